@@ -1,0 +1,233 @@
+"""Every value that crosses a border between rooms, and the Arrow schema of every table we write.
+
+Column names are public interface: renaming one raises `SCHEMA_VERSION` and is a line in the changelog.
+Shape suffixes, here and everywhere: B batch, S source, C audio channel, T sample in time, F frequency bin,
+N STFT frame, D feature, H attention head.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+SOURCES = ("drums", "bass", "other", "vocals")
+SPLITS = ("train", "valid", "test")
+
+REASONS = {
+    "missing_stem": "a source has no file",
+    "unsafe_name": "a name that would leave the corpus folder",
+    "empty_file": "a file of zero bytes",
+    "undecodable": "a file that no decoder reads to its end",
+    "not_finite": "NaN or infinite samples",
+    "length_mismatch": "stems of one song differ in length",
+    "rate_mismatch": "stems of one song differ in sample rate",
+    "channel_mismatch": "stems of one song differ in channel count, or have more than two",
+    "too_short": "shorter than the shortest song allowed",
+    "silent_source": "a source sounds in too few seconds",
+    "clipped": "too many samples at full scale",
+    "duplicate": "the same audio as another song",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StemFile:
+    """Where one part of a stem's audio is: a file, and the stream inside it for containers such as .stem.mp4."""
+
+    path: str
+    stream: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Track:
+    """One song of the corpus. `track_id` is its path under the root: a value, never used as a path to write to."""
+
+    track_id: str
+    title: str
+    group: str  # songs of one group never stand on two sides of a split
+    split: str
+    license: str
+    layout: str
+    stems: Mapping[str, tuple[StemFile, ...]]  # source -> files, summed
+    fingerprint: str  # SHA-256 over the content of the files, in source order
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """Keep or drop, with a reason from `REASONS` (empty when kept) and what was measured."""
+
+    track_id: str
+    title: str
+    split: str
+    keep: bool
+    reason: str
+    detail: str
+    duration_s: float
+    measures: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """Tempo, beats, chroma and key of one track; times in seconds from the start of the track."""
+
+    track_id: str
+    split: str
+    duration_s: float
+    tempo_bpm: float  # 0 when no beat was found
+    tempo_confidence: float  # 0 to 1
+    beats_s: tuple[float, ...]
+    downbeats_s: tuple[float, ...]
+    chroma: tuple[float, ...]  # 12 shares from C to B that sum to 1; empty when nothing is pitched
+    key: str  # "A minor"; empty when unknown
+    key_confidence: float  # 0 to 1
+    loudness_db: Mapping[str, float]  # RMS of each source over its sounding seconds, dBFS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One stem's place in a mix plan; fields are applied in this order."""
+
+    track_id: str
+    source: str
+    stretch: float  # output duration / input duration; 1.0 leaves the tempo alone
+    semitones: int  # drums always 0: transposed cymbals sound wrong long before they clash
+    shift_samples: int  # start in the mix, counted after stretching; negative cuts the stem's start
+    gain_db: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MixPlan:
+    """Which stems go together and how; `reason` says why parts are missing, and is empty for a whole plan."""
+
+    mix_id: str
+    seed: int
+    split: str
+    tempo_bpm: float
+    key: str
+    parts: tuple[Part, ...]
+    beat_error_ms: float  # predicted median distance between the beats of the parts
+    key_distance: float  # predicted mean L1 distance between chromas, 0 to 2
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """One source of one held-out track. Decibels; None where the metric was not asked for or is undefined."""
+
+    track_id: str
+    title: str
+    source: str
+    protocol: str
+    nsdr: float  # MDX 2021: one energy ratio over the whole track
+    sdr: float | None  # BSS Eval v4: median over 1 s windows
+    mixture_nsdr: float  # the same two for the unprocessed mixture as the estimate
+    mixture_sdr: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardSet:
+    """The address of a finished table. It exists only if its manifest does, and the manifest is written last."""
+
+    uri: str  # the manifest's address
+    table: str  # "chunks", "verdicts", "profiles", "plans" or "scores"
+    num_rows: int
+    digest: str  # of the content; independent of where and when it was written
+
+
+def chunks_schema(sources: Sequence[str]) -> pa.Schema:
+    """Table CHUNKS: one row, one row group, is up to 30 s of one song with all its stems as 24-bit FLAC.
+
+    A stored sample times `scale` is the sample of the song: scale is 1, or the power of two that keeps a
+    stem beyond full scale from clipping.
+    """
+    fields = [
+        ("schema_version", pa.int32()),
+        ("track_id", pa.string()),
+        ("title", pa.string()),
+        ("split", pa.string()),
+        ("license", pa.string()),
+        ("origin", pa.string()),  # "corpus" or "automix"
+        ("index", pa.int32()),
+        ("start_samples", pa.int64()),
+        ("num_samples", pa.int32()),
+        ("sample_rate", pa.int32()),
+        ("channels", pa.int32()),
+        ("scale", pa.float32()),
+        ("checksum", pa.string()),  # SHA-256 over the stems' FLAC bytes, in source order
+    ]
+    for source in sources:
+        fields += [(f"{source}_rms_db", pa.float32()), (f"{source}_peak", pa.float32())]
+    fields += [(source, pa.large_binary()) for source in sources]
+    return pa.schema(fields)
+
+
+VERDICTS = pa.schema(
+    [
+        ("schema_version", pa.int32()),
+        ("track_id", pa.string()),
+        ("title", pa.string()),
+        ("split", pa.string()),
+        ("keep", pa.bool_()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("duration_s", pa.float64()),
+        ("measures", pa.map_(pa.string(), pa.float64())),
+    ]
+)
+
+PROFILES = pa.schema(
+    [
+        ("schema_version", pa.int32()),
+        ("track_id", pa.string()),
+        ("split", pa.string()),
+        ("duration_s", pa.float64()),
+        ("tempo_bpm", pa.float64()),
+        ("tempo_confidence", pa.float64()),
+        ("beats_s", pa.list_(pa.float64())),
+        ("downbeats_s", pa.list_(pa.float64())),
+        ("chroma", pa.list_(pa.float64())),
+        ("key", pa.string()),
+        ("key_confidence", pa.float64()),
+        ("loudness_db", pa.map_(pa.string(), pa.float64())),
+    ]
+)
+
+PART = pa.struct(
+    [
+        ("track_id", pa.string()),
+        ("source", pa.string()),
+        ("stretch", pa.float64()),
+        ("semitones", pa.int32()),
+        ("shift_samples", pa.int64()),
+        ("gain_db", pa.float64()),
+    ]
+)
+
+PLANS = pa.schema(
+    [
+        ("schema_version", pa.int32()),
+        ("mix_id", pa.string()),
+        ("seed", pa.int64()),
+        ("split", pa.string()),
+        ("tempo_bpm", pa.float64()),
+        ("key", pa.string()),
+        ("parts", pa.list_(PART)),
+        ("beat_error_ms", pa.float64()),
+        ("key_distance", pa.float64()),
+        ("reason", pa.string()),
+    ]
+)
+
+SCORES = pa.schema(
+    [
+        ("schema_version", pa.int32()),
+        ("track_id", pa.string()),
+        ("title", pa.string()),
+        ("source", pa.string()),
+        ("protocol", pa.string()),
+        ("nsdr", pa.float64()),
+        ("sdr", pa.float64()),
+        ("mixture_nsdr", pa.float64()),
+        ("mixture_sdr", pa.float64()),
+    ]
+)

@@ -1,0 +1,1 @@
+"""Presets and cluster files, read by the other rooms as data; there is no logic here."""

@@ -1,0 +1,1 @@
+"""Log a run, register a version, promote it: the only MLflow code."""
