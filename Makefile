@@ -1,0 +1,39 @@
+# Every command of the house. On a bare machine `make demo` and `make test` are the only two to know:
+# both sync first, which costs nothing when nothing changed.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+OUT ?=
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z][a-z%-]*:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+sync: ## uv if missing, .venv, exactly requirements.lock, the project editable, system pieces
+	@.ci/sync
+
+demo: sync ## the whole road on a laptop, with synthetic songs, in minutes
+	@$(BIN)/stemline demo
+
+test: sync ## all tests; what continuous integration runs
+	@$(BIN)/python -m pytest -q --durations=10
+
+quick: sync ## the tests that take seconds, while working
+	@$(BIN)/python -m pytest -q -m "not ray and not gpu and not slow and not browser"
+
+lint: sync ## ruff check, ruff format --check, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+bench-%: sync ## one benchmark, such as bench-road; OUT=FILE.json writes its rows
+	@$(BIN)/python -m tests.bench.$* $(if $(OUT),--out $(OUT))
+
+drill-%: sync ## one drill, such as drill-road: kill -9 at every stage, then finish
+	@$(BIN)/python -m tests.e2e.drill_$*
+
+lock: ## resolve pyproject.toml anew into requirements.lock
+	@.ci/sync lock
+
+.PHONY: help sync demo test quick lint lock

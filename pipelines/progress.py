@@ -1,0 +1,54 @@
+"""What a long job says while it runs; the command line draws it, and every job works with None as well."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """One stage at a time: `start`, any number of `advance` and `note`, then `finish`."""
+
+    def start(self, name: str, total: float, unit: str) -> None:
+        """A stage begins that will take `total` units ("songs", "steps", "s"); 0 when nobody can know."""
+
+    def advance(self, amount: float = 1.0) -> None:
+        """This much more is done."""
+
+    def note(self, text: str) -> None:
+        """A few words beside the bar, such as the present loss; the next note replaces it."""
+
+    def finish(self, summary: str) -> None:
+        """The stage is over; one line says what came of it."""
+
+
+class Silent:
+    """A listener that hears nothing, so that jobs need not ask whether anybody listens."""
+
+    def start(self, name: str, total: float, unit: str) -> None:
+        return
+
+    def advance(self, amount: float = 1.0) -> None:
+        return
+
+    def note(self, text: str) -> None:
+        return
+
+    def finish(self, summary: str) -> None:
+        return
+
+
+def listener(progress: Progress | None) -> Progress:
+    """The given listener, or a silent one."""
+    return Silent() if progress is None else progress
+
+
+@contextmanager
+def stage(progress: Progress | None, name: str, total: float = 0, unit: str = "") -> Iterator[Progress]:
+    """A stage that is closed with an empty summary when its body raises; the body itself calls `finish` otherwise."""
+    heard = listener(progress)
+    heard.start(name, total, unit)
+    try:
+        yield heard
+    except BaseException:
+        heard.finish("")
+        raise
