@@ -1,0 +1,258 @@
+"""The door of configuration: one TOML preset, dotted overrides, and a `RunConfig` whose every field has its type.
+
+Each knob is declared in the dataclass beside the code it turns; this file only reads, checks and writes. It is the
+one user of pydantic, which drops unknown keys of plain dataclasses in silence: so the tree is walked first, and a
+misspelt key is refused with the nearest real one.
+"""
+
+import difflib
+import json
+import math
+import os
+import tomllib
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, fields, is_dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+from datasets.errors import InputError
+
+T = TypeVar("T")
+
+
+def presets() -> list[str]:
+    """The names that `--preset` knows."""
+    return sorted(
+        entry.name.removesuffix(".toml")
+        for entry in resources.files("infra.presets").iterdir()
+        if entry.name.endswith(".toml")
+    )
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """The tree of a preset: one of `presets()`, or the path of a TOML file such as one stored beside an output."""
+    if name.endswith(".toml") or os.sep in name:
+        try:
+            text = Path(name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"The preset file {name!r} cannot be read: {error}.") from error
+    elif name in presets():
+        text = resources.files("infra.presets").joinpath(f"{name}.toml").read_text(encoding="utf-8")
+    else:
+        raise InputError(
+            f"There is no preset {name!r}{_nearest(name, presets())} The presets are {', '.join(presets())}; "
+            "the path of a .toml file will do as well."
+        )
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"The preset {name!r} is not valid TOML: {error}.") from error
+
+
+def build(kind: type[T], tree: Mapping[str, Any], overrides: Sequence[str] = ()) -> T:
+    """An instance of a tree of dataclasses, after `key=value` overrides; refuses unknown keys and wrong types."""
+    from pydantic import TypeAdapter, ValidationError
+
+    merged = _copy(tree)
+    for override in overrides:
+        _apply(kind, merged, override)
+    _refuse_unknown(kind, merged, at=())
+    try:
+        # Strict JSON: lists become tuples and integers become floats, but "20" is no number and true is no 1.
+        return TypeAdapter(kind).validate_json(json.dumps(merged, default=str), strict=True)
+    except ValidationError as error:
+        raise InputError(_in_plain_words(error.errors())) from error
+
+
+def to_toml(config: Any) -> str:
+    """The whole configuration as TOML; `build` makes an equal one of it. None is written as absence."""
+    return "\n".join(_toml_lines(asdict(config), at=())).strip() + "\n"
+
+
+def write(config: Any, path: str | os.PathLike[str]) -> None:
+    """Puts the configuration beside an output. A file that is there already describes the same output and stays."""
+    target = Path(path)
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    temporary.write_text(to_toml(config), encoding="utf-8")
+    os.replace(temporary, target)
+
+
+# Overrides
+
+
+def _apply(kind: type, tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise InputError(f"{override!r} is not an override; write it as key=value, for example train.steps=20.")
+    path = key.strip().split(".")
+    hint = _hint_at(kind, path)
+    node = tree
+    for name in path[:-1]:
+        below = node.setdefault(name, {})
+        if not isinstance(below, dict):
+            raise InputError(f"{key!r}: {name!r} is a value, not a section.")
+        node = below
+    value = _parse(text, key=key)
+    # A folder named 2024 is still a folder.
+    wants_text = hint is str or (_is_union(hint) and str in typing.get_args(hint))
+    node[path[-1]] = text if wants_text and not isinstance(value, str) else value
+
+
+def _parse(text: str, *, key: str) -> Any:
+    """A value in TOML syntax; a bare word that is none is a string, so that paths need no quotes."""
+    try:
+        document = tomllib.loads(f"value = {text}")
+        if list(document) == ["value"] and isinstance(document["value"], bool | int | float | str | list | dict):
+            return document["value"]
+    except tomllib.TOMLDecodeError as error:
+        if text.lstrip()[:1] in {"[", "{", '"'}:
+            raise InputError(f"{key}={text} is not valid TOML: {error}.") from error
+    return text
+
+
+# Known keys
+
+
+def _fields_of(kind: Any) -> dict[str, Any] | None:
+    """Field name to type of a dataclass (or of an optional one); None for everything else."""
+    if _is_union(kind):
+        found = [names for part in typing.get_args(kind) if (names := _fields_of(part)) is not None]
+        return found[0] if found else None
+    if not (isinstance(kind, type) and is_dataclass(kind)):
+        return None
+    hints = typing.get_type_hints(kind)
+    return {item.name: hints[item.name] for item in fields(kind)}
+
+
+def _is_union(kind: Any) -> bool:
+    return isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union
+
+
+def _hint_at(kind: Any, path: Sequence[str]) -> Any:
+    for name in path:
+        names = _fields_of(kind)
+        if names is None or name not in names:
+            return None
+        kind = names[name]
+    return kind
+
+
+def _all_keys(kind: Any, at: tuple[str, ...] = ()) -> Iterator[str]:
+    for name, hint in (_fields_of(kind) or {}).items():
+        yield ".".join((*at, name))
+        yield from _all_keys(hint, (*at, name))
+
+
+def _refuse_unknown(kind: Any, tree: Mapping[str, Any], *, at: tuple[str, ...], root: Any = None) -> None:
+    names = _fields_of(kind)
+    if names is None:
+        return
+    for key, value in tree.items():
+        here = ".".join((*at, key))
+        if key not in names:
+            here = ".".join((here, *_first_path(value)))
+            raise InputError(f"There is no setting {here!r}{_nearest_setting(root or kind, here)}")
+        if isinstance(value, Mapping):
+            _refuse_unknown(names[key], value, at=(*at, key), root=root or kind)
+        elif _fields_of(names[key]) is not None:
+            raise InputError(f"{here!r} is a section with settings of its own, such as {_example(names[key], here)}.")
+
+
+def _first_path(value: Any) -> Iterator[str]:
+    """The way down to the first value: under a misspelt section, its keys are the better hint."""
+    while isinstance(value, Mapping) and value:
+        key, value = next(iter(value.items()))
+        yield key
+
+
+def _example(kind: Any, here: str) -> str:
+    return f"{here}.{next(iter(_fields_of(kind) or {'...': None}))}"
+
+
+def _nearest_setting(root: Any, wanted: str) -> str:
+    """Nearest among the keys with the same last word, else among all: `steps` and `trian.steps` mean `train.steps`."""
+    keys = list(_all_keys(root))
+    same_leaf = [key for key in keys if key.split(".")[-1] == wanted.split(".")[-1]]
+    found = difflib.get_close_matches(wanted, same_leaf or keys, n=1, cutoff=0.0 if same_leaf else 0.6)
+    if not found:
+        section = wanted.rpartition(".")[0]
+        near = [key for key in keys if key.startswith(f"{section}.")] if section else []
+        near = near or [key for key in keys if "." not in key]
+        return f". Known here: {', '.join(near)}."
+    return f"; did you mean {found[0]!r}?"
+
+
+def _nearest(wanted: str, known: Sequence[str]) -> str:
+    found = difflib.get_close_matches(wanted, known, n=1, cutoff=0.5)
+    return f"; did you mean {found[0]!r}?" if found else "."
+
+
+# Words for pydantic's errors
+
+
+def _in_plain_words(errors: Sequence[Any]) -> str:
+    lines = []
+    for error in errors:
+        key = ".".join(str(part) for part in error["loc"] if not (isinstance(part, str) and _is_type_name(part)))
+        message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
+        if error["type"] == "value_error":
+            lines.append(f"{key}: {message}" if key else message)
+        else:
+            message = message.removeprefix("Input ").rstrip(".")
+            lines.append(f"{key} is {json.dumps(error['input'], default=str)}, but {message}.")
+    return "\n".join(lines)
+
+
+def _is_type_name(part: str) -> bool:
+    """Pydantic puts the members of a union into the location: `seed.int` for a field `seed: int | None`."""
+    return part in {"int", "float", "str", "bool", "none"} or "[" in part
+
+
+# TOML
+
+
+def _copy(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in tree.items()}
+
+
+def _toml_lines(tree: Mapping[str, Any], *, at: tuple[str, ...]) -> Iterator[str]:
+    for key, value in tree.items():
+        if value is not None and not isinstance(value, Mapping):
+            yield f"{_toml_key(key)} = {_toml_value(value)}"
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield ""
+            yield f"[{'.'.join(_toml_key(part) for part in (*at, key))}]"
+            yield from _toml_lines(value, at=(*at, key))
+
+
+def _toml_key(key: str) -> str:
+    return key if key and all(c.isascii() and (c.isalnum() or c in "-_") for c in key) else _toml_string(key)
+
+
+def _toml_value(value: Any) -> str:
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case str():
+            return _toml_string(value)
+        case float() if not math.isfinite(value):
+            return str(value)  # TOML writes inf, -inf and nan as Python does
+        case int() | float():
+            return repr(value)
+        case Mapping():
+            return "{" + ", ".join(f"{_toml_key(k)} = {_toml_value(v)}" for k, v in value.items()) + "}"
+        case list() | tuple():
+            return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+    raise TypeError(f"{value!r} has no form in TOML")
+
+
+def _toml_string(text: str) -> str:
+    # JSON's escapes are TOML's, except that TOML wants DEL escaped and no surrogate pairs.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,0 +1,169 @@
+"""Presets, overrides and the refusal of everything that is misspelt."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from datasets.errors import InputError
+from flows import config as door
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Corpus:
+    root: str = ""
+    sources: tuple[str, ...] = ("drums", "bass")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Train:
+    steps: int = 100
+    rate: float = 1e-3
+    clip: float | None = None
+    resume: bool = True
+    groups: tuple[tuple[str, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise InputError(f"steps is {self.steps}; zero or more would do")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    preset: str = "tiny"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tree:
+    seed: int = 0
+    corpus: Corpus = Corpus()
+    model: Model = Model()
+    train: Train = Train()
+
+
+def made(*overrides: str, tree: Mapping[str, Any] | None = None) -> Tree:
+    return door.build(Tree, tree or {}, overrides)
+
+
+def test_nothing_given_is_all_defaults() -> None:
+    assert made() == Tree()
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("train.steps=20", Tree(train=Train(steps=20))),
+        ("train.rate=1", Tree(train=Train(rate=1.0))),
+        ("train.rate=3e-4", Tree(train=Train(rate=3e-4))),
+        ("train.clip=0.5", Tree(train=Train(clip=0.5))),
+        ("train.resume=false", Tree(train=Train(resume=False))),
+        ('corpus.sources=["bass"]', Tree(corpus=Corpus(sources=("bass",)))),
+        ("corpus.root=/some/dir", Tree(corpus=Corpus(root="/some/dir"))),
+        ("corpus.root=a = b", Tree(corpus=Corpus(root="a = b"))),
+        ("corpus.root=2024", Tree(corpus=Corpus(root="2024"))),
+        ("corpus.root=2024-01-01", Tree(corpus=Corpus(root="2024-01-01"))),
+        ("corpus.root=x\ny=1", Tree(corpus=Corpus(root="x\ny=1"))),
+        ("corpus.root='it''s'", Tree(corpus=Corpus(root="'it''s'"))),
+        ('corpus.root="quoted"', Tree(corpus=Corpus(root="quoted"))),
+        ("model.options.depth=3", Tree(model=Model(options={"depth": 3}))),
+        ("model.options={depth = 3}", Tree(model=Model(options={"depth": 3}))),
+        ('train.groups=[["a", 1], ["b", 0.5]]', Tree(train=Train(groups=(("a", 1.0), ("b", 0.5))))),
+    ],
+)
+def test_an_override_is_read_in_toml_syntax_and_bare_words_are_strings(override: str, expected: Tree) -> None:
+    assert made(override) == expected
+
+
+def test_the_last_override_wins_over_the_preset() -> None:
+    assert made("train.steps=2", "train.steps=3", tree={"train": {"steps": 1}}).train.steps == 3
+
+
+def test_the_given_tree_is_left_as_it_was() -> None:
+    tree = {"train": {"steps": 1}}
+    made("train.steps=2", tree=tree)
+    assert tree == {"train": {"steps": 1}}
+
+
+@pytest.mark.parametrize(
+    ("override", "nearest"),
+    [
+        ("train.stpes=20", "train.steps"),
+        ("trian.steps=20", "train.steps"),
+        ("steps=20", "train.steps"),
+        ("corpus.source=1", "corpus.sources"),
+        ("sed=1", "seed"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_real_one(override: str, nearest: str) -> None:
+    with pytest.raises(InputError, match=f"did you mean '{nearest}'"):
+        made(override)
+
+
+def test_a_key_like_nothing_known_is_refused_with_what_is_known() -> None:
+    with pytest.raises(InputError, match=r"train\.steps, train\.rate"):
+        made("train.xyzzyq=1")
+
+
+def test_an_unknown_key_of_a_preset_file_is_refused_too() -> None:
+    with pytest.raises(InputError, match=r"did you mean 'train\.steps'"):
+        made(tree={"train": {"step": 1}})
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.steps=many", r'train\.steps is "many", but should be a valid integer'),
+        ('train.steps="20"', r"should be a valid integer"),
+        ("train.steps=2.5", r"should be a valid integer"),
+        ("train.steps=true", r"should be a valid integer"),
+        ("train.clip=[1]", r"train\.clip is \[1\], but should be a valid number"),
+        ("train.steps=-1", r"train: steps is -1; zero or more would do"),
+        ("train=3", r"'train' is a section with settings of its own, such as train\.steps"),
+        ("train.steps", r"'train\.steps' is not an override; write it as key=value"),
+        ("=3", r"is not an override"),
+        ("seed.x=3", r"seed"),
+        ("corpus.sources=[bass", r"not valid TOML"),
+    ],
+)
+def test_a_wrong_value_is_refused_in_plain_words(override: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        made(override)
+
+
+def test_the_written_configuration_builds_an_equal_one() -> None:
+    odd = Tree(
+        seed=7,
+        corpus=Corpus(root='a "b" \\ c\n\x7f ü 𝄞', sources=()),
+        model=Model(options={"odd key": [1, 2.5, "x"], "on": True, "nested": {"deep": 1e-9}}),
+        train=Train(rate=float("inf"), clip=0.1, groups=(("a", 1.0),)),
+    )
+    assert door.build(Tree, tomllib.loads(door.to_toml(odd))) == odd
+
+
+def test_writing_leaves_what_is_there_and_no_temporary_file(tmp_path: Path) -> None:
+    door.write(Tree(seed=1), tmp_path / "sub" / "run.toml")
+    door.write(Tree(seed=2), tmp_path / "sub" / "run.toml")
+    assert tomllib.loads((tmp_path / "sub" / "run.toml").read_text())["seed"] == 1
+    assert [path.name for path in (tmp_path / "sub").iterdir()] == ["run.toml"]
+
+
+def test_an_unknown_preset_is_refused_with_the_nearest_real_one() -> None:
+    with pytest.raises(InputError, match=r"no preset 'smok'; did you mean 'smoke'\?"):
+        door.read_preset("smok")
+
+
+def test_a_missing_or_broken_preset_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read"):
+        door.read_preset(str(tmp_path / "none.toml"))
+    broken = tmp_path / "broken.toml"
+    broken.write_text("a = = 1")
+    with pytest.raises(InputError, match="not valid TOML"):
+        door.read_preset(str(broken))
+
+
+def test_asdict_of_the_tree_is_json_sized() -> None:
+    assert set(asdict(Tree())) == {"seed", "corpus", "model", "train"}
