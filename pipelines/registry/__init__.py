@@ -1,1 +1,391 @@
-"""Log a run, register a version, promote it: the only MLflow code."""
+"""Log a run, register a version, promote it, fetch it back: the only MLflow code.
+
+Without MLFLOW_TRACKING_URI everything lies in the store: `mlflow.db` (SQLite) and `mlartifacts/`. One MLflow run
+and one version exist per run key and checkpoint, however often a job is run again. Read `register` first, then
+`bundle.py` for what a version is made of.
+"""
+
+import json
+import logging
+import os
+import re
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from datasets.errors import InputError
+from datasets.schema import ShardSet
+from pipelines.registry.bundle import SERVED, Bundle, checkpoint_digest, write_bundle
+from pipelines.registry.reach import check_address
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+CHAMPION = "champion"
+MAX_VALUE = 6000  # characters of a parameter that MLflow keeps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryConfig:
+    """Names under which versions are kept."""
+
+    name: str = "stemline"  # of the registered model: consumers load models:/NAME@champion
+    experiment: str = "stemline"  # where MLflow shows the runs
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w.-]+", self.name):
+            raise InputError(f"registry.name={self.name!r}: use letters, digits, dot, dash and underscore only")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelVersion:
+    """The address of a registered version; `alias` is empty unless it is the champion."""
+
+    name: str
+    version: str
+    run_id: str
+    run_key: str
+    digest: str  # of the checkpoint's files
+    alias: str = ""
+
+    @property
+    def uri(self) -> str:
+        return f"models:/{self.name}/{self.version}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A trained and scored checkpoint, with everything that should be told about it."""
+
+    run_key: str
+    checkpoint: str  # folder
+    dataset: ShardSet  # the chunks that it learned from
+    config: Mapping[str, Any]  # resolved; nested tables become dotted parameters
+    history: Sequence[Mapping[str, float]] = ()  # one row per report, each with its "step"
+    scores: Mapping[str, float] = field(default_factory=dict)  # such as {"test/nsdr/drums": 5.1}, in dB
+    lineage: Mapping[str, str] = field(default_factory=dict)  # digests, commit, counts: tags of run and version
+    documents: Mapping[str, str] = field(default_factory=dict)  # file name -> text, kept with the run
+
+
+def address(store: str) -> str:
+    """Where MLflow keeps its books: MLFLOW_TRACKING_URI, or a SQLite file in the store."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(store).resolve() / 'mlflow.db'}"
+
+
+def register(config: RegistryConfig, candidate: Candidate, *, store: str) -> ModelVersion:
+    """Log the run and register the checkpoint; found again by run key and digest, so a rerun adds nothing."""
+    digest = checkpoint_digest(Path(candidate.checkpoint))
+    with _books(store) as client:
+        known = _find(client, config, run_key=candidate.run_key, digest=digest)
+        if known is not None:
+            return known
+        run_id = _open_run(client, config, candidate.run_key, store=store)
+        _log_run(client, run_id, candidate)
+        model_id = _log_model(client, run_id, candidate)
+        _log_scores(client, run_id, candidate, model_id=model_id)
+        _ensure_registered(client, config.name)
+        tags = {"run_key": candidate.run_key, "checkpoint_digest": digest, **candidate.lineage}
+        # The tags arrive together with the version: a version without its digest never exists.
+        made = client.create_model_version(
+            config.name, f"models:/{model_id}", run_id=run_id, tags=tags, model_id=model_id
+        )
+        client.set_terminated(run_id)
+        return _version(client, made)
+
+
+def promote(version: ModelVersion, decision: Mapping[str, Any], *, store: str) -> ModelVersion:
+    """Keep the gate's decision with the version, and move the alias only if it says "promote".
+
+    The decision document must hold "promote" (bool) and "reason" (str). The first decision of the present
+    champion stays: comparing it with itself says nothing new.
+    """
+    with _books(store) as client:
+        known = client.get_model_version(version.name, version.version).tags
+        if version.alias == CHAMPION and "decision" in known:
+            return version
+        promoted = bool(decision["promote"])
+        text = json.dumps(decision, indent=2, sort_keys=True)
+        client.log_text(version.run_id, text, f"decisions/version-{version.version}.json")
+        client.set_model_version_tag(version.name, version.version, "decision", text)
+        client.set_model_version_tag(version.name, version.version, "promoted", "yes" if promoted else "no")
+        if promoted:
+            client.set_registered_model_alias(version.name, CHAMPION, version.version)
+            return replace(version, alias=CHAMPION)
+        return version
+
+
+def decision_of(version: ModelVersion, *, store: str) -> dict[str, Any] | None:
+    """The decision kept with a version, or None if the gate has not seen it yet."""
+    with _books(store) as client:
+        text = client.get_model_version(version.name, version.version).tags.get("decision")
+    return json.loads(text) if text else None
+
+
+def champion(config: RegistryConfig, *, store: str) -> ModelVersion | None:
+    """The version behind the alias that consumers load, or None before the first promotion."""
+    with _books(store) as client:
+        aliases = _aliases(client, config.name)
+        if CHAMPION not in aliases:
+            return None
+        return _version(client, client.get_model_version(config.name, aliases[CHAMPION]))
+
+
+def resolve(ref: str, *, store: str) -> Path:
+    """The checkpoint folder or file behind `models:/NAME@alias`, `models:/NAME/3`, or a local path."""
+    if ref.startswith("models:"):
+        return fetch(ref, store=store)
+    path = Path(ref)
+    if path.is_dir():
+        checkpoint_digest(path)  # says what is missing if this is no checkpoint
+    elif not path.is_file():
+        raise InputError(
+            f"model {ref!r} not found: give models:/NAME@alias, models:/NAME/VERSION, a checkpoint folder or a file"
+        )
+    return path
+
+
+def fetch(ref: str, *, store: str) -> Path:
+    """The checkpoint folder of a registered version, on this machine, its files checked against the registry."""
+    with _books(store) as client:
+        version = _look_up(client, ref)
+        home = client.get_model_version_download_uri(version.name, version.version).rstrip("/")
+        inside = f"{home}/artifacts/checkpoint"
+        if urlsplit(home).scheme in ("", "file"):
+            folder = Path(url2pathname(urlsplit(inside).path))
+            if not folder.is_dir():
+                raise InputError(f"the files of {ref} are gone from {folder}: register the checkpoint again")
+            return _intact(folder, version)
+        cached = Path(store).resolve() / "cache" / "models" / version.digest[:16]
+        if not cached.is_dir():
+            _download(inside, cached, version, uri=address(store))
+        return _intact(cached, version)
+
+
+def _intact(folder: Path, version: ModelVersion) -> Path:
+    seen = checkpoint_digest(folder)
+    if seen != version.digest:
+        raise InputError(
+            f"{version.uri} was changed after it was registered: the files in {folder} have digest {seen[:16]}, the "
+            f"registry says {version.digest[:16]}; register the checkpoint again"
+        )
+    return folder
+
+
+@contextmanager
+def _books(store: str) -> Iterator["MlflowClient"]:
+    """A client of the registry, with MLflow's global address set meanwhile and put back afterwards."""
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read when mlflow is first imported
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # our own bars are drawn elsewhere
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    uri = address(store)
+    check_address(uri)
+
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    logging.getLogger("mlflow").setLevel(logging.ERROR)  # it tells of every table that it makes
+    try:
+        mlflow.set_tracking_uri(uri)
+        yield mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+    except MlflowException as error:
+        raise InputError(f"MLflow at {uri} refused: {error.message}") from error
+    finally:
+        # MLflow writes its address into the environment, where every later job would take it for the user's.
+        if given is None:
+            os.environ.pop("MLFLOW_TRACKING_URI", None)
+        else:
+            os.environ["MLFLOW_TRACKING_URI"] = given
+
+
+def _open_run(client: "MlflowClient", config: RegistryConfig, run_key: str, *, store: str) -> str:
+    """The run tagged with this key, made if there is none; it is RUNNING until `register` has finished."""
+    experiment = client.get_experiment_by_name(config.experiment)
+    if experiment is None:
+        local = None if os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http") else _artifacts(store)
+        experiment_id = client.create_experiment(config.experiment, artifact_location=local)
+    else:
+        experiment_id = experiment.experiment_id
+    found = client.search_runs([experiment_id], filter_string=f"tags.run_key = '{run_key}'", max_results=1)
+    if found:
+        return str(found[0].info.run_id)
+    run = client.create_run(experiment_id, run_name=run_key, tags={"run_key": run_key})
+    return str(run.info.run_id)
+
+
+def _artifacts(store: str) -> str:
+    folder = Path(store).resolve() / "mlartifacts"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder.as_uri()
+
+
+def _log_run(client: "MlflowClient", run_id: str, candidate: Candidate) -> None:
+    from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+
+    params = [Param(key, value[:MAX_VALUE]) for key, value in flatten(candidate.config).items()]
+    for start in range(0, len(params), 100):
+        client.log_batch(run_id, params=params[start : start + 100])
+    for key, value in candidate.lineage.items():
+        client.set_tag(run_id, key, value)
+    # One fixed time for all rows: MLflow takes a row that it already has for the same one.
+    time_ms = client.get_run(run_id).info.start_time
+    points = [
+        Metric(f"train/{key}", float(value), time_ms, int(row["step"]))
+        for row in candidate.history
+        for key, value in row.items()
+        if key != "step"
+    ]
+    for start in range(0, len(points), 1000):
+        client.log_batch(run_id, metrics=points[start : start + 1000])
+    dataset = Dataset(
+        name=candidate.dataset.table,
+        digest=candidate.dataset.digest[:36],
+        source_type="local",
+        source=json.dumps({"uri": candidate.dataset.uri}),
+        profile=json.dumps({"num_rows": candidate.dataset.num_rows}),
+    )
+    client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+    for name, text in candidate.documents.items():
+        client.log_text(run_id, text, name)
+
+
+def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested tables as dotted keys: {"train": {"steps": 20}} becomes {"train.steps": "20"}."""
+    flat: dict[str, str] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = str(value)
+    return flat
+
+
+def _log_model(client: "MlflowClient", run_id: str, candidate: Candidate) -> str:
+    """Log the bundle as a model of this run and return its id."""
+    import mlflow
+
+    with tempfile.TemporaryDirectory() as scratch:
+        bundle = write_bundle(Path(candidate.checkpoint), Path(scratch))
+        with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
+            # It asks for type hints and an input example; the signature below says more than either.
+            warnings.simplefilter("ignore", UserWarning)
+            info = mlflow.pyfunc.log_model(
+                name="separator",
+                python_model=str(SERVED),
+                artifacts={"checkpoint": str(bundle.checkpoint)},
+                code_paths=[str(bundle.package)],
+                signature=_signature(bundle),
+                pip_requirements=requirements(),
+                tags={"run_key": candidate.run_key, "checkpoint_digest": bundle.digest},
+                metadata={"sample_rate": bundle.sample_rate, "sources": list(bundle.sources)},
+            )
+    return str(info.model_id)
+
+
+def _signature(bundle: Bundle) -> Any:
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+
+    float32, channels = np.dtype(np.float32), bundle.audio_channels
+    return ModelSignature(
+        inputs=Schema([TensorSpec(float32, (-1, channels, -1))]),
+        outputs=Schema([TensorSpec(float32, (-1, -1, channels, -1))]),
+        params=ParamSchema(
+            [
+                ParamSpec("overlap", DataType.double, 0.25),
+                ParamSpec("shifts", DataType.long, 0),
+                ParamSpec("seed", DataType.long, 0),
+                ParamSpec("stems", DataType.string, list(bundle.sources), shape=(-1,)),
+            ]
+        ),
+    )
+
+
+def requirements() -> list[str]:
+    """What a consumer installs: nothing but MLflow, torch, NumPy and safetensors, in the versions used here."""
+    from importlib.metadata import version
+
+    names = ("mlflow", "numpy", "safetensors", "torch")
+    return [f"{name}=={version(name).split('+')[0]}" for name in names]  # a local build tag is on no index
+
+
+def _log_scores(client: "MlflowClient", run_id: str, candidate: Candidate, *, model_id: str) -> None:
+    time_ms = client.get_run(run_id).info.start_time
+    for key, value in candidate.scores.items():
+        client.log_metric(
+            run_id, key, float(value), timestamp=time_ms, step=0, model_id=model_id,
+            dataset_name=candidate.dataset.table, dataset_digest=candidate.dataset.digest[:36],
+        )  # fmt: skip
+
+
+def _ensure_registered(client: "MlflowClient", name: str) -> None:
+    if name not in _names(client):
+        client.create_registered_model(name, description="Whole songs in, their stems out.")
+
+
+def _names(client: "MlflowClient") -> list[str]:
+    return sorted(model.name for model in client.search_registered_models(max_results=1000))
+
+
+def _aliases(client: "MlflowClient", name: str) -> dict[str, str]:
+    """Alias -> version of a registered model; empty if there is no such model."""
+    if name not in _names(client):
+        return {}
+    # Searching versions leaves their aliases empty; the registered model knows them.
+    return {alias: str(version) for alias, version in client.get_registered_model(name).aliases.items()}
+
+
+def _find(client: "MlflowClient", config: RegistryConfig, *, run_key: str, digest: str) -> ModelVersion | None:
+    found = client.search_model_versions(f"name = '{config.name}' and tags.run_key = '{run_key}'")
+    same = [made for made in found if made.tags.get("checkpoint_digest") == digest]
+    return _version(client, min(same, key=lambda made: int(made.version))) if same else None
+
+
+def _version(client: "MlflowClient", made: Any) -> ModelVersion:
+    version = str(made.version)  # an int from SQLite, a string from a server
+    is_champion = _aliases(client, made.name).get(CHAMPION) == version
+    return ModelVersion(
+        name=made.name,
+        version=version,
+        run_id=str(made.run_id),
+        run_key=made.tags.get("run_key", ""),
+        digest=made.tags.get("checkpoint_digest", ""),
+        alias=CHAMPION if is_champion else "",
+    )
+
+
+def _look_up(client: "MlflowClient", ref: str) -> ModelVersion:
+    match = re.fullmatch(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))", ref)
+    if match is None:
+        raise InputError(f"{ref!r} is no model reference: write models:/NAME@alias or models:/NAME/VERSION")
+    name, names = match["name"], _names(client)
+    if name not in names:
+        have = ", ".join(names) or "none yet: `stemline demo` or `stemline run` makes the first"
+        raise InputError(f"{ref}: no registered model {name!r}; there are: {have}")
+    aliases = _aliases(client, name)
+    versions = {str(made.version): made for made in client.search_model_versions(f"name = '{name}'")}
+    wanted = aliases.get(match["alias"]) if match["alias"] else match["version"]
+    if wanted not in versions:
+        named = ", ".join(f"@{alias} (version {version})" for alias, version in sorted(aliases.items()))
+        numbers = ", ".join(sorted(versions, key=int))
+        raise InputError(f"{ref} does not exist; {name} has {named or 'no alias'} and versions {numbers or 'none'}")
+    found = _version(client, versions[wanted])
+    if not found.digest:
+        raise InputError(f"{ref} was not registered by stemline: it has no tag checkpoint_digest")
+    return found
+
+
+def _download(inside: str, target: Path, version: ModelVersion, *, uri: str) -> None:
+    """Copy the version's checkpoint from the artifact store to `target`, whole and checked, or not at all."""
+    import mlflow
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".partial-") as scratch:
+        copied = mlflow.artifacts.download_artifacts(artifact_uri=inside, dst_path=scratch, tracking_uri=uri)
+        _intact(Path(copied), version).replace(target)

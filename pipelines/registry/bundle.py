@@ -1,0 +1,88 @@
+"""Packs a checkpoint and the code that runs it into a folder that needs nothing of this repository.
+
+    <folder>/checkpoint/                       weights.safetensors, config.json, bundle.json
+    <folder>/stem_separator_<digest>/          a copy of `models/`, named for its source
+
+`models/` imports itself relatively only, so it works under any name (docs/decisions/0001). `served.py` is the
+other half: it unpacks what is packed here.
+"""
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets.errors import InputError
+from pipelines.provenance import ROOT
+
+MODELS = ROOT / "models"
+SERVED = Path(__file__).with_name("served.py")
+CHECKPOINT_FILES = ("config.json", "weights.safetensors")  # the learner's state stays at home
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """Where a packed model is, and what it holds."""
+
+    checkpoint: Path
+    package: Path
+    digest: str  # of the checkpoint's files; the integrity check of a registered version
+    sources: tuple[str, ...]
+    audio_channels: int
+    sample_rate: int
+
+
+def checkpoint_digest(folder: Path) -> str:
+    """SHA-256 over what a model is saved as, weights and config; the learner's state does not count."""
+    return hashlib.sha256(json.dumps(_file_digests(folder), sort_keys=True).encode()).hexdigest()
+
+
+def _file_digests(folder: Path) -> dict[str, str]:
+    missing = [name for name in CHECKPOINT_FILES if not (folder / name).is_file()]
+    if missing:
+        raise InputError(f"{folder} is no checkpoint: {' and '.join(missing)} not found in it")
+    digests = {}
+    for name in CHECKPOINT_FILES:
+        with (folder / name).open("rb") as file:
+            digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
+
+
+def source_digest(package: Path = MODELS) -> str:
+    """Twelve hex digits over the names and bytes of every Python file of the package."""
+    total = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        total.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return total.hexdigest()[:12]
+
+
+def write_bundle(checkpoint: Path, folder: Path, *, source: Path = MODELS) -> Bundle:
+    """Pack the checkpoint and the package at `source` into `folder`."""
+    files = _file_digests(checkpoint)
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    package = folder / f"stem_separator_{source_digest(source)}"
+    for path in sorted(source.rglob("*.py")):
+        target = package / path.relative_to(source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    packed = folder / "checkpoint"
+    packed.mkdir(parents=True)
+    for name in files:
+        shutil.copyfile(checkpoint / name, packed / name)
+    contents = {
+        "package": package.name,
+        "files": files,
+        "sources": list(config["sources"]),
+        "audio_channels": config["audio_channels"],
+        "sample_rate": config["sample_rate"],
+    }
+    (packed / "bundle.json").write_text(json.dumps(contents, indent=2, sort_keys=True), encoding="utf-8")
+    return Bundle(
+        checkpoint=packed,
+        package=package,
+        digest=checkpoint_digest(checkpoint),
+        sources=tuple(config["sources"]),
+        audio_channels=config["audio_channels"],
+        sample_rate=config["sample_rate"],
+    )
