@@ -1,0 +1,400 @@
+"""Samples out of files and into them: decode, resample, channel layout, FLAC to and from bytes.
+
+libsndfile reads what it can (wav, flac, ogg, mp3, aiff); PyAV, which carries ffmpeg's libraries in its
+wheel, reads the rest. Both stop silently at the end of a cut-off file, so what the header promises is
+compared with what came out. Next to read: `chunks.py`, which cuts songs for storage.
+"""
+
+import io
+import os
+import re
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from datasets.errors import AudioError, InputError
+
+Samples = NDArray[np.float32]
+
+# Containers that libsndfile does not know; asking it first would only cost time.
+_AV_SUFFIXES = {".m4a", ".mp4", ".aac", ".mka", ".mkv", ".webm", ".wma", ".mov", ".ac3"}
+# Formats whose stated duration is a promise rather than an estimate from the bit rate.
+_AV_EXACT = {"mov", "mp4", "m4a", "matroska", "webm", "flac", "wav", "aiff"}
+_AV_TOLERANCE_S = 0.25
+_UNKNOWN_SIZE = 0x7FFF0000  # what writers into a pipe put into a WAV header, and more
+_WAV_LIMIT_BYTES = 0xFFFFFFFF - 4096
+_MP3_RATES = (48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
+_FULL_SCALE_24 = 1 << 23
+_SUBTYPES = {
+    "wav16": ("WAV", "PCM_16"),
+    "wav24": ("WAV", "PCM_24"),
+    "float": ("WAV", "FLOAT"),
+    "flac": ("FLAC", "PCM_24"),
+    "mp3": ("MP3", "MPEG_LAYER_III"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AudioInfo:
+    """What a file says of itself; `num_samples` is 0 where it does not say, and an estimate in some containers."""
+
+    sample_rate: int
+    channels: int
+    num_samples: int
+
+
+class _Reader(Protocol):
+    info: AudioInfo
+
+    def blocks(self) -> Iterator[Samples]: ...
+    def close(self) -> None: ...
+
+
+def probe(path: str | Path, *, stream: int | None = None) -> AudioInfo:
+    """Rate, channels and length as the header states them; `stream` counts a container's audio streams from 0."""
+    with closing(_open(path, stream)) as reader:
+        return reader.info
+
+
+def decode(path: str | Path, *, stream: int | None = None) -> tuple[Samples, int]:
+    """The whole file as samples_CT at its own rate, and that rate."""
+    with closing(_open(path, stream)) as reader:
+        blocks = list(_checked(reader, path))
+        if not blocks:
+            return np.zeros((reader.info.channels, 0), np.float32), reader.info.sample_rate
+        return np.concatenate(blocks, axis=1), reader.info.sample_rate
+
+
+def decode_blocks(
+    path: str | Path,
+    *,
+    sample_rate: int,
+    channels: int = 2,
+    stream: int | None = None,
+    block_samples: int = 1 << 18,
+) -> Iterator[Samples]:
+    """The file in blocks of exactly `block_samples` (the last may be shorter), resampled, in bounded memory.
+
+    At the file's own rate the samples pass through unchanged.
+    """
+    with closing(_open(path, stream)) as reader:
+        blocks = (to_channels(block, channels) for block in _checked(reader, path))
+        resampled = _resample_blocks(blocks, reader.info.sample_rate, sample_rate, channels)
+        yield from _rebatch(resampled, block_samples)
+
+
+def resample(samples_CT: Samples, *, source_rate: int, target_rate: int, quality: str = "HQ") -> Samples:
+    """The same sound at another rate, by soxr; -136 dB of aliasing at "HQ"."""
+    if source_rate == target_rate:
+        return samples_CT
+    import soxr
+
+    resampled_TC = soxr.resample(np.ascontiguousarray(samples_CT.T), source_rate, target_rate, quality=quality)
+    return np.ascontiguousarray(resampled_TC.T, dtype=np.float32)
+
+
+def to_channels(samples_CT: Samples, channels: int) -> Samples:
+    """Mono is repeated; anything else becomes mono by its mean, or stereo by its first two channels."""
+    have = samples_CT.shape[0]
+    if have == channels:
+        return samples_CT
+    if have == 1:
+        return np.repeat(samples_CT, channels, axis=0)
+    if channels == 1:
+        mean_CT: Samples = samples_CT.mean(axis=0, keepdims=True, dtype=np.float32)
+        return mean_CT
+    if have > channels:
+        return samples_CT[:channels]
+    raise ValueError(f"cannot spread {have} channels over {channels}; 1 or {channels} would do")
+
+
+def encode_flac(samples_CT: Samples, *, sample_rate: int) -> bytes:
+    """24-bit FLAC, level 5. Samples on the 24-bit grid come back exactly; those beyond full scale are cut off."""
+    steps = np.rint(samples_CT.T.astype(np.float64) * _FULL_SCALE_24)
+    ints_TC = np.clip(steps, -_FULL_SCALE_24, _FULL_SCALE_24 - 1).astype(np.int32) << 8
+    buffer = io.BytesIO()
+    soundfile.write(buffer, ints_TC, sample_rate, format="FLAC", subtype="PCM_24")
+    return buffer.getvalue()
+
+
+def decode_flac(data: bytes, *, start: int = 0, num_samples: int | None = None) -> Samples:
+    """Samples_CT from `start` on; fewer than asked for where the FLAC ends."""
+    try:
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            file.seek(min(start, file.frames))
+            samples_TC = file.read(-1 if num_samples is None else num_samples, dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        raise AudioError("undecodable", f"FLAC bytes that do not decode: {error}") from None
+    return np.ascontiguousarray(samples_TC.T)
+
+
+def encode_for_page(samples_CT: Samples, sample_rate: int) -> tuple[bytes, str]:
+    """Small audio for a player in a web page, and its MIME type: MP3, which every browser plays."""
+    rate = sample_rate if sample_rate in _MP3_RATES else 44100
+    samples_CT = resample(samples_CT, source_rate=sample_rate, target_rate=rate)
+    buffer = io.BytesIO()
+    samples_TC = np.clip(to_channels(samples_CT, min(2, samples_CT.shape[0])).T, -1.0, 1.0)
+    # VARIABLE at 0.5 is about 130 kbit/s for stereo music.
+    soundfile.write(buffer, samples_TC, rate, format="MP3", compression_level=0.5, bitrate_mode="VARIABLE")
+    return buffer.getvalue(), "audio/mpeg"
+
+
+class AudioWriter:
+    """Writes blocks to a temporary name beside `path`, which appears only when the `with` block ends well.
+
+    `format` is wav16, wav24, float, flac (24 bit) or mp3. The same samples give the same bytes.
+    Samples beyond full scale are cut off in all formats but float.
+    """
+
+    def __init__(self, path: str | Path, *, sample_rate: int, channels: int, format: str = "wav16") -> None:
+        if format not in _SUBTYPES:
+            raise InputError(f"unknown audio format {format!r}; one of {', '.join(_SUBTYPES)} would do")
+        if format == "mp3" and (sample_rate not in _MP3_RATES or channels > 2):
+            raise InputError(
+                f"MP3 holds one or two channels at {', '.join(map(str, _MP3_RATES))} Hz, "
+                f"not {channels} at {sample_rate} Hz; flac would do"
+            )
+        self.path = Path(path)
+        self._format, self._channels = format, channels
+        self._temporary = self.path.with_name(f".tmp-{uuid.uuid4().hex[:12]}")
+        self._num_samples = 0
+        container, subtype = _SUBTYPES[format]
+        quality: dict[str, Any] = {"compression_level": 0.1, "bitrate_mode": "VARIABLE"} if format == "mp3" else {}
+        try:
+            self._file = soundfile.SoundFile(
+                self._temporary, "w", sample_rate, channels, subtype, format=container, **quality
+            )
+        except (OSError, soundfile.LibsndfileError) as error:
+            raise InputError(f"cannot write to {self.path.parent}: {error}") from None
+
+    def write(self, samples_CT: Samples) -> None:
+        """Append a block."""
+        assert samples_CT.shape[0] == self._channels, samples_CT.shape
+        self._num_samples += samples_CT.shape[1]
+        bytes_per_sample = {"wav16": 2, "wav24": 3, "float": 4}.get(self._format, 0)
+        if self._num_samples * self._channels * bytes_per_sample > _WAV_LIMIT_BYTES:
+            raise InputError(f"{self.path.name} would pass the 4 GiB that a WAV file can hold; flac would do")
+        samples_TC = np.ascontiguousarray(samples_CT.T)
+        try:
+            if self._format == "flac":  # libsndfile's own float scaling is one part in 2^23 off
+                steps = np.clip(np.rint(samples_TC * _FULL_SCALE_24), -_FULL_SCALE_24, _FULL_SCALE_24 - 1)
+                self._file.write(steps.astype(np.int32) << 8)
+            else:
+                self._file.write(samples_TC if self._format == "float" else np.clip(samples_TC, -1.0, 1.0))
+        except (OSError, soundfile.LibsndfileError) as error:
+            raise InputError(f"cannot write {self.path}: {error}; is the disk full?") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._file.close()
+            if kind is None:
+                if self._format == "float":
+                    _clear_peak_time(self._temporary)
+                os.replace(self._temporary, self.path)
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+
+def _clear_peak_time(path: Path) -> None:
+    """libsndfile stamps the time of day into the PEAK chunk of float WAVs; equal audio should be equal bytes."""
+    with path.open("r+b") as file:
+        at = file.read(256).find(b"PEAK")
+        if at >= 0:
+            file.seek(at + 12)
+            file.write(bytes(4))
+
+
+def _open(path: str | Path, stream: int | None) -> _Reader:
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise AudioError("undecodable", f"{path}: cannot be opened ({error.strerror})") from None
+    if not path.is_file():
+        raise AudioError("undecodable", f"{path}: not a file")
+    if size == 0:
+        raise AudioError("empty_file", f"{path}: a file of zero bytes")
+    if stream is None and path.suffix.lower() not in _AV_SUFFIXES and not _is_mp3_without_length(path):
+        try:
+            return _SoundFileReader(path, size)
+        except (soundfile.LibsndfileError, OSError):
+            pass  # PyAV may know the format
+    return _AvReader(path, stream or 0)
+
+
+def _checked(reader: _Reader, path: str | Path) -> Iterator[Samples]:
+    for block_CT in reader.blocks():
+        if not np.isfinite(block_CT).all():
+            raise AudioError("not_finite", f"{path}: holds NaN or infinite samples")
+        yield block_CT
+
+
+class _SoundFileReader:
+    def __init__(self, path: Path, size: int) -> None:
+        self._path = path
+        _check_whole(path, size)
+        self._file = soundfile.SoundFile(path)
+        frames = self._file.frames if self._file.frames < 1 << 62 else 0
+        self.info = AudioInfo(sample_rate=self._file.samplerate, channels=self._file.channels, num_samples=frames)
+
+    def blocks(self) -> Iterator[Samples]:
+        count = 0
+        try:
+            while len(block_TC := self._file.read(1 << 18, dtype="float32", always_2d=True)):
+                count += len(block_TC)
+                yield np.ascontiguousarray(block_TC.T)
+        except soundfile.LibsndfileError as error:
+            raise AudioError("undecodable", f"{self._path}: decoding stopped after {count} samples ({error})") from None
+        if count < self.info.num_samples:
+            raise _truncated(self._path, f"{count} of {self.info.num_samples} samples decode")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _AvReader:
+    def __init__(self, path: Path, stream: int) -> None:
+        import av
+
+        self._path = path
+        self._stack = ExitStack()
+        try:
+            self._container = self._stack.enter_context(av.open(str(path), metadata_errors="replace"))
+        except (av.error.FFmpegError, OSError) as error:
+            raise AudioError("undecodable", f"{path}: no decoder knows this file ({error.strerror})") from None
+        streams = self._container.streams.audio
+        if stream >= len(streams):
+            self.close()
+            raise AudioError("undecodable", f"{path}: has {len(streams)} audio streams, number {stream} was asked for")
+        self._stream = streams[stream]
+        rate = self._stream.codec_context.sample_rate
+        duration, base = self._stream.duration, self._stream.time_base
+        known = duration is not None and base is not None
+        self.info = AudioInfo(
+            sample_rate=rate,
+            channels=self._stream.codec_context.layout.nb_channels,
+            num_samples=round(duration * base * rate) if known else 0,  # type: ignore[operator]
+        )
+
+    def blocks(self) -> Iterator[Samples]:
+        import av
+
+        # Planar float; the resampler only converts the sample format, rate and layout stay.
+        to_float = av.AudioResampler(format="fltp")
+        count = 0
+        try:
+            for frame in self._container.decode(self._stream):
+                for converted in to_float.resample(frame):
+                    block_CT = np.ascontiguousarray(converted.to_ndarray(), dtype=np.float32)
+                    if block_CT.shape[0] != self.info.channels:
+                        raise AudioError("undecodable", f"{self._path}: the channel count changes on the way")
+                    count += block_CT.shape[1]
+                    yield block_CT
+        except av.error.FFmpegError as error:
+            raise AudioError("undecodable", f"{self._path}: decoding stopped after {count} samples ({error})") from None
+        exact = bool(_AV_EXACT & set(self._container.format.name.split(",")))
+        if exact and count < self.info.num_samples - _AV_TOLERANCE_S * self.info.sample_rate:
+            raise _truncated(self._path, f"{count} of {self.info.num_samples} samples decode")
+        if count == 0:
+            raise AudioError("undecodable", f"{self._path}: no audio in it")
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+def _truncated(path: Path, detail: str) -> AudioError:
+    return AudioError("undecodable", f"{path}: truncated, {detail}")
+
+
+def _check_whole(path: Path, size: int) -> None:
+    """Refuse files whose header or last page shows that the end is missing, which libsndfile hides."""
+    with path.open("rb") as file:
+        head = file.read(12)
+        if head[:4] == b"RIFF" and head[8:] == b"WAVE":
+            promised = _chunk_end(file, b"data", "little")
+        elif head[:4] == b"FORM" and head[8:] in (b"AIFF", b"AIFC"):
+            promised = _chunk_end(file, b"SSND", "big")
+        elif head[:4] == b"OggS":
+            file.seek(max(0, size - 65536))
+            if not _ogg_ends(file.read()):
+                raise _truncated(path, "its last page is missing")
+            return
+        else:
+            return
+    if promised > size:
+        raise _truncated(path, f"its header promises {promised} bytes and it has {size}")
+
+
+def _ogg_ends(tail: bytes) -> bool:
+    """Whether the last page in these bytes is marked as the last of its stream and is all there."""
+    last = tail.rfind(b"OggS")
+    header = tail[last : last + 27]
+    if last < 0 or len(header) < 27 or not header[5] & 4:
+        return False
+    segments = tail[last + 27 : last + 27 + header[26]]
+    return len(segments) == header[26] and last + 27 + header[26] + sum(segments) <= len(tail)
+
+
+def _chunk_end(file: io.BufferedReader, name: bytes, byteorder: str) -> int:
+    """Where the named RIFF or AIFF chunk ends; 0 when it is not there or its size is a placeholder."""
+    while len(header := file.read(8)) == 8:
+        length = int.from_bytes(header[4:], byteorder)  # type: ignore[arg-type]
+        if header[:4] == name:
+            return 0 if length >= _UNKNOWN_SIZE else file.tell() + length
+        file.seek(length + length % 2, os.SEEK_CUR)
+    return 0
+
+
+def _is_mp3_without_length(path: Path) -> bool:
+    """An MP3 with no Xing or Info header: libsndfile guesses its length from the bit rate and stops there."""
+    if path.suffix.lower() != ".mp3":
+        return False
+    with path.open("rb") as file:
+        head = file.read(10)
+        skip = 0
+        if head[:3] == b"ID3" and len(head) == 10:
+            skip = 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
+        file.seek(skip)
+        return re.search(rb"Xing|Info", file.read(4096)) is None
+
+
+def _resample_blocks(blocks: Iterable[Samples], source_rate: int, target_rate: int, channels: int) -> Iterator[Samples]:
+    if source_rate == target_rate:
+        yield from blocks
+        return
+    import soxr
+
+    stream = soxr.ResampleStream(source_rate, target_rate, channels, dtype="float32", quality="HQ")
+    for block_CT in blocks:
+        yield stream.resample_chunk(np.ascontiguousarray(block_CT.T)).T
+    yield stream.resample_chunk(np.zeros((0, channels), np.float32), last=True).T
+
+
+def _rebatch(blocks: Iterable[Samples], block_samples: int) -> Iterator[Samples]:
+    pending: list[Samples] = []
+    have = 0
+    for block_CT in blocks:
+        pending.append(block_CT)
+        have += block_CT.shape[1]
+        if have < block_samples:
+            continue
+        joined_CT = np.concatenate(pending, axis=1)
+        whole = have - have % block_samples
+        for start in range(0, whole, block_samples):
+            yield np.ascontiguousarray(joined_CT[:, start : start + block_samples])
+        pending, have = [joined_CT[:, whole:]], have - whole
+    if have:
+        yield np.ascontiguousarray(np.concatenate(pending, axis=1))

@@ -1,0 +1,209 @@
+"""Samples survive storage, and broken files are named for what is wrong with them."""
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from datasets import audio
+from datasets.dice import dice
+from datasets.errors import AudioError, InputError
+
+RATE = 8000
+
+
+def _noise(num_samples: int, channels: int = 2, *, bits: int = 16, seed: int = 0) -> audio.Samples:
+    """Noise on the grid of a `bits`-bit file, so that exact round trips can be asserted."""
+    half = 1 << (bits - 1)
+    ints = dice(seed, "noise").integers(-half // 2, half // 2, (channels, num_samples))
+    return (ints / half).astype(np.float32)
+
+
+def _write(path: Path, samples_CT: audio.Samples, subtype: str | None = None, rate: int = RATE) -> Path:
+    soundfile.write(path, samples_CT.T, rate, subtype=subtype)
+    return path
+
+
+def _reason(path: Path, *, stream: int | None = None) -> str:
+    with pytest.raises(AudioError) as caught:
+        audio.decode(path, stream=stream)
+    assert str(path) in str(caught.value)
+    return caught.value.reason
+
+
+@pytest.mark.parametrize("bits", [16, 24])
+def test_flac_bytes_return_samples_of_16_and_24_bit_files_exactly(bits: int) -> None:
+    samples_CT = _noise(3000, bits=bits)
+    np.testing.assert_array_equal(audio.decode_flac(audio.encode_flac(samples_CT, sample_rate=RATE)), samples_CT)
+
+
+def test_flac_bytes_are_read_from_any_start() -> None:
+    samples_CT = _noise(20000)
+    data = audio.encode_flac(samples_CT, sample_rate=RATE)
+    np.testing.assert_array_equal(audio.decode_flac(data, start=7001, num_samples=512), samples_CT[:, 7001:7513])
+    assert audio.decode_flac(data, start=19990, num_samples=512).shape == (2, 10)
+    assert audio.decode_flac(data, start=30000).shape == (2, 0)
+
+
+@pytest.mark.parametrize("ext", ["wav", "flac", "ogg", "mp3", "aiff"])
+def test_blocks_join_to_what_decode_returns(tmp_path: Path, ext: str) -> None:
+    path = _write(tmp_path / f"a.{ext}", _noise(30000))
+    whole_CT, rate = audio.decode(path)
+    blocks = list(audio.decode_blocks(path, sample_rate=rate, block_samples=7000))
+    assert [block.shape[1] for block in blocks[:-1]] == [7000] * (len(blocks) - 1)
+    np.testing.assert_array_equal(np.concatenate(blocks, axis=1), whole_CT)
+    assert audio.probe(path).channels == 2
+
+
+def test_blocks_are_resampled_as_the_whole_is(tmp_path: Path) -> None:
+    time_s = np.arange(RATE * 2) / RATE
+    tone_CT = np.stack([np.sin(2 * np.pi * 440 * time_s)] * 2).astype(np.float32) * 0.5
+    path = _write(tmp_path / "tone.wav", tone_CT, "FLOAT")
+    streamed_CT = np.concatenate(list(audio.decode_blocks(path, sample_rate=11025, block_samples=1000)), axis=1)
+    whole_CT = audio.resample(tone_CT, source_rate=RATE, target_rate=11025)
+    assert streamed_CT.shape == whole_CT.shape == (2, 22050)
+    np.testing.assert_allclose(streamed_CT, whole_CT, atol=1e-4)
+    expected_T = 0.5 * np.sin(2 * np.pi * 440 * np.arange(22050) / 11025)
+    np.testing.assert_allclose(whole_CT[0, 2000:20000], expected_T[2000:20000], atol=1e-4)
+
+
+def test_channels_are_repeated_averaged_or_cut() -> None:
+    stereo_CT = _noise(10)
+    np.testing.assert_array_equal(audio.to_channels(stereo_CT[:1], 2), stereo_CT[[0, 0]])
+    np.testing.assert_allclose(audio.to_channels(stereo_CT, 1)[0], stereo_CT.mean(axis=0), atol=1e-7)
+    assert audio.to_channels(_noise(10, 6), 2).shape == (2, 10)
+    with pytest.raises(ValueError, match="cannot spread"):
+        audio.to_channels(stereo_CT, 3)
+
+
+def test_zero_bytes_and_missing_files_and_folders_have_their_reasons(tmp_path: Path) -> None:
+    (tmp_path / "empty.wav").touch()
+    assert _reason(tmp_path / "empty.wav") == "empty_file"
+    assert _reason(tmp_path / "absent.wav") == "undecodable"
+    assert _reason(tmp_path) == "undecodable"
+
+
+@pytest.mark.parametrize("name", ["text.wav", "text.mp3", "text.m4a", "text.flac"])
+def test_text_is_not_audio_whatever_its_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("I only pretend to be a song.\n" * 200)
+    assert _reason(tmp_path / name) == "undecodable"
+
+
+@pytest.mark.parametrize("ext", ["wav", "flac", "ogg", "mp3", "aiff"])
+@pytest.mark.parametrize("kept", [0.3, 0.97])
+def test_a_file_without_its_end_is_undecodable(tmp_path: Path, ext: str, kept: float) -> None:
+    whole = _write(tmp_path / f"whole.{ext}", _noise(60000), rate=44100)
+    audio.decode(whole)
+    data = whole.read_bytes()
+    cut = tmp_path / f"cut.{ext}"
+    cut.write_bytes(data[: int(len(data) * kept)])
+    assert _reason(cut) == "undecodable"
+
+
+def test_a_wav_from_a_pipe_says_no_length_and_is_read(tmp_path: Path) -> None:
+    samples_CT = _noise(4000)
+    path = _write(tmp_path / "pipe.wav", samples_CT, "PCM_16")
+    data = bytearray(path.read_bytes())
+    at = data.index(b"data") + 4
+    data[4:8] = data[at : at + 4] = b"\xff" * 4
+    path.write_bytes(data)
+    np.testing.assert_array_equal(audio.decode(path)[0], samples_CT)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_samples_that_are_no_numbers_are_found(tmp_path: Path, value: float) -> None:
+    samples_CT = _noise(4000)
+    samples_CT[1, 3000] = value
+    assert _reason(_write(tmp_path / "bad.wav", samples_CT, "FLOAT")) == "not_finite"
+
+
+@pytest.mark.parametrize(("format", "tolerance"), [("wav16", 2**-15), ("wav24", 2**-23), ("float", 0), ("flac", 0)])
+def test_writer_and_decoder_agree(tmp_path: Path, format: str, tolerance: float) -> None:
+    samples_CT = _noise(5000)
+    path = tmp_path / "song"
+    for _ in range(2):
+        with audio.AudioWriter(path, sample_rate=RATE, channels=2, format=format) as writer:
+            writer.write(samples_CT[:, :1234])
+            writer.write(samples_CT[:, 1234:])
+    np.testing.assert_allclose(audio.decode(path)[0], samples_CT, atol=tolerance, rtol=0)
+    assert [file.name for file in tmp_path.iterdir()] == ["song"]
+
+
+@pytest.mark.parametrize("format", ["wav16", "wav24", "float", "flac", "mp3"])
+def test_the_same_samples_give_the_same_bytes(tmp_path: Path, format: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples_CT = _noise(30000)
+    for name in ("a", "b"):
+        with audio.AudioWriter(tmp_path / name, sample_rate=RATE, channels=2, format=format) as writer:
+            writer.write(samples_CT)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    head = (tmp_path / "a").read_bytes()[:256]
+    if format == "float":
+        assert head[head.index(b"PEAK") + 12 :][:4] == bytes(4)
+
+
+def test_a_writer_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    def fail() -> None:
+        with audio.AudioWriter(tmp_path / "a.wav", sample_rate=RATE, channels=2, format="wav16") as writer:
+            writer.write(_noise(100))
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_writer_refuses_what_it_cannot_write(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="wav16"):
+        audio.AudioWriter(tmp_path / "a", sample_rate=RATE, channels=2, format="wma")
+    with pytest.raises(InputError, match="flac would do"):
+        audio.AudioWriter(tmp_path / "a", sample_rate=96000, channels=2, format="mp3")
+    with pytest.raises(InputError, match="cannot write"):
+        audio.AudioWriter(tmp_path / "nowhere" / "a", sample_rate=RATE, channels=2, format="wav16")
+
+
+@pytest.mark.parametrize("rate", [44100, 5000])
+def test_audio_for_a_page_is_small_and_plays(tmp_path: Path, rate: int) -> None:
+    time_s = np.arange(rate) / rate
+    data, mime = audio.encode_for_page(np.stack([np.sin(2 * np.pi * 220 * time_s)] * 2).astype(np.float32), rate)
+    assert mime == "audio/mpeg"
+    (tmp_path / "a.mp3").write_bytes(data)
+    decoded_CT, decoded_rate = audio.decode(tmp_path / "a.mp3")
+    assert decoded_CT.shape[1] / decoded_rate == pytest.approx(1.0, abs=0.05)
+    assert len(data) < 30000
+
+
+def _stempeg_song() -> Path:
+    spec = importlib.util.find_spec("stempeg")
+    assert spec is not None
+    assert spec.origin is not None
+    return next(Path(spec.origin).parent.glob("data/*.stem.mp4"))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_stem_files_decode_to_what_stempeg_returns() -> None:
+    if not shutil.which("ffmpeg") or not shutil.which("ffprobe"):
+        pytest.skip("stempeg needs the ffmpeg command")
+    import stempeg
+
+    stems_STC, rate = stempeg.read_stems(str(_stempeg_song()), dtype=np.float32)
+    for stream in range(5):
+        samples_CT, own_rate = audio.decode(_stempeg_song(), stream=stream)
+        assert own_rate == rate
+        np.testing.assert_allclose(samples_CT, stems_STC[stream].T, atol=1e-4)
+        assert audio.probe(_stempeg_song(), stream=stream).num_samples == samples_CT.shape[1]
+
+
+def test_a_stream_that_is_not_there_is_named() -> None:
+    with pytest.raises(AudioError, match="has 5 audio streams, number 7"):
+        audio.decode(_stempeg_song(), stream=7)
+
+
+def test_a_cut_stem_file_is_undecodable(tmp_path: Path) -> None:
+    data = _stempeg_song().read_bytes()
+    cut = tmp_path / "cut.stem.mp4"
+    cut.write_bytes(data[: len(data) // 2])
+    assert _reason(cut, stream=1) == "undecodable"
