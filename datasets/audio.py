@@ -87,7 +87,7 @@ def decode_blocks(
     """
     with closing(_open(path, stream)) as reader:
         blocks = (to_channels(block, channels) for block in _checked(reader, path))
-        resampled = _resample_blocks(blocks, reader.info.sample_rate, sample_rate, channels)
+        resampled = resample_blocks(blocks, source_rate=reader.info.sample_rate, target_rate=sample_rate)
         yield from _rebatch(resampled, block_samples)
 
 
@@ -99,6 +99,23 @@ def resample(samples_CT: Samples, *, source_rate: int, target_rate: int, quality
 
     resampled_TC = soxr.resample(np.ascontiguousarray(samples_CT.T), source_rate, target_rate, quality=quality)
     return np.ascontiguousarray(resampled_TC.T, dtype=np.float32)
+
+
+def resample_blocks(blocks: Iterable[Samples], *, source_rate: int, target_rate: int) -> Iterator[Samples]:
+    """A song in blocks (C, T) at another rate, as if resampled whole; blocks come out in other lengths."""
+    if source_rate == target_rate:
+        yield from blocks
+        return
+    import soxr
+
+    stream = None
+    for block_CT in blocks:
+        if stream is None:
+            stream = soxr.ResampleStream(source_rate, target_rate, len(block_CT), dtype="float32", quality="HQ")
+            end_TC = np.zeros((0, len(block_CT)), np.float32)
+        yield np.ascontiguousarray(stream.resample_chunk(np.ascontiguousarray(block_CT.T)).T)
+    if stream is not None:
+        yield np.ascontiguousarray(stream.resample_chunk(end_TC, last=True).T)
 
 
 def to_channels(samples_CT: Samples, channels: int) -> Samples:
@@ -369,18 +386,6 @@ def _is_mp3_without_length(path: Path) -> bool:
             skip = 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
         file.seek(skip)
         return re.search(rb"Xing|Info", file.read(4096)) is None
-
-
-def _resample_blocks(blocks: Iterable[Samples], source_rate: int, target_rate: int, channels: int) -> Iterator[Samples]:
-    if source_rate == target_rate:
-        yield from blocks
-        return
-    import soxr
-
-    stream = soxr.ResampleStream(source_rate, target_rate, channels, dtype="float32", quality="HQ")
-    for block_CT in blocks:
-        yield stream.resample_chunk(np.ascontiguousarray(block_CT.T)).T
-    yield stream.resample_chunk(np.zeros((0, channels), np.float32), last=True).T
 
 
 def _rebatch(blocks: Iterable[Samples], block_samples: int) -> Iterator[Samples]:
