@@ -1,0 +1,76 @@
+"""STFT and its inverse as Hybrid and HT Demucs pad it; complex numbers as channels. Read next: `blocks.py`.
+
+A hop is a quarter of the transform, so T samples become ceil(T / hop) frames and frame n is centred on sample
+(n + 1/2) * hop: exactly what a strided convolution of the time branch produces, so the branches line up.
+The Nyquist row is dropped, which leaves a number of rows that halves as often as the network needs.
+Arithmetic is float32 at least, whatever the precision around it.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# With a periodic Hann window and a quarter hop, the squared windows over any sample sum to this.
+HANN_OVERLAP = 1.5
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """The same numbers in float32, or in float64 if they are that already."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def to_spectrum(samples: Tensor, nfft: int) -> Tensor:
+    """Complex spectrogram (..., nfft/2, N) of samples (..., T), N = ceil(T / hop), scaled by nfft^-1/2.
+
+    Both ends are reflected outwards by one and a half hops, the right one after filling up its last hop.
+    """
+    hop = nfft // 4
+    margin = hop + hop // 2
+    samples = at_least_float32(samples)
+    padded = _reflect(samples, margin, margin + -samples.shape[-1] % hop)
+    window = torch.hann_window(nfft, dtype=padded.dtype, device=padded.device)
+    frames = padded.unfold(-1, nfft, hop) * window
+    spectrum: Tensor = torch.fft.rfft(frames, norm="ortho")[..., :-1]
+    return spectrum.transpose(-1, -2)
+
+
+def to_samples(spectrum: Tensor, nfft: int, num_samples: int) -> Tensor:
+    """Samples (..., T) from a complex spectrogram (..., nfft/2, N).
+
+    Not quite the inverse near the edges: a frame that would begin before the first or end after the last
+    counts as silence, so an untouched spectrogram returns 52 % of the first sample's amplitude, 99 % a hop
+    later and all of it from about 1.3 hops on. Overlapping segments hide it (`separate.py`).
+    """
+    hop = nfft // 4
+    margin = hop + hop // 2
+    frames = torch.fft.irfft(spectrum.transpose(-1, -2), n=nfft, norm="ortho")
+    window = torch.hann_window(nfft, dtype=frames.dtype, device=frames.device)
+    first, second, third, fourth = (frames * (window / HANN_OVERLAP)).reshape(*frames.shape[:-1], 4, hop).unbind(-2)
+    # Frame n covers hops n to n + 3: add the four quarters of all frames, each a hop further to the right.
+    hops = F.pad(first, (0, 0, 0, 3)) + F.pad(second, (0, 0, 1, 2)) + F.pad(third, (0, 0, 2, 1))
+    hops = hops + F.pad(fourth, (0, 0, 3, 0))
+    return hops.flatten(-2)[..., margin : margin + num_samples]
+
+
+def to_channels(spectrum: Tensor) -> Tensor:
+    """Real (B, 2C, F, N) from complex (B, C, F, N): each channel's real part, then its imaginary part."""
+    parts = torch.view_as_real(spectrum).permute(0, 1, 4, 2, 3)
+    return parts.flatten(1, 2)
+
+
+def to_complex(channels: Tensor) -> Tensor:
+    """Complex (..., C, F, N) from real (..., 2C, F, N), the reverse of `to_channels`."""
+    parts = channels.reshape(*channels.shape[:-3], -1, 2, *channels.shape[-2:])
+    return torch.complex(parts[..., 0, :, :], parts[..., 1, :, :])
+
+
+def _reflect(samples: Tensor, left: int, right: int) -> Tensor:
+    """Reflect padding; signals too short to be reflected that far get zeros first, at the right if they fit."""
+    zeros = max(0, max(left, right) + 1 - samples.shape[-1])
+    zeros_right = min(right, zeros)
+    zeros_left = zeros - zeros_right
+    if zeros:
+        samples = F.pad(samples, (zeros_left, zeros_right))
+    flat = samples.reshape(-1, 1, samples.shape[-1])  # F.pad reflects tensors of three dimensions
+    flat = F.pad(flat, (left - zeros_left, right - zeros_right), mode="reflect")
+    return flat.reshape(*samples.shape[:-1], flat.shape[-1])
