@@ -1,0 +1,112 @@
+"""Prefect without a server of one's own: its home in the store, quiet, and nothing left running afterwards.
+
+`conducting` must come before the first import of prefect, which reads its settings once.
+"""
+
+import logging
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from datasets.errors import InputError
+
+# Read from the environment of a process to tell whose temporary server it is, even after its starter was killed.
+OWNER = "STEMLINE_SERVER_OF"
+ANSWER_WITHIN_S = 10.0
+
+
+@contextmanager
+def conducting(store: Path, *, debug: bool = False) -> Iterator[None]:
+    """Flows called inside keep their records in the store, or on the server of PREFECT_API_URL where that is set."""
+    stop_leftovers(store)
+    _set_environment(store)
+    if url := os.environ.get("PREFECT_API_URL"):
+        must_answer(f"{url.rstrip('/')}/health", variable="PREFECT_API_URL")
+    if not debug:
+        _log_to_file(store / "prefect" / "prefect.log")
+    yield  # Prefect stops its temporary server when Python exits, after its last records went out
+
+
+def must_answer(url: str, *, variable: str) -> None:
+    """An InputError within ten seconds unless an HTTP server answers there; what it answers does not matter."""
+    try:
+        with urllib.request.urlopen(url, timeout=ANSWER_WITHIN_S):
+            return
+    except urllib.error.HTTPError:
+        return
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise InputError(
+            f"Nothing answers at {url} ({reason}), where {variable} points. Start that server, or unset {variable} "
+            "to work without one."
+        ) from error
+
+
+def stop_leftovers(store: Path) -> list[int]:
+    """Ends temporary Prefect servers of this store whose driver is gone, as after kill -9; the pids it ended."""
+    import psutil
+
+    ended = []
+    for process in psutil.process_iter():
+        try:
+            if not any("prefect.server.api.server:create_app" in part for part in process.cmdline()):
+                continue
+            owner = process.environ().get(OWNER, "")
+            pid, _, rest = owner.partition(" ")
+            born_s, _, home = rest.partition(" ")
+            if home != str(store) or _is_alive(int(pid), float(born_s)):
+                continue
+            process.terminate()
+            ended.append(process.pid)
+        except (psutil.Error, ValueError):
+            continue
+    return ended
+
+
+def _is_alive(pid: int, born_s: float) -> bool:
+    """Whether that very process runs; a later one that got the same number was born at another time."""
+    import psutil
+
+    try:
+        return abs(psutil.Process(pid).create_time() - born_s) < 1.0
+    except psutil.Error:
+        return False
+
+
+def _set_environment(store: Path) -> None:
+    import psutil
+
+    home = store / "prefect"
+    home.mkdir(parents=True, exist_ok=True)
+    os.environ[OWNER] = f"{os.getpid()} {psutil.Process().create_time()} {store}"
+    if not os.environ.get("PREFECT_API_URL"):
+        os.environ["PREFECT_HOME"] = str(home)
+    for name, value in {
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
+        "PREFECT_TELEMETRY_ENABLE_RESOURCE_METRICS": "false",
+        "DO_NOT_TRACK": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        # A busy laptop needs more than the 20 s that Prefect gives its temporary server.
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+def _log_to_file(path: Path) -> None:
+    """Prefect puts a console handler on the root logger when imported; its words belong into a file of the store."""
+    from prefect.logging.configuration import ensure_logging_setup
+    from prefect.logging.handlers import PrefectConsoleHandler
+
+    ensure_logging_setup()
+    quiet = logging.FileHandler(path, encoding="utf-8", delay=True)
+    quiet.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    for name in ("", "uvicorn", "fastapi"):
+        logger = logging.getLogger(name)
+        for handler in [h for h in logger.handlers if isinstance(h, PrefectConsoleHandler)]:
+            logger.removeHandler(handler)
+            logger.addHandler(quiet)

@@ -1,0 +1,56 @@
+"""The store folder as one command holds it: made, writable, and held by one command at a time."""
+
+import fcntl
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from datasets.errors import InputError
+
+
+@contextmanager
+def held(root: str, *, verb: str) -> Iterator[Path]:
+    """The store's folder, made if it is missing; a second command on it is refused and told who holds it.
+
+    The hold is a kernel lock on `.lock`, so it ends with the process, however the process ends.
+    """
+    folder = _made(root)
+    with open(folder / ".lock", "a+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"The store {root} is in use{_holder(folder / '.lock')}. "
+                "Wait until that ends, or use another store with store.root=DIR."
+            ) from None
+        lock.truncate(0)
+        lock.write(json.dumps({"verb": verb, "pid": os.getpid(), "since": time.strftime("%H:%M:%S")}))
+        lock.flush()
+        yield folder
+
+
+def _made(root: str) -> Path:
+    if "://" in root:
+        raise InputError(f"store.root is {root!r}; a folder on this machine is what works today.")
+    folder = Path(root).expanduser().absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as trial:
+            trial.write(b"stemline")
+    except OSError as error:
+        raise InputError(
+            f"The store folder {root} cannot be written to ({error.strerror}). Choose another with store.root=DIR."
+        ) from error
+    return folder
+
+
+def _holder(path: Path) -> str:
+    try:
+        holder = json.loads(path.read_text(encoding="utf-8"))
+        return f" by `stemline {holder['verb']}`, process {holder['pid']}, since {holder['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return " by another command"
