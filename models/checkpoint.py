@@ -1,0 +1,176 @@
+"""The folder a model is saved as: `weights.safetensors`, `config.json`, and `learner.pt` where training goes on.
+
+`config.json` is the mark of a whole checkpoint and holds digests of the other files, so a truncated or altered one
+is refused by name. Nothing is unpickled: weights are safetensors, and `learner.pt` is read as tensors and numbers only.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
+
+from . import catalog
+from .errors import ModelError
+
+FORMAT_VERSION = 1
+WEIGHTS, CONFIG, LEARNER = "weights.safetensors", "config.json", "learner.pt"
+LISTED = 8  # differing tensors named in a message
+
+
+def save(
+    folder: str | Path,
+    model: nn.Module,
+    *,
+    learner: Mapping[str, Any] | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a checkpoint; it appears under its name whole, or not at all. `extra` is any JSON to keep with it.
+
+    A checkpoint of that name is replaced. `learner` is `Learner.state()`.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        _write(temporary, model, learner=learner, extra=extra)
+        temporary.chmod(0o755)  # mkdtemp keeps others out; a checkpoint is for everyone who may read its parent
+        _replace_folder(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return folder
+
+
+def load_model(path: str | Path) -> nn.Module:
+    """The model of a checkpoint folder or of its `weights.safetensors` alone, in evaluation mode, on the CPU."""
+    path = Path(path)
+    if path.is_dir():
+        config = read_config(path)
+        _check_digest(path / WEIGHTS, config["weights_sha256"])
+        return _load_weights(catalog.from_config(config["model"]), path / WEIGHTS)
+    if not path.exists():
+        raise ModelError(f"no checkpoint at {path}: give a folder with {CONFIG}, or a .safetensors file")
+    text = _metadata(path).get("model")
+    if text is None:
+        raise ModelError(f"{path} names no model configuration: give the folder it was saved in")
+    return _load_weights(catalog.from_config(json.loads(text)), path)
+
+
+def load_learner(folder: str | Path) -> dict[str, Any]:
+    """The learner's state of a checkpoint folder, for `Learner.load_state`."""
+    folder = Path(folder)
+    digest = read_config(folder).get("learner_sha256")
+    if digest is None:
+        raise ModelError(f"{folder} holds a finished model, not a training to go on with: it has no {LEARNER}")
+    _check_digest(folder / LEARNER, digest)
+    state: dict[str, Any] = torch.load(folder / LEARNER, map_location="cpu", weights_only=True)
+    return state
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """What `config.json` says: `model`, `extra`, digests."""
+    path = Path(folder) / CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"no checkpoint at {folder}: it has no {CONFIG}") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ModelError(f"{path} cannot be read: {error}") from error
+    if not isinstance(config, dict) or config.get("format_version") != FORMAT_VERSION:
+        seen = config.get("format_version") if isinstance(config, dict) else None
+        raise ModelError(f"{path} has format version {seen}, this code reads {FORMAT_VERSION}")
+    if missing := {"model", "weights_sha256"} - config.keys():
+        raise ModelError(f"{path} lacks {', '.join(sorted(missing))}")
+    return config
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor], *, origin: str) -> None:
+    """Fill a model strictly; a state of another configuration is refused with the names and shapes that differ."""
+    own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    given = {name: tuple(value.shape) for name, value in state.items()}
+    differences = [f"{name}: the model wants {own[name]}, the file lacks it" for name in own.keys() - given.keys()]
+    differences += [f"{name}: the file has {given[name]}, the model lacks it" for name in given.keys() - own.keys()]
+    differences += [
+        f"{name}: the model wants {own[name]}, the file has {given[name]}"
+        for name in own.keys() & given.keys()
+        if own[name] != given[name]
+    ]
+    if differences:
+        listed = "\n  ".join(sorted(differences)[:LISTED])
+        rest = f"\n  and {len(differences) - LISTED} more" if len(differences) > LISTED else ""
+        raise ModelError(
+            f"{origin} belongs to another configuration; {len(differences)} tensors differ:\n  {listed}{rest}"
+        )
+    model.load_state_dict(dict(state))
+
+
+def _write(
+    folder: Path, model: nn.Module, *, learner: Mapping[str, Any] | None, extra: Mapping[str, Any] | None
+) -> None:
+    model_config = catalog.to_config(model)
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    # With its configuration inside, the file of weights can travel alone.
+    weights = to_safetensors(state, metadata={"model": json.dumps(model_config, sort_keys=True)})
+    (folder / WEIGHTS).write_bytes(weights)
+    config = {
+        "format_version": FORMAT_VERSION,
+        "model": model_config,
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "extra": dict(extra or {}),
+    }
+    if learner is not None:
+        torch.save(dict(learner), folder / LEARNER)
+        config["learner_sha256"] = _sha256(folder / LEARNER)
+    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _replace_folder(temporary: Path, folder: Path) -> None:
+    """A folder cannot be renamed over another, so the old one steps aside first."""
+    if not folder.exists():
+        os.replace(temporary, folder)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
+    os.replace(folder, aside / "old")
+    os.replace(temporary, folder)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is truncated or no safetensors file: {error}") from error
+
+
+def _load_weights(model: nn.Module, path: Path) -> nn.Module:
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = {name: file.get_tensor(name) for name in sorted(file.keys())}
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is truncated or no safetensors file: {error}") from error
+    load_state(model, state, origin=str(path))
+    return model.eval()
+
+
+def _check_digest(path: Path, expected: str) -> None:
+    if not path.is_file():
+        raise ModelError(f"the checkpoint at {path.parent} is incomplete: it has no {path.name}")
+    if (seen := _sha256(path)) != expected:
+        raise ModelError(
+            f"{path} is truncated or was altered: its SHA-256 is {seen[:12]}…, {CONFIG} says {expected[:12]}…"
+        )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,125 @@
+"""One optimization step: it learns, resumes bit for bit, and knows its learning rate."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models.catalog import build
+from models.errors import ModelError
+from models.learner import Learner, LearnerConfig, learning_rate
+from models.metrics import nsdr
+from models.recipe import AugmentConfig
+
+PLAIN = AugmentConfig(
+    shift_s=0.0, flip_channels=False, flip_sign=False, scale_probability=0.0, remix_probability=0.0, remix_group=1
+)
+CONFIG = LearnerConfig(learning_rate=3e-3, ema_decays=(0.9,), augment=PLAIN)
+
+
+class Gains(nn.Module):
+    """Every source is the mixture times a learnt gain."""
+
+    def __init__(self, num_sources: int = 2) -> None:
+        super().__init__()
+        self.gain_S = nn.Parameter(torch.zeros(num_sources))
+
+    def forward(self, mixture_BCT: Tensor) -> Tensor:
+        return self.gain_S[:, None, None] * mixture_BCT[:, None]
+
+
+def sources(num_rows: int = 2, num_samples: int = 800, num_sources: int = 2) -> Tensor:
+    shape = (num_rows, num_sources, 2, num_samples)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_tiny_ht_demucs_overfits_one_segment() -> None:
+    torch.manual_seed(0)
+    model = build("htdemucs-tiny", sources=("drums", "bass"), sample_rate=8000, segment_s=0.25, nfft=512, depth=2)
+    time_T = torch.arange(2000) / 8000
+    low = torch.sin(2 * torch.pi * 110 * time_T)
+    high = torch.sin(2 * torch.pi * 1500 * time_T) * (time_T % 0.1 < 0.05)
+    sources_BSCT = torch.stack([high, low])[None, :, None].expand(1, 2, 2, 2000)
+    learner = Learner(model, LearnerConfig(learning_rate=5e-3, ema_decays=(), augment=PLAIN), sample_rate=8000)
+    losses = [float(learner.step(sources_BSCT, step=step).loss) for step in range(60)]
+    assert losses[-1] < 0.15 * losses[0]
+    with torch.no_grad():
+        estimates_SCT = model.eval()(sources_BSCT.sum(dim=1))[0]
+    assert nsdr(sources_BSCT[0], estimates_SCT).min() > 12
+
+
+def test_metrics_tell_the_loss_of_every_source_and_the_gradient() -> None:
+    metrics = Learner(Gains(), replace(CONFIG, source_weights=(1.0, 0.0))).step(sources(), step=0)
+    expected_S = sources().abs().mean(dim=(0, 2, 3))
+    torch.testing.assert_close(metrics.per_source, expected_S)
+    torch.testing.assert_close(metrics.loss, expected_S[0])
+    assert metrics.grad_norm > 0
+    assert metrics.learning_rate == 3e-3
+
+
+def test_a_resumed_learner_equals_one_that_never_stopped() -> None:
+    config = replace(CONFIG, augment=AugmentConfig(shift_s=0.01, remix_group=2), max_grad_norm=1.0)
+
+    def make() -> Learner:
+        return Learner(Gains(), config, sample_rate=8000, seed=3)
+
+    whole = make()
+    expected = [whole.step(sources(), step=step).loss for step in range(6)]
+    first = make()
+    given = [first.step(sources(), step=step).loss for step in range(3)]
+    second = make()
+    second.model.load_state_dict(first.model.state_dict())
+    second.load_state(first.state())
+    given += [second.step(sources(), step=step).loss for step in range(3, 6)]
+    assert torch.equal(torch.stack(given), torch.stack(expected))
+    assert torch.equal(whole.averages[0].average["gain_S"], second.averages[0].average["gain_S"])
+    with pytest.raises(ModelError, match="1 averages, expected 2"):
+        Learner(Gains(), replace(CONFIG, ema_decays=(0.9, 0.99))).load_state(first.state())
+
+
+def test_clipping_bounds_the_step_but_reports_the_norm_before() -> None:
+    free, bound = (Learner(Gains(), replace(CONFIG, max_grad_norm=norm)) for norm in (0.0, 1e-3))
+    norms = [learner.step(sources(), step=0).grad_norm for learner in (free, bound)]
+    torch.testing.assert_close(norms[0], norms[1])
+    gradient = bound.model.gain_S.grad
+    assert isinstance(gradient, Tensor)
+    assert gradient.norm() <= 1e-3 * 1.01
+
+
+def test_bfloat16_learns_too() -> None:
+    learner = Learner(Gains(), replace(CONFIG, precision="bfloat16", learning_rate=0.05))
+    losses = [float(learner.step(sources(), step=step).loss) for step in range(20)]
+    assert losses[-1] < losses[0]
+    assert next(learner.model.parameters()).dtype == torch.float32
+
+
+def test_the_learning_rate_rises_then_falls_along_a_cosine() -> None:
+    config = LearnerConfig(learning_rate=1.0, warmup_steps=4, final_fraction=0.1)
+    rates = [learning_rate(config, step=step, total_steps=20) for step in range(20)]
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert rates[4] == 1.0
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+    assert rates[-1] == pytest.approx(0.1)
+    assert learning_rate(LearnerConfig(), step=10**6, total_steps=0) == 3e-4
+    with pytest.raises(ModelError, match="total_steps"):
+        Learner(Gains(), config)
+
+
+def test_weight_decay_is_decoupled() -> None:
+    assert isinstance(Learner(Gains(), replace(CONFIG, weight_decay=0.05)).optimizer, torch.optim.AdamW)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"precision": "float8"}, "float32, bfloat16"),
+        ({"ema_decays": (1.0,)}, "ema_decays"),
+        ({"source_weights": (0.0, 0.0)}, "source_weights"),
+        ({"final_fraction": 2.0}, "final_fraction"),
+    ],
+)
+def test_a_knob_out_of_range_is_refused_by_name(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        LearnerConfig(**changes)  # type: ignore[arg-type]
