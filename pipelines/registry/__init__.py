@@ -129,6 +129,8 @@ def decision_of(version: ModelVersion, *, store: str) -> dict[str, Any] | None:
 
 def champion(config: RegistryConfig, *, store: str) -> ModelVersion | None:
     """The version behind the alias that consumers load, or None before the first promotion."""
+    if _is_new(store):
+        return None
     with _books(store) as client:
         aliases = _aliases(client, config.name)
         if CHAMPION not in aliases:
@@ -152,6 +154,8 @@ def resolve(ref: str, *, store: str) -> Path:
 
 def fetch(ref: str, *, store: str) -> Path:
     """The checkpoint folder of a registered version, on this machine, its files checked against the registry."""
+    if _is_new(store):
+        raise InputError(f"{ref}: no model is registered in {store} yet; `stemline demo` or `stemline run` makes one")
     with _books(store) as client:
         version = _look_up(client, ref)
         home = client.get_model_version_download_uri(version.name, version.version).rstrip("/")
@@ -175,6 +179,11 @@ def _intact(folder: Path, version: ModelVersion) -> Path:
             f"registry says {version.digest[:16]}; register the checkpoint again"
         )
     return folder
+
+
+def _is_new(store: str) -> bool:
+    """Whether the store keeps its own books and has none yet; reading should not start them."""
+    return not os.environ.get("MLFLOW_TRACKING_URI") and not (Path(store) / "mlflow.db").exists()
 
 
 @contextmanager
@@ -317,9 +326,11 @@ def requirements() -> list[str]:
 
 def _log_scores(client: "MlflowClient", run_id: str, candidate: Candidate, *, model_id: str) -> None:
     time_ms = client.get_run(run_id).info.start_time
-    for key, value in candidate.scores.items():
+    # A new model of a run inherits the metrics that an earlier, killed attempt had logged.
+    inherited = {metric.key for metric in client.get_logged_model(model_id).metrics or ()}
+    for key in candidate.scores.keys() - inherited:
         client.log_metric(
-            run_id, key, float(value), timestamp=time_ms, step=0, model_id=model_id,
+            run_id, key, float(candidate.scores[key]), timestamp=time_ms, step=0, model_id=model_id,
             dataset_name=candidate.dataset.table, dataset_digest=candidate.dataset.digest[:36],
         )  # fmt: skip
 

@@ -58,9 +58,12 @@ def source_digest(package: Path = MODELS) -> str:
 
 
 def write_bundle(checkpoint: Path, folder: Path, *, source: Path = MODELS) -> Bundle:
-    """Pack the checkpoint and the package at `source` into `folder`."""
+    """Pack the checkpoint and the package at `source` into `folder`; a checkpoint that does not load is refused."""
+    from models.checkpoint import load_model
+    from models.separate import layout
+
     files = _file_digests(checkpoint)
-    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    shape = layout(load_model(checkpoint))
     package = folder / f"stem_separator_{source_digest(source)}"
     for path in sorted(source.rglob("*.py")):
         target = package / path.relative_to(source)
@@ -73,16 +76,16 @@ def write_bundle(checkpoint: Path, folder: Path, *, source: Path = MODELS) -> Bu
     contents = {
         "package": package.name,
         "files": files,
-        "sources": list(config["sources"]),
-        "audio_channels": config["audio_channels"],
-        "sample_rate": config["sample_rate"],
+        "sources": list(shape.sources),
+        "audio_channels": shape.audio_channels,
+        "sample_rate": shape.sample_rate,
     }
     (packed / "bundle.json").write_text(json.dumps(contents, indent=2, sort_keys=True), encoding="utf-8")
     return Bundle(
         checkpoint=packed,
         package=package,
         digest=checkpoint_digest(checkpoint),
-        sources=tuple(config["sources"]),
-        audio_channels=config["audio_channels"],
-        sample_rate=config["sample_rate"],
+        sources=shape.sources,
+        audio_channels=shape.audio_channels,
+        sample_rate=shape.sample_rate,
     )

@@ -26,7 +26,8 @@ class StemSeparator(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defin
         folder = Path(context.artifacts["checkpoint"])
         bundle = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
         for name, expected in bundle["files"].items():
-            seen = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+            with (folder / name).open("rb") as file:
+                seen = hashlib.file_digest(file, "sha256").hexdigest()
             if seen != expected:
                 raise ValueError(f"{name} of this model was changed after it was registered: {seen} is not {expected}")
         self.sources: list[str] = bundle["sources"]
@@ -36,8 +37,7 @@ class StemSeparator(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defin
         self.model = checkpoint.load_model(folder).to(self.device).eval()
         self.separate = importlib.import_module(f"{bundle['package']}.separate").separate
 
-    # No type hints: MLflow would read them as a second, looser signature.
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+    def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> Any:
         """Estimates (B, S, C, T) of mixtures (B, C, T), float32 at the model's sample rate.
 
         `params`: "overlap" of the segments (0 to 1, exclusive), "shifts" of the shift trick, its "seed", and
