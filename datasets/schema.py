@@ -16,7 +16,8 @@ SPLITS = ("train", "valid", "test")
 
 REASONS = {
     "missing_stem": "a source has no file",
-    "unsafe_name": "a name that would leave the corpus folder",
+    "ambiguous_stem": "a source has several files",
+    "unsafe_name": "a name that is no valid text, is taken, or would leave the corpus folder",
     "empty_file": "a file of zero bytes",
     "undecodable": "a file that no decoder reads to its end",
     "not_finite": "NaN or infinite samples",

@@ -1,0 +1,514 @@
+"""Finished tables on disk: Parquet shards named by what they were made from, and the manifests that vouch for them.
+
+A store is one folder: `chunks/<spec>.parquet` with its sidecar `<spec>.json`, `tables/<table>-<key>.parquet`,
+`manifests/<step>-<key>.json`. Everything is written under a temporary name, flushed and renamed; the sidecar
+follows its shard and the manifest comes last, so whatever has a name is whole. Chunk files have one row per
+row group, no compression and no dictionary: a crop is one read of one column of one row.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from datasets.audio import Samples
+from datasets.chunks import check_row, stems_of
+from datasets.errors import AudioError, InputError
+from datasets.schema import SCHEMA_VERSION, Part, ShardSet, Track, chunks_schema
+
+Row = TypeVar("Row")
+_TEMPORARY = ".tmp-"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """One Parquet file of a finished table; `file` is relative to the store."""
+
+    file: str
+    num_rows: int
+    num_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What a manifest says: the shards of a table in order, and what the step wants remembered of the run."""
+
+    store: str
+    table: str
+    step: str
+    key: str
+    shards: tuple[Shard, ...]
+    extra: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardPlan:
+    """The tracks that go into one shard, and the digest that names it."""
+
+    spec: str
+    tracks: tuple[Track, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Song:
+    """Where the chunks of one song are: row groups `first_row` to `first_row + num_chunks` of `path`."""
+
+    track_id: str
+    title: str
+    split: str
+    sample_rate: int
+    channels: int
+    num_samples: int
+    chunk_samples: int  # of every chunk but the last
+    first_row: int
+    num_chunks: int
+    path: str
+
+
+# --- planning -----------------------------------------------------------------------------------------------
+
+
+def plan_shards(tracks: Iterable[Track], *, songs_per_shard: int, spec: str) -> list[ShardPlan]:
+    """Tracks grouped for writing, in the order of their ids; `spec` digests what else decides on the bytes.
+
+    Each border depends on the id before it alone, so adding, replacing or removing a song touches one shard
+    (two when the song stands at a border).
+    """
+    ordered = sorted(tracks, key=lambda track: track.track_id)
+    groups = cut_points([track.track_id for track in ordered], per_shard=songs_per_shard)
+    plans = []
+    for start, stop in groups:
+        members = tuple(ordered[start:stop])
+        made_from = [[t.track_id, t.title, t.split, t.license, t.fingerprint] for t in members]
+        text = json.dumps([SCHEMA_VERSION, spec, made_from], ensure_ascii=True)
+        plans.append(ShardPlan(spec=hashlib.sha256(text.encode()).hexdigest()[:24], tracks=members))
+    return plans
+
+
+def cut_points(ids: Sequence[str], *, per_shard: int) -> list[tuple[int, int]]:
+    """Ranges over sorted ids, `per_shard` long on average and at most four times that."""
+    ranges: list[tuple[int, int]] = []
+    start = 0
+    for position, name in enumerate(ids):
+        chance = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
+        if chance % per_shard == 0 or position + 1 - start >= 4 * per_shard:
+            ranges.append((start, position + 1))
+            start = position + 1
+    if start < len(ids):
+        ranges.append((start, len(ids)))
+    return ranges
+
+
+# --- writing ------------------------------------------------------------------------------------------------
+
+
+def write_shard(
+    store: str | Path,
+    spec: str,
+    rows: Iterable[Mapping[str, Any]],
+    *,
+    sources: Sequence[str],
+    extra: Callable[[], Mapping[str, Any]] = dict,
+) -> Shard:
+    """Write the shard `spec` of table CHUNKS, then its sidecar; `extra` is asked for once all rows are written."""
+    schema = chunks_schema(sources)
+    small = [name for name in schema.names if name not in sources]
+    path = Path(store) / "chunks" / f"{spec}.parquet"
+    songs: list[dict[str, Any]] = []
+    num_rows = num_bytes = 0
+    with (
+        _replacing(path, needed=lambda: num_bytes) as file,
+        pq.ParquetWriter(
+            file, schema, compression="none", use_dictionary=False, write_statistics=small, version="2.6"
+        ) as writer,
+    ):
+        for row in rows:
+            num_bytes += sum(len(row[source]) for source in sources)
+            writer.write_table(pa.Table.from_pylist([row], schema=schema), row_group_size=1)
+            _note_chunk(songs, row, num_rows)
+            num_rows += 1
+    shard = _describe(Path(store), path, num_rows)
+    sidecar = {"schema_version": SCHEMA_VERSION, "spec": spec, "sources": list(sources), "shard": asdict(shard)}
+    write_json(path.with_suffix(".json"), {**sidecar, "songs": songs, "extra": dict(extra())})
+    return shard
+
+
+def _note_chunk(songs: list[dict[str, Any]], row: Mapping[str, Any], position: int) -> None:
+    if not songs or songs[-1]["track_id"] != row["track_id"]:
+        same = ("track_id", "title", "split", "sample_rate", "channels")
+        songs.append(
+            {name: row[name] for name in same}
+            | {"num_samples": 0, "chunk_samples": row["num_samples"], "first_row": position, "num_chunks": 0}
+        )
+    songs[-1]["num_samples"] += row["num_samples"]
+    songs[-1]["num_chunks"] += 1
+
+
+def find_shard(store: str | Path, spec: str) -> tuple[Shard, Mapping[str, Any]] | None:
+    """A finished shard and the extra of its sidecar; None where it must be written (again)."""
+    try:
+        sidecar = json.loads((Path(store) / "chunks" / f"{spec}.json").read_text(encoding="utf-8"))
+        shard = Shard(**sidecar["shard"])
+        whole = (Path(store) / shard.file).stat().st_size == shard.num_bytes
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return (shard, sidecar["extra"]) if whole else None
+
+
+def write_table(
+    folder: str | Path,
+    name: str,
+    table: pa.Table,
+    *,
+    key: str,
+    step: str | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> ShardSet:
+    """Write a small table ("verdicts", "profiles", "plans", "scores") into the store `folder`, then its manifest.
+
+    `key` digests everything the table was made from; `step` is the job's name where it is not the table's.
+    """
+    path = Path(folder) / "tables" / f"{name}-{key}.parquet"
+    with _replacing(path) as file:
+        pq.write_table(table, file, compression="zstd", version="2.6")
+    shard = _describe(Path(folder), path, table.num_rows)
+    return write_manifest(folder, table=name, step=step or name, key=key, shards=[shard], extra=extra)
+
+
+def write_manifest(
+    store: str | Path,
+    *,
+    table: str,
+    step: str,
+    key: str,
+    shards: Sequence[Shard],
+    extra: Mapping[str, Any] | None = None,
+) -> ShardSet:
+    """Declare a table finished. `extra` is anything JSON-sized to be found again by `read_manifest`.
+
+    With `extra["songs"]`, a mapping from track id to split, a chunk table is a selection: its readers see
+    these songs only, on these sides.
+    """
+    path = _manifest_path(store, step, key)
+    content = {"table": table, "step": step, "key": key, "shards": [asdict(shard) for shard in shards]}
+    write_json(path, {"schema_version": SCHEMA_VERSION, **content, "extra": dict(extra or {})})
+    return _address(path, table, shards, extra or {})
+
+
+def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file whole or not at all."""
+    with _replacing(Path(path)) as file:
+        file.write((json.dumps(content, indent=1, ensure_ascii=True, sort_keys=True) + "\n").encode())
+
+
+def clear_leftovers(store: str | Path) -> int:
+    """Remove temporary files of killed jobs; the number removed. Only for the holder of `exclusive(store)`."""
+    leftovers = [path for folder in ("chunks", "tables", "manifests") for path in Path(store).glob(f"{folder}/.tmp-*")]
+    for path in leftovers:
+        path.unlink(missing_ok=True)
+    return len(leftovers)
+
+
+@contextmanager
+def exclusive(store: str | Path) -> Iterator[None]:
+    """Hold the store against other jobs that write shards; InputError when one is at work in it.
+
+    The lock goes with the process, so a killed job leaves none behind.
+    """
+    path = Path(store) / ".lock"
+    with _writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+", encoding="ascii")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise InputError(
+                f"process {file.read().strip() or 'unknown'} is writing to the store {path.parent}; "
+                "wait for it, or choose another folder with store.root=DIR"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+# --- reading ------------------------------------------------------------------------------------------------
+
+
+def find_manifest(store: str | Path, *, step: str, key: str) -> ShardSet | None:
+    """The finished table of an earlier run; None when there is none or one of its files is not as it was left."""
+    path = _manifest_path(store, step, key)
+    try:
+        manifest = read_manifest(str(path))
+        for shard in manifest.shards:
+            if (path.parent.parent / shard.file).stat().st_size != shard.num_bytes:
+                return None
+    except (OSError, InputError):
+        return None
+    return _address(path, manifest.table, manifest.shards, manifest.extra)
+
+
+def read_manifest(address: ShardSet | str) -> Manifest:
+    """What stands in a manifest; InputError when it is missing or of an unknown schema."""
+    path = Path(address.uri if isinstance(address, ShardSet) else address)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"no manifest at {path}; run the step that makes it again") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"the manifest {path} cannot be read: {error}") from None
+    _check_version(content.get("schema_version"), path)
+    return Manifest(
+        store=str(path.parent.parent),
+        table=content["table"],
+        step=content["step"],
+        key=content["key"],
+        shards=tuple(Shard(**shard) for shard in content["shards"]),
+        extra=content["extra"],
+    )
+
+
+def read_table(address: ShardSet) -> pa.Table:
+    """A whole table other than CHUNKS."""
+    assert address.table != "chunks", "chunk tables are read row by row"
+    manifest = read_manifest(address)
+    return pa.concat_tables(_open_shard(manifest, shard).read() for shard in manifest.shards)
+
+
+def read_rows(
+    address: ShardSet, *, columns: Sequence[str] | None = None, where: Mapping[str, Any] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Rows in stored order; `where` maps columns to the value, or the collection of values, that they must have.
+
+    A selection of a chunk table is honoured for the songs it leaves out; its splits are those of `read_songs`.
+    """
+    manifest = read_manifest(address)
+    if "songs" in manifest.extra:
+        where = {"track_id": set(manifest.extra["songs"]), **(where or {})}
+    for shard in manifest.shards:
+        file = _open_shard(manifest, shard)
+        for group in range(file.num_row_groups):
+            if where:
+                small = file.read_row_group(group, columns=list(where)).to_pylist()
+                if not any(_matches(row, where) for row in small):
+                    continue
+            wanted = None if columns is None else [*dict.fromkeys([*columns, *(where or {})])]
+            for row in file.read_row_group(group, columns=wanted).to_pylist():
+                if not where or _matches(row, where):
+                    yield row if columns is None else {name: row[name] for name in columns}
+
+
+def read_songs(address: ShardSet) -> tuple[Song, ...]:
+    """Every song of a chunk table, in the order of its rows."""
+    manifest = read_manifest(address)
+    songs: list[Song] = []
+    for shard in manifest.shards:
+        path = Path(manifest.store) / shard.file
+        try:
+            sidecar = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"the sidecar of shard {path} cannot be read ({error}); run ingest again") from None
+        songs += [Song(**song, path=str(path)) for song in sidecar["songs"]]
+    chosen = manifest.extra.get("songs")
+    if chosen is None:
+        return tuple(songs)
+    return tuple(replace(song, split=chosen[song.track_id]) for song in songs if song.track_id in chosen)
+
+
+def read_track(
+    address: ShardSet,
+    track_id: str,
+    *,
+    sources: Sequence[str] | None = None,
+    start: int = 0,
+    num_samples: int | None = None,
+) -> Samples:
+    """Stems_SCT of a song, or of the part of it from sample `start` on."""
+    for song in read_songs(address):
+        if song.track_id == track_id:
+            return read_song(song, sources=sources, start=start, num_samples=num_samples)
+    raise InputError(f"no song {track_id!r} in {address.uri}")
+
+
+def read_song(
+    song: Song, *, sources: Sequence[str] | None = None, start: int = 0, num_samples: int | None = None
+) -> Samples:
+    """Stems_SCT of a song from sample `start` on; every chunk read with all its stems is checked first."""
+    stop = song.num_samples if num_samples is None else min(song.num_samples, start + num_samples)
+    file = pq.ParquetFile(song.path)
+    stored = stored_sources(file.schema_arrow)
+    chosen = tuple(sources or stored)
+    stems_SCT = np.zeros((len(chosen), song.channels, max(0, stop - start)), np.float32)
+    for index in range(start // song.chunk_samples, song.num_chunks):
+        begin = index * song.chunk_samples
+        if begin >= stop:
+            break
+        columns = ["track_id", "index", "scale", "checksum", *chosen]
+        row = file.read_row_group(song.first_row + index, columns=columns).to_pylist()[0]
+        try:
+            if set(chosen) == set(stored):
+                check_row(row, stored)
+            skip = max(0, start - begin)
+            part_SCT = stems_of(row, chosen, start=skip, num_samples=stop - begin - skip)
+        except (AudioError, InputError) as error:
+            raise InputError(f"shard {song.path} is damaged: {error}; delete it and run the step again") from None
+        at = begin + skip - start
+        stems_SCT[:, :, at : at + part_SCT.shape[2]] = part_SCT
+    return stems_SCT
+
+
+def verify(address: ShardSet) -> None:
+    """Read every byte of a table; InputError that names the first shard that is not as it was written."""
+    manifest = read_manifest(address)
+    for shard in manifest.shards:
+        path = Path(manifest.store) / shard.file
+        try:
+            seen = _sha256(path)
+        except OSError as error:
+            raise InputError(f"shard {path} cannot be read: {error}") from None
+        if seen != shard.sha256:
+            raise InputError(f"shard {path} is damaged: its checksum does not match; delete it and run the step again")
+
+
+def stored_sources(schema: pa.Schema) -> tuple[str, ...]:
+    """The sources that a chunk file holds, in its order."""
+    return tuple(field.name for field in schema if field.type == pa.large_binary())
+
+
+# --- rows and dataclasses -----------------------------------------------------------------------------------
+
+
+def table_of(rows: Iterable[Any], schema: pa.Schema) -> pa.Table:
+    """An Arrow table of border values (`Verdict`, `Profile`, `MixPlan`, `Score`), in the given order."""
+    plain = []
+    for row in rows:
+        values = {name: list(v.items()) if isinstance(v, Mapping) else v for name, v in asdict(row).items()}
+        plain.append({"schema_version": SCHEMA_VERSION, **values})
+    return pa.Table.from_pylist(plain, schema=schema)
+
+
+def read_objects(address: ShardSet, kind: type[Row]) -> list[Row]:
+    """The rows of a small table as border values of class `kind`."""
+    table = read_table(address)
+    maps = {field.name for field in table.schema if pa.types.is_map(field.type)}
+    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    objects = []
+    for row in table.select(names).to_pylist():
+        for name, value in row.items():
+            if name in maps:
+                row[name] = dict(value or ())
+            elif isinstance(value, list):
+                row[name] = tuple(Part(**item) if isinstance(item, dict) else item for item in value)
+        objects.append(kind(**row))
+    return objects
+
+
+# --- files --------------------------------------------------------------------------------------------------
+
+
+def _manifest_path(store: str | Path, step: str, key: str) -> Path:
+    return Path(store).absolute() / "manifests" / f"{step}-{key}.json"
+
+
+def _address(path: Path, table: str, shards: Sequence[Shard], extra: Mapping[str, Any]) -> ShardSet:
+    content = json.dumps([[shard.sha256 for shard in shards], extra.get("songs")], sort_keys=True)
+    return ShardSet(
+        uri=str(path),
+        table=table,
+        num_rows=sum(shard.num_rows for shard in shards),
+        digest=hashlib.sha256(content.encode()).hexdigest()[:16],
+    )
+
+
+def _describe(store: Path, path: Path, num_rows: int) -> Shard:
+    file = path.relative_to(store).as_posix()
+    return Shard(file=file, num_rows=num_rows, num_bytes=path.stat().st_size, sha256=_sha256(path))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_version(version: Any, path: Path) -> None:
+    if version != SCHEMA_VERSION:
+        raise InputError(
+            f"{path} has schema version {version}; this program reads version {SCHEMA_VERSION}. "
+            "Build the store again, or use the program version that wrote it"
+        )
+
+
+def _open_shard(manifest: Manifest, shard: Shard) -> pq.ParquetFile:
+    path = Path(manifest.store) / shard.file
+    try:
+        size = path.stat().st_size
+        if size != shard.num_bytes:
+            raise InputError(
+                f"shard {path} is damaged: it has {size} bytes instead of {shard.num_bytes}; run the step again"
+            )
+        file = pq.ParquetFile(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise InputError(f"shard {path} cannot be read ({error}); run the step again") from None
+    if file.num_row_groups and "schema_version" in file.schema_arrow.names:
+        first = file.read_row_group(0, columns=["schema_version"]).column(0)
+        if len(first):
+            _check_version(first[0].as_py(), path)
+    return file
+
+
+def _matches(row: Mapping[str, Any], where: Mapping[str, Any]) -> bool:
+    return all(
+        row[name] in wanted if isinstance(wanted, Collection) and not isinstance(wanted, str) else row[name] == wanted
+        for name, wanted in where.items()
+    )
+
+
+@contextmanager
+def _replacing(path: Path, *, needed: Callable[[], int] = lambda: 0) -> Iterator[IO[bytes]]:
+    """A file that takes its name only once it is written and flushed to disk; `needed` bytes are known to go in."""
+    temporary = path.with_name(f"{_TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}")
+    with _writing(path.parent, needed):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def _writing(folder: Path, needed: Callable[[], int] = lambda: 0) -> Iterator[None]:
+    """Disk errors as messages that say which folder, and what would do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise InputError(
+                f"the disk of {folder} is full: a file of at least {needed()} bytes did not fit and "
+                f"{shutil.disk_usage(folder).free} are free; make room or choose another folder with "
+                "store.root=DIR, then run the same command again"
+            ) from None
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT):
+            raise InputError(
+                f"cannot write to {folder}: {error.strerror}; choose a folder that you may write to, store.root=DIR"
+            ) from None
+        raise

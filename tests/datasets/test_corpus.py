@@ -1,0 +1,234 @@
+"""Every song is found or refused by name, and no song ever stands on two sides."""
+
+import os
+import shutil
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from datasets.corpus import MUSDB_STREAMS, MUSDB_VALID, Scan, assign_splits, safe_name, scan
+from datasets.errors import InputError
+from datasets.schema import REASONS, SOURCES
+
+DATA = Path(__file__).parents[2] / "../shared/data"
+
+
+def _song(root: Path, name: str, files: tuple[str, ...] = tuple(f"{source}.wav" for source in SOURCES)) -> Path:
+    folder = root / name
+    folder.mkdir(parents=True)
+    for file in files:
+        (folder / file).write_bytes(f"{name}/{file}".encode("utf-8", "surrogateescape"))
+    return folder
+
+
+def _splits(found: Scan) -> dict[str, str]:
+    return {track.title: track.split for track in found.tracks}
+
+
+def test_song_folders_are_found_with_or_without_split_folders(tmp_path: Path) -> None:
+    for name in ("train/A - One", "valid/B - Two", "test/C - Three"):
+        _song(tmp_path / "split", name)
+    found = scan(tmp_path / "split")
+    assert _splits(found) == {"A - One": "train", "B - Two": "valid", "C - Three": "test"}
+    assert found.drawn == ()
+    for name in ("One", "Two", "Three"):
+        _song(tmp_path / "flat", name)
+    assert sorted(_splits(scan(tmp_path / "flat")).values()) == ["test", "train", "valid"]
+    assert scan(tmp_path / "flat").drawn == ("test", "valid")
+
+
+def test_musdb_hq_moves_its_published_validation_songs_out_of_train(tmp_path: Path) -> None:
+    files = (*(f"{source}.wav" for source in SOURCES), "mixture.wav", "accompaniment.wav", "linear_mixture.wav")
+    for name in ("train/Meaxic - Take A Step", "train/Angela Thomas Wade - Milk Cow Blues", "test/AM Contra - Heart"):
+        _song(tmp_path, name, files)
+    found = scan(tmp_path)
+    assert found.layout == "musdb18-hq"
+    assert [track.split for track in found.tracks] == ["test", "train", "valid"]
+    assert all(set(track.stems) == set(SOURCES) for track in found.tracks)
+    assert len(MUSDB_VALID) == 14
+
+
+def test_stem_files_name_their_streams(tmp_path: Path) -> None:
+    for name in ("train/A - One.stem.mp4", "test/B - Two.stem.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    found = scan(tmp_path)
+    assert found.layout == "musdb18"
+    assert [(track.track_id, track.split) for track in found.tracks] == [
+        ("test/B - Two", "test"),
+        ("train/A - One", "train"),
+    ]
+    assert {source: files[0].stream for source, files in found.tracks[0].stems.items()} == MUSDB_STREAMS
+    assert found.tracks[0].fingerprint != found.tracks[1].fingerprint
+    guitar = scan(tmp_path, sources=("drums", "guitar"))
+    assert [verdict.reason for verdict in guitar.rejected] == ["missing_stem"] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_musdb_lists_the_same_songs_streams_and_validation_split(tmp_path: Path) -> None:
+    if not shutil.which("ffmpeg") or not (DATA / "musdb_stem_mp4").is_dir():
+        pytest.skip("needs ffmpeg (musdb does not import without) and shared/data")
+    import musdb
+
+    database = musdb.DB(root=str(DATA / "musdb_stem_mp4"), subsets="train")
+    found = scan(DATA / "musdb_stem_mp4")
+    assert [track.name for track in database.tracks] == [track.title for track in found.tracks]
+    assert {name: database.setup["stem_ids"][name] for name in SOURCES} == MUSDB_STREAMS
+    assert set(database.setup["validation_tracks"]) == MUSDB_VALID
+
+
+@pytest.mark.parametrize(
+    ("corpus", "songs"),
+    [("cc0_album", 7), ("lmms_demos", 7), ("musdb_stem_mp4", 2), ("real_small", 2), ("rendered_stems", 9)],
+)
+def test_every_shared_set_with_stems_is_found(corpus: str, songs: int) -> None:
+    if not (DATA / corpus).is_dir():
+        pytest.skip("shared/data is not here")
+    found = scan(DATA / corpus)
+    assert (len(found.tracks), found.rejected) == (songs, ())
+    assert {"train", "test"} <= set(_splits(found).values())
+
+
+def test_an_unusable_root_is_refused_with_what_would_do(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"does not exist; set corpus\.root"):
+        scan(tmp_path / "absent")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="not a folder"):
+        scan(tmp_path / "file")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="is empty"):
+        scan(tmp_path / "empty")
+
+
+def test_a_folder_without_a_known_layout_is_told_which_were_looked_for(tmp_path: Path) -> None:
+    _song(tmp_path, "Song", ("mixture.wav", "accompaniment.wav"))
+    with pytest.raises(InputError) as caught:
+        scan(tmp_path)
+    for word in ("MUSDB18:", "MUSDB18-HQ", "song folders", "drums, bass, other, vocals"):
+        assert word in str(caught.value)
+
+
+def test_missing_and_doubled_stems_are_rows_with_a_reason(tmp_path: Path) -> None:
+    _song(tmp_path, "Good")
+    _song(tmp_path, "No bass", ("drums.wav", "other.wav", "vocals.wav"))
+    _song(tmp_path, "Two drums", ("drums.wav", "drums.flac", "bass.wav", "other.wav", "vocals.wav"))
+    _song(tmp_path, "Nothing", ("notes.txt",))
+    found = scan(tmp_path)
+    assert [track.title for track in found.tracks] == ["Good"]
+    assert [(v.title, v.reason, v.detail) for v in found.rejected] == [
+        ("No bass", "missing_stem", "no file for bass"),
+        ("Two drums", "ambiguous_stem", "drums.flac and drums.wav"),
+    ]
+    assert all(verdict.reason in REASONS and not verdict.keep for verdict in found.rejected)
+    assert len(scan(tmp_path, sources=("drums", "other", "vocals")).tracks) == 2
+
+
+@pytest.mark.parametrize(
+    "name", ["with space", "quo'te\"s", "línea", "новая 歌", "new\nline", "...dots", "..", "a%2e%2e", "-rf *", "tab\t"]
+)
+def test_odd_names_are_found_as_they_are(tmp_path: Path, name: str) -> None:
+    _song(tmp_path, f"artist/{name}" if name != ".." else "artist/ ..")
+    (track,) = scan(tmp_path).tracks
+    assert track.track_id == unicodedata.normalize("NFC", f"artist/{name if name != '..' else ' ..'}")
+    assert all(Path(files[0].path).is_file() for files in track.stems.values())
+
+
+def test_spellings_of_one_name_do_not_share_an_id(tmp_path: Path) -> None:
+    for form in ("NFC", "NFD"):
+        _song(tmp_path, unicodedata.normalize(form, "Für Élise"))
+    found = scan(tmp_path)
+    assert len(found.tracks) == 1
+    assert found.tracks[0].track_id == unicodedata.normalize("NFC", "Für Élise")
+    assert [verdict.reason for verdict in found.rejected] == ["unsafe_name"]
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    try:
+        _song(tmp_path, os.fsdecode(b"bad \xff name"))
+    except OSError:
+        pytest.skip("this file system only takes Unicode names")
+    _song(tmp_path, "Good")
+    found = scan(tmp_path)
+    assert [track.title for track in found.tracks] == ["Good"]
+    assert [(v.title, v.reason) for v in found.rejected] == [("bad \\xff name", "unsafe_name")]
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    _song(tmp_path / "elsewhere", "Song")
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "linked").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (tmp_path / "elsewhere" / "loop").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    assert [track.track_id for track in scan(tmp_path / "corpus").tracks] == ["linked/Song"]
+
+
+def test_fingerprints_follow_the_content_and_are_cached(tmp_path: Path) -> None:
+    folder = _song(tmp_path / "c", "Song")
+    cache = tmp_path / "cache" / "fingerprints.json"
+    read: list[float] = []
+    first = scan(tmp_path / "c", cache=cache, advance=read.append).tracks[0]
+    assert len(read) == 4
+    again = scan(tmp_path / "c", cache=cache, advance=read.append).tracks[0]
+    assert (again.fingerprint, len(read)) == (first.fingerprint, 4)
+    (folder / "bass.wav").write_bytes(b"something else of another size")
+    assert scan(tmp_path / "c", cache=cache, advance=read.append).tracks[0].fingerprint != first.fingerprint
+    assert len(read) == 5
+    cache.write_text("{ damaged")
+    scan(tmp_path / "c", cache=cache, advance=read.append)
+    assert len(read) == 9
+
+
+def _assign(names: list[str], seed: int = 0) -> dict[str, str]:
+    dealt = assign_splits(names, seed=seed, valid_fraction=0.1, test_fraction=0.2)
+    return {name: split for name, (split, _) in dealt.items()}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_excerpts_and_artists_stay_on_one_side(seed: int) -> None:
+    excerpts = [f"train/Band - Song {k} ({part})" for k in range(5) for part in (1, 2)]
+    sides = _assign(excerpts, seed)
+    assert set(sides.values()) == {"train", "valid", "test"}
+    assert all(sides[f"train/Band - Song {k} (1)"] == sides[f"train/Band - Song {k} (2)"] for k in range(5))
+    by_artist = [f"Artist {a} - Song {k}" for a in range(4) for k in range(6)]
+    sides = _assign(by_artist, seed)
+    assert all(len({sides[f"Artist {a} - Song {k}"] for k in range(6)}) == 1 for a in range(4))
+
+
+@pytest.mark.parametrize(("songs", "expected"), [(1, [1, 0, 0]), (2, [1, 0, 1]), (3, [1, 1, 1]), (10, [7, 1, 2])])
+def test_small_corpora_have_a_test_song_before_a_valid_song(songs: int, expected: list[int]) -> None:
+    sides = list(_assign([f"Song {chr(65 + k)}" for k in range(songs)]).values())
+    assert [sides.count(split) for split in ("train", "valid", "test")] == expected
+
+
+def test_a_large_corpus_meets_its_fractions_and_songs_keep_their_side() -> None:
+    names = [f"Song {chr(65 + k % 26)}{k}" for k in range(1000)]
+    before = _assign(names)
+    counts = [list(before.values()).count(split) for split in ("train", "valid", "test")]
+    assert counts == pytest.approx([700, 100, 200], abs=50)
+    after = _assign([*names, *(f"New {chr(65 + k)}" for k in range(10))])
+    assert all(after[name] == side for name, side in before.items())
+    assert _assign(names, seed=1) != before
+
+
+def test_only_splits_that_no_folder_states_are_drawn() -> None:
+    stated = [f"train/Song {chr(65 + k)}" for k in range(10)] + ["test/Song X", "test/Song Y"]
+    sides = _assign(stated)
+    assert {name for name, side in sides.items() if side == "test"} == {"test/Song X", "test/Song Y"}
+    assert list(sides.values()).count("valid") == 1
+
+
+def test_safe_names_are_unique_files_on_any_system(tmp_path: Path) -> None:
+    texts = [
+        "plain song", "../../etc/passwd", "a/b", "a\\b", "", ".", "..", "new\nline", "con", "NUL.txt", "x" * 400, "é",
+        unicodedata.normalize("NFD", "é"), "trailing. ", "quo\"te", "a:b", "歌" * 100, os.fsdecode(b"\xff"), "a_b",
+    ]  # fmt: skip
+    names = [safe_name(text) for text in texts]
+    assert len({name.casefold() for name in names}) == len(texts)
+    assert safe_name("plain song") == "plain song"
+    assert all(name == safe_name(text) for name, text in zip(names, texts, strict=True))
+    for name in names:
+        (tmp_path / name).touch()
+        assert not name.startswith(".")
+        assert not set(name) & set('<>:"/\\|?*\n')
+    assert len(list(tmp_path.iterdir())) == len(texts)
