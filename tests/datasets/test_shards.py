@@ -1,0 +1,265 @@
+"""What has a name in the store is whole; what is damaged is named; what changed is little."""
+
+import json
+import multiprocessing
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from datasets import shards
+from datasets.audio import Samples
+from datasets.chunks import SongHeader, song_rows
+from datasets.dice import dice
+from datasets.errors import InputError
+from datasets.schema import PLANS, VERDICTS, MixPlan, Part, ShardSet, Track, Verdict
+
+RATE = 8000
+SOURCES = ("drums", "bass")
+
+
+def _stems(name: str, num_samples: int = 20000) -> Samples:
+    return dice(0, name).uniform(-0.5, 0.5, (2, 2, num_samples)).astype(np.float32)
+
+
+def _rows(*names: str) -> list[dict[str, object]]:
+    rows = []
+    for name in names:
+        header = SongHeader(track_id=name, title=name, split="train", license="", origin="corpus", sample_rate=RATE)
+        rows += song_rows(_stems(name), header, sources=SOURCES, chunk_s=1)
+    return rows
+
+
+def _chunks(store: Path) -> ShardSet:
+    written = [
+        shards.write_shard(store, "first", _rows("a", "b"), sources=SOURCES),
+        shards.write_shard(store, "second", _rows("c"), sources=SOURCES),
+    ]
+    return shards.write_manifest(store, table="chunks", step="ingest", key="k", shards=written)
+
+
+def _track(name: str, fingerprint: str = "f") -> Track:
+    return Track(
+        track_id=name,
+        title=name,
+        group=name,
+        split="train",
+        license="",
+        layout="folders",
+        stems={},
+        fingerprint=fingerprint,
+    )
+
+
+def test_adding_replacing_or_removing_a_song_changes_one_shard() -> None:
+    tracks = [_track(f"song {k:04d}") for k in range(300)]
+
+    def specs(tracks: list[Track]) -> set[str]:
+        return {plan.spec for plan in shards.plan_shards(tracks, songs_per_shard=8, spec="s")}
+
+    before = specs(tracks)
+    assert 20 < len(before) < 60
+    changed = [replace(t, fingerprint="g") if t.track_id == "song 0123" else t for t in tracks]
+    for after in (specs([*tracks, _track("song 0150b")]), specs(changed), specs(tracks[:99] + tracks[100:])):
+        assert len(before - after) <= 2
+        assert len(after - before) <= 2
+    assert specs(list(reversed(tracks))) == before
+    other = {plan.spec for plan in shards.plan_shards(tracks, songs_per_shard=8, spec="other")}
+    assert not other & before
+
+
+def test_no_shard_grows_beyond_four_times_its_mean_and_none_is_lost() -> None:
+    names = [f"song {k:04d}" for k in range(1000)]
+    ranges = shards.cut_points(names, per_shard=4)
+    assert [start for start, _ in ranges[1:]] == [stop for _, stop in ranges[:-1]]
+    assert (ranges[0][0], ranges[-1][1]) == (0, 1000)
+    assert max(stop - start for start, stop in ranges) <= 16
+    assert shards.cut_points([], per_shard=4) == []
+
+
+def test_a_chunk_is_a_row_group_uncompressed_and_plain(tmp_path: Path) -> None:
+    shard = shards.write_shard(tmp_path, "x", _rows("a"), sources=SOURCES)
+    meta = pq.ParquetFile(tmp_path / shard.file).metadata
+    assert (meta.num_row_groups, meta.num_rows) == (3, 3)
+    columns = {meta.row_group(0).column(k).path_in_schema: meta.row_group(0).column(k) for k in range(meta.num_columns)}
+    for source in SOURCES:
+        assert columns[source].compression == "UNCOMPRESSED"
+        assert "PLAIN_DICTIONARY" not in columns[source].encodings
+        assert not columns[source].is_stats_set
+    assert columns["track_id"].statistics.min == "a"
+
+
+def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
+    for store in ("one", "two"):
+        _chunks(tmp_path / store)
+    one, two = (sorted((tmp_path / store).rglob("*.*")) for store in ("one", "two"))
+    assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
+    assert len(one) == 5
+
+
+def test_songs_are_read_back_whole_or_in_part(tmp_path: Path) -> None:
+    address = _chunks(tmp_path)
+    assert [song.track_id for song in shards.read_songs(address)] == ["a", "b", "c"]
+    whole_SCT = shards.read_track(address, "b")
+    np.testing.assert_allclose(whole_SCT, _stems("b"), atol=2**-23)
+    part_SCT = shards.read_track(address, "b", sources=("bass",), start=7990, num_samples=9000)
+    np.testing.assert_array_equal(part_SCT, whole_SCT[1:, :, 7990:16990])
+    assert shards.read_track(address, "b", start=30000).shape == (2, 2, 0)
+    with pytest.raises(InputError, match="no song 'zz'"):
+        shards.read_track(address, "zz")
+
+
+def test_rows_are_filtered_before_their_audio_is_read(tmp_path: Path) -> None:
+    address = _chunks(tmp_path)
+    rows = list(shards.read_rows(address, columns=["index", "track_id"], where={"track_id": {"a", "c"}, "index": 1}))
+    assert rows == [{"index": 1, "track_id": "a"}, {"index": 1, "track_id": "c"}]
+    assert len(list(shards.read_rows(address))) == address.num_rows == 9
+
+
+def test_a_selection_shows_its_songs_on_their_sides(tmp_path: Path) -> None:
+    whole = shards.read_manifest(_chunks(tmp_path))
+    chosen = shards.write_manifest(
+        tmp_path,
+        table="chunks",
+        step="curate",
+        key="k",
+        shards=whole.shards,
+        extra={"songs": {"a": "test", "c": "train"}},
+    )
+    assert [(song.track_id, song.split) for song in shards.read_songs(chosen)] == [("a", "test"), ("c", "train")]
+    assert {row["track_id"] for row in shards.read_rows(chosen, columns=["track_id"])} == {"a", "c"}
+    with pytest.raises(InputError, match="no song 'b'"):
+        shards.read_track(chosen, "b")
+    assert chosen.digest != _chunks(tmp_path).digest
+
+
+def test_a_finished_table_is_found_and_a_lost_or_cut_one_is_not(tmp_path: Path) -> None:
+    address = _chunks(tmp_path)
+    assert shards.find_manifest(tmp_path, step="ingest", key="k") == address
+    assert shards.find_manifest(tmp_path, step="ingest", key="other") is None
+    assert shards.find_shard(tmp_path, "first") is not None
+    path = tmp_path / "chunks" / "first.parquet"
+    path.write_bytes(path.read_bytes()[:-10])
+    assert shards.find_manifest(tmp_path, step="ingest", key="k") is None
+    assert shards.find_shard(tmp_path, "first") is None
+    with pytest.raises(InputError, match=r"first\.parquet is damaged: it has"):
+        list(shards.read_rows(address))
+    (tmp_path / "chunks" / "second.json").write_text("{")
+    assert shards.find_shard(tmp_path, "second") is None
+
+
+def test_a_flipped_bit_is_found_and_the_shard_named(tmp_path: Path) -> None:
+    address = _chunks(tmp_path)
+    shards.verify(address)
+    path = tmp_path / "chunks" / "second.parquet"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"second\.parquet is damaged: its checksum"):
+        shards.verify(address)
+    with pytest.raises(InputError, match=r"second\.parquet is damaged: chunk"):
+        shards.read_track(address, "c")
+
+
+def test_an_unknown_schema_version_is_refused(tmp_path: Path) -> None:
+    address = _chunks(tmp_path)
+    content = json.loads(Path(address.uri).read_text())
+    Path(address.uri).write_text(json.dumps({**content, "schema_version": 99}))
+    with pytest.raises(InputError, match="schema version 99; this program reads version 1"):
+        shards.read_songs(address)
+    row = {**_rows("a")[0], "schema_version": 98}
+    later = shards.write_shard(tmp_path, "later", [row], sources=SOURCES)
+    address = shards.write_manifest(tmp_path, table="chunks", step="ingest", key="l", shards=[later])
+    with pytest.raises(InputError, match=r"later\.parquet has schema version 98"):
+        list(shards.read_rows(address))
+
+
+def test_a_writer_that_dies_leaves_no_shard_and_its_rest_is_cleared(tmp_path: Path) -> None:
+    def rows() -> Iterator[dict[str, object]]:
+        yield _rows("a")[0]
+        raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        shards.write_shard(tmp_path, "x", rows(), sources=SOURCES)
+    assert list((tmp_path / "chunks").iterdir()) == []
+    (tmp_path / "chunks" / ".tmp-x.parquet-1").touch()
+    assert shards.clear_leftovers(tmp_path) == 1
+    assert shards.find_shard(tmp_path, "x") is None
+
+
+def _killed_writer(store: str) -> None:
+    def rows() -> Iterator[dict[str, object]]:
+        yield _rows("a")[0]
+        os.kill(os.getpid(), 9)
+
+    shards.write_shard(store, "x", rows(), sources=SOURCES)
+
+
+def test_a_killed_writer_leaves_nothing_with_a_name(tmp_path: Path) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=_killed_writer, args=(str(tmp_path),))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -9
+    assert [path.name[:5] for path in (tmp_path / "chunks").iterdir()] == [".tmp-"]
+    shards.write_shard(tmp_path, "x", _rows("a"), sources=SOURCES)
+    assert shards.find_shard(tmp_path, "x") is not None
+
+
+def test_two_jobs_do_not_write_to_one_store(tmp_path: Path) -> None:
+    with shards.exclusive(tmp_path):
+        second = shards.exclusive(tmp_path)
+        with pytest.raises(InputError, match=f"process {os.getpid()} is writing"), second:
+            pass
+    with shards.exclusive(tmp_path):
+        pass
+
+
+def test_a_store_that_cannot_be_written_is_named_with_what_would_do(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"cannot write to .*store\.root=DIR"):
+        _chunks(tmp_path / "file" / "store")
+    with pytest.raises(InputError, match="cannot write to"), shards.exclusive(tmp_path / "file" / "store"):
+        pass
+
+
+def test_a_full_disk_is_named_with_what_is_needed_and_free(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a small tmpfs")
+    try:
+        with pytest.raises(InputError, match=r"is full: a file of at least \d{5,} bytes did not fit and \d+ are free"):
+            shards.write_shard(disk, "x", _rows("a", "b", "c"), sources=SOURCES)
+        assert list((disk / "chunks").iterdir()) == []
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_border_values_come_back_from_their_tables(tmp_path: Path) -> None:
+    verdict = Verdict(
+        track_id="a", title="A\n\"b\"", split="train", keep=False, reason="silent_source", detail="bass",
+        duration_s=12.5, measures={"bass_presence": 0.1, "bass_peak": 0.5},
+    )  # fmt: skip
+    kept = replace(verdict, keep=True, reason="", measures={})
+    table = shards.table_of([verdict, kept], VERDICTS)
+    address = shards.write_table(tmp_path, "verdicts", table, key="k", step="curate", extra={"kept": 1})
+    assert shards.read_objects(address, Verdict) == [verdict, kept]
+    assert shards.read_manifest(address).extra == {"kept": 1}
+    part = Part(track_id="a", source="bass", stretch=1.5, semitones=-2, shift_samples=-7, gain_db=-1.0)
+    plan = MixPlan(
+        mix_id="m", seed=3, split="train", tempo_bpm=120, key="", parts=(part, part), beat_error_ms=1.0,
+        key_distance=0.2, reason="",
+    )  # fmt: skip
+    plans = shards.write_table(tmp_path, "plans", shards.table_of([plan], PLANS), key="k")
+    assert shards.read_objects(plans, MixPlan) == [plan]
+    assert (
+        shards.write_table(tmp_path / "other", "plans", shards.table_of([plan], PLANS), key="z").digest == plans.digest
+    )
