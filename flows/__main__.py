@@ -1,0 +1,239 @@
+"""The command `stemline`: one verb, one preset, and overrides. Read `full_run.py` for what the verbs set in motion.
+
+Nothing heavy is imported before a verb needs it, so `--help` answers at once.
+"""
+
+import json as json_format
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+from rich.console import Console
+from rich.text import Text
+
+from flows.failure import explain
+
+app = App(
+    name="stemline",
+    help="From a folder of multitrack songs to a separation model in production.",
+    version=version("stemline"),
+    help_format="markdown",
+    result_action="return_value",
+    suppress_keyboard_interrupt=False,
+)
+
+Overrides = Annotated[str, Parameter(name="KEY=VALUE", help="Settings to change, such as train.steps=20.")]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What every verb on the road understands."""
+
+    preset: Annotated[str | None, Parameter(help="A name, or a stored .toml file that is to be run again.")] = None
+    print_config: Annotated[bool, Parameter(negative="", help="Print the resolved settings as TOML and stop.")] = False
+    json: Annotated[bool, Parameter(negative="", help="Print the result as JSON; progress stays on stderr.")] = False
+    debug: Annotated[bool, Parameter(negative="", help="Show stack traces and the log of Prefect.")] = False
+
+
+NO_OPTIONS = Options()
+
+
+@app.command
+def demo(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
+    """The whole road with synthetic songs, and a real one separated at the end; minutes on a laptop.
+
+    Example: `stemline demo store.root=/tmp/demo`
+    """
+    from flows import demo as demonstration
+
+    return _on_the_road("demo", overrides, options, demonstration.run, preset="demo")
+
+
+@app.command
+def run(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
+    """The whole road with your songs: from a folder to a registered, gated model and a report.
+
+    Example: `stemline run --preset smoke corpus.root=songs`
+    """
+    return _until("run", overrides, options)
+
+
+@app.command
+def ingest(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
+    """Decode the songs of a folder into Parquet shards.
+
+    Example: `stemline ingest corpus.root=songs store.root=store`
+    """
+    return _until("ingest", overrides, options)
+
+
+@app.command
+def curate(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
+    """Keep or drop each song, with a reason.
+
+    Example: `stemline curate corpus.root=songs`
+    """
+    return _until("curate", overrides, options)
+
+
+@app.command
+def analyze(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
+    """Find tempo, beats, chroma and key of the songs kept.
+
+    Example: `stemline analyze corpus.root=songs`
+    """
+    return _until("analyze", overrides, options)
+
+
+@app.command
+def automix(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
+    """Mix stems of different songs, aligned in beat and key, into more training material.
+
+    Example: `stemline automix corpus.root=songs automix.mixes_per_track=2`
+    """
+    return _until("automix", overrides, options)
+
+
+@app.command
+def train(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
+    """Train a model on songs and automixes; goes on from the last checkpoint if it was stopped.
+
+    Example: `stemline train --preset smoke corpus.root=songs train.steps=20`
+    """
+    return _until("train", overrides, options)
+
+
+@app.command
+def evaluate(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
+    """Separate and score every held-out song with the trained model and the champion.
+
+    Example: `stemline evaluate corpus.root=songs`
+    """
+    return _until("evaluate", overrides, options)
+
+
+@app.command
+def promote(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
+    """Register the trained model, and make it the champion if the gate lets it pass.
+
+    Example: `stemline promote corpus.root=songs`
+    """
+    return _until("promote", overrides, options)
+
+
+@app.command
+def separate(
+    *songs: Annotated[str, Parameter(name="SONG", help="Audio files; settings such as separate.shifts=1 may follow.")],
+    model: Annotated[str, Parameter(help="models:/NAME@alias, models:/NAME/VERSION, a checkpoint folder or a file.")],
+    out: Annotated[str, Parameter(help="Folder for the stems: one folder per song in it.")],
+    two_stems: Annotated[str, Parameter(help="A source: write it and the sum of the others.")] = "",
+    options: Options = NO_OPTIONS,
+) -> int:
+    """Separate songs into stems with a registered model, a checkpoint folder or a file.
+
+    Example: `stemline separate song.mp3 --model models:/stemline@champion --out stems`
+    """
+    from flows import separation
+
+    return _guarded(
+        lambda screen: separation.run(
+            songs, model=model, out=out, two_stems=two_stems, preset=options.preset, screen=screen,
+            print_config=options.print_config,
+        ),
+        options,
+    )  # fmt: skip
+
+
+@app.command
+def ui(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
+    """Serve the report, MLflow and Prefect of a store on this machine until Ctrl-C.
+
+    Example: `stemline ui store.root=store`
+    """
+    from flows import config as door
+    from flows import services
+
+    def body(screen: Any) -> dict[str, Any]:
+        config = door.load(options.preset, overrides)
+        return services.serve(Path(config.store.root), screen=screen)
+
+    return _guarded(body, options)
+
+
+def _until(verb: str, overrides: Sequence[str], options: Options) -> int:
+    from flows import road
+
+    return _on_the_road(verb, overrides, options, road.run, preset="smoke")
+
+
+def _on_the_road(
+    verb: str, overrides: Sequence[str], options: Options, job: Callable[..., dict[str, Any]], *, preset: str
+) -> int:
+    """Settings, the store's lock, Prefect's home, then the job."""
+    from flows import config as door
+
+    def body(screen: Any) -> dict[str, Any] | str:
+        config = door.load(options.preset or preset, overrides)
+        if options.print_config:
+            return door.to_toml(config)
+        return job(config, verb=verb, screen=screen, debug=options.debug)
+
+    return _guarded(body, options)
+
+
+def _guarded(body: Callable[[Any], dict[str, Any] | str], options: Options) -> int:
+    """Run it, print what came of it, and turn what went wrong into one message and an exit code."""
+    from flows.screen import Screen
+
+    errors = Console(stderr=True, highlight=False)
+    try:
+        with Screen(errors) as screen:
+            result = body(screen)
+    except KeyboardInterrupt:
+        errors.print("Stopped. The same command goes on from here.")
+        return 130
+    except Exception as error:
+        if options.debug:
+            errors.print(Text("".join(traceback.format_exception(error)).rstrip()))
+        failure = explain(error)
+        errors.print(Text(failure.message), style="red", soft_wrap=True)
+        return failure.exit_code
+    return _print_result(result, as_json=options.json)
+
+
+def _print_result(result: dict[str, Any] | str, *, as_json: bool) -> int:
+    if isinstance(result, str):
+        sys.stdout.write(result)
+        return 0
+    shown, exit_code = result.pop("shown", ()), int(result.pop("exit_code", 0))
+    if as_json:
+        sys.stdout.write(json_format.dumps(result, indent=2, default=str) + "\n")
+        return exit_code
+    console = Console(highlight=False)
+    for part in shown:
+        console.print(part)
+    return exit_code
+
+
+def main(tokens: Sequence[str] | None = None) -> int:
+    """The entry point; its value is the exit code: 0 done, 1 our fault, 2 bad input, 130 Ctrl-C."""
+    try:
+        code = app(tokens, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        Console(stderr=True, highlight=False).print(
+            Text(f"{error}\nSee `stemline --help`."), style="red", soft_wrap=True
+        )
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return code if isinstance(code, int) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
