@@ -36,15 +36,21 @@ class Options:
     """What every verb on the road understands."""
 
     preset: Annotated[str | None, Parameter(help="A name, or a stored .toml file that is to be run again.")] = None
-    print_config: Annotated[bool, Parameter(negative="", help="Print the resolved settings as TOML and stop.")] = False
-    json: Annotated[bool, Parameter(negative="", help="Print the result as JSON; progress stays on stderr.")] = False
-    debug: Annotated[bool, Parameter(negative="", help="Show stack traces and the log of Prefect.")] = False
+    print_config: Annotated[
+        bool, Parameter(negative="", show_default=False, help="Print the resolved settings as TOML and stop.")
+    ] = False
+    json: Annotated[
+        bool, Parameter(negative="", show_default=False, help="Print the result as JSON; progress stays on stderr.")
+    ] = False
+    debug: Annotated[
+        bool, Parameter(negative="", show_default=False, help="Show stack traces and the log of Prefect.")
+    ] = False
 
 
 NO_OPTIONS = Options()
 
 
-@app.command
+@app.command(sort_key=1)
 def demo(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
     """The whole road with synthetic songs, and a real one separated at the end; minutes on a laptop.
 
@@ -55,7 +61,7 @@ def demo(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
     return _on_the_road("demo", overrides, options, demonstration.run, preset="demo")
 
 
-@app.command
+@app.command(sort_key=2)
 def run(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
     """The whole road with your songs: from a folder to a registered, gated model and a report.
 
@@ -64,7 +70,7 @@ def run(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
     return _until("run", overrides, options)
 
 
-@app.command
+@app.command(sort_key=3)
 def ingest(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
     """Decode the songs of a folder into Parquet shards.
 
@@ -73,7 +79,7 @@ def ingest(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
     return _until("ingest", overrides, options)
 
 
-@app.command
+@app.command(sort_key=4)
 def curate(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
     """Keep or drop each song, with a reason.
 
@@ -82,7 +88,7 @@ def curate(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
     return _until("curate", overrides, options)
 
 
-@app.command
+@app.command(sort_key=5)
 def analyze(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
     """Find tempo, beats, chroma and key of the songs kept.
 
@@ -91,7 +97,7 @@ def analyze(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
     return _until("analyze", overrides, options)
 
 
-@app.command
+@app.command(sort_key=6)
 def automix(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
     """Mix stems of different songs, aligned in beat and key, into more training material.
 
@@ -100,7 +106,7 @@ def automix(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
     return _until("automix", overrides, options)
 
 
-@app.command
+@app.command(sort_key=7)
 def train(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
     """Train a model on songs and automixes; goes on from the last checkpoint if it was stopped.
 
@@ -109,7 +115,7 @@ def train(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
     return _until("train", overrides, options)
 
 
-@app.command
+@app.command(sort_key=8)
 def evaluate(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
     """Separate and score every held-out song with the trained model and the champion.
 
@@ -118,7 +124,7 @@ def evaluate(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
     return _until("evaluate", overrides, options)
 
 
-@app.command
+@app.command(sort_key=9)
 def promote(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
     """Register the trained model, and make it the champion if the gate lets it pass.
 
@@ -127,12 +133,12 @@ def promote(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
     return _until("promote", overrides, options)
 
 
-@app.command
+@app.command(sort_key=10)
 def separate(
     *songs: Annotated[str, Parameter(name="SONG", help="Audio files; settings such as separate.shifts=1 may follow.")],
     model: Annotated[str, Parameter(help="models:/NAME@alias, models:/NAME/VERSION, a checkpoint folder or a file.")],
     out: Annotated[str, Parameter(help="Folder for the stems: one folder per song in it.")],
-    two_stems: Annotated[str, Parameter(help="A source: write it and the sum of the others.")] = "",
+    two_stems: Annotated[str, Parameter(show_default=False, help="A source: write it and the sum of the others.")] = "",
     options: Options = NO_OPTIONS,
 ) -> int:
     """Separate songs into stems with a registered model, a checkpoint folder or a file.
@@ -150,7 +156,7 @@ def separate(
     )  # fmt: skip
 
 
-@app.command
+@app.command(sort_key=11)
 def ui(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
     """Serve the report, MLflow and Prefect of a store on this machine until Ctrl-C.
 

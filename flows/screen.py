@@ -3,8 +3,10 @@
 Progress goes to stderr, results to stdout, so that `--json` and pipes stay clean.
 """
 
+import io
 import time
 from collections.abc import Sequence
+from contextvars import ContextVar
 from types import TracebackType
 
 from rich.console import Console
@@ -14,6 +16,14 @@ from rich.text import Text
 
 NAME_WIDTH = 10
 NOTE_EVERY_S = 10.0  # without a terminal, a line at most this often
+
+
+_CURRENT: "ContextVar[Screen | None]" = ContextVar("screen", default=None)
+
+
+def current() -> "Screen":
+    """The screen of the running command; one that only keeps the last lines where there is none, as in tests."""
+    return _CURRENT.get() or Screen(Console(file=io.StringIO()))
 
 
 class Screen:
@@ -30,12 +40,15 @@ class Screen:
         self._unit = ""
         self._note = ""
         self._said_s = 0.0
+        self.num_lines = 0  # of finished steps
 
     def __enter__(self) -> "Screen":
+        self._token = _CURRENT.set(self)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._stop()
+        _CURRENT.reset(self._token)
 
     def start(self, name: str, total: float, unit: str) -> None:
         self._stop()
@@ -91,9 +104,10 @@ class Screen:
         self._live = self._task = None
 
     def _line(self, name: str, summary: str, elapsed_s: float | None) -> None:
+        self.num_lines += 1
         row = Table.grid(padding=(0, 1), expand=True)
         row.add_column(width=1, style="green")
-        row.add_column(width=NAME_WIDTH, style="bold", no_wrap=True)
+        row.add_column(min_width=NAME_WIDTH, max_width=30, style="bold", no_wrap=True, overflow="ellipsis")
         row.add_column(ratio=1, overflow="fold")
         row.add_column(justify="right", style="dim", no_wrap=True)
         row.add_row("✓", Text(name), Text(summary), "as before" if elapsed_s is None else duration(elapsed_s))
