@@ -92,7 +92,7 @@ def scan(
     `cache` is a JSON file that remembers fingerprints by path, size and time of change. `advance` is called
     with the bytes of each file fingerprinted. See `assign_splits` for the split rule.
     """
-    folder = Path(root).expanduser()
+    folder = Path(root).expanduser().absolute()
     _check_folder(folder)
     found = sorted(_find(folder, tuple(sources)), key=lambda song: song.name)
     if not found:

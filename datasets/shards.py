@@ -228,7 +228,7 @@ def exclusive(store: str | Path) -> Iterator[None]:
 
     The lock goes with the process, so a killed job leaves none behind.
     """
-    path = Path(store) / ".lock"
+    path = Path(store) / "chunks" / ".lock"
     with _writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+", encoding="ascii")
@@ -238,7 +238,7 @@ def exclusive(store: str | Path) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             raise InputError(
-                f"process {file.read().strip() or 'unknown'} is writing to the store {path.parent}; "
+                f"process {file.read().strip() or 'unknown'} is writing to the store {store}; "
                 "wait for it, or choose another folder with store.root=DIR"
             ) from None
         file.truncate(0)

@@ -1,0 +1,227 @@
+"""Where the jobs run: a Ray that lives as long as the command, or the cluster that RAY_ADDRESS names.
+
+`connect` is entered once by whoever owns the command; entered again inside, it changes nothing. `map_rows` is
+how jobs spread work: one task per item, errors as rows, results as they come.
+"""
+
+import fcntl
+import json
+import logging
+import os
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets.errors import InputError
+from pipelines.provenance import ROOT
+
+_LOG = logging.getLogger(__name__)
+_TRIES = 3  # Ray gives a local start 30 s, a constant in its source that a loaded machine exceeds
+_PROBE_S = 5.0
+_HANDSHAKE_S = 15.0
+_OBJECT_STORE_BYTES = 512 * 2**20  # songs travel through files; objects are small
+_FORWARDED = ("AWS_", "MLFLOW_", "OMP_NUM_THREADS", "STEMLINE_")
+# What a worker on another machine does not need of this folder.
+_EXCLUDES = [".*", "tests", "docs", "stemline-store", "*.egg-info", "**/__pycache__", "requirements.lock"]
+_FOLDER = "sl-"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """What one task of a job needs, as a value."""
+
+    num_cpus: float = 1.0
+    num_gpus: float = 0.0
+    memory_bytes: int = 0  # 0: not reserved
+
+
+@contextmanager
+def connect(*, num_cpus: int | None = None, address: str | None = None, log_level: str = "error") -> Iterator[Any]:
+    """Ray, started or connected to, as the module `ray`; shut down at the end by whoever entered first.
+
+    `address` is "host:port", "ray://host:port", "auto" or "local", by default that of RAY_ADDRESS, else local.
+    An address that does not answer is an InputError within 30 s. A local Ray listens on this machine only, and
+    has at least two CPUs, since training takes two workers. `log_level` "debug" shows what workers write.
+    """
+    import ray
+
+    if ray.is_initialized():
+        yield ray
+        return
+    where = address or os.environ.get("RAY_ADDRESS") or "local"
+    _quiet(log_level)
+    with ExitStack() as stack:
+        if where == "local":
+            _start_local(ray, stack, num_cpus=num_cpus or max(2, os.cpu_count() or 2), log_level=log_level)
+        else:
+            _join(ray, where, log_level=log_level)
+        stack.callback(ray.shutdown)
+        yield ray
+
+
+def map_rows(
+    work: Callable[[dict[str, Any]], Mapping[str, Any]],
+    items: Sequence[Mapping[str, Any]],
+    *,
+    resources: Resources | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Results of `work` over `items` as they are finished, in no order: a Ray Data job of one task per item.
+
+    Items and results are JSON-sized values; audio stays in files. `work` may run twice for one item when a
+    worker dies, so it must be safe to repeat. InputErrors raised in it come back as InputErrors here.
+    """
+    if not items:
+        return
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    for name in ("ray.data", "ray.data._internal"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    need = resources or Resources()
+    # As JSON text: Arrow would give every row the union of all rows' keys.
+    dataset = ray.data.from_items([{"item": json.dumps(item)} for item in items], override_num_blocks=len(items))
+    answers = dataset.map(
+        _AsText(work),
+        num_cpus=need.num_cpus,
+        num_gpus=need.num_gpus or None,
+        memory=need.memory_bytes or None,
+    )
+    for answer in answers.iter_rows():
+        if answer["input_error"]:
+            raise InputError(answer["input_error"])
+        yield json.loads(answer["result"])
+
+
+class _AsText:
+    """Work on JSON text, with an InputError as text too: tasks' exceptions reach the driver wrapped in Ray's own."""
+
+    def __init__(self, work: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
+        self._work = work
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return {"result": json.dumps(self._work(json.loads(row["item"]))), "input_error": ""}
+        except InputError as error:
+            return {"result": "", "input_error": str(error)}
+
+
+# --- local --------------------------------------------------------------------------------------------------
+
+
+def _start_local(ray: Any, stack: ExitStack, *, num_cpus: int, log_level: str) -> None:
+    _restore_environment(stack, "RAY_AUTH_MODE", "disabled")  # else Ray writes a token into the home folder
+    folder = _session_folder(stack)
+    for attempt in range(1, _TRIES + 1):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=num_cpus,
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                _temp_dir=folder,
+                _node_ip_address="127.0.0.1",
+                logging_level=log_level.upper(),
+                log_to_driver=log_level == "debug",
+            )
+            return
+        except Exception as error:
+            ray.shutdown()
+            if attempt == _TRIES:
+                raise InputError(
+                    f"Ray does not start on this machine ({_first_line(error)}) after {_TRIES} tries; a less loaded "
+                    "machine may do, or RAY_ADDRESS=host:port for a cluster that runs"
+                ) from error
+            _LOG.warning("Ray did not start (%s); trying again", _first_line(error))
+            time.sleep(2 * attempt)
+
+
+def _session_folder(stack: ExitStack) -> str:
+    """A short-named folder for Ray's sockets and logs, deleted at the end; also deletes those of killed commands.
+
+    Short, since paths of Unix sockets end at 107 characters. A lock that goes with its process tells the
+    folders of living commands from the others.
+    """
+    parent = Path("/tmp") if os.path.isdir("/tmp") else Path(tempfile.gettempdir())
+    for old in parent.glob(f"{_FOLDER}*/.alive"):
+        try:
+            with _locked(old):
+                shutil.rmtree(old.parent, ignore_errors=True)
+        except OSError:
+            continue
+    folder = tempfile.mkdtemp(prefix=_FOLDER, dir=parent)
+    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    stack.enter_context(_locked(Path(folder, ".alive")))
+    return folder
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
+def _restore_environment(stack: ExitStack, name: str, value: str) -> None:
+    if name in os.environ:
+        return
+    os.environ[name] = value
+    stack.callback(os.environ.pop, name, None)
+
+
+# --- cluster ------------------------------------------------------------------------------------------------
+
+
+def _join(ray: Any, address: str, *, log_level: str) -> None:
+    _probe(address)
+    variables = {name: value for name, value in os.environ.items() if name.startswith(_FORWARDED)}
+    environment = {"working_dir": str(ROOT), "excludes": _EXCLUDES, "env_vars": variables}
+    try:
+        ray.init(
+            address=address,
+            runtime_env=environment,
+            logging_level=log_level.upper(),
+            log_to_driver=log_level == "debug",
+        )
+    except Exception as error:
+        ray.shutdown()
+        raise InputError(f"the Ray cluster at {address} cannot be used: {_first_line(error)}") from error
+
+
+def _probe(address: str) -> None:
+    """InputError unless something at the address speaks gRPC; Ray itself would wait for minutes."""
+    if address == "auto":
+        return  # answered at once from files on this machine
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        raise InputError(f"RAY_ADDRESS {address!r} is no address; host:port, ray://host:port or auto would do")
+    advice = "start the cluster, correct RAY_ADDRESS, or unset it to work on this machine"
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PROBE_S).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(f"Ray does not answer at {address} ({error}); {advice}") from None
+    if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
+        return  # a plain channel would be refused
+    import grpc  # type: ignore[import-untyped]
+
+    with grpc.insecure_channel(f"{host}:{port}") as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=_HANDSHAKE_S)
+        except grpc.FutureTimeoutError:
+            raise InputError(f"what answers at {address} is not Ray; {advice}") from None
+
+
+def _quiet(log_level: str) -> None:
+    for name in ("ray", "ray.data", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(log_level.upper())
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
