@@ -40,7 +40,7 @@ class Screen:
         self._unit = ""
         self._note = ""
         self._said_s = 0.0
-        self.num_lines = 0  # of finished steps
+        self.finished: set[str] = set()  # names of stages that ended well
 
     def __enter__(self) -> "Screen":
         self._token = _CURRENT.set(self)
@@ -86,6 +86,7 @@ class Screen:
         elapsed_s = time.monotonic() - self._began_s
         self._stop()
         if summary:
+            self.finished.add(self._name)
             self._line(self._name, summary, elapsed_s)
 
     def cached(self, name: str, summary: str) -> None:
@@ -104,7 +105,6 @@ class Screen:
         self._live = self._task = None
 
     def _line(self, name: str, summary: str, elapsed_s: float | None) -> None:
-        self.num_lines += 1
         row = Table.grid(padding=(0, 1), expand=True)
         row.add_column(width=1, style="green")
         row.add_column(min_width=NAME_WIDTH, max_width=30, style="bold", no_wrap=True, overflow="ellipsis")

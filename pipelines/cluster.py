@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ _FORWARDED = ("AWS_", "MLFLOW_", "OMP_NUM_THREADS", "STEMLINE_")
 # What a worker on another machine does not need of this folder.
 _EXCLUDES = [".*", "tests", "docs", "stemline-store", "*.egg-info", "**/__pycache__", "requirements.lock"]
 _FOLDER = "sl-"
+_SESSION: ContextVar[ExitStack | None] = ContextVar("session", default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,13 +58,28 @@ def connect(*, num_cpus: int | None = None, address: str | None = None, log_leve
         return
     where = address or os.environ.get("RAY_ADDRESS") or "local"
     _quiet(log_level)
-    with ExitStack() as stack:
+    with ExitStack() as own:
+        stack = _SESSION.get() or own
         if where == "local":
             _start_local(ray, stack, num_cpus=num_cpus or max(2, os.cpu_count() or 2), log_level=log_level)
         else:
             _join(ray, where, log_level=log_level)
         stack.callback(ray.shutdown)
         yield ray
+
+
+@contextmanager
+def session() -> Iterator[None]:
+    """Inside, a Ray that some `connect` started lives on until the end: steps that follow each other share one.
+
+    Nothing is started here, so a command that finds all its outputs finished never waits for Ray.
+    """
+    with ExitStack() as stack:
+        token = _SESSION.set(stack)
+        try:
+            yield
+        finally:
+            _SESSION.reset(token)
 
 
 def map_rows(
