@@ -96,7 +96,7 @@ def test_a_bare_process_separates_a_whole_song_as_we_do_and_two_versions_side_by
         {
             "champion": ("models:/stemline@champion", {}),
             "second": (second.uri, {}),
-            "chosen": ("models:/stemline@champion", {"stems": ["vocals", "drums"], "overlap": 0.5, "shifts": 1, "seed": 3}),
+            "chosen": ("models:/stemline/1", {"stems": ["vocals", "drums"], "overlap": 0.5, "shifts": 1, "seed": 3}),
         },
     )  # fmt: skip
 
