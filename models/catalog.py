@@ -10,7 +10,9 @@ from typing import Any
 
 from torch import nn
 
+from .demucs import Demucs, DemucsConfig
 from .errors import ModelError, nearest
+from .hdemucs import HDemucs, HDemucsConfig
 from .htdemucs import HTDemucs, HTDemucsConfig
 
 SIX_SOURCES = ("drums", "bass", "other", "vocals", "guitar", "piano")
@@ -24,6 +26,8 @@ class Family:
 
 FAMILIES: dict[str, Family] = {
     "htdemucs": Family(HTDemucsConfig, HTDemucs),
+    "hdemucs": Family(HDemucsConfig, HDemucs),
+    "demucs": Family(DemucsConfig, Demucs),
 }
 
 PRESETS: dict[str, Any] = {
@@ -45,6 +49,14 @@ PRESETS: dict[str, Any] = {
         dropout=0.0,
         attention_dropout=0.0,
     ),
+    # One architecture, trained on MUSDB18-HQ (fa0cb7f9, 902315c2) and on more songs (75fc33f5).
+    "hdemucs-repro": HDemucsConfig(),
+    "hdemucs-mmi": HDemucsConfig(),
+    "hdemucs-tiny": HDemucsConfig(segment_s=3.0, channels=8, nfft=1024),
+    "demucs-v2": DemucsConfig(),
+    "demucs-v2-48": DemucsConfig(channels=48),
+    "demucs-v3-time": DemucsConfig(version=3, segment_s=44.0),
+    "demucs-tiny": DemucsConfig(version=3, segment_s=3.0, channels=8, depth=5, oversample=False),
 }
 
 

@@ -1,7 +1,9 @@
-"""The one error a caller of `models` can mend; `datasets` has its own, since the two rooms do not know each other."""
+"""The one error a caller of `models` can mend, and the checks that every architecture shares."""
 
 import difflib
 from collections.abc import Iterable
+
+from torch import Tensor
 
 
 class ModelError(ValueError):
@@ -13,3 +15,21 @@ def nearest(word: str, known: Iterable[str]) -> str:
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
+
+
+def check_audio(sources: tuple[str, ...], sample_rate: int, audio_channels: int, segment_s: float) -> None:
+    """ModelError unless these can describe the audio of any of the architectures."""
+    if not sources or len(set(sources)) != len(sources):
+        raise ModelError(f"sources {list(sources)}: name at least one, and none twice")
+    if sample_rate < 1 or audio_channels < 1:
+        raise ModelError(f"sample_rate {sample_rate} and audio_channels {audio_channels} must be positive")
+    if segment_s * sample_rate < 1:
+        raise ModelError(f"segment_s {segment_s} is less than a sample long")
+
+
+def check_mixture(mixture: Tensor, audio_channels: int) -> None:
+    """ModelError unless the mixture is (B, C, T) with the model's channels and at least one sample."""
+    if mixture.dim() != 3 or mixture.shape[1] != audio_channels:
+        raise ModelError(f"a mixture of shape {tuple(mixture.shape)}: want (batch, {audio_channels}, samples)")
+    if not mixture.shape[-1]:
+        raise ModelError("a mixture of 0 samples: want at least one")

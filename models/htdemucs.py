@@ -21,7 +21,7 @@ from .blocks import (
     rescale_convolutions,
     standardize,
 )
-from .errors import ModelError
+from .errors import ModelError, check_audio, check_mixture
 from .spectral import to_channels, to_complex, to_samples, to_spectrum
 from .transformer import Attention, AttentionFactory, CrossTransformer
 
@@ -81,24 +81,6 @@ class HTDemucsConfig:
     def bottleneck_rows(self) -> int:
         """Frequency rows that reach the transformer."""
         return int(self.nfft // 2 // STRIDE**self.depth)
-
-
-def check_audio(sources: tuple[str, ...], sample_rate: int, audio_channels: int, segment_s: float) -> None:
-    """ModelError unless these can describe the audio of any of the architectures."""
-    if not sources or len(set(sources)) != len(sources):
-        raise ModelError(f"sources {list(sources)}: name at least one, and none twice")
-    if sample_rate < 1 or audio_channels < 1:
-        raise ModelError(f"sample_rate {sample_rate} and audio_channels {audio_channels} must be positive")
-    if segment_s * sample_rate < 1:
-        raise ModelError(f"segment_s {segment_s} is less than a sample long")
-
-
-def check_mixture(mixture: Tensor, audio_channels: int) -> None:
-    """ModelError unless the mixture is (B, C, T) with the model's channels and at least one sample."""
-    if mixture.dim() != 3 or mixture.shape[1] != audio_channels:
-        raise ModelError(f"a mixture of shape {tuple(mixture.shape)}: want (batch, {audio_channels}, samples)")
-    if not mixture.shape[-1]:
-        raise ModelError("a mixture of 0 samples: want at least one")
 
 
 class HTDemucs(nn.Module):
