@@ -214,6 +214,15 @@ def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
         file.write((json.dumps(content, indent=1, ensure_ascii=True, sort_keys=True) + "\n").encode())
 
 
+def read_json(path: str | Path) -> dict[str, Any] | None:
+    """What `write_json` wrote; None when it is missing or damaged."""
+    try:
+        content: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content
+
+
 def clear_leftovers(store: str | Path) -> int:
     """Remove temporary files of killed jobs; the number removed. Only for the holder of `exclusive(store)`."""
     leftovers = [path for folder in ("chunks", "tables", "manifests") for path in Path(store).glob(f"{folder}/.tmp-*")]
@@ -348,28 +357,36 @@ def read_track(
 def read_song(
     song: Song, *, sources: Sequence[str] | None = None, start: int = 0, num_samples: int | None = None
 ) -> Samples:
-    """Stems_SCT of a song from sample `start` on; every chunk read with all its stems is checked first."""
+    """Stems_SCT of a song from sample `start` on; fewer samples than asked for where it ends."""
     stop = song.num_samples if num_samples is None else min(song.num_samples, start + num_samples)
-    file = pq.ParquetFile(song.path)
-    stored = stored_sources(file.schema_arrow)
-    chosen = tuple(sources or stored)
-    stems_SCT = np.zeros((len(chosen), song.channels, max(0, stop - start)), np.float32)
-    for index in range(start // song.chunk_samples, song.num_chunks):
-        begin = index * song.chunk_samples
-        if begin >= stop:
-            break
-        columns = ["track_id", "index", "scale", "checksum", *chosen]
-        row = file.read_row_group(song.first_row + index, columns=columns).to_pylist()[0]
-        try:
-            if set(chosen) == set(stored):
-                check_row(row, stored)
-            skip = max(0, start - begin)
-            part_SCT = stems_of(row, chosen, start=skip, num_samples=stop - begin - skip)
-        except (AudioError, InputError) as error:
-            raise InputError(f"shard {song.path} is damaged: {error}; delete it and run the step again") from None
-        at = begin + skip - start
-        stems_SCT[:, :, at : at + part_SCT.shape[2]] = part_SCT
-    return stems_SCT
+    blocks = list(read_song_blocks(song, sources=sources, start=start, num_samples=num_samples))
+    if not blocks or stop <= start:
+        chosen = tuple(sources or stored_sources(pq.read_schema(song.path)))
+        return np.zeros((len(chosen), song.channels, 0), np.float32)
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=2)
+
+
+def read_song_blocks(
+    song: Song, *, sources: Sequence[str] | None = None, start: int = 0, num_samples: int | None = None
+) -> Iterator[Samples]:
+    """Stems_SCT of a song chunk by chunk; every chunk that is read with all its stems is checked first."""
+    stop = song.num_samples if num_samples is None else min(song.num_samples, start + num_samples)
+    try:
+        with pq.ParquetFile(song.path) as file:
+            stored = stored_sources(file.schema_arrow)
+            chosen = tuple(sources or stored)
+            columns = ["track_id", "index", "scale", "checksum", *chosen]
+            for index in range(start // song.chunk_samples, song.num_chunks):
+                begin = index * song.chunk_samples
+                if begin >= stop:
+                    return
+                row = file.read_row_group(song.first_row + index, columns=columns).to_pylist()[0]
+                if set(chosen) == set(stored):
+                    check_row(row, stored)
+                skip = max(0, start - begin)
+                yield stems_of(row, chosen, start=skip, num_samples=stop - begin - skip)
+    except (AudioError, InputError, OSError, pa.ArrowException) as error:
+        raise InputError(f"shard {song.path} is damaged: {error}; delete it and run the step again") from None
 
 
 def verify(address: ShardSet) -> None:

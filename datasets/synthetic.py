@@ -282,7 +282,7 @@ def _plant_defects(
         defect.spoil(root / folder, stems_SCT, sample_rate)
         truth = _song_truth(score, folder=folder, title=title, split=split, defect=defect.name, reason=defect.reason)
         planted.append(truth)
-    original, title = songs[0], "Spoilt - exact duplicate"
+    original, title = songs[0], "Twin - exact duplicate"  # sorts after the original: of two twins the first is kept
     folder = f"{split}/{title}" if split else title
     shutil.copytree(root / original.folder, root / folder)
     copy = replace(original, folder=folder, title=title, defect="exact duplicate", reason="duplicate")

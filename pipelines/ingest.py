@@ -86,7 +86,7 @@ class IngestResult:
     drawn: tuple[str, ...]  # the splits that no folder stated
 
 
-def run(config: IngestConfig, corpus: CorpusConfig, *, store: str, progress: Progress | None = None) -> IngestResult:
+def run(corpus: CorpusConfig, config: IngestConfig, *, store: str, progress: Progress | None = None) -> IngestResult:
     """Chunk shards of every usable song; a finished run with the same songs, settings and code is found again.
 
     InputError when no song can be used at all.
@@ -98,11 +98,13 @@ def run(config: IngestConfig, corpus: CorpusConfig, *, store: str, progress: Pro
     _require(found.tracks, found.rejected, corpus)
     spec = digest(config, corpus.sources, code_digest("datasets.chunks"))
     plans = plan_shards(found.tracks, songs_per_shard=config.songs_per_shard, spec=spec)
-    key = digest([plan.spec for plan in plans], found.rejected, found.drawn, found.layout)
+    rule = {"seed": corpus.split_seed, "valid_fraction": corpus.valid_fraction, "test_fraction": corpus.test_fraction}
+    about = {"layout": found.layout, "drawn": found.drawn, "split_rule": rule, "sources": corpus.sources}
+    key = digest([plan.spec for plan in plans], found.rejected, about)
     finished = find_manifest(folder, step="ingest", key=key)
     if finished is None:
         _write_missing(plans, config, corpus, folder, progress)
-        finished = _conclude(plans, found, folder, key)
+        finished = _conclude(plans, found.rejected, about, store=folder, key=key)
     result = _result(finished)
     _require(result.chunks.num_rows, result.rejected, corpus)
     return result
@@ -184,16 +186,18 @@ def _refused(track: Track, reason: str, detail: str) -> Verdict:
     )
 
 
-def _conclude(plans: Sequence[ShardPlan], found: Scan, store: Path, key: str) -> ShardSet:
+def _conclude(
+    plans: Sequence[ShardPlan], refused: Sequence[Verdict], about: Mapping[str, Any], *, store: Path, key: str
+) -> ShardSet:
     shards: list[Shard] = []
-    rejected = [asdict(verdict) for verdict in found.rejected]
+    rejected = [asdict(verdict) for verdict in refused]
     for plan in plans:
         written = find_shard(store, plan.spec)
         assert written is not None, plan.spec
         shards.append(written[0])
         rejected += written[1]["rejected"]
     rejected.sort(key=lambda verdict: verdict["track_id"])
-    extra = {"rejected": rejected, "layout": found.layout, "drawn": list(found.drawn)}
+    extra = {**about, "rejected": rejected}
     return write_manifest(store, table="chunks", step="ingest", key=key, shards=shards, extra=extra)
 
 
