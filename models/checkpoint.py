@@ -76,6 +76,16 @@ def load_learner(folder: str | Path) -> dict[str, Any]:
     return state
 
 
+def weights_digest(path: str | Path) -> str:
+    """SHA-256 of the weights of a checkpoint, a folder or a file: equal for equal models, wherever they are."""
+    path = Path(path)
+    if path.is_dir():
+        return str(read_config(path)["weights_sha256"])
+    if not path.is_file():
+        raise ModelError(f"no checkpoint at {path}: give a folder with {CONFIG}, or a .safetensors file")
+    return _sha256(path)
+
+
 def read_config(folder: str | Path) -> dict[str, Any]:
     """What `config.json` says: `model`, `extra`, digests."""
     path = Path(folder) / CONFIG

@@ -124,5 +124,5 @@ def test_nothing_there_and_nothing_to_go_on_with_are_said(saved: Path, tmp_path:
         checkpoint.load_model(tmp_path / "nowhere")
     with pytest.raises(ModelError, match=r"no config\.json"):
         checkpoint.load_model(tmp_path)
-    with pytest.raises(ModelError, match="no learner.pt"):
+    with pytest.raises(ModelError, match=r"no learner\.pt"):
         checkpoint.load_learner(saved)

@@ -45,9 +45,14 @@ def test_swap_gives_the_model_back_its_own_weights_even_after_an_error() -> None
     average = WeightAverage(model, 0.5)
     average.update(model)
     set_weight(model, 2.0)
-    with pytest.raises(RuntimeError, match="inside"), average.swap(model):
-        assert model.weight.flatten()[0].item() == 1.0
-        raise RuntimeError("inside")
+
+    def fail_inside() -> None:
+        with average.swap(model):
+            assert model.weight.flatten()[0].item() == 1.0
+            raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"):
+        fail_inside()
     assert model.weight.flatten()[0].item() == 2.0
 
 

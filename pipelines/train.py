@@ -1,0 +1,407 @@
+"""Songs in shards to a trained model: starts the loop of `train_loop.py` on Ray workers, and resumes it.
+
+A run is named by a digest of everything that decides on its weights, so the same command finds a finished run and
+returns it, goes on with an interrupted one, and never mixes two. Inside `runs/<run_key>/` Ray Train keeps its
+checkpoints; `model/` is the result and `result.json`, written last, says that it is whole.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from datasets.errors import InputError
+from datasets.schema import ShardSet
+from datasets.shards import read_songs, write_json
+from pipelines import train_loop
+from pipelines.cluster import connect
+from pipelines.progress import Progress, stage
+from pipelines.provenance import code_digest, digest
+from pipelines.train_loop import Job, ModelConfig, TrainConfig
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["Job", "ModelConfig", "TrainConfig", "TrainResult", "read_history", "run"]
+
+# Decide on speed and survival only: a run may go on with others.
+_FREE = {"num_workers", "cpus_per_worker", "use_gpu", "max_failures", "keep_checkpoints", "prefetch_batches"}
+_POLL_S = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainResult:
+    """A finished training. `checkpoint` and `history` are addresses."""
+
+    checkpoint: str  # the folder of the best model, for `models.checkpoint.load_model`
+    run_key: str
+    model_digest: str  # SHA-256 of its weights
+    history: str  # the loss curve, for `read_history`
+    steps: int
+    best_step: int
+    best_weights: str  # "raw", or "ema-" and the decay of the average
+    best_nsdr: float | None  # dB, mean over the valid split; None where it is empty
+    seconds: float  # in training, this time and before interruptions not counted
+
+
+def run(
+    config: TrainConfig,
+    model: ModelConfig,
+    chunks: Sequence[tuple[ShardSet, float]],
+    *,
+    sources: Sequence[str],
+    store: str,
+    keep: Collection[str] | None = None,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Train on the train split of these tables, drawn from by weight; validate on their valid split.
+
+    A finished run with the same settings, songs and code is returned without starting a worker, an interrupted
+    one goes on from its last checkpoint.
+    """
+    job = Job(
+        config=config,
+        model=model,
+        sources=tuple(sources),
+        chunks=tuple(chunks),
+        keep=None if keep is None else tuple(sorted(keep)),
+    )
+    run_key = key_of(job)
+    folder = Path(store).expanduser().absolute() / "runs" / run_key
+    if (finished := _finished(folder)) is not None:
+        return finished
+    _check(job)
+    folder.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    with stage(progress, "train", config.steps, "steps") as heard:
+        outcome = _train_here(job, folder, heard) if config.num_workers == 0 else _train_on_ray(job, folder, heard)
+        if "diverged" in outcome:
+            raise InputError(
+                f"training diverged: the loss is not finite at step {outcome['diverged']}; a lower "
+                f"train.learner.learning_rate than {config.learner.learning_rate}, or "
+                "train.learner.max_grad_norm=5 would do"
+            )
+        result = _conclude(folder, run_key, config.steps, seconds=time.monotonic() - started)
+        heard.finish(_summary(result))
+    return result
+
+
+def key_of(job: Job) -> str:
+    """The name of the run: a digest of configuration, songs and code."""
+    return digest(
+        {name: value for name, value in asdict(job.config).items() if name not in _FREE},
+        job.model,
+        job.sources,
+        [(chunks.digest, weight) for chunks, weight in job.chunks],
+        job.keep,
+        code_digest("pipelines.train_loop"),
+    )
+
+
+def read_history(result: TrainResult) -> list[dict[str, float]]:
+    """The loss curve: points with step, loss, loss_SOURCE, grad_norm, learning_rate.
+
+    Points at a checkpoint also have valid_nsdr_WEIGHTS for each candidate, in dB, and the best of them as valid_nsdr.
+    """
+    history: list[dict[str, float]] = json.loads(Path(result.history).read_text(encoding="utf-8"))
+    return history
+
+
+def _check(job: Job) -> None:
+    """Find out on the driver, before any worker starts, what can be known to fail."""
+    if not job.chunks:
+        raise InputError("there are no songs to train on: give at least one table of chunks")
+    kept = None if job.keep is None else set(job.keep)
+    songs = [
+        song
+        for chunks, _ in job.chunks
+        for song in read_songs(chunks)
+        if song.split == "train" and (kept is None or song.track_id in kept)
+    ]
+    if not songs:
+        raise InputError(
+            "no song stands in the train split; a corpus with a train folder, or smaller corpus.valid_fraction and "
+            "corpus.test_fraction would do"
+        )
+    if len(rates := {song.sample_rate for song in songs}) > 1 or len({song.channels for song in songs}) > 1:
+        raise InputError(f"songs of several sample rates or channel counts cannot be mixed: {sorted(rates)} Hz")
+    from models.separate import layout
+
+    wanted = layout(train_loop.build_model(job))
+    if wanted.sources != job.sources:
+        raise InputError(f"the model separates {list(wanted.sources)}, the songs have {list(job.sources)}")
+    if wanted.sample_rate not in rates:
+        raise InputError(
+            f"the songs have {rates.pop()} Hz, the model wants {wanted.sample_rate} Hz; "
+            f"no model.options.sample_rate, or ingest.sample_rate={wanted.sample_rate} would do"
+        )
+
+
+# --- in this process ----------------------------------------------------------------------------------------
+
+
+class LocalSession:
+    """One worker in the calling process, with checkpoints of its own in `folder`."""
+
+    rank = 0
+    world_size = 1
+
+    def __init__(self, folder: Path, config: TrainConfig, progress: Progress) -> None:
+        import torch
+
+        self.folder, self.keep = folder, config.keep_checkpoints
+        self.device = torch.device("cuda" if config.use_gpu else "cpu")
+        self.board = _Board()
+        self.watch = _Watch(progress, self.board.read)
+
+    def prepare(self, model: "nn.Module") -> "nn.Module":
+        return model.to(self.device)
+
+    @contextmanager
+    def latest(self) -> Iterator[Path | None]:
+        found = sorted(self.folder.glob("step-*"))
+        yield found[-1] if found else None
+
+    @contextmanager
+    def commit(self, step: int, metrics: Mapping[str, Any]) -> Iterator[Path | None]:
+        temporary = Path(tempfile.mkdtemp(prefix=".step-", dir=self.folder))
+        try:
+            yield temporary
+            target = self.folder / _step_name(step)
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(temporary, target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        for old in sorted(self.folder.glob("step-*"))[: -self.keep]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def tell(self, step: int, text: str) -> None:
+        self.board.tell(step, text)
+        self.watch.look()
+
+
+def _train_here(job: Job, folder: Path, progress: Progress) -> dict[str, Any]:
+    session = LocalSession(folder, job.config, progress)
+    outcome = train_loop.train(job, session)
+    return outcome
+
+
+# --- on Ray -------------------------------------------------------------------------------------------------
+
+
+class RaySession:
+    """One worker of a Ray Train group."""
+
+    def __init__(self, config: TrainConfig, board: Any) -> None:
+        import ray.train
+        import ray.train.torch
+        import torch
+
+        context = ray.train.get_context()
+        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
+        self.device = ray.train.torch.get_device()
+        self.board = board
+        if self.device.type == "cpu":
+            torch.set_num_threads(config.cpus_per_worker)  # workers on one machine would fight for its cores
+
+    def prepare(self, model: "nn.Module") -> "nn.Module":
+        import ray.train.torch
+
+        prepared: nn.Module = ray.train.torch.prepare_model(model)
+        return prepared
+
+    @contextmanager
+    def latest(self) -> Iterator[Path | None]:
+        import ray.train
+
+        last = ray.train.get_checkpoint()
+        with nullcontext() if last is None else last.as_directory() as folder:
+            yield None if folder is None else Path(folder)
+
+    @contextmanager
+    def commit(self, step: int, metrics: Mapping[str, Any]) -> Iterator[Path | None]:
+        import ray.train
+
+        if self.rank:
+            yield None
+            ray.train.report(dict(metrics), checkpoint_dir_name=_step_name(step))
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+            ray.train.report(
+                dict(metrics),
+                checkpoint=ray.train.Checkpoint.from_directory(folder),
+                checkpoint_dir_name=_step_name(step),
+            )
+
+    def tell(self, step: int, text: str) -> None:
+        if self.rank == 0 and self.board is not None:
+            self.board.tell.remote(step, text)
+
+
+def _work(settings: dict[Any, Any]) -> Any:
+    """What each Ray worker runs."""
+    job: Job = settings["job"]
+    return train_loop.train(job, RaySession(job.config, settings["board"]))
+
+
+def _train_on_ray(job: Job, folder: Path, progress: Progress) -> dict[str, Any]:
+    # Two workers took 27 to 37 s to import torch and Ray on two cores; Ray's own limit is 60 s.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "180")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # a report waits for the controller's next look
+    with connect() as ray:
+        if _steps_committed(folder) >= job.config.steps:
+            return {"step": job.config.steps}
+        # An actor tells the driver how far rank 0 is: reports to Ray Train are a barrier for all workers.
+        board = ray.remote(num_cpus=0)(_Board).remote()
+        watch = _Watch(progress, lambda: ray.get(board.read.remote(), timeout=10))
+        try:
+            with watch.running():
+                return _fit(job, folder, board)
+        finally:
+            ray.kill(board)
+
+
+def _fit(job: Job, folder: Path, board: Any) -> dict[str, Any]:
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    config = job.config
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={"job": job, "board": board},
+        torch_config=TorchConfig(backend="nccl" if config.use_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=config.num_workers,
+            use_gpu=config.use_gpu,
+            resources_per_worker={"CPU": config.cpus_per_worker, **({"GPU": 1} if config.use_gpu else {})},
+        ),
+        run_config=RunConfig(
+            name=folder.name,
+            storage_path=str(folder.parent),
+            failure_config=FailureConfig(max_failures=config.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=config.keep_checkpoints),
+        ),
+    )
+    try:
+        outcome: dict[str, Any] = trainer.fit().return_value  # type: ignore[attr-defined]  # V2's, not V1's
+    except TrainingFailedError as error:
+        for failure in getattr(error, "worker_failures", {}).values():
+            if isinstance(failure, ValueError):  # ours are: InputError and ModelError
+                raise InputError(str(failure)) from error
+        raise
+    return outcome
+
+
+def _steps_committed(folder: Path) -> int:
+    """Steps that an earlier start of this run has brought into a checkpoint."""
+    from ray.train import Result
+
+    if not (folder / "checkpoint_manager_snapshot.json").is_file():
+        return 0
+    return int((Result.from_path(str(folder)).metrics or {}).get("step", 0))
+
+
+class _Board:
+    """The last thing the first worker said."""
+
+    def __init__(self) -> None:
+        self.said = (0, "")
+
+    def tell(self, step: int, text: str) -> None:
+        self.said = (step, text)
+
+    def read(self) -> tuple[int, str]:
+        return self.said
+
+
+class _Watch:
+    """Passes what is on the board to a listener."""
+
+    def __init__(self, progress: Progress, ask: Callable[[], tuple[int, str]]) -> None:
+        self.progress, self.ask = progress, ask
+        self.seen = 0
+
+    def look(self) -> None:
+        step, text = self.ask()
+        if step > self.seen:
+            self.progress.advance(step - self.seen)
+            self.seen = step
+        if text:
+            self.progress.note(text)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Look now and then, from a thread, while the body runs."""
+        over = threading.Event()
+
+        def look_on() -> None:
+            while not over.wait(_POLL_S):
+                # A board that does not answer, on a loaded or a dying cluster, must not stop the training.
+                with suppress(Exception):
+                    self.look()
+
+        thread = threading.Thread(target=look_on, name="training-progress", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join(timeout=10)
+
+
+# --- the result ---------------------------------------------------------------------------------------------
+
+
+def _conclude(folder: Path, run_key: str, steps: int, *, seconds: float) -> TrainResult:
+    """Copy the best model and the loss curve out of the last checkpoint; `result.json` comes last."""
+    from models import checkpoint
+
+    last = sorted(folder.glob("step-*"))[-1]
+    target = folder / "model"
+    temporary = Path(tempfile.mkdtemp(prefix=".model-", dir=folder))
+    shutil.copytree(last / train_loop.BEST, temporary, dirs_exist_ok=True)
+    checkpoint.load_model(temporary)  # a damaged copy must not become a result
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(temporary, target)
+    shutil.copyfile(last / train_loop.HISTORY, folder / train_loop.HISTORY)
+    saved = checkpoint.read_config(target)
+    result = TrainResult(
+        checkpoint=str(target),
+        run_key=run_key,
+        model_digest=saved["weights_sha256"],
+        history=str(folder / train_loop.HISTORY),
+        steps=steps,
+        best_step=saved["extra"]["step"],
+        best_weights=saved["extra"]["weights"],
+        best_nsdr=saved["extra"]["nsdr"],
+        seconds=round(seconds, 3),
+    )
+    write_json(folder / "result.json", asdict(result))
+    return result
+
+
+def _finished(folder: Path) -> TrainResult | None:
+    """The result of a finished run; its addresses are those of this store, wherever it stood when it was written."""
+    try:
+        content = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    here = {"checkpoint": str(folder / "model"), "history": str(folder / train_loop.HISTORY)}
+    return TrainResult(**(content | here))
+
+
+def _step_name(step: int) -> str:
+    return f"step-{step:09d}"
+
+
+def _summary(result: TrainResult) -> str:
+    score = "" if result.best_nsdr is None else f", valid nSDR {result.best_nsdr:.2f} dB"
+    return f"{result.steps} steps in {result.seconds:.0f} s, best at {result.best_step} ({result.best_weights}){score}"
