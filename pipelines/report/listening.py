@@ -1,0 +1,171 @@
+"""Audio players with pictures: an excerpt of a separated song, as the mixture, its stems and the estimates.
+
+All players show the same seconds of the song, found once, at one common gain, so they can be compared by ear.
+"""
+
+import base64
+import struct
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datasets.audio import Samples, decode_blocks, encode_for_page
+from datasets.schema import StemFile
+from pipelines.report.page import source_class, text
+
+PAGE_RATE = 44_100
+FLOOR_DB = -90.0  # the darkest colour, below the loudest bin of the player's spectrogram
+NUM_BANDS = 96
+NUM_COLUMNS = 480
+COLOURS = ((8, 8, 20), (58, 20, 92), (140, 41, 106), (214, 84, 70), (249, 160, 63), (252, 245, 191))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SongAudio:
+    """A separated song: where its mixture, its estimates and (if it has them) its true stems are."""
+
+    title: str
+    mixture: StemFile
+    estimates: Mapping[str, str]  # source -> file
+    references: Mapping[str, tuple[StemFile, ...]]  # source -> files, summed; empty for a song without stems
+    license: str = ""  # who made it, and under which terms it may be played here
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clip:
+    """One player: what it holds, and its samples (C, T) at `PAGE_RATE`."""
+
+    source: str  # "mixture", or the source's name
+    kind: str  # "Mixture", "Reference" or "Estimate"
+    samples_CT: Samples
+
+
+def clips_of(song: SongAudio, *, seconds: float) -> list[Clip]:
+    """The loudest `seconds` of the song (or all of it, if shorter): mixture, then each source's two."""
+    start = _loudest_start(song.mixture, seconds)
+    window = (start, start + round(seconds * PAGE_RATE))
+    clips = [Clip(source="mixture", kind="Mixture", samples_CT=_cut([song.mixture], window))]
+    for source, path in song.estimates.items():
+        if source in song.references:
+            clips.append(Clip(source=source, kind="Reference", samples_CT=_cut(song.references[source], window)))
+        clips.append(Clip(source=source, kind="Estimate", samples_CT=_cut([StemFile(path=path)], window)))
+    peak = max(1.0, *(float(np.abs(clip.samples_CT).max(initial=0.0)) for clip in clips))
+    return [Clip(source=clip.source, kind=clip.kind, samples_CT=clip.samples_CT / np.float32(peak)) for clip in clips]
+
+
+def _blocks(file: StemFile) -> Iterator[Samples]:
+    return decode_blocks(file.path, sample_rate=PAGE_RATE, stream=file.stream, block_samples=PAGE_RATE)
+
+
+def _loudest_start(mixture: StemFile, seconds: float) -> int:
+    """First sample of the loudest stretch, on whole seconds."""
+    energy = np.array([float(np.square(block_CT, dtype=np.float64).sum()) for block_CT in _blocks(mixture)])
+    length = min(max(1, round(seconds)), len(energy))
+    sums = np.convolve(energy, np.ones(length), mode="valid")
+    return int(np.argmax(sums)) * PAGE_RATE
+
+
+def _cut(files: Sequence[StemFile], window: tuple[int, int]) -> Samples:
+    """The window of the sum of some files, read in blocks; shorter where they end."""
+    total = np.zeros((2, window[1] - window[0]), np.float32)
+    longest = 0
+    for file in files:
+        position = 0
+        for block_CT in _blocks(file):
+            first, last = max(window[0], position), min(window[1], position + block_CT.shape[-1])
+            if first < last:
+                total[:, first - window[0] : last - window[0]] += block_CT[:, first - position : last - position]
+                longest = max(longest, last - window[0])
+            position += block_CT.shape[-1]
+            if position >= window[1]:
+                break
+    return total[:, :longest]
+
+
+def players(song: SongAudio, clips: Sequence[Clip], scores: Mapping[str, str]) -> str:
+    """All players of a song; `scores` is what to say beside a source's name."""
+    parts = []
+    for clip in clips:
+        if clip.kind != "Mixture" and (clip.kind == "Reference" or clip.source not in song.references):
+            told = f' <span class="note">{text(scores[clip.source])}</span>' if clip.source in scores else ""
+            dot = f'<span class="{source_class(clip.source)}"><span class="dot"></span></span>'
+            parts.append(f"<h3>{dot}{text(clip.source.capitalize())}{told}</h3>")
+        parts.append(player(clip, song.title, whole=clip.kind == "Mixture" or clip.source not in song.references))
+    return f'<div class="players">{"".join(parts)}</div>'
+
+
+def player(clip: Clip, title: str, *, whole: bool) -> str:
+    """One excerpt: its button, its waveform and spectrogram, and the sound itself inside the page."""
+    data, mime = encode_for_page(clip.samples_CT, PAGE_RATE)
+    name = f"{clip.kind}, {clip.source}" if clip.source != "mixture" else clip.kind
+    described = text(f"{name} of {title}")
+    style = "source-mixture" if clip.source == "mixture" else source_class(clip.source)
+    return (
+        f'<figure class="player {style}{" whole" if whole else ""}"><figcaption>'
+        f'<button type="button" hidden aria-pressed="false" aria-label="Play {described}">▶</button>'
+        f"<span>{text(clip.kind)}</span><time></time></figcaption>"
+        f'<div class="picture">{waveform(clip.samples_CT)}'
+        f'<img alt="Spectrogram: {described}" src="{_data(spectrogram(clip.samples_CT), "image/png")}">'
+        f'<div class="head"></div></div>'
+        f'<audio controls preload="metadata" aria-label="{described}" src="{_data(data, mime)}"></audio></figure>'
+    )
+
+
+def waveform(samples_CT: Samples, *, num_columns: int = 400) -> str:
+    """Least and greatest sample of each of `num_columns` stretches, full scale at the edges."""
+    mono_T = samples_CT.mean(axis=0)
+    pieces = np.array_split(mono_T, min(num_columns, max(1, len(mono_T))))
+    tops = [(index, 50 - 48 * float(piece.max(initial=0.0))) for index, piece in enumerate(pieces)]
+    bottoms = [(index, 50 - 48 * float(piece.min(initial=0.0))) for index, piece in enumerate(pieces)]
+    points = "L".join(f"{x} {y:.1f}" for x, y in [*tops, *bottoms[::-1]])
+    return (
+        f'<svg viewBox="0 0 {len(pieces)} 100" preserveAspectRatio="none" aria-hidden="true">'
+        f'<path d="M{points}Z"/><path d="M0 49.5H{len(pieces)}V50.5H0Z"/></svg>'
+    )
+
+
+def spectrogram(samples_CT: Samples) -> bytes:
+    """A PNG of the magnitudes, 40 Hz to 16 kHz on a logarithmic axis, in dB below the loudest."""
+    power_db_FN = _band_levels(samples_CT.mean(axis=0))
+    level_FN = np.clip(1 - (power_db_FN.max() - power_db_FN) / -FLOOR_DB, 0, 1)
+    if power_db_FN.max() < -110:  # silence has no loudest bin worth stretching to
+        level_FN = np.zeros_like(level_FN)
+    return _png((level_FN[::-1] * 255).astype(np.uint8))
+
+
+def _band_levels(mono_T: Samples) -> NDArray[np.float64]:
+    size = 4096
+    hop = max(1, len(mono_T) // NUM_COLUMNS)
+    padded_T = np.pad(mono_T, (size // 2, size))
+    starts = range(0, max(1, len(mono_T)), hop)
+    window_T = np.hanning(size)
+    frames_NT = np.stack([padded_T[start : start + size] * window_T for start in starts])
+    power_NF = np.abs(np.fft.rfft(frames_NT, axis=-1) / (size / 4)) ** 2
+    edges_hz = np.geomspace(40, 16_000, NUM_BANDS + 1)
+    bins = np.round(edges_hz * size / PAGE_RATE).astype(int)
+    # Low bands are narrower than a bin: each shows the bin that it falls into.
+    bands_NF = [power_NF[:, low : max(low + 1, high)].max(axis=1) for low, high in pairwise(bins)]
+    return 10 * np.log10(np.stack(bands_NF) + 1e-12)
+
+
+def _png(grey_YX: NDArray[np.uint8]) -> bytes:
+    """An image of 256 colours from dark to light, as PNG bytes."""
+    height, width = grey_YX.shape
+    at = np.linspace(0, len(COLOURS) - 1, 256)
+    palette = np.stack([np.interp(at, range(len(COLOURS)), channel) for channel in zip(*COLOURS, strict=True)], axis=1)
+    lines = b"".join(b"\0" + row.tobytes() for row in grey_YX)
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)
+    body = chunk(b"PLTE", palette.round().astype(np.uint8).tobytes()) + chunk(b"IDAT", zlib.compress(lines, 9))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + body + chunk(b"IEND", b"")
+
+
+def _data(data: bytes, mime: str) -> str:
+    return f"data:{mime};base64,{base64.b64encode(data).decode()}"
