@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .spectral import at_least_float32
+from .tiled import gate, suits
 
 
 def standardize(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -163,20 +164,52 @@ class DConv(nn.Module):
             self.layers.append(nn.Sequential(*branch))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Also takes (B, D, F, N), where every frequency row is an example of its own."""
+        rows = x if x.dim() == 4 else x[:, :, None]
         for branch in self.layers:
-            x = x + branch(x)
-        return x
+            rows = _residual(branch, rows)
+        return rows.view(x.shape)
 
 
-def run_dconv(dconv: DConv, x: Tensor) -> Tensor:
-    """The branch on (B, D, T), or on (B, D, F, N) with every frequency row as an example of its own."""
-    if x.dim() == 3:
-        y: Tensor = dconv(x)
-        return y
-    batch, channels, rows, frames = x.shape
-    folded = x.transpose(1, 2).reshape(batch * rows, channels, frames)
-    z: Tensor = dconv(folded)
-    return z.view(batch, rows, channels, frames).transpose(1, 2)
+def _residual(branch: nn.Module, x: Tensor) -> Tensor:
+    """x of shape (B, D, F, N) plus one residual branch of it.
+
+    Only the squeezed features are computed in full. The statistics of the second norm follow from their means and
+    covariances, so norm and layer scale become part of the expanding convolution's weight, one for each row, and
+    everything wide happens inside `gate`.
+    """
+    squeeze, norm, activation, *extras, expand, wide_norm, _, scale = branch
+    inner = F.conv2d(
+        x,
+        squeeze.weight[:, :, None],
+        squeeze.bias,
+        padding=(0, squeeze.padding[0]),
+        dilation=(1, squeeze.dilation[0]),
+    )
+    batch, hidden, rows, columns = inner.shape
+    inner = activation(norm(inner.transpose(1, 2).reshape(batch * rows, hidden, columns)))
+    for extra in extras:
+        inner = extra(inner)
+    weight, bias = _fold_norm(inner, expand, wide_norm)
+    factor = torch.cat([scale.scale, torch.ones_like(scale.scale)])  # a gate's first half carries the value
+    weight, bias = weight * factor[:, None], bias * factor
+    return gate(*(part.unflatten(0, (batch, rows)) for part in (inner, weight, bias)), x)
+
+
+def _fold_norm(inner: Tensor, expand: nn.Conv1d, norm: nn.GroupNorm) -> tuple[Tensor, Tensor]:
+    """Weights (B, 2D, K) and biases (B, 2D) that do to (B, K, N) what `expand` and then `norm`, of one group, do."""
+    with torch.autocast(inner.device.type, enabled=False):
+        inner = at_least_float32(inner)
+        mean = inner.mean(-1, keepdim=True)
+        centred = inner - mean
+        covariance = centred @ centred.transpose(1, 2) / inner.shape[-1]
+        weight = expand.weight[:, :, 0]
+        means = (weight @ mean)[..., 0] + expand.bias
+        centre = means.mean(1, keepdim=True)
+        variances = ((weight @ covariance) * weight).sum(-1)
+        variance = (variances + (means - centre).square()).mean(1, keepdim=True)
+        factor = norm.weight * torch.rsqrt(variance + norm.eps)
+        return factor[..., None] * weight, factor * (expand.bias - centre) + norm.bias
 
 
 class EncoderLayer(nn.Module):
@@ -216,8 +249,18 @@ class EncoderLayer(nn.Module):
             y = y + inject
         y = F.gelu(self.norm1(y))
         if self.dconv is not None:
-            y = run_dconv(self.dconv, y)
+            y = self.dconv(y)
+        if isinstance(self.norm2, nn.Identity) and suits(y):
+            return _pointwise_gate(y, self.rewrite)
         return F.glu(self.norm2(self.rewrite(y)), dim=1)
+
+
+def _pointwise_gate(x: Tensor, rewrite: nn.Module) -> Tensor:
+    """GLU of a 1x1 convolution, without the tensor in between."""
+    batch, inner = x.shape[:2]
+    weight = rewrite.weight.view(1, 1, -1, inner).expand(batch, -1, -1, -1)
+    y = gate(x.view(batch, 1, inner, -1), weight, rewrite.bias.expand(batch, 1, -1))
+    return y.view(batch, -1, *x.shape[2:])
 
 
 class DecoderLayer(nn.Module):
@@ -261,7 +304,7 @@ class DecoderLayer(nn.Module):
     def merge(self, x: Tensor, skip: Tensor) -> Tensor:
         """Everything before the transposed convolution; Hybrid Demucs' time branch starts from it."""
         y: Tensor = F.glu(self.norm1(self.rewrite(x + skip)), dim=1)
-        return y if self.dconv is None else run_dconv(self.dconv, y)
+        return y if self.dconv is None else self.dconv(y)
 
     def expand(self, y: Tensor, length: int) -> Tensor:
         z: Tensor = self.norm2(self.conv_tr(y))

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from .blocks import LayerScale
 from .spectral import at_least_float32
+from .tiled import attend, drop, suits
 
 # (width, num_heads, dropout) to a module that maps (query_BLD, memory_BMD) to (B, L, D)
 AttentionFactory = Callable[[int, int, float], nn.Module]
@@ -39,9 +40,20 @@ class Attention(nn.Module):
             q = F.linear(query_BLD, self.in_proj_weight[:width], self.in_proj_bias[:width])
             k, v = F.linear(memory_BMD, self.in_proj_weight[width:], self.in_proj_bias[width:]).chunk(2, dim=-1)
         q, k, v = (x.view(*x.shape[:2], self.num_heads, -1).transpose(1, 2) for x in (q, k, v))
-        heads = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
+        dropout = self.dropout if self.training else 0.0
+        if dropout and suits(q):
+            heads = attend(q, k, v, dropout=dropout)
+        else:
+            heads = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
         out: Tensor = self.out_proj(heads.transpose(1, 2).flatten(-2))
         return out
+
+
+class Dropout(nn.Dropout):
+    """The same, drawn sparsely on CPUs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return drop(x, self.p) if self.training and suits(x) else super().forward(x)
 
 
 class WholeNorm(nn.Module):
@@ -71,7 +83,7 @@ class SelfLayer(nn.Module):
         self.norm_out = WholeNorm(width)
         self.gamma_1 = LayerScale(width, 1e-4, channels_last=True)
         self.gamma_2 = LayerScale(width, 1e-4, channels_last=True)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         y = self.norm1(x_BLD)
@@ -92,7 +104,7 @@ class CrossLayer(nn.Module):
         self.norm_out = WholeNorm(width)
         self.gamma_1 = LayerScale(width, 1e-4, channels_last=True)
         self.gamma_2 = LayerScale(width, 1e-4, channels_last=True)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x_BLD: Tensor, other_BMD: Tensor) -> Tensor:
         y = self.cross_attn(self.norm1(x_BLD), self.norm2(other_BMD))

@@ -1,0 +1,240 @@
+"""Attention, dropout and gates for CPUs, in tiles that stay in the cache.
+
+A large intermediate costs more than the arithmetic on it: memory is fetched page by page from the system and given
+back after every operation. So the wide tensors before a gate, and the weights of attention with dropout, live for
+one tile at a time here and are computed again for the gradients (as in Dao et al., arXiv 2205.14135). Dropout draws
+the gaps between dropped elements instead of a number per element. On other devices, and under a compiler or an
+export, the same functions are plain torch operations, which fuse there.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+TILE_ELEMENTS = 2**20  # attention weights of one head held at a time; half as many took 10 % longer
+GATE_ELEMENTS = 2**18  # the same for what goes into a gate
+LARGEST_PLAIN_SCORE = 40.0  # up to here exp() of a score neither overflows float32 nor vanishes in a sum
+
+
+def suits(x: Tensor) -> bool:
+    """True where these functions run: plain tensors on a CPU, not the symbols of an export or a compiler."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+
+
+def attend(q_BHLD: Tensor, k_BHMD: Tensor, v_BHMD: Tensor, *, dropout: float = 0.0) -> Tensor:
+    """softmax(q k^T / sqrt(D)) v of shape (B, H, L, D), a share of the weights dropped and the others scaled up.
+
+    The dropped weights follow from one draw of torch's generator, so they are reproducible with its seed.
+    """
+    seed = int(torch.randint(2**62, ())) if dropout else 0
+    with torch.autocast("cpu", enabled=False):
+        out: Tensor = _Attention.apply(q_BHLD, k_BHMD, v_BHMD, dropout, seed)
+    return out
+
+
+def drop(x: Tensor, share: float) -> Tensor:
+    """Each element zero with probability `share`, the others scaled up so that the mean stays: dropout."""
+    if not share:
+        return x
+    seed = int(torch.randint(2**62, ()))
+    out: Tensor = _Dropout.apply(x, share, seed)
+    return out
+
+
+def dropped_positions(num_elements: int, share: float, generator: torch.Generator) -> Tensor:
+    """Positions, ascending, of a set that holds each of `num_elements` with probability `share`, independently.
+
+    Gaps between such positions are geometric, so this draws `share` as many numbers as there are elements.
+    """
+    expected = num_elements * share
+    num_draws = int(expected + 8 * math.sqrt(expected + 1)) + 8
+    gaps = torch.empty(num_draws, dtype=torch.int64).geometric_(share, generator=generator)
+    positions = gaps.cumsum_(0).sub_(1)
+    while positions[-1] < num_elements:  # eight deviations short: not in a lifetime, but then correct
+        more = torch.empty(num_draws, dtype=torch.int64).geometric_(share, generator=generator)
+        positions = torch.cat([positions, positions[-1] + more.cumsum_(0)])
+    return positions[: int(torch.searchsorted(positions, num_elements))]
+
+
+def gate(inner_BFKN: Tensor, weight_BFOK: Tensor, bias_BFO: Tensor, residual: Tensor | None = None) -> Tensor:
+    """GLU(weight inner + bias), plus the residual if there is one: (B, O/2, F, N), F the rows with own weights.
+
+    What the gate takes in, twice as wide as what it gives, is never kept.
+    """
+    if suits(inner_BFKN):
+        dtype = inner_BFKN.dtype
+        with torch.autocast("cpu", enabled=False):
+            parts = (inner_BFKN, weight_BFOK.to(dtype), bias_BFO.to(dtype))
+            out: Tensor = _Gate.apply(*parts, None if residual is None else residual.to(dtype))
+        return out
+    open_BFON = (weight_BFOK @ inner_BFKN + bias_BFO[..., None]).transpose(1, 2)
+    gated = F.glu(open_BFON, dim=1)
+    return gated if residual is None else residual + gated
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, dropout: float, seed: int) -> Tensor:
+        # Heads in the middle, as the output projection wants them: it then reads this without a copy.
+        out = q.new_empty(q.shape[0], q.shape[2], q.shape[1], q.shape[3]).transpose(1, 2)
+        logsumexp = torch.empty(q.shape[:3], dtype=torch.float32)
+        scale, keep = q.shape[-1] ** -0.5, 1 / (1 - dropout)
+        small = bool(q.norm(dim=-1).amax() * k.norm(dim=-1).amax() * scale < LARGEST_PLAIN_SCORE)
+        for b, h, rows, generator in _tiles(q, k, seed):
+            weights = torch.mm(q[b, h, rows] * scale, k[b, h].t())
+            largest = None if small else weights.amax(-1, keepdim=True)
+            weights = (weights if largest is None else weights.sub_(largest)).exp_()
+            total = weights.sum(-1, dtype=torch.float32)
+            logsumexp[b, h, rows] = total.log() if largest is None else total.log() + largest[:, 0]
+            if dropout:
+                weights.view(-1).index_fill_(0, dropped_positions(weights.numel(), dropout, generator), 0)
+            torch.mul(torch.mm(weights, v[b, h]), (keep / total).to(q.dtype)[:, None], out=out[b, h, rows])
+        ctx.save_for_backward(q, k, v, out, logsumexp)
+        ctx.dropout, ctx.seed = dropout, seed
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        q, k, v, out, logsumexp = ctx.saved_tensors
+        dq, dk, dv = (torch.zeros_like(x) for x in (q, k, v))
+        scale, keep = q.shape[-1] ** -0.5, 1 / (1 - ctx.dropout)
+        negative_share = (grad * out).sum(-1, dtype=torch.float32).neg_()
+        for b, h, rows, generator in _tiles(q, k, ctx.seed):
+            dropped = (
+                dropped_positions(len(q[b, h, rows]) * k.shape[2], ctx.dropout, generator) if ctx.dropout else None
+            )
+            _tile_gradients(
+                q[b, h, rows] * scale,
+                k[b, h],
+                v[b, h],
+                grad[b, h, rows] * keep,
+                logsumexp[b, h, rows, None],
+                negative_share[b, h, rows, None],
+                dropped,
+                out=(dq[b, h, rows], dk[b, h], dv[b, h]),
+                scale=scale,
+            )
+        return dq, dk, dv, None, None
+
+
+def _tile_gradients(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    grad: Tensor,
+    logsumexp: Tensor,
+    negative_share: Tensor,
+    dropped: Tensor | None,
+    *,
+    out: tuple[Tensor, Tensor, Tensor],
+    scale: float,
+) -> None:
+    """Adds to dk and dv, and writes dq, for one tile of queries; q and grad come scaled."""
+    dq, dk, dv = out
+    weights = (
+        torch.addmm(-logsumexp.to(q.dtype), q, k.t()).exp_() if q.dtype == torch.float32 else _exp(q, k, logsumexp)
+    )
+    if dropped is None:
+        dv.addmm_(weights.t(), grad)
+        flow = torch.addmm(negative_share.to(q.dtype), grad, v.t())
+    else:
+        kept = weights.view(-1)[dropped]
+        weights.view(-1).index_fill_(0, dropped, 0)
+        dv.addmm_(weights.t(), grad)
+        weights.view(-1).index_copy_(0, dropped, kept)
+        flow = torch.addmm(negative_share.to(q.dtype), grad, v.t())
+        rows = dropped.div(weights.shape[1], rounding_mode="floor")
+        flow.view(-1).index_copy_(0, dropped, negative_share[:, 0].to(q.dtype)[rows])
+    flow.mul_(weights)
+    torch.addmm(dq, flow, k, beta=0, alpha=scale, out=dq)
+    dk.addmm_(flow.t(), q)
+
+
+def _exp(q: Tensor, k: Tensor, logsumexp: Tensor) -> Tensor:
+    """Weights in half precision: the difference to the logarithm of the sum is taken in float32."""
+    return torch.mm(q, k.t()).float().sub_(logsumexp).exp_().to(q.dtype)
+
+
+def _tiles(q: Tensor, k: Tensor, seed: int) -> Iterator[tuple[int, int, slice, torch.Generator]]:
+    """Every batch item, head and slice of queries, with the generator of that tile's dropout."""
+    rows = max(1, min(q.shape[2], TILE_ELEMENTS // k.shape[2]))
+    generator = torch.Generator().manual_seed(seed)
+    for b in range(q.shape[0]):
+        for h in range(q.shape[1]):
+            for first in range(0, q.shape[2], rows):
+                yield b, h, slice(first, first + rows), generator
+
+
+class _Gate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, inner: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
+        batch, rows, _, columns = inner.shape
+        out = inner.new_empty(batch, weight.shape[2] // 2, rows, columns)
+        for b, r, n in _gate_tiles(inner, weight.shape[2]):
+            value, opening = torch.baddbmm(bias[b, r, :, None], weight[b, r], inner[b, r, :, n]).chunk(2, dim=1)
+            if residual is None:
+                torch.mul(value, opening.sigmoid_(), out=out[b, :, r, n].transpose(0, 1))
+            else:
+                there = residual[b, :, r, n].transpose(0, 1)
+                torch.addcmul(there, value, opening.sigmoid_(), out=out[b, :, r, n].transpose(0, 1))
+        ctx.save_for_backward(inner, weight, bias)
+        ctx.has_residual = residual is not None
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        inner, weight, bias = ctx.saved_tensors
+        d_inner = torch.empty_like(inner)
+        d_weight = torch.zeros(weight.shape, dtype=torch.float32)  # many tiles add up here
+        d_bias = torch.zeros(bias.shape, dtype=torch.float32)
+        for b, r, n in _gate_tiles(inner, weight.shape[2]):
+            here = inner[b, r, :, n]
+            both = torch.baddbmm(bias[b, r, :, None], weight[b, r], here)
+            value, opening = both.chunk(2, dim=1)
+            opening.sigmoid_()
+            flow = torch.empty_like(both)
+            d_value, d_opening = flow.chunk(2, dim=1)
+            torch.mul(grad[b, :, r, n].transpose(0, 1), opening, out=d_value)
+            torch.mul(d_value, value, out=d_opening)
+            d_opening.addcmul_(d_opening, opening, value=-1)
+            d_weight[b, r] += torch.bmm(flow, here.transpose(1, 2))
+            d_bias[b, r] += flow.sum(-1)
+            d_inner[b, r, :, n] = torch.bmm(weight[b, r].transpose(1, 2), flow)
+        return d_inner, d_weight.to(weight.dtype), d_bias.to(bias.dtype), grad if ctx.has_residual else None
+
+
+def _gate_tiles(inner: Tensor, num_features: int) -> Iterator[tuple[int, slice, slice]]:
+    """Every batch item, some of its rows, and some of their columns."""
+    batch, num_rows, _, num_columns = inner.shape
+    columns = max(1, min(num_columns, GATE_ELEMENTS // num_features))
+    rows = max(1, GATE_ELEMENTS // (num_features * columns))
+    for b in range(batch):
+        for row in range(0, num_rows, rows):
+            for column in range(0, num_columns, columns):
+                yield b, slice(row, row + rows), slice(column, column + columns)
+
+
+class _Dropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, share: float, seed: int) -> Tensor:
+        ctx.share, ctx.seed = share, seed
+        return _dropped(x, share, seed)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return _dropped(grad, ctx.share, ctx.seed), None, None
+
+
+def _dropped(x: Tensor, share: float, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    out = torch.mul(x, 1 / (1 - share)).contiguous()
+    out.view(-1).index_fill_(0, dropped_positions(out.numel(), share, generator), 0)
+    return out
