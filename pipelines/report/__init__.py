@@ -92,9 +92,9 @@ def headline(made: ReportInput) -> str:
     scores = per_source(made.scores)
     gain = fmean(row.model - row.floor for row in scores) if scores else math.nan
     if scores and gain > 0:
-        sentence = f"Stems {gain:.1f} dB closer to the truth than the mixture"
+        sentence = f"{gain:.1f} dB better than the mixture"
     elif scores:
-        sentence = f"No better than the mixture: {_db(gain, signed=True)}"
+        sentence = f"No better than the mixture: {_db(gain, signed=True)} dB"
     else:
         sentence = model
     badge = '<span class="badge yes">Champion</span>' if made.promoted else '<span class="badge no">Not promoted</span>'
@@ -103,7 +103,7 @@ def headline(made: ReportInput) -> str:
     if scores:
         facts["Mean nSDR"] = f"{_db(fmean(row.model for row in scores))} <small>dB</small>"
         facts["Mixture as estimate"] = f"{_db(fmean(row.floor for row in scores))} <small>dB</small>"
-        facts[f"Songs in the {made.split} split"] = str(len({score.track_id for score in made.scores}))
+        facts[f"{made.split.capitalize()} songs"] = str(len({score.track_id for score in made.scores}))
     kept = [verdict for verdict in made.verdicts if verdict.keep]
     if made.verdicts:
         facts["Songs kept"] = f"{len(kept)} <small>of {len(made.verdicts)}</small>"
@@ -150,7 +150,7 @@ def scores_section(made: ReportInput) -> str:
         caption,
         _score_table(made.scores, summary),
         _song_table(made.scores) if num_songs > 1 else "",
-        lead=f"Measured on {songs}, never heard in training. More is better; at 0 dB the error is as strong as the stem.",
+        lead=f"On {songs}, never heard in training. More is better; at 0 dB the error is as strong as the stem.",
     )
 
 
@@ -168,11 +168,14 @@ def _score_table(scores: Sequence[Score], summary: Sequence[SourceScores]) -> st
         rows.append(cells)
     if len(summary) > 1:
         mean = [fmean(row.floor for row in summary), fmean(row.model for row in summary)]
-        cells = ["Mean over sources", _db(mean[0]), _db(mean[1]), _db(mean[1] - mean[0], signed=True)]
+        cells = ["Mean", _db(mean[0]), _db(mean[1]), _db(mean[1] - mean[0], signed=True)]
         rows.append(cells + (["", ""] if with_sdr else []))
     protocols = ", ".join(sorted({score.protocol for score in scores if score.protocol}))
     told = f"All in dB. {NSDR}." + (f" {SDR}." if with_sdr else "") + (f" Protocol: {protocols}." if protocols else "")
-    return table(headers, rows, numeric=range(1, len(headers))) + f'<p class="note">{text(told)}</p>'
+    return (
+        table(headers, rows, numeric=range(1, len(headers)), totals=len(summary) > 1)
+        + f'<p class="note">{text(told)}</p>'
+    )
 
 
 def _song_table(scores: Sequence[Score]) -> str:
@@ -206,9 +209,7 @@ def listening_section(made: ReportInput, *, seconds: float) -> str:
         "or use ← and → beside a button.</span>"
     )
     terms = f'<p class="note">{text(made.song.license)}</p>' if made.song.license else ""
-    note = (
-        '<p class="note">Spectrograms: 40 Hz to 16 kHz, 90 dB from dark to light, each against its own loudest bin.</p>'
-    )
+    note = '<p class="note">Spectrograms: 40 Hz to 16 kHz, the 75 dB below the loudest part of the mixture.</p>'
     return section("How it sounds", players(made.song, clips, scores), note, terms, lead=lead)
 
 
@@ -223,7 +224,7 @@ def songs_section(made: ReportInput) -> str:
         own = [verdict for verdict in kept if verdict.split == split]
         rows.append([text(split), str(len(own)), _length(sum(verdict.duration_s for verdict in own))])
     rows.append(["All", str(len(kept)), _length(sum(verdict.duration_s for verdict in kept))])
-    parts = [table(["Split", "Songs", "Length"], rows, numeric=(1, 2))]
+    parts = [f'<div class="compact">{table(["Split", "Songs", "Length"], rows, numeric=(1, 2), totals=True)}</div>']
     if dropped:
         parts.append(f"<h3>{len(dropped)} {'song was' if len(dropped) == 1 else 'songs were'} dropped</h3>")
         parts.append(_drop_table(dropped))
@@ -244,7 +245,7 @@ def _drop_table(dropped: Sequence[Verdict]) -> str:
         items = "".join(
             f"<li>{text(verdict.title)}{f': {text(verdict.detail)}' if verdict.detail else ''}</li>" for verdict in own
         )
-        names = f'<ul class="plain">{items}</ul>'
+        names = f"<ul>{items}</ul>"
         if len(own) > 5:
             names = f"<details><summary>{len(own)} songs</summary>{names}</details>"
         rows.append([text(REASONS.get(reason, reason)), str(count), names])
@@ -306,7 +307,7 @@ def _by_source(scores: Sequence[Score]) -> dict[str, list[Score]]:
 
 
 def _named(source: str) -> str:
-    return f'<span class="{source_class(source)}"><span class="dot"></span></span>{text(source.capitalize())}'
+    return f'<span class="name {source_class(source)}"><span class="dot"></span>{text(source.capitalize())}</span>'
 
 
 def _median(values: Any) -> float:

@@ -36,8 +36,12 @@ def score_plot(scores: Sequence[SourceScores], *, label: str) -> str:
     values = [value for row in scores for value in (row.floor, row.model, *row.songs) if math.isfinite(value)]
     if not values:
         return ""
-    ticks = nice_ticks([min(0.0, *values), *values], at_most=7)
-    return _both(label, [_score_svg(scores, ticks, width=width) for width in WIDTHS.values()])
+    ends = [min(0.0, *values), max(0.0, *values)]
+    drawings = [
+        _score_svg(scores, nice_ticks(ends, at_most=9 if kind == "wide" else 5), width=width)
+        for kind, width in WIDTHS.items()
+    ]
+    return _both(label, drawings)
 
 
 def _score_svg(scores: Sequence[SourceScores], ticks: Sequence[float], *, width: int) -> str:
@@ -48,15 +52,14 @@ def _score_svg(scores: Sequence[SourceScores], ticks: Sequence[float], *, width:
         return left + (value - ticks[0]) / (ticks[-1] - ticks[0]) * (width - left - right)
 
     marks = []
-    shown = ticks if width > 400 else ticks[:: 1 + len(ticks) // 6]
-    for tick in shown:
+    for tick in ticks:
         kind = "zero" if tick == 0 else "grid"
         marks.append(f'<line class="{kind}" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{top}" y2="{height - 24}"/>')
-        marks.append(f'<text x="{x(tick):.1f}" y="{height - 8}" text-anchor="middle">{tick:g}</text>')
+        marks.append(f'<text x="{x(tick):.1f}" y="{height - 8}" text-anchor="middle">{_short(tick)}</text>')
     for index, row in enumerate(scores):
         y = top + row_height * (index + 0.5)
         marks.append(f'<g class="{source_class(row.source)}">')
-        marks.append(f'<text class="strong" x="0" y="{y + 4:.1f}">{text(row.source)}</text>')
+        marks.append(f'<text class="strong" x="0" y="{y + 4:.1f}">{text(row.source.capitalize())}</text>')
         # A lone song would only repeat the mean.
         songs = row.songs if len(row.songs) > 1 else ()
         marks += [f'<circle class="song" cx="{x(song):.1f}" cy="{y:.1f}" r="4"/>' for song in songs]
@@ -96,7 +99,7 @@ def _curve_svg(curves: Sequence[Curve], *, width: int) -> str:
     marks = []
     for tick in ys:
         marks.append(f'<line class="grid" x1="{left}" x2="{width - right}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
-        marks.append(f'<text x="{left - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:g}</text>')
+        marks.append(f'<text x="{left - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">{_short(tick)}</text>')
     for tick in xs:
         if first <= tick <= last:
             marks.append(f'<text x="{x(tick):.1f}" y="{height - 8}" text-anchor="middle">{_short(tick)}</text>')
@@ -131,8 +134,8 @@ def nice_ticks(values: Sequence[float], *, at_most: int) -> list[float]:
     return [round(index * step, 12) for index in range(first, last + 1)]
 
 
-def _short(step: float) -> str:
-    return f"{step / 1000:g}k" if step >= 10_000 else f"{step:g}"
+def _short(tick: float) -> str:
+    return f"{tick / 1000:g}k" if tick >= 10_000 else f"{tick:g}".replace("-", "\u2212")
 
 
 def _svg(width: int, height: int, marks: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ from datasets.schema import StemFile
 from pipelines.report.page import source_class, text
 
 PAGE_RATE = 44_100
-FLOOR_DB = -90.0  # the darkest colour, below the loudest bin of the player's spectrogram
+RANGE_DB = 75.0  # from the darkest colour to the lightest
 NUM_BANDS = 96
 NUM_COLUMNS = 480
 COLOURS = ((8, 8, 20), (58, 20, 92), (140, 41, 106), (214, 84, 70), (249, 160, 63), (252, 245, 191))
@@ -88,28 +88,32 @@ def _cut(files: Sequence[StemFile], window: tuple[int, int]) -> Samples:
 
 def players(song: SongAudio, clips: Sequence[Clip], scores: Mapping[str, str]) -> str:
     """All players of a song; `scores` is what to say beside a source's name."""
+    # One scale for all pictures: what leaks into an estimate is then as dark as it is quiet.
+    loudest_db = max(-60.0, float(band_levels(clips[0].samples_CT).max()))
     parts = []
     for clip in clips:
         if clip.kind != "Mixture" and (clip.kind == "Reference" or clip.source not in song.references):
             told = f' <span class="note">{text(scores[clip.source])}</span>' if clip.source in scores else ""
             dot = f'<span class="{source_class(clip.source)}"><span class="dot"></span></span>'
             parts.append(f"<h3>{dot}{text(clip.source.capitalize())}{told}</h3>")
-        parts.append(player(clip, song.title, whole=clip.kind == "Mixture" or clip.source not in song.references))
+        whole = clip.kind == "Mixture" or clip.source not in song.references
+        parts.append(player(clip, song.title, loudest_db=loudest_db, whole=whole))
     return f'<div class="players">{"".join(parts)}</div>'
 
 
-def player(clip: Clip, title: str, *, whole: bool) -> str:
+def player(clip: Clip, title: str, *, loudest_db: float, whole: bool) -> str:
     """One excerpt: its button, its waveform and spectrogram, and the sound itself inside the page."""
     data, mime = encode_for_page(clip.samples_CT, PAGE_RATE)
     name = f"{clip.kind}, {clip.source}" if clip.source != "mixture" else clip.kind
     described = text(f"{name} of {title}")
+    picture = _data(spectrogram(clip.samples_CT, loudest_db=loudest_db), "image/png")
     style = "source-mixture" if clip.source == "mixture" else source_class(clip.source)
     return (
         f'<figure class="player {style}{" whole" if whole else ""}"><figcaption>'
         f'<button type="button" hidden aria-pressed="false" aria-label="Play {described}">▶</button>'
         f"<span>{text(clip.kind)}</span><time></time></figcaption>"
         f'<div class="picture">{waveform(clip.samples_CT)}'
-        f'<img alt="Spectrogram: {described}" src="{_data(spectrogram(clip.samples_CT), "image/png")}">'
+        f'<img alt="Spectrogram: {described}" src="{picture}">'
         f'<div class="head"></div></div>'
         f'<audio controls preload="metadata" aria-label="{described}" src="{_data(data, mime)}"></audio></figure>'
     )
@@ -128,16 +132,15 @@ def waveform(samples_CT: Samples, *, num_columns: int = 400) -> str:
     )
 
 
-def spectrogram(samples_CT: Samples) -> bytes:
-    """A PNG of the magnitudes, 40 Hz to 16 kHz on a logarithmic axis, in dB below the loudest."""
-    power_db_FN = _band_levels(samples_CT.mean(axis=0))
-    level_FN = np.clip(1 - (power_db_FN.max() - power_db_FN) / -FLOOR_DB, 0, 1)
-    if power_db_FN.max() < -110:  # silence has no loudest bin worth stretching to
-        level_FN = np.zeros_like(level_FN)
-    return _png((level_FN[::-1] * 255).astype(np.uint8))
+def spectrogram(samples_CT: Samples, *, loudest_db: float) -> bytes:
+    """A PNG of the magnitudes, 40 Hz to 16 kHz on a logarithmic axis; `loudest_db` has the lightest colour."""
+    level_FN = 1 + (band_levels(samples_CT) - loudest_db) / RANGE_DB
+    return _png((np.clip(level_FN[::-1], 0, 1) * 255).astype(np.uint8))
 
 
-def _band_levels(mono_T: Samples) -> NDArray[np.float64]:
+def band_levels(samples_CT: Samples) -> NDArray[np.float64]:
+    """Power of the mono downmix in dB, `NUM_BANDS` bands by about `NUM_COLUMNS` moments; a sine of 1 has 0 dB."""
+    mono_T = samples_CT.mean(axis=0)
     size = 4096
     hop = max(1, len(mono_T) // NUM_COLUMNS)
     padded_T = np.pad(mono_T, (size // 2, size))

@@ -31,8 +31,10 @@ def section(title: str, *parts: str, lead: str = "") -> str:
     return f"<section><h2>{text(title)}</h2>{intro}{''.join(parts)}</section>"
 
 
-def table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, numeric: Sequence[int] = ()) -> str:
-    """Cells are HTML already; the first column heads its row, the columns in `numeric` align on the right."""
+def table(
+    headers: Sequence[str], rows: Sequence[Sequence[str]], *, numeric: Sequence[int] = (), totals: bool = False
+) -> str:
+    """Cells are HTML already; the first heads its row, columns in `numeric` align right, `totals` ends in a sum."""
 
     def cell(tag: str, index: int, content: str) -> str:
         kind = ' class="number"' if index in numeric else ""
@@ -47,7 +49,8 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, numeric: Seq
         "<tr>" + "".join(cell("th" if index == 0 else "td", index, item) for index, item in enumerate(row)) + "</tr>"
         for row in rows
     )
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    kind = ' class="totals"' if totals else ""
+    return f'<div class="scroll"><table{kind}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def document(title: str, body: str) -> str:
