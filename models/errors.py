@@ -2,8 +2,10 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:  # `recipe.py` raises errors too, and is read by processes that do without torch
+    from torch import Tensor
 
 
 class ModelError(ValueError):
@@ -27,7 +29,7 @@ def check_audio(sources: tuple[str, ...], sample_rate: int, audio_channels: int,
         raise ModelError(f"segment_s {segment_s} is less than a sample long")
 
 
-def check_mixture(mixture: Tensor, audio_channels: int) -> None:
+def check_mixture(mixture: "Tensor", audio_channels: int) -> None:
     """ModelError unless the mixture is (B, C, T) with the model's channels and at least one sample."""
     if mixture.dim() != 3 or mixture.shape[1] != audio_channels:
         raise ModelError(f"a mixture of shape {tuple(mixture.shape)}: want (batch, {audio_channels}, samples)")

@@ -1,5 +1,7 @@
 """Training: it learns, resumes bit for bit, and does not care how many workers share a batch."""
 
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -219,6 +221,11 @@ def test_a_model_of_another_rate_or_of_other_sources_is_refused(chunks: ShardSet
         attempt(sources=("vocals",))
     with pytest.raises(ValueError, match="did you mean 'depth'"):
         attempt(deptth=2)
+
+
+def test_settings_can_be_read_without_torch_or_ray() -> None:
+    script = "import sys, pipelines.train, pipelines.evaluate; sys.exit(bool({'torch', 'ray'} & {*sys.modules}))"
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[2])
 
 
 @pytest.mark.ray
