@@ -61,13 +61,15 @@ def _score_svg(scores: Sequence[SourceScores], ticks: Sequence[float], *, width:
         marks.append(f'<g class="{source_class(row.source)}">')
         marks.append(f'<text class="strong" x="0" y="{y + 4:.1f}">{text(row.source.capitalize())}</text>')
         # A lone song would only repeat the mean.
-        songs = row.songs if len(row.songs) > 1 else ()
+        songs = [song for song in row.songs if math.isfinite(song)] if len(row.songs) > 1 else []
         marks += [f'<circle class="song" cx="{x(song):.1f}" cy="{y:.1f}" r="4"/>' for song in songs]
-        marks.append(
-            f'<line class="span" x1="{x(row.floor):.1f}" x2="{x(row.model):.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
-            f'<circle class="hollow" cx="{x(row.floor):.1f}" cy="{y:.1f}" r="5"/>'
-            f'<circle class="tint" cx="{x(row.model):.1f}" cy="{y:.1f}" r="6"/></g>'
-        )
+        if math.isfinite(row.floor) and math.isfinite(row.model):
+            span = f'x1="{x(row.floor):.1f}" x2="{x(row.model):.1f}"'
+            marks.append(f'<line class="span" {span} y1="{y:.1f}" y2="{y:.1f}"/>')
+        for value, style, radius in ((row.floor, "hollow", 5), (row.model, "tint", 6)):
+            if math.isfinite(value):
+                marks.append(f'<circle class="{style}" cx="{x(value):.1f}" cy="{y:.1f}" r="{radius}"/>')
+        marks.append("</g>")
     return _svg(width, height, marks)
 
 
