@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from datasets.dice import dice
 from datasets.errors import InputError
 from datasets.harmony import semitone_distance
+from datasets.profile import DRUMS
 from datasets.schema import MixPlan, Part, Profile
 
 Array = NDArray[np.float64]
 
-DRUMS = "drums"
 SILENT_DB = -60.0
 MAX_GAIN_DB = 12.0
 MAX_TRIES = 64  # candidates looked at for one part before the plan goes without it

@@ -51,9 +51,9 @@ class Beats:
 NO_BEATS = Beats(tempo_bpm=0.0, confidence=0.0, beats_s=(), downbeats_s=(), downbeat_confidence=0.0)
 
 
-def track_beats(drums_T: Samples, mixture_T: Samples, sample_rate: int) -> Beats:
+def track_beats(drums_T: Samples, mixture_T: Samples, sample_rate: int, *, min_sounding: float = MIN_SOUNDING) -> Beats:
     """The beats of a track: from the drums, or from the mixture when the drums rest too often or have no pulse."""
-    if sounding_share(drums_T, sample_rate) >= MIN_SOUNDING:
+    if sounding_share(drums_T, sample_rate) >= max(min_sounding, 1e-9):
         found = beats(drums_T, sample_rate)
         if found.confidence >= 0.2:
             return found

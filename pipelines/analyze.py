@@ -1,0 +1,123 @@
+"""Songs to profiles: tempo, beats, chroma, key and loudness of every kept song, one Ray task per song.
+
+A profile is kept by the content of the shard with its song, so a rerun, or a corpus with one more song, hears
+only what has changed.
+"""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from datasets.errors import InputError
+from datasets.profile import profile
+from datasets.rhythm import MIN_SOUNDING
+from datasets.schema import PROFILES, Profile, ShardSet
+from datasets.shards import (
+    Song,
+    find_manifest,
+    read_manifest,
+    read_song,
+    read_songs,
+    stored_sources,
+    table_of,
+    write_json,
+    write_table,
+)
+from pipelines.cluster import connect, map_rows
+from pipelines.progress import Progress, stage
+from pipelines.provenance import code_digest, digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnalyzeConfig:
+    """What is listened to."""
+
+    min_sounding: float = MIN_SOUNDING  # share of seconds in which drums must sound to be trusted with the beat
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.min_sounding <= 1.0:
+            raise InputError(f"analyze.min_sounding={self.min_sounding}; 0 to 1 would do")
+
+
+def run(
+    config: AnalyzeConfig,
+    chunks: ShardSet,
+    *,
+    kept: Collection[str] | None = None,
+    store: str,
+    progress: Progress | None = None,
+) -> ShardSet:
+    """Table PROFILES of the songs of `chunks` that are in `kept` (all without it), in the order of their ids."""
+    folder = Path(store).expanduser().absolute()
+    songs = sorted((song for song in read_songs(chunks) if kept is None or song.track_id in kept), key=_id)
+    code = digest(config, code_digest("datasets.profile"))
+    table_key = digest(chunks.digest, [song.track_id for song in songs], code)
+    finished = find_manifest(folder, step="profiles", key=table_key)
+    if finished is not None:
+        return finished
+    with stage(progress, "analyze", len(songs), "songs") as heard:
+        content = shard_digests(chunks)
+        names = {song.track_id: digest(song.track_id, song.split, content[song.path], code) for song in songs}
+        paths = {track_id: folder / "cache" / "profiles" / f"{name}.json" for track_id, name in names.items()}
+        found = {track_id: known for track_id, path in paths.items() if (known := _read_profile(path))}
+        heard.advance(len(found))
+        missing = [song for song in songs if song.track_id not in found]
+        if missing:
+            with connect():
+                items = [
+                    {"song": asdict(song), "config": asdict(config), "path": str(paths[song.track_id])}
+                    for song in missing
+                ]
+                for made in map_rows(_analyze_song, items):
+                    found[made["track_id"]] = _profile(made)
+                    heard.advance()
+                    heard.note(made["title"])
+        profiles = [found[song.track_id] for song in songs]
+        made_table = write_table(folder, "profiles", table_of(profiles, PROFILES), key=table_key)
+        beating = sum(known.tempo_bpm > 0 for known in profiles)
+        heard.finish(f"{len(profiles)} songs, {beating} with a beat, {len(profiles) - len(missing)} known before")
+    return made_table
+
+
+def _id(song: Song) -> str:
+    return song.track_id
+
+
+def shard_digests(chunks: ShardSet) -> dict[str, str]:
+    """The digest of each shard of a chunk table, by the path that `Song.path` names."""
+    manifest = read_manifest(chunks)
+    return {str(Path(manifest.store) / shard.file): shard.sha256 for shard in manifest.shards}
+
+
+def _read_profile(path: Path) -> Profile | None:
+    try:
+        return _profile(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _profile(fields: Mapping[str, Any]) -> Profile:
+    known = {name: fields[name] for name in PROFILES.names if name != "schema_version"}
+    lists = {name: tuple(known[name]) for name in ("beats_s", "downbeats_s", "chroma")}
+    return Profile(**{**known, **lists})
+
+
+def _analyze_song(item: Mapping[str, Any]) -> dict[str, Any]:
+    """The work of one task: hear a song, keep its profile, and return it."""
+    song = Song(**item["song"])
+    sources = stored_sources(pq.ParquetFile(song.path).schema_arrow)
+    heard = profile(
+        read_song(song),
+        track_id=song.track_id,
+        split=song.split,
+        sources=sources,
+        sample_rate=song.sample_rate,
+        **item["config"],
+    )
+    made = {**asdict(heard), "title": song.title}
+    write_json(item["path"], made)
+    return made

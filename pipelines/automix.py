@@ -1,0 +1,219 @@
+"""Profiles to mixes: plans first, then the planned mixes as chunk shards of the same schema as ingest's.
+
+A shard's name digests its plans, the shards of the songs in them and the code, so a rerun after any
+interruption renders only what is missing, byte for byte the same. Plans that lack a part are kept in the
+table with their reason, and not rendered; a corpus in which nothing fits gives no chunks, and the road goes on.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from datasets.chunks import CHUNK_S, SongHeader, song_rows
+from datasets.errors import InputError
+from datasets.mixplan import MixRules, plan
+from datasets.render import Samples, render
+from datasets.schema import PLANS, SCHEMA_VERSION, SPLITS, MixPlan, Part, Profile, ShardSet
+from datasets.shards import (
+    Shard,
+    Song,
+    clear_leftovers,
+    cut_points,
+    exclusive,
+    find_manifest,
+    find_shard,
+    read_objects,
+    read_song,
+    read_songs,
+    stored_sources,
+    table_of,
+    write_manifest,
+    write_shard,
+    write_table,
+)
+from pipelines.analyze import shard_digests
+from pipelines.cluster import connect, map_rows
+from pipelines.progress import Progress, stage
+from pipelines.provenance import code_digest, digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AutomixConfig:
+    """How many mixes are made, and of what."""
+
+    mixes_per_track: int = 2  # plans with each track as the reference; 0 makes none
+    seed: int = 0
+    splits: tuple[str, ...] = ("train",)  # tracks of different splits are never mixed
+    rules: MixRules = field(default_factory=MixRules)
+    mixes_per_shard: int = 4  # on average
+
+    def __post_init__(self) -> None:
+        if self.mixes_per_track < 0 or self.mixes_per_shard < 1:
+            raise InputError(
+                f"automix.mixes_per_track={self.mixes_per_track}, automix.mixes_per_shard={self.mixes_per_shard}; "
+                "at least 0 and 1 would do"
+            )
+        if not set(self.splits) <= set(SPLITS):
+            raise InputError(f"automix.splits is {list(self.splits)}; some of {', '.join(SPLITS)} would do")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AutomixResult:
+    """The recipes, and the mixes made after those that are whole."""
+
+    plans: ShardSet
+    chunks: ShardSet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """The plans that go into one shard, and the digest that names it."""
+
+    spec: str
+    plans: tuple[MixPlan, ...]
+
+
+def run(
+    config: AutomixConfig, chunks: ShardSet, profiles: ShardSet, *, store: str, progress: Progress | None = None
+) -> AutomixResult:
+    """Table PLANS and the chunk shards of the mixes; both may be empty. A finished run is found again."""
+    folder = Path(store).expanduser().absolute()
+    songs = {song.track_id: song for song in read_songs(chunks)}
+    plans = _plan(config, songs, profiles, folder, progress)
+    jobs = _jobs(config, read_objects(plans, MixPlan), songs, chunks)
+    key = digest([job.spec for job in jobs])
+    finished = find_manifest(folder, step="automix", key=key)
+    if finished is None:
+        _render_missing(jobs, songs, folder, progress)
+        written = [_found(folder, job.spec) for job in jobs]
+        finished = write_manifest(folder, table="chunks", step="automix", key=key, shards=written)
+    return AutomixResult(plans=plans, chunks=finished)
+
+
+def _plan(
+    config: AutomixConfig, songs: Mapping[str, Song], profiles: ShardSet, store: Path, progress: Progress | None
+) -> ShardSet:
+    choices = asdict(config)
+    choices.pop("mixes_per_shard")
+    key = digest(choices, profiles.digest, code_digest("datasets.mixplan"))
+    finished = find_manifest(store, step="plans", key=key)
+    if finished is not None:
+        return finished
+    with stage(progress, "plan", 0, "mixes") as heard:
+        known = [item for item in read_objects(profiles, Profile) if item.split in config.splits]
+        made: list[MixPlan] = []
+        if known:
+            made = plan(
+                known,
+                seed=config.seed,
+                mixes_per_track=config.mixes_per_track,
+                rules=config.rules,
+                sources=_sources(songs[known[0].track_id]),
+                sample_rate=songs[known[0].track_id].sample_rate,
+            )
+        table = write_table(store, "plans", table_of(made, PLANS), key=key)
+        heard.finish(_words(made))
+    return table
+
+
+def _words(plans: Sequence[MixPlan]) -> str:
+    lacking = [item for item in plans if item.reason]
+    if not lacking:
+        return f"{len(plans)} plans"
+    return f"{len(plans)} plans, {len(lacking)} lack a part, such as {lacking[0].mix_id!r}: {lacking[0].reason}"
+
+
+def _sources(song: Song) -> tuple[str, ...]:
+    return stored_sources(pq.ParquetFile(song.path).schema_arrow)
+
+
+def _jobs(config: AutomixConfig, plans: Sequence[MixPlan], songs: Mapping[str, Song], chunks: ShardSet) -> list[_Job]:
+    whole = sorted((item for item in plans if not item.reason), key=_mix_id)
+    content = shard_digests(chunks)
+    code = code_digest("datasets.render", "datasets.chunks")
+    jobs = []
+    for start, stop in cut_points([item.mix_id for item in whole], per_shard=config.mixes_per_shard):
+        members = tuple(whole[start:stop])
+        used = sorted({part.track_id for item in members for part in item.parts})
+        made_from = [(track_id, content[songs[track_id].path]) for track_id in used]
+        spec = "mix-" + digest(SCHEMA_VERSION, [asdict(item) for item in members], made_from, code)
+        jobs.append(_Job(spec=spec, plans=members))
+    return jobs
+
+
+def _mix_id(item: MixPlan) -> str:
+    return item.mix_id
+
+
+def _found(store: Path, spec: str) -> Shard:
+    written = find_shard(store, spec)
+    assert written is not None, spec
+    return written[0]
+
+
+def _render_missing(jobs: Sequence[_Job], songs: Mapping[str, Song], store: Path, progress: Progress | None) -> None:
+    missing = [job for job in jobs if find_shard(store, job.spec) is None]
+    mixes = sum(len(job.plans) for job in missing)
+    with stage(progress, "automix", mixes, "mixes") as heard:
+        if missing:
+            with exclusive(store), connect():
+                clear_leftovers(store)
+                for done in map_rows(_write_mixes, [_item(job, songs, store) for job in missing]):
+                    heard.advance(done["num_mixes"])
+                    heard.note(done["last"])
+        nothing = "" if jobs else ": nothing fits, training goes on without"
+        heard.finish(f"{mixes} mixes in {len(missing)} new shards, {len(jobs) - len(missing)} were there{nothing}")
+
+
+def _item(job: _Job, songs: Mapping[str, Song], store: Path) -> dict[str, Any]:
+    used = sorted({part.track_id for item in job.plans for part in item.parts})
+    return {
+        "store": str(store),
+        "spec": job.spec,
+        "plans": [asdict(item) for item in job.plans],
+        "songs": {track_id: asdict(songs[track_id]) for track_id in used},
+    }
+
+
+def _write_mixes(item: Mapping[str, Any]) -> dict[str, Any]:
+    """The work of one task: render the mixes of a shard and write it."""
+    songs = {track_id: Song(**fields) for track_id, fields in item["songs"].items()}
+    plans = [
+        MixPlan(**{**fields, "parts": tuple(Part(**part) for part in fields["parts"])}) for fields in item["plans"]
+    ]
+    sources = _sources(songs[plans[0].parts[0].track_id])
+
+    def rows() -> Iterator[Mapping[str, Any]]:
+        for mix in plans:
+            yield from mix_rows(mix, songs, sources)
+
+    write_shard(item["store"], item["spec"], rows(), sources=sources)
+    return {"num_mixes": len(plans), "last": plans[-1].mix_id}
+
+
+def mix_rows(mix: MixPlan, songs: Mapping[str, Song], sources: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows of table CHUNKS for one mix; its licence is that of all its parts together."""
+    reference = songs[mix.parts[0].track_id]
+
+    def load(track_id: str, source: str) -> Samples:
+        stem_CT: Samples = read_song(songs[track_id], sources=(source,))[0]
+        return stem_CT
+
+    header = SongHeader(
+        track_id=mix.mix_id,
+        title=mix.mix_id.replace(reference.track_id, reference.title, 1),
+        split=mix.split,
+        license=" + ".join(sorted({_license(songs[part.track_id]) for part in mix.parts})),
+        origin="automix",
+        sample_rate=reference.sample_rate,
+    )
+    stems_SCT = render(mix, load, reference.sample_rate, sources=sources)
+    return song_rows(stems_SCT, header, sources=sources, chunk_s=CHUNK_S)
+
+
+def _license(song: Song) -> str:
+    row = pq.ParquetFile(song.path).read_row_group(song.first_row, columns=["license"])
+    return str(row.column(0)[0].as_py())
