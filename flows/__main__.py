@@ -166,7 +166,7 @@ def ui(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
     from flows import services
 
     def body(screen: Any) -> dict[str, Any]:
-        config = door.load(options.preset, overrides)
+        config = door.load(options.preset or "smoke", overrides)
         return services.serve(Path(config.store.root), screen=screen)
 
     return _guarded(body, options)

@@ -13,14 +13,69 @@ import tomllib
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
 from datasets.errors import InputError
+from pipelines.analyze import AnalyzeConfig
+from pipelines.automix import AutomixConfig
+from pipelines.curate import CurateConfig
+from pipelines.evaluate import EvaluateConfig
+from pipelines.gate import GateConfig
+from pipelines.ingest import CorpusConfig, IngestConfig
+from pipelines.registry import RegistryConfig
+from pipelines.report import ReportConfig
+from pipelines.stems import SeparateConfig
+from pipelines.train import ModelConfig, TrainConfig
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreConfig:
+    """Where everything is kept; what lies where inside is not for configuration."""
+
+    root: str = "stemline-store"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """Everything that shapes a run. Each section is declared beside the code that it turns."""
+
+    automix_weight: float = 1.0  # how often training draws from the automixes for each draw from the songs
+    store: StoreConfig = field(default_factory=StoreConfig)
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    ingest: IngestConfig = field(default_factory=IngestConfig)
+    curate: CurateConfig = field(default_factory=CurateConfig)
+    analyze: AnalyzeConfig = field(default_factory=AnalyzeConfig)
+    automix: AutomixConfig = field(default_factory=AutomixConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    gate: GateConfig = field(default_factory=GateConfig)
+    registry: RegistryConfig = field(default_factory=RegistryConfig)
+    separate: SeparateConfig = field(default_factory=SeparateConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+
+    def __post_init__(self) -> None:
+        if self.automix_weight < 0:
+            raise InputError(f"automix_weight is {self.automix_weight}; 0 or more would do")
+
+
+def load(preset: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """A preset with overrides; folders become absolute, so that the written file reruns from anywhere."""
+    config = build(RunConfig, read_preset(preset), overrides)
+    return replace(
+        config,
+        store=replace(config.store, root=_absolute(config.store.root)),
+        corpus=replace(config.corpus, root=_absolute(config.corpus.root)),
+    )
+
+
+def _absolute(folder: str) -> str:
+    return folder if not folder or "://" in folder else str(Path(folder).expanduser().absolute())
 
 
 def presets() -> list[str]:

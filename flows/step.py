@@ -2,18 +2,26 @@
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
+
+from prefect import Task, task
 
 from datasets.schema import ShardSet
 from flows import config as door
 from flows.screen import current
 from pipelines.progress import Progress
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
-# A step redoes only what is missing, so a second try costs little. It helps against lost workers, and against
-# nothing else: bad input stays bad, and a fault of ours would fail again.
-RETRY = {"retries": 1, "retry_delay_seconds": 5, "retry_condition_fn": lambda task, run, state: lost_a_worker(state)}
+
+def resumable(name: str) -> Callable[[Callable[P, T]], Task[P, T]]:
+    """A Prefect task with one retry, for lost workers alone.
+
+    A step redoes only what is missing, so a second try costs little. It helps against nothing else: bad input
+    stays bad, and a fault of ours would fail again.
+    """
+    return task(name=name, retries=1, retry_delay_seconds=5, retry_condition_fn=lost_a_worker)
 
 
 def step(
@@ -35,7 +43,7 @@ def step(
     return result
 
 
-def lost_a_worker(state: Any) -> bool:
+def lost_a_worker(task: Any, run: Any, state: Any) -> bool:
     """Whether a failed state comes from Ray itself: a worker, a node or an object that went away."""
     error = state.result(raise_on_failure=False)
     kinds = {kind.__name__ for kind in type(error).__mro__}

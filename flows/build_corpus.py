@@ -1,0 +1,100 @@
+"""From a folder of songs to a dataset: ingest, curate, analyze, automix. Between the steps travel addresses only."""
+
+from dataclasses import dataclass
+
+from prefect import flow
+
+from datasets.schema import ShardSet
+from flows.config import RunConfig
+from flows.step import resumable, step
+from pipelines import analyze, automix, curate, ingest
+from pipelines.automix import AutomixResult
+from pipelines.curate import CurateResult
+from pipelines.ingest import IngestResult
+
+STEPS = ("ingest", "curate", "analyze", "automix")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Corpus:
+    """What the songs became; None for steps that were not asked for."""
+
+    ingested: IngestResult
+    curated: CurateResult | None = None
+    profiles: ShardSet | None = None
+    automixes: AutomixResult | None = None
+
+    @property
+    def songs(self) -> ShardSet:
+        """The songs that were kept, as chunks."""
+        assert self.curated is not None, "curate has not run"
+        return self.curated.chunks
+
+    def material(self, automix_weight: float) -> list[tuple[ShardSet, float]]:
+        """What training draws from, and how often: songs, and automixes where there are any."""
+        mixes = self.automixes.chunks if self.automixes else None
+        if mixes is None or mixes.num_rows == 0 or automix_weight == 0:
+            return [(self.songs, 1.0)]
+        return [(self.songs, 1.0), (mixes, automix_weight)]
+
+
+@flow(name="build-corpus", validate_parameters=False)
+def build_corpus(config: RunConfig, *, until: str = "automix") -> Corpus:
+    """Runs the steps up to and including `until`."""
+    ingested = ingest_songs(config)
+    if until == "ingest":
+        return Corpus(ingested=ingested)
+    curated = curate_songs(config, ingested)
+    if until == "curate":
+        return Corpus(ingested=ingested, curated=curated)
+    profiles = analyze_songs(config, curated)
+    if until == "analyze":
+        return Corpus(ingested=ingested, curated=curated, profiles=profiles)
+    automixes = automix_songs(config, curated, profiles)
+    return Corpus(ingested=ingested, curated=curated, profiles=profiles, automixes=automixes)
+
+
+@resumable("ingest")
+def ingest_songs(config: RunConfig) -> IngestResult:
+    return step(
+        "ingest",
+        config,
+        lambda progress: ingest.run(config.corpus, config.ingest, store=config.store.root, progress=progress),
+        words=lambda made: f"{made.chunks.num_rows} chunks, {len(made.rejected)} songs refused",
+        outputs=lambda made: [made.chunks],
+    )
+
+
+@resumable("curate")
+def curate_songs(config: RunConfig, ingested: IngestResult) -> CurateResult:
+    return step(
+        "curate",
+        config,
+        lambda progress: curate.run(config.curate, ingested, store=config.store.root, progress=progress),
+        words=lambda made: f"{len(made.kept)} of {made.summary['songs']} songs kept",
+        outputs=lambda made: [made.verdicts, made.chunks],
+    )
+
+
+@resumable("analyze")
+def analyze_songs(config: RunConfig, curated: CurateResult) -> ShardSet:
+    return step(
+        "analyze",
+        config,
+        lambda progress: analyze.run(config.analyze, curated.chunks, store=config.store.root, progress=progress),
+        words=lambda made: f"{made.num_rows} profiles",
+        outputs=lambda made: [made],
+    )
+
+
+@resumable("automix")
+def automix_songs(config: RunConfig, curated: CurateResult, profiles: ShardSet) -> AutomixResult:
+    return step(
+        "automix",
+        config,
+        lambda progress: automix.run(
+            config.automix, curated.chunks, profiles, store=config.store.root, progress=progress
+        ),
+        words=lambda made: f"{made.plans.num_rows} mixes, {made.chunks.num_rows} chunks",
+        outputs=lambda made: [made.plans, made.chunks],
+    )

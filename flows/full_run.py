@@ -1,0 +1,28 @@
+"""The whole road: a corpus from songs, a model from the corpus, and something to show."""
+
+from dataclasses import dataclass
+
+from prefect import flow
+
+from flows.build_corpus import Corpus, build_corpus
+from flows.config import RunConfig
+from flows.present_model import Shown, present_model
+from flows.train_model import Trained, train_model
+from pipelines.audition import SongFiles
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FullRun:
+    """The three parts of the road."""
+
+    corpus: Corpus
+    model: Trained
+    shown: Shown
+
+
+@flow(name="full-run", validate_parameters=False)
+def full_run(config: RunConfig, song: SongFiles | None = None) -> FullRun:
+    """Songs in; champion, stems and report out. `song` is what is separated, by default a held-out one."""
+    corpus = build_corpus(config)
+    model = train_model(config, corpus)
+    return FullRun(corpus=corpus, model=model, shown=present_model(config, corpus, model, song))

@@ -1,0 +1,134 @@
+"""What a colleague is shown: a song that the model never heard, separated and scored, and the report."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+
+from datasets.schema import Score, Verdict
+from datasets.shards import read_objects
+from flows import config as door
+from flows.build_corpus import Corpus
+from flows.config import RunConfig
+from flows.step import step
+from flows.train_model import Trained
+from pipelines import audition, registry, report, stems, train
+from pipelines.audition import SongFiles
+from pipelines.report import ReportInput
+from pipelines.report.listening import SongAudio
+from pipelines.stems import SeparatedSong
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """The separated song, its scores where its true stems are known, and where the report is."""
+
+    song: SongFiles
+    separated: SeparatedSong
+    scores: tuple[Score, ...]
+    report: str
+
+
+@flow(name="present-model", validate_parameters=False)
+def present_model(config: RunConfig, corpus: Corpus, model: Trained, song: SongFiles | None = None) -> Shown:
+    """Without a song, the first held-out one is taken out of its shards."""
+    song = song or take_out_song(config, corpus)
+    separated = separate_song(config, model, song)
+    scores = tuple(audition.score(song, separated.files))
+    page = write_report(config, corpus, model, song, separated)
+    return Shown(song=song, separated=separated, scores=scores, report=page)
+
+
+@task(name="take-out-song")
+def take_out_song(config: RunConfig, corpus: Corpus) -> SongFiles:
+    return audition.held_out_song(
+        corpus.songs,
+        split=config.evaluate.split,
+        sources=config.corpus.sources,
+        out=Path(config.store.root) / "separated" / "references",
+    )
+
+
+@task(name="separate")
+def separate_song(config: RunConfig, model: Trained, song: SongFiles) -> SeparatedSong:
+    """Through the registry, as a consumer would."""
+    assert model.version is not None, "promote has not run"
+    checkpoint = registry.fetch(model.version.uri, store=config.store.root)
+    out = Path(config.store.root) / "separated"
+    result = step(
+        "separate",
+        config,
+        lambda progress: stems.run(
+            config.separate, [song.mixture.path], model=str(checkpoint), out=str(out), progress=progress
+        ),
+        words=lambda made: f"{song.title}: {len(made.songs[0].files) if made.songs else 0} stems",
+    )
+    if result.failed:
+        raise RuntimeError(f"{result.failed[0].song}: {result.failed[0].reason}")
+    door.write(config, f"{result.songs[0].folder}.toml")
+    return result.songs[0]
+
+
+@task(name="report")
+def write_report(config: RunConfig, corpus: Corpus, model: Trained, song: SongFiles, separated: SeparatedSong) -> str:
+    assert corpus.curated is not None
+    assert model.candidate is not None
+    assert model.version is not None
+    verdicts = read_objects(corpus.curated.verdicts, Verdict)
+    told = ReportInput(
+        name=model.version.name,
+        version=model.version.version,
+        promoted=model.version.alias == registry.CHAMPION,
+        reason=model.decision.reason if model.decision else "",
+        verdicts=verdicts,
+        licenses=Counter({config.corpus.license: sum(verdict.keep for verdict in verdicts)}),
+        scores=read_objects(model.candidate.scores, Score),
+        split=config.evaluate.split,
+        history=curves(train.read_history(model.trained), config.corpus.sources),
+        sources=config.corpus.sources,
+        song=SongAudio(
+            title=song.title,
+            mixture=song.mixture,
+            estimates=separated.files,
+            references=song.references,
+            license=song.license,
+        ),
+        lineage={
+            "Songs": corpus.ingested.chunks.digest,
+            "Dataset": corpus.songs.digest,
+            "Run": model.trained.run_key,
+            "Weights": model.trained.model_digest,
+            "Scores": model.candidate.scores.digest,
+        },
+        config=door.to_toml(config),
+    )
+    return step(
+        "report",
+        config,
+        lambda progress: report.run(config.report, told, store=config.store.root, progress=progress),
+        words=lambda path: path,
+    )
+
+
+def curves(history: Sequence[Mapping[str, float]], sources: Sequence[str]) -> list[dict[str, Any]]:
+    """The loss curve as the report draws it: losses of the sources in a list, scores of the weights by name."""
+    prefix = "valid_nsdr_"
+    return [
+        {
+            "step": point["step"],
+            "loss": point["loss"],
+            "per_source": [point[f"loss_{source}"] for source in sources],
+            "valid_nsdr": {
+                name.removeprefix(prefix): value for name, value in point.items() if name.startswith(prefix)
+            },
+        }
+        for point in history
+    ]
+
+
+def json_sized(shown: Shown) -> dict[str, Any]:
+    """For `--json`."""
+    return asdict(shown)

@@ -1,0 +1,59 @@
+"""What a verb of the command line sets in motion: the store is held, Prefect and Ray stand ready, then the flow."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from flows.conductor import conducting
+from flows.config import RunConfig
+from flows.screen import Screen
+from flows.store import held
+
+
+def run(config: RunConfig, *, verb: str, screen: Screen, debug: bool = False) -> dict[str, Any]:
+    """Every step up to the verb's own; finished ones return at once. All JSON-sized but `shown`, which is for people."""
+    with prepared(config, verb=verb, screen=screen, debug=debug):
+        from flows import build_corpus, full_run, train_model
+        from flows.tables import corpus_tables, model_tables, run_tables
+
+        if verb in build_corpus.STEPS:
+            corpus = build_corpus.build_corpus(config, until=verb)
+            return {**asdict(corpus), "shown": corpus_tables(corpus)}
+        if verb in train_model.STEPS:
+            corpus = build_corpus.build_corpus(config)
+            model = train_model.train_model(config, corpus, until=verb)
+            return {**asdict(model), "shown": model_tables(model)}
+        made = full_run.full_run(config)
+        return {**asdict(made), "shown": run_tables(made, store=config.store.root)}
+
+
+@contextmanager
+def prepared(config: RunConfig, *, verb: str, screen: Screen, debug: bool) -> Iterator[None]:
+    """The store held, services that were named reachable, Prefect at home in the store, one Ray for all steps."""
+    from pipelines import registry
+    from pipelines.cluster import session
+    from pipelines.registry.reach import check_address
+
+    with held(config.store.root, verb=verb) as store, _terminable():
+        screen.say(f"stemline {verb} · store {config.store.root}")
+        if verb in ("evaluate", "promote", "run", "demo"):
+            check_address(registry.address(str(store)))  # not after an hour of training
+        with conducting(store, debug=debug), session():
+            screen.start("start", 0, "")
+            yield
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends a command as Ctrl-C does, so that Ray and Prefect are taken down with it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,135 @@
+"""The one summary at the end of a verb: what became of the songs, what the model scored, where to look."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from rich.text import Text
+
+from datasets.schema import REASONS, MixPlan, Profile, Score, Verdict
+from datasets.shards import read_objects
+from flows.build_corpus import Corpus
+from flows.full_run import FullRun
+from flows.screen import decibels, table
+from flows.train_model import Trained
+from pipelines.evaluate import SourceScore
+
+MAX_ROWS = 20
+
+
+def corpus_tables(corpus: Corpus) -> list[Any]:
+    """One table for the last step that ran."""
+    if corpus.automixes is not None:
+        return [_mixes(read_objects(corpus.automixes.plans, MixPlan))]
+    if corpus.profiles is not None:
+        return [_profiles(read_objects(corpus.profiles, Profile))]
+    if corpus.curated is not None:
+        return [_verdicts(read_objects(corpus.curated.verdicts, Verdict))]
+    rejected = corpus.ingested.rejected
+    return [_verdicts(rejected)] if rejected else [Text("No song was refused.")]
+
+
+def _verdicts(verdicts: Sequence[Verdict]) -> Any:
+    kept = Counter(verdict.split for verdict in verdicts if verdict.keep)
+    dropped = Counter(verdict.reason for verdict in verdicts if not verdict.keep)
+    rows = [[f"kept, {split}", str(count)] for split, count in sorted(kept.items())]
+    rows += [[f"dropped: {REASONS.get(reason, reason)}", str(count)] for reason, count in dropped.most_common()]
+    return table("Songs", ["verdict", "songs"], rows)
+
+
+def _profiles(profiles: Sequence[Profile]) -> Any:
+    rows = [
+        [item.track_id, f"{item.tempo_bpm:.1f}" if item.tempo_bpm else "–", item.key or "–"]
+        for item in profiles[:MAX_ROWS]
+    ]
+    more = f" (the first {MAX_ROWS} of {len(profiles)})" if len(profiles) > MAX_ROWS else ""
+    return table(f"Profiles{more}", ["track", "bpm", "key"], rows)
+
+
+def _mixes(plans: Sequence[MixPlan]) -> Any:
+    whole = [item for item in plans if not item.reason]
+    rows = [["rendered", str(len(whole))], ["not rendered: a part fits nowhere", str(len(plans) - len(whole))]]
+    return table("Automixes", ["", "mixes"], rows)
+
+
+def model_tables(model: Trained) -> list[Any]:
+    """Scores and the gate's word, as far as the verb went."""
+    if model.candidate is None:
+        return [Text(f"Checkpoint: {model.trained.checkpoint}", overflow="fold")]
+    summary = model.candidate.summary
+    shown: list[Any] = [
+        table(
+            f"nSDR in dB, {summary.protocol.split(',')[0]} split, mean over {_songs(len(summary.track_ids))}",
+            ["source", "mixture", "model", "improvement"],
+            _score_rows({**summary.sources, "mean": summary.overall}),
+            strong_last=True,
+        )
+    ]
+    if model.decision is not None and model.version is not None:
+        verb = "Promoted" if model.version.alias else "Not promoted"
+        shown.append(Text(f"{verb}: {model.decision.reason}"))
+    return shown
+
+
+def _score_rows(scores: dict[str, SourceScore]) -> list[list[str]]:
+    return [
+        [source, decibels(row.mixture_nsdr), decibels(row.nsdr), decibels(row.improvement, sign=True)]
+        for source, row in scores.items()
+    ]
+
+
+def run_tables(made: FullRun, *, store: str) -> list[Any]:
+    """Everything, and the paths to open."""
+    return [*model_tables(made.model), *paths(made, store=store)]
+
+
+def demo_tables(made: FullRun, *, store: str) -> list[Any]:
+    """One table: the toy songs that were held out, and the real song, side by side."""
+    candidate, version, decision = made.model.candidate, made.model.version, made.model.decision
+    assert candidate is not None
+    assert version is not None
+    assert decision is not None
+    real = {score.source: score for score in made.shown.scores}
+    rows = []
+    for row in _score_rows({**candidate.summary.sources, "mean": candidate.summary.overall}):
+        rows.append([*row, *_real_cells(row[0], real)])
+    title = (
+        f"nSDR in dB (MDX 2021, whole song): {_songs(len(candidate.summary.track_ids))} held out of the toy songs, "
+        f"and a real song"
+    )
+    columns = ["source", "toy mixture", "model", "gain", "real mixture", "model", "gain"]
+    verb = "Promoted" if version.alias else "Not promoted"
+    return [
+        table(title, columns, rows, strong_last=True),
+        Text(f"{verb}: {decision.reason}"),
+        *paths(made, store=store),
+    ]
+
+
+def _real_cells(source: str, real: dict[str, Score]) -> list[str]:
+    if source == "mean":
+        before = sum(score.mixture_nsdr for score in real.values()) / len(real)
+        after = sum(score.nsdr for score in real.values()) / len(real)
+    elif source in real:
+        before, after = real[source].mixture_nsdr, real[source].nsdr
+    else:
+        return ["–", "–", "–"]
+    return [decibels(before), decibels(after), decibels(after - before, sign=True)]
+
+
+def paths(made: FullRun, *, store: str) -> list[Any]:
+    """Where to look next; each on a line of its own, so that a terminal can open it."""
+    version = made.model.version
+    assert version is not None
+    ref = f"models:/{version.name}@{version.alias}" if version.alias else version.uri
+    listed = {
+        "report": made.shown.report,
+        "stems": made.shown.separated.folder,
+        "model": ref,
+        "pages": f"stemline ui store.root={store}",
+    }
+    return [Text(f"{name:<7} {value}", overflow="fold") for name, value in listed.items()]
+
+
+def _songs(count: int) -> str:
+    return f"{count} song{'' if count == 1 else 's'}"

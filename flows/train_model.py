@@ -1,0 +1,138 @@
+"""From a dataset to a champion: train, score, register, decide, promote."""
+
+from dataclasses import asdict, dataclass
+
+from prefect import flow, task
+
+from datasets.schema import ShardSet
+from flows import config as door
+from flows.build_corpus import Corpus
+from flows.config import RunConfig
+from flows.step import resumable, step
+from pipelines import evaluate, gate, registry, train
+from pipelines.evaluate import EvaluateResult
+from pipelines.gate import Decision
+from pipelines.provenance import code_commit, code_digest
+from pipelines.registry import Candidate, ModelVersion
+from pipelines.train import TrainResult
+
+STEPS = ("train", "evaluate", "promote")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """What training came to; None for steps that were not asked for."""
+
+    trained: TrainResult
+    candidate: EvaluateResult | None = None
+    champion: EvaluateResult | None = None  # None as well where there is no champion yet
+    decision: Decision | None = None
+    version: ModelVersion | None = None
+
+
+@flow(name="train-model", validate_parameters=False)
+def train_model(config: RunConfig, corpus: Corpus, *, until: str = "promote") -> Trained:
+    """Runs the steps up to and including `until`."""
+    trained = train_candidate(config, corpus)
+    if until == "train":
+        return Trained(trained=trained)
+    candidate = score_candidate(config, corpus, trained)
+    champion = score_champion(config, corpus)
+    if until == "evaluate":
+        return Trained(trained=trained, candidate=candidate, champion=champion)
+    version = register(config, corpus, trained, candidate)
+    decision = gate.decide(candidate.summary, champion.summary if champion else None, config.gate)
+    version = promote(config, version, decision)
+    return Trained(trained=trained, candidate=candidate, champion=champion, decision=decision, version=version)
+
+
+@resumable("train")
+def train_candidate(config: RunConfig, corpus: Corpus) -> TrainResult:
+    result = step(
+        "train",
+        config,
+        lambda progress: train.run(
+            config.train,
+            config.model,
+            corpus.material(config.automix_weight),
+            sources=config.corpus.sources,
+            store=config.store.root,
+            progress=progress,
+        ),
+        words=lambda made: f"{made.steps} steps, best at {made.best_step}",
+    )
+    door.write(config, f"{result.checkpoint}.toml")
+    return result
+
+
+@resumable("evaluate")
+def score_candidate(config: RunConfig, corpus: Corpus, trained: TrainResult) -> EvaluateResult:
+    return _score(config, corpus.songs, trained.checkpoint, name="evaluate")
+
+
+@resumable("evaluate-champion")
+def score_champion(config: RunConfig, corpus: Corpus) -> EvaluateResult | None:
+    """The present champion's scores on the same songs; None where there is no champion."""
+    present = registry.champion(config.registry, store=config.store.root)
+    if present is None:
+        return None
+    checkpoint = registry.fetch(present.uri, store=config.store.root)
+    return _score(config, corpus.songs, str(checkpoint), name="evaluate")
+
+
+def _score(config: RunConfig, songs: ShardSet, checkpoint: str, *, name: str) -> EvaluateResult:
+    return step(
+        name,
+        config,
+        lambda progress: evaluate.run(config.evaluate, checkpoint, songs, store=config.store.root, progress=progress),
+        words=lambda made: f"{len(made.summary.track_ids)} songs, mean nSDR {made.summary.overall.nsdr:.2f} dB",
+        outputs=lambda made: [made.scores],
+    )
+
+
+@task(name="register")
+def register(config: RunConfig, corpus: Corpus, trained: TrainResult, scored: EvaluateResult) -> ModelVersion:
+    """One version per run key and weights: a rerun finds it."""
+    candidate = Candidate(
+        run_key=trained.run_key,
+        checkpoint=trained.checkpoint,
+        dataset=corpus.songs,
+        # Where the store stands shapes nothing, and MLflow refuses to change a parameter.
+        config={name: value for name, value in asdict(config).items() if name not in ("store", "separate")},
+        history=train.read_history(trained),
+        scores=_flat_scores(scored),
+        lineage={
+            "corpus_digest": corpus.ingested.chunks.digest,
+            "dataset_digest": corpus.songs.digest,
+            "scores_digest": scored.scores.digest,
+            "protocol": scored.summary.protocol,
+            "code_digest": code_digest("pipelines.train_loop"),
+            "commit": code_commit() or "unknown",
+        },
+        documents={"config.toml": door.to_toml(config)},
+    )
+    return step(
+        "register",
+        config,
+        lambda progress: registry.register(config.registry, candidate, store=config.store.root),
+        words=lambda made: f"models:/{made.name}/{made.version}",
+    )
+
+
+def _flat_scores(scored: EvaluateResult) -> dict[str, float]:
+    split = scored.summary.protocol.split(",")[0]
+    rows = {**scored.summary.sources, "mean": scored.summary.overall}
+    flat = {f"{split}/nsdr/{source}": score.nsdr for source, score in rows.items()}
+    flat |= {f"{split}/nsdr_improvement/{source}": score.improvement for source, score in rows.items()}
+    flat |= {f"{split}/sdr/{source}": score.sdr for source, score in rows.items() if score.sdr is not None}
+    return flat
+
+
+@task(name="promote")
+def promote(config: RunConfig, version: ModelVersion, decision: Decision) -> ModelVersion:
+    return step(
+        "promote",
+        config,
+        lambda progress: registry.promote(version, asdict(decision), store=config.store.root),
+        words=lambda made: decision.reason,
+    )
