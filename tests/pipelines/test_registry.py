@@ -1,7 +1,12 @@
 import os
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 import time
+import urllib.request
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,7 +52,7 @@ def make_candidate(folder: Path, *, run_key: str = "a1b2", seed: int = 0) -> Can
         checkpoint=str(make_checkpoint(folder, seed=seed)),
         dataset=CHUNKS,
         config={"train": {"steps": 20, "lr": 3e-4}, "corpus": {"sources": ["drums", "bass"]}},
-        history=[{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}],
+        history=[{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25, "per_source": [0.2, 0.3]}],
         scores={"test/nsdr/drums": 5.5},
         lineage={"chunks_digest": CHUNKS.digest, "commit": "0123abc"},
         documents={"config.toml": "[train]\nsteps = 20\n"},
@@ -94,6 +99,7 @@ def test_the_run_holds_parameters_curve_scores_dataset_config_and_lineage(store:
     assert run.data.params["train.steps"] == "20"
     assert [point.value for point in books.get_metric_history(version.run_id, "train/loss")] == [0.5, 0.25]
     assert run.data.metrics["test/nsdr/drums"] == 5.5
+    assert run.data.metrics["train/per_source/1"] == 0.3
     assert run.data.tags["commit"] == "0123abc"
     assert run.inputs.dataset_inputs[0].dataset.digest == CHUNKS.digest[:36]
     assert [file.path for file in books.list_artifacts(version.run_id)] == ["config.toml"]
@@ -246,3 +252,46 @@ def test_the_bundle_has_the_code_and_the_model_but_no_learner(tmp_path: Path) ->
     assert bundle.package.name == f"stem_separator_{source_digest()}"
     assert source_digest(bundle.package) == source_digest()
     assert all(path.suffix == ".py" for path in bundle.package.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A real MLflow server on this machine that hands artifacts through, as on a cluster."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    command = [
+        *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
+        *("--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", f"{tmp_path}/served"),
+    ]
+    with (tmp_path / "server.log").open("w") as log:
+        # It starts helpers of its own: one process group holds them all.
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 300  # seconds alone, minutes on a machine that does much else
+        while True:
+            try:
+                urllib.request.urlopen(f"{address}/health", timeout=2).close()
+                break
+            except OSError:
+                assert process.poll() is None, (tmp_path / "server.log").read_text()[-2000:]
+                assert time.monotonic() < deadline
+                time.sleep(0.5)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        yield address
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@MLFLOW
+def test_a_server_keeps_the_books_and_the_store_only_a_checked_copy(tmp_path: Path, server: str) -> None:
+    store = str(tmp_path / "store")
+    candidate = make_candidate(tmp_path / "1")
+    version = promote(register(CONFIG, candidate, store=store), {"promote": True, "reason": "first"}, store=store)
+    assert register(CONFIG, candidate, store=store) == version == champion(CONFIG, store=store)
+    folder = fetch("models:/stemline@champion", store=store)
+    assert folder == Path(store) / "cache" / "models" / version.digest[:16]
+    assert checkpoint_digest(folder) == version.digest
+    assert not (Path(store) / "mlflow.db").exists()
+    assert os.environ["MLFLOW_TRACKING_URI"] == server
