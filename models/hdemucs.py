@@ -25,7 +25,7 @@ from .blocks import (
     standardize,
 )
 from .errors import ModelError, check_audio, check_mixture
-from .spectral import to_channels, to_complex, to_samples, to_spectrum
+from .spectral import to_channels, to_samples, to_spectrum
 
 KERNEL, STRIDE = 8, 4  # over frequency in the spectral branch, over time in the other
 SHARED_KERNEL, SHARED_STRIDE = 4, 2  # over time, in the shared layer
@@ -94,7 +94,7 @@ class HDemucs(nn.Module):
         batch, _, num_rows, num_frames = x.shape
         x = (x * std + mean).view(batch, num_sources, -1, num_rows, num_frames)
         xt = (xt * std_t + mean_t).view(batch, num_sources, -1, num_samples)
-        return xt + to_samples(to_complex(x), self.config.nfft, num_samples)
+        return xt + to_samples(x, self.config.nfft, num_samples)
 
     def _estimate(self, x: Tensor, xt: Tensor) -> tuple[Tensor, Tensor]:
         """Standardized spectrogram (B, 2C, F, N) and waveform (B, C, T) to those of all sources, stacked in dim 1."""

@@ -22,7 +22,7 @@ from .blocks import (
     standardize,
 )
 from .errors import ModelError, check_audio, check_mixture
-from .spectral import to_channels, to_complex, to_samples, to_spectrum
+from .spectral import to_channels, to_samples, to_spectrum
 from .transformer import Attention, AttentionFactory, CrossTransformer
 
 STRIDE = 4  # of every layer, over frequency in the spectral branch and over time in the other
@@ -141,7 +141,7 @@ class HTDemucs(nn.Module):
         batch, _, num_rows, num_frames = x.shape
         x = (x * std + mean).view(batch, num_sources, -1, num_rows, num_frames)
         xt = (xt * std_t + mean_t).view(batch, num_sources, -1, padded_samples)
-        estimates = xt + to_samples(to_complex(x), self.config.nfft, padded_samples)
+        estimates = xt + to_samples(x, self.config.nfft, padded_samples)
         return estimates if num_samples == padded_samples else estimates[..., :num_samples]
 
     def _estimate(self, x: Tensor, xt: Tensor) -> tuple[Tensor, Tensor]:

@@ -34,8 +34,14 @@ def to_spectrum(samples: Tensor, nfft: int) -> Tensor:
     return spectrum.transpose(-1, -2)
 
 
-def to_samples(spectrum: Tensor, nfft: int, num_samples: int) -> Tensor:
-    """Samples (..., T) from a complex spectrogram (..., nfft/2, N).
+def to_channels(spectrum: Tensor) -> Tensor:
+    """Real (B, 2C, F, N) from complex (B, C, F, N): each channel's real part, then its imaginary part."""
+    parts = torch.view_as_real(spectrum).permute(0, 1, 4, 2, 3)
+    return parts.flatten(1, 2)
+
+
+def to_samples(channels: Tensor, nfft: int, num_samples: int) -> Tensor:
+    """Samples (..., C, T) from a spectrogram with complex numbers as channels, (..., 2C, nfft/2, N).
 
     Not quite the inverse near the edges: a frame that would begin before the first or end after the last
     counts as silence, so an untouched spectrogram returns 52 % of the first sample's amplitude, 99 % a hop
@@ -43,25 +49,16 @@ def to_samples(spectrum: Tensor, nfft: int, num_samples: int) -> Tensor:
     """
     hop = nfft // 4
     margin = hop + hop // 2
-    frames = torch.fft.irfft(spectrum.transpose(-1, -2), n=nfft, norm="ortho")
+    parts = channels.reshape(*channels.shape[:-3], -1, 2, *channels.shape[-2:])
+    # One copy puts the numbers in the order the transform wants and the Nyquist row back, as zeros.
+    ordered = F.pad(parts.movedim((-1, -2, -3), (-3, -2, -1)), (0, 0, 0, 1))
+    frames = torch.fft.irfft(torch.view_as_complex(ordered), n=nfft, norm="ortho")
     window = torch.hann_window(nfft, dtype=frames.dtype, device=frames.device)
     first, second, third, fourth = (frames * (window / HANN_OVERLAP)).reshape(*frames.shape[:-1], 4, hop).unbind(-2)
     # Frame n covers hops n to n + 3: add the four quarters of all frames, each a hop further to the right.
     hops = F.pad(first, (0, 0, 0, 3)) + F.pad(second, (0, 0, 1, 2)) + F.pad(third, (0, 0, 2, 1))
     hops = hops + F.pad(fourth, (0, 0, 3, 0))
     return hops.flatten(-2)[..., margin : margin + num_samples]
-
-
-def to_channels(spectrum: Tensor) -> Tensor:
-    """Real (B, 2C, F, N) from complex (B, C, F, N): each channel's real part, then its imaginary part."""
-    parts = torch.view_as_real(spectrum).permute(0, 1, 4, 2, 3)
-    return parts.flatten(1, 2)
-
-
-def to_complex(channels: Tensor) -> Tensor:
-    """Complex (..., C, F, N) from real (..., 2C, F, N), the reverse of `to_channels`."""
-    parts = channels.reshape(*channels.shape[:-3], -1, 2, *channels.shape[-2:])
-    return torch.complex(parts[..., 0, :, :], parts[..., 1, :, :])
 
 
 def _reflect(samples: Tensor, left: int, right: int) -> Tensor:

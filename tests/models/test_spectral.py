@@ -5,7 +5,7 @@ import torch
 from demucs.hdemucs import pad1d
 from demucs.spec import ispectro, spectro
 
-from models.spectral import to_channels, to_complex, to_samples, to_spectrum
+from models.spectral import to_channels, to_samples, to_spectrum
 
 from .parity import noise
 
@@ -39,17 +39,17 @@ def test_spectrum_is_the_references_for_every_length(num_samples: int) -> None:
 def test_samples_are_the_references_for_any_spectrum(num_samples: int) -> None:
     shape = (2, 3, NFFT // 2, math.ceil(num_samples / HOP))
     spectrum = torch.complex(noise(*shape), noise(*shape, seed=1))
-    found, expected = to_samples(spectrum, NFFT, num_samples), reference_samples(spectrum, num_samples)
+    found, expected = to_samples(to_channels(spectrum), NFFT, num_samples), reference_samples(spectrum, num_samples)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
 def test_round_trip_is_exact_inside_and_fades_at_the_edges() -> None:
     time = torch.arange(8 * NFFT) / 44100
-    samples = torch.cos(2 * torch.pi * 1000 * time)[None]  # nothing near the Nyquist row, which is dropped
-    back = to_samples(to_spectrum(samples, NFFT), NFFT, samples.shape[-1])
+    samples = torch.cos(2 * torch.pi * 1000 * time)[None, None]  # nothing near the Nyquist row, which is dropped
+    back = to_samples(to_channels(to_spectrum(samples, NFFT)), NFFT, samples.shape[-1])
     inside = slice(2 * HOP, -2 * HOP)
-    torch.testing.assert_close(back[:, inside], samples[:, inside], rtol=0, atol=2e-3)
-    assert back[0, 0].abs() < 0.6
+    torch.testing.assert_close(back[..., inside], samples[..., inside], rtol=0, atol=2e-3)
+    assert back[0, 0, 0].abs() < 0.6
 
 
 @pytest.mark.parametrize("frame", [3, 10])
@@ -59,19 +59,18 @@ def test_an_impulse_peaks_in_the_frame_centred_on_it(frame: int) -> None:
     assert to_spectrum(samples, NFFT)[0].abs().sum(0).argmax() == frame
 
 
-def test_channels_interleave_real_and_imaginary_parts_and_return() -> None:
+def test_channels_interleave_real_and_imaginary_parts() -> None:
     spectrum = torch.complex(noise(2, 3, 4, 5), noise(2, 3, 4, 5, seed=1))
     channels = to_channels(spectrum)
     assert channels.shape == (2, 6, 4, 5)
     assert torch.equal(channels[:, 0], spectrum[:, 0].real)
     assert torch.equal(channels[:, 3], spectrum[:, 1].imag)
-    assert torch.equal(to_complex(channels), spectrum)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_in_is_float32_out(dtype: torch.dtype) -> None:
-    samples = noise(1, 2000).to(dtype)
+    samples = noise(1, 1, 2000).to(dtype)
     with torch.autocast("cpu", torch.bfloat16):
         spectrum = to_spectrum(samples, NFFT)
         assert spectrum.dtype == torch.complex64
-        assert to_samples(spectrum, NFFT, 2000).dtype == torch.float32
+        assert to_samples(to_channels(spectrum), NFFT, 2000).dtype == torch.float32
