@@ -114,8 +114,8 @@ def _read_into(out_SCT: Samples, song: Song, start: int, sources: Sequence[str])
             row = file.read_row_group(song.first_row + chunk, columns=["scale", *sources])
             scale = np.float32(row.column("scale")[0].as_py())
             for position, source in enumerate(sources):
-                data = row.column(source)[0].as_py()
-                out_SCT[position, :, done : done + take] = decode_flac(data, start=skip, num_samples=take) * scale
+                samples_CT = decode_flac(row.column(source)[0].as_py(), start=skip, num_samples=take)
+                np.multiply(samples_CT, scale, out=out_SCT[position, :, done : done + take])
         except (AudioError, OSError, ValueError, pa.ArrowException) as error:
             raise InputError(f"shard {song.path} is damaged: {error}; delete it and run ingest again") from None
         done += take
