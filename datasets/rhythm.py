@@ -7,7 +7,7 @@ grid: each beat moves to where its neighbours and the onsets around it agree. Pl
 first use. Half and double tempo are left to the caller, who knows what it wants to match.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -15,6 +15,10 @@ import numpy as np
 import soxr
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
+
+from datasets.harmony import ANALYSIS_RATE as HARMONY_RATE
+from datasets.harmony import HOP as HARMONY_HOP
+from datasets.harmony import chromagram
 
 Array = NDArray[np.float64]
 Samples = NDArray[np.float32]
@@ -24,14 +28,16 @@ HOP = 80  # 5 ms
 WINDOW = 512  # 32 ms
 FRAMES_PER_S = ANALYSIS_RATE / HOP
 NUM_BANDS = 40
-LOW_BANDS = 3  # below about 150 Hz: kick and bass
-LOW_WEIGHT = 0.5
-MULTIPLES = ((0.5, 0.5), (1, 1.0), (2, 1.0), (4, 1.0))  # of the beat, and the weight of each in its strength
+LOW_WEIGHT = 0.5  # of kicks beside all onsets
+MULTIPLES = ((0.5, 0.5), (1, 1.0), (2, 1.0), (4, 1.0), (8, 0.5))  # of the beat, and the weight of each
+CHROMA_PER_S = HARMONY_RATE / HARMONY_HOP
+BEATS_PER_BAR = 4
+MIN_BAR_CERTAINTY = 0.15  # with less, no downbeat is named
 # An onset that grows within one frame lifts the envelope most about this long before its first sample, because
 # the window is centered and the spectrum is on a log scale. Measured on clicks; see the test.
 ONSET_DELAY_S = 0.008
 MIN_BPM, MAX_BPM = 40.0, 220.0
-PRIOR_BPM, PRIOR_OCTAVES = 112.0, 0.9
+PRIOR_BPM = 112.0
 TIGHTNESS = 100.0
 MIN_SOUNDING = 0.5  # share of seconds in which drums must sound to be trusted with the beat
 SILENCE_DB = -60.0
@@ -54,7 +60,7 @@ NO_BEATS = Beats(tempo_bpm=0.0, confidence=0.0, beats_s=(), downbeats_s=(), down
 def track_beats(drums_T: Samples, mixture_T: Samples, sample_rate: int, *, min_sounding: float = MIN_SOUNDING) -> Beats:
     """The beats of a track: from the drums, or from the mixture when the drums rest too often or have no pulse."""
     if sounding_share(drums_T, sample_rate) >= max(min_sounding, 1e-9):
-        found = beats(drums_T, sample_rate)
+        found = beats(drums_T, sample_rate, harmony_T=mixture_T)
         if found.confidence >= 0.2:
             return found
         other = beats(mixture_T, sample_rate)
@@ -71,39 +77,54 @@ def sounding_share(signal_T: Samples, sample_rate: int) -> float:
     return float(np.mean(power >= 1e-4 * power.max()))
 
 
-def beats(signal_T: Samples, sample_rate: int) -> Beats:
-    """Beats of a mono signal of any sample rate; `NO_BEATS` for silence, and for less than two beats' length."""
+def beats(signal_T: Samples, sample_rate: int, *, harmony_T: Samples | None = None) -> Beats:
+    """Beats of a mono signal of any sample rate; `NO_BEATS` for silence, and for less than a second.
+
+    `harmony_T`, by default the signal itself, is where chords are heard to change, which tells bars apart.
+    """
     if signal_T.size < sample_rate or not np.any(np.abs(signal_T) > 10.0 ** (SILENCE_DB / 20.0)):
         return NO_BEATS
-    envelope_N, low_N = onset_envelope(signal_T, sample_rate)
-    period, confidence = _period(envelope_N)
-    if period == 0.0:
+    onsets = onset_envelopes(signal_T, sample_rate)
+    best = max(_hypotheses(onsets), key=lambda found: found.merit, default=None)
+    if best is None:
         return NO_BEATS
-    chain = _chain(envelope_N, period)
-    if chain.size < 2:
-        return NO_BEATS
-    grid = _straighten(envelope_N, chain, period)
-    grid = _fill(grid, envelope_N.shape[0])
-    downbeats, certainty = _downbeats(envelope_N, low_N, grid)
-    times_s = grid / FRAMES_PER_S + ONSET_DELAY_S
-    duration_s = signal_T.size / sample_rate
-    inside = (times_s >= 0.0) & (times_s < duration_s)
+    chords_T = signal_T if harmony_T is None else harmony_T
+    downbeats, certainty = _downbeats(onsets, best.grid, _chord_changes(chords_T, sample_rate, best.grid))
+    times_s = best.grid / FRAMES_PER_S + ONSET_DELAY_S
+    inside = (times_s >= 0.0) & (times_s < signal_T.size / sample_rate)
+    barred = inside & downbeats & (certainty >= MIN_BAR_CERTAINTY)
     return Beats(
-        tempo_bpm=round(60.0 * FRAMES_PER_S / float(np.median(np.diff(grid))), 3),
-        confidence=round(confidence, 4),
+        tempo_bpm=round(60.0 * FRAMES_PER_S / _mean_period(best.grid), 4),
+        confidence=round(best.confidence, 4),
         beats_s=tuple(round(float(time), 5) for time in times_s[inside]),
-        downbeats_s=tuple(round(float(time), 5) for time in times_s[inside & downbeats]),
+        downbeats_s=tuple(round(float(time), 5) for time in times_s[barred]),
         downbeat_confidence=round(certainty, 4),
     )
+
+
+def _mean_period(grid: Array) -> float:
+    """Frames per beat of a steady grid by regression; of one that drifts, the median step."""
+    steps = np.arange(grid.size)
+    slope, start = np.polyfit(steps, grid, 1)
+    steady = float(np.median(np.abs(grid - start - slope * steps))) < 0.01 * FRAMES_PER_S
+    return float(slope) if steady else float(np.median(np.diff(grid)))
 
 
 # -- the envelope ---------------------------------------------------------------------------------------------
 
 
-def onset_envelope(signal_T: Samples, sample_rate: int) -> tuple[Array, Array]:
-    """How much the sound grows in each 5 ms frame: over all bands, and below 200 Hz; both (N,)."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Onsets:
+    """How much the sound grows in each 5 ms frame, all (N,) and in units of their own deviation."""
+
+    all_N: Array  # rise of the log-mel spectrum: every instrument counts alike
+    low_N: Array  # rise of the energy below 160 Hz: the kick drum
+    high_N: Array  # rise of the energy above 250 Hz: the snare drum
+
+
+def onset_envelopes(signal_T: Samples, sample_rate: int) -> Onsets:
     mono_T = soxr.resample(np.asarray(signal_T, dtype=np.float32), sample_rate, ANALYSIS_RATE)
-    mel_NF = np.concatenate(list(_mel_frames(mono_T)))
+    mel_NF, energy_N2 = (np.concatenate(parts) for parts in zip(*_spectra(mono_T), strict=True))
     level = float(np.percentile(mel_NF, 99)) + 1e-12
     log_NF = np.log1p(1000.0 * mel_NF / level)
     rise_NF = np.zeros_like(log_NF)
@@ -114,18 +135,23 @@ def onset_envelope(signal_T: Samples, sample_rate: int) -> tuple[Array, Array]:
     widest_NF[:, 1:] = np.maximum(widest_NF[:, 1:], before_NF[:, :-1])
     widest_NF[:, :-1] = np.maximum(widest_NF[:, :-1], before_NF[:, 1:])
     rise_NF[1:-1] = np.maximum(0.0, log_NF[2:] - widest_NF)
-    all_N, low_N = _contrast(rise_NF.mean(axis=1)), _contrast(rise_NF[:, :LOW_BANDS].mean(axis=1))
-    return all_N + LOW_WEIGHT * low_N, low_N
+    amplitude_N2 = np.sqrt(energy_N2)
+    growth_N2 = np.zeros_like(amplitude_N2)
+    growth_N2[4:] = np.maximum(0.0, amplitude_N2[4:] - amplitude_N2[:-4])
+    low_N, high_N = np.sqrt(growth_N2).T
+    return Onsets(all_N=_contrast(rise_NF.mean(axis=1)), low_N=_contrast(low_N), high_N=_contrast(high_N))
 
 
-def _mel_frames(mono_T: Samples) -> Iterator[Array]:
+def _spectra(mono_T: Samples) -> Iterator[tuple[Array, Array]]:
+    """Mel magnitudes (N, bands), and energies below 160 Hz and above 250 Hz (N, 2), block by block."""
     padded_T = np.pad(mono_T, WINDOW // 2)
     frames_NT = sliding_window_view(padded_T, WINDOW)[::HOP]
     window_T = np.hanning(WINDOW + 1)[:-1].astype(np.float32)
     bank_FD = _mel_bank()
     for start in range(0, frames_NT.shape[0], 4096):  # bounded memory for hour-long tracks
-        spectrum_NF = np.fft.rfft(frames_NT[start : start + 4096] * window_T, axis=1)
-        yield np.abs(spectrum_NF) @ bank_FD
+        magnitude_NF = np.abs(np.fft.rfft(frames_NT[start : start + 4096] * window_T, axis=1))
+        power_NF = np.square(magnitude_NF)
+        yield magnitude_NF @ bank_FD, np.stack([power_NF[:, 1:5].sum(axis=1), power_NF[:, 8:].sum(axis=1)], axis=1)
 
 
 @lru_cache(maxsize=1)
@@ -151,30 +177,87 @@ def _contrast(envelope_N: Array) -> Array:
     return above_N / deviation if deviation > 0.0 else above_N
 
 
-# -- period ---------------------------------------------------------------------------------------------------
+# -- hypotheses -----------------------------------------------------------------------------------------------
 
 
-def _period(envelope_N: Array) -> tuple[float, float]:
-    """Frames per beat and how sure that is (0 to 1); period 0 where there is no envelope to speak of."""
-    longest = min(int(4 * 60.0 / MIN_BPM * FRAMES_PER_S) + 2, envelope_N.shape[0] - 1)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hypothesis:
+    """One reading of the music: where its beats are, in frames, and how good that looks."""
+
+    grid: Array
+    merit: float
+    confidence: float
+
+
+def _hypotheses(onsets: Onsets) -> Iterator[Hypothesis]:
+    """Beat grids at the likeliest periods and at simple ratios of the best, on the onsets and half a beat off them."""
+    envelope_N = onsets.all_N + LOW_WEIGHT * onsets.low_N
+    longest = min(int(8 * 60.0 / MIN_BPM * FRAMES_PER_S) + 2, envelope_N.shape[0] * 2 // 3)
     smooth_N = np.convolve(envelope_N, np.hanning(9) / np.hanning(9).sum(), mode="same")
     correlation = _autocorrelation(smooth_N - smooth_N.mean(), longest)
-    lags = np.arange(60.0 / MAX_BPM * FRAMES_PER_S, min(60.0 / MIN_BPM * FRAMES_PER_S, longest / 1.0), 0.25)
-    if lags.size == 0 or correlation[0] <= 0.0:
-        return 0.0, 0.0
-    strength = np.zeros_like(lags)
-    weights = np.zeros_like(lags)
-    for multiple, weight in MULTIPLES:
-        reachable = lags * multiple < longest
-        strength += weight * reachable * np.interp(lags * multiple, np.arange(longest + 1), correlation)
-        weights += weight * reachable
-    strength /= np.maximum(weights, 1.0)
+    if correlation[0] <= 0.0:
+        return
+    correlation /= correlation[0]
+    for period in _periods(correlation):
+        chain = _chain(envelope_N, period)
+        if chain.size < 3:
+            continue
+        grid = _fill(_straighten(onsets.all_N, chain, period), envelope_N.shape[0])
+        step = float(np.median(np.diff(grid)))
+        confidence = float(np.clip(_repetition(correlation, np.array([step]), ((1, 1.0), (2, 1.0)))[0], 0.0, 1.0))
+        for offset in (0.0, 0.5 * step):
+            moved = grid + offset
+            merit = _merit(onsets, moved[moved < envelope_N.shape[0] - 1], correlation)
+            yield Hypothesis(grid=moved, merit=merit, confidence=confidence)
+
+
+def _periods(correlation: Array) -> list[float]:
+    """Up to a dozen candidate periods in frames."""
+    lags = np.arange(60.0 / MAX_BPM * FRAMES_PER_S, 60.0 / MIN_BPM * FRAMES_PER_S, 0.25)
+    lags = lags[lags < correlation.size - 1]
+    if lags.size < 5:
+        return []
     octaves = np.log2(60.0 * FRAMES_PER_S / lags / PRIOR_BPM)
-    weighted = np.maximum(strength, 0.0) * np.exp(-0.5 * np.square(octaves / PRIOR_OCTAVES))
-    best = int(np.argmax(weighted))
-    if weighted[best] <= 0.0:
-        return 0.0, 0.0
-    return float(lags[best]), float(np.clip(strength[best] / correlation[0], 0.0, 1.0))
+    strength = np.maximum(0.0, _repetition(correlation, lags, MULTIPLES)) * np.exp(-0.5 * np.square(octaves))
+    around = sliding_window_view(np.pad(strength, 2), 5).max(axis=1)
+    peaks = np.nonzero((strength == around) & (strength > 0.0))[0]
+    peaks = peaks[np.argsort(-strength[peaks], kind="stable")][:6]
+    if peaks.size == 0:
+        return []
+    best = float(lags[peaks[0]])
+    related = [best * ratio for ratio in (0.5, 2 / 3, 0.75, 4 / 3, 1.5, 2.0) if lags[0] <= best * ratio <= lags[-1]]
+    return sorted({round(float(period), 1) for period in [*lags[peaks], *related]})
+
+
+def _repetition(correlation: Array, lags: Array, multiples: Sequence[tuple[float, float]]) -> Array:
+    """Weighted mean of the autocorrelation at multiples of each lag, as far as the track is long enough."""
+    total, weights = np.zeros_like(lags), np.zeros_like(lags)
+    for multiple, weight in multiples:
+        reachable = lags * multiple < correlation.size - 1
+        total += weight * reachable * np.interp(lags * multiple, np.arange(correlation.size), correlation)
+        weights += weight * reachable
+    return np.asarray(total / np.maximum(weights, 1e-9))
+
+
+def _merit(onsets: Onsets, grid: Array, correlation: Array) -> float:
+    """How much a grid looks like the beat, in no unit.
+
+    Onsets, and kicks above all, stand on the beat; fewer stand between two beats, and hardly any on thirds of
+    a beat, where those of a grid lie that took a dotted note for the beat. The weights were fitted to songs with
+    known beats (docs/log.md).
+    """
+    if grid.size < 3:
+        return -np.inf
+    step = float(np.median(np.diff(grid)))
+    places = [grid[:-1] + part * np.diff(grid) for part in np.arange(12) / 12]
+    every = np.array([_strength_at(onsets.all_N, place).mean() for place in places])
+    kicks = np.array([_strength_at(onsets.low_N, place).mean() for place in places])
+    on, kick_on = (np.log((values + 0.1) / (values.mean() + 0.1)) for values in (every, kicks))
+    thirds = np.log((0.5 * (every[4] + every[8]) + 0.1) / (every.mean() + 0.1))
+    repetition = [_repetition(correlation, np.array([step]), ((multiple, 1.0),))[0] for multiple in (2, 4)]
+    octaves = np.log2(60.0 * FRAMES_PER_S / step / PRIOR_BPM)
+    merit = 2.5 * on[0] - 1.9 * on[6] - 3.0 * thirds + 0.9 * kick_on[0] - 0.8 * kick_on[6]
+    return float(merit + 1.4 * repetition[0] + 2.2 * repetition[1] - 2.0 * octaves**2)
 
 
 def _autocorrelation(signal_N: Array, longest: int) -> Array:
@@ -270,22 +353,48 @@ def _fill(grid: Array, total: int) -> Array:
 # -- bars -----------------------------------------------------------------------------------------------------
 
 
-def _downbeats(envelope_N: Array, low_N: Array, grid: Array, *, meter: int = 4) -> tuple[NDArray[np.bool_], float]:
-    """Which beats begin a bar, and how clearly (0 to 1): low onsets on one and three, high ones on two and four."""
-    if grid.size < 2 * meter:
+def _downbeats(onsets: Onsets, grid: Array, changes: Array) -> tuple[NDArray[np.bool_], float]:
+    """Which beats begin a bar of four, and how clearly (0 to 1).
+
+    Bars begin where chords change and where the kick is; the snare is on two and four.
+    """
+    if grid.size < 2 * BEATS_PER_BAR:
         return np.zeros(grid.size, dtype=bool), 0.0
-    low = _strength_at(low_N, grid)
-    high = _strength_at(np.maximum(0.0, envelope_N - low_N), grid)
-    place = np.arange(grid.size) % meter
-    scores = np.empty(meter)
-    for phase in range(meter):
-        shifted = (place - phase) % meter
-        first, third = low[shifted == 0].mean(), low[shifted == 2].mean()
-        back = high[(shifted == 1) | (shifted == 3)].mean() - high[(shifted == 0) | (shifted == 2)].mean()
-        scores[phase] = first + 0.3 * third + 0.5 * back
-    order = np.sort(scores)[::-1]
-    certainty = float(np.clip((order[0] - order[1]) / (np.abs(scores - scores.mean()).mean() + 0.1), 0.0, 1.0))
-    return place == int(np.argmax(scores)), certainty
+    kick, snare = _strength_at(onsets.low_N, grid), _strength_at(onsets.high_N, grid)
+    kick, snare, changes = (values / (values.mean() + 1e-9) for values in (kick, snare, changes))
+    place = np.arange(grid.size) % BEATS_PER_BAR
+    means = np.array([[values[place == phase].mean() for phase in range(4)] for values in (kick, snare, changes)])
+    kicks, snares, chords = (np.stack([np.roll(row, -phase) for phase in range(4)]) for row in means)
+    back = (
+        kicks[:, 0]
+        + kicks[:, 2]
+        - kicks[:, 1]
+        - kicks[:, 3]
+        + snares[:, 1]
+        + snares[:, 3]
+        - snares[:, 0]
+        - snares[:, 2]
+    )
+    scores = 0.5 * back + 0.3 * (kicks[:, 0] - kicks[:, 2]) + 2.0 * chords[:, 0]
+    best, second = np.sort(scores)[::-1][:2]
+    return place == int(np.argmax(scores)), float(np.clip(best - second, 0.0, 1.0))
+
+
+def _chord_changes(signal_T: Samples, sample_rate: int, grid: Array) -> Array:
+    """How different the tones of the two beats after each beat are from those of the two before, 0 to 2."""
+    chroma_ND, _ = chromagram(signal_T, sample_rate)
+    if chroma_ND.shape[0] == 0 or grid.size < 2:
+        return np.zeros(grid.size)
+    sums_ND = np.concatenate([np.zeros((1, 12)), np.cumsum(chroma_ND, axis=0)])
+    step = float(np.median(np.diff(grid)))
+
+    def share(first: Array) -> Array:
+        edges = np.clip(np.stack([first, first + 2 * step]) / FRAMES_PER_S * CHROMA_PER_S, 0, chroma_ND.shape[0])
+        low, high = np.round(edges).astype(np.int64)
+        total_ND = sums_ND[high] - sums_ND[low]
+        return np.asarray(total_ND / (total_ND.sum(axis=1, keepdims=True) + 1e-9))
+
+    return np.asarray(np.abs(share(grid) - share(grid - 2 * step)).sum(axis=1))
 
 
 def _strength_at(envelope_N: Array, grid: Array) -> Array:
