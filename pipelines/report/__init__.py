@@ -91,13 +91,7 @@ def headline(made: ReportInput) -> str:
     """What came of the run, in one sentence and a handful of numbers."""
     model = f"{made.name}, version {made.version}" if made.version else f"{made.name}, not registered"
     scores = per_source(made.scores)
-    gain = fmean(row.model - row.floor for row in scores) if scores else math.nan
-    if scores and gain > 0:
-        sentence = f"{gain:.1f} dB better than the mixture"
-    elif math.isfinite(gain):
-        sentence = f"No better than the mixture: {_db(gain, signed=True)} dB"
-    else:
-        sentence = model
+    sentence = _sentence(scores) or model
     badge = '<span class="badge yes">Champion</span>' if made.promoted else '<span class="badge no">Not promoted</span>'
     verdict = f'<p class="verdict">{badge}<span>{text(made.reason)}</span></p>' if made.reason else ""
     facts = {}
@@ -116,6 +110,19 @@ def headline(made: ReportInput) -> str:
         f'<header><p class="eyebrow">{text(model)}</p><h1>{text(sentence)}</h1>'
         f'{verdict}<dl class="facts">{listed}</dl></header>'
     )
+
+
+def _sentence(scores: Sequence[SourceScores]) -> str:
+    """How far the model is above the two estimates that cost nothing: the mixture, and silence, whose nSDR is 0 dB."""
+    if not scores:
+        return ""
+    mean = fmean(row.model for row in scores)
+    gain = mean - fmean(row.floor for row in scores)
+    if not math.isfinite(gain):
+        return ""
+    mixture = f"{abs(gain):.1f} dB {'better' if gain > 0 else 'worse'} than the mixture"
+    joined = "," if (gain > 0) == (mean > 0) else ", but"
+    return f"{mixture}{joined} {abs(mean):.1f} dB {'better' if mean > 0 else 'worse'} than silence"
 
 
 def per_source(scores: Sequence[Score]) -> list[SourceScores]:
@@ -151,7 +158,7 @@ def scores_section(made: ReportInput) -> str:
         caption,
         _score_table(made.scores, summary),
         _song_table(made.scores) if num_songs > 1 else "",
-        lead=f"On {songs}, never heard in training. More is better; at 0 dB the error is as strong as the stem.",
+        lead=f"On {songs}, never heard in training. More is better. Silence as estimate has an nSDR of 0 dB.",
     )
 
 

@@ -45,7 +45,7 @@ def score_plot(scores: Sequence[SourceScores], *, label: str) -> str:
 
 
 def _score_svg(scores: Sequence[SourceScores], ticks: Sequence[float], *, width: int) -> str:
-    left, right, top, row_height = (90, 26, 8, 38) if width > 400 else (66, 20, 8, 36)
+    left, right, top, row_height = (90, 26, 20, 38) if width > 400 else (66, 20, 20, 36)
     height = top + row_height * len(scores) + 26
 
     def x(value: float) -> float:
@@ -56,6 +56,8 @@ def _score_svg(scores: Sequence[SourceScores], ticks: Sequence[float], *, width:
         kind = "zero" if tick == 0 else "grid"
         marks.append(f'<line class="{kind}" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{top}" y2="{height - 24}"/>')
         marks.append(f'<text x="{x(tick):.1f}" y="{height - 8}" text-anchor="middle">{_short(tick)}</text>')
+    if ticks[0] <= 0 <= ticks[-1]:
+        marks.append(f'<text x="{x(0):.1f}" y="12" text-anchor="middle">silence</text>')
     for index, row in enumerate(scores):
         y = top + row_height * (index + 0.5)
         marks.append(f'<g class="{source_class(row.source)}">')

@@ -90,6 +90,7 @@ def players(song: SongAudio, clips: Sequence[Clip], scores: Mapping[str, str]) -
     """All players of a song; `scores` is what to say beside a source's name."""
     # One scale for all pictures: what leaks into an estimate is then as dark as it is quiet.
     loudest_db = max(-60.0, float(band_levels(clips[0].samples_CT).max()))
+    peak = max(1e-3, float(np.abs(clips[0].samples_CT).max(initial=0.0)))
     parts = []
     for clip in clips:
         if clip.kind != "Mixture" and (clip.kind == "Reference" or clip.source not in song.references):
@@ -97,11 +98,11 @@ def players(song: SongAudio, clips: Sequence[Clip], scores: Mapping[str, str]) -
             dot = f'<span class="{source_class(clip.source)}"><span class="dot"></span></span>'
             parts.append(f"<h3>{dot}{text(clip.source.capitalize())}{told}</h3>")
         whole = clip.kind == "Mixture" or clip.source not in song.references
-        parts.append(player(clip, song.title, loudest_db=loudest_db, whole=whole))
+        parts.append(player(clip, song.title, loudest_db=loudest_db, peak=peak, whole=whole))
     return f'<div class="players">{"".join(parts)}</div>'
 
 
-def player(clip: Clip, title: str, *, loudest_db: float, whole: bool) -> str:
+def player(clip: Clip, title: str, *, loudest_db: float, peak: float, whole: bool) -> str:
     """One excerpt: its button, its waveform and spectrogram, and the sound itself inside the page."""
     data, mime = encode_for_page(clip.samples_CT, PAGE_RATE)
     name = f"{clip.kind}, {clip.source}" if clip.source != "mixture" else clip.kind
@@ -112,16 +113,16 @@ def player(clip: Clip, title: str, *, loudest_db: float, whole: bool) -> str:
         f'<figure class="player {style}{" whole" if whole else ""}"><figcaption>'
         f'<button type="button" hidden aria-pressed="false" aria-label="Play {described}">▶</button>'
         f"<span>{text(clip.kind)}</span><time></time></figcaption>"
-        f'<div class="picture">{waveform(clip.samples_CT)}'
+        f'<div class="picture">{waveform(clip.samples_CT, peak=peak)}'
         f'<img alt="Spectrogram: {described}" src="{picture}">'
         f'<div class="head"></div></div>'
         f'<audio controls preload="metadata" aria-label="{described}" src="{_data(data, mime)}"></audio></figure>'
     )
 
 
-def waveform(samples_CT: Samples, *, num_columns: int = 400) -> str:
-    """Least and greatest sample of each of `num_columns` stretches, full scale at the edges."""
-    mono_T = samples_CT.mean(axis=0)
+def waveform(samples_CT: Samples, *, peak: float, num_columns: int = 400) -> str:
+    """Least and greatest sample of each of `num_columns` stretches; `peak` reaches the edges."""
+    mono_T = np.clip(samples_CT.mean(axis=0) / peak, -1, 1)
     pieces = np.array_split(mono_T, min(num_columns, max(1, len(mono_T))))
     tops = [(index, 50 - 48 * float(piece.max(initial=0.0))) for index, piece in enumerate(pieces)]
     bottoms = [(index, 50 - 48 * float(piece.min(initial=0.0))) for index, piece in enumerate(pieces)]

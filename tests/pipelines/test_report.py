@@ -154,7 +154,7 @@ def test_scores_are_means_over_songs_and_say_their_protocol() -> None:
     assert re.findall(r">([^<]+)</td>", row[1]) == ["0.00", "5.00", "+5.00", "\u22121.00", "4.00"]
     assert "mean over songs" in page
     assert "median over 1 s windows" in page
-    assert "5.0 dB better than the mixture" in page
+    assert "<h1>5.0 dB better than the mixture, 5.0 dB better than silence</h1>" in page
 
 
 def test_a_score_that_is_not_finite_is_a_dash_and_breaks_no_plot() -> None:
@@ -164,9 +164,17 @@ def test_a_score_that_is_not_finite_is_a_dash_and_breaks_no_plot() -> None:
     assert "–" in page
 
 
-def test_a_model_that_does_not_help_is_not_praised() -> None:
-    page = render(ReportConfig(), ReportInput(name="stemline", scores=[score("a", "drums", -1.0, floor=1.0)]))
-    assert "No better than the mixture: \u22122.00 dB" in page
+@pytest.mark.parametrize(
+    ("nsdr", "floor", "sentence"),
+    [
+        (0.5, -4.0, "4.5 dB better than the mixture, 0.5 dB better than silence"),
+        (-1.0, -4.0, "3.0 dB better than the mixture, but 1.0 dB worse than silence"),
+        (-2.0, -1.0, "1.0 dB worse than the mixture, 2.0 dB worse than silence"),
+    ],
+)
+def test_a_model_that_only_turns_down_is_not_praised(nsdr: float, floor: float, sentence: str) -> None:
+    page = render(ReportConfig(), ReportInput(name="stemline", scores=[score("a", "drums", nsdr, floor=floor)]))
+    assert f"<h1>{sentence}</h1>" in page
 
 
 def test_players_show_the_loudest_seconds_at_one_common_gain(tmp_path: Path) -> None:
@@ -198,7 +206,7 @@ def test_a_tone_is_brightest_where_its_pitch_is() -> None:
 def test_silence_is_dark_and_flat() -> None:
     silent_CT = np.zeros((2, 1000), np.float32)
     assert spectrogram(silent_CT, loudest_db=-60).startswith(b"\x89PNG")
-    assert set(re.findall(r" (\d+\.\d)", waveform(silent_CT).split("/>")[0])) == {"50.0"}
+    assert set(re.findall(r" (\d+\.\d)", waveform(silent_CT, peak=1.0).split("/>")[0])) == {"50.0"}
 
 
 @pytest.mark.parametrize("values", [[0.0, 1.0], [-3.2, 11.7], [0.001, 0.0013], [5.0, 5.0], [1e5, 3e5]])
