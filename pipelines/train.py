@@ -256,9 +256,9 @@ def _train_on_ray(job: Job, folder: Path, progress: Progress) -> dict[str, Any]:
     # Two workers took 27 to 37 s to import torch and Ray on two cores; Ray's own limit is 60 s.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "180")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # a report waits for the controller's next look
+    if _steps_committed(folder) >= job.config.steps:
+        return {"step": job.config.steps}
     with connect() as ray:
-        if _steps_committed(folder) >= job.config.steps:
-            return {"step": job.config.steps}
         # An actor tells the driver how far rank 0 is: reports to Ray Train are a barrier for all workers.
         board = ray.remote(num_cpus=0)(_Board).remote()
         watch = _Watch(progress, lambda: ray.get(board.read.remote(), timeout=10))
@@ -294,18 +294,19 @@ def _fit(job: Job, folder: Path, board: Any) -> dict[str, Any]:
         outcome: dict[str, Any] = trainer.fit().return_value  # type: ignore[attr-defined]  # V2's, not V1's
     except TrainingFailedError as error:
         for failure in getattr(error, "worker_failures", {}).values():
-            if isinstance(failure, ValueError):  # ours are: InputError and ModelError
-                raise InputError(str(failure)) from error
+            cause = getattr(failure, "_base_exc", failure)  # Ray wraps what the loop raised
+            if isinstance(cause, ValueError):  # InputError and ModelError are
+                raise InputError(str(cause)) from error
         raise
     return outcome
 
 
 def _steps_committed(folder: Path) -> int:
     """Steps that an earlier start of this run has brought into a checkpoint."""
-    from ray.train import Result
-
     if not (folder / "checkpoint_manager_snapshot.json").is_file():
         return 0
+    from ray.train import Result
+
     return int((Result.from_path(str(folder)).metrics or {}).get("step", 0))
 
 
