@@ -298,6 +298,9 @@ class _AvReader:
             raise AudioError("undecodable", f"{path}: has {len(streams)} audio streams, number {stream} was asked for")
         self._stream = streams[stream]
         rate = self._stream.codec_context.sample_rate
+        if rate < 1 or self._stream.codec_context.layout.nb_channels < 1:  # a format guessed from the file's name
+            self.close()
+            raise AudioError("undecodable", f"{path}: no decoder knows this file (it states no sample rate)")
         duration, base = self._stream.duration, self._stream.time_base
         known = duration is not None and base is not None
         self.info = AudioInfo(

@@ -90,6 +90,8 @@ def test_zero_bytes_and_missing_files_and_folders_have_their_reasons(tmp_path: P
 def test_text_is_not_audio_whatever_its_name(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("I only pretend to be a song.\n" * 200)
     assert _reason(tmp_path / name) == "undecodable"
+    with pytest.raises(AudioError):
+        audio.probe(tmp_path / name)
 
 
 @pytest.mark.parametrize("ext", ["wav", "flac", "ogg", "mp3", "aiff"])

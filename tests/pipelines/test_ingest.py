@@ -1,0 +1,236 @@
+"""Songs become shards once, whatever interrupts the job, and songs that cannot be used become rows."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from datasets import shards
+from datasets.audio import Samples
+from datasets.dice import dice
+from datasets.errors import InputError
+from datasets.schema import SOURCES
+from pipelines import ingest
+from pipelines.ingest import CorpusConfig, IngestConfig, IngestResult
+
+RATE = 8000
+CONFIG = IngestConfig(sample_rate=RATE, songs_per_shard=2)
+
+
+def _stems(name: str, duration_s: float = 2.0) -> Samples:
+    ints = dice(0, name).integers(-9000, 9000, (4, 2, round(duration_s * RATE)))
+    return (ints / 32768).astype(np.float32)
+
+
+def _song(root: Path, name: str, *, duration_s: float = 2.0) -> Path:
+    folder = root / name
+    folder.mkdir(parents=True)
+    for source, stem_CT in zip(SOURCES, _stems(name, duration_s), strict=True):
+        soundfile.write(folder / f"{source}.flac", stem_CT.T, RATE, subtype="PCM_16")
+    return folder
+
+
+def _corpus(root: Path, num_songs: int = 12) -> CorpusConfig:
+    for number in range(num_songs):
+        _song(root, f"train/Song {chr(65 + number)}")
+    _song(root, "test/Song Z")
+    return CorpusConfig(root=str(root))
+
+
+def _contents(store: Path) -> dict[str, bytes]:
+    paths = [path for folder in ("chunks", "manifests") for path in (store / folder).glob("*.*")]
+    return {str(path.relative_to(store)): path.read_bytes() for path in paths}
+
+
+def _no_work(*_: Any, **__: Any) -> Any:
+    raise AssertionError("a finished step must not work again")
+
+
+def _run(corpus: CorpusConfig, store: Path, config: IngestConfig = CONFIG) -> IngestResult:
+    return ingest.run(corpus, config, store=str(store))
+
+
+@pytest.mark.ray
+def test_songs_are_stored_exactly_and_a_second_run_finds_them(
+    ray_local: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = _corpus(tmp_path / "c", 3)
+    result = _run(corpus, tmp_path / "s")
+    assert result.rejected == ()
+    songs = shards.read_songs(result.chunks)
+    assert [song.track_id for song in songs] == ["test/Song Z", "train/Song A", "train/Song B", "train/Song C"]
+    assert sorted(song.split for song in songs) == ["test", "train", "train", "valid"]
+    assert result.drawn == ("valid",)
+    np.testing.assert_array_equal(shards.read_track(result.chunks, "train/Song B"), _stems("train/Song B"))
+    for job in ("map_rows", "connect"):
+        monkeypatch.setattr(ingest, job, _no_work)
+    assert _run(corpus, tmp_path / "s") == result
+    shutil.move(tmp_path / "c", tmp_path / "moved")
+    assert _run(CorpusConfig(root=str(tmp_path / "moved")), tmp_path / "s") == result
+
+
+@pytest.mark.ray
+def test_one_more_song_rewrites_one_shard(ray_local: Any, tmp_path: Path) -> None:
+    corpus = _corpus(tmp_path / "c")
+    _song(tmp_path / "c", "valid/Song Y")
+    before = _run(corpus, tmp_path / "s")
+    old = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "s" / "chunks").glob("*.parquet")}
+    _song(tmp_path / "c", "train/Song F2")
+    after = _run(corpus, tmp_path / "s")
+    new = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "s" / "chunks").glob("*.parquet")}
+    assert len(old) > 3
+    assert {name: new[name] for name in old} == old
+    assert 1 <= len(set(new) - set(old)) <= 2
+    assert after.chunks.num_rows == before.chunks.num_rows + 1
+    assert len(shards.read_songs(before.chunks)) == 14
+
+
+@pytest.mark.ray
+def test_whatever_is_lost_or_cut_is_made_again_byte_for_byte(ray_local: Any, tmp_path: Path) -> None:
+    store = tmp_path / "s"
+    corpus = _corpus(tmp_path / "c", 8)
+    result = _run(corpus, store)
+    whole = _contents(store)
+    names = sorted(name for name in whole if name.endswith(".parquet"))
+    (store / names[0]).unlink()
+    (store / names[1]).write_bytes(whole[names[1]][:-100])
+    (store / names[2]).with_suffix(".json").unlink()
+    (store / "chunks" / ".tmp-left-by-a-killed-job").touch()
+    Path(result.chunks.uri).unlink()
+    assert _run(corpus, store) == result
+    assert _contents(store) == whole
+    assert not list((store / "chunks").glob(".tmp-*"))
+
+
+@pytest.mark.ray
+def test_songs_that_cannot_be_used_are_rows_and_the_job_goes_on(ray_local: Any, tmp_path: Path) -> None:
+    root = tmp_path / "c"
+    _song(root, 'Good, "quoted" né\nsong')
+    (_song(root, "No bass") / "bass.flac").unlink()
+    (_song(root, "Zero bytes") / "bass.flac").write_bytes(b"")
+    (_song(root, "Text") / "bass.flac").write_text("no music " * 500)
+    cut = _song(root, "Cut") / "drums.flac"
+    cut.write_bytes(cut.read_bytes()[:-5000])
+    folder = _song(root, "Not finite")
+    soundfile.write(folder / "vocals.wav", np.full((2 * RATE, 2), np.nan), RATE, subtype="FLOAT")
+    (folder / "vocals.flac").unlink()
+    soundfile.write(_song(root, "Short stem") / "other.flac", _stems("x", 1.5)[0].T, RATE)
+    soundfile.write(_song(root, "Other rate") / "other.flac", _stems("x")[0].T, 2 * RATE)
+    soundfile.write(_song(root, "Mono stem") / "other.flac", _stems("x")[0, 0], RATE)
+    _song(root, "Too short", duration_s=0.5)
+    result = _run(CorpusConfig(root=str(root)), tmp_path / "s")
+    assert {verdict.title: verdict.reason for verdict in result.rejected} == {
+        "Cut": "undecodable",
+        "Mono stem": "channel_mismatch",
+        "No bass": "missing_stem",
+        "Not finite": "not_finite",
+        "Other rate": "rate_mismatch",
+        "Short stem": "length_mismatch",
+        "Text": "undecodable",
+        "Too short": "too_short",
+        "Zero bytes": "empty_file",
+    }
+    assert [song.title for song in shards.read_songs(result.chunks)] == ['Good, "quoted" né\nsong']
+    assert not any(str(tmp_path) in verdict.detail for verdict in result.rejected)
+    assert _run(CorpusConfig(root=str(root)), tmp_path / "s") == result
+
+
+@pytest.mark.ray
+def test_a_corpus_of_broken_songs_only_is_refused_with_counts(ray_local: Any, tmp_path: Path) -> None:
+    for name in ("One", "Two"):
+        (_song(tmp_path / "c", name) / "bass.flac").write_bytes(b"")
+    with pytest.raises(InputError, match=r"none of the 2 songs(.|\n)*empty_file(.|\n)*: 2 songs, such as 'One'"):
+        _run(CorpusConfig(root=str(tmp_path / "c")), tmp_path / "s")
+
+
+def test_a_source_that_no_song_has_is_refused_before_ray_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "connect", _no_work)
+    _corpus(tmp_path / "c", 1)
+    corpus = CorpusConfig(root=str(tmp_path / "c"), sources=("drums", "guitar"))
+    with pytest.raises(InputError, match=r'no file for guitar\ncorpus\.sources=\["drums", "guitar"\]'):
+        _run(corpus, tmp_path / "s")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sources": ()}, "one or more"),
+        ({"sources": ("drums", "drums")}, "different names"),
+        ({"sources": ("title",)}, "column names such as title"),
+        ({"sources": ("../x",)}, "lower-case words"),
+        ({"valid_fraction": 0.5, "test_fraction": 0.5}, "nothing to train on"),
+    ],
+)
+def test_a_corpus_setting_that_makes_no_sense_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        CorpusConfig(root="x", **change)
+
+
+def test_other_settings_that_make_no_sense_are_refused(tmp_path: Path) -> None:
+    for change in ({"sample_rate": 0}, {"channels": 3}, {"songs_per_shard": 0}):
+        with pytest.raises(InputError, match=rf"ingest\.{next(iter(change))}"):
+            IngestConfig(**change)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"corpus\.root is not set"):
+        _run(CorpusConfig(), tmp_path)
+
+
+def test_a_store_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"cannot write to .*store\.root=DIR"):
+        _run(_corpus(tmp_path / "c", 1), tmp_path / "file" / "store")
+
+
+@pytest.mark.ray
+def test_a_full_disk_stops_the_job_with_one_message_and_leaves_no_half_shard(ray_local: Any, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", disk], capture_output=True, check=False
+    ).returncode:
+        pytest.skip("needs the right to mount a small tmpfs")
+    try:
+        corpus = _corpus(tmp_path / "c", 6)
+        with pytest.raises(InputError, match=rf"the disk of {disk}/chunks is full: a file of at least \d+ bytes"):
+            _run(corpus, disk)
+        assert not list((disk / "manifests").glob("*"))
+        assert all(shards.find_shard(disk, path.stem) for path in (disk / "chunks").glob("*.json"))
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+_COMMAND = """
+import sys
+from pipelines.ingest import CorpusConfig, IngestConfig, run
+run(CorpusConfig(root=sys.argv[1]), IngestConfig(sample_rate=8000, songs_per_shard=2), store=sys.argv[2])
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_killed_job_is_finished_by_the_next_with_the_same_bytes(
+    ray_local: Any, tmp_path: Path, repository: Path
+) -> None:
+    corpus = _corpus(tmp_path / "c", 24)
+    _run(corpus, tmp_path / "undisturbed")
+    command = [sys.executable, "-c", _COMMAND, corpus.root, str(tmp_path / "killed")]
+    job = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(repository)}, stderr=subprocess.DEVNULL)
+    give_up = time.monotonic() + 200
+    while not list((tmp_path / "killed").glob("chunks/*.json")) and time.monotonic() < give_up:
+        assert job.poll() is None, "the job ended before it could be killed"
+        time.sleep(0.005)
+    job.send_signal(signal.SIGKILL)
+    job.wait()
+    assert not list((tmp_path / "killed").glob("manifests/*"))
+    time.sleep(3)  # Ray's processes end by themselves within seconds
+    _run(corpus, tmp_path / "killed")
+    assert _contents(tmp_path / "killed") == _contents(tmp_path / "undisturbed")
