@@ -7,6 +7,7 @@ state-dict keys. Read next: `htdemucs.py`, which stacks these, or `hdemucs.py`.
 """
 
 import math
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -167,18 +168,19 @@ class DConv(nn.Module):
         """Also takes (B, D, F, N), where every frequency row is an example of its own."""
         rows = x if x.dim() == 4 else x[:, :, None]
         for branch in self.layers:
-            rows = _residual(branch, rows)
+            rows = _residual(cast(nn.Sequential, branch), rows)
         return rows.view(x.shape)
 
 
-def _residual(branch: nn.Module, x: Tensor) -> Tensor:
+def _residual(branch: nn.Sequential, x: Tensor) -> Tensor:
     """x of shape (B, D, F, N) plus one residual branch of it.
 
     Only the squeezed features are computed in full. The statistics of the second norm follow from their means and
     covariances, so norm and layer scale become part of the expanding convolution's weight, one for each row, and
     everything wide happens inside `gate`.
     """
-    squeeze, norm, activation, *extras, expand, wide_norm, _, scale = branch
+    modules: list[Any] = list(branch)
+    squeeze, norm, activation, *extras, expand, wide_norm, _, scale = modules
     inner = F.conv2d(
         x,
         squeeze.weight[:, :, None],
@@ -193,10 +195,11 @@ def _residual(branch: nn.Module, x: Tensor) -> Tensor:
     weight, bias = _fold_norm(inner, expand, wide_norm)
     factor = torch.cat([scale.scale, torch.ones_like(scale.scale)])  # a gate's first half carries the value
     weight, bias = weight * factor[:, None], bias * factor
-    return gate(*(part.unflatten(0, (batch, rows)) for part in (inner, weight, bias)), x)
+    inner, weight, bias = (part.view(batch, rows, *part.shape[1:]) for part in (inner, weight, bias))
+    return gate(inner, weight, bias, x)
 
 
-def _fold_norm(inner: Tensor, expand: nn.Conv1d, norm: nn.GroupNorm) -> tuple[Tensor, Tensor]:
+def _fold_norm(inner: Tensor, expand: Any, norm: Any) -> tuple[Tensor, Tensor]:
     """Weights (B, 2D, K) and biases (B, 2D) that do to (B, K, N) what `expand` and then `norm`, of one group, do."""
     with torch.autocast(inner.device.type, enabled=False):
         inner = at_least_float32(inner)
@@ -255,7 +258,7 @@ class EncoderLayer(nn.Module):
         return F.glu(self.norm2(self.rewrite(y)), dim=1)
 
 
-def _pointwise_gate(x: Tensor, rewrite: nn.Module) -> Tensor:
+def _pointwise_gate(x: Tensor, rewrite: Any) -> Tensor:
     """GLU of a 1x1 convolution, without the tensor in between."""
     batch, inner = x.shape[:2]
     weight = rewrite.weight.view(1, 1, -1, inner).expand(batch, -1, -1, -1)

@@ -14,6 +14,7 @@ from .demucs import Demucs, DemucsConfig
 from .errors import ModelError, nearest
 from .hdemucs import HDemucs, HDemucsConfig
 from .htdemucs import HTDemucs, HTDemucsConfig
+from .sparse import SparseHTDemucs, SparseHTDemucsConfig
 
 SIX_SOURCES = ("drums", "bass", "other", "vocals", "guitar", "piano")
 
@@ -26,6 +27,7 @@ class Family:
 
 FAMILIES: dict[str, Family] = {
     "htdemucs": Family(HTDemucsConfig, HTDemucs),
+    "sparse-htdemucs": Family(SparseHTDemucsConfig, SparseHTDemucs),
     "hdemucs": Family(HDemucsConfig, HDemucs),
     "demucs": Family(DemucsConfig, Demucs),
 }
@@ -48,6 +50,19 @@ PRESETS: dict[str, Any] = {
         transformer_hidden_scale=2.0,
         dropout=0.0,
         attention_dropout=0.0,
+    ),
+    "sparse-htdemucs": SparseHTDemucsConfig(),  # the paper's best; no weights were ever published
+    "sparse-htdemucs-tiny": SparseHTDemucsConfig(
+        segment_s=3.0,
+        channels=8,
+        nfft=2048,
+        dconv_compress=4,
+        dconv_depth=1,
+        transformer_width=64,
+        transformer_layers=3,
+        transformer_heads=2,
+        transformer_hidden_scale=2.0,
+        dropout=0.0,
     ),
     # One architecture, trained on MUSDB18-HQ (fa0cb7f9, 902315c2) and on more songs (75fc33f5).
     "hdemucs-repro": HDemucsConfig(),

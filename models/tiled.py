@@ -23,7 +23,7 @@ LARGEST_PLAIN_SCORE = 40.0  # up to here exp() of a score neither overflows floa
 
 def suits(x: Tensor) -> bool:
     """True where these functions run: plain tensors on a CPU, not the symbols of an export or a compiler."""
-    return x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def attend(q_BHLD: Tensor, k_BHMD: Tensor, v_BHMD: Tensor, *, dropout: float = 0.0) -> Tensor:
@@ -137,9 +137,7 @@ def _tile_gradients(
 ) -> None:
     """Adds to dk and dv, and writes dq, for one tile of queries; q and grad come scaled."""
     dq, dk, dv = out
-    weights = (
-        torch.addmm(-logsumexp.to(q.dtype), q, k.t()).exp_() if q.dtype == torch.float32 else _exp(q, k, logsumexp)
-    )
+    weights = _weights(q, k, logsumexp)
     if dropped is None:
         dv.addmm_(weights.t(), grad)
         flow = torch.addmm(negative_share.to(q.dtype), grad, v.t())
@@ -156,8 +154,10 @@ def _tile_gradients(
     dk.addmm_(flow.t(), q)
 
 
-def _exp(q: Tensor, k: Tensor, logsumexp: Tensor) -> Tensor:
-    """Weights in half precision: the difference to the logarithm of the sum is taken in float32."""
+def _weights(q: Tensor, k: Tensor, logsumexp: Tensor) -> Tensor:
+    """Attention weights of a tile; the difference to the logarithm of the sum is float32 in any precision."""
+    if q.dtype == torch.float32:
+        return torch.addmm(-logsumexp, q, k.t()).exp_()
     return torch.mm(q, k.t()).float().sub_(logsumexp).exp_().to(q.dtype)
 
 

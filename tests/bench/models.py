@@ -1,0 +1,314 @@
+"""Ours against demucs 4.1.0: same weights, same machine, interleaved; time, memory and ratios.
+
+    python -m tests.bench.models --device cpu [--quick] [--out FILE.json]
+    python -m tests.bench.models --device cuda --out FILE.json      # at most 8 minutes
+
+Every arm runs in a process of its own, so its peak memory is its own; the arms take turns, A B A B, and a ratio is
+the median of the ratios within a turn. The reference separates with `apply_model` as its command line calls it
+(shifts 1, overlap 0.25, float32) and trains the released configuration, dropout included. On a host with nothing but
+PyTorch this needs the wheels demucs, einops, julius, tqdm and numpy; `cuda.py` beside this file holds what only runs
+there.
+"""
+
+import argparse
+import json
+import multiprocessing
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+SAMPLE_RATE = 44100
+SEGMENT_SAMPLES = 343980  # 7.8 s
+FORWARD_FLOP = 335e9  # of the released configuration for 7.8 s; a training step takes three times as much
+H100_FLOPS = 989e12  # dense bfloat16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One figure; `baseline` is the reference's, `target` what issue 3 asks, `met` None where nothing was asked."""
+
+    name: str
+    value: float
+    unit: str
+    baseline: float | None = None
+    target: float | None = None
+    met: bool | None = None
+    spread: tuple[float, float] | None = None  # least and largest over the turns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """What one process does on every turn."""
+
+    name: str
+    job: str  # a key of JOBS
+    whose: str  # "reference" or "ours"
+    precision: str = "float32"
+    batch: int = 1
+    compiled: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    wall_s: float
+    cpu_s: float
+    loss: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    device: str
+    song_s: float
+    threads: int
+
+
+def reference_model() -> nn.Module:
+    """demucs' own class in the released configuration, initialised from seed 0."""
+    from demucs.htdemucs import HTDemucs
+
+    torch.manual_seed(0)
+    model: nn.Module = HTDemucs(
+        ["drums", "bass", "other", "vocals"],
+        dconv_mode=3,
+        bottom_channels=512,
+        t_layers=5,
+        t_dropout=0.02,
+        segment=Fraction(39, 5),
+    )
+    return model
+
+
+def our_model() -> nn.Module:
+    """Ours with the reference's weights; a strict load proves that it is the same network."""
+    from models.htdemucs import HTDemucs
+
+    state = reference_model().state_dict()
+    model = HTDemucs()
+    model.load_state_dict(state)
+    return model
+
+
+def toy_audio(num_samples: int, *, seed: int, batch: int = 1, device: str = "cpu") -> Tensor:
+    """Stems (B, 4, 2, T): decaying noise bursts, a low tone, chords and a gliding voice, made by torch."""
+    generator = torch.Generator().manual_seed(seed)
+    time_T = torch.arange(num_samples) / SAMPLE_RATE
+    pitch_B = 55 * 2 ** (torch.randint(0, 24, (batch,), generator=generator) / 12)
+    phase_BT = 2 * torch.pi * pitch_B[:, None] * time_T
+    beat_T = torch.exp(-12 * (time_T % 0.5))
+    drums_BT = torch.randn(batch, num_samples, generator=generator) * beat_T
+    chords_BT = sum((torch.sin(4 * ratio * phase_BT) for ratio in (1.0, 1.25, 1.5)), torch.zeros(())) / 3
+    voice_BT = torch.sin(6 * phase_BT + 3 * torch.sin(2 * torch.pi * 5 * time_T))
+    stems_BST = 0.1 * torch.stack([drums_BT, torch.sin(phase_BT), chords_BT, voice_BT], dim=1)
+    gains_BSC = 0.5 + torch.rand(batch, 4, 2, generator=generator)
+    return (stems_BST[:, :, None] * gains_BSC[..., None]).to(device)
+
+
+def synchronize(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def separation(arm: Arm, setting: Setting) -> Callable[[], float | None]:
+    """A song of `song_s` seconds to its stems."""
+    mixture_CT = toy_audio(round(setting.song_s * SAMPLE_RATE), seed=1).sum(1)[0]
+    model = (reference_model() if arm.whose == "reference" else our_model()).to(setting.device).eval()
+
+    def reference() -> None:
+        from demucs.apply import apply_model
+
+        normal_CT = (mixture_CT - mixture_CT.mean()) / mixture_CT.std()
+        apply_model(model, normal_CT[None], shifts=1, split=True, overlap=0.25, device=setting.device)
+
+    def ours() -> None:
+        from models.separate import separate
+
+        dtype = getattr(torch, arm.precision)
+        separate(model, mixture_CT, shifts=1, overlap=0.25, device=setting.device, dtype=dtype, batch_size=arm.batch)
+
+    return reference if arm.whose == "reference" else ours
+
+
+def training(arm: Arm, setting: Setting) -> Callable[[], float | None]:
+    """Forward, backward and optimizer step on `batch` segments of 7.8 s."""
+    stems_BSCT = toy_audio(SEGMENT_SAMPLES, seed=2, batch=arm.batch, device=setting.device)
+    model = (reference_model() if arm.whose == "reference" else our_model()).to(setting.device).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-4)
+    run = torch.compile(model) if arm.compiled else model
+
+    def step() -> float:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(setting.device, torch.bfloat16, enabled=arm.precision == "bfloat16"):
+            estimates_BSCT = run(stems_BSCT.sum(1))
+        loss = nn.functional.l1_loss(estimates_BSCT.float(), stems_BSCT)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+JOBS: dict[str, Callable[[Arm, Setting], Callable[[], float | None]]] = {"separate": separation, "train": training}
+
+
+def serve(connection: Connection, arm: Arm, setting: Setting) -> None:
+    """The process of an arm: builds, warms up once, then runs whenever told to and reports; ends with its peak."""
+    torch.set_num_threads(setting.threads)
+    try:
+        run = JOBS[arm.job](arm, setting)
+        run()
+    except torch.cuda.OutOfMemoryError as error:
+        connection.send(str(error).splitlines()[0])
+        return
+    connection.send("ready")
+    while connection.recv() == "run":
+        synchronize(setting.device)
+        wall, cpu = time.perf_counter(), time.process_time()
+        loss = run()
+        synchronize(setting.device)
+        connection.send(Turn(wall_s=time.perf_counter() - wall, cpu_s=time.process_time() - cpu, loss=loss))
+    if setting.device == "cuda":
+        connection.send(torch.cuda.max_memory_allocated() / 2**30)
+    else:
+        connection.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    arm: Arm
+    turns: tuple[Turn, ...]
+    peak_gib: float
+
+
+def take_turns(arms: Sequence[Arm], setting: Setting, *, num_turns: int) -> list[Result]:
+    """Every arm's turns, interleaved; an arm that does not fit into memory is left out, and said so."""
+    context = multiprocessing.get_context("spawn")
+    seats: list[tuple[Arm, Any, Connection, list[Turn]]] = []
+    for arm in arms:
+        here, there = context.Pipe()
+        process = context.Process(target=serve, args=(there, arm, setting), daemon=True)
+        process.start()
+        there.close()
+        answer = here.recv()
+        if answer == "ready":
+            seats.append((arm, process, here, []))
+        else:
+            print(f"  {arm.name}: {answer}", file=sys.stderr)
+    for turn in range(num_turns):
+        for arm, _, connection, turns in seats:
+            connection.send("run")
+            turns.append(connection.recv())
+            print(f"  turn {turn + 1}/{num_turns} {arm.name}: {turns[-1].wall_s:.2f} s", file=sys.stderr, flush=True)
+    results = []
+    for arm, process, connection, turns in seats:
+        connection.send("stop")
+        results.append(Result(arm=arm, turns=tuple(turns), peak_gib=connection.recv()))
+        process.join()
+    return results
+
+
+def compare(results: Sequence[Result], targets: dict[str, float]) -> Iterator[Row]:
+    """Rows of time, speed-up over the first result, and memory; `targets` are speed-ups by the arm's name."""
+    base, *others = results
+    yield _seconds(base)
+    yield Row(name=f"{base.arm.name}, peak", value=base.peak_gib, unit="GiB")
+    for other in others:
+        yield _seconds(other)
+        for kind in ("wall_s", "cpu_s"):
+            ratios = [getattr(a, kind) / getattr(b, kind) for a, b in zip(base.turns, other.turns, strict=True)]
+            target = targets.get(other.arm.name) if kind == "wall_s" else None
+            value = statistics.median(ratios)
+            yield Row(
+                name=f"{other.arm.name}, speed-up" + (" in CPU seconds" if kind == "cpu_s" else ""),
+                value=value,
+                unit="x",
+                baseline=1.0,
+                target=target,
+                met=None if target is None else value >= target,
+                spread=(min(ratios), max(ratios)),
+            )
+        yield Row(name=f"{other.arm.name}, peak", value=other.peak_gib, unit="GiB", baseline=base.peak_gib)
+
+
+def _seconds(result: Result) -> Row:
+    seconds = [turn.wall_s for turn in result.turns]
+    return Row(
+        name=f"{result.arm.name}, time",
+        value=statistics.median(seconds),
+        unit="s",
+        spread=(min(seconds), max(seconds)),
+    )
+
+
+def cpu_rows(*, quick: bool, threads: int) -> Iterator[Row]:
+    """Separation of a song and a training step on this machine's CPU."""
+    setting = Setting(device="cpu", song_s=20.0 if quick else 180.0, threads=threads)
+    turns = 2 if quick else 3
+    song = f"separate {setting.song_s:.0f} s"
+    arms = [
+        Arm(name=f"{song}, reference fp32", job="separate", whose="reference"),
+        Arm(name=f"{song}, ours fp32", job="separate", whose="ours"),
+        Arm(name=f"{song}, ours bf16", job="separate", whose="ours", precision="bfloat16"),
+    ]
+    yield from compare(take_turns(arms, setting, num_turns=turns), {arms[1].name: 1.3, arms[2].name: 2.0})
+    arms = [
+        Arm(name="training step, reference fp32", job="train", whose="reference"),
+        Arm(name="training step, ours fp32", job="train", whose="ours"),
+        Arm(name="training step, ours bf16", job="train", whose="ours", precision="bfloat16"),
+    ]
+    results = take_turns(arms, setting, num_turns=turns)
+    yield from compare(results, {arms[1].name: 1.5, arms[2].name: 2.5})
+    for result in results[1:]:
+        share = result.peak_gib / results[0].peak_gib
+        yield Row(
+            name=f"{result.arm.name}, peak over the reference's",
+            value=share,
+            unit="",
+            baseline=1.0,
+            target=0.6,
+            met=share <= 0.6,
+        )
+
+
+def print_table(rows: Sequence[Row]) -> None:
+    print(f"{'':62s} {'value':>9s} {'unit':6s} {'least':>8s} {'largest':>8s} {'target':>7s} met")
+    for row in rows:
+        least, largest = (f"{value:8.2f}" for value in row.spread) if row.spread else (" " * 8, " " * 8)
+        target = f"{row.target:7.2f}" if row.target is not None else " " * 7
+        met = {None: "", True: "yes", False: "NO"}[row.met]
+        print(f"{row.name:62s} {row.value:9.2f} {row.unit:6s} {least} {largest} {target} {met}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--quick", action="store_true", help="a song of 20 s and two turns")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of each process, on the CPU")
+    parser.add_argument("--out", help="JSON file for the rows")
+    options = parser.parse_args(arguments)
+    if options.device == "cuda":
+        from .cuda import cuda_rows
+
+        rows = list(cuda_rows(quick=options.quick))
+        machine = torch.cuda.get_device_name()
+    else:
+        rows = list(cpu_rows(quick=options.quick, threads=options.threads))
+        machine = f"{platform.machine()}, {options.threads} threads"
+    print(f"torch {torch.__version__}, {machine}")
+    print_table(rows)
+    if options.out:
+        with open(options.out, "w") as file:
+            json.dump([asdict(row) for row in rows], file, indent=1)
+
+
+if __name__ == "__main__":
+    main()
