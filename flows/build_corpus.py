@@ -6,6 +6,7 @@ from prefect import flow
 
 from datasets.schema import ShardSet
 from flows.config import RunConfig
+from flows.screen import current
 from flows.step import resumable, step
 from pipelines import analyze, automix, curate, ingest
 from pipelines.automix import AutomixResult
@@ -67,13 +68,16 @@ def ingest_songs(config: RunConfig) -> IngestResult:
 
 @resumable("curate")
 def curate_songs(config: RunConfig, ingested: IngestResult) -> CurateResult:
-    return step(
+    result = step(
         "curate",
         config,
         lambda progress: curate.run(config.curate, ingested, store=config.store.root, progress=progress),
         words=lambda made: f"{len(made.kept)} of {made.summary['songs']} songs kept",
         outputs=lambda made: [made.verdicts, made.chunks],
     )
+    if dropped := result.summary["dropped"]:
+        current().detail("dropped: " + ", ".join(f"{reason} {count}" for reason, count in sorted(dropped.items())))
+    return result
 
 
 @resumable("analyze")

@@ -1,5 +1,6 @@
 """What a verb of the command line sets in motion: the store is held, Prefect and Ray stand ready, then the flow."""
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from flows.store import held
 
 
 def run(config: RunConfig, *, verb: str, screen: Screen, debug: bool = False) -> dict[str, Any]:
-    """Every step up to the verb's own; finished ones return at once. All JSON-sized but `shown`, which is for people."""
+    """Every step up to the verb's own; finished ones return at once. JSON-sized but for `shown`, meant for people."""
     with prepared(config, verb=verb, screen=screen, debug=debug):
         from flows import build_corpus, full_run, train_model
         from flows.tables import corpus_tables, model_tables, run_tables
@@ -37,6 +38,8 @@ def prepared(config: RunConfig, *, verb: str, screen: Screen, debug: bool) -> It
     from pipelines.cluster import session
     from pipelines.registry.reach import check_address
 
+    if debug:
+        os.environ["RAY_BACKEND_LOG_LEVEL"] = "info"
     with held(config.store.root, verb=verb) as store, _terminable():
         screen.say(f"stemline {verb} · store {config.store.root}")
         if verb in ("evaluate", "promote", "run", "demo"):

@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from types import TracebackType
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
@@ -93,6 +94,13 @@ class Screen:
         """A step whose output was there already."""
         self._stop()
         self._line(name, summary, None)
+
+    def detail(self, text: str) -> None:
+        """A remark on the step that just ended."""
+        self._stop()
+        self.console.print(
+            Padding(Text(text, style="dim"), (0, 0, 0, NAME_WIDTH + 3)), width=min(self.console.width, 100)
+        )
 
     def say(self, text: str) -> None:
         """One plain line."""

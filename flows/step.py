@@ -9,7 +9,7 @@ from prefect import Task, task
 from datasets.schema import ShardSet
 from flows import config as door
 from flows.screen import current
-from pipelines.progress import Progress
+from pipelines.progress import Progress, stage
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -40,6 +40,14 @@ def step(
         screen.cached(name, words(result))
     for table in outputs(result):
         door.write(config, Path(table.uri).with_suffix(".toml"))
+    return result
+
+
+def said(progress: Progress, name: str, job: Callable[[], T], *, words: Callable[[T], str]) -> T:
+    """A job of a second or two that says nothing itself."""
+    with stage(progress, name):
+        result = job()
+        progress.finish(words(result))
     return result
 
 

@@ -93,10 +93,7 @@ def demo_tables(made: FullRun, *, store: str) -> list[Any]:
     rows = []
     for row in _score_rows({**candidate.summary.sources, "mean": candidate.summary.overall}):
         rows.append([*row, *_real_cells(row[0], real)])
-    title = (
-        f"nSDR in dB (MDX 2021, whole song): {_songs(len(candidate.summary.track_ids))} held out of the toy songs, "
-        f"and a real song"
-    )
+    title = f"nSDR in dB (MDX 2021): {_songs(len(candidate.summary.track_ids), 'toy song')} held out, and a real song"
     columns = ["source", "toy mixture", "model", "gain", "real mixture", "model", "gain"]
     verb = "Promoted" if version.alias else "Not promoted"
     return [
@@ -131,5 +128,5 @@ def paths(made: FullRun, *, store: str) -> list[Any]:
     return [Text(f"{name:<7} {value}", overflow="fold") for name, value in listed.items()]
 
 
-def _songs(count: int) -> str:
-    return f"{count} song{'' if count == 1 else 's'}"
+def _songs(count: int, word: str = "song") -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"

@@ -8,7 +8,7 @@ from datasets.schema import ShardSet
 from flows import config as door
 from flows.build_corpus import Corpus
 from flows.config import RunConfig
-from flows.step import resumable, step
+from flows.step import resumable, said, step
 from pipelines import evaluate, gate, registry, train
 from pipelines.evaluate import EvaluateResult
 from pipelines.gate import Decision
@@ -67,7 +67,7 @@ def train_candidate(config: RunConfig, corpus: Corpus) -> TrainResult:
 
 @resumable("evaluate")
 def score_candidate(config: RunConfig, corpus: Corpus, trained: TrainResult) -> EvaluateResult:
-    return _score(config, corpus.songs, trained.checkpoint, name="evaluate")
+    return _score(config, corpus.songs, trained.checkpoint, who="")
 
 
 @resumable("evaluate-champion")
@@ -77,15 +77,15 @@ def score_champion(config: RunConfig, corpus: Corpus) -> EvaluateResult | None:
     if present is None:
         return None
     checkpoint = registry.fetch(present.uri, store=config.store.root)
-    return _score(config, corpus.songs, str(checkpoint), name="evaluate")
+    return _score(config, corpus.songs, str(checkpoint), who="the champion: ")
 
 
-def _score(config: RunConfig, songs: ShardSet, checkpoint: str, *, name: str) -> EvaluateResult:
+def _score(config: RunConfig, songs: ShardSet, checkpoint: str, *, who: str) -> EvaluateResult:
     return step(
-        name,
+        "evaluate",
         config,
         lambda progress: evaluate.run(config.evaluate, checkpoint, songs, store=config.store.root, progress=progress),
-        words=lambda made: f"{len(made.summary.track_ids)} songs, mean nSDR {made.summary.overall.nsdr:.2f} dB",
+        words=lambda made: f"{who}{len(made.summary.track_ids)} songs, mean nSDR {made.summary.overall.nsdr:.2f} dB",
         outputs=lambda made: [made.scores],
     )
 
@@ -114,8 +114,13 @@ def register(config: RunConfig, corpus: Corpus, trained: TrainResult, scored: Ev
     return step(
         "register",
         config,
-        lambda progress: registry.register(config.registry, candidate, store=config.store.root),
-        words=lambda made: f"models:/{made.name}/{made.version}",
+        lambda progress: said(
+            progress,
+            "register",
+            lambda: registry.register(config.registry, candidate, store=config.store.root),
+            words=lambda made: made.uri,
+        ),
+        words=lambda made: made.uri,
     )
 
 
@@ -133,6 +138,11 @@ def promote(config: RunConfig, version: ModelVersion, decision: Decision) -> Mod
     return step(
         "promote",
         config,
-        lambda progress: registry.promote(version, asdict(decision), store=config.store.root),
+        lambda progress: said(
+            progress,
+            "promote",
+            lambda: registry.promote(version, asdict(decision), store=config.store.root),
+            words=lambda made: decision.reason,
+        ),
         words=lambda made: decision.reason,
     )

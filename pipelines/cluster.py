@@ -97,11 +97,7 @@ def map_rows(
         return
     import ray.data
 
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    for name in ("ray.data", "ray.data._internal"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    quiet_data()
     need = resources or Resources()
     # As JSON text: Arrow would give every row the union of all rows' keys.
     dataset = ray.data.from_items([{"item": json.dumps(item)} for item in items], override_num_blocks=len(items))
@@ -115,6 +111,18 @@ def map_rows(
         if answer["input_error"]:
             raise InputError(answer["input_error"])
         yield json.loads(answer["result"])
+
+
+def quiet_data() -> None:
+    """Ray Data draws bars and logs every execution unless it is told not to; our own progress is drawn elsewhere."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # before the next line, which warns
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    for name in ("ray.data", "ray.data._internal"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 class _AsText:

@@ -14,7 +14,7 @@ from typing import Any
 from datasets.errors import InputError
 from datasets.schema import SCORES, SPLITS, Score, ShardSet
 from datasets.shards import find_manifest, read_objects, read_songs, read_track, table_of, write_table
-from pipelines.cluster import connect
+from pipelines.cluster import connect, quiet_data
 from pipelines.progress import Progress, stage
 from pipelines.provenance import code_digest, digest
 
@@ -201,9 +201,7 @@ def _separate_and_score(
     """Rows of scores per song, in no order: a Ray Data job with the model in actors."""
     import ray.data
 
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
+    quiet_data()
     # As JSON text: Arrow would guess types of missing scores from the first song.
     dataset = ray.data.from_items(
         [{"track": json.dumps(dict(track))} for track in tracks], override_num_blocks=len(tracks)

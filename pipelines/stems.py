@@ -199,9 +199,10 @@ def _separate_song(separator: _Separator, song: Path, folder: Path, progress: Pr
     if (finished := _finished(song, folder, key)) is not None:
         return finished
     mixture = _Mixture(song, model_rate=separator.layout.sample_rate, channels=separator.layout.audio_channels)
-    with stage(progress, f"Separate {song.name}", total=mixture.duration_s, unit="s") as heard:
+    with stage(progress, "separate", total=mixture.duration_s, unit="s") as heard:
+        heard.note(song.name)
         _make_folder(folder)
-        (folder / SUMMARY).unlink(missing_ok=True)
+        _clear(folder)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as scratch:
             spool = _Spool(Path(scratch), separator.stems)
             for block_SCT in separator.stems_of(mixture.blocks(), mean=mixture.mean, std=mixture.std):
@@ -210,7 +211,7 @@ def _separate_song(separator: _Separator, song: Path, folder: Path, progress: Pr
             result = _write_stems(spool, mixture, folder, separator.config)
         _write_summary(folder, key, result)
         turned = f", turned down by {-result.gain_db:.1f} dB to fit {separator.config.format}" if result.gain_db else ""
-        heard.finish(f"{len(result.files)} stems in {folder}{turned}")
+        heard.finish(f"{song.name}: {len(result.files)} stems in {folder}{turned}")
     return result
 
 
@@ -315,6 +316,15 @@ def _exactly(blocks: Iterator[Samples], num_samples: int) -> Iterator[Samples]:
         left -= min(left, block_CT.shape[-1])
     if left > 0:
         yield np.zeros((channels, left), dtype=np.float32)
+
+
+def _clear(folder: Path) -> None:
+    """Take back the word that the folder is whole, and remove what a killed run left half written."""
+    (folder / SUMMARY).unlink(missing_ok=True)
+    for leftover in folder.glob(".partial-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    for leftover in folder.glob(".tmp-*"):
+        leftover.unlink(missing_ok=True)
 
 
 def _write_summary(folder: Path, key: str, result: SeparatedSong) -> None:

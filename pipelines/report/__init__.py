@@ -58,7 +58,7 @@ class ReportInput:
 def run(config: ReportConfig, made: ReportInput, *, store: str, progress: Progress | None = None) -> str:
     """Write `report.html` into the store, whole or not at all; its path. The same input gives the same bytes."""
     path = Path(store) / "report.html"
-    with stage(progress, "Write the report") as heard:
+    with stage(progress, "report") as heard:
         page = render(config, made).encode("utf-8", "replace")
         partial = path.with_name(f".{path.name}.{os.getpid()}")
         try:
