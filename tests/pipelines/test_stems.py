@@ -137,6 +137,16 @@ def test_a_folder_holds_its_stems_a_summary_and_nothing_half_written(tmp_path: P
     assert json.loads((Path(done.folder) / "separation.json").read_text())["gain_db"] == 0
 
 
+def test_what_a_killed_run_left_is_cleared_away(tmp_path: Path, model: str) -> None:
+    left = tmp_path / "out" / "song"
+    (left / ".partial-x").mkdir(parents=True)
+    (left / ".partial-x" / "0.f32").write_bytes(bytes(100))
+    (left / ".tmp-abc").touch()
+    (done,) = separate(write_song(tmp_path / "song.wav"), model, tmp_path / "out").songs
+    assert not done.reused
+    assert not [path.name for path in left.iterdir() if path.name.startswith(".")]
+
+
 def test_bad_songs_are_reported_and_the_others_go_on(tmp_path: Path, model: str) -> None:
     (tmp_path / "text.wav").write_text("this is no audio")
     (tmp_path / "empty.flac").touch()
