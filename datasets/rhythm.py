@@ -38,6 +38,7 @@ MIN_BAR_CERTAINTY = 0.15  # with less, no downbeat is named
 ONSET_DELAY_S = 0.008
 MIN_BPM, MAX_BPM = 40.0, 220.0
 PRIOR_BPM = 112.0
+FASTEST_BPM = 165.0  # above, the beat is named at half the tempo
 TIGHTNESS = 100.0
 MIN_SOUNDING = 0.5  # share of seconds in which drums must sound to be trusted with the beat
 SILENCE_DB = -60.0
@@ -89,12 +90,13 @@ def beats(signal_T: Samples, sample_rate: int, *, harmony_T: Samples | None = No
     if best is None:
         return NO_BEATS
     chords_T = signal_T if harmony_T is None else harmony_T
-    downbeats, certainty = _downbeats(onsets, best.grid, _chord_changes(chords_T, sample_rate, best.grid))
-    times_s = best.grid / FRAMES_PER_S + ONSET_DELAY_S
+    grid = _slow_down(best.grid, onsets)
+    downbeats, certainty = _downbeats(onsets, grid, _chord_changes(chords_T, sample_rate, grid))
+    times_s = grid / FRAMES_PER_S + ONSET_DELAY_S
     inside = (times_s >= 0.0) & (times_s < signal_T.size / sample_rate)
     barred = inside & downbeats & (certainty >= MIN_BAR_CERTAINTY)
     return Beats(
-        tempo_bpm=round(60.0 * FRAMES_PER_S / _mean_period(best.grid), 4),
+        tempo_bpm=round(60.0 * FRAMES_PER_S / _mean_period(grid), 4),
         confidence=round(best.confidence, 4),
         beats_s=tuple(round(float(time), 5) for time in times_s[inside]),
         downbeats_s=tuple(round(float(time), 5) for time in times_s[barred]),
@@ -395,6 +397,14 @@ def _chord_changes(signal_T: Samples, sample_rate: int, grid: Array) -> Array:
         return np.asarray(total_ND / (total_ND.sum(axis=1, keepdims=True) + 1e-9))
 
     return np.asarray(np.abs(share(grid) - share(grid - 2 * step)).sum(axis=1))
+
+
+def _slow_down(grid: Array, onsets: Onsets) -> Array:
+    """Every other beat of a grid that few would clap along to, the half with more kick; other grids as they are."""
+    if 60.0 * FRAMES_PER_S / float(np.median(np.diff(grid))) <= FASTEST_BPM or grid.size < 6:
+        return grid
+    halves = (grid[::2], grid[1::2])
+    return max(halves, key=lambda half: float(_strength_at(onsets.low_N, half).mean()))
 
 
 def _strength_at(envelope_N: Array, grid: Array) -> Array:
