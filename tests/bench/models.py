@@ -55,6 +55,7 @@ class Arm:
     whose: str  # "reference" or "ours"
     precision: str = "float32"
     batch: int = 1
+    micro_batches: tuple[int, ...] = (1,)  # sizes to try, falling: the first that fits is accumulated up to `batch`
     compiled: bool = False
 
 
@@ -118,6 +119,11 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
+def release(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.empty_cache()
+
+
 def separation(arm: Arm, setting: Setting) -> Callable[[], float | None]:
     """A song of `song_s` seconds to its stems."""
     mixture_CT = toy_audio(round(setting.song_s * SAMPLE_RATE), seed=1).sum(1)[0]
@@ -139,22 +145,38 @@ def separation(arm: Arm, setting: Setting) -> Callable[[], float | None]:
 
 
 def training(arm: Arm, setting: Setting) -> Callable[[], float | None]:
-    """Forward, backward and optimizer step on `batch` segments of 7.8 s."""
+    """Forward, backward and optimizer step on `batch` segments of 7.8 s, in parts as large as memory allows."""
     stems_BSCT = toy_audio(SEGMENT_SAMPLES, seed=2, batch=arm.batch, device=setting.device)
     model = (reference_model() if arm.whose == "reference" else our_model()).to(setting.device).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-4)
     run = torch.compile(model) if arm.compiled else model
 
-    def step() -> float:
+    def step(micro_batch: int) -> float:
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(setting.device, torch.bfloat16, enabled=arm.precision == "bfloat16"):
-            estimates_BSCT = run(stems_BSCT.sum(1))
-        loss = nn.functional.l1_loss(estimates_BSCT.float(), stems_BSCT)
-        loss.backward()
+        total = torch.zeros((), device=setting.device)
+        for part_BSCT in stems_BSCT.split(micro_batch):
+            with torch.autocast(setting.device, torch.bfloat16, enabled=arm.precision == "bfloat16"):
+                estimates_BSCT = run(part_BSCT.sum(1))
+            loss = nn.functional.l1_loss(estimates_BSCT.float(), part_BSCT) * (len(part_BSCT) / arm.batch)
+            loss.backward()
+            total += loss.detach()
         optimizer.step()
-        return loss.item()
+        return total.item()
 
-    return step
+    for micro_batch in arm.micro_batches:
+        try:
+            step(micro_batch)
+        except torch.cuda.OutOfMemoryError:
+            if micro_batch == arm.micro_batches[-1]:
+                raise
+        else:
+            print(f"  {arm.name}: {micro_batch} segments at a time", file=sys.stderr, flush=True)
+            if setting.device == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+            return lambda: step(micro_batch)
+        optimizer.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
+    raise ValueError("micro_batches is empty")
 
 
 JOBS: dict[str, Callable[[Arm, Setting], Callable[[], float | None]]] = {"separate": separation, "train": training}
@@ -169,13 +191,16 @@ def serve(connection: Connection, arm: Arm, setting: Setting) -> None:
     except torch.cuda.OutOfMemoryError as error:
         connection.send(str(error).splitlines()[0])
         return
+    release(setting.device)
     connection.send("ready")
     while connection.recv() == "run":
         synchronize(setting.device)
         wall, cpu = time.perf_counter(), time.process_time()
         loss = run()
         synchronize(setting.device)
-        connection.send(Turn(wall_s=time.perf_counter() - wall, cpu_s=time.process_time() - cpu, loss=loss))
+        turn = Turn(wall_s=time.perf_counter() - wall, cpu_s=time.process_time() - cpu, loss=loss)
+        release(setting.device)
+        connection.send(turn)
     if setting.device == "cuda":
         connection.send(torch.cuda.max_memory_allocated() / 2**30)
     else:
@@ -189,8 +214,14 @@ class Result:
     peak_gib: float
 
 
-def take_turns(arms: Sequence[Arm], setting: Setting, *, num_turns: int) -> list[Result]:
-    """Every arm's turns, interleaved; an arm that does not fit into memory is left out, and said so."""
+def take_turns(
+    arms: Sequence[Arm], setting: Setting, *, num_turns: int, patience_s: float | None = None
+) -> list[Result]:
+    """Every arm's turns, interleaved; an arm that does not fit into memory or time is left out, and said so.
+
+    Arms start one after the other, each allowed `patience_s` to be ready. On a CUDA device an arm gives its cached
+    memory back after every turn, so that the next one has the card to itself.
+    """
     context = multiprocessing.get_context("spawn")
     seats: list[tuple[Arm, Any, Connection, list[Turn]]] = []
     for arm in arms:
@@ -198,11 +229,12 @@ def take_turns(arms: Sequence[Arm], setting: Setting, *, num_turns: int) -> list
         process = context.Process(target=serve, args=(there, arm, setting), daemon=True)
         process.start()
         there.close()
-        answer = here.recv()
+        answer = here.recv() if here.poll(patience_s) else f"not ready after {patience_s:.0f} s"
         if answer == "ready":
             seats.append((arm, process, here, []))
         else:
-            print(f"  {arm.name}: {answer}", file=sys.stderr)
+            print(f"  {arm.name}: {answer}", file=sys.stderr, flush=True)
+            process.terminate()
     for turn in range(num_turns):
         for arm, _, connection, turns in seats:
             connection.send("run")
