@@ -106,8 +106,10 @@ def run(
     for song, name in zip(songs, unique_names(songs), strict=True):
         try:
             done.append(_separate_song(separator, Path(song), Path(out) / name, progress))
-        except (InputError, OSError) as error:
+        except InputError as error:
             failed.append(FailedSong(song=song, reason=str(error)))
+        except OSError as error:  # a song that cannot be read is an InputError: this is its output folder
+            failed.append(FailedSong(song=song, reason=f"cannot write to {out}: {error.strerror or error}"))
     return SeparateResult(songs=tuple(done), failed=tuple(failed))
 
 
