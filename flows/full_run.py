@@ -17,7 +17,7 @@ class FullRun:
 
     corpus: Corpus
     model: Trained
-    shown: Shown
+    presented: Shown
 
 
 @flow(name="full-run", validate_parameters=False)
@@ -25,4 +25,4 @@ def full_run(config: RunConfig, song: SongFiles | None = None) -> FullRun:
     """Songs in; champion, stems and report out. `song` is what is separated, by default a held-out one."""
     corpus = build_corpus(config)
     model = train_model(config, corpus)
-    return FullRun(corpus=corpus, model=model, shown=present_model(config, corpus, model, song))
+    return FullRun(corpus=corpus, model=model, presented=present_model(config, corpus, model, song))

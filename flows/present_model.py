@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -127,8 +127,3 @@ def curves(history: Sequence[Mapping[str, float]], sources: Sequence[str]) -> li
         }
         for point in history
     ]
-
-
-def json_sized(shown: Shown) -> dict[str, Any]:
-    """For `--json`."""
-    return asdict(shown)

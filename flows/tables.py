@@ -89,7 +89,7 @@ def demo_tables(made: FullRun, *, store: str) -> list[Any]:
     assert candidate is not None
     assert version is not None
     assert decision is not None
-    real = {score.source: score for score in made.shown.scores}
+    real = {score.source: score for score in made.presented.scores}
     rows = []
     for row in _score_rows({**candidate.summary.sources, "mean": candidate.summary.overall}):
         rows.append([*row, *_real_cells(row[0], real)])
@@ -120,8 +120,8 @@ def paths(made: FullRun, *, store: str) -> list[Any]:
     assert version is not None
     ref = f"models:/{version.name}@{version.alias}" if version.alias else version.uri
     listed = {
-        "report": made.shown.report,
-        "stems": made.shown.separated.folder,
+        "report": made.presented.report,
+        "stems": made.presented.separated.folder,
         "model": ref,
         "pages": f"stemline ui store.root={store}",
     }

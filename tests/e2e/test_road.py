@@ -17,7 +17,7 @@ def test_the_road_ends_with_a_champion_and_a_second_run_redoes_nothing(tmp_path:
     drill.make_songs(songs)
     first, said = drill.finish(store, songs, tmp_path / "first")
     assert first["model"]["version"]["alias"] == "champion"  # type: ignore[index]
-    assert {score["source"] for score in first["shown"]["scores"]} == {"drums", "bass", "other", "vocals"}  # type: ignore[index]
+    assert {score["source"] for score in first["presented"]["scores"]} == {"drums", "bass", "other", "vocals"}  # type: ignore[index]
     assert (store / "report.html").is_file()
     assert (store / "mlflow.db").is_file()
     manifests = sorted((store / "manifests").glob("*.json"))
