@@ -67,7 +67,7 @@ class Candidate:
     checkpoint: str  # folder
     dataset: ShardSet  # the chunks that it learned from
     config: Mapping[str, Any]  # resolved; nested tables become dotted parameters
-    history: Sequence[Mapping[str, float]] = ()  # one row per report, each with its "step"
+    history: Sequence[Mapping[str, Any]] = ()  # points with a "step"; numbers nest as in {"valid_nsdr": {"raw": 5.1}}
     scores: Mapping[str, float] = field(default_factory=dict)  # such as {"test/nsdr/drums": 5.1}, in dB
     lineage: Mapping[str, str] = field(default_factory=dict)  # digests, commit, counts: tags of run and version
     documents: Mapping[str, str] = field(default_factory=dict)  # file name -> text, kept with the run
@@ -244,10 +244,9 @@ def _log_run(client: "MlflowClient", run_id: str, candidate: Candidate) -> None:
     # One fixed time for all rows: MLflow takes a row that it already has for the same one.
     time_ms = client.get_run(run_id).info.start_time
     points = [
-        Metric(f"train/{key}", float(value), time_ms, int(row["step"]))
+        Metric(f"train/{key}", value, time_ms, int(row["step"]))
         for row in candidate.history
-        for key, value in row.items()
-        if key != "step"
+        for key, value in _numbers({name: value for name, value in row.items() if name != "step"})
     ]
     for start in range(0, len(points), 1000):
         client.log_batch(run_id, metrics=points[start : start + 1000])
@@ -272,6 +271,17 @@ def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         else:
             flat[f"{prefix}{key}"] = str(value)
     return flat
+
+
+def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """Every number in nested mappings and lists, under its path: {"per_source": [1, 2]} has per_source/0 and /1."""
+    if isinstance(value, Mapping):
+        for key, below in value.items():
+            yield from _numbers(below, f"{name}/{key}" if name else str(key))
+    elif isinstance(value, list | tuple):
+        yield from _numbers(dict(enumerate(value)), name)
+    elif isinstance(value, int | float):
+        yield name, float(value)
 
 
 def _log_model(client: "MlflowClient", run_id: str, candidate: Candidate) -> str:
