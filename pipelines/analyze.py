@@ -103,7 +103,8 @@ def _read_profile(path: Path) -> Profile | None:
 def _profile(fields: Mapping[str, Any]) -> Profile:
     known = {name: fields[name] for name in PROFILES.names if name != "schema_version"}
     lists = {name: tuple(known[name]) for name in ("beats_s", "downbeats_s", "chroma")}
-    return Profile(**{**known, **lists})
+    levels = dict(sorted(known["loudness_db"].items()))  # the same order from a worker as from the cache
+    return Profile(**{**known, **lists, "loudness_db": levels})
 
 
 def _analyze_song(item: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,68 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datasets.errors import InputError
+from datasets.schema import SOURCES, MixPlan, chunks_schema
+from datasets.shards import read_manifest, read_objects, read_rows, read_songs, read_track, verify
+from pipelines import analyze, automix
+from pipelines.analyze import AnalyzeConfig
+from pipelines.automix import AutomixConfig, AutomixResult
+from tests.pipelines.test_analyze import SAMPLE_RATE, scores, stored
+
+
+@pytest.mark.parametrize("changes", [{"mixes_per_track": -1}, {"mixes_per_shard": 0}, {"splits": ("trian",)}])
+def test_impossible_settings_are_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(InputError):
+        AutomixConfig(**changes)  # type: ignore[arg-type]
+
+
+def mixes(store: Path, result: AutomixResult) -> dict[str, bytes]:
+    return {shard.file: (store / shard.file).read_bytes() for shard in read_manifest(result.chunks).shards}
+
+
+@pytest.mark.ray
+def test_mixes_are_whole_songs_of_the_same_schema_and_rendered_once(ray_local: object, tmp_path: Path) -> None:
+    chunks = stored(tmp_path, scores(5), splits=("train", "train", "train", "train", "test"))
+    profiles = analyze.run(AnalyzeConfig(), chunks, store=str(tmp_path))
+    config = AutomixConfig(mixes_per_track=2, mixes_per_shard=2)
+    result = automix.run(config, chunks, profiles, store=str(tmp_path))
+    plans = read_objects(result.plans, MixPlan)
+    assert len(plans) == 2 * 4  # test songs make no mixes
+    whole = [made for made in plans if not made.reason]
+    assert whole
+    verify(result.chunks)
+    assert sorted(song.track_id for song in read_songs(result.chunks)) == sorted(made.mix_id for made in whole)
+    for row in read_rows(result.chunks):
+        assert list(row) == chunks_schema(SOURCES).names
+        assert row["origin"] == "automix"
+        assert row["split"] == "train"
+        assert row["license"] in {"licence 0", "licence 1", "licence 0 + licence 1"}
+    mix = whole[0]
+    stems_SCT = read_track(result.chunks, mix.mix_id)
+    own = mix.parts[0]
+    place = SOURCES.index(own.source)
+    original_SCT = read_track(chunks, own.track_id)
+    assert stems_SCT.shape == original_SCT.shape
+    np.testing.assert_allclose(stems_SCT[place], original_SCT[place], atol=1e-6)
+    seconds_SCT = np.square(stems_SCT[:, :, : 7 * SAMPLE_RATE]).reshape(4, 2, 7, SAMPLE_RATE)
+    assert (seconds_SCT.mean(axis=(1, 3)) > 1e-5).mean(axis=1).min() > 0.4
+
+    before = mixes(tmp_path, result)
+    assert automix.run(config, chunks, profiles, store=str(tmp_path)) == result
+    lost = next(iter(before))
+    (tmp_path / lost).unlink()
+    assert automix.run(config, chunks, profiles, store=str(tmp_path)) == result
+    assert mixes(tmp_path, result) == before
+
+
+@pytest.mark.ray
+def test_a_corpus_of_one_song_gives_plans_with_reasons_and_no_chunks(ray_local: object, tmp_path: Path) -> None:
+    chunks = stored(tmp_path, scores(1))
+    profiles = analyze.run(AnalyzeConfig(), chunks, store=str(tmp_path))
+    result = automix.run(AutomixConfig(), chunks, profiles, store=str(tmp_path))
+    assert result.plans.num_rows == 2
+    assert all(made.reason for made in read_objects(result.plans, MixPlan))
+    assert result.chunks.num_rows == 0
+    assert list(read_rows(result.chunks)) == []
