@@ -8,8 +8,10 @@ def twin(ours: nn.Module, reference: nn.Module) -> None:
     """Gives our model the reference's weights; every key and shape must be there, and none besides."""
     with torch.no_grad():
         for parameter in reference.parameters():
-            # Layer scales of 1e-4, biases of 0 and gains of 1 would hide mistakes around them.
-            parameter.add_(torch.randn_like(parameter), alpha=0.05)
+            # Layer scales of 1e-4, biases of 0 and gains of 1 would hide mistakes around them. Matrices are random
+            # already; larger ones would make an LSTM of 2048 units chaotic, and rounding as large as the signal.
+            if parameter.dim() == 1:
+                parameter.add_(torch.randn_like(parameter), alpha=0.05)
     shapes = {name: tuple(value.shape) for name, value in reference.state_dict().items()}
     assert {name: tuple(value.shape) for name, value in ours.state_dict().items()} == shapes
     ours.load_state_dict(reference.state_dict(), strict=True)
