@@ -256,9 +256,9 @@ def _train_on_ray(job: Job, folder: Path, progress: Progress) -> dict[str, Any]:
     # Two workers took 27 to 37 s to import torch and Ray on two cores; Ray's own limit is 60 s.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "180")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # a report waits for the controller's next look
-    if _steps_committed(folder) >= job.config.steps:
-        return {"step": job.config.steps}
     with connect() as ray:
+        if _steps_committed(folder) >= job.config.steps:
+            return {"step": job.config.steps}
         # An actor tells the driver how far rank 0 is: reports to Ray Train are a barrier for all workers.
         board = ray.remote(num_cpus=0)(_Board).remote()
         watch = _Watch(progress, lambda: ray.get(board.read.remote(), timeout=10))
