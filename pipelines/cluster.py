@@ -8,6 +8,7 @@ import fcntl
 import json
 import logging
 import os
+import secrets
 import shutil
 import socket
 import tempfile
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +50,8 @@ def connect(*, num_cpus: int | None = None, address: str | None = None, log_leve
     """Ray, started or connected to, as the module `ray`; shut down at the end by whoever entered first.
 
     `address` is "host:port", "ray://host:port", "auto" or "local", by default that of RAY_ADDRESS, else local.
-    An address that does not answer is an InputError within 30 s. A local Ray listens on this machine only, and
-    has at least two CPUs, since training takes two workers. `log_level` "debug" shows what workers write.
+    An address that does not answer is an InputError within 30 s. A local Ray takes orders from this process only,
+    and has at least two CPUs, since training takes two workers. `log_level` "debug" shows what workers write.
     """
     import ray
 
@@ -142,7 +144,11 @@ class _AsText:
 
 
 def _start_local(ray: Any, stack: ExitStack, *, num_cpus: int, log_level: str) -> None:
-    _restore_environment(stack, "RAY_AUTH_MODE", "disabled")  # else Ray writes a token into the home folder
+    # Ray listens on the network, so it asks for a token by default; given none, it would leave one in the home
+    # folder. RAY_AUTH_MODE itself cannot be set here: Ray has read it when it was imported.
+    _restore_environment(stack, "RAY_AUTH_TOKEN", _token())
+    if "RAY_AUTH_MODE" not in os.environ:
+        stack.callback(os.environ.pop, "RAY_AUTH_MODE", None)  # Ray sets it
     folder = _session_folder(stack)
     for attempt in range(1, _TRIES + 1):
         try:
@@ -152,7 +158,6 @@ def _start_local(ray: Any, stack: ExitStack, *, num_cpus: int, log_level: str) -
                 include_dashboard=False,
                 object_store_memory=_OBJECT_STORE_BYTES,
                 _temp_dir=folder,
-                _node_ip_address="127.0.0.1",
                 logging_level=log_level.upper(),
                 log_to_driver=log_level == "debug",
             )
@@ -192,6 +197,12 @@ def _locked(path: Path) -> Iterator[None]:
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
+
+
+@cache
+def _token() -> str:
+    """The same for the whole process, in which Ray reads it once."""
+    return secrets.token_hex(32)
 
 
 def _restore_environment(stack: ExitStack, name: str, value: str) -> None:

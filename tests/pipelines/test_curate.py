@@ -32,8 +32,8 @@ def _song(root: Path, name: str, *, silent: tuple[str, ...] = (), gain: float = 
     return folder
 
 
-def _ingest(root: Path, store: Path, **corpus: Any) -> IngestResult:
-    settings = IngestConfig(sample_rate=RATE, songs_per_shard=2)
+def _ingest(root: Path, store: Path, *, sample_rate: int = RATE, **corpus: Any) -> IngestResult:
+    settings = IngestConfig(sample_rate=sample_rate, songs_per_shard=2)
     return ingest.run(CorpusConfig(root=str(root), **corpus), settings, store=str(store))
 
 
@@ -153,8 +153,8 @@ def test_planted_defects_are_dropped_for_the_planted_reasons(ray_local: Any, tmp
 @pytest.mark.parametrize(
     ("corpus", "sources", "kept"),
     [
-        ("cc0_album", SOURCES, 3),
-        ("cc0_album", ("drums", "other", "vocals"), 6),
+        ("cc0_album", SOURCES, 4),
+        ("cc0_album", ("drums", "other", "vocals"), 7),
         ("lmms_demos", ("drums", "bass", "other"), 6),
         ("musdb_stem_mp4", SOURCES, 2),
         ("real_small", ("drums", "bass", "other"), 2),
@@ -164,7 +164,7 @@ def test_planted_defects_are_dropped_for_the_planted_reasons(ray_local: Any, tmp
 def test_shared_sets_give_songs_to_train_and_to_test_on(
     ray_local: Any, tmp_path: Path, shared_data: Path, corpus: str, sources: tuple[str, ...], kept: int
 ) -> None:
-    ingested = _ingest(shared_data / corpus, tmp_path, sources=sources)
+    ingested = _ingest(shared_data / corpus, tmp_path, sample_rate=44100, sources=sources)
     result = _curate(ingested, tmp_path, require=("train", "test"))
     assert ingested.rejected == ()
     assert len(result.kept) == kept, _verdicts(result)
