@@ -1,10 +1,9 @@
 """What a verb of the command line sets in motion: the store is held, Prefect and Ray stand ready, then the flow."""
 
-import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -38,13 +37,12 @@ def prepared(config: RunConfig, *, verb: str, screen: Screen, debug: bool) -> It
     from pipelines.cluster import session
     from pipelines.registry.reach import check_address
 
-    if debug:
-        os.environ["RAY_BACKEND_LOG_LEVEL"] = "info"
     with held(config.store.root, verb=verb) as store, _terminable():
         screen.say(f"stemline {verb} · store {config.store.root}")
         if verb in ("evaluate", "promote", "run", "demo"):
             check_address(registry.address(str(store)))  # not after an hour of training
-        with conducting(store, debug=debug), session():
+        alone = nullcontext() if debug else screen.alone_on_stderr(store / "cache" / "stderr.log")
+        with alone, conducting(store, debug=debug), session():
             screen.start("start", 0, "")
             yield
 

@@ -4,9 +4,13 @@ Progress goes to stderr, results to stdout, so that `--json` and pipes stay clea
 """
 
 import io
+import os
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
@@ -106,6 +110,31 @@ class Screen:
         """One plain line."""
         self._stop()
         self.console.print(Text(text))
+
+    @contextmanager
+    def alone_on_stderr(self, log: Path) -> Iterator[None]:
+        """Whatever else writes to stderr, in C++ or in child processes, writes into `log` meanwhile."""
+        try:
+            is_real = sys.stderr.fileno() == 2
+        except (AttributeError, OSError, ValueError):
+            is_real = False
+        if not is_real:
+            yield
+            return
+        log.parent.mkdir(parents=True, exist_ok=True)
+        sys.stderr.flush()
+        before = self.console.file
+        with os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace") as ours, open(log, "ab") as others:
+            os.dup2(others.fileno(), 2)
+            self.console.file = ours
+            try:
+                yield
+            finally:
+                self._stop()
+                sys.stderr.flush()
+                ours.flush()
+                self.console.file = before
+                os.dup2(ours.fileno(), 2)
 
     def _stop(self) -> None:
         if self._live is not None:

@@ -12,5 +12,3 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("RAY_worker_register_timeout_seconds", "300")
 os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
-# Its C++ side writes warnings about its own doings between our lines.
-os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
