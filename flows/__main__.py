@@ -201,6 +201,8 @@ def _guarded(body: Callable[[Any], dict[str, Any] | str], options: Options) -> i
     try:
         with Screen(errors) as screen:
             result = body(screen)
+        if isinstance(result, dict):
+            result["seconds"] = screen.seconds
     except KeyboardInterrupt:
         errors.print("Stopped. The same command goes on from here.")
         return 130

@@ -46,6 +46,7 @@ class Screen:
         self._note = ""
         self._said_s = 0.0
         self.finished: set[str] = set()  # names of stages that ended well
+        self.seconds: dict[str, float] = {}  # spent in each stage
 
     def __enter__(self) -> "Screen":
         self._token = _CURRENT.set(self)
@@ -89,6 +90,7 @@ class Screen:
 
     def finish(self, summary: str) -> None:
         elapsed_s = time.monotonic() - self._began_s
+        self.seconds[self._name] = round(self.seconds.get(self._name, 0.0) + elapsed_s, 3)
         self._stop()
         if summary:
             self.finished.add(self._name)

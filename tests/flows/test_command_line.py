@@ -112,4 +112,4 @@ def test_nothing_but_json_goes_to_stdout_with_json(
 
     monkeypatch.setattr(road, "run", lambda config, **_: {"answer": 42, "shown": ["words"]})
     assert main(["ingest", "corpus.root=.", f"store.root={tmp_path}", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"answer": 42}
+    assert json.loads(capsys.readouterr().out) == {"answer": 42, "seconds": {}}

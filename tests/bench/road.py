@@ -1,0 +1,150 @@
+"""`make bench-road`: how long the demo takes, what a second run saves, and what the platforms cost per stage.
+
+The same steps are called directly, in one process, without Prefect and Ray and with one training worker, and each
+stage's time is set against it. MLflow's cost is the whole of register and promote. Times are wall clock on a machine
+that should have nothing else to do; the load at the start is a row of its own.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from datasets.synthetic import write_corpus
+from flows import config as door
+from flows import demo
+from flows.screen import Screen, table
+
+ROOT = Path(__file__).resolve().parents[2]
+STAGES = ("ingest", "curate", "analyze", "automix", "train", "evaluate")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", help="a JSON file for the rows")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="bench-road-") as folder:
+        rows = measure(Path(folder))
+    columns = ("name", "value", "unit", "baseline", "target", "met")
+    Console(highlight=False).print(table("The road", columns, [[_cell(row[name]) for name in columns] for row in rows]))
+    if arguments.out:
+        Path(arguments.out).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    return int(any(row["met"] is False for row in rows))
+
+
+def measure(folder: Path) -> list[dict[str, Any]]:
+    load = os.getloadavg()[0]
+    first_s, first = _demo(folder / "store")
+    second_s, _ = _demo(folder / "store")
+    direct = _directly(folder)
+    stages = first["seconds"]
+    rows = [
+        _row("load before", load, "processes"),
+        _row("demo", first_s, "s", target=300.0),
+        _row("demo, second run", second_s, "s", baseline=first_s, target=first_s / 3),
+        _row("demo, gain over the mixture", first["gain_db"], "dB nSDR", target=demo.MIN_GAIN_DB, more_is_better=True),
+        _row("outside the stages (Prefect, imports)", first_s - sum(stages.values()), "s"),
+        _row("register and promote (MLflow)", stages.get("register", 0) + stages.get("promote", 0), "s"),
+    ]
+    for stage in STAGES:
+        rows.append(_row(f"{stage}, on the platforms", stages[stage], "s", baseline=direct[stage]))
+    return rows
+
+
+def _demo(store: Path) -> tuple[float, dict[str, Any]]:
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "flows", "demo", "--json", f"store.root={store}"],
+        cwd=ROOT, stdout=subprocess.PIPE, check=True,
+    )  # fmt: skip
+    return time.monotonic() - began, json.loads(done.stdout)
+
+
+def _directly(folder: Path) -> Mapping[str, float]:
+    """Seconds per stage of the same steps as plain calls, with a listener that only takes the time."""
+    from pipelines import analyze, automix, curate, evaluate, ingest, train
+
+    songs = folder / "store" / "demo-songs"
+    write_corpus(songs, num_songs=demo.NUM_SONGS, seed=demo.SEED, duration_s=demo.SONG_S)
+    config = door.load("demo", [f"corpus.root={songs}", f"store.root={folder / 'direct'}"])
+    store, clock = config.store.root, Screen(Console(file=open(os.devnull, "w"), stderr=False))
+    with _without_ray():
+        ingested = ingest.run(config.corpus, config.ingest, store=store, progress=clock)
+        curated = curate.run(config.curate, ingested, store=store, progress=clock)
+        profiles = analyze.run(config.analyze, curated.chunks, store=store, progress=clock)
+        mixes = automix.run(config.automix, curated.chunks, profiles, store=store, progress=clock)
+        trained = train.run(
+            replace(config.train, num_workers=0),
+            config.model,
+            [(curated.chunks, 1.0), (mixes.chunks, config.automix_weight)],
+            sources=config.corpus.sources,
+            store=store,
+            progress=clock,
+        )
+        evaluate.run(config.evaluate, trained.checkpoint, curated.chunks, store=store, progress=clock)
+    clock.console.file.close()
+    return clock.seconds
+
+
+@contextmanager
+def _without_ray() -> Iterator[None]:
+    """The jobs' own work functions, called one after the other in this process."""
+
+    def one_by_one(work: Callable[[Any], Any], items: Sequence[Any], **_: Any) -> Iterator[Any]:
+        return (work(item) for item in items)
+
+    @contextmanager
+    def nothing(**_: Any) -> Iterator[None]:
+        yield
+
+    def score(config: Any, checkpoint: str, chunks: Any, tracks: Sequence[Mapping[str, str]]) -> Iterator[Any]:
+        scorer = evaluate._Scorer(config, checkpoint, chunks)
+        return (json.loads(scorer({"track": json.dumps(dict(track))})["rows"]) for track in tracks)
+
+    modules = [importlib.import_module(f"pipelines.{name}") for name in ("ingest", "curate", "analyze", "automix")]
+    evaluate = importlib.import_module("pipelines.evaluate")
+    before = [(module, name, getattr(module, name)) for module in modules for name in ("map_rows", "connect")]
+    before += [(evaluate, name, getattr(evaluate, name)) for name in ("connect", "_separate_and_score")]
+    try:
+        for module, name, _ in before:
+            setattr(module, name, {"map_rows": one_by_one, "connect": nothing, "_separate_and_score": score}[name])
+        yield
+    finally:
+        for module, name, value in before:
+            setattr(module, name, value)
+
+
+def _row(
+    name: str,
+    value: float,
+    unit: str,
+    *,
+    baseline: float | None = None,
+    target: float | None = None,
+    more_is_better: bool = False,
+) -> dict[str, Any]:
+    met = None if target is None else bool(value >= target if more_is_better else value <= target)
+    return {"name": name, "value": value, "unit": unit, "baseline": baseline, "target": target, "met": met}
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
