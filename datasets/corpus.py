@@ -226,6 +226,9 @@ def _find(root: Path, sources: tuple[str, ...]) -> Iterator[_Found]:
         if real in seen:
             continue
         seen.add(real)
+        if {"chunks", "manifests"} <= set(subfolders):
+            subfolders.clear()  # a store; stems separated into it are no songs of the corpus
+            continue
         visible = sorted(name for name in files if not _hidden(name))
         stem_files = [name for name in visible if name.lower().endswith(".stem.mp4")]
         for name in stem_files:

@@ -163,6 +163,14 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     assert [track.track_id for track in scan(tmp_path / "corpus").tracks] == ["linked/Song"]
 
 
+def test_a_store_inside_the_corpus_folder_is_not_part_of_it(tmp_path: Path) -> None:
+    _song(tmp_path, "Song")
+    for name in ("chunks", "manifests"):
+        (tmp_path / "stemline-store" / name).mkdir(parents=True)
+    _song(tmp_path / "stemline-store" / "separated", "Song")
+    assert [track.track_id for track in scan(tmp_path).tracks] == ["Song"]
+
+
 def test_fingerprints_follow_the_content_and_are_cached(tmp_path: Path) -> None:
     folder = _song(tmp_path / "c", "Song")
     cache = tmp_path / "cache" / "fingerprints.json"
