@@ -7,6 +7,7 @@ that should have nothing else to do; the load at the start is a row of its own.
 
 import argparse
 import importlib
+import io
 import json
 import os
 import subprocess
@@ -78,7 +79,7 @@ def _directly(folder: Path) -> Mapping[str, float]:
     songs = folder / "store" / "demo-songs"
     write_corpus(songs, num_songs=demo.NUM_SONGS, seed=demo.SEED, duration_s=demo.SONG_S)
     config = door.load("demo", [f"corpus.root={songs}", f"store.root={folder / 'direct'}"])
-    store, clock = config.store.root, Screen(Console(file=open(os.devnull, "w"), stderr=False))
+    store, clock = config.store.root, Screen(Console(file=io.StringIO()))
     with _without_ray():
         ingested = ingest.run(config.corpus, config.ingest, store=store, progress=clock)
         curated = curate.run(config.curate, ingested, store=store, progress=clock)
@@ -93,7 +94,6 @@ def _directly(folder: Path) -> Mapping[str, float]:
             progress=clock,
         )
         evaluate.run(config.evaluate, trained.checkpoint, curated.chunks, store=store, progress=clock)
-    clock.console.file.close()
     return clock.seconds
 
 
