@@ -119,6 +119,7 @@ def _plan_one(
     parts: list[Part] = []
     errors_ms: list[float] = []
     distances: list[float] = []
+    fits: dict[str, Alignment | None] = {}
     if not has_beat(reference, index.rules):
         missing.append("the reference has no clear beat")
     elif not sounding:
@@ -129,7 +130,7 @@ def _plan_one(
         # Drums have no key: beside them the first pitched part sets it.
         chroma = () if sounding[0] == DRUMS else reference.chroma
         for source in (source for source in order if source != sounding[0]):
-            found = _find(reference, source, near, chroma, rng, rules=index.rules, sample_rate=sample_rate)
+            found = _find(reference, source, near, chroma, rng, fits, rules=index.rules, sample_rate=sample_rate)
             if found is None:
                 missing.append(_explain(reference, source, near, index.rules))
                 continue
@@ -186,11 +187,15 @@ def _find(
     near: Sequence[Profile],
     chroma: tuple[float, ...],
     rng: np.random.Generator,
+    fits: dict[str, "Alignment | None"],
     *,
     rules: MixRules,
     sample_rate: int,
 ) -> Found | None:
-    """The first candidate, in an order drawn by dice, that sounds, fits in key, and can be aligned."""
+    """The first candidate, in an order drawn by dice, that sounds, fits in key, and can be aligned.
+
+    `fits` remembers alignments within one mix, so that stems of the same song stay together.
+    """
     for place in rng.permutation(len(near))[:MAX_TRIES]:
         candidate = near[place]
         if not sounds(candidate, source) or (candidate.track_id == reference.track_id and not rules.allow_self):
@@ -198,7 +203,9 @@ def _find(
         semitones, distance = (0, 0.0) if source == DRUMS else _transposition(chroma, candidate.chroma, rules)
         if semitones is None:
             continue
-        fit = align(reference, candidate, rules, rng)
+        if candidate.track_id not in fits:
+            fits[candidate.track_id] = align(reference, candidate, rules, rng)
+        fit = fits[candidate.track_id]
         if fit is None:
             continue
         part = Part(

@@ -128,6 +128,14 @@ def test_silent_stems_are_never_taken() -> None:
     assert all((part.track_id, part.source) != ("b", "vocals") for made in plans for part in made.parts)
 
 
+def test_stems_of_one_song_stay_together_within_a_mix() -> None:
+    for made in plan(corpus(), seed=4, mixes_per_track=4, rules=RULES, sources=SOURCES):
+        shifts: dict[str, set[int]] = {}
+        for part in made.parts[1:]:
+            shifts.setdefault(part.track_id, set()).add(part.shift_samples)
+        assert all(len(places) == 1 for places in shifts.values())
+
+
 def test_gains_bring_parts_to_the_balance_of_the_reference() -> None:
     profiles = [song("a", level_db=-18.0), song("b", level_db=-25.0)]
     plans = plan(profiles, seed=0, mixes_per_track=2, rules=RULES, sources=SOURCES)
