@@ -91,10 +91,11 @@ def _rows(blocks: Iterable[Samples], header: SongHeader, *, sources: Sequence[st
     start = 0
     for index, stems_SCT in enumerate(blocks):
         assert stems_SCT.shape[0] == len(sources), stems_SCT.shape
-        peaks_S = np.abs(stems_SCT).max(axis=(1, 2))
+        peaks_S = np.maximum(stems_SCT.max(axis=(1, 2)), -stems_SCT.min(axis=(1, 2)))
         # A power of two moves no mantissa bit, so dividing by it loses nothing.
         scale = float(2.0 ** max(0, np.ceil(np.log2(max(peaks_S.max(), 1e-9)))))
-        audio = [encode_flac(stem_CT / np.float32(scale), sample_rate=header.sample_rate) for stem_CT in stems_SCT]
+        scaled_SCT = stems_SCT if scale == 1 else stems_SCT / np.float32(scale)
+        audio = [encode_flac(stem_CT, sample_rate=header.sample_rate) for stem_CT in scaled_SCT]
         yield {
             "schema_version": SCHEMA_VERSION,
             "track_id": header.track_id,
@@ -124,7 +125,7 @@ def _checksum(audio: Iterable[bytes]) -> str:
 
 
 def _rms_db(stem_CT: Samples) -> float:
-    power = float(np.mean(np.square(stem_CT, dtype=np.float64)))
+    power = float(np.square(stem_CT).mean(axis=1).mean())
     return max(_SILENCE_DB, 10 * float(np.log10(power))) if power > 0 else _SILENCE_DB
 
 
@@ -166,8 +167,13 @@ def _stems_blocks(
                 names = zip(files, lengths, strict=True)
                 ends = ", ".join(f"{sources[position]}: {done + length}" for (position, _), length in names)
                 raise AudioError("length_mismatch", f"samples that each stem has at least, at {sample_rate} Hz: {ends}")
-            stems_SCT = np.zeros((len(sources), channels, lengths[0]), np.float32)
+            stems_SCT = np.empty((len(sources), channels, lengths[0]), np.float32)
+            filled: set[int] = set()
             for (position, _), block in zip(files, blocks, strict=True):
-                stems_SCT[position] += block
+                if position in filled:
+                    stems_SCT[position] += block
+                else:
+                    stems_SCT[position] = block
+                filled.add(position)
             done += lengths[0]
             yield stems_SCT

@@ -119,6 +119,7 @@ def test_a_wav_from_a_pipe_says_no_length_and_is_read(tmp_path: Path) -> None:
 def test_samples_that_are_no_numbers_are_found(tmp_path: Path, value: float) -> None:
     samples_CT = _noise(4000)
     samples_CT[1, 3000] = value
+    samples_CT[0, 17] = -value
     assert _reason(_write(tmp_path / "bad.wav", samples_CT, "FLOAT")) == "not_finite"
 
 
