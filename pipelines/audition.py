@@ -55,8 +55,8 @@ def held_out_song(chunks: ShardSet, *, split: str, sources: Sequence[str], out: 
         raise InputError(f"no song stands in the {split} split; a larger corpus.test_fraction would do")
     song = songs[0]
     folder = Path(out) / safe_name(song.title)
-    names = ("mixture", *sources)
-    paths = {name: folder / f"{name}.wav" for name in names}
+    # The mixture carries the title: its stems will be put into a folder of that name.
+    paths = {"mixture": folder / f"{safe_name(song.title)}.wav", **{name: folder / f"{name}.wav" for name in sources}}
     folder.mkdir(parents=True, exist_ok=True)
     _write(song, sources, paths)
     return SongFiles(
