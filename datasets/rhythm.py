@@ -245,8 +245,8 @@ def _merit(onsets: Onsets, grid: Array, correlation: Array) -> float:
     """How much a grid looks like the beat, in no unit.
 
     Onsets, and kicks above all, stand on the beat; fewer stand between two beats, and hardly any on thirds of
-    a beat, where those of a grid lie that took a dotted note for the beat. The weights were fitted to songs with
-    known beats (docs/log.md).
+    a beat, where those of a grid lie that took a dotted note for the beat. The weights were fitted to 70 excerpts
+    with known beats, by a softmax over each excerpt's hypotheses, and rounded.
     """
     if grid.size < 3:
         return -np.inf
