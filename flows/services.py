@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,8 @@ def serve(store: Path, *, screen: Screen, until: threading.Event | None = None) 
         for name, address in addresses.items():
             screen.say(f"{name:<8} {address}")
         screen.say("Ctrl-C stops them.")
-        (until or threading.Event()).wait()
+        with suppress(KeyboardInterrupt):  # this is how it is meant to end
+            (until or threading.Event()).wait()
     return {"addresses": addresses}
 
 
