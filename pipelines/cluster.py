@@ -186,7 +186,7 @@ def _session_folder(stack: ExitStack) -> str:
                 shutil.rmtree(old.parent, ignore_errors=True)
         except OSError:
             continue
-    folder = tempfile.mkdtemp(prefix=_FOLDER, dir=parent)
+    folder = tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-", dir=parent)
     stack.callback(shutil.rmtree, folder, ignore_errors=True)
     stack.enter_context(_locked(Path(folder, ".alive")))
     return folder
