@@ -23,7 +23,8 @@ def to_program(model: nn.Module) -> torch.export.ExportedProgram:
     """The model in evaluation mode as a traced program, weights inside."""
     model = copy.deepcopy(model).cpu().eval()
     batch = torch.export.Dim("batch", min=1, max=MOST_BATCH)
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about torch's own LSTM, which files its weights anew while it is traced
         return torch.export.export(model, (_example(model),), dynamic_shapes=({0: batch},), strict=False)
 
 
