@@ -1,0 +1,96 @@
+"""Tiles change how attention, dropout and gates are computed, not what comes out."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from models import tiled
+from models.tiled import attend, drop, dropped_positions, gate
+
+
+def vectors(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def both_ways(functions, inputs: list[Tensor]) -> list[list[Tensor]]:
+    """Output and gradients of each function on the same inputs."""
+    results = []
+    for function in functions:
+        leaves = [x.clone().requires_grad_() for x in inputs]
+        out = function(*leaves)
+        results.append([out, *torch.autograd.grad(out, leaves, vectors(*out.shape, seed=9).to(out.dtype))])
+    return results
+
+
+@pytest.mark.parametrize("gain", [1, 20], ids=["plain scores", "scores that exp() could not take"])
+@pytest.mark.parametrize("tile", [2**20, 1000])
+def test_attention_in_tiles_is_attention(monkeypatch, gain, tile):
+    monkeypatch.setattr(tiled, "TILE_ELEMENTS", tile)
+    q, k, v = gain * vectors(2, 3, 50, 16), gain * vectors(2, 3, 70, 16, seed=1), vectors(2, 3, 70, 16, seed=2)
+    for ours, exact in zip(*both_ways([attend, F.scaled_dot_product_attention], [q, k, v]), strict=True):
+        torch.testing.assert_close(ours, exact, atol=1e-4 * gain, rtol=1e-4)
+
+
+def test_attention_dropout_drops_the_weights_it_says_and_its_gradients_know():
+    q, k = vectors(1, 2, 40, 16), vectors(1, 2, 60, 16, seed=1)
+    v = torch.eye(60).expand(1, 2, 60, 60).contiguous()  # so that the output shows the weights
+
+    def seeded(*inputs):
+        torch.manual_seed(3)
+        return attend(*inputs, dropout=0.25)
+
+    with torch.no_grad():
+        kept = seeded(q, k, v) != 0
+    assert 0.7 < kept.float().mean() < 0.8
+
+    def masked(q, k, v):
+        weights = torch.softmax(q @ k.mT / 4, dim=-1)
+        return (weights * kept / 0.75) @ v
+
+    for ours, exact in zip(*both_ways([seeded, masked], [q, k, v]), strict=True):
+        torch.testing.assert_close(ours, exact, atol=1e-5, rtol=1e-4)
+
+
+def test_half_precision_attention_is_as_close_as_its_numbers():
+    q, k, v = (vectors(1, 2, 64, 32, seed=s).bfloat16() for s in range(3))
+    exact = both_ways([F.scaled_dot_product_attention], [q.float(), k.float(), v.float()])[0]
+    for ours, right in zip(both_ways([attend], [q, k, v])[0], exact, strict=True):
+        assert (ours.float() - right).abs().max() < 0.03 * right.abs().max()
+
+
+def test_dropped_positions_are_independent_and_as_many_as_asked():
+    generator = torch.Generator().manual_seed(0)
+    counts = torch.zeros(1000)
+    for _ in range(2000):
+        positions = dropped_positions(1000, 0.02, generator)
+        assert (positions.diff() > 0).all()
+        counts[positions] += 1
+    # 2000 draws of probability 0.02 each: mean 40, deviation 6.3
+    assert abs(counts.mean() - 40) < 0.7
+    assert abs(counts.std() - 6.26) < 0.6
+
+
+def test_dropout_keeps_the_mean_and_drops_the_same_gradients():
+    torch.manual_seed(0)
+    x = torch.ones(300, 400, requires_grad=True)
+    y = drop(x, 0.1)
+    y.sum().backward()
+    assert torch.equal(x.grad, y.detach())
+    assert abs(y.mean() - 1) < 0.01
+    assert abs((y == 0).float().mean() - 0.1) < 0.005
+    assert drop(x, 0.0) is x
+
+
+@pytest.mark.parametrize("with_residual", [False, True])
+def test_a_gate_in_tiles_is_a_convolution_and_a_glu(monkeypatch, with_residual):
+    monkeypatch.setattr(tiled, "GATE_ELEMENTS", 300)
+    inner, weight, bias = vectors(2, 3, 5, 37), vectors(2, 3, 8, 5, seed=1), vectors(2, 3, 8, seed=2)
+    residual = [vectors(2, 4, 3, 37, seed=3)] if with_residual else []
+
+    def plain(inner, weight, bias, residual=None):
+        out = F.glu((weight @ inner + bias[..., None]).transpose(1, 2), dim=1)
+        return out if residual is None else out + residual
+
+    for ours, exact in zip(*both_ways([gate, plain], [inner, weight, bias, *residual]), strict=True):
+        torch.testing.assert_close(ours, exact, atol=1e-5, rtol=1e-4)
