@@ -1,6 +1,6 @@
 """From a dataset to a champion: train, score, register, decide, promote."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 
 from prefect import flow, task
 
@@ -41,7 +41,7 @@ def train_model(config: RunConfig, corpus: Corpus, *, until: str = "promote") ->
     if until == "evaluate":
         return Trained(trained=trained, candidate=candidate, champion=champion)
     version = register(config, corpus, trained, candidate)
-    decision = gate.decide(candidate.summary, champion.summary if champion else None, config.gate)
+    decision = _decide(config, version, candidate, champion)
     version = promote(config, version, decision)
     return Trained(trained=trained, candidate=candidate, champion=champion, decision=decision, version=version)
 
@@ -122,6 +122,16 @@ def register(config: RunConfig, corpus: Corpus, trained: TrainResult, scored: Ev
         ),
         words=lambda made: made.uri,
     )
+
+
+def _decide(
+    config: RunConfig, version: ModelVersion, candidate: EvaluateResult, champion: EvaluateResult | None
+) -> Decision:
+    """The gate's word on this version. On a rerun the champion keeps the decision that made it one."""
+    decision = gate.decide(candidate.summary, champion.summary if champion else None, config.gate)
+    kept = registry.decision_of(version, store=config.store.root) if version.alias == registry.CHAMPION else None
+    known = {item.name for item in fields(Decision)}
+    return replace(decision, **{name: value for name, value in (kept or {}).items() if name in known})
 
 
 def _flat_scores(scored: EvaluateResult) -> dict[str, float]:

@@ -16,6 +16,7 @@ class GateConfig:
     """The rules; all in dB of nSDR."""
 
     min_improvement: float = 3.0  # over the unprocessed mixture, mean over songs and sources
+    min_nsdr: float = 0.0  # mean over songs and sources; silence scores 0 dB, some 5 dB above the mixture
     margin: float = 0.0  # the candidate must beat the champion by more than this, overall
     source_tolerance: float = 0.5  # and no source may fall further than this below the champion's
 
@@ -85,6 +86,11 @@ def _obstacle(
         return (
             f"It improves on the unprocessed mixture by {improvement:+.2f} dB nSDR over {_songs(candidate)}; "
             f"{config.min_improvement:+.2f} dB are asked for."
+        )
+    if not candidate.overall.nsdr >= config.min_nsdr:
+        return (
+            f"It scores {candidate.overall.nsdr:+.2f} dB nSDR over {_songs(candidate)}; {config.min_nsdr:+.2f} dB are "
+            "asked for, and silence scores 0 dB."
         )
     if champion is None or gain is None:
         return None

@@ -43,6 +43,14 @@ def test_too_little_over_the_mixture_is_never_promoted(champion: ScoreSummary | 
     assert "+2.50 dB nSDR over 2 songs; +3.00 dB are asked for" in decision.reason
 
 
+@pytest.mark.parametrize("champion", [None, CHAMPION])
+def test_turning_everything_down_is_no_separation(champion: ScoreSummary | None) -> None:
+    decision = decide(summary(-0.1, -0.1), champion, CONFIG)
+    assert decision.improvement > CONFIG.min_improvement
+    assert not decision.promote
+    assert "silence scores 0 dB" in decision.reason
+
+
 def test_a_better_candidate_replaces_the_champion() -> None:
     decision = decide(summary(1.5, 1.3), CHAMPION, CONFIG)
     assert decision.promote
