@@ -334,7 +334,7 @@ def _write_summary(folder: Path, key: str, result: SeparatedSong) -> None:
     sizes = {stem: Path(path).stat().st_size for stem, path in result.files.items()}
     summary = {"key": key, **asdict(result), "folder": ".", "files": files, "file_bytes": sizes}
     partial = folder / f".{SUMMARY}.partial"
-    partial.write_text(json.dumps(summary, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     os.replace(partial, folder / SUMMARY)
 
 

@@ -125,6 +125,7 @@ def test_finished_songs_are_found_again_until_something_changes(tmp_path: Path, 
     assert not separate(song, model, tmp_path / "out").songs[0].reused
     (again,) = separate(song, model, tmp_path / "out").songs
     assert again.reused
+    assert list(again.files) == ["drums", "bass", "other", "vocals"]  # in the model's order, as at first
     assert not separate(song, model, tmp_path / "out", overlap=0.5).songs[0].reused
     Path(again.files["bass"]).write_bytes(b"cut off")
     assert not separate(song, model, tmp_path / "out", overlap=0.5).songs[0].reused
