@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -87,7 +88,7 @@ def start(store: Path, songs: Path, log: Path, *more: str) -> "subprocess.Popen[
 _SERVERS = ("RAY_ADDRESS", "PREFECT_API_URL", "MLFLOW_TRACKING_URI")
 
 
-def finish(store: Path, songs: Path, log: Path) -> tuple[Mapping[str, object], str]:
+def finish(store: Path, songs: Path, log: Path) -> tuple[Mapping[str, Any], str]:
     """The road to its end: the JSON it answers, and what it said on the way."""
     process = start(store, songs, log)
     code = process.wait(TIMEOUT_S)
@@ -122,13 +123,11 @@ def content(store: Path) -> dict[str, str]:
     }
 
 
-def drill(places: Sequence[Place], folder: Path, console: Console) -> dict[str, str]:
-    """Kill one store at each place in turn, finish it, compare; the differences, empty if all is well."""
-    songs = folder / "songs"
-    make_songs(songs)
-    began = time.monotonic()
-    finish(folder / "peace", songs, folder / "peace")
-    console.print(f"left in peace: {time.monotonic() - began:.0f} s")
+def drill(places: Sequence[Place], songs: Path, peace: Path, folder: Path, console: Console) -> dict[str, str]:
+    """Kill a store in `folder` at each place in turn, finish it, and hold it against one that was left in peace.
+
+    What comes back are the differences, empty if all is well.
+    """
     for number, place in enumerate(places):
         began = time.monotonic()
         struck = kill_at(place, folder / "store", songs, folder / f"kill-{number}")
@@ -139,7 +138,7 @@ def drill(places: Sequence[Place], folder: Path, console: Console) -> dict[str, 
     began = time.monotonic()
     finish(folder / "store", songs, folder / "finish")
     console.print(f"finished after that: {time.monotonic() - began:.0f} s")
-    expected, seen = content(folder / "peace"), content(folder / "store")
+    expected, seen = content(peace), content(folder / "store")
     return {
         name: f"{expected.get(name, 'absent')[:12]} in peace, {seen.get(name, 'absent')[:12]} after the kills"
         for name in sorted(expected.keys() | seen.keys())
@@ -149,9 +148,14 @@ def drill(places: Sequence[Place], folder: Path, console: Console) -> dict[str, 
 
 def main() -> int:
     console = Console(highlight=False)
-    with tempfile.TemporaryDirectory(prefix="drill-") as folder:
-        differences = drill(PLACES, Path(folder), console)
-        kept = len(content(Path(folder) / "store"))
+    with tempfile.TemporaryDirectory(prefix="drill-") as scratch:
+        folder = Path(scratch)
+        make_songs(folder / "songs")
+        began = time.monotonic()
+        finish(folder / "peace", folder / "songs", folder / "peace")
+        console.print(f"left in peace: {time.monotonic() - began:.0f} s")
+        differences = drill(PLACES, folder / "songs", folder / "peace", folder, console)
+        kept = len(content(folder / "store"))
     for name, words in differences.items():
         console.print(f"{name}: {words}")
     console.print("The stores differ." if differences else f"{kept} files, byte for byte the same.")

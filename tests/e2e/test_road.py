@@ -2,7 +2,10 @@
 
 import io
 import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -12,33 +15,52 @@ from tests.e2e import drill_road as drill
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(1800)]
 
 
-def test_the_road_ends_with_a_champion_and_a_second_run_redoes_nothing(tmp_path: Path) -> None:
-    songs, store = tmp_path / "songs", tmp_path / "store"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Walked:
+    """The road walked once, left in peace."""
+
+    songs: Path
+    store: Path
+    answer: Mapping[str, Any]
+
+
+@pytest.fixture(scope="module")
+def walked(tmp_path_factory: pytest.TempPathFactory) -> Walked:
+    """Shared by the tests of this file: a walk takes a minute."""
+    folder = tmp_path_factory.mktemp("road")
+    songs, store = folder / "songs", folder / "store"
     drill.make_songs(songs)
-    first, said = drill.finish(store, songs, tmp_path / "first")
-    assert first["model"]["version"]["alias"] == "champion"  # type: ignore[index]
-    assert {score["source"] for score in first["presented"]["scores"]} == {"drums", "bass", "other", "vocals"}  # type: ignore[index]
-    assert (store / "report.html").is_file()
-    assert (store / "mlflow.db").is_file()
-    manifests = sorted((store / "manifests").glob("*.json"))
+    answer, _ = drill.finish(store, songs, folder / "first")
+    return Walked(songs=songs, store=store, answer=answer)
+
+
+def test_the_road_ends_with_a_champion(walked: Walked) -> None:
+    assert walked.answer["model"]["version"]["alias"] == "champion"
+    assert {score["source"] for score in walked.answer["presented"]["scores"]} == {"drums", "bass", "other", "vocals"}
+    assert (walked.store / "report.html").is_file()
+    assert (walked.store / "mlflow.db").is_file()
+    manifests = sorted((walked.store / "manifests").glob("*.json"))
     settings = [tomllib.loads(path.with_suffix(".toml").read_text()) for path in manifests if _is_step(path)]
     assert settings
-    assert all(found["corpus"]["root"] == str(songs) for found in settings)
+    assert all(found["corpus"]["root"] == str(walked.songs) for found in settings)
 
+
+def test_a_second_run_redoes_nothing(walked: Walked, tmp_path: Path) -> None:
+    store, first = walked.store, walked.answer
     before = {path: path.stat().st_mtime_ns for path in store.glob("chunks/*")}
-    again, said = drill.finish(store, songs, tmp_path / "second")
+    again, said = drill.finish(store, walked.songs, tmp_path / "second")
     for step in ("ingest", "curate", "analyze", "automix", "train", "evaluate"):
         line = next(line for line in said.splitlines() if line.startswith(f"✓ {step}"))
         assert line.rstrip().endswith("as before"), line
     assert {path: path.stat().st_mtime_ns for path in store.glob("chunks/*")} == before
     assert again["corpus"] == first["corpus"]
-    assert again["model"]["trained"] == first["model"]["trained"]  # type: ignore[index]
+    assert again["model"]["trained"] == first["model"]["trained"]
 
 
 def _is_step(path: Path) -> bool:
     return path.with_suffix(".toml").is_file()
 
 
-def test_killed_twice_and_run_again_the_shards_and_weights_are_the_same(tmp_path: Path) -> None:
+def test_killed_twice_and_run_again_the_shards_and_weights_are_the_same(walked: Walked, tmp_path: Path) -> None:
     places = [place for place in drill.PLACES if place.name in ("ingest", "train, after a checkpoint")]
-    assert drill.drill(places, tmp_path, Console(file=io.StringIO())) == {}
+    assert drill.drill(places, walked.songs, walked.store, tmp_path, Console(file=io.StringIO())) == {}
