@@ -123,7 +123,8 @@ def _words(plans: Sequence[MixPlan]) -> str:
     lacking = [item for item in plans if item.reason]
     if not lacking:
         return f"{len(plans)} plans"
-    return f"{len(plans)} plans, {len(lacking)} lack a part, such as {lacking[0].mix_id!r}: {lacking[0].reason}"
+    first = lacking[0].reason.split("; ")[0]  # the table of plans has them all
+    return f"{len(plans)} plans, {len(lacking)} lack a part, such as {lacking[0].mix_id!r}: {first}"
 
 
 def _sources(song: Song) -> tuple[str, ...]:
