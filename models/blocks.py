@@ -25,8 +25,11 @@ def standardize(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     x = at_least_float32(x)
     dims = tuple(range(1, x.dim()))
     correction = 1 if math.prod(x.shape[1:]) > 1 else 0
-    std, mean = torch.std_mean(x, dim=dims, correction=correction, keepdim=True)
-    return (x - mean) / (1e-5 + std), mean, std
+    mean = x.mean(dims, keepdim=True)
+    centred = x - mean
+    # torch.std_mean takes fifteen times as long on a CPU.
+    std = (centred.square().sum(dims, keepdim=True) / (math.prod(x.shape[1:]) - correction)).sqrt()
+    return centred / (1e-5 + std), mean, std
 
 
 def rescale_convolutions(module: nn.Module, reference: float = 0.1) -> None:

@@ -23,6 +23,7 @@ from .blocks import (
 )
 from .errors import ModelError, check_audio, check_mixture
 from .spectral import to_channels, to_samples, to_spectrum
+from .tiled import linear
 from .transformer import Attention, AttentionFactory, CrossTransformer
 
 STRIDE = 4  # of every layer, over frequency in the spectral branch and over time in the other
@@ -178,7 +179,7 @@ class HTDemucs(nn.Module):
 
 def _pointwise(tokens_BLD: Tensor, conv: nn.Conv1d) -> Tensor:
     """A 1x1 convolution on features that come last: a matrix product, without two transposes around."""
-    return F.linear(tokens_BLD, conv.weight[:, :, 0], conv.bias)
+    return linear(tokens_BLD, conv.weight[:, :, 0], conv.bias)
 
 
 def _branch(config: HTDemucsConfig, *, spectral: bool) -> tuple[nn.ModuleList, nn.ModuleList]:

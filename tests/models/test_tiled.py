@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models import tiled
-from models.tiled import attend, drop, dropped_positions, gate
+from models.tiled import attend, drop, dropped_positions, gate, linear
 
 
 def vectors(*shape: int, seed: int = 0) -> Tensor:
@@ -94,3 +94,17 @@ def test_a_gate_in_tiles_is_a_convolution_and_a_glu(monkeypatch, with_residual):
 
     for ours, exact in zip(*both_ways([gate, plain], [inner, weight, bias, *residual]), strict=True):
         torch.testing.assert_close(ours, exact, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("gelu", [False, True])
+def test_linear_is_the_same_with_and_without_gradients(gelu):
+    x, weight, bias = vectors(2, 30, 24), vectors(16, 24, seed=1), vectors(16, seed=2)
+    plain = F.linear(x, weight, bias)
+    plain = F.gelu(plain) if gelu else plain
+    torch.testing.assert_close(linear(x, weight, bias, gelu=gelu), plain)
+    with torch.no_grad():
+        torch.testing.assert_close(linear(x, weight, bias, gelu=gelu), plain)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = linear(x, weight, bias, gelu=gelu)
+    assert half.dtype == torch.bfloat16
+    assert (half.float() - plain).abs().max() < 0.02 * plain.abs().max()
