@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from .augment import generator
 from .errors import ModelError
-from .tiled import keep_freed_memory
 
 MAX_SHIFT_S = 0.5  # longest delay of the shift trick
 STD_EPSILON = 1e-8  # keeps a silent track finite
@@ -329,8 +328,6 @@ def _ready(model: nn.Module, device: torch.device | str | None) -> Iterator[torc
     parameter = next(model.parameters(), None)
     home = parameter.device if parameter is not None else torch.device("cpu")
     there = torch.device(device) if device is not None else home
-    if there.type == "cpu":
-        keep_freed_memory()
     training = model.training
     model.to(there).eval()
     try:

@@ -38,7 +38,7 @@ class SparseHTDemucsConfig(HTDemucsConfig):
     segment_s: float = 12.2
     transformer_layers: int = 7
     attention_dropout: float = 0.0  # the pattern itself already leaves out most pairs
-    sparsity: float = 0.9  # least share of pairs that attention leaves out
+    sparsity: float = 0.9  # share of pairs that attention leaves out, as near as a whole k allows
     hash_rounds: int = 32
     hash_seed: int = 0  # of the hash in evaluation; training draws a new one at every call
 
@@ -107,7 +107,7 @@ class Pattern:
 def find_pattern(
     q_BHLD: Tensor, k_BHMD: Tensor, *, sparsity: float, rounds: int, generator: torch.Generator
 ) -> Pattern:
-    """Hashes queries and keys by the same random projections and chooses k for each example and head."""
+    """Hashes queries and keys by the same random projections and chooses k for each example and head, as near to the sparsity as it gets."""
     projection_DR2 = torch.randn(q_BHLD.shape[-1], rounds, NUM_BUCKETS // 2, generator=generator).to(q_BHLD.device)
     query_BHL, key_BHM = (_codes(x, projection_DR2) for x in (q_BHLD, k_BHMD))
     num_queries = query_BHL.shape[-1]
@@ -115,7 +115,7 @@ def find_pattern(
     matches_BHPM = count_matches(query_BHL[..., probes, None], key_BHM[..., None, :], rounds)
     # kept_BHK[k]: share of pairs that agree in at least k rounds; falls from 1 at k = 0
     kept_BHK = torch.stack([(matches_BHPM >= k).float().mean((-1, -2)) for k in range(rounds + 1)], dim=-1)
-    least_BH = (kept_BHK > 1 - sparsity).sum(-1).clamp(max=rounds)
+    least_BH = (kept_BHK - (1 - sparsity)).abs().argmin(-1)
     return Pattern(query_BHL=query_BHL, key_BHM=key_BHM, least_BH=least_BH, rounds=rounds)
 
 

@@ -102,7 +102,8 @@ def keep_freed_memory() -> None:
     """From here on, memory that this process frees stays with it, for its next tensors.
 
     By default glibc returns every large tensor to the system and gets fresh pages for the next, which must be cleared
-    first: 4 to 8 % of the time of separation. The process then stays as large as it once was. Elsewhere no effect.
+    first: 4 to 8 % of the time of separation. The process then stays as large as it once was, so this is for the owner
+    of the process to call, not for a library. Elsewhere no effect.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:

@@ -227,9 +227,11 @@ class _Scorer:
         import torch
 
         from models.checkpoint import load_model
+        from models.tiled import keep_freed_memory
 
         self.config, self.chunks = config, chunks
         if not config.use_gpu:
+            keep_freed_memory()
             torch.set_num_threads(1)  # as many actors as CPUs
         self.device = torch.device("cuda" if config.use_gpu else "cpu")
         self.model = load_model(checkpoint).to(self.device)

@@ -135,7 +135,9 @@ class _Separator:
         from models.checkpoint import load_model
         from models.errors import ModelError
         from models.separate import layout
+        from models.tiled import keep_freed_memory
 
+        keep_freed_memory()
         self.config = config
         try:
             self.model: nn.Module = load_model(Path(model))

@@ -137,7 +137,9 @@ def separation(arm: Arm, setting: Setting) -> Callable[[], float | None]:
 
     def ours() -> None:
         from models.separate import separate
+        from models.tiled import keep_freed_memory
 
+        keep_freed_memory()  # as `stemline separate` and the scoring workers do
         dtype = getattr(torch, arm.precision)
         separate(model, mixture_CT, shifts=1, overlap=0.25, device=setting.device, dtype=dtype, batch_size=arm.batch)
 

@@ -46,12 +46,12 @@ def test_a_bucket_is_the_largest_of_a_projection_and_its_negative():
     assert torch.equal(kept_pairs(pattern)[0, 0], agree >= pattern.least_BH[0, 0])
 
 
-@pytest.mark.parametrize("sparsity", [0.5, 0.9, 0.98])
-def test_random_vectors_get_the_sparsity_asked_for(sparsity):
+@pytest.mark.parametrize(("sparsity", "step"), [(0.5, 0.15), (0.9, 0.07), (0.98, 0.02)])
+def test_random_vectors_get_the_sparsity_asked_for(sparsity, step):
+    """To half a step of k: `step` is the share of pairs that agree in exactly so many rounds."""
     q, k = vectors(1, 4, 512, 64), vectors(1, 4, 384, 64, seed=1)
     reached = report(q, k, pattern_of(q, k, sparsity=sparsity)).sparsity
-    # k is a whole number of rounds: the next smaller one would leave out too few
-    assert sparsity - 0.02 <= reached <= 1 - (1 - sparsity) / 2.5
+    assert abs(reached - sparsity) <= step / 2 + 0.005
 
 
 def test_unrelated_vectors_need_twelve_of_32_rounds():
@@ -79,7 +79,7 @@ def test_clustered_tokens_leave_blocks_empty_once_sorted():
     tokens = (centres[labels] + 0.1 * vectors(1024, 64, seed=1))[None, None]
     measured = report(tokens, tokens, pattern_of(tokens, tokens, sparsity=0.85))
     assert measured.empty_blocks > 0.5
-    assert measured.recall > 0.99
+    assert measured.recall > 0.98
     assert not occupied_blocks(pattern_of(tokens, tokens, sparsity=0.85)).logical_not().any()  # unsorted: none
 
 
