@@ -107,7 +107,7 @@ class Pattern:
 def find_pattern(
     q_BHLD: Tensor, k_BHMD: Tensor, *, sparsity: float, rounds: int, generator: torch.Generator
 ) -> Pattern:
-    """Hashes queries and keys by the same random projections and chooses k for each example and head, as near to the sparsity as it gets."""
+    """Hashes queries and keys alike; k for each example and head gets as near to the sparsity as a whole one can."""
     projection_DR2 = torch.randn(q_BHLD.shape[-1], rounds, NUM_BUCKETS // 2, generator=generator).to(q_BHLD.device)
     query_BHL, key_BHM = (_codes(x, projection_DR2) for x in (q_BHLD, k_BHMD))
     num_queries = query_BHL.shape[-1]
