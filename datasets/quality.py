@@ -3,6 +3,16 @@
 A `Meter` hears a song block by block and holds a few numbers per second; `judge` turns them into keep or a
 reason. `find_duplicates` compares songs with each other by their signatures. The presence rule is that of the
 HT Demucs paper (Rouard et al. 2023): a source must be louder than -40 dB in at least 30 % of seconds.
+
+Names that come next, so that callers can be written for them:
+`Meter(sources=, sample_rate=, silence_db=).add(stems_SCT, mixture_CT=None)`, where the mixture is the file that came
+with the stems; `.measures() -> dict[str, float]`; `.worst() -> tuple[Moment, ...]`, where
+`Moment(reason, source, start_s, stop_s, value, other="")` is independent of thresholds and JSON-sized;
+`.signature() -> Signature`, a one-dimensional uint64 array, which `fingerprint.pack`/`unpack` turn into text and back.
+`faults(measures, rules, *, sources, moments=()) -> tuple[Fault(reason, source, detail), ...]` are all broken rules and
+`judge(measures, rules, *, sources, moments=()) -> (keep, reason, detail)` the first of them.
+`fingerprint.find_matches(signatures, *, min_similarity) -> tuple[Match, ...]`, where `Match(later, first, similarity,
+start_s, stop_s, first_start_s, speed, semitones)`; `find_duplicates(signatures, *, min_similarity) -> {later: first}`.
 """
 
 from collections.abc import Mapping, Sequence

@@ -26,7 +26,14 @@ REASONS = {
     "channel_mismatch": "stems of one song differ in channel count, or have more than two",
     "too_short": "shorter than the shortest song allowed",
     "silent_source": "a source sounds in too few seconds",
-    "clipped": "too many samples at full scale",
+    "clipped": "too many samples in flat tops",
+    "offset": "a stem's mean is far from zero",
+    "inverted": "the two channels of a stem cancel each other",
+    "lossy": "a stem's spectrum ends where a lossy codec would have cut it",
+    "bleed": "a stem holds too much of another stem of the song",
+    "misaligned": "a stem is shifted against the mixture",
+    "unlike_mixture": "the stems do not sum to the mixture that came with them",
+    "swapped": "a stem sounds like another source than its name says",
     "duplicate": "the same audio as another song",
 }
 
