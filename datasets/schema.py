@@ -16,7 +16,8 @@ SPLITS = ("train", "valid", "test")
 
 REASONS = {
     "missing_stem": "a source has no file",
-    "ambiguous_stem": "a source has several files",
+    "unknown_stem": "a file whose name the taxonomy does not know",
+    "ambiguous_stem": "a source has several files, or a name may mean several sources",
     "unsafe_name": "a name that is no valid text, is taken, or would leave the corpus folder",
     "empty_file": "a file of zero bytes",
     "undecodable": "a file that no decoder reads to its end",
@@ -44,6 +45,7 @@ class StemFile:
 
     path: str
     stream: int | None = None
+    side: str | None = None  # "left" or "right": where a mono file belongs; a stereo file goes in as it is
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +60,10 @@ class Track:
     layout: str
     stems: Mapping[str, tuple[StemFile, ...]]  # source -> files, summed
     fingerprint: str  # SHA-256 over the content of the files, in source order
+    # Set where stems are summed from raw tracks: files may then end earlier than the longest by this much, which is
+    # filled with silence, and mono may stand beside stereo. None asks for files of one length and one channel count.
+    pad_s: float | None = None
+    mixture: tuple[StemFile, ...] = ()  # the mixture that came with the stems, if any; never stored
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
