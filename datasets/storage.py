@@ -1,0 +1,250 @@
+"""Files on a local disk or in an object store (`s3://bucket/prefix`), behind one small set of verbs.
+
+An address is a path or an `s3://` URL, joined by `join`. Whatever `replacing` or `write` leaves under a name is
+whole: on a disk by a temporary name, a flush and a rename; in an object store because an object appears when its
+upload is complete. Where the store is and who may enter it comes from the environment, as every S3 client has it:
+AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, or the files in ~/.aws.
+Requests that fail for a passing reason are tried again, up to ten times with growing pauses.
+"""
+
+import errno
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import IO
+
+import pyarrow.fs as fs
+
+from datasets.errors import InputError
+
+TEMPORARY = ".tmp-"
+_S3 = "s3://"
+_ATTEMPTS = 10
+_COPY_BYTES = 8 << 20
+_KEYS = ("ACCESS_DENIED", "INVALID_ACCESS_KEY", "INVALID_CLIENT_TOKEN", "SIGNATURE", "EXPIRED", "FORBIDDEN", "403")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stamp:
+    """What tells one state of a file from another without reading it."""
+
+    size: int  # bytes
+    changed_ns: int  # time of the last change, since the epoch
+
+
+# --- addresses ----------------------------------------------------------------------------------------------
+
+
+def is_remote(address: str | Path) -> bool:
+    """Whether an address leads to an object store."""
+    return str(address).startswith(_S3)
+
+
+def join(root: str | Path, *parts: str) -> str:
+    """The address of `parts` below `root`."""
+    return "/".join([str(root).rstrip("/"), *parts]) if is_remote(root) else str(Path(root, *parts))
+
+
+def absolute(address: str | Path) -> str:
+    """The address as it can be handed to another process; InputError for one that names no bucket."""
+    if not is_remote(address):
+        return str(Path(address).expanduser().absolute())
+    bucket = str(address)[len(_S3) :].split("/")[0]
+    if not bucket:
+        raise InputError(f"{address} names no bucket; s3://BUCKET/FOLDER would do")
+    return str(address).rstrip("/")
+
+
+# --- reading ------------------------------------------------------------------------------------------------
+
+
+def stamp(address: str | Path) -> Stamp | None:
+    """Size and time of change of a file; None where there is none."""
+    if not is_remote(address):
+        try:
+            status = os.stat(address)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return Stamp(size=status.st_size, changed_ns=status.st_mtime_ns)
+    with _speaking(address):
+        info = _store().get_file_info(_key(address))
+    return Stamp(size=info.size, changed_ns=info.mtime_ns or 0) if info.is_file else None
+
+
+def read(address: str | Path) -> bytes:
+    """All bytes of a file; FileNotFoundError where there is none."""
+    if not is_remote(address):
+        return Path(address).read_bytes()
+    with _speaking(address), _store().open_input_stream(_key(address)) as file:
+        return bytes(file.read())
+
+
+def open_reader(address: str | Path) -> IO[bytes]:
+    """A file to seek and read in; from an object store each read is one request."""
+    if not is_remote(address):
+        return Path(address).open("rb")
+    with _speaking(address):
+        return _store().open_input_file(_key(address))  # type: ignore[no-any-return]
+
+
+def fetch(address: str | Path, target: Path) -> None:
+    """Copy a file to a local path."""
+    with _speaking(address), open_reader(address) as file, target.open("wb") as copy:
+        shutil.copyfileobj(file, copy, _COPY_BYTES)
+
+
+def names(folder: str | Path) -> list[str]:
+    """The names of the files in a folder, sorted; empty where there is no folder."""
+    if not is_remote(folder):
+        try:
+            return sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+    with _speaking(folder):
+        found = _store().get_file_info(fs.FileSelector(_key(folder), allow_not_found=True))
+    return sorted(info.base_name for info in found if info.is_file)
+
+
+def walk(root: str) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Folders below an object store's `root` as `os.walk` gives them, top down; subfolders can be taken out."""
+    below: dict[str, tuple[list[str], list[str]]] = {}
+    with _speaking(root):
+        found = _store().get_file_info(fs.FileSelector(_key(root), recursive=True, allow_not_found=True))
+    for info in found:
+        folder, _, name = info.path.rpartition("/")
+        below.setdefault(folder, ([], []))[1 if info.is_file else 0].append(name)
+    waiting = [_key(root)]
+    while waiting:
+        folder = waiting.pop()
+        subfolders, files = below.get(folder, ([], []))
+        subfolders, files = sorted(subfolders), sorted(files)
+        yield _S3 + folder, subfolders, files
+        waiting += [f"{folder}/{name}" for name in reversed(subfolders)]
+
+
+# --- writing ------------------------------------------------------------------------------------------------
+
+
+def write(address: str | Path, data: bytes) -> None:
+    """Give `data` the name `address`, in one step."""
+    with replacing(address, needed=lambda: len(data)) as file:
+        file.write(data)
+
+
+@contextmanager
+def replacing(address: str | Path, *, needed: Callable[[], int] = lambda: 0) -> Iterator[IO[bytes]]:
+    """A file that takes its name only once it is written whole; `needed` bytes are known to go in.
+
+    On its way to an object store it stands in the folder for temporary files (TMPDIR).
+    """
+    if is_remote(address):
+        with _uploading(str(address), needed) as file:
+            yield file
+        return
+    path = Path(address)
+    temporary = path.with_name(f"{TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}")
+    with disk_errors(path.parent, needed):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def _uploading(address: str, needed: Callable[[], int]) -> Iterator[IO[bytes]]:
+    folder = Path(tempfile.gettempdir())
+    with disk_errors(folder, needed), tempfile.TemporaryFile(dir=folder) as file:
+        yield file
+        file.seek(0)
+        with _speaking(address), _store().open_output_stream(_key(address)) as upload:
+            shutil.copyfileobj(file, upload, _COPY_BYTES)
+
+
+def remove(address: str | Path) -> None:
+    """Delete a file, if there is one."""
+    if not is_remote(address):
+        Path(address).unlink(missing_ok=True)
+        return
+    try:
+        with _speaking(address):
+            _store().delete_file(_key(address))
+    except FileNotFoundError:
+        pass
+
+
+@contextmanager
+def disk_errors(folder: Path, needed: Callable[[], int] = lambda: 0) -> Iterator[None]:
+    """Disk errors as messages that say which folder, and what would do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise InputError(
+                f"the disk of {folder} is full: a file of at least {needed()} bytes did not fit and "
+                f"{shutil.disk_usage(folder).free} are free; make room or choose another folder with "
+                "store.root=DIR, then run the same command again"
+            ) from None
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT):
+            raise InputError(
+                f"cannot write to {folder}: {error.strerror}; choose a folder that you may write to, store.root=DIR"
+            ) from None
+        raise
+
+
+# --- the object store ---------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def _store() -> fs.S3FileSystem:
+    """The one S3 of this process, as the environment describes it."""
+    return fs.S3FileSystem(
+        endpoint_override=os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
+        region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
+        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS),
+        connect_timeout=10,
+        request_timeout=60,
+    )
+
+
+def _key(address: str | Path) -> str:
+    return str(address)[len(_S3) :].rstrip("/")
+
+
+@contextmanager
+def _speaking(address: str | Path) -> Iterator[None]:
+    """What an object store refuses, in words that say what would do; missing files stay FileNotFoundError."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if not is_remote(address) or error.errno == errno.ENOSPC:
+            raise
+        said = str(error)
+        advice = "see that the store answers (AWS_ENDPOINT_URL, AWS_REGION), then run the same command again"
+        if any(word in said.upper() for word in _KEYS):
+            advice = (
+                "the credentials are missing, wrong or have run out: set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and "
+                "AWS_SESSION_TOKEN, or AWS_PROFILE, then run the same command again"
+            )
+        raise InputError(f"{address}: {_without_secrets(said)}; {advice}") from None
+
+
+def _without_secrets(said: str) -> str:
+    for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        secret = os.environ.get(name)
+        if secret:
+            said = said.replace(secret, "***")
+    return said

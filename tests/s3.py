@@ -1,0 +1,92 @@
+"""An S3 server on loopback that can be told to fail: moto behind a little middleware."""
+
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow.fs as fs
+
+BUCKET = "songs"
+
+
+class ObjectStore:
+    """A running server; `requests` lists what it was asked, the other fields say how it misbehaves."""
+
+    def __init__(self) -> None:
+        from moto.server import DomainDispatcherApplication, create_backend_app
+        from werkzeug.serving import WSGIRequestHandler, make_server
+
+        class Quiet(WSGIRequestHandler):
+            def log(self, type: str, message: str, *args: Any) -> None:
+                """Say nothing."""
+
+        self.requests: list[tuple[str, str, str]] = []  # method, path, range
+        self.failing = 0.0  # share of requests answered with "503 Slow Down"
+        self.delay_s = 0.0
+        self.refuse_after: int | None = None  # requests until credentials count as expired
+        self.sent_bytes = 0
+        self._dice = random.Random(0)
+        self._serve = DomainDispatcherApplication(create_backend_app)
+        self._server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=Quiet)
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def _answer(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        self.requests.append((environ["REQUEST_METHOD"], environ["PATH_INFO"], environ.get("HTTP_RANGE", "")))
+        time.sleep(self.delay_s)
+        if self.refuse_after is not None and len(self.requests) > self.refuse_after:
+            return _refusal(start, environ, "403 Forbidden", "ExpiredToken", "The provided token has expired.")
+        if self._dice.random() < self.failing:
+            return _refusal(start, environ, "503 Service Unavailable", "SlowDown", "Please reduce your request rate.")
+        answer = self._serve(environ, start)
+        self.sent_bytes += sum(map(len, answer)) if isinstance(answer, list) else 0
+        return answer  # type: ignore[no-any-return]
+
+
+def _refusal(start: Callable[..., Any], environ: dict[str, Any], status: str, code: str, message: str) -> list[bytes]:
+    environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+    body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
+    start(status, [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
+    return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+
+
+@contextmanager
+def object_store() -> Iterator[ObjectStore]:
+    """A server with the bucket `BUCKET`, and the environment that leads every S3 client of this process to it."""
+    from datasets import storage
+
+    server = ObjectStore()
+    environment = {
+        "AWS_ENDPOINT_URL": server.url,
+        "AWS_ACCESS_KEY_ID": "key-for-tests",
+        "AWS_SECRET_ACCESS_KEY": "secret-for-tests",
+        "AWS_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
+    storage._store.cache_clear()
+    try:
+        fs.S3FileSystem(endpoint_override=server.url, allow_bucket_creation=True).create_dir(BUCKET)
+        yield server
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+        storage._store.cache_clear()
+        server.close()
