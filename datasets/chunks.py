@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -130,50 +130,101 @@ def _rms_db(stem_CT: Samples) -> float:
 
 
 def _check_alike(track: Track, sources: Sequence[str]) -> None:
-    """AudioError unless all files of a track state one sample rate and one channel count, of at most two."""
+    """AudioError unless all files of a track state one sample rate and one channel count, of at most two.
+
+    Raw tracks (`track.pad_s`) may be mono and stereo side by side.
+    """
     infos = {
         f"{source} ({file.path})": probe(file.path, stream=file.stream)
         for source in sources
         for file in track.stems[source]
     }
-    for reason, field, unit in (("rate_mismatch", "sample_rate", "Hz"), ("channel_mismatch", "channels", "channels")):
-        seen = {name: getattr(info, field) for name, info in infos.items()}
-        if len(set(seen.values())) > 1:
-            raise AudioError(reason, ", ".join(f"{name}: {value} {unit}" for name, value in seen.items()))
     for name, info in infos.items():
         if not 1 <= info.channels <= 2:
             raise AudioError("channel_mismatch", f"{name}: {info.channels} channels; one or two would do")
+    for reason, field, unit in (("rate_mismatch", "sample_rate", "Hz"), ("channel_mismatch", "channels", "channels")):
+        seen = {name: getattr(info, field) for name, info in infos.items()}
+        if len(set(seen.values())) > 1 and (reason == "rate_mismatch" or track.pad_s is None):
+            raise AudioError(reason, ", ".join(f"{name}: {value} {unit}" for name, value in seen.items()))
+
+
+@dataclass(slots=True, kw_only=True)
+class _Part:
+    """One file on its way into the sum of its source."""
+
+    source: str
+    name: str  # of the file
+    position: int  # of the source
+    blocks: Iterator[Samples]
+    gains_C1: Samples | None
+    num_samples: int = 0  # decoded so far
+    ended: bool = False
 
 
 def _stems_blocks(
     track: Track, *, sources: Sequence[str], sample_rate: int, channels: int, block_samples: int
 ) -> Generator[Samples, None, None]:
-    """Stems_SCT of the same stretch from all files at once; the files of one source are summed."""
+    """Stems_SCT of the same stretch from all files at once; the files of one source are summed.
 
-    def stretches(file: StemFile) -> Iterator[Samples]:
-        return decode_blocks(
-            file.path, sample_rate=sample_rate, channels=channels, stream=file.stream, block_samples=block_samples
-        )
-
-    files = [(position, file) for position, source in enumerate(sources) for file in track.stems[source]]
+    A mono file goes into both channels as it is (0 dB), or into one alone if its name says which side it is.
+    """
+    slack = None if track.pad_s is None else round(track.pad_s * sample_rate)
     with ExitStack() as stack:
-        readers = [stretches(file) for _, file in files]
-        for reader in readers:
-            stack.callback(reader.close)  # type: ignore[attr-defined]
+        parts = []
+        for position, source in enumerate(sources):
+            for file in track.stems[source]:
+                blocks = decode_blocks(
+                    file.path, sample_rate=sample_rate, channels=channels, stream=file.stream,
+                    block_samples=block_samples,
+                )  # fmt: skip
+                stack.callback(blocks.close)  # type: ignore[attr-defined]
+                name, gains_C1 = Path(file.path).name, _gains(file, channels)
+                parts.append(_Part(source=source, name=name, position=position, blocks=blocks, gains_C1=gains_C1))
         done = 0
-        for blocks in zip_longest(*readers):
-            lengths = [0 if block is None else block.shape[1] for block in blocks]
-            if len(set(lengths)) > 1:
-                names = zip(files, lengths, strict=True)
-                ends = ", ".join(f"{sources[position]}: {done + length}" for (position, _), length in names)
-                raise AudioError("length_mismatch", f"samples that each stem has at least, at {sample_rate} Hz: {ends}")
-            stems_SCT = np.empty((len(sources), channels, lengths[0]), np.float32)
-            filled: set[int] = set()
-            for (position, _), block in zip(files, blocks, strict=True):
-                if position in filled:
-                    stems_SCT[position] += block
-                else:
-                    stems_SCT[position] = block
-                filled.add(position)
-            done += lengths[0]
-            yield stems_SCT
+        while not all(part.ended for part in parts):
+            stems_SCT = np.zeros((len(sources), channels, block_samples), np.float32)
+            for part in parts:
+                _add_block(part, stems_SCT, block_samples)
+            longest = max(part.num_samples for part in parts)
+            _check_ends(parts, longest, slack, sample_rate)
+            if longest > done:
+                yield stems_SCT[:, :, : longest - done]
+            done = longest
+
+
+def _add_block(part: _Part, stems_SCT: Samples, block_samples: int) -> None:
+    """Adds the part's next block to its source; one file's block is in memory at a time."""
+    if part.ended:
+        return
+    block_CT = next(part.blocks, None)
+    length = 0 if block_CT is None else block_CT.shape[1]
+    if block_CT is not None:
+        stems_SCT[part.position, :, :length] += block_CT if part.gains_C1 is None else block_CT * part.gains_C1
+    part.num_samples += length
+    part.ended = length < block_samples
+
+
+def _gains(file: StemFile, channels: int) -> Samples | None:
+    """What each channel takes of a mono file that is one half of a pair, shape (C, 1); None where all take all."""
+    if file.side is None or probe(file.path, stream=file.stream).channels != 1:
+        return None
+    if channels == 1:
+        return np.full((1, 1), 0.5, np.float32)  # as the mean of the pair joined to stereo
+    return np.array([[1], [0]] if file.side == "left" else [[0], [1]], np.float32)
+
+
+def _check_ends(parts: Sequence[_Part], longest: int, slack: int | None, sample_rate: int) -> None:
+    """AudioError when a file has ended too long before the longest; at once, not after decoding the rest."""
+    short = [part for part in parts if part.ended and longest - part.num_samples > (slack or 0)]
+    if not short:
+        return
+    if slack is None:
+        ends = ", ".join(f"{part.source}: {part.num_samples}" for part in parts)
+        raise AudioError("length_mismatch", f"samples that each stem has at least, at {sample_rate} Hz: {ends}")
+    ends = ", ".join(f"{part.name}: {part.num_samples / sample_rate:.2f} s" for part in short)
+    raise AudioError(
+        "length_mismatch",
+        f"others last {longest / sample_rate:.2f} s or more, and these end more than corpus.pad_s="
+        f"{slack / sample_rate:g} earlier: {ends}; all files of a song start together, and a larger corpus.pad_s "
+        "fills short ones with silence",
+    )

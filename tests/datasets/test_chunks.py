@@ -129,3 +129,46 @@ def test_a_broken_stem_is_the_songs_reason(tmp_path: Path) -> None:
 def test_flac_of_rows_does_not_depend_on_when_or_how_often_it_is_made() -> None:
     samples_CT = _stems(5000)[0]
     assert encode_flac(samples_CT, sample_rate=RATE) == encode_flac(samples_CT.copy(), sample_rate=RATE)
+
+
+def _raw(folder: Path, files: Mapping[str, Samples], sides: Mapping[str, str], pad_s: float = 1.0) -> Track:
+    """A track of raw files, all of them drums."""
+    for name, samples_CT in files.items():
+        soundfile.write(folder / f"{name}.wav", samples_CT.T, RATE, subtype="FLOAT")
+    drums = tuple(StemFile(path=str(folder / f"{name}.wav"), side=sides.get(name)) for name in files)
+    return Track(
+        track_id="a", title="a", group="a", split="train", license="", layout="multitrack", stems={"drums": drums},
+        fingerprint="f", pad_s=pad_s,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_mono_files_of_two_sides_make_the_stereo_file_they_were(tmp_path: Path, channels: int) -> None:
+    pair_CT = _stems(20000, peak=0.3)[0]
+    files = {"oh l": pair_CT[:1], "oh r": pair_CT[1:]}
+    track = _raw(tmp_path, files, {"oh l": "left", "oh r": "right"})
+    whole = _raw(tmp_path, {"oh": pair_CT}, {})
+    asked = {"sources": ("drums",), "sample_rate": RATE, "channels": channels, "chunk_s": 1}
+    joined, stereo = ([stems_of(row, ("drums",)) for row in track_rows(item, **asked)] for item in (track, whole))  # type: ignore[arg-type]
+    for one, other in zip(joined, stereo, strict=True):
+        np.testing.assert_allclose(one, other, atol=2**-23)
+
+
+def test_a_mono_file_beside_stereo_stands_in_the_middle_and_a_stereo_file_ignores_its_side(tmp_path: Path) -> None:
+    stereo_CT, mono_CT = _stems(9000, peak=0.3)[0], _stems(9000, peak=0.2)[1, :1]
+    track = _raw(tmp_path, {"gtr l": stereo_CT, "kick": mono_CT}, {"gtr l": "left"})
+    (row,) = track_rows(track, sources=("drums",), sample_rate=RATE)
+    np.testing.assert_allclose(stems_of(row, ("drums",))[0], stereo_CT + mono_CT, atol=2**-23)
+
+
+def test_raw_files_that_end_early_are_filled_with_silence_up_to_a_limit(tmp_path: Path) -> None:
+    stems_SCT = _stems(20000, peak=0.3)
+    track = _raw(tmp_path, {"long": stems_SCT[0], "short": stems_SCT[1][:, :15000]}, {}, pad_s=0.625)
+    rows = track_rows(track, sources=("drums",), sample_rate=RATE, chunk_s=1)
+    padded_CT = stems_SCT[0].copy()
+    padded_CT[:, :15000] += stems_SCT[1][:, :15000]
+    back_CT = np.concatenate([stems_of(row, ("drums",))[0] for row in rows], axis=1)
+    np.testing.assert_allclose(back_CT, padded_CT, atol=2**-23)
+    late = _raw(tmp_path, {"long": stems_SCT[0], "short": stems_SCT[1][:, :14999]}, {}, pad_s=0.625)
+    with pytest.raises(AudioError, match=r"more than corpus\.pad_s=0\.625 earlier: short\.wav: 1\.87 s"):
+        track_rows(late, sources=("drums",), sample_rate=RATE, chunk_s=1)
