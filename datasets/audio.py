@@ -410,8 +410,11 @@ def _rebatch(blocks: Iterable[Samples], block_samples: int) -> Iterator[Samples]
             continue
         joined_CT = np.concatenate(pending, axis=1)
         whole = have - have % block_samples
-        for start in range(0, whole, block_samples):
-            yield np.ascontiguousarray(joined_CT[:, start : start + block_samples])
-        pending, have = [joined_CT[:, whole:]], have - whole
+        # Copies, so that a reader that waits keeps no whole block: songs of eighty raw files are read side by side.
+        ready = [joined_CT[:, start : start + block_samples].copy() for start in range(0, whole, block_samples)]
+        pending, have = [joined_CT[:, whole:].copy()], have - whole
+        del joined_CT
+        while ready:
+            yield ready.pop(0)
     if have:
         yield np.ascontiguousarray(np.concatenate(pending, axis=1))
