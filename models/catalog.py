@@ -32,46 +32,36 @@ FAMILIES: dict[str, Family] = {
     "demucs": Family(DemucsConfig, Demucs),
 }
 
+TINY_HT: dict[str, Any] = {
+    "segment_s": 3.0,
+    "channels": 8,
+    "nfft": 2048,
+    "dconv_compress": 4,
+    "dconv_depth": 1,
+    "transformer_width": 64,
+    "transformer_layers": 3,
+    "transformer_heads": 2,
+    "transformer_hidden_scale": 2.0,
+    "dropout": 0.0,
+}
 PRESETS: dict[str, Any] = {
     "htdemucs": HTDemucsConfig(),  # 955717e8 and, four times, htdemucs_ft
     "htdemucs-6s": HTDemucsConfig(sources=SIX_SOURCES, transformer_width=384),  # 5c90dfd2
     # The tables of the paper: residual branches in the encoder only.
     "htdemucs-384": HTDemucsConfig(transformer_width=384, dconv_in_decoder=False),
     "htdemucs-7layer": HTDemucsConfig(transformer_width=384, transformer_layers=7, dconv_in_decoder=False),
-    "htdemucs-tiny": HTDemucsConfig(
-        segment_s=3.0,
-        channels=8,
-        nfft=2048,
-        dconv_compress=4,
-        dconv_depth=1,
-        transformer_width=64,
-        transformer_layers=3,
-        transformer_heads=2,
-        transformer_hidden_scale=2.0,
-        dropout=0.0,
-        attention_dropout=0.0,
-    ),
+    "htdemucs-tiny": HTDemucsConfig(**TINY_HT, attention_dropout=0.0),
     "sparse-htdemucs": SparseHTDemucsConfig(),  # the paper's best; no weights were ever published
-    "sparse-htdemucs-tiny": SparseHTDemucsConfig(
-        segment_s=3.0,
-        channels=8,
-        nfft=2048,
-        dconv_compress=4,
-        dconv_depth=1,
-        transformer_width=64,
-        transformer_layers=3,
-        transformer_heads=2,
-        transformer_hidden_scale=2.0,
-        dropout=0.0,
-    ),
+    "sparse-htdemucs-tiny": SparseHTDemucsConfig(**TINY_HT),
     # One architecture, trained on MUSDB18-HQ (fa0cb7f9, 902315c2) and on more songs (75fc33f5).
     "hdemucs-repro": HDemucsConfig(),
     "hdemucs-mmi": HDemucsConfig(),
     "hdemucs-tiny": HDemucsConfig(segment_s=3.0, channels=8, nfft=1024),
     "demucs-v2": DemucsConfig(),
     "demucs-v2-48": DemucsConfig(channels=48),
+    "demucs-v2-tiny": DemucsConfig(segment_s=3.0, channels=8, depth=5, oversample=False),
     "demucs-v3-time": DemucsConfig(version=3, segment_s=44.0),
-    "demucs-tiny": DemucsConfig(version=3, segment_s=3.0, channels=8, depth=5, oversample=False),
+    "demucs-v3-tiny": DemucsConfig(version=3, segment_s=3.0, channels=8, depth=5, oversample=False),
 }
 
 

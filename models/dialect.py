@@ -46,13 +46,19 @@ def to_our_config(klass: Any, args: Any, kwargs: Any, *, origin: str) -> dict[st
     if not isinstance(args, Sequence) or len(args) > 1 or not isinstance(kwargs, Mapping):
         raise ModelError(f"{origin} has arguments that cannot be read: want at most the sources by position")
     options = dict(kwargs) | ({"sources": args[0]} if args else {})
-    for name, fixed in dialect.fixed.items():
-        if not _same(options.get(name, fixed), fixed):
-            raise ModelError(f"{origin} sets {name}={options[name]!r}; only {fixed!r} can be built here")
+    strange = [
+        f"sets {name}={options[name]!r}; only {fixed!r} can be built here{_why(name)}"
+        for name, fixed in dialect.fixed.items()
+        if not _same(options.get(name, fixed), fixed)
+    ]
+    if strange:
+        raise ModelError(f"{origin} {', and '.join(strange)}")
     if "sources" not in options:
         raise ModelError(f"{origin} does not say which sources it separates")
     try:
         return dialect.read({**dialect.defaults, **options})
+    except ModelError as error:
+        raise ModelError(f"{origin} {error}") from error
     except (TypeError, ValueError, OverflowError) as error:
         raise ModelError(f"{origin} has an option of the wrong kind: {error}") from error
 
@@ -74,41 +80,58 @@ def to_kwargs(model: nn.Module) -> tuple[ClassName, dict[str, Any]]:
     raise ModelError(f"{family} cannot be exported: demucs 4.1.0 has no network like it")
 
 
+def _why(name: str) -> str:
+    return f" ({NOT_TAKEN_OVER[name]})" if name in NOT_TAKEN_OVER else ""
+
+
 def _same(value: Any, fixed: Any) -> bool:
     return bool(value == fixed) or (not value and not fixed)  # None, [] and False all turn an option off
 
 
-def _audio(options: Mapping[str, Any]) -> dict[str, Any]:
+def _read_audio(options: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that all families share."""
     return {
         "sources": [str(source) for source in options["sources"]],
         "sample_rate": _whole(options["samplerate"]),
         "audio_channels": _whole(options["audio_channels"]),
+        "segment_s": float(options["segment"]),
         "channels": _whole(options["channels"]),
         "growth": _whole(options["growth"]),
     }
 
 
+def _write_audio(config: DemucsConfig | HDemucsConfig | HTDemucsConfig) -> dict[str, Any]:
+    """The options that all classes share."""
+    return {
+        "sources": list(config.sources),
+        "samplerate": config.sample_rate,
+        "audio_channels": config.audio_channels,
+        "segment": config.segment_s,
+        "channels": config.channels,
+        "growth": config.growth,
+        "depth": config.depth,
+    }
+
+
 def _whole(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float | Fraction) or value != int(value):
-        raise ModelError(f"{value!r}: want a whole number")
+        raise ModelError(f"has an option {value!r}: want a whole number")
     return int(value)
 
 
 def _read_htdemucs(options: Mapping[str, Any]) -> dict[str, Any]:
-    fields = _audio(options)
+    fields = _read_audio(options)
     depth = _whole(options["depth"])
     if options["norm_starts"] < depth:
         raise ModelError(
-            f"norm_starts={options['norm_starts']} puts norms into the U-Net; only {depth} and more can be built"
+            f"sets norm_starts={options['norm_starts']}, which puts norms into the U-Net; only {depth} and more can be built"
         )
     if options["dconv_mode"] not in (1, 3):
-        raise ModelError(f"dconv_mode={options['dconv_mode']}; only 1 and 3 can be built here")
+        raise ModelError(f"sets dconv_mode={options['dconv_mode']}; only 1 and 3 can be built here")
     inner = fields["channels"] * fields["growth"] ** (depth - 1)
     return {
         "family": "htdemucs",
         **fields,
-        "segment_s": float(options["segment"]),
         "depth": depth,
         "nfft": _whole(options["nfft"]),
         "dconv_compress": _whole(options["dconv_comp"]),
@@ -126,13 +149,8 @@ def _read_htdemucs(options: Mapping[str, Any]) -> dict[str, Any]:
 def _write_htdemucs(config: HTDemucsConfig) -> dict[str, Any]:
     inner = config.layer_channels[-1]
     return {
-        "sources": list(config.sources),
-        "audio_channels": config.audio_channels,
-        "samplerate": config.sample_rate,
+        **_write_audio(config),
         "segment": Fraction(config.segment_samples, config.sample_rate),
-        "channels": config.channels,
-        "growth": config.growth,
-        "depth": config.depth,
         "norm_starts": max(4, config.depth),
         "nfft": config.nfft,
         "dconv_comp": config.dconv_compress,
@@ -149,8 +167,7 @@ def _write_htdemucs(config: HTDemucsConfig) -> dict[str, Any]:
 def _read_hdemucs(options: Mapping[str, Any]) -> dict[str, Any]:
     fields = {
         "family": "hdemucs",
-        **_audio(options),
-        "segment_s": float(options["segment"]),
+        **_read_audio(options),
         "nfft": _whole(options["nfft"]),
         "dconv_compress": _whole(options["dconv_comp"]),
         "dconv_depth": _whole(options["dconv_depth"]),
@@ -159,19 +176,15 @@ def _read_hdemucs(options: Mapping[str, Any]) -> dict[str, Any]:
     wanted = {"depth": depth, "norm_starts": depth - 2, "dconv_attn": depth - 2, "dconv_lstm": depth - 2}
     for name, value in wanted.items():
         if options[name] != value:
-            raise ModelError(f"{name}={options[name]!r}; with nfft {fields['nfft']} only {value} can be built here")
+            raise ModelError(
+                f"sets {name}={options[name]!r}; with nfft {fields['nfft']} only {value} can be built here{_why(name)}"
+            )
     return fields
 
 
 def _write_hdemucs(config: HDemucsConfig) -> dict[str, Any]:
     return {
-        "sources": list(config.sources),
-        "audio_channels": config.audio_channels,
-        "samplerate": config.sample_rate,
-        "segment": config.segment_s,
-        "channels": config.channels,
-        "growth": config.growth,
-        "depth": config.depth,
+        **_write_audio(config),
         "nfft": config.nfft,
         "norm_starts": config.depth - 2,
         "dconv_attn": config.depth - 2,
@@ -184,31 +197,30 @@ def _write_hdemucs(config: HDemucsConfig) -> dict[str, Any]:
 def _read_demucs(options: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "family": "demucs",
-        **_audio(options),
+        **_read_audio(options),
         "version": 3,
-        "segment_s": float(options["segment"]),
         "depth": _whole(options["depth"]),
         "oversample": bool(options["resample"]),
     }
 
 
 def _write_demucs(config: DemucsConfig) -> dict[str, Any]:
-    return {
-        "sources": list(config.sources),
-        "audio_channels": config.audio_channels,
-        "samplerate": config.sample_rate,
-        "segment": config.segment_s,
-        "channels": config.channels,
-        "growth": config.growth,
-        "depth": config.depth,
-        "resample": config.oversample,
-    }
+    return {**_write_audio(config), "resample": config.oversample}
 
 
 def _read_demucs_v2(options: Mapping[str, Any]) -> dict[str, Any]:
     segment_s = _whole(options["segment_length"]) / _whole(options["samplerate"])
     return _read_demucs({**options, "segment": segment_s}) | {"version": 2}
 
+
+# Why published packages are refused: the options that no other published model sets.
+NOT_TAKEN_OVER = {
+    "cac": "amplitude spectrograms with the mixture's phase, in the bags mdx and mdx_extra, were not taken over",
+    "hybrid_old": "the padding of the first hybrid models, in the bags mdx and mdx_extra, was not taken over",
+    "multi_freqs": "weights of their own per frequency band, in the bag mdx, were not taken over",
+    "norm_starts": "hybrid models without norms, in the bag mdx, were not taken over",
+    "rewrite": "time models without 1x1 convolutions and gates, in the bag mdx, were not taken over",
+}
 
 _AUDIO = {"audio_channels": 2, "samplerate": 44100, "segment": 40, "growth": 2}
 _HYBRID_FIXED = {

@@ -12,7 +12,7 @@ from .parity import noise
 PRESETS = {
     "htdemucs-tiny": {"depth": 2, "nfft": 256, "transformer_layers": 2},
     "hdemucs-tiny": {"nfft": 64},
-    "demucs-tiny": {"depth": 2},
+    "demucs-v3-tiny": {"depth": 2},
 }
 
 
@@ -28,7 +28,7 @@ def test_an_exported_program_gives_the_models_estimates_for_any_batch(preset: st
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", ["htdemucs-tiny", "demucs-tiny"])
+@pytest.mark.parametrize("preset", ["htdemucs-tiny", "demucs-v3-tiny"])
 def test_an_onnx_file_gives_the_models_estimates_under_onnxruntime(preset: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = build(preset, sample_rate=8000, segment_s=0.25, **PRESETS[preset]).eval()

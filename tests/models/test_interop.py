@@ -51,7 +51,7 @@ OURS = {
     "htdemucs": ("htdemucs-tiny", {"transformer_width": 16, "segment_s": 0.75}),
     "htdemucs as wide as its U-Net": ("htdemucs-tiny", {"depth": 5, "nfft": 8192, "transformer_width": 128}),
     "hdemucs": ("hdemucs-tiny", {"nfft": 256, "segment_s": 1.0}),
-    "demucs v3": ("demucs-tiny", {"segment_s": 1.0}),
+    "demucs v3": ("demucs-v3-tiny", {"segment_s": 1.0}),
 }
 
 
@@ -165,7 +165,7 @@ def test_our_export_comes_back_whole(ours: nn.Module, form: Any, tmp_path: Path)
 
 
 def test_half_precision_export_is_half_as_large_and_near(tmp_path: Path) -> None:
-    model = build("demucs-tiny").eval()
+    model = build("demucs-v3-tiny").eval()
     whole = export_package(model, tmp_path, signature="whole")
     half = export_package(model, tmp_path, signature="half", half=True)
     assert half.stat().st_size < 0.6 * whole.stat().st_size
@@ -176,7 +176,7 @@ def test_a_bag_of_two_travels_with_weights_and_segment_both_ways(tmp_path: Path)
     torch.manual_seed(0)
     members = [
         build("hdemucs-tiny", sources=SOURCES, sample_rate=8000, nfft=256).eval(),
-        build("demucs-tiny", sources=SOURCES, sample_rate=8000).eval(),
+        build("demucs-v3-tiny", sources=SOURCES, sample_rate=8000).eval(),
     ]
     path = export_bag(members, tmp_path, name="pair", weights=[[1, 0], [1, 2]], segment_s=1.5)
     bag, song = load_bag(path), noise(2, 30_000)
@@ -193,9 +193,9 @@ def test_a_bags_segment_never_lengthens_ht_demucs(tmp_path: Path) -> None:
 
 
 def test_bare_weights_load_with_a_preset(tmp_path: Path) -> None:
-    model = build("demucs-tiny")
+    model = build("demucs-v3-tiny")
     torch.save(model.state_dict(), tmp_path / "weights.th")
-    again = load_package(tmp_path / "weights.th", preset="demucs-tiny")
+    again = load_package(tmp_path / "weights.th", preset="demucs-v3-tiny")
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in again.state_dict().items())
     with pytest.raises(ModelError, match="name a preset"):
         load_package(tmp_path / "weights.th")
@@ -265,7 +265,7 @@ def test_a_truncated_or_altered_package_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="truncated or no torch file"):
         load_package(tmp_path / "unsigned.th")
     renamed = tmp_path / f"x-{hashlib.sha256(b'other').hexdigest()[:8]}.safetensors"
-    shutil.copy(export_package(build("demucs-tiny"), tmp_path, signature="mine", form="safetensors"), renamed)
+    shutil.copy(export_package(build("demucs-v3-tiny"), tmp_path, signature="mine", form="safetensors"), renamed)
     with pytest.raises(ModelError, match="truncated or was altered"):
         load_package(renamed)
     renamed = renamed.rename(tmp_path / "x.safetensors")
@@ -313,7 +313,7 @@ def test_a_broken_bag_is_refused(text: str, tmp_path: Path) -> None:
 
 
 def test_a_bag_names_the_package_it_lacks(tmp_path: Path) -> None:
-    path = export_bag([build("demucs-tiny")], tmp_path, name="one")
+    path = export_bag([build("demucs-v3-tiny")], tmp_path, name="one")
     next(tmp_path.glob("*.th")).unlink()
     with pytest.raises(ModelError, match=r"neither one_0\.safetensors nor one_0-CHECKSUM\.th"):
         load_bag(path)
@@ -322,14 +322,14 @@ def test_a_bag_names_the_package_it_lacks(tmp_path: Path) -> None:
 
 
 def test_version_2_cannot_be_exported_and_says_why(tmp_path: Path) -> None:
-    model = from_config(to_config(build("demucs-tiny")) | {"version": 2})
+    model = from_config(to_config(build("demucs-v3-tiny")) | {"version": 2})
     with pytest.raises(ModelError, match="pads the decoder's convolutions"):
         export_package(model, tmp_path, signature="mine")
 
 
 def test_version_2_packages_load(tmp_path: Path) -> None:
     """Their class lived in a module that demucs 4.1.0 no longer has."""
-    model = build("demucs-tiny", version=2, segment_s=1.0, oversample=True)
+    model = build("demucs-v3-tiny", version=2, segment_s=1.0, oversample=True)
     kwargs = {"channels": 8, "depth": 5, "segment_length": 44100, "sources": list(model.config.sources)}
     metadata = {"klass": "demucs.model.Demucs", "args": "[]", "kwargs": json.dumps(kwargs)}
     save_file(model.state_dict(), tmp_path / "v2.safetensors", metadata=metadata)
