@@ -124,7 +124,8 @@ def _read_htdemucs(options: Mapping[str, Any]) -> dict[str, Any]:
     depth = _whole(options["depth"])
     if options["norm_starts"] < depth:
         raise ModelError(
-            f"sets norm_starts={options['norm_starts']}, which puts norms into the U-Net; only {depth} and more can be built"
+            f"sets norm_starts={options['norm_starts']}, which puts norms into the U-Net; "
+            f"only {depth} and more can be built here"
         )
     if options["dconv_mode"] not in (1, 3):
         raise ModelError(f"sets dconv_mode={options['dconv_mode']}; only 1 and 3 can be built here")
