@@ -22,7 +22,8 @@ def write(path: Path, text: str) -> Path:
 def test_csv_and_toml_say_the_same(tmp_path: Path) -> None:
     table = write(
         tmp_path / "a.csv",
-        '\ufefftrack_id,verdict,why\r\nArtist/Song A,keep,"quiet, on purpose"\r\n\r\n"Comma, ""quoted""",drop,out of tune\r\n',
+        '\ufefftrack_id,verdict,why\r\nArtist/Song A,keep,"quiet, on purpose"\r\n\r\n'
+        '"Comma, ""quoted""",drop,out of tune\r\n',
     )
     tree = write(
         tmp_path / "a.toml",
