@@ -157,6 +157,29 @@ def separate(
 
 
 @app.command(sort_key=11)
+def compress(
+    model: Annotated[str, Parameter(help="models:/NAME@alias, models:/NAME/VERSION, a checkpoint folder or a file.")],
+    *overrides: Overrides,
+    to: Annotated[str, Parameter(help="Folder for the compressed checkpoint.")],
+    bits: Annotated[int, Parameter(help="Per weight of the large matrices, 2 to 15; 16 stores float16.")] = 8,
+    options: Options = NO_OPTIONS,
+) -> int:
+    """Store a model in fewer bits; `separate` and `evaluate` read it like any other.
+
+    Example: `stemline compress models:/stemline@champion --bits 8 --to small`
+    """
+    from flows import compression
+
+    return _guarded(
+        lambda screen: compression.run(
+            model, overrides, bits=bits, to=to, preset=options.preset, screen=screen,
+            print_config=options.print_config,
+        ),
+        options,
+    )  # fmt: skip
+
+
+@app.command(sort_key=12)
 def ui(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
     """Serve the report, MLflow and Prefect of a store on this machine until Ctrl-C.
 

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,9 +20,11 @@ from torch import Tensor, nn
 
 from . import catalog
 from .errors import ModelError
+from .quantize import Packing, pack, unpack
 
 FORMAT_VERSION = 1
 WEIGHTS, CONFIG, LEARNER = "weights.safetensors", "config.json", "learner.pt"
+PACKED = "packed"  # the entry of the file's header that says what is bit-packed and how
 LISTED = 8  # differing tensors named in a message
 
 
@@ -32,16 +34,18 @@ def save(
     *,
     learner: Mapping[str, Any] | None = None,
     extra: Mapping[str, Any] | None = None,
+    packing: Packing | None = None,
 ) -> Path:
     """Write a checkpoint; it appears under its name whole, or not at all. `extra` is any JSON to keep with it.
 
-    A checkpoint of that name is replaced. `learner` is `Learner.state()`.
+    A checkpoint of that name is replaced. `learner` is `Learner.state()`. With a packing (`quantize.py`) weights are
+    rounded and bit-packed, and whoever reads the checkpoint need not know.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        _write(temporary, model, learner=learner, extra=extra)
+        _write(temporary, model, learner=learner, extra=extra, packing=packing)
         temporary.chmod(0o755)  # mkdtemp keeps others out; a checkpoint is for everyone who may read its parent
         _replace_folder(temporary, folder)
     except BaseException:
@@ -56,13 +60,18 @@ def load_model(path: str | Path) -> nn.Module:
     if path.is_dir():
         config = read_config(path)
         _check_digest(path / WEIGHTS, config["weights_sha256"])
-        return _load_weights(catalog.from_config(config["model"]), path / WEIGHTS)
+        return _build(config["model"], _read_weights(path / WEIGHTS), origin=path / WEIGHTS)
     if not path.exists():
         raise ModelError(f"no checkpoint at {path}: give a folder with {CONFIG}, or a .safetensors file")
-    text = _metadata(path).get("model")
-    if text is None:
+    stored = _read_weights(path)
+    if stored.model is None:
         raise ModelError(f"{path} names no model configuration: give the folder it was saved in")
-    return _load_weights(catalog.from_config(json.loads(text)), path)
+    return _build(stored.model, stored, origin=path)
+
+
+def load_packing(folder: str | Path) -> Packing | None:
+    """How the weights of a checkpoint folder were packed, for `save`; None if they were not."""
+    return _read_weights(Path(folder) / WEIGHTS).packing
 
 
 def load_learner(folder: str | Path) -> dict[str, Any]:
@@ -84,6 +93,12 @@ def weights_digest(path: str | Path) -> str:
     if not path.is_file():
         raise ModelError(f"no checkpoint at {path}: give a folder with {CONFIG}, or a .safetensors file")
     return _sha256(path)
+
+
+def weights_bytes(path: str | Path) -> int:
+    """Size of the weights of a checkpoint, a folder or a file."""
+    path = Path(path)
+    return (path / WEIGHTS if path.is_dir() else path).stat().st_size
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
@@ -124,12 +139,22 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], *, origin: str) ->
 
 
 def _write(
-    folder: Path, model: nn.Module, *, learner: Mapping[str, Any] | None, extra: Mapping[str, Any] | None
+    folder: Path,
+    model: nn.Module,
+    *,
+    learner: Mapping[str, Any] | None,
+    extra: Mapping[str, Any] | None,
+    packing: Packing | None,
 ) -> None:
     model_config = catalog.to_config(model)
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    # With its configuration inside, the file of weights can travel alone.
-    weights = to_safetensors(state, metadata={"model": json.dumps(model_config, sort_keys=True)})
+    # With its configuration inside, the file of weights can travel alone. One entry only: safetensors writes several
+    # in random order, and equal models should be equal files.
+    metadata = {"model": json.dumps(model_config, sort_keys=True)}
+    if packing is not None:
+        state, described = pack(state, packing)
+        metadata = {PACKED: json.dumps({"model": model_config, "tensors": described}, sort_keys=True)}
+    weights = to_safetensors(state, metadata=metadata)
     (folder / WEIGHTS).write_bytes(weights)
     config = {
         "format_version": FORMAT_VERSION,
@@ -154,22 +179,41 @@ def _replace_folder(temporary: Path, folder: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _metadata(path: Path) -> dict[str, str]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} is truncated or no safetensors file: {error}") from error
-
-
-def _load_weights(model: nn.Module, path: Path) -> nn.Module:
-    try:
-        with safe_open(path, framework="pt") as file:
-            state = {name: file.get_tensor(name) for name in sorted(file.keys())}
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} is truncated or no safetensors file: {error}") from error
-    load_state(model, state, origin=str(path))
+def _build(model_config: Mapping[str, Any], stored: "_Stored", *, origin: Path) -> nn.Module:
+    model = catalog.from_config(model_config)
+    load_state(model, stored.state, origin=str(origin))
     return model.eval()
+
+
+class _Stored(NamedTuple):
+    """What a file of weights holds."""
+
+    model: dict[str, Any] | None  # the configuration
+    state: dict[str, Tensor]
+    packing: Packing | None
+
+
+def _read_weights(path: Path) -> _Stored:
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is truncated or no safetensors file: {error}") from error
+    if PACKED in metadata:
+        described = _parse(metadata[PACKED], path)
+        return _Stored(described.get("model"), *unpack(tensors, described.get("tensors"), origin=str(path)))
+    return _Stored(_parse(metadata["model"], path) if "model" in metadata else None, tensors, None)
+
+
+def _parse(text: str, path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ModelError(f"{path} was altered: its description is no JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} was altered: its description is no object of JSON")
+    return content
 
 
 def _check_digest(path: Path, expected: str) -> None:

@@ -6,7 +6,7 @@ here sees the model inside.
 
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from . import losses
 from .augment import augment
 from .ema import WeightAverage
 from .errors import ModelError
+from .quantize import BitWidths, Grid
 from .recipe import LearnerConfig
 
 
@@ -28,6 +29,7 @@ class StepMetrics:
     per_source: Tensor  # (S,)
     grad_norm: Tensor  # before clipping
     learning_rate: float
+    size_mib: Tensor | None = None  # of the packed model, where widths are learnt
 
 
 class Learner:
@@ -52,6 +54,7 @@ class Learner:
         self.device = torch.device(device) if device is not None else next(model.parameters()).device
         self.optimizer = _optimizer(unwrap(model), config)
         self.averages = [WeightAverage(unwrap(model), decay) for decay in config.ema_decays]
+        self.widths = BitWidths(unwrap(model), config.quantize) if config.quantize.penalty else None
 
     def step(self, sources_BSCT: Tensor, *, step: int, rows: Sequence[int] | None = None) -> StepMetrics:
         """One step on stems that are `shift_samples` longer than the segment; `step` counts from 0.
@@ -69,31 +72,56 @@ class Learner:
             shift_samples=self.shift_samples,
         )
         self.model.train()
-        with autocast(self.device, self.config.precision):
-            estimates_BSCT = self.model(sources_BSCT.sum(dim=1))
-        per_source_S = losses.l1(estimates_BSCT, sources_BSCT)
-        loss = losses.weighted_mean(per_source_S, self.config.source_weights)
         self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
+        with self.widths.noisy(seed=self.seed, step=step) if self.widths else nullcontext():
+            loss, per_source_S = self._losses(sources_BSCT)
+            torch.autograd.backward(loss + self._penalty(step) if self.config.singular.penalty else loss)
         grad_norm = self._clip()
         self.optimizer.step()
         for average in self.averages:
             average.update(unwrap(self.model))
         return StepMetrics(
-            loss=loss.detach(), per_source=per_source_S.detach(), grad_norm=grad_norm, learning_rate=learning_rate
+            loss=loss.detach(),
+            per_source=per_source_S.detach(),
+            grad_norm=grad_norm,
+            learning_rate=learning_rate,
+            size_mib=self.widths.size_mib().detach() if self.widths else None,
         )
+
+    def packing(self) -> dict[str, Grid] | None:
+        """How the model is to be stored with the widths learnt so far; None stores it as it is."""
+        return self.widths.packing() if self.widths else None
+
+    def as_stored(self) -> AbstractContextManager[None]:
+        """Inside the context the model has the values that its file will hold."""
+        return self.widths.rounding(unwrap(self.model)) if self.widths else nullcontext()
 
     def state(self) -> dict[str, Any]:
         """Optimizer and averages, as tensors and numbers; the weights themselves are the model's."""
-        return {"optimizer": self.optimizer.state_dict(), "averages": [average.state() for average in self.averages]}
+        state = {"optimizer": self.optimizer.state_dict(), "averages": [average.state() for average in self.averages]}
+        return state | ({"widths": self.widths.state()} if self.widths else {})
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from a stored state of the same model and configuration."""
         if len(state["averages"]) != len(self.averages):
             raise ModelError(f"the stored state has {len(state['averages'])} averages, expected {len(self.averages)}")
+        if ("widths" in state) != (self.widths is not None):
+            raise ModelError("the stored state belongs to a training with another quantize.penalty: 0 and above 0")
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.widths:
+            self.widths.load_state(state["widths"])
         for average, stored in zip(self.averages, state["averages"], strict=True):
             average.load_state(stored)
+
+    def _losses(self, sources_BSCT: Tensor) -> tuple[Tensor, Tensor]:
+        with autocast(self.device, self.config.precision):
+            estimates_BSCT = self.model(sources_BSCT.sum(dim=1))
+        per_source_S = losses.l1(estimates_BSCT, sources_BSCT)
+        return losses.weighted_mean(per_source_S, self.config.source_weights), per_source_S
+
+    def _penalty(self, step: int) -> Tensor:
+        config = self.config.singular
+        return config.penalty * losses.singular_penalty(unwrap(self.model), config, seed=self.seed, step=step)
 
     def _set_learning_rate(self, step: int) -> float:
         rate = learning_rate(self.config, step=step, total_steps=self.total_steps)

@@ -1,9 +1,13 @@
-"""What is optimized: the mean absolute distance between waveforms, kept apart by source."""
+"""What is optimized: the mean absolute distance between waveforms, kept apart by source; and a penalty on weights."""
+
+from collections.abc import Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from .augment import generator
 from .errors import ModelError
+from .recipe import SingularConfig
 
 
 def l1(estimates_BSCT: Tensor, sources_BSCT: Tensor) -> Tensor:
@@ -19,3 +23,36 @@ def weighted_mean(per_source_S: Tensor, weights: tuple[float, ...]) -> Tensor:
         raise ModelError(f"{len(weights)} source weights for {len(per_source_S)} sources: give one per source")
     weights_S = torch.tensor(weights, dtype=per_source_S.dtype, device=per_source_S.device)
     return (per_source_S * weights_S).sum() / weights_S.sum()
+
+
+def singular_penalty(model: nn.Module, config: SingularConfig, *, seed: int, step: int) -> Tensor:
+    """Sum over large weight matrices of the square of the largest singular value; a scalar in float32.
+
+    The value is looked for in a random sketch of `config.rank` dimensions, so it may be a little too small, never
+    too large. Singular vectors count as constants: that is the exact gradient where they are found exactly.
+    """
+    total = torch.zeros((), device=next(model.parameters()).device)
+    for place, matrix in enumerate(_large_matrices(model, config.min_mib)):
+        left, right = _leading_vectors(matrix.detach(), config, generator(seed, step, "singular", place))
+        total = total + (left @ matrix @ right).square()
+    return total
+
+
+def _large_matrices(model: nn.Module, min_mib: float) -> Iterator[Tensor]:
+    """Weights as (outputs, inputs x taps); transposed convolutions keep their outputs in the second dimension."""
+    for module in model.modules():
+        for weight in module.parameters(recurse=False):
+            if weight.dim() > 1 and 4 * weight.numel() >= min_mib * 2**20:
+                turned = isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d)
+                yield (weight.transpose(0, 1) if turned else weight).flatten(1).float()
+
+
+@torch.no_grad()
+def _leading_vectors(matrix: Tensor, config: SingularConfig, dice: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The first pair of singular vectors, by subspace iteration (Halko, Martinsson, Tropp 2011)."""
+    sketch = torch.randn(matrix.shape[1], min(config.rank, *matrix.shape), generator=dice).to(matrix.device)
+    basis = torch.linalg.qr(matrix @ sketch).Q
+    for _ in range(config.iterations):
+        basis = torch.linalg.qr(matrix @ torch.linalg.qr(matrix.T @ basis).Q).Q
+    left, _, right = torch.linalg.svd(basis.T @ matrix, full_matrices=False)
+    return basis @ left[:, 0], right[0]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from .errors import ModelError
 
 PRECISIONS = ("float32", "bfloat16")
+MIN_QUANTIZED_MIB = 0.01
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +39,41 @@ class AugmentConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class QuantizeConfig:
+    """Differentiable quantisation (Défossez, Adi, Synnaeve 2021): bit widths that are learnt with the weights."""
+
+    penalty: float = 0.0  # loss per MiB of the packed model; published: 1e-4 and 3e-4; 0 trains plainly
+    group_size: int = 8  # weights that share a width
+    min_mib: float = MIN_QUANTIZED_MIB  # in float32; smaller matrices, and vectors, stay float16
+    learning_rate: float = 1e-3  # of the widths, constant; short trainings need more
+
+    def __post_init__(self) -> None:
+        if self.penalty < 0 or self.min_mib < 0:
+            raise ModelError(f"quantize.penalty={self.penalty} and quantize.min_mib={self.min_mib} must be >= 0")
+        if self.group_size < 1 or self.learning_rate <= 0:
+            raise ModelError(
+                f"quantize.group_size={self.group_size} must be >= 1, "
+                f"quantize.learning_rate={self.learning_rate} above 0"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SingularConfig:
+    """A penalty on the square of each weight matrix's largest singular value, as in Hybrid Demucs (2111.03600)."""
+
+    penalty: float = 0.0  # loss per unit; published: 1e-5; 0 computes nothing
+    min_mib: float = 1.0  # in float32; smaller matrices are left alone
+    rank: int = 50  # of the random sketch in which the value is looked for
+    iterations: int = 4  # of the sketch through the matrix and back
+
+    def __post_init__(self) -> None:
+        if self.penalty < 0 or self.min_mib < 0:
+            raise ModelError(f"singular.penalty={self.penalty} and singular.min_mib={self.min_mib} must be >= 0")
+        if self.rank < 1 or self.iterations < 1:
+            raise ModelError(f"singular.rank={self.rank} and singular.iterations={self.iterations} must be >= 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LearnerConfig:
     """One optimization step: Adam on the L1 distance between waveforms, as published for HT Demucs."""
 
@@ -52,6 +88,8 @@ class LearnerConfig:
     ema_decays: tuple[float, ...] = (0.9995, 0.9999)  # averages of the weights, each a candidate at validation
     precision: str = "float32"  # or "bfloat16": autocast in the forward pass, weights stay float32
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    quantize: QuantizeConfig = field(default_factory=QuantizeConfig)
+    singular: SingularConfig = field(default_factory=SingularConfig)
 
     def __post_init__(self) -> None:
         if self.learning_rate <= 0:

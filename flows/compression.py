@@ -1,0 +1,57 @@
+"""`stemline compress`: a checkpoint in fewer bits, and how many bytes that saved."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets.errors import InputError
+from flows import config as door
+from flows.screen import Screen, table
+
+
+def run(
+    model: str, settings: Sequence[str], *, bits: int, to: str, preset: str | None, screen: Screen, print_config: bool
+) -> dict[str, Any] | str:
+    """Writes the checkpoint folder `to`; the sizes of both weight files in bytes."""
+    config = door.load(preset or "smoke", settings)
+    if print_config:
+        return door.to_toml(config)
+
+    from models import checkpoint
+    from models.errors import ModelError
+    from pipelines import registry
+
+    source, target = registry.resolve(model, store=config.store.root), Path(to)
+    _check_target(target, source)
+    try:
+        made = _compress(source, target, bits)
+    except ModelError as error:
+        raise InputError(str(error)) from error
+    before, after = (checkpoint.weights_bytes(path) for path in (source, made))
+    screen.say(f"✓ {made}")
+    rows = [["before", str(source), f"{before / 2**20:.2f}"], ["after", str(made), f"{after / 2**20:.2f}"]]
+    return {
+        "checkpoint": str(made),
+        "bits": bits,
+        "bytes_before": before,
+        "bytes_after": after,
+        "shown": [table("Compressed", ["", "checkpoint", "MiB"], rows)],
+    }
+
+
+def _compress(source: Path, target: Path, bits: int) -> Path:
+    from models import checkpoint, quantize
+
+    network = checkpoint.load_model(source)
+    packing = quantize.uniform(network, bits)
+    lineage = {"bits": bits, "rounded_from": checkpoint.weights_digest(source)}
+    return checkpoint.save(target, network, packing=packing, extra=lineage)
+
+
+def _check_target(target: Path, source: Path) -> None:
+    """A checkpoint may be replaced, nothing else, and never the one that is read."""
+    home = source if source.is_dir() else source.parent
+    if target.exists() and target.samefile(home):
+        raise InputError(f"--to {target} is where the model lies; give another folder")
+    if target.is_file() or (target.is_dir() and any(target.iterdir()) and not (target / "config.json").is_file()):
+        raise InputError(f"--to {target} holds something that is no checkpoint; give another folder")
