@@ -4,6 +4,10 @@ A store is one folder: `chunks/<spec>.parquet` with its sidecar `<spec>.json`, `
 `manifests/<step>-<key>.json`. Everything is written under a temporary name, flushed and renamed; the sidecar
 follows its shard and the manifest comes last, so whatever has a name is whole. Chunk files have one row per
 row group, no compression and no dictionary: a crop is one read of one column of one row.
+
+Chunk files never change and are shared: a manifest of table CHUNKS lists its songs, in the order of their ids,
+and where each lies. What may change without the audio (split, title, license) is read from that list, never
+from the rows. `versions.py` says how a new version reuses the shards of older ones.
 """
 
 import errno
@@ -15,7 +19,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -26,7 +30,7 @@ import pyarrow.parquet as pq
 from datasets.audio import Samples
 from datasets.chunks import check_row, stems_of
 from datasets.errors import AudioError, InputError
-from datasets.schema import SCHEMA_VERSION, Part, ShardSet, Track, chunks_schema
+from datasets.schema import SCHEMA_VERSION, Part, ShardSet, chunks_schema
 
 Row = TypeVar("Row")
 _TEMPORARY = ".tmp-"
@@ -51,15 +55,8 @@ class Manifest:
     step: str
     key: str
     shards: tuple[Shard, ...]
+    songs: "tuple[Song, ...]"  # of a chunk table, in the order of their ids
     extra: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShardPlan:
-    """The tracks that go into one shard, and the digest that names it."""
-
-    spec: str
-    tracks: tuple[Track, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +66,9 @@ class Song:
     track_id: str
     title: str
     split: str
+    license: str = ""
+    audio: str = ""  # digest of what is stored of the song: equal digests are equal samples
+    num_bytes: int = 0  # of its FLAC
     sample_rate: int
     channels: int
     num_samples: int
@@ -78,24 +78,7 @@ class Song:
     path: str
 
 
-# --- planning -----------------------------------------------------------------------------------------------
-
-
-def plan_shards(tracks: Iterable[Track], *, songs_per_shard: int, spec: str) -> list[ShardPlan]:
-    """Tracks grouped for writing, in the order of their ids; `spec` digests what else decides on the bytes.
-
-    Each border depends on the id before it alone, so adding, replacing or removing a song touches one shard
-    (two when the song stands at a border).
-    """
-    ordered = sorted(tracks, key=lambda track: track.track_id)
-    groups = cut_points([track.track_id for track in ordered], per_shard=songs_per_shard)
-    plans = []
-    for start, stop in groups:
-        members = tuple(ordered[start:stop])
-        made_from = [[t.track_id, t.title, t.split, t.license, t.fingerprint] for t in members]
-        text = json.dumps([SCHEMA_VERSION, spec, made_from], ensure_ascii=True)
-        plans.append(ShardPlan(spec=hashlib.sha256(text.encode()).hexdigest()[:24], tracks=members))
-    return plans
+# --- writing ------------------------------------------------------------------------------------------------
 
 
 def cut_points(ids: Sequence[str], *, per_shard: int) -> list[tuple[int, int]]:
@@ -110,9 +93,6 @@ def cut_points(ids: Sequence[str], *, per_shard: int) -> list[tuple[int, int]]:
     if start < len(ids):
         ranges.append((start, len(ids)))
     return ranges
-
-
-# --- writing ------------------------------------------------------------------------------------------------
 
 
 def write_shard(
@@ -138,7 +118,7 @@ def write_shard(
         for row in rows:
             num_bytes += sum(len(row[source]) for source in sources)
             writer.write_table(pa.Table.from_pylist([row], schema=schema), row_group_size=1)
-            _note_chunk(songs, row, num_rows)
+            _note_chunk(songs, row, num_rows, sources=sources)
             num_rows += 1
     shard = _describe(Path(store), path, num_rows)
     sidecar = {"schema_version": SCHEMA_VERSION, "spec": spec, "sources": list(sources), "shard": asdict(shard)}
@@ -146,15 +126,18 @@ def write_shard(
     return shard
 
 
-def _note_chunk(songs: list[dict[str, Any]], row: Mapping[str, Any], position: int) -> None:
+def _note_chunk(songs: list[dict[str, Any]], row: Mapping[str, Any], position: int, *, sources: Sequence[str]) -> None:
     if not songs or songs[-1]["track_id"] != row["track_id"]:
-        same = ("track_id", "title", "split", "sample_rate", "channels")
+        same = ("track_id", "title", "split", "license", "sample_rate", "channels")
+        begun = {"audio": _digest(list(sources)), "num_samples": 0, "num_bytes": 0, "num_chunks": 0}
         songs.append(
-            {name: row[name] for name in same}
-            | {"num_samples": 0, "chunk_samples": row["num_samples"], "first_row": position, "num_chunks": 0}
+            {name: row[name] for name in same} | begun | {"chunk_samples": row["num_samples"], "first_row": position}
         )
-    songs[-1]["num_samples"] += row["num_samples"]
-    songs[-1]["num_chunks"] += 1
+    song = songs[-1]
+    song["audio"] = _digest([song["audio"], row["checksum"], row["scale"]])
+    song["num_samples"] += row["num_samples"]
+    song["num_bytes"] += sum(len(row[source]) for source in sources)
+    song["num_chunks"] += 1
 
 
 def find_shard(store: str | Path, spec: str) -> tuple[Shard, Mapping[str, Any]] | None:
@@ -195,17 +178,45 @@ def write_manifest(
     step: str,
     key: str,
     shards: Sequence[Shard],
+    songs: Iterable[Song] | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> ShardSet:
     """Declare a table finished. `extra` is anything JSON-sized to be found again by `read_manifest`.
 
-    With `extra["songs"]`, a mapping from track id to split, a chunk table is a selection: its readers see
-    these songs only, on these sides.
+    `songs` says which songs of its shards a chunk table has, and on which sides (all, as they were written,
+    without it); shards in which it has none are left out.
     """
     path = _manifest_path(store, step, key)
-    content = {"table": table, "step": step, "key": key, "shards": [asdict(shard) for shard in shards]}
-    write_json(path, {"schema_version": SCHEMA_VERSION, **content, "extra": dict(extra or {})})
-    return _address(path, table, shards, extra or {})
+    members: list[Song] = []
+    if table == "chunks":
+        chosen = [song for shard in shards for song in stored_songs(store, shard)] if songs is None else songs
+        members = sorted(chosen, key=lambda song: song.track_id)
+        used = {song.path for song in members}
+        shards = [shard for shard in shards if str(Path(store).absolute() / shard.file) in used]
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "table": table,
+        "step": step,
+        "key": key,
+        "shards": [asdict(shard) for shard in shards],
+        "songs": [_without_folder(song, Path(store).absolute()) for song in members],
+        "extra": dict(extra or {}),
+    }
+    write_json(path, content)
+    return address_of(read_manifest(str(path)))
+
+
+def stored_songs(store: str | Path, shard: Shard) -> list[Song]:
+    """The songs of a shard as they were written, in the order of its rows; InputError when its sidecar is lost."""
+    path = Path(store).absolute() / shard.file
+    sidecar = read_json(path.with_suffix(".json"))
+    if sidecar is None:
+        raise InputError(f"the sidecar of shard {path} cannot be read; run ingest again")
+    return [Song(**song, path=str(path)) for song in sidecar["songs"]]
+
+
+def _without_folder(song: Song, store: Path) -> dict[str, Any]:
+    return {**asdict(song), "path": Path(song.path).relative_to(store).as_posix()}
 
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
@@ -269,7 +280,7 @@ def find_manifest(store: str | Path, *, step: str, key: str) -> ShardSet | None:
                 return None
     except (OSError, InputError):
         return None
-    return _address(path, manifest.table, manifest.shards, manifest.extra)
+    return address_of(manifest)
 
 
 def read_manifest(address: ShardSet | str) -> Manifest:
@@ -288,6 +299,7 @@ def read_manifest(address: ShardSet | str) -> Manifest:
         step=content["step"],
         key=content["key"],
         shards=tuple(Shard(**shard) for shard in content["shards"]),
+        songs=tuple(Song(**{**song, "path": str(path.parent.parent / song["path"])}) for song in content["songs"]),
         extra=content["extra"],
     )
 
@@ -304,39 +316,37 @@ def read_rows(
 ) -> Iterator[dict[str, Any]]:
     """Rows in stored order; `where` maps columns to the value, or the collection of values, that they must have.
 
-    A selection of a chunk table is honoured for the songs it leaves out; its splits are those of `read_songs`.
+    Rows of a chunk table carry the split, the title and the license that the manifest gives their song.
     """
     manifest = read_manifest(address)
-    if "songs" in manifest.extra:
-        where = {"track_id": set(manifest.extra["songs"]), **(where or {})}
     for shard in manifest.shards:
         file = _open_shard(manifest, shard)
-        for group in range(file.num_row_groups):
+        for group, facts in _groups_of(manifest, shard, file):
             if where:
                 small = file.read_row_group(group, columns=list(where)).to_pylist()
-                if not any(_matches(row, where) for row in small):
+                if not any(_matches({**row, **facts}, where) for row in small):
                     continue
             wanted = None if columns is None else [*dict.fromkeys([*columns, *(where or {})])]
-            for row in file.read_row_group(group, columns=wanted).to_pylist():
+            for stored in file.read_row_group(group, columns=wanted).to_pylist():
+                row = {**stored, **{name: fact for name, fact in facts.items() if name in stored}}
                 if not where or _matches(row, where):
                     yield row if columns is None else {name: row[name] for name in columns}
 
 
+def _groups_of(manifest: Manifest, shard: Shard, file: pq.ParquetFile) -> Iterator[tuple[int, dict[str, str]]]:
+    """The row groups of a shard that belong to the table, and what its manifest says of them."""
+    if manifest.table != "chunks":
+        yield from ((group, {}) for group in range(file.num_row_groups))
+        return
+    path = str(Path(manifest.store) / shard.file)
+    for song in sorted((song for song in manifest.songs if song.path == path), key=lambda song: song.first_row):
+        facts = {"split": song.split, "title": song.title, "license": song.license}
+        yield from ((group, facts) for group in range(song.first_row, song.first_row + song.num_chunks))
+
+
 def read_songs(address: ShardSet) -> tuple[Song, ...]:
-    """Every song of a chunk table, in the order of its rows."""
-    manifest = read_manifest(address)
-    songs: list[Song] = []
-    for shard in manifest.shards:
-        path = Path(manifest.store) / shard.file
-        try:
-            sidecar = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"the sidecar of shard {path} cannot be read ({error}); run ingest again") from None
-        songs += [Song(**song, path=str(path)) for song in sidecar["songs"]]
-    chosen = manifest.extra.get("songs")
-    if chosen is None:
-        return tuple(songs)
-    return tuple(replace(song, split=chosen[song.track_id]) for song in songs if song.track_id in chosen)
+    """Every song of a chunk table, in the order of their ids: the same for one content, however it came about."""
+    return read_manifest(address).songs
 
 
 def read_track(
@@ -442,14 +452,22 @@ def _manifest_path(store: str | Path, step: str, key: str) -> Path:
     return Path(store).absolute() / "manifests" / f"{step}-{key}.json"
 
 
-def _address(path: Path, table: str, shards: Sequence[Shard], extra: Mapping[str, Any]) -> ShardSet:
-    content = json.dumps([[shard.sha256 for shard in shards], extra.get("songs")], sort_keys=True)
+def address_of(manifest: Manifest) -> ShardSet:
+    """The address of a finished table. The digest of a chunk table says nothing of its shards, only of its songs."""
+    songs = [[song.track_id, song.split, song.audio] for song in manifest.songs]
+    content = songs if manifest.table == "chunks" else [shard.sha256 for shard in manifest.shards]
     return ShardSet(
-        uri=str(path),
-        table=table,
-        num_rows=sum(shard.num_rows for shard in shards),
-        digest=hashlib.sha256(content.encode()).hexdigest()[:16],
+        uri=str(_manifest_path(manifest.store, manifest.step, manifest.key)),
+        table=manifest.table,
+        num_rows=sum(part.num_chunks for part in manifest.songs)
+        if manifest.table == "chunks"
+        else sum(shard.num_rows for shard in manifest.shards),
+        digest=_digest(content)[:16],
     )
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, ensure_ascii=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _describe(store: Path, path: Path, num_rows: int) -> Shard:

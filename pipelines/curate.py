@@ -64,7 +64,7 @@ def run(
     """
     folder = Path(store).expanduser().absolute()
     code = code_digest("datasets.quality", "datasets.corpus")
-    key = digest(config, ingested.chunks.digest, ingested.rejected, code)
+    key = digest(config, Path(ingested.chunks.uri).stem, ingested.chunks.digest, code)
     finished = find_manifest(folder, step="curate", key=key)
     if finished is None or find_manifest(folder, step="verdicts", key=key) is None:
         about = read_manifest(ingested.chunks).extra
@@ -212,18 +212,19 @@ def _select(verdicts: Sequence[Verdict], table: ShardSet, ingested: IngestResult
         "splits": {split: list(kept.values()).count(split) for split in SPLITS},
         "hours": sum(verdict.duration_s for verdict in verdicts if verdict.keep) / 3600,
     }
-    shards = read_manifest(ingested.chunks).shards
-    extra = {"songs": kept, "verdicts": asdict(table), "summary": summary}
-    return write_manifest(store, table="chunks", step="curate", key=key, shards=shards, extra=extra)
+    whole = read_manifest(ingested.chunks)
+    songs = [replace(song, split=kept[song.track_id]) for song in whole.songs if song.track_id in kept]
+    extra = {"verdicts": asdict(table), "summary": summary, "made_from": f"{whole.step}-{whole.key}"}
+    return write_manifest(store, table="chunks", step="curate", key=key, shards=whole.shards, songs=songs, extra=extra)
 
 
 def _result(chunks: ShardSet) -> CurateResult:
-    extra = read_manifest(chunks).extra
+    manifest = read_manifest(chunks)
     return CurateResult(
-        verdicts=ShardSet(**extra["verdicts"]),
+        verdicts=ShardSet(**manifest.extra["verdicts"]),
         chunks=chunks,
-        kept=tuple(sorted(extra["songs"])),
-        summary=extra["summary"],
+        kept=tuple(song.track_id for song in manifest.songs),
+        summary=manifest.extra["summary"],
     )
 
 

@@ -1,34 +1,30 @@
 """Corpus to shards: decodes every song once, checks it, and keeps it as FLAC in Parquet.
 
-One Ray task writes one shard under a name made from what goes into it, so a rerun after any interruption
-writes only what is missing, byte for byte the same. A song that cannot be used becomes a verdict.
+What is written is a dataset version (`datasets/versions.py`): songs that any shard of the store holds already are
+taken from there, the others go into new shards, one Ray task each, under names made from what goes into them. So a
+rerun after any interruption writes only what is missing, byte for byte the same. A song that cannot be used becomes
+a verdict.
 """
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from datasets.chunks import CHUNK_S, track_rows
 from datasets.corpus import Scan, scan
 from datasets.errors import AudioError, InputError
 from datasets.schema import REASONS, SOURCES, ShardSet, StemFile, Track, Verdict, chunks_schema
-from datasets.shards import (
-    Shard,
-    ShardPlan,
-    clear_leftovers,
-    exclusive,
-    find_manifest,
-    find_shard,
-    plan_shards,
-    read_manifest,
-    write_manifest,
-    write_shard,
-)
-from pipelines.cluster import connect, map_rows
+from datasets.shards import clear_leftovers, exclusive, find_manifest, read_manifest, write_manifest, write_shard
+from datasets.versions import ShardPlan, Stored, plan_shards, read_store, song_key, stored_bytes
+from pipelines.cluster import Resources, connect, map_rows
 from pipelines.progress import Progress, stage
 from pipelines.provenance import code_digest, digest
+
+_SPREAD = 32  # a corpus makes at least so many shards, that many cores have work, unless they would be tiny
+_TINY_BYTES = 8_000_000
+_WORKER_BYTES = 500_000_000  # an interpreter with its libraries, and half a minute of all stems as floats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,14 +58,16 @@ class CorpusConfig:
 class IngestConfig:
     """How songs are stored."""
 
-    sample_rate: int = 44100  # Hz; other rates are resampled by soxr HQ
+    sample_rate: int = 44100  # Hz; other rates are resampled
+    resample_quality: Literal["QQ", "LQ", "MQ", "HQ", "VHQ"] = "HQ"  # soxr's names; -136 dB of aliasing at "HQ"
     channels: int = 2  # mono songs are stored with both channels equal
+    bits: Literal["source", 16, 24] = "source"  # "source": 16 where no file of a song has more or is lossless, else 24
     chunk_s: int = CHUNK_S  # seconds of one song per row
     min_song_s: float = 1.0  # shorter songs are refused
-    songs_per_shard: int = 4  # on average; four full-length songs make shards of about 256 MB
+    shard_mb: int = 384  # a shard ends with the song that takes it there; small corpora make smaller shards
 
     def __post_init__(self) -> None:
-        for name in ("sample_rate", "channels", "chunk_s", "songs_per_shard"):
+        for name in ("sample_rate", "channels", "chunk_s", "shard_mb"):
             if getattr(self, name) < 1:
                 raise InputError(f"ingest.{name}={getattr(self, name)}; 1 or more would do")
         if self.channels > 2:
@@ -96,18 +94,24 @@ def run(corpus: CorpusConfig, config: IngestConfig, *, store: str, progress: Pro
         raise InputError("corpus.root is not set; corpus.root=DIR names the folder with the songs")
     found = _scan(corpus, folder, progress)
     _require(found.tracks, found.rejected, corpus)
-    spec = digest(config, corpus.sources, code_digest("datasets.chunks"))
-    plans = plan_shards(found.tracks, songs_per_shard=config.songs_per_shard, spec=spec)
+    spec = digest(_decisive(config), corpus.sources, code_digest("datasets.chunks"))
+    keys = {track.track_id: song_key(track, spec=spec) for track in found.tracks}
     rule = {"seed": corpus.split_seed, "valid_fraction": corpus.valid_fraction, "test_fraction": corpus.test_fraction}
     about = {"layout": found.layout, "drawn": found.drawn, "split_rule": rule, "sources": corpus.sources}
-    key = digest([plan.spec for plan in plans], found.rejected, about)
+    members = [[keys[t.track_id], t.track_id, t.title, t.split, t.license] for t in found.tracks]
+    key = digest(members, found.rejected, about)
     finished = find_manifest(folder, step="ingest", key=key)
     if finished is None:
-        _write_missing(plans, config, corpus, folder, progress)
-        finished = _conclude(plans, found.rejected, about, store=folder, key=key)
+        _write_missing(found.tracks, keys, config, corpus, folder, progress)
+        finished = _conclude(found, keys, about, store=folder, key=key)
     result = _result(finished)
     _require(result.chunks.num_rows, result.rejected, corpus)
     return result
+
+
+def _decisive(config: IngestConfig) -> dict[str, Any]:
+    """The settings that decide on what is stored of a song."""
+    return {name: value for name, value in asdict(config).items() if name != "shard_mb"}
 
 
 def _scan(corpus: CorpusConfig, store: Path, progress: Progress | None) -> Scan:
@@ -127,25 +131,50 @@ def _scan(corpus: CorpusConfig, store: Path, progress: Progress | None) -> Scan:
 
 
 def _write_missing(
-    plans: Sequence[ShardPlan], config: IngestConfig, corpus: CorpusConfig, store: Path, progress: Progress | None
+    tracks: Sequence[Track],
+    keys: Mapping[str, str],
+    config: IngestConfig,
+    corpus: CorpusConfig,
+    store: Path,
+    progress: Progress | None,
 ) -> None:
-    missing = [plan for plan in plans if find_shard(store, plan.spec) is None]
-    songs = sum(len(plan.tracks) for plan in missing)
-    with stage(progress, "ingest", songs, "songs") as heard:
-        if missing:
+    known = read_store(store)
+    missing = [track for track in tracks if keys[track.track_id] not in known]
+    sizes = {track.track_id: stored_bytes(track) for track in tracks}
+    # Of the whole corpus, not of what is missing: a job that goes on plans as the killed one did.
+    aim = min(config.shard_mb * 1_000_000, max(sum(sizes.values()) // _SPREAD, _TINY_BYTES))
+    plans = plan_shards(missing, keys=keys, shard_bytes=aim)
+    with stage(progress, "ingest", len(missing), "songs") as heard:
+        if plans:
+            # A task holds what is encoded of one song until the song is known to be whole.
+            need = Resources(memory_bytes=_WORKER_BYTES + 2 * max(sizes[track.track_id] for track in missing))
             with exclusive(store), connect():
                 clear_leftovers(store)
-                common = {"store": str(store), "root": corpus.root, "sources": corpus.sources, "config": asdict(config)}
-                for done in map_rows(_write_plan, [{**common, "plan": asdict(plan)} for plan in missing]):
+                items = [_item(plan, keys, config, corpus, store) for plan in plans]
+                for done in map_rows(_write_plan, items, resources=need):
                     heard.advance(done["num_songs"])
                     heard.note(done["last"])
-        heard.finish(f"{songs} songs in {len(missing)} new shards, {len(plans) - len(missing)} shards were there")
+        heard.finish(f"{len(missing)} songs in {len(plans)} new shards, {len(tracks) - len(missing)} were there")
+
+
+def _item(
+    plan: ShardPlan, keys: Mapping[str, str], config: IngestConfig, corpus: CorpusConfig, store: Path
+) -> dict[str, Any]:
+    return {
+        "store": str(store),
+        "root": corpus.root,
+        "sources": corpus.sources,
+        "config": asdict(config),
+        "spec": plan.spec,
+        "tracks": [asdict(track) for track in plan.tracks],
+        "keys": {track.track_id: keys[track.track_id] for track in plan.tracks},
+    }
 
 
 def _write_plan(item: Mapping[str, Any]) -> dict[str, Any]:
-    """The work of one task: decode the songs of a plan, write the shard, note the refused ones in its sidecar."""
+    """The work of one task: decode the songs of a plan, write the shard, note keys and refusals in its sidecar."""
     config, sources = IngestConfig(**item["config"]), tuple(item["sources"])
-    tracks = [_track(fields) for fields in item["plan"]["tracks"]]
+    tracks = [_track(fields) for fields in item["tracks"]]
     prefix = str(Path(item["root"]).expanduser().absolute()) + "/"
     refused: list[dict[str, Any]] = []
 
@@ -159,18 +188,21 @@ def _write_plan(item: Mapping[str, Any]) -> dict[str, Any]:
                     channels=config.channels,
                     chunk_s=config.chunk_s,
                     min_song_s=config.min_song_s,
+                    resample_quality=config.resample_quality,
                 )
             except AudioError as error:
                 # Where the corpus stands must not show in what is stored.
                 refused.append(asdict(_refused(track, error.reason, str(error).replace(prefix, ""))))
 
-    write_shard(item["store"], item["plan"]["spec"], rows(), sources=sources, extra=lambda: {"rejected": refused})
+    extra = {"keys": item["keys"], "rejected": refused}
+    write_shard(item["store"], item["spec"], rows(), sources=sources, extra=lambda: extra)
     return {"num_songs": len(tracks), "last": tracks[-1].title}
 
 
 def _track(fields: Mapping[str, Any]) -> Track:
     stems = {source: tuple(StemFile(**file) for file in files) for source, files in fields["stems"].items()}
-    return Track(**{**fields, "stems": stems})
+    mixture = tuple(StemFile(**file) for file in fields["mixture"])
+    return Track(**{**fields, "stems": stems, "mixture": mixture})
 
 
 def _refused(track: Track, reason: str, detail: str) -> Verdict:
@@ -186,19 +218,28 @@ def _refused(track: Track, reason: str, detail: str) -> Verdict:
     )
 
 
-def _conclude(
-    plans: Sequence[ShardPlan], refused: Sequence[Verdict], about: Mapping[str, Any], *, store: Path, key: str
-) -> ShardSet:
-    shards: list[Shard] = []
-    rejected = [asdict(verdict) for verdict in refused]
-    for plan in plans:
-        written = find_shard(store, plan.spec)
-        assert written is not None, plan.spec
-        shards.append(written[0])
-        rejected += written[1]["rejected"]
+def _conclude(found: Scan, keys: Mapping[str, str], about: Mapping[str, Any], *, store: Path, key: str) -> ShardSet:
+    """The manifest of the version: what the store has of these tracks, with the titles and splits of today."""
+    known: Stored = read_store(store)
+    rejected = [asdict(verdict) for verdict in found.rejected]
+    shards, songs = {}, []
+    for track in found.tracks:
+        if keys[track.track_id] in known.songs:
+            shard, song = known.songs[keys[track.track_id]]
+            shards[shard.file] = shard
+            songs.append(replace(song, title=track.title, split=track.split, license=track.license))
+        else:
+            rejected.append({**known.refused[keys[track.track_id]], "title": track.title, "split": track.split})
     rejected.sort(key=lambda verdict: verdict["track_id"])
-    extra = {**about, "rejected": rejected}
-    return write_manifest(store, table="chunks", step="ingest", key=key, shards=shards, extra=extra)
+    return write_manifest(
+        store,
+        table="chunks",
+        step="ingest",
+        key=key,
+        shards=[shards[file] for file in sorted(shards)],
+        songs=songs,
+        extra={**about, "rejected": rejected},
+    )
 
 
 def _result(chunks: ShardSet) -> IngestResult:

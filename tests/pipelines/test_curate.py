@@ -33,7 +33,7 @@ def _song(root: Path, name: str, *, silent: tuple[str, ...] = (), gain: float = 
 
 
 def _ingest(root: Path, store: Path, *, sample_rate: int = RATE, **corpus: Any) -> IngestResult:
-    settings = IngestConfig(sample_rate=sample_rate, songs_per_shard=2)
+    settings = IngestConfig(sample_rate=sample_rate, shard_mb=1)
     return ingest.run(CorpusConfig(root=str(root), **corpus), settings, store=str(store))
 
 

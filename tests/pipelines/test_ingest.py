@@ -1,11 +1,13 @@
 """Songs become shards once, whatever interrupts the job, and songs that cannot be used become rows."""
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from pipelines import ingest
 from pipelines.ingest import CorpusConfig, IngestConfig, IngestResult
 
 RATE = 8000
-CONFIG = IngestConfig(sample_rate=RATE, songs_per_shard=2)
+CONFIG = IngestConfig(sample_rate=RATE, shard_mb=1)
 
 
 def _stems(name: str, duration_s: float = 2.0) -> Samples:
@@ -77,26 +79,60 @@ def test_songs_are_stored_exactly_and_a_second_run_finds_them(
     assert _run(CorpusConfig(root=str(tmp_path / "moved")), tmp_path / "s") == result
 
 
+def _decoded(store: Path) -> dict[str, list[str]]:
+    """The songs that each shard of a store holds, by the shard's name."""
+    sidecars = {path.name: json.loads(path.read_text()) for path in (store / "chunks").glob("*.json")}
+    return {name: [song["track_id"] for song in sidecar["songs"]] for name, sidecar in sidecars.items()}
+
+
 @pytest.mark.ray
-def test_one_more_song_rewrites_one_shard(ray_local: Any, tmp_path: Path) -> None:
-    corpus = _corpus(tmp_path / "c")
-    _song(tmp_path / "c", "valid/Song Y")
-    before = _run(corpus, tmp_path / "s")
-    old = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "s" / "chunks").glob("*.parquet")}
-    _song(tmp_path / "c", "train/Song F2")
-    after = _run(corpus, tmp_path / "s")
-    new = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "s" / "chunks").glob("*.parquet")}
-    assert len(old) > 3
-    assert {name: new[name] for name in old} == old
-    assert 1 <= len(set(new) - set(old)) <= 2
-    assert after.chunks.num_rows == before.chunks.num_rows + 1
-    assert len(shards.read_songs(before.chunks)) == 14
+def test_songs_that_come_change_or_go_cost_what_they_are_and_old_versions_stay(ray_local: Any, tmp_path: Path) -> None:
+    root, store = tmp_path / "c", tmp_path / "s"
+    corpus = _corpus(root)
+    versions = [_run(corpus, store)]
+    shard_bytes = _contents(store)
+    before = _decoded(store)
+    assert len(before) > 2
+    expected = [_ids(versions[0])]
+
+    def run_again(*, decodes: list[str]) -> None:
+        seen = _decoded(store)
+        versions.append(_run(corpus, store))
+        expected.append(_ids(versions[-1]))
+        new = {name: songs for name, songs in _decoded(store).items() if name not in seen}
+        assert [song for songs in new.values() for song in songs] == decodes
+
+    _song(root, "train/Song F2")
+    run_again(decodes=["train/Song F2"])
+    soundfile.write(root / "train/Song B/bass.flac", _stems("another")[1].T, RATE, subtype="PCM_16")
+    run_again(decodes=["train/Song B"])
+    shutil.rmtree(root / "train/Song C")
+    run_again(decodes=[])
+    corpus = replace(corpus, license="CC0", split_seed=1)
+    run_again(decodes=[])
+    assert {song.license for song in shards.read_songs(versions[-1].chunks)} == {"CC0"}
+    assert len({version.chunks.digest for version in versions[:4]}) == 4
+    assert [_ids(version) for version in versions] == expected
+    assert "train/Song C" in expected[2]
+    assert "train/Song C" not in expected[3]
+    old_CT, new_CT = (shards.read_track(v.chunks, "train/Song B", sources=("bass",))[0] for v in versions[1:3])
+    np.testing.assert_array_equal(old_CT, _stems("train/Song B")[1])
+    np.testing.assert_array_equal(new_CT, _stems("another")[1])
+    assert {name: content for name, content in _contents(store).items() if name in shard_bytes} == shard_bytes
+    # What is built at once elsewhere has other shards and is the same dataset.
+    fresh = _run(corpus, tmp_path / "fresh")
+    assert fresh.chunks.digest == versions[-1].chunks.digest
+    assert _ids(fresh) == _ids(versions[-1])
+
+
+def _ids(result: IngestResult) -> list[str]:
+    return [song.track_id for song in shards.read_songs(result.chunks)]
 
 
 @pytest.mark.ray
 def test_whatever_is_lost_or_cut_is_made_again_byte_for_byte(ray_local: Any, tmp_path: Path) -> None:
     store = tmp_path / "s"
-    corpus = _corpus(tmp_path / "c", 8)
+    corpus = _corpus(tmp_path / "c", 16)
     result = _run(corpus, store)
     whole = _contents(store)
     names = sorted(name for name in whole if name.endswith(".parquet"))
@@ -177,7 +213,7 @@ def test_a_corpus_setting_that_makes_no_sense_is_refused(change: dict[str, Any],
 
 
 def test_other_settings_that_make_no_sense_are_refused(tmp_path: Path) -> None:
-    for change in ({"sample_rate": 0}, {"channels": 3}, {"songs_per_shard": 0}):
+    for change in ({"sample_rate": 0}, {"channels": 3}, {"shard_mb": 0}):
         with pytest.raises(InputError, match=rf"ingest\.{next(iter(change))}"):
             IngestConfig(**change)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"corpus\.root is not set"):
@@ -211,7 +247,7 @@ def test_a_full_disk_stops_the_job_with_one_message_and_leaves_no_half_shard(ray
 _COMMAND = """
 import sys
 from pipelines.ingest import CorpusConfig, IngestConfig, run
-run(CorpusConfig(root=sys.argv[1]), IngestConfig(sample_rate=8000, songs_per_shard=2), store=sys.argv[2])
+run(CorpusConfig(root=sys.argv[1]), IngestConfig(sample_rate=8000, shard_mb=1), store=sys.argv[2])
 """
 
 
