@@ -3,7 +3,7 @@
 A store is one folder: `chunks/<spec>.parquet` with its sidecar `<spec>.json`, `tables/<table>-<key>.parquet`,
 `manifests/<step>-<key>.json`. Everything is written under a temporary name, flushed and renamed; the sidecar
 follows its shard and the manifest comes last, so whatever has a name is whole. Chunk files have one row per
-row group, no compression and no dictionary: a crop is one read of one column of one row.
+row group, no compression and no dictionary: a crop is a few byte ranges (`segments.py`).
 
 Chunk files never change and are shared: a manifest of table CHUNKS lists its songs, in the order of their ids,
 and where each lies. What may change without the audio (split, title, license) is read from that list, never
@@ -105,7 +105,7 @@ def write_shard(
 ) -> Shard:
     """Write the shard `spec` of table CHUNKS, then its sidecar; `extra` is asked for once all rows are written."""
     schema = chunks_schema(sources)
-    small = [name for name in schema.names if name not in sources]
+    small = [field.name for field in schema if not pa.types.is_binary(field.type) and field.name not in sources]
     path = Path(store) / "chunks" / f"{spec}.parquet"
     songs: list[dict[str, Any]] = []
     num_rows = num_bytes = 0
@@ -129,12 +129,15 @@ def write_shard(
 def _note_chunk(songs: list[dict[str, Any]], row: Mapping[str, Any], position: int, *, sources: Sequence[str]) -> None:
     if not songs or songs[-1]["track_id"] != row["track_id"]:
         same = ("track_id", "title", "split", "license", "sample_rate", "channels")
-        begun = {"audio": _digest(list(sources)), "num_samples": 0, "num_bytes": 0, "num_chunks": 0}
+        begun = {"audio": " ".join(sources), "num_samples": 0, "num_bytes": 0, "num_chunks": 0}
         songs.append(
             {name: row[name] for name in same} | begun | {"chunk_samples": row["num_samples"], "first_row": position}
         )
     song = songs[-1]
-    song["audio"] = _digest([song["audio"], row["checksum"], row["scale"]])
+    content = hashlib.sha256(json.dumps([song["audio"], row["scale"]]).encode())
+    for source in sources:
+        content.update(row[source])
+    song["audio"] = content.hexdigest()[:32]
     song["num_samples"] += row["num_samples"]
     song["num_bytes"] += sum(len(row[source]) for source in sources)
     song["num_chunks"] += 1
@@ -371,7 +374,8 @@ def read_song(
     stop = song.num_samples if num_samples is None else min(song.num_samples, start + num_samples)
     blocks = list(read_song_blocks(song, sources=sources, start=start, num_samples=num_samples))
     if not blocks or stop <= start:
-        chosen = tuple(sources or stored_sources(pq.read_schema(song.path)))
+        with open_parquet(song.path) as file:
+            chosen = tuple(sources or stored_sources(file.schema_arrow))
         return np.zeros((len(chosen), song.channels, 0), np.float32)
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=2)
 
@@ -379,20 +383,19 @@ def read_song(
 def read_song_blocks(
     song: Song, *, sources: Sequence[str] | None = None, start: int = 0, num_samples: int | None = None
 ) -> Iterator[Samples]:
-    """Stems_SCT of a song chunk by chunk; every chunk that is read with all its stems is checked first."""
+    """Stems_SCT of a song chunk by chunk; every stem of a chunk is checked before it is decoded."""
     stop = song.num_samples if num_samples is None else min(song.num_samples, start + num_samples)
     try:
-        with pq.ParquetFile(song.path) as file:
-            stored = stored_sources(file.schema_arrow)
-            chosen = tuple(sources or stored)
-            columns = ["track_id", "index", "scale", "checksum", *chosen]
+        with open_parquet(song.path) as file:
+            chosen = tuple(sources or stored_sources(file.schema_arrow))
+            columns = ["track_id", "index", "num_samples", "channels", "scale", *chosen]
+            columns += [f"{source}_{part}" for source in chosen for part in ("crc32", "frames")]
             for index in range(start // song.chunk_samples, song.num_chunks):
                 begin = index * song.chunk_samples
                 if begin >= stop:
                     return
                 row = file.read_row_group(song.first_row + index, columns=columns).to_pylist()[0]
-                if set(chosen) == set(stored):
-                    check_row(row, stored)
+                check_row(row, chosen)
                 skip = max(0, start - begin)
                 yield stems_of(row, chosen, start=skip, num_samples=stop - begin - skip)
     except (AudioError, InputError, OSError, pa.ArrowException) as error:
@@ -496,7 +499,7 @@ def _open_shard(manifest: Manifest, shard: Shard) -> pq.ParquetFile:
             raise InputError(
                 f"shard {path} is damaged: it has {size} bytes instead of {shard.num_bytes}; run the step again"
             )
-        file = pq.ParquetFile(path)
+        file = open_parquet(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(f"shard {path} cannot be read ({error}); run the step again") from None
     if file.num_row_groups and "schema_version" in file.schema_arrow.names:
@@ -511,6 +514,26 @@ def _matches(row: Mapping[str, Any], where: Mapping[str, Any]) -> bool:
         row[name] in wanted if isinstance(wanted, Collection) and not isinstance(wanted, str) else row[name] == wanted
         for name, wanted in where.items()
     )
+
+
+def open_parquet(path: str | Path) -> pq.ParquetFile:
+    """A Parquet file of the store, open for reading; close it or use it in a `with`."""
+    # Not mapped into memory: a file that is cut short under a mapping kills the process without a word.
+    return pq.ParquetFile(path)
+
+
+def has_cheap_reads(path: str | Path) -> bool:
+    """Whether many small reads of this file cost little: of one on a disk, not of one behind a network."""
+    return "://" not in str(path)
+
+
+def read_range(path: str | Path, begin: int, end: int) -> bytes:
+    """Bytes [begin, end) of a file of the store, in one read; OSError where it is too short."""
+    with open(path, "rb", buffering=0) as file:
+        data = os.pread(file.fileno(), end - begin, begin)
+    if len(data) < end - begin:
+        raise OSError(f"it has no bytes {begin + len(data)} to {end}")
+    return data
 
 
 @contextmanager
