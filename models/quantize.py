@@ -129,7 +129,8 @@ class BitWidths:
         share = (FIRST_BITS - MIN_BITS) / (MAX_BITS - MIN_BITS)
         first = math.log(share / (1 - share))
         self.logits_G = nn.Parameter(torch.full((sum(self.groups),), first, device=device))
-        self.optimizer = torch.optim.Adam([self.logits_G], lr=config.learning_rate)
+        # One group's share of a model is so small that Adam's usual 1e-8 would outweigh its gradient.
+        self.optimizer = torch.optim.Adam([self.logits_G], lr=config.learning_rate, eps=1e-15)
         others = sum(value.numel() for value in model.state_dict().values()) - sum(
             weight.numel() for weight in self.weights.values()
         )

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from datasets.shards import Song
     from models.learner import Learner, StepMetrics
+    from models.quantize import Packing
 
 CURRENT, BEST, HISTORY = "current", "best", "history.json"
 
@@ -170,6 +171,7 @@ class _Run:
         self.finite = True
         self.best: nn.Module | None = None
         self.best_info: dict[str, Any] = {}
+        self.best_packing: Packing | None = None
 
     def restore(self) -> int:
         """Take up the last checkpoint; the number of steps done."""
@@ -183,6 +185,7 @@ class _Run:
             self.learner.load_state(checkpoint.load_learner(folder / CURRENT))
             self.history = json.loads((folder / HISTORY).read_text())
             self.best = checkpoint.load_model(folder / BEST)
+            self.best_packing = checkpoint.load_packing(folder / BEST)
             self.best_info = checkpoint.read_config(folder / BEST)["extra"]
             return int(checkpoint.read_config(folder / CURRENT)["extra"]["step"])
 
@@ -231,7 +234,7 @@ class _Run:
                 return
             checkpoint.save(folder / CURRENT, self.network, learner=self.learner.state(), extra={"step": step})
             assert self.best is not None
-            checkpoint.save(folder / BEST, self.best, extra=self.best_info)
+            checkpoint.save(folder / BEST, self.best, extra=self.best_info, packing=self.best_packing)
             (folder / HISTORY).write_text(json.dumps(self.history))
 
     def _read(self, step: int) -> None:
@@ -244,6 +247,8 @@ class _Run:
         mean = self._mean_over_workers(torch.stack(rows).mean(dim=0)).tolist()
         point = {"step": step, "loss": mean[0], "grad_norm": mean[-1], "learning_rate": self.unread[-1].learning_rate}
         point |= {f"loss_{source}": loss for source, loss in zip(self.layout.sources, mean[1:-1], strict=True)}
+        if (size_mib := self.unread[-1].size_mib) is not None:
+            point["size_mib"] = size_mib.item()
         self.unread = []
         self.finite = all(math.isfinite(value) for value in mean)
         self.history.append(point)
@@ -263,12 +268,12 @@ class _Run:
         if not songs:
             # Nothing to choose by: the fastest average, listed first, or else the weights as they are.
             name = next(iter(candidates), "raw")
-            with candidates.get(name, nullcontext()):
+            with candidates.get(name, nullcontext()), self.learner.as_stored():
                 self._remember(step, name, None)
             return {}
         scores = {}
         for name in ("raw", *candidates):
-            with candidates.get(name, nullcontext()):
+            with candidates.get(name, nullcontext()), self.learner.as_stored():
                 scores[name] = self._score(songs)
                 if self.best is None or scores[name] > self.best_info["nsdr"]:
                     self._remember(step, name, scores[name])
@@ -280,6 +285,7 @@ class _Run:
     def _remember(self, step: int, name: str, nsdr: float | None) -> None:
         self.best = copy.deepcopy(self.network).cpu()
         self.best_info = {"step": step, "weights": name, "nsdr": nsdr}
+        self.best_packing = self.learner.packing()
 
     def _valid_songs(self) -> "list[tuple[Song, int, int]]":
         """Songs of the valid split with the part to score of each, as first sample and number of samples."""
