@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from datasets.corpus import MUSDB_STREAMS, MUSDB_VALID, Scan, assign_splits, safe_name, scan
+from datasets.corpus import MUSDB_VALID, Scan, assign_splits, safe_name, scan
 from datasets.errors import InputError
+from datasets.layouts import MUSDB_STREAMS
 from datasets.schema import REASONS, SOURCES
 
 DATA = Path(__file__).parents[2] / "../shared/data"
@@ -103,7 +104,7 @@ def test_an_unusable_root_is_refused_with_what_would_do(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_known_layout_is_told_which_were_looked_for(tmp_path: Path) -> None:
-    _song(tmp_path, "Song", ("mixture.wav", "accompaniment.wav"))
+    _song(tmp_path, "Song", ("mixture.wav", "linear_mixture.wav"))
     with pytest.raises(InputError) as caught:
         scan(tmp_path)
     for word in ("MUSDB18:", "MUSDB18-HQ", "song folders", "drums, bass, other, vocals"):
