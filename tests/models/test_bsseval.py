@@ -1,0 +1,129 @@
+"""ISR, SIR and SAR against museval, and what museval cannot do."""
+
+import tempfile
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from models import bsseval
+from models.bsseval import bss_eval
+
+RATE = 8000
+
+
+def toy(seconds: float, *, seed: int = 0, sources: int = 3, channels: int = 2) -> tuple[Tensor, Tensor]:
+    """References with colour and pauses, and estimates with leakage, a filter and noise; 16-bit values."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (sources, channels, round(seconds * RATE))
+    noise_SCT = torch.randn(shape, generator=generator, dtype=torch.float64)
+    reference_SCT = noise_SCT + 0.8 * noise_SCT.roll(1, dims=-1)
+    reference_SCT *= torch.linspace(0.5, 1.5, sources, dtype=torch.float64)[:, None, None] * 0.05
+    mixture_CT = reference_SCT.sum(dim=0)
+    estimate_SCT = 0.8 * reference_SCT + 0.15 * mixture_CT.roll(3, dims=-1)
+    estimate_SCT += 0.005 * torch.randn(shape, generator=generator, dtype=torch.float64)
+    return (reference_SCT * 32768).round() / 32768, (estimate_SCT * 32768).round() / 32768
+
+
+def museval_scores(reference_SCT: Tensor, estimate_SCT: Tensor, window: int) -> list[np.ndarray]:
+    from museval.metrics import bss_eval as oracle
+
+    signals = (signal_SCT.numpy().transpose(0, 2, 1) for signal_SCT in (reference_SCT, estimate_SCT))
+    return list(oracle(*signals, window=window, hop=window)[:4])
+
+
+def assert_same_as_museval(reference_SCT: Tensor, estimate_SCT: Tensor, *, window: int = RATE) -> None:
+    scores = bss_eval(reference_SCT, estimate_SCT, window)
+    ours = (scores.sdr_SW, scores.isr_SW, scores.sir_SW, scores.sar_SW)
+    for mine, theirs, tolerance in zip(
+        ours, museval_scores(reference_SCT, estimate_SCT, window), (1e-6, 1e-3, 1e-3, 1e-3), strict=True
+    ):
+        np.testing.assert_allclose(mine.numpy(), theirs, atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("seconds", [0.4, 2.7])
+def test_all_four_scores_are_musevals(seconds: float) -> None:
+    assert_same_as_museval(*toy(seconds))
+
+
+def test_mono_songs_score_as_in_museval() -> None:
+    assert_same_as_museval(*toy(2.0, channels=1))
+
+
+def test_a_silent_window_has_no_scores_and_the_others_are_musevals() -> None:
+    reference_SCT, estimate_SCT = toy(3.0)
+    reference_SCT[1, :, RATE : 2 * RATE] = 0
+    scores = bss_eval(reference_SCT, estimate_SCT, RATE)
+    assert scores.sir_SW.isnan().all(dim=0).tolist() == [False, True, False]
+    assert_same_as_museval(reference_SCT, estimate_SCT)
+
+
+def test_a_source_silent_throughout_gives_no_scores_and_no_error() -> None:
+    reference_SCT, estimate_SCT = toy(2.0)
+    reference_SCT[0] = 0
+    scores = bss_eval(reference_SCT, estimate_SCT, RATE)
+    assert scores.solver == "none"
+    assert scores.isr_SW.isnan().all()
+
+
+def projected(reference_KT: Tensor, estimate_T: Tensor, taps: int) -> Tensor:
+    """The estimate's projection on delayed references, by plain least squares of least norm."""
+    num_samples = reference_KT.shape[1]
+    delayed = torch.zeros(num_samples + taps - 1, len(reference_KT) * taps, dtype=torch.float64)
+    for channel, x_T in enumerate(reference_KT):
+        for delay in range(taps):
+            delayed[delay : delay + num_samples, channel * taps + delay] = x_T
+    padded_T = torch.nn.functional.pad(estimate_T, (0, taps - 1))
+    filters: Tensor = torch.linalg.lstsq(delayed, padded_T[:, None], driver="gelsd").solution
+    return delayed @ filters[:, 0]
+
+
+@pytest.mark.parametrize("gain", [1.0, 0.5])
+def test_a_stem_whose_channels_are_copies_scores_as_plain_least_squares_says(gain: float) -> None:
+    """museval's matrix is singular there; what filters can make of the channels is well defined all the same."""
+    taps, num_samples = 8, 400
+    reference_SCT, estimate_SCT = (signal_SCT[..., :num_samples] for signal_SCT in toy(0.1, sources=2))
+    reference_SCT[0, 1] = gain * reference_SCT[0, 0]
+    scores = bss_eval(reference_SCT, estimate_SCT, num_samples, taps=taps)
+    for source in range(2):
+        padded_CT = torch.nn.functional.pad(estimate_SCT[source], (0, taps - 1))
+        own_CT = torch.stack([projected(reference_SCT[source], e_T, taps) for e_T in estimate_SCT[source]])
+        all_CT = torch.stack([projected(reference_SCT.flatten(0, 1), e_T, taps) for e_T in estimate_SCT[source]])
+        sir = 10 * torch.log10(own_CT.square().sum() / (all_CT - own_CT).square().sum())
+        sar = 10 * torch.log10(all_CT.square().sum() / (padded_CT - all_CT).square().sum())
+        assert scores.sir_SW[source, 0] == pytest.approx(float(sir), abs=1e-6)
+        assert scores.sar_SW[source, 0] == pytest.approx(float(sar), abs=1e-6)
+
+
+def test_references_without_treble_fall_back_to_a_slower_solver_and_say_so() -> None:
+    reference_SCT, estimate_SCT = toy(2.0)
+    hann_T = torch.hann_window(65, dtype=torch.float64)[None, None]
+    smooth_SCT = torch.nn.functional.conv1d(reference_SCT.flatten(0, 1)[:, None], hann_T, padding=32)
+    scores = bss_eval(smooth_SCT.view_as(reference_SCT), estimate_SCT, RATE)
+    assert scores.solver in ("cholesky", "lu")
+    assert scores.conditioning < 1e-10
+
+
+def test_what_does_not_fit_in_memory_waits_in_a_file_and_scores_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    reference_SCT, estimate_SCT = toy(2.0)
+    held = bss_eval(reference_SCT, estimate_SCT, RATE // 4)
+    rolled: list[str] = []
+    rollover = tempfile.SpooledTemporaryFile.rollover
+
+    def noted(spool: tempfile.SpooledTemporaryFile[bytes]) -> None:
+        rolled.append("to disk")
+        rollover(spool)
+
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", noted)
+    monkeypatch.setattr(bsseval, "_IN_MEMORY", 1)
+    spilt = bss_eval(reference_SCT, estimate_SCT, RATE // 4)
+    assert rolled
+    assert torch.equal(held.sar_SW, spilt.sar_SW)
+
+
+def test_a_perfect_estimate_has_an_infinite_sdr_and_no_interference_to_speak_of() -> None:
+    reference_SCT, _ = toy(2.0)
+    scores = bss_eval(reference_SCT, reference_SCT.clone(), RATE)
+    assert scores.sdr_SW.isposinf().all()
+    assert (scores.sir_SW > 80).all()
