@@ -195,6 +195,48 @@ def ui(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
     return _guarded(body, options)
 
 
+shelf = App(name="datasets", sort_key=12, help="Which datasets a store holds, how two differ, and which hold a song.")
+app.command(shelf)
+
+
+@shelf.default
+def datasets_list(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
+    """List the datasets of a store: songs, hours, splits, size, and which settings changed.
+
+    Example: `stemline datasets store.root=store`
+    """
+    return _of_a_store(overrides, options, lambda history, store: history.listed(store))
+
+
+@shelf.command(name="diff")
+def datasets_diff(first: str, second: str, /, *overrides: Overrides, options: Options = NO_OPTIONS) -> int:
+    """Show which songs the second dataset adds, drops or holds otherwise; ids as `stemline datasets` lists them.
+
+    Example: `stemline datasets diff 3f2a9c 81bb04 store.root=store`
+    """
+    return _of_a_store(overrides, options, lambda history, store: history.differing(store, first, second))
+
+
+@shelf.command(name="find")
+def datasets_find(song: str, /, *overrides: Overrides, options: Options = NO_OPTIONS) -> int:
+    """Show which datasets hold a song, by its id, its title or a part of one.
+
+    Example: `stemline datasets find "Falcon 69" store.root=store`
+    """
+    return _of_a_store(overrides, options, lambda history, store: history.holding(store, song))
+
+
+def _of_a_store(overrides: Sequence[str], options: Options, look: Callable[[Any, str], dict[str, Any]]) -> int:
+    """Something about a store that is only read: no lock, no Prefect, no Ray."""
+    from flows import config as door
+    from flows import history
+
+    def body(screen: Any) -> dict[str, Any]:
+        return look(history, door.load(options.preset or "smoke", overrides).store.root)
+
+    return _guarded(body, options)
+
+
 def _until(verb: str, overrides: Sequence[str], options: Options) -> int:
     from flows import road
 

@@ -15,8 +15,10 @@ from typing import Any, Literal
 from datasets.chunks import CHUNK_S, track_rows
 from datasets.corpus import Scan, scan
 from datasets.errors import AudioError, InputError
+from datasets.layouts import Rules
 from datasets.schema import REASONS, SOURCES, ShardSet, StemFile, Track, Verdict, chunks_schema
 from datasets.shards import clear_leftovers, exclusive, find_manifest, read_manifest, write_manifest, write_shard
+from datasets.taxonomy import DEFAULT
 from datasets.versions import ShardPlan, Stored, plan_shards, read_store, song_key, stored_bytes
 from pipelines.cluster import Resources, connect, map_rows
 from pipelines.progress import Progress, stage
@@ -33,6 +35,10 @@ class CorpusConfig:
 
     root: str = ""  # the folder with the songs; see datasets/corpus.py for the layouts
     sources: tuple[str, ...] = SOURCES  # every song must have a stem for each
+    taxonomy: str = DEFAULT  # what files are called: a name or a TOML file; see docs/corpus.md
+    unknown: str = "refuse"  # songs with files whose names say nothing, or "leave_out" such files
+    pad_s: float = 5.0  # raw files of one song may end this much before the longest; filled with silence
+    allow_outside: bool = False  # a CSV may name files outside the root
     license: str = "unknown"  # carried along to every chunk
     split_seed: int = 0  # draws the splits that no folder states
     valid_fraction: float = 0.1  # of the groups of songs that the draw is about
@@ -47,11 +53,20 @@ class CorpusConfig:
                 f"corpus.sources is {list(self.sources)}; lower-case words would do, other than column names"
                 + (f" such as {sorted(taken)[0]}" if taken else "")
             )
+        if self.unknown not in ("refuse", "leave_out"):
+            raise InputError(f'corpus.unknown is {self.unknown!r}; "refuse" or "leave_out" would do')
+        if not 0 <= self.pad_s < float("inf"):
+            raise InputError(f"corpus.pad_s is {self.pad_s}; a number of seconds, 0 or more, would do")
         if min(self.valid_fraction, self.test_fraction) < 0 or self.valid_fraction + self.test_fraction >= 1:
             raise InputError(
                 f"corpus.valid_fraction={self.valid_fraction} and corpus.test_fraction={self.test_fraction} leave "
                 "nothing to train on; together they must stay below 1"
             )
+
+    @property
+    def rules(self) -> Rules:
+        """How names become sources."""
+        return Rules(taxonomy=self.taxonomy, unknown=self.unknown, pad_s=self.pad_s, allow_outside=self.allow_outside)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +138,7 @@ def _scan(corpus: CorpusConfig, store: Path, progress: Progress | None) -> Scan:
             valid_fraction=corpus.valid_fraction,
             test_fraction=corpus.test_fraction,
             license=corpus.license,
+            rules=corpus.rules,
             cache=store / "cache" / "fingerprints.json",
             advance=lambda num_bytes: heard.advance(num_bytes / 1e6),
         )
@@ -189,6 +205,7 @@ def _write_plan(item: Mapping[str, Any]) -> dict[str, Any]:
                     chunk_s=config.chunk_s,
                     min_song_s=config.min_song_s,
                     resample_quality=config.resample_quality,
+                    bits=config.bits,
                 )
             except AudioError as error:
                 # Where the corpus stands must not show in what is stored.
