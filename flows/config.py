@@ -70,8 +70,15 @@ def load(preset: str, overrides: Sequence[str] = ()) -> RunConfig:
     return replace(
         config,
         store=replace(config.store, root=_absolute(config.store.root)),
-        corpus=replace(config.corpus, root=_absolute(config.corpus.root)),
+        corpus=replace(
+            config.corpus, root=_absolute(config.corpus.root), taxonomy=_absolute_file(config.corpus.taxonomy)
+        ),
     )
+
+
+def _absolute_file(name: str) -> str:
+    """A name that ships with the program stays; a file becomes absolute."""
+    return _absolute(name) if name.endswith(".toml") or os.sep in name else name
 
 
 def _absolute(folder: str) -> str:
