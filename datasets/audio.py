@@ -32,7 +32,7 @@ _AV_TOLERANCE_S = 0.25
 _UNKNOWN_SIZE = 0x7FFF0000  # what writers into a pipe put into a WAV header, and more
 _WAV_LIMIT_BYTES = 0xFFFFFFFF - 4096
 _MP3_RATES = (48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
-_FULL_SCALE_24 = 1 << 23
+_DEEP_SUBTYPES = {"PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ALAC_20", "ALAC_24", "ALAC_32"}
 _SUBTYPES = {
     "wav16": ("WAV", "PCM_16"),
     "wav24": ("WAV", "PCM_24"),
@@ -49,6 +49,7 @@ class AudioInfo:
     sample_rate: int
     channels: int
     num_samples: int
+    bits: int  # 24 for samples of more than 16 bits that are coded without loss, else 16
 
 
 class _Reader(Protocol):
@@ -80,14 +81,17 @@ def decode_blocks(
     channels: int = 2,
     stream: int | None = None,
     block_samples: int = 1 << 18,
+    resample_quality: str = "HQ",
 ) -> Iterator[Samples]:
     """The file in blocks of exactly `block_samples` (the last may be shorter), resampled, in bounded memory.
 
-    At the file's own rate the samples pass through unchanged.
+    At the file's own rate the samples pass through unchanged; `resample_quality` is one of soxr's names.
     """
     with closing(_open(path, stream)) as reader:
         blocks = (to_channels(block, channels) for block in _checked(reader, path))
-        resampled = resample_blocks(blocks, source_rate=reader.info.sample_rate, target_rate=sample_rate)
+        resampled = resample_blocks(
+            blocks, source_rate=reader.info.sample_rate, target_rate=sample_rate, quality=resample_quality
+        )
         yield from _rebatch(resampled, block_samples)
 
 
@@ -101,7 +105,9 @@ def resample(samples_CT: Samples, *, source_rate: int, target_rate: int, quality
     return np.ascontiguousarray(resampled_TC.T, dtype=np.float32)
 
 
-def resample_blocks(blocks: Iterable[Samples], *, source_rate: int, target_rate: int) -> Iterator[Samples]:
+def resample_blocks(
+    blocks: Iterable[Samples], *, source_rate: int, target_rate: int, quality: str = "HQ"
+) -> Iterator[Samples]:
     """A song in blocks (C, T) at another rate, as if resampled whole; blocks come out in other lengths."""
     if source_rate == target_rate:
         yield from blocks
@@ -111,7 +117,7 @@ def resample_blocks(blocks: Iterable[Samples], *, source_rate: int, target_rate:
     stream = None
     for block_CT in blocks:
         if stream is None:
-            stream = soxr.ResampleStream(source_rate, target_rate, len(block_CT), dtype="float32", quality="HQ")
+            stream = soxr.ResampleStream(source_rate, target_rate, len(block_CT), dtype="float32", quality=quality)
             end_TC = np.zeros((0, len(block_CT)), np.float32)
         yield np.ascontiguousarray(stream.resample_chunk(np.ascontiguousarray(block_CT.T)).T)
     if stream is not None:
@@ -133,32 +139,20 @@ def to_channels(samples_CT: Samples, channels: int) -> Samples:
     raise ValueError(f"cannot spread {have} channels over {channels}; 1 or {channels} would do")
 
 
-def encode_flac(samples_CT: Samples, *, sample_rate: int) -> bytes:
-    """24-bit FLAC, level 5. Samples on the 24-bit grid come back exactly; those beyond full scale are cut off."""
+def encode_flac(samples_CT: Samples, *, sample_rate: int, bits: int = 24) -> bytes:
+    """FLAC of 16 or 24 bits, level 5. Samples on that grid come back exactly; those beyond full scale are cut off."""
     buffer = io.BytesIO()
-    soundfile.write(buffer, _steps_of_24_bit(samples_CT.T), sample_rate, format="FLAC", subtype="PCM_24")
+    soundfile.write(buffer, _steps(samples_CT.T, bits), sample_rate, format="FLAC", subtype=f"PCM_{bits}")
     return buffer.getvalue()
 
 
-def _steps_of_24_bit(samples_TC: Samples) -> NDArray[np.int32]:
-    """The nearest 24-bit numbers, in the upper bits of 32; exact in float32, as the scale is a power of two."""
-    steps = np.multiply(samples_TC, np.float32(_FULL_SCALE_24), order="C")
+def _steps(samples_TC: Samples, bits: int) -> NDArray[np.int16] | NDArray[np.int32]:
+    """The nearest 16-bit numbers, or 24-bit ones in the upper bits of 32; the product is exact in float32."""
+    full_scale = 1 << bits - 1
+    steps = np.multiply(samples_TC, np.float32(full_scale), order="C")
     np.rint(steps, out=steps)
-    np.clip(steps, -_FULL_SCALE_24, _FULL_SCALE_24 - 1, out=steps)
-    ints_TC = steps.astype(np.int32)
-    ints_TC <<= 8
-    return ints_TC
-
-
-def decode_flac(data: bytes, *, start: int = 0, num_samples: int | None = None) -> Samples:
-    """Samples_CT from `start` on; fewer than asked for where the FLAC ends."""
-    try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
-            file.seek(min(start, file.frames))
-            samples_TC = file.read(-1 if num_samples is None else num_samples, dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
-        raise AudioError("undecodable", f"FLAC bytes that do not decode: {error}") from None
-    return np.ascontiguousarray(samples_TC.T)
+    np.clip(steps, -full_scale, full_scale - 1, out=steps)
+    return steps.astype(np.int16) if bits == 16 else steps.astype(np.int32) << 8
 
 
 def encode_for_page(samples_CT: Samples, sample_rate: int) -> tuple[bytes, str]:
@@ -210,7 +204,7 @@ class AudioWriter:
         samples_TC = np.ascontiguousarray(samples_CT.T)
         try:
             if self._format == "flac":  # libsndfile's own float scaling is one part in 2^23 off
-                self._file.write(_steps_of_24_bit(samples_TC))
+                self._file.write(_steps(samples_TC, 24))
             else:
                 self._file.write(samples_TC if self._format == "float" else np.clip(samples_TC, -1.0, 1.0))
         except (OSError, soundfile.LibsndfileError) as error:
@@ -274,7 +268,12 @@ class _SoundFileReader:
         _check_whole(path, size)
         self._file = soundfile.SoundFile(path)
         frames = self._file.frames if self._file.frames < 1 << 62 else 0
-        self.info = AudioInfo(sample_rate=self._file.samplerate, channels=self._file.channels, num_samples=frames)
+        self.info = AudioInfo(
+            sample_rate=self._file.samplerate,
+            channels=self._file.channels,
+            num_samples=frames,
+            bits=24 if self._file.subtype in _DEEP_SUBTYPES else 16,
+        )
 
     def blocks(self) -> Iterator[Samples]:
         count = 0
@@ -306,16 +305,18 @@ class _AvReader:
             self.close()
             raise AudioError("undecodable", f"{path}: has {len(streams)} audio streams, number {stream} was asked for")
         self._stream = streams[stream]
-        rate = self._stream.codec_context.sample_rate
-        if rate < 1 or self._stream.codec_context.layout.nb_channels < 1:  # a format guessed from the file's name
+        context = self._stream.codec_context
+        rate = context.sample_rate
+        if rate < 1 or context.layout.nb_channels < 1:  # a format guessed from the file's name
             self.close()
             raise AudioError("undecodable", f"{path}: no decoder knows this file (it states no sample rate)")
         duration, base = self._stream.duration, self._stream.time_base
         known = duration is not None and base is not None
         self.info = AudioInfo(
             sample_rate=rate,
-            channels=self._stream.codec_context.layout.nb_channels,
+            channels=context.layout.nb_channels,
             num_samples=round(duration * base * rate) if known else 0,  # type: ignore[operator]
+            bits=24 if context.codec.lossless and context.format.bits > 16 else 16,
         )
 
     def blocks(self) -> Iterator[Samples]:

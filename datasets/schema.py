@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SOURCES = ("drums", "bass", "other", "vocals")
 SPLITS = ("train", "valid", "test")
 
@@ -35,7 +35,10 @@ REASONS = {
     "misaligned": "a stem is shifted against the mixture",
     "unlike_mixture": "the stems do not sum to the mixture that came with them",
     "swapped": "a stem sounds like another source than its name says",
+    "mislabelled": "a model hears a stem as another source, or not as what it is called",
     "duplicate": "the same audio as another song",
+    "leak": "the same audio as a song on a stricter side of the split",
+    "overridden": "dropped by hand",
 }
 
 
@@ -149,10 +152,11 @@ class ShardSet:
 
 
 def chunks_schema(sources: Sequence[str]) -> pa.Schema:
-    """Table CHUNKS: one row, one row group, is up to 30 s of one song with all its stems as 24-bit FLAC.
+    """Table CHUNKS: one row, one row group, is up to 30 s of one song with all its stems as FLAC.
 
     A stored sample times `scale` is the sample of the song: scale is 1, or the power of two that keeps a
-    stem beyond full scale from clipping.
+    stem beyond full scale from clipping. Everything is required, so a value is the last thing in its page, and the
+    footer alone says where in the file each FLAC lies (`segments.py` reads crops by it).
     """
     fields = [
         ("schema_version", pa.int32()),
@@ -166,13 +170,21 @@ def chunks_schema(sources: Sequence[str]) -> pa.Schema:
         ("num_samples", pa.int32()),
         ("sample_rate", pa.int32()),
         ("channels", pa.int32()),
+        ("bits", pa.int32()),  # 16 or 24, of the FLAC
         ("scale", pa.float32()),
         ("checksum", pa.string()),  # SHA-256 over the stems' FLAC bytes, in source order
     ]
     for source in sources:
-        fields += [(f"{source}_rms_db", pa.float32()), (f"{source}_peak", pa.float32())]
+        fields += [
+            (f"{source}_rms_db", pa.float32()),
+            (f"{source}_peak", pa.float32()),
+            (f"{source}_activity", pa.float32()),  # share of the time in seconds of more than -40 dBFS
+            (f"{source}_crc32", pa.uint32()),  # of the FLAC
+        ]
+    # uint32, little-endian: where each frame of 4096 samples begins in the FLAC, and the FLAC's length.
+    fields += [(f"{source}_frames", pa.binary()) for source in sources]
     fields += [(source, pa.large_binary()) for source in sources]
-    return pa.schema(fields)
+    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in fields])
 
 
 VERDICTS = pa.schema(

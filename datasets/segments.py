@@ -1,8 +1,11 @@
 """Training windows out of stored chunks: which, from where, and as arrays.
 
 Row b of step k is a pure function of (seed, k, b): it does not matter how many workers share the rows of a
-step, in which order they read them, or where a run was interrupted. Reading is one column of one or two row
-groups per stem, with a FLAC seek inside.
+step, in which order they read them, or where a run was interrupted.
+
+A crop is read by byte ranges, without Parquet: a shard's footer, read once, says where every FLAC ends, and the
+column `<source>_frames` where its frames begin. On a disk that is one read of some kilobytes and one per stem; from
+an object store it is one request for the row or the two rows that the crop touches.
 """
 
 from bisect import bisect_right
@@ -10,20 +13,21 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
-from pathlib import Path
-from threading import get_ident
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from datasets.audio import Samples, decode_flac
+from datasets.audio import Samples
+from datasets.chunks import offsets_in
 from datasets.dice import dice
 from datasets.errors import AudioError, InputError
+from datasets.frames import FRAME_SAMPLES, decode_frames, frames_around
 from datasets.schema import ShardSet
-from datasets.shards import Song, read_songs
+from datasets.shards import Song, has_cheap_reads, open_parquet, read_range, read_songs, stored_sources
 
-_OPEN_FILES = 64
+_KNOWN_SHARDS = 4096  # whose footers are remembered: about 100 bytes a row, 8 kB a shard of 512 MB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +59,7 @@ class SegmentIndex:
                 raise InputError(f"the weight of {address.uri} is {weight}; 0 or more would do")
             chosen = [
                 song
-                for song in read_songs(address)
+                for song in sorted(read_songs(address), key=lambda song: song.track_id)
                 if weight > 0 and song.split == split and (keep is None or song.track_id in keep)
             ]
             total = sum(song.num_samples for song in chosen)
@@ -90,7 +94,7 @@ def batch(index: SegmentIndex, *, seed: int, step: int, rows: Sequence[int], num
     sources_BSCT = np.zeros(shape, np.float32)
     for position, row in enumerate(rows):
         song, start = draw(index, seed=seed, step=step, row=row, num_samples=num_samples)
-        _read_into(sources_BSCT[position], song, start, index.sources)
+        read_crop(sources_BSCT[position], song, start, index.sources)
     return sources_BSCT
 
 
@@ -102,30 +106,99 @@ def draw(index: SegmentIndex, *, seed: int, step: int, row: int, num_samples: in
     return song, start
 
 
-def _read_into(out_SCT: Samples, song: Song, start: int, sources: Sequence[str]) -> None:
-    """Fill out_SCT with the song from `start` on, as far as the song goes."""
-    file = _open(song.path, get_ident())
+def read_crop(out_SCT: Samples, song: Song, start: int, sources: Sequence[str]) -> int:
+    """Fill out_SCT with the song from `start` on, as far as the song goes; the number of bytes read for it.
+
+    InputError that names the shard when a bit of what is read is not as it was written.
+    """
     wanted = min(out_SCT.shape[2], song.num_samples - start)
+    if wanted <= 0:
+        return 0
+    layout = _layout(song.path)
+    rows = range(
+        song.first_row + start // song.chunk_samples, song.first_row + (start + wanted - 1) // song.chunk_samples + 1
+    )
     done = 0
-    while done < wanted:
-        chunk, skip = divmod(start + done, song.chunk_samples)
-        take = min(song.chunk_samples - skip, wanted - done)
-        try:
-            row = file.read_row_group(song.first_row + chunk, columns=["scale", *sources])
-            scale = np.float32(row.column("scale")[0].as_py())
-            for position, source in enumerate(sources):
-                samples_CT = decode_flac(row.column(source)[0].as_py(), start=skip, num_samples=take)
-                np.multiply(samples_CT, scale, out=out_SCT[position, :, done : done + take])
-        except (AudioError, OSError, ValueError, pa.ArrowException) as error:
-            raise InputError(f"shard {song.path} is damaged: {error}; delete it and run ingest again") from None
-        done += take
-
-
-@lru_cache(maxsize=_OPEN_FILES)
-def _open(path: str, thread: int) -> pq.ParquetFile:
-    """An open shard; one per thread, since a Parquet reader is not safe to share."""
     try:
-        # Not mapped into memory: a file that is cut short under a mapping kills the process without a word.
-        return pq.ParquetFile(path)
+        columns = [layout.sources.index(source) for source in sources]
+        ranges = _Ranges(song.path, int(layout.begins[rows[0]]), int(layout.ends[rows[-1]].max()))
+        for row in rows:
+            skip = (start + done) % song.chunk_samples
+            take = min(song.chunk_samples - skip, wanted - done)
+            _read_row(out_SCT[:, :, done : done + take], layout, ranges, row=row, skip=skip, columns=columns)
+            done += take
+    except (AudioError, OSError, ValueError, IndexError) as error:
+        raise InputError(f"shard {song.path} is damaged: {error}; delete it and run ingest again") from None
+    return ranges.num_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Layout:
+    """Where the values of each row of a shard lie in its file, by its footer alone: byte positions, int64."""
+
+    sources: tuple[str, ...]
+    num_samples: NDArray[np.int64]  # (rows,)
+    scale: NDArray[np.float64]  # (rows,)
+    begins: NDArray[np.int64]  # (rows,), of the first column of frames
+    frames_ends: NDArray[np.int64]  # (rows, S)
+    ends: NDArray[np.int64]  # (rows, S), of the FLAC
+
+
+class _Ranges:
+    """Byte ranges of one file, counted; where requests are dear, all of them out of one for [begin, end)."""
+
+    def __init__(self, path: str, begin: int, end: int) -> None:
+        self._path, self._begin = path, begin
+        self.num_bytes = 0
+        self._whole = None if has_cheap_reads(path) else self._read(begin, end)
+
+    def read(self, begin: int, end: int) -> bytes:
+        if not 0 <= begin <= end:
+            raise ValueError(f"a FLAC cannot lie at bytes {begin} to {end}")
+        if self._whole is None:
+            return self._read(begin, end)
+        return self._whole[begin - self._begin : end - self._begin]
+
+    def _read(self, begin: int, end: int) -> bytes:
+        self.num_bytes += end - begin
+        return read_range(self._path, begin, end)
+
+
+def _read_row(
+    out_SCT: Samples, layout: _Layout, ranges: _Ranges, *, row: int, skip: int, columns: Sequence[int]
+) -> None:
+    first, stop, skip_in_frame = frames_around(skip, out_SCT.shape[2])
+    num_offsets = -(-int(layout.num_samples[row]) // FRAME_SAMPLES) + 1
+    ends = [int(layout.frames_ends[row, column]) for column in columns]
+    begin = min(ends) - 4 * num_offsets
+    tables = ranges.read(begin, max(ends))
+    for stem_CT, column, end in zip(out_SCT, columns, ends, strict=True):
+        offsets = offsets_in(tables[end - begin - 4 * num_offsets : end - begin])
+        flac_begin = int(layout.ends[row, column]) - int(offsets[-1])
+        frames = ranges.read(flac_begin + int(offsets[first]), flac_begin + int(offsets[stop]))
+        decode_frames(frames, stem_CT, first=first, skip=skip_in_frame, scale=float(layout.scale[row]))
+
+
+@lru_cache(maxsize=_KNOWN_SHARDS)
+def _layout(path: str) -> _Layout:
+    """The layout of a shard. A required, plain, uncompressed value is the last thing in its column of a row group."""
+    try:
+        with open_parquet(path) as file:
+            sources, meta = stored_sources(file.schema_arrow), file.metadata
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"shard {Path(path)} cannot be read ({error}); run ingest again") from None
+        raise InputError(f"shard {path} cannot be read ({error}); run ingest again") from None
+    at = {meta.schema.column(k).path: k for k in range(meta.num_columns)}
+    frames, flacs = [at[f"{source}_frames"] for source in sources], [at[source] for source in sources]
+    groups = [meta.row_group(k) for k in range(meta.num_row_groups)]
+    return _Layout(
+        sources=sources,
+        num_samples=np.array([group.column(at["num_samples"]).statistics.max for group in groups], np.int64),
+        scale=np.array([group.column(at["scale"]).statistics.max for group in groups], np.float64),
+        begins=np.array([group.column(frames[0]).data_page_offset for group in groups], np.int64),
+        frames_ends=np.array([[_end(group.column(k)) for k in frames] for group in groups], np.int64),
+        ends=np.array([[_end(group.column(k)) for k in flacs] for group in groups], np.int64),
+    )
+
+
+def _end(column: pq.ColumnChunkMetaData) -> int:
+    return int(column.data_page_offset) + int(column.total_compressed_size)

@@ -1,9 +1,11 @@
 """Samples survive storage, and broken files are named for what is wrong with them."""
 
 import importlib.util
+import io
 import shutil
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -34,18 +36,46 @@ def _reason(path: Path, *, stream: int | None = None) -> str:
     return caught.value.reason
 
 
-@pytest.mark.parametrize("bits", [16, 24])
-def test_flac_bytes_return_samples_of_16_and_24_bit_files_exactly(bits: int) -> None:
+@pytest.mark.parametrize(("bits", "depth"), [(16, 16), (16, 24), (24, 24)])
+def test_flac_bytes_return_samples_on_their_grid_exactly(bits: int, depth: int) -> None:
     samples_CT = _noise(3000, bits=bits)
-    np.testing.assert_array_equal(audio.decode_flac(audio.encode_flac(samples_CT, sample_rate=RATE)), samples_CT)
+    flac = io.BytesIO(audio.encode_flac(samples_CT, sample_rate=RATE, bits=depth))
+    assert soundfile.info(flac).subtype == f"PCM_{depth}"
+    flac.seek(0)
+    np.testing.assert_array_equal(soundfile.read(flac, dtype="float32")[0].T, samples_CT)
 
 
-def test_flac_bytes_are_read_from_any_start() -> None:
-    samples_CT = _noise(20000)
-    data = audio.encode_flac(samples_CT, sample_rate=RATE)
-    np.testing.assert_array_equal(audio.decode_flac(data, start=7001, num_samples=512), samples_CT[:, 7001:7513])
-    assert audio.decode_flac(data, start=19990, num_samples=512).shape == (2, 10)
-    assert audio.decode_flac(data, start=30000).shape == (2, 0)
+def test_flac_rounds_to_the_nearest_step_and_cuts_off_at_full_scale() -> None:
+    step = np.float32(2**-15)
+    samples_CT = np.array([[0.4, 0.6, -0.6, 40000, -40000]], np.float32) * step
+    flac = io.BytesIO(audio.encode_flac(samples_CT, sample_rate=RATE, bits=16))
+    assert soundfile.read(flac, dtype="int16")[0].tolist() == [0, 1, -1, 32767, -32768]
+
+
+@pytest.mark.parametrize(
+    ("name", "subtype", "bits"),
+    [
+        ("a.wav", "PCM_16", 16), ("a.wav", "PCM_U8", 16), ("a.wav", "PCM_24", 24), ("a.wav", "FLOAT", 24),
+        ("a.flac", "PCM_16", 16), ("a.flac", "PCM_24", 24), ("a.ogg", "VORBIS", 16), ("a.mp3", "MPEG_LAYER_III", 16),
+    ],
+)  # fmt: skip
+def test_sixteen_bits_are_enough_for_lossy_files_and_those_that_have_no_more(
+    tmp_path: Path, name: str, subtype: str, bits: int
+) -> None:
+    soundfile.write(tmp_path / name, np.zeros((44100, 2)), 44100, subtype=subtype)
+    assert audio.probe(tmp_path / name).bits == bits
+
+
+@pytest.mark.parametrize(("codec", "kind", "bits"), [("aac", "fltp", 16), ("alac", "s16p", 16), ("alac", "s32p", 24)])
+def test_the_depth_of_a_stream_in_a_container_is_known(tmp_path: Path, codec: str, kind: str, bits: int) -> None:
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream(codec, rate=44100, layout="stereo", format=kind)
+        samples = np.zeros((2, 4096), {"fltp": np.float32, "s16p": np.int16, "s32p": np.int32}[kind])
+        frame = av.AudioFrame.from_ndarray(samples, format=kind, layout="stereo")
+        frame.sample_rate = 44100
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    assert audio.probe(tmp_path / "a.mp4").bits == bits
 
 
 @pytest.mark.parametrize("ext", ["wav", "flac", "ogg", "mp3", "aiff"])

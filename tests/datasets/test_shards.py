@@ -143,7 +143,7 @@ def test_a_flipped_bit_is_found_and_the_shard_named(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(InputError, match=r"second\.parquet is damaged: its checksum"):
         shards.verify(address)
-    with pytest.raises(InputError, match=r"second\.parquet is damaged: chunk"):
+    with pytest.raises(InputError, match=r"second\.parquet is damaged: (drums|bass) in chunk \d of 'c'"):
         shards.read_track(address, "c")
 
 
@@ -151,7 +151,7 @@ def test_an_unknown_schema_version_is_refused(tmp_path: Path) -> None:
     address = _chunks(tmp_path)
     content = json.loads(Path(address.uri).read_text())
     Path(address.uri).write_text(json.dumps({**content, "schema_version": 99}))
-    with pytest.raises(InputError, match="schema version 99; this program reads version 1"):
+    with pytest.raises(InputError, match="schema version 99; this program reads version 2"):
         shards.read_songs(address)
     row = {**_rows("a")[0], "schema_version": 98}
     later = shards.write_shard(tmp_path, "later", [row], sources=SOURCES)
