@@ -11,9 +11,10 @@ import pytest
 from flows.__main__ import main
 
 VERBS = (
-    "demo", "run", "ingest", "curate", "analyze", "automix", "train", "evaluate", "promote", "separate", "ui",
+    "demo", "run", "ingest", "curate", "analyze", "automix", "train", "evaluate", "promote", "separate", "compress",
+    "ui",
 )  # fmt: skip
-ROAD = VERBS[:-2]
+ROAD = VERBS[:-3]
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -13,7 +13,7 @@ from models import checkpoint
 from models.augment import augment
 from models.catalog import build
 from models.errors import ModelError
-from models.learner import Learner, LearnerConfig
+from models.learner import Learner, LearnerConfig, unwrap
 from models.quantize import (
     MIB,
     BitWidths,
@@ -24,7 +24,7 @@ from models.quantize import (
     uniform,
     unpack,
 )
-from models.recipe import AugmentConfig, QuantizeConfig
+from models.recipe import AugmentConfig, QuantizeConfig, SingularConfig
 
 PLAIN = AugmentConfig(shift_s=0.0, scale_probability=0.0, remix_probability=0.0, remix_group=1)
 SMALL = {"sample_rate": 8000, "segment_s": 0.25, "nfft": 512, "depth": 2, "channels": 4, "transformer_layers": 1}
@@ -282,6 +282,25 @@ def test_a_resumed_training_with_learnt_widths_equals_one_that_never_stopped(pre
                        second.averages[0].average["freq_emb.embedding.weight"])  # fmt: skip
     with pytest.raises(ModelError, match=r"another quantize\.penalty"):
         Learner(small(), replace(config, quantize=QuantizeConfig())).load_state(first.state())
+
+
+def test_inside_a_data_parallel_wrapper_a_step_is_the_same(tmp_path: Path) -> None:
+    singular = SingularConfig(penalty=1e-3, min_mib=0.001)
+    config = replace(CONFIG, singular=singular)
+    alone = Learner(small(), config)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        wrapped = Learner(nn.parallel.DistributedDataParallel(small()), config)
+        for learner in (alone, wrapped):
+            for step in range(2):
+                learner.step(batch(step), step=step)
+        inside = unwrap(wrapped.model).state_dict()
+    finally:
+        torch.distributed.destroy_process_group()
+    assert all(torch.equal(value, inside[name]) for name, value in alone.model.state_dict().items())
+    assert alone.widths is not None
+    assert wrapped.widths is not None
+    assert torch.equal(alone.widths.logits_G, wrapped.widths.logits_G)
 
 
 def test_without_penalties_a_step_is_what_it_was_and_nothing_more_is_stored() -> None:
