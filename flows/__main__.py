@@ -70,6 +70,22 @@ def run(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
     return _until("run", overrides, options)
 
 
+@app.command(sort_key=2.5)
+def corpus(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
+    """Show how every file of a folder would be read: which source, which split, what is refused. Decodes nothing.
+
+    Example: `stemline corpus corpus.root=songs`
+    """
+    from flows import config as door
+    from flows import corpus_view
+
+    def body(screen: Any) -> dict[str, Any] | str:
+        config = door.load(options.preset or "smoke", overrides)
+        return door.to_toml(config) if options.print_config else corpus_view.run(config, screen=screen)
+
+    return _guarded(body, options)
+
+
 @app.command(sort_key=3)
 def ingest(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
     """Decode the songs of a folder into Parquet shards.

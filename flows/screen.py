@@ -208,5 +208,5 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, 
     for index, column in enumerate(columns):
         made.add_column(column, justify="left" if index == 0 else "right", header_style="dim")
     for index, row in enumerate(rows):
-        made.add_row(*row, style="bold" if strong_last and index == len(rows) - 1 else None)
+        made.add_row(*map(Text, row), style="bold" if strong_last and index == len(rows) - 1 else None)
     return made
