@@ -9,7 +9,6 @@ a resampled one is rounded, without dither, so that the same files make the same
 with 24 bits, and so is a chunk whose sum of stems' files passes full scale.
 """
 
-import hashlib
 import zlib
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -148,7 +147,6 @@ def _rows(
             "channels": stems_SCT.shape[1],
             "bits": depth,
             "scale": scale,
-            "checksum": _checksum(audio),
         }
         for source, stem_CT, peak, flac in zip(sources, stems_SCT, peaks_S, audio, strict=True):
             row[f"{source}_rms_db"], row[f"{source}_activity"] = _level(stem_CT, header.sample_rate)
@@ -157,13 +155,6 @@ def _rows(
             row[source] = flac
         yield row
         start += stems_SCT.shape[2]
-
-
-def _checksum(audio: Iterable[bytes]) -> str:
-    digest = hashlib.sha256()
-    for data in audio:
-        digest.update(data)
-    return digest.hexdigest()
 
 
 def _level(stem_CT: Samples, sample_rate: int) -> tuple[float, float]:

@@ -172,7 +172,6 @@ def chunks_schema(sources: Sequence[str]) -> pa.Schema:
         ("channels", pa.int32()),
         ("bits", pa.int32()),  # 16 or 24, of the FLAC
         ("scale", pa.float32()),
-        ("checksum", pa.string()),  # SHA-256 over the stems' FLAC bytes, in source order
     ]
     for source in sources:
         fields += [

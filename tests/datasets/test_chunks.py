@@ -1,6 +1,8 @@
 """Songs come back from chunk rows as they went in, and files that are no song are refused with a reason."""
 
+import io
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,13 +61,76 @@ def test_rows_hold_the_song_exactly_even_beyond_full_scale(peak: float) -> None:
     np.testing.assert_allclose(back_SCT, stems_SCT, atol=rows[0]["scale"] * 2**-24, rtol=0)
     assert set(rows[0]) == set(chunks_schema(SOURCES).names)
     np.testing.assert_array_equal(stems_of(rows[1], SOURCES, start=10, num_samples=5), back_SCT[:, :, 8010:8015])
+    assert stems_of(rows[2], SOURCES, start=3990, num_samples=99).shape == (2, 2, 10)
+    assert stems_of(rows[2], SOURCES, start=5000).shape == (2, 2, 0)
 
 
-def test_a_changed_byte_does_not_match_the_checksum() -> None:
+def test_a_changed_byte_of_a_stem_does_not_match_its_checksum() -> None:
     (row,) = song_rows(_stems(4000), HEADER, sources=SOURCES)
     check_row(row, SOURCES)
-    with pytest.raises(InputError, match="chunk 0 of 'a/b'"):
-        check_row({**row, "bass": row["bass"][:-1] + b"\x00"}, SOURCES)
+    changed = {**row, "bass": row["bass"][:-1] + b"\x00"}
+    check_row(changed, ("drums",))
+    with pytest.raises(InputError, match="bass in chunk 0 of 'a/b'"):
+        check_row(changed, SOURCES)
+
+
+def test_levels_are_those_of_the_samples_second_by_second() -> None:
+    loud, quiet, silent = 10 ** (-20 / 20), 10 ** (-50 / 20), 0.0
+    levels = np.repeat(np.array([loud, quiet, silent, loud], np.float32), [RATE, RATE, RATE, RATE // 2])
+    stems_SCT = np.stack([np.stack([levels, -levels]), np.zeros((2, len(levels)), np.float32)])
+    (row,) = song_rows(stems_SCT, HEADER, sources=SOURCES)
+    power = (1.5 * loud**2 + quiet**2) / 3.5
+    assert row["drums_rms_db"] == pytest.approx(10 * np.log10(power), abs=1e-3)
+    assert row["drums_activity"] == pytest.approx(1.5 / 3.5)
+    assert row["drums_peak"] == pytest.approx(loud)
+    assert (row["bass_rms_db"], row["bass_activity"], row["bass_peak"]) == (-120.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("subtype", "bits", "stored"),
+    [
+        ("PCM_16", "source", 16),
+        ("PCM_24", "source", 24),
+        ("FLOAT", "source", 24),
+        ("PCM_16", 24, 24),
+        ("FLOAT", 16, 16),
+    ],
+)
+def test_the_depth_is_that_of_the_files_unless_asked_for(
+    tmp_path: Path, subtype: str, bits: int | str, stored: int
+) -> None:
+    stems_SCT = _stems(9000)
+    track = _track(tmp_path, {source: (stems_SCT[k], RATE) for k, source in enumerate(SOURCES)}, subtype)
+    (row,) = track_rows(track, sources=SOURCES, sample_rate=RATE, bits=bits)
+    assert row["bits"] == stored
+    assert {soundfile.info(io.BytesIO(row[source])).subtype for source in SOURCES} == {f"PCM_{stored}"}
+
+
+def test_a_file_of_16_bits_comes_back_bit_for_bit_at_half_the_size(tmp_path: Path) -> None:
+    ints_SCT = dice(0, "ints").integers(-(1 << 15), 1 << 15, (2, 2, 20000)).astype(np.int16)
+    stems_SCT = ints_SCT / np.float32(1 << 15)
+    track = _track(tmp_path, {source: (stems_SCT[k], RATE) for k, source in enumerate(SOURCES)}, "PCM_16")
+    rows = track_rows(track, sources=SOURCES, sample_rate=RATE, chunk_s=1)
+    back_SCT = np.concatenate([stems_of(row, SOURCES) for row in rows], axis=2)
+    np.testing.assert_array_equal(back_SCT * (1 << 15), ints_SCT)
+    deep = track_rows(track, sources=SOURCES, sample_rate=RATE, chunk_s=1, bits=24)
+    assert len(deep[0]["drums"]) > len(rows[0]["drums"])
+
+
+def test_one_deep_file_makes_the_whole_song_deep(tmp_path: Path) -> None:
+    stems_SCT = _stems(9000)
+    track = _track(tmp_path, {source: (stems_SCT[k], RATE) for k, source in enumerate(SOURCES)}, "PCM_16")
+    soundfile.write(tmp_path / "bass.wav", stems_SCT[1].T, RATE, subtype="PCM_24")
+    assert track_rows(track, sources=SOURCES, sample_rate=RATE)[0]["bits"] == 24
+
+
+def test_a_sum_of_16_bit_files_beyond_full_scale_keeps_every_bit(tmp_path: Path) -> None:
+    stems_SCT = _stems(9000, peak=1.0)
+    track = _track(tmp_path, {source: (stems_SCT[k], RATE) for k, source in enumerate(SOURCES)}, "PCM_16")
+    both = {"drums": tuple(file for files in track.stems.values() for file in files)}
+    (row,) = track_rows(replace(track, stems=both), sources=("drums",), sample_rate=RATE)
+    assert (row["bits"], row["scale"]) == (24, 2.0)
+    np.testing.assert_array_equal(stems_of(row, ("drums",))[0], stems_SCT.sum(axis=0))
 
 
 def test_files_give_the_rows_of_their_samples(tmp_path: Path) -> None:

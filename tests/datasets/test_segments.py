@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets import shards
+from datasets import segments, shards
 from datasets.audio import Samples
 from datasets.chunks import SongHeader, song_rows
 from datasets.dice import dice
 from datasets.errors import InputError
 from datasets.schema import ShardSet
-from datasets.segments import SegmentIndex, batch, draw
+from datasets.segments import SegmentIndex, batch, draw, read_crop
+from datasets.shards import Song
 
 RATE = 1000
 SOURCES = ("drums", "bass")
@@ -49,6 +50,99 @@ def test_segments_are_the_stored_audio_across_chunk_borders(index: SegmentIndex)
         assert not sources_BSCT[row, :, :, stems_SCT.shape[2] :].any()
         crossing += start // 2000 != (start + 1499) // 2000
     assert crossing > 5
+
+
+@pytest.fixture
+def mono_and_deep(tmp_path: Path) -> tuple[dict[str, Song], dict[str, Samples]]:
+    """Songs of two chunk lengths: with frames that chunks end in the middle of, 16 bits, and beyond full scale."""
+    stems = {name: _stems(name, length) for name, length in (("a", 47_000), ("b", 9000), ("c", 20_480), ("d", 1))}
+    stems["b"] = stems["b"] * 5
+    rows = []
+    for name, stems_SCT in stems.items():
+        header = SongHeader(track_id=name, title=name, split="train", license="", origin="corpus", sample_rate=RATE)
+        bits, chunk_s = (16, 20.48) if name == "c" else (24, 12.345)
+        rows += song_rows(stems_SCT, header, sources=SOURCES, chunk_s=chunk_s, bits=bits)
+    shard = shards.write_shard(tmp_path, "k", rows, sources=SOURCES)
+    address = shards.write_manifest(tmp_path, table="chunks", step="ingest", key="k", shards=[shard])
+    return {song.track_id: song for song in shards.read_songs(address)}, stems
+
+
+def test_any_crop_is_the_part_of_the_whole_song(mono_and_deep: tuple[dict[str, Song], dict[str, Samples]]) -> None:
+    songs, stems = mono_and_deep
+    rng = dice(0, "crops")
+    for name, song in songs.items():
+        whole_SCT = stems[name]
+        np.testing.assert_array_equal(shards.read_song(song), whole_SCT)
+        for _ in range(60):
+            start, length = int(rng.integers(song.num_samples + 5)), int(rng.integers(1, song.num_samples + 100))
+            sources = (("bass",), ("bass", "drums"), SOURCES)[rng.integers(3)]
+            out_SCT = np.full((len(sources), 2, length), 7, np.float32)
+            read_crop(out_SCT, song, start, sources)
+            part_SCT = whole_SCT[[SOURCES.index(source) for source in sources], :, start : start + length]
+            np.testing.assert_array_equal(out_SCT[:, :, : part_SCT.shape[2]], part_SCT)
+            assert np.all(out_SCT[:, :, part_SCT.shape[2] :] == 7)
+
+
+def _music_store(folder: Path, *, bits: int = 16) -> Song:
+    """40 s of four stems at 44.1 kHz that compress as music does."""
+    names, rate = ("drums", "bass", "other", "vocals"), 44100
+    time = (np.arange(40 * rate) / rate).astype(np.float32)
+    stems_SCT = np.empty((4, 2, len(time)), np.float32)
+    for k in range(4):
+        rng = dice(k, "music")
+        tone = 0.3 * np.sin(2 * np.pi * 110 * (k + 1) * time) * np.exp(-2 * (time % 0.5))
+        stems_SCT[k] = tone + rng.standard_normal((2, len(time)), np.float32) * np.float32(2e-4)
+    header = SongHeader(track_id="m", title="m", split="train", license="", origin="corpus", sample_rate=rate)
+    rows = song_rows(stems_SCT, header, sources=names, bits=bits)
+    shard = shards.write_shard(folder, "m", rows, sources=names)
+    return shards.read_songs(shards.write_manifest(folder, table="chunks", step="ingest", key="m", shards=[shard]))[0]
+
+
+def test_a_crop_reads_little_more_than_its_share_of_the_flac(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    song, sources, size = _music_store(tmp_path), ("drums", "bass", "other", "vocals"), round(7.8 * 44100)
+    out_SCT = np.empty((4, 2, size), np.float32)
+    starts = dice(0, "starts").integers(0, song.num_samples - size, 12).tolist()
+    rows = [*shards.read_rows(_address(tmp_path), columns=list(sources))]
+    share = sum(len(row[source]) for row in rows for source in sources) / song.num_samples * size
+    for start in starts:
+        num_bytes = read_crop(out_SCT, song, start, sources)
+        assert num_bytes <= 1_800_000
+        assert num_bytes < 1.06 * share
+
+    def read_range(path: str, begin: int, end: int) -> bytes:
+        requests.append(end - begin)
+        return shards.read_range(path, begin, end)
+
+    requests: list[int] = []
+    monkeypatch.setattr(segments, "read_range", read_range)
+    monkeypatch.setattr(segments, "has_cheap_reads", lambda path: False)
+    again_SCT = np.empty_like(out_SCT)
+    for start in starts:
+        requests.clear()
+        read_crop(again_SCT, song, start, sources)
+        assert len(requests) == 1
+    np.testing.assert_array_equal(again_SCT, out_SCT)
+
+
+def _address(folder: Path) -> ShardSet:
+    found = shards.find_manifest(folder, step="ingest", key="m")
+    assert found is not None
+    return found
+
+
+def test_a_flipped_bit_in_what_a_crop_reads_is_noticed_and_the_shard_named(tmp_path: Path) -> None:
+    address = _store(tmp_path, {"a": ("train", 30_000)})
+    (song,) = shards.read_songs(address)
+    path, out_SCT = tmp_path / "chunks" / "k.parquet", np.empty((2, 2, 2000), np.float32)
+    assert read_crop(out_SCT, song, 0, SOURCES) > 8000
+    data = path.read_bytes()
+    begin = data.index(b"fLaC") + 100
+    for bit in dice(0, "bits").integers(0, 8 * 2000, 50).tolist():
+        bad = bytearray(data)
+        bad[begin + bit // 8] ^= 1 << bit % 8
+        path.write_bytes(bad)
+        with pytest.raises(InputError, match=r"k\.parquet is damaged: .*frame"):
+            read_crop(out_SCT, song, 0, SOURCES)
 
 
 def test_rows_do_not_depend_on_who_reads_them(index: SegmentIndex) -> None:
