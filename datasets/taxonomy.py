@@ -113,15 +113,13 @@ class Taxonomy:
         return found
 
     def _senses(self, window: Sequence[str]) -> tuple[Sense, ...]:
-        """The meanings of tokens written as one word, as they are or without a plural's s or the side in "OHL"."""
-        word = "".join(window)
-        known = self.vocabulary.get(word)
-        if known is None and len(word) > 2 and word[-1] == "s":
-            known = self.vocabulary.get(word[:-1])
-        if known is None and len(window) == 1 and len(word) > 2 and word[-1] in "lr":
-            known = self.vocabulary.get(word[:-1])
-            known = (*known, *self.vocabulary.get(word[-1], ())) if known else None
-        return known or ()
+        """The meanings of tokens written as one word, as they are or without the s of plurals or the side in "OHL"."""
+        known = self.vocabulary.get("".join(window)) or self.vocabulary.get("".join(map(_singular, window)))
+        if known or len(window) > 1:
+            return known or ()
+        word, side = window[0][:-1], window[0][-1]
+        known = self.vocabulary.get(word, ()) if side in "lr" and len(word) > 1 else ()
+        return (*known, *self.vocabulary.get(side, ())) if known else ()
 
     def _weigh(self, matches: Sequence[tuple[str, tuple[Sense, ...]]]) -> Reading:
         senses = [sense for _, known in matches for sense in known]
@@ -156,6 +154,10 @@ def tokens_of(name: str) -> tuple[str, ...]:
     return tuple(piece.casefold() for run in runs for piece in _HUMP.split(run))
 
 
+def _singular(token: str) -> str:
+    return token[:-1] if len(token) > 2 and token[-1] == "s" and token[-2] != "s" else token
+
+
 def _is_open(token: str) -> bool:
     """Whether an unknown token could mean something: numbers and single Latin letters count takes."""
     return not token.isdigit() and not (len(token) == 1 and token.isascii())
@@ -181,6 +183,8 @@ def load(name: str | Path = DEFAULT) -> Taxonomy:
     """The taxonomy of a TOML file, or one that ships under `name`; InputError says what is wrong in the file."""
     tree = _read_tree(str(name))
     base = tree.pop("extends", None)
+    if base is not None and base not in shipped():
+        raise InputError(f"the taxonomy {name} extends {base!r}; one of {', '.join(shipped())} would do")
     taxonomy = _build(tree, name=str(name), within=load(str(base)) if base is not None else None)
     if not taxonomy.parents:
         raise InputError(f"the taxonomy {name} names no kind of sound; a table such as [vocals] with words would do")
