@@ -194,8 +194,7 @@ def _stated_kind(asked: _Asked, path: str, kind: str) -> FileNote:
 
 def _moises_songs(asked: _Asked) -> tuple[list[FoundSong], set[str]]:
     """Songs of folders with a data.json that lists stems and their tracks, and all folders that are theirs."""
-    songs: list[FoundSong] = []
-    taken: set[str] = set()
+    songs: dict[str, FoundSong] = {}
     for folder, files in asked.listing.folders.items():
         if "data.json" not in files or not folder:
             continue
@@ -208,9 +207,15 @@ def _moises_songs(asked: _Asked) -> tuple[list[FoundSong], set[str]]:
             ]
         except (ValueError, KeyError, TypeError):
             continue  # some other program's data.json
-        songs.append(_moises_song(asked, folder, about, tracks))
-        taken |= {other for other in asked.listing.folders if other == folder or other.startswith(f"{folder}/")}
-    return songs, taken
+        songs[folder] = _moises_song(asked, folder, about, tracks)
+    taken = {other for other in asked.listing.folders if any(above in songs for above in _upwards(other))}
+    return list(songs.values()), taken
+
+
+def _upwards(folder: str) -> Iterator[str]:
+    while folder:
+        yield folder
+        folder = folder.rpartition("/")[0]
 
 
 def _moises_song(asked: _Asked, folder: str, about: Mapping[str, Any], tracks: Sequence[tuple[str, str]]) -> FoundSong:

@@ -15,7 +15,7 @@ STATUSES = {
     "used": "part of a stem",
     "unused": "belongs to no source asked for",
     "ignored": "no stem by its name",
-    "sum": "the sum of other files of the song",
+    "sum": "the sum of other files",
     "unknown": "a name that the taxonomy does not know",
     "ambiguous": "a name with several meanings",
     "coarse": "holds several sources in one",

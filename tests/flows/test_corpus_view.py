@@ -1,0 +1,76 @@
+"""`stemline corpus` shows how every file would be read, and opens none."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flows.__main__ import main
+
+FILES = {
+    "Ada - One": ("Kick In", "OH L", "OH R", "sub", "Keys", "vocals2", "fx", "Mix v3", "Drum Bus"),
+    "Ben - [Live] Two": ("drums", "bass", "other", "vocals", "mixture"),
+    "Cleo - Three": ("Kick", "Bass", "Gtr", "Vox", "Zorp 2"),
+    "Dov - Four": ("808", "Hats", "Pad", "Vox"),
+}
+
+
+@pytest.fixture
+def songs(tmp_path: Path) -> Path:
+    for song, names in FILES.items():
+        for name in names:
+            (tmp_path / song).mkdir(exist_ok=True)
+            (tmp_path / song / f"{name}.wav").write_bytes(b"no audio at all")
+    return tmp_path
+
+
+def test_every_name_is_shown_with_what_it_was_read_as(
+    songs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    assert main(["corpus", f"corpus.root={songs}"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for words in (
+        "Songs (3 multitrack, 1 folders)",
+        "kick drums kick 2 Ada - One/Kick In.wav",
+        "drum the sum of other files kit 1",
+        "mix no stem by its name 1 Ada - One/Mix v3.wav",
+        "Unknown names", "zorp 1 1 Cleo - Three/Zorp 2.wav",
+        "Ambiguous names", "808.wav may be bass or kick",
+        "list one under a source or under [ignore]",
+        "Ben - [Live] Two/drums.wav",
+    ):  # fmt: skip
+        assert words in shown
+    assert "1 + 1" in shown  # a left and a right file
+
+
+def test_json_has_every_file(songs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["corpus", f"corpus.root={songs}", "--json", "corpus.unknown=leave_out"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert sum(len(song["files"]) for song in result["songs"]) == sum(map(len, FILES.values()))
+    assert {song["title"]: song["reason"] for song in result["songs"]} == {
+        "Ada - One": "", "Ben - [Live] Two": "", "Cleo - Three": "", "Dov - Four": "ambiguous_stem",
+    }  # fmt: skip
+    by_path = {file["path"]: file for song in result["songs"] for file in song["files"]}
+    assert by_path["OH L.wav"] == {
+        "path": "OH L.wav", "status": "used", "source": "drums", "kind": "overheads", "side": "left",
+    }  # fmt: skip
+    assert sum(name["files"] for name in result["names"]) == sum(map(len, FILES.values()))
+
+
+def test_a_corpus_without_a_usable_song_exits_with_2(songs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["corpus", f"corpus.root={songs}", 'corpus.sources=["choir","horns"]']) == 2
+    assert main(["corpus"]) == 2
+    assert "corpus.root=DIR names the folder" in capsys.readouterr().err
+
+
+def test_a_taxonomy_of_ones_own_is_used_and_its_path_becomes_absolute(
+    songs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own.toml").write_text('extends = "default"\n[ignore]\nwords = ["zorp"]\n')
+    assert main(["corpus", f"corpus.root={songs}", "corpus.taxonomy=own.toml", "--json"]) == 0
+    reasons = {song["title"]: song["reason"] for song in json.loads(capsys.readouterr().out)["songs"]}
+    assert reasons["Cleo - Three"] == ""
+    assert main(["corpus", "corpus.taxonomy=own.toml", "--print-config"]) == 0
+    assert f'taxonomy = "{tmp_path}/own.toml"' in capsys.readouterr().out
