@@ -446,7 +446,8 @@ def _verdict(asked: _Asked, notes: Sequence[FileNote], files: Mapping[str, Seque
         return "unsafe_name", f"{_shown(map(as_text, broken))}: a file name that is not valid Unicode"
     unknown = [note for note in notes if note.status == "unknown"]
     if unknown and asked.rules.unknown == "refuse":
-        return "unknown_stem", f"{_shown(note.path for note in unknown)}: {ADVICE['unknown']}"
+        names = _shown(note.path for note in unknown)
+        return "unknown_stem", f"{names}: no word of the name is in the taxonomy; {ADVICE['unknown']}"
     doubtful = [note for note in notes if note.status == "ambiguous"]
     if doubtful:
         details = list(dict.fromkeys(note.detail for note in doubtful))
@@ -459,8 +460,8 @@ def _verdict(asked: _Asked, notes: Sequence[FileNote], files: Mapping[str, Seque
 
 
 ADVICE = {
-    "unknown": "no word of the name is in the taxonomy; list one under a source or under [ignore] in the file that "
-    "corpus.taxonomy names, or leave such files out with corpus.unknown=leave_out",
+    "unknown": "list a word of the name under a source or under [ignore] in the file that corpus.taxonomy names, or "
+    "leave such files out with corpus.unknown=leave_out",
     "ambiguous": "list the word under one kind only, or under [ignore], in the file that corpus.taxonomy names; or "
     "rename the file",
     "coarse": "ask for fewer sources with corpus.sources",

@@ -156,7 +156,7 @@ def _sources_table(songs: Sequence[FoundSong], sources: Sequence[str]) -> Any:
         more = "…" if len(kinds[source]) > MAX_KINDS else ""
         pairs = f"{sides[source, 'left']} + {sides[source, 'right']}" if sides[source, "left"] else "–"
         rows.append([source, str(len(holding[source])), str(files[source]), pairs, ", ".join(several) + more])
-    return _worded("Sources", ["source", "songs", "files", "left + right", "kinds"], rows)
+    return _worded("Sources, refused songs included", ["source", "songs", "files", "left + right", "kinds"], rows)
 
 
 def _names_table(title: str, names: Sequence[_Name], sources: Sequence[str]) -> Any:
@@ -179,7 +179,8 @@ def _refused_table(songs: Sequence[FoundSong]) -> Any:
     rows = []
     for reason, count in Counter(song.reason for song in songs).most_common():
         first = next(song for song in songs if song.reason == reason)
-        rows.append([REASONS[reason], str(count), f"{first.title}: {first.detail}"])
+        detail = first.detail.removesuffix(f"; {ADVICE['unknown']}")  # stands above
+        rows.append([REASONS[reason], str(count), f"{first.title}: {detail}"])
     return _worded("Songs refused", ["because", "songs", "for example"], rows)
 
 

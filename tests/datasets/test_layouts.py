@@ -58,7 +58,7 @@ def test_unknown_names_refuse_a_song_or_are_left_out_by_word(tmp_path: Path) -> 
     _touch(tmp_path / "songs", [f"S/{name}.wav" for name in ("Kick", "Bass", "Gtr", "Vox", "Zorp")])
     (song,) = _songs(tmp_path / "songs").values()
     assert song.reason == "unknown_stem"
-    assert song.detail.startswith("Zorp.wav: no word of the name is in the taxonomy; list one under a source")
+    assert song.detail.startswith("Zorp.wav: no word of the name is in the taxonomy; list a word of the name under")
     (song,) = _songs(tmp_path / "songs", unknown="leave_out").values()
     assert (song.reason, sum(len(files) for files in song.files.values())) == ("", 4)
     own = tmp_path / "own.toml"

@@ -37,7 +37,7 @@ def test_every_name_is_shown_with_what_it_was_read_as(
         "mix no stem by its name 1 Ada - One/Mix v3.wav",
         "Unknown names", "zorp 1 1 Cleo - Three/Zorp 2.wav",
         "Ambiguous names", "808.wav may be bass or kick",
-        "list one under a source or under [ignore]",
+        "list a word of the name under a source or under [ignore]",
         "Ben - [Live] Two/drums.wav",
     ):  # fmt: skip
         assert words in shown
