@@ -8,6 +8,8 @@ import copy
 import importlib.util
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ def to_program(model: nn.Module) -> torch.export.ExportedProgram:
     """The model in evaluation mode as a traced program, weights inside."""
     model = copy.deepcopy(model).cpu().eval()
     batch = torch.export.Dim("batch", min=1, max=MOST_BATCH)
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), _lstm_in_one_step(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about torch's own LSTM, which files its weights anew while it is traced
         return torch.export.export(model, (_example(model),), dynamic_shapes=({0: batch},), strict=False)
 
@@ -43,7 +45,7 @@ def export_onnx(model: nn.Module, path: str | Path) -> Path:
             raise ModelError(f"an ONNX file needs the package {needed}: install it first")
     path = Path(path)
     temporary = _temporary(path, ".onnx")
-    with warnings.catch_warnings():
+    with _lstm_in_one_step(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about operators of packages that are not here, and the exporter's own
         onnx_program = torch.onnx.export(
             to_program(model), dynamo=True, input_names=["mixture"], output_names=["estimates"], verbose=False
@@ -63,6 +65,23 @@ def onnx_gap(model: nn.Module, path: str | Path, *, seed: int = 0) -> float:
     with torch.no_grad():
         expected = copy.deepcopy(model).cpu().eval()(mixture)
     return float((torch.from_numpy(found) - expected).abs().max() / expected.abs().max())
+
+
+@contextmanager
+def _lstm_in_one_step() -> Iterator[None]:
+    """Shapes of an LSTM's output from one operator, as in eager inference, instead of one per time step.
+
+    While it traces, torch forgets that it has this operator, and a Hybrid Demucs takes minutes. The graph is the
+    same: it holds the LSTM as a whole either way.
+    """
+    from torch._decomp import decompositions
+
+    chosen = decompositions.select_one_layer_lstm_function
+    decompositions.select_one_layer_lstm_function = lambda *_: decompositions.mkldnn_one_layer_lstm
+    try:
+        yield
+    finally:
+        decompositions.select_one_layer_lstm_function = chosen
 
 
 def _example(model: Any, *, seed: int = 0) -> Tensor:

@@ -74,23 +74,32 @@ class SparseAttention(nn.Module):
 
     def __init__(self, width: int, num_heads: int, *, sparsity: float = 0.9, rounds: int = 32, seed: int = 0) -> None:
         super().__init__()
-        self.num_heads, self.sparsity, self.rounds, self.seed = num_heads, sparsity, rounds, seed
+        self.num_heads, self.sparsity, self.rounds = num_heads, sparsity, rounds
         self.q, self.k, self.v, self.proj = (nn.Linear(width, width) for _ in range(4))
+        projection_DR2 = draw_projection(width // num_heads, rounds=rounds, seed=seed)
+        self.register_buffer("projection_DR2", projection_DR2, persistent=False)
 
     def forward(self, query_BLD: Tensor, memory_BMD: Tensor) -> Tensor:
         q, k, v = (
             x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for x in (self.q(query_BLD), self.k(memory_BMD), self.v(memory_BMD))
         )
-        pattern = find_pattern(q, k, sparsity=self.sparsity, rounds=self.rounds, generator=self._generator())
+        pattern = find_pattern(q, k, sparsity=self.sparsity, projection_DR2=self._projection())
         attend = attend_blocks if q.device.type == "cuda" else attend_dense
         out: Tensor = self.proj(attend(q, k, v, pattern).transpose(1, 2).flatten(-2))
         return out
 
-    def _generator(self) -> torch.Generator:
-        # On the CPU, so that a model hashes alike wherever it runs.
-        seed = int(torch.randint(2**62, ())) if self.training else self.seed
-        return torch.Generator().manual_seed(seed)
+    def _projection(self) -> Tensor:
+        if self.training:
+            width, rounds, _ = self.projection_DR2.shape
+            return draw_projection(width, rounds=rounds, seed=int(torch.randint(2**62, ())))
+        return self.projection_DR2
+
+
+def draw_projection(width: int, *, rounds: int, seed: int) -> Tensor:
+    """Random directions (D, rounds, 2) that the hash projects on, drawn on the CPU for every device to hash alike."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(width, rounds, NUM_BUCKETS // 2, generator=generator, device="cpu")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,11 +113,10 @@ class Pattern:
 
 
 @torch.no_grad()
-def find_pattern(
-    q_BHLD: Tensor, k_BHMD: Tensor, *, sparsity: float, rounds: int, generator: torch.Generator
-) -> Pattern:
+def find_pattern(q_BHLD: Tensor, k_BHMD: Tensor, *, sparsity: float, projection_DR2: Tensor) -> Pattern:
     """Hashes queries and keys alike; k for each example and head gets as near to the sparsity as a whole one can."""
-    projection_DR2 = torch.randn(q_BHLD.shape[-1], rounds, NUM_BUCKETS // 2, generator=generator).to(q_BHLD.device)
+    projection_DR2 = projection_DR2.to(q_BHLD.device)
+    rounds = projection_DR2.shape[1]
     query_BHL, key_BHM = (_codes(x, projection_DR2) for x in (q_BHLD, k_BHMD))
     num_queries = query_BHL.shape[-1]
     probes = torch.linspace(0, num_queries - 1, min(num_queries, NUM_PROBES), device=q_BHLD.device).round().long()
@@ -122,9 +130,10 @@ def find_pattern(
 def _codes(x_BHLD: Tensor, projection_DR2: Tensor) -> Tensor:
     """The buckets of all rounds, two bits each, in one int64: the largest of the projections and their negatives."""
     with torch.autocast(x_BHLD.device.type, enabled=False):
-        projected = torch.einsum("bhld,drp->bhlrp", x_BHLD.float(), projection_DR2)
+        projected = torch.einsum("bhld,drp->bhlrp", x_BHLD.float(), projection_DR2.float())
     buckets_BHLR = torch.cat([projected, -projected], dim=-1).argmax(-1)
-    return (buckets_BHLR << (2 * torch.arange(projection_DR2.shape[1], device=x_BHLD.device))).sum(-1)
+    places_R = 2 * torch.arange(projection_DR2.shape[1], device=x_BHLD.device)
+    return torch.bitwise_left_shift(buckets_BHLR, places_R).sum(-1)  # not <<, which has no ONNX operator
 
 
 def count_matches(query: Tensor, key: Tensor, rounds: int) -> Tensor:
@@ -145,7 +154,9 @@ def count_matches(query: Tensor, key: Tensor, rounds: int) -> Tensor:
 @torch.no_grad()
 def kept_pairs(pattern: Pattern) -> Tensor:
     """The pattern as a mask (B, H, L, M), True where a pair is kept."""
-    rows = max(1, CHUNK_ELEMENTS // (pattern.least_BH.numel() * pattern.key_BHM.shape[-1]))
+    rows = pattern.query_BHL.shape[-1]
+    if not torch.compiler.is_exporting():  # a graph for any batch has no sizes to choose parts by
+        rows = max(1, CHUNK_ELEMENTS // (pattern.least_BH.numel() * pattern.key_BHM.shape[-1]))
     parts = [
         count_matches(query_BHl[..., None], pattern.key_BHM[..., None, :], pattern.rounds)
         >= pattern.least_BH[..., None, None]

@@ -159,12 +159,13 @@ def attention_rows(device: str, context_s: float, batch: int) -> list[Row]:
     noise = torch.randn(batch, 8, num_tokens, 64, generator=generator)
     label = torch.randint(16, (num_tokens,), generator=generator)
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    projection_DR2 = sparse.draw_projection(64, rounds=32, seed=0).to(device)
     for kind, x in (("random", noise), ("clustered", centres[:, :, label] + noise)):
         q, k, v = (x.to(device, dtype).clone().requires_grad_(device == "cuda") for _ in range(3))
-        pattern = sparse.find_pattern(q, k, sparsity=0.9, rounds=32, generator=torch.Generator().manual_seed(0))
+        pattern = sparse.find_pattern(q, k, sparsity=0.9, projection_DR2=projection_DR2)
 
         def whole(q: Any = q, k: Any = k, v: Any = v) -> Any:
-            found = sparse.find_pattern(q, k, sparsity=0.9, rounds=32, generator=torch.Generator().manual_seed(0))
+            found = sparse.find_pattern(q, k, sparsity=0.9, projection_DR2=projection_DR2)
             return sparse.attend_blocks(q, k, v, found)
 
         arms: dict[str, Callable[[], Any]] = {"exact": lambda q=q, k=k, v=v: F.scaled_dot_product_attention(q, k, v)}

@@ -2,25 +2,32 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from models.catalog import build
 from models.export import export_onnx, export_program, onnx_gap
 
 from .parity import noise
 
-# Few layers, since tracing takes its time per operation.
+# One shallow preset per architecture, since tracing takes its time per operation.
 PRESETS = {
     "htdemucs-tiny": {"depth": 2, "nfft": 256, "transformer_layers": 2},
+    "sparse-htdemucs-tiny": {"depth": 2, "nfft": 256, "transformer_layers": 2},
     "hdemucs-tiny": {"nfft": 64},
+    "demucs-v2-tiny": {"depth": 2},
     "demucs-v3-tiny": {"depth": 2},
 }
+
+
+def shallow(preset: str) -> nn.Module:
+    torch.manual_seed(0)
+    return build(preset, sample_rate=8000, segment_s=0.25, **PRESETS[preset]).eval()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 def test_an_exported_program_gives_the_models_estimates_for_any_batch(preset: str, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    model = build(preset, sample_rate=8000, segment_s=0.25, **PRESETS[preset]).eval()
+    model = shallow(preset)
     program = torch.export.load(export_program(model, tmp_path / "model.pt2")).module()
     for batch in (1, 3):
         mixture = noise(batch, 2, 2000)
@@ -28,8 +35,7 @@ def test_an_exported_program_gives_the_models_estimates_for_any_batch(preset: st
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", ["htdemucs-tiny", "demucs-v3-tiny"])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_an_onnx_file_gives_the_models_estimates_under_onnxruntime(preset: str, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    model = build(preset, sample_rate=8000, segment_s=0.25, **PRESETS[preset]).eval()
+    model = shallow(preset)
     assert onnx_gap(model, export_onnx(model, tmp_path / "model.onnx")) < 1e-4

@@ -13,6 +13,7 @@ from models.sparse import (
     attend_blocks,
     attend_dense,
     count_matches,
+    draw_projection,
     find_pattern,
     kept_pairs,
     occupied_blocks,
@@ -25,8 +26,8 @@ def vectors(*shape: int, seed: int = 0) -> Tensor:
 
 
 def pattern_of(q: Tensor, k: Tensor, *, sparsity: float = 0.9, rounds: int = 32, seed: int = 7):
-    generator = torch.Generator().manual_seed(seed)
-    return find_pattern(q, k, sparsity=sparsity, rounds=rounds, generator=generator)
+    projection = draw_projection(q.shape[-1], rounds=rounds, seed=seed)
+    return find_pattern(q, k, sparsity=sparsity, projection_DR2=projection)
 
 
 def test_matches_count_the_rounds_that_share_a_bucket():
@@ -40,7 +41,7 @@ def test_matches_count_the_rounds_that_share_a_bucket():
 def test_a_bucket_is_the_largest_of_a_projection_and_its_negative():
     q, k = vectors(1, 1, 40, 16), vectors(1, 1, 30, 16, seed=1)
     pattern = pattern_of(q, k)
-    projection = torch.randn(16, 32, 2, generator=torch.Generator().manual_seed(7))
+    projection = draw_projection(16, rounds=32, seed=7)
     buckets = [torch.cat([p := torch.einsum("ld,drp->lrp", x[0, 0], projection), -p], -1).argmax(-1) for x in (q, k)]
     agree = (buckets[0][:, None] == buckets[1]).sum(-1)
     assert torch.equal(kept_pairs(pattern)[0, 0], agree >= pattern.least_BH[0, 0])
