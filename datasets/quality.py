@@ -1,58 +1,78 @@
 """What can be said of a song by its signal, and the verdict on it.
 
-A `Meter` hears a song block by block and holds a few numbers per second; `judge` turns them into keep or a
-reason. `find_duplicates` compares songs with each other by their signatures. The presence rule is that of the
-HT Demucs paper (Rouard et al. 2023): a source must be louder than -40 dB in at least 30 % of seconds.
-
-Names that come next, so that callers can be written for them:
-`Meter(sources=, sample_rate=, silence_db=).add(stems_SCT, mixture_CT=None)`, where the mixture is the file that came
-with the stems; `.measures() -> dict[str, float]`; `.worst() -> tuple[Moment, ...]`, where
-`Moment(reason, source, start_s, stop_s, value, other="")` is independent of thresholds and JSON-sized;
-`.signature() -> Signature`, a one-dimensional uint64 array, which `fingerprint.pack`/`unpack` turn into text and back.
-`faults(measures, rules, *, sources, moments=()) -> tuple[Fault(reason, source, detail), ...]` are all broken rules and
-`judge(measures, rules, *, sources, moments=()) -> (keep, reason, detail)` the first of them.
-`fingerprint.find_matches(signatures, *, min_similarity) -> tuple[Match, ...]`, where `Match(later, first, similarity,
-start_s, stop_s, first_start_s, speed, semitones)`; `find_duplicates(signatures, *, min_similarity) -> {later: first}`.
+A `Meter` hears a song block by block and holds a few numbers per second: `measures` are its numbers for the whole
+song, `worst` the seconds that speak most against it, `signature` what it is recognized by. `faults` holds the
+numbers against the `Rules`, `judge` makes keep or the first reason of them; `fingerprint.find_matches` and
+`find_duplicates` compare songs with each other. The presence rule is that of the HT Demucs paper (Rouard et al.
+2023): a source must be louder than -40 dB in at least 30 % of seconds.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from datasets.audio import Samples
 from datasets.errors import InputError
+from datasets.fingerprint import Listener, Signature, clock, find_duplicates
+from datasets.loudness import STEPS_PER_S, KWeighting, integrated, lufs
 
-Signature = NDArray[np.int8]
+__all__ = ["Fault", "Meter", "Moment", "Rules", "Signature", "faults", "find_duplicates", "judge", "measure"]
+
+Array = NDArray[np.float64]
 
 _FLOOR_DB = -120.0
-_FLAT_LEVEL = 0.98  # where a waveform that stands still has hit the ceiling
-_MARKS_PER_S = 128
-_MARK_SHARE = 32 / 344.53125  # of the time between marks: the mean over it leaves what is below about 700 Hz
-_MARK_THRESHOLD = 1e-4  # steps below -80 dB count as none: they would not survive a lossy copy
-_MIN_MARKS = 200
+_FLAT_STEP = 2.0**-15  # samples within one step of 16 bits stand still
+_FLAT_EDGE = 8 * _FLAT_STEP  # a round top of the same width falls by half of this at most beside it
+_FLAT_RUN = 3  # samples; limiters hold the ceiling for one or two
+_FLAT_FLOOR = 0.01  # of full scale: below, steps of 16 bits are coarse enough to look flat
+_SMALL_OFFSET = 0.003  # of full scale; what is nearer to zero is not worth listening to
+_NUM_WORST = 3  # seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """What a song must be like to be kept; every threshold can be set."""
+    """What a song must be like to be kept; every threshold can be set, and each rule be switched off."""
 
     silence_db: float = -40.0  # dBFS; a second of a stem below this is silent
     min_presence: float = 0.3  # of all seconds in which each source must sound; 0 keeps silent stems
-    max_clipped: float = 0.002  # of a stem's samples that stand still at full scale; 1 keeps clipped stems
-    min_similarity: float = 0.9  # of two signatures from which on songs are the same audio; above 1 keeps duplicates
+    max_clipped: float = 0.0005  # of a stem's samples that lie in flat tops; 1 keeps clipped stems
+    max_offset: float = 0.01  # of full scale that a stem's mean may lie off zero; 1 keeps any
+    min_correlation: float = -0.9  # between the channels of a stem; -1 keeps stems that cancel in mono
+    min_similarity: float = 0.5  # of the shorter song that the other must hold to be its copy; above 1 keeps copies
 
     def __post_init__(self) -> None:
-        for name in ("min_presence", "max_clipped"):
+        for name in ("min_presence", "max_clipped", "max_offset"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"curate.{name}={getattr(self, name)}; a share from 0 to 1 would do")
         if self.silence_db > 0:
             raise InputError(f"curate.silence_db={self.silence_db}; full scale is 0 dB, so 0 or less would do")
-        if self.min_similarity <= 0.5:
-            raise InputError(
-                f"curate.min_similarity={self.min_similarity}; unrelated songs reach 0.5, so more would do"
-            )
+        if not -1 <= self.min_correlation <= 1:
+            raise InputError(f"curate.min_correlation={self.min_correlation}; -1 to 1 would do")
+        if self.min_similarity <= 0:
+            raise InputError(f"curate.min_similarity={self.min_similarity}; a share above 0 would do")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """Where in a song something is at its worst; worth listening to, whether or not a rule forbids it."""
+
+    reason: str  # of `schema.REASONS`
+    source: str
+    start_s: float
+    stop_s: float
+    value: float  # in the unit of the measure of that name, over these seconds
+    other: str = ""  # the second source, where two are concerned
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """One rule that a song breaks."""
+
+    reason: str  # of `schema.REASONS`
+    source: str
+    detail: str  # in words, with the seconds where it is worst
 
 
 class Meter:
@@ -62,27 +82,17 @@ class Meter:
         self._sources = tuple(sources)
         self._rate = sample_rate
         self._silence_db = silence_db
-        self._num_samples = 0
         self._rest: Samples | None = None
-        self._power: list[NDArray[np.float64]] = []  # per second, of shape (S,)
-        self._marks: list[Signature] = []
-        self._energy_S = np.zeros(len(self._sources))
-        self._peak_S = np.zeros(len(self._sources))
-        self._flat_S = np.zeros(len(self._sources))
-        self._values = 0
+        self._num_samples = 0
+        self._weighting = KWeighting(sample_rate)
+        self._listener = Listener(sample_rate)
+        self._seconds: dict[str, list[Array]] = {}  # name -> an array of shape (S, ...) for each second
+        self._ended = False
 
     def add(self, stems_SCT: Samples) -> None:
         """Hear the next block."""
-        num_samples = stems_SCT.shape[2]
-        if not num_samples:
-            return
-        self._num_samples += num_samples
-        self._values += stems_SCT.shape[1] * num_samples
-        self._energy_S += np.square(stems_SCT, dtype=np.float64).sum(axis=(1, 2))
-        loud_SCT = np.abs(stems_SCT)
-        self._peak_S = np.maximum(self._peak_S, loud_SCT.max(axis=(1, 2)))
-        still = (stems_SCT[:, :, 1:] == stems_SCT[:, :, :-1]) & (loud_SCT[:, :, 1:] >= _FLAT_LEVEL)
-        self._flat_S += still.sum(axis=(1, 2))
+        assert not self._ended, "measures were taken; a new Meter would do"
+        self._num_samples += stems_SCT.shape[2]
         joined_SCT = stems_SCT if self._rest is None else np.concatenate([self._rest, stems_SCT], axis=2)
         whole = joined_SCT.shape[2] // self._rate
         for second in range(whole):
@@ -90,31 +100,73 @@ class Meter:
         self._rest = joined_SCT[:, :, whole * self._rate :].copy()
 
     def _add_second(self, second_SCT: Samples) -> None:
-        self._power.append(np.square(second_SCT, dtype=np.float64).mean(axis=(1, 2)))
-        self._marks.append(_marks(second_SCT, self._rate))
+        mixture_CT = second_SCT.sum(axis=0)
+        with_mixture = np.concatenate([second_SCT, mixture_CT[None]])
+        weighted = self._weighting.power(with_mixture).sum(axis=1)  # (S + 1, 10), channels summed
+        left_ST, right_ST = second_SCT[:, 0], second_SCT[:, -1]
+        second = {
+            "power": np.stack([_dot(left_ST, left_ST), _dot(right_ST, right_ST)], axis=1),
+            "cross": _dot(left_ST, right_ST),
+            "peak": np.abs(second_SCT).max(axis=(1, 2)).astype(np.float64),
+            "mean": second_SCT.mean(axis=2, dtype=np.float64),
+            "flat": np.array([flat_share(stem_CT) for stem_CT in second_SCT]),
+            "weighted": weighted,
+        }
+        for name, value in second.items():
+            self._seconds.setdefault(name, []).append(value)
+        self._listener.add(mixture_CT.mean(axis=0))
+
+    def _series(self, name: str) -> Array:
+        """One measure over all whole seconds, of shape (N, S, ...); a song shorter than one is heard as one."""
+        if not self._ended and not self._seconds:
+            rest_SCT = np.zeros((len(self._sources), 1, 0), np.float32) if self._rest is None else self._rest
+            self._add_second(np.pad(rest_SCT, ((0, 0), (0, 0), (0, self._rate - rest_SCT.shape[2]))))
+        self._ended = True
+        return np.stack(self._seconds[name])
 
     def measures(self) -> dict[str, float]:
-        """Duration, and per source: presence, level, peak and the share of samples that stand still at full scale.
+        """Duration, loudness of the sum of all stems in LUFS, and per source:
 
-        Presence counts whole seconds; a song shorter than one counts as one second.
+        presence (share of seconds), rms_db, lufs (BS.1770-4, integrated), short_lufs (the loudest 3 s), peak, clipped
+        (share of samples in flat tops), offset (the mean, of full scale) and correlation (of the channels; 1 for dual
+        mono, -1 for inverted polarity).
         """
-        power = self._power or [self._energy_S / max(1, self._values)]
-        levels_NS = _db(np.stack(power))
-        presence_S = (levels_NS > self._silence_db).mean(axis=0)
-        result = {"duration_s": self._num_samples / self._rate}
+        power_NS = self._series("power").mean(axis=2)
+        weighted = self._series("weighted")
+        result = {"duration_s": self._num_samples / self._rate, "lufs": integrated(weighted[:, -1].ravel())}
         for position, source in enumerate(self._sources):
-            result[f"{source}_presence"] = float(presence_S[position])
-            result[f"{source}_rms_db"] = float(_db(self._energy_S / max(1, self._values))[position])
-            result[f"{source}_peak"] = float(self._peak_S[position])
-            result[f"{source}_clipped"] = float(self._flat_S[position] / max(1, self._values))
+            tenths = weighted[:, position].ravel()
+            result |= {
+                f"{source}_presence": float((_db(power_NS[:, position]) > self._silence_db).mean()),
+                f"{source}_rms_db": float(_db(power_NS[:, position].mean())),
+                f"{source}_lufs": integrated(tenths),
+                f"{source}_short_lufs": _loudest(tenths),
+                f"{source}_peak": float(self._series("peak")[:, position].max()),
+                f"{source}_clipped": float(self._series("flat")[:, position].mean()),
+                f"{source}_offset": float(np.abs(self._series("mean")[:, position].mean(axis=0)).max()),
+                f"{source}_correlation": self._correlation(position),
+            }
         return result
 
-    def signature(self) -> Signature:
-        """128 signs for each whole second: whether the sum of all stems, below about 700 Hz, rises or falls.
+    def _correlation(self, position: int) -> float:
+        left, right = self._series("power")[:, position].sum(axis=0)
+        both = float(np.sqrt(left * right))
+        return float(self._series("cross")[:, position].sum() / both) if both > 0 else 1.0
 
-        Gain does not change it and lossy coding hardly; two unrelated songs agree by chance only.
-        """
-        return np.concatenate(self._marks) if self._marks else np.zeros(0, np.int8)
+    def worst(self) -> tuple[Moment, ...]:
+        """Per reason and source up to three stretches of seconds where it is worst, the worst first."""
+        moments: list[Moment] = []
+        levels_NS = _db(self._series("power").mean(axis=2))
+        for position, source in enumerate(self._sources):
+            moments += _stretches("silent_source", source, -levels_NS[:, position], floor=-self._silence_db)
+            moments += _stretches("clipped", source, self._series("flat")[:, position], floor=0.0)
+            offset = np.abs(self._series("mean")[:, position]).max(axis=-1)
+            moments += _stretches("offset", source, offset, floor=_SMALL_OFFSET)
+        return tuple(moments)
+
+    def signature(self) -> Signature:
+        """What `find_duplicates` compares: landmarks of the sum of all stems; see `fingerprint`."""
+        return self._listener.signature()
 
 
 def measure(
@@ -126,17 +178,24 @@ def measure(
     return meter.measures()
 
 
-def judge(measures: Mapping[str, float], rules: Rules, *, sources: Sequence[str]) -> tuple[bool, str, str]:
-    """Keep or not, the reason of `schema.REASONS`, and the evidence in words."""
-    silent = silent_sources(measures, rules, sources=sources)
-    if silent:
-        heard = ", ".join(f"{source} in {measures[f'{source}_presence']:.0%}" for source in silent)
-        return False, "silent_source", f"sounds above {rules.silence_db:g} dB: {heard} of seconds"
-    clipped = [source for source in sources if measures[f"{source}_clipped"] > rules.max_clipped]
-    if clipped:
-        share = ", ".join(f"{source} {measures[f'{source}_clipped']:.2%}" for source in clipped)
-        return False, "clipped", f"samples that stand still at full scale: {share}"
+# --- judging ------------------------------------------------------------------------------------------------
+
+
+def judge(
+    measures: Mapping[str, float], rules: Rules, *, sources: Sequence[str], moments: Sequence[Moment] = ()
+) -> tuple[bool, str, str]:
+    """Keep or not, the reason of `schema.REASONS`, and the evidence in words: the first of `faults` decides."""
+    for fault in faults(measures, rules, sources=sources, moments=moments):
+        return False, fault.reason, fault.detail
     return True, "", ""
+
+
+def faults(
+    measures: Mapping[str, float], rules: Rules, *, sources: Sequence[str], moments: Sequence[Moment] = ()
+) -> tuple[Fault, ...]:
+    """Every rule that the song breaks; `moments` of `Meter.worst` add where."""
+    found = [*_silence(measures, rules, sources), *_waveform(measures, rules, sources)]
+    return tuple(replace(fault, detail=fault.detail + _where(fault, moments)) for fault in found)
 
 
 def silent_sources(measures: Mapping[str, float], rules: Rules, *, sources: Sequence[str]) -> list[str]:
@@ -144,46 +203,88 @@ def silent_sources(measures: Mapping[str, float], rules: Rules, *, sources: Sequ
     return [source for source in sources if measures[f"{source}_presence"] < rules.min_presence]
 
 
-def find_duplicates(signatures: Mapping[str, Signature], *, min_similarity: float) -> dict[str, str]:
-    """Songs that repeat the audio of another, each with the first of its kind in the order of names.
+def _silence(measures: Mapping[str, float], rules: Rules, sources: Sequence[str]) -> Iterator[Fault]:
+    silent = silent_sources(measures, rules, sources=sources)
+    if silent:
+        heard = ", ".join(f"{source} in {measures[f'{source}_presence']:.0%}" for source in silent)
+        detail = f"sounds above {rules.silence_db:g} dB: {heard} of seconds"
+        yield Fault(reason="silent_source", source=silent[0], detail=detail)
 
-    Compared are songs whose lengths differ by a second at most, from their starts on; a copy that is shifted,
-    stretched or transposed is not found. Nearly silent songs have too little to compare and are left alone.
+
+def _waveform(measures: Mapping[str, float], rules: Rules, sources: Sequence[str]) -> Iterator[Fault]:
+    for source in sources:
+        clipped, offset = measures[f"{source}_clipped"], measures[f"{source}_offset"]
+        correlation = measures[f"{source}_correlation"]
+        if clipped > rules.max_clipped:
+            yield Fault(reason="clipped", source=source, detail=f"{source}: {clipped:.2%} of samples in flat tops")
+        if offset > rules.max_offset:
+            yield Fault(reason="offset", source=source, detail=f"{source}: mean {offset:.1%} of full scale off zero")
+        if correlation < rules.min_correlation:
+            detail = f"{source}: its channels cancel each other, correlation {correlation:.2f}"
+            yield Fault(reason="inverted", source=source, detail=detail)
+
+
+def _where(fault: Fault, moments: Sequence[Moment]) -> str:
+    """The worst stretches of a fault, in the order of time."""
+    own = sorted((m.start_s, m.stop_s) for m in moments if (m.reason, m.source) == (fault.reason, fault.source))
+    if not own or fault.reason == "silent_source":
+        return ""
+    return f", worst at {', '.join(f'{clock(start)}-{clock(stop)}' for start, stop in own)}"
+
+
+# --- one second ---------------------------------------------------------------------------------------------
+
+
+def flat_share(stem_CT: Samples) -> float:
+    """Share of samples in flat tops: runs at the highest level that is reached, entered and left by a step.
+
+    The level need not be full scale: what was clipped and turned down is found too. Round tops of low tones stand
+    still as well, but no neighbour of theirs falls by more than a few steps.
     """
-    names = sorted(name for name, marks in signatures.items() if np.count_nonzero(marks) >= _MIN_MARKS)
-    first_of: dict[str, str] = {}
-    by_length: dict[int, list[str]] = {}
-    for name in names:
-        by_length.setdefault(len(signatures[name]) // (_MARKS_PER_S - 1), []).append(name)
-    for seconds, same in by_length.items():
-        near = sorted(same + by_length.get(seconds + 1, []))
-        length = seconds * (_MARKS_PER_S - 1)
-        for one, other in _similar_pairs([signatures[name][:length] for name in near], min_similarity):
-            earlier, later = near[one], near[other]
-            first = first_of.get(earlier, earlier)
-            first_of[later] = min(first, first_of.get(later, first))
-    return first_of
+    loud_CT = np.abs(stem_CT)
+    top_C1 = loud_CT.max(axis=1, keepdims=True)
+    row, column = np.nonzero((loud_CT >= top_C1 - _FLAT_STEP) & (top_C1 > _FLAT_FLOOR))
+    if len(row) < _FLAT_RUN:
+        return 0.0
+    breaks = np.flatnonzero((np.diff(row) != 0) | (np.diff(column) != 1)) + 1
+    first, last = np.r_[0, breaks], np.r_[breaks, len(row)] - 1
+    width = last - first + 1
+    before = stem_CT[row[first], np.maximum(column[first] - 1, 0)]
+    after = stem_CT[row[last], np.minimum(column[last] + 1, stem_CT.shape[1] - 1)]
+    edge = np.maximum(
+        np.abs(stem_CT[row[first], column[first]] - before), np.abs(stem_CT[row[last], column[last]] - after)
+    )
+    flat = (width >= _FLAT_RUN) & (edge > _FLAT_EDGE)
+    return float(width[flat].sum() / stem_CT.size)
 
 
-def _similar_pairs(signatures: Sequence[Signature], min_similarity: float) -> list[tuple[int, int]]:
-    """Pairs (i, j), i < j, whose share of agreeing signs is at least `min_similarity`."""
-    marks = np.stack(signatures).astype(np.float32)
-    norms = np.sqrt(np.maximum(1, np.count_nonzero(marks, axis=1)))
-    pairs = []
-    for row in range(len(marks) - 1):
-        agreement = 0.5 + 0.5 * (marks[row + 1 :] @ marks[row]) / (norms[row] * norms[row + 1 :])
-        pairs += [(row, row + 1 + int(hit)) for hit in np.flatnonzero(agreement >= min_similarity)]
-    return pairs
+def _dot(one_ST: Samples, other_ST: Samples) -> Array:
+    """Mean product over the last axis."""
+    product: Array = np.einsum("st,st->s", one_ST, other_ST, dtype=np.float64) / one_ST.shape[-1]
+    return product
 
 
-def _marks(second_SCT: Samples, sample_rate: int) -> Signature:
-    """Rise (1), fall (-1) or neither (0) between the 128 marks of a second, as 127 signs."""
-    mono_T = second_SCT.sum(axis=0, dtype=np.float64).mean(axis=0)
-    step = max(1, sample_rate // _MARKS_PER_S)
-    means = mono_T[: step * _MARKS_PER_S].reshape(-1, step)[:, : max(1, round(step * _MARK_SHARE))].mean(axis=1)
-    rises = np.diff(means)
-    return np.where(np.abs(rises) < _MARK_THRESHOLD, 0, np.sign(rises)).astype(np.int8)
+def _loudest(tenths: Array) -> float:
+    """Loudness of the loudest three seconds, in LUFS."""
+    width = min(len(tenths), 3 * STEPS_PER_S)
+    return float(lufs(np.convolve(tenths, np.full(width, 1 / width), "valid").max()))
 
 
-def _db(power: NDArray[np.float64]) -> NDArray[np.float64]:
+def _stretches(reason: str, source: str, badness_N: Array, *, floor: float, other: str = "") -> Iterator[Moment]:
+    """The worst seconds above `floor`, neighbours joined, the worst first."""
+    worst = np.argsort(-badness_N, kind="stable")[:_NUM_WORST]
+    chosen = np.sort(worst[badness_N[worst] > floor])
+    groups = np.split(chosen, np.flatnonzero(np.diff(chosen) > 1) + 1) if chosen.size else []
+    for group in sorted(groups, key=lambda seconds: -badness_N[seconds].max()):
+        yield Moment(
+            reason=reason,
+            source=source,
+            start_s=float(group[0]),
+            stop_s=float(group[-1] + 1),
+            value=float(badness_N[group].max()),
+            other=other,
+        )
+
+
+def _db(power: Array) -> Array:
     return 10 * np.log10(np.maximum(power, 10 ** (_FLOOR_DB / 10)))

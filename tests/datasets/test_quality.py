@@ -119,7 +119,7 @@ def test_copies_are_found_and_the_first_name_stays() -> None:
         "f half": _signature(one[:, :, : 5 * RATE]),
     }
     found = find_duplicates(signatures, min_similarity=0.9)
-    assert found == {"c copy": "a", "d quieter": "a", "e longer": "b"}
+    assert found == {"c copy": "a", "d quieter": "a", "e longer": "b", "f half": "a"}
     assert find_duplicates(signatures, min_similarity=2) == {}
 
 
@@ -151,7 +151,15 @@ def test_unrelated_songs_of_equal_length_are_not_duplicates() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"min_presence": 1.5}, {"max_clipped": -0.1}, {"silence_db": 3.0}, {"min_similarity": 0.4}]
+    "bad",
+    [
+        {"min_presence": 1.5},
+        {"max_clipped": -0.1},
+        {"silence_db": 3.0},
+        {"min_similarity": 0.0},
+        {"max_offset": -1.0},
+        {"min_correlation": -2.0},
+    ],
 )
 def test_rules_that_make_no_sense_are_refused_by_their_key(bad: dict[str, float]) -> None:
     with pytest.raises(InputError, match=rf"curate\.{next(iter(bad))}"):
