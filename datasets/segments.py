@@ -25,7 +25,8 @@ from datasets.dice import dice
 from datasets.errors import AudioError, InputError
 from datasets.frames import FRAME_SAMPLES, decode_frames, frames_around
 from datasets.schema import ShardSet
-from datasets.shards import Song, has_cheap_reads, open_parquet, read_range, read_songs, stored_sources
+from datasets.shards import Song, open_parquet, read_songs, stored_sources
+from datasets.storage import has_cheap_reads, read_range
 
 _KNOWN_SHARDS = 4096  # whose footers are remembered: about 100 bytes a row, 8 kB a shard of 512 MB
 

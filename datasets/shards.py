@@ -1,22 +1,20 @@
 """Finished tables on disk: Parquet shards named by what they were made from, and the manifests that vouch for them.
 
-A store is one folder: `chunks/<spec>.parquet` with its sidecar `<spec>.json`, `tables/<table>-<key>.parquet`,
-`manifests/<step>-<key>.json`. Everything is written under a temporary name, flushed and renamed; the sidecar
-follows its shard and the manifest comes last, so whatever has a name is whole. Chunk files have one row per
-row group, no compression and no dictionary: a crop is a few byte ranges (`segments.py`).
+A store is one folder, on a disk or in S3: `chunks/<spec>.parquet` with its sidecar `<spec>.json`,
+`tables/<table>-<key>.parquet`, `manifests/<step>-<key>.json`. Files get their names when they are written whole
+(`storage.py`); the sidecar follows its shard and the manifest comes last, so whatever has a name is finished. Chunk
+files have one row per row group, no compression and no dictionary: a crop is a few byte ranges (`segments.py`).
 
 Chunk files never change and are shared: a manifest of table CHUNKS lists its songs, in the order of their ids,
 and where each lies. What may change without the audio (split, title, license) is read from that list, never
 from the rows. `versions.py` says how a new version reuses the shards of older ones.
 """
 
-import errno
 import fcntl
 import hashlib
+import io
 import json
 import os
-import shutil
-import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -27,13 +25,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datasets import storage
 from datasets.audio import Samples
 from datasets.chunks import check_row, stems_of
 from datasets.errors import AudioError, InputError
 from datasets.schema import SCHEMA_VERSION, Part, ShardSet, chunks_schema
 
 Row = TypeVar("Row")
-_TEMPORARY = ".tmp-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,13 +104,14 @@ def write_shard(
     """Write the shard `spec` of table CHUNKS, then its sidecar; `extra` is asked for once all rows are written."""
     schema = chunks_schema(sources)
     small = [field.name for field in schema if not pa.types.is_binary(field.type) and field.name not in sources]
-    path = Path(store) / "chunks" / f"{spec}.parquet"
+    name = f"chunks/{spec}.parquet"
     songs: list[dict[str, Any]] = []
     num_rows = num_bytes = 0
     with (
-        _replacing(path, needed=lambda: num_bytes) as file,
+        storage.replacing(storage.join(store, name), needed=lambda: num_bytes) as file,
+        _Measured(file) as measured,
         pq.ParquetWriter(
-            file, schema, compression="none", use_dictionary=False, write_statistics=small, version="2.6"
+            measured, schema, compression="none", use_dictionary=False, write_statistics=small, version="2.6"
         ) as writer,
     ):
         for row in rows:
@@ -120,9 +119,9 @@ def write_shard(
             writer.write_table(pa.Table.from_pylist([row], schema=schema), row_group_size=1)
             _note_chunk(songs, row, num_rows, sources=sources)
             num_rows += 1
-    shard = _describe(Path(store), path, num_rows)
+    shard = measured.shard(name, num_rows)
     sidecar = {"schema_version": SCHEMA_VERSION, "spec": spec, "sources": list(sources), "shard": asdict(shard)}
-    write_json(path.with_suffix(".json"), {**sidecar, "songs": songs, "extra": dict(extra())})
+    write_json(storage.join(store, f"chunks/{spec}.json"), {**sidecar, "songs": songs, "extra": dict(extra())})
     return shard
 
 
@@ -146,12 +145,18 @@ def _note_chunk(songs: list[dict[str, Any]], row: Mapping[str, Any], position: i
 def find_shard(store: str | Path, spec: str) -> tuple[Shard, Mapping[str, Any]] | None:
     """A finished shard and the extra of its sidecar; None where it must be written (again)."""
     try:
-        sidecar = json.loads((Path(store) / "chunks" / f"{spec}.json").read_text(encoding="utf-8"))
+        sidecar = json.loads(storage.read(storage.join(store, f"chunks/{spec}.json")))
         shard = Shard(**sidecar["shard"])
-        whole = (Path(store) / shard.file).stat().st_size == shard.num_bytes
+        whole = is_whole(store, shard)
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return (shard, sidecar["extra"]) if whole else None
+
+
+def is_whole(store: str | Path, shard: Shard) -> bool:
+    """Whether the file of a shard is there and as long as it was."""
+    seen = storage.stamp(storage.join(store, shard.file))
+    return seen is not None and seen.size == shard.num_bytes
 
 
 def write_table(
@@ -167,10 +172,10 @@ def write_table(
 
     `key` digests everything the table was made from; `step` is the job's name where it is not the table's.
     """
-    path = Path(folder) / "tables" / f"{name}-{key}.parquet"
-    with _replacing(path) as file:
-        pq.write_table(table, file, compression="zstd", version="2.6")
-    shard = _describe(Path(folder), path, table.num_rows)
+    file_name = f"tables/{name}-{key}.parquet"
+    with storage.replacing(storage.join(folder, file_name)) as file, _Measured(file) as measured:
+        pq.write_table(table, measured, compression="zstd", version="2.6")
+    shard = measured.shard(file_name, table.num_rows)
     return write_manifest(folder, table=name, step=step or name, key=key, shards=[shard], extra=extra)
 
 
@@ -195,43 +200,42 @@ def write_manifest(
         chosen = [song for shard in shards for song in stored_songs(store, shard)] if songs is None else songs
         members = sorted(chosen, key=lambda song: song.track_id)
         used = {song.path for song in members}
-        shards = [shard for shard in shards if str(Path(store).absolute() / shard.file) in used]
+        shards = [shard for shard in shards if storage.join(storage.absolute(store), shard.file) in used]
     content = {
         "schema_version": SCHEMA_VERSION,
         "table": table,
         "step": step,
         "key": key,
         "shards": [asdict(shard) for shard in shards],
-        "songs": [_without_folder(song, Path(store).absolute()) for song in members],
+        "songs": [_without_folder(song, storage.absolute(store)) for song in members],
         "extra": dict(extra or {}),
     }
     write_json(path, content)
-    return address_of(read_manifest(str(path)))
+    return address_of(read_manifest(path))
 
 
 def stored_songs(store: str | Path, shard: Shard) -> list[Song]:
     """The songs of a shard as they were written, in the order of its rows; InputError when its sidecar is lost."""
-    path = Path(store).absolute() / shard.file
-    sidecar = read_json(path.with_suffix(".json"))
+    path = storage.join(storage.absolute(store), shard.file)
+    sidecar = read_json(path.removesuffix(".parquet") + ".json")
     if sidecar is None:
         raise InputError(f"the sidecar of shard {path} cannot be read; run ingest again")
-    return [Song(**song, path=str(path)) for song in sidecar["songs"]]
+    return [Song(**song, path=path) for song in sidecar["songs"]]
 
 
-def _without_folder(song: Song, store: Path) -> dict[str, Any]:
-    return {**asdict(song), "path": Path(song.path).relative_to(store).as_posix()}
+def _without_folder(song: Song, store: str) -> dict[str, Any]:
+    return {**asdict(song), "path": song.path.removeprefix(store).lstrip("/")}
 
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file whole or not at all."""
-    with _replacing(Path(path)) as file:
-        file.write((json.dumps(content, indent=1, ensure_ascii=True, sort_keys=True) + "\n").encode())
+    storage.write(path, (json.dumps(content, indent=1, ensure_ascii=True, sort_keys=True) + "\n").encode())
 
 
 def read_json(path: str | Path) -> dict[str, Any] | None:
     """What `write_json` wrote; None when it is missing or damaged."""
     try:
-        content: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(storage.read(path))
     except (OSError, ValueError):
         return None
     return content
@@ -239,9 +243,14 @@ def read_json(path: str | Path) -> dict[str, Any] | None:
 
 def clear_leftovers(store: str | Path) -> int:
     """Remove temporary files of killed jobs; the number removed. Only for the holder of `exclusive(store)`."""
-    leftovers = [path for folder in ("chunks", "tables", "manifests") for path in Path(store).glob(f"{folder}/.tmp-*")]
+    leftovers = [
+        storage.join(store, folder, name)
+        for folder in ("chunks", "tables", "manifests")
+        for name in storage.names(storage.join(store, folder))
+        if name.startswith(storage.TEMPORARY)
+    ]
     for path in leftovers:
-        path.unlink(missing_ok=True)
+        storage.remove(path)
     return len(leftovers)
 
 
@@ -249,10 +258,14 @@ def clear_leftovers(store: str | Path) -> int:
 def exclusive(store: str | Path) -> Iterator[None]:
     """Hold the store against other jobs that write shards; InputError when one is at work in it.
 
-    The lock goes with the process, so a killed job leaves none behind.
+    The lock goes with the process, so a killed job leaves none behind. Jobs on one store in S3 need none: equal
+    names stand for equal bytes there, and an object is replaced as a whole.
     """
+    if storage.is_remote(store):
+        yield
+        return
     path = Path(store) / "chunks" / ".lock"
-    with _writing(path.parent):
+    with storage.disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+", encoding="ascii")
     with file:
@@ -276,33 +289,33 @@ def exclusive(store: str | Path) -> Iterator[None]:
 def find_manifest(store: str | Path, *, step: str, key: str) -> ShardSet | None:
     """The finished table of an earlier run; None when there is none or one of its files is not as it was left."""
     path = _manifest_path(store, step, key)
-    try:
-        manifest = read_manifest(str(path))
-        for shard in manifest.shards:
-            if (path.parent.parent / shard.file).stat().st_size != shard.num_bytes:
-                return None
-    except (OSError, InputError):
+    if storage.stamp(path) is None:
         return None
-    return address_of(manifest)
+    try:
+        manifest = read_manifest(path)
+    except InputError:
+        return None
+    return address_of(manifest) if all(is_whole(manifest.store, shard) for shard in manifest.shards) else None
 
 
 def read_manifest(address: ShardSet | str) -> Manifest:
     """What stands in a manifest; InputError when it is missing or of an unknown schema."""
-    path = Path(address.uri if isinstance(address, ShardSet) else address)
+    path = address.uri if isinstance(address, ShardSet) else address
+    store = path.rsplit("/", 2)[0]
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(storage.read(path))
     except FileNotFoundError:
         raise InputError(f"no manifest at {path}; run the step that makes it again") from None
     except (OSError, ValueError) as error:
         raise InputError(f"the manifest {path} cannot be read: {error}") from None
     _check_version(content.get("schema_version"), path)
     return Manifest(
-        store=str(path.parent.parent),
+        store=store,
         table=content["table"],
         step=content["step"],
         key=content["key"],
         shards=tuple(Shard(**shard) for shard in content["shards"]),
-        songs=tuple(Song(**{**song, "path": str(path.parent.parent / song["path"])}) for song in content["songs"]),
+        songs=tuple(Song(**{**song, "path": storage.join(store, song["path"])}) for song in content["songs"]),
         extra=content["extra"],
     )
 
@@ -341,7 +354,7 @@ def _groups_of(manifest: Manifest, shard: Shard, file: pq.ParquetFile) -> Iterat
     if manifest.table != "chunks":
         yield from ((group, {}) for group in range(file.num_row_groups))
         return
-    path = str(Path(manifest.store) / shard.file)
+    path = storage.join(manifest.store, shard.file)
     for song in sorted((song for song in manifest.songs if song.path == path), key=lambda song: song.first_row):
         facts = {"split": song.split, "title": song.title, "license": song.license}
         yield from ((group, facts) for group in range(song.first_row, song.first_row + song.num_chunks))
@@ -406,9 +419,10 @@ def verify(address: ShardSet) -> None:
     """Read every byte of a table; InputError that names the first shard that is not as it was written."""
     manifest = read_manifest(address)
     for shard in manifest.shards:
-        path = Path(manifest.store) / shard.file
+        path = storage.join(manifest.store, shard.file)
         try:
-            seen = _sha256(path)
+            with storage.open_reader(path) as file:
+                seen = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise InputError(f"shard {path} cannot be read: {error}") from None
         if seen != shard.sha256:
@@ -451,8 +465,8 @@ def read_objects(address: ShardSet, kind: type[Row]) -> list[Row]:
 # --- files --------------------------------------------------------------------------------------------------
 
 
-def _manifest_path(store: str | Path, step: str, key: str) -> Path:
-    return Path(store).absolute() / "manifests" / f"{step}-{key}.json"
+def _manifest_path(store: str | Path, step: str, key: str) -> str:
+    return storage.join(storage.absolute(store), "manifests", f"{step}-{key}.json")
 
 
 def address_of(manifest: Manifest) -> ShardSet:
@@ -460,7 +474,7 @@ def address_of(manifest: Manifest) -> ShardSet:
     songs = [[song.track_id, song.split, song.audio] for song in manifest.songs]
     content = songs if manifest.table == "chunks" else [shard.sha256 for shard in manifest.shards]
     return ShardSet(
-        uri=str(_manifest_path(manifest.store, manifest.step, manifest.key)),
+        uri=_manifest_path(manifest.store, manifest.step, manifest.key),
         table=manifest.table,
         num_rows=sum(part.num_chunks for part in manifest.songs)
         if manifest.table == "chunks"
@@ -473,17 +487,29 @@ def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, ensure_ascii=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _describe(store: Path, path: Path, num_rows: int) -> Shard:
-    file = path.relative_to(store).as_posix()
-    return Shard(file=file, num_rows=num_rows, num_bytes=path.stat().st_size, sha256=_sha256(path))
+class _Measured(io.RawIOBase):
+    """A file that counts and digests what is written to it, so that nothing has to be read back."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._digest = hashlib.sha256()
+        self._num_bytes = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._digest.update(data)
+        size = memoryview(data).nbytes
+        self._num_bytes += size
+        self._file.write(data)
+        return size
+
+    def shard(self, file: str, num_rows: int) -> Shard:
+        return Shard(file=file, num_rows=num_rows, num_bytes=self._num_bytes, sha256=self._digest.hexdigest())
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _check_version(version: Any, path: Path) -> None:
+def _check_version(version: Any, path: str) -> None:
     if version != SCHEMA_VERSION:
         raise InputError(
             f"{path} has schema version {version}; this program reads version {SCHEMA_VERSION}. "
@@ -492,12 +518,12 @@ def _check_version(version: Any, path: Path) -> None:
 
 
 def _open_shard(manifest: Manifest, shard: Shard) -> pq.ParquetFile:
-    path = Path(manifest.store) / shard.file
+    path = storage.join(manifest.store, shard.file)
     try:
-        size = path.stat().st_size
-        if size != shard.num_bytes:
+        seen = storage.stamp(path)
+        if seen and seen.size != shard.num_bytes:
             raise InputError(
-                f"shard {path} is damaged: it has {size} bytes instead of {shard.num_bytes}; run the step again"
+                f"shard {path} is damaged: it has {seen.size} bytes instead of {shard.num_bytes}; run the step again"
             )
         file = open_parquet(path)
     except (OSError, pa.ArrowInvalid) as error:
@@ -519,54 +545,4 @@ def _matches(row: Mapping[str, Any], where: Mapping[str, Any]) -> bool:
 def open_parquet(path: str | Path) -> pq.ParquetFile:
     """A Parquet file of the store, open for reading; close it or use it in a `with`."""
     # Not mapped into memory: a file that is cut short under a mapping kills the process without a word.
-    return pq.ParquetFile(path)
-
-
-def has_cheap_reads(path: str | Path) -> bool:
-    """Whether many small reads of this file cost little: of one on a disk, not of one behind a network."""
-    return "://" not in str(path)
-
-
-def read_range(path: str | Path, begin: int, end: int) -> bytes:
-    """Bytes [begin, end) of a file of the store, in one read; OSError where it is too short."""
-    with open(path, "rb", buffering=0) as file:
-        data = os.pread(file.fileno(), end - begin, begin)
-    if len(data) < end - begin:
-        raise OSError(f"it has no bytes {begin + len(data)} to {end}")
-    return data
-
-
-@contextmanager
-def _replacing(path: Path, *, needed: Callable[[], int] = lambda: 0) -> Iterator[IO[bytes]]:
-    """A file that takes its name only once it is written and flushed to disk; `needed` bytes are known to go in."""
-    temporary = path.with_name(f"{_TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}")
-    with _writing(path.parent, needed):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-
-
-@contextmanager
-def _writing(folder: Path, needed: Callable[[], int] = lambda: 0) -> Iterator[None]:
-    """Disk errors as messages that say which folder, and what would do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise InputError(
-                f"the disk of {folder} is full: a file of at least {needed()} bytes did not fit and "
-                f"{shutil.disk_usage(folder).free} are free; make room or choose another folder with "
-                "store.root=DIR, then run the same command again"
-            ) from None
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT):
-            raise InputError(
-                f"cannot write to {folder}: {error.strerror}; choose a folder that you may write to, store.root=DIR"
-            ) from None
-        raise
+    return pq.ParquetFile(storage.open_reader(path) if storage.is_remote(path) else path)

@@ -16,9 +16,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from io import BufferedIOBase
 from pathlib import Path
 from typing import IO
 
+import pyarrow as pa
 import pyarrow.fs as fs
 
 from datasets.errors import InputError
@@ -85,12 +87,36 @@ def read(address: str | Path) -> bytes:
         return bytes(file.read())
 
 
-def open_reader(address: str | Path) -> IO[bytes]:
+def open_reader(address: str | Path) -> BufferedIOBase:
     """A file to seek and read in; from an object store each read is one request."""
     if not is_remote(address):
         return Path(address).open("rb")
     with _speaking(address):
         return _store().open_input_file(_key(address))  # type: ignore[no-any-return]
+
+
+def has_cheap_reads(address: str | Path) -> bool:
+    """Whether many small reads cost little: on a disk, not behind a network."""
+    return not is_remote(address)
+
+
+def read_range(address: str | Path, begin: int, end: int) -> bytes:
+    """Bytes [begin, end) of a file, in one read or one request; OSError where it is too short."""
+    if is_remote(address):
+        with _speaking(address):
+            data = bytes(_opened(_key(address)).read_at(end - begin, begin))
+    else:
+        with open(address, "rb", buffering=0) as file:
+            data = os.pread(file.fileno(), end - begin, begin)
+    if len(data) < end - begin:
+        raise OSError(f"it has no bytes {begin + len(data)} to {end}")
+    return data
+
+
+@lru_cache(maxsize=256)
+def _opened(key: str) -> pa.NativeFile:
+    """An object whose length is known, so that the next read of it is one request."""
+    return _store().open_input_file(key)
 
 
 def fetch(address: str | Path, target: Path) -> None:
