@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.audio import AudioInfo, Samples, decode_blocks, encode_flac, probe
-from datasets.errors import AudioError, InputError
+from datasets.errors import AudioError
 from datasets.frames import decode_frames, frame_offsets, frames_around
 from datasets.schema import SCHEMA_VERSION, StemFile, Track
 
@@ -115,10 +115,11 @@ def offsets_in(frames: bytes) -> NDArray[np.uint32]:
 
 
 def check_row(row: Mapping[str, Any], sources: Sequence[str]) -> None:
-    """InputError that names the first of these stems whose FLAC bytes are not those that were written."""
+    """AudioError that names the first of these stems whose FLAC bytes are not those that were written."""
     for source in sources:
         if zlib.crc32(row[source]) != row[f"{source}_crc32"]:
-            raise InputError(f"{source} in chunk {row['index']} of {row['track_id']!r} does not match its checksum")
+            where = f"{source} in chunk {row['index']} of {row['track_id']!r}"
+            raise AudioError("undecodable", f"{where} does not match its checksum")
 
 
 def _rows(

@@ -116,19 +116,22 @@ def read_crop(out_SCT: Samples, song: Song, start: int, sources: Sequence[str]) 
     if wanted <= 0:
         return 0
     layout = _layout(song.path)
-    rows = range(
-        song.first_row + start // song.chunk_samples, song.first_row + (start + wanted - 1) // song.chunk_samples + 1
-    )
-    done = 0
+    missing = [source for source in sources if source not in layout.sources]
+    if missing:
+        raise InputError(f"shard {song.path} holds {', '.join(layout.sources)}, and no {', '.join(missing)}")
+    columns = [layout.sources.index(source) for source in sources]
+    first, last = start // song.chunk_samples, (start + wanted - 1) // song.chunk_samples
+    rows, done = range(song.first_row + first, song.first_row + last + 1), 0
     try:
-        columns = [layout.sources.index(source) for source in sources]
         ranges = _Ranges(song.path, int(layout.begins[rows[0]]), int(layout.ends[rows[-1]].max()))
         for row in rows:
             skip = (start + done) % song.chunk_samples
             take = min(song.chunk_samples - skip, wanted - done)
             _read_row(out_SCT[:, :, done : done + take], layout, ranges, row=row, skip=skip, columns=columns)
             done += take
-    except (AudioError, OSError, ValueError, IndexError) as error:
+    except OSError as error:
+        raise InputError(f"shard {song.path} cannot be read ({error}); run ingest again") from None
+    except (AudioError, IndexError) as error:
         raise InputError(f"shard {song.path} is damaged: {error}; delete it and run ingest again") from None
     return ranges.num_bytes
 
@@ -154,8 +157,6 @@ class _Ranges:
         self._whole = None if has_cheap_reads(path) else self._read(begin, end)
 
     def read(self, begin: int, end: int) -> bytes:
-        if not 0 <= begin <= end:
-            raise ValueError(f"a FLAC cannot lie at bytes {begin} to {end}")
         if self._whole is None:
             return self._read(begin, end)
         return self._whole[begin - self._begin : end - self._begin]
@@ -176,6 +177,8 @@ def _read_row(
     for stem_CT, column, end in zip(out_SCT, columns, ends, strict=True):
         offsets = offsets_in(tables[end - begin - 4 * num_offsets : end - begin])
         flac_begin = int(layout.ends[row, column]) - int(offsets[-1])
+        if flac_begin < layout.frames_ends[row, -1] or np.any(offsets[1:] <= offsets[:-1]):
+            raise AudioError("undecodable", f"where the frames of {layout.sources[column]} begin is not as written")
         frames = ranges.read(flac_begin + int(offsets[first]), flac_begin + int(offsets[stop]))
         decode_frames(frames, stem_CT, first=first, skip=skip_in_frame, scale=float(layout.scale[row]))
 

@@ -387,9 +387,7 @@ def read_song(
     stop = song.num_samples if num_samples is None else min(song.num_samples, start + num_samples)
     blocks = list(read_song_blocks(song, sources=sources, start=start, num_samples=num_samples))
     if not blocks or stop <= start:
-        with open_parquet(song.path) as file:
-            chosen = tuple(sources or stored_sources(file.schema_arrow))
-        return np.zeros((len(chosen), song.channels, 0), np.float32)
+        return np.zeros((len(sources or sources_of(song)), song.channels, 0), np.float32)
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=2)
 
 
@@ -411,7 +409,9 @@ def read_song_blocks(
                 check_row(row, chosen)
                 skip = max(0, start - begin)
                 yield stems_of(row, chosen, start=skip, num_samples=stop - begin - skip)
-    except (AudioError, InputError, OSError, pa.ArrowException) as error:
+    except OSError as error:
+        raise InputError(f"shard {song.path} cannot be read ({error}); run the step again") from None
+    except (AudioError, pa.ArrowException) as error:
         raise InputError(f"shard {song.path} is damaged: {error}; delete it and run the step again") from None
 
 
@@ -427,6 +427,12 @@ def verify(address: ShardSet) -> None:
             raise InputError(f"shard {path} cannot be read: {error}") from None
         if seen != shard.sha256:
             raise InputError(f"shard {path} is damaged: its checksum does not match; delete it and run the step again")
+
+
+def sources_of(song: Song) -> tuple[str, ...]:
+    """The sources that a stored song has, in their order."""
+    with open_parquet(song.path) as file:
+        return stored_sources(file.schema_arrow)
 
 
 def stored_sources(schema: pa.Schema) -> tuple[str, ...]:

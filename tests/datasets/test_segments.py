@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets import segments, shards
+from datasets import segments, shards, storage
 from datasets.audio import Samples
 from datasets.chunks import SongHeader, song_rows
 from datasets.dice import dice
@@ -91,7 +91,7 @@ def _music_store(folder: Path, *, bits: int = 16) -> Song:
     for k in range(4):
         rng = dice(k, "music")
         tone = 0.3 * np.sin(2 * np.pi * 110 * (k + 1) * time) * np.exp(-2 * (time % 0.5))
-        stems_SCT[k] = tone + rng.standard_normal((2, len(time)), np.float32) * np.float32(2e-4)
+        stems_SCT[k] = tone + rng.standard_normal((2, len(time)), np.float32) * np.float32(1.5e-4)
     header = SongHeader(track_id="m", title="m", split="train", license="", origin="corpus", sample_rate=rate)
     rows = song_rows(stems_SCT, header, sources=names, bits=bits)
     shard = shards.write_shard(folder, "m", rows, sources=names)
@@ -111,7 +111,7 @@ def test_a_crop_reads_little_more_than_its_share_of_the_flac(tmp_path: Path, mon
 
     def read_range(path: str, begin: int, end: int) -> bytes:
         requests.append(end - begin)
-        return shards.read_range(path, begin, end)
+        return storage.read_range(path, begin, end)
 
     requests: list[int] = []
     monkeypatch.setattr(segments, "read_range", read_range)
