@@ -29,6 +29,8 @@ _AV_SUFFIXES = {".m4a", ".mp4", ".aac", ".mka", ".mkv", ".webm", ".wma", ".mov",
 # Formats whose stated duration is a promise rather than an estimate from the bit rate.
 _AV_EXACT = {"mov", "mp4", "m4a", "matroska", "webm", "flac", "wav", "aiff"}
 _AV_TOLERANCE_S = 0.25
+# What PyAV may take a file for. It knows formats without any header, too, and decodes a web page as a telephone call.
+_AV_FORMATS = {"aac", "ac3", "aiff", "asf", "au", "caf", "eac3", "flac", "matroska", "mov", "mp3", "ogg", "w64", "wav"}
 _UNKNOWN_SIZE = 0x7FFF0000  # what writers into a pipe put into a WAV header, and more
 _WAV_LIMIT_BYTES = 0xFFFFFFFF - 4096
 _MP3_RATES = (48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
@@ -300,6 +302,12 @@ class _AvReader:
             self._container = self._stack.enter_context(av.open(str(path), metadata_errors="replace"))
         except (av.error.FFmpegError, OSError) as error:
             raise AudioError("undecodable", f"{path}: no decoder knows this file ({error.strerror})") from None
+        format_name = self._container.format.name
+        if not _AV_FORMATS & set(format_name.split(",")):
+            self.close()
+            raise AudioError(
+                "undecodable", f"{path}: no decoder knows this file (it may be {format_name}, or no audio)"
+            )
         streams = self._container.streams.audio
         if stream >= len(streams):
             self.close()

@@ -1,0 +1,298 @@
+"""`make bench-corpus`: what building a corpus costs, in time, processor, memory and bytes, and how that grows.
+
+Songs are mixed from true stems where `../shared/data` has them, else from made-up ones, each from other places of
+other songs. Every measurement is a process of its own. Processor time is that of all its processes, Ray's own ones
+too, since wall clock means little on a machine that others use. `--songs 3500` is the full size.
+"""
+
+import argparse
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import soundfile
+from numpy.typing import NDArray
+from rich.console import Console
+
+from datasets.dice import dice
+from datasets.schema import SOURCES
+from flows.screen import Screen, table
+
+ROOT = Path(__file__).resolve().parents[2]
+SETS = ("cc0_album", "lmms_demos", "rendered_stems", "real_small")
+RATE = 44100
+TENTH = 10
+ADDED = 10
+ROUNDS = 2  # of everything that is compared by the clock
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", help="a JSON file for the rows")
+    parser.add_argument("--songs", type=int, default=350)
+    parser.add_argument("--seconds", type=float, default=6.0, help="length of a song")
+    parser.add_argument("--part", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.part:
+        sys.stdout.write(json.dumps(_part(json.loads(arguments.part))) + "\n")
+        return 0
+    with tempfile.TemporaryDirectory(prefix="bench-corpus-") as folder:
+        rows = measure(Path(folder), num_songs=arguments.songs, song_s=arguments.seconds)
+    columns = ("name", "value", "unit", "baseline", "target", "met")
+    cells = [[_cell(row[name]) for name in columns] for row in rows]
+    Console(highlight=False, width=120).print(table("The corpus", columns, cells))
+    if arguments.out:
+        Path(arguments.out).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    return int(any(row["met"] is False for row in rows))
+
+
+def measure(folder: Path, *, num_songs: int, song_s: float) -> list[dict[str, Any]]:
+    whole, tenth = folder / "whole", folder / "tenth"
+    pools = _pools()
+    for number in range(num_songs):
+        _write_song(whole / f"train/Song {number:05d}", pools, number, song_s)
+    for song in sorted((whole / "train").iterdir())[: max(4, num_songs // TENTH)]:
+        shutil.copytree(song, tenth / "train" / song.name, copy_function=os.link)
+    rows = [_row("load before", os.getloadavg()[0], "processes")]
+    rows += _against_the_bare_loop(tenth, folder)
+    rows += _growth(whole, tenth, folder, pools, num_songs=num_songs, song_s=song_s)
+    return rows
+
+
+def _against_the_bare_loop(corpus: Path, folder: Path) -> list[dict[str, Any]]:
+    """One worker against the loop, and two workers against one, in turns."""
+    bare, one, two = [], [], []
+    for turn in range(ROUNDS):
+        bare.append(_run(steps=["bare"], corpus=corpus, store=folder / "none", num_cpus=1))
+        one.append(_run(steps=["ingest"], corpus=corpus, store=folder / f"one-{turn}", num_cpus=1))
+        two.append(_run(steps=["ingest"], corpus=corpus, store=folder / f"two-{turn}", num_cpus=2))
+    loop_s, one_s, two_s = (min(done["seconds"][name] for done in runs) for name, runs in
+                            (("bare", bare), ("ingest", one), ("ingest", two)))  # fmt: skip
+    return [
+        _row("bare loop: decode and encode", bare[0]["audio_s"] / loop_s, "x real time", baseline=None),
+        _row("ingest, one worker, against the loop", loop_s / one_s, "of its speed", target=0.85, more=True),
+        _row("ingest, two workers against one", one_s / two_s, "times", target=1.8, more=True),
+        _row("start of Ray", min(done["seconds"]["start"] for done in one), "s"),
+    ]
+
+
+def _growth(
+    whole: Path, tenth: Path, folder: Path, pools: "Pools", *, num_songs: int, song_s: float
+) -> list[dict[str, Any]]:
+    """The same road for a tenth of the songs and for all of them, then again, then with a few more."""
+    steps, store = ["ingest", "curate"], folder / "store"
+    small = _run(steps=steps, corpus=tenth, store=folder / "small")
+    large = _run(steps=steps, corpus=whole, store=store)
+    bare = _run(steps=["bare"], corpus=tenth, store=folder / "none", num_cpus=1)
+    again = _run(steps=steps, corpus=whole, store=store)
+    for number in range(ADDED):
+        _write_song(whole / f"train/Added {number:05d}", pools, num_songs + number, song_s)
+    before = set((store / "chunks").glob("*.json"))
+    more = _run(steps=steps, corpus=whole, store=store)
+    new = set((store / "chunks").glob("*.json")) - before
+    decoded = sum(len(json.loads(path.read_text())["songs"]) for path in new)
+    hours, stored = large["audio_s"] / 3600, sum(path.stat().st_size for path in (store / "chunks").glob("*.parquet"))
+    bare_speed = bare["audio_s"] / bare["cpu_s"]["bare"]
+    speed = large["audio_s"] / large["cpu_s"]["ingest"]
+    return [
+        _row("songs", num_songs, "songs"),
+        _row("audio, four stems each", hours, "h"),
+        _row("stored", stored / 1e6, "MB", baseline=_source_bytes(whole) / 1e6),
+        _row("scan", large["seconds"]["scan"], "s"),
+        _row("ingest", large["seconds"]["ingest"], "s"),
+        _row("ingest, audio-hours per core-hour, Ray's own processes included", speed, "h/h", baseline=bare_speed,
+             target=0.85 * bare_speed, more=True),
+        _row("curate", large["seconds"]["curate"], "s"),
+        _row("curate, audio-hours per core-hour", large["audio_s"] / large["cpu_s"]["curate"], "h/h"),
+        *_memory(small, large),
+        _row("rerun with nothing to do", again["seconds"]["ingest"] + again["seconds"]["curate"], "s", target=10.0),
+        _row(f"{ADDED} songs more: songs decoded", decoded, "songs", target=ADDED),
+        _row(f"{ADDED} songs more", more["seconds"]["ingest"] + more["seconds"]["curate"], "s"),
+    ]  # fmt: skip
+
+
+def _memory(small: Mapping[str, Any], large: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Peaks, each beside that for a tenth of the songs; flat within a quarter, and 64 MB for the lists of songs."""
+    rows = []
+    for who in ("driver", "worker"):
+        few, many = small["peak_mb"][who], large["peak_mb"][who]
+        rows.append(_row(f"peak memory, {who}", many, "MB", baseline=few, target=1.25 * few + 64))
+    return rows
+
+
+# --- songs ----------------------------------------------------------------------------------------------------
+
+Pools = Mapping[str, list[NDArray[np.int16]]]
+
+
+def _pools() -> Pools:
+    """Stems of true songs by source, 16 bit at 44.1 kHz; made-up ones where there are none."""
+    data = ROOT.parent / "shared" / "data"
+    songs = [song for name in SETS if (data / name).is_dir() for song in sorted((data / name / "train").iterdir())]
+    if songs:
+        return {source: [_read(song / f"{source}.flac") for song in songs] for source in SOURCES}
+    from datasets.synthetic import compose, perform
+
+    made = [perform(compose(seed, f"bench {seed}", 12.0), RATE) for seed in range(6)]
+    ints = [np.round(stems_SCT.transpose(0, 2, 1) * 32767).astype(np.int16) for stems_SCT in made]
+    return {source: [stems[position] for stems in ints] for position, source in enumerate(SOURCES)}
+
+
+def _read(path: Path) -> NDArray[np.int16]:
+    samples_TC: NDArray[np.int16] = soundfile.read(path, dtype="int16", always_2d=True)[0]
+    return samples_TC
+
+
+def _write_song(folder: Path, pools: Pools, number: int, song_s: float) -> None:
+    """Each stem from another song and another place, so that no song is another's duplicate."""
+    folder.mkdir(parents=True)
+    length = round(song_s * RATE)
+    for source, pool in pools.items():
+        rng = dice(0, source, number)
+        parts: list[NDArray[np.int16]] = []
+        while sum(map(len, parts)) < length:
+            stem_TC = pool[int(rng.integers(len(pool)))]
+            parts.append(stem_TC[int(rng.integers(len(stem_TC) // 2)) :])
+        soundfile.write(folder / f"{source}.flac", np.concatenate(parts)[:length], RATE, subtype="PCM_16")
+
+
+def _source_bytes(corpus: Path) -> int:
+    return sum(path.stat().st_size for path in corpus.rglob("*.flac"))
+
+
+# --- one measurement --------------------------------------------------------------------------------------------
+
+
+def _run(*, steps: list[str], corpus: Path, store: Path, num_cpus: int = 2) -> dict[str, Any]:
+    wanted = {"steps": steps, "corpus": str(corpus), "store": str(store), "num_cpus": num_cpus}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.bench.corpus", "--part", json.dumps(wanted)],
+        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, check=True,
+    )  # fmt: skip
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def _part(wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Steps of the road in this process, with Ray started beforehand; seconds, processor seconds and peaks."""
+    corpus = Path(wanted["corpus"])
+    if wanted["steps"] == ["bare"]:
+        return _bare(corpus)
+    from pipelines import curate, ingest
+    from pipelines.cluster import connect
+    from pipelines.curate import CurateConfig
+    from pipelines.ingest import CorpusConfig, IngestConfig
+
+    store = wanted["store"]
+    settings = CorpusConfig(root=str(corpus), split_seed=1)
+    screen = Screen(Console(file=io.StringIO()))
+    began = time.monotonic()
+    seconds, cpu_s = {}, {}
+    with _watched() as watch:
+        with connect(num_cpus=wanted["num_cpus"]):
+            seconds["start"] = time.monotonic() - began
+            for step in wanted["steps"]:
+                before, began = watch.cpu_s(), time.monotonic()
+                if step == "ingest":
+                    ingested = ingest.run(settings, IngestConfig(), store=store, progress=screen)
+                else:
+                    curate.run(CurateConfig(), ingested, store=store, progress=screen)
+                seconds[step] = time.monotonic() - began
+                cpu_s[step] = watch.cpu_s() - before
+        seconds["scan"] = screen.seconds.get("scan", 0.0)
+    return {"seconds": seconds, "cpu_s": cpu_s, "peak_mb": watch.peak_mb, "audio_s": _audio_s(corpus)}
+
+
+def _bare(corpus: Path) -> dict[str, Any]:
+    """What no system can do without: every file decoded to floats, and encoded again as it will be stored."""
+    began, cpu = time.monotonic(), time.process_time()
+    for path in sorted(corpus.rglob("*.flac")):
+        samples_TC, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        for start in range(0, len(samples_TC), 30 * rate):
+            soundfile.write(io.BytesIO(), samples_TC[start : start + 30 * rate], rate, format="FLAC", subtype="PCM_16")
+    seconds, cpu_s = time.monotonic() - began, time.process_time() - cpu
+    return {"seconds": {"bare": seconds}, "cpu_s": {"bare": cpu_s}, "audio_s": _audio_s(corpus)}
+
+
+def _audio_s(corpus: Path) -> float:
+    return sum(soundfile.info(path).duration for path in corpus.rglob("drums.flac"))
+
+
+@dataclass
+class _Watch:
+    """Processor time and peak memory of this process and of all below it, looked at twice a second."""
+
+    peak_mb: dict[str, float] = field(default_factory=lambda: {"driver": 0.0, "worker": 0.0})
+    _seen: dict[tuple[int, float], float] = field(default_factory=dict)
+
+    def look(self) -> None:
+        own = psutil.Process()
+        for process in [own, *own.children(recursive=True)]:
+            try:
+                with process.oneshot():
+                    times, memory_mb = process.cpu_times(), process.memory_info().rss / 1e6
+                    who = "driver" if process == own else "worker" if process.name().startswith("ray::") else ""
+                    self._seen[process.pid, process.create_time()] = times.user + times.system
+            except psutil.Error:
+                continue
+            if who:
+                self.peak_mb[who] = max(self.peak_mb[who], memory_mb)
+
+    def cpu_s(self) -> float:
+        self.look()
+        return sum(self._seen.values())
+
+
+@contextmanager
+def _watched() -> Iterator[_Watch]:
+    watch, over = _Watch(), threading.Event()
+
+    def watching() -> None:
+        while not over.wait(0.5):
+            watch.look()
+
+    thread = threading.Thread(target=watching, daemon=True)
+    thread.start()
+    try:
+        yield watch
+    finally:
+        over.set()
+        thread.join()
+
+
+def _row(
+    name: str,
+    value: float,
+    unit: str,
+    *,
+    baseline: float | None = None,
+    target: float | None = None,
+    more: bool = False,
+) -> dict[str, Any]:
+    met = None if target is None else bool(value >= target if more else value <= target)
+    return {"name": name, "value": value, "unit": unit, "baseline": baseline, "target": target, "met": met}
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

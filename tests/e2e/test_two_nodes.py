@@ -1,0 +1,104 @@
+"""Two machines, as far as one can play both: two raylets with object stores of their own, and one that dies at work."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import soundfile
+
+from datasets.dice import dice
+from datasets.schema import SOURCES
+from pipelines import ingest
+from pipelines.ingest import CorpusConfig, IngestConfig
+
+_TWO_NODES = """
+import json, os, sys, threading, time
+import psutil
+from pipelines.cluster import connect
+from pipelines.ingest import CorpusConfig, IngestConfig, run
+from ray.cluster_utils import Cluster
+
+corpus, undisturbed, killed = sys.argv[1:]
+small = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+cluster = Cluster(initialize_head=True, head_node_args={**small, "include_dashboard": False})
+second = cluster.add_node(**small)
+raylet = psutil.Process(second.all_processes["raylet"][0].process.pid)
+seen, enough = [], threading.Event()
+
+
+def at_work():
+    return any("Map" in worker.name() for worker in raylet.children(recursive=True))
+
+
+def watch(then):
+    while not enough.is_set():
+        try:
+            if at_work():
+                seen.append(then.__name__)
+                then()
+                return
+        except psutil.Error:
+            pass
+        time.sleep(0.02)
+
+
+def nothing():
+    pass
+
+
+def kill():
+    cluster.remove_node(second, allow_graceful=False)
+
+
+with connect(address=cluster.address) as ray:
+    stores = {node["ObjectStoreSocketName"] for node in ray.nodes()}
+    for store, then in ((undisturbed, nothing), (killed, kill)):
+        enough.clear()
+        watcher = threading.Thread(target=watch, args=(then,))
+        watcher.start()
+        run(CorpusConfig(root=corpus), IngestConfig(sample_rate=8000, shard_mb=1), store=store)
+        enough.set()
+        watcher.join()
+    alive = sum(node["Alive"] for node in ray.nodes())
+cluster.shutdown()
+print(json.dumps({"stores": len(stores), "seen": seen, "alive": alive}))
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_two_nodes_and_one_that_dies_at_work_give_the_bytes_of_one(
+    ray_local: Any, tmp_path: Path, repository: Path
+) -> None:
+    for number in range(14):
+        folder = tmp_path / "c" / f"train/Song {number:02d}"
+        folder.mkdir(parents=True)
+        for source in SOURCES:
+            noise = dice(0, number, source).standard_normal((240_000, 2)) * 0.1
+            soundfile.write(folder / f"{source}.flac", noise, 8000, subtype="PCM_16")
+    corpus, stores = CorpusConfig(root=str(tmp_path / "c")), [tmp_path / name for name in ("one", "two", "killed")]
+    ingest.run(corpus, IngestConfig(sample_rate=8000, shard_mb=1), store=str(stores[0]))
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", _TWO_NODES, corpus.root, *map(str, stores[1:])],
+        env={**os.environ, "PYTHONPATH": str(repository)},
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told == {"stores": 2, "seen": ["nothing", "kill"], "alive": 1}
+    one, two, killed = (_contents(store) for store in stores)
+    assert len(one) > 14
+    assert two == one
+    assert killed == one
+
+
+def _contents(store: Path) -> dict[str, bytes]:
+    kinds = ("chunks/[!.]*", "manifests/*.json")
+    return {str(path.relative_to(store)): path.read_bytes() for kind in kinds for path in store.glob(kind)}
