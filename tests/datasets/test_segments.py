@@ -86,7 +86,7 @@ def test_any_crop_is_the_part_of_the_whole_song(mono_and_deep: tuple[dict[str, S
 def _music_store(folder: Path, *, bits: int = 16) -> Song:
     """40 s of four stems at 44.1 kHz that compress as music does."""
     names, rate = ("drums", "bass", "other", "vocals"), 44100
-    time = (np.arange(40 * rate) / rate).astype(np.float32)
+    time = np.arange(40 * rate) / rate
     stems_SCT = np.empty((4, 2, len(time)), np.float32)
     for k in range(4):
         rng = dice(k, "music")
