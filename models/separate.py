@@ -4,7 +4,9 @@
 `_Stream`, so they agree. With `shifts=0` results are deterministic, and those of demucs' `apply_model`.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +19,7 @@ from .errors import ModelError
 
 MAX_SHIFT_S = 0.5  # longest delay of the shift trick
 STD_EPSILON = 1e-8  # keeps a silent track finite
+MAX_SIDE_BY_SIDE = 4  # batches computed at once on a CPU: a segment of HT Demucs holds about a gigabyte meanwhile
 
 
 class Bag(nn.Module):
@@ -206,6 +209,7 @@ class _Stream:
         self.input_CT = torch.zeros(self.layout.audio_channels, delay)
         self.input_start = 0
         self.next_segment = 0
+        self.num_side_by_side = min(torch.get_num_threads(), MAX_SIDE_BY_SIDE) if device.type == "cpu" else 1
         self.pending: list[tuple[int, Tensor]] = []  # length of the segment, its window
         self.sum_SCT = torch.zeros(len(self.layout.sources), self.layout.audio_channels, segment, device=device)
         self.sum_weight_T = torch.zeros(segment, device=device)
@@ -238,7 +242,7 @@ class _Stream:
         yield from self._compute()
 
     def _plan(self, length: int, end: int) -> Iterator[Tensor]:
-        """Cut the next segment's window; compute once a batch of equal windows is full."""
+        """Cut the next segment's window; compute once there are batches of equal windows for all."""
         valid = _valid_length(self.model, length)
         start = self.next_segment - (valid - length) // 2
         inside = self.input_CT[:, max(0, start) - self.input_start : min(end, start + valid) - self.input_start]
@@ -247,7 +251,7 @@ class _Stream:
             yield from self._compute()
         self.pending.append((length, window_CT))
         self.next_segment += self.stride
-        if len(self.pending) == self.options.batch_size:
+        if len(self.pending) == self.options.batch_size * self.num_side_by_side:
             yield from self._compute()
 
     @torch.no_grad()
@@ -261,9 +265,10 @@ class _Stream:
         if not self.pending:
             return
         lengths = [length for length, _ in self.pending]
-        estimates_BSCT = self._forward(torch.stack([window_CT for _, window_CT in self.pending]))
+        windows_BCT = torch.stack([window_CT for _, window_CT in self.pending])
         self.pending = []
-        for length, estimates_SCT in zip(lengths, estimates_BSCT, strict=True):
+        estimates_BSCT = _side_by_side(self._forward, torch.split(windows_BCT, self.options.batch_size))
+        for length, estimates_SCT in zip(lengths, itertools.chain.from_iterable(estimates_BSCT), strict=True):
             before = (estimates_SCT.shape[-1] - length) // 2
             self.sum_SCT[..., :length] += self.weight_T[:length] * estimates_SCT[..., before : before + length]
             self.sum_weight_T[:length] += self.weight_T[:length]
@@ -278,6 +283,27 @@ class _Stream:
         self.still_to_drop -= dropped
         if dropped < num_samples:
             yield out_SCT[..., dropped:]
+
+
+def _side_by_side(function: Callable[[Tensor], Tensor], batches: Sequence[Tensor]) -> list[Tensor]:
+    """`function` of each batch, in order; several at a time in threads that share torch's number of threads.
+
+    Within an operator two threads are far from twice as fast as one, and each waits for the other after every one.
+    """
+    if len(batches) == 1:
+        return [function(batches[0])]
+    num_threads = torch.get_num_threads()
+
+    def job(batch: Tensor) -> Tensor:
+        torch.get_num_threads()  # a new thread takes the process's number at its first need, which must be over
+        torch.set_num_threads(max(1, num_threads // len(batches)))  # of this thread
+        return function(batch)
+
+    try:
+        with ThreadPoolExecutor(len(batches)) as pool:
+            return list(pool.map(job, batches))
+    finally:
+        torch.set_num_threads(num_threads)  # of threads still to come, for which the last call counts
 
 
 class _Queue:

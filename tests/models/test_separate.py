@@ -1,7 +1,9 @@
 """Overlap-add against the reference implementation, and its own promises: no seam, constant memory, finite output."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Barrier
 
 import pytest
 import torch
@@ -151,6 +153,65 @@ def test_segments_reach_the_model_in_batches(mixture_CT: Tensor) -> None:
     separate(model, mixture_CT, batch_size=4)
     assert model.windows[0] == (4, 2, 100)
     assert sum(shape[0] for shape in model.windows) == 17  # ceil(1234 / 75)
+
+
+@pytest.fixture
+def num_threads() -> Iterator[Callable[[int], None]]:
+    """Sets torch's number of threads, put back afterwards."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+class Meeting(Toy):
+    """Returns only when two of its calls run at once, and notes how many threads each may use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.barrier = Barrier(2)
+        self.num_threads: list[int] = []
+
+    def forward(self, mixture_BCT: Tensor) -> Tensor:
+        self.barrier.wait(timeout=20)
+        self.num_threads.append(torch.get_num_threads())
+        return super().forward(mixture_BCT)
+
+
+def test_on_a_cpu_segments_are_computed_side_by_side(mixture_CT: Tensor, num_threads) -> None:
+    num_threads(2)
+    model = Meeting()
+    separate(model, mixture_CT[:, :400], overlap=0.0)
+    assert model.num_threads == [1, 1, 1, 1]
+    assert torch.get_num_threads() == 2
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == 2
+
+
+def test_the_number_of_threads_does_not_change_the_samples(num_threads) -> None:
+    ours, _ = tiny_pair(seed=2)
+    mixture_CT = torch.randn(2, 15_000, generator=torch.Generator().manual_seed(3))
+    results = []
+    for threads in (1, 2, 3):  # five segments: one after the other, 2 + 2 + 1, and 3 + 2
+        num_threads(threads)
+        results.append(separate(ours, mixture_CT))
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0], atol=1e-5, rtol=0)
+
+
+class Broken(Toy):
+    """Fails at its third segment."""
+
+    def forward(self, mixture_BCT: Tensor) -> Tensor:
+        if len(self.windows) >= 2:
+            raise RuntimeError("no more")
+        return super().forward(mixture_BCT)
+
+
+def test_an_error_in_one_of_the_threads_reaches_the_caller(mixture_CT: Tensor, num_threads) -> None:
+    num_threads(2)
+    with pytest.raises(RuntimeError, match="no more"):
+        separate(Broken(), mixture_CT)
+    assert torch.get_num_threads() == 2
 
 
 def test_a_segment_has_the_real_audio_around_it(mixture_CT: Tensor) -> None:
