@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from datasets.audio import decode
 from datasets.chunks import stems_of, track_rows
 from datasets.corpus import scan, survey
 from datasets.dice import dice
@@ -18,6 +19,7 @@ from datasets.layouts import FoundSong, Rules
 from datasets.schema import REASONS, SOURCES
 
 RATE = 8000
+DATA = Path(__file__).parents[2] / "../shared/data"
 
 
 def _touch(root: Path, paths: Iterable[str]) -> Path:
@@ -112,6 +114,28 @@ def test_a_song_of_raw_files_is_stored_as_their_sum(tmp_path: Path) -> None:
     np.testing.assert_allclose(other_CT, noise[4:6], atol=2**-15)
     np.testing.assert_allclose(vocals_CT[:, :9000], np.stack([noise[0][:9000]] * 2), atol=2**-15)
     assert not vocals_CT[:, 9000:].any()
+
+
+def test_a_real_song_taken_apart_into_raw_files_is_stored_as_it_was(tmp_path: Path) -> None:
+    if not (DATA / "cc0_album").is_dir():
+        pytest.skip("shared/data is not here")
+    track = scan(DATA / "cc0_album").tracks[0]
+    stems = {source: decode(files[0].path) for source, files in track.stems.items()}
+    (drums, rate), (bass, _), (other, _), (vocals, _) = (stems[source] for source in SOURCES)
+    raw = {
+        "OH L": drums[:1], "OH R": drums[1:], "Bass DI": bass * 0.5, "sub": bass * 0.5, "E-Gtr": other * 0.25,
+        "Pad": other * 0.75, "vocals2": vocals, "Mix v2": drums + bass + other + vocals,
+    }  # fmt: skip
+    (tmp_path / "Song").mkdir()
+    for name, samples_CT in raw.items():
+        soundfile.write(tmp_path / f"Song/{name}.wav", samples_CT.T, rate, subtype="FLOAT")
+    (taken_apart,) = scan(tmp_path).tracks
+    for before, after in zip(
+        track_rows(track, sources=SOURCES, sample_rate=rate),
+        track_rows(taken_apart, sources=SOURCES, sample_rate=rate),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(stems_of(before, SOURCES), stems_of(after, SOURCES))
 
 
 def test_how_a_file_is_used_changes_the_fingerprint(tmp_path: Path) -> None:
