@@ -91,9 +91,8 @@ def _stream_facts(flac: bytes) -> tuple[int, int]:
 
 @lru_cache(maxsize=64)
 def _headers_like(head: bytes) -> re.Pattern[bytes]:
-    """The first bytes of frames of a stream that begins with `head`; the last frame writes out its length."""
-    rate = head[2] & 0x0F
-    lengths = bytes([head[2], 0x60 | rate, 0x70 | rate])
+    """The first bytes of frames of a stream that begins with `head`; the last has its own code for its length."""
+    lengths = bytes(code << 4 | head[2] & 0x0F for code in range(1, 16))
     return re.compile(re.escape(head[:2]) + b"[" + re.escape(lengths) + b"]", re.DOTALL)
 
 

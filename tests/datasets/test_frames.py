@@ -54,7 +54,11 @@ def test_a_scale_that_is_a_power_of_two_is_exact() -> None:
     np.testing.assert_array_equal(out_CT, _decoded(flac) * 4)
 
 
-@pytest.mark.parametrize("num_samples", [1, 15, 4096, 8192])
+# The lengths of last frames that have a code of their own, and some that have none.
+_LAST = [1, 15, 16, 192, 256, 512, 576, 1024, 1152, 2048, 2304, 4095]
+
+
+@pytest.mark.parametrize("num_samples", [*_LAST, 4096, *(4096 + last for last in _LAST), 8192])
 def test_songs_of_whole_frames_and_of_one_sample(num_samples: int) -> None:
     flac = encode_flac(_music(num_samples), sample_rate=44100, bits=16)
     offsets, out_CT = frame_offsets(flac), np.empty((2, num_samples), np.float32)
