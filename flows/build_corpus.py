@@ -77,6 +77,7 @@ def curate_songs(config: RunConfig, ingested: IngestResult) -> CurateResult:
     )
     if dropped := result.summary["dropped"]:
         current().detail("dropped: " + ", ".join(f"{reason} {count}" for reason, count in sorted(dropped.items())))
+    current().detail(f"why, and how it sounds: {result.page}")
     return result
 
 

@@ -73,6 +73,9 @@ def load(preset: str, overrides: Sequence[str] = ()) -> RunConfig:
         corpus=replace(
             config.corpus, root=_absolute(config.corpus.root), taxonomy=_absolute_file(config.corpus.taxonomy)
         ),
+        curate=replace(
+            config.curate, model=_absolute(config.curate.model), overrides=_absolute(config.curate.overrides)
+        ),
     )
 
 
@@ -82,7 +85,8 @@ def _absolute_file(name: str) -> str:
 
 
 def _absolute(folder: str) -> str:
-    return folder if not folder or "://" in folder else str(Path(folder).expanduser().absolute())
+    elsewhere = "://" in folder or folder.startswith("models:")
+    return folder if not folder or elsewhere else str(Path(folder).expanduser().absolute())
 
 
 def presets() -> list[str]:

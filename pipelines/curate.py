@@ -1,11 +1,11 @@
 """Stored songs to verdicts: measures every song, keeps or drops it with a reason, and selects what is kept.
 
-Measures are taken once per shard and remembered, so that another threshold or one more song costs next to
-nothing. Whatever follows curation reads its `chunks`, a selection of the same shards: the songs that were
-kept, each on its final side of the split.
+What is measured and what a model hears is remembered by the song's audio, so that another threshold or one more
+song costs next to nothing. A person may overrule any verdict (`datasets/overrides.py`). Whatever follows curation
+reads its `chunks`, a selection of the same shards: the songs that were kept, each on its final side of the split.
+`report/curation.py` shows why.
 """
 
-import base64
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,27 +16,56 @@ import numpy as np
 
 from datasets.corpus import assign_splits
 from datasets.errors import InputError
-from datasets.quality import Meter, Rules, Signature, find_duplicates, judge, silent_sources
+from datasets.fingerprint import Match, Signature, find_matches
+from datasets.overrides import Overrides, read_overrides
+from datasets.quality import Fault, Moment, Rules, faults, silent_sources
 from datasets.schema import REASONS, SPLITS, VERDICTS, ShardSet, Verdict
 from datasets.shards import (
+    Manifest,
     Song,
     find_manifest,
-    read_json,
     read_manifest,
     read_objects,
-    read_song_blocks,
-    read_songs,
     table_of,
-    write_json,
     write_manifest,
     write_table,
 )
-from pipelines.cluster import connect, map_rows
+from pipelines import crosscheck, hearing, measure
+from pipelines.crosscheck import Listener
+from pipelines.hearing import Confusion, Levels, Shares
 from pipelines.ingest import IngestResult
-from pipelines.progress import Progress, stage
+from pipelines.measure import Measured
+from pipelines.progress import Progress
 from pipelines.provenance import code_digest, digest
+from pipelines.report import curation
+from pipelines.report.curation import CurationInput, Evidence
 
-CurateConfig = Rules
+# How the model is run, and where to find what else decides: the key holds the content instead.
+_NOT_DECISIVE = ("model", "overrides", "num_workers", "use_gpu", "batch_size")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurateConfig(Rules):
+    """The rules on the signal, those on what a model hears, and what a person decided."""
+
+    model: str = ""  # models:/NAME@champion, a checkpoint or a bag that hears each stem alone; empty: none is asked
+    min_own: float = 0.7  # a stem must be heard as what it is called in more than this share of its sounding seconds
+    max_foreign: float = 0.3  # and as anything else in less than this
+    heard_db: float = -10.0  # of an output against the stem: above this the model hears that source
+    overrides: str = ""  # a CSV or TOML file of decisions by hand: track_id, verdict (keep or drop), why
+    num_workers: int = 2  # models in memory, each with a CPU
+    use_gpu: bool = False  # one GPU per model
+    batch_size: int = 1  # segments at once; more is faster on a GPU
+
+    def __post_init__(self) -> None:
+        Rules.__post_init__(self)
+        for name in ("min_own", "max_foreign"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"curate.{name}={getattr(self, name)}; a share from 0 to 1 would do")
+        if min(self.num_workers, self.batch_size) < 1:
+            raise InputError(
+                f"curate.num_workers={self.num_workers}, curate.batch_size={self.batch_size}; 1 or more would do"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +76,7 @@ class CurateResult:
     chunks: ShardSet
     kept: tuple[str, ...]
     summary: Mapping[str, Any]  # songs, kept, dropped by reason, songs per split, hours
+    page: str  # the path of curation.html
 
 
 def run(
@@ -59,19 +89,25 @@ def run(
 ) -> CurateResult:
     """A verdict for every song; InputError when a split of `require` has no song left.
 
-    Of several songs with the same audio the first in the order of ids is kept. Where the corpus' folders state
-    no splits and dropping songs leaves a drawn one empty, the kept songs are dealt again.
+    Of several songs with the same audio the one on the stricter side of the split is kept (test before valid before
+    train), then the first in the order of ids. Where the corpus' folders state no splits and dropping songs leaves
+    a drawn one empty, the kept songs are dealt again.
     """
     folder = Path(store).expanduser().absolute()
-    code = code_digest("datasets.quality", "datasets.corpus")
-    key = digest(config, Path(ingested.chunks.uri).stem, ingested.chunks.digest, code)
+    stored = read_manifest(ingested.chunks)
+    by_hand = _by_hand(config, stored.songs, ingested.rejected)
+    model = _listener(config, stored.extra["sources"], store)
+    decisive = {name: value for name, value in asdict(config).items() if name not in _NOT_DECISIVE}
+    code = code_digest("datasets.quality", "datasets.corpus", "pipelines.hearing")
+    made_from = [Path(ingested.chunks.uri).stem, ingested.chunks.digest, model.digest if model else "", by_hand.digest]
+    key = digest(decisive, made_from, code)
     finished = find_manifest(folder, step="curate", key=key)
-    if finished is None or find_manifest(folder, step="verdicts", key=key) is None:
-        about = read_manifest(ingested.chunks).extra
-        heard = _measure_all(config, ingested, tuple(about["sources"]), folder, progress)
-        verdicts = _verdicts(config, heard, about, ingested.rejected)
-        table = write_table(folder, "verdicts", table_of(verdicts, VERDICTS), key=key)
-        finished = _select(verdicts, table, ingested, store=folder, key=key)
+    if (
+        finished is None
+        or find_manifest(folder, step="verdicts", key=key) is None
+        or not curation.is_about(folder, key)
+    ):
+        finished = _curate(config, ingested, stored, by_hand, model, store=folder, key=key, progress=progress)
     result = _result(finished)
     for split in require:
         if not result.summary["splits"].get(split):
@@ -79,117 +115,238 @@ def run(
     return result
 
 
-# --- measuring ----------------------------------------------------------------------------------------------
+def _by_hand(config: CurateConfig, songs: Sequence[Song], rejected: Sequence[Verdict]) -> Overrides:
+    if not config.overrides:
+        return Overrides(songs={}, digest="")
+    unstored = {verdict.track_id: f"{verdict.reason}: {verdict.detail}" for verdict in rejected}
+    return read_overrides(config.overrides, known=[*(song.track_id for song in songs), *unstored], unstored=unstored)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Heard:
-    """What was measured of one song."""
+def _listener(config: CurateConfig, sources: Sequence[str], store: str) -> Listener | None:
+    """The model that is asked, or None where the rule is off."""
+    if not config.model:
+        return None
+    from pipelines import registry
 
-    song: Song
-    measures: Mapping[str, float]
-    signature: Signature
-
-
-def _measure_all(
-    config: CurateConfig, ingested: IngestResult, sources: Sequence[str], store: Path, progress: Progress | None
-) -> list[_Heard]:
-    """Measures of every stored song, in the order of the shards."""
-    manifest = read_manifest(ingested.chunks)
-    by_path: dict[str, list[Song]] = {}
-    for song in read_songs(ingested.chunks):
-        by_path.setdefault(song.path, []).append(song)
-    # The level that counts as silence is the only rule that decides on measures.
-    spec = [config.silence_db, list(sources), code_digest("datasets.quality")]
-    caches = {
-        str(Path(manifest.store) / shard.file): store / "cache" / "measures" / f"{digest(shard.sha256, spec)}.json"
-        for shard in manifest.shards
-    }
-    missing = [path for path in by_path if _cached(caches[path], by_path[path]) is None]
-    with stage(progress, "curate", sum(len(by_path[path]) for path in missing), "songs") as heard:
-        if missing:
-            common = {"sources": list(sources), "silence_db": config.silence_db}
-            items = [
-                {**common, "songs": [asdict(song) for song in by_path[path]], "cache": str(caches[path])}
-                for path in missing
-            ]
-            with connect():
-                for done in map_rows(_measure_shard, items):
-                    heard.advance(done["num_songs"])
-        rows = {path: _cached(caches[path], songs) for path, songs in by_path.items()}
-        heard.finish(f"{sum(map(len, by_path.values()))} songs measured")
-    return [
-        _Heard(song=song, measures=row["measures"], signature=_unpack(row["signature"]))
-        for path, songs in by_path.items()
-        for song, row in zip(songs, rows[path] or [], strict=True)
-    ]
+    model = crosscheck.listener(str(registry.resolve(config.model, store=store)))
+    model.check(sources)
+    return model
 
 
-def _measure_shard(item: Mapping[str, Any]) -> dict[str, Any]:
-    """The work of one task: the measures of the songs of one shard, into a small file."""
-    rows = []
-    for fields in item["songs"]:
-        song = Song(**fields)
-        meter = Meter(sources=item["sources"], sample_rate=song.sample_rate, silence_db=item["silence_db"])
-        for stems_SCT in read_song_blocks(song, sources=item["sources"]):
-            meter.add(stems_SCT)
-        rows.append({"track_id": song.track_id, "measures": meter.measures(), "signature": _pack(meter.signature())})
-    write_json(item["cache"], {"songs": rows})
-    return {"num_songs": len(rows)}
-
-
-def _cached(path: Path, songs: Sequence[Song]) -> list[dict[str, Any]] | None:
-    """The rows of an earlier measurement of these songs; None when there is none."""
-    rows: list[dict[str, Any]] = (read_json(path) or {}).get("songs", [])
-    return rows if [row["track_id"] for row in rows] == [song.track_id for song in songs] else None
-
-
-def _pack(signature: Signature) -> list[Any]:
-    signs = [base64.b64encode(np.packbits(signature == sign).tobytes()).decode() for sign in (1, -1)]
-    return [len(signature), *signs]
-
-
-def _unpack(packed: Sequence[Any]) -> Signature:
-    rises, falls = (
-        np.unpackbits(np.frombuffer(base64.b64decode(text), np.uint8), count=packed[0]).astype(np.int8)
-        for text in packed[1:]
+def _curate(
+    config: CurateConfig,
+    ingested: IngestResult,
+    stored: Manifest,
+    by_hand: Overrides,
+    model: Listener | None,
+    *,
+    store: Path,
+    key: str,
+    progress: Progress | None,
+) -> ShardSet:
+    """Measure, judge, write the verdicts, the page and, last, the selection."""
+    sources = tuple(stored.extra["sources"])
+    measured = measure.run(config, stored.songs, sources=sources, store=store, progress=progress)
+    heard = [_judged(song, measured[song.audio], config, sources) for song in stored.songs]
+    if model is not None:
+        heard = _cross_checked(heard, config, model, sources, store, progress)
+    verdicts, evidence = _verdicts(config, heard, by_hand, stored.extra)
+    verdicts = sorted([*verdicts, *ingested.rejected], key=lambda verdict: verdict.track_id)
+    table = write_table(store, "verdicts", table_of(verdicts, VERDICTS), key=key)
+    told = CurationInput(
+        key=key,
+        rules=config,
+        sources=sources,
+        verdicts=verdicts,
+        songs={song.track_id: song for song in stored.songs},
+        evidence=evidence,
+        matrices={item.song.track_id: item.shares_SS for item in heard if item.shares_SS is not None},
+        min_own=config.min_own,
+        max_foreign=config.max_foreign,
+        heard_db=config.heard_db,
+        by_hand=tuple(by_hand.songs),
+        model=config.model,
     )
-    signature: Signature = rises - falls
-    return signature
+    curation.run(told, store=store, progress=progress)
+    return _select(verdicts, table, stored, by_hand, store=store, key=key)
 
 
 # --- judging ------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Heard:
+    """What was measured of one song, and what the rules make of it."""
+
+    song: Song
+    measures: Mapping[str, float]
+    signature: Signature
+    shares_SS: Shares | None = None  # what a model hears in its stems
+    reason: str = ""
+    detail: str = ""
+    evidence: tuple[Evidence, ...] = ()
+
+
+def _judged(song: Song, known: Measured, config: CurateConfig, sources: Sequence[str]) -> _Heard:
+    """The song with the first rule on its signal that it breaks, and the worst second of every such stem."""
+    broken = faults(known.measures, config, sources=sources, moments=known.moments)
+    first = [fault for fault in broken if fault.reason == broken[0].reason]
+    return _Heard(
+        song=song,
+        measures=known.measures,
+        signature=known.signature,
+        reason=broken[0].reason if broken else "",
+        detail="; ".join(fault.detail for fault in first),
+        evidence=tuple(one for fault in first for one in _moments(fault, known.moments)),
+    )
+
+
+def _moments(fault: Fault, moments: Sequence[Moment]) -> list[Evidence]:
+    worst = [one for one in moments if (one.reason, one.source) == (fault.reason, fault.source)][:1]
+    return [Evidence(source=one.source, start_s=one.start_s, stop_s=one.stop_s) for one in worst]
+
+
+def _cross_checked(
+    heard: Sequence[_Heard],
+    config: CurateConfig,
+    model: Listener,
+    sources: Sequence[str],
+    store: Path,
+    progress: Progress | None,
+) -> list[_Heard]:
+    """The same; songs that break no rule so far are played to the model, stem by stem."""
+    asked = {item.song.audio: item.song for item in heard if not item.reason}
+    levels = crosscheck.run(
+        asked,
+        model,
+        sources=sources,
+        store=store,
+        num_workers=config.num_workers,
+        use_gpu=config.use_gpu,
+        batch_size=config.batch_size,
+        progress=progress,
+    )
+    return [item if item.reason else _labelled(item, levels[item.song.audio], config, sources) for item in heard]
+
+
+def _labelled(item: _Heard, levels: Levels, config: CurateConfig, sources: Sequence[str]) -> _Heard:
+    """The song with the label rule applied to what the model heard."""
+    shares_SS = hearing.matrix(levels, silence_db=config.silence_db, heard_db=config.heard_db)
+    item = replace(item, shares_SS=shares_SS)
+    found = hearing.confusions(shares_SS, sources=sources, min_own=config.min_own, max_foreign=config.max_foreign)
+    if not found:
+        return item
+    words = hearing.in_words(found, max_foreign=config.max_foreign)
+    evidence = tuple(_worst(levels, one, config, sources) for one in found)
+    return replace(item, reason="mislabelled", detail=words, evidence=evidence)
+
+
+def _worst(levels: Levels, found: Confusion, config: CurateConfig, sources: Sequence[str]) -> Evidence:
+    index, heard_as = sources.index(found.source), sources.index(found.heard_as or found.source)
+    second = hearing.worst_second(levels, index=index, heard_as=heard_as, silence_db=config.silence_db)
+    return Evidence(source=found.source, start_s=second, stop_s=second + 1.0, words=f"called {found.source}")
+
+
 def _verdicts(
-    config: CurateConfig, heard: Sequence[_Heard], about: Mapping[str, Any], rejected: Sequence[Verdict]
-) -> list[Verdict]:
-    """Verdicts on all songs, in the order of their ids."""
-    verdicts = []
-    for item in heard:
-        keep, reason, detail = judge(item.measures, config, sources=about["sources"])
-        verdicts.append(
-            Verdict(
-                track_id=item.song.track_id,
-                title=item.song.title,
-                split=item.song.split,
-                keep=keep,
-                reason=reason,
-                detail=detail,
-                duration_s=item.measures["duration_s"],
-                measures=item.measures,
-            )
-        )
-    kept = {verdict.track_id for verdict in verdicts if verdict.keep}
-    signatures = {item.song.track_id: item.signature for item in heard if item.song.track_id in kept}
-    first_of = find_duplicates(signatures, min_similarity=config.min_similarity)
+    config: CurateConfig, heard: Sequence[_Heard], by_hand: Overrides, about: Mapping[str, Any]
+) -> tuple[list[Verdict], dict[str, tuple[Evidence, ...]]]:
+    """Verdicts on all stored songs, and the moments that show why."""
     verdicts = [
-        replace(verdict, keep=False, reason="duplicate", detail=f"the same audio as {first_of[verdict.track_id]}")
-        if verdict.track_id in first_of
-        else verdict
-        for verdict in verdicts
+        Verdict(
+            track_id=item.song.track_id,
+            title=item.song.title,
+            split=item.song.split,
+            keep=not item.reason,
+            reason=item.reason,
+            detail=item.detail,
+            duration_s=item.measures["duration_s"],
+            measures={**item.measures, **_shares(item, about["sources"])},
+        )
+        for item in heard
     ]
-    return sorted([*_dealt_again(verdicts, about), *rejected], key=lambda verdict: verdict.track_id)
+    verdicts = [_overruled(verdict, by_hand) for verdict in verdicts]
+    signatures = {item.song.track_id: item.signature for item in heard}
+    verdicts, copies = _without_copies(verdicts, signatures, by_hand, min_similarity=config.min_similarity)
+    evidence = {item.song.track_id: item.evidence for item in heard if item.evidence}
+    return _dealt_again(verdicts, about), {**evidence, **copies}
+
+
+def _shares(item: _Heard, sources: Sequence[str]) -> dict[str, float]:
+    """The matrix as measures: `bass_as_vocals` is the share of the bass' seconds heard as vocals."""
+    if item.shares_SS is None:
+        return {}
+    named = {
+        f"{called}_as_{heard_as}": float(item.shares_SS[i, j])
+        for i, called in enumerate(sources)
+        for j, heard_as in enumerate(sources)
+    }
+    return {name: share for name, share in named.items() if not np.isnan(share)}
+
+
+def _overruled(verdict: Verdict, by_hand: Overrides) -> Verdict:
+    decided = by_hand.songs.get(verdict.track_id)
+    if decided is None:
+        return verdict
+    said = f"overridden by hand: {decided.why}"
+    if verdict.reason:
+        said += f" (the rules: {verdict.reason}, {verdict.detail})"
+    return replace(verdict, keep=decided.keep, reason="" if decided.keep else "overridden", detail=said)
+
+
+def _without_copies(
+    verdicts: Sequence[Verdict], signatures: Mapping[str, Signature], by_hand: Overrides, *, min_similarity: float
+) -> tuple[list[Verdict], dict[str, tuple[Evidence, ...]]]:
+    """The verdicts with one song kept of each group of equals, and where to hear that they are."""
+    kept = {verdict.track_id: verdict for verdict in verdicts if verdict.keep}
+    matches = find_matches({name: signatures[name] for name in kept}, min_similarity=min_similarity)
+    changed: dict[str, Verdict] = {}
+    evidence: dict[str, tuple[Evidence, ...]] = {}
+    for names in _groups(matches):
+        best, *copies = sorted(
+            names, key=lambda name: (-SPLITS.index(kept[name].split), name not in by_hand.songs, name)
+        )
+        for name in copies:
+            # A copy of a copy may share nothing with the best itself.
+            match = min(
+                (one for one in matches if name in (one.later, one.first)),
+                key=lambda one: best not in (one.later, one.first),
+            )
+            changed[name] = _copied(kept[name], kept[best], match, by_hand)
+            evidence[name] = _side_by_side(match, name)
+    return [changed.get(verdict.track_id, verdict) for verdict in verdicts], evidence
+
+
+def _groups(matches: Sequence[Match]) -> list[set[str]]:
+    """The songs that matches join, directly or over others."""
+    groups: list[set[str]] = []
+    for match in matches:
+        joined = {match.later, match.first}
+        apart = []
+        for group in groups:
+            if group & joined:
+                joined |= group
+            else:
+                apart.append(group)
+        groups = [*apart, joined]
+    return groups
+
+
+def _copied(copy: Verdict, best: Verdict, match: Match, by_hand: Overrides) -> Verdict:
+    """The verdict on a song whose audio another one has that is kept."""
+    side = f"the {best.split} song " if copy.split != best.split else ""
+    detail = f"the same audio as {side}{best.track_id}: {match.words}"
+    if copy.track_id in by_hand.songs:
+        return replace(copy, detail=f"{copy.detail} (the rules: {detail})")
+    return replace(copy, keep=False, reason="leak" if side else "duplicate", detail=detail)
+
+
+def _side_by_side(match: Match, name: str) -> tuple[Evidence, ...]:
+    """The middle of what two songs share, in each of them."""
+    middle_s = (match.start_s + match.stop_s) / 2
+    first_s = match.first_start_s + (middle_s - match.start_s) * match.speed
+    later = Evidence(source="", start_s=middle_s, stop_s=middle_s, words=match.later, track_id=match.later)
+    first = Evidence(source="", start_s=first_s, stop_s=first_s, words=match.first, track_id=match.first)
+    return (later, first) if name == match.later else (first, later)
 
 
 def _dealt_again(verdicts: list[Verdict], about: Mapping[str, Any]) -> list[Verdict]:
@@ -199,11 +356,14 @@ def _dealt_again(verdicts: list[Verdict], about: Mapping[str, Any]) -> list[Verd
     drawn = set(about["drawn"])
     if not drawn or filled >= {"train", *drawn}:
         return verdicts
-    splits = assign_splits([verdict.track_id for verdict in kept], **about["split_rule"])
+    titles = {verdict.track_id: verdict.title for verdict in kept}  # MoisesDB's folders do not name the artist
+    splits = assign_splits(list(titles), titles=titles, **about["split_rule"])
     return [replace(verdict, split=splits[verdict.track_id][0]) if verdict.keep else verdict for verdict in verdicts]
 
 
-def _select(verdicts: Sequence[Verdict], table: ShardSet, ingested: IngestResult, *, store: Path, key: str) -> ShardSet:
+def _select(
+    verdicts: Sequence[Verdict], table: ShardSet, stored: Manifest, by_hand: Overrides, *, store: Path, key: str
+) -> ShardSet:
     kept = {verdict.track_id: verdict.split for verdict in verdicts if verdict.keep}
     summary = {
         "songs": len(verdicts),
@@ -211,11 +371,11 @@ def _select(verdicts: Sequence[Verdict], table: ShardSet, ingested: IngestResult
         "dropped": dict(Counter(verdict.reason for verdict in verdicts if not verdict.keep)),
         "splits": {split: list(kept.values()).count(split) for split in SPLITS},
         "hours": sum(verdict.duration_s for verdict in verdicts if verdict.keep) / 3600,
+        "by_hand": len(by_hand.songs),
     }
-    whole = read_manifest(ingested.chunks)
-    songs = [replace(song, split=kept[song.track_id]) for song in whole.songs if song.track_id in kept]
-    extra = {"verdicts": asdict(table), "summary": summary, "made_from": f"{whole.step}-{whole.key}"}
-    return write_manifest(store, table="chunks", step="curate", key=key, shards=whole.shards, songs=songs, extra=extra)
+    songs = [replace(song, split=kept[song.track_id]) for song in stored.songs if song.track_id in kept]
+    extra = {"verdicts": asdict(table), "summary": summary, "made_from": f"{stored.step}-{stored.key}"}
+    return write_manifest(store, table="chunks", step="curate", key=key, shards=stored.shards, songs=songs, extra=extra)
 
 
 def _result(chunks: ShardSet) -> CurateResult:
@@ -225,6 +385,7 @@ def _result(chunks: ShardSet) -> CurateResult:
         chunks=chunks,
         kept=tuple(song.track_id for song in manifest.songs),
         summary=manifest.extra["summary"],
+        page=str(Path(manifest.store) / curation.PAGE),
     )
 
 

@@ -102,33 +102,57 @@ def players(song: SongAudio, clips: Sequence[Clip], scores: Mapping[str, str]) -
     return f'<div class="players">{"".join(parts)}</div>'
 
 
-def player(clip: Clip, title: str, *, loudest_db: float, peak: float, whole: bool) -> str:
-    """One excerpt: its button, its waveform and spectrogram, and the sound itself inside the page."""
+def player(
+    clip: Clip,
+    title: str,
+    *,
+    loudest_db: float,
+    peak: float,
+    whole: bool,
+    moment_s: tuple[float, float] | None = None,
+) -> str:
+    """One excerpt: its button, its waveform and spectrogram, and the sound itself inside the page.
+
+    `moment_s` marks a stretch of the waveform. Such players come in numbers, so they are decoded when started only.
+    """
     data, mime = encode_for_page(clip.samples_CT, PAGE_RATE)
     name = f"{clip.kind}, {clip.source}" if clip.source != "mixture" else clip.kind
     described = text(f"{name} of {title}")
     picture = _data(spectrogram(clip.samples_CT, loudest_db=loudest_db), "image/png")
     style = "source-mixture" if clip.source == "mixture" else source_class(clip.source)
+    length_s = clip.samples_CT.shape[-1] / PAGE_RATE
+    moment = None if moment_s is None else (moment_s[0] / length_s, moment_s[1] / length_s)
+    preload = "metadata" if moment_s is None else "none"
     return (
         f'<figure class="player {style}{" whole" if whole else ""}"><figcaption>'
         f'<button type="button" hidden aria-pressed="false" aria-label="Play {described}">▶</button>'
         f"<span>{text(clip.kind)}</span><time></time></figcaption>"
-        f'<div class="picture">{waveform(clip.samples_CT, peak=peak)}'
+        f'<div class="picture">{waveform(clip.samples_CT, peak=peak, moment=moment)}'
         f'<img alt="Spectrogram: {described}" src="{picture}">'
         f'<div class="head"></div></div>'
-        f'<audio controls preload="metadata" aria-label="{described}" src="{_data(data, mime)}"></audio></figure>'
+        f'<audio controls preload="{preload}" data-seconds="{length_s:.1f}" aria-label="{described}" '
+        f'src="{_data(data, mime)}"></audio></figure>'
     )
 
 
-def waveform(samples_CT: Samples, *, peak: float, num_columns: int = 400) -> str:
-    """Least and greatest sample of each of `num_columns` stretches; `peak` reaches the edges."""
+def waveform(
+    samples_CT: Samples, *, peak: float, num_columns: int = 400, moment: tuple[float, float] | None = None
+) -> str:
+    """Least and greatest sample of each of `num_columns` stretches; `peak` reaches the edges.
+
+    `moment` is a stretch to mark, as shares of the length.
+    """
     mono_T = np.clip(samples_CT.mean(axis=0) / peak, -1, 1)
     pieces = np.array_split(mono_T, min(num_columns, max(1, len(mono_T))))
     tops = [(index, 50 - 48 * float(piece.max(initial=0.0))) for index, piece in enumerate(pieces)]
     bottoms = [(index, 50 - 48 * float(piece.min(initial=0.0))) for index, piece in enumerate(pieces)]
     points = "L".join(f"{x} {y:.1f}" for x, y in [*tops, *bottoms[::-1]])
+    mark = ""
+    if moment is not None:
+        first, last = (len(pieces) * share for share in moment)
+        mark = f'<rect class="moment" x="{first:.1f}" width="{last - first:.1f}" height="100"/>'
     return (
-        f'<svg viewBox="0 0 {len(pieces)} 100" preserveAspectRatio="none" aria-hidden="true">'
+        f'<svg viewBox="0 0 {len(pieces)} 100" preserveAspectRatio="none" aria-hidden="true">{mark}'
         f'<path d="M{points}Z"/><path d="M0 49.5H{len(pieces)}V50.5H0Z"/></svg>'
     )
 

@@ -53,9 +53,13 @@ def table(
     return f'<div class="scroll"><table{kind}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def document(title: str, body: str) -> str:
-    """The whole page as one file."""
-    style, script = (_FOLDER.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+def document(title: str, body: str, *, parts: Sequence[str] = ("page",), about: str = "") -> str:
+    """The whole page as one file; `parts` names the styles and scripts it takes, `about` is what it was made from."""
+    style, script = (
+        "".join(_FOLDER.joinpath(f"{part}.{kind}").read_text(encoding="utf-8") for part in parts)
+        for kind in ("css", "js")
+    )
+    source = f'<meta name="made-from" content="{text(about)}">' if about else ""
     policy = (
         "default-src 'none'; img-src data:; media-src data:; base-uri 'none'; form-action 'none'; "
         f"style-src {_hash(style)}; script-src {_hash(script)}"
@@ -64,7 +68,7 @@ def document(title: str, body: str) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
+        f'<meta name="color-scheme" content="light dark">{source}<link rel="icon" href="data:,">'
         f"<title>{text(title)}</title><style>{style}</style></head>"
         f"<body><main>{body}</main><script>{script}</script></body></html>\n"
     )

@@ -1,7 +1,7 @@
 """What a model hears in each stem alone: matrices known beforehand, from a model that splits by frequency."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from models import checkpoint
 from models.catalog import build
 from models.interop import export_bag
 from pipelines import crosscheck
-from pipelines.crosscheck import Levels, Listener, confusions, in_words, levels_of, matrix, read_levels, write_levels
+from pipelines.crosscheck import Listener, read_levels, stem_blocks, write_levels
+from pipelines.hearing import Levels, confusions, in_words, levels_of, matrix
 
 RATE = 8000
 SOURCES = ("drums", "bass", "vocals")
@@ -83,9 +84,15 @@ def right(seconds: int = 6) -> dict[str, Samples]:
     return {source: tones(*[source] * seconds) for source in SOURCES}
 
 
-def heard(song: Song, model: nn.Module | None = None, **options: Any) -> np.ndarray[Any, Any]:
-    levels = levels_of(model or Bands(), song, sources=SOURCES, **options)
-    return matrix(levels, silence_db=-40, heard_db=-10)
+def listen(song: Song, model: nn.Module | None = None, **options: Any) -> Levels:
+    def read(source: str) -> Iterator[Samples]:
+        return stem_blocks(song, source)
+
+    return levels_of(model or Bands(), read, sources=SOURCES, sample_rate=song.sample_rate, **options)
+
+
+def heard(song: Song) -> np.ndarray[Any, Any]:
+    return matrix(listen(song), silence_db=-40, heard_db=-10)
 
 
 def test_right_labels_give_the_unit_matrix(tmp_path: Path) -> None:
@@ -118,7 +125,7 @@ def test_a_song_of_another_rate_or_shorter_than_a_second_is_heard_too(tmp_path: 
     )
     np.testing.assert_array_equal(heard(song), np.eye(3))
     short = write_song(tmp_path, "b", {source: stem[:, :3000] for source, stem in right(1).items()})
-    assert levels_of(Bands(), short, sources=SOURCES).own_NS.shape == (1, 3)
+    assert listen(short).own_NS.shape == (1, 3)
     np.testing.assert_array_equal(heard(short), np.eye(3))
 
 
@@ -126,10 +133,10 @@ def test_a_bag_and_another_batch_hear_the_same(tmp_path: Path) -> None:
     from models.separate import Bag
 
     song = write_song(tmp_path, "a", {**right(), "drums": tones(*["vocals"] * 3, *["drums"] * 3)})
-    one = levels_of(Bands(), song, sources=SOURCES)
+    one = listen(song)
     for other in (
-        levels_of(Bag([Bands(), Bands()]), song, sources=SOURCES),
-        levels_of(Bands(), song, sources=SOURCES, batch_size=3),
+        listen(song, Bag([Bands(), Bands()])),
+        listen(song, batch_size=3),
     ):
         np.testing.assert_allclose(other.heard_NSS, one.heard_NSS, atol=0.01)
 
@@ -212,8 +219,8 @@ def test_songs_are_heard_once_by_actors_whatever_their_names_and_thresholds(
     model = Listener(path="bands", digest="d", sources=BandsConfig().sources)
     found = crosscheck.run(given, model, **options)
     for song in songs:
-        expected = levels_of(Bands(), song, sources=SOURCES, batch_size=2)
-        np.testing.assert_allclose(found[song.track_id].heard_NSS, expected.heard_NSS, atol=0.0051)
+        expected = listen(song, batch_size=2)
+        np.testing.assert_allclose(found[song.audio].heard_NSS, expected.heard_NSS, atol=0.0051)
 
     def no_work(*_: Any, **__: Any) -> Any:
         raise AssertionError("nothing is to be heard again")
@@ -221,6 +228,6 @@ def test_songs_are_heard_once_by_actors_whatever_their_names_and_thresholds(
     monkeypatch.setattr(crosscheck, "_listen", no_work)
     moved = {audio: replace(song, track_id=f"renamed {song.track_id}") for audio, song in given.items()}
     again = crosscheck.run(moved, model, **options)
-    np.testing.assert_array_equal(again["renamed b"].heard_NSS, found["b"].heard_NSS)
+    np.testing.assert_array_equal(again[songs[1].audio].heard_NSS, found[songs[1].audio].heard_NSS)
     with pytest.raises(AssertionError, match="heard again"):
         crosscheck.run(given, replace(model, digest="other weights"), **options)
