@@ -5,19 +5,20 @@ fingerprint of their files. What is inside the files is found out at ingest (`ch
 """
 
 import hashlib
-import json
 import os
 import re
+import stat
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from datasets import storage
 from datasets.errors import InputError
-from datasets.layouts import LAYOUTS, FoundSong, Rules, check_root, find_songs, list_folder, stated_split, title_of
+from datasets.layouts import LAYOUTS, FoundSong, Rules, find_songs, list_folder, stated_split, stray_files, title_of
 from datasets.schema import SOURCES, Track, Verdict
-from datasets.shards import write_json
+from datasets.shards import read_json, write_json
 
 # The 14 songs of MUSDB18's train folder that published results use for validation.
 MUSDB_VALID = frozenset(
@@ -60,10 +61,12 @@ class Scan:
 class Survey:
     """The songs of a folder as their names have it, before any file is opened."""
 
+    stamps: Mapping[str, storage.Stamp]  # of the files in S3, by address
     songs: tuple[FoundSong, ...]
     sides: Mapping[str, tuple[str, str]]  # name -> split, group
     layout: str  # of most songs
     drawn: tuple[str, ...]  # the splits that no folder states
+    stray: tuple[str, ...]  # audio files at the top, which belong to no song
 
 
 def survey(
@@ -76,13 +79,15 @@ def survey(
     rules: Rules = STANDARD,
 ) -> Survey:
     """Every song under `root` with how its files were read and its split; InputError where there is none."""
-    folder = Path(root).expanduser().absolute()
-    check_root(folder)
-    found = find_songs(list_folder(folder), sources=sources, rules=rules)
+    folder = storage.absolute(root)
+    listing = list_folder(folder)
+    found = find_songs(listing, sources=sources, rules=rules)
+    stray = stray_files(listing, found)
     if not found:
         raise InputError(
             f"{folder} holds no songs in a layout known here. Looked for sources {', '.join(sources)} in:\n"
             + "\n".join(f"  - {text}" for text in LAYOUTS.values())
+            + (f"\n{len(stray)} audio files stand in it directly; a folder for each song would do" if stray else "")
         )
     sides = assign_splits(
         [song.name for song in found],
@@ -92,10 +97,12 @@ def survey(
         titles={song.name: song.title for song in found},
     )
     return Survey(
+        stamps=listing.stamps,
         songs=tuple(found),
         sides=sides,
         layout=Counter(song.layout for song in found).most_common(1)[0][0],
         drawn=tuple(_stated_sides([song.name for song in found])[1]),
+        stray=stray,
     )
 
 
@@ -120,7 +127,7 @@ def scan(
         root, sources=sources, split_seed=split_seed, valid_fraction=valid_fraction, test_fraction=test_fraction,
         rules=rules,
     )  # fmt: skip
-    prints = _Fingerprints(cache, advance)
+    prints = _Fingerprints(cache, advance, seen.stamps)
     tracks, rejected = [], []
     try:
         for song in seen.songs:
@@ -250,7 +257,10 @@ def _track(
         split=split,
         license=license,
         layout=song.layout,
-        stems=song.files,
+        stems={
+            source: tuple(replace(file, num_bytes=prints.size_of(file.path)) for file in files)
+            for source, files in song.files.items()
+        },
         fingerprint=content.hexdigest(),
         pad_s=song.pad_s,
         mixture=song.mixture,
@@ -273,24 +283,40 @@ def _groups(names: Sequence[str], titles: Mapping[str, str]) -> dict[str, str]:
 
 
 class _Fingerprints:
-    """SHA-256 of files, remembered between runs by path, size and time of change."""
+    """SHA-256 of files, remembered between runs by path, size and time of change.
 
-    def __init__(self, cache: str | Path | None, advance: Callable[[float], None] | None) -> None:
-        self._cache = Path(cache) if cache else None
+    Objects in S3 are told apart by size and time of change alone: reading them would double the traffic.
+    """
+
+    def __init__(
+        self,
+        cache: str | Path | None,
+        advance: Callable[[float], None] | None,
+        stamps: Mapping[str, storage.Stamp],
+    ) -> None:
+        self._cache = cache
         self._advance = advance
-        self._known: dict[str, list[int | str]] = {}
+        self._stamps = stamps
+        self._sizes: dict[str, int] = {}
+        # A cache may be lost or damaged at any time; it only saves work.
+        files = (read_json(cache) or {}).get("files") if cache else None
+        self._known: dict[str, list[int | str]] = files if isinstance(files, dict) else {}
         self._changed = False
-        if self._cache:
-            try:
-                self._known = json.loads(self._cache.read_text(encoding="utf-8"))["files"]
-            except (OSError, ValueError, KeyError, TypeError):
-                self._known = {}  # a cache may be lost or damaged at any time; it only saves work
 
     def of(self, path: str) -> str:
         """The digest of a file; of its unreadable state where it cannot be read, which ingest then reports."""
+        if storage.is_remote(path):
+            stamp = self._stamps.get(path) or storage.stamp(path)
+            if stamp is None:
+                return "unreadable:missing"
+            self._sizes[path] = stamp.size
+            return f"object:{stamp.size}:{stamp.changed_ns}"
         key = str(Path(path).absolute())
         try:
             status = os.stat(path)
+            if not stat.S_ISREG(status.st_mode):
+                return "unreadable:not a file"  # reading a pipe would wait for ever
+            self._sizes[path] = status.st_size
             known = self._known.get(key)
             if known and known[:2] == [status.st_size, status.st_mtime_ns]:
                 return str(known[2])
@@ -303,6 +329,10 @@ class _Fingerprints:
         if self._advance:
             self._advance(status.st_size)
         return content
+
+    def size_of(self, path: str) -> int:
+        """Bytes of a file that was asked for; 0 where it cannot be read."""
+        return self._sizes.get(path, 0)
 
     def save(self) -> None:
         if self._cache and self._changed:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from datasets import storage
 from datasets.errors import InputError
 from datasets.schema import SPLITS, StemFile
 from datasets.stemnames import FileNote, read_label, read_song
@@ -65,16 +66,17 @@ class Rules:
 class Listing:
     """The names of all visible files below a root, by folder in posix form; the root itself is the empty string."""
 
-    root: Path
+    root: str
     folders: Mapping[str, tuple[str, ...]]
+    stamps: Mapping[str, storage.Stamp] = field(default_factory=dict)  # of objects in S3, by address
 
     def address(self, path: str) -> str:
-        return str(self.root / path)
+        return storage.join(self.root, path)
 
     def text(self, path: str) -> str:
         """The text of a small file; empty where it cannot be read or is no text."""
         try:
-            return (self.root / path).read_text(encoding="utf-8-sig")
+            return storage.read(self.address(path)).decode("utf-8-sig")
         except (OSError, UnicodeDecodeError):
             return ""
 
@@ -104,8 +106,14 @@ class _Asked:
     rules: Rules
 
 
-def list_folder(root: Path) -> Listing:
-    """All visible names below the root. Links are followed, though never round in a circle; stores are left out."""
+def list_folder(root: str) -> Listing:
+    """All visible names below the root. Links are followed, though never round in a circle; stores are left out.
+
+    InputError when the root is no folder, or an empty one.
+    """
+    if storage.is_remote(root):
+        return _list_objects(root)
+    _check_root(Path(root))
     folders: dict[str, tuple[str, ...]] = {}
     seen: set[str] = set()
     for folder, subfolders, files in os.walk(root, followlinks=True):
@@ -122,6 +130,29 @@ def list_folder(root: Path) -> Listing:
     return Listing(root=root, folders=folders)
 
 
+def _list_objects(root: str) -> Listing:
+    found = storage.files_below(root)
+    if not found:
+        raise InputError(f"there is nothing below {root}; set corpus.root to a folder with songs")
+    tops = {path.rsplit("/", 2)[0] if path.count("/") > 1 else "" for path in found if "/" in path}
+    stores = {
+        top
+        for top in tops
+        if all(any(path.startswith(f"{top}/{part}/".lstrip("/")) for path in found) for part in ("chunks", "manifests"))
+    }
+    folders: dict[str, list[str]] = {"": []}
+    for path in found:
+        folder, _, name = path.rpartition("/")
+        inside = any(not store or f"{folder}/".startswith(f"{store}/") for store in stores)
+        if not inside and not any(map(_hidden, path.split("/"))):
+            folders.setdefault(folder, []).append(name)
+    return Listing(
+        root=root,
+        folders={folder: tuple(names) for folder, names in folders.items()},
+        stamps={storage.join(root, path): stamp for path, stamp in found.items()},
+    )
+
+
 def find_songs(listing: Listing, *, sources: Sequence[str], rules: Rules) -> list[FoundSong]:
     """Every song of a listing, sorted by name; a CSV at the top lists all there is, else each layout finds its own."""
     asked = _Asked(listing=listing, sources=tuple(sources), taxonomy=load(rules.taxonomy), rules=rules)
@@ -134,6 +165,13 @@ def find_songs(listing: Listing, *, sources: Sequence[str], rules: Rules) -> lis
             taken |= folders
         found += _folder_songs(asked, taken)
     return _refuse_name_clashes(sorted(found, key=lambda song: song.name))
+
+
+def stray_files(listing: Listing, found: Sequence[FoundSong]) -> tuple[str, ...]:
+    """Audio files at the top of the root, where they belong to no song; a CSV may use them."""
+    if any(song.layout == "csv" for song in found):
+        return ()
+    return tuple(filter(_is_audio, listing.folders.get("", ())))
 
 
 def stated_split(name: str) -> str:
@@ -288,30 +326,34 @@ def _songs_across(asked: _Asked, base: str, stems: Sequence[str]) -> Iterator[Fo
 
 
 def _csv_songs(asked: _Asked) -> Iterator[FoundSong]:
-    """Songs of the CSV files at the top; train.csv, valid.csv and test.csv state the split of theirs."""
+    """Songs of all CSV files at the top together; those of train.csv, valid.csv and test.csv know their split."""
+    rows: dict[str, list[dict[str, str]]] = defaultdict(list)
     for file in asked.listing.folders.get("", ()):
-        if not file.lower().endswith(".csv"):
-            continue
-        rows = _csv_rows(asked.listing.text(file))
-        split = _split_alias(os.path.splitext(file)[0])
-        for key, group in _csv_groups(rows).items():
+        if file.lower().endswith(".csv"):
+            rows[_split_alias(os.path.splitext(file)[0])] += _csv_rows(file, asked.listing.text(file))
+    for split, listed in rows.items():
+        for key, group in _csv_groups(listed).items():
             yield _csv_song(asked, f"{split}/{key}" if split else key, group)
 
 
-def _csv_rows(text: str) -> list[dict[str, str]]:
-    """Rows with the keys `instrum`, `path` and perhaps `song`; none where the columns are others."""
+def _csv_rows(file: str, text: str) -> list[dict[str, str]]:
+    """Different rows with the keys `instrum`, `path` and perhaps `song`; none where the columns are others."""
     header = text.split("\n", 1)[0]
     delimiter = max(",;\t", key=header.count)
-    reader = csv.DictReader(io.StringIO(text), delimiter=delimiter)
-    names = {
-        name: _CSV_COLUMNS[name.strip().lower()]
-        for name in reader.fieldnames or ()
-        if name.strip().lower() in _CSV_COLUMNS
-    }
-    if not {"instrum", "path"} <= set(names.values()):
+    names: dict[str, str] = {}
+    for column in header.split(delimiter):
+        meaning = _CSV_COLUMNS.get(column.strip().strip('"').lower())
+        if meaning and meaning not in names:
+            names[meaning] = column.strip().strip('"')
+    if not {"instrum", "path"} <= set(names):
         return []
-    rows = [{names[key]: (value or "").strip() for key, value in row.items() if key in names} for row in reader]
-    return [row for row in rows if row["path"]]
+    try:
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+        rows = [{key: (row.get(name) or "").strip() for key, name in names.items()} for row in reader]
+    except csv.Error as error:
+        raise InputError(f"{file} in the corpus folder is no whole CSV file: {error}") from None
+    return [dict(row) for row in dict.fromkeys(tuple(row.items()) for row in rows) if dict(row)["path"]]
 
 
 def _csv_groups(rows: Iterable[Mapping[str, str]]) -> dict[str, list[Mapping[str, str]]]:
@@ -332,8 +374,7 @@ def _csv_groups(rows: Iterable[Mapping[str, str]]) -> dict[str, list[Mapping[str
 def _csv_song(asked: _Asked, name: str, rows: Sequence[Mapping[str, str]]) -> FoundSong:
     parts = []
     for row in sorted(rows, key=lambda row: (row["instrum"], row["path"])):
-        path = os.path.normpath(asked.listing.root / Path(row["path"]).expanduser())
-        inside = Path(path).is_relative_to(asked.listing.root)
+        path, inside = _located(asked.listing.root, row["path"])
         if not inside and not asked.rules.allow_outside:
             return _named(
                 FoundSong(
@@ -345,6 +386,17 @@ def _csv_song(asked: _Asked, name: str, rows: Sequence[Mapping[str, str]]) -> Fo
         parts.append((replace(note, path=row["path"]), StemFile(path=path)))
     stated = all(row.get("song") for row in rows)  # then several files of one source were meant
     return _song(asked, name, "csv", parts, one_each=not stated)
+
+
+def _located(root: str, path: str) -> tuple[str, bool]:
+    """The address that a path in a CSV means, and whether it lies below the root."""
+    if not storage.is_remote(root):
+        address = os.path.normpath(Path(root, os.path.expanduser(path)))
+        return address, Path(address).is_relative_to(root)
+    if storage.is_remote(path):
+        return path, path.startswith(f"{root}/") and ".." not in path.split("/")
+    normal = os.path.normpath(path)
+    return storage.join(root, normal), not normal.startswith(("..", "/"))
 
 
 # --- song folders -------------------------------------------------------------------------------------------
@@ -443,7 +495,7 @@ def _verdict(asked: _Asked, notes: Sequence[FileNote], files: Mapping[str, Seque
     """The reason to refuse a song and what would mend it; both empty for a good one."""
     broken = [note.path for note in notes if not _is_text(note.path)]
     if broken:
-        return "unsafe_name", f"{_shown(map(as_text, broken))}: a file name that is not valid Unicode"
+        return "unsafe_name", f"{_shown(map(as_text, broken))}: a file name that is no valid text"
     unknown = [note for note in notes if note.status == "unknown"]
     if unknown and asked.rules.unknown == "refuse":
         names = _shown(note.path for note in unknown)
@@ -490,10 +542,9 @@ def _named(song: FoundSong) -> FoundSong:
 
 def _is_text(name: str) -> bool:
     try:
-        name.encode()
+        return b"\0" not in name.encode()
     except UnicodeEncodeError:
         return False
-    return True
 
 
 def as_text(name: str) -> str:
@@ -518,8 +569,7 @@ def _refuse_name_clashes(found: Sequence[FoundSong]) -> list[FoundSong]:
     return kept
 
 
-def check_root(folder: Path) -> None:
-    """InputError unless this is a folder with something in it."""
+def _check_root(folder: Path) -> None:
     if not folder.exists():
         raise InputError(f"the corpus folder {folder} does not exist; set corpus.root=DIR")
     if not folder.is_dir():

@@ -6,7 +6,7 @@ N STFT frame, D feature, H attention head.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
@@ -46,9 +46,10 @@ REASONS = {
 class StemFile:
     """Where one part of a stem's audio is: a file, and the stream inside it for containers such as .stem.mp4."""
 
-    path: str
+    path: str  # or the address of an object in S3
     stream: int | None = None
     side: str | None = None  # "left" or "right": where a mono file belongs; a stereo file goes in as it is
+    num_bytes: int = field(default=0, compare=False)  # of the file; 0 where that is not known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -104,7 +104,8 @@ def read_range(address: str | Path, begin: int, end: int) -> bytes:
     """Bytes [begin, end) of a file, in one read or one request; OSError where it is too short."""
     if is_remote(address):
         with _speaking(address):
-            data = bytes(_opened(_key(address)).read_at(end - begin, begin))
+            file = _opened(_key(address))
+            data = bytes(file.read_at(min(end, file.size()) - begin, begin)) if begin < file.size() else b""
     else:
         with open(address, "rb", buffering=0) as file:
             data = os.pread(file.fileno(), end - begin, begin)
@@ -137,21 +138,31 @@ def names(folder: str | Path) -> list[str]:
     return sorted(info.base_name for info in found if info.is_file)
 
 
-def walk(root: str) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Folders below an object store's `root` as `os.walk` gives them, top down; subfolders can be taken out."""
-    below: dict[str, tuple[list[str], list[str]]] = {}
+def files_below(root: str) -> dict[str, Stamp]:
+    """Every object below an address in S3, by its path from there: one listing, a request per thousand objects."""
     with _speaking(root):
         found = _store().get_file_info(fs.FileSelector(_key(root), recursive=True, allow_not_found=True))
-    for info in found:
-        folder, _, name = info.path.rpartition("/")
-        below.setdefault(folder, ([], []))[1 if info.is_file else 0].append(name)
-    waiting = [_key(root)]
-    while waiting:
-        folder = waiting.pop()
-        subfolders, files = below.get(folder, ([], []))
-        subfolders, files = sorted(subfolders), sorted(files)
-        yield _S3 + folder, subfolders, files
-        waiting += [f"{folder}/{name}" for name in reversed(subfolders)]
+    length = len(_key(root)) + 1
+    return {
+        info.path[length:]: Stamp(size=info.size, changed_ns=info.mtime_ns or 0)
+        for info in sorted(found, key=lambda info: info.path)
+        if info.is_file
+    }
+
+
+@contextmanager
+def fetched(addresses: Collection[str]) -> Iterator[dict[str, str]]:
+    """Local paths of files, by their addresses; copies of objects last as long as the context."""
+    with tempfile.TemporaryDirectory(prefix="stemline-") as folder:
+        local = {}
+        for number, address in enumerate(addresses):
+            local[address] = address
+            if is_remote(address):
+                target = Path(folder, str(number), address.rsplit("/", 1)[-1])
+                target.parent.mkdir()
+                fetch(address, target)
+                local[address] = str(target)
+        yield local
 
 
 # --- writing ------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from datasets import storage
 from datasets.errors import InputError
 from datasets.schema import SCHEMA_VERSION, SPLITS, Track
 from datasets.shards import Manifest, Shard, Song, address_of, find_shard, read_json, read_manifest, stored_songs
@@ -62,8 +63,8 @@ def read_store(store: str | Path) -> Stored:
     """The songs of every whole shard that ingest wrote into a store; of two shards with one song, the first by name."""
     songs: dict[str, tuple[Shard, Song]] = {}
     refused: dict[str, Mapping[str, Any]] = {}
-    for path in sorted(Path(store).glob("chunks/*.json")):
-        found = find_shard(store, path.stem)
+    for name in storage.names(storage.join(store, "chunks")):
+        found = find_shard(store, name.removesuffix(".json")) if name.endswith(".json") else None
         if found is None or "keys" not in found[1]:
             continue
         shard, extra = found
@@ -101,13 +102,9 @@ def _plan(members: Sequence[Track], keys: Mapping[str, str]) -> ShardPlan:
 
 def stored_bytes(track: Track) -> int:
     """About how many bytes the track will take in a shard, from the sizes and the kinds of its files."""
-    shares = Counter(file.path for files in track.stems.values() for file in files)
+    shares = Counter((file.path, file.num_bytes) for files in track.stems.values() for file in files)
     total = 0.0
-    for path, num_streams in shares.items():
-        try:
-            size = os.stat(path).st_size
-        except OSError:
-            continue  # ingest will refuse the song and say why
+    for (path, size), num_streams in shares.items():
         streams = 5 if path.lower().endswith(".stem.mp4") else num_streams
         total += size * num_streams / streams * _GROWTH.get(os.path.splitext(path)[1].lower(), 1.0)
     return round(total)
@@ -210,7 +207,7 @@ def find(store: str | Path, name: str) -> dict[str, tuple[Song, ...]]:
 
 
 def _version(
-    path: Path,
+    path: str,
     manifest: Manifest,
     ids: Mapping[str, str],
     settings: Mapping[str, Any],
@@ -223,7 +220,7 @@ def _version(
     return Version(
         id=ids[manifest.key],
         step=manifest.step,
-        made_at=datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds"),
+        made_at=datetime.fromtimestamp(_changed_ns(path) / 1e9, UTC).isoformat(timespec="seconds"),
         num_songs=len(songs),
         hours=sum(song.num_samples / song.sample_rate for song in songs) / 3600,
         splits={split: sides[split] for split in SPLITS},
@@ -232,20 +229,27 @@ def _version(
         made_from=f"{step} {ids.get(parent, parent)}" if parent else str(settings.get("corpus.root", "")),
         changed_settings=_changes(before, settings) if before and settings else {},
         digest=address_of(manifest).digest,
-        manifest=str(path),
+        manifest=path,
     )
 
 
-def _manifests(store: str | Path) -> list[tuple[Path, Manifest]]:
+def _manifests(store: str | Path) -> list[tuple[str, Manifest]]:
     """The readable manifests of chunk tables, the oldest first."""
-    folder = Path(store).expanduser().absolute()
-    if not folder.is_dir():
+    folder = storage.absolute(store)
+    if not storage.is_remote(folder) and not Path(folder).is_dir():
         raise InputError(f"there is no store at {folder}; store.root=DIR names the folder of one")
-    found = []
-    for path in folder.glob("manifests/*.json"):
-        if (read_json(path) or {}).get("table") == "chunks":
-            found.append((path, read_manifest(str(path))))
-    return sorted(found, key=lambda pair: (pair[0].stat().st_mtime_ns, pair[0].name))
+    paths = [storage.join(folder, "manifests", name) for name in storage.names(storage.join(folder, "manifests"))]
+    found = [
+        (path, read_manifest(path))
+        for path in paths
+        if path.endswith(".json") and (read_json(path) or {}).get("table") == "chunks"
+    ]
+    return sorted(found, key=lambda pair: (_changed_ns(pair[0]), pair[0]))
+
+
+def _changed_ns(path: str) -> int:
+    stamp = storage.stamp(path)
+    return stamp.changed_ns if stamp else 0
 
 
 def _short(keys: Sequence[str]) -> dict[str, str]:
@@ -266,10 +270,10 @@ def _resolve(store: str | Path, name: str) -> Manifest:
     raise InputError(f"{what} in {store}; there are: {listed}")
 
 
-def _settings(path: Path, step: str) -> dict[str, Any]:
+def _settings(path: str, step: str) -> dict[str, Any]:
     """The settings that decided on a version, by dotted name; empty where none are kept beside its manifest."""
     try:
-        tree = tomllib.loads(path.with_suffix(".toml").read_text(encoding="utf-8"))
+        tree = tomllib.loads(storage.read(path.removesuffix(".json") + ".toml").decode())
     except (OSError, ValueError):
         return {}
     return {name: value for section in _SECTIONS.get(step, ()) for name, value in _leaves(section, tree.get(section))}

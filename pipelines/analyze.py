@@ -1,17 +1,13 @@
 """Songs to profiles: tempo, beats, chroma, key and loudness of every kept song, one Ray task per song.
 
-A profile is kept by the content of the shard with its song, so a rerun, or a corpus with one more song, hears
-only what has changed.
+A profile is kept by the content of its song, so a rerun, or a corpus with one more song, hears only what has changed.
 """
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
+from datasets import storage
 from datasets.errors import InputError
 from datasets.profile import profile
 from datasets.rhythm import MIN_SOUNDING
@@ -19,10 +15,10 @@ from datasets.schema import PROFILES, Profile, ShardSet
 from datasets.shards import (
     Song,
     find_manifest,
-    read_manifest,
+    read_json,
     read_song,
     read_songs,
-    stored_sources,
+    sources_of,
     table_of,
     write_json,
     write_table,
@@ -52,7 +48,7 @@ def run(
     progress: Progress | None = None,
 ) -> ShardSet:
     """Table PROFILES of the songs of `chunks` that are in `kept` (all without it), in the order of their ids."""
-    folder = Path(store).expanduser().absolute()
+    folder = storage.absolute(store)
     songs = sorted((song for song in read_songs(chunks) if kept is None or song.track_id in kept), key=_id)
     code = digest(config, code_digest("datasets.profile"))
     table_key = digest(chunks.digest, [song.track_id for song in songs], code)
@@ -60,17 +56,15 @@ def run(
     if finished is not None:
         return finished
     with stage(progress, "analyze", len(songs), "songs") as heard:
-        content = shard_digests(chunks)
-        names = {song.track_id: digest(song.track_id, song.split, content[song.path], code) for song in songs}
-        paths = {track_id: folder / "cache" / "profiles" / f"{name}.json" for track_id, name in names.items()}
+        names = {song.track_id: digest(song.track_id, song.split, song.audio, code) for song in songs}
+        paths = {name: storage.join(folder, "cache", "profiles", f"{key}.json") for name, key in names.items()}
         found = {track_id: known for track_id, path in paths.items() if (known := _read_profile(path))}
         heard.advance(len(found))
         missing = [song for song in songs if song.track_id not in found]
         if missing:
             with connect():
                 items = [
-                    {"song": asdict(song), "config": asdict(config), "path": str(paths[song.track_id])}
-                    for song in missing
+                    {"song": asdict(song), "config": asdict(config), "path": paths[song.track_id]} for song in missing
                 ]
                 for made in map_rows(_analyze_song, items):
                     found[made["track_id"]] = _profile(made)
@@ -87,16 +81,10 @@ def _id(song: Song) -> str:
     return song.track_id
 
 
-def shard_digests(chunks: ShardSet) -> dict[str, str]:
-    """The digest of each shard of a chunk table, by the path that `Song.path` names."""
-    manifest = read_manifest(chunks)
-    return {str(Path(manifest.store) / shard.file): shard.sha256 for shard in manifest.shards}
-
-
-def _read_profile(path: Path) -> Profile | None:
+def _read_profile(path: str) -> Profile | None:
     try:
-        return _profile(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError):
+        return _profile(read_json(path) or {})
+    except (ValueError, KeyError, TypeError):
         return None
 
 
@@ -110,12 +98,11 @@ def _profile(fields: Mapping[str, Any]) -> Profile:
 def _analyze_song(item: Mapping[str, Any]) -> dict[str, Any]:
     """The work of one task: hear a song, keep its profile, and return it."""
     song = Song(**item["song"])
-    sources = stored_sources(pq.ParquetFile(song.path).schema_arrow)
     heard = profile(
         read_song(song),
         track_id=song.track_id,
         split=song.split,
-        sources=sources,
+        sources=sources_of(song),
         sample_rate=song.sample_rate,
         **item["config"],
     )

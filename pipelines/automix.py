@@ -1,17 +1,15 @@
 """Profiles to mixes: plans first, then the planned mixes as chunk shards of the same schema as ingest's.
 
-A shard's name digests its plans, the shards of the songs in them and the code, so a rerun after any
+A shard's name digests its plans, the audio of the songs in them and the code, so a rerun after any
 interruption renders only what is missing, byte for byte the same. Plans that lack a part are kept in the
 table with their reason, and not rendered; a corpus in which nothing fits gives no chunks, and the road goes on.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
+from datasets import storage
 from datasets.chunks import CHUNK_S, SongHeader, song_rows
 from datasets.errors import InputError
 from datasets.mixplan import MixRules, plan
@@ -28,13 +26,12 @@ from datasets.shards import (
     read_objects,
     read_song,
     read_songs,
-    stored_sources,
+    sources_of,
     table_of,
     write_manifest,
     write_shard,
     write_table,
 )
-from pipelines.analyze import shard_digests
 from pipelines.cluster import connect, map_rows
 from pipelines.progress import Progress, stage
 from pipelines.provenance import code_digest, digest
@@ -80,10 +77,10 @@ def run(
     config: AutomixConfig, chunks: ShardSet, profiles: ShardSet, *, store: str, progress: Progress | None = None
 ) -> AutomixResult:
     """Table PLANS and the chunk shards of the mixes; both may be empty. A finished run is found again."""
-    folder = Path(store).expanduser().absolute()
+    folder = storage.absolute(store)
     songs = {song.track_id: song for song in read_songs(chunks)}
     plans = _plan(config, songs, profiles, folder, progress)
-    jobs = _jobs(config, read_objects(plans, MixPlan), songs, chunks)
+    jobs = _jobs(config, read_objects(plans, MixPlan), songs)
     key = digest([job.spec for job in jobs])
     finished = find_manifest(folder, step="automix", key=key)
     if finished is None:
@@ -94,7 +91,7 @@ def run(
 
 
 def _plan(
-    config: AutomixConfig, songs: Mapping[str, Song], profiles: ShardSet, store: Path, progress: Progress | None
+    config: AutomixConfig, songs: Mapping[str, Song], profiles: ShardSet, store: str, progress: Progress | None
 ) -> ShardSet:
     choices = asdict(config)
     choices.pop("mixes_per_shard")
@@ -111,7 +108,7 @@ def _plan(
                 seed=config.seed,
                 mixes_per_track=config.mixes_per_track,
                 rules=config.rules,
-                sources=_sources(songs[known[0].track_id]),
+                sources=sources_of(songs[known[0].track_id]),
                 sample_rate=songs[known[0].track_id].sample_rate,
             )
         table = write_table(store, "plans", table_of(made, PLANS), key=key)
@@ -127,19 +124,14 @@ def _words(plans: Sequence[MixPlan]) -> str:
     return f"{len(plans)} plans, {len(lacking)} lack a part, such as {lacking[0].mix_id!r}: {first}"
 
 
-def _sources(song: Song) -> tuple[str, ...]:
-    return stored_sources(pq.ParquetFile(song.path).schema_arrow)
-
-
-def _jobs(config: AutomixConfig, plans: Sequence[MixPlan], songs: Mapping[str, Song], chunks: ShardSet) -> list[_Job]:
+def _jobs(config: AutomixConfig, plans: Sequence[MixPlan], songs: Mapping[str, Song]) -> list[_Job]:
     whole = sorted((item for item in plans if not item.reason), key=_mix_id)
-    content = shard_digests(chunks)
     code = code_digest("datasets.render", "datasets.chunks")
     jobs = []
     for start, stop in cut_points([item.mix_id for item in whole], per_shard=config.mixes_per_shard):
         members = tuple(whole[start:stop])
         used = sorted({part.track_id for item in members for part in item.parts})
-        made_from = [(track_id, content[songs[track_id].path]) for track_id in used]
+        made_from = [(track_id, songs[track_id].audio) for track_id in used]
         spec = "mix-" + digest(SCHEMA_VERSION, [asdict(item) for item in members], made_from, code)
         jobs.append(_Job(spec=spec, plans=members))
     return jobs
@@ -149,13 +141,13 @@ def _mix_id(item: MixPlan) -> str:
     return item.mix_id
 
 
-def _found(store: Path, spec: str) -> Shard:
+def _found(store: str, spec: str) -> Shard:
     written = find_shard(store, spec)
     assert written is not None, spec
     return written[0]
 
 
-def _render_missing(jobs: Sequence[_Job], songs: Mapping[str, Song], store: Path, progress: Progress | None) -> None:
+def _render_missing(jobs: Sequence[_Job], songs: Mapping[str, Song], store: str, progress: Progress | None) -> None:
     missing = [job for job in jobs if find_shard(store, job.spec) is None]
     mixes = sum(len(job.plans) for job in missing)
     with stage(progress, "automix", mixes, "mixes") as heard:
@@ -169,10 +161,10 @@ def _render_missing(jobs: Sequence[_Job], songs: Mapping[str, Song], store: Path
         heard.finish(f"{mixes} mixes in {len(missing)} new shards, {len(jobs) - len(missing)} were there{nothing}")
 
 
-def _item(job: _Job, songs: Mapping[str, Song], store: Path) -> dict[str, Any]:
+def _item(job: _Job, songs: Mapping[str, Song], store: str) -> dict[str, Any]:
     used = sorted({part.track_id for item in job.plans for part in item.parts})
     return {
-        "store": str(store),
+        "store": store,
         "spec": job.spec,
         "plans": [asdict(item) for item in job.plans],
         "songs": {track_id: asdict(songs[track_id]) for track_id in used},
@@ -185,7 +177,7 @@ def _write_mixes(item: Mapping[str, Any]) -> dict[str, Any]:
     plans = [
         MixPlan(**{**fields, "parts": tuple(Part(**part) for part in fields["parts"])}) for fields in item["plans"]
     ]
-    sources = _sources(songs[plans[0].parts[0].track_id])
+    sources = sources_of(songs[plans[0].parts[0].track_id])
 
     def rows() -> Iterator[Mapping[str, Any]]:
         for mix in plans:
@@ -207,14 +199,9 @@ def mix_rows(mix: MixPlan, songs: Mapping[str, Song], sources: Sequence[str]) ->
         track_id=mix.mix_id,
         title=mix.mix_id.replace(reference.track_id, reference.title, 1),
         split=mix.split,
-        license=" + ".join(sorted({_license(songs[part.track_id]) for part in mix.parts})),
+        license=" + ".join(sorted({songs[part.track_id].license for part in mix.parts})),
         origin="automix",
         sample_rate=reference.sample_rate,
     )
     stems_SCT = render(mix, load, reference.sample_rate, sources=sources)
     return song_rows(stems_SCT, header, sources=sources, chunk_s=CHUNK_S)
-
-
-def _license(song: Song) -> str:
-    row = pq.ParquetFile(song.path).read_row_group(song.first_row, columns=["license"])
-    return str(row.column(0)[0].as_py())

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from datasets import storage
 from datasets.errors import InputError
 from datasets.schema import SCORES, SPLITS, Score, ShardSet
 from datasets.shards import find_manifest, read_objects, read_songs, read_track, table_of, write_table
@@ -101,7 +102,7 @@ def run(
     progress: Progress | None = None,
 ) -> EvaluateResult:
     """Scores of a checkpoint, a folder or a file of weights, on the songs of the split; found again if known."""
-    folder = Path(store).expanduser().absolute()
+    folder = storage.absolute(store)
     tracks = _tracks(config, chunks, keep)
     model_digest = _digest_of(Path(checkpoint))
     code = code_digest("models.metrics", "models.separate", "models.catalog")

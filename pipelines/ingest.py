@@ -9,9 +9,9 @@ a verdict.
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
+from datasets import storage
 from datasets.chunks import CHUNK_S, track_rows
 from datasets.corpus import Scan, scan
 from datasets.errors import AudioError, InputError
@@ -104,7 +104,7 @@ def run(corpus: CorpusConfig, config: IngestConfig, *, store: str, progress: Pro
 
     InputError when no song can be used at all.
     """
-    folder = Path(store).expanduser().absolute()
+    folder = storage.absolute(store)
     if not corpus.root:
         raise InputError("corpus.root is not set; corpus.root=DIR names the folder with the songs")
     found = _scan(corpus, folder, progress)
@@ -129,7 +129,7 @@ def _decisive(config: IngestConfig) -> dict[str, Any]:
     return {name: value for name, value in asdict(config).items() if name != "shard_mb"}
 
 
-def _scan(corpus: CorpusConfig, store: Path, progress: Progress | None) -> Scan:
+def _scan(corpus: CorpusConfig, store: str, progress: Progress | None) -> Scan:
     with stage(progress, "scan", 0, "MB") as heard:
         found = scan(
             corpus.root,
@@ -139,7 +139,7 @@ def _scan(corpus: CorpusConfig, store: Path, progress: Progress | None) -> Scan:
             test_fraction=corpus.test_fraction,
             license=corpus.license,
             rules=corpus.rules,
-            cache=store / "cache" / "fingerprints.json",
+            cache=storage.join(store, "cache", "fingerprints.json"),
             advance=lambda num_bytes: heard.advance(num_bytes / 1e6),
         )
         heard.finish(f"{len(found.tracks)} songs, {len(found.rejected)} refused, layout {found.layout}")
@@ -151,7 +151,7 @@ def _write_missing(
     keys: Mapping[str, str],
     config: IngestConfig,
     corpus: CorpusConfig,
-    store: Path,
+    store: str,
     progress: Progress | None,
 ) -> None:
     known = read_store(store)
@@ -174,10 +174,10 @@ def _write_missing(
 
 
 def _item(
-    plan: ShardPlan, keys: Mapping[str, str], config: IngestConfig, corpus: CorpusConfig, store: Path
+    plan: ShardPlan, keys: Mapping[str, str], config: IngestConfig, corpus: CorpusConfig, store: str
 ) -> dict[str, Any]:
     return {
-        "store": str(store),
+        "store": store,
         "root": corpus.root,
         "sources": corpus.sources,
         "config": asdict(config),
@@ -191,29 +191,54 @@ def _write_plan(item: Mapping[str, Any]) -> dict[str, Any]:
     """The work of one task: decode the songs of a plan, write the shard, note keys and refusals in its sidecar."""
     config, sources = IngestConfig(**item["config"]), tuple(item["sources"])
     tracks = [_track(fields) for fields in item["tracks"]]
-    prefix = str(Path(item["root"]).expanduser().absolute()) + "/"
     refused: list[dict[str, Any]] = []
 
     def rows() -> Iterator[Mapping[str, Any]]:
         for track in tracks:
             try:
-                yield from track_rows(
-                    track,
-                    sources=sources,
-                    sample_rate=config.sample_rate,
-                    channels=config.channels,
-                    chunk_s=config.chunk_s,
-                    min_song_s=config.min_song_s,
-                    resample_quality=config.resample_quality,
-                    bits=config.bits,
-                )
+                yield from _rows_of(track, config, sources, root=storage.absolute(item["root"]))
             except AudioError as error:
-                # Where the corpus stands must not show in what is stored.
-                refused.append(asdict(_refused(track, error.reason, str(error).replace(prefix, ""))))
+                refused.append(asdict(_refused(track, error.reason, str(error))))
 
     extra = {"keys": item["keys"], "rejected": refused}
     write_shard(item["store"], item["spec"], rows(), sources=sources, extra=lambda: extra)
     return {"num_songs": len(tracks), "last": tracks[-1].title}
+
+
+def _rows_of(track: Track, config: IngestConfig, sources: Sequence[str], *, root: str) -> Iterator[dict[str, Any]]:
+    """Rows of a track, whose files are fetched if they are elsewhere; AudioError names them as they stand below root.
+
+    Where the corpus stands, and what its files were copied to, must not show in what is stored.
+    """
+    addresses = sorted({file.path for files in track.stems.values() for file in files})
+    local: Mapping[str, str] = {}
+    try:
+        with storage.fetched(addresses) as local:
+            yield from track_rows(
+                _at(track, local),
+                sources=sources,
+                sample_rate=config.sample_rate,
+                channels=config.channels,
+                chunk_s=config.chunk_s,
+                min_song_s=config.min_song_s,
+                resample_quality=config.resample_quality,
+                bits=config.bits,
+            )
+    except FileNotFoundError:
+        raise AudioError("undecodable", "a file went away after the corpus was listed") from None
+    except AudioError as error:
+        detail = str(error)
+        for address, path in local.items():
+            detail = detail.replace(path, address.removeprefix(root + "/"))
+        raise AudioError(error.reason, detail) from None
+
+
+def _at(track: Track, local: Mapping[str, str]) -> Track:
+    """The track with its files where they are on this machine."""
+    stems = {
+        source: tuple(replace(file, path=local[file.path]) for file in files) for source, files in track.stems.items()
+    }
+    return replace(track, stems=stems)
 
 
 def _track(fields: Mapping[str, Any]) -> Track:
@@ -235,7 +260,7 @@ def _refused(track: Track, reason: str, detail: str) -> Verdict:
     )
 
 
-def _conclude(found: Scan, keys: Mapping[str, str], about: Mapping[str, Any], *, store: Path, key: str) -> ShardSet:
+def _conclude(found: Scan, keys: Mapping[str, str], about: Mapping[str, Any], *, store: str, key: str) -> ShardSet:
     """The manifest of the version: what the store has of these tracks, with the titles and splits of today."""
     known: Stored = read_store(store)
     rejected = [asdict(verdict) for verdict in found.rejected]

@@ -17,7 +17,7 @@ class ObjectStore:
     """A running server; `requests` lists what it was asked, the other fields say how it misbehaves."""
 
     def __init__(self) -> None:
-        from moto.server import DomainDispatcherApplication, create_backend_app
+        from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
         from werkzeug.serving import WSGIRequestHandler, make_server
 
         class Quiet(WSGIRequestHandler):

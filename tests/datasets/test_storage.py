@@ -81,15 +81,43 @@ def test_a_missing_file_is_a_file_not_found_error_on_both(root: str) -> None:
     assert storage.stamp(storage.join(root, "missing")) is None
 
 
-def test_walk_goes_top_down_in_order_and_leaves_out_what_is_taken_out(s3: ObjectStore) -> None:
-    root = f"s3://{BUCKET}/walk"
+def test_all_objects_below_an_address_are_listed_with_their_sizes(s3: ObjectStore) -> None:
+    root = f"s3://{BUCKET}/list"
     for name in ("two/x.wav", "one/a.wav", "one/deep/b.wav", "top.txt"):
-        storage.write(storage.join(root, *name.split("/")), b"x")
-    seen = []
-    for folder, subfolders, files in storage.walk(root):
-        seen.append((folder.removeprefix(root), list(subfolders), files))
-        subfolders[:] = [name for name in subfolders if name != "deep"]
-    assert seen == [("", ["one", "two"], ["top.txt"]), ("/one", ["deep"], ["a.wav"]), ("/two", [], ["x.wav"])]
+        storage.write(storage.join(root, *name.split("/")), name.encode())
+    found = storage.files_below(root)
+    assert {path: stamp.size for path, stamp in found.items()} == {
+        "one/a.wav": 9, "one/deep/b.wav": 14, "top.txt": 7, "two/x.wav": 9,
+    }  # fmt: skip
+    assert list(found) == sorted(found)
+    assert storage.files_below(f"s3://{BUCKET}/nowhere") == {}
+
+
+def test_fetched_objects_last_as_long_as_the_context(s3: ObjectStore, tmp_path: Path) -> None:
+    (tmp_path / "here.wav").write_bytes(b"here")
+    storage.write(f"s3://{BUCKET}/f/there.wav", b"there")
+    addresses = [str(tmp_path / "here.wav"), f"s3://{BUCKET}/f/there.wav"]
+    with storage.fetched(addresses) as local:
+        assert local[addresses[0]] == addresses[0]
+        copy = Path(local[addresses[1]])
+        assert (copy.name, copy.read_bytes()) == ("there.wav", b"there")
+    assert not copy.exists()
+
+
+def test_a_range_of_a_known_object_is_one_request(s3: ObjectStore) -> None:
+    address = f"s3://{BUCKET}/range"
+    storage.write(address, bytes(range(100)))
+    storage.read_range(address, 0, 1)
+    s3.requests.clear()
+    assert storage.read_range(address, 10, 14) == bytes(range(10, 14))
+    assert [(method, asked) for method, _, asked in s3.requests] == [("GET", "bytes=10-13")]
+
+
+@pytest.mark.parametrize("begin", [5, 20])
+def test_a_range_beyond_the_end_is_an_error(root: str, begin: int) -> None:
+    storage.write(storage.join(root, "short"), b"0123456789")
+    with pytest.raises(OSError, match="no bytes"):
+        storage.read_range(storage.join(root, "short"), begin, begin + 10)
 
 
 def test_a_store_that_fails_every_fifth_request_loses_nothing(s3: ObjectStore) -> None:

@@ -31,15 +31,12 @@ def _track(name: str, fingerprint: str = "f", files: tuple[StemFile, ...] = ()) 
     )
 
 
-def _corpus(folder: Path, sizes: list[int]) -> list[Track]:
-    """One file of a track for each size; nobody looks inside."""
-    tracks = []
-    for number, size in enumerate(sizes):
-        path = folder / f"{number:03d}.flac"
-        with path.open("wb") as file:
-            file.truncate(size)
-        tracks.append(_track(f"song {number:03d}", files=(StemFile(path=str(path)),)))
-    return tracks
+def _corpus(sizes: list[int]) -> list[Track]:
+    """One file of a track for each size."""
+    return [
+        _track(f"song {number:03d}", files=(StemFile(path=f"{number:03d}.flac", num_bytes=size),))
+        for number, size in enumerate(sizes)
+    ]
 
 
 def _plan(tracks: list[Track], *, shard_bytes: int = 1000) -> dict[str, list[str]]:
@@ -48,9 +45,9 @@ def _plan(tracks: list[Track], *, shard_bytes: int = 1000) -> dict[str, list[str
     return {plan.spec: [track.track_id for track in plan.tracks] for plan in plans}
 
 
-def test_a_plan_is_the_same_in_any_order_and_whatever_part_of_it_is_left_to_do(tmp_path: Path) -> None:
+def test_a_plan_is_the_same_in_any_order_and_whatever_part_of_it_is_left_to_do() -> None:
     sizes = [int(size) for size in dice(0, "sizes").integers(50, 700, 60)]
-    tracks = _corpus(tmp_path, sizes)
+    tracks = _corpus(sizes)
     whole = _plan(tracks)
     assert list(_plan(tracks[::-1])) == list(whole)
     assert sorted(name for names in whole.values() for name in names) == [track.track_id for track in tracks]
@@ -62,7 +59,7 @@ def test_a_plan_is_the_same_in_any_order_and_whatever_part_of_it_is_left_to_do(t
 
 
 def test_the_name_of_a_shard_stands_for_all_that_its_rows_hold(tmp_path: Path) -> None:
-    (track,) = _corpus(tmp_path, [10])
+    (track,) = _corpus([10])
     others = [
         replace(track, fingerprint="g"),
         replace(track, split="test"),
@@ -75,7 +72,7 @@ def test_the_name_of_a_shard_stands_for_all_that_its_rows_hold(tmp_path: Path) -
 
 
 def test_a_songs_key_is_that_of_its_audio_and_not_of_its_place_or_side(tmp_path: Path) -> None:
-    (track,) = _corpus(tmp_path, [10])
+    (track,) = _corpus([10])
     (tmp_path / "moved").mkdir()
     moved = replace(_corpus(tmp_path / "moved", [10])[0], split="test", license="CC0", title="t")
     key = song_key(track, spec="s")
@@ -85,12 +82,11 @@ def test_a_songs_key_is_that_of_its_audio_and_not_of_its_place_or_side(tmp_path:
     assert song_key(replace(track, track_id="other"), spec="s") != key
 
 
-def test_sizes_are_those_of_the_files_by_kind_and_streams_count_once(tmp_path: Path) -> None:
-    for name, size in (("a.wav", 1000), ("b.mp3", 100), ("c.stem.mp4", 500)):
-        (tmp_path / name).write_bytes(bytes(size))
-    files = [StemFile(path=str(tmp_path / name)) for name in ("a.wav", "b.mp3", "missing.wav")]
+def test_sizes_are_those_of_the_files_by_kind_and_streams_count_once() -> None:
+    sizes = {"a.wav": 1000, "b.mp3": 100, "missing.wav": 0}
+    files = [StemFile(path=name, num_bytes=size) for name, size in sizes.items()]
     assert stored_bytes(_track("x", files=tuple(files))) == 950
-    streams = {str(k): (StemFile(path=str(tmp_path / "c.stem.mp4"), stream=k),) for k in (1, 2, 3, 4)}
+    streams = {str(k): (StemFile(path="c.stem.mp4", stream=k, num_bytes=500),) for k in (1, 2, 3, 4)}
     assert stored_bytes(replace(_track("x"), stems=streams)) == 1400
 
 
