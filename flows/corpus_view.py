@@ -56,6 +56,7 @@ def run(config: RunConfig, *, screen: Screen) -> dict[str, Any]:
         "root": corpus.root,
         "layouts": dict(Counter(song.layout for song in seen.songs)),
         "drawn_splits": list(seen.drawn),
+        "stray": [as_text(name) for name in seen.stray],
         "songs": [_song(song, seen) for song in seen.songs],
         "names": [_plain(name) for name in names],
         "shown": _tables(seen, names, corpus.sources),
@@ -120,6 +121,14 @@ def _tables(seen: Survey, names: Sequence[_Name], sources: Sequence[str]) -> lis
         doubtful = [name for name in names if name.status == status]
         if doubtful:
             shown += _doubts(status, doubtful)
+    if seen.stray:
+        first = ", ".join(map(as_text, seen.stray[:3]))
+        shown.append(
+            Text(
+                f"{len(seen.stray)} audio files stand beside the song folders and belong to none, such as {first}.",
+                style="yellow",
+            )
+        )
     refused = [song for song in seen.songs if song.reason]
     if refused:
         shown.append(_refused_table(refused))

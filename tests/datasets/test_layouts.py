@@ -269,6 +269,28 @@ def test_a_csv_song_name_never_leads_out(tmp_path: Path) -> None:
     assert song.reason == "unsafe_name"
 
 
+def test_csv_files_side_by_side_are_one_list_and_a_row_counts_once(tmp_path: Path) -> None:
+    for source in SOURCES:
+        _touch(tmp_path, [f"{source}/One.wav"])
+        row = f'"{source}", "{source}/One.wav"'
+        (tmp_path / f"{source}.csv").write_text(f"type, path\n{row}\n{row}\n\n")
+    (song,) = _songs(tmp_path).values()
+    assert (song.name, song.reason) == ("One", "")
+    assert _files(song) == {source: ["One.wav"] for source in SOURCES}
+
+
+@pytest.mark.parametrize("path", ["a\0b.wav", "~nobody/x.wav", "x" * 5000 + ".wav", "", ".", "\\\\host\\x.wav"])
+def test_an_impossible_csv_path_is_the_songs_trouble_not_ours(tmp_path: Path, path: str) -> None:
+    _touch(tmp_path, ["d.wav", "good.wav"])
+    (tmp_path / "list.csv").write_text(
+        f"instrum,song,path\ndrums,A,d.wav\nvocals,A,{path}\ndrums,B,d.wav\nvocals,B,good.wav\n"
+    )
+    found = scan(tmp_path, sources=("drums", "vocals"))
+    assert "B" in {track.title for track in found.tracks}
+    for verdict in found.rejected:
+        assert verdict.reason in ("unsafe_name", "missing_stem")
+
+
 def test_other_csv_files_are_no_lists(tmp_path: Path) -> None:
     _touch(tmp_path, [f"S/{source}.wav" for source in SOURCES])
     (tmp_path / "tracks.csv").write_text("artist,title,bpm\nAda,One,120\n")
@@ -296,6 +318,14 @@ def test_system_files_are_not_audio(tmp_path: Path) -> None:
         tmp_path, [f"S/{source}.wav" for source in SOURCES] + ["S/._drums.wav", "__MACOSX/S/drums.wav", "S/.DS_Store"]
     )
     assert list(_songs(tmp_path)) == ["S"]
+
+
+def test_audio_beside_the_song_folders_is_named(tmp_path: Path) -> None:
+    _touch(tmp_path, [f"{source}.wav" for source in SOURCES])
+    with pytest.raises(InputError, match="4 audio files stand in it directly; a folder for each song would do"):
+        survey(tmp_path)
+    _touch(tmp_path, [f"S/{source}.wav" for source in SOURCES])
+    assert survey(tmp_path).stray == tuple(f"{source}.wav" for source in sorted(SOURCES))
 
 
 def test_an_unknown_taxonomy_is_refused(tmp_path: Path) -> None:
