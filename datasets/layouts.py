@@ -134,18 +134,21 @@ def _list_objects(root: str) -> Listing:
     found = storage.files_below(root)
     if not found:
         raise InputError(f"there is nothing below {root}; set corpus.root to a folder with songs")
-    tops = {path.rsplit("/", 2)[0] if path.count("/") > 1 else "" for path in found if "/" in path}
-    stores = {
-        top
-        for top in tops
-        if all(any(path.startswith(f"{top}/{part}/".lstrip("/")) for path in found) for part in ("chunks", "manifests"))
-    }
+    holders: dict[str, set[str]] = {"chunks": set(), "manifests": set()}
+    for path in found:
+        parts = path.split("/")[:-1]
+        for depth, part in enumerate(parts):
+            if part in holders:
+                holders[part].add("/".join(parts[:depth]))
+    stores = holders["chunks"] & holders["manifests"]
     folders: dict[str, list[str]] = {"": []}
     for path in found:
         folder, _, name = path.rpartition("/")
         inside = any(not store or f"{folder}/".startswith(f"{store}/") for store in stores)
         if not inside and not any(map(_hidden, path.split("/"))):
             folders.setdefault(folder, []).append(name)
+            for above in _upwards(folder):
+                folders.setdefault(above, [])  # as on a disk, where folders stand by themselves
     return Listing(
         root=root,
         folders={folder: tuple(names) for folder, names in folders.items()},

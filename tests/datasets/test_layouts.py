@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 import soundfile
 
+from datasets import storage
 from datasets.audio import decode
 from datasets.chunks import stems_of, track_rows
 from datasets.corpus import scan, survey
 from datasets.dice import dice
 from datasets.errors import InputError
-from datasets.layouts import FoundSong, Rules
+from datasets.layouts import FoundSong, Rules, list_folder
 from datasets.schema import REASONS, SOURCES
 
 RATE = 8000
+STORES = ("train/store", "kept")
 DATA = Path(__file__).parents[2] / "../shared/data"
 
 
@@ -296,6 +298,27 @@ def test_other_csv_files_are_no_lists(tmp_path: Path) -> None:
     (tmp_path / "tracks.csv").write_text("artist,title,bpm\nAda,One,120\n")
     (tmp_path / "broken.csv").write_bytes(b"\xff\xfe\x00")
     assert _songs(tmp_path)["S"].layout == "folders"
+
+
+# --- object stores ------------------------------------------------------------------------------------------
+
+
+def test_a_listing_of_objects_is_that_of_the_same_files_on_a_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [f"train/{source}/deep/One.wav" for source in SOURCES] + [
+        "list.csv",
+        ".hidden/x.wav",
+        "A/.x.wav",
+        "A/y.wav",
+    ]
+    stores = [f"{top}/{part}/x" for top in ("train/store", "kept") for part in ("chunks", "manifests", "separated/S")]
+    _touch(tmp_path, [*paths, *stores, "half/chunks/z.wav"])
+    stamps = {path: storage.Stamp(size=1, changed_ns=0) for path in sorted([*paths, *stores, "half/chunks/z.wav"])}
+    monkeypatch.setattr(storage, "files_below", lambda root: stamps)
+    disk = {folder: names for folder, names in list_folder(str(tmp_path)).folders.items() if folder not in STORES}
+    assert dict(list_folder("s3://bucket/songs").folders) == disk
+    assert any("deep" in folder for folder in disk)
 
 
 # --- names that are no text ---------------------------------------------------------------------------------
