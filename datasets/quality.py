@@ -11,11 +11,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from datasets.alignment import RANGE_S, Alignment
 from datasets.audio import Samples
+from datasets.bandwidth import cutoff_hz
+from datasets.bleed import NO_BLEED_DB, Bleed
 from datasets.errors import InputError
 from datasets.fingerprint import Listener, Signature, clock, find_duplicates
+from datasets.labels import LABELS, MIN_RATE, Labels, likeliest
 from datasets.loudness import STEPS_PER_S, KWeighting, integrated, lufs
 
 __all__ = ["Fault", "Meter", "Moment", "Rules", "Signature", "faults", "find_duplicates", "judge", "measure"]
@@ -27,7 +32,12 @@ _FLAT_STEP = 2.0**-15  # samples within one step of 16 bits stand still
 _FLAT_EDGE = 8 * _FLAT_STEP  # a round top of the same width falls by half of this at most beside it
 _FLAT_RUN = 3  # samples; limiters hold the ceiling for one or two
 _FLAT_FLOOR = 0.01  # of full scale: below, steps of 16 bits are coarse enough to look flat
+_SAME_TOP = 0.99  # of the song's highest level: the ceiling that it was cut off at
 _SMALL_OFFSET = 0.003  # of full scale; what is nearer to zero is not worth listening to
+_NEAR_MIXTURE_DB = -20.0  # of residual; what is nearer to the mixture is not worth listening to
+_GATED_DB = -60.0  # a stem's level below which nothing is heard in it
+_NO_ODDS = 1000.0  # that switch the rule off
+_WINDOW_S = 0.0464  # 2048 samples at 44.1 kHz
 _NUM_WORST = 3  # seconds
 
 
@@ -40,6 +50,11 @@ class Rules:
     max_clipped: float = 0.0005  # of a stem's samples that lie in flat tops; 1 keeps clipped stems
     max_offset: float = 0.01  # of full scale that a stem's mean may lie off zero; 1 keeps any
     min_correlation: float = -0.9  # between the channels of a stem; -1 keeps stems that cancel in mono
+    min_cutoff_hz: float = 0.0  # where the spectrum of a stem may end as if cut; 0 keeps lossy sources: MUSDB18 is one
+    max_bleed_db: float = -25.0  # of another stem in a stem; bleed at -20 through a room is read as -25; 0 keeps any
+    max_shift_ms: float = 3.0  # of a stem against the mixture that came with it, if any; 1000 keeps any
+    max_residual_db: float = -3.0  # of what the stems leave of that mixture; half of it here; 0 keeps any
+    max_label_odds: float = 2.0  # natural log of how much likelier other names for the stems are; 1000 keeps any
     min_similarity: float = 0.5  # of the shorter song that the other must hold to be its copy; above 1 keeps copies
 
     def __post_init__(self) -> None:
@@ -50,6 +65,12 @@ class Rules:
             raise InputError(f"curate.silence_db={self.silence_db}; full scale is 0 dB, so 0 or less would do")
         if not -1 <= self.min_correlation <= 1:
             raise InputError(f"curate.min_correlation={self.min_correlation}; -1 to 1 would do")
+        for name, top in (("max_bleed_db", 0.0), ("max_residual_db", 0.0)):
+            if getattr(self, name) > top:
+                raise InputError(f"curate.{name}={getattr(self, name)}; 0 dB is all of it, so 0 or less would do")
+        for name in ("min_cutoff_hz", "max_shift_ms", "max_label_odds"):
+            if getattr(self, name) < 0:
+                raise InputError(f"curate.{name}={getattr(self, name)}; 0 or more would do")
         if self.min_similarity <= 0:
             raise InputError(f"curate.min_similarity={self.min_similarity}; a share above 0 would do")
 
@@ -76,7 +97,10 @@ class Fault:
 
 
 class Meter:
-    """Measures of one song, heard in consecutive blocks of stems_SCT of any length."""
+    """Measures of one song, heard in consecutive blocks of stems_SCT of any length.
+
+    With each block may come the same stretch of the mixture file that the stems came with, or with none.
+    """
 
     def __init__(self, *, sources: Sequence[str], sample_rate: int, silence_db: float = -40.0) -> None:
         self._sources = tuple(sources)
@@ -87,22 +111,31 @@ class Meter:
         self._weighting = KWeighting(sample_rate)
         self._listener = Listener(sample_rate)
         self._seconds: dict[str, list[Array]] = {}  # name -> an array of shape (S, ...) for each second
+        self._window = np.hanning(_window_samples(sample_rate) + 1)[:-1].astype(np.float32)
+        num_bins = len(self._window) // 2 + 1
+        self._bleed = Bleed(len(self._sources), num_bins)
+        self._labels = Labels(len(self._sources), sample_rate, num_bins) if sample_rate >= MIN_RATE else None
+        self._long_term = np.zeros((len(self._sources), num_bins))
+        self._alignment: Alignment | None = None
         self._ended = False
 
-    def add(self, stems_SCT: Samples) -> None:
+    def add(self, stems_SCT: Samples, mixture_CT: Samples | None = None) -> None:
         """Hear the next block."""
         assert not self._ended, "measures were taken; a new Meter would do"
+        if not self._num_samples and mixture_CT is not None:
+            self._alignment = Alignment(len(self._sources), self._rate)
+        assert (mixture_CT is None) == (self._alignment is None), "the mixture comes with every block or with none"
         self._num_samples += stems_SCT.shape[2]
-        joined_SCT = stems_SCT if self._rest is None else np.concatenate([self._rest, stems_SCT], axis=2)
-        whole = joined_SCT.shape[2] // self._rate
+        block = stems_SCT if mixture_CT is None else np.concatenate([stems_SCT, mixture_CT[None]])
+        joined = block if self._rest is None else np.concatenate([self._rest, block], axis=2)
+        whole = joined.shape[2] // self._rate
         for second in range(whole):
-            self._add_second(joined_SCT[:, :, second * self._rate : (second + 1) * self._rate])
-        self._rest = joined_SCT[:, :, whole * self._rate :].copy()
+            self._add_second(joined[:, :, second * self._rate : (second + 1) * self._rate])
+        self._rest = joined[:, :, whole * self._rate :].copy()
 
-    def _add_second(self, second_SCT: Samples) -> None:
-        mixture_CT = second_SCT.sum(axis=0)
-        with_mixture = np.concatenate([second_SCT, mixture_CT[None]])
-        weighted = self._weighting.power(with_mixture).sum(axis=1)  # (S + 1, 10), channels summed
+    def _add_second(self, block: Samples) -> None:
+        second_SCT = block[: len(self._sources)]
+        sum_CT = second_SCT.sum(axis=0)
         left_ST, right_ST = second_SCT[:, 0], second_SCT[:, -1]
         second = {
             "power": np.stack([_dot(left_ST, left_ST), _dot(right_ST, right_ST)], axis=1),
@@ -110,11 +143,27 @@ class Meter:
             "peak": np.abs(second_SCT).max(axis=(1, 2)).astype(np.float64),
             "mean": second_SCT.mean(axis=2, dtype=np.float64),
             "flat": np.array([flat_share(stem_CT) for stem_CT in second_SCT]),
-            "weighted": weighted,
+            "weighted": self._weighting.power(np.concatenate([second_SCT, sum_CT[None]])).sum(axis=1),
         }
         for name, value in second.items():
             self._seconds.setdefault(name, []).append(value)
-        self._listener.add(mixture_CT.mean(axis=0))
+        self._listener.add(sum_CT.mean(axis=0))
+        self._add_spectra(second_SCT)
+        if self._alignment is not None:
+            self._alignment.add(second_SCT, block[-1])
+
+    def _add_spectra(self, second_SCT: Samples) -> None:
+        """Frames of 46 ms that overlap by half and do not reach over the second's end."""
+        from scipy.fft import rfft
+
+        length = len(self._window)
+        frames_SNT = sliding_window_view(second_SCT.mean(axis=1), length, axis=-1)[:, :: length // 2]
+        spectra_SNF = rfft(frames_SNT * self._window)
+        power_SNF = np.square(spectra_SNF.real) + np.square(spectra_SNF.imag)
+        self._long_term += power_SNF.mean(axis=1)
+        self._bleed.add(spectra_SNF, power_SNF)
+        if self._labels is not None:
+            self._labels.add(power_SNF, second_SCT)
 
     def _series(self, name: str) -> Array:
         """One measure over all whole seconds, of shape (N, S, ...); a song shorter than one is heard as one."""
@@ -128,8 +177,10 @@ class Meter:
         """Duration, loudness of the sum of all stems in LUFS, and per source:
 
         presence (share of seconds), rms_db, lufs (BS.1770-4, integrated), short_lufs (the loudest 3 s), peak, clipped
-        (share of samples in flat tops), offset (the mean, of full scale) and correlation (of the channels; 1 for dual
-        mono, -1 for inverted polarity).
+        (share of samples in flat tops), offset (the mean, of full scale), correlation (of the channels; 1 for dual
+        mono, -1 for inverted polarity), cutoff_hz (see `bandwidth`), bleed_OTHER_db where another stem is heard in it
+        (see `bleed`), and as_LABEL, the natural log of how probable each name is for it (see `labels`). With a mixture:
+        residual_db, and shift_ms of each source where it is clear (see `alignment`).
         """
         power_NS = self._series("power").mean(axis=2)
         weighted = self._series("weighted")
@@ -142,11 +193,35 @@ class Meter:
                 f"{source}_lufs": integrated(tenths),
                 f"{source}_short_lufs": _loudest(tenths),
                 f"{source}_peak": float(self._series("peak")[:, position].max()),
-                f"{source}_clipped": float(self._series("flat")[:, position].mean()),
+                f"{source}_clipped": float(self._flat()[:, position].mean()),
                 f"{source}_offset": float(np.abs(self._series("mean")[:, position].mean(axis=0)).max()),
                 f"{source}_correlation": self._correlation(position),
+                f"{source}_cutoff_hz": cutoff_hz(self._long_term[position] / len(power_NS), self._rate),
             }
+        return result | self._between_stems() | self._against_mixture()
+
+    def _between_stems(self) -> dict[str, float]:
+        result: dict[str, float] = {}
+        levels_SS = self._bleed.levels_db()
+        for into, onto in np.argwhere(levels_SS > NO_BLEED_DB):
+            result[f"{self._sources[into]}_bleed_{self._sources[onto]}_db"] = float(levels_SS[into, onto])
+        if self._labels is not None:
+            for source, odds in zip(self._sources, self._labels.log_odds(), strict=True):
+                if np.isfinite(odds).all():
+                    result |= {f"{source}_as_{label}": float(odd) for label, odd in zip(LABELS, odds, strict=True)}
         return result
+
+    def _against_mixture(self) -> dict[str, float]:
+        if self._alignment is None:
+            return {}
+        shifts = zip(self._sources, self._alignment.shifts_s(), strict=True)
+        found = {f"{source}_shift_ms": 1000 * shift for source, shift in shifts if shift is not None}
+        return {"residual_db": self._alignment.residual_db()[0], **found}
+
+    def _flat(self) -> Array:
+        """Share of flat tops per second, where they lie at the highest level of the song: square waves do elsewhere."""
+        peak_NS = self._series("peak")
+        return np.where(peak_NS >= _SAME_TOP * peak_NS.max(axis=0), self._series("flat"), 0.0)
 
     def _correlation(self, position: int) -> float:
         left, right = self._series("power")[:, position].sum(axis=0)
@@ -159,9 +234,16 @@ class Meter:
         levels_NS = _db(self._series("power").mean(axis=2))
         for position, source in enumerate(self._sources):
             moments += _stretches("silent_source", source, -levels_NS[:, position], floor=-self._silence_db)
-            moments += _stretches("clipped", source, self._series("flat")[:, position], floor=0.0)
+            moments += _stretches("clipped", source, self._flat()[:, position], floor=0.0)
             offset = np.abs(self._series("mean")[:, position]).max(axis=-1)
             moments += _stretches("offset", source, offset, floor=_SMALL_OFFSET)
+        for into, onto in np.argwhere(self._bleed.levels_db() > NO_BLEED_DB):
+            # Where the other is loudest beside a stem that sounds at all, its bleed is heard best.
+            gap = np.where(levels_NS[:, into] > _GATED_DB, levels_NS[:, onto] - levels_NS[:, into], -np.inf)
+            names = {"source": self._sources[into], "other": self._sources[onto]}
+            moments += _stretches("bleed", badness_N=gap, floor=-np.inf, **names)
+        if self._alignment is not None:
+            moments += _stretches("unlike_mixture", "", self._alignment.residual_db()[1], floor=_NEAR_MIXTURE_DB)
         return tuple(moments)
 
     def signature(self) -> Signature:
@@ -194,7 +276,8 @@ def faults(
     measures: Mapping[str, float], rules: Rules, *, sources: Sequence[str], moments: Sequence[Moment] = ()
 ) -> tuple[Fault, ...]:
     """Every rule that the song breaks; `moments` of `Meter.worst` add where."""
-    found = [*_silence(measures, rules, sources), *_waveform(measures, rules, sources)]
+    rooms = (_silence, _waveform, _spectrum, _mixture, _names)
+    found = [fault for room in rooms for fault in room(measures, rules, sources)]
     return tuple(replace(fault, detail=fault.detail + _where(fault, moments)) for fault in found)
 
 
@@ -222,6 +305,37 @@ def _waveform(measures: Mapping[str, float], rules: Rules, sources: Sequence[str
         if correlation < rules.min_correlation:
             detail = f"{source}: its channels cancel each other, correlation {correlation:.2f}"
             yield Fault(reason="inverted", source=source, detail=detail)
+
+
+def _spectrum(measures: Mapping[str, float], rules: Rules, sources: Sequence[str]) -> Iterator[Fault]:
+    for source in sources:
+        cutoff = measures[f"{source}_cutoff_hz"]
+        if cutoff < rules.min_cutoff_hz:
+            yield Fault(reason="lossy", source=source, detail=f"{source}: its spectrum is cut off at {cutoff:.0f} Hz")
+        for other in sources:
+            level = measures.get(f"{source}_bleed_{other}_db", NO_BLEED_DB)
+            if level > rules.max_bleed_db and rules.max_bleed_db < 0:
+                detail = f"{source}: {other} is heard in it at {level:.0f} dB"
+                yield Fault(reason="bleed", source=source, detail=detail)
+
+
+def _mixture(measures: Mapping[str, float], rules: Rules, sources: Sequence[str]) -> Iterator[Fault]:
+    for source in sources:
+        shift = measures.get(f"{source}_shift_ms", 0.0)
+        if abs(shift) > rules.max_shift_ms and rules.max_shift_ms < 1000 * RANGE_S:
+            detail = f"{source}: {abs(shift):.1f} ms {'after' if shift > 0 else 'before'} its place in the mixture"
+            yield Fault(reason="misaligned", source=source, detail=detail)
+    if (residual := measures.get("residual_db", NO_BLEED_DB)) > rules.max_residual_db:
+        detail = f"the stems leave {residual:.1f} dB of the mixture that came with them"
+        yield Fault(reason="unlike_mixture", source="", detail=detail)
+
+
+def _names(measures: Mapping[str, float], rules: Rules, sources: Sequence[str]) -> Iterator[Fault]:
+    given, odds = likeliest(measures, sources)
+    if odds > rules.max_label_odds and rules.max_label_odds < _NO_ODDS:
+        wrong = {source: label for source, label in given.items() if source != label}
+        words = ", ".join(f"{source} sounds like {label}" for source, label in wrong.items())
+        yield Fault(reason="swapped", source=next(iter(wrong)), detail=f"{words}; log odds {odds:.1f}")
 
 
 def _where(fault: Fault, moments: Sequence[Moment]) -> str:
@@ -256,6 +370,10 @@ def flat_share(stem_CT: Samples) -> float:
     )
     flat = (width >= _FLAT_RUN) & (edge > _FLAT_EDGE)
     return float(width[flat].sum() / stem_CT.size)
+
+
+def _window_samples(sample_rate: int) -> int:
+    return int(2 ** round(np.log2(_WINDOW_S * sample_rate)))
 
 
 def _dot(one_ST: Samples, other_ST: Samples) -> Array:
