@@ -183,15 +183,21 @@ def panels(made: CurationInput) -> Iterator[Panel]:
     for suffix, title, note, least, most, style in _MEASURES:
         least_shown = _LEAST_LEVEL if "level" in style else float("-inf")
         values = {
-            source: [max(least_shown, row[f"{source}_{suffix}"]) for row in measured if f"{source}_{suffix}" in row]
-            for source in made.sources
+            source: [max(least_shown, value) for row in measured for value in _measure(row, source, suffix)]
+            for source in ("", *made.sources)
         }
         if any(values.values()):
-            limits = {
-                end: float(getattr(made.rules, field)) if field else None
-                for end, field in (("least", least), ("most", most))
-            }
+            ends = {"least": least, "most": most}
+            limits = {end: float(getattr(made.rules, field)) for end, field in ends.items() if field}
             yield Panel(title=title, note=note, values=values, percent="%" in style, decades="log" in style, **limits)
+
+
+def _measure(row: Mapping[str, float], source: str, suffix: str) -> list[float]:
+    """A source's measure, or the song's own for no source; none where it was not taken. Of bleed the loudest counts."""
+    name = f"{source}_{suffix}" if source else suffix
+    if suffix == "bleed":
+        return [max(found)] if (found := [v for key, v in row.items() if source and key.startswith(f"{name}_")]) else []
+    return [abs(row[name]) if suffix == "shift_ms" else row[name]] if name in row else []
 
 
 # suffix of the measure, title, what it is, the rule's field for the least and the most of a kept song, style
@@ -200,8 +206,11 @@ _MEASURES: tuple[tuple[str, str, str, str, str, str], ...] = (
     ("clipped", "Clipping", "samples in flat tops; none stands at the left", "", "max_clipped", "% log"),
     ("offset", "Offset", "mean of a stem, of full scale", "", "max_offset", "% log"),
     ("correlation", "Channels", "correlation; 1 is mono, \u22121 cancels in mono", "min_correlation", "", ""),
+    ("bleed", "Bleed", "dB; the loudest other stem in it", "", "max_bleed_db", "level"),
+    ("cutoff_hz", "Bandwidth", "Hz where the spectrum ends", "min_cutoff_hz", "", ""),
+    ("shift_ms", "Shift", "ms against the mixture that came with it", "", "max_shift_ms", ""),
+    ("residual_db", "Residual", "dB that the stems leave of that mixture", "", "max_residual_db", "level"),
     ("lufs", "Loudness", "LUFS over the whole song; no rule", "", "", "level"),
-    ("peak", "Peak", "of full scale; no rule", "", "", ""),
 )
 _LEAST_LEVEL = -70.0  # silence stands here
 

@@ -51,7 +51,8 @@ class Opened:
         self.page.on("request", lambda request: self.asked.append(request.url))
         self.page.on("requestfailed", lambda request: self.blocked.update({request.url: request.failure}))
         self.page.goto(report.as_uri())
-        self.until("[...document.querySelectorAll('audio')].every((one) => one.readyState >= 1)")
+        loaded = "one.preload === 'none' || one.readyState >= 1"
+        self.until(f"[...document.querySelectorAll('audio')].every((one) => {loaded})")
 
     def until(self, condition: str, *, patience_s: float = 15.0) -> None:
         """Wait until the condition holds. Playwright's own waiting needs eval, which the page's policy forbids."""
