@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .spectral import at_least_float32
-from .tiled import gate, suits
+from .tiled import convolve_3x3, gate, suits
 
 
 def standardize(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -309,7 +309,8 @@ class DecoderLayer(nn.Module):
 
     def merge(self, x: Tensor, skip: Tensor) -> Tensor:
         """Everything before the transposed convolution; Hybrid Demucs' time branch starts from it."""
-        y: Tensor = F.glu(self.norm1(self.rewrite(x + skip)), dim=1)
+        wide = convolve_3x3(x + skip, self.rewrite) if self.spectral else self.rewrite(x + skip)
+        y: Tensor = F.glu(self.norm1(wide), dim=1)
         return y if self.dconv is None else self.dconv(y)
 
     def expand(self, y: Tensor, length: int) -> Tensor:

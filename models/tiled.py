@@ -22,6 +22,17 @@ from torch.nn import functional as F
 
 TILE_ELEMENTS = 2**20  # attention weights of one head held at a time; half as many took 10 % longer
 GATE_ELEMENTS = 2**18  # the same for what goes into a gate
+WINOGRAD_CHANNELS = 96  # so many and more gain; 48 lose a quarter
+# Winograd's F(4, 3): six inputs to six factors, a kernel to the other six, and their products to four outputs.
+WINOGRAD_INPUTS = (
+    (4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0),
+    (0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0), (0, 4, 0, -5, 0, 1),
+)  # fmt: skip
+WINOGRAD_KERNELS = (
+    (1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6),
+    (1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1),
+)  # fmt: skip
+WINOGRAD_OUTPUTS = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
 MALLOPT_TRIM_THRESHOLD, MALLOPT_MMAP_MAX, MALLOPT_ARENA_MAX = -1, -4, -8  # numbers of glibc's malloc.h
 LARGEST_PLAIN_SCORE = 58.0  # up to here 2 to the power of a score neither overflows float32 nor vanishes in a sum
 LOG2_E = math.log2(math.e)  # scores carry it: exp2 takes a third of the time of exp, which is MKL's in float32
@@ -97,6 +108,33 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool = False
             return out
     y = F.linear(x, weight, bias)
     return F.gelu(y) if gelu else y
+
+
+def convolve_3x3(x_BCFN: Tensor, layer: Any) -> Tensor:
+    """What `layer`, an `nn.Conv2d` with a kernel of 3x3 and a padding of 1, gives.
+
+    In float32 without gradients on a CPU, Winograd's minimal filtering F(4, 3) along the last axis takes half the
+    multiplications: four neighbouring outputs need six products instead of twelve (Lavin and Gray, arXiv 1509.09308).
+    The difference is near 1e-6 of the peak. With few channels the transforms cost more than they save.
+    """
+    channels = x_BCFN.shape[1]
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x_BCFN.dtype
+    if channels < WINOGRAD_CHANNELS or dtype != torch.float32 or torch.is_grad_enabled() or not suits(x_BCFN):
+        out: Tensor = layer(x_BCFN)
+        return out
+    batch, _, num_rows, num_columns = x_BCFN.shape
+    num_tiles = -(-num_columns // 4)
+    to_factors = torch.tensor(WINOGRAD_INPUTS, dtype=torch.float32)
+    to_outputs = torch.tensor(WINOGRAD_OUTPUTS, dtype=torch.float32)
+    kernels = torch.einsum("po,dcfo->pdcf", torch.tensor(WINOGRAD_KERNELS), layer.weight).reshape(-1, channels, 3, 1)
+    biases = F.pad(layer.bias[None], (0, 0, 1, 4)).flatten()  # of the one product that all four outputs add once
+    out = x_BCFN.new_empty(batch, layer.out_channels, num_rows, 4 * num_tiles)
+    for x_CFN, y_DFN in zip(x_BCFN, out, strict=True):
+        windows = F.pad(x_CFN, (1, 4 * num_tiles + 1 - num_columns)).unfold(-1, 6, 4)
+        parts = (to_factors @ windows.permute(3, 0, 1, 2).reshape(6, -1)).view(1, 6 * channels, num_rows, num_tiles)
+        parts = F.conv2d(parts, kernels, biases, padding=(1, 0), groups=6)
+        torch.mm(parts.view(6, -1).t(), to_outputs.t(), out=y_DFN.view(-1, 4))
+    return out[..., :num_columns]
 
 
 @functools.cache

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models import tiled
-from models.tiled import attend, drop, dropped_positions, gate, linear
+from models.tiled import attend, convolve_3x3, drop, dropped_positions, gate, linear
 
 
 def vectors(*shape: int, seed: int = 0) -> Tensor:
@@ -108,3 +108,15 @@ def test_linear_is_the_same_with_and_without_gradients(gelu):
             half = linear(x, weight, bias, gelu=gelu)
     assert half.dtype == torch.bfloat16
     assert (half.float() - plain).abs().max() < 0.02 * plain.abs().max()
+
+
+@pytest.mark.parametrize("num_columns", [1, 3, 16, 18])
+def test_a_wide_3x3_convolution_with_fewer_products_is_the_same(num_columns):
+    layer, x = nn.Conv2d(96, 4, 3, padding=1), vectors(2, 96, 5, num_columns)
+    plain = layer(x)
+    assert plain.requires_grad
+    torch.testing.assert_close(convolve_3x3(x, layer), plain, atol=0, rtol=0)
+    with torch.no_grad():
+        given = convolve_3x3(x, layer)
+    assert not torch.equal(given, plain)  # so the short way was taken
+    assert (given - plain).abs().max() < 1e-5 * plain.abs().max()
