@@ -13,7 +13,7 @@ exact model's `in_proj_weight`, `in_proj_bias` and `out_proj`; all others are th
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -178,15 +178,13 @@ def attend_blocks(q_BHLD: Tensor, k_BHMD: Tensor, v_BHMD: Tensor, pattern: Patte
     """The same through flex_attention: tokens sorted by code, empty blocks skipped; compiled on CUDA devices."""
     by_query_BHL, by_key_BHM = pattern.query_BHL.argsort(-1), pattern.key_BHM.argsort(-1)
     q, k, v = (_take(x, by) for x, by in ((q_BHLD, by_query_BHL), (k_BHMD, by_key_BHM), (v_BHMD, by_key_BHM)))
-    ordered = Pattern(
-        query_BHL=pattern.query_BHL.gather(-1, by_query_BHL),
-        key_BHM=pattern.key_BHM.gather(-1, by_key_BHM),
-        least_BH=pattern.least_BH,
-        rounds=pattern.rounds,
-    )
-    heads = _flex(q.device.type)(q, k, v, block_mask=_block_mask(ordered))
-    back_BHL = by_query_BHL.argsort(-1)
-    return _take(heads, back_BHL)
+    heads = _flex(q.device.type)(q, k, v, block_mask=_block_mask(by_code(pattern)))
+    return _take(heads, by_query_BHL.argsort(-1))
+
+
+def by_code(pattern: Pattern) -> Pattern:
+    """The same with queries and keys in the order of their codes, so that likely partners are neighbours."""
+    return replace(pattern, query_BHL=pattern.query_BHL.sort(-1).values, key_BHM=pattern.key_BHM.sort(-1).values)
 
 
 def occupied_blocks(pattern: Pattern) -> Tensor:
@@ -194,8 +192,7 @@ def occupied_blocks(pattern: Pattern) -> Tensor:
     padding = (0, -pattern.key_BHM.shape[-1] % BLOCK)
     parts = []
     for query_BHl in torch.split(pattern.query_BHL, BLOCK, dim=-1):
-        row = Pattern(query_BHL=query_BHl, key_BHM=pattern.key_BHM, least_BH=pattern.least_BH, rounds=pattern.rounds)
-        kept_BHM = kept_pairs(row).any(-2)
+        kept_BHM = kept_pairs(replace(pattern, query_BHL=query_BHl)).any(-2)
         parts.append(F.pad(kept_BHM, padding).view(*kept_BHM.shape[:2], -1, BLOCK).any(-1))
     return torch.stack(parts, dim=-2)
 
@@ -253,12 +250,6 @@ def report(q_BHLD: Tensor, k_BHMD: Tensor, pattern: Pattern) -> PatternReport:
     heavy_BHLM = weights_BHLM >= heaviest_BHLM[..., tenth - 1 : tenth]
     allowed_BHL1 = kept_BHLM.sum(-1, keepdim=True)
     within = torch.arange(weights_BHLM.shape[-1], device=weights_BHLM.device) < allowed_BHL1
-    ordered = Pattern(
-        query_BHL=pattern.query_BHL.sort(-1).values,
-        key_BHM=pattern.key_BHM.sort(-1).values,
-        least_BH=pattern.least_BH,
-        rounds=pattern.rounds,
-    )
     heavy_mass = (weights_BHLM * heavy_BHLM).sum(-1)
     return PatternReport(
         sparsity=1 - kept_BHLM.float().mean().item(),
@@ -266,5 +257,5 @@ def report(q_BHLD: Tensor, k_BHMD: Tensor, pattern: Pattern) -> PatternReport:
         recall_of_heaviest=((weights_BHLM * (heavy_BHLM & kept_BHLM)).sum(-1) / heavy_mass).mean().item(),
         best_recall=(heaviest_BHLM * within).sum(-1).mean().item(),
         queries_alone=(allowed_BHL1 == 0).float().mean().item(),
-        empty_blocks=1 - occupied_blocks(ordered).float().mean().item(),
+        empty_blocks=1 - occupied_blocks(by_code(pattern)).float().mean().item(),
     )

@@ -39,18 +39,21 @@ CONTEXTS_S = (7.8, 12.2, 24.4, 48.8)
 def cuda_rows(*, quick: bool) -> Iterator[Row]:
     """All rows, as far as the time reaches."""
     end = time.monotonic() + BUDGET_S
+
+    def at_most(seconds: float) -> float:
+        return max(0.0, min(seconds, end - time.monotonic()))
+
     setting = Setting(device="cuda", song_s=20.0 if quick else 180.0, threads=8)
     yield from _separation_rows(setting)
-    trained = list(_training(setting, compiled=False, patience_s=60.0))
+    trained = list(_training(setting, compiled=False, patience_s=at_most(60.0)))
     if trained:
         yield from compare(trained, {result.arm.name: 3.0 for result in trained[1:]})
         yield from throughput_rows(trained)
-    curves = in_process(loss_curves, "cuda", 50 if quick else 200, 4, SEGMENT_SAMPLES, limit_s=120.0)
-    yield from curve_rows(curves)
+    steps = 50 if quick else 200
+    yield from curve_rows(in_process(loss_curves, "cuda", steps, 4, SEGMENT_SAMPLES, limit_s=at_most(120.0)))
     for context_s in CONTEXTS_S:
-        yield from in_process(attention_rows, "cuda", context_s, 4, limit_s=min(60.0, end - time.monotonic())) or ()
-    left_s = end - time.monotonic()
-    if left_s > 60:
+        yield from in_process(attention_rows, "cuda", context_s, 4, limit_s=at_most(60.0)) or ()
+    if (left_s := at_most(BUDGET_S)) > 60:
         yield from throughput_rows(_training(setting, compiled=True, patience_s=left_s - 20))
 
 
@@ -115,13 +118,15 @@ def throughput_rows(results: list[Result]) -> Iterator[Row]:
 def loss_curves(device: str, num_steps: int, batch: int, num_samples: int) -> dict[str, list[float]]:
     """L1 losses of equal runs: float32, float32 with other dropout (the noise), and bfloat16."""
     curves = {}
+    # Made once: a CPU would need as long for new ones at every step as the card for the step.
+    batches = [toy_audio(num_samples, seed=1000 + i, batch=batch, device=device) for i in range(min(num_steps, 40))]
     for name, seed, precision in (("fp32", 0, "float32"), ("fp32 again", 1, "float32"), ("bf16", 0, "bfloat16")):
         model = our_model().to(device).train()
         optimizer = torch.optim.Adam(model.parameters(), lr=3e-4)
-        torch.manual_seed(seed)  # of dropout; data below are the same in every run
+        torch.manual_seed(seed)  # of dropout; the data are the same in every run
         curves[name] = []
         for step in range(num_steps):
-            stems_BSCT = toy_audio(num_samples, seed=1000 + step, batch=batch, device=device)
+            stems_BSCT = batches[step % len(batches)]
             optimizer.zero_grad(set_to_none=True)
             with torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
                 estimates_BSCT = model(stems_BSCT.sum(1))
@@ -151,16 +156,15 @@ def attention_rows(device: str, context_s: float, batch: int) -> list[Row]:
     """
     from models import sparse
 
+    from .sparse import clustered
+
     num_tokens = 8 * -(-round(context_s * SAMPLE_RATE) // 1024)
     name = f"attention {context_s} s"
-    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(batch, 8, num_tokens, 64, generator=torch.Generator().manual_seed(0))
     rows = []
-    centres = 3 * torch.randn(1, 8, 16, 64, generator=generator)
-    noise = torch.randn(batch, 8, num_tokens, 64, generator=generator)
-    label = torch.randint(16, (num_tokens,), generator=generator)
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     projection_DR2 = sparse.draw_projection(64, rounds=32, seed=0).to(device)
-    for kind, x in (("random", noise), ("clustered", centres[:, :, label] + noise)):
+    for kind, x in (("random", noise), ("clustered", clustered(num_tokens, batch=batch))):
         q, k, v = (x.to(device, dtype).clone().requires_grad_(device == "cuda") for _ in range(3))
         pattern = sparse.find_pattern(q, k, sparsity=0.9, projection_DR2=projection_DR2)
 
@@ -176,13 +180,7 @@ def attention_rows(device: str, context_s: float, batch: int) -> list[Row]:
             rows.append(Row(name=f"{name}, {kind}, {arm}", value=milliseconds, unit="ms", baseline=baseline[0]))
             rows.append(Row(name=f"{name}, {kind}, {arm}, peak", value=gib, unit="GiB", baseline=baseline[1]))
             baseline = milliseconds, gib
-        one = sparse.Pattern(
-            query_BHL=pattern.query_BHL[:1, :1].sort(-1).values,
-            key_BHM=pattern.key_BHM[:1, :1].sort(-1).values,
-            least_BH=pattern.least_BH[:1, :1],
-            rounds=pattern.rounds,
-        )
-        empty = 1 - sparse.occupied_blocks(one).float().mean().item()
+        empty = 1 - sparse.occupied_blocks(sparse.by_code(pattern)).float().mean().item()
         rows.append(Row(name=f"{name}, {kind}, empty blocks", value=100 * empty, unit="%"))
     return rows
 

@@ -12,7 +12,7 @@ from .parity import noise
 # One shallow preset per architecture, since tracing takes its time per operation.
 PRESETS = {
     "htdemucs-tiny": {"depth": 2, "nfft": 256, "transformer_layers": 2},
-    "sparse-htdemucs-tiny": {"depth": 2, "nfft": 256, "transformer_layers": 2},
+    "sparse-htdemucs-tiny": {"depth": 1, "nfft": 64, "transformer_layers": 2, "hash_rounds": 4},
     "hdemucs-tiny": {"nfft": 64},
     "demucs-v2-tiny": {"depth": 2},
     "demucs-v3-tiny": {"depth": 2},

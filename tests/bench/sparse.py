@@ -1,0 +1,157 @@
+"""`make bench-sparse`: what sparse attention leaves out and catches as the context grows, and what a kernel could gain.
+
+Queries and keys are those of the first two layers of an untrained `sparse-htdemucs` on a toy song, and tokens in
+ten tight clusters, made to suit the kernel. Sparsity and blocks count every pair of two heads; recall is measured at
+evenly spaced queries. A block-sparse kernel can leave out whole blocks of 128 x 128 pairs only, so exact fused
+attention's time, times the share of blocks that are occupied, bounds what it can reach; finding the occupied ones
+comes on top, and is timed here. CPU seconds of one thread. The same on a GPU, with the kernel: `cuda.py`.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from models import sparse
+from models.catalog import build
+
+from .models import Row, print_table, toy_audio
+
+CONTEXTS_S = (7.8, 12.2, 24.4, 48.8)
+HEADS = 2  # of eight; untrained heads differ by their random weights only
+PROBES = 256  # queries at which recall is measured
+KINDS = ("spectral self", "temporal self", "spectral cross", "temporal cross")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--contexts", nargs="*", type=float, default=CONTEXTS_S, help="in seconds")
+    parser.add_argument("--out", help="a JSON file for the rows")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        rows = [row for context_s in options.contexts for row in context_rows(context_s)]
+    print_table(rows)
+    if options.out:
+        with open(options.out, "w", encoding="utf-8") as file:
+            json.dump([asdict(row) for row in rows], file, indent=1)
+
+
+def context_rows(context_s: float) -> Iterator[Row]:
+    """All that is known of one context."""
+    seen = queries_and_keys(context_s)
+    for kind, (q, k) in zip(KINDS, seen, strict=True):
+        yield from pattern_rows(f"{context_s} s, {kind}", q[:, :HEADS], k[:, :HEADS])
+    q, k = seen[0]
+    tight = clustered(q.shape[-2])[:, :HEADS]
+    yield from pattern_rows(f"{context_s} s, clustered", tight, tight)
+    yield from cost_rows(f"{context_s} s, spectral self", q, k)
+
+
+def queries_and_keys(context_s: float) -> list[tuple[Tensor, Tensor]]:
+    """(1, H, L, D) of both domains, self-attention of the first layer, then cross-attention of the second."""
+    torch.manual_seed(0)
+    model = build("sparse-htdemucs", transformer_layers=2, segment_s=context_s).eval()
+    found: list[tuple[Tensor, Tensor]] = []
+
+    def record(module: Any, inputs: tuple[Tensor, Tensor]) -> None:
+        query_BLD, memory_BMD = inputs
+        split = [
+            x.unflatten(-1, (module.num_heads, -1)).transpose(1, 2) for x in (module.q(query_BLD), module.k(memory_BMD))
+        ]
+        found.append((split[0], split[1]))
+
+    for module in model.modules():
+        if isinstance(module, sparse.SparseAttention):
+            module.register_forward_pre_hook(record)
+    with exact_instead_of_dense():
+        model(toy_audio(model.config.segment_samples, seed=1).sum(1))
+    return found
+
+
+class exact_instead_of_dense:
+    """The layers' own outputs by fused attention: a mask of 17000 x 17000 for each head would not fit."""
+
+    def __enter__(self) -> None:
+        self.dense = sparse.attend_dense
+        sparse.attend_dense = lambda q, k, v, pattern: F.scaled_dot_product_attention(q, k, v)
+
+    def __exit__(self, *_: object) -> None:
+        sparse.attend_dense = self.dense
+
+
+def clustered(num_tokens: int, *, batch: int = 1) -> Tensor:
+    """Tokens (B, 8, L, 64) in ten tight clusters, neighbours in time in different ones: what suits the kernel best."""
+    generator = torch.Generator().manual_seed(0)
+    centres = 3 * torch.randn(1, 8, 10, 64, generator=generator)
+    noise = torch.randn(batch, 8, num_tokens, 64, generator=generator)
+    return centres[:, :, torch.arange(num_tokens) % 10] + 0.1 * noise
+
+
+def pattern_of(q: Tensor, k: Tensor) -> sparse.Pattern:
+    projection_DR2 = sparse.draw_projection(q.shape[-1], rounds=32, seed=0)
+    return sparse.find_pattern(q, k, sparsity=0.9, projection_DR2=projection_DR2)
+
+
+def pattern_rows(name: str, q: Tensor, k: Tensor) -> Iterator[Row]:
+    pattern = pattern_of(q, k)
+    probes = torch.linspace(0, q.shape[-2] - 1, PROBES).round().long()
+    probed = sparse.report(q[..., probes, :], k, replace(pattern, query_BHL=pattern.query_BHL[..., probes]))
+    yield Row(name=f"{name}, queries", value=q.shape[-2], unit="tokens")
+    yield Row(name=f"{name}, sparsity", value=100 * left_out(pattern), unit="%", target=90.0)
+    yield Row(name=f"{name}, recall", value=100 * probed.recall, unit="%", baseline=100 * probed.best_recall)
+    yield Row(name=f"{name}, recall of the best pattern as sparse", value=100 * probed.best_recall, unit="%")
+    yield Row(name=f"{name}, queries without a key", value=100 * probed.queries_alone, unit="%")
+    occupied = sparse.occupied_blocks(sparse.by_code(pattern)).float().mean().item()
+    yield Row(name=f"{name}, empty blocks", value=100 * (1 - occupied), unit="%")
+    yield Row(
+        name=f"{name}, most a block-sparse kernel can gain", value=1 / max(occupied, 1e-9), unit="x", baseline=1.0
+    )
+
+
+def left_out(pattern: sparse.Pattern) -> float:
+    """Share of all pairs that are left out, counted a few queries at a time."""
+    kept = sum(
+        sparse.kept_pairs(replace(pattern, query_BHL=part)).sum().item()
+        for part in pattern.query_BHL.split(sparse.BLOCK, dim=-1)
+    )
+    return 1 - kept / (pattern.query_BHL.numel() * pattern.key_BHM.shape[-1])
+
+
+def cost_rows(name: str, q: Tensor, k: Tensor) -> Iterator[Row]:
+    """One layer's attention, eight heads, forward only: exact and fused, and a sparse one's preparation."""
+    exact_s = cpu_s(lambda: F.scaled_dot_product_attention(q, k, k))
+    yield Row(name=f"{name}, exact fused attention", value=exact_s, unit="CPU s")
+    search_s = cpu_s(lambda: sparse.by_code(pattern_of(q, k)))
+    yield Row(name=f"{name}, hashing, choosing k and sorting", value=search_s, unit="CPU s", baseline=exact_s)
+    pattern = sparse.by_code(pattern_of(q[:, :HEADS], k[:, :HEADS]))
+    blocks_s = cpu_s(lambda: sparse.occupied_blocks(pattern)) * q.shape[1] / HEADS
+    yield Row(name=f"{name}, finding occupied blocks", value=blocks_s, unit="CPU s", baseline=exact_s)
+    pairs = q.shape[1] * q.shape[-2] * k.shape[-2]
+    fused = 4 * q.shape[-1] * q.shape[1] * (2 * q.shape[-2] + 2 * k.shape[-2])  # q, k, v and out in float32
+    codes = 8 * q.shape[1] * (q.shape[-2] + k.shape[-2]) + 4 * pairs / sparse.BLOCK**2
+    yield Row(name=f"{name}, memory of exact fused attention", value=fused / 2**20, unit="MiB")
+    yield Row(
+        name=f"{name}, at least, of a sparse kernel", value=(fused + codes) / 2**20, unit="MiB", baseline=fused / 2**20
+    )
+    yield Row(name=f"{name}, of the dense mask", value=pairs / 2**20, unit="MiB", baseline=fused / 2**20)
+
+
+def cpu_s(run: Callable[[], Any]) -> float:
+    """CPU seconds of the better of two runs."""
+    seconds = []
+    for _ in range(2):
+        start = time.process_time()
+        run()
+        seconds.append(time.process_time() - start)
+    return min(seconds)
+
+
+if __name__ == "__main__":
+    main()
