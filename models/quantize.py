@@ -42,7 +42,7 @@ Packing = Mapping[str, Grid]  # by name; all other floating-point tensors are st
 
 
 def uniform(model: nn.Module, bits: int, *, min_mib: float = MIN_QUANTIZED_MIB) -> dict[str, Grid]:
-    """One width for every matrix of at least `min_mib` (in float32), with a range per output row; 16 is float16."""
+    """One width for every matrix of at least `min_mib` (in float32) and a range per row of it; 16 is float16."""
     if bits != HALF and not MIN_BITS <= bits <= MAX_BITS:
         raise ModelError(f"{bits} bits: give {MIN_BITS} to {MAX_BITS}, or {HALF} for float16")
     return {
