@@ -29,6 +29,7 @@ _AV_SUFFIXES = {".m4a", ".mp4", ".aac", ".mka", ".mkv", ".webm", ".wma", ".mov",
 # Formats whose stated duration is a promise rather than an estimate from the bit rate.
 _AV_EXACT = {"mov", "mp4", "m4a", "matroska", "webm", "flac", "wav", "aiff"}
 _AV_TOLERANCE_S = 0.25
+_READ_SAMPLES = 1 << 15  # stays in the cache until it has been checked and copied
 # What PyAV may take a file for. It knows formats without any header, too, and decodes a web page as a telephone call.
 _AV_FORMATS = {"aac", "ac3", "aiff", "asf", "au", "caf", "eac3", "flac", "matroska", "mov", "mp3", "ogg", "w64", "wav"}
 _UNKNOWN_SIZE = 0x7FFF0000  # what writers into a pipe put into a WAV header, and more
@@ -280,9 +281,9 @@ class _SoundFileReader:
     def blocks(self) -> Iterator[Samples]:
         count = 0
         try:
-            while len(block_TC := self._file.read(1 << 18, dtype="float32", always_2d=True)):
+            while len(block_TC := self._file.read(_READ_SAMPLES, dtype="float32", always_2d=True)):
                 count += len(block_TC)
-                yield np.ascontiguousarray(block_TC.T)
+                yield block_TC.T
         except soundfile.LibsndfileError as error:
             raise AudioError("undecodable", f"{self._path}: decoding stopped after {count} samples ({error})") from None
         if count < self.info.num_samples:
@@ -410,20 +411,23 @@ def _is_mp3_without_length(path: Path) -> bool:
 
 
 def _rebatch(blocks: Iterable[Samples], block_samples: int) -> Iterator[Samples]:
-    pending: list[Samples] = []
-    have = 0
+    """The same samples in blocks of one length, each copied once.
+
+    A reader that waits keeps no whole block: songs of eighty raw files are read side by side.
+    """
+    out_CT: Samples | None = None
+    filled = 0
     for block_CT in blocks:
-        pending.append(block_CT)
-        have += block_CT.shape[1]
-        if have < block_samples:
-            continue
-        joined_CT = np.concatenate(pending, axis=1)
-        whole = have - have % block_samples
-        # Copies, so that a reader that waits keeps no whole block: songs of eighty raw files are read side by side.
-        ready = [joined_CT[:, start : start + block_samples].copy() for start in range(0, whole, block_samples)]
-        pending, have = [joined_CT[:, whole:].copy()], have - whole
-        del joined_CT
-        while ready:
-            yield ready.pop(0)
-    if have:
-        yield np.ascontiguousarray(np.concatenate(pending, axis=1))
+        taken = 0
+        while taken < block_CT.shape[1]:
+            if out_CT is None:
+                out_CT, filled = np.empty((block_CT.shape[0], block_samples), np.float32), 0
+            take = min(block_samples - filled, block_CT.shape[1] - taken)
+            out_CT[:, filled : filled + take] = block_CT[:, taken : taken + take]
+            filled, taken = filled + take, taken + take
+            if filled == block_samples:
+                whole_CT, out_CT = out_CT, None
+                yield whole_CT
+                del whole_CT
+    if out_CT is not None:
+        yield out_CT[:, :filled].copy()
