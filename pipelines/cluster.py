@@ -42,7 +42,7 @@ class Resources:
 
     num_cpus: float = 1.0
     num_gpus: float = 0.0
-    memory_bytes: int = 0  # 0: not reserved
+    memory_bytes: int = 0  # as many tasks run on a node as its memory holds; 0: not counted
 
 
 @contextmanager
@@ -107,12 +107,20 @@ def map_rows(
         _AsText(work),
         num_cpus=need.num_cpus,
         num_gpus=need.num_gpus or None,
-        memory=need.memory_bytes or None,
+        memory=_affordable(need.memory_bytes),
     )
     for answer in answers.iter_rows():
         if answer["input_error"]:
             raise InputError(answer["input_error"])
         yield json.loads(answer["result"])
+
+
+def _affordable(memory_bytes: int) -> int | None:
+    """At most what the largest node has: a task that fits nowhere would wait for ever."""
+    import ray
+
+    largest = max((node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"]), default=0)
+    return int(min(memory_bytes, largest)) or None
 
 
 def quiet_data() -> None:

@@ -86,6 +86,12 @@ def test_every_item_has_its_result_and_ragged_values_pass_unchanged(ray_local: A
 
 
 @pytest.mark.ray
+def test_a_task_that_asks_for_more_memory_than_any_node_has_runs_alone(ray_local: Any) -> None:
+    results = list(map_rows(_double, [{"value": 2}], resources=Resources(memory_bytes=10**16)))
+    assert [row["value"] for row in results] == [4]
+
+
+@pytest.mark.ray
 def test_a_users_mistake_in_a_task_is_one_here(ray_local: Any) -> None:
     with pytest.raises(InputError, match=r"^the disk of /somewhere is full$"):
         list(map_rows(_double, [{"value": 1}, {"value": None}]))

@@ -175,7 +175,7 @@ def test_a_source_that_no_song_has_is_refused_before_ray_starts(
     monkeypatch.setattr(ingest, "connect", _no_work)
     _corpus(tmp_path / "c", 1)
     corpus = CorpusConfig(root=str(tmp_path / "c"), sources=("drums", "guitar"))
-    with pytest.raises(InputError, match=r'no file for guitar\ncorpus\.sources=\["drums", "guitar"\]'):
+    with pytest.raises(InputError, match=r'no file for guitar.*\ncorpus\.sources=\["drums", "guitar"\]'):
         _run(corpus, tmp_path / "s")
 
 
@@ -200,6 +200,16 @@ def test_other_settings_that_make_no_sense_are_refused(tmp_path: Path) -> None:
             IngestConfig(**change)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"corpus\.root is not set"):
         _run(CorpusConfig(), tmp_path)
+
+
+def test_a_second_job_on_a_store_is_refused_before_it_starts_ray(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "connect", _no_work)
+    corpus = _corpus(tmp_path / "c", 1)
+    with shards.exclusive(tmp_path / "s"), pytest.raises(InputError, match=f"process {os.getpid()} is writing"):
+        _run(corpus, tmp_path / "s")
+    assert list((tmp_path / "s" / "chunks").glob("*.*")) == [tmp_path / "s" / "chunks" / ".lock"]
 
 
 def test_a_store_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
