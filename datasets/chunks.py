@@ -114,14 +114,6 @@ def offsets_in(frames: bytes) -> NDArray[np.uint32]:
     return np.frombuffer(frames, "<u4")
 
 
-def check_row(row: Mapping[str, Any], sources: Sequence[str]) -> None:
-    """AudioError that names the first of these stems whose FLAC bytes are not those that were written."""
-    for source in sources:
-        if zlib.crc32(row[source]) != row[f"{source}_crc32"]:
-            where = f"{source} in chunk {row['index']} of {row['track_id']!r}"
-            raise AudioError("undecodable", f"{where} does not match its checksum")
-
-
 def _rows(
     blocks: Iterable[Samples], header: SongHeader, *, sources: Sequence[str], bits: int
 ) -> Iterator[dict[str, Any]]:

@@ -132,7 +132,8 @@ def read_crop(out_SCT: Samples, song: Song, start: int, sources: Sequence[str]) 
     except OSError as error:
         raise InputError(f"shard {song.path} cannot be read ({error}); run ingest again") from None
     except (AudioError, IndexError) as error:
-        raise InputError(f"shard {song.path} is damaged: {error}; delete it and run ingest again") from None
+        where = f"shard {song.path} is damaged in {song.track_id!r}"
+        raise InputError(f"{where}: {error}; delete it and run ingest again") from None
     return ranges.num_bytes
 
 
@@ -188,20 +189,32 @@ def _layout(path: str) -> _Layout:
     """The layout of a shard. A required, plain, uncompressed value is the last thing in its column of a row group."""
     try:
         with open_parquet(path) as file:
-            sources, meta = stored_sources(file.schema_arrow), file.metadata
+            return _layout_of(stored_sources(file.schema_arrow), file.metadata)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"shard {path} cannot be read ({error}); run ingest again") from None
+    except (LookupError, AttributeError, TypeError, ValueError) as error:  # of a footer with a flipped bit
+        raise InputError(f"shard {path} is damaged: {error} in its footer; delete it and run ingest again") from None
+
+
+def _layout_of(sources: tuple[str, ...], meta: pq.FileMetaData) -> _Layout:
     at = {meta.schema.column(k).path: k for k in range(meta.num_columns)}
     frames, flacs = [at[f"{source}_frames"] for source in sources], [at[source] for source in sources]
     groups = [meta.row_group(k) for k in range(meta.num_row_groups)]
     return _Layout(
         sources=sources,
-        num_samples=np.array([group.column(at["num_samples"]).statistics.max for group in groups], np.int64),
-        scale=np.array([group.column(at["scale"]).statistics.max for group in groups], np.float64),
+        num_samples=np.array([_only(group.column(at["num_samples"])) for group in groups], np.int64),
+        scale=np.array([_only(group.column(at["scale"])) for group in groups], np.float64),
         begins=np.array([group.column(frames[0]).data_page_offset for group in groups], np.int64),
         frames_ends=np.array([[_end(group.column(k)) for k in frames] for group in groups], np.int64),
         ends=np.array([[_end(group.column(k)) for k in flacs] for group in groups], np.int64),
     )
+
+
+def _only(column: pq.ColumnChunkMetaData) -> float:
+    """The one value of a column of one row, which the footer holds twice; ValueError where the two differ."""
+    if column.statistics.min != column.statistics.max:
+        raise ValueError(f"two values of {column.path_in_schema}")
+    return float(column.statistics.max)
 
 
 def _end(column: pq.ColumnChunkMetaData) -> int:

@@ -1,6 +1,7 @@
 """Songs come back from chunk rows as they went in, and files that are no song are refused with a reason."""
 
 import io
+import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,9 @@ import pytest
 import soundfile
 
 from datasets.audio import Samples, encode_flac
-from datasets.chunks import SongHeader, check_row, song_rows, stems_of, track_rows
+from datasets.chunks import SongHeader, song_rows, stems_of, track_rows
 from datasets.dice import dice
-from datasets.errors import AudioError, InputError
+from datasets.errors import AudioError
 from datasets.schema import StemFile, Track, chunks_schema
 
 RATE = 8000
@@ -65,13 +66,9 @@ def test_rows_hold_the_song_exactly_even_beyond_full_scale(peak: float) -> None:
     assert stems_of(rows[2], SOURCES, start=5000).shape == (2, 2, 0)
 
 
-def test_a_changed_byte_of_a_stem_does_not_match_its_checksum() -> None:
+def test_every_stem_has_its_checksum() -> None:
     (row,) = song_rows(_stems(4000), HEADER, sources=SOURCES)
-    check_row(row, SOURCES)
-    changed = {**row, "bass": row["bass"][:-1] + b"\x00"}
-    check_row(changed, ("drums",))
-    with pytest.raises(InputError, match="bass in chunk 0 of 'a/b'"):
-        check_row(changed, SOURCES)
+    assert [row[f"{source}_crc32"] for source in SOURCES] == [zlib.crc32(row[source]) for source in SOURCES]
 
 
 def test_levels_are_those_of_the_samples_second_by_second() -> None:

@@ -141,8 +141,52 @@ def test_a_flipped_bit_in_what_a_crop_reads_is_noticed_and_the_shard_named(tmp_p
         bad = bytearray(data)
         bad[begin + bit // 8] ^= 1 << bit % 8
         path.write_bytes(bad)
-        with pytest.raises(InputError, match=r"k\.parquet is damaged: .*frame"):
+        with pytest.raises(InputError, match=r"k\.parquet is damaged in 'a': .*frame"):
             read_crop(out_SCT, song, 0, SOURCES)
+
+
+def test_wherever_a_bit_is_flipped_what_is_read_is_right_or_refused(tmp_path: Path) -> None:
+    address = _store(tmp_path, {"a": ("train", 9000)})
+    (song,) = shards.read_songs(address)
+    path, whole_SCT = Path(song.path), _stems("a", 9000)
+    data = path.read_bytes()
+    end_of_data = len(data) - int.from_bytes(data[-8:-4], "little")  # pyarrow may abort on a flip in the footer
+    rng, refused = dice(0, "flips"), {"crop": 0, "song": 0}
+    for place in rng.integers(0, end_of_data, 400).tolist():
+        bad = bytearray(data)
+        bad[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(bad)
+        segments._layout.cache_clear()
+        for way, read in (("crop", _crop_of), ("song", shards.read_song)):
+            try:
+                np.testing.assert_array_equal(read(song), whole_SCT)
+            except InputError as error:
+                refused[way] += path.name in str(error) and "damaged" in str(error)
+    assert min(refused.values()) > 300
+
+
+def _crop_of(song: Song) -> Samples:
+    out_SCT = np.empty((len(SOURCES), song.channels, song.num_samples), np.float32)
+    read_crop(out_SCT, song, 0, SOURCES)
+    return out_SCT
+
+
+def test_a_footer_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
+    """The scale of a row stands in the footer as its least and as its greatest value."""
+    address = _store(tmp_path, {"a": ("train", 1900)})
+    (song,) = shards.read_songs(address)
+    path, one, two = Path(song.path), np.float32(1).tobytes(), np.float32(2).tobytes()
+    data, said = path.read_bytes(), []
+    at = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    while (at := data.find(one, at + 1)) > 0:
+        path.write_bytes(data[:at] + two + data[at + 4 :])
+        segments._layout.cache_clear()
+        try:
+            np.testing.assert_array_equal(_crop_of(song), _stems("a", 1900))
+        except InputError as error:
+            said.append(str(error))
+    assert len(said) >= 2
+    assert all("k.parquet is damaged: two values of scale in its footer" in message for message in said)
 
 
 def test_rows_do_not_depend_on_who_reads_them(index: SegmentIndex) -> None:
