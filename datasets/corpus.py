@@ -16,7 +16,8 @@ from pathlib import Path
 
 from datasets import storage
 from datasets.errors import InputError
-from datasets.layouts import LAYOUTS, FoundSong, Rules, find_songs, list_folder, stated_split, stray_files, title_of
+from datasets.layouts import LAYOUTS, FoundSong, Rules, find_songs, stated_split, stray_files, title_of
+from datasets.listing import list_folder
 from datasets.schema import SOURCES, Track, Verdict
 from datasets.shards import read_json, write_json
 

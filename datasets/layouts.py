@@ -4,8 +4,6 @@
 file's name means is decided in `stemnames.py`; what is inside the files is found out at ingest (`chunks.py`).
 """
 
-import csv
-import io
 import json
 import os
 import unicodedata
@@ -16,8 +14,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from datasets import storage
-from datasets.errors import InputError
+from datasets.listing import Listing, is_audio, upwards
 from datasets.schema import SPLITS, StemFile
+from datasets.songlist import group_rows, read_rows
 from datasets.stemnames import FileNote, read_label, read_song
 from datasets.taxonomy import DEFAULT, Taxonomy, load
 
@@ -32,10 +31,6 @@ LAYOUTS = {
     "stem-folders": "a folder per source, whose files of one name are one song",
     "csv": "CSV files with the columns `instrum` and `path`, and `song` if need be",
 }
-SUFFIXES = (
-    ".wav", ".flac", ".aiff", ".aif", ".aifc", ".ogg", ".opus", ".mp3", ".m4a", ".caf", ".w64", ".rf64", ".au", ".aac",
-    ".wma",
-)  # fmt: skip
 STEM_FILE = ".stem.mp4"
 # The streams of a MUSDB18 file as musdb's mus.yaml states them; stream 0 is the mixture. musdb itself is not
 # asked, since importing it fails without an ffmpeg command; a test compares the two.
@@ -44,10 +39,6 @@ MUSDB_STREAMS = {"drums": 1, "bass": 2, "other": 3, "vocals": 4}
 MOISES_KINDS = {
     "vocals": "vocals", "bass": "bass", "drums": "drums", "guitar": "guitar", "piano": "piano", "other": "other",
     "percussion": "other", "other_keys": "keys", "bowed_strings": "strings", "wind": "wind", "other_plucked": "plucked",
-}  # fmt: skip
-_CSV_COLUMNS = {
-    "instrum": "instrum", "instrument": "instrum", "type": "instrum", "stem": "instrum", "source": "instrum",
-    "path": "path", "song": "song",
 }  # fmt: skip
 _SHOWN = 4  # names in a verdict
 
@@ -60,25 +51,6 @@ class Rules:
     unknown: str = "refuse"  # or "leave_out"
     pad_s: float = 5.0
     allow_outside: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listing:
-    """The names of all visible files below a root, by folder in posix form; the root itself is the empty string."""
-
-    root: str
-    folders: Mapping[str, tuple[str, ...]]
-    stamps: Mapping[str, storage.Stamp] = field(default_factory=dict)  # of objects in S3, by address
-
-    def address(self, path: str) -> str:
-        return storage.join(self.root, path)
-
-    def text(self, path: str) -> str:
-        """The text of a small file; empty where it cannot be read or is no text."""
-        try:
-            return storage.read(self.address(path)).decode("utf-8-sig")
-        except (OSError, UnicodeDecodeError):
-            return ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,56 +78,6 @@ class _Asked:
     rules: Rules
 
 
-def list_folder(root: str) -> Listing:
-    """All visible names below the root. Links are followed, though never round in a circle; stores are left out.
-
-    InputError when the root is no folder, or an empty one.
-    """
-    if storage.is_remote(root):
-        return _list_objects(root)
-    _check_root(Path(root))
-    folders: dict[str, tuple[str, ...]] = {}
-    seen: set[str] = set()
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        subfolders[:] = sorted(name for name in subfolders if not _hidden(name)) if real not in seen else []
-        if real in seen:
-            continue
-        seen.add(real)
-        if {"chunks", "manifests"} <= set(subfolders):
-            subfolders.clear()  # a store; stems separated into it are no songs of the corpus
-            continue
-        relative = os.path.relpath(folder, root)
-        folders["" if relative == "." else relative] = tuple(sorted(name for name in files if not _hidden(name)))
-    return Listing(root=root, folders=folders)
-
-
-def _list_objects(root: str) -> Listing:
-    found = storage.files_below(root)
-    if not found:
-        raise InputError(f"there is nothing below {root}; set corpus.root to a folder with songs")
-    holders: dict[str, set[str]] = {"chunks": set(), "manifests": set()}
-    for path in found:
-        parts = path.split("/")[:-1]
-        for depth, part in enumerate(parts):
-            if part in holders:
-                holders[part].add("/".join(parts[:depth]))
-    stores = holders["chunks"] & holders["manifests"]
-    folders: dict[str, list[str]] = {"": []}
-    for path in found:
-        folder, _, name = path.rpartition("/")
-        inside = any(not store or f"{folder}/".startswith(f"{store}/") for store in stores)
-        if not inside and not any(map(_hidden, path.split("/"))):
-            folders.setdefault(folder, []).append(name)
-            for above in _upwards(folder):
-                folders.setdefault(above, [])  # as on a disk, where folders stand by themselves
-    return Listing(
-        root=root,
-        folders={folder: tuple(names) for folder, names in folders.items()},
-        stamps={storage.join(root, path): stamp for path, stamp in found.items()},
-    )
-
-
 def find_songs(listing: Listing, *, sources: Sequence[str], rules: Rules) -> list[FoundSong]:
     """Every song of a listing, sorted by name; a CSV at the top lists all there is, else each layout finds its own."""
     asked = _Asked(listing=listing, sources=tuple(sources), taxonomy=load(rules.taxonomy), rules=rules)
@@ -174,7 +96,7 @@ def stray_files(listing: Listing, found: Sequence[FoundSong]) -> tuple[str, ...]
     """Audio files at the top of the root, where they belong to no song; a CSV may use them."""
     if any(song.layout == "csv" for song in found):
         return ()
-    return tuple(filter(_is_audio, listing.folders.get("", ())))
+    return tuple(filter(is_audio, listing.folders.get("", ())))
 
 
 def stated_split(name: str) -> str:
@@ -191,15 +113,6 @@ def _split_alias(folder: str) -> str:
     aliases = {"validation": "valid", "val": "valid", "training": "train"}
     lower = aliases.get(folder.lower(), folder.lower())
     return lower if lower in SPLITS else ""
-
-
-def _hidden(name: str) -> bool:
-    # "...Baby One More Time" is a song
-    return (name.startswith(".") and not name.startswith("..")) or name == "__MACOSX"
-
-
-def _is_audio(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
 # --- MUSDB18 ------------------------------------------------------------------------------------------------
@@ -246,17 +159,11 @@ def _moises_songs(asked: _Asked) -> tuple[list[FoundSong], set[str]]:
                 for stem in about["stems"]
                 for track in stem["tracks"]
             ]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue  # some other program's data.json
         songs[folder] = _moises_song(asked, folder, about, tracks)
-    taken = {other for other in asked.listing.folders if any(above in songs for above in _upwards(other))}
+    taken = {other for other in asked.listing.folders if any(above in songs for above in upwards(other))}
     return list(songs.values()), taken
-
-
-def _upwards(folder: str) -> Iterator[str]:
-    while folder:
-        yield folder
-        folder = folder.rpartition("/")[0]
 
 
 def _moises_song(asked: _Asked, folder: str, about: Mapping[str, Any], tracks: Sequence[tuple[str, str]]) -> FoundSong:
@@ -274,7 +181,7 @@ def _moises_song(asked: _Asked, folder: str, about: Mapping[str, Any], tracks: S
         kind = MOISES_KINDS.get(stem, stem)
         parts.append((_stated_kind(asked, path, kind), StemFile(path=asked.listing.address(f"{folder}/{path}"))))
     song = _song(asked, folder, "moisesdb", parts)
-    return replace(song, title=unicodedata.normalize("NFC", title), pad_s=asked.rules.pad_s)
+    return replace(song, title=unicodedata.normalize("NFC", as_text(title)), pad_s=asked.rules.pad_s)
 
 
 # --- one folder per stem --------------------------------------------------------------------------------------
@@ -290,7 +197,7 @@ def _stem_folder_songs(asked: _Asked) -> tuple[list[FoundSong], set[str]]:
         below = [
             folder
             for folder, files in asked.listing.folders.items()
-            if folder.startswith(base) and "/" not in folder[len(base) :] and any(map(_is_audio, files))
+            if folder.startswith(base) and "/" not in folder[len(base) :] and any(map(is_audio, files))
         ]
         if sum(folder[len(base) :].lower() in asked.sources for folder in below) < 2:
             continue
@@ -311,7 +218,7 @@ def _songs_across(asked: _Asked, base: str, stems: Sequence[str]) -> Iterator[Fo
         for folder, files in asked.listing.folders.items():
             if not f"{folder}/".startswith(f"{stem}/"):
                 continue
-            for file in filter(_is_audio, files):
+            for file in filter(is_audio, files):
                 path = f"{folder}/{file}"
                 key = os.path.splitext(path[len(stem) + 1 :])[0]
                 by_name[key].append((replace(note, path=path[len(base) :]), StemFile(path=asked.listing.address(path))))
@@ -333,45 +240,10 @@ def _csv_songs(asked: _Asked) -> Iterator[FoundSong]:
     rows: dict[str, list[dict[str, str]]] = defaultdict(list)
     for file in asked.listing.folders.get("", ()):
         if file.lower().endswith(".csv"):
-            rows[_split_alias(os.path.splitext(file)[0])] += _csv_rows(file, asked.listing.text(file))
+            rows[_split_alias(os.path.splitext(file)[0])] += read_rows(file, asked.listing.text(file))
     for split, listed in rows.items():
-        for key, group in _csv_groups(listed).items():
+        for key, group in group_rows(listed).items():
             yield _csv_song(asked, f"{split}/{key}" if split else key, group)
-
-
-def _csv_rows(file: str, text: str) -> list[dict[str, str]]:
-    """Different rows with the keys `instrum`, `path` and perhaps `song`; none where the columns are others."""
-    header = text.split("\n", 1)[0]
-    delimiter = max(",;\t", key=header.count)
-    names: dict[str, str] = {}
-    for column in header.split(delimiter):
-        meaning = _CSV_COLUMNS.get(column.strip().strip('"').lower())
-        if meaning and meaning not in names:
-            names[meaning] = column.strip().strip('"')
-    if not {"instrum", "path"} <= set(names):
-        return []
-    try:
-        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
-        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
-        rows = [{key: (row.get(name) or "").strip() for key, name in names.items()} for row in reader]
-    except csv.Error as error:
-        raise InputError(f"{file} in the corpus folder is no whole CSV file: {error}") from None
-    return [dict(row) for row in dict.fromkeys(tuple(row.items()) for row in rows) if dict(row)["path"]]
-
-
-def _csv_groups(rows: Iterable[Mapping[str, str]]) -> dict[str, list[Mapping[str, str]]]:
-    """Rows by song: by their column `song`, else by folder where one holds several instruments, else by file name."""
-    rows = list(rows)
-    instruments: dict[str, set[str]] = defaultdict(set)
-    for row in rows:
-        instruments[str(PurePosixPath(row["path"]).parent)].add(row["instrum"])
-    groups: dict[str, list[Mapping[str, str]]] = defaultdict(list)
-    for row in rows:
-        path = PurePosixPath(row["path"])
-        folder = str(path.parent)
-        key = row.get("song") or (folder if len(instruments[folder]) > 1 and folder != "." else path.stem)
-        groups[key.strip("/") or path.stem].append(row)
-    return groups
 
 
 def _csv_song(asked: _Asked, name: str, rows: Sequence[Mapping[str, str]]) -> FoundSong:
@@ -408,9 +280,9 @@ def _located(root: str, path: str) -> tuple[str, bool]:
 def _folder_songs(asked: _Asked, taken: set[str]) -> Iterator[FoundSong]:
     """Songs of folders that hold audio, together with the folders inside that only sort a song's files."""
     audio = {
-        folder: [file for file in files if _is_audio(file)]
+        folder: [file for file in files if is_audio(file)]
         for folder, files in asked.listing.folders.items()
-        if folder and folder not in taken and any(map(_is_audio, files))
+        if folder and folder not in taken and any(map(is_audio, files))
     }
     members: dict[str, list[str]] = defaultdict(list)
     tops = _song_tops(asked, audio)
@@ -551,8 +423,11 @@ def _is_text(name: str) -> bool:
 
 
 def as_text(name: str) -> str:
-    """A name as it can be shown and stored; bytes that are no text are written out."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    """A name as it can be shown and stored; what is no text is written out."""
+    try:
+        return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:
+        return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _refuse_name_clashes(found: Sequence[FoundSong]) -> list[FoundSong]:
@@ -570,16 +445,3 @@ def _refuse_name_clashes(found: Sequence[FoundSong]) -> list[FoundSong]:
             )
         kept.append(song)
     return kept
-
-
-def _check_root(folder: Path) -> None:
-    if not folder.exists():
-        raise InputError(f"the corpus folder {folder} does not exist; set corpus.root=DIR")
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder; set corpus.root to the folder that holds the songs")
-    try:
-        empty = not any(folder.iterdir())
-    except OSError as error:
-        raise InputError(f"the corpus folder {folder} cannot be read: {error.strerror}") from None
-    if empty:
-        raise InputError(f"the corpus folder {folder} is empty; set corpus.root to a folder with songs")

@@ -16,7 +16,8 @@ from datasets.chunks import stems_of, track_rows
 from datasets.corpus import scan, survey
 from datasets.dice import dice
 from datasets.errors import InputError
-from datasets.layouts import FoundSong, Rules, list_folder
+from datasets.layouts import FoundSong, Rules
+from datasets.listing import list_folder
 from datasets.schema import REASONS, SOURCES
 
 RATE = 8000
@@ -203,9 +204,14 @@ def test_moisesdb_is_read_from_its_data_files(tmp_path: Path) -> None:
     assert sides["moisesdb_v0.1/u-1"][1] == "ada"  # one artist's songs stay on one side
 
 
+def test_a_moisesdb_title_that_is_no_text_is_written_out(tmp_path: Path) -> None:
+    _moises(tmp_path, "u", {source: [source[0]] for source in SOURCES}, artist="Ada\ud800", song="One")
+    assert [song.title for song in _songs(tmp_path).values()] == ["Ada\\ud800 - One"]
+
+
 def test_another_programs_data_file_is_no_moisesdb(tmp_path: Path) -> None:
     _touch(tmp_path, [f"S/{source}.wav" for source in SOURCES])
-    for text in ("{ damaged", "[]", '{"stems": 3}', '{"other": 1}'):
+    for text in ("{ damaged", "[" * 100_000, "[]", '{"stems": 3}', '{"other": 1}'):
         (tmp_path / "S/data.json").write_text(text)
         assert _songs(tmp_path)["S"].layout == "folders"
 
