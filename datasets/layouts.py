@@ -89,7 +89,14 @@ def find_songs(listing: Listing, *, sources: Sequence[str], rules: Rules) -> lis
             found += songs
             taken |= folders
         found += _folder_songs(asked, taken)
+        found += [_unreadable(folder, why) for folder, why in listing.unreadable.items()]
     return _refuse_name_clashes(sorted(found, key=lambda song: song.name))
+
+
+def _unreadable(folder: str, why: str) -> FoundSong:
+    """A folder that may hold songs for all we know."""
+    detail = f"the folder cannot be looked into: {why}"
+    return _named(FoundSong(name=folder, title=title_of(folder), layout="folders", reason="undecodable", detail=detail))
 
 
 def stray_files(listing: Listing, found: Sequence[FoundSong]) -> tuple[str, ...]:

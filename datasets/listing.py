@@ -21,6 +21,7 @@ class Listing:
     root: str
     folders: Mapping[str, tuple[str, ...]]
     stamps: Mapping[str, storage.Stamp] = field(default_factory=dict)  # of objects in S3, by address
+    unreadable: Mapping[str, str] = field(default_factory=dict)  # folder -> why it could not be looked into
 
     def address(self, path: str) -> str:
         return storage.join(self.root, path)
@@ -43,7 +44,12 @@ def list_folder(root: str) -> Listing:
     _check_root(Path(root))
     folders: dict[str, tuple[str, ...]] = {}
     seen: set[str] = set()
-    for folder, subfolders, files in os.walk(root, followlinks=True):
+    unreadable: dict[str, str] = {}
+
+    def note(error: OSError) -> None:
+        unreadable[os.path.relpath(error.filename, root)] = error.strerror or str(error)
+
+    for folder, subfolders, files in os.walk(root, followlinks=True, onerror=note):
         real = os.path.realpath(folder)
         subfolders[:] = sorted(name for name in subfolders if not _hidden(name)) if real not in seen else []
         if real in seen:
@@ -54,7 +60,7 @@ def list_folder(root: str) -> Listing:
             continue
         relative = os.path.relpath(folder, root)
         folders["" if relative == "." else relative] = tuple(sorted(name for name in files if not _hidden(name)))
-    return Listing(root=root, folders=folders)
+    return Listing(root=root, folders=folders, unreadable=unreadable)
 
 
 def _list_objects(root: str) -> Listing:

@@ -342,6 +342,21 @@ def test_a_file_name_that_is_no_text_refuses_its_song_only(tmp_path: Path) -> No
     json.dumps([song.detail for song in songs.values()]).encode()
 
 
+def test_a_folder_that_cannot_be_looked_into_is_a_song_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _touch(tmp_path, [f"{song}/{source}.wav" for song in ("Good", "Locked") for source in SOURCES])
+    scandir = os.scandir
+
+    def locked(path: str) -> Any:
+        if str(path).endswith("Locked"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    songs = _songs(tmp_path)
+    assert {name: song.reason for name, song in songs.items()} == {"Good": "", "Locked": "undecodable"}
+    assert songs["Locked"].detail == "the folder cannot be looked into: Permission denied"
+
+
 def test_system_files_are_not_audio(tmp_path: Path) -> None:
     _touch(
         tmp_path, [f"S/{source}.wav" for source in SOURCES] + ["S/._drums.wav", "__MACOSX/S/drums.wav", "S/.DS_Store"]
