@@ -1,0 +1,314 @@
+"""`make bench-curation`: known faults planted in songs given as stems, and what curation's rules find of them.
+
+Songs are real, rendered (from ../shared/data when it is there) and synthetic. Every other song, in the order of
+names, is held out: the weights of `datasets/labels.py` never saw it, and the tables are about those songs alone.
+Other thresholds were set with all real and rendered songs in view; the held-out synthetic ones are drawn from a seed
+of their own. A rule's false alarms are counted on good songs and on songs with another fault. With `--model PATH`
+(a checkpoint folder, for instance of `make demo`) the rule that asks a model is held against the swapped songs too.
+"""
+
+import argparse
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+from rich.console import Console
+
+from datasets import defects
+from datasets.audio import Samples, decode
+from datasets.dice import dice
+from datasets.fingerprint import Listener, Signature, find_matches
+from datasets.quality import Meter, Rules, faults
+from datasets.schema import SOURCES
+from datasets.synthetic import compose, perform
+from flows.screen import table
+
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+RATE = 44100
+SEED = 11
+STEM_FOLDERS = ("cc0_album", "lmms_demos", "real_small", "rendered_stems")
+TARGETS = {"swapped": 0.95, "silent_source": 0.95, "clipped": 0.95, "misaligned": 0.95, "bleed": 0.9,
+           "offset": 0.95, "inverted": 0.95}  # fmt: skip
+TURNS = {"swapped": 3, "silent_source": 1, "clipped": 2, "bleed": 2, "misaligned": 2, "offset": 1, "inverted": 1}
+BLEED_DB = (-10, -15, -20, -25, -30, -35)
+SEMITONES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+KBPS = (64, 96, 128, 192, 256)
+
+
+@dataclass
+class Tally:
+    """What one rule found of one fault, over songs."""
+
+    found: int = 0
+    planted: int = 0
+    false: int = 0
+    misses: list[str] = field(default_factory=list)
+
+    @property
+    def recall(self) -> float:
+        return self.found / max(1, self.planted)
+
+    @property
+    def precision(self) -> float:
+        return self.found / max(1, self.found + self.false)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", help="a JSON file for the rows")
+    parser.add_argument("--model", help="a model that hears the swapped songs too, such as a checkpoint folder")
+    parser.add_argument("--songs", type=int, default=3500, help="songs in the made-up index of fingerprints")
+    arguments = parser.parse_args()
+    began = time.process_time()
+    songs = dict(held_out())
+    rows = [_row("held-out songs", len(songs), "songs"), *_faults(songs), *_bleed_curve(songs)]
+    rows += [*_copies(), *_lossy(songs), *_index(arguments.songs)]
+    if arguments.model:
+        rows += _with_model(songs, arguments.model)
+    rows.append(_row("this bench", time.process_time() - began, "CPU s", target=360.0))
+    columns = ("name", "value", "unit", "baseline", "target", "met")
+    Console(highlight=False).print(table("Curation", columns, [[_cell(row[name]) for name in columns] for row in rows]))
+    if arguments.out:
+        Path(arguments.out).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    return int(any(row["met"] is False for row in rows))
+
+
+# --- songs --------------------------------------------------------------------------------------------------
+
+
+def held_out() -> Iterator[tuple[str, Samples]]:
+    """Names and stems_SCT of the songs that no weight was fitted on."""
+    for folder in STEM_FOLDERS:
+        paths = sorted((DATA / folder / "train").iterdir()) if (DATA / folder).is_dir() else []
+        titles = sorted({path.name.split(" (")[0] for path in paths})
+        for path in paths:
+            if path.name.split(" (")[0] in titles[1::2]:
+                stems = [soundfile.read(path / f"{source}.flac", dtype="float32")[0].T for source in SOURCES]
+                yield f"{folder}/{path.name}", np.stack(stems)
+    for path in sorted((DATA / "musdb_stem_mp4" / "train").glob("*.mp4"))[1::2]:
+        yield f"musdb/{path.stem}", np.stack([decode(path, stream=stream)[0] for stream in (1, 2, 3, 4)])
+    for number in range(10):
+        yield f"toys/{number}", perform(compose(SEED, f"{number:02d}", 12.0), RATE)
+
+
+def mixtures() -> Iterator[tuple[str, Samples]]:
+    """Names and samples_CT, up to 20 s, of songs that are all different recordings."""
+    folders = ("rendered_beatkey", "real_mixtures_beatkey", "cc0_album", "lmms_demos", "real_small")
+    paths = [path for folder in folders for path in sorted((DATA / folder).glob("train/*/mixture.*"))]
+    titles = set()
+    for path in paths:
+        title = path.parent.name.split(" (")[0]  # excerpts of one song may share what repeats in it
+        if title not in titles:
+            titles.add(title)
+            yield title, soundfile.read(path, frames=20 * RATE, dtype="float32")[0].T.copy()
+    for number in range(10):
+        yield f"Toy {number}", perform(compose(SEED, f"{number:02d}", 12.0), RATE).sum(axis=0)
+
+
+# --- faults of stems ----------------------------------------------------------------------------------------
+
+
+def _faults(songs: Mapping[str, Samples]) -> Iterator[dict[str, Any]]:
+    tallies = {reason: Tally() for reason in TARGETS}
+    clock = _Clock()
+    for name, stems_SCT in songs.items():
+        alive = len(defects.sounding(stems_SCT)) == len(stems_SCT)
+        clean = _found(stems_SCT, stems_SCT.sum(axis=0), clock)
+        for reason in clean & TARGETS.keys():
+            if reason != "silent_source" or alive:  # some songs have no vocals
+                tallies[reason].false += 1
+                tallies[reason].misses.append(f"{name} as it came")
+        for reason, turns in TURNS.items():
+            for turn in range(turns):
+                planted = defects.FAULTS[reason](stems_SCT, dice(SEED, name, reason, turn), RATE)
+                found = _found(planted.stems_SCT, stems_SCT.sum(axis=0), clock)
+                tallies[reason].planted += 1
+                tallies[reason].found += reason in found
+                if reason not in found:
+                    tallies[reason].misses.append(f"{name}, stems {planted.places}, not found")
+                for other in (found - clean - {reason}) & TARGETS.keys():
+                    tallies[other].false += 1
+                    tallies[other].misses.append(f"{name} with {reason}")
+    for reason, tally in tallies.items():
+        for which in ("precision", "recall"):
+            value = getattr(tally, which)
+            yield _row(f"{reason}, {which} ({tally.planted} planted)", value, "", target=TARGETS[reason], more=True)
+        if tally.misses:
+            print(f"{reason}: {'; '.join(tally.misses)}", file=sys.stderr)
+    yield _row("signal pass, 4 stems", clock.audio_s / clock.cpu_s, "x real time", target=60.0, more=True)
+
+
+class _Clock:
+    audio_s = 0.0
+    cpu_s = 0.0
+
+
+def _found(stems_SCT: Samples, mixture_CT: Samples, clock: _Clock) -> set[str]:
+    """The reasons of all rules that the song breaks."""
+    meter = Meter(sources=SOURCES, sample_rate=RATE)
+    began = time.process_time()
+    meter.add(stems_SCT, mixture_CT)
+    measures = meter.measures()
+    clock.cpu_s += time.process_time() - began
+    clock.audio_s += stems_SCT.shape[2] / RATE
+    return {fault.reason for fault in faults(measures, Rules(), sources=SOURCES)}
+
+
+def _bleed_curve(songs: Mapping[str, Samples]) -> Iterator[dict[str, Any]]:
+    some = [songs[name] for name in sorted(songs)][::2]
+    for kind in ("plain", "spill", "room"):
+        for level_db in BLEED_DB:
+            hits = 0
+            for place, stems_SCT in enumerate(some):
+                rng = dice(SEED, "bleed", kind, level_db, place)
+                planted = defects.bleed(stems_SCT, rng, level_db=level_db, kind=kind, sample_rate=RATE)
+                meter = Meter(sources=SOURCES, sample_rate=RATE)
+                meter.add(planted.stems_SCT[:, :, : 8 * RATE])
+                into, onto = (SOURCES[where] for where in planted.places)
+                hits += meter.measures().get(f"{into}_bleed_{onto}_db", -90.0) > Rules().max_bleed_db
+            yield _row(f"bleed at {level_db} dB, {kind}: recall ({len(some)} songs of 8 s)", hits / len(some), "")
+
+
+def _with_model(songs: Mapping[str, Samples], path: str) -> Iterator[dict[str, Any]]:
+    from pipelines.crosscheck import load
+    from pipelines.curate import CurateConfig
+    from pipelines.hearing import Levels, confusions, levels_of, matrix
+
+    model, config = load(path), CurateConfig()
+    alone, both = Tally(), Tally()
+    for name, stems_SCT in songs.items():
+        stems = dict(zip(SOURCES, stems_SCT, strict=True))
+        heard = levels_of(model, lambda source, stems=stems: iter([stems[source]]), sources=SOURCES, sample_rate=RATE)
+        for turn in range(-1, TURNS["swapped"]):
+            order = np.arange(len(SOURCES))
+            if turn >= 0:
+                planted = defects.swap_labels(stems_SCT, dice(SEED, name, "swapped", turn))
+                order[list(planted.places)] = order[list(planted.places)[::-1]]
+            levels = Levels(own_NS=heard.own_NS[:, order], heard_NSS=heard.heard_NSS[:, order])
+            shares = matrix(levels, silence_db=config.silence_db, heard_db=config.heard_db)
+            said = confusions(shares, sources=SOURCES, min_own=config.min_own, max_foreign=config.max_foreign)
+            signal = "swapped" in _found(stems_SCT[order], stems_SCT.sum(axis=0), _Clock())
+            for tally, found in ((alone, bool(said)), (both, bool(said) or signal)):
+                tally.planted += turn >= 0
+                tally.found += found and turn >= 0
+                tally.false += found and turn < 0
+    for words, tally in (("the model", alone), ("the model or the signal", both)):
+        yield _row(f"swapped, by {words}: precision", tally.precision, "")
+        yield _row(f"swapped, by {words}: recall", tally.recall, "")
+
+
+# --- copies -------------------------------------------------------------------------------------------------
+
+
+def _copies() -> Iterator[dict[str, Any]]:
+    songs = dict(mixtures())
+    originals = {name: _signature(samples_CT) for name, samples_CT in songs.items()}
+    kinds: dict[str, Callable[[Samples, np.random.Generator], Samples]] = {
+        "exact": lambda x, rng: x,
+        "other master": lambda x, rng: defects.remaster(x, rng, sample_rate=RATE),
+        "mp3 at 64 kbit/s": lambda x, rng: defects.transcode(x, codec="mp3", kbps=64, sample_rate=RATE),
+        "half of the song": lambda x, rng: defects.excerpt(x, rng, share=0.5),
+        "a quarter of the song": lambda x, rng: defects.excerpt(x, rng, share=0.25),
+    }
+    for percent in (-3, 3, 5):
+        kinds[f"{percent:+d} % tape speed"] = lambda x, rng, by=percent: defects.change_speed(
+            x, 1 + by / 100, sample_rate=RATE
+        )
+    kinds["+3 % tempo"] = lambda x, rng: defects.change_tempo(x, 1.03, sample_rate=RATE)
+    for semitones in SEMITONES:
+        kinds[f"+{semitones:g} semitones"] = lambda x, rng, by=semitones: defects.transpose(x, by, sample_rate=RATE)
+    for kind, change in kinds.items():
+        chosen = list(songs) if kind in ("exact", "other master") else list(songs)[::3]
+        copies = {f"{name} copy": _signature(change(songs[name], dice(SEED, kind, name))) for name in chosen}
+        found = {(match.first, match.later) for match in find_matches(originals | copies, min_similarity=0.5)}
+        right = {pair for pair in found if pair[1].removesuffix(" copy") == pair[0]}
+        asked = kind in ("exact", "other master")
+        target = 0.95 if asked else None
+        yield _row(f"copies, {kind}: recall ({len(chosen)})", len(right) / len(chosen), "", target=target, more=True)
+        precision = len(right) / max(1, len(found))
+        yield _row(f"copies, {kind}: precision", precision, "", target=target, more=True)
+
+
+def _signature(samples_CT: Samples) -> Signature:
+    listener = Listener(RATE)
+    mono_T = np.ascontiguousarray(samples_CT.mean(axis=0))
+    for start in range(0, len(mono_T), RATE):
+        listener.add(mono_T[start : start + RATE])
+    return listener.signature()
+
+
+def _lossy(songs: Mapping[str, Samples]) -> Iterator[dict[str, Any]]:
+    """Where the spectra end after a lossy round trip, for mixtures that went up to 20 kHz before."""
+    whole = [stems_SCT.sum(axis=0)[:, : 6 * RATE] for stems_SCT in songs.values()]
+    whole = [samples_CT for samples_CT in whole if _cutoff(samples_CT) > 20000][:8]
+    for codec in ("mp3", "aac", "vorbis"):
+        for kbps in KBPS:
+            found = [_cutoff(defects.transcode(x, codec=codec, kbps=kbps, sample_rate=RATE)) for x in whole]
+            share = float(np.mean(np.array(found) < 20000))
+            name = f"{codec} at {kbps} kbit/s: recall at min_cutoff_hz=20000 (median {np.median(found):.0f} Hz)"
+            yield _row(name, share, "")
+
+
+def _cutoff(samples_CT: Samples) -> float:
+    meter = Meter(sources=("other",), sample_rate=RATE)
+    meter.add(samples_CT[None])
+    return meter.measures()["other_cutoff_hz"]
+
+
+def _index(num_songs: int) -> Iterator[dict[str, Any]]:
+    """Time and memory of comparing many songs of four minutes, their landmarks drawn like those of real ones."""
+    pool = np.concatenate([_signature(samples_CT)[1:] for _, samples_CT in mixtures()])
+    rng = dice(SEED, "index")
+    signatures: dict[str, Signature] = {}
+    for number in range(num_songs):
+        count = 4200  # 17.5 a second
+        times = np.sort(rng.integers(0, 240 * 43, count)).astype(np.uint64)
+        low, high = np.uint64(29), np.uint64(36)  # the pitch and the reach of one landmark, the hash of another
+        mid = (pool[rng.integers(0, len(pool), count)] >> np.uint64(20)) & np.uint64((1 << 16) - 1)
+        mid = (mid & np.uint64((1 << 9) - 1)) | ((pool[rng.integers(0, len(pool), count)] >> low) % np.uint64(128)) << 9
+        top = pool[rng.integers(0, len(pool), count)] >> high
+        signatures[f"{number:05d}"] = np.r_[np.uint64(240 * 43), (top << high) | (mid << np.uint64(20)) | times]
+    for number in range(0, num_songs, 100):  # every hundredth comes again, with a third of its landmarks
+        marks = signatures[f"{number:05d}"]
+        keep = np.r_[True, rng.random(len(marks) - 1) < 0.33]
+        signatures[f"{number:05d} copy"] = marks[keep]
+    before, began = _peak_mb(), time.process_time()
+    found = find_matches(signatures, min_similarity=0.5)
+    spent = time.process_time() - began
+    right = sum(match.later == f"{match.first} copy" for match in found)
+    copies = len(range(0, num_songs, 100))
+    yield _row(f"comparing {num_songs} made-up songs of 4 min", spent, "CPU s", target=300.0)
+    yield _row("its memory beyond the signatures", _peak_mb() - before, "MB")
+    yield _row("the signatures", sum(marks.nbytes for marks in signatures.values()) / 1e6, "MB")
+    yield _row(f"its copies found ({copies} planted, {len(found) - right} false)", right / copies, "")
+
+
+def _peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+# --- the table ----------------------------------------------------------------------------------------------
+
+
+def _row(name: str, value: float, unit: str, *, target: float | None = None, more: bool = False) -> dict[str, Any]:
+    met = None if target is None else bool(value >= target if more else value <= target)
+    return {"name": name, "value": float(value), "unit": unit, "baseline": None, "target": target, "met": met}
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
