@@ -248,7 +248,7 @@ def _of_a_store(overrides: Sequence[str], options: Options, look: Callable[[Any,
     from flows import history
 
     def body(screen: Any) -> dict[str, Any]:
-        return look(history, door.load(options.preset or "smoke", overrides).store.root)
+        return look(history, door.load(options.preset or "smoke", overrides).store.tables)
 
     return _guarded(body, options)
 

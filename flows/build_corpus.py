@@ -60,7 +60,7 @@ def ingest_songs(config: RunConfig) -> IngestResult:
     return step(
         "ingest",
         config,
-        lambda progress: ingest.run(config.corpus, config.ingest, store=config.store.root, progress=progress),
+        lambda progress: ingest.run(config.corpus, config.ingest, store=config.store.tables, progress=progress),
         words=lambda made: f"{made.chunks.num_rows} chunks, {len(made.rejected)} songs refused",
         outputs=lambda made: [made.chunks],
     )
@@ -71,7 +71,9 @@ def curate_songs(config: RunConfig, ingested: IngestResult) -> CurateResult:
     result = step(
         "curate",
         config,
-        lambda progress: curate.run(config.curate, ingested, store=config.store.root, progress=progress),
+        lambda progress: curate.run(
+            config.curate, ingested, store=config.store.tables, home=config.store.root, progress=progress
+        ),
         words=lambda made: f"{len(made.kept)} of {made.summary['songs']} songs kept",
         outputs=lambda made: [made.verdicts, made.chunks],
     )
@@ -86,7 +88,7 @@ def analyze_songs(config: RunConfig, curated: CurateResult) -> ShardSet:
     return step(
         "analyze",
         config,
-        lambda progress: analyze.run(config.analyze, curated.chunks, store=config.store.root, progress=progress),
+        lambda progress: analyze.run(config.analyze, curated.chunks, store=config.store.tables, progress=progress),
         words=lambda made: f"{made.num_rows} profiles",
         outputs=lambda made: [made],
     )
@@ -98,7 +100,7 @@ def automix_songs(config: RunConfig, curated: CurateResult, profiles: ShardSet) 
         "automix",
         config,
         lambda progress: automix.run(
-            config.automix, curated.chunks, profiles, store=config.store.root, progress=progress
+            config.automix, curated.chunks, profiles, store=config.store.tables, progress=progress
         ),
         words=lambda made: f"{made.plans.num_rows} mixes, {made.chunks.num_rows} chunks",
         outputs=lambda made: [made.plans, made.chunks],

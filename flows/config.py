@@ -18,6 +18,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
+from datasets import storage
 from datasets.errors import InputError
 from pipelines.analyze import AnalyzeConfig
 from pipelines.automix import AutomixConfig
@@ -38,6 +39,12 @@ class StoreConfig:
     """Where everything is kept; what lies where inside is not for configuration."""
 
     root: str = "stemline-store"
+    data: str = ""  # for songs, tables and what is remembered of them: s3://BUCKET/FOLDER; the root where empty
+
+    @property
+    def tables(self) -> str:
+        """Where shards, tables and manifests are."""
+        return self.data or self.root
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +76,7 @@ def load(preset: str, overrides: Sequence[str] = ()) -> RunConfig:
     config = build(RunConfig, read_preset(preset), overrides)
     return replace(
         config,
-        store=replace(config.store, root=_absolute(config.store.root)),
+        store=replace(config.store, root=_absolute(config.store.root), data=_absolute(config.store.data)),
         corpus=replace(
             config.corpus, root=_absolute(config.corpus.root), taxonomy=_absolute_file(config.corpus.taxonomy)
         ),
@@ -138,15 +145,10 @@ def to_toml(config: Any) -> str:
     return "\n".join(_toml_lines(asdict(config), at=())).strip() + "\n"
 
 
-def write(config: Any, path: str | os.PathLike[str]) -> None:
+def write(config: Any, path: str | Path) -> None:
     """Puts the configuration beside an output. A file that is there already describes the same output and stays."""
-    target = Path(path)
-    if target.exists():
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    temporary.write_text(to_toml(config), encoding="utf-8")
-    os.replace(temporary, target)
+    if storage.stamp(path) is None:
+        storage.write(path, to_toml(config).encode())
 
 
 # Overrides

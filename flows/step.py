@@ -1,7 +1,6 @@
 """One step of the road as Prefect runs it: progress on the screen, the configuration beside the output, one retry."""
 
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from prefect import Task, task
@@ -39,7 +38,7 @@ def step(
     if name not in screen.finished:
         screen.cached(name, words(result))
     for table in outputs(result):
-        door.write(config, Path(table.uri).with_suffix(".toml"))
+        door.write(config, table.uri.removesuffix(".json") + ".toml")
     return result
 
 

@@ -84,7 +84,7 @@ def _score(config: RunConfig, songs: ShardSet, checkpoint: str, *, who: str) -> 
     return step(
         "evaluate",
         config,
-        lambda progress: evaluate.run(config.evaluate, checkpoint, songs, store=config.store.root, progress=progress),
+        lambda progress: evaluate.run(config.evaluate, checkpoint, songs, store=config.store.tables, progress=progress),
         words=lambda made: f"{who}{len(made.summary.track_ids)} songs, mean nSDR {made.summary.overall.nsdr:.2f} dB",
         outputs=lambda made: [made.scores],
     )
