@@ -142,16 +142,20 @@ def test_stock_demucs_loads_our_safetensors(ours: nn.Module, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_the_stock_command_line_separates_with_our_export(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "presets", [["htdemucs-tiny"], ["hdemucs-tiny", "demucs-v3-tiny"]], ids=["HT Demucs", "a bag of hybrid and time"]
+)
+def test_the_stock_command_line_separates_with_our_export(presets: list[str], tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = build("htdemucs-tiny", sources=SOURCES, segment_s=1.5).eval()
-    export_bag([model], tmp_path, name="mine")
-    song = noise(2, 3 * 44100)
+    members = [build(preset, sources=SOURCES, segment_s=1.5).eval() for preset in presets]
+    weights = [[1.0, 0.0], [1.0, 2.0]] if len(members) == 2 else None
+    bag = load_bag(export_bag(members, tmp_path, name="mine", weights=weights))
+    song = noise(2, 2 * 44100)
     soundfile.write(tmp_path / "song.wav", song.T.numpy(), 44100, subtype="FLOAT")
     command = [sys.executable, "-m", "demucs", "--repo", tmp_path, "-n", "mine", "--shifts", "0", "--float32"]
     command += ["--clip-mode", "none", "-d", "cpu", "-o", tmp_path / "out", tmp_path / "song.wav"]
     subprocess.run(command, check=True, capture_output=True)
-    for source, expected in zip(SOURCES, separate(model, song), strict=True):
+    for source, expected in zip(SOURCES, separate(bag, song), strict=True):
         found, _ = soundfile.read(tmp_path / "out" / "mine" / "song" / f"{source}.wav", dtype="float32")
         assert gap(torch.from_numpy(found.T), expected) < 1e-4
 

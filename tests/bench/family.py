@@ -1,0 +1,133 @@
+"""`make bench-family`: every published preset side by side, the reference beside it where demucs 4.1.0 has the network.
+
+Parameters; arithmetic per second of audio; CPU seconds of one thread for 7.8 s of stereo in float32, the better of
+two runs; and the peak of a process that does nothing else, about 0.5 GiB of which is the interpreter and torch. Each
+arm runs in a process of its own. Weights are random: neither time nor memory depends on them.
+"""
+
+import argparse
+import importlib
+import json
+import multiprocessing
+import resource
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import nn
+
+from models.catalog import PRESETS, build
+from models.dialect import to_kwargs
+from models.errors import ModelError
+
+from .models import SEGMENT_SAMPLES, Row, print_table, toy_audio
+
+SEGMENT_S = 7.8
+PUBLISHED = [name for name in PRESETS if not name.endswith("tiny") and name != "hdemucs-repro"]  # that is hdemucs-mmi
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--presets", nargs="*", default=PUBLISHED)
+    parser.add_argument("--out", help="a JSON file for the rows")
+    options = parser.parse_args()
+    rows = [row for preset in options.presets for row in preset_rows(preset)]
+    print_table(rows)
+    if options.out:
+        with open(options.out, "w", encoding="utf-8") as file:
+            json.dump([asdict(row) for row in rows], file, indent=1)
+
+
+def preset_rows(preset: str) -> Iterator[Row]:
+    print(f"  {preset}", file=sys.stderr, flush=True)
+    with torch.device("meta"):
+        parameters = sum(parameter.numel() for parameter in build(preset).parameters())
+    yield Row(name=f"{preset}, parameters", value=parameters / 1e6, unit="M")
+    yield Row(
+        name=f"{preset}, arithmetic per second of audio", value=forward_flop(preset) / SEGMENT_S / 1e9, unit="GFLOP"
+    )
+    ours, theirs = (in_own_process(preset, whose) for whose in ("ours", "reference"))
+    assert ours is not None
+    baseline = theirs or (None, None)
+    yield Row(name=f"{preset}, {SEGMENT_S} s", value=ours[0], unit="CPU s", baseline=baseline[0])
+    yield Row(name=f"{preset}, peak", value=ours[1], unit="GiB", baseline=baseline[1])
+    if theirs:
+        yield Row(name=f"{preset}, reference, {SEGMENT_S} s", value=theirs[0], unit="CPU s")
+        yield Row(name=f"{preset}, reference, peak", value=theirs[1], unit="GiB")
+
+
+def forward_flop(preset: str) -> int:
+    """Floating-point operations, two per multiplication, of a forward pass on 7.8 s; transforms and norms left out.
+
+    Counted on tensors without numbers, with attention written out and without our kernels for CPUs: the counter sees
+    neither fused attention nor those, nor LSTMs, for which it gets formulas here.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    formulas = {torch.ops.aten.lstm: _lstm_flop, torch.ops.aten.mkldnn_rnn_layer: _lstm_layer_flop}
+    counter = FlopCounterMode(display=False, custom_mapping=formulas)
+    with ExitStack() as stack:
+        for module in ("blocks", "transformer", "tiled"):
+            stack.enter_context(patch(f"models.{module}.suits", lambda x: False))
+        for context in (FakeTensorMode(), torch.no_grad(), sdpa_kernel(SDPBackend.MATH)):
+            stack.enter_context(context)
+        model, mixture = _model(preset, "ours"), torch.zeros(1, 2, SEGMENT_SAMPLES)
+        assert model is not None
+        with counter:
+            model(mixture)
+    return int(counter.get_total_flops())
+
+
+def _lstm_flop(x: Sequence[int], hx: Any, parameters: Sequence[Sequence[int]], *_: Any, **__: Any) -> int:
+    return 2 * x[0] * x[1] * sum(shape[0] * shape[1] for shape in parameters if len(shape) == 2)
+
+
+def _lstm_layer_flop(x: Sequence[int], w_in: Sequence[int], w_state: Sequence[int], *_: Any, **__: Any) -> int:
+    return 2 * x[0] * x[1] * (w_in[0] * w_in[1] + w_state[0] * w_state[1])
+
+
+def in_own_process(preset: str, whose: str) -> tuple[float, float] | None:
+    """CPU seconds and peak GiB; None where demucs 4.1.0 has no such network."""
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        return pool.submit(_measure, preset, whose).result()
+
+
+def _measure(preset: str, whose: str) -> tuple[float, float] | None:
+    torch.set_num_threads(1)
+    model, mixture = _model(preset, whose), toy_audio(SEGMENT_SAMPLES, seed=1).sum(1)
+    if model is None:
+        return None
+    seconds = []
+    with torch.no_grad():
+        for _ in range(2):
+            start = time.process_time()
+            model(mixture)
+            seconds.append(time.process_time() - start)
+    return min(seconds), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def _model(preset: str, whose: str) -> nn.Module | None:
+    with torch.device("meta" if whose == "reference" else "cpu"):
+        ours = build(preset, segment_s=SEGMENT_S).eval()
+    if whose == "ours":
+        return ours
+    try:
+        klass, kwargs = to_kwargs(ours)
+    except ModelError:
+        return None
+    module, _, name = klass.path.rpartition(".")
+    reference: nn.Module = getattr(importlib.import_module(module), name)(**kwargs).eval()
+    return reference
+
+
+if __name__ == "__main__":
+    main()
