@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from datasets import storage
 from datasets.audio import Samples
 from datasets.errors import InputError
 from datasets.shards import Song, read_json, read_song_blocks, write_json
@@ -82,7 +83,7 @@ def run(
     model: Listener,
     *,
     sources: Sequence[str],
-    store: Path,
+    store: str,
     num_workers: int,
     use_gpu: bool,
     batch_size: int,
@@ -92,12 +93,13 @@ def run(
     model.check(sources)
     code = code_digest("pipelines.hearing", "models.catalog")
     caches = {
-        audio: store / "cache" / "heard" / f"{digest(audio, list(sources), model.digest, code)}.json" for audio in songs
+        audio: storage.join(store, "cache", "heard", f"{digest(audio, list(sources), model.digest, code)}.json")
+        for audio in songs
     }
     found = {audio: levels for audio, path in caches.items() if (levels := read_levels(path)) is not None}
     missing = [audio for audio in songs if audio not in found]
     if missing:
-        items = [{"song": asdict(songs[audio]), "cache": str(caches[audio])} for audio in missing]
+        items = [{"song": asdict(songs[audio]), "cache": caches[audio]} for audio in missing]
         actor = {"sources": list(sources), "use_gpu": use_gpu, "batch_size": batch_size}
         with stage(progress, "cross-check", len(songs), "songs") as heard, connect():
             heard.advance(len(found))

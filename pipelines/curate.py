@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from datasets import storage
 from datasets.corpus import assign_splits
 from datasets.errors import InputError
 from datasets.fingerprint import Match, Signature, find_matches
 from datasets.overrides import Overrides, read_overrides
-from datasets.quality import Fault, Moment, Rules, faults, silent_sources
+from datasets.quality import Fault, Rules, faults, silent_sources
 from datasets.schema import REASONS, SPLITS, VERDICTS, ShardSet, Verdict
 from datasets.shards import (
     Manifest,
@@ -40,6 +41,7 @@ from pipelines.provenance import code_digest, digest
 from pipelines.report import curation
 from pipelines.report.curation import CurationInput, Evidence
 
+_FOR_THE_MODEL = ("", "swapped")  # signal alone is no proof of a wrong name
 # How the model is run, and where to find what else decides: the key holds the content instead.
 _NOT_DECISIVE = ("model", "overrides", "num_workers", "use_gpu", "batch_size")
 
@@ -84,31 +86,33 @@ def run(
     ingested: IngestResult,
     *,
     store: str,
+    home: str = "",
     progress: Progress | None = None,
     require: Sequence[str] = ("train",),
 ) -> CurateResult:
     """A verdict for every song; InputError when a split of `require` has no song left.
 
+    `home` is the folder of this machine for the page and the registry: the store, unless that is in S3.
+
     Of several songs with the same audio the one on the stricter side of the split is kept (test before valid before
     train), then the first in the order of ids. Where the corpus' folders state no splits and dropping songs leaves
     a drawn one empty, the kept songs are dealt again.
     """
-    folder = Path(store).expanduser().absolute()
+    folder, here = storage.absolute(store), Path(home or store).expanduser().absolute()
     stored = read_manifest(ingested.chunks)
     by_hand = _by_hand(config, stored.songs, ingested.rejected)
-    model = _listener(config, stored.extra["sources"], store)
+    model = _listener(config, stored.extra["sources"], str(here))
     decisive = {name: value for name, value in asdict(config).items() if name not in _NOT_DECISIVE}
     code = code_digest("datasets.quality", "datasets.corpus", "pipelines.hearing")
     made_from = [Path(ingested.chunks.uri).stem, ingested.chunks.digest, model.digest if model else "", by_hand.digest]
-    key = digest(decisive, made_from, code)
+    mixtures = {track_id: measure.state_of(files) for track_id, files in sorted(ingested.mixtures.items())}
+    key = digest(decisive, made_from, mixtures, code)
     finished = find_manifest(folder, step="curate", key=key)
-    if (
-        finished is None
-        or find_manifest(folder, step="verdicts", key=key) is None
-        or not curation.is_about(folder, key)
-    ):
-        finished = _curate(config, ingested, stored, by_hand, model, store=folder, key=key, progress=progress)
-    result = _result(finished)
+    if finished is None or find_manifest(folder, step="verdicts", key=key) is None or not curation.is_about(here, key):
+        finished = _curate(
+            config, ingested, stored, by_hand, model, store=folder, home=here, key=key, progress=progress
+        )
+    result = _result(finished, here)
     for split in require:
         if not result.summary["splits"].get(split):
             raise InputError(_nothing_left(split, config, ingested, result))
@@ -140,14 +144,17 @@ def _curate(
     by_hand: Overrides,
     model: Listener | None,
     *,
-    store: Path,
+    store: str,
+    home: Path,
     key: str,
     progress: Progress | None,
 ) -> ShardSet:
     """Measure, judge, write the verdicts, the page and, last, the selection."""
     sources = tuple(stored.extra["sources"])
-    measured = measure.run(config, stored.songs, sources=sources, store=store, progress=progress)
-    heard = [_judged(song, measured[song.audio], config, sources) for song in stored.songs]
+    measured = measure.run(
+        config, stored.songs, sources=sources, mixtures=ingested.mixtures, store=store, progress=progress
+    )
+    heard = [_judged(song, measured[song.track_id], config, sources) for song in stored.songs]
     if model is not None:
         heard = _cross_checked(heard, config, model, sources, store, progress)
     verdicts, evidence = _verdicts(config, heard, by_hand, stored.extra)
@@ -167,7 +174,7 @@ def _curate(
         by_hand=tuple(by_hand.songs),
         model=config.model,
     )
-    curation.run(told, store=store, progress=progress)
+    curation.run(told, store=home, progress=progress)
     return _select(verdicts, table, stored, by_hand, store=store, key=key)
 
 
@@ -197,13 +204,16 @@ def _judged(song: Song, known: Measured, config: CurateConfig, sources: Sequence
         signature=known.signature,
         reason=broken[0].reason if broken else "",
         detail="; ".join(fault.detail for fault in first),
-        evidence=tuple(one for fault in first for one in _moments(fault, known.moments)),
+        evidence=tuple(_moment(fault, known) for fault in first),
     )
 
 
-def _moments(fault: Fault, moments: Sequence[Moment]) -> list[Evidence]:
-    worst = [one for one in moments if (one.reason, one.source) == (fault.reason, fault.source)][:1]
-    return [Evidence(source=one.source, start_s=one.start_s, stop_s=one.stop_s) for one in worst]
+def _moment(fault: Fault, known: Measured) -> Evidence:
+    """The worst seconds of a fault; the middle of the song for one that is everywhere."""
+    middle_s = known.measures["duration_s"] / 2
+    worst = [one for one in known.moments if (one.reason, one.source) == (fault.reason, fault.source)]
+    start_s, stop_s = (worst[0].start_s, worst[0].stop_s) if worst else (middle_s, middle_s)
+    return Evidence(source=fault.source, start_s=start_s, stop_s=stop_s)
 
 
 def _cross_checked(
@@ -211,11 +221,11 @@ def _cross_checked(
     config: CurateConfig,
     model: Listener,
     sources: Sequence[str],
-    store: Path,
+    store: str,
     progress: Progress | None,
 ) -> list[_Heard]:
-    """The same; songs that break no rule so far are played to the model, stem by stem."""
-    asked = {item.song.audio: item.song for item in heard if not item.reason}
+    """The same; songs that break no rule so far, or that of likely names alone, are played to the model."""
+    asked = {item.song.audio: item.song for item in heard if item.reason in _FOR_THE_MODEL}
     levels = crosscheck.run(
         asked,
         model,
@@ -226,7 +236,10 @@ def _cross_checked(
         batch_size=config.batch_size,
         progress=progress,
     )
-    return [item if item.reason else _labelled(item, levels[item.song.audio], config, sources) for item in heard]
+    return [
+        _labelled(item, levels[item.song.audio], config, sources) if item.reason in _FOR_THE_MODEL else item
+        for item in heard
+    ]
 
 
 def _labelled(item: _Heard, levels: Levels, config: CurateConfig, sources: Sequence[str]) -> _Heard:
@@ -235,7 +248,8 @@ def _labelled(item: _Heard, levels: Levels, config: CurateConfig, sources: Seque
     item = replace(item, shares_SS=shares_SS)
     found = hearing.confusions(shares_SS, sources=sources, min_own=config.min_own, max_foreign=config.max_foreign)
     if not found:
-        return item
+        words = f"{item.detail}; the model hears every stem as what it is called" if item.reason else ""
+        return replace(item, detail=words)
     words = hearing.in_words(found, max_foreign=config.max_foreign)
     evidence = tuple(_worst(levels, one, config, sources) for one in found)
     return replace(item, reason="mislabelled", detail=words, evidence=evidence)
@@ -362,7 +376,7 @@ def _dealt_again(verdicts: list[Verdict], about: Mapping[str, Any]) -> list[Verd
 
 
 def _select(
-    verdicts: Sequence[Verdict], table: ShardSet, stored: Manifest, by_hand: Overrides, *, store: Path, key: str
+    verdicts: Sequence[Verdict], table: ShardSet, stored: Manifest, by_hand: Overrides, *, store: str, key: str
 ) -> ShardSet:
     kept = {verdict.track_id: verdict.split for verdict in verdicts if verdict.keep}
     summary = {
@@ -378,14 +392,14 @@ def _select(
     return write_manifest(store, table="chunks", step="curate", key=key, shards=stored.shards, songs=songs, extra=extra)
 
 
-def _result(chunks: ShardSet) -> CurateResult:
+def _result(chunks: ShardSet, home: Path) -> CurateResult:
     manifest = read_manifest(chunks)
     return CurateResult(
         verdicts=ShardSet(**manifest.extra["verdicts"]),
         chunks=chunks,
         kept=tuple(song.track_id for song in manifest.songs),
         summary=manifest.extra["summary"],
-        page=str(Path(manifest.store) / curation.PAGE),
+        page=str(home / curation.PAGE),
     )
 
 

@@ -22,6 +22,7 @@ Decibels = NDArray[np.float32]
 Shares = NDArray[np.float64]
 
 _FLOOR_DB = -120.0
+_OVERLAP = 0.1  # of segments; a second's level needs no smoother joints, and 0.25 would cost a fifth more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +63,13 @@ def levels_of(
         whole, outputs = _Seconds(shape.sample_rate), _Seconds(shape.sample_rate)
         mean, std = track_statistics(torch.from_numpy(whole.add(block_CT)) for block_CT in stem(source))
         for estimates_SCT in separate_stream(
-            model, map(torch.from_numpy, stem(source)), mean=mean, std=std, batch_size=batch_size, device=device
+            model,
+            map(torch.from_numpy, stem(source)),
+            mean=mean,
+            std=std,
+            overlap=_OVERLAP,
+            batch_size=batch_size,
+            device=device,
         ):
             outputs.add(estimates_SCT.cpu().numpy()[order])
         own.append(whole.levels()[:, 0])

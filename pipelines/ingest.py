@@ -8,7 +8,7 @@ a verdict.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from datasets import storage
@@ -97,6 +97,8 @@ class IngestResult:
     rejected: tuple[Verdict, ...]
     layout: str
     drawn: tuple[str, ...]  # the splits that no folder stated
+    # What came with the stems, by track id, where it lies: curation reads it, no store holds it.
+    mixtures: Mapping[str, tuple[StemFile, ...]] = field(default_factory=dict)
 
 
 def run(corpus: CorpusConfig, config: IngestConfig, *, store: str, progress: Progress | None = None) -> IngestResult:
@@ -119,7 +121,8 @@ def run(corpus: CorpusConfig, config: IngestConfig, *, store: str, progress: Pro
     if finished is None:
         _write_missing(found.tracks, keys, config, corpus, folder, progress)
         finished = _conclude(found, keys, about, store=folder, key=key)
-    result = _result(finished)
+    mixtures = {track.track_id: track.mixture for track in found.tracks if track.mixture}
+    result = replace(_result(finished), mixtures=mixtures)
     _require(result.chunks.num_rows, result.rejected, corpus)
     return result
 

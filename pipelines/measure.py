@@ -1,16 +1,24 @@
 """Signal measures of many songs: one Ray task per few minutes of audio, remembered by the song's audio.
 
-Adding ten songs to thousands measures ten; a song that is stored under another name measures none. What is measured
-of one song is in `datasets/quality.py`; `curate.py` decides with it.
+Adding ten songs to thousands measures ten; a song that is stored under another name measures none. Where a mixture
+came with the stems it is read beside them, from where it lies: it is never stored. What is measured of one song is in
+`datasets/quality.py`; `curate.py` decides with it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from datasets import storage
+from datasets.audio import Samples, decode_blocks
+from datasets.errors import AudioError
 from datasets.fingerprint import Signature, pack, unpack
 from datasets.quality import Meter, Moment, Rules
+from datasets.schema import StemFile
 from datasets.shards import Song, read_json, read_song_blocks, write_json
 from pipelines.cluster import connect, map_rows
 from pipelines.progress import Progress, stage
@@ -29,26 +37,53 @@ class Measured:
 
 
 def run(
-    rules: Rules, songs: Sequence[Song], *, sources: Sequence[str], store: Path, progress: Progress | None = None
+    rules: Rules,
+    songs: Sequence[Song],
+    *,
+    sources: Sequence[str],
+    mixtures: Mapping[str, Sequence[StemFile]],
+    store: str,
+    progress: Progress | None = None,
 ) -> dict[str, Measured]:
-    """What was measured of every song, by the digest of its audio."""
-    # The level that counts as silence is the only rule that decides on measures.
-    spec = [rules.silence_db, list(sources), code_digest("datasets.quality")]  # which reaches all that it imports
-    caches = {song.audio: store / "cache" / "measures" / f"{digest(song.audio, spec)}.json" for song in songs}
-    found = {audio: known for audio, path in caches.items() if (known := _read(path)) is not None}
-    missing = list({song.audio: song for song in songs if song.audio not in found}.values())
+    """What was measured of every song, by its id; `mixtures` are the files that came with the stems of some songs."""
+    # The level that counts as silence is the only rule that decides on measures. The digest reaches all imports.
+    spec = [rules.silence_db, list(sources), code_digest("datasets.quality")]
+    caches = {}
+    for song in songs:
+        name = digest(song.audio, state_of(mixtures.get(song.track_id, ())), spec)
+        caches[song.track_id] = storage.join(store, "cache", "measures", f"{name}.json")
+    known = {cache: _read(cache) for cache in set(caches.values())}
+    missing = list({caches[song.track_id]: song for song in songs if known[caches[song.track_id]] is None}.values())
     with stage(progress, "curate", len(missing), "songs") as heard:
         if missing:
             common = {"sources": list(sources), "silence_db": rules.silence_db}
             items = [
-                {**common, "songs": [[asdict(song), str(caches[song.audio])] for song in group]}
+                {**common, "songs": [_work(song, caches[song.track_id], mixtures) for song in group]}
                 for group in _groups(missing)
             ]
             with connect():
                 for done in map_rows(_measure_songs, items):
                     heard.advance(done["num_songs"])
+            known |= {caches[song.track_id]: _read(caches[song.track_id]) for song in missing}
         heard.finish(f"{len(songs)} songs, {len(missing)} of them measured now")
-    return found | {song.audio: known for song in missing if (known := _read(caches[song.audio])) is not None}
+    return {song.track_id: found for song in songs if (found := known[caches[song.track_id]]) is not None}
+
+
+def state_of(files: Sequence[StemFile]) -> list[str]:
+    """What tells whether files outside the store have changed: names, sizes and times, as far as they are known."""
+    states = []
+    for file in files:
+        try:
+            seen = os.stat(file.path)
+            states.append(f"{file.path} {file.stream} {seen.st_size} {seen.st_mtime_ns}")
+        except OSError:
+            states.append(f"{file.path} {file.stream}")
+    return states
+
+
+def _work(song: Song, cache: str, mixtures: Mapping[str, Sequence[StemFile]]) -> dict[str, Any]:
+    files = [asdict(file) for file in mixtures.get(song.track_id, ())]
+    return {"song": asdict(song), "cache": cache, "mixture": files}
 
 
 def _groups(songs: Sequence[Song]) -> Iterator[list[Song]]:
@@ -67,17 +102,48 @@ def _groups(songs: Sequence[Song]) -> Iterator[list[Song]]:
 
 def _measure_songs(item: Mapping[str, Any]) -> dict[str, Any]:
     """The work of one task: the measures of some songs, each into a small file."""
-    for fields, cache in item["songs"]:
-        song = Song(**fields)
-        meter = Meter(sources=item["sources"], sample_rate=song.sample_rate, silence_db=item["silence_db"])
-        for stems_SCT in read_song_blocks(song, sources=item["sources"]):
-            meter.add(stems_SCT)
+    for work in item["songs"]:
+        song = Song(**work["song"])
+        options = {"sources": item["sources"], "silence_db": item["silence_db"]}
+        try:
+            meter = _heard(song, [StemFile(**file) for file in work["mixture"]], **options)
+        except AudioError:  # of the mixture; the stems were read before and stand in the store
+            meter = _heard(song, [], **options)
         moments = [asdict(moment) for moment in meter.worst()]
-        write_json(cache, {"measures": meter.measures(), "moments": moments, "signature": pack(meter.signature())})
+        row = {"measures": meter.measures(), "moments": moments, "signature": pack(meter.signature())}
+        write_json(work["cache"], row)
     return {"num_songs": len(item["songs"])}
 
 
-def _read(path: Path) -> Measured | None:
+def _heard(song: Song, mixture: Sequence[StemFile], *, sources: Sequence[str], silence_db: float) -> Meter:
+    """A meter that heard the whole song, and the mixture that came with it where there is one."""
+    meter = Meter(sources=sources, sample_rate=song.sample_rate, silence_db=silence_db)
+    with ExitStack() as stack:
+        files = [stack.enter_context(closing(_stretches(file, song))) for file in mixture]
+        for stems_SCT in read_song_blocks(song, sources=sources):
+            if not files:
+                meter.add(stems_SCT)
+                continue
+            mixture_CT: Samples = np.zeros(stems_SCT.shape[1:], np.float32)
+            for file in files:
+                part_CT = next(file, mixture_CT[:, :0])[:, : mixture_CT.shape[1]]  # a mixture may end early or late
+                mixture_CT[:, : part_CT.shape[1]] += part_CT
+            meter.add(stems_SCT, mixture_CT)
+    return meter
+
+
+def _stretches(file: StemFile, song: Song) -> Generator[Samples, None, None]:
+    """A file as long as the song's chunks, at its rate and channel count."""
+    yield from decode_blocks(
+        file.path,
+        sample_rate=song.sample_rate,
+        channels=song.channels,
+        stream=file.stream,
+        block_samples=song.chunk_samples,
+    )
+
+
+def _read(path: str) -> Measured | None:
     """What an earlier task wrote; None when it is missing or damaged."""
     try:
         row = read_json(path) or {}

@@ -180,7 +180,7 @@ def measures_section(made: CurationInput) -> str:
 def panels(made: CurationInput) -> Iterator[Panel]:
     """The measures of the songs with the limits of their rules."""
     measured = [verdict.measures for verdict in made.verdicts if verdict.measures]
-    for suffix, title, note, least, most, style in _MEASURES:
+    for suffix, title, note, least, most, off, style in _MEASURES:
         least_shown = _LEAST_LEVEL if "level" in style else float("-inf")
         values = {
             source: [max(least_shown, value) for row in measured for value in _measure(row, source, suffix)]
@@ -189,6 +189,8 @@ def panels(made: CurationInput) -> Iterator[Panel]:
         if any(values.values()):
             ends = {"least": least, "most": most}
             limits = {end: float(getattr(made.rules, field)) for end, field in ends.items() if field}
+            limits = {end: limit for end, limit in limits.items() if limit != off}
+            note += "" if limits else "; no rule" if off is None else "; the rule is off"
             yield Panel(title=title, note=note, values=values, percent="%" in style, decades="log" in style, **limits)
 
 
@@ -200,17 +202,18 @@ def _measure(row: Mapping[str, float], source: str, suffix: str) -> list[float]:
     return [abs(row[name]) if suffix == "shift_ms" else row[name]] if name in row else []
 
 
-# suffix of the measure, title, what it is, the rule's field for the least and the most of a kept song, style
-_MEASURES: tuple[tuple[str, str, str, str, str, str], ...] = (
-    ("presence", "Presence", "seconds in which the stem sounds", "min_presence", "", "%"),
-    ("clipped", "Clipping", "samples in flat tops; none stands at the left", "", "max_clipped", "% log"),
-    ("offset", "Offset", "mean of a stem, of full scale", "", "max_offset", "% log"),
-    ("correlation", "Channels", "correlation; 1 is mono, \u22121 cancels in mono", "min_correlation", "", ""),
-    ("bleed", "Bleed", "dB; the loudest other stem in it", "", "max_bleed_db", "level"),
-    ("cutoff_hz", "Bandwidth", "Hz where the spectrum ends", "min_cutoff_hz", "", ""),
-    ("shift_ms", "Shift", "ms against the mixture that came with it", "", "max_shift_ms", ""),
-    ("residual_db", "Residual", "dB that the stems leave of that mixture", "", "max_residual_db", "level"),
-    ("lufs", "Loudness", "LUFS over the whole song; no rule", "", "", "level"),
+# Suffix of the measure, title, what it is, the rule's field for the least and the most of a kept song, the setting
+# that switches the rule off, style.
+_MEASURES: tuple[tuple[str, str, str, str, str, float | None, str], ...] = (
+    ("presence", "Presence", "seconds in which the stem sounds", "min_presence", "", 0.0, "%"),
+    ("clipped", "Clipping", "samples in flat tops", "", "max_clipped", 1.0, "% log"),
+    ("offset", "Offset", "mean of a stem, of full scale", "", "max_offset", 1.0, "% log"),
+    ("correlation", "Channels", "correlation; 1 is mono, \u22121 cancels", "min_correlation", "", -1.0, ""),
+    ("bleed", "Bleed", "dB; the loudest other stem in it", "", "max_bleed_db", 0.0, "level"),
+    ("cutoff_hz", "Bandwidth", "Hz where the spectrum ends", "min_cutoff_hz", "", 0.0, ""),
+    ("shift_ms", "Shift", "ms against the mixture", "", "max_shift_ms", 1000.0, ""),
+    ("residual_db", "Residual", "dB that the stems leave of the mixture", "", "max_residual_db", 0.0, "level"),
+    ("lufs", "Loudness", "LUFS over the whole song", "", "", None, "level"),
 )
 _LEAST_LEVEL = -70.0  # silence stands here
 
@@ -262,9 +265,8 @@ def listening_section(made: CurationInput) -> str:
     for reason, cases in reasons.items():
         total = sum(verdict.reason == reason for verdict in made.verdicts)
         heard = f"all {total}" if len(cases) == total and total > 1 else f"{len(cases)} of {total}"
-        parts.append(
-            f"<h3>{text(reason)}: {text(REASONS.get(reason, ''))} <small>({heard})</small></h3>{''.join(cases)}"
-        )
+        parts.append(f"<h3>{text(reason)}: {text(REASONS.get(reason, ''))} <small>({heard})</small></h3>")
+        parts.append(f'<div class="cases">{"".join(cases)}</div>')
     dropped = sum(not verdict.keep for verdict in made.verdicts)
     left_out = dropped - len(chosen)
     more = (
@@ -308,8 +310,9 @@ def case(made: CurationInput, verdict: Verdict, moments: Sequence[Evidence]) -> 
         matrix = _matrix(made, made.matrices[verdict.track_id], small=True)
     title = f'<h4>{text(verdict.title)}</h4><p class="note mono">{text(verdict.track_id)}</p>'
     players = "".join(_player(made, verdict, moment) for moment in moments)
+    kind = "case wide" if matrix or len(moments) > 1 else "case"
     return (
-        f'<article class="case"><div class="told"><div>{title}<p>{text(verdict.detail)}</p></div>{matrix}</div>'
+        f'<article class="{kind}"><div class="told"><div>{title}<p>{text(verdict.detail)}</p></div>{matrix}</div>'
         f'<div class="players">{players}</div></article>'
     )
 

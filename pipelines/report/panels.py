@@ -74,7 +74,7 @@ class _Axis:
             least = min((v for v in [*values, *limits] if v > 0), default=1e-3)
             low, high = max(-6, math.floor(math.log10(least))), math.ceil(math.log10(max(*values, *limits, 10 * least)))
             bare = cls(low=low, high=high, percent=panel.percent, decades=True)
-            steps = range(low, high + 1, max(1, (high - low) // 4))
+            steps = range(low, high + 1, max(1, math.ceil((high - low) / 4)))
             return cls(low=low, high=high, percent=panel.percent, decades=True,
                        ticks=tuple((10.0**step, bare.name(10.0**step)) for step in steps))  # fmt: skip
         ends = [*values, *limits, *((0.0, 1.0) if panel.percent else ())]
@@ -94,6 +94,8 @@ class _Axis:
 
     def name(self, value: float) -> str:
         shown = f"{100 * value:.4g}\u2009%" if self.percent else f"{value:.4g}"
+        if value >= 10_000:
+            shown = f"{value / 1000:g}k"
         return shown.replace("-", "\u2212")
 
 

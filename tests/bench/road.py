@@ -112,7 +112,7 @@ def _without_ray() -> Iterator[None]:
         scorer = evaluate._Scorer(config, checkpoint, chunks)
         return (json.loads(scorer({"track": json.dumps(dict(track))})["rows"]) for track in tracks)
 
-    modules = [importlib.import_module(f"pipelines.{name}") for name in ("ingest", "curate", "analyze", "automix")]
+    modules = [importlib.import_module(f"pipelines.{name}") for name in ("ingest", "measure", "analyze", "automix")]
     evaluate = importlib.import_module("pipelines.evaluate")
     before = [(module, name, getattr(module, name)) for module in modules for name in ("map_rows", "connect")]
     before += [(evaluate, name, getattr(evaluate, name)) for name in ("connect", "_separate_and_score")]
