@@ -31,10 +31,8 @@ from models.separate import layout, separate
 
 RATE, SONG_S = 22050, 12.0
 TRAIN_SONGS, TEST_SONGS = 8, 4
-# The published penalties are 1e-4 and 3e-4 for models a thousand times as large and trainings of days; widths have to
-# get where they belong within some hundred steps here.
-PENALTIES = (0.03, 0.1)
-WIDTHS_RATE = 0.05
+PENALTIES = (1e-4, 1e-3)
+WIDTHS_RATE = 0.05  # fifty times the published one: widths have to get where they belong within some hundred steps
 TOLERATED_DB = {"float16": 0.01, "int8": 0.05, "learnt": 0.2}  # nSDR lost against the plain training's float32
 MIN_MIB = 0.002  # the network is small: at the default, 9 % of its weights would stay float16
 
