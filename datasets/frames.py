@@ -71,7 +71,7 @@ def decode_frames(frames: bytes, out_CT: Samples, *, first: int, skip: int = 0, 
             done += count
     except (av.error.FFmpegError, ValueError) as error:
         raise AudioError("undecodable", f"a damaged FLAC frame, {first} or later ({error})") from None
-    if done < out_CT.shape[1]:
+    if done < out_CT.shape[1]:  # also after a bad frame: the decoder may stop there and keep silent about it
         raise AudioError("undecodable", f"FLAC frames that end {out_CT.shape[1] - done} samples early")
     if out_CT.shape[1]:
         out_CT *= np.float32(scale / (1 << 8 * ints_TC.itemsize - 1))  # a power of two: exact
