@@ -24,6 +24,8 @@ from .quantize import Packing, pack, unpack
 
 FORMAT_VERSION = 1
 WEIGHTS, CONFIG, LEARNER = "weights.safetensors", "config.json", "learner.pt"
+BAGS = (".yaml", ".yml")
+PUBLISHED = (".th", *BAGS)
 PACKED = "packed"  # the entry of the file's header that says what is bit-packed and how
 LISTED = 8  # differing tensors named in a message
 
@@ -55,7 +57,10 @@ def save(
 
 
 def load_model(path: str | Path) -> nn.Module:
-    """The model of a checkpoint folder or of its `weights.safetensors` alone, in evaluation mode, on the CPU."""
+    """The model of a checkpoint folder or of its `weights.safetensors` alone, in evaluation mode, on the CPU.
+
+    Also of a published package, `.th` or `.safetensors`, and of a bag, `.yaml` with its packages beside it.
+    """
     path = Path(path)
     if path.is_dir():
         config = read_config(path)
@@ -63,9 +68,11 @@ def load_model(path: str | Path) -> nn.Module:
         return _build(config["model"], _read_weights(path / WEIGHTS), origin=path / WEIGHTS)
     if not path.exists():
         raise ModelError(f"no checkpoint at {path}: give a folder with {CONFIG}, or a .safetensors file")
-    stored = _read_weights(path)
-    if stored.model is None:
-        raise ModelError(f"{path} names no model configuration: give the folder it was saved in")
+    stored = None if path.suffix in PUBLISHED else _read_weights(path)
+    if stored is None or stored.model is None:
+        from . import interop  # which itself reads weights with `load_state`
+
+        return interop.load_bag(path) if path.suffix in BAGS else interop.load_package(path)
     return _build(stored.model, stored, origin=path)
 
 

@@ -49,7 +49,10 @@ def load_package(path: str | Path, *, preset: str | None = None) -> nn.Module:
     elif preset is not None:
         model, state = catalog.build(preset), package
     else:
-        raise ModelError(f"{path} holds weights and does not say of what: name a preset, such as preset='demucs-v2'")
+        raise ModelError(
+            f"{path} holds weights and does not say of what: name a preset, such as preset='demucs-v2', "
+            "or give the folder it was saved in"
+        )
     load_state(model, _tensors(state, path), origin=str(path))
     return model.eval()
 

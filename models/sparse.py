@@ -72,6 +72,8 @@ class SparseAttention(nn.Module):
     A query without any partner gets zeros. Gradients flow through the kept pairs; the choice itself has none.
     """
 
+    projection_DR2: Tensor  # of the hash in evaluation; no part of the state, since its seed is configuration
+
     def __init__(self, width: int, num_heads: int, *, sparsity: float = 0.9, rounds: int = 32, seed: int = 0) -> None:
         super().__init__()
         self.num_heads, self.sparsity, self.rounds = num_heads, sparsity, rounds

@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from models.catalog import build, from_config, to_config
+from models.checkpoint import load_model
 from models.errors import ModelError
 from models.interop import export_bag, export_package, load_bag, load_package
 from models.separate import separate
@@ -166,6 +167,17 @@ def test_our_export_comes_back_whole(ours: nn.Module, form: Any, tmp_path: Path)
     assert to_config(again) == to_config(ours)
     for name, value in ours.state_dict().items():
         assert torch.equal(again.state_dict()[name], value)
+
+
+@pytest.mark.parametrize("form", ["th", "safetensors"])
+def test_a_checkpoint_may_also_be_a_published_package_or_a_bag(form: Any, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = build("demucs-v3-tiny", sources=SOURCES).eval()
+    bag = load_model(export_bag([model, model], tmp_path, name="two", form=form))
+    song = noise(2, 8000)
+    assert gap(separate(bag, song), separate(model, song)) < 1e-6
+    package = load_model(next(tmp_path.glob(f"two_0*.{form}")))
+    assert to_config(package) == to_config(model)
 
 
 def test_half_precision_export_is_half_as_large_and_near(tmp_path: Path) -> None:
