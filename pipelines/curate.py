@@ -358,8 +358,10 @@ def _side_by_side(match: Match, name: str) -> tuple[Evidence, ...]:
     """The middle of what two songs share, in each of them."""
     middle_s = (match.start_s + match.stop_s) / 2
     first_s = match.first_start_s + (middle_s - match.start_s) * match.speed
-    later = Evidence(source="", start_s=middle_s, stop_s=middle_s, words=match.later, track_id=match.later)
-    first = Evidence(source="", start_s=first_s, stop_s=first_s, words=match.first, track_id=match.first)
+    later, first = (
+        Evidence(source="", start_s=at_s, stop_s=at_s, words="this song" if one == name else "the other", track_id=one)
+        for one, at_s in ((match.later, middle_s), (match.first, first_s))
+    )
     return (later, first) if name == match.later else (first, later)
 
 

@@ -227,11 +227,11 @@ def test_one_more_song_is_measured_alone(ray_local: Any, tmp_path: Path, monkeyp
     _song(root, "train/Song C")
     ingested = _ingest(root, store)
     measured: list[str] = []
-    work = measure.map_rows
+    spread = measure.map_rows
 
     def noting(job: Any, items: Any) -> Any:
-        measured.extend(fields["title"] for item in items for fields, _ in item["songs"])
-        return work(job, items)
+        measured.extend(work["song"]["title"] for item in items for work in item["songs"])
+        return spread(job, items)
 
     monkeypatch.setattr(measure, "map_rows", noting)
     assert len(_curate(ingested, store).kept) == 3
@@ -267,7 +267,8 @@ def test_songs_whose_stems_a_model_hears_as_others_are_dropped(
         raise AssertionError("the model is not to be asked again")
 
     monkeypatch.setattr(crosscheck, "_listen", no_work)
-    assert len(_curate(ingested, store, replace(config, min_own=0.0, max_foreign=1.0, heard_db=200.0)).kept) == 3
+    stricter = replace(config, min_own=0.99, max_foreign=0.01, heard_db=-20.0)
+    assert _curate(ingested, store, stricter).kept == result.kept
     Path(result.page).unlink()
     assert _curate(ingested, store, config) == result
     assert Path(result.page).read_text(encoding="utf-8") == page
