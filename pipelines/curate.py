@@ -286,11 +286,11 @@ def _verdicts(
 
 
 def _shares(item: _Heard, sources: Sequence[str]) -> dict[str, float]:
-    """The matrix as measures: `bass_as_vocals` is the share of the bass' seconds heard as vocals."""
+    """The matrix as measures: `bass_heard_as_vocals` is the share of the bass' seconds heard as vocals."""
     if item.shares_SS is None:
         return {}
     named = {
-        f"{called}_as_{heard_as}": float(item.shares_SS[i, j])
+        f"{called}_heard_as_{heard_as}": float(item.shares_SS[i, j])
         for i, called in enumerate(sources)
         for j, heard_as in enumerate(sources)
     }

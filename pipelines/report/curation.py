@@ -188,20 +188,30 @@ def panels(made: CurationInput) -> Iterator[Panel]:
         }
         if any(values.values()):
             ends = {"least": least, "most": most}
-            limits = {end: float(getattr(made.rules, field)) for end, field in ends.items() if field}
+            limits = {end: _limit(made, field) for end, field in ends.items() if field}
             limits = {end: limit for end, limit in limits.items() if limit != off}
             note += "" if limits else "; no rule" if off is None else "; the rule is off"
             yield Panel(title=title, note=note, values=values, percent="%" in style, decades="log" in style, **limits)
 
 
+def _limit(made: CurationInput, field: str) -> float:
+    """Where a rule draws its line: a field of the signal's rules, or of the label rule."""
+    labels = {"min_own": made.min_own, "max_foreign": made.max_foreign}
+    return labels[field] if field in labels else float(getattr(made.rules, field))
+
+
 def _measure(row: Mapping[str, float], source: str, suffix: str) -> list[float]:
-    """A source's measure, or the song's own for no source; none where it was not taken. Of bleed the loudest counts."""
+    """A source's measure, or the song's own for no source; none where it was not taken."""
     name = f"{source}_{suffix}" if source else suffix
-    if suffix == "bleed":
-        return [max(found)] if (found := [v for key, v in row.items() if source and key.startswith(f"{name}_")]) else []
+    if suffix in _LOUDEST:  # of what else is in the stem, the most counts
+        others = [v for key, v in row.items() if source and key.startswith(f"{name}_") and key != f"{name}_{source}"]
+        return [max(others)] if others else []
+    if suffix == "heard":
+        name = f"{source}_heard_as_{source}"
     return [abs(row[name]) if suffix == "shift_ms" else row[name]] if name in row else []
 
 
+_LOUDEST = ("bleed", "heard_as")
 # Suffix of the measure, title, what it is, the rule's field for the least and the most of a kept song, the setting
 # that switches the rule off, style.
 _MEASURES: tuple[tuple[str, str, str, str, str, float | None, str], ...] = (
@@ -213,6 +223,8 @@ _MEASURES: tuple[tuple[str, str, str, str, str, float | None, str], ...] = (
     ("cutoff_hz", "Bandwidth", "Hz where the spectrum ends", "min_cutoff_hz", "", 0.0, ""),
     ("shift_ms", "Shift", "ms against the mixture", "", "max_shift_ms", 1000.0, ""),
     ("residual_db", "Residual", "dB that the stems leave of the mixture", "", "max_residual_db", 0.0, "level"),
+    ("heard", "Heard as itself", "seconds, by the model", "min_own", "", None, "%"),
+    ("heard_as", "Heard as another", "seconds, by the model; the most of any", "", "max_foreign", None, "%"),
     ("lufs", "Loudness", "LUFS over the whole song", "", "", None, "level"),
 )
 _LEAST_LEVEL = -70.0  # silence stands here

@@ -258,7 +258,7 @@ def test_songs_whose_stems_a_model_hears_as_others_are_dropped(
     swapped = _verdicts(result)["Song 2"]
     assert (result.kept, swapped.reason) == (("train/Song 0", "train/Song 1"), "mislabelled")
     assert swapped.detail.startswith("bass and vocals look swapped; the stem called bass is heard as vocals in 100%")
-    assert swapped.measures["bass_as_vocals"] == 1.0
+    assert swapped.measures["bass_heard_as_vocals"] == 1.0
     page = Path(result.page).read_text(encoding="utf-8")
     assert page.count("<audio") == 2
     assert "models:/bands@champion" in page

@@ -128,6 +128,24 @@ def test_a_corpus_of_thousands_stays_below_ten_megabytes_and_says_what_was_left_
     assert "1150 matrices of mislabelled songs were left out" in page
 
 
+def test_every_rule_s_measure_is_drawn_with_its_limit_and_a_rule_that_is_off_without(made: CurationInput) -> None:
+    measures = {
+        "drums_presence": 0.5, "drums_bleed_bass_db": -40.0, "drums_cutoff_hz": 16000.0, "residual_db": -80.0,
+        "drums_heard_as_drums": 0.6, "drums_heard_as_bass": 0.2, "drums_heard_as_vocals": 0.4, "drums_shift_ms": -5.0,
+    }  # fmt: skip
+    one = replace(verdict("a"), measures=measures)
+    drawn = {panel.title: panel for panel in curation.panels(replace(made, verdicts=[one]))}
+    assert list(drawn) == [
+        "Presence", "Bleed", "Bandwidth", "Shift", "Residual", "Heard as itself", "Heard as another",
+    ]  # fmt: skip
+    assert (drawn["Presence"].least, drawn["Heard as itself"].least, drawn["Heard as another"].most) == (0.3, 0.7, 0.3)
+    assert drawn["Heard as another"].values["drums"] == [0.4]
+    assert drawn["Shift"].values["drums"] == [5.0]
+    assert drawn["Residual"].values[""] == [-70.0]  # what is less stands at the end of the axis
+    assert drawn["Bandwidth"].least is None
+    assert drawn["Bandwidth"].note.endswith("the rule is off")
+
+
 def test_players_go_to_every_reason_in_turn(made: CurationInput) -> None:
     many = [verdict(f"m{number:02d}", reason="mislabelled") for number in range(60)]
     few = [verdict("z", reason="clipped")]
