@@ -56,25 +56,22 @@ def decode_frames(frames: bytes, out_CT: Samples, *, first: int, skip: int = 0, 
         raise AudioError("undecodable", f"no FLAC frame {first} where it should begin")
     codec = av.CodecContext.create("flac", "r")
     codec.options = _STRICT
-    done = -skip
     try:
-        for frame in codec.decode(av.Packet(frames)):
-            channels, count = frame.layout.nb_channels, frame.samples
-            if channels != len(out_CT) or frame.format.name not in _INTS:
-                raise AudioError("undecodable", f"FLAC of {channels} channels as {frame.format.name}")
-            kind = _INTS[frame.format.name]
-            flat = np.frombuffer(frame.planes[0], kind, count * channels)  # type: ignore[call-overload]  # a buffer
-            ints_TC = flat.reshape(count, channels)
-            begin, end = max(0, -done), min(count, out_CT.shape[1] - done)
-            if begin < end:
-                out_CT[:, done + begin : done + end] = ints_TC[begin:end].T
-            done += count
-    except (av.error.FFmpegError, ValueError) as error:
+        decoded = codec.decode(av.Packet(frames))
+        kind, channels = _INTS[decoded[0].format.name], len(out_CT)
+        if decoded[0].layout.nb_channels != channels:
+            raise ValueError(f"{decoded[0].layout.nb_channels} channels instead of {channels}")
+        pieces = [
+            np.frombuffer(frame.planes[0], kind, frame.samples * channels)  # type: ignore[call-overload]  # a buffer
+            for frame in decoded
+        ]
+    except (av.error.FFmpegError, LookupError, ValueError) as error:
         raise AudioError("undecodable", f"a damaged FLAC frame, {first} or later ({error})") from None
-    if done < out_CT.shape[1]:  # also after a bad frame: the decoder may stop there and keep silent about it
-        raise AudioError("undecodable", f"FLAC frames that end {out_CT.shape[1] - done} samples early")
-    if out_CT.shape[1]:
-        out_CT *= np.float32(scale / (1 << 8 * ints_TC.itemsize - 1))  # a power of two: exact
+    ints_CT = np.concatenate(pieces).reshape(-1, channels).T[:, skip : skip + out_CT.shape[1]]
+    if ints_CT.shape != out_CT.shape:  # also after a bad frame: the decoder may stop there and keep silent about it
+        raise AudioError("undecodable", f"FLAC frames that end {out_CT.shape[1] - ints_CT.shape[1]} samples early")
+    out_CT[:] = ints_CT
+    out_CT *= np.float32(scale / (1 << 8 * ints_CT.itemsize - 1))  # a power of two: exact
 
 
 def _stream_facts(flac: bytes) -> tuple[int, int]:
