@@ -114,6 +114,13 @@ def test_a_file_of_16_bits_comes_back_bit_for_bit_at_half_the_size(tmp_path: Pat
     assert len(deep[0]["drums"]) > len(rows[0]["drums"])
 
 
+def test_a_resampled_file_of_16_bits_is_rounded_to_16(tmp_path: Path) -> None:
+    track = _track(tmp_path, {source: (_stems(22050)[k], 11025) for k, source in enumerate(SOURCES)}, "PCM_16")
+    (row,), (deep,) = (track_rows(track, sources=SOURCES, sample_rate=RATE, bits=bits) for bits in ("source", 24))
+    assert (row["bits"], deep["bits"]) == (16, 24)
+    np.testing.assert_allclose(stems_of(row, SOURCES), stems_of(deep, SOURCES), atol=2**-16 + 2**-24)
+
+
 def test_one_deep_file_makes_the_whole_song_deep(tmp_path: Path) -> None:
     stems_SCT = _stems(9000)
     track = _track(tmp_path, {source: (stems_SCT[k], RATE) for k, source in enumerate(SOURCES)}, "PCM_16")
