@@ -66,17 +66,25 @@ class Alignment:
 
         What most stems agree on counts as no shift: a mixture that is late as a whole does not matter.
         """
-        lags: list[float | None] = []
-        for sum_T in self._sum_ST:
-            deviation, at = sum_T.std(), int(np.argmax(sum_T))
-            clear = deviation > 0 and sum_T[at] - sum_T.mean() > _CLEAR * deviation
-            lags.append((self._length - at) / self._rate if clear else None)
-        known = [lag for lag in lags if lag is not None]
+        clear_ST = (self._sum_ST - self._sum_ST.mean(axis=1, keepdims=True)) > _CLEAR * np.maximum(
+            self._sum_ST.std(axis=1, keepdims=True), 1e-12
+        )
+        best = [
+            int(np.argmax(sum_T)) if clear_T.any() else None
+            for sum_T, clear_T in zip(self._sum_ST, clear_ST, strict=True)
+        ]
+        known = [at for at in best if at is not None]
         if not known:
-            return lags
-        votes = {lag: sum(abs(lag - other) <= _AGREE_S for other in known) for lag in known}
-        usual = max(known, key=lambda lag: (votes[lag], -abs(lag)))
-        return [None if lag is None else lag - usual for lag in lags]
+            return list(best)
+        near = max(1, round(_AGREE_S * self._rate))
+        votes = {at: sum(abs(at - other) <= near for other in known) for at in known}
+        usual = max(known, key=lambda at: (votes[at], -abs(at - self._length)))
+        # A stem in its place that also holds another one's bleed has two peaks, and the higher may be the bleed's.
+        in_place = clear_ST[:, max(0, usual - near) : usual + near + 1].any(axis=1)
+        return [
+            None if at is None else 0.0 if here else (usual - at) / self._rate
+            for at, here in zip(best, in_place, strict=True)
+        ]
 
     def residual_db(self) -> tuple[float, Array]:
         """What is left of the mixture without the stems at their best common gain, for the song and per second.

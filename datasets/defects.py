@@ -42,7 +42,7 @@ def swap_labels(stems_SCT: Samples, rng: np.random.Generator) -> Planted:
     return Planted(stems_SCT=planted, places=(one, other))
 
 
-def silence(stems_SCT: Samples, rng: np.random.Generator, *, share: float = 0.8) -> Planted:
+def silence(stems_SCT: Samples, rng: np.random.Generator, *, share: float = 0.9) -> Planted:
     """One stem silent in this share of the song."""
     place = int(rng.choice(sounding(stems_SCT)))
     planted = stems_SCT.copy()
