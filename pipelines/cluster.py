@@ -119,7 +119,8 @@ def _affordable(memory_bytes: int) -> int | None:
     """At most what the largest node has: a task that fits nowhere would wait for ever."""
     import ray
 
-    largest = max((node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"]), default=0)
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    largest = max((node["Resources"].get("memory", 0) for node in nodes if node["Alive"]), default=0)
     return int(min(memory_bytes, largest)) or None
 
 

@@ -24,8 +24,21 @@ from ray.cluster_utils import Cluster
 
 corpus, undisturbed, killed = sys.argv[1:]
 small = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
-cluster = Cluster(initialize_head=True, head_node_args={**small, "include_dashboard": False})
-second = cluster.add_node(**small)
+
+
+def two_nodes():
+    for attempt in range(3):  # Ray gives its own start 30 s, which a loaded machine exceeds
+        cluster = Cluster()
+        try:
+            cluster.add_node(**small, include_dashboard=False)
+            return cluster, cluster.add_node(**small)
+        except Exception:
+            cluster.shutdown()
+            if attempt == 2:
+                raise
+
+
+cluster, second = two_nodes()
 raylet = psutil.Process(second.all_processes["raylet"][0].process.pid)
 seen, enough = [], threading.Event()
 
