@@ -5,7 +5,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from models.blocks import LayerScale
 from models.catalog import build, from_config, to_config
+from models.checkpoint import load_model, save
 from models.errors import ModelError
 from models.sparse import (
     SparseAttention,
@@ -116,6 +118,23 @@ def test_evaluation_is_reproducible_and_training_draws_a_new_hash():
     module.train()
     torch.manual_seed(0)
     assert not torch.equal(module(query, memory), module(query, memory))
+
+
+def test_a_saved_model_hashes_as_before_and_another_seed_otherwise(tmp_path):
+    torch.manual_seed(0)
+    model = build("sparse-htdemucs-tiny", sample_rate=8000, segment_s=0.5).eval()
+    with torch.no_grad():
+        for module in model.modules():  # attention is scaled down at first; here it shall be heard
+            if isinstance(module, LayerScale):
+                module.scale.fill_(1.0)
+    save(tmp_path / "model", model)
+    torch.manual_seed(1)
+    again, mixture = load_model(tmp_path / "model"), 0.1 * vectors(1, 2, 4000)
+    other = from_config(to_config(model) | {"hash_seed": 1}).eval()
+    other.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        assert torch.equal(again(mixture), model(mixture))
+        assert not torch.equal(other(mixture), model(mixture))
 
 
 def test_keys_are_those_documented():
