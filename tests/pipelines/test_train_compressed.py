@@ -1,5 +1,6 @@
 """Training with learnt widths: the result is packed, what was scored is what ships, and it resumes bit for bit."""
 
+import importlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from models.metrics import nsdr
 from models.recipe import QuantizeConfig
 from models.separate import separate
 from pipelines import train
+from pipelines.registry.bundle import write_bundle
 from pipelines.train import LocalSession, TrainResult
 from tests.pipelines.songs import SOURCES, write_songs
 from tests.pipelines.test_train import CONFIG as PLAIN
@@ -70,3 +72,13 @@ def test_a_killed_run_ends_with_the_same_packed_bytes(
     resumed = run(chunks, tmp_path)
     assert resumed.model_digest == undisturbed.model_digest
     assert train.read_history(resumed) == train.read_history(undisturbed)
+
+
+def test_the_code_that_travels_with_a_registered_model_reads_it(
+    undisturbed: TrainResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = write_bundle(Path(undisturbed.checkpoint), tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    travelled = importlib.import_module(f"{bundle.package.name}.checkpoint").load_model(bundle.checkpoint)
+    expected = load_model(undisturbed.checkpoint).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in travelled.state_dict().items())
