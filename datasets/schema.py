@@ -140,6 +140,9 @@ class Score:
     sdr: float | None  # BSS Eval v4: median over 1 s windows
     mixture_nsdr: float  # the same two for the unprocessed mixture as the estimate
     mixture_sdr: float | None
+    isr: float | None = None  # BSS Eval v4: medians over 1 s windows, as sdr
+    sir: float | None = None
+    sar: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,5 +258,8 @@ SCORES = pa.schema(
         ("sdr", pa.float64()),
         ("mixture_nsdr", pa.float64()),
         ("mixture_sdr", pa.float64()),
+        ("isr", pa.float64()),
+        ("sir", pa.float64()),
+        ("sar", pa.float64()),
     ]
 )

@@ -12,7 +12,7 @@ from flows.build_corpus import Corpus
 from flows.full_run import FullRun
 from flows.screen import decibels, table
 from flows.train_model import Trained
-from pipelines.evaluate import SourceScore
+from pipelines.evaluate import ScoreSummary, SourceScore
 
 MAX_ROWS = 20
 
@@ -65,10 +65,22 @@ def model_tables(model: Trained) -> list[Any]:
             strong_last=True,
         )
     ]
+    if summary.overall.sir is not None:
+        shown.append(_bss_table(summary))
     if model.decision is not None and model.version is not None:
         verb = "Promoted" if model.version.alias else "Not promoted"
         shown.append(Text(f"{verb}: {model.decision.reason}"))
     return shown
+
+
+def _bss_table(summary: ScoreSummary) -> Any:
+    names = ("sdr", "isr", "sir", "sar")
+    rows = [
+        [source, *(decibels(getattr(score, name)) for name in names)]
+        for source, score in {**summary.sources, "mean": summary.overall}.items()
+    ]
+    title = f"BSS Eval v4 in dB: medians over windows, then over {_songs(len(summary.track_ids))}"
+    return table(title, ["source", *map(str.upper, names)], rows, strong_last=True)
 
 
 def _score_rows(scores: dict[str, SourceScore]) -> list[list[str]]:

@@ -139,7 +139,9 @@ def _flat_scores(scored: EvaluateResult) -> dict[str, float]:
     rows = {**scored.summary.sources, "mean": scored.summary.overall}
     flat = {f"{split}/nsdr/{source}": score.nsdr for source, score in rows.items()}
     flat |= {f"{split}/nsdr_improvement/{source}": score.improvement for source, score in rows.items()}
-    flat |= {f"{split}/sdr/{source}": score.sdr for source, score in rows.items() if score.sdr is not None}
+    for name in ("sdr", "isr", "sir", "sar"):
+        known = {source: getattr(score, name) for source, score in rows.items()}
+        flat |= {f"{split}/{name}/{source}": value for source, value in known.items() if value is not None}
     return flat
 
 

@@ -24,12 +24,13 @@ PRECISIONS = ("float32", "bfloat16")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateConfig:
-    """On which songs and how a model is scored; the first five fields and the precision are the protocol."""
+    """On which songs and how a model is scored; the first six fields and the precision are the protocol."""
 
     split: str = "test"
     overlap: float = 0.25  # of neighbouring segments
     shifts: int = 0  # seeded delays to average over
     window_s: float = 1.0  # BSS Eval's, without overlap
+    all_four: bool = False  # ISR, SIR and SAR beside SDR; some 30 ms for each second of a song
     max_song_s: float = 0.0  # from the start of each song; 0 takes the whole song
     precision: str = "float32"  # or "bfloat16"
     batch_size: int = 1  # segments at once
@@ -52,7 +53,8 @@ class EvaluateConfig:
         """Everything that scores depend on beside model and songs, in a line for tables."""
         length = f"first {self.max_song_s:g} s" if self.max_song_s else "whole songs"
         return (
-            f"{self.split}, {length}; nSDR, BSS Eval v4 SDR in {self.window_s:g} s windows; "
+            f"{self.split}, {length}; nSDR, BSS Eval v4 {'SDR, ISR, SIR, SAR' if self.all_four else 'SDR'} in "
+            f"{self.window_s:g} s windows; "
             f"overlap {self.overlap:g}, shifts {self.shifts}, {self.precision}"
         )
 
@@ -65,6 +67,9 @@ class SourceScore:
     mixture_nsdr: float  # of the unprocessed mixture as the estimate
     sdr: float | None  # None where no window of any song has a score
     mixture_sdr: float | None
+    isr: float | None = None  # as sdr; None where they were not asked for
+    sir: float | None = None
+    sar: float | None = None
 
     @property
     def improvement(self) -> float:
@@ -105,7 +110,7 @@ def run(
     folder = storage.absolute(store)
     tracks = _tracks(config, chunks, keep)
     model_digest = _digest_of(Path(checkpoint))
-    code = code_digest("models.metrics", "models.separate", "models.catalog")
+    code = code_digest("models.metrics", "models.bsseval", "models.separate", "models.catalog")
     key = digest(model_digest, chunks.digest, [track["track_id"] for track in tracks], config.protocol, code)
     scores = find_manifest(folder, step="evaluate", key=key)
     if scores is None:
@@ -160,6 +165,9 @@ def _over_songs(scores: Sequence[Score]) -> SourceScore:
         mixture_nsdr=statistics.fmean(score.mixture_nsdr for score in scores),
         sdr=_over_known(statistics.median, [score.sdr for score in scores]),
         mixture_sdr=_over_known(statistics.median, [score.mixture_sdr for score in scores]),
+        isr=_over_known(statistics.median, [score.isr for score in scores]),
+        sir=_over_known(statistics.median, [score.sir for score in scores]),
+        sar=_over_known(statistics.median, [score.sar for score in scores]),
     )
 
 
@@ -169,6 +177,9 @@ def _over_sources(scores: Sequence[SourceScore]) -> SourceScore:
         mixture_nsdr=statistics.fmean(score.mixture_nsdr for score in scores),
         sdr=_over_known(statistics.fmean, [score.sdr for score in scores]),
         mixture_sdr=_over_known(statistics.fmean, [score.mixture_sdr for score in scores]),
+        isr=_over_known(statistics.fmean, [score.isr for score in scores]),
+        sir=_over_known(statistics.fmean, [score.sir for score in scores]),
+        sar=_over_known(statistics.fmean, [score.sar for score in scores]),
     )
 
 
@@ -250,7 +261,7 @@ def score_track(config: EvaluateConfig, model: Any, chunks: ShardSet, *, track_i
     """One song through a model: a score per source."""
     import torch
 
-    from models.metrics import nsdr
+    from models.metrics import nsdr, sdr_windows
     from models.separate import layout, separate
 
     wants = layout(model)
@@ -271,8 +282,9 @@ def score_track(config: EvaluateConfig, model: Any, chunks: ShardSet, *, track_i
     columns = zip(
         nsdr(stems_SCT, estimates_SCT).tolist(),
         nsdr(stems_SCT, unprocessed_SCT).tolist(),
-        _medians(stems_SCT, estimates_SCT, window_samples),
-        _medians(stems_SCT, unprocessed_SCT, window_samples),
+        _medians(sdr_windows(stems_SCT, estimates_SCT, window_samples)),
+        _medians(sdr_windows(stems_SCT, unprocessed_SCT, window_samples)),
+        *_others(config, stems_SCT, estimates_SCT, window_samples),
         strict=True,
     )
     return [
@@ -285,14 +297,30 @@ def score_track(config: EvaluateConfig, model: Any, chunks: ShardSet, *, track_i
             mixture_nsdr=mixture_nsdr,
             sdr=sdr,
             mixture_sdr=mixture_sdr,
+            isr=isr,
+            sir=sir,
+            sar=sar,
         )
-        for source, (model_nsdr, mixture_nsdr, sdr, mixture_sdr) in zip(wants.sources, columns, strict=True)
+        for source, (model_nsdr, mixture_nsdr, sdr, mixture_sdr, isr, sir, sar) in zip(
+            wants.sources, columns, strict=True
+        )
     ]
 
 
-def _medians(reference_SCT: Any, estimate_SCT: Any, window_samples: int) -> list[float | None]:
-    """Median SDR over windows; None where every window was dropped."""
-    from models.metrics import sdr_median, sdr_windows
+def _others(
+    config: EvaluateConfig, reference_SCT: Any, estimate_SCT: Any, window_samples: int
+) -> list[Sequence[float | None]]:
+    """ISR, SIR and SAR of every source, where they were asked for."""
+    from models.bsseval import bss_eval
 
-    medians = sdr_median(sdr_windows(reference_SCT, estimate_SCT, window_samples)).tolist()
-    return [None if median != median else median for median in medians]
+    if not config.all_four:
+        return [[None] * len(reference_SCT)] * 3
+    scores = bss_eval(reference_SCT, estimate_SCT, window_samples)
+    return [_medians(windows_SW) for windows_SW in (scores.isr_SW, scores.sir_SW, scores.sar_SW)]
+
+
+def _medians(scores_SW: Any) -> list[float | None]:
+    """Median over windows; None where every window was dropped."""
+    from models.metrics import sdr_median
+
+    return [None if median != median else median for median in sdr_median(scores_SW).tolist()]

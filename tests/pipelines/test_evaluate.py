@@ -61,6 +61,22 @@ def test_a_limit_scores_the_start_and_is_another_protocol(chunks: ShardSet, mode
     assert replace(CONFIG, num_workers=7, batch_size=3).protocol == CONFIG.protocol
 
 
+def test_all_four_scores_of_bss_eval_come_when_asked_for(chunks: ShardSet, model: torch.nn.Module) -> None:
+    import numpy as np
+    from museval.metrics import bss_eval
+
+    asked = replace(CONFIG, all_four=True)
+    scores = score_track(asked, model, chunks, track_id="b", title="B")
+    stems_SCT = torch.from_numpy(read_track(chunks, "b", sources=SOURCES))
+    estimates_SCT = separate(model, stems_SCT.sum(dim=0))
+    signals = (signal_SCT.double().numpy().transpose(0, 2, 1) for signal_SCT in (stems_SCT, estimates_SCT))
+    expected = np.nanmedian(np.stack(bss_eval(*signals, window=RATE, hop=RATE)[:4]), axis=2)
+    given = np.array([[row.sdr, row.isr, row.sir, row.sar] for row in scores]).T
+    np.testing.assert_allclose(given, expected, atol=1e-2)
+    assert asked.protocol != CONFIG.protocol
+    assert [row.sir for row in score_track(CONFIG, model, chunks, track_id="b", title="B")] == [None] * len(SOURCES)
+
+
 def test_nsdr_is_averaged_over_songs_and_sdr_takes_the_median() -> None:
     rows = [score(track, "drums", value, sdr=value) for track, value in (("a", 1.0), ("b", 2.0), ("c", 6.0))]
     rows += [score(track, "bass", 0.0, sdr=None) for track in "abc"]
