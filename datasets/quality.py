@@ -226,7 +226,7 @@ class Meter:
     def _correlation(self, position: int) -> float:
         left, right = self._series("power")[:, position].sum(axis=0)
         both = float(np.sqrt(left * right))
-        return float(self._series("cross")[:, position].sum() / both) if both > 0 else 1.0
+        return float(np.clip(self._series("cross")[:, position].sum() / both, -1, 1)) if both > 0 else 1.0
 
     def worst(self) -> tuple[Moment, ...]:
         """Per reason and source up to three stretches of seconds where it is worst, the worst first."""

@@ -7,9 +7,12 @@ import pytest
 import soundfile
 
 from datasets.audio import Samples, decode
+from datasets.bandwidth import cutoff_hz
 from datasets.dice import dice
 from datasets.errors import InputError
-from datasets.quality import Meter, Rules, Signature, find_duplicates, judge, measure, silent_sources
+from datasets.labels import likeliest
+from datasets.loudness import k_weighting
+from datasets.quality import Meter, Rules, Signature, faults, find_duplicates, judge, measure, silent_sources
 
 RATE = 8000
 SOURCES = ("drums", "bass")
@@ -47,6 +50,103 @@ def test_measures_of_a_known_signal_are_what_they_should_be() -> None:
     assert measures["drums_rms_db"] == pytest.approx(-20 + 10 * np.log10(0.75), abs=0.01)
     assert measures["bass_rms_db"] == -120.0
     assert measures["drums_peak"] == pytest.approx(0.1414, abs=1e-3)
+    assert measures["drums_correlation"] == pytest.approx(1.0)
+    assert measures["drums_offset"] == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("rate", [8000, 44100, 48000])
+def test_a_sine_of_997_hz_in_one_channel_has_the_loudness_of_the_standard(rate: int) -> None:
+    stems_SCT = np.zeros((1, 2, 5 * rate), np.float32)
+    stems_SCT[0, 0] = np.sin(2 * np.pi * 997 * np.arange(5 * rate) / rate)
+    measures = measure(stems_SCT, sources=("other",), sample_rate=rate)
+    for name in ("lufs", "other_lufs", "other_short_lufs"):
+        assert measures[name] == pytest.approx(-3.01, abs=0.05)  # BS.1770-4, at full scale
+
+
+def test_k_weighting_at_48_khz_is_that_of_the_standard() -> None:
+    head, high_pass = k_weighting(48000)
+    np.testing.assert_allclose(head[:3], [1.53512485958697, -2.69169618940638, 1.19839281085285], atol=1e-8)
+    np.testing.assert_allclose(head[4:], [-1.69065929318241, 0.73248077421585], atol=1e-8)
+    np.testing.assert_allclose(high_pass[4:], [-1.99004745483398, 0.99007225036621], atol=1e-8)
+
+
+def test_pauses_do_not_count_for_loudness() -> None:
+    """The gates: ten seconds of a tone are as loud with as many of near silence behind them."""
+    tone = np.zeros((1, 2, 20 * RATE), np.float32)
+    tone[:, :, : 10 * RATE] = 0.1 * np.sin(2 * np.pi * 997 * np.arange(10 * RATE) / RATE)
+    tone[:, :, 10 * RATE :] = 1e-3 * dice(0, "hiss").standard_normal(10 * RATE)
+    with_pause = measure(tone, sources=("other",), sample_rate=RATE)["lufs"]
+    assert with_pause == pytest.approx(-20.0, abs=0.2)  # both channels
+    assert measure(tone[:, :, : 10 * RATE], sources=("other",), sample_rate=RATE)["lufs"] == pytest.approx(
+        with_pause, abs=0.15
+    )
+
+
+def test_an_offset_and_inverted_channels_are_found() -> None:
+    stems_SCT = _song()
+    off_SCT = stems_SCT.copy()
+    off_SCT[0] += 0.05
+    assert _judge(off_SCT)[1] == "offset"
+    assert _judge(off_SCT, Rules(max_offset=1))[0]
+    inverted_SCT = stems_SCT.copy()
+    inverted_SCT[1, 1] = -inverted_SCT[1, 0]
+    kept, reason, detail = _judge(inverted_SCT)
+    assert (kept, reason) == (False, "inverted")
+    assert "bass" in detail
+    assert _judge(inverted_SCT, Rules(min_correlation=-1))[0]
+
+
+def test_the_worst_seconds_are_told_in_order() -> None:
+    stems_SCT = _song()
+    loud_T = np.clip(stems_SCT[0, 0] * 20, -0.8, 0.8)
+    stems_SCT[0, :, 3 * RATE : 5 * RATE] = loud_T[3 * RATE : 5 * RATE]
+    stems_SCT[0, :, 7 * RATE : 7 * RATE + RATE // 4] = loud_T[7 * RATE : 7 * RATE + RATE // 4]
+    meter = Meter(sources=SOURCES, sample_rate=RATE)
+    meter.add(stems_SCT)
+    moments = [moment for moment in meter.worst() if moment.reason == "clipped"]
+    assert [(moment.start_s, moment.stop_s) for moment in moments] == [(3.0, 5.0), (7.0, 8.0)]
+    assert {moment.source for moment in moments} == {"drums"}
+    assert moments[0].value > moments[1].value > 0
+    found = faults(meter.measures(), Rules(), sources=SOURCES, moments=meter.worst())
+    assert found[0].detail.endswith("worst at 0:03-0:05, 0:07-0:08")
+
+
+def test_a_square_wave_below_the_loudest_note_is_not_clipping() -> None:
+    stems_SCT = _song()
+    time = np.arange(stems_SCT.shape[2]) / RATE
+    stems_SCT[1] = np.where(
+        time < 8, 0.2 * np.sign(np.sin(2 * np.pi * 110 * time)), 0.5 * np.sin(2 * np.pi * 110 * time)
+    )
+    assert _judge(stems_SCT)[0]
+
+
+def test_mono_stems_can_be_measured() -> None:
+    measures = measure(_song()[:, :1], sources=SOURCES, sample_rate=RATE)
+    assert measures["drums_correlation"] == pytest.approx(1.0)
+    assert measures["lufs"] > -60
+
+
+def test_a_spectrum_that_ends_like_a_wall_is_told_from_one_that_fades() -> None:
+    bins, rate = 1024, 44100
+    hertz = np.arange(bins + 1) * rate / 2 / bins
+    fading = 10.0 ** (2 - 5 * hertz / 20000)
+    assert cutoff_hz(fading, rate) == rate / 2
+    walled = np.where(hertz < 16000, fading, 1e-9)
+    assert cutoff_hz(walled, rate) == pytest.approx(16000, abs=200)
+    assert cutoff_hz(np.where(hertz < 300, 1.0, 1e-12), rate) == rate / 2  # a bass has no treble to cut
+    assert cutoff_hz(np.zeros(bins + 1), rate) == rate / 2
+
+
+def test_names_are_handed_out_anew_only_among_stems_that_were_heard() -> None:
+    sure, unsure = {"drums": -0.1, "bass": -5.0}, {"drums": -0.1, "bass": -4.0}
+    measures = {f"drums_as_{label}": odds for label, odds in sure.items()}
+    assert likeliest(measures, SOURCES) == ({"drums": "drums"}, 0.0)
+    measures |= {f"bass_as_{label}": odds for label, odds in unsure.items()}
+    assert likeliest(measures, SOURCES)[1] == 0.0  # both like drums: no other way of naming them is likelier
+    measures |= {"drums_as_drums": -5.0, "drums_as_bass": -0.1}
+    given, odds = likeliest(measures, SOURCES)
+    assert given == {"drums": "bass", "bass": "drums"}
+    assert odds == pytest.approx(-0.2 + 9.0)
 
 
 @pytest.mark.parametrize("block", [1000, 8000, 12345, 240000])
