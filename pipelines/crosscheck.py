@@ -31,7 +31,7 @@ _STEPS_PER_DB = 100  # levels are remembered in hundredths
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listener:
-    """A model that stems can be held against, and the digest that its results are remembered by."""
+    """A model that stems can be held against; its results are remembered by the digest of weights and code."""
 
     path: str
     digest: str
@@ -60,7 +60,7 @@ def load(path: str) -> "nn.Module":
 
 
 def listener(path: str) -> Listener:
-    """The model at `path`, known by its weights and its configuration, wherever it lies."""
+    """The model at `path`, known by its weights, its configuration and the code, wherever it lies."""
     from models.separate import layout
 
     model = load(path)
@@ -72,7 +72,8 @@ def listener(path: str) -> Listener:
         total.update(
             f"{type(member).__name__} {getattr(member, 'config', '')} {getattr(member, 'shares', '')}\0".encode()
         )
-    return Listener(path=path, digest=total.hexdigest(), sources=layout(model).sources)
+    code = code_digest("pipelines.hearing", "models.catalog")
+    return Listener(path=path, digest=digest(total.hexdigest(), code), sources=layout(model).sources)
 
 
 # --- the job ------------------------------------------------------------------------------------------------
@@ -91,9 +92,8 @@ def run(
 ) -> dict[str, Levels]:
     """Levels by the digest of a song's audio, of which `songs` names one song each."""
     model.check(sources)
-    code = code_digest("pipelines.hearing", "models.catalog")
     caches = {
-        audio: storage.join(store, "cache", "heard", f"{digest(audio, list(sources), model.digest, code)}.json")
+        audio: storage.join(store, "cache", "heard", f"{digest(audio, list(sources), model.digest)}.json")
         for audio in songs
     }
     found = {audio: levels for audio, path in caches.items() if (levels := read_levels(path)) is not None}

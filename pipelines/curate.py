@@ -103,7 +103,7 @@ def run(
     by_hand = _by_hand(config, stored.songs, ingested.rejected)
     model = _listener(config, stored.extra["sources"], str(here))
     decisive = {name: value for name, value in asdict(config).items() if name not in _NOT_DECISIVE}
-    code = code_digest("datasets.quality", "datasets.corpus", "pipelines.hearing")
+    code = code_digest("datasets.quality", "datasets.corpus")
     made_from = [Path(ingested.chunks.uri).stem, ingested.chunks.digest, model.digest if model else "", by_hand.digest]
     mixtures = {track_id: measure.state_of(files) for track_id, files in sorted(ingested.mixtures.items())}
     key = digest(decisive, made_from, mixtures, code)

@@ -357,6 +357,7 @@ def _audible(samples_CT: Samples) -> tuple[Samples, float]:
     """The samples, turned down to full scale, or up in whole decibels where they are quiet; and by how many."""
     peak_db = 20 * np.log10(max(1e-6, float(np.abs(samples_CT).max(initial=0.0))))
     gain_db = float(-peak_db) if peak_db > 0 else float(np.clip(np.floor(-3.0 - peak_db), 0, MAX_GAIN_DB))
+    gain_db = gain_db if gain_db < 0 or gain_db >= 3.0 else 0.0  # not worth a word
     return samples_CT * np.float32(10 ** (gain_db / 20)), max(0.0, gain_db)
 
 
