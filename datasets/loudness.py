@@ -20,7 +20,7 @@ _RELATIVE_GATE = -10.0
 
 
 class KWeighting:
-    """K-weighted power of signals of shape (..., T), one second after the other."""
+    """K-weighted power of stems (S, C, T), one second after the other."""
 
     def __init__(self, sample_rate: int) -> None:
         self._rate = sample_rate
@@ -28,14 +28,18 @@ class KWeighting:
         self._state: Array | None = None
         self._edges = np.round(np.arange(STEPS_PER_S) * sample_rate / STEPS_PER_S).astype(np.int64)
 
-    def power(self, second_CT: Samples) -> Array:
-        """Mean square in each tenth of the next second, of shape (..., 10)."""
+    def power(self, second_SCT: Samples) -> Array:
+        """Mean square in each tenth of the next second, of each stem and last of their sum; (S + 1, C, 10)."""
         from scipy.signal import sosfilt
 
         if self._state is None:
-            self._state = np.zeros((len(self._filter), *second_CT.shape[:-1], 2))
-        weighted_CT, self._state = sosfilt(self._filter, second_CT, axis=-1, zi=self._state)
-        sums: Array = np.add.reduceat(np.square(weighted_CT), self._edges, axis=-1)
+            self._state = np.zeros((len(self._filter), *second_SCT.shape[:-1], 2))
+        weighted_SCT, self._state = sosfilt(self._filter, second_SCT, axis=-1, zi=self._state)
+        power = [self._tenths(np.square(part)) for part in (weighted_SCT, weighted_SCT.sum(axis=0, keepdims=True))]
+        return np.concatenate(power)
+
+    def _tenths(self, squared: Array) -> Array:
+        sums: Array = np.add.reduceat(squared, self._edges, axis=-1)
         return sums / np.diff(np.append(self._edges, self._rate))
 
 

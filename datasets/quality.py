@@ -143,7 +143,7 @@ class Meter:
             "peak": np.abs(second_SCT).max(axis=(1, 2)).astype(np.float64),
             "mean": second_SCT.mean(axis=2, dtype=np.float64),
             "flat": np.array([flat_share(stem_CT) for stem_CT in second_SCT]),
-            "weighted": self._weighting.power(np.concatenate([second_SCT, sum_CT[None]])).sum(axis=1),
+            "weighted": self._weighting.power(second_SCT).sum(axis=1),
         }
         for name, value in second.items():
             self._seconds.setdefault(name, []).append(value)
