@@ -123,8 +123,10 @@ def find_pattern(q_BHLD: Tensor, k_BHMD: Tensor, *, sparsity: float, projection_
     num_queries = query_BHL.shape[-1]
     probes = torch.linspace(0, num_queries - 1, min(num_queries, NUM_PROBES), device=q_BHLD.device).round().long()
     matches_BHPM = count_matches(query_BHL[..., probes, None], key_BHM[..., None, :], rounds)
-    # kept_BHK[k]: share of pairs that agree in at least k rounds; falls from 1 at k = 0
-    kept_BHK = torch.stack([(matches_BHPM >= k).float().mean((-1, -2)) for k in range(rounds + 1)], dim=-1)
+    # A histogram, and from its end a sum: kept_BHK[k] is the share of pairs that agree in at least k rounds.
+    matches = matches_BHPM.flatten(-2)
+    counts_BHK = matches.new_zeros(*matches.shape[:2], rounds + 1).scatter_add(-1, matches, torch.ones_like(matches))
+    kept_BHK = counts_BHK.flip(-1).cumsum(-1).flip(-1) / matches.shape[-1]
     least_BH = (kept_BHK - (1 - sparsity)).abs().argmin(-1)
     return Pattern(query_BHL=query_BHL, key_BHM=key_BHM, least_BH=least_BH, rounds=rounds)
 
