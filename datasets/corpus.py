@@ -18,7 +18,7 @@ from datasets import storage
 from datasets.errors import InputError
 from datasets.layouts import LAYOUTS, FoundSong, Rules, find_songs, stated_split, stray_files, title_of
 from datasets.listing import list_folder
-from datasets.schema import SOURCES, Track, Verdict
+from datasets.schema import SOURCES, StemFile, Track, Verdict
 from datasets.shards import read_json, write_json
 
 # The 14 songs of MUSDB18's train folder that published results use for validation.
@@ -258,13 +258,10 @@ def _track(
         split=split,
         license=license,
         layout=song.layout,
-        stems={
-            source: tuple(replace(file, num_bytes=prints.size_of(file.path)) for file in files)
-            for source, files in song.files.items()
-        },
+        stems={source: tuple(map(prints.stamped, files)) for source, files in song.files.items()},
         fingerprint=content.hexdigest(),
         pad_s=song.pad_s,
-        mixture=song.mixture,
+        mixture=tuple(map(prints.stamped, song.mixture)),
     )
 
 
@@ -298,7 +295,6 @@ class _Fingerprints:
         self._cache = cache
         self._advance = advance
         self._stamps = stamps
-        self._sizes: dict[str, int] = {}
         # A cache may be lost or damaged at any time; it only saves work.
         files = (read_json(cache) or {}).get("files") if cache else None
         self._known: dict[str, list[int | str]] = files if isinstance(files, dict) else {}
@@ -307,17 +303,15 @@ class _Fingerprints:
     def of(self, path: str) -> str:
         """The digest of a file; of its unreadable state where it cannot be read, which ingest then reports."""
         if storage.is_remote(path):
-            stamp = self._stamps.get(path) or storage.stamp(path)
+            stamp = self._stamp(path)
             if stamp is None:
                 return "unreadable:missing"
-            self._sizes[path] = stamp.size
             return f"object:{stamp.size}:{stamp.changed_ns}"
         key = str(Path(path).absolute())
         try:
             status = os.stat(path)
             if not stat.S_ISREG(status.st_mode):
                 return "unreadable:not a file"  # reading a pipe would wait for ever
-            self._sizes[path] = status.st_size
             known = self._known.get(key)
             if known and known[:2] == [status.st_size, status.st_mtime_ns]:
                 return str(known[2])
@@ -331,9 +325,13 @@ class _Fingerprints:
             self._advance(status.st_size)
         return content
 
-    def size_of(self, path: str) -> int:
-        """Bytes of a file that was asked for; 0 where it cannot be read."""
-        return self._sizes.get(path, 0)
+    def stamped(self, file: StemFile) -> StemFile:
+        """The file with its size and time of change, where they can be known."""
+        stamp = self._stamp(file.path)
+        return replace(file, num_bytes=stamp.size, changed_ns=stamp.changed_ns) if stamp else file
+
+    def _stamp(self, path: str) -> storage.Stamp | None:
+        return self._stamps.get(path) or storage.stamp(path)
 
     def save(self) -> None:
         if self._cache and self._changed:

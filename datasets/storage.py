@@ -67,11 +67,11 @@ def absolute(address: str | Path) -> str:
 
 
 def stamp(address: str | Path) -> Stamp | None:
-    """Size and time of change of a file; None where there is none."""
+    """Size and time of change of a file; None where there is none that can be looked at."""
     if not is_remote(address):
         try:
             status = os.stat(address)
-        except (FileNotFoundError, NotADirectoryError):
+        except OSError:
             return None
         return Stamp(size=status.st_size, changed_ns=status.st_mtime_ns)
     with _speaking(address):

@@ -5,10 +5,9 @@ came with the stems it is read beside them, from where it lies: it is never stor
 `datasets/quality.py`; `curate.py` decides with it.
 """
 
-import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -70,15 +69,8 @@ def run(
 
 
 def state_of(files: Sequence[StemFile]) -> list[str]:
-    """What tells whether files outside the store have changed: names, sizes and times, as far as they are known."""
-    states = []
-    for file in files:
-        try:
-            seen = os.stat(file.path)
-            states.append(f"{file.path} {file.stream} {seen.st_size} {seen.st_mtime_ns}")
-        except OSError:
-            states.append(f"{file.path} {file.stream}")
-    return states
+    """What tells whether files outside the store have changed: names, sizes and times, as the scan found them."""
+    return [f"{file.path} {file.stream} {file.num_bytes} {file.changed_ns}" for file in files]
 
 
 def _work(song: Song, cache: str, mixtures: Mapping[str, Sequence[StemFile]]) -> dict[str, Any]:
@@ -105,9 +97,11 @@ def _measure_songs(item: Mapping[str, Any]) -> dict[str, Any]:
     for work in item["songs"]:
         song = Song(**work["song"])
         options = {"sources": item["sources"], "silence_db": item["silence_db"]}
+        mixture = [StemFile(**file) for file in work["mixture"]]
         try:
-            meter = _heard(song, [StemFile(**file) for file in work["mixture"]], **options)
-        except AudioError:  # of the mixture; the stems were read before and stand in the store
+            with storage.fetched({file.path for file in mixture}) as local:
+                meter = _heard(song, [replace(file, path=local[file.path]) for file in mixture], **options)
+        except (AudioError, FileNotFoundError):  # of the mixture; the stems were read before and stand in the store
             meter = _heard(song, [], **options)
         moments = [asdict(moment) for moment in meter.worst()]
         row = {"measures": meter.measures(), "moments": moments, "signature": pack(meter.signature())}

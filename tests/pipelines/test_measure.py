@@ -62,10 +62,7 @@ def test_a_mixture_that_cannot_be_read_leaves_the_other_measures(song: Song, tmp
     assert measured(song, tmp_path, tmp_path / "mixture.wav") == measured(song, tmp_path)
 
 
-def test_the_state_of_a_file_follows_its_content_as_far_as_is_known(tmp_path: Path) -> None:
-    file = StemFile(path=str(tmp_path / "mixture.wav"))
-    missing = measure.state_of([file])
-    Path(file.path).write_bytes(b"1")
-    first = measure.state_of([file])
-    Path(file.path).write_bytes(b"22")
-    assert len({tuple(missing), tuple(first), tuple(measure.state_of([file]))}) == 3
+def test_the_state_of_a_file_follows_its_size_and_time_of_change() -> None:
+    file = StemFile(path="mixture.wav", num_bytes=1, changed_ns=1)
+    others = [replace(file, num_bytes=2), replace(file, changed_ns=2), replace(file, stream=1)]
+    assert len({tuple(measure.state_of([one])) for one in [file, *others]}) == 4
