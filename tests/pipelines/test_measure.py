@@ -1,6 +1,6 @@
 """The work of one measuring task: every song into its file, with the mixture that came with it where there is one."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
