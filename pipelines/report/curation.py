@@ -83,11 +83,11 @@ def run(made: CurationInput, *, store: Path, progress: Progress | None = None) -
 
     The same input gives the same bytes.
     """
-    with stage(progress, "curation page") as heard:
+    with stage(progress, "page") as heard:
         _write(store / DROPPED, dropped_table(made.verdicts).encode())
         page = render(made).encode("utf-8", "replace")
         _write(store / PAGE, page)
-        heard.finish(f"{len(page) / 1e6:.1f} MB")
+        heard.finish(f"{PAGE} and {DROPPED}, {len(page) / 1e6:.1f} MB")
     return str(store / PAGE)
 
 
@@ -279,14 +279,12 @@ def listening_section(made: CurationInput) -> str:
         heard = f"all {total}" if len(cases) == total and total > 1 else f"{len(cases)} of {total}"
         parts.append(f"<h3>{text(reason)}: {text(REASONS.get(reason, ''))} <small>({heard})</small></h3>")
         parts.append(f'<div class="cases">{"".join(cases)}</div>')
-    dropped = sum(not verdict.keep for verdict in made.verdicts)
-    left_out = dropped - len(chosen)
-    more = (
-        f" {_songs(left_out)} more were dropped without a player here, so that the page stays small; the table below "
-        "has the evidence on every one."
-        if left_out
-        else ""
-    )
+    dropped = [verdict.track_id for verdict in made.verdicts if not verdict.keep]
+    silent = sum(track_id not in made.songs for track_id in dropped)
+    left_out = len(dropped) - silent - len(chosen)
+    more = f" {_songs(left_out)} more have no player, so that the page stays small." if left_out else ""
+    more += f" Of {_songs(silent)} no audio could be read." if silent else ""
+    more += " The table below has the evidence on every song." if more else ""
     lead = (
         f"{CLIP_S:g} seconds around the worst second of {_songs(len(chosen))}; the second itself is marked. Quiet "
         f"moments are turned up by up to {MAX_GAIN_DB:g} dB, which is said.{more} "
@@ -388,7 +386,9 @@ def songs_section(made: CurationInput) -> str:
     )
     missing = sum(verdict.reason == "mislabelled" for verdict in made.verdicts) - len(drawn)
     note = f'<p class="note">{missing} matrices of mislabelled songs were left out of the table.</p>' if missing else ""
-    return section("Every song", tools, shown, foot, note, _by_hand(), lead=f"The same as a file: {DROPPED}.")
+    return section(
+        "Every song", tools, shown, foot, note, _by_hand(), lead=f"Those that were dropped also stand in {DROPPED}."
+    )
 
 
 def _drawn_matrices(made: CurationInput) -> set[str]:

@@ -22,12 +22,13 @@
     one.button.setAttribute('aria-pressed', String(one === playing));
   });
   const stop = () => { if (playing) playing.audio.pause(); playing = null; draw(); };
+  const stopIf = (one) => { if (playing === one) stop(); else draw(); };
   const start = (one) => {
     stop();
     if (positions.get(one.group) >= (lengthOf(one) || Infinity) - 0.05) positions.set(one.group, 0);
     one.audio.currentTime = positions.get(one.group);
     playing = one;
-    one.audio.play().catch(stop);
+    one.audio.play().catch(() => stopIf(one));  // also when another was started before this one had loaded
     draw();
   };
   const seek = (group, seconds) => {
@@ -50,7 +51,7 @@
       seek(one.group, (event.clientX - box.left) / box.width * lengthOf(one));
       if (playing !== one) start(one);
     });
-    one.audio.addEventListener('ended', () => { positions.set(one.group, 0); stop(); });
+    one.audio.addEventListener('ended', () => { positions.set(one.group, 0); stopIf(one); });
     one.audio.addEventListener('loadedmetadata', draw);
     one.figure.addEventListener('keydown', (event) => {
       const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];

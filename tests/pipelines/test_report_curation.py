@@ -78,6 +78,8 @@ def test_the_page_says_how_many_songs_each_reason_cost(page: str) -> None:
     for reason in ("silent_source", "mislabelled", "duplicate", "undecodable"):
         assert f">{reason}</th>" in page
     assert "the same audio as another song" in page
+    assert "Of 1 song no audio could be read. The table below" in page
+    assert "more have no player" not in page
 
 
 def test_every_song_is_in_the_table_and_only_stored_ones_can_be_overruled(page: str) -> None:
@@ -124,7 +126,7 @@ def test_a_corpus_of_thousands_stays_below_ten_megabytes_and_says_what_was_left_
     page = render(large)
     assert len(page.encode()) < 10e6
     assert page.count("<audio") == MAX_PLAYERS
-    assert "2610 songs more were dropped without a player here" in page
+    assert "2610 songs more have no player, so that the page stays small." in page
     assert "1150 matrices of mislabelled songs were left out" in page
 
 
