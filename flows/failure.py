@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from datasets.errors import InputError
+from models.errors import ModelError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 NO_ROOM_WORDS = ("No space left on device", "Disk quota exceeded", "database or disk is full", "OutOfDiskError")
@@ -20,7 +21,7 @@ def explain(error: BaseException) -> Failure:
     """2 and the message for what the user can mend, wherever in the chain of causes it lies; else 1."""
     chain = list(_chain(error))
     for link in chain:
-        if isinstance(link, InputError) and not _is_remote(link):
+        if isinstance(link, InputError | ModelError) and not _is_remote(link):
             return Failure(message=str(link), exit_code=2)
     for link in chain:
         if getattr(link, "errno", None) in NO_ROOM or any(words in str(link) for words in NO_ROOM_WORDS):

@@ -6,6 +6,7 @@ import pytest
 
 from datasets.errors import AudioError, InputError
 from flows.failure import explain
+from models.errors import ModelError
 
 
 class Remote(Exception):
@@ -30,6 +31,7 @@ def chained(outer: Exception, inner: Exception) -> Exception:
     [
         InputError("give less"),
         AudioError("silent_source", "give less"),
+        ModelError("give less"),
         Remote(InputError("give less")),
         RemoteInput(InputError("give less")),
         chained(RuntimeError("the job failed"), Remote(InputError("give less"))),
