@@ -30,6 +30,7 @@ _AV_SUFFIXES = {".m4a", ".mp4", ".aac", ".mka", ".mkv", ".webm", ".wma", ".mov",
 _AV_EXACT = {"mov", "mp4", "m4a", "matroska", "webm", "flac", "wav", "aiff"}
 _AV_TOLERANCE_S = 0.25
 _READ_SAMPLES = 1 << 15  # stays in the cache until it has been checked and copied
+_CACHED_SAMPLES = 16384  # that a core keeps beside it while they are worked on
 # What PyAV may take a file for. It knows formats without any header, too, and decodes a web page as a telephone call.
 _AV_FORMATS = {"aac", "ac3", "aiff", "asf", "au", "caf", "eac3", "flac", "matroska", "mov", "mp3", "ogg", "w64", "wav"}
 _UNKNOWN_SIZE = 0x7FFF0000  # what writers into a pipe put into a WAV header, and more
@@ -152,10 +153,15 @@ def encode_flac(samples_CT: Samples, *, sample_rate: int, bits: int = 24) -> byt
 def _steps(samples_TC: Samples, bits: int) -> NDArray[np.int16] | NDArray[np.int32]:
     """The nearest 16-bit numbers, or 24-bit ones in the upper bits of 32; the product is exact in float32."""
     full_scale = 1 << bits - 1
-    steps = np.multiply(samples_TC, np.float32(full_scale), order="C")
-    np.rint(steps, out=steps)
-    np.clip(steps, -full_scale, full_scale - 1, out=steps)
-    return steps.astype(np.int16) if bits == 16 else steps.astype(np.int32) << 8
+    whole = np.empty(samples_TC.shape, np.int16 if bits == 16 else np.int32)
+    for start in range(0, len(samples_TC), _CACHED_SAMPLES):
+        steps_CT = samples_TC[start : start + _CACHED_SAMPLES].T * np.float32(full_scale)
+        np.rint(steps_CT, out=steps_CT)
+        np.clip(steps_CT, -full_scale, full_scale - 1, out=steps_CT)
+        # Channel by channel, which takes half the time of a transposed assignment.
+        for channel, ints_T in enumerate(steps_CT.astype(whole.dtype)):
+            whole[start : start + _CACHED_SAMPLES, channel] = ints_T
+    return whole if bits == 16 else whole << 8
 
 
 def encode_for_page(samples_CT: Samples, sample_rate: int) -> tuple[bytes, str]:

@@ -220,9 +220,10 @@ def _stems_blocks(
                 parts.append(_Part(source=source, name=name, position=position, blocks=blocks, gains_C1=gains_C1))
         done = 0
         while not all(part.ended for part in parts):
-            stems_SCT = np.zeros((len(sources), channels, block_samples), np.float32)
+            stems_SCT = np.empty((len(sources), channels, block_samples), np.float32)
+            filled: set[int] = set()  # sources: the first file of each is copied, others are added
             for part in parts:
-                _add_block(part, stems_SCT, block_samples)
+                _add_block(part, stems_SCT, filled, block_samples)
             longest = max(part.num_samples for part in parts)
             _check_ends(parts, longest, slack, sample_rate)
             if longest > done:
@@ -230,14 +231,20 @@ def _stems_blocks(
             done = longest
 
 
-def _add_block(part: _Part, stems_SCT: Samples, block_samples: int) -> None:
+def _add_block(part: _Part, stems_SCT: Samples, filled: set[int], block_samples: int) -> None:
     """Adds the part's next block to its source; one file's block is in memory at a time."""
-    if part.ended:
-        return
-    block_CT = next(part.blocks, None)
+    block_CT = None if part.ended else next(part.blocks, None)
     length = 0 if block_CT is None else block_CT.shape[1]
-    if block_CT is not None:
-        stems_SCT[part.position, :, :length] += block_CT if part.gains_C1 is None else block_CT * part.gains_C1
+    stem_CT = stems_SCT[part.position]
+    if block_CT is not None and part.gains_C1 is not None:
+        block_CT = block_CT * part.gains_C1
+    if part.position not in filled:
+        filled.add(part.position)
+        stem_CT[:, length:] = 0
+        if block_CT is not None:
+            stem_CT[:, :length] = block_CT
+    elif block_CT is not None:
+        stem_CT[:, :length] += block_CT
     part.num_samples += length
     part.ended = length < block_samples
 
