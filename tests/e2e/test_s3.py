@@ -10,12 +10,19 @@ from typing import Any
 
 import pytest
 
+import pipelines.curate
 from datasets import storage
+from datasets.schema import SOURCES
 from datasets.synthetic import write_corpus
+from pipelines import ingest
+from pipelines.curate import CurateConfig
+from pipelines.ingest import CorpusConfig, IngestConfig
 from tests.s3 import BUCKET, ObjectStore, object_store
 
 pytestmark = pytest.mark.ray
-SETTINGS = ["ingest.sample_rate=8000", "curate.min_presence=0", "ingest.shard_mb=1"]
+INGEST = IngestConfig(sample_rate=8000, shard_mb=1)
+CURATE = CurateConfig(min_presence=0)
+SETTINGS = ["ingest.sample_rate=8000", "ingest.shard_mb=1", "curate.min_presence=0"]
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +35,10 @@ def server() -> Iterator[ObjectStore]:
 def songs(tmp_path_factory: pytest.TempPathFactory, server: ObjectStore) -> Path:
     """A toy corpus on the disk, and the same in the bucket."""
     folder = tmp_path_factory.mktemp("songs")
-    write_corpus(folder, num_songs=4, seed=0, duration_s=4.0, sample_rate=8000, defects=True)
+    write_corpus(folder, num_songs=3, seed=0, duration_s=3.0, sample_rate=8000, defects=False)
+    (folder / "train" / "Broken").mkdir()
+    for source in SOURCES:
+        (folder / "train" / "Broken" / f"{source}.wav").write_bytes(b"no audio")
     for path in folder.rglob("*.*"):
         storage.write(f"s3://{BUCKET}/corpus/{path.relative_to(folder).as_posix()}", path.read_bytes())
     return folder
@@ -45,7 +55,7 @@ def result(done: subprocess.CompletedProcess[str]) -> Any:
 
 
 def test_a_corpus_and_a_store_in_s3_give_the_dataset_that_disks_give(
-    server: ObjectStore, songs: Path, tmp_path: Path
+    ray_local: Any, server: ObjectStore, songs: Path, tmp_path: Path
 ) -> None:
     """Credentials end in the middle first, then every twentieth request fails."""
     data = f"s3://{BUCKET}/data"
@@ -59,9 +69,11 @@ def test_a_corpus_and_a_store_in_s3_give_the_dataset_that_disks_give(
     server.failing = 0.05
     there = result(curate(*remote))
     server.failing = 0.0
-    here = result(curate(str(songs), tmp_path / "store"))
-    assert there["curated"]["chunks"]["digest"] == here["curated"]["chunks"]["digest"]
-    assert there["curated"]["summary"] == here["curated"]["summary"]
+    ingested = ingest.run(CorpusConfig(root=str(songs)), INGEST, store=str(tmp_path / "store"))
+    here = pipelines.curate.run(CURATE, ingested, store=str(tmp_path / "store"))
+    assert there["curated"]["chunks"]["digest"] == here.chunks.digest
+    assert there["curated"]["summary"] == here.summary
+    assert [verdict.reason for verdict in ingested.rejected] == ["undecodable"]
     assert there["curated"]["chunks"]["uri"].startswith(f"{data}/manifests/")
     stored = {name for name in storage.names(f"{data}/chunks") if name.endswith(".parquet")}
     assert stored
