@@ -6,21 +6,17 @@ toy songs as they come back from their files. About four minutes on one core; `-
 """
 
 import argparse
-import json
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 
 from datasets.dice import dice
 from datasets.synthetic import compose, perform
 from flows import config as door
-from flows.screen import table
 from models import checkpoint
 from models.catalog import build
 from models.learner import Learner
@@ -28,6 +24,7 @@ from models.metrics import nsdr
 from models.quantize import MIB, Packing, packed_bytes, uniform
 from models.recipe import QuantizeConfig
 from models.separate import layout, separate
+from tests.bench.table import Row, figure, show
 
 RATE, SONG_S = 22050, 12.0
 TRAIN_SONGS, TEST_SONGS = 8, 4
@@ -46,15 +43,10 @@ def main() -> int:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="bench-compression-") as folder:
         rows = measure(Path(folder), arguments.steps, arguments.penalties)
-    columns = ("name", "value", "unit", "baseline", "target", "met")
-    cells = [[_cell(row[name]) for name in columns] for row in rows]
-    Console(highlight=False).print(table("Compression", columns, cells))
-    if arguments.out:
-        Path(arguments.out).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    return int(any(row["met"] is False for row in rows))
+    return show("Compression", rows, arguments.out, decimals=3)
 
 
-def measure(folder: Path, steps: int, penalties: list[float]) -> list[dict[str, Any]]:
+def measure(folder: Path, steps: int, penalties: list[float]) -> list[Row]:
     songs = [torch.from_numpy(perform(compose(0, f"song-{i}", SONG_S), RATE)) for i in range(TRAIN_SONGS + TEST_SONGS)]
     train, test = songs[:TRAIN_SONGS], songs[TRAIN_SONGS:]
     plain = _train(train, steps, penalty=0.0).model
@@ -65,24 +57,25 @@ def measure(folder: Path, steps: int, penalties: list[float]) -> list[dict[str, 
         learner = _train(train, steps, penalty=penalty)
         arms[f"learnt, penalty {penalty:g}"] = learner.model, learner.packing()
         arms[f"its float32, penalty {penalty:g}"] = learner.model, None
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for name, (model, packing) in arms.items():
         saved = checkpoint.save(folder / "model", model, packing=packing)
         score, size = _score(checkpoint.load_model(saved), test), checkpoint.weights_bytes(saved) / MIB
         full_size, full_score = (rows[0]["value"], rows[1]["value"]) if rows else (None, None)
-        rows.append(_row(f"{name}: size", size, "MiB", full_size))
-        most = TOLERATED_DB.get(name.split(",")[0])
-        rows.append(_row(f"{name}: nSDR", score, "dB", full_score, most))
+        rows.append(figure(f"{name}: size", size, "MiB", baseline=full_size))
+        lost = TOLERATED_DB.get(name.split(",")[0])
+        target = None if lost is None or full_score is None else full_score - lost
+        rows.append(figure(f"{name}: nSDR", score, "dB", baseline=full_score, target=target, more=True))
     return rows + _full_size()
 
 
-def _full_size() -> list[dict[str, Any]]:
+def _full_size() -> list[Row]:
     """What the packed weights of the published HT Demucs take; that depends on shapes alone."""
     model = build("htdemucs")
     state = model.state_dict()
     plain = sum(value.nbytes for value in state.values()) / MIB
     sizes = {f"int{bits}" if bits < 16 else "float16": packed_bytes(state, uniform(model, bits)) for bits in (16, 8, 4)}
-    return [_row(f"HT Demucs, {name}: size", size / MIB, "MiB", plain) for name, size in sizes.items()]
+    return [figure(f"HT Demucs, {name}: size", size / MIB, "MiB", baseline=plain) for name, size in sizes.items()]
 
 
 def _train(songs: list[Tensor], steps: int, *, penalty: float) -> Learner:
@@ -115,19 +108,6 @@ def _score(model: nn.Module, songs: list[Tensor]) -> float:
     """Mean nSDR over songs and sources, in dB."""
     scores = [nsdr(stems_SCT, separate(model, stems_SCT.sum(dim=0))).mean() for stems_SCT in songs]
     return float(np.mean([float(score) for score in scores]))
-
-
-def _row(name: str, value: float, unit: str, baseline: float | None, lost: float | None = None) -> dict[str, Any]:
-    """`lost` is what may be lost against the baseline."""
-    target = None if lost is None or baseline is None else baseline - lost
-    met = None if target is None else value >= target
-    return {"name": name, "value": value, "unit": unit, "baseline": baseline, "target": target, "met": met}
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

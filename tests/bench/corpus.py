@@ -29,7 +29,8 @@ from rich.console import Console
 
 from datasets.dice import dice
 from datasets.schema import SOURCES
-from flows.screen import Screen, table
+from flows.screen import Screen
+from tests.bench.table import Row, figure, show
 from tests.pipelines.broken import plant
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,15 +54,10 @@ def main() -> int:
         return 0
     with tempfile.TemporaryDirectory(prefix="bench-corpus-") as folder:
         rows = measure(Path(folder), num_songs=arguments.songs, song_s=arguments.seconds)
-    columns = ("name", "value", "unit", "baseline", "target", "met")
-    cells = [[_cell(row[name]) for name in columns] for row in rows]
-    Console(highlight=False, width=120).print(table("The corpus", columns, cells))
-    if arguments.out:
-        Path(arguments.out).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    return int(any(row["met"] is False for row in rows))
+    return show("The corpus", rows, arguments.out)
 
 
-def measure(folder: Path, *, num_songs: int, song_s: float) -> list[dict[str, Any]]:
+def measure(folder: Path, *, num_songs: int, song_s: float) -> list[Row]:
     whole, tenth, sample, added = (folder / name for name in ("whole", "tenth", "sample", "added"))
     pools = _pools()
     for number in range(num_songs + ADDED):
@@ -72,10 +68,10 @@ def measure(folder: Path, *, num_songs: int, song_s: float) -> list[dict[str, An
         shutil.copytree(song, tenth / "train" / song.name, copy_function=os.link)
     for number in range(SAMPLE[0]):
         _write_song(sample / f"train/Song {number:05d}", pools, -1 - number, SAMPLE[1])
-    rows = [_row("load before", os.getloadavg()[0], "processes")]
+    rows = [figure("load before", os.getloadavg()[0], "processes")]
     rows += _against_the_bare_loop(sample, tenth, folder)
     rows += _growth(whole, tenth, folder, added=added, due=due)
-    return [*rows, _row("load after", os.getloadavg()[0], "processes")]
+    return [*rows, figure("load after", os.getloadavg()[0], "processes")]
 
 
 def _plant(corpus: Path, num_songs: int) -> dict[str, str]:
@@ -87,7 +83,7 @@ def _plant(corpus: Path, num_songs: int) -> dict[str, str]:
     return kinds
 
 
-def _against_the_bare_loop(corpus: Path, tenth: Path, folder: Path) -> list[dict[str, Any]]:
+def _against_the_bare_loop(corpus: Path, tenth: Path, folder: Path) -> list[Row]:
     """One worker against the loop, and two workers against one, in turns and with workers that have started."""
     loop, one, two = [], [], []
     for turn in range(ROUNDS):
@@ -100,17 +96,17 @@ def _against_the_bare_loop(corpus: Path, tenth: Path, folder: Path) -> list[dict
     bare_speed = loop[0]["audio_s"] / min(done["cpu_s"]["bare"] for done in loop)
     speed = one[0]["audio_s"] / min(done["cpu_s"]["ingest"] for done in one)
     return [
-        _row("bare loop: decode and encode, audio-hours per core-hour", bare_speed, "h/h"),
-        _row(
+        figure("bare loop: decode and encode, audio-hours per core-hour", bare_speed, "h/h"),
+        figure(
             "ingest, audio-hours per core-hour", speed, "h/h", baseline=bare_speed, target=0.85 * bare_speed, more=True
         ),
-        _row("one worker against the loop, wall clock", loop_s / one_s, "of its speed", target=0.85, more=True),
-        _row("two workers against one, wall clock", one_s / two_s, "times", target=1.8, more=True),
-        _row("start of Ray", min(done["seconds"]["start"] for done in one), "s"),
+        figure("one worker against the loop, wall clock", loop_s / one_s, "of its speed", target=0.85, more=True),
+        figure("two workers against one, wall clock", one_s / two_s, "times", target=1.8, more=True),
+        figure("start of Ray", min(done["seconds"]["start"] for done in one), "s"),
     ]
 
 
-def _growth(whole: Path, tenth: Path, folder: Path, *, added: Path, due: Mapping[str, str]) -> list[dict[str, Any]]:
+def _growth(whole: Path, tenth: Path, folder: Path, *, added: Path, due: Mapping[str, str]) -> list[Row]:
     """The same road for a tenth of the songs and for all of them, then again, then with a few more."""
     store = folder / "store"
     small = _run(steps=["ingest", "curate"], corpus=tenth, store=folder / "small")
@@ -120,28 +116,28 @@ def _growth(whole: Path, tenth: Path, folder: Path, *, added: Path, due: Mapping
     seconds, cpu_s = large["seconds"], large["cpu_s"]
     speeds = {step: large["audio_s"] / cpu_s[step] for step in ("ingest", "curate")}
     return [
-        _row("songs", large["num_songs"], "songs", baseline=small["num_songs"]),
-        _row("audio, four stems each", large["audio_s"] / 3600, "h"),
-        _row("broken songs, each with its reason", right, "songs", target=len(due), more=True),
-        _row("stored", stored / 1e6, "MB", baseline=_source_bytes(whole) / 1e6),
-        _row("scan", seconds["scan"], "s", baseline=small["seconds"]["scan"]),
-        _row("ingest", seconds["ingest"], "s", baseline=small["seconds"]["ingest"]),
-        _row("ingest of short songs, audio-hours per core-hour", speeds["ingest"], "h/h"),
-        _row("curate", seconds["curate"], "s", baseline=small["seconds"]["curate"]),
-        _row("curate of short songs, audio-hours per core-hour", speeds["curate"], "h/h"),
+        figure("songs", large["num_songs"], "songs", baseline=small["num_songs"]),
+        figure("audio, four stems each", large["audio_s"] / 3600, "h"),
+        figure("broken songs, each with its reason", right, "songs", target=len(due), more=True),
+        figure("stored", stored / 1e6, "MB", baseline=_source_bytes(whole) / 1e6),
+        figure("scan", seconds["scan"], "s", baseline=small["seconds"]["scan"]),
+        figure("ingest", seconds["ingest"], "s", baseline=small["seconds"]["ingest"]),
+        figure("ingest of short songs, audio-hours per core-hour", speeds["ingest"], "h/h"),
+        figure("curate", seconds["curate"], "s", baseline=small["seconds"]["curate"]),
+        figure("curate of short songs, audio-hours per core-hour", speeds["curate"], "h/h"),
         *_memory(small, large),
-        _row("rerun with nothing to do", seconds["again"], "s", target=10.0),
-        _row(f"{ADDED} songs more: songs decoded", large["decoded"], "songs", target=ADDED),
-        _row(f"{ADDED} songs more", seconds["more"], "s"),
+        figure("rerun with nothing to do", seconds["again"], "s", target=10.0),
+        figure(f"{ADDED} songs more: songs decoded", large["decoded"], "songs", target=ADDED),
+        figure(f"{ADDED} songs more", seconds["more"], "s"),
     ]  # fmt: skip
 
 
-def _memory(small: Mapping[str, Any], large: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _memory(small: Mapping[str, Any], large: Mapping[str, Any]) -> list[Row]:
     """Peaks, each beside that for a tenth of the songs; flat within a quarter, and 64 MB for the lists of songs."""
     rows = []
     for who in ("driver", "worker"):
         few, many = small["peak_mb"][who], large["peak_mb"][who]
-        rows.append(_row(f"peak memory, {who}", many, "MB", baseline=few, target=1.25 * few + 64))
+        rows.append(figure(f"peak memory, {who}", many, "MB", baseline=few, target=1.25 * few + 64))
     return rows
 
 
@@ -318,27 +314,6 @@ def _watched() -> Iterator[_Watch]:
     finally:
         over.set()
         thread.join()
-
-
-def _row(
-    name: str,
-    value: float,
-    unit: str,
-    *,
-    baseline: float | None = None,
-    target: float | None = None,
-    more: bool = False,
-) -> dict[str, Any]:
-    met = None if target is None else bool(value >= target if more else value <= target)
-    return {"name": name, "value": value, "unit": unit, "baseline": baseline, "target": target, "met": met}
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ synthetic song.
 
 import argparse
 import io
-import json
 import os
 import statistics
 import sys
@@ -25,7 +24,6 @@ import av
 import numpy as np
 import pyarrow.parquet as pq
 import soundfile
-from rich.console import Console
 
 from datasets import shards
 from datasets.audio import Samples, decode
@@ -36,7 +34,7 @@ from datasets.schema import SOURCES
 from datasets.segments import read_crop
 from datasets.shards import Song
 from datasets.synthetic import compose, perform
-from flows.screen import table
+from tests.bench.table import Row, figure, show
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 RATE, CROP_S, SONG_S = 44100, 7.8, 90
@@ -59,18 +57,14 @@ def main() -> int:
     parser.add_argument("--out", help="a JSON file for the rows")
     parser.add_argument("--crops", type=int, default=40, help="crops per arm and song")
     arguments = parser.parse_args()
-    rows = [_row("load before", os.getloadavg()[0], "processes")]
+    rows = [figure("load before", os.getloadavg()[0], "processes")]
     with tempfile.TemporaryDirectory(prefix="bench-crops-") as folder:
         for name, stems_SCT in _songs():
             rows += measure(name, stems_SCT, Path(folder) / name, num_crops=arguments.crops)
-    columns = ("name", "value", "unit", "baseline", "target", "met")
-    Console(highlight=False).print(table("Crops", columns, [[_cell(row[name]) for name in columns] for row in rows]))
-    if arguments.out:
-        Path(arguments.out).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    return int(any(row["met"] is False for row in rows))
+    return show("Crops", rows, arguments.out)
 
 
-def measure(name: str, stems_SCT: Samples, folder: Path, *, num_crops: int) -> list[dict[str, Any]]:
+def measure(name: str, stems_SCT: Samples, folder: Path, *, num_crops: int) -> list[Row]:
     material = _store(stems_SCT, folder)
     size = round(CROP_S * RATE)
     starts = dice(0, "crops", name).integers(0, material.song.num_samples - size, num_crops).tolist()
@@ -93,13 +87,13 @@ def measure(name: str, stems_SCT: Samples, folder: Path, *, num_crops: int) -> l
     read = {arm: statistics.mean(megabytes[arm]) for arm in arms}
     flac_bytes = material.song.num_bytes / (stems_SCT.size * 2)
     rows = [
-        _row(f"{name}: FLAC over 16-bit samples", flac_bytes, "ratio"),
-        _row(f"{name}: crops", per_s["ours"], "1/s/core", target=TARGET_PER_S, more_is_better=True),
-        _row(f"{name}: read per crop", read["ours"], "MB", target=TARGET_MB),
-        _row(f"{name}: read over the bytes of its samples", read["ours"] / (size * 16 * flac_bytes / 1e6), "ratio"),
+        figure(f"{name}: FLAC over 16-bit samples", flac_bytes, "ratio"),
+        figure(f"{name}: crops", per_s["ours"], "1/s/core", target=TARGET_PER_S, more=True),
+        figure(f"{name}: read per crop", read["ours"], "MB", target=TARGET_MB),
+        figure(f"{name}: read over the bytes of its samples", read["ours"] / (size * 16 * flac_bytes / 1e6), "ratio"),
     ]
-    rows += [_row(f"{name}: {arm}", per_s[arm], "1/s/core", baseline=per_s["ours"]) for arm in list(arms)[1:]]
-    rows += [_row(f"{name}: {arm}, read", read[arm], "MB", baseline=read["ours"]) for arm in list(arms)[1:4]]
+    rows += [figure(f"{name}: {arm}", per_s[arm], "1/s/core", baseline=per_s["ours"]) for arm in list(arms)[1:]]
+    rows += [figure(f"{name}: {arm}, read", read[arm], "MB", baseline=read["ours"]) for arm in list(arms)[1:4]]
     return rows
 
 
@@ -193,27 +187,6 @@ def _bytes_read() -> int:
     """What this process has read by system calls so far."""
     counted = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
     return int(counted["rchar"])
-
-
-def _row(
-    name: str,
-    value: float,
-    unit: str,
-    *,
-    baseline: float | None = None,
-    target: float | None = None,
-    more_is_better: bool = False,
-) -> dict[str, Any]:
-    met = None if target is None else bool(value >= target if more_is_better else value <= target)
-    return {"name": name, "value": value, "unit": unit, "baseline": baseline, "target": target, "met": met}
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

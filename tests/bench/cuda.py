@@ -22,7 +22,6 @@ from .models import (
     SEGMENT_SAMPLES,
     Arm,
     Result,
-    Row,
     Setting,
     compare,
     our_model,
@@ -30,6 +29,7 @@ from .models import (
     take_turns,
     toy_audio,
 )
+from .table import Row, figure
 
 BUDGET_S = 470.0
 BATCH = 32
@@ -105,14 +105,14 @@ def throughput_rows(results: list[Result]) -> Iterator[Row]:
         seconds = statistics.median(turn.wall_s for turn in result.turns)
         rate = result.arm.batch / seconds
         ours = result.arm.whose == "ours"
-        yield Row(
-            name=f"{result.arm.name}, segments",
-            value=rate,
-            unit="1/s",
+        yield figure(
+            f"{result.arm.name}, segments",
+            rate,
+            "1/s",
             target=300.0 if ours else None,
-            met=rate >= 300 if ours else None,
+            more=True,
         )
-        yield Row(name=f"{result.arm.name}, MFU", value=100 * 3 * FORWARD_FLOP * rate / H100_FLOPS, unit="%")
+        yield figure(f"{result.arm.name}, MFU", 100 * 3 * FORWARD_FLOP * rate / H100_FLOPS, "%")
 
 
 def loss_curves(device: str, num_steps: int, batch: int, num_samples: int) -> dict[str, list[float]]:
@@ -143,10 +143,10 @@ def curve_rows(curves: dict[str, list[float]] | None) -> Iterator[Row]:
         return
     ends = {name: statistics.mean(curve[-max(1, len(curve) // 4) :]) for name, curve in curves.items()}
     for name, value in ends.items():
-        yield Row(name=f"loss after {len(curves[name])} steps, {name}", value=1000 * value, unit="1e-3")
+        yield figure(f"loss after {len(curves[name])} steps, {name}", 1000 * value, "1e-3")
     noise = max(abs(ends["fp32 again"] - ends["fp32"]), 0.01 * ends["fp32"])
     gap = abs(ends["bf16"] - ends["fp32"]) / noise
-    yield Row(name="bf16's gap to fp32 over dropout's, or over 1 %", value=gap, unit="x", target=2.0, met=gap <= 2)
+    yield figure("bf16's gap to fp32 over dropout's, or over 1 %", gap, "x", target=2.0)
 
 
 def attention_rows(device: str, context_s: float, batch: int) -> list[Row]:
@@ -177,11 +177,11 @@ def attention_rows(device: str, context_s: float, batch: int) -> list[Row]:
         baseline: tuple[float | None, float | None] = None, None
         for arm, run in arms.items():
             milliseconds, gib = _cost(run, device)
-            rows.append(Row(name=f"{name}, {kind}, {arm}", value=milliseconds, unit="ms", baseline=baseline[0]))
-            rows.append(Row(name=f"{name}, {kind}, {arm}, peak", value=gib, unit="GiB", baseline=baseline[1]))
+            rows.append(figure(f"{name}, {kind}, {arm}", milliseconds, "ms", baseline=baseline[0]))
+            rows.append(figure(f"{name}, {kind}, {arm}, peak", gib, "GiB", baseline=baseline[1]))
             baseline = milliseconds, gib
         empty = 1 - sparse.occupied_blocks(sparse.by_code(pattern)).float().mean().item()
-        rows.append(Row(name=f"{name}, {kind}, empty blocks", value=100 * empty, unit="%"))
+        rows.append(figure(f"{name}, {kind}, empty blocks", 100 * empty, "%"))
     return rows
 
 

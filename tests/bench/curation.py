@@ -8,18 +8,15 @@ of their own. A rule's false alarms are counted on good songs and on songs with 
 """
 
 import argparse
-import json
 import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import soundfile
-from rich.console import Console
 
 from datasets import defects
 from datasets.audio import Samples, decode
@@ -28,7 +25,7 @@ from datasets.fingerprint import Listener, Signature, find_matches
 from datasets.quality import Meter, Rules, faults
 from datasets.schema import SOURCES
 from datasets.synthetic import compose, perform
-from flows.screen import table
+from tests.bench.table import Row, figure, show
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 RATE = 44100
@@ -79,12 +76,8 @@ def main() -> int:
     began = time.process_time()
     rows = [row for part in arguments.part or parts for row in parts[part]()]
     if not arguments.part:
-        rows.append(_row("this bench", time.process_time() - began, "CPU s", target=360.0))
-    columns = ("name", "value", "unit", "baseline", "target", "met")
-    Console(highlight=False).print(table("Curation", columns, [[_cell(row[name]) for name in columns] for row in rows]))
-    if arguments.out:
-        Path(arguments.out).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    return int(any(row["met"] is False for row in rows))
+        rows.append(figure("this bench", time.process_time() - began, "CPU s", target=360.0))
+    return show("Curation", rows, arguments.out)
 
 
 # --- songs --------------------------------------------------------------------------------------------------
@@ -122,7 +115,7 @@ def mixtures() -> Iterator[tuple[str, Samples]]:
 # --- faults of stems ----------------------------------------------------------------------------------------
 
 
-def _faults(songs: Mapping[str, Samples]) -> Iterator[dict[str, Any]]:
+def _faults(songs: Mapping[str, Samples]) -> Iterator[Row]:
     tallies = {reason: Tally() for reason in TARGETS}
     clock = _Clock()
     for name, stems_SCT in songs.items():
@@ -146,10 +139,10 @@ def _faults(songs: Mapping[str, Samples]) -> Iterator[dict[str, Any]]:
     for reason, tally in tallies.items():
         for which in ("precision", "recall"):
             value = getattr(tally, which)
-            yield _row(f"{reason}, {which} ({tally.planted} planted)", value, "", target=TARGETS[reason], more=True)
+            yield figure(f"{reason}, {which} ({tally.planted} planted)", value, "", target=TARGETS[reason], more=True)
         if tally.misses:
             print(f"{reason}: {'; '.join(tally.misses)}", file=sys.stderr)
-    yield _row("signal pass, 4 stems", clock.audio_s / clock.cpu_s, "x real time", target=60.0, more=True)
+    yield figure("signal pass, 4 stems", clock.audio_s / clock.cpu_s, "x real time", target=60.0, more=True)
 
 
 class _Clock:
@@ -168,7 +161,7 @@ def _found(stems_SCT: Samples, mixture_CT: Samples, clock: _Clock) -> set[str]:
     return {fault.reason for fault in faults(measures, Rules(), sources=SOURCES)}
 
 
-def _bleed_curve(songs: Mapping[str, Samples]) -> Iterator[dict[str, Any]]:
+def _bleed_curve(songs: Mapping[str, Samples]) -> Iterator[Row]:
     some = [songs[name] for name in sorted(songs)][::2]
     for kind in ("plain", "spill", "room"):
         for level_db in BLEED_DB:
@@ -180,10 +173,10 @@ def _bleed_curve(songs: Mapping[str, Samples]) -> Iterator[dict[str, Any]]:
                 meter.add(planted.stems_SCT[:, :, : 8 * RATE])
                 into, onto = (SOURCES[where] for where in planted.places)
                 hits += meter.measures().get(f"{into}_bleed_{onto}_db", -90.0) > Rules().max_bleed_db
-            yield _row(f"bleed at {level_db} dB, {kind}: recall ({len(some)} songs of 8 s)", hits / len(some), "")
+            yield figure(f"bleed at {level_db} dB, {kind}: recall ({len(some)} songs of 8 s)", hits / len(some), "")
 
 
-def _with_model(songs: Mapping[str, Samples], path: str) -> Iterator[dict[str, Any]]:
+def _with_model(songs: Mapping[str, Samples], path: str) -> Iterator[Row]:
     from pipelines.crosscheck import load
     from pipelines.curate import CurateConfig
     from pipelines.hearing import Levels, confusions, levels_of, matrix
@@ -207,14 +200,14 @@ def _with_model(songs: Mapping[str, Samples], path: str) -> Iterator[dict[str, A
                 tally.found += found and turn >= 0
                 tally.false += found and turn < 0
     for words, tally in (("the model", alone), ("the model or the signal", both)):
-        yield _row(f"swapped, by {words}: precision", tally.precision, "")
-        yield _row(f"swapped, by {words}: recall", tally.recall, "")
+        yield figure(f"swapped, by {words}: precision", tally.precision, "")
+        yield figure(f"swapped, by {words}: recall", tally.recall, "")
 
 
 # --- copies -------------------------------------------------------------------------------------------------
 
 
-def _copies() -> Iterator[dict[str, Any]]:
+def _copies() -> Iterator[Row]:
     songs = dict(mixtures())
     originals = {name: _signature(samples_CT) for name, samples_CT in songs.items()}
     kinds: dict[str, Callable[[Samples, np.random.Generator], Samples]] = {
@@ -238,9 +231,9 @@ def _copies() -> Iterator[dict[str, Any]]:
         right = {pair for pair in found if pair[1].removesuffix(" copy") == pair[0]}
         asked = kind in ("exact", "other master")
         target = 0.95 if asked else None
-        yield _row(f"copies, {kind}: recall ({len(chosen)})", len(right) / len(chosen), "", target=target, more=True)
+        yield figure(f"copies, {kind}: recall ({len(chosen)})", len(right) / len(chosen), "", target=target, more=True)
         precision = len(right) / max(1, len(found))
-        yield _row(f"copies, {kind}: precision", precision, "", target=target, more=True)
+        yield figure(f"copies, {kind}: precision", precision, "", target=target, more=True)
 
 
 def _signature(samples_CT: Samples) -> Signature:
@@ -251,7 +244,7 @@ def _signature(samples_CT: Samples) -> Signature:
     return listener.signature()
 
 
-def _lossy(songs: Mapping[str, Samples]) -> Iterator[dict[str, Any]]:
+def _lossy(songs: Mapping[str, Samples]) -> Iterator[Row]:
     """Where the spectra end after a lossy round trip, for mixtures that went up to 20 kHz before."""
     whole = [stems_SCT.sum(axis=0)[:, : 6 * RATE] for stems_SCT in songs.values()]
     whole = [samples_CT for samples_CT in whole if _cutoff(samples_CT) > 20000][:8]
@@ -260,7 +253,7 @@ def _lossy(songs: Mapping[str, Samples]) -> Iterator[dict[str, Any]]:
             found = [_cutoff(defects.transcode(x, codec=codec, kbps=kbps, sample_rate=RATE)) for x in whole]
             share = float(np.mean(np.array(found) < 20000))
             name = f"{codec} at {kbps} kbit/s: recall at min_cutoff_hz=20000 (median {np.median(found):.0f} Hz)"
-            yield _row(name, share, "")
+            yield figure(name, share, "")
 
 
 def _cutoff(samples_CT: Samples) -> float:
@@ -269,7 +262,7 @@ def _cutoff(samples_CT: Samples) -> float:
     return meter.measures()["other_cutoff_hz"]
 
 
-def _index(num_songs: int) -> Iterator[dict[str, Any]]:
+def _index(num_songs: int) -> Iterator[Row]:
     """Time and memory of comparing many songs of four minutes whose landmarks are drawn from those of real ones.
 
     A drawn landmark has the pitch of one, the reach of another and the hash of a third.
@@ -292,30 +285,14 @@ def _index(num_songs: int) -> Iterator[dict[str, Any]]:
     found = find_matches(signatures, min_similarity=0.5)
     spent = time.process_time() - began
     right = sum(match.later == f"{match.first} copy" for match in found)
-    yield _row(f"comparing {num_songs} made-up songs of 4 min", spent, "CPU s", target=300.0)
-    yield _row("its memory beyond the signatures", _peak_mb() - before, "MB")
-    yield _row("the signatures", sum(marks.nbytes for marks in signatures.values()) / 1e6, "MB")
-    yield _row(f"its copies found ({len(copied)} planted, {len(found) - right} false)", right / len(copied), "")
+    yield figure(f"comparing {num_songs} made-up songs of 4 min", spent, "CPU s", target=300.0)
+    yield figure("its memory beyond the signatures", _peak_mb() - before, "MB")
+    yield figure("the signatures", sum(marks.nbytes for marks in signatures.values()) / 1e6, "MB")
+    yield figure(f"its copies found ({len(copied)} planted, {len(found) - right} false)", right / len(copied), "")
 
 
 def _peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-# --- the table ----------------------------------------------------------------------------------------------
-
-
-def _row(name: str, value: float, unit: str, *, target: float | None = None, more: bool = False) -> dict[str, Any]:
-    met = None if target is None else bool(value >= target if more else value <= target)
-    return {"name": name, "value": float(value), "unit": unit, "baseline": None, "target": target, "met": met}
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ arm runs in a process of its own. Weights are random: neither time nor memory de
 
 import argparse
 import importlib
-import json
 import multiprocessing
 import resource
 import sys
@@ -15,7 +14,6 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict
 from typing import Any
 from unittest.mock import patch
 
@@ -26,40 +24,36 @@ from models.catalog import PRESETS, build
 from models.dialect import to_kwargs
 from models.errors import ModelError
 
-from .models import SEGMENT_SAMPLES, Row, print_table, toy_audio
+from .models import SEGMENT_SAMPLES, toy_audio
+from .table import Row, figure, show
 
 SEGMENT_S = 7.8
 PUBLISHED = [name for name in PRESETS if not name.endswith("tiny") and name != "hdemucs-repro"]  # that is hdemucs-mmi
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--presets", nargs="*", default=PUBLISHED)
     parser.add_argument("--out", help="a JSON file for the rows")
     options = parser.parse_args()
     rows = [row for preset in options.presets for row in preset_rows(preset)]
-    print_table(rows)
-    if options.out:
-        with open(options.out, "w", encoding="utf-8") as file:
-            json.dump([asdict(row) for row in rows], file, indent=1)
+    return show("The family", rows, options.out)
 
 
 def preset_rows(preset: str) -> Iterator[Row]:
     print(f"  {preset}", file=sys.stderr, flush=True)
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in build(preset).parameters())
-    yield Row(name=f"{preset}, parameters", value=parameters / 1e6, unit="M")
-    yield Row(
-        name=f"{preset}, arithmetic per second of audio", value=forward_flop(preset) / SEGMENT_S / 1e9, unit="GFLOP"
-    )
+    yield figure(f"{preset}, parameters", parameters / 1e6, "M")
+    yield figure(f"{preset}, arithmetic per second of audio", forward_flop(preset) / SEGMENT_S / 1e9, "GFLOP")
     ours, theirs = (in_own_process(preset, whose) for whose in ("ours", "reference"))
     assert ours is not None
     baseline = theirs or (None, None)
-    yield Row(name=f"{preset}, {SEGMENT_S} s", value=ours[0], unit="CPU s", baseline=baseline[0])
-    yield Row(name=f"{preset}, peak", value=ours[1], unit="GiB", baseline=baseline[1])
+    yield figure(f"{preset}, {SEGMENT_S} s", ours[0], "CPU s", baseline=baseline[0])
+    yield figure(f"{preset}, peak", ours[1], "GiB", baseline=baseline[1])
     if theirs:
-        yield Row(name=f"{preset}, reference, {SEGMENT_S} s", value=theirs[0], unit="CPU s")
-        yield Row(name=f"{preset}, reference, peak", value=theirs[1], unit="GiB")
+        yield figure(f"{preset}, reference, {SEGMENT_S} s", theirs[0], "CPU s")
+        yield figure(f"{preset}, reference, peak", theirs[1], "GiB")
 
 
 def forward_flop(preset: str) -> int:
@@ -130,4 +124,4 @@ def _model(preset: str, whose: str) -> nn.Module | None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -11,7 +11,6 @@ there.
 """
 
 import argparse
-import json
 import multiprocessing
 import platform
 import resource
@@ -19,7 +18,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 from multiprocessing.connection import Connection
 from typing import Any
@@ -27,23 +26,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .table import Row, figure, show
+
 SAMPLE_RATE = 44100
 SEGMENT_SAMPLES = 343980  # 7.8 s
 FORWARD_FLOP = 335e9  # of the released configuration for 7.8 s; a training step takes three times as much
 H100_FLOPS = 989e12  # dense bfloat16
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One figure; `baseline` is the reference's, `target` what issue 3 asks, `met` None where nothing was asked."""
-
-    name: str
-    value: float
-    unit: str
-    baseline: float | None = None
-    target: float | None = None
-    met: bool | None = None
-    spread: tuple[float, float] | None = None  # least and largest over the turns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,31 +245,31 @@ def compare(results: Sequence[Result], targets: dict[str, float]) -> Iterator[Ro
     """Rows of time, speed-up over the first result, and memory; `targets` are speed-ups by the arm's name."""
     base, *others = results
     yield _seconds(base)
-    yield Row(name=f"{base.arm.name}, peak", value=base.peak_gib, unit="GiB")
+    yield figure(f"{base.arm.name}, peak", base.peak_gib, "GiB")
     for other in others:
         yield _seconds(other)
         for kind in ("wall_s", "cpu_s"):
             ratios = [getattr(a, kind) / getattr(b, kind) for a, b in zip(base.turns, other.turns, strict=True)]
             target = targets.get(other.arm.name) if kind == "wall_s" else None
             value = statistics.median(ratios)
-            yield Row(
-                name=f"{other.arm.name}, speed-up" + (" in CPU seconds" if kind == "cpu_s" else ""),
-                value=value,
-                unit="x",
+            yield figure(
+                f"{other.arm.name}, speed-up" + (" in CPU seconds" if kind == "cpu_s" else ""),
+                value,
+                "x",
                 baseline=1.0,
                 target=target,
-                met=None if target is None else value >= target,
+                more=True,
                 spread=(min(ratios), max(ratios)),
             )
-        yield Row(name=f"{other.arm.name}, peak", value=other.peak_gib, unit="GiB", baseline=base.peak_gib)
+        yield figure(f"{other.arm.name}, peak", other.peak_gib, "GiB", baseline=base.peak_gib)
 
 
 def _seconds(result: Result) -> Row:
     seconds = [turn.wall_s for turn in result.turns]
-    return Row(
-        name=f"{result.arm.name}, time",
-        value=statistics.median(seconds),
-        unit="s",
+    return figure(
+        f"{result.arm.name}, time",
+        statistics.median(seconds),
+        "s",
         spread=(min(seconds), max(seconds)),
     )
 
@@ -306,13 +294,12 @@ def cpu_rows(*, quick: bool, threads: int) -> Iterator[Row]:
     yield from compare(results, {arms[1].name: 1.5, arms[2].name: 2.5})
     for result in results[1:]:
         share = result.peak_gib / results[0].peak_gib
-        yield Row(
-            name=f"{result.arm.name}, peak over the reference's",
-            value=share,
-            unit="",
+        yield figure(
+            f"{result.arm.name}, peak over the reference's",
+            share,
+            "",
             baseline=1.0,
             target=0.6,
-            met=share <= 0.6,
         )
 
 
@@ -332,22 +319,13 @@ def print_profile(precision: str, *, num_lines: int = 12) -> None:
         print(f"  {average.key:42s} {100 * share:5.1f} % {average.count:6d} calls")
 
 
-def print_table(rows: Sequence[Row]) -> None:
-    print(f"{'':62s} {'value':>9s} {'unit':6s} {'least':>8s} {'largest':>8s} {'target':>7s} met")
-    for row in rows:
-        least, largest = (f"{value:8.2f}" for value in row.spread) if row.spread else (" " * 8, " " * 8)
-        target = f"{row.target:7.2f}" if row.target is not None else " " * 7
-        met = {None: "", True: "yes", False: "NO"}[row.met]
-        print(f"{row.name:62s} {row.value:9.2f} {row.unit:6s} {least} {largest} {target} {met}")
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--quick", action="store_true", help="a song of 20 s and two turns")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of each process, on the CPU")
     parser.add_argument("--out", help="JSON file for the rows")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     if options.device == "cuda":
         from .cuda import cuda_rows
 
@@ -357,14 +335,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows = list(cpu_rows(quick=options.quick, threads=options.threads))
         machine = f"{platform.machine()}, {options.threads} threads"
     print(f"torch {torch.__version__}, {machine}")
-    print_table(rows)
+    code = show("Models", rows, options.out)
     if options.device == "cpu":
         for precision in ("float32", "bfloat16"):
             print_profile(precision)
-    if options.out:
-        with open(options.out, "w") as file:
-            json.dump([asdict(row) for row in rows], file, indent=1)
+    return code
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

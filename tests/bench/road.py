@@ -25,7 +25,8 @@ from rich.console import Console
 from datasets.synthetic import write_corpus
 from flows import config as door
 from flows import demo
-from flows.screen import Screen, table
+from flows.screen import Screen
+from tests.bench.table import Row, figure, show
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("ingest", "curate", "analyze", "automix", "train", "evaluate")
@@ -37,29 +38,25 @@ def main() -> int:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-road-") as folder:
         rows = measure(Path(folder))
-    columns = ("name", "value", "unit", "baseline", "target", "met")
-    Console(highlight=False).print(table("The road", columns, [[_cell(row[name]) for name in columns] for row in rows]))
-    if arguments.out:
-        Path(arguments.out).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    return int(any(row["met"] is False for row in rows))
+    return show("The road", rows, arguments.out)
 
 
-def measure(folder: Path) -> list[dict[str, Any]]:
+def measure(folder: Path) -> list[Row]:
     load = os.getloadavg()[0]
     first_s, first = _demo(folder / "store")
     second_s, _ = _demo(folder / "store")
     direct = _directly(folder)
     stages = first["seconds"]
     rows = [
-        _row("load before", load, "processes"),
-        _row("demo", first_s, "s", target=300.0),
-        _row("demo, second run", second_s, "s", baseline=first_s, target=first_s / 3),
-        _row("demo, gain over the mixture", first["gain_db"], "dB nSDR", target=demo.MIN_GAIN_DB, more_is_better=True),
-        _row("outside the stages (Prefect, imports)", first_s - sum(stages.values()), "s"),
-        _row("register and promote (MLflow)", stages.get("register", 0) + stages.get("promote", 0), "s"),
+        figure("load before", load, "processes"),
+        figure("demo", first_s, "s", target=300.0),
+        figure("demo, second run", second_s, "s", baseline=first_s, target=first_s / 3),
+        figure("demo, gain over the mixture", first["gain_db"], "dB nSDR", target=demo.MIN_GAIN_DB, more=True),
+        figure("outside the stages (Prefect, imports)", first_s - sum(stages.values()), "s"),
+        figure("register and promote (MLflow)", stages.get("register", 0) + stages.get("promote", 0), "s"),
     ]
     for stage in STAGES:
-        rows.append(_row(f"{stage}, on the platforms", stages[stage], "s", baseline=direct[stage]))
+        rows.append(figure(f"{stage}, on the platforms", stages[stage], "s", baseline=direct[stage]))
     return rows
 
 
@@ -123,27 +120,6 @@ def _without_ray() -> Iterator[None]:
     finally:
         for module, name, value in before:
             setattr(module, name, value)
-
-
-def _row(
-    name: str,
-    value: float,
-    unit: str,
-    *,
-    baseline: float | None = None,
-    target: float | None = None,
-    more_is_better: bool = False,
-) -> dict[str, Any]:
-    met = None if target is None else bool(value >= target if more_is_better else value <= target)
-    return {"name": name, "value": value, "unit": unit, "baseline": baseline, "target": target, "met": met}
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,11 @@ the occupied ones comes on top, and is timed here. CPU seconds of one thread. Th
 """
 
 import argparse
-import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
@@ -24,7 +24,8 @@ from torch.nn import functional as F
 from models import sparse
 from models.catalog import build
 
-from .models import Row, print_table, toy_audio
+from .models import toy_audio
+from .table import Row, figure, show
 
 CONTEXTS_S = (7.8, 12.2, 24.4, 48.8)
 HEADS = 2  # of eight; untrained heads differ by their random weights only
@@ -33,7 +34,7 @@ QUERY_BLOCKS = 16  # blocks of queries at which pairs are counted
 KINDS = ("spectral self", "temporal self", "spectral cross", "temporal cross")
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--contexts", nargs="*", type=float, default=CONTEXTS_S, help="in seconds")
     parser.add_argument("--out", help="a JSON file for the rows")
@@ -41,10 +42,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with torch.no_grad():
         rows = [row for context_s in options.contexts for row in context_rows(context_s)]
-    print_table(rows)
-    if options.out:
-        with open(options.out, "w", encoding="utf-8") as file:
-            json.dump([asdict(row) for row in rows], file, indent=1)
+    return show("Sparse attention", rows, options.out)
 
 
 def context_rows(context_s: float) -> Iterator[Row]:
@@ -104,16 +102,14 @@ def pattern_rows(name: str, q: Tensor, k: Tensor) -> Iterator[Row]:
     pattern = pattern_of(q, k)
     probes = torch.linspace(0, q.shape[-2] - 1, PROBES).round().long()
     probed = sparse.report(q[..., probes, :], k, replace(pattern, query_BHL=pattern.query_BHL[..., probes]))
-    yield Row(name=f"{name}, queries", value=q.shape[-2], unit="tokens")
-    yield Row(name=f"{name}, sparsity", value=100 * left_out(pattern), unit="%", target=90.0)
-    yield Row(name=f"{name}, recall", value=100 * probed.recall, unit="%", baseline=100 * probed.best_recall)
-    yield Row(name=f"{name}, recall of the best pattern as sparse", value=100 * probed.best_recall, unit="%")
-    yield Row(name=f"{name}, queries without a key", value=100 * probed.queries_alone, unit="%")
+    yield figure(f"{name}, queries", q.shape[-2], "tokens")
+    yield figure(f"{name}, sparsity", 100 * left_out(pattern), "%", baseline=90.0)
+    yield figure(f"{name}, recall", 100 * probed.recall, "%", baseline=100 * probed.best_recall)
+    yield figure(f"{name}, recall of the best pattern as sparse", 100 * probed.best_recall, "%")
+    yield figure(f"{name}, queries without a key", 100 * probed.queries_alone, "%")
     occupied = sparse.occupied_blocks(some_blocks(sparse.by_code(pattern))).float().mean().item()
-    yield Row(name=f"{name}, empty blocks", value=100 * (1 - occupied), unit="%")
-    yield Row(
-        name=f"{name}, most a block-sparse kernel can gain", value=1 / max(occupied, 1e-9), unit="x", baseline=1.0
-    )
+    yield figure(f"{name}, empty blocks", 100 * (1 - occupied), "%")
+    yield figure(f"{name}, most a block-sparse kernel can gain", 1 / max(occupied, 1e-9), "x", baseline=1.0)
 
 
 def some_blocks(pattern: sparse.Pattern) -> sparse.Pattern:
@@ -131,22 +127,20 @@ def left_out(pattern: sparse.Pattern) -> float:
 def cost_rows(name: str, q: Tensor, k: Tensor) -> Iterator[Row]:
     """One layer's attention, eight heads, forward only: exact and fused, and a sparse one's preparation."""
     exact_s = cpu_s(lambda: F.scaled_dot_product_attention(q, k, k))
-    yield Row(name=f"{name}, exact fused attention", value=exact_s, unit="CPU s")
+    yield figure(f"{name}, exact fused attention", exact_s, "CPU s")
     search_s = cpu_s(lambda: sparse.by_code(pattern_of(q, k)))
-    yield Row(name=f"{name}, hashing, choosing k and sorting", value=search_s, unit="CPU s", baseline=exact_s)
+    yield figure(f"{name}, hashing, choosing k and sorting", search_s, "CPU s", baseline=exact_s)
     pattern = sparse.by_code(pattern_of(q[:, :HEADS], k[:, :HEADS]))
     some = some_blocks(pattern)
     share = HEADS * some.query_BHL.shape[-1] / (q.shape[1] * q.shape[-2])
     blocks_s = cpu_s(lambda: sparse.occupied_blocks(some)) / share
-    yield Row(name=f"{name}, finding occupied blocks", value=blocks_s, unit="CPU s", baseline=exact_s)
+    yield figure(f"{name}, finding occupied blocks", blocks_s, "CPU s", baseline=exact_s)
     pairs = q.shape[1] * q.shape[-2] * k.shape[-2]
     fused = 4 * q.shape[-1] * q.shape[1] * (2 * q.shape[-2] + 2 * k.shape[-2])  # q, k, v and out in float32
     codes = 8 * q.shape[1] * (q.shape[-2] + k.shape[-2]) + 4 * pairs / sparse.BLOCK**2
-    yield Row(name=f"{name}, memory of exact fused attention", value=fused / 2**20, unit="MiB")
-    yield Row(
-        name=f"{name}, at least, of a sparse kernel", value=(fused + codes) / 2**20, unit="MiB", baseline=fused / 2**20
-    )
-    yield Row(name=f"{name}, of the dense mask", value=pairs / 2**20, unit="MiB", baseline=fused / 2**20)
+    yield figure(f"{name}, memory of exact fused attention", fused / 2**20, "MiB")
+    yield figure(f"{name}, at least, of a sparse kernel", (fused + codes) / 2**20, "MiB", baseline=fused / 2**20)
+    yield figure(f"{name}, of the dense mask", pairs / 2**20, "MiB", baseline=fused / 2**20)
 
 
 def cpu_s(run: Callable[[], Any]) -> float:
@@ -160,4 +154,4 @@ def cpu_s(run: Callable[[], Any]) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
