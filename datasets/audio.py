@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from datasets.errors import AudioError, InputError
 
 Samples = NDArray[np.float32]
+Integers = NDArray[np.int16]
 
 # Containers that libsndfile does not know; asking it first would only cost time.
 _AV_SUFFIXES = {".m4a", ".mp4", ".aac", ".mka", ".mkv", ".webm", ".wma", ".mov", ".ac3"}
@@ -54,6 +55,7 @@ class AudioInfo:
     channels: int
     num_samples: int
     bits: int  # 24 for samples of more than 16 bits that are coded without loss, else 16
+    integers: bool = False  # 16 bits each, which `integer_blocks` reads as they are
 
 
 class _Reader(Protocol):
@@ -97,6 +99,12 @@ def decode_blocks(
             blocks, source_rate=reader.info.sample_rate, target_rate=sample_rate, quality=resample_quality
         )
         yield from _rebatch(resampled, block_samples)
+
+
+def integer_blocks(path: str | Path, *, block_samples: int) -> Iterator[Integers]:
+    """A file that holds 16-bit integers (`AudioInfo.integers`) in blocks (C, T) of them, the last one shorter."""
+    with closing(_SoundFileReader(Path(path))) as reader:
+        yield from reader.integers(block_samples)
 
 
 def resample(samples_CT: Samples, *, source_rate: int, target_rate: int, quality: str = "HQ") -> Samples:
@@ -143,15 +151,17 @@ def to_channels(samples_CT: Samples, channels: int) -> Samples:
     raise ValueError(f"cannot spread {have} channels over {channels}; 1 or {channels} would do")
 
 
-def encode_flac(samples_CT: Samples, *, sample_rate: int, bits: int = 24) -> bytes:
+def encode_flac(samples_CT: Samples | Integers, *, sample_rate: int, bits: int = 24) -> bytes:
     """FLAC of 16 or 24 bits, level 5. Samples on that grid come back exactly; those beyond full scale are cut off."""
     buffer = io.BytesIO()
     soundfile.write(buffer, _steps(samples_CT.T, bits), sample_rate, format="FLAC", subtype=f"PCM_{bits}")
     return buffer.getvalue()
 
 
-def _steps(samples_TC: Samples, bits: int) -> NDArray[np.int16] | NDArray[np.int32]:
+def _steps(samples_TC: Samples | Integers, bits: int) -> Integers | NDArray[np.int32]:
     """The nearest 16-bit numbers, or 24-bit ones in the upper bits of 32; the product is exact in float32."""
+    if samples_TC.dtype == np.int16:
+        return samples_TC.astype(np.int16, copy=False) if bits == 16 else samples_TC.astype(np.int32) << 16
     full_scale = 1 << bits - 1
     whole = np.empty(samples_TC.shape, np.int16 if bits == 16 else np.int32)
     for start in range(0, len(samples_TC), _CACHED_SAMPLES):
@@ -256,7 +266,7 @@ def _open(path: str | Path, stream: int | None) -> _Reader:
         raise AudioError("empty_file", f"{path}: a file of zero bytes")
     if stream is None and path.suffix.lower() not in _AV_SUFFIXES and not _is_mp3_without_length(path):
         try:
-            return _SoundFileReader(path, size)
+            return _SoundFileReader(path)
         except (soundfile.LibsndfileError, OSError):
             pass  # PyAV may know the format
     return _AvReader(path, stream or 0)
@@ -272,9 +282,9 @@ def _checked(reader: _Reader, path: str | Path) -> Iterator[Samples]:
 
 
 class _SoundFileReader:
-    def __init__(self, path: Path, size: int) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        _check_whole(path, size)
+        _check_whole(path)
         self._file = soundfile.SoundFile(path)
         frames = self._file.frames if self._file.frames < 1 << 62 else 0
         self.info = AudioInfo(
@@ -282,12 +292,19 @@ class _SoundFileReader:
             channels=self._file.channels,
             num_samples=frames,
             bits=24 if self._file.subtype in _DEEP_SUBTYPES else 16,
+            integers=self._file.subtype == "PCM_16",
         )
 
     def blocks(self) -> Iterator[Samples]:
+        yield from self._read(_READ_SAMPLES, "float32")
+
+    def integers(self, block_samples: int) -> Iterator[Integers]:
+        yield from self._read(block_samples, "int16")
+
+    def _read(self, block_samples: int, dtype: str) -> Iterator[Any]:
         count = 0
         try:
-            while len(block_TC := self._file.read(_READ_SAMPLES, dtype="float32", always_2d=True)):
+            while len(block_TC := self._file.read(block_samples, dtype=dtype, always_2d=True)):
                 count += len(block_TC)
                 yield block_TC.T
         except soundfile.LibsndfileError as error:
@@ -364,9 +381,10 @@ def _truncated(path: Path, detail: str) -> AudioError:
     return AudioError("undecodable", f"{path}: truncated, {detail}")
 
 
-def _check_whole(path: Path, size: int) -> None:
+def _check_whole(path: Path) -> None:
     """Refuse files whose header or last page shows that the end is missing, which libsndfile hides."""
     with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
         head = file.read(12)
         if head[:4] == b"RIFF" and head[8:] == b"WAVE":
             promised = _chunk_end(file, b"data", "little")

@@ -19,12 +19,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.audio import AudioInfo, Samples, decode_blocks, encode_flac, probe
+from datasets.audio import AudioInfo, Integers, Samples, decode_blocks, encode_flac, integer_blocks, probe
 from datasets.errors import AudioError
 from datasets.frames import decode_frames, frame_offsets, frames_around
 from datasets.schema import SCHEMA_VERSION, StemFile, Track
 
+Stem = Samples | Integers  # of one source, (C, T)
+
 CHUNK_S = 30
+_FULL_SCALE = 1 << 15  # of 16-bit integers
 _SILENCE_DB = -120.0
 _ACTIVE_DB = -40.0  # the presence rule of the published label-noise work
 
@@ -46,8 +49,8 @@ def song_rows(
 ) -> list[dict[str, Any]]:
     """Rows of table CHUNKS for stems in memory, in the order of `sources`, rounded to `bits` (16 or 24)."""
     size = round(chunk_s * header.sample_rate)
-    blocks = (stems_SCT[:, :, start : start + size] for start in range(0, stems_SCT.shape[2], size))
-    return list(_rows(blocks, header, sources=sources, bits=bits))
+    stretches = (list(stems_SCT[:, :, start : start + size]) for start in range(0, stems_SCT.shape[2], size))
+    return list(_rows(stretches, header, sources=sources, bits=bits))
 
 
 def track_rows(
@@ -67,7 +70,7 @@ def track_rows(
     known to be whole: about 14 MB per minute of four stereo stems of 16 bits.
     """
     infos = _check_alike(track, sources)
-    depth = max(info.bits for info in infos) if bits == "source" else int(bits)
+    depth = max(info.bits for info in infos.values()) if bits == "source" else int(bits)
     header = SongHeader(
         track_id=track.track_id,
         title=track.title,
@@ -76,16 +79,17 @@ def track_rows(
         origin="corpus",
         sample_rate=sample_rate,
     )
-    blocks = _stems_blocks(
+    stretches = _stretches(
         track,
+        infos,
         sources=sources,
         sample_rate=sample_rate,
         channels=channels,
         block_samples=round(chunk_s * sample_rate),
         resample_quality=resample_quality,
     )
-    with closing(blocks):
-        rows = list(_rows(blocks, header, sources=sources, bits=depth))
+    with closing(stretches):
+        rows = list(_rows(stretches, header, sources=sources, bits=depth))
     num_samples = sum(row["num_samples"] for row in rows)
     if num_samples < min_song_s * sample_rate:
         have_s = num_samples / sample_rate
@@ -115,17 +119,18 @@ def offsets_in(frames: bytes) -> NDArray[np.uint32]:
 
 
 def _rows(
-    blocks: Iterable[Samples], header: SongHeader, *, sources: Sequence[str], bits: int
+    stretches: Iterable[Sequence[Stem]], header: SongHeader, *, sources: Sequence[str], bits: int
 ) -> Iterator[dict[str, Any]]:
     start = 0
-    for index, stems_SCT in enumerate(blocks):
-        assert stems_SCT.shape[0] == len(sources), stems_SCT.shape
-        peaks_S = np.maximum(stems_SCT.max(axis=(1, 2)), -stems_SCT.min(axis=(1, 2)))
+    for index, stems in enumerate(stretches):
+        assert len(stems) == len(sources), len(stems)
+        channels, num_samples = stems[0].shape
+        peaks = [_peak(stem_CT) for stem_CT in stems]
         # A power of two moves no mantissa bit, so dividing by it loses nothing.
-        scale = float(2.0 ** max(0, np.ceil(np.log2(max(peaks_S.max(), 1e-9)))))
-        scaled_SCT = stems_SCT if scale == 1 else stems_SCT / np.float32(scale)
+        scale = float(2.0 ** max(0, np.ceil(np.log2(max(*peaks, 1e-9)))))
+        scaled = stems if scale == 1 else [_floats(stem_CT) / np.float32(scale) for stem_CT in stems]
         depth = bits if scale == 1 else 24
-        audio = [encode_flac(stem_CT, sample_rate=header.sample_rate, bits=depth) for stem_CT in scaled_SCT]
+        audio = [encode_flac(stem_CT, sample_rate=header.sample_rate, bits=depth) for stem_CT in scaled]
         row: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "track_id": header.track_id,
@@ -135,49 +140,64 @@ def _rows(
             "origin": header.origin,
             "index": index,
             "start_samples": start,
-            "num_samples": stems_SCT.shape[2],
+            "num_samples": num_samples,
             "sample_rate": header.sample_rate,
-            "channels": stems_SCT.shape[1],
+            "channels": channels,
             "bits": depth,
             "scale": scale,
         }
-        for source, stem_CT, peak, flac in zip(sources, stems_SCT, peaks_S, audio, strict=True):
+        for source, stem_CT, peak, flac in zip(sources, stems, peaks, audio, strict=True):
             row[f"{source}_rms_db"], row[f"{source}_activity"] = _level(stem_CT, header.sample_rate)
-            row[f"{source}_peak"], row[f"{source}_crc32"] = float(peak), zlib.crc32(flac)
+            row[f"{source}_peak"], row[f"{source}_crc32"] = peak, zlib.crc32(flac)
             row[f"{source}_frames"] = frame_offsets(flac).astype("<u4").tobytes()
             row[source] = flac
         yield row
-        start += stems_SCT.shape[2]
+        start += num_samples
 
 
-def _level(stem_CT: Samples, sample_rate: int) -> tuple[float, float]:
+def _peak(stem_CT: Stem) -> float:
+    full_scale = _FULL_SCALE if stem_CT.dtype == np.int16 else 1
+    return max(float(stem_CT.max()), -float(stem_CT.min())) / full_scale
+
+
+def _floats(stem_CT: Stem) -> Samples:
+    """What is stored as integers, as the float32 that it stands for; exact."""
+    floats_CT: Samples = stem_CT.astype(np.float32, copy=False)
+    return floats_CT / np.float32(_FULL_SCALE) if stem_CT.dtype == np.int16 else floats_CT
+
+
+def _level(stem_CT: Stem, sample_rate: int) -> tuple[float, float]:
     """RMS in dBFS, and the share of the time that lies in seconds of more than -40 dBFS."""
     seconds = [stem_CT[:, start : start + sample_rate] for start in range(0, stem_CT.shape[1], sample_rate)]
-    powers = np.array([np.square(second_CT).mean() for second_CT in seconds], np.float64)
+    powers = np.array([_power(second_CT) for second_CT in seconds])
     shares = np.array([second_CT.shape[1] for second_CT in seconds]) / stem_CT.shape[1]
     power = float(powers @ shares)
     rms_db = max(_SILENCE_DB, 10 * float(np.log10(power))) if power > 0 else _SILENCE_DB
     return rms_db, float(shares[powers > 10 ** (_ACTIVE_DB / 10)].sum())
 
 
-def _check_alike(track: Track, sources: Sequence[str]) -> list[AudioInfo]:
-    """What the files of a track say of themselves; AudioError unless all state one rate and one count of channels.
+def _power(second_CT: Stem) -> float:
+    if second_CT.dtype == np.int16:
+        wide_CT = second_CT.astype(np.int32)
+        return int(np.square(wide_CT).sum(dtype=np.int64)) / (second_CT.size * _FULL_SCALE**2)
+    return float(np.square(second_CT).mean())
+
+
+def _check_alike(track: Track, sources: Sequence[str]) -> dict[StemFile, AudioInfo]:
+    """What each file of a track says of itself; AudioError unless all state one rate and one count of channels.
 
     One or two channels would do. Raw tracks (`track.pad_s`) may be mono and stereo side by side.
     """
-    infos = {
-        f"{source} ({file.path})": probe(file.path, stream=file.stream)
-        for source in sources
-        for file in track.stems[source]
-    }
-    for name, info in infos.items():
-        if not 1 <= info.channels <= 2:
-            raise AudioError("channel_mismatch", f"{name}: {info.channels} channels; one or two would do")
+    named = {f"{source} ({file.path})": file for source in sources for file in track.stems[source]}
+    infos = {file: probe(file.path, stream=file.stream) for file in named.values()}
+    for name, file in named.items():
+        if not 1 <= infos[file].channels <= 2:
+            raise AudioError("channel_mismatch", f"{name}: {infos[file].channels} channels; one or two would do")
     for reason, field, unit in (("rate_mismatch", "sample_rate", "Hz"), ("channel_mismatch", "channels", "channels")):
-        seen = {name: getattr(info, field) for name, info in infos.items()}
+        seen = {name: getattr(infos[file], field) for name, file in named.items()}
         if len(set(seen.values())) > 1 and (reason == "rate_mismatch" or track.pad_s is None):
             raise AudioError(reason, ", ".join(f"{name}: {value} {unit}" for name, value in seen.items()))
-    return list(infos.values())
+    return infos
 
 
 @dataclass(slots=True, kw_only=True)
@@ -187,71 +207,97 @@ class _Part:
     source: str
     name: str  # of the file
     position: int  # of the source
-    blocks: Iterator[Samples]
+    blocks: Iterator[Stem]
     gains_C1: Samples | None
     num_samples: int = 0  # decoded so far
     ended: bool = False
 
 
-def _stems_blocks(
+def _stretches(
     track: Track,
+    infos: Mapping[StemFile, AudioInfo],
     *,
     sources: Sequence[str],
     sample_rate: int,
     channels: int,
     block_samples: int,
     resample_quality: str,
-) -> Generator[Samples, None, None]:
-    """Stems_SCT of the same stretch from all files at once; the files of one source are summed.
+) -> Generator[list[Stem], None, None]:
+    """All sources of the same stretch, read from all files at once; the files of one source are summed.
 
-    A mono file goes into both channels as it is (0 dB), or into one alone if its name says which side it is.
+    A mono file goes into both channels as it is (0 dB), or into one alone if its name says which side it is. What
+    a file of 16-bit integers holds stays as it is where nothing has to be done to it.
     """
     slack = None if track.pad_s is None else round(track.pad_s * sample_rate)
     with ExitStack() as stack:
         parts = []
         for position, source in enumerate(sources):
-            for file in track.stems[source]:
-                blocks = decode_blocks(
-                    file.path, sample_rate=sample_rate, channels=channels, stream=file.stream,
+            files = track.stems[source]
+            for file in files:
+                info, blocks = infos[file], _blocks(
+                    file, infos[file], alone=len(files) == 1, sample_rate=sample_rate, channels=channels,
                     block_samples=block_samples, resample_quality=resample_quality,
                 )  # fmt: skip
-                stack.callback(blocks.close)  # type: ignore[attr-defined]
-                name, gains_C1 = Path(file.path).name, _gains(file, channels)
+                stack.callback(blocks.close)
+                name, gains_C1 = Path(file.path).name, _gains(file, info, channels)
                 parts.append(_Part(source=source, name=name, position=position, blocks=blocks, gains_C1=gains_C1))
         done = 0
         while not all(part.ended for part in parts):
-            stems_SCT = np.empty((len(sources), channels, block_samples), np.float32)
-            filled: set[int] = set()  # sources: the first file of each is copied, others are added
+            stems: list[Stem] = [np.zeros((channels, 0), np.int16)] * len(sources)
             for part in parts:
-                _add_block(part, stems_SCT, filled, block_samples)
+                _add_block(part, stems, block_samples)
             longest = max(part.num_samples for part in parts)
             _check_ends(parts, longest, slack, sample_rate)
             if longest > done:
-                yield stems_SCT[:, :, : longest - done]
+                yield [_as_long(stem_CT, longest - done) for stem_CT in stems]
             done = longest
 
 
-def _add_block(part: _Part, stems_SCT: Samples, filled: set[int], block_samples: int) -> None:
+def _blocks(
+    file: StemFile,
+    info: AudioInfo,
+    *,
+    alone: bool,
+    sample_rate: int,
+    channels: int,
+    block_samples: int,
+    resample_quality: str,
+) -> Generator[Stem, None, None]:
+    if info.integers and alone and (info.sample_rate, info.channels) == (sample_rate, channels):
+        yield from integer_blocks(file.path, block_samples=block_samples)
+        return
+    yield from decode_blocks(
+        file.path, sample_rate=sample_rate, channels=channels, stream=file.stream,
+        block_samples=block_samples, resample_quality=resample_quality,
+    )  # fmt: skip
+
+
+def _add_block(part: _Part, stems: list[Stem], block_samples: int) -> None:
     """Adds the part's next block to its source; one file's block is in memory at a time."""
     block_CT = None if part.ended else next(part.blocks, None)
     length = 0 if block_CT is None else block_CT.shape[1]
-    stem_CT = stems_SCT[part.position]
-    if block_CT is not None and part.gains_C1 is not None:
-        block_CT = block_CT * part.gains_C1
-    if part.position not in filled:
-        filled.add(part.position)
-        stem_CT[:, length:] = 0
-        if block_CT is not None:
-            stem_CT[:, :length] = block_CT
-    elif block_CT is not None:
-        stem_CT[:, :length] += block_CT
     part.num_samples += length
     part.ended = length < block_samples
+    if block_CT is None:
+        return
+    if part.gains_C1 is not None:
+        block_CT = block_CT * part.gains_C1
+    sum_CT = stems[part.position]
+    if sum_CT.shape[1] < length:
+        sum_CT, block_CT = block_CT, sum_CT
+    sum_CT[:, : block_CT.shape[1]] += block_CT
+    stems[part.position] = sum_CT
 
 
-def _gains(file: StemFile, channels: int) -> Samples | None:
+def _as_long(stem_CT: Stem, num_samples: int) -> Stem:
+    """The stem with silence at its end; itself where it is as long as the others."""
+    missing = np.zeros((len(stem_CT), num_samples - stem_CT.shape[1]), stem_CT.dtype)
+    return np.concatenate([stem_CT, missing], axis=1) if missing.size else stem_CT
+
+
+def _gains(file: StemFile, info: AudioInfo, channels: int) -> Samples | None:
     """What each channel takes of a mono file that is one half of a pair, shape (C, 1); None where all take all."""
-    if file.side is None or probe(file.path, stream=file.stream).channels != 1:
+    if file.side is None or info.channels != 1:
         return None
     if channels == 1:
         return np.full((1, 1), 0.5, np.float32)  # as the mean of the pair joined to stereo
