@@ -5,15 +5,14 @@ Read `run`, then the sections below it in the order of the page; `page.py` has t
 """
 
 import math
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+from datasets import storage
 from datasets.errors import InputError
 from datasets.schema import REASONS, SOURCES, Score, Verdict
 from pipelines.progress import Progress, stage
@@ -60,16 +59,7 @@ def run(config: ReportConfig, made: ReportInput, *, store: str, progress: Progre
     path = Path(store) / "report.html"
     with stage(progress, "report") as heard:
         page = render(config, made).encode("utf-8", "replace")
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_bytes(page)
-            os.replace(partial, path)
-        except OSError as error:
-            raise InputError(f"cannot write {path}: {error.strerror}; free some space or set store.root") from error
-        finally:
-            with suppress(OSError):
-                partial.unlink()
+        storage.write(path, page)
         heard.finish(f"{path}, {len(page) / 1e6:.1f} MB")
     return str(path)
 

@@ -6,10 +6,8 @@ gets the file that `curate.overrides` takes.
 
 import csv
 import io
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -17,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from datasets import storage
 from datasets.audio import Samples, resample, to_channels
-from datasets.errors import InputError
 from datasets.quality import Rules
 from datasets.schema import REASONS, SPLITS, Verdict
 from datasets.shards import Song, read_song
@@ -84,24 +82,11 @@ def run(made: CurationInput, *, store: Path, progress: Progress | None = None) -
     The same input gives the same bytes.
     """
     with stage(progress, "page") as heard:
-        _write(store / DROPPED, dropped_table(made.verdicts).encode())
+        storage.write(store / DROPPED, dropped_table(made.verdicts).encode())
         page = render(made).encode("utf-8", "replace")
-        _write(store / PAGE, page)
+        storage.write(store / PAGE, page)
         heard.finish(f"{PAGE} and {DROPPED}, {len(page) / 1e6:.1f} MB")
     return str(store / PAGE)
-
-
-def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}; free some space or set store.root") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()
 
 
 def dropped_table(verdicts: Sequence[Verdict]) -> str:
