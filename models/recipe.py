@@ -4,27 +4,43 @@ They stand apart from `augment.py` and `learner.py`, which turn them, so that a 
 configuration without importing torch.
 """
 
+import math
 from dataclasses import dataclass, field
 
 from .errors import ModelError
 
 PRECISIONS = ("float32", "bfloat16")
 MIN_QUANTIZED_MIB = 0.01
+REPITCH_MARGIN = 2048  # samples at each end of an excerpt that a change of tempo or pitch may spoil
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AugmentConfig:
     """Random changes to a batch of stems before they are summed, in the order of the fields.
 
-    The defaults are those of Demucs v2 to v4 (Défossez et al. 2021), pitch and tempo left out.
+    The defaults are those of Demucs v2 to v4 (Défossez et al. 2021), pitch and tempo left out; all others are off.
+    Unless said otherwise a probability is that of one stem.
     """
 
+    remix_all: float = 0.0  # of a row: each of its stems is drawn from a song of its own, out of the whole dataset
+    repitch_probability: float = 0.0  # of a row: all its stems get another tempo and pitch; published: 0.2
+    repitch_semitones: int = 2  # at most, up or down
+    repitch_tempo: float = 0.05  # standard deviation of the relative change of tempo
+    repitch_max_tempo: float = 0.12  # where that is cut off; excerpts are read this much longer
     shift_s: float = 1.0  # each stem starts up to this much later, independently; 0 leaves them aligned
     flip_channels: bool = True  # swap left and right of a stem with probability 1/2
-    flip_sign: bool = True  # turn a stem's sign with probability 1/2
+    flip_sign: bool = True  # turn a stem's polarity with probability 1/2
+    eq_probability: float = 0.0
+    eq_db: float = 6.0  # greatest gain, up or down, drawn for each octave; between them it is smooth
+    saturate_probability: float = 0.0
+    saturate_db: float = 12.0  # greatest drive into the soft limit; a stem keeps its loudness
+    codec_probability: float = 0.0  # what a lossy codec does: treble cut off, the rest coarse in every band
+    width_probability: float = 0.0
+    width_max: float = 1.5  # gain of the difference of left and right, uniform from 0 (mono)
     scale_probability: float = 1.0  # per batch
     scale_min: float = 0.25  # gain of each stem, uniform
     scale_max: float = 1.25
+    mixup_probability: float = 0.0  # a stem of the same source from another row of its group is added to it
     remix_probability: float = 1.0  # per batch
     remix_group: int = 4  # stems change places inside groups of this many rows of the global batch; 1 leaves them
 
@@ -33,9 +49,33 @@ class AugmentConfig:
             raise ModelError(f"shift_s={self.shift_s} must be >= 0 and remix_group={self.remix_group} >= 1")
         if not 0 < self.scale_min <= self.scale_max:
             raise ModelError(f"gains must satisfy 0 < scale_min <= scale_max, got {self.scale_min}, {self.scale_max}")
-        for name in ("scale_probability", "remix_probability"):
-            if not 0 <= getattr(self, name) <= 1:
+        for name in self.__dataclass_fields__:
+            if (name.endswith("_probability") or name == "remix_all") and not 0 <= getattr(self, name) <= 1:
                 raise ModelError(f"{name}={getattr(self, name)} is no probability")
+        if not 0 <= self.repitch_semitones <= 6 or not 0 <= self.repitch_tempo <= self.repitch_max_tempo <= 0.4:
+            raise ModelError(
+                f"repitch_semitones={self.repitch_semitones}, repitch_tempo={self.repitch_tempo}, "
+                f"repitch_max_tempo={self.repitch_max_tempo}: 0 to 6 semitones, and 0 <= tempo <= max_tempo <= 0.4"
+            )
+        if min(self.eq_db, self.saturate_db, self.width_max) < 0:
+            raise ModelError(
+                f"eq_db={self.eq_db}, saturate_db={self.saturate_db} and width_max={self.width_max} must be >= 0"
+            )
+        if self.mixup_probability and self.remix_group < 2:
+            raise ModelError("mixup_probability needs a remix_group of 2 or more rows to take stems from")
+
+    def input_samples(self, segment_samples: int, sample_rate: int) -> int:
+        """How long the excerpts must be that become segments of this length."""
+        shifted = segment_samples + round(self.shift_s * sample_rate)
+        if not self.repitch_probability:
+            return shifted
+        return math.ceil(shifted * (1 + self.repitch_max_tempo)) + 2 * REPITCH_MARGIN
+
+    def shifted_samples(self, input_samples: int) -> int:
+        """How much of an excerpt of this length is left when tempo has taken its share, before the shift."""
+        if not self.repitch_probability:
+            return input_samples
+        return math.floor((input_samples - 2 * REPITCH_MARGIN) / (1 + self.repitch_max_tempo) + 1e-6)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,6 +125,8 @@ class LearnerConfig:
     final_fraction: float = 1.0  # of the learning rate at the last step, reached along a cosine; 1 keeps it constant
     max_grad_norm: float = 0.0  # 0 does not clip
     source_weights: tuple[float, ...] = ()  # of each source in the loss; empty counts them equally
+    robust_drop: float = 0.0  # share of rows with the highest loss that do not count, per source: against wrong labels
+    robust_group: int = 8  # consecutive rows of the global batch among which they are looked for
     ema_decays: tuple[float, ...] = (0.9995, 0.9999)  # averages of the weights, each a candidate at validation
     precision: str = "float32"  # or "bfloat16": autocast in the forward pass, weights stay float32
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -102,5 +144,10 @@ class LearnerConfig:
             raise ModelError(f"precision={self.precision!r}: give one of {', '.join(PRECISIONS)}")
         if any(not 0 < decay < 1 for decay in self.ema_decays):
             raise ModelError(f"ema_decays={self.ema_decays}: each must lie between 0 and 1")
+        if self.robust_drop and not 1 <= round(self.robust_drop * self.robust_group) < self.robust_group:
+            raise ModelError(
+                f"robust_drop={self.robust_drop} of robust_group={self.robust_group} rows is not between one row and "
+                "all but one"
+            )
         if any(weight < 0 for weight in self.source_weights) or (self.source_weights and not sum(self.source_weights)):
             raise ModelError(f"source_weights={self.source_weights}: give one weight >= 0 per source, not all 0")

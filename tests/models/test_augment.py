@@ -1,5 +1,7 @@
 """Augmentation: each change does what it says, and nothing depends on how a batch is split among workers."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -14,8 +16,7 @@ NONE = AugmentConfig(
 
 
 def with_only(**changes: float | bool) -> AugmentConfig:
-    fields = {name: getattr(NONE, name) for name in NONE.__dataclass_fields__}
-    return AugmentConfig(**(fields | changes))  # type: ignore[arg-type]
+    return replace(NONE, **changes)  # type: ignore[arg-type]
 
 
 def batch(num_rows: int = 8, num_samples: int = 40) -> Tensor:
@@ -97,6 +98,55 @@ def test_turning_one_change_off_leaves_the_others_as_they_were() -> None:
     assert torch.equal(both.sum(dim=2).sign(), signs.sum(dim=2).sign())
 
 
+NEW = ("repitch_probability", "eq_probability", "saturate_probability", "codec_probability", "width_probability")
+
+
+def test_all_that_demucs_does_not_do_is_off_by_default() -> None:
+    config = AugmentConfig()
+    assert {getattr(config, name) for name in (*NEW, "mixup_probability", "remix_all")} == {0.0}
+
+
+@pytest.mark.parametrize("name", [*NEW, "mixup_probability"])
+def test_each_change_is_seeded_and_the_same_for_every_number_of_workers(name: str) -> None:
+    config = with_only(**{name: 0.5, "remix_group": 2})
+    before = batch(4, 12000)
+    whole = run(before, config, step=3)
+    parts = [run(before[first : first + 2], config, step=3, first=first) for first in (0, 2)]
+    torch.testing.assert_close(torch.cat(parts), whole, atol=1e-5, rtol=0)  # transforms of fewer rows round otherwise
+    changed = (whole != before[..., : whole.shape[-1]]).flatten(2).any(-1)
+    if name == "repitch_probability":
+        changed = (whole != before[..., 2048 : 2048 + whole.shape[-1]]).flatten(1).any(-1)
+    assert 0 < changed.sum() < changed.numel()
+    assert not torch.equal(run(before, config, step=4), whole)
+
+
+@pytest.mark.parametrize("tempo", [0.0, 0.12, 0.3])
+@pytest.mark.parametrize("segment", [1, 999, 343980])
+def test_excerpts_are_read_as_long_as_segments_need_them(segment: int, tempo: float) -> None:
+    config = AugmentConfig(repitch_probability=0.2, repitch_max_tempo=tempo, repitch_tempo=0.0)
+    read = config.input_samples(segment, 44100)
+    assert config.shifted_samples(read) == segment + 44100
+    assert AugmentConfig().input_samples(segment, 44100) == segment + 44100
+
+
+def test_a_repitched_batch_is_as_long_as_the_segment() -> None:
+    config = with_only(repitch_probability=1.0, shift_s=0.01)
+    read = config.input_samples(5000, 44100)
+    mixed = run(batch(2, read), config, shift=441)
+    assert mixed.shape[-1] == 5000
+
+
+def test_mixup_adds_a_quieter_stem_of_the_same_source_from_the_same_group() -> None:
+    before = torch.zeros(4, 3, 2, 8)
+    before[torch.arange(4), :, :, torch.arange(4)] = 1.0  # each row sounds at a moment of its own
+    after = run(before, with_only(mixup_probability=1.0, remix_group=2))
+    for row, other in enumerate((1, 0, 3, 2)):
+        assert torch.equal(after[row, ..., row], before[row, ..., row])
+        assert (after[row, ..., other] > 0).all()
+        assert (after[row, ..., other] < 1).all()
+    assert after.sum() < 2 * before.sum()
+
+
 def test_what_cannot_be_augmented_is_refused() -> None:
     with pytest.raises(ModelError, match="whole groups of consecutive rows"):
         run(batch(2), with_only(remix_probability=1.0, remix_group=4))
@@ -104,5 +154,13 @@ def test_what_cannot_be_augmented_is_refused() -> None:
         run(batch(), NONE, shift=40)
     with pytest.raises(ModelError, match="row numbers"):
         augment(batch(), NONE, seed=0, step=0, rows=[1], shift_samples=0)
+    with pytest.raises(ModelError, match="cannot be shifted"):
+        run(batch(), with_only(repitch_probability=1.0))
     with pytest.raises(ModelError, match="scale_min"):
         AugmentConfig(scale_min=0.0)
+    with pytest.raises(ModelError, match="is no probability"):
+        AugmentConfig(codec_probability=1.5)
+    with pytest.raises(ModelError, match="remix_group of 2 or more"):
+        AugmentConfig(mixup_probability=0.5, remix_group=1)
+    with pytest.raises(ModelError, match="semitones"):
+        AugmentConfig(repitch_semitones=12)

@@ -1,0 +1,161 @@
+"""What may be done to the sound of stems in training: pure functions on tensors, on whatever device they are.
+
+Everything stays in float, and nothing is clipped. All take stems of shape (K, C, T), one parameter or one row of
+parameters for each of the K, and keep the shape; `repitch` alone shortens. `augment.py` draws the parameters.
+"""
+
+import math
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+EQ_OCTAVES = 9  # below half the sample rate: from 43 Hz up at 44.1 kHz
+CODEC_WINDOW = 2048
+CODEC_BANDS = 24
+VOCODER_WINDOW = 2048
+ATTACK_RISE = 4.0  # growth of the energy from one frame to the next from which on a hit is heard
+
+
+def equalize(stems_KCT: Tensor, gain_db_KP: Tensor) -> Tensor:
+    """The stems through a smooth filter without delay, whose gain goes through P points an octave apart.
+
+    The last point is half the sample rate; below the first its gain goes on.
+    """
+    num_samples, num_points = stems_KCT.shape[-1], gain_db_KP.shape[-1]
+    size = _fast_length(num_samples + 8192)  # what the filter spreads over the end must not come in at the start
+    share_F = torch.arange(size // 2 + 1, device=stems_KCT.device) / (size / 2)
+    place_F = (num_points - 1 + torch.log2(share_F.clamp(min=1e-9))).clamp(0, num_points - 1)
+    low_F = place_F.floor().clamp(max=num_points - 2).long()
+    part_F = 0.5 - 0.5 * torch.cos(math.pi * (place_F - low_F))
+    gain_db_KF = gain_db_KP[:, low_F] * (1 - part_F) + gain_db_KP[:, low_F + 1] * part_F
+    spectrum_KCF = torch.fft.rfft(stems_KCT, size) * (10 ** (gain_db_KF / 20)).to(stems_KCT.dtype)[:, None]
+    filtered_KCT: Tensor = torch.fft.irfft(spectrum_KCF, size)
+    return filtered_KCT[..., :num_samples]
+
+
+def saturate(stems_KCT: Tensor, drive_db_K: Tensor) -> Tensor:
+    """The stems driven this far into a soft limit (tanh) at their own peak, at the loudness they had."""
+    drive_K11 = (10 ** (drive_db_K / 20))[:, None, None]
+    peak_K11 = stems_KCT.abs().amax(dim=(1, 2), keepdim=True).clamp(min=1e-9)
+    driven_KCT = torch.tanh(stems_KCT / peak_K11 * drive_K11)
+    before_K11, after_K11 = (x.square().mean(dim=(1, 2), keepdim=True) for x in (stems_KCT, driven_KCT))
+    return driven_KCT * (before_K11 / after_K11.clamp(min=1e-12)).sqrt()
+
+
+def widen(stems_KCT: Tensor, width_K: Tensor) -> Tensor:
+    """The difference of left and right times the width: 0 is mono, 1 changes nothing. Only stereo is changed."""
+    if stems_KCT.shape[1] != 2:
+        return stems_KCT
+    middle_K1T = stems_KCT.mean(dim=1, keepdim=True)
+    return middle_K1T + width_K[:, None, None] * (stems_KCT - middle_K1T)
+
+
+def degrade(stems_KCT: Tensor, cutoff_K: Tensor, ratio_db_K: Tensor) -> Tensor:
+    """What a lossy codec leaves: nothing above the cut-off, a share of half the sample rate, and coarse steps below.
+
+    Modified cosine transform of 2048 samples under a sine window, as in AAC; in each of 24 bands the coefficients
+    are rounded to steps that make noise `ratio_db` below the band, so weak ones vanish. There is no model of
+    hearing, no stereo coding and no block switching: noise spreads before hits over 23 ms at 44.1 kHz, as it
+    does in the real thing where that is worst.
+    """
+    num_samples, half = stems_KCT.shape[-1], CODEC_WINDOW // 2
+    basis_FT = _cosines(stems_KCT)
+    padded_KCT = F.pad(stems_KCT, (half, half + -num_samples % half))
+    coded_KCNF = padded_KCT.unfold(-1, CODEC_WINDOW, half) @ basis_FT.T
+    edges = (half * (torch.arange(CODEC_BANDS + 1) / CODEC_BANDS) ** 2.5).round().long().tolist()  # narrow in the bass
+    coarse = []
+    for low, high in pairwise(edges):
+        band_KCNF = coded_KCNF[..., low:high]
+        level = band_KCNF.square().mean(dim=-1, keepdim=True).sqrt()
+        step = (math.sqrt(12) * level * 10 ** (-ratio_db_K / 20)[:, None, None, None]).clamp(min=1e-9)
+        coarse.append((band_KCNF / step).round() * step)
+    kept_KF = torch.arange(half, device=stems_KCT.device) < half * cutoff_K[:, None]
+    frames_KCNT = (torch.cat(coarse, dim=-1) * kept_KF[:, None, None]) @ basis_FT
+    return _overlap_halves(frames_KCNT)[..., half : half + num_samples]
+
+
+def _cosines(like: Tensor) -> Tensor:
+    """Rows that give the cosine transform of a windowed frame, and, as columns, take it back; (F, T)."""
+    half = CODEC_WINDOW // 2
+    time_T = torch.arange(CODEC_WINDOW, dtype=torch.float64) + 0.5
+    turn_FT = torch.outer(torch.arange(half, dtype=torch.float64) + 0.5, time_T + half / 2) * (math.pi / half)
+    basis_FT = torch.cos(turn_FT) * torch.sin(math.pi * time_T / CODEC_WINDOW) * math.sqrt(2 / half)
+    return basis_FT.to(like)
+
+
+def _overlap_halves(frames_KCNT: Tensor) -> Tensor:
+    """Frames added up, each half a frame after the one before."""
+    first, second = frames_KCNT.chunk(2, dim=-1)
+    return (F.pad(first, (0, 0, 0, 1)) + F.pad(second, (0, 0, 1, 0))).flatten(-2)
+
+
+def repitch(stems_KCT: Tensor, *, tempo: float, semitones: float, num_samples: int, margin: int) -> Tensor:
+    """`num_samples` of the stems played `tempo` times as fast and transposed, from sample `margin` on.
+
+    A phase vocoder that takes the phases afresh at hits, so drums stay sharp, and turns both channels alike, so
+    they stay where they were; then resampling by a Fourier transform. Where the input ends the output is silent.
+    """
+    ratio = 2 ** (semitones / 12)
+    wanted = math.ceil((num_samples + 1) * ratio) + 2 * VOCODER_WINDOW  # before resampling
+    lead = VOCODER_WINDOW
+    first = margin - lead * tempo / ratio
+    stretched_KCT = _vocode(stems_KCT, speed=tempo / ratio, first=first, num_samples=wanted)
+    if semitones:
+        size = round(wanted / ratio)
+        spectrum_KCF = torch.fft.rfft(stretched_KCT)
+        kept = min(spectrum_KCF.shape[-1], size // 2 + 1)
+        stretched_KCT = torch.fft.irfft(spectrum_KCF[..., :kept], size) * (size / wanted)
+        lead = round(lead * size / wanted)
+    return stretched_KCT[..., lead : lead + num_samples]
+
+
+def _vocode(stems_KCT: Tensor, *, speed: float, first: float, num_samples: int) -> Tensor:
+    """`num_samples` of the stems at another speed, their pitch kept; sample 0 is sample `first` of the input."""
+    window, hop = VOCODER_WINDOW, VOCODER_WINDOW // 4
+    num_frames = num_samples // hop + 5
+    start_N = torch.round(first + (torch.arange(num_frames) - 2) * (hop * speed)).long() - window // 2
+    reach = max(0, -int(start_N.min()) + hop), max(0, int(start_N.max()) + window - stems_KCT.shape[-1])
+    padded_KCT = F.pad(stems_KCT, reach)
+    hann_T = torch.hann_window(window, dtype=stems_KCT.dtype, device=stems_KCT.device)
+    index_NT = (start_N + reach[0])[:, None] + torch.arange(window)
+    index_NT = index_NT.to(stems_KCT.device)
+    here_KCNF = torch.fft.rfft(padded_KCT[..., index_NT] * hann_T)
+    before_KCNF = torch.fft.rfft(padded_KCT[..., index_NT - hop] * hann_T)
+    turn_K1NF = _turns(here_KCNF.sum(dim=1, keepdim=True), before_KCNF.sum(dim=1, keepdim=True))
+    frames_KCNT = torch.fft.irfft(here_KCNF * torch.polar(torch.ones_like(turn_K1NF), turn_K1NF), window) * hann_T / 1.5
+    quarters = frames_KCNT.reshape(*frames_KCNT.shape[:-1], 4, hop).unbind(-2)
+    summed = sum(F.pad(quarter, (0, 0, place, 3 - place)) for place, quarter in enumerate(quarters))
+    assert isinstance(summed, Tensor)
+    return summed.flatten(-2)[..., 2 * hop + window // 2 :][..., :num_samples]
+
+
+def _turns(here_K1NF: Tensor, before_K1NF: Tensor) -> Tensor:
+    """How far each frame's phases must turn to go on from those of the frame before, in radians.
+
+    `before` are the frames a hop earlier in the input. At hits the turn is zero: phases are those of the input.
+    """
+    # What stands a hop before a frame in the input stands a hop before it in the output too, if it turns as that did.
+    step_K1NF = torch.angle(here_K1NF[..., :-1, :]) - torch.angle(before_K1NF[..., 1:, :])
+    total_K1NF = F.pad(step_K1NF, (0, 0, 1, 0)).cumsum(dim=-2)
+    energy_K1N = here_K1NF[..., here_K1NF.shape[-1] // 16 :].abs().square().sum(dim=-1)
+    earlier_K1N = before_K1NF[..., before_K1NF.shape[-1] // 16 :].abs().square().sum(dim=-1)
+    is_hit_K1N = energy_K1N > ATTACK_RISE * earlier_K1N + 1e-3 * energy_K1N.amax(dim=-1, keepdim=True)
+    is_hit_K1N[..., 0] = True
+    place_N = torch.arange(is_hit_K1N.shape[-1], device=is_hit_K1N.device)
+    last_K1N = torch.where(is_hit_K1N, place_N, 0).cummax(dim=-1).values
+    return total_K1NF - total_K1NF.gather(-2, last_K1N[..., None].expand_as(total_K1NF))
+
+
+def _fast_length(least: int) -> int:
+    """The first length from here on that factors of 2, 3 and 5 make: transforms of others are slow."""
+    size = least
+    while True:
+        rest = size
+        for factor in (2, 3, 5):
+            while rest % factor == 0:
+                rest //= factor
+        if rest == 1:
+            return size
+        size += 1
