@@ -76,6 +76,15 @@ def load_model(path: str | Path) -> nn.Module:
     return _build(stored.model, stored, origin=path)
 
 
+def check(folder: str | Path) -> None:
+    """ModelError unless every file of a checkpoint folder is as it was written; reads all bytes, builds nothing."""
+    folder = Path(folder)
+    config = read_config(folder)
+    for name, digest in ((WEIGHTS, config["weights_sha256"]), (LEARNER, config.get("learner_sha256"))):
+        if digest is not None:
+            _check_digest(folder / name, digest)
+
+
 def load_packing(folder: str | Path) -> Packing | None:
     """How the weights of a checkpoint folder were packed, for `save`; None if they were not."""
     return _read_weights(Path(folder) / WEIGHTS).packing

@@ -29,6 +29,7 @@ class StepMetrics:
     per_source: Tensor  # (S,)
     grad_norm: Tensor  # before clipping
     learning_rate: float
+    skipped: bool = False  # the gradient was not finite, and nothing was changed
     size_mib: Tensor | None = None  # of the packed model, where widths are learnt
 
 
@@ -44,11 +45,20 @@ class Learner:
         sample_rate: int = 44100,
         total_steps: int = 0,
         seed: int = 0,
+        rows_at_once: int = 0,
     ) -> None:
-        """`total_steps` is where a falling learning rate ends; `seed` is that of the augmentation."""
+        """`total_steps` is where a falling learning rate ends; `seed` is that of the augmentation.
+
+        Batches of more than `rows_at_once` rows go through the model in parts, whose gradients are summed; 0 never
+        splits.
+        """
         if config.final_fraction < 1 and total_steps < 1:
             raise ModelError("a falling learning rate needs to know total_steps")
+        if config.robust_drop and rows_at_once % config.robust_group:
+            raise ModelError(f"rows_at_once={rows_at_once} splits groups of robust_group={config.robust_group} rows")
         self.config, self.seed, self.total_steps = config, seed, total_steps
+        self.rows_at_once = rows_at_once
+        self.rate_factor = 1.0  # of the recipe's learning rate
         self.shift_samples = round(config.augment.shift_s * sample_rate)
         self.model = model
         self.device = torch.device(device) if device is not None else next(model.parameters()).device
@@ -56,10 +66,13 @@ class Learner:
         self.averages = [WeightAverage(unwrap(model), decay) for decay in config.ema_decays]
         self.widths = BitWidths(unwrap(model), config.quantize) if config.quantize.penalty else None
 
-    def step(self, sources_BSCT: Tensor, *, step: int, rows: Sequence[int] | None = None) -> StepMetrics:
+    def step(
+        self, sources_BSCT: Tensor, *, step: int, rows: Sequence[int] | None = None, share: float = 1.0
+    ) -> StepMetrics:
         """One step on stems that are `shift_samples` longer than the segment; `step` counts from 0.
 
-        `rows` are their places in the global batch, all of it by default.
+        `rows` are their places in the global batch, all of it by default. `share` is their number over the mean
+        number of all workers, whose gradients are averaged. Without a finite gradient nothing is changed.
         """
         rows = range(len(sources_BSCT)) if rows is None else rows
         learning_rate = self._set_learning_rate(step)
@@ -74,17 +87,17 @@ class Learner:
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
         with self.widths.noisy(seed=self.seed, step=step) if self.widths else nullcontext():
-            loss, per_source_S = self._losses(sources_BSCT)
-            torch.autograd.backward(loss + self._penalty(step) if self.config.singular.penalty else loss)
-        grad_norm = self._clip()
-        self.optimizer.step()
-        for average in self.averages:
-            average.update(unwrap(self.model))
+            per_source_S = self._backward(sources_BSCT, step=step, share=share)
+        grad_norm = self._grad_norm()
+        finite = bool(grad_norm.isfinite())  # waits for the device, once per step
+        if finite:
+            self._improve(grad_norm)
         return StepMetrics(
-            loss=loss.detach(),
-            per_source=per_source_S.detach(),
+            loss=losses.weighted_mean(per_source_S, self.config.source_weights),
+            per_source=per_source_S,
             grad_norm=grad_norm,
             learning_rate=learning_rate,
+            skipped=not finite,
             size_mib=self.widths.size_mib().detach() if self.widths else None,
         )
 
@@ -113,28 +126,55 @@ class Learner:
         for average, stored in zip(self.averages, state["averages"], strict=True):
             average.load_state(stored)
 
-    def _losses(self, sources_BSCT: Tensor) -> tuple[Tensor, Tensor]:
+    def _backward(self, sources_BSCT: Tensor, *, step: int, share: float) -> Tensor:
+        """Gradients of the mean loss over all rows, part by part; the loss of each source, shape (S,)."""
+        parts = torch.split(sources_BSCT, self.rows_at_once or len(sources_BSCT))
+        per_source_S = torch.zeros(sources_BSCT.shape[1], device=self.device)
+        for number, part_BSCT in enumerate(parts):
+            last = number == len(parts) - 1
+            with self._apart() if not last else nullcontext():
+                part_S = self._losses(part_BSCT) * (len(part_BSCT) / len(sources_BSCT))
+                loss = share * losses.weighted_mean(part_S, self.config.source_weights)
+                torch.autograd.backward(loss + self._penalty(step) if last and self.config.singular.penalty else loss)
+            per_source_S += part_S.detach()
+        return per_source_S
+
+    def _apart(self) -> AbstractContextManager[None]:
+        """Inside, gradients are kept to this worker: the last part's backward pass averages the sum of all."""
+        model = self.model
+        return model.no_sync() if isinstance(model, nn.parallel.DistributedDataParallel) else nullcontext()
+
+    def _losses(self, sources_BSCT: Tensor) -> Tensor:
         with autocast(self.device, self.config.precision):
             estimates_BSCT = self.model(sources_BSCT.sum(dim=1))
-        per_source_S = losses.l1(estimates_BSCT, sources_BSCT)
-        return losses.weighted_mean(per_source_S, self.config.source_weights), per_source_S
+        loss_BS = losses.l1(estimates_BSCT, sources_BSCT)
+        if self.config.robust_drop:
+            loss_BS = loss_BS * losses.kept(loss_BS.detach(), self.config.robust_drop, self.config.robust_group)
+        return loss_BS.mean(dim=0)
 
     def _penalty(self, step: int) -> Tensor:
         config = self.config.singular
         return config.penalty * losses.singular_penalty(unwrap(self.model), config, seed=self.seed, step=step)
 
     def _set_learning_rate(self, step: int) -> float:
-        rate = learning_rate(self.config, step=step, total_steps=self.total_steps)
+        rate = self.rate_factor * learning_rate(self.config, step=step, total_steps=self.total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         return rate
 
-    def _clip(self) -> Tensor:
-        parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
-        grad_norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    def _grad_norm(self) -> Tensor:
+        return nn.utils.get_total_norm(self._gradients()).detach()
+
+    def _gradients(self) -> list[Tensor]:
+        return [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+
+    def _improve(self, grad_norm: Tensor) -> None:
+        """Clipped gradients into the weights, and these into their averages."""
         if self.config.max_grad_norm:
-            nn.utils.clip_grads_with_norm_(parameters, self.config.max_grad_norm, grad_norm)
-        return grad_norm.detach()
+            nn.utils.clip_grads_with_norm_(self.model.parameters(), self.config.max_grad_norm, grad_norm)
+        self.optimizer.step()
+        for average in self.averages:
+            average.update(unwrap(self.model))
 
 
 def learning_rate(config: LearnerConfig, *, step: int, total_steps: int) -> float:

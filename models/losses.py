@@ -11,8 +11,23 @@ from .recipe import SingularConfig
 
 
 def l1(estimates_BSCT: Tensor, sources_BSCT: Tensor) -> Tensor:
-    """Mean absolute error of each source over the batch, its channels and samples; shape (S,), float32."""
-    return (estimates_BSCT.float() - sources_BSCT.float()).abs().mean(dim=(0, 2, 3))
+    """Mean absolute error of each row and source over channels and samples; shape (B, S), float32."""
+    return (estimates_BSCT.float() - sources_BSCT.float()).abs().mean(dim=(2, 3))
+
+
+def kept(loss_BS: Tensor, drop: float, group: int) -> Tensor:
+    """Weights that leave the highest losses of each source out, their share `drop` of every `group` rows; shape (B, S).
+
+    Kept rows weigh more, so that the mean of the weighted losses is the mean of the kept ones. A stem under the wrong
+    name is what a model that has learned anything is worst at. Groups of consecutive rows make the outcome
+    independent of how many workers share a batch.
+    """
+    if len(loss_BS) % group:
+        raise ModelError(f"{len(loss_BS)} rows are no whole number of robust groups of {group}")
+    dropped = round(drop * group)
+    order_GRS = loss_BS.view(-1, group, loss_BS.shape[1]).argsort(dim=1, stable=True)
+    kept_BS = (order_GRS.argsort(dim=1) < group - dropped).view_as(loss_BS)
+    return kept_BS.to(loss_BS.dtype) * (group / (group - dropped))
 
 
 def weighted_mean(per_source_S: Tensor, weights: tuple[float, ...]) -> Tensor:

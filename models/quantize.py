@@ -206,7 +206,9 @@ class BitWidths:
         return offsets
 
     def _learn(self, offsets: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
-        """Adam on the logits: a weight's gradient is its noise's gradient too."""
+        """Adam on the logits: a weight's gradient is its noise's gradient too; without finite ones they stay."""
+        if not nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None]).isfinite():
+            return
         known = [(offset, grad) for offset, grad in zip(offsets, gradients, strict=True) if grad is not None]
         size_mib = self.size_mib()
         self.optimizer.zero_grad(set_to_none=True)

@@ -1,8 +1,8 @@
 """Songs in shards to a trained model: starts the loop of `train_loop.py` on Ray workers, and resumes it.
 
 A run is named by a digest of everything that decides on its weights, so the same command finds a finished run and
-returns it, goes on with an interrupted one, and never mixes two. Inside `runs/<run_key>/` Ray Train keeps its
-checkpoints; `model/` is the result and `result.json`, written last, says that it is whole.
+returns it, goes on with an interrupted one, and never mixes two. `runs/<run_key>/` holds what `resume.py` keeps for
+another start; `model/` is the result and `result.json`, written last, says that it is whole.
 """
 
 import json
@@ -11,8 +11,8 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from datasets.errors import InputError
 from datasets.schema import ShardSet
 from datasets.shards import read_songs, write_json
-from pipelines import train_loop
+from models.errors import ModelError
+from pipelines import resume, train_loop
 from pipelines.cluster import connect
 from pipelines.progress import Progress, stage
 from pipelines.provenance import code_digest, digest
@@ -32,7 +33,10 @@ if TYPE_CHECKING:
 __all__ = ["Job", "ModelConfig", "TrainConfig", "TrainResult", "read_history", "run"]
 
 # Decide on speed and survival only: a run may go on with others.
-_FREE = {"num_workers", "cpus_per_worker", "use_gpu", "max_failures", "keep_checkpoints", "prefetch_batches"}
+_FREE = {
+    "num_workers", "min_workers", "micro_batch", "cpus_per_worker", "use_gpu", "max_failures", "hang_s",
+    "keep_checkpoints", "prefetch_batches",
+}  # fmt: skip
 _POLL_S = 0.5
 
 
@@ -48,6 +52,7 @@ class TrainResult:
     best_step: int
     best_weights: str  # "raw", or "ema-" and the decay of the average
     best_nsdr: float | None  # dB, mean over the valid split; None where it is empty
+    troubles: tuple[str, ...] = ()  # what was done on the way, such as "step 800: rollback: the loss rose ..."
     seconds: float  # in training, this time and before interruptions not counted
 
 
@@ -84,11 +89,11 @@ def run(
         outcome = _train_here(job, folder, heard) if config.num_workers == 0 else _train_on_ray(job, folder, heard)
         if "diverged" in outcome:
             raise InputError(
-                f"training diverged: the loss is not finite at step {outcome['diverged']}; a lower "
-                f"train.learner.learning_rate than {config.learner.learning_rate}, or "
+                f"training diverged at step {outcome['diverged']}, after {config.trouble.max_rollbacks} rollbacks: "
+                f"{outcome['why']}; a lower train.learner.learning_rate than {config.learner.learning_rate}, or "
                 "train.learner.max_grad_norm=5 would do"
             )
-        result = _conclude(folder, run_key, config.steps, seconds=time.monotonic() - started)
+        result = _conclude(folder, run_key, seconds=time.monotonic() - started)
         heard.finish(_summary(result))
     return result
 
@@ -108,10 +113,10 @@ def key_of(job: Job) -> str:
 def read_history(result: TrainResult) -> list[dict[str, float]]:
     """The loss curve: points with step, loss, loss_SOURCE, grad_norm, learning_rate.
 
-    Points at a checkpoint also have valid_nsdr_WEIGHTS for each candidate, in dB, and the best of them as valid_nsdr.
+    Points at a checkpoint also have valid_nsdr_WEIGHTS for each candidate, in dB, and the best of them as valid_nsdr;
+    train_nsdr_WEIGHTS where no song was held out. `skipped` counts steps that were left out.
     """
-    history: list[dict[str, float]] = json.loads(Path(result.history).read_text(encoding="utf-8"))
-    return history
+    return resume.merged(resume.Lines(Path(result.history)).read())
 
 
 def _check(job: Job) -> None:
@@ -148,7 +153,7 @@ def _check(job: Job) -> None:
 
 
 class LocalSession:
-    """One worker in the calling process, with checkpoints of its own in `folder`."""
+    """One worker in the calling process."""
 
     rank = 0
     world_size = 1
@@ -156,31 +161,13 @@ class LocalSession:
     def __init__(self, folder: Path, config: TrainConfig, progress: Progress) -> None:
         import torch
 
-        self.folder, self.keep = folder, config.keep_checkpoints
+        self.folder = folder
         self.device = torch.device("cuda" if config.use_gpu else "cpu")
         self.board = _Board()
         self.watch = _Watch(progress, self.board.read)
 
     def prepare(self, model: "nn.Module") -> "nn.Module":
         return model.to(self.device)
-
-    @contextmanager
-    def latest(self) -> Iterator[Path | None]:
-        found = sorted(self.folder.glob("step-*"))
-        yield found[-1] if found else None
-
-    @contextmanager
-    def commit(self, step: int, metrics: Mapping[str, Any]) -> Iterator[Path | None]:
-        temporary = Path(tempfile.mkdtemp(prefix=".step-", dir=self.folder))
-        try:
-            yield temporary
-            target = self.folder / _step_name(step)
-            shutil.rmtree(target, ignore_errors=True)
-            os.replace(temporary, target)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        for old in sorted(self.folder.glob("step-*"))[: -self.keep]:
-            shutil.rmtree(old, ignore_errors=True)
 
     def tell(self, step: int, text: str) -> None:
         self.board.tell(step, text)
@@ -199,13 +186,14 @@ def _train_here(job: Job, folder: Path, progress: Progress) -> dict[str, Any]:
 class RaySession:
     """One worker of a Ray Train group."""
 
-    def __init__(self, config: TrainConfig, board: Any) -> None:
+    def __init__(self, folder: Path, config: TrainConfig, board: Any) -> None:
         import ray.train
         import ray.train.torch
         import torch
 
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
+        self.folder = folder
         self.device = ray.train.torch.get_device()
         self.board = board
         if self.device.type == "cpu":
@@ -217,30 +205,6 @@ class RaySession:
         prepared: nn.Module = ray.train.torch.prepare_model(model)
         return prepared
 
-    @contextmanager
-    def latest(self) -> Iterator[Path | None]:
-        import ray.train
-
-        last = ray.train.get_checkpoint()
-        with nullcontext() if last is None else last.as_directory() as folder:
-            yield None if folder is None else Path(folder)
-
-    @contextmanager
-    def commit(self, step: int, metrics: Mapping[str, Any]) -> Iterator[Path | None]:
-        import ray.train
-
-        if self.rank:
-            yield None
-            ray.train.report(dict(metrics), checkpoint_dir_name=_step_name(step))
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            yield Path(folder)
-            ray.train.report(
-                dict(metrics),
-                checkpoint=ray.train.Checkpoint.from_directory(folder),
-                checkpoint_dir_name=_step_name(step),
-            )
-
     def tell(self, step: int, text: str) -> None:
         if self.rank == 0 and self.board is not None:
             self.board.tell.remote(step, text)
@@ -249,7 +213,7 @@ class RaySession:
 def _work(settings: dict[Any, Any]) -> Any:
     """What each Ray worker runs."""
     job: Job = settings["job"]
-    return train_loop.train(job, RaySession(job.config, settings["board"]))
+    return train_loop.train(job, RaySession(settings["folder"], job.config, settings["board"]))
 
 
 def _train_on_ray(job: Job, folder: Path, progress: Progress) -> dict[str, Any]:
@@ -257,7 +221,7 @@ def _train_on_ray(job: Job, folder: Path, progress: Progress) -> dict[str, Any]:
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "180")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # a report waits for the controller's next look
     with connect() as ray:
-        if _steps_committed(folder) >= job.config.steps:
+        if resume.find(folder).step >= job.config.steps:
             return {"step": job.config.steps}
         # An actor tells the driver how far rank 0 is: reports to Ray Train are a barrier for all workers.
         board = ray.remote(num_cpus=0)(_Board).remote()
@@ -270,44 +234,53 @@ def _train_on_ray(job: Job, folder: Path, progress: Progress) -> dict[str, Any]:
 
 
 def _fit(job: Job, folder: Path, board: Any) -> dict[str, Any]:
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    """Ray Train starts the workers, and starts them again when one is lost; checkpoints are ours, see `resume.py`."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 
     config = job.config
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"job": job, "board": board},
-        torch_config=TorchConfig(backend="nccl" if config.use_gpu else "gloo"),
+        train_loop_config={"job": job, "folder": folder, "board": board},
+        torch_config=TorchConfig(backend="nccl" if config.use_gpu else "gloo", timeout_s=round(config.hang_s)),
         scaling_config=ScalingConfig(
-            num_workers=config.num_workers,
+            num_workers=_workers(config),
             use_gpu=config.use_gpu,
             resources_per_worker={"CPU": config.cpus_per_worker, **({"GPU": 1} if config.use_gpu else {})},
         ),
         run_config=RunConfig(
-            name=folder.name,
-            storage_path=str(folder.parent),
+            name="ray",
+            storage_path=str(folder),
             failure_config=FailureConfig(max_failures=config.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=config.keep_checkpoints),
+            callbacks=[_no_second_try()],
         ),
     )
     try:
         outcome: dict[str, Any] = trainer.fit().return_value  # type: ignore[attr-defined]  # V2's, not V1's
     except TrainingFailedError as error:
-        for failure in getattr(error, "worker_failures", {}).values():
-            cause = getattr(failure, "_base_exc", failure)  # Ray wraps what the loop raised
-            if isinstance(cause, ValueError):  # InputError and ModelError are
-                raise InputError(str(cause)) from error
+        if isinstance(refused := getattr(error, "controller_failure", None), InputError):
+            raise InputError(str(refused)) from error
         raise
     return outcome
 
 
-def _steps_committed(folder: Path) -> int:
-    """Steps that an earlier start of this run has brought into a checkpoint."""
-    if not (folder / "checkpoint_manager_snapshot.json").is_file():
-        return 0
-    from ray.train import Result
+def _workers(config: TrainConfig) -> Any:
+    """A number, or the least and the most: an elastic group, which V2 takes and the types of V1 do not know."""
+    return (config.min_workers, config.num_workers) if config.min_workers else config.num_workers
 
-    return int((Result.from_path(str(folder)).metrics or {}).get("step", 0))
+
+def _no_second_try() -> Any:
+    """What the user has to mend fails again however often workers are restarted: it ends the run at once."""
+    from ray.train import UserCallback
+
+    class NoSecondTry(UserCallback):
+        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+            for failure in worker_exceptions.values():
+                cause = getattr(failure, "_base_exc", failure)  # Ray wraps what the loop raised
+                if isinstance(cause, InputError | ModelError):
+                    raise InputError(str(cause))
+
+    return NoSecondTry()
 
 
 class _Board:
@@ -361,28 +334,30 @@ class _Watch:
 # --- the result ---------------------------------------------------------------------------------------------
 
 
-def _conclude(folder: Path, run_key: str, steps: int, *, seconds: float) -> TrainResult:
-    """Copy the best model and the loss curve out of the last checkpoint; `result.json` comes last."""
+def _conclude(folder: Path, run_key: str, *, seconds: float) -> TrainResult:
+    """Copy the best model out of the last checkpoint; `result.json` comes last."""
     from models import checkpoint
 
-    last = sorted(folder.glob("step-*"))[-1]
+    found = resume.find(folder)
+    assert found.newest is not None
     target = folder / "model"
     temporary = Path(tempfile.mkdtemp(prefix=".model-", dir=folder))
-    shutil.copytree(last / train_loop.BEST, temporary, dirs_exist_ok=True)
+    shutil.copytree(found.newest / resume.BEST, temporary, dirs_exist_ok=True)
     checkpoint.load_model(temporary)  # a damaged copy must not become a result
     shutil.rmtree(target, ignore_errors=True)
     os.replace(temporary, target)
-    shutil.copyfile(last / train_loop.HISTORY, folder / train_loop.HISTORY)
     saved = checkpoint.read_config(target)
+    events = resume.Lines(folder / resume.EVENTS).read()
     result = TrainResult(
         checkpoint=str(target),
         run_key=run_key,
         model_digest=saved["weights_sha256"],
-        history=str(folder / train_loop.HISTORY),
-        steps=steps,
+        history=str(folder / resume.HISTORY),
+        steps=found.step,
         best_step=saved["extra"]["step"],
         best_weights=saved["extra"]["weights"],
         best_nsdr=saved["extra"]["nsdr"],
+        troubles=tuple(f"step {event['step']}: {event['did']}: {event['why']}" for event in events),
         seconds=round(seconds, 3),
     )
     write_json(folder / "result.json", asdict(result))
@@ -395,14 +370,14 @@ def _finished(folder: Path) -> TrainResult | None:
         content = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    here = {"checkpoint": str(folder / "model"), "history": str(folder / train_loop.HISTORY)}
-    return TrainResult(**(content | here))
-
-
-def _step_name(step: int) -> str:
-    return f"step-{step:09d}"
+    here = {"checkpoint": str(folder / "model"), "history": str(folder / resume.HISTORY)}
+    return TrainResult(**(content | here | {"troubles": tuple(content["troubles"])}))
 
 
 def _summary(result: TrainResult) -> str:
     score = "" if result.best_nsdr is None else f", valid nSDR {result.best_nsdr:.2f} dB"
-    return f"{result.steps} steps in {result.seconds:.0f} s, best at {result.best_step} ({result.best_weights}){score}"
+    troubles = f"; {result.troubles[-1]}" if result.troubles else ""
+    return (
+        f"{result.steps} steps in {result.seconds:.0f} s, best at {result.best_step} ({result.best_weights}){score}"
+        f"{troubles}"
+    )

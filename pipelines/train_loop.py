@@ -1,17 +1,15 @@
 """The loop every training worker runs: everything that decides on the weights, and nothing of where it runs.
 
-The global batch of step k is rows 0 to batch_size - 1; each worker takes an equal, consecutive share. Rows and their
+The global batch of step k is rows 0 to batch_size - 1; each worker takes a consecutive share. Rows and their
 augmentation are pure functions of (seed, step, row), so the number of workers changes who computes and nothing else.
-`train.py` starts it, on Ray or in its own process.
+`train.py` starts it, on Ray or in its own process; `feed.py` reads batches, `validate.py` chooses among weights,
+`trouble.py` decides what to do when it goes wrong, and `resume.py` keeps what another start needs.
 """
 
 import copy
-import json
 import math
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,16 +17,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 from datasets.errors import InputError
 from datasets.schema import ShardSet
 from models.recipe import LearnerConfig
+from pipelines import resume, trouble
+from pipelines.trouble import Decision, TroubleConfig
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from datasets.shards import Song
-    from models.learner import Learner, StepMetrics
+    from models.learner import StepMetrics
     from models.quantize import Packing
+    from pipelines.feed import Feed
 
-CURRENT, BEST, HISTORY = "current", "best", "history.json"
+_LOSSES_KEPT = 500  # points of the curve that a decision may look back on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,14 +47,18 @@ class TrainConfig:
     batch_size: int = 32  # rows of the global batch, shared by the workers; a row is one segment of the model
     seed: int = 0
     learner: LearnerConfig = field(default_factory=LearnerConfig)
+    trouble: TroubleConfig = field(default_factory=TroubleConfig)
     checkpoint_every: int = 800  # steps; each checkpoint validates too
     log_every: int = 10  # steps averaged into one point of the loss curve
-    valid_songs: int = 16  # of the valid split, the first by id; 0 validates nothing
+    valid_songs: int = 16  # of the valid split, the first by id; 0 validates nothing, and keeps the last weights
     valid_s: float = 30.0  # from the middle of each; 0 takes the whole song
     num_workers: int = 2  # 0 trains in the calling process, without Ray
+    min_workers: int = 0  # go on with as few when machines are lost, and take more when they are back; 0: num_workers
+    micro_batch: int = 0  # rows that a worker computes at once, where memory is short; 0: all of its share
     cpus_per_worker: int = 1
     use_gpu: bool = False  # one GPU per worker
     max_failures: int = 3  # restarts of the workers before giving up
+    hang_s: float = 900.0  # a worker that keeps the others waiting for longer is given up, and all are restarted
     keep_checkpoints: int = 2
     prefetch_batches: int = 2  # decoded ahead by a thread of each worker
 
@@ -62,20 +66,46 @@ class TrainConfig:
         for name in ("steps", "batch_size", "checkpoint_every", "log_every", "cpus_per_worker", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise InputError(f"train.{name}={getattr(self, name)}; 1 or more would do")
-        for name in ("num_workers", "max_failures", "prefetch_batches", "valid_songs", "valid_s"):
+        for name in ("num_workers", "min_workers", "micro_batch", "max_failures", "prefetch_batches", "valid_songs"):
             if getattr(self, name) < 0:
                 raise InputError(f"train.{name}={getattr(self, name)}; 0 or more would do")
-        workers, group = max(1, self.num_workers), self.learner.augment.remix_group
-        if self.batch_size % workers:
+        if self.valid_s < 0 or self.hang_s <= 0:
+            raise InputError(f"train.valid_s={self.valid_s} must be >= 0, train.hang_s={self.hang_s} above 0")
+        if self.min_workers > self.num_workers:
+            raise InputError(f"train.min_workers={self.min_workers} is more than train.num_workers={self.num_workers}")
+        self._check_groups()
+
+    def _check_groups(self) -> None:
+        workers, group = max(1, self.num_workers), self.row_group
+        if self.batch_size % group:
             raise InputError(
-                f"train.batch_size={self.batch_size} does not divide among train.num_workers={workers}; "
-                f"{-(-self.batch_size // workers) * workers} would do"
+                f"train.batch_size={self.batch_size} is no whole number of groups of {group} rows, which are remixed "
+                f"or judged together; {-(-self.batch_size // group) * group} would do, or a smaller "
+                "train.learner.augment.remix_group or robust_group"
             )
-        if self.learner.augment.remix_probability and self.batch_size // workers % group:
+        if self.batch_size // group < workers:
             raise InputError(
-                f"each worker's {self.batch_size // workers} rows are no whole number of remix groups of {group}; "
-                f"train.batch_size={workers * group} or train.learner.augment.remix_group=1 would do"
+                f"train.batch_size={self.batch_size} does not divide among train.num_workers={workers}, each of which "
+                f"takes at least {group}; {workers * group} would do, or train.num_workers={self.batch_size // group}"
             )
+        if self.learner.robust_drop and self.micro_batch % self.learner.robust_group:
+            raise InputError(
+                f"train.micro_batch={self.micro_batch} splits groups of train.learner.robust_group="
+                f"{self.learner.robust_group} rows; a multiple of that would do"
+            )
+
+    @property
+    def row_group(self) -> int:
+        """Rows of the global batch that stay with one worker."""
+        augment = self.learner.augment
+        remixed = augment.remix_group if augment.remix_probability else 1
+        return math.lcm(remixed, self.learner.robust_group if self.learner.robust_drop else 1)
+
+    def rows_of(self, rank: int, world_size: int) -> range:
+        """A worker's share of the global batch: whole groups, as evenly as they go."""
+        groups = self.batch_size // self.row_group
+        first, last = (groups * place // world_size for place in (rank, rank + 1))
+        return range(first * self.row_group, last * self.row_group)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,49 +125,26 @@ class Session(Protocol):
     rank: int
     world_size: int
     device: "torch.device"
+    folder: Path  # of the run, seen by all workers
 
     def prepare(self, model: "nn.Module") -> "nn.Module":
         """The model on its device, its gradients averaged over the workers."""
-
-    def latest(self) -> AbstractContextManager[Path | None]:
-        """The folder of the last committed checkpoint, while the context lasts."""
-
-    def commit(self, step: int, metrics: Mapping[str, Any]) -> AbstractContextManager[Path | None]:
-        """A folder to write a checkpoint into, kept when the context ends; None for all ranks but the first."""
 
     def tell(self, step: int, text: str) -> None:
         """How far the training is, for whoever watches."""
 
 
 def train(job: Job, session: Session) -> dict[str, Any]:
-    """Train to the last step, from the last checkpoint if there is one; says where it stopped and why."""
-    import torch
-
-    from models.learner import Learner
-    from models.separate import layout
-
-    config = job.config
-    torch.manual_seed(config.seed)  # the same first weights on every worker
-    network = build_model(job)
-    learner = Learner(
-        session.prepare(network),
-        config.learner,
-        device=session.device,
-        sample_rate=layout(network).sample_rate,
-        total_steps=config.steps,
-        seed=config.seed,
-    )
-    run = _Run(job, session, learner)
-    start = run.restore()
-    for step, batch_BSCT in run.batches(start):
-        # Dropout draws from torch's global generator: seeded by step, a resumed run drops what it would have dropped.
-        torch.manual_seed(config.seed * 1_000_003 + step * session.world_size + session.rank)
-        run.note(step, learner.step(batch_BSCT, step=step, rows=run.rows))
-        if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
-            run.commit(step + 1)
-        if not run.finite:
-            return {"diverged": step + 1}
-    return {"step": config.steps}
+    """Train to the last step, from the last whole checkpoint if there is one; says where it stopped and why."""
+    while True:
+        run = _Run(job, session)
+        with run.writer:
+            decision = run.go()
+        if decision.do != "rollback":
+            return {"step": run.step, "stopped": decision.why}
+        if run.rollbacks >= job.config.trouble.max_rollbacks:
+            return {"diverged": run.step, "why": decision.why}
+        run.record("rollback", decision.why)
 
 
 def build_model(job: Job) -> "nn.Module":
@@ -155,170 +162,243 @@ def build_model(job: Job) -> "nn.Module":
 
 
 class _Run:
-    """The state of one worker's training beside the learner: data, loss curve, best weights so far."""
+    """One worker's training from the newest checkpoint on, until it ends or is to be taken back."""
 
-    def __init__(self, job: Job, session: Session, learner: "Learner") -> None:
-        from models.learner import unwrap
+    def __init__(self, job: Job, session: Session) -> None:
+        import torch
+
+        from models.learner import Learner
         from models.separate import layout
 
-        self.job, self.session, self.learner = job, session, learner
-        self.network = unwrap(learner.model)
+        config = job.config
+        torch.manual_seed(config.seed)  # the same first weights on every worker
+        self.job, self.session = job, session
+        self.network = build_model(job)
         self.layout = layout(self.network)
-        share = job.config.batch_size // session.world_size
-        self.rows = range(session.rank * share, (session.rank + 1) * share)
-        self.history: list[dict[str, float]] = []
+        self.learner = Learner(
+            session.prepare(self.network),
+            config.learner,
+            device=session.device,
+            sample_rate=self.layout.sample_rate,
+            total_steps=config.steps,
+            seed=config.seed,
+            rows_at_once=config.micro_batch,
+        )
+        self.rows = config.rows_of(session.rank, session.world_size)
+        self.share = len(self.rows) * session.world_size / config.batch_size
+        names = (resume.HISTORY, resume.EVENTS, resume.SPEED)
+        self.history, self.events, self.speed = (resume.Lines(session.folder / name) for name in names)
+        self.writer = resume.Writer(session.folder, keep=config.keep_checkpoints)
+        self.step = 0  # steps done
+        self.rollbacks = 0
         self.unread: list[StepMetrics] = []
-        self.finite = True
+        self.skipped_in_a_row = 0
+        self.losses: list[float] = []
+        self.scores: list[float] = []
         self.best: nn.Module | None = None
         self.best_info: dict[str, Any] = {}
         self.best_packing: Packing | None = None
 
-    def restore(self) -> int:
-        """Take up the last checkpoint; the number of steps done."""
-        from models import checkpoint
-
-        with self.session.latest() as folder:
-            if folder is None:
-                return 0
-            current = checkpoint.load_model(folder / CURRENT)
-            checkpoint.load_state(self.network, current.state_dict(), origin=str(folder))
-            self.learner.load_state(checkpoint.load_learner(folder / CURRENT))
-            self.history = json.loads((folder / HISTORY).read_text())
-            self.best = checkpoint.load_model(folder / BEST)
-            self.best_packing = checkpoint.load_packing(folder / BEST)
-            self.best_info = checkpoint.read_config(folder / BEST)["extra"]
-            return int(checkpoint.read_config(folder / CURRENT)["extra"]["step"])
-
-    def batches(self, start: int) -> "Iterator[tuple[int, Tensor]]":
-        """This worker's rows of every step from `start` on, decoded ahead by a thread."""
+    def go(self) -> Decision:
+        """Train until the last step or a decision."""
         import torch
 
-        from datasets.segments import SegmentIndex, batch
+        config, session = self.job.config, self.session
+        self._restore()
+        if self.scores and (decision := trouble.after_score(config.trouble, self.scores)).do == "stop":
+            return decision
+        self.feed = self._open_feed()
+        self.clock = (time.monotonic(), 0.0)  # when, and stalled until then
+        for step, batch_BSCT in self.feed:
+            # Dropout draws from torch's global generator: seeded by step, a resumed run drops what it would have.
+            torch.manual_seed(config.seed * 1_000_003 + step * session.world_size + session.rank)
+            self.learner.rate_factor = trouble.rate_factor(config.trouble, rollbacks=self.rollbacks, scores=self.scores)
+            decision = self._note(self.learner.step(batch_BSCT, step=step, rows=self.rows, share=self.share))
+            if decision.do == "go" and (self.step % config.checkpoint_every == 0 or self.step == config.steps):
+                decision = self._commit()
+            if decision.do != "go":
+                return decision
+        return trouble.GO
 
-        config = self.job.config
-        index = SegmentIndex.open(
-            list(self.job.chunks),
-            sources=self.layout.sources,
-            split="train",
-            keep=None if self.job.keep is None else set(self.job.keep),
-        )
+    def _open_feed(self) -> "Feed":
+        from pipelines.feed import Feed
+
         num_samples = self.layout.segment_samples + self.learner.shift_samples
+        return Feed(self.job, sources=self.layout.sources, num_samples=num_samples, rows=self.rows, start=self.step)
 
-        def load(step: int) -> "Tensor":
-            rows_BSCT = batch(index, seed=config.seed, step=step, rows=self.rows, num_samples=num_samples)
-            return torch.from_numpy(rows_BSCT)
+    def record(self, what: str, why: str) -> None:
+        """Write down what was done, and tell it."""
+        if self.session.rank == 0:
+            self.events.append({"step": self.step, "did": what, "why": why})
+            self.session.tell(self.step, f"{what}: {why}")
 
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader") as pool:
-            ahead: deque[Future[Tensor]] = deque()
-            for step in range(start, config.steps):
-                wanted = range(step + len(ahead), min(config.steps, step + 1 + config.prefetch_batches))
-                ahead.extend(pool.submit(load, later) for later in wanted)
-                yield step, ahead.popleft().result()
-
-    def note(self, step: int, metrics: "StepMetrics") -> None:
-        """Remember a step; every `log_every` of them become a point of the loss curve."""
-        self.unread.append(metrics)
-        if len(self.unread) >= self.job.config.log_every:
-            self._read(step + 1)
-
-    def commit(self, step: int) -> None:
-        """Validate and keep a checkpoint of everything that matters."""
+    def _restore(self) -> None:
+        """Take up the newest whole checkpoint, which the first worker finds for all."""
         from models import checkpoint
 
-        self._read(step)
-        if not self.finite:
+        if self.session.rank == 0:
+            found = resume.find(self.session.folder)
+            resume.tidy(self.session.folder, found)
+            self.step = found.step
+            for path, why in found.damaged:
+                self.record("passed over a damaged checkpoint", f"{path.name}: {why}")
+            self.rollbacks = sum(event["did"] == "rollback" for event in self.events.read())
+        self.step, self.rollbacks = self._as_first_worker(self.step, self.rollbacks)
+        if not self.step:
             return
-        scores = self._validate(step)
-        with self.session.commit(step, {"step": step, **scores}) as folder:
-            if folder is None:
-                return
-            checkpoint.save(folder / CURRENT, self.network, learner=self.learner.state(), extra={"step": step})
-            assert self.best is not None
-            checkpoint.save(folder / BEST, self.best, extra=self.best_info, packing=self.best_packing)
-            (folder / HISTORY).write_text(json.dumps(self.history))
+        folder = self.session.folder / resume.checkpoint_name(self.step)
+        current = checkpoint.load_model(folder / resume.CURRENT)
+        checkpoint.load_state(self.network, current.state_dict(), origin=str(folder))
+        self.learner.load_state(checkpoint.load_learner(folder / resume.CURRENT))
+        extra = checkpoint.read_config(folder / resume.CURRENT)["extra"]
+        self.losses, self.scores = list(extra["losses"]), list(extra["scores"])
+        self.skipped_in_a_row = int(extra["skipped_in_a_row"])
+        self.best = checkpoint.load_model(folder / resume.BEST)
+        self.best_packing = checkpoint.load_packing(folder / resume.BEST)
+        self.best_info = checkpoint.read_config(folder / resume.BEST)["extra"]
 
-    def _read(self, step: int) -> None:
-        """Average the steps since the last point over themselves and the workers."""
+    def _as_first_worker(self, *numbers: int) -> list[int]:
+        import torch
+        import torch.distributed
+
+        values = torch.tensor(numbers, device=self.session.device)
+        if self.session.world_size > 1:
+            torch.distributed.broadcast(values, 0)
+        return [int(value) for value in values.tolist()]
+
+    def _note(self, metrics: "StepMetrics") -> Decision:
+        """Take in a step; every `log_every` of them become a point of the loss curve."""
+        self.step += 1
+        self.unread.append(metrics)
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if metrics.skipped else 0
+        decision = trouble.after_steps(self.job.config.trouble, skipped_in_a_row=self.skipped_in_a_row)
+        if decision.do == "go" and len(self.unread) >= self.job.config.log_every:
+            decision = self._point()
+        return decision
+
+    def _point(self) -> Decision:
+        """Average the steps since the last point over themselves and the workers, skipped ones left out."""
         import torch
 
-        if not self.unread:
-            return
-        rows = [torch.cat([seen.loss[None], seen.per_source, seen.grad_norm[None]]) for seen in self.unread]
-        mean = self._mean_over_workers(torch.stack(rows).mean(dim=0)).tolist()
-        point = {"step": step, "loss": mean[0], "grad_norm": mean[-1], "learning_rate": self.unread[-1].learning_rate}
-        point |= {f"loss_{source}": loss for source, loss in zip(self.layout.sources, mean[1:-1], strict=True)}
-        if (size_mib := self.unread[-1].size_mib) is not None:
+        steps, self.unread = self.unread, []
+        if not steps:
+            return trouble.GO
+        good = [seen for seen in steps if not seen.skipped]
+        rows = [torch.cat([seen.loss[None], seen.per_source, seen.grad_norm[None]]) for seen in good]
+        mean = torch.stack(rows).mean(dim=0) if rows else torch.full((len(self.layout.sources) + 2,), math.nan)
+        values = self._mean_over_workers(mean.to(self.session.device)).tolist()
+        point = {"step": self.step, "loss": values[0], "grad_norm": values[-1]}
+        point["learning_rate"] = steps[-1].learning_rate
+        point |= {f"loss_{source}": loss for source, loss in zip(self.layout.sources, values[1:-1], strict=True)}
+        if (size_mib := steps[-1].size_mib) is not None:
             point["size_mib"] = size_mib.item()
-        self.unread = []
-        self.finite = all(math.isfinite(value) for value in mean)
-        self.history.append(point)
-        self.session.tell(step, f"loss {mean[0]:.4f}")
+        if len(good) < len(steps):
+            point["skipped"] = len(steps) - len(good)
+        self._write(point)
+        self.losses = [*self.losses, values[0]][-_LOSSES_KEPT:]
+        self._clock(len(steps))
+        self.session.tell(self.step, f"loss {values[0]:.4f}")
+        return trouble.after_point(self.job.config.trouble, self.losses)
+
+    def _write(self, point: dict[str, float]) -> None:
+        """One line of the curve; what is no number, since JSON has none for it, is left out."""
+        if self.session.rank == 0:
+            self.history.append({name: value for name, value in point.items() if math.isfinite(value)})
+
+    def _clock(self, num_steps: int) -> None:
+        """One line on speed; apart from the curve, which a kill leaves as it would have been."""
+        import torch
+
+        if self.session.rank:
+            return
+        now, stalled_s = time.monotonic(), self.feed.stalled_s
+        seconds = max(now - self.clock[0], 1e-9)
+        row = {
+            "step": self.step,
+            "rows_per_s": num_steps * self.job.config.batch_size / seconds,
+            "stall": (stalled_s - self.clock[1]) / seconds,
+        }
+        if self.session.device.type == "cuda":
+            row["memory_gib"] = torch.cuda.max_memory_allocated(self.session.device) / 2**30
+        self.speed.append(row)
+        self.clock = (now, stalled_s)
 
     def _mean_over_workers(self, values: "Tensor") -> "Tensor":
+        """By the rows that each had."""
         import torch.distributed
 
         if self.session.world_size > 1:
+            values = values * self.share
             torch.distributed.all_reduce(values)
         return values / self.session.world_size
 
-    def _validate(self, step: int) -> dict[str, Any]:
-        """Score the present weights and their averages, and remember the best seen so far."""
-        songs = self._valid_songs()
-        candidates = {f"ema-{average.decay}": average.swap(self.network) for average in self.learner.averages}
-        if not songs:
-            # Nothing to choose by: the fastest average, listed first, or else the weights as they are.
-            name = next(iter(candidates), "raw")
-            with candidates.get(name, nullcontext()), self.learner.as_stored():
-                self._remember(step, name, None)
-            return {}
-        scores = {}
-        for name in ("raw", *candidates):
-            with candidates.get(name, nullcontext()), self.learner.as_stored():
-                scores[name] = self._score(songs)
-                if self.best is None or scores[name] > self.best_info["nsdr"]:
-                    self._remember(step, name, scores[name])
-        self.history[-1] |= {f"valid_nsdr_{name}": nsdr for name, nsdr in scores.items()}
-        self.history[-1]["valid_nsdr"] = max(scores.values())
-        self.session.tell(step, f"valid nSDR {max(scores.values()):.2f} dB")
-        return {"valid_nsdr": max(scores.values())}
+    def _commit(self) -> Decision:
+        """Validate, decide, and begin to write a checkpoint of everything that matters."""
+        from models import checkpoint
 
-    def _remember(self, step: int, name: str, nsdr: float | None) -> None:
-        self.best = copy.deepcopy(self.network).cpu()
-        self.best_info = {"step": step, "weights": name, "nsdr": nsdr}
+        if (decision := self._point()).do != "go" or (decision := self._validate()).do == "rollback":
+            return decision
+        if self.session.rank == 0:
+            assert self.best is not None
+            model, learner = copy.deepcopy(self.network).cpu(), _frozen(self.learner.state())
+            best, best_info, best_packing = self.best, dict(self.best_info), self.best_packing
+            extra = {
+                "step": self.step,
+                "losses": self.losses,
+                "scores": list(self.scores),
+                "skipped_in_a_row": self.skipped_in_a_row,
+            }
+
+            def fill(folder: Path) -> None:
+                checkpoint.save(folder / resume.CURRENT, model, learner=learner, extra=extra)
+                checkpoint.save(folder / resume.BEST, best, extra=best_info, packing=best_packing)
+
+            self.writer.submit(self.step, fill)
+        return decision
+
+    def _validate(self) -> Decision:
+        """Score the present weights and their averages, and remember the best seen so far.
+
+        Without songs on the valid side the best of now is remembered, whatever was before: they are scored on songs
+        that they saw. Without any songs to score it is the present weights.
+        """
+        from pipelines import validate
+
+        material = validate.material(self.job)
+        if not material.parts:
+            self._remember("raw", None)
+            return trouble.GO
+        scores = validate.candidates(self.learner, material.parts, self.session)
+        name = max(scores, key=lambda key: scores[key] if math.isfinite(scores[key]) else -math.inf)
+        side = "valid" if material.held_out else "train"
+        point = {f"{side}_nsdr_{key}": score for key, score in scores.items()} | {f"{side}_nsdr": scores[name]}
+        self._write({"step": self.step, **point})
+        self.session.tell(self.step, f"{side} nSDR {scores[name]:.2f} dB")
+        self.scores.append(scores[name])
+        decision = trouble.after_score(self.job.config.trouble, self.scores)
+        better = self.best is None or not material.held_out or scores[name] > self.best_info["nsdr"]
+        if decision.do != "rollback" and better:
+            self._remember(name, scores[name] if material.held_out else None)
+        return decision
+
+    def _remember(self, name: str, nsdr: float | None) -> None:
+        """Keep a copy of the present weights or of an average, as it will be stored."""
+        averages = {f"ema-{average.decay}": average for average in self.learner.averages}
+        with averages[name].swap(self.network) if name in averages else nullcontext(), self.learner.as_stored():
+            self.best = copy.deepcopy(self.network).cpu()
+        self.best_info = {"step": self.step, "weights": name, "nsdr": nsdr}
         self.best_packing = self.learner.packing()
 
-    def _valid_songs(self) -> "list[tuple[Song, int, int]]":
-        """Songs of the valid split with the part to score of each, as first sample and number of samples."""
-        from datasets.shards import read_songs
 
-        config, keep = self.job.config, self.job.keep
-        songs = {
-            song.track_id: song
-            for chunks, _ in self.job.chunks
-            for song in read_songs(chunks)
-            if song.split == "valid" and (keep is None or song.track_id in keep)
-        }
-        parts = []
-        for track_id in sorted(songs)[: config.valid_songs]:
-            song = songs[track_id]
-            asked = round(config.valid_s * song.sample_rate) or song.num_samples
-            num_samples = min(asked, song.num_samples)
-            parts.append((song, (song.num_samples - num_samples) // 2, num_samples))
-        return parts
+def _frozen(value: Any) -> Any:
+    """A copy, on the CPU, of a state of tensors and numbers, which training goes on to change."""
+    import torch
 
-    def _score(self, songs: "Sequence[tuple[Song, int, int]]") -> float:
-        """Mean nSDR over songs and sources, without the shift trick: the same weights always score the same."""
-        import torch
-
-        from datasets.shards import read_song
-        from models.metrics import nsdr
-        from models.separate import separate
-
-        total = torch.zeros((), dtype=torch.float64)
-        for song, start, num_samples in songs[self.session.rank :: self.session.world_size]:
-            stems = read_song(song, sources=self.layout.sources, start=start, num_samples=num_samples)
-            stems_SCT = torch.from_numpy(stems)
-            estimates_SCT = separate(self.network, stems_SCT.sum(dim=0), device=self.session.device)
-            total += nsdr(stems_SCT, estimates_SCT).mean()
-        total = self._mean_over_workers(total.to(self.session.device)) * self.session.world_size
-        return total.item() / len(songs)
+    match value:
+        case torch.Tensor():
+            return value.detach().to("cpu", copy=True)
+        case dict():
+            return {key: _frozen(item) for key, item in value.items()}
+        case list() | tuple():
+            return type(value)(_frozen(item) for item in value)
+    return value

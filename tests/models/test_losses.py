@@ -12,10 +12,10 @@ from models.losses import l1, singular_penalty, weighted_mean
 from models.recipe import AugmentConfig, LearnerConfig, SingularConfig
 
 
-def test_l1_is_the_mean_distance_of_each_source() -> None:
+def test_l1_is_the_mean_distance_of_each_row_and_source() -> None:
     sources_BSCT = torch.zeros(3, 2, 2, 10)
     estimates_BSCT = torch.stack([torch.full((3, 2, 10), 1.0), torch.full((3, 2, 10), -4.0)], dim=1)
-    assert l1(estimates_BSCT, sources_BSCT).tolist() == [1.0, 4.0]
+    assert l1(estimates_BSCT, sources_BSCT).tolist() == [[1.0, 4.0]] * 3
     assert l1(estimates_BSCT.bfloat16(), sources_BSCT).dtype == torch.float32
 
 

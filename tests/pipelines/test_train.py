@@ -1,9 +1,10 @@
 """Training: it learns, resumes bit for bit, and does not care how many workers share a batch."""
 
+import errno
+import math
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from datasets.errors import InputError
 from datasets.schema import ShardSet
+from models import checkpoint
 from models.checkpoint import load_model
-from models.learner import Learner
 from models.recipe import AugmentConfig, LearnerConfig
-from pipelines import train, train_loop
+from pipelines import resume, train, train_loop
+from pipelines.feed import Feed
 from pipelines.progress import Silent
 from pipelines.train import LocalSession, ModelConfig, TrainConfig, TrainResult
-from tests.pipelines.songs import RATE, SOURCES, write_songs
+from tests.pipelines.songs import SOURCES, write_songs
 
 MODEL = ModelConfig(
     preset="htdemucs-tiny",
@@ -88,22 +91,25 @@ def test_a_finished_run_is_returned_without_training(chunks: ShardSet, tmp_path:
     assert len(listener.started) == 1
 
 
-def test_a_killed_run_goes_on_and_ends_as_if_undisturbed(
-    chunks: ShardSet, undisturbed: TrainResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tell = LocalSession.tell
+def run_until_killed(at_step: int, chunks: ShardSet, store: Path, **options: Any) -> None:
+    """Ends the training as a signal would, when it tells of a step, before it has kept what belongs to it."""
 
     def die(self: LocalSession, step: int, text: str) -> None:
-        if step == 5:
+        if step == at_step:
             raise KeyboardInterrupt
-        tell(self, step, text)
 
-    monkeypatch.setattr(LocalSession, "tell", die)
-    with pytest.raises(KeyboardInterrupt):
-        run(CONFIG, chunks, tmp_path)
-    monkeypatch.undo()
-    listener = Listener()
-    resumed = run(CONFIG, chunks, tmp_path, progress=listener)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LocalSession, "tell", die)
+        with pytest.raises(KeyboardInterrupt):
+            run(CONFIG, chunks, store, **options)
+
+
+@pytest.mark.parametrize("at_step", [2, 5, 6])
+def test_a_killed_run_goes_on_and_ends_as_if_undisturbed(
+    chunks: ShardSet, undisturbed: TrainResult, tmp_path: Path, at_step: int
+) -> None:
+    run_until_killed(at_step, chunks, tmp_path)
+    resumed = run(CONFIG, chunks, tmp_path)
     assert resumed.model_digest == undisturbed.model_digest
     assert train.read_history(resumed) == train.read_history(undisturbed)
 
@@ -116,12 +122,145 @@ def test_a_run_that_was_killed_while_keeping_a_checkpoint_uses_the_one_before(
             raise KeyboardInterrupt
         real(source, target)  # type: ignore[arg-type]
 
-    real = train.os.replace
-    monkeypatch.setattr(train.os, "replace", die)
+    real = resume.os.replace
+    monkeypatch.setattr(resume.os, "replace", die)
     with pytest.raises(KeyboardInterrupt):
         run(CONFIG, chunks, tmp_path)
     monkeypatch.undo()
     assert run(CONFIG, chunks, tmp_path).model_digest == undisturbed.model_digest
+
+
+@pytest.mark.parametrize("victim", ["current/weights.safetensors", "current/learner.pt", "best/config.json"])
+def test_a_truncated_checkpoint_is_set_aside_and_the_one_before_it_used(
+    chunks: ShardSet, undisturbed: TrainResult, tmp_path: Path, victim: str
+) -> None:
+    folder = tmp_path / "runs" / undisturbed.run_key
+    shutil.copytree(Path(undisturbed.checkpoint).parent, folder)
+    (folder / "result.json").unlink()
+    file = folder / "step-000000006" / victim
+    file.write_bytes(file.read_bytes()[:-9])
+    with (folder / resume.HISTORY).open("a") as history:
+        history.write('{"step": 6, "loss": 0.')
+    resumed = run(CONFIG, chunks, tmp_path)
+    assert resumed.model_digest == undisturbed.model_digest
+    assert train.read_history(resumed) == train.read_history(undisturbed)
+    assert (folder / "damaged-step-000000006").is_dir()
+    assert len(resumed.troubles) == 1
+    assert resumed.troubles[0].startswith("step 3: passed over a damaged checkpoint: step-000000006: ")
+
+
+def test_a_full_disk_at_a_checkpoint_says_what_would_do_and_the_run_goes_on_once_there_is_room(
+    chunks: ShardSet, undisturbed: TrainResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(folder: Path, *arguments: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    with pytest.raises(InputError, match=r"the disk of .* is full.*store\.root=DIR"):
+        run(CONFIG, chunks, tmp_path)
+    monkeypatch.undo()
+    assert run(CONFIG, chunks, tmp_path).model_digest == undisturbed.model_digest
+
+
+class Wrecked(nn.Module):
+    """A network whose gradient is not finite at some of its passes."""
+
+    def __init__(self, network: nn.Module, passes: set[int]) -> None:
+        super().__init__()
+        self.network, self.passes, self.count = network, passes, 0
+
+    def forward(self, mixture_BCT: torch.Tensor) -> torch.Tensor:
+        self.count += 1
+        estimates_BSCT: torch.Tensor = self.network(mixture_BCT)
+        return estimates_BSCT * (math.nan if self.count - 1 in self.passes else 1)
+
+
+def wreck(patch: pytest.MonkeyPatch, passes: set[int]) -> None:
+    """Count passes over the whole training, also over rollbacks."""
+    counter = Wrecked(nn.Identity(), passes)
+
+    def prepare(self: LocalSession, network: nn.Module) -> nn.Module:
+        network.register_forward_hook(lambda module, given, out: counter(out) if module.training else out)
+        return network
+
+    patch.setattr(LocalSession, "prepare", prepare)
+
+
+def test_a_step_without_a_finite_gradient_is_skipped_and_counted(
+    chunks: ShardSet, undisturbed: TrainResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wreck(monkeypatch, {1})
+    result = run(CONFIG, chunks, tmp_path)
+    history = train.read_history(result)
+    assert [point.get("skipped") for point in history] == [1, None, None, None]
+    assert all(math.isfinite(value) for point in history for value in point.values())
+    assert result.steps == 6
+    assert result.model_digest != undisturbed.model_digest
+
+
+def test_too_many_skipped_steps_take_it_back_to_the_checkpoint_with_a_lower_rate(
+    chunks: ShardSet, undisturbed: TrainResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wreck(monkeypatch, {3, 4})
+    config = replace(CONFIG, trouble=replace(CONFIG.trouble, max_skipped=1))
+    result = run(config, chunks, tmp_path)
+    assert result.troubles == ("step 5: rollback: 2 steps in a row had no finite gradient",)
+    before, after = train.read_history(undisturbed), train.read_history(result)
+    assert after[:2] == before[:2]
+    assert [point["step"] for point in after] == [2, 3, 5, 6]
+    assert [point["learning_rate"] for point in after[2:]] == [point["learning_rate"] / 2 for point in before[2:]]
+
+
+def test_a_killed_run_remembers_that_it_was_taken_back(
+    chunks: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(CONFIG, trouble=replace(CONFIG.trouble, max_skipped=1))
+    wreck(monkeypatch, {3, 4})
+    expected = run(config, chunks, tmp_path / "whole")
+    wreck(monkeypatch, {3, 4})
+    step = train_loop._Run._note
+
+    def die(self: train_loop._Run, metrics: Any) -> Any:
+        if self.rollbacks and self.step == 4:
+            raise KeyboardInterrupt
+        return step(self, metrics)
+
+    monkeypatch.setattr(train_loop._Run, "_note", die)
+    with pytest.raises(KeyboardInterrupt):
+        run(config, chunks, tmp_path / "killed")
+    monkeypatch.undo()
+    resumed = run(config, chunks, tmp_path / "killed")
+    assert resumed.model_digest == expected.model_digest
+    assert train.read_history(resumed) == train.read_history(expected)
+
+
+def test_a_plateau_ends_the_training_where_asked(chunks: ShardSet, tmp_path: Path) -> None:
+    # After an immense step nothing gets better, and the score falls short of the first.
+    config = replace(
+        CONFIG, checkpoint_every=1, steps=12, log_every=1, valid_s=0.5,
+        trouble=replace(CONFIG.trouble, plateau_checkpoints=2, diverge_factor=0.0),
+        learner=replace(CONFIG.learner, learning_rate=0.5, ema_decays=()),
+    )  # fmt: skip
+    result = run(config, chunks, tmp_path)
+    assert result.steps < 12
+    assert [point["step"] for point in train.read_history(result)][-1] == result.steps
+    assert result.best_step <= result.steps - 2
+
+
+def test_parts_of_a_batch_learn_what_the_whole_does(chunks: ShardSet, undisturbed: TrainResult, tmp_path: Path) -> None:
+    result = run(replace(CONFIG, micro_batch=1), chunks, tmp_path)
+    assert result.run_key == undisturbed.run_key
+    for here, there in zip(train.read_history(undisturbed), train.read_history(result), strict=True):
+        assert there == pytest.approx(here, rel=1e-3)
+
+
+def test_uneven_shares_cover_the_batch_in_whole_groups() -> None:
+    config = replace(CONFIG, batch_size=14, num_workers=0)
+    for world_size in (1, 2, 3, 4):
+        shares = [config.rows_of(rank, world_size) for rank in range(world_size)]
+        assert [row for share in shares for row in share] == list(range(14))
+        assert all(len(share) % 2 == 0 for share in shares)
+    assert sorted(len(config.rows_of(rank, 3)) for rank in range(3)) == [4, 4, 6]
 
 
 def test_the_name_of_a_run_tells_what_decides_on_its_weights_and_nothing_else(chunks: ShardSet) -> None:
@@ -147,16 +286,8 @@ class Share:
         self.rank, self.world_size = rank, world_size
         self.device = torch.device("cpu")
 
-    def prepare(self, model: torch.nn.Module) -> torch.nn.Module:
+    def prepare(self, model: nn.Module) -> nn.Module:
         return model
-
-    @contextmanager
-    def latest(self) -> Iterator[Path | None]:
-        yield None
-
-    @contextmanager
-    def commit(self, step: int, metrics: Mapping[str, Any]) -> Iterator[Path | None]:
-        yield None
 
     def tell(self, step: int, text: str) -> None:
         return
@@ -170,8 +301,8 @@ def test_workers_share_the_batches_that_one_would_see(chunks: ShardSet, world_si
     job = train.Job(config=config, model=MODEL, sources=SOURCES, chunks=((chunks, 1.0),), keep=None)
 
     def batches(rank: int, of: int) -> list[torch.Tensor]:
-        learner = Learner(train_loop.build_model(job), config.learner, sample_rate=RATE, total_steps=6)
-        return [rows for _, rows in train_loop._Run(job, Share(rank, of), learner).batches(start)]
+        feed = Feed(job, sources=SOURCES, num_samples=2400, rows=config.rows_of(rank, of), start=start)
+        return [rows for _, rows in feed]
 
     whole = batches(0, 1)
     shares = [batches(rank, world_size) for rank in range(world_size)]
@@ -180,9 +311,20 @@ def test_workers_share_the_batches_that_one_would_see(chunks: ShardSet, world_si
         assert torch.equal(torch.cat([share[step] for share in shares]), expected)
 
 
-def test_without_songs_to_validate_the_first_average_is_the_result(chunks: ShardSet, tmp_path: Path) -> None:
+def test_without_validation_the_last_weights_are_the_result(chunks: ShardSet, tmp_path: Path) -> None:
     result = run(replace(CONFIG, steps=2, valid_songs=0), chunks, tmp_path)
-    assert (result.best_weights, result.best_nsdr, result.best_step) == ("ema-0.9", None, 2)
+    assert (result.best_weights, result.best_nsdr, result.best_step) == ("raw", None, 2)
+
+
+def test_with_nobody_held_out_averages_are_chosen_by_what_was_learned_and_no_score_is_claimed(
+    chunks: ShardSet, tmp_path: Path
+) -> None:
+    result = run(CONFIG, chunks, tmp_path, keep={"a", "b"})
+    last = train.read_history(result)[-1]
+    scores = {name: last[f"train_nsdr_{name}"] for name in ("raw", "ema-0.9")}
+    assert result.best_weights == max(scores, key=lambda name: scores[name])
+    assert (result.best_nsdr, result.best_step) == (None, 6)
+    assert not any(name.startswith("valid") for name in last)
 
 
 def test_songs_that_were_not_kept_are_not_learned_from(chunks: ShardSet, tmp_path: Path) -> None:
@@ -199,8 +341,9 @@ def test_a_loss_that_is_not_finite_stops_with_advice(chunks: ShardSet, tmp_path:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch_size": 5, "num_workers": 2}, "train.batch_size=5 does not divide .* 6 would do"),
-        ({"batch_size": 6, "num_workers": 2}, "no whole number of remix groups of 2"),
+        ({"batch_size": 5}, "train.batch_size=5 is no whole number of groups of 2 rows.* 6 would do"),
+        ({"batch_size": 2, "num_workers": 2}, "does not divide among train.num_workers=2.* 4 would do"),
+        ({"num_workers": 1, "min_workers": 2}, "train.min_workers=2"),
         ({"steps": 0}, "train.steps=0"),
         ({"valid_s": -1.0}, "train.valid_s"),
     ],

@@ -1,0 +1,152 @@
+"""What a training leaves in its folder for the next start: checkpoints, the loss curve, what was done about trouble.
+
+`step-<n>/` is a checkpoint, `history.jsonl` has a point of the curve on each line, `events.jsonl` what was done, and
+`speed.jsonl` how fast it went, which is no part of the result. A checkpoint takes its name once it is written whole,
+and its `config.json` files hold digests of all others; so one that was cut short or altered is found, set aside, and
+the one before it used.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from datasets.storage import disk_errors
+
+CURRENT, BEST = "current", "best"
+HISTORY, EVENTS, SPEED = "history.jsonl", "events.jsonl", "speed.jsonl"
+_PREFIX, _UNFINISHED, _DAMAGED = "step-", ".step-", "damaged-"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """The checkpoints of a folder that matter to a start."""
+
+    newest: Path | None  # whole, every bit as it was written
+    damaged: tuple[tuple[Path, str], ...]  # newer ones that are not, and why
+
+    @property
+    def step(self) -> int:
+        """Steps done in the newest, 0 without one."""
+        return 0 if self.newest is None else int(self.newest.name.removeprefix(_PREFIX))
+
+
+def find(folder: Path) -> Found:
+    """The newest whole checkpoint and what is wrong with newer ones; reads all of their bytes."""
+    from models import checkpoint
+    from models.errors import ModelError
+
+    damaged = []
+    for path in sorted(folder.glob(f"{_PREFIX}*"), reverse=True):
+        try:
+            for part in (CURRENT, BEST):
+                checkpoint.check(path / part)
+        except ModelError as error:
+            damaged.append((path, str(error)))
+        else:
+            return Found(newest=path, damaged=tuple(damaged))
+    return Found(newest=None, damaged=tuple(damaged))
+
+
+def tidy(folder: Path, found: Found) -> None:
+    """Give damaged checkpoints another name, and forget unfinished ones, points and torn lines after the newest."""
+    for path, _ in found.damaged:
+        aside = path.with_name(_DAMAGED + path.name)
+        shutil.rmtree(aside, ignore_errors=True)
+        os.replace(path, aside)
+    for path in folder.glob(f"{_UNFINISHED}*"):
+        shutil.rmtree(path, ignore_errors=True)
+    Lines(folder / HISTORY).keep(lambda point: point["step"] <= found.step)
+    for name in (EVENTS, SPEED):
+        Lines(folder / name).keep(lambda row: True)
+
+
+def checkpoint_name(step: int) -> str:
+    return f"{_PREFIX}{step:09d}"
+
+
+class Writer:
+    """Writes checkpoints from a thread, one at a time, and keeps the last few."""
+
+    def __init__(self, folder: Path, *, keep: int) -> None:
+        self.folder, self.keep = folder, keep
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoints")
+        self._pending: Future[None] | None = None
+
+    def submit(self, step: int, fill: Callable[[Path], None]) -> None:
+        """Begin to write; `fill` puts a state that changes no more into a folder. Waits for the one before."""
+        self.wait()
+        self._pending = self._pool.submit(self._write, step, fill)
+
+    def wait(self) -> None:
+        """Until what was begun is written; an InputError that says so if the disk is full."""
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        try:
+            if kind is None:
+                self.wait()
+        finally:
+            self._pool.shutdown()
+
+    def _write(self, step: int, fill: Callable[[Path], None]) -> None:
+        with disk_errors(self.folder):
+            temporary = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=self.folder))
+            try:
+                fill(temporary)
+                target = self.folder / checkpoint_name(step)
+                shutil.rmtree(target, ignore_errors=True)  # of this step, from before a rollback
+                os.replace(temporary, target)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+            for old in sorted(self.folder.glob(f"{_PREFIX}*"))[: -self.keep]:
+                shutil.rmtree(old, ignore_errors=True)
+
+
+class Lines:
+    """Objects of JSON, one a line, appended as they come; a line that a kill cut short does not count."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> list[dict[str, Any]]:
+        try:
+            text = self.path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return []
+        whole = text[: text.rfind("\n") + 1]
+        return [json.loads(line) for line in whole.splitlines()]
+
+    def append(self, row: dict[str, Any]) -> None:
+        with disk_errors(self.path.parent), self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
+        """Leave only the wanted rows, in one step."""
+        if not self.path.exists():
+            return
+        text = "".join(json.dumps(row) + "\n" for row in self.read() if wanted(row))
+        if text != self.path.read_text(encoding="utf-8"):
+            temporary = self.path.with_name(f".{self.path.name}")
+            with disk_errors(self.path.parent):
+                temporary.write_text(text, encoding="utf-8")
+                os.replace(temporary, self.path)
+
+
+def merged(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One point per step: what was learned at a step and how it then scored are written one after the other."""
+    by_step: dict[int, dict[str, Any]] = {}
+    for point in points:
+        by_step.setdefault(point["step"], {}).update(point)
+    return [by_step[step] for step in sorted(by_step)]

@@ -1,0 +1,99 @@
+"""What training does when it goes wrong: decided here from numbers alone, carried out by the loop.
+
+A step without a finite gradient is skipped: weights, optimizer and averages stay as they were. Too many of them in a
+row, a loss that runs away, or a score that is no number take the training back to its last checkpoint, where it goes
+on with a lower learning rate, since with the same one the same would happen again. A score that no longer gets
+better lowers the rate or ends the training. Every decision is a function of numbers that all workers share and a
+checkpoint holds.
+"""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from datasets.errors import InputError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TroubleConfig:
+    """When a training is in trouble, and what then."""
+
+    max_skipped: int = 3  # steps in a row without a finite gradient; one more takes the training back
+    diverge_factor: float = 3.0  # a point of the curve this many times its recent median takes it back too; 0 never
+    diverge_points: int = 20  # points the median is taken over
+    max_rollbacks: int = 3  # one more stops the training
+    rollback_rate: float = 0.5  # the learning rate is multiplied by this each time
+    plateau_checkpoints: int = 0  # without a better score before something is done; 0 never
+    plateau_rate: float = 0.0  # the learning rate is multiplied by this on a plateau; 0 ends the training
+
+    def __post_init__(self) -> None:
+        for name in ("max_skipped", "max_rollbacks", "plateau_checkpoints"):
+            if getattr(self, name) < 0:
+                raise InputError(f"train.trouble.{name}={getattr(self, name)}; 0 or more would do")
+        if self.diverge_points < 1:
+            raise InputError(f"train.trouble.diverge_points={self.diverge_points}; 1 or more would do")
+        if self.diverge_factor and self.diverge_factor <= 1:
+            raise InputError(f"train.trouble.diverge_factor={self.diverge_factor}; above 1, or 0 for never, would do")
+        if not 0 < self.rollback_rate < 1 or not 0 <= self.plateau_rate < 1:
+            raise InputError(
+                f"train.trouble.rollback_rate={self.rollback_rate} must lie between 0 and 1, "
+                f"plateau_rate={self.plateau_rate} from 0 to below 1"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What to do, and why in a few words."""
+
+    do: Literal["go", "rollback", "stop"]
+    why: str = ""
+
+
+GO = Decision(do="go")
+
+
+def after_steps(config: TroubleConfig, *, skipped_in_a_row: int) -> Decision:
+    if skipped_in_a_row > config.max_skipped:
+        return Decision(do="rollback", why=f"{skipped_in_a_row} steps in a row had no finite gradient")
+    return GO
+
+
+def after_point(config: TroubleConfig, losses: Sequence[float]) -> Decision:
+    """On the losses of the curve so far, the newest last; those of skipped steps alone are not finite."""
+    finite = [loss for loss in losses[:-1] if math.isfinite(loss)][-config.diverge_points :]
+    if not config.diverge_factor or len(finite) < config.diverge_points or not math.isfinite(losses[-1]):
+        return GO
+    usual = statistics.median(finite)
+    if losses[-1] <= config.diverge_factor * usual:
+        return GO
+    return Decision(do="rollback", why=f"the loss rose from {usual:.4g} to {losses[-1]:.4g}")
+
+
+def after_score(config: TroubleConfig, scores: Sequence[float]) -> Decision:
+    """On the scores of all checkpoints so far, the newest last."""
+    if not math.isfinite(scores[-1]):
+        return Decision(do="rollback", why="the score of the validation is not finite")
+    if config.plateau_rate or not config.plateau_checkpoints or num_plateaus(config, scores) < 1:
+        return GO
+    return Decision(
+        do="stop", why=f"no better score in {config.plateau_checkpoints} checkpoints, {max(scores):.2f} dB is the best"
+    )
+
+
+def rate_factor(config: TroubleConfig, *, rollbacks: int, scores: Sequence[float]) -> float:
+    """What the learning rate of the recipe is multiplied by."""
+    lowered: float = config.rollback_rate**rollbacks
+    return lowered * (config.plateau_rate ** num_plateaus(config, scores) if config.plateau_rate else 1.0)
+
+
+def num_plateaus(config: TroubleConfig, scores: Sequence[float]) -> int:
+    """How often the scores stood still for `plateau_checkpoints`; counting starts anew after each."""
+    best, waited, plateaus = -math.inf, 0, 0
+    for score in scores if config.plateau_checkpoints else ():
+        waited = 0 if score > best else waited + 1
+        best = max(best, score)
+        if waited == config.plateau_checkpoints:
+            waited, plateaus = 0, plateaus + 1
+    return plateaus

@@ -1,0 +1,88 @@
+"""Which of a training's weights are best: the present ones and their averages, scored on songs they did not see."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from datasets.shards import Song, read_song, read_songs
+
+if TYPE_CHECKING:
+    from models.learner import Learner
+    from pipelines.train_loop import Job, Session
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """What is scored of one song."""
+
+    song: Song
+    start: int
+    num_samples: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Material:
+    """What candidates are scored on."""
+
+    parts: tuple[Part, ...]
+    held_out: bool  # else they were trained on: that tells a good average from a bad one, and no more
+
+
+def material(job: "Job") -> Material:
+    """The middle of the first songs of the valid split by id; of the train split where nobody is on the valid side."""
+    config, keep = job.config, job.keep
+    songs = {
+        split: {
+            song.track_id: song
+            for chunks, _ in job.chunks
+            for song in read_songs(chunks)
+            if song.split == split and (keep is None or song.track_id in keep)
+        }
+        for split in ("valid", "train")
+    }
+    split = "valid" if songs["valid"] else "train"
+    parts = []
+    for track_id in sorted(songs[split])[: config.valid_songs]:
+        song = songs[split][track_id]
+        asked = round(config.valid_s * song.sample_rate) or song.num_samples
+        num_samples = min(asked, song.num_samples)
+        parts.append(Part(song=song, start=(song.num_samples - num_samples) // 2, num_samples=num_samples))
+    return Material(parts=tuple(parts), held_out=split == "valid")
+
+
+def candidates(learner: "Learner", parts: Sequence[Part], session: "Session") -> dict[str, float]:
+    """Mean nSDR in dB over songs and sources of the present weights, "raw", and of each average, as stored.
+
+    Sources count by their weights in the loss. Without the shift trick: the same weights always score the same.
+    """
+    from models.learner import unwrap
+
+    network = unwrap(learner.model)
+    averages = {f"ema-{average.decay}": average.swap(network) for average in learner.averages}
+    scores = {}
+    for name in ("raw", *averages):
+        with averages.get(name, nullcontext()), learner.as_stored():
+            scores[name] = _score(learner, parts, session)
+    return scores
+
+
+def _score(learner: "Learner", parts: Sequence[Part], session: "Session") -> float:
+    import torch
+    import torch.distributed
+
+    from models.learner import unwrap
+    from models.losses import weighted_mean
+    from models.metrics import nsdr
+    from models.separate import layout, separate
+
+    network = unwrap(learner.model)
+    total = torch.zeros((), dtype=torch.float64, device=session.device)
+    for part in parts[session.rank :: session.world_size]:
+        stems = read_song(part.song, sources=layout(network).sources, start=part.start, num_samples=part.num_samples)
+        stems_SCT = torch.from_numpy(stems)
+        estimates_SCT = separate(network, stems_SCT.sum(dim=0), device=session.device)
+        total += weighted_mean(nsdr(stems_SCT, estimates_SCT), learner.config.source_weights).to(total)
+    if session.world_size > 1:
+        torch.distributed.all_reduce(total)
+    return total.item() / len(parts)
