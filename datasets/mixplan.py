@@ -7,8 +7,9 @@ corpus. `render.py` carries a plan out.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,31 +73,62 @@ def plan(
 
 
 class TempoIndex:
-    """The tracks of one split, by tempo."""
+    """The tracks of one split, by tempo: a search looks at two places of a sorted list, however long it is."""
 
-    def __init__(self, profiles: Sequence[Profile], split: str, rules: MixRules) -> None:
+    def __init__(self, profiles: Iterable[Profile], split: str, rules: MixRules) -> None:
         self.rules = rules
         usable = [item for item in profiles if item.split == split and has_beat(item, rules)]
         self._entries = sorted(((self._place(item.tempo_bpm), item.track_id, item) for item in usable), key=_first_two)
         self._places = [place for place, _, _ in self._entries]
+        self._grids = {item.track_id: Grid.of(item) for item in usable}
 
-    def near(self, tempo_bpm: float) -> list[Profile]:
+    def grid(self, track_id: str) -> "Grid":
+        return self._grids[track_id]
+
+    def near(self, tempo_bpm: float) -> "Nearby":
         """Tracks whose tempo can be brought to this one, in order of tempo and id."""
-        low = np.log2(1.0 - self.rules.max_tempo_change) if self.rules.max_tempo_change < 1.0 else -1.0
-        high = np.log2(1.0 + self.rules.max_tempo_change)
+        low, high = (np.log2(1.0 + sign * self.rules.max_tempo_change) for sign in (-1.0, 1.0))
         center = self._place(tempo_bpm)
-        turns = (-1.0, 0.0, 1.0) if self.rules.octaves else (0.0,)
-        found = []
-        for turn in turns:
+        spans: list[range] = []
+        for turn in (-1.0, 0.0, 1.0) if self.rules.octaves else (0.0,):
             # tempo_bpm / candidate lies between 1 - change and 1 + change
             start = bisect_left(self._places, center + turn - high - 1e-12)
             stop = bisect_right(self._places, center + turn - low + 1e-12)
-            found += [entry[2] for entry in self._entries[start:stop]]
-        return found
+            spans.append(range(max(start, spans[-1].stop) if spans else start, stop))
+        return Nearby(self._entries, spans)
 
     def _place(self, tempo_bpm: float) -> float:
         place = float(np.log2(tempo_bpm))
         return place % 1.0 if self.rules.octaves else place
+
+
+class Nearby:
+    """Stretches of an index; nothing is copied."""
+
+    def __init__(self, entries: Sequence[tuple[float, str, Profile]], spans: Sequence[range]) -> None:
+        self._entries, self._spans = entries, spans
+
+    def __len__(self) -> int:
+        return sum(map(len, self._spans))
+
+    def __iter__(self) -> Iterator[Profile]:
+        return (self._entries[place][2] for span in self._spans for place in span)
+
+    def drawn(self, rng: np.random.Generator, count: int) -> Iterator[Profile]:
+        """Up to `count` of them, none twice, in an order of the dice; the work is that of those taken."""
+        moved: dict[int, int] = {}  # where a shuffle of the whole list would have put what stood at these places
+        total = len(self)
+        for place, share in enumerate(rng.random(min(count, total)).tolist()):
+            other = place + int(share * (total - place))
+            chosen, moved[other] = moved.get(other, other), moved.get(place, place)
+            yield self._at(chosen)
+
+    def _at(self, place: int) -> Profile:
+        for span in self._spans:
+            if place < len(span):
+                break
+            place -= len(span)
+        return self._entries[span[place]][2]
 
 
 def _first_two(entry: tuple[float, str, Profile]) -> tuple[float, str]:
@@ -114,39 +146,36 @@ def _plan_one(
 ) -> MixPlan:
     rng = dice(seed, "mix", reference.track_id, copy)
     order = [sources[place] for place in rng.permutation(len(sources))]
-    sounding = [source for source in order if sounds(reference, source)]
+    own = next((source for source in order if sounds(reference, source)), None)
     missing: list[str] = []
     parts: list[Part] = []
-    errors_ms: list[float] = []
-    distances: list[float] = []
-    fits: dict[str, Alignment | None] = {}
+    found: list[Found] = []
     if not has_beat(reference, index.rules):
         missing.append("the reference has no clear beat")
-    elif not sounding:
+    elif own is None:
         missing.append("the reference is silent")
     else:
-        parts.append(_own_part(reference, sounding[0]))
-        near = index.near(reference.tempo_bpm)
+        parts.append(_own_part(reference, own))
+        search = _Search(reference=reference, index=index, near=index.near(reference.tempo_bpm), rng=rng)
         # Drums have no key: beside them the first pitched part sets it.
-        chroma = () if sounding[0] == DRUMS else reference.chroma
-        for source in (source for source in order if source != sounding[0]):
-            found = _find(reference, source, near, chroma, rng, fits, rules=index.rules, sample_rate=sample_rate)
-            if found is None:
-                missing.append(_explain(reference, source, near, index.rules))
+        chroma = () if own == DRUMS else reference.chroma
+        for source in (source for source in order if source != own):
+            fitting = search.find(source, chroma, sample_rate=sample_rate)
+            if isinstance(fitting, str):
+                missing.append(f"no {source}: {fitting}")
                 continue
-            parts.append(found.part)
-            errors_ms.append(found.error_ms)
-            if source != DRUMS:
-                distances += [found.distance] if chroma else []
-                chroma = chroma or found.chroma
+            found.append(fitting)
+            chroma = chroma or fitting.chroma
+    parts += sorted((item.part for item in found), key=lambda part: sources.index(part.source))
+    distances = [item.distance for item in found if item.distance is not None]
     return MixPlan(
         mix_id=f"{reference.track_id} ~ mix {copy}",
         seed=seed,
         split=reference.split,
         tempo_bpm=reference.tempo_bpm,
         key=reference.key,
-        parts=(*parts[:1], *sorted(parts[1:], key=lambda part: sources.index(part.source))),
-        beat_error_ms=round(max(errors_ms, default=0.0), 3),
+        parts=tuple(parts),
+        beat_error_ms=round(max((item.error_ms for item in found), default=0.0), 3),
         key_distance=round(float(np.mean(distances)) if distances else 0.0, 4),
         reason="; ".join(missing),
     )
@@ -160,14 +189,6 @@ def _own_part(reference: Profile, source: str) -> Part:
     return Part(track_id=reference.track_id, source=source, stretch=1.0, semitones=0, shift_samples=0, gain_db=0.0)
 
 
-def _explain(reference: Profile, source: str, near: Sequence[Profile], rules: MixRules) -> str:
-    others = [item for item in near if rules.allow_self or item.track_id != reference.track_id]
-    limit = f"{rules.max_tempo_change:.0%} of {reference.tempo_bpm:.1f} bpm"
-    if not others:
-        return f"no {source}: no other track of the split is within {limit}"
-    return f"no {source}: none of {len(others)} tracks within {limit} sounds, is long enough and fits in key"
-
-
 # -- one part -------------------------------------------------------------------------------------------------
 
 
@@ -177,56 +198,67 @@ class Found:
 
     part: Part
     error_ms: float
-    distance: float
-    chroma: tuple[float, ...]  # of the part as it will sound
+    distance: float | None  # in key; None where there was nothing to clash with
+    chroma: tuple[float, ...]  # of the part as it will sound; empty for drums
 
 
-def _find(
-    reference: Profile,
-    source: str,
-    near: Sequence[Profile],
-    chroma: tuple[float, ...],
-    rng: np.random.Generator,
-    fits: dict[str, "Alignment | None"],
-    *,
-    rules: MixRules,
-    sample_rate: int,
-) -> Found | None:
-    """The first candidate, in an order drawn by dice, that sounds, fits in key, and can be aligned.
+@dataclass(slots=True, kw_only=True)
+class _Search:
+    """The search for the parts of one mix."""
 
-    `fits` remembers alignments within one mix, so that stems of the same song stay together.
-    """
-    for place in rng.permutation(len(near))[:MAX_TRIES]:
-        candidate = near[place]
-        if not sounds(candidate, source) or (candidate.track_id == reference.track_id and not rules.allow_self):
-            continue
-        semitones, distance = (0, 0.0) if source == DRUMS else _transposition(chroma, candidate.chroma, rules)
-        if semitones is None:
-            continue
-        if candidate.track_id not in fits:
-            fits[candidate.track_id] = align(reference, candidate, rules, rng)
-        fit = fits[candidate.track_id]
-        if fit is None:
-            continue
-        part = Part(
-            track_id=candidate.track_id,
-            source=source,
-            stretch=round(fit.stretch, 8),
-            semitones=semitones,
-            shift_samples=round(fit.shift_s * sample_rate),
-            gain_db=_gain_db(reference, candidate, source),
-        )
-        turned = tuple(np.roll(candidate.chroma, semitones).tolist()) if candidate.chroma else ()
-        return Found(part=part, error_ms=fit.error_ms, distance=distance, chroma=turned)
-    return None
+    reference: Profile
+    index: TempoIndex
+    near: Nearby
+    rng: np.random.Generator
+    # Alignments within one mix are remembered, so that stems of the same song stay together.
+    fits: dict[str, "Alignment | None"] = field(default_factory=dict)
 
+    def find(self, source: str, chroma: tuple[float, ...], *, sample_rate: int) -> Found | str:
+        """The first candidate, in an order drawn by dice, that sounds, fits in key, and can be aligned; or why none."""
+        refused: Counter[str] = Counter()
+        for candidate in self.near.drawn(self.rng, MAX_TRIES):
+            if candidate.track_id == self.reference.track_id and not self.index.rules.allow_self:
+                continue
+            if not sounds(candidate, source):
+                refused["silent"] += 1
+                continue
+            pitched = source != DRUMS
+            semitones, distance = semitone_distance(chroma, candidate.chroma, 6) if pitched else (0, 0.0)
+            if abs(semitones) > self.index.rules.max_semitones:  # the best of all twelve lies beyond the limit
+                refused[f"more than {self.index.rules.max_semitones} semitones away"] += 1
+                continue
+            fit = self._fit(candidate)
+            if fit is None:
+                refused["too short, or of beats or bars that do not fit"] += 1
+                continue
+            turned = np.roll(candidate.chroma, semitones) if pitched and candidate.chroma else ()
+            return Found(
+                part=Part(
+                    track_id=candidate.track_id,
+                    source=source,
+                    stretch=round(fit.stretch, 8),
+                    semitones=semitones,
+                    shift_samples=round(fit.shift_s * sample_rate),
+                    gain_db=_gain_db(self.reference, candidate, source),
+                ),
+                error_ms=fit.error_ms,
+                distance=distance if pitched and chroma else None,
+                chroma=tuple(map(float, turned)),
+            )
+        return self._explain(refused)
 
-def _transposition(
-    chroma: tuple[float, ...], candidate: tuple[float, ...], rules: MixRules
-) -> tuple[int | None, float]:
-    """Semitones and the distance left; None when the best of all twelve lies beyond the limit."""
-    semitones, distance = semitone_distance(chroma, candidate, 6)
-    return (semitones, distance) if abs(semitones) <= rules.max_semitones else (None, distance)
+    def _fit(self, candidate: Profile) -> "Alignment | None":
+        if candidate.track_id not in self.fits:
+            own, other = self.index.grid(self.reference.track_id), self.index.grid(candidate.track_id)
+            self.fits[candidate.track_id] = align(own, other, self.index.rules, self.rng)
+        return self.fits[candidate.track_id]
+
+    def _explain(self, refused: Counter[str]) -> str:
+        limit = f"within {self.index.rules.max_tempo_change:.0%} of {self.reference.tempo_bpm:.1f} bpm"
+        if not refused:
+            return f"no other track of the split is {limit}"
+        told = ", ".join(f"{count} {why}" for why, count in sorted(refused.items()))
+        return f"of {refused.total()} tracks {limit} none fits: {told}"
 
 
 def _gain_db(reference: Profile, candidate: Profile, source: str) -> float:
@@ -249,7 +281,34 @@ class Alignment:
     error_ms: float  # median distance between beats that should coincide
 
 
-def align(reference: Profile, candidate: Profile, rules: MixRules, rng: np.random.Generator) -> Alignment | None:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Grid:
+    """The beats of one track as arrays, made once: planning compares each with many others."""
+
+    duration_s: float
+    tempo_bpm: float
+    beats_s: Array
+    downbeats_s: Array
+    beat_s: float  # between two beats, median; 0 with fewer than two
+    bar_s: float
+
+    @classmethod
+    def of(cls, profile: Profile) -> "Grid":
+        beats_s, downbeats_s = np.asarray(profile.beats_s), np.asarray(profile.downbeats_s)
+        beat_s, bar_s = (
+            float(np.median(np.diff(times_s))) if times_s.size > 1 else 0.0 for times_s in (beats_s, downbeats_s)
+        )
+        return cls(
+            duration_s=profile.duration_s,
+            tempo_bpm=profile.tempo_bpm,
+            beats_s=beats_s,
+            downbeats_s=downbeats_s,
+            beat_s=beat_s,
+            bar_s=bar_s,
+        )
+
+
+def align(reference: Grid, candidate: Grid, rules: MixRules, rng: np.random.Generator) -> Alignment | None:
     """Where and how fast the candidate plays along; None when it is too short or its beats do not fit.
 
     Downbeat meets downbeat where both tracks have them, else beat meets beat. Among the places that cover
@@ -259,9 +318,11 @@ def align(reference: Profile, candidate: Profile, rules: MixRules, rng: np.rando
     stretch = candidate.tempo_bpm * 2.0 ** float(octaves) / reference.tempo_bpm
     if abs(1.0 / stretch - 1.0) > rules.max_tempo_change + 1e-9:
         return None
-    barred = bool(reference.downbeats_s and candidate.downbeats_s)
-    own = np.asarray(reference.downbeats_s if barred else reference.beats_s)
-    other = stretch * np.asarray(candidate.downbeats_s if barred else candidate.beats_s)
+    barred = bool(reference.downbeats_s.size and candidate.downbeats_s.size)
+    if barred and not _same_metre(reference, candidate, stretch):
+        return None
+    own = reference.downbeats_s if barred else reference.beats_s
+    other = stretch * (candidate.downbeats_s if barred else candidate.beats_s)
     shifts = np.unique(np.concatenate([own[0] - other, own - other[0]]))
     length = stretch * candidate.duration_s
     covers = np.minimum(reference.duration_s, shifts + length) - np.maximum(0.0, shifts)
@@ -273,30 +334,41 @@ def align(reference: Profile, candidate: Profile, rules: MixRules, rng: np.rando
     return fit if fit is not None and fit.error_ms <= rules.max_beat_error_ms else None
 
 
-def _refine(reference: Profile, candidate: Profile, stretch: float, shift_s: float) -> Alignment | None:
+def _same_metre(reference: Grid, candidate: Grid, stretch: float) -> bool:
+    """Whether bars are equally long, up to octaves: bars of three and of four beats drift apart, beat by beat."""
+    if not reference.bar_s or not candidate.bar_s:
+        return True
+    octaves = float(np.log2(reference.bar_s / (stretch * candidate.bar_s)))
+    return abs(octaves - round(octaves)) < 0.1
+
+
+def _refine(reference: Grid, candidate: Grid, stretch: float, shift_s: float) -> Alignment | None:
     """The line through pairs of beats that fall together; tempo figures are too coarse for minutes of music."""
-    own, other = np.asarray(reference.beats_s), np.asarray(candidate.beats_s)
+    error_ms = 0.0
     for _ in range(2):
-        pairs = _pairs(own, stretch * other + shift_s)
-        if pairs[0].size < 2:
+        moved = stretch * candidate.beats_s + shift_s
+        if reference.beat_s < stretch * candidate.beat_s:
+            theirs, ours = _pairs(moved, reference.beats_s)
+        else:
+            ours, theirs = _pairs(reference.beats_s, moved)
+        if ours.size < 2:
             return None
-        wanted, source = own[pairs[0]], other[pairs[1]]
+        wanted, source = reference.beats_s[ours], candidate.beats_s[theirs]
         if wanted.size >= 8:
-            slope, _ = np.polyfit(source, wanted, 1)
-            stretch = float(slope) if abs(slope / stretch - 1.0) < 0.02 else stretch
-        shift_s = float(np.median(wanted - stretch * source))
-    error_ms = 1000.0 * float(np.median(np.abs(wanted - stretch * source - shift_s)))
+            spread = source - source.mean()
+            slope = float(spread @ wanted / (spread @ spread))
+            stretch = slope if abs(slope / stretch - 1.0) < 0.02 else stretch
+        left = wanted - stretch * source
+        shift_s = float(np.median(left))
+        error_ms = 1000.0 * float(np.median(np.abs(left - shift_s)))
     return Alignment(stretch=stretch, shift_s=shift_s, error_ms=error_ms)
 
 
-def _pairs(own: Array, other: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _pairs(few: Array, many: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Indices of beats within 70 ms of each other: each beat of the sparser grid with the nearest of the denser."""
-    if len(own) < 2 or len(other) < 2:
+    if few.size < 2 or many.size < 2:
         return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
-    if np.median(np.diff(own)) < np.median(np.diff(other)):
-        theirs, ours = _pairs(other, own)
-        return ours, theirs
-    right = np.clip(np.searchsorted(other, own), 1, len(other) - 1)
-    nearest = np.where(own - other[right - 1] < other[right] - own, right - 1, right)
-    close = np.nonzero(np.abs(other[nearest] - own) <= PAIR_S)[0]
+    right = np.clip(np.searchsorted(many, few), 1, many.size - 1)
+    nearest = np.where(few - many[right - 1] < many[right] - few, right - 1, right)
+    close = np.nonzero(np.abs(many[nearest] - few) <= PAIR_S)[0]
     return close, nearest[close]
