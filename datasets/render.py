@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import soxr
 from numpy.typing import NDArray
 
 from datasets.profile import DRUMS
@@ -66,7 +67,11 @@ def place(stem_CT: Samples, part: Part, sample_rate: int, *, num_samples: int) -
 
 
 def stretch(samples_CT: Samples, factor: float, sample_rate: int, *, semitones: float = 0.0) -> Samples:
-    """`factor` times as long, with the pitch moved by `semitones`; time t goes to `factor * t`, without delay."""
+    """`factor` times as long, with the pitch moved by `semitones`; time t goes to `factor * t`, without delay.
+
+    Pitch is moved by resampling, and what that does to the length is left to the stretcher: asked to transpose, it
+    misses low tones by a third of a semitone.
+    """
     length = round(samples_CT.shape[1] * factor)
     if factor == 1.0 and semitones == 0.0:
         return samples_CT
@@ -74,11 +79,15 @@ def stretch(samples_CT: Samples, factor: float, sample_rate: int, *, semitones: 
         return np.zeros((samples_CT.shape[0], length), dtype=np.float32)
     from python_stretch import Signalsmith
 
-    stretcher = Signalsmith.Stretch(STRETCH_SEED)
-    stretcher.preset(samples_CT.shape[0], float(sample_rate))
-    stretcher.setTimeFactor(1.0 / factor)  # theirs is a speed
-    stretcher.setTransposeSemitones(semitones)
-    bent_CT = np.asarray(stretcher.process(np.ascontiguousarray(samples_CT, dtype=np.float32)))
+    ratio = 2.0 ** (semitones / 12.0)
+    bent_CT = np.ascontiguousarray(samples_CT, dtype=np.float32)
+    if factor * ratio != 1.0:
+        stretcher = Signalsmith.Stretch(STRETCH_SEED)
+        stretcher.preset(samples_CT.shape[0], float(sample_rate))
+        stretcher.setTimeFactor(1.0 / (factor * ratio))  # theirs is a speed
+        bent_CT = np.asarray(stretcher.process(bent_CT))
+    if semitones:
+        bent_CT = soxr.resample(bent_CT.T, sample_rate * ratio, sample_rate).T
     fitted_CT = np.zeros((samples_CT.shape[0], length), dtype=np.float32)
     kept = min(length, bent_CT.shape[1])
     fitted_CT[:, :kept] = bent_CT[:, :kept]

@@ -73,7 +73,7 @@ def test_a_stem_shifted_out_of_the_mix_is_silence(shift: int) -> None:
     assert not place(stem_CT, part(shift_samples=shift), SAMPLE_RATE, num_samples=stem_CT.shape[1]).any()
 
 
-@pytest.mark.parametrize("factor", [0.87, 0.95, 1.08, 1.15, 2.0])
+@pytest.mark.parametrize("factor", [0.87, 0.95, 1.08, 1.15, 1.6])  # 1.6: the widest rule, 40 % faster
 @pytest.mark.parametrize("semitones", [-3, 0, 2])
 def test_beats_lie_where_the_stretch_puts_them(factor: float, semitones: int) -> None:
     beats_s = 0.5 + 0.5 * np.arange(10)
@@ -96,14 +96,15 @@ def test_stretch_and_shift_together_keep_beats_in_place(shift_s: float) -> None:
     assert np.median(np.abs(onsets(placed_CT, expected_s) - expected_s)) < 0.005
 
 
+@pytest.mark.parametrize("hertz", [55.0, 110.0, 440.0])
 @pytest.mark.parametrize("semitones", [-3, -1, 2, 3])
-def test_transposition_is_within_five_cents(semitones: int) -> None:
+def test_transposition_is_within_two_cents_in_the_bass_too(semitones: int, hertz: float) -> None:
     t = np.arange(4 * SAMPLE_RATE) / SAMPLE_RATE
-    tone_CT = np.stack([np.sin(2 * np.pi * 440.0 * t)] * 2).astype(np.float32) * 0.3
-    bent_T = stretch(tone_CT, 1.0, SAMPLE_RATE, semitones=semitones)[0, SAMPLE_RATE:-SAMPLE_RATE]
+    tone_CT = np.stack([np.sin(2 * np.pi * hertz * t)] * 2).astype(np.float32) * 0.3
+    bent_T = stretch(tone_CT, 1.07, SAMPLE_RATE, semitones=semitones)[0, SAMPLE_RATE:-SAMPLE_RATE]
     spectrum = np.abs(np.fft.rfft(bent_T * np.hanning(bent_T.size), 8 * bent_T.size))
     peak_hz = np.argmax(spectrum) * SAMPLE_RATE / (8 * bent_T.size)
-    assert abs(1200.0 * np.log2(peak_hz / 440.0) - 100.0 * semitones) < 5.0
+    assert abs(1200.0 * np.log2(peak_hz / hertz) - 100.0 * semitones) < 2.0
 
 
 def test_a_stem_that_is_not_bent_comes_through_untouched() -> None:
