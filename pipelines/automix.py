@@ -190,11 +190,6 @@ def _write_mixes(item: Mapping[str, Any]) -> dict[str, Any]:
 def mix_rows(mix: MixPlan, songs: Mapping[str, Song], sources: Sequence[str]) -> list[dict[str, Any]]:
     """Rows of table CHUNKS for one mix; its licence is that of all its parts together."""
     reference = songs[mix.parts[0].track_id]
-
-    def load(track_id: str, source: str) -> Samples:
-        stem_CT: Samples = read_song(songs[track_id], sources=(source,))[0]
-        return stem_CT
-
     header = SongHeader(
         track_id=mix.mix_id,
         title=mix.mix_id.replace(reference.track_id, reference.title, 1),
@@ -203,5 +198,14 @@ def mix_rows(mix: MixPlan, songs: Mapping[str, Song], sources: Sequence[str]) ->
         origin="automix",
         sample_rate=reference.sample_rate,
     )
-    stems_SCT = render(mix, load, reference.sample_rate, sources=sources)
-    return song_rows(stems_SCT, header, sources=sources, chunk_s=CHUNK_S)
+    return song_rows(mix_stems(mix, songs, sources), header, sources=sources, chunk_s=CHUNK_S)
+
+
+def mix_stems(mix: MixPlan, songs: Mapping[str, Song], sources: Sequence[str]) -> Samples:
+    """Stems_SCT of one planned mix, rendered here and now out of the stored songs; nothing is written."""
+
+    def load(track_id: str, source: str) -> Samples:
+        stem_CT: Samples = read_song(songs[track_id], sources=(source,))[0]
+        return stem_CT
+
+    return render(mix, load, songs[mix.parts[0].track_id].sample_rate, sources=sources)
