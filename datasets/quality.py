@@ -94,6 +94,12 @@ class Fault:
     reason: str  # of `schema.REASONS`
     source: str
     detail: str  # in words, with the seconds where it is worst
+    other: str = ""  # the second source, where two are concerned
+
+    def worst(self, moments: Sequence[Moment]) -> list[Moment]:
+        """Those of `Meter.worst` that are about this fault, the worst first."""
+        key = (self.reason, self.source, self.other)
+        return [moment for moment in moments if (moment.reason, moment.source, moment.other) == key]
 
 
 class Meter:
@@ -316,7 +322,7 @@ def _spectrum(measures: Mapping[str, float], rules: Rules, sources: Sequence[str
             level = measures.get(f"{source}_bleed_{other}_db", NO_BLEED_DB)
             if level > rules.max_bleed_db and rules.max_bleed_db < 0:
                 detail = f"{source}: {other} is heard in it at {level:.0f} dB"
-                yield Fault(reason="bleed", source=source, detail=detail)
+                yield Fault(reason="bleed", source=source, detail=detail, other=other)
 
 
 def _mixture(measures: Mapping[str, float], rules: Rules, sources: Sequence[str]) -> Iterator[Fault]:
@@ -340,7 +346,7 @@ def _names(measures: Mapping[str, float], rules: Rules, sources: Sequence[str]) 
 
 def _where(fault: Fault, moments: Sequence[Moment]) -> str:
     """The worst stretches of a fault, in the order of time."""
-    own = sorted((m.start_s, m.stop_s) for m in moments if (m.reason, m.source) == (fault.reason, fault.source))
+    own = sorted((moment.start_s, moment.stop_s) for moment in fault.worst(moments))
     if not own or fault.reason == "silent_source":
         return ""
     return f", worst at {', '.join(f'{clock(start)}-{clock(stop)}' for start, stop in own)}"

@@ -7,7 +7,7 @@ reads its `chunks`, a selection of the same shards: the songs that were kept, ea
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ from pipelines.report import curation
 from pipelines.report.curation import CurationInput, Evidence
 
 _FOR_THE_MODEL = ("", "swapped")  # signal alone is no proof of a wrong name
+_INAUDIBLE = 1e-4  # of full scale; a player turns quiet stems up by 24 dB, which leaves this at -56
 # How the model is run, and where to find what else decides: the key holds the content instead.
 _NOT_DECISIVE = ("model", "overrides", "num_workers", "use_gpu", "batch_size")
 
@@ -204,16 +205,20 @@ def _judged(song: Song, known: Measured, config: CurateConfig, sources: Sequence
         signature=known.signature,
         reason=broken[0].reason if broken else "",
         detail="; ".join(fault.detail for fault in first),
-        evidence=tuple(_moment(fault, known) for fault in first),
+        evidence=tuple(_moments(first, known)),
     )
 
 
-def _moment(fault: Fault, known: Measured) -> Evidence:
-    """The worst seconds of a fault; the middle of the song for one that is everywhere."""
-    middle_s = known.measures["duration_s"] / 2
-    worst = [one for one in known.moments if (one.reason, one.source) == (fault.reason, fault.source)]
-    start_s, stop_s = (worst[0].start_s, worst[0].stop_s) if worst else (middle_s, middle_s)
-    return Evidence(source=fault.source, start_s=start_s, stop_s=stop_s)
+def _moments(broken: Sequence[Fault], known: Measured) -> Iterator[Evidence]:
+    """The worst seconds of each fault, the middle of the song for one that is everywhere; none of pure silence."""
+    for fault in broken:
+        if fault.source and known.measures[f"{fault.source}_peak"] < _INAUDIBLE:
+            continue
+        middle_s = known.measures["duration_s"] / 2
+        worst = fault.worst(known.moments)
+        start_s, stop_s = (worst[0].start_s, worst[0].stop_s) if worst else (middle_s, middle_s)
+        words = f"with {fault.other} in it" if fault.other else ""
+        yield Evidence(source=fault.source, start_s=start_s, stop_s=stop_s, words=words)
 
 
 def _cross_checked(

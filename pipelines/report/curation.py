@@ -265,10 +265,12 @@ def listening_section(made: CurationInput) -> str:
         parts.append(f"<h3>{text(reason)}: {text(REASONS.get(reason, ''))} <small>({heard})</small></h3>")
         parts.append(f'<div class="cases">{"".join(cases)}</div>')
     dropped = [verdict.track_id for verdict in made.verdicts if not verdict.keep]
-    silent = sum(track_id not in made.songs for track_id in dropped)
-    left_out = len(dropped) - silent - len(chosen)
+    lost = sum(track_id not in made.songs for track_id in dropped)
+    mute = sum(track_id in made.songs and not made.evidence.get(track_id) for track_id in dropped)
+    left_out = len(dropped) - lost - mute - len(chosen)
     more = f" {_songs(left_out)} more have no player, so that the page stays small." if left_out else ""
-    more += f" Of {_songs(silent)} no audio could be read." if silent else ""
+    more += f" {_songs(mute)} more were dropped for what cannot be heard, such as silence." if mute else ""
+    more += f" Of {_songs(lost)} no audio could be read." if lost else ""
     more += " The table below has the evidence on every song." if more else ""
     lead = (
         f"{CLIP_S:g} seconds around the worst second of {_songs(len(chosen))}; the second itself is marked. Quiet "

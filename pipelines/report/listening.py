@@ -142,7 +142,7 @@ def waveform(
 
     `moment` is a stretch to mark, as shares of the length.
     """
-    mono_T = np.clip(samples_CT.mean(axis=0) / peak, -1, 1)
+    mono_T = np.clip(_drawn(samples_CT) / peak, -1, 1)
     pieces = np.array_split(mono_T, min(num_columns, max(1, len(mono_T))))
     tops = [(index, 50 - 48 * float(piece.max(initial=0.0))) for index, piece in enumerate(pieces)]
     bottoms = [(index, 50 - 48 * float(piece.min(initial=0.0))) for index, piece in enumerate(pieces)]
@@ -164,8 +164,8 @@ def spectrogram(samples_CT: Samples, *, loudest_db: float) -> bytes:
 
 
 def band_levels(samples_CT: Samples) -> NDArray[np.float64]:
-    """Power of the mono downmix in dB, `NUM_BANDS` bands by about `NUM_COLUMNS` moments; a sine of 1 has 0 dB."""
-    mono_T = samples_CT.mean(axis=0)
+    """Power of what is drawn in dB, `NUM_BANDS` bands by about `NUM_COLUMNS` moments; a sine of 1 has 0 dB."""
+    mono_T = _drawn(samples_CT)
     size = 4096
     hop = max(1, len(mono_T) // NUM_COLUMNS)
     padded_T = np.pad(mono_T, (size // 2, size))
@@ -178,6 +178,13 @@ def band_levels(samples_CT: Samples) -> NDArray[np.float64]:
     # Low bands are narrower than a bin: each shows the bin that it falls into.
     bands_NF = [power_NF[:, low : max(low + 1, high)].max(axis=1) for low, high in pairwise(bins)]
     return 10 * np.log10(np.stack(bands_NF) + 1e-12)
+
+
+def _drawn(samples_CT: Samples) -> Samples:
+    """The mono downmix (T,), or the first channel where the channels cancel each other: a picture of nothing lies."""
+    mono_T: Samples = samples_CT.mean(axis=0)
+    cancelled = np.square(mono_T).mean() < 1e-3 * np.square(samples_CT[0]).mean()
+    return samples_CT[0] if cancelled else mono_T
 
 
 def _png(grey_YX: NDArray[np.uint8]) -> bytes:

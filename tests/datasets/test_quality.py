@@ -12,7 +12,7 @@ from datasets.dice import dice
 from datasets.errors import InputError
 from datasets.labels import likeliest
 from datasets.loudness import k_weighting
-from datasets.quality import Meter, Rules, Signature, faults, find_duplicates, judge, measure, silent_sources
+from datasets.quality import Meter, Moment, Rules, Signature, faults, find_duplicates, judge, measure, silent_sources
 
 RATE = 8000
 SOURCES = ("drums", "bass")
@@ -109,6 +109,17 @@ def test_the_worst_seconds_are_told_in_order() -> None:
     assert moments[0].value > moments[1].value > 0
     found = faults(meter.measures(), Rules(), sources=SOURCES, moments=meter.worst())
     assert found[0].detail.endswith("worst at 0:03-0:05, 0:07-0:08")
+
+
+def test_a_fault_between_two_stems_tells_its_own_seconds_only() -> None:
+    moments = [
+        Moment(reason="bleed", source="bass", other=other, start_s=start_s, stop_s=start_s + 1, value=1.0)
+        for other, start_s in (("drums", 2.0), ("vocals", 5.0))
+    ]
+    measures = measure(_song(), sources=SOURCES, sample_rate=RATE) | {"bass_bleed_drums_db": -10.0}
+    (fault,) = faults(measures, Rules(), sources=SOURCES, moments=moments)
+    assert (fault.source, fault.other, fault.worst(moments)) == ("bass", "drums", moments[:1])
+    assert fault.detail == "bass: drums is heard in it at -10 dB, worst at 0:02-0:03"
 
 
 def test_a_square_wave_below_the_loudest_note_is_not_clipping() -> None:

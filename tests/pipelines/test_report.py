@@ -209,6 +209,12 @@ def test_silence_is_dark_and_flat() -> None:
     assert set(re.findall(r" (\d+\.\d)", waveform(silent_CT, peak=1.0).split("/>")[0])) == {"50.0"}
 
 
+def test_channels_that_cancel_each_other_are_drawn_as_the_first_one() -> None:
+    tone_T = np.sin(np.arange(PAGE_RATE, dtype=np.float32))
+    assert np.array_equal(band_levels(np.stack([tone_T, -tone_T])), band_levels(np.stack([tone_T, tone_T])))
+    assert waveform(np.stack([tone_T, -tone_T]), peak=1.0) == waveform(tone_T[None], peak=1.0)
+
+
 @pytest.mark.parametrize("values", [[0.0, 1.0], [-3.2, 11.7], [0.001, 0.0013], [5.0, 5.0], [1e5, 3e5]])
 def test_ticks_are_few_even_and_enclose_the_values(values: list[float]) -> None:
     ticks = nice_ticks(values, at_most=6)

@@ -181,6 +181,13 @@ def test_a_corpus_without_a_model_or_a_fault_has_no_such_sections(made: Curation
     assert dropped_table([verdict("a")]).count("\n") == 1
 
 
+def test_what_cannot_be_heard_has_no_player_and_is_counted_apart(made: CurationInput) -> None:
+    page = render(replace(made, evidence={"d": made.evidence["d"]}))
+    assert page.count("<audio") == 1
+    assert "2 songs more were dropped for what cannot be heard, such as silence. Of 1 song no audio" in page
+    assert "have no player" not in page
+
+
 def test_a_histogram_counts_what_lies_beyond_its_limits() -> None:
     panel = Panel(title="T", note="n", values={"drums": [0.0, 0.5, 1.0], "bass": [0.2, float("nan")]}, least=0.3)
     assert "T: 2 of 4 values are beyond the limit" in histogram(panel)
