@@ -17,8 +17,9 @@ from flows.step import step
 from flows.train_model import Trained
 from pipelines import audition, registry, report, stems, train
 from pipelines.audition import SongFiles
-from pipelines.report import ReportInput
+from pipelines.report import ReportInput, mixes, sounds
 from pipelines.report.listening import SongAudio
+from pipelines.report.mixes import MixShown
 from pipelines.stems import SeparatedSong
 
 
@@ -96,6 +97,13 @@ def write_report(config: RunConfig, corpus: Corpus, model: Trained, song: SongFi
             references=song.references,
             license=song.license,
         ),
+        mixes=_mixes(config, corpus),
+        sounds=sounds.sounds(
+            corpus.songs,
+            config.train.learner.augment,
+            sources=config.corpus.sources,
+            seconds=config.report.augment_s,
+        ),
         lineage={
             "Songs": corpus.ingested.chunks.digest,
             "Dataset": corpus.songs.digest,
@@ -110,6 +118,19 @@ def write_report(config: RunConfig, corpus: Corpus, model: Trained, song: SongFi
         config,
         lambda progress: report.run(config.report, told, store=config.store.root, progress=progress),
         words=lambda path: path,
+    )
+
+
+def _mixes(config: RunConfig, corpus: Corpus) -> tuple[MixShown, ...]:
+    """The automixes to be shown, where there are any."""
+    if corpus.automixes is None or corpus.profiles is None or not config.report.mixes:
+        return ()
+    return mixes.sample(
+        corpus.automixes.plans,
+        corpus.profiles,
+        corpus.songs,
+        count=config.report.mixes,
+        seconds=config.report.mix_s,
     )
 
 

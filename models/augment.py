@@ -67,6 +67,7 @@ def _draw_row(config: AugmentConfig, num_sources: int, shift_samples: int, *, se
     """Everything is drawn, used or not, so that turning one augmentation off leaves the others as they were."""
     dice = generator(seed, step, "row", row)
     offset_S = torch.randint(shift_samples + 1, (num_sources,), generator=dice)
+    offset_S = offset_S[:1].expand(num_sources) if config.shift_together else offset_S
     flip_S = torch.rand(num_sources, generator=dice) < 0.5
     negative_S = torch.rand(num_sources, generator=dice) < 0.5
     gain_S = config.scale_min + (config.scale_max - config.scale_min) * torch.rand(num_sources, generator=dice)
@@ -146,10 +147,9 @@ def _colour(sources_BSCT: Tensor, config: AugmentConfig, dice: _Dice) -> Tensor:
         drive_BS = config.saturate_db * dice.uniform("drive", num_sources)
         sources_BSCT = some("saturate", config.saturate_probability, effects.saturate, drive_BS)
     if config.codec_probability:
-        # From 64 kbit/s, or so it sounds, to hardly any loss: 10 to 18 kHz of 22, and noise 8 to 20 dB down.
+        names = {"cutoff": effects.CODEC_CUTOFF, "ratio": effects.CODEC_RATIO_DB}
         cutoff_BS, ratio_BS = (
-            0.45 + 0.37 * dice.uniform("cutoff", num_sources),
-            8 + 12 * dice.uniform("ratio", num_sources),
+            low + (high - low) * dice.uniform(name, num_sources) for name, (low, high) in names.items()
         )
         sources_BSCT = some("codec", config.codec_probability, effects.degrade, cutoff_BS, ratio_BS)
     if config.width_probability:

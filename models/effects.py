@@ -14,6 +14,8 @@ from torch.nn import functional as F
 EQ_OCTAVES = 9  # below half the sample rate: from 43 Hz up at 44.1 kHz
 CODEC_WINDOW = 2048
 CODEC_BANDS = 24
+CODEC_CUTOFF = 0.45, 0.82  # of half the sample rate, worst and best: 10 to 18 kHz at 44.1 kHz
+CODEC_RATIO_DB = 8.0, 20.0  # how far the noise lies below each band, worst and best
 VOCODER_WINDOW = 2048
 ATTACK_RISE = 4.0  # growth of the energy from one frame to the next from which on a hit is heard
 

@@ -18,7 +18,9 @@ from datasets.schema import REASONS, SOURCES, Score, Verdict
 from pipelines.progress import Progress, stage
 from pipelines.report.charts import Curve, SourceScores, curve_plot, legend, score_plot
 from pipelines.report.listening import SongAudio, clips_of, players
+from pipelines.report.mixes import MixShown, mixes_section
 from pipelines.report.page import document, section, source_class, table, text
+from pipelines.report.sounds import SoundShown, sounds_section
 
 NSDR = "nSDR (MDX 2021: one energy ratio over the whole song, mean over songs)"
 SDR = "SDR (BSS Eval v4: median over 1 s windows, then median over songs)"
@@ -29,8 +31,16 @@ class ReportConfig:
     """What the page holds."""
 
     clip_s: float = 18.0  # length of the players' excerpt
+    mixes: int = 3  # automixes that are drawn and played; 0 leaves them out
+    mix_s: float = 10.0  # of each
+    augment_s: float = 5.0  # of the excerpt that augmentation is shown on; 0 leaves it out
 
     def __post_init__(self) -> None:
+        if not 0 <= self.mixes <= 12 or not 1 <= self.mix_s <= 30 or not 0 <= self.augment_s <= 15:
+            raise InputError(
+                f"report.mixes={self.mixes}, report.mix_s={self.mix_s}, report.augment_s={self.augment_s}: "
+                "at most 12 mixes of 1 to 30 s, and 0 to 15 s, would do"
+            )
         if not 1 <= self.clip_s <= 30:  # nine players of 30 s are 8 MB: what a mail takes
             raise InputError(f"report.clip_s={self.clip_s}: give 1 to 30 seconds")
 
@@ -50,6 +60,8 @@ class ReportInput:
     history: Sequence[Mapping[str, Any]] = ()  # "step", "loss", "per_source", "valid_nsdr"
     sources: Sequence[str] = SOURCES  # the order of "per_source"
     song: SongAudio | None = None
+    mixes: Sequence[MixShown] = ()
+    sounds: Sequence[SoundShown] = ()  # of augmentation
     lineage: Mapping[str, str] = field(default_factory=dict)  # what is told -> digest, commit, ...
     config: str = ""  # the resolved configuration as TOML
 
@@ -71,6 +83,8 @@ def render(config: ReportConfig, made: ReportInput) -> str:
         scores_section(made),
         listening_section(made, seconds=config.clip_s),
         songs_section(made),
+        mixes_section(made.mixes),
+        sounds_section(made.sounds),
         training_section(made),
         lineage_section(made),
     ]

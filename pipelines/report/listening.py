@@ -110,10 +110,12 @@ def player(
     peak: float,
     whole: bool,
     moment_s: tuple[float, float] | None = None,
+    preload: str = "metadata",
 ) -> str:
     """One excerpt: its button, its waveform and spectrogram, and the sound itself inside the page.
 
-    `moment_s` marks a stretch of the waveform. Such players come in numbers, so they are decoded when started only.
+    `moment_s` marks a stretch of the waveform. Players that come in numbers, as those do, are decoded when started
+    only: `preload` "none".
     """
     data, mime = encode_for_page(clip.samples_CT, PAGE_RATE)
     name = f"{clip.kind}, {clip.source}" if clip.source != "mixture" else clip.kind
@@ -122,7 +124,7 @@ def player(
     style = "source-mixture" if clip.source == "mixture" else source_class(clip.source)
     length_s = clip.samples_CT.shape[-1] / PAGE_RATE
     moment = None if moment_s is None else (moment_s[0] / length_s, moment_s[1] / length_s)
-    preload = "metadata" if moment_s is None else "none"
+    preload = preload if moment_s is None else "none"
     return (
         f'<figure class="player {style}{" whole" if whole else ""}"><figcaption>'
         f'<button type="button" hidden aria-pressed="false" aria-label="Play {described}">▶</button>'

@@ -1,0 +1,229 @@
+"""The report's sample of automixes: beat grids over waveforms, chroma before and after, and both as sound.
+
+`sample` renders a few seconds of a few plans; `mixes_section` draws what came of it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datasets.audio import Samples, resample
+from datasets.harmony import PITCHES, chroma
+from datasets.profile import DRUMS
+from datasets.render import place
+from datasets.schema import MixPlan, Part, Profile, ShardSet
+from datasets.shards import Song, read_objects, read_song, read_songs
+from pipelines.report.listening import PAGE_RATE, Clip, band_levels, player, waveform
+from pipelines.report.page import section, source_class, text
+
+Beats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartShown:
+    """A few seconds of one part, before and after, at `PAGE_RATE`."""
+
+    part: Part
+    title: str
+    before_CT: Samples  # from where the song itself stands at the first of these seconds
+    after_CT: Samples
+    beats_s: tuple[float, ...]  # of its own song, where they fall in these seconds
+    chroma_before: tuple[float, ...]  # empty for drums and for silence
+    chroma_after: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MixShown:
+    """A few seconds of a mix."""
+
+    plan: MixPlan
+    title: str
+    license: str
+    beats_s: tuple[float, ...]  # of the reference: the grid
+    parts: tuple[PartShown, ...]  # the reference's own first
+
+
+def sample(
+    plans: ShardSet, profiles: ShardSet, chunks: ShardSet, *, count: int, seconds: float
+) -> tuple[MixShown, ...]:
+    """Some seconds of up to `count` whole plans, from all over the table, each of another reference."""
+    whole = {made.parts[0].track_id: made for made in read_objects(plans, MixPlan) if not made.reason}
+    chosen = [whole[name] for name in sorted(whole)]
+    chosen = [chosen[index * len(chosen) // count] for index in range(count)] if len(chosen) > count else chosen
+    known = {profile.track_id: profile for profile in read_objects(profiles, Profile)}
+    songs = {song.track_id: song for song in read_songs(chunks)}
+    return tuple(show(made, known, songs, seconds=seconds) for made in chosen)
+
+
+def show(made: MixPlan, profiles: Mapping[str, Profile], songs: Mapping[str, Song], *, seconds: float) -> MixShown:
+    """The middle of the stretch in which all parts of the mix play."""
+    reference = songs[made.parts[0].track_id]
+    rate = reference.sample_rate
+    spans = [
+        (part.shift_samples, part.shift_samples + round(part.stretch * songs[part.track_id].num_samples))
+        for part in made.parts
+    ]
+    begin, end = max(0, *(first for first, _ in spans)), min(reference.num_samples, *(last for _, last in spans))
+    length = max(1, min(round(seconds * rate), end - begin))
+    start = begin + (end - begin - length) // 2
+    return MixShown(
+        plan=made,
+        title=reference.title,
+        license=" + ".join(sorted({songs[part.track_id].license for part in made.parts})),
+        beats_s=_inside(np.asarray(profiles[reference.track_id].beats_s) - start / rate, length / rate),
+        parts=tuple(
+            _part(part, songs[part.track_id], profiles[part.track_id], start=start, length=length)
+            for part in made.parts
+        ),
+    )
+
+
+def _part(part: Part, song: Song, profile: Profile, *, start: int, length: int) -> PartShown:
+    rate = song.sample_rate
+    stem_CT = read_song(song, sources=(part.source,))[0]
+    after_CT = place(stem_CT, replace(part, shift_samples=part.shift_samples - start), rate, num_samples=length)
+    begin = min(start, max(0, song.num_samples - length))  # nothing moved: the same seconds of the song itself
+    before_CT = stem_CT[:, begin : begin + length]
+    beats_s = part.stretch * np.asarray(profile.beats_s) + (part.shift_samples - start) / rate
+    pitched = part.source != DRUMS
+    at = max(0, round((start - part.shift_samples) / part.stretch))  # what sounds there, before it was bent
+    heard_T = stem_CT[:, at : at + round(length / part.stretch)].mean(axis=0)
+    return PartShown(
+        part=part,
+        title=song.title,
+        before_CT=_for_page(before_CT, rate),
+        after_CT=_for_page(after_CT, rate),
+        beats_s=_inside(beats_s, length / rate),
+        chroma_before=chroma(heard_T, rate) if pitched else (),
+        chroma_after=chroma(after_CT.mean(axis=0), rate) if pitched else (),
+    )
+
+
+def _inside(beats_s: Beats, length_s: float) -> tuple[float, ...]:
+    return tuple(beats_s[(beats_s >= 0.0) & (beats_s < length_s)].tolist())
+
+
+def _for_page(samples_CT: Samples, rate: int) -> Samples:
+    return resample(samples_CT, source_rate=rate, target_rate=PAGE_RATE)
+
+
+# -- drawing --------------------------------------------------------------------------------------------------
+
+
+def mixes_section(mixes: Sequence[MixShown]) -> str:
+    """A figure and two players for each mix."""
+    if not mixes:
+        return ""
+    lead = (
+        "A few seconds out of the automixes that training draws from. Lines are the beats of the song that opens the "
+        "mix; ticks below are the beats of each part, where the plan has moved them."
+    )
+    told = (
+        "Chroma: how much of a part falls on each pitch class from C to B, filled; the outline is all other pitched "
+        "parts of the mix together, and the number how far the two are apart (0 to 2)."
+    )
+    note = f'<p class="note">{told} The stems of <em>as they were</em> play at their own tempo and pitch.</p>'
+    return section("What it learned from: automixes", *(_mix(made) for made in mixes), note, lead=lead)
+
+
+def _mix(made: MixShown) -> str:
+    plan = made.plan
+    facts = [f"{plan.tempo_bpm:.1f} bpm", plan.key, f"predicted beat error {plan.beat_error_ms:.1f} ms"]
+    facts.append(f"key distance {plan.key_distance:.2f}")
+    length = min(part.after_CT.shape[1] for part in made.parts)
+    before_CT = _sum([part.before_CT for part in made.parts], length)
+    after_CT = _sum([part.after_CT for part in made.parts], length)
+    peak = max(1.0, float(np.abs(before_CT).max()), float(np.abs(after_CT).max()))
+    clips = [
+        Clip(source="mixture", kind=kind, samples_CT=samples_CT / np.float32(peak))
+        for kind, samples_CT in (("As they were", before_CT), ("Automix", after_CT))
+    ]
+    loudest_db = max(-60.0, *(float(band_levels(clip.samples_CT).max()) for clip in clips))
+    drawn = [player(clip, made.title, loudest_db=loudest_db, peak=1.0, whole=False, preload="none") for clip in clips]
+    rows = "".join(_row(part, made) for part in made.parts)
+    terms = f'<p class="note">{text(made.license)}</p>' if made.license else ""
+    return (
+        f'<div class="mix"><h3>{text(made.title)}</h3><p class="note">{text(", ".join(filter(None, facts)))}</p>'
+        f'<div class="parts">{rows}</div><div class="players">{"".join(drawn)}</div>{terms}</div>'
+    )
+
+
+def _sum(parts: Sequence[Samples], length: int) -> Samples:
+    total_CT = np.zeros((2, length), np.float32)
+    for part_CT in parts:
+        total_CT[:, : part_CT.shape[1]] += part_CT[:, :length]
+    return total_CT
+
+
+def _row(shown: PartShown, made: MixShown) -> str:
+    """One part: what was done to it, its waveform under the grid, and its chroma before and after."""
+    part = shown.part
+    others = [other.chroma_after for other in made.parts if other is not shown and other.chroma_after]
+    context = tuple(np.mean(others, axis=0).tolist()) if others else ()
+    pictures = _chromas(shown, context) if shown.chroma_before and shown.chroma_after else ""
+    kind = source_class(part.source)
+    return (
+        f'<figure class="part {kind}"><figcaption><span class="dot"></span><strong>{text(part.source.capitalize())}'
+        f"</strong> of {text(shown.title)}<br>{text(_done(part))}</figcaption>"
+        f'<div class="grid">{_under_grid(shown, made)}</div>{pictures}</figure>'
+    )
+
+
+def _done(part: Part) -> str:
+    """What the plan does to a part, in words."""
+    if part.stretch == 1.0 and not part.semitones and not part.shift_samples:
+        return "as it is"
+    words = [f"{100 * part.stretch:.1f}\u2009% as long"]
+    if part.semitones:
+        words.append(f"{part.semitones:+d} semitone{'s' if abs(part.semitones) > 1 else ''}".replace("-", "\u2212"))
+    if part.gain_db:
+        words.append(f"{part.gain_db:+.1f} dB".replace("-", "\u2212"))
+    return ", ".join(words)
+
+
+def _under_grid(shown: PartShown, made: MixShown) -> str:
+    length_s = shown.after_CT.shape[1] / PAGE_RATE
+    peak = max(1e-3, float(np.abs(shown.after_CT.mean(axis=0)).max()))
+
+    def lines(beats_s: Sequence[float], kind: str, top: int, bottom: int) -> str:
+        drawn = "".join(f"M{1000 * beat / length_s:.1f} {top}V{bottom}" for beat in beats_s)
+        return f'<path class="{kind}" vector-effect="non-scaling-stroke" d="{drawn}"/>' if drawn else ""
+
+    label = f"{shown.part.source} of {shown.title}: {len(shown.beats_s)} beats under {len(made.beats_s)} of the grid"
+    grid = (
+        f'<svg class="beats" viewBox="0 0 1000 100" preserveAspectRatio="none" role="img" aria-label="{text(label)}">'
+        f"{lines(made.beats_s, 'beat', 0, 100)}{lines(shown.beats_s, 'own-beat', 80, 100)}</svg>"
+    )
+    return waveform(shown.after_CT, peak=peak) + grid
+
+
+def _chromas(shown: PartShown, context: Sequence[float]) -> str:
+    """Two strips of twelve bars."""
+    drawn = []
+    for when, own in (("before", shown.chroma_before), ("after", shown.chroma_after)):
+        told = when
+        if context:
+            distance = float(np.abs(np.asarray(own) - np.asarray(context)).sum())
+            told = f"{when}: {distance:.2f} away"
+        tallest = max(*own, *context, 1e-9)
+        marks = []
+        for index, share in enumerate(own):
+            height = 46 * share / tallest
+            marks.append(
+                f'<rect class="tint" x="{12 * index + 1}" y="{48 - height:.1f}" width="10" height="{height:.1f}"/>'
+            )
+        if context:
+            steps = "".join(f"V{48 - 46 * share / tallest:.1f}h12" for share in context)
+            marks.append(f'<path class="context" d="M0 48{steps}V48"/>')
+        names = "".join(
+            f'<text x="{12 * index + 6}" y="59" text-anchor="middle">{name}</text>'
+            for index, name in enumerate(PITCHES)
+            if "#" not in name
+        )
+        drawn.append(
+            f'<div><span class="note">{text(told)}</span><svg class="chroma" viewBox="0 0 144 62" role="img" '
+            f'aria-label="Chroma {text(told)}">{"".join(marks)}{names}</svg></div>'
+        )
+    return f'<div class="chromas">{"".join(drawn)}</div>'
