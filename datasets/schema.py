@@ -87,7 +87,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """Tempo, beats, chroma and key of one track; times in seconds from the start of the track."""
+    """Tempo, beats, chroma, key and singing of one track; times in seconds from the start of the track."""
 
     track_id: str
     split: str
@@ -100,6 +100,9 @@ class Profile:
     key: str  # "A minor"; empty when unknown
     key_confidence: float  # 0 to 1
     loudness_db: Mapping[str, float]  # RMS of each source over its sounding seconds, dBFS
+    downbeat_confidence: float = 0.0  # 0 to 1
+    tuning_cents: float = 0.0  # from A = 440 Hz, -50 to 50
+    vocals_s: tuple[tuple[float, float], ...] = ()  # from when to when somebody sings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +147,9 @@ class Score:
     isr: float | None = None  # BSS Eval v4: medians over 1 s windows, as sdr
     sir: float | None = None
     sar: float | None = None
+    leakage_db: float | None = None  # RMS of the estimate in windows where the stem is silent, dBFS
+    duration_s: float = 0.0
+    level_db: float = 0.0  # RMS of the mixture, dBFS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,6 +225,9 @@ PROFILES = pa.schema(
         ("key", pa.string()),
         ("key_confidence", pa.float64()),
         ("loudness_db", pa.map_(pa.string(), pa.float64())),
+        ("downbeat_confidence", pa.float64()),
+        ("tuning_cents", pa.float64()),
+        ("vocals_s", pa.list_(pa.list_(pa.float64()))),
     ]
 )
 
@@ -262,5 +271,8 @@ SCORES = pa.schema(
         ("isr", pa.float64()),
         ("sir", pa.float64()),
         ("sar", pa.float64()),
+        ("leakage_db", pa.float64()),
+        ("duration_s", pa.float64()),
+        ("level_db", pa.float64()),
     ]
 )

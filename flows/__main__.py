@@ -86,6 +86,39 @@ def corpus(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
     return _guarded(body, options)
 
 
+@app.command(sort_key=2.6)
+def plan(
+    preset: Annotated[str, Parameter(help="A name, or a .toml file.")],
+    /,
+    *overrides: Overrides,
+    gpu: Annotated[str, Parameter(help="h100, h200, a100-80, a100-40, l4, rtx4090 or v100-32.")] = "",
+    memory_gib: Annotated[float, Parameter(help="Of one device, instead of its own.")] = 0.0,
+    mfu: Annotated[float, Parameter(help="Share of the peak rate that you have measured, such as 0.3.")] = 0.0,
+    price: Annotated[float, Parameter(help="Dollars per device and hour, instead of a list price.")] = 0.0,
+    measure: Annotated[bool, Parameter(negative="", show_default=False, help="Take real steps here.")] = False,
+    options: Options = NO_OPTIONS,
+) -> int:
+    """Say what a training will take, in steps, memory, time and money, and whether it fits.
+
+    Example: `stemline plan htdemucs-one-gpu --gpu l4`
+    """
+    from flows import planning
+
+    hardware = planning.Hardware(gpu=gpu, memory_gib=memory_gib, mfu=mfu, price=price)
+    return _guarded(lambda screen: planning.run(preset, overrides, hardware, measured=measure, screen=screen), options)
+
+
+@app.command(sort_key=2.7)
+def doctor(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
+    """Check versions, processor, memory, store, codecs, servers, GPUs and Ray, and say how to mend each fault.
+
+    Example: `stemline doctor --preset htdemucs-musdb store.root=store`
+    """
+    from flows import doctor as checks
+
+    return _with_settings(overrides, options, lambda config, screen: checks.run(config, screen=screen))
+
+
 @app.command(sort_key=3)
 def ingest(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
     """Decode the songs of a folder into Parquet shards.
@@ -141,12 +174,46 @@ def evaluate(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
 
 
 @app.command(sort_key=9)
-def promote(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
+def promote(
+    *overrides: Overrides,
+    dry_run: Annotated[
+        bool, Parameter(negative="", show_default=False, help="Say what the gate would do; register nothing.")
+    ] = False,
+    options: Options = NO_OPTIONS,
+) -> int:
     """Register the trained model, and make it the champion if the gate lets it pass.
 
-    Example: `stemline promote corpus.root=songs`
+    Example: `stemline promote --dry-run corpus.root=songs`
     """
-    return _until("promote", overrides, options)
+    return _until("decide" if dry_run else "promote", overrides, options)
+
+
+@app.command(sort_key=9.1)
+def history(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
+    """List which version was the champion when, and why.
+
+    Example: `stemline history store.root=store`
+    """
+    from flows import promotions
+
+    return _with_settings(overrides, options, lambda config, screen: promotions.listed(config))
+
+
+@app.command(sort_key=9.2)
+def rollback(
+    *overrides: Overrides,
+    to: Annotated[int | None, Parameter(help="A version; by default the champion before the present one.")] = None,
+    options: Options = NO_OPTIONS,
+) -> int:
+    """Make an earlier version the champion again; nothing is trained. Repeated, it goes back further.
+
+    Example: `stemline rollback store.root=store`
+    """
+    from flows import promotions
+
+    return _with_settings(
+        overrides, options, lambda config, screen: promotions.rolled_back(config, to=to, screen=screen)
+    )
 
 
 @app.command(sort_key=10)
@@ -242,15 +309,21 @@ def datasets_find(song: str, /, *overrides: Overrides, options: Options = NO_OPT
     return _of_a_store(overrides, options, lambda history, store: history.holding(store, song))
 
 
-def _of_a_store(overrides: Sequence[str], options: Options, look: Callable[[Any, str], dict[str, Any]]) -> int:
-    """Something about a store that is only read: no lock, no Prefect, no Ray."""
+def _with_settings(overrides: Sequence[str], options: Options, job: Callable[[Any, Any], dict[str, Any]]) -> int:
+    """Something that takes seconds: no lock, no Prefect, no Ray."""
     from flows import config as door
-    from flows import history
 
-    def body(screen: Any) -> dict[str, Any]:
-        return look(history, door.load(options.preset or "smoke", overrides).store.tables)
+    def body(screen: Any) -> dict[str, Any] | str:
+        config = door.load(options.preset or "smoke", overrides)
+        return door.to_toml(config) if options.print_config else job(config, screen)
 
     return _guarded(body, options)
+
+
+def _of_a_store(overrides: Sequence[str], options: Options, look: Callable[[Any, str], dict[str, Any]]) -> int:
+    from flows import history
+
+    return _with_settings(overrides, options, lambda config, screen: look(history, config.store.tables))
 
 
 def _until(verb: str, overrides: Sequence[str], options: Options) -> int:

@@ -1,7 +1,7 @@
 """The one summary at the end of a verb: what became of the songs, what the model scored, where to look."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.text import Text
@@ -13,6 +13,9 @@ from flows.full_run import FullRun
 from flows.screen import decibels, table
 from flows.train_model import Trained
 from pipelines.evaluate import ScoreSummary, SourceScore
+from pipelines.gate import Decision
+from pipelines.paired import Difference
+from pipelines.registry import ModelVersion
 
 MAX_ROWS = 20
 
@@ -59,7 +62,7 @@ def model_tables(model: Trained) -> list[Any]:
     summary = model.candidate.summary
     shown: list[Any] = [
         table(
-            f"nSDR in dB, {summary.protocol.split(',')[0]} split, mean over {_songs(len(summary.track_ids))}",
+            f"nSDR in dB, {summary.protocol.split(',')[0]} split, mean over {_songs(len(summary.songs))}",
             ["source", "mixture", "model", "improvement"],
             _score_rows({**summary.sources, "mean": summary.overall}),
             strong_last=True,
@@ -67,10 +70,32 @@ def model_tables(model: Trained) -> list[Any]:
     ]
     if summary.overall.sir is not None:
         shown.append(_bss_table(summary))
-    if model.decision is not None and model.version is not None:
-        verb = "Promoted" if model.version.alias else "Not promoted"
-        shown.append(Text(f"{verb}: {model.decision.reason}"))
+    if model.decision is not None:
+        shown += _decision(model.decision, model.version)
     return shown
+
+
+def _decision(decision: Decision, version: ModelVersion | None) -> list[Any]:
+    """The gate's word; with a champion, the gains and how sure they are."""
+    shown: list[Any] = []
+    if decision.gain is not None:
+        gains = {**decision.source_gains, "mean": decision.gain}
+        title = f"Gain over the champion in dB nSDR, {_songs(decision.num_songs)}, song by song"
+        shown.append(
+            table(title, ["source", "gain", "at least", "at most", "spread"], _gain_rows(gains), strong_last=True)
+        )
+    if version is None:  # a dry run
+        verb = "Would be promoted" if decision.promote else "Would not be promoted"
+    else:
+        verb = "Promoted" if version.alias else "Not promoted"
+    return [*shown, Text(f"{verb}: {decision.reason}")]
+
+
+def _gain_rows(gains: Mapping[str, Difference]) -> list[list[str]]:
+    return [
+        [name, *(decibels(value, sign=True) for value in (gain.mean, gain.low, gain.high)), decibels(gain.spread)]
+        for name, gain in gains.items()
+    ]
 
 
 def _bss_table(summary: ScoreSummary) -> Any:
@@ -79,7 +104,7 @@ def _bss_table(summary: ScoreSummary) -> Any:
         [source, *(decibels(getattr(score, name)) for name in names)]
         for source, score in {**summary.sources, "mean": summary.overall}.items()
     ]
-    title = f"BSS Eval v4 in dB: medians over windows, then over {_songs(len(summary.track_ids))}"
+    title = f"BSS Eval v4 in dB: medians over windows, then over {_songs(len(summary.songs))}"
     return table(title, ["source", *map(str.upper, names)], rows, strong_last=True)
 
 
@@ -105,7 +130,7 @@ def demo_tables(made: FullRun, *, store: str) -> list[Any]:
     rows = []
     for row in _score_rows({**candidate.summary.sources, "mean": candidate.summary.overall}):
         rows.append([*row, *_real_cells(row[0], real)])
-    title = f"nSDR in dB (MDX 2021): {_songs(len(candidate.summary.track_ids), 'toy song')} held out, and a real song"
+    title = f"nSDR in dB (MDX 2021): {_songs(len(candidate.summary.songs), 'toy song')} held out, and a real song"
     columns = ["source", "toy mixture", "model", "gain", "real mixture", "model", "gain"]
     verb = "Promoted" if version.alias else "Not promoted"
     return [

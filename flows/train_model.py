@@ -1,10 +1,12 @@
 """From a dataset to a champion: train, score, register, decide, promote."""
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass
 
 from prefect import flow, task
 
+from datasets.errors import InputError
 from datasets.schema import ShardSet
+from datasets.shards import read_manifest, read_songs
 from flows import config as door
 from flows.build_corpus import Corpus
 from flows.config import RunConfig
@@ -16,7 +18,7 @@ from pipelines.provenance import code_commit, code_digest
 from pipelines.registry import Candidate, ModelVersion
 from pipelines.train import TrainResult
 
-STEPS = ("train", "evaluate", "promote")
+STEPS = ("train", "evaluate", "decide", "promote")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +42,11 @@ def train_model(config: RunConfig, corpus: Corpus, *, until: str = "promote") ->
     champion = score_champion(config, corpus)
     if until == "evaluate":
         return Trained(trained=trained, candidate=candidate, champion=champion)
+    if until == "decide":
+        decision = _decide(config, corpus, candidate, champion)
+        return Trained(trained=trained, candidate=candidate, champion=champion, decision=decision)
     version = register(config, corpus, trained, candidate)
-    decision = _decide(config, version, candidate, champion)
+    decision = _kept(config, version) or _decide(config, corpus, candidate, champion)
     version = promote(config, version, decision)
     return Trained(trained=trained, candidate=candidate, champion=champion, decision=decision, version=version)
 
@@ -85,7 +90,7 @@ def _score(config: RunConfig, songs: ShardSet, checkpoint: str, *, who: str) -> 
         "evaluate",
         config,
         lambda progress: evaluate.run(config.evaluate, checkpoint, songs, store=config.store.tables, progress=progress),
-        words=lambda made: f"{who}{len(made.summary.track_ids)} songs, mean nSDR {made.summary.overall.nsdr:.2f} dB",
+        words=lambda made: f"{who}{len(made.summary.songs)} songs, mean nSDR {made.summary.overall.nsdr:.2f} dB",
         outputs=lambda made: [made.scores],
     )
 
@@ -104,7 +109,9 @@ def register(config: RunConfig, corpus: Corpus, trained: TrainResult, scored: Ev
         lineage={
             "corpus_digest": corpus.ingested.chunks.digest,
             "dataset_digest": corpus.songs.digest,
+            "dataset_uri": corpus.songs.uri,
             "scores_digest": scored.scores.digest,
+            "weights_digest": scored.summary.model_digest,
             "protocol": scored.summary.protocol,
             "code_digest": code_digest("pipelines.train_loop"),
             "commit": code_commit() or "unknown",
@@ -124,14 +131,35 @@ def register(config: RunConfig, corpus: Corpus, trained: TrainResult, scored: Ev
     )
 
 
-def _decide(
-    config: RunConfig, version: ModelVersion, candidate: EvaluateResult, champion: EvaluateResult | None
-) -> Decision:
-    """The gate's word on this version. On a rerun the champion keeps the decision that made it one."""
-    decision = gate.decide(candidate.summary, champion.summary if champion else None, config.gate)
-    kept = registry.decision_of(version, store=config.store.root) if version.alias == registry.CHAMPION else None
-    known = {item.name for item in fields(Decision)}
-    return replace(decision, **{name: value for name, value in (kept or {}).items() if name in known})
+def _kept(config: RunConfig, version: ModelVersion) -> Decision | None:
+    """The decision that made this version the champion, on a rerun: comparing it with itself says nothing."""
+    if version.alias != registry.CHAMPION:
+        return None
+    kept = registry.decision_of(version, store=config.store.root)
+    try:
+        return None if kept is None else door.build(Decision, kept)
+    except InputError:  # an older stemline's, in other words
+        return None
+
+
+def _decide(config: RunConfig, corpus: Corpus, candidate: EvaluateResult, champion: EvaluateResult | None) -> Decision:
+    """The gate's word on what was trained with this corpus."""
+    if champion is None:
+        return gate.decide(candidate.summary, None, config.gate)
+    return gate.decide(candidate.summary, champion.summary, config.gate, heard=_heard(config, corpus))
+
+
+def _heard(config: RunConfig, corpus: Corpus) -> list[str] | None:
+    """Held-out songs that the candidate or the champion was trained with; None where its dataset is gone."""
+    present = registry.champion(config.registry, store=config.store.root)
+    songs = read_songs(corpus.songs)
+    tested = [song for song in songs if song.split == config.evaluate.split]
+    learnt = [song for song in songs if song.split != config.evaluate.split]
+    try:
+        known = read_manifest(present.dataset_uri).songs if present and present.dataset_uri else None
+    except InputError:
+        known = None
+    return None if known is None else gate.heard_songs(tested, [*learnt, *known])
 
 
 def _flat_scores(scored: EvaluateResult) -> dict[str, float]:

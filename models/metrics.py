@@ -10,6 +10,7 @@ from torch import Tensor
 from .errors import ModelError
 
 MDX_EPSILON = 1e-7
+SILENT_POWER = 1e-6  # -60 dBFS
 
 
 def nsdr(reference_SCT: Tensor, estimate_SCT: Tensor) -> Tensor:
@@ -41,6 +42,21 @@ def sdr_windows(reference_SCT: Tensor, estimate_SCT: Tensor, window_samples: int
     error_SW = (reference_SCWT - estimate_SCWT).square().sum(dim=(1, 3))
     silent_W = _silent(reference_SCWT) | _silent(estimate_SCWT)
     return (10 * torch.log10(energy_SW / error_SW)).masked_fill(silent_W, torch.nan)
+
+
+def leakage(reference_SCT: Tensor, estimate_SCT: Tensor, window_samples: int) -> Tensor:
+    """RMS of each estimate over the windows in which its reference is silent (below -60 dBFS), in dBFS; shape (S,).
+
+    At least -120 dBFS; NaN where no window is silent. Ratios to the reference say little there.
+    """
+    reference_SCT, estimate_SCT = _comparable(reference_SCT, estimate_SCT)
+    window = min(window_samples, reference_SCT.shape[-1])
+    power_SW, leaked_SW = (
+        _windows(signal_SCT, window).square().mean(dim=(1, 3)) for signal_SCT in (reference_SCT, estimate_SCT)
+    )
+    silent_SW = power_SW < SILENT_POWER
+    leaked_S = (leaked_SW * silent_SW).sum(dim=1) / silent_SW.sum(dim=1)  # 0 / 0 is NaN
+    return 10 * torch.log10(leaked_S.clamp(min=1e-12))
 
 
 def sdr_median(sdr_SW: Tensor) -> Tensor:

@@ -5,16 +5,26 @@ songs and the protocol, so the same question is never computed twice.
 """
 
 import json
+import math
 import statistics
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from datasets import storage
 from datasets.errors import InputError
 from datasets.schema import SCORES, SPLITS, Score, ShardSet
-from datasets.shards import find_manifest, read_objects, read_songs, read_track, table_of, write_table
+from datasets.shards import (
+    find_manifest,
+    read_manifest,
+    read_objects,
+    read_songs,
+    read_track,
+    table_of,
+    write_table,
+)
 from pipelines.cluster import connect, quiet_data
 from pipelines.progress import Progress, stage
 from pipelines.provenance import code_digest, digest
@@ -78,15 +88,27 @@ class SourceScore:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SongScore:
+    """What the gate looks at in one song."""
+
+    nsdr: Mapping[str, float]  # per source, dB
+    leakage_db: Mapping[str, float]  # of sources with silent windows: RMS of the estimate in them, dBFS
+    duration_s: float
+    level_db: float  # RMS of the mixture, dBFS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreSummary:
     """What a model scored, and exactly on what."""
 
     model_digest: str
     dataset_digest: str
     protocol: str
-    track_ids: tuple[str, ...]
+    songs: Mapping[str, SongScore]  # by track id
     sources: Mapping[str, SourceScore]
     overall: SourceScore  # mean over sources
+    size_bytes: int = 0  # of the files of the weights
+    real_time: float | None = None  # seconds of computing per second of song, on the machine that scored
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,12 +133,18 @@ def run(
     tracks = _tracks(config, chunks, keep)
     model_digest = _digest_of(Path(checkpoint))
     code = code_digest("models.metrics", "models.bsseval", "models.separate", "models.catalog")
-    key = digest(model_digest, chunks.digest, [track["track_id"] for track in tracks], config.protocol, code)
+    track_ids = [track["track_id"] for track in tracks]
+    key = digest(model_digest, chunks.digest, track_ids, config.protocol, SCORES.names, code)
     scores = find_manifest(folder, step="evaluate", key=key)
     if scores is None:
-        rows = _score_all(config, checkpoint, chunks, tracks, progress)
-        scores = write_table(folder, "scores", table_of(rows, SCORES), key=key, step="evaluate")
-    return EvaluateResult(scores=scores, summary=summarize(read_objects(scores, Score), model_digest, chunks.digest))
+        rows, real_time = _score_all(config, checkpoint, chunks, tracks, progress)
+        # Beside the table, not in it: equal questions have equal answers, but not equal durations.
+        extra = {"real_time": real_time}
+        scores = write_table(folder, "scores", table_of(rows, SCORES), key=key, step="evaluate", extra=extra)
+    summary = summarize(read_objects(scores, Score), model_digest, chunks.digest)
+    took = read_manifest(scores).extra["real_time"]
+    summary = replace(summary, size_bytes=_bytes_of(Path(checkpoint)), real_time=took)
+    return EvaluateResult(scores=scores, summary=summary)
 
 
 def summarize(scores: Sequence[Score], model_digest: str, dataset_digest: str) -> ScoreSummary:
@@ -132,10 +160,25 @@ def summarize(scores: Sequence[Score], model_digest: str, dataset_digest: str) -
         model_digest=model_digest,
         dataset_digest=dataset_digest,
         protocol=protocols.pop(),
-        track_ids=tuple(sorted({score.track_id for score in scores})),
+        songs=_songs(scores),
         sources=sources,
         overall=_over_sources(list(sources.values())),
     )
+
+
+def _songs(scores: Sequence[Score]) -> dict[str, SongScore]:
+    rows: dict[str, list[Score]] = {}
+    for score in sorted(scores, key=lambda score: score.track_id):
+        rows.setdefault(score.track_id, []).append(score)
+    return {
+        track_id: SongScore(
+            nsdr={score.source: score.nsdr for score in own},
+            leakage_db={score.source: score.leakage_db for score in own if score.leakage_db is not None},
+            duration_s=own[0].duration_s,
+            level_db=own[0].level_db,
+        )
+        for track_id, own in rows.items()
+    }
 
 
 def _tracks(config: EvaluateConfig, chunks: ShardSet, keep: Collection[str] | None) -> list[dict[str, str]]:
@@ -157,6 +200,12 @@ def _digest_of(checkpoint: Path) -> str:
     from models.checkpoint import weights_digest
 
     return weights_digest(checkpoint)
+
+
+def _bytes_of(checkpoint: Path) -> int:
+    from models.checkpoint import weights_bytes
+
+    return weights_bytes(checkpoint)
 
 
 def _over_songs(scores: Sequence[Score]) -> SourceScore:
@@ -194,23 +243,26 @@ def _score_all(
     chunks: ShardSet,
     tracks: Sequence[Mapping[str, str]],
     progress: Progress | None,
-) -> list[Score]:
+) -> tuple[list[Score], float]:
+    """A score per song and source, and the seconds that separating a second of song took."""
     scores: list[Score] = []
+    took_s = song_s = 0.0
     with stage(progress, "evaluate", len(tracks), "songs") as heard, connect():
-        for answer in _separate_and_score(config, checkpoint, chunks, tracks):
+        for answer, seconds in _separate_and_score(config, checkpoint, chunks, tracks):
             scores += [Score(**row) for row in answer]
+            took_s, song_s = took_s + seconds, song_s + scores[-1].duration_s
             heard.advance()
             heard.note(answer[0]["title"])
         mean = statistics.fmean(score.nsdr for score in scores)
         heard.finish(f"{len(tracks)} songs, mean nSDR {mean:.2f} dB")
     order = {source: place for place, source in enumerate(dict.fromkeys(score.source for score in scores))}
-    return sorted(scores, key=lambda score: (score.track_id, order[score.source]))
+    return sorted(scores, key=lambda score: (score.track_id, order[score.source])), took_s / song_s
 
 
 def _separate_and_score(
     config: EvaluateConfig, checkpoint: str, chunks: ShardSet, tracks: Sequence[Mapping[str, str]]
-) -> Iterator[list[dict[str, Any]]]:
-    """Rows of scores per song, in no order: a Ray Data job with the model in actors."""
+) -> Iterator[tuple[list[dict[str, Any]], float]]:
+    """Rows of scores and seconds of separating per song, in no order: a Ray Data job with the model in actors."""
     import ray.data
 
     quiet_data()
@@ -229,7 +281,7 @@ def _separate_and_score(
     for answer in answers.iter_rows():
         if answer["input_error"]:
             raise InputError(answer["input_error"])
-        yield json.loads(answer["rows"])
+        yield json.loads(answer["rows"]), answer["seconds"]
 
 
 class _Scorer:
@@ -251,23 +303,26 @@ class _Scorer:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         track = json.loads(row["track"])
         try:
-            scores = score_track(self.config, self.model, self.chunks, **track)
+            scores, seconds = score_track(self.config, self.model, self.chunks, **track)
         except ValueError as error:  # an InputError or ModelError would reach the driver wrapped in Ray's own
-            return {"rows": "", "input_error": f"{track['title']}: {error}"}
-        return {"rows": json.dumps([asdict(score) for score in scores]), "input_error": ""}
+            return {"rows": "", "seconds": 0.0, "input_error": f"{track['title']}: {error}"}
+        return {"rows": json.dumps([asdict(score) for score in scores]), "seconds": seconds, "input_error": ""}
 
 
-def score_track(config: EvaluateConfig, model: Any, chunks: ShardSet, *, track_id: str, title: str) -> list[Score]:
-    """One song through a model: a score per source."""
+def score_track(
+    config: EvaluateConfig, model: Any, chunks: ShardSet, *, track_id: str, title: str
+) -> tuple[list[Score], float]:
+    """One song through a model: a score per source, and the seconds that separating it took."""
     import torch
 
-    from models.metrics import nsdr, sdr_windows
+    from models.metrics import leakage, nsdr, sdr_windows
     from models.separate import layout, separate
 
     wants = layout(model)
     limit = round(config.max_song_s * wants.sample_rate) or None
     stems_SCT = torch.from_numpy(read_track(chunks, track_id, sources=wants.sources, num_samples=limit))
     mixture_CT = stems_SCT.sum(dim=0)
+    began = time.monotonic()
     estimates_SCT = separate(
         model,
         mixture_CT,
@@ -277,6 +332,7 @@ def score_track(config: EvaluateConfig, model: Any, chunks: ShardSet, *, track_i
         device=next(model.parameters()).device,
         dtype=torch.bfloat16 if config.precision == "bfloat16" else torch.float32,
     )
+    seconds = time.monotonic() - began
     unprocessed_SCT = mixture_CT.expand_as(stems_SCT)
     window_samples = round(config.window_s * wants.sample_rate)
     columns = zip(
@@ -284,15 +340,21 @@ def score_track(config: EvaluateConfig, model: Any, chunks: ShardSet, *, track_i
         nsdr(stems_SCT, unprocessed_SCT).tolist(),
         _medians(sdr_windows(stems_SCT, estimates_SCT, window_samples)),
         _medians(sdr_windows(stems_SCT, unprocessed_SCT, window_samples)),
+        _known(leakage(stems_SCT, estimates_SCT, window_samples)),
         *_others(config, stems_SCT, estimates_SCT, window_samples),
         strict=True,
     )
-    return [
+    power = float(mixture_CT.double().square().mean())
+    level_db = 10 * math.log10(power) if power > 1e-12 else -120.0
+    scores = [
         Score(
             track_id=track_id,
             title=title,
             source=source,
             protocol=config.protocol,
+            duration_s=mixture_CT.shape[-1] / wants.sample_rate,
+            level_db=level_db,
+            leakage_db=leaked_db,
             nsdr=model_nsdr,
             mixture_nsdr=mixture_nsdr,
             sdr=sdr,
@@ -301,10 +363,11 @@ def score_track(config: EvaluateConfig, model: Any, chunks: ShardSet, *, track_i
             sir=sir,
             sar=sar,
         )
-        for source, (model_nsdr, mixture_nsdr, sdr, mixture_sdr, isr, sir, sar) in zip(
+        for source, (model_nsdr, mixture_nsdr, sdr, mixture_sdr, leaked_db, isr, sir, sar) in zip(
             wants.sources, columns, strict=True
         )
     ]
+    return scores, seconds
 
 
 def _others(
@@ -323,4 +386,9 @@ def _medians(scores_SW: Any) -> list[float | None]:
     """Median over windows; None where every window was dropped."""
     from models.metrics import sdr_median
 
-    return [None if median != median else median for median in sdr_median(scores_SW).tolist()]
+    return _known(sdr_median(scores_SW))
+
+
+def _known(values_S: Any) -> list[float | None]:
+    """None where there is no number."""
+    return [None if value != value else value for value in values_S.tolist()]

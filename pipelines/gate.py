@@ -1,52 +1,114 @@
-"""Whether a candidate may replace the champion: rules in, a decision with its reason out, and nothing else.
+"""Whether a candidate may replace the champion: rules in, a decision with its reasons out, and nothing else.
 
-Both must have been scored on the same songs under the same protocol. The first candidate of all is held against the
-unprocessed mixture alone. Decisions are made on nSDR, which every song has.
+Both must have been scored on the same songs under the same protocol. They are compared song by song (`paired.py`),
+and the candidate is promoted only if the lower bound of its gain lies above the margin and no source is likely to be
+worse than the tolerance. The first candidate of all is held against the unprocessed mixture alone. Decisions are made
+on nSDR, which every song has.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import fnmatch
+import statistics
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass, field
 
 from datasets.errors import InputError
-from pipelines.evaluate import ScoreSummary
+from datasets.shards import Song
+from pipelines.evaluate import ScoreSummary, SongScore
+from pipelines.paired import Difference, difference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateConfig:
-    """The rules; all in dB of nSDR."""
+    """The rules; in dB of nSDR where nothing else is said."""
 
     min_improvement: float = 3.0  # over the unprocessed mixture, mean over songs and sources
     min_nsdr: float = 0.0  # mean over songs and sources; silence scores 0 dB, some 5 dB above the mixture
-    margin: float = 0.0  # the candidate must beat the champion by more than this, overall
-    source_tolerance: float = 0.5  # and no source may fall further than this below the champion's
+    confidence: float = (
+        0.975  # of each lower bound below; 0.95 promotes 8 of 100 equals where losses are rare and large
+    )
+    min_songs: int = 8  # with fewer, no candidate replaces a champion
+    margin: float = 0.0  # the lower bound of the gain over the champion must lie above this
+    source_tolerance: float = 0.5  # no source's lower bound may lie further than this below 0
+    slice_tolerance: float = 1.0  # nor may the mean gain over any slice
+    slices: Mapping[str, tuple[str, ...]] = field(
+        default_factory=dict
+    )  # name -> patterns of track ids, such as */Jazz*
+    leakage_tolerance_db: float = 3.0  # more sound than the champion's where a stem is silent
+    max_size_mb: float = 0.0  # of the files of the weights; 0: any
+    max_real_time: float = 0.0  # seconds of computing per second of song, as measured in scoring; 0: any
+
+    def __post_init__(self) -> None:
+        if not 0.5 <= self.confidence < 1 or self.min_songs < 1:
+            raise InputError(
+                f"gate.confidence={self.confidence}, gate.min_songs={self.min_songs}; at least 0.5 and below 1, and "
+                "at least 1 would do"
+            )
+
+
+def heard_songs(tested: Iterable[Song], trained: Iterable[Song]) -> list[str]:
+    """Ids of tested songs whose audio, whatever they are called there, is among what was trained with."""
+    learnt = {song.audio for song in trained if song.split != "test"}
+    return sorted(song.track_id for song in tested if song.audio in learnt)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One rule, as it came out."""
+
+    rule: str
+    met: bool
+    said: str  # a sentence for people
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What the gate says, and why, in one sentence for people and in numbers for tables."""
+    """What the gate says and why: in one sentence, rule by rule, and in numbers for tables."""
 
     promote: bool
     reason: str
     improvement: float  # over the mixture, dB
-    gain: float | None  # over the champion, dB; None where there is none
-    source_gains: Mapping[str, float]  # the same per source; empty where there is no champion
-    num_songs: int
+    checks: tuple[Check, ...]
+    num_songs: int  # that were compared
+    champion_digest: str = ""  # of the champion that it was held against; empty where there is none
+    gain: Difference | None = None  # over the champion; None where there is none, as all below
+    source_gains: Mapping[str, Difference] = field(default_factory=dict)
+    slice_gains: Mapping[str, Difference] = field(default_factory=dict)
+    visible: float | None = None  # dB that so many songs show in four of five cases
+    left_out: tuple[str, ...] = ()  # songs that one of the two has heard in training
 
 
-def decide(candidate: ScoreSummary, champion: ScoreSummary | None, config: GateConfig) -> Decision:
-    """Promote, or say which rule forbids it. InputError if the two were not scored alike."""
-    if champion is not None:
-        _require_comparable(candidate, champion)
-    gains = {} if champion is None else _gains(candidate, champion)
-    gain = None if champion is None else candidate.overall.nsdr - champion.overall.nsdr
-    obstacle = _obstacle(candidate, champion, config, gain=gain, gains=gains)
+def decide(
+    candidate: ScoreSummary, champion: ScoreSummary | None, config: GateConfig, *, heard: Collection[str] | None = ()
+) -> Decision:
+    """Promote, or say which rules forbid it. InputError if the two were not scored alike.
+
+    `heard` are ids of songs that one of the two was trained with, which are left out of the comparison; None where
+    that is not known any more.
+    """
+    improvement = candidate.overall.improvement
+    alone = tuple(_alone(candidate, config))
+    if champion is None:
+        reason = _obstacle(alone) or f"The first champion: {_over_mixture(candidate)}, over {_songs(candidate.songs)}."
+        return Decision(
+            promote=all(check.met for check in alone), reason=reason, improvement=improvement, checks=alone,
+            num_songs=len(candidate.songs),
+        )  # fmt: skip
+    _require_comparable(candidate, champion)
+    pairs = _compare(candidate, champion, config, heard=heard or ())
+    checks = (*alone, _contamination(pairs, known=heard is not None), *_beside(candidate, champion, config, pairs))
+    praise = f"It scores {_sure(pairs.gain, config)} and {_over_mixture(candidate)}."
     return Decision(
-        promote=obstacle is None,
-        reason=obstacle or _praise(candidate, gain),
-        improvement=candidate.overall.improvement,
-        gain=gain,
-        source_gains=gains,
-        num_songs=len(candidate.track_ids),
+        promote=all(check.met for check in checks),
+        reason=_obstacle(checks) or praise,
+        improvement=improvement,
+        checks=checks,
+        num_songs=pairs.gain.num_songs,
+        champion_digest=champion.model_digest,
+        gain=pairs.gain,
+        source_gains=pairs.sources,
+        slice_gains=pairs.slices,
+        visible=pairs.gain.visible(config.confidence),
+        left_out=pairs.left_out,
     )
 
 
@@ -56,8 +118,8 @@ def _require_comparable(candidate: ScoreSummary, champion: ScoreSummary) -> None
             f"the candidate was scored under {candidate.protocol!r}, the champion under {champion.protocol!r}: scoring "
             "both under one protocol would do"
         )
-    if candidate.dataset_digest != champion.dataset_digest or candidate.track_ids != champion.track_ids:
-        only = sorted(set(candidate.track_ids) ^ set(champion.track_ids))
+    if candidate.dataset_digest != champion.dataset_digest or candidate.songs.keys() != champion.songs.keys():
+        only = sorted(candidate.songs.keys() ^ champion.songs.keys())
         seen = f"{len(only)} songs were heard by one of them only, such as {only[0]!r}" if only else "the audio differs"
         raise InputError(f"candidate and champion were scored on different songs ({seen}): scoring both anew would do")
     if set(candidate.sources) != set(champion.sources):
@@ -67,55 +129,188 @@ def _require_comparable(candidate: ScoreSummary, champion: ScoreSummary) -> None
         )
 
 
-def _gains(candidate: ScoreSummary, champion: ScoreSummary) -> dict[str, float]:
-    return {source: score.nsdr - champion.sources[source].nsdr for source, score in candidate.sources.items()}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pairs:
+    """The candidate's gains over the champion, song by song."""
+
+    gain: Difference
+    sources: Mapping[str, Difference]
+    slices: Mapping[str, Difference]
+    left_out: tuple[str, ...]
 
 
-def _obstacle(
-    candidate: ScoreSummary,
-    champion: ScoreSummary | None,
-    config: GateConfig,
-    *,
-    gain: float | None,
-    gains: Mapping[str, float],
-) -> str | None:
-    """The first rule that forbids the promotion, as a sentence; None if none does."""
-    improvement = candidate.overall.improvement
-    # Written so that a score that is no number passes no rule.
-    if not improvement >= config.min_improvement:
-        return (
-            f"It improves on the unprocessed mixture by {improvement:+.2f} dB nSDR over {_songs(candidate)}; "
-            f"{config.min_improvement:+.2f} dB are asked for."
+def _compare(candidate: ScoreSummary, champion: ScoreSummary, config: GateConfig, *, heard: Collection[str]) -> _Pairs:
+    left_out = tuple(sorted(set(heard) & candidate.songs.keys()))
+    gains = {
+        track_id: {source: score.nsdr[source] - champion.songs[track_id].nsdr[source] for source in candidate.sources}
+        for track_id, score in candidate.songs.items()
+        if track_id not in left_out
+    }
+    if not gains:
+        raise InputError(
+            f"each of the {_songs(left_out)} was heard by one of the two in training; songs that neither knows would do"
         )
-    if not candidate.overall.nsdr >= config.min_nsdr:
-        return (
-            f"It scores {candidate.overall.nsdr:+.2f} dB nSDR over {_songs(candidate)}; {config.min_nsdr:+.2f} dB are "
-            "asked for, and silence scores 0 dB."
+    means = {track_id: statistics.fmean(gain.values()) for track_id, gain in gains.items()}
+
+    def over(values: Sequence[float]) -> Difference:
+        return difference(values, confidence=config.confidence)
+
+    return _Pairs(
+        gain=over(list(means.values())),
+        sources={source: over([gain[source] for gain in gains.values()]) for source in candidate.sources},
+        slices={
+            name: over([means[track_id] for track_id in members])
+            for name, members in _slices({track_id: candidate.songs[track_id] for track_id in means}, config).items()
+        },
+        left_out=left_out,
+    )
+
+
+def _slices(songs: Mapping[str, SongScore], config: GateConfig) -> dict[str, list[str]]:
+    """Quarters of the songs, from eight on: the quietest, the longest, the shortest; and what the settings name."""
+    found: dict[str, list[str]] = {}
+    quarter = len(songs) // 4
+    if quarter >= 2:
+        by_level = sorted(songs, key=lambda track_id: (songs[track_id].level_db, track_id))
+        by_length = sorted(songs, key=lambda track_id: (songs[track_id].duration_s, track_id))
+        found = {"quiet": by_level[:quarter], "short": by_length[:quarter], "long": by_length[-quarter:]}
+    for name, patterns in config.slices.items():
+        members = [
+            track_id for track_id in songs if any(fnmatch.fnmatchcase(track_id, pattern) for pattern in patterns)
+        ]
+        if members:
+            found[name] = members
+    return found
+
+
+# -- rules ----------------------------------------------------------------------------------------------------
+
+
+def _alone(candidate: ScoreSummary, config: GateConfig) -> Iterator[Check]:
+    """What needs no champion. All rules are written so that a score that is no number passes none."""
+    improvement, nsdr = candidate.overall.improvement, candidate.overall.nsdr
+    yield Check(
+        rule="min_improvement",
+        met=improvement >= config.min_improvement,
+        said=f"It improves on the unprocessed mixture by {improvement:+.2f} dB nSDR over {_songs(candidate.songs)}; "
+        f"{config.min_improvement:+.2f} dB are asked for.",
+    )
+    yield Check(
+        rule="min_nsdr",
+        met=nsdr >= config.min_nsdr,
+        said=f"It scores {nsdr:+.2f} dB nSDR over {_songs(candidate.songs)}; {config.min_nsdr:+.2f} dB are asked for, "
+        "and silence scores 0 dB.",
+    )
+    if config.max_size_mb:
+        size_mb = candidate.size_bytes / 1e6
+        yield Check(
+            rule="max_size_mb",
+            met=size_mb <= config.max_size_mb,
+            said=f"Its files have {size_mb:.1f} MB; {config.max_size_mb:g} MB are allowed.",
         )
-    if champion is None or gain is None:
-        return None
-    if candidate.model_digest == champion.model_digest:
-        return "It is the champion already: the same weights."
-    if not gain > config.margin:
-        return (
-            f"It scores {gain:+.2f} dB nSDR against the champion over {_songs(candidate)}; "
-            f"more than {config.margin:+.2f} dB are asked for."
+    if config.max_real_time:
+        real_time = candidate.real_time
+        yield Check(
+            rule="max_real_time",
+            met=real_time is not None and real_time <= config.max_real_time,
+            said="How long it took to separate the songs was not measured; scoring them anew would do."
+            if real_time is None
+            else f"It took {real_time:.2f} s for a second of song; {config.max_real_time:g} s are allowed.",
         )
-    worst = min(gains, key=lambda source: gains[source])
-    if not gains[worst] >= -config.source_tolerance:
-        return (
-            f"It scores {gain:+.2f} dB nSDR against the champion, but {gains[worst]:+.2f} dB on {worst}; a loss of "
-            f"{config.source_tolerance:.2f} dB is allowed."
+
+
+def _beside(candidate: ScoreSummary, champion: ScoreSummary, config: GateConfig, pairs: _Pairs) -> Iterator[Check]:
+    """What the champion is needed for."""
+    gain = pairs.gain
+    yield Check(
+        rule="other_weights",
+        met=candidate.model_digest != champion.model_digest,
+        said="It is the champion already: the same weights."
+        if candidate.model_digest == champion.model_digest
+        else "Its weights are others than the champion's.",
+    )
+    yield Check(
+        rule="min_songs",
+        met=gain.num_songs >= config.min_songs,
+        said=f"{_songs(range(gain.num_songs))} tell too little of {gain.mean:+.2f} dB nSDR against the champion; "
+        f"{config.min_songs} are asked for.",
+    )
+    yield Check(rule="margin", met=gain.low > config.margin, said=_gain_said(gain, config))
+    for source, own in pairs.sources.items():
+        yield Check(
+            rule=f"source_tolerance, {source}",
+            met=own.low >= -config.source_tolerance,
+            said=f"On {source} it scores {_sure(own, config)}; a loss of {config.source_tolerance:.2f} dB is allowed.",
         )
-    return None
+    for name, own in pairs.slices.items():
+        yield Check(
+            rule=f"slice_tolerance, {name}",
+            met=own.mean >= -config.slice_tolerance,
+            said=f"On {own.num_songs} {name} songs it scores {own.mean:+.2f} dB nSDR against the champion; a loss of "
+            f"{config.slice_tolerance:.2f} dB is allowed.",
+        )
+    yield from _leakage(candidate, champion, config, left_out=pairs.left_out)
 
 
-def _praise(candidate: ScoreSummary, gain: float | None) -> str:
-    over_mixture = f"{candidate.overall.improvement:+.2f} dB nSDR over the unprocessed mixture"
-    if gain is None:
-        return f"The first champion: {over_mixture}, over {_songs(candidate)}."
-    return f"It scores {gain:+.2f} dB nSDR against the champion and {over_mixture}, over {_songs(candidate)}."
+def _contamination(pairs: _Pairs, *, known: bool) -> Check:
+    """Never an obstacle: songs that would flatter one of the two are not among those compared."""
+    said = "Neither was trained with any of these songs."
+    if pairs.left_out:
+        said = f"{_songs(pairs.left_out)} that one of them was trained with are left out: {', '.join(pairs.left_out)}."
+    return Check(
+        rule="contamination",
+        met=True,
+        said=said if known else "Which songs the champion was trained with is not known any more.",
+    )
 
 
-def _songs(summary: ScoreSummary) -> str:
-    return f"{len(summary.track_ids)} song{'s' if len(summary.track_ids) != 1 else ''}"
+def _leakage(
+    candidate: ScoreSummary, champion: ScoreSummary, config: GateConfig, *, left_out: Sequence[str]
+) -> Iterator[Check]:
+    """More sound where a stem is silent, which no ratio to the reference tells well."""
+    more = [
+        leaked_db - champion.songs[track_id].leakage_db[source]
+        for track_id, song in candidate.songs.items()
+        if track_id not in left_out
+        for source, leaked_db in song.leakage_db.items()
+        if source in champion.songs[track_id].leakage_db
+    ]
+    if more:
+        mean = statistics.fmean(more)
+        yield Check(
+            rule="leakage_tolerance_db",
+            met=mean <= config.leakage_tolerance_db,
+            said=f"Where a stem is silent it lets {mean:+.1f} dB through, against the champion; "
+            f"{config.leakage_tolerance_db:+.1f} dB are allowed.",
+        )
+
+
+# -- words ----------------------------------------------------------------------------------------------------
+
+
+def _obstacle(checks: Sequence[Check]) -> str | None:
+    return next((check.said for check in checks if not check.met), None)
+
+
+def _gain_said(gain: Difference, config: GateConfig) -> str:
+    said = f"It scores {_sure(gain, config)}; more than {config.margin:+.2f} dB must be sure."
+    if gain.num_songs < 2:
+        return said
+    seen = f"So many songs show {gain.visible(config.confidence):.2f} dB in four of five cases"
+    needed = gain.songs_needed(gain.mean - config.margin, config.confidence)
+    return f"{said} {seen}; it would take {needed} to show what was seen." if needed else f"{said} {seen}."
+
+
+def _sure(gain: Difference, config: GateConfig) -> str:
+    return (
+        f"{gain.mean:+.2f} dB nSDR against the champion over {_songs(range(gain.num_songs))}, {gain.low:+.2f} dB or "
+        f"more with {100 * config.confidence:g} % confidence"
+    )
+
+
+def _over_mixture(candidate: ScoreSummary) -> str:
+    return f"{candidate.overall.improvement:+.2f} dB nSDR over the unprocessed mixture"
+
+
+def _songs(songs: Sized) -> str:
+    return f"{len(songs)} song{'s' if len(songs) != 1 else ''}"

@@ -7,6 +7,7 @@ and one version exist per run key and checkpoint, however often a job is run aga
 
 import json
 import logging
+import math
 import os
 import re
 import tempfile
@@ -22,12 +23,38 @@ from urllib.request import url2pathname
 from datasets.errors import InputError
 from datasets.schema import ShardSet
 from pipelines.registry.bundle import SERVED, Bundle, checkpoint_digest, write_bundle
+from pipelines.registry.ledger import (
+    CANDIDATE,
+    CHAMPION,
+    Promotion,
+    entries,
+    line_of_champions,
+    move,
+    require_untouched,
+)
 from pipelines.registry.reach import check_address
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-CHAMPION = "champion"
+__all__ = [
+    "CHAMPION",
+    "Candidate",
+    "ModelVersion",
+    "Promotion",
+    "RegistryConfig",
+    "address",
+    "champion",
+    "decision_of",
+    "fetch",
+    "flatten",
+    "history",
+    "promote",
+    "register",
+    "requirements",
+    "resolve",
+    "rollback",
+]
 MAX_VALUE = 6000  # characters of a parameter that MLflow keeps
 
 
@@ -53,6 +80,7 @@ class ModelVersion:
     run_key: str
     digest: str  # of the checkpoint's files
     alias: str = ""
+    dataset_uri: str = ""  # the manifest of the songs that it learned from; empty where that was not told
 
     @property
     def uri(self) -> str:
@@ -96,28 +124,90 @@ def register(config: RegistryConfig, candidate: Candidate, *, store: str) -> Mod
             config.name, f"models:/{model_id}", run_id=run_id, tags=tags, model_id=model_id
         )
         client.set_terminated(run_id)
+        client.set_registered_model_alias(config.name, CANDIDATE, made.version)
         return _version(client, made)
 
 
 def promote(version: ModelVersion, decision: Mapping[str, Any], *, store: str) -> ModelVersion:
-    """Keep the gate's decision with the version, and move the alias only if it says "promote".
+    """Keep the gate's decision with the version, and make it the champion only if it says "promote".
 
-    The decision document must hold "promote" (bool) and "reason" (str). The first decision of the present
-    champion stays: comparing it with itself says nothing new.
+    The decision document must hold "promote" (bool) and "reason" (str), and "champion_digest", the weights that it
+    was compared with, where there were some: InputError if the champion is another by now. The first decision of the
+    present champion stays: comparing it with itself says nothing new.
     """
     with _books(store) as client:
-        known = client.get_model_version(version.name, version.version).tags
-        if version.alias == CHAMPION and "decision" in known:
+        made, aliases = client.get_model_version(version.name, version.version), _aliases(client, version.name)
+        done = entries(client, version.name, aliases)
+        if version.alias == CHAMPION and "decision" in made.tags:
             return version
         promoted = bool(decision["promote"])
-        text = json.dumps(decision, indent=2, sort_keys=True)
+        text = json.dumps(_plain(decision), indent=2, sort_keys=True)
         client.log_text(version.run_id, text, f"decisions/version-{version.version}.json")
         client.set_model_version_tag(version.name, version.version, "decision", text)
-        client.set_model_version_tag(version.name, version.version, "promoted", "yes" if promoted else "no")
         if promoted:
-            client.set_registered_model_alias(version.name, CHAMPION, version.version)
-            return replace(version, alias=CHAMPION)
-        return version
+            require_untouched(done, aliases, version.name)
+            _require_compared(client, version.name, aliases, decision)
+            why, before = str(decision["reason"]), aliases.get(CHAMPION, "")
+            move(client, version.name, made, kind="promotion", reason=why, aliases=aliases, previous=before)
+        client.set_model_version_tag(version.name, version.version, "promoted", "yes" if promoted else "no")
+        return replace(version, alias=CHAMPION) if promoted else version
+
+
+def _require_compared(
+    client: "MlflowClient", name: str, aliases: Mapping[str, str], decision: Mapping[str, Any]
+) -> None:
+    """InputError when the champion is not the one that the decision is about."""
+    present = aliases.get(CHAMPION)
+    weights = client.get_model_version(name, present).tags.get("weights_digest", "") if present else ""
+    if weights and weights != decision.get("champion_digest", weights):
+        raise InputError(
+            f"version {present} became the champion of {name} after the gate had compared: run the same command again, "
+            "and the candidate is compared with it"
+        )
+
+
+def _plain(value: Any) -> Any:
+    """The same for JSON, which has no infinity."""
+    if isinstance(value, Mapping):
+        return {name: _plain(below) for name, below in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(below) for below in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def history(config: RegistryConfig, *, store: str) -> list[Promotion]:
+    """Every promotion and rollback, the oldest first."""
+    if _is_new(store):
+        return []
+    with _books(store) as client:
+        return entries(client, config.name, _aliases(client, config.name))
+
+
+def rollback(config: RegistryConfig, *, store: str, to: str | None = None) -> Promotion:
+    """Make an earlier version the champion again, by default the one before the present; its files are checked first.
+
+    Repeated, it goes back further. InputError where there is nothing to go back to.
+    """
+    if _is_new(store):
+        raise InputError(f"no model is registered in {store} yet: there is nothing to roll back")
+    with _books(store) as client:
+        aliases = _aliases(client, config.name)
+        done, present = entries(client, config.name, aliases), aliases.get(CHAMPION, "")
+        line = line_of_champions(done)
+        if to is None:
+            require_untouched(done, aliases, config.name)
+            if len(line) < 2:
+                raise InputError(f"{config.name} had no champion before the present one; rollback --to N takes any")
+        target = to or line[-2]
+        if target == present and line[-1:] == [target]:
+            raise InputError(f"version {target} of {config.name} is the champion already")
+        version = _look_up(client, f"models:/{config.name}/{target}")
+    fetch(version.uri, store=store)
+    with _books(store) as client:
+        made = client.get_model_version(config.name, target)
+        before = line[: line.index(target)] if target in line else [item for item in line if item != target]
+        why, previous = f"rolled back from version {present or 'none'}", before[-1] if before else ""
+        return move(client, config.name, made, kind="rollback", reason=why, aliases=aliases, previous=previous)
 
 
 def decision_of(version: ModelVersion, *, store: str) -> dict[str, Any] | None:
@@ -134,6 +224,7 @@ def champion(config: RegistryConfig, *, store: str) -> ModelVersion | None:
     with _books(store) as client:
         aliases = _aliases(client, config.name)
         if CHAMPION not in aliases:
+            require_untouched(entries(client, config.name, aliases), aliases, config.name)
             return None
         return _version(client, client.get_model_version(config.name, aliases[CHAMPION]))
 
@@ -378,6 +469,7 @@ def _version(client: "MlflowClient", made: Any) -> ModelVersion:
         run_key=made.tags.get("run_key", ""),
         digest=made.tags.get("checkpoint_digest", ""),
         alias=CHAMPION if is_champion else "",
+        dataset_uri=made.tags.get("dataset_uri", ""),
     )
 
 

@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SETS = ("cc0_album", "lmms_demos", "rendered_stems", "real_small")
 RATE = 44100
 TENTH = 10
-SAMPLE = (16, 60.0)  # songs, and their length in seconds, for what is compared with the bare loop
+SAMPLE = (48, 60.0)  # songs, and their length in seconds, for what is compared with the bare loop
 ADDED = 10
 ROUNDS = 2  # of everything that is compared by the clock
 

@@ -18,7 +18,7 @@ from pipelines.evaluate import ScoreSummary, SourceScore
 def test_a_model_must_beat_the_mixture_and_silence(nsdr: float, mixture: float, word: str) -> None:
     score = SourceScore(nsdr=nsdr, mixture_nsdr=mixture, sdr=None, mixture_sdr=None)
     summary = ScoreSummary(
-        model_digest="", dataset_digest="", protocol="", track_ids=("a",), sources={"drums": score}, overall=score
+        model_digest="", dataset_digest="", protocol="", songs={}, sources={"drums": score}, overall=score
     )
     complaint = _complaint(summary)
     assert (complaint == "") == (word == "")

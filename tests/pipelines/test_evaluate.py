@@ -41,7 +41,8 @@ def score(track_id: str, source: str, value: float, *, sdr: float | None = 1.0) 
 
 
 def test_a_song_gets_a_score_per_source_and_the_mixture_s_beside_it(chunks: ShardSet, model: torch.nn.Module) -> None:
-    scores = score_track(CONFIG, model, chunks, track_id="b", title="B")
+    scores, seconds = score_track(CONFIG, model, chunks, track_id="b", title="B")
+    assert seconds > 0
     stems_SCT = torch.from_numpy(read_track(chunks, "b", sources=SOURCES))
     mixture_CT = stems_SCT.sum(dim=0)
     assert [row.source for row in scores] == list(SOURCES)
@@ -54,8 +55,9 @@ def test_a_song_gets_a_score_per_source_and_the_mixture_s_beside_it(chunks: Shar
 
 def test_a_limit_scores_the_start_and_is_another_protocol(chunks: ShardSet, model: torch.nn.Module) -> None:
     limited = replace(CONFIG, max_song_s=1.0)
-    assert score_track(limited, model, chunks, track_id="b", title="B") != score_track(
-        CONFIG, model, chunks, track_id="b", title="B"
+    assert (
+        score_track(limited, model, chunks, track_id="b", title="B")[0]
+        != score_track(CONFIG, model, chunks, track_id="b", title="B")[0]
     )
     assert "first 1 s" in limited.protocol
     assert replace(CONFIG, num_workers=7, batch_size=3).protocol == CONFIG.protocol
@@ -66,7 +68,7 @@ def test_all_four_scores_of_bss_eval_come_when_asked_for(chunks: ShardSet, model
     from museval.metrics import bss_eval
 
     asked = replace(CONFIG, all_four=True)
-    scores = score_track(asked, model, chunks, track_id="b", title="B")
+    scores, _ = score_track(asked, model, chunks, track_id="b", title="B")
     stems_SCT = torch.from_numpy(read_track(chunks, "b", sources=SOURCES))
     estimates_SCT = separate(model, stems_SCT.sum(dim=0))
     signals = (signal_SCT.double().numpy().transpose(0, 2, 1) for signal_SCT in (stems_SCT, estimates_SCT))
@@ -74,7 +76,7 @@ def test_all_four_scores_of_bss_eval_come_when_asked_for(chunks: ShardSet, model
     given = np.array([[row.sdr, row.isr, row.sir, row.sar] for row in scores]).T
     np.testing.assert_allclose(given, expected, atol=1e-2)
     assert asked.protocol != CONFIG.protocol
-    assert [row.sir for row in score_track(CONFIG, model, chunks, track_id="b", title="B")] == [None] * len(SOURCES)
+    assert [row.sir for row in score_track(CONFIG, model, chunks, track_id="b", title="B")[0]] == [None] * len(SOURCES)
 
 
 def test_nsdr_is_averaged_over_songs_and_sdr_takes_the_median() -> None:
@@ -87,7 +89,7 @@ def test_nsdr_is_averaged_over_songs_and_sdr_takes_the_median() -> None:
     assert summary.overall.nsdr == 1.5
     assert summary.overall.sdr == 2.0
     assert summary.overall.improvement == 6.5
-    assert summary.track_ids == ("a", "b", "c")
+    assert tuple(summary.songs) == ("a", "b", "c")
 
 
 def test_scores_of_two_protocols_are_not_summed_up() -> None:
@@ -109,9 +111,12 @@ def test_held_out_songs_are_scored_once_by_actors(
 ) -> None:
     folder = str(checkpoint.save(tmp_path / "model", model))
     first = evaluate.run(CONFIG, folder, chunks, store=str(tmp_path))
-    assert first.summary.track_ids == ("b", "c")
+    assert tuple(first.summary.songs) == ("b", "c")
     assert first.scores.num_rows == 4
-    expected = [row for name in "bc" for row in score_track(CONFIG, model, chunks, track_id=name, title=name)]
+    assert first.summary.size_bytes == (Path(folder) / "weights.safetensors").stat().st_size
+    assert first.summary.real_time is not None
+    assert first.summary.real_time > 0
+    expected = [row for name in "bc" for row in score_track(CONFIG, model, chunks, track_id=name, title=name)[0]]
     for given, wanted in zip(read_objects(first.scores, Score), expected, strict=True):
         assert (given.track_id, given.source, given.protocol) == (wanted.track_id, wanted.source, wanted.protocol)
         assert given.nsdr == pytest.approx(wanted.nsdr, abs=1e-3)

@@ -1,0 +1,141 @@
+"""The gate's own proof: how often it promotes a rival that is no better, and how often one that is.
+
+`make bench-gate` simulates pairs of models: each song's gain is drawn around a known mean with the spread that
+published models show song by song (0.4 to 0.8 dB), bell-shaped, with heavy tails, and skewed. Every trial is a whole
+decision of `pipelines.gate.decide` under the rules as they stand. For comparison, the bare rule "the mean went up" and
+BCa bounds see the same songs.
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datasets.dice import dice
+from pipelines.evaluate import ScoreSummary, SongScore, SourceScore
+from pipelines.gate import Decision, GateConfig, decide
+from pipelines.paired import _counts
+from tests.bench.table import Row, figure, show
+
+Array = NDArray[np.float64]
+
+SOURCES = ("drums", "bass", "other", "vocals")
+SPREAD_DB = 0.6  # of the mean over sources, song by song
+SHAPES: Mapping[str, Callable[[np.random.Generator, tuple[int, ...]], Array]] = {
+    "bell-shaped": lambda rng, shape: rng.normal(size=shape),
+    "heavy tails (t with 3 degrees)": lambda rng, shape: rng.standard_t(3, size=shape) / math.sqrt(3),
+    "rare large gains": lambda rng, shape: rng.exponential(size=shape) - 1,
+    "rare large losses": lambda rng, shape: 1 - rng.exponential(size=shape),
+}
+SIZES = (8, 14, 27, 50, 100)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", help="a JSON file for the rows")
+    parser.add_argument("--trials", type=int, default=2000)
+    arguments = parser.parse_args()
+    rows = [*_no_gain(arguments.trials), *_power(arguments.trials), _itself()]
+    return show("The gate", rows, arguments.out)
+
+
+def _no_gain(trials: int) -> list[Row]:
+    """The rule alone, without the tolerances that forbid some promotions more."""
+    rule = GateConfig(source_tolerance=99.0, slice_tolerance=99.0)
+    rows = []
+    for shape in SHAPES:
+        for num_songs in SIZES:
+            promoted = bare = bca = 0
+            for trial in range(trials):
+                gains_NS = _gains(shape, num_songs, 0.0, trial)
+                mean_N = gains_NS.mean(axis=1)
+                promoted += _decided(gains_NS, rule).promote
+                bare += mean_N.mean() > 0
+                bca += _bca_low(mean_N) > 0
+            rows.append(
+                figure(f"no gain, {shape}, {num_songs} songs: promoted", 100 * promoted / trials, "%", target=5.0)
+            )
+            rows.append(figure("    by the mean alone", 100 * bare / trials, "%"))
+            rows.append(figure("    by a BCa bound", 100 * bca / trials, "%"))
+    return rows
+
+
+def _power(trials: int) -> list[Row]:
+    """A gain that so many songs should show in four of five cases, by the spread that was put in."""
+    rows = []
+    z = NormalDist()
+    for num_songs in SIZES[1:]:
+        gain_db = (z.inv_cdf(GateConfig().confidence) + z.inv_cdf(0.8)) * SPREAD_DB / math.sqrt(num_songs)
+        decided = [_decided(_gains("bell-shaped", num_songs, gain_db, trial), GateConfig()) for trial in range(trials)]
+        seen = sum(decision.gain is not None and decision.gain.low > 0 for decision in decided)
+        said = float(np.median([decision.visible for decision in decided if decision.visible is not None]))
+        name = f"a gain of {gain_db:.2f} dB, {num_songs} songs"
+        rows.append(figure(f"{name}: seen", 100 * seen / trials, "%", baseline=80.0, target=76.0, more=True))
+        rows.append(figure("    dB that the gate says so many songs show", said, "dB", baseline=gain_db))
+        promoted = sum(decision.promote for decision in decided)
+        rows.append(figure("    promoted, with all tolerances", 100 * promoted / trials, "%"))
+    return rows
+
+
+def _itself() -> Row:
+    """A model against itself, whatever the rules say of margins."""
+    gains_NS = np.zeros((50, len(SOURCES)))
+    rules = GateConfig(margin=-9.0, confidence=0.5, min_songs=1)
+    promoted = sum(_decided(gains_NS, replace(rules, margin=margin), same=True).promote for margin in (-9.0, 0.0))
+    return figure("a model against itself: promoted", promoted, "times", target=0)
+
+
+def _gains(shape: str, num_songs: int, gain_db: float, trial: int) -> Array:
+    """Gains (songs, sources): what a song does to all sources, and what it does to each, in equal parts."""
+    rng = dice(0, "gate", shape, num_songs, round(gain_db, 4), trial)
+    draw = SHAPES[shape]
+    together_N1, apart_NS = draw(rng, (num_songs, 1)), draw(rng, (num_songs, len(SOURCES)))
+    # The mean over sources has a variance of 1: half from the song, half from four sources.
+    return gain_db + SPREAD_DB * math.sqrt(0.5) * (together_N1 + math.sqrt(len(SOURCES)) * apart_NS)
+
+
+def _decided(gains_NS: Array, rules: GateConfig, *, same: bool = False) -> Decision:
+    champion = _summary(np.zeros_like(gains_NS), "champion")
+    return decide(_summary(gains_NS, "champion" if same else "candidate"), champion, rules)
+
+
+def _summary(gains_NS: Array, model: str) -> ScoreSummary:
+    def over(nsdr: float) -> SourceScore:
+        return SourceScore(nsdr=nsdr, mixture_nsdr=0.0, sdr=None, mixture_sdr=None)
+
+    songs = {
+        f"{place:04d}": SongScore(
+            nsdr=dict(zip(SOURCES, (7.0 + row).tolist(), strict=True)),
+            leakage_db={},
+            duration_s=200.0,
+            level_db=-20.0,
+        )
+        for place, row in enumerate(gains_NS)
+    }
+    means = dict(zip(SOURCES, (7.0 + gains_NS.mean(axis=0)).tolist(), strict=True))
+    return ScoreSummary(
+        model_digest=model, dataset_digest="simulated", protocol="simulated", songs=songs,
+        sources={source: over(mean) for source, mean in means.items()}, overall=over(sum(means.values()) / len(means)),
+    )  # fmt: skip
+
+
+def _bca_low(values_N: Array) -> float:
+    """The usual bound, bias-corrected and accelerated (Efron 1987), as sure as the gate's."""
+    size, normal = len(values_N), NormalDist()
+    mean = values_N.mean()
+    means_R = np.sort(_counts(size, 2000, 0) @ values_N / size)
+    below = (np.sum(means_R < mean) + 0.5) / (len(means_R) + 1)
+    bias = normal.inv_cdf(float(below))
+    apart_N = (values_N - mean) / (size - 1)  # the mean less each mean without one
+    bend = float((apart_N**3).sum() / (6 * (apart_N**2).sum() ** 1.5))
+    z = bias + normal.inv_cdf(1 - GateConfig().confidence)
+    return float(np.quantile(means_R, normal.cdf(bias + z / (1 - bend * z))))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
