@@ -1,9 +1,9 @@
-"""What a stem sounds like: drums, bass, other or vocals, by eleven plain features and a table of weights.
+"""What a stem sounds like: drums, bass, other or vocals, by twelve plain features and a table of weights.
 
 It is there to find stems whose names were exchanged, and judges a song's stems together: which way of handing out the
-names is likeliest, and by how much? The weights are a multinomial logistic regression on half of the songs that
-`make bench-curation` knows, which reports on the other half; songs far from those may be judged wrongly, and a
-model that separates (`curate.model`) judges better.
+names is likeliest, and by how much? The weights make the right way likely against all others, on half of the songs
+that `make bench-curation` knows, which reports on the other half; `make bench-labels` fits them. Songs far from those
+may be judged wrongly, and a model that separates (`curate.model`) judges better.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from datasets.audio import Samples
 
 Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 LABELS = ("drums", "bass", "other", "vocals")
 MIN_RATE = 32000  # Hz; the features were weighted with treble in them
@@ -22,27 +23,45 @@ _BANDS = 28  # from 40 Hz to 16 kHz
 _JUMP = 0.7  # of a band's log energy within one frame: 3 dB
 _SOUNDING = 1e-4  # of the second's loudest frame
 _AUDIBLE = 1e-6  # mean square of a second, -60 dBFS
+_TONES_HZ = 190.0  # above which spectra are compared; below, a frame does not tell one note from the next
 _PITCHED = 0.5  # height of the autocorrelation's peak
-_LOWEST_HZ, _HIGHEST_HZ = 80.0, 800.0
-_STILL, _GLIDE = 8.0, (12.0, 120.0)  # cents between frames
+_LOWEST_HZ, _HIGHEST_HZ = 45.0, 1000.0
+_STILL, _GLIDE, _LEAP = 8.0, (12.0, 120.0), 150.0  # cents between frames
+ABSENT = 3.0  # log odds against a stem bearing the name of one that is silent: names are exchanged more often
+_FARTHEST = 3.0  # deviations from the mean; what is farther off counts as this far
 # What is counted in each second, summed over the song.
-_COUNTS = ("total", "low", "mid", "high", "hertz", "frames", "steps", "onsets", "rise", "flat", "pitched", "pairs",
-           "glides", "stills", "sum", "difference")  # fmt: skip
-FEATURES = ("low", "high", "mid", "onsets", "rise", "flat", "pitched", "glides", "stills", "width", "centroid")
-# Mean and deviation of each feature, then the weight for each label; the last row is the offset of each label.
+_COUNTS = ("total", "low", "mid", "hertz", "frames", "steps", "onsets", "rises", "changes", "flat", "pairs", "alike",
+           "energy", "pitched", "melodic", "glides", "stills", "leaps", "sum", "difference")  # fmt: skip
+FEATURES = ("low", "mid", "onsets", "attack", "flat", "steady", "pitched", "glides", "stills", "leaps", "width",
+            "centroid")  # fmt: skip
+# Mean and deviation of each feature, then the weight for each label, by `python -m tests.bench.labels --table`.
 _TABLE = (
-    (-0.772, 3.288, 0.527, 0.267, -0.180, -0.615),  # low: share of energy from 20 to 200 Hz, as a logit
-    (-5.527, 2.623, 1.063, -0.834, -0.019, -0.211),  # high: above 5 kHz
-    (-0.972, 2.568, -0.714, -0.420, 0.547, 0.587),  # mid: 300 to 3000 Hz
-    (0.102, 0.061, 0.283, 0.358, -0.490, -0.151),  # onsets: share of frames where half of the bands jump
-    (0.554, 0.315, -0.048, 0.139, 0.447, -0.539),  # rise of the bands from frame to frame
-    (-4.694, 2.435, 1.001, -0.514, -0.430, -0.057),  # flat: noise is near 0, tones far below
-    (0.640, 0.191, -0.096, -0.624, -0.311, 1.031),  # pitched: height of the autocorrelation from 80 to 800 Hz
-    (0.175, 0.202, 0.102, -0.599, -0.287, 0.785),  # glides: share of pitched frames that move by 12 to 120 cents
-    (0.635, 0.293, 0.302, 0.376, -0.043, -0.635),  # stills: that move by less than 8
-    (-3.789, 2.391, -0.261, -0.252, 0.909, -0.396),  # width: side over middle, as a natural logarithm
-    (9.115, 1.605, 0.133, -0.628, 0.220, 0.275),  # centroid in octaves above 1 Hz
-    (0.0, 1.0, 0.071, -0.624, 0.933, -0.380),  # offset
+    (-0.831, 3.290, 0.438, 0.200, 0.114, -0.752),  # low: share of energy from 20 to 200 Hz, as a logit
+    (-0.890, 2.502, -0.556, -0.331, 0.959, -0.072),  # mid: 300 to 3000 Hz
+    (0.108, 0.065, 0.530, 0.028, -0.315, -0.242),  # onsets: share of frames where half of the bands jump
+    (0.703, 0.148, 0.346, -0.050, 0.169, -0.464),  # attack: share of the changes of level that are rises, both squared
+    (-4.446, 2.407, 0.784, -0.365, -0.400, -0.019),  # flat: noise is near 0, tones far below
+    (
+        0.881,
+        0.075,
+        -1.120,
+        0.780,
+        0.940,
+        -0.600,
+    ),  # steady: cosine between the magnitudes of neighbouring frames, above 190 Hz
+    (
+        0.703,
+        0.172,
+        -0.089,
+        -0.078,
+        -0.810,
+        0.977,
+    ),  # pitched: height of the autocorrelation from 45 to 1000 Hz, by energy
+    (0.169, 0.199, 0.046, -0.363, -0.014, 0.331),  # glides: share of pitched frames that move by 12 to 120 cents
+    (0.642, 0.280, 0.222, 0.367, -0.044, -0.545),  # stills: that move by less than 8
+    (0.114, 0.111, -0.046, -0.118, 0.495, -0.332),  # leaps: that move by more than 150
+    (-3.904, 2.583, -0.241, -0.550, 1.441, -0.649),  # width: side over middle, as a natural logarithm
+    (9.038, 1.529, 0.067, -0.456, -0.180, 0.568),  # centroid: in octaves above 1 Hz
 )
 
 
@@ -53,6 +72,7 @@ class Labels:
         self._hertz = np.arange(num_bins) * sample_rate / (2 * (num_bins - 1))
         edges = np.searchsorted(self._hertz, np.geomspace(40, 16000, _BANDS + 1))
         self._edges = np.unique(edges)[:-1]
+        self._tones = int(np.searchsorted(self._hertz, _TONES_HZ))
         self._lags = (int(sample_rate / _HIGHEST_HZ), min(int(sample_rate / _LOWEST_HZ), num_bins - 1))
         self._counts = np.zeros((len(_COUNTS), num_sources))
 
@@ -62,7 +82,7 @@ class Labels:
         audible = np.square(second_SCT).mean(axis=(1, 2)) > _AUDIBLE
         used_SN = (energy_SN > _SOUNDING * energy_SN.max(axis=1, keepdims=True)) & audible[:, None]
         long_term = power_SNF.sum(axis=1, dtype=np.float64) * audible[:, None]
-        between = [(20.0, 200.0), (300.0, 3000.0), (5000.0, np.inf)]
+        between = [(20.0, 200.0), (300.0, 3000.0)]
         bands = [long_term[:, (self._hertz >= low) & (self._hertz < high)].sum(axis=1) for low, high in between]
         left_ST, right_ST = second_SCT[:, 0], second_SCT[:, -1]
         width = [np.square(side_ST).mean(axis=1) * audible for side_ST in (left_ST + right_ST, left_ST - right_ST)]
@@ -73,28 +93,39 @@ class Labels:
                 long_term @ self._hertz,
                 used_SN.sum(axis=1),
                 *self._onsets(power_SNF, used_SN),
+                *_swells(energy_SN),
                 self._flatness(power_SNF, used_SN),
-                *self._pitches(power_SNF, used_SN),
+                *self._steadiness(power_SNF, energy_SN, used_SN),
+                *self._pitches(power_SNF, energy_SN, used_SN),
                 *width,
             ]
         )
 
-    def _onsets(self, power_SNF: Samples, used_SN: NDArray[np.bool_]) -> list[Array]:
-        """Steps between frames, those where half of the bands jump, and the mean rise of all bands."""
+    def _onsets(self, power_SNF: Samples, used_SN: Mask) -> list[Array]:
+        """Steps between frames, and those where half of the bands jump."""
         banded = np.log(np.add.reduceat(power_SNF, self._edges, axis=2) + np.float32(1e-4))
-        rise = np.diff(banded, axis=1)
         used = used_SN[:, 1:]
-        jumps = ((rise > _JUMP).mean(axis=2) > 0.5) & used
-        return [used.sum(axis=1), jumps.sum(axis=1), (np.maximum(rise, 0).mean(axis=2) * used).sum(axis=1)]
+        jumps = ((np.diff(banded, axis=1) > _JUMP).mean(axis=2) > 0.5) & used
+        return [used.sum(axis=1), jumps.sum(axis=1)]
 
-    def _flatness(self, power_SNF: Samples, used_SN: NDArray[np.bool_]) -> Array:
+    def _flatness(self, power_SNF: Samples, used_SN: Mask) -> Array:
         """Sum over frames of how far the spectrum from 200 Hz to 5 kHz is from flat, as a natural logarithm."""
         part = power_SNF[:, :, (self._hertz > 200) & (self._hertz < 5000)] + np.float32(1e-6)
         result: Array = ((np.log(part).mean(axis=2) - np.log(part.mean(axis=2))) * used_SN).sum(axis=1)
         return result
 
-    def _pitches(self, power_SNF: Samples, used_SN: NDArray[np.bool_]) -> list[Array]:
-        """Height of the autocorrelation, pairs of pitched frames, and those that glide and that stay."""
+    def _steadiness(self, power_SNF: Samples, energy_SN: Samples, used_SN: Mask) -> list[Array]:
+        """Pairs of neighbouring frames with tones in them, and the sum of the cosines between their magnitudes."""
+        magnitude = np.sqrt(power_SNF[:, :, self._tones :])
+        norm = np.sqrt(np.square(magnitude).sum(axis=2))
+        used = used_SN & (np.square(norm) > 1e-3 * energy_SN)
+        pairs = used[:, 1:] & used[:, :-1]
+        products = np.einsum("snf,snf->sn", magnitude[:, 1:], magnitude[:, :-1])
+        cosines = products / np.maximum(norm[:, 1:] * norm[:, :-1], 1e-12)
+        return [pairs.sum(axis=1), (cosines * pairs).sum(axis=1)]
+
+    def _pitches(self, power_SNF: Samples, energy_SN: Samples, used_SN: Mask) -> list[Array]:
+        """Energy of frames, and that times the autocorrelation's height; pairs of pitched frames, and how they move."""
         from scipy.fft import irfft
 
         correlation = irfft(power_SNF, axis=2)
@@ -103,26 +134,29 @@ class Labels:
         cents = 1200 * np.abs(np.diff(np.log2(lag), axis=1))
         pitched = (height > _PITCHED) & used_SN
         pairs = pitched[:, 1:] & pitched[:, :-1]
-        glides = pairs & (cents > _GLIDE[0]) & (cents < _GLIDE[1])
-        stills = pairs & (cents < _STILL)
-        return [(height * used_SN).sum(axis=1), pairs.sum(axis=1), glides.sum(axis=1), stills.sum(axis=1)]
+        moves = [(cents > _GLIDE[0]) & (cents < _GLIDE[1]), cents < _STILL, cents > _LEAP]
+        energy = energy_SN * used_SN
+        return [
+            energy.sum(axis=1), (height * energy).sum(axis=1), pairs.sum(axis=1),
+            *((pairs & move).sum(axis=1) for move in moves),
+        ]  # fmt: skip
 
     def features(self) -> Array:
-        """Shape (S, 11), in the order of FEATURES; NaN for a stem that was not heard."""
+        """Shape (S, 12), in the order of FEATURES; NaN for a stem that was not heard."""
         c = dict(zip(_COUNTS, self._counts, strict=True))
-        total, frames = np.maximum(c["total"], 1e-12), np.maximum(c["frames"], 1)
-        steps, pairs = np.maximum(c["steps"], 1), np.maximum(c["pairs"], 1)
+        total, frames, melodic = np.maximum(c["total"], 1e-12), np.maximum(c["frames"], 1), np.maximum(c["melodic"], 1)
         width = np.log((c["difference"] + 1e-9) / (c["sum"] + 1e-9))
         columns = [
             _logit(c["low"] / total),
-            _logit(c["high"] / total),
             _logit(c["mid"] / total),
-            c["onsets"] / steps,
-            c["rise"] / steps,
+            c["onsets"] / np.maximum(c["steps"], 1),
+            c["rises"] / np.maximum(c["changes"], 1e-9),
             c["flat"] / frames,
-            c["pitched"] / frames,
-            c["glides"] / pairs,
-            c["stills"] / pairs,
+            np.where(c["pairs"] > 0, c["alike"] / np.maximum(c["pairs"], 1), 0.5),
+            c["pitched"] / np.maximum(c["energy"], 1e-12),
+            c["glides"] / melodic,
+            c["stills"] / melodic,
+            c["leaps"] / melodic,
             np.maximum(width, -8),
             np.log2(np.maximum(c["hertz"] / total, 20)),
         ]
@@ -131,8 +165,8 @@ class Labels:
     def log_odds(self) -> Array:
         """Natural logarithm of each label's probability for each stem, of shape (S, 4); NaN where not heard."""
         table = np.array(_TABLE)
-        centred = (self.features() - table[:-1, 0]) / table[:-1, 1]
-        scores = centred @ table[:-1, 2:] + table[-1, 2:]
+        centred = np.clip((self.features() - table[:, 0]) / table[:, 1], -_FARTHEST, _FARTHEST)
+        scores = centred @ table[:, 2:]
         top = scores.max(axis=1, keepdims=True)
         result: Array = scores - top - np.log(np.exp(scores - top).sum(axis=1, keepdims=True))
         return result
@@ -149,9 +183,16 @@ def likeliest(measures: Mapping[str, float], sources: Sequence[str]) -> tuple[di
     own = sum(measures[f"{source}_as_{source}"] for source in heard)
     for given in permutations(names, len(heard)):
         score = sum(measures[f"{source}_as_{label}"] for source, label in zip(heard, given, strict=True)) - own
+        score -= ABSENT * len(set(given) - set(heard))
         if score > best_score:
             best, best_score = dict(zip(heard, given, strict=True)), score
     return best, best_score
+
+
+def _swells(energy_SN: Samples) -> list[Array]:
+    """Squares of the rises of the level from frame to frame, and of all its changes, summed."""
+    change = np.diff(np.log(energy_SN + np.float32(1e-4)), axis=1)
+    return [np.square(np.maximum(change, 0)).sum(axis=1), np.square(change).sum(axis=1)]
 
 
 def _logit(share: Array) -> Array:

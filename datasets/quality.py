@@ -54,7 +54,7 @@ class Rules:
     max_bleed_db: float = -25.0  # of another stem in a stem; bleed at -20 through a room is read as -25; 0 keeps any
     max_shift_ms: float = 3.0  # of a stem against the mixture that came with it, if any; 1000 keeps any
     max_residual_db: float = -3.0  # of what the stems leave of that mixture; half of it here; 0 keeps any
-    max_label_odds: float = 2.0  # natural log of how much likelier other names for the stems are; 1000 keeps any
+    max_label_odds: float = 1.0  # natural log of how much likelier other names for the stems are; 1000 keeps any
     min_similarity: float = 0.5  # of the shorter song that the other must hold to be its copy; above 1 keeps copies
 
     def __post_init__(self) -> None:

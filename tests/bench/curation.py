@@ -85,17 +85,22 @@ def main() -> int:
 
 def held_out() -> Iterator[tuple[str, Samples]]:
     """Names and stems_SCT of the songs that no weight was fitted on."""
+    yield from multitracks(1)
+    for number in range(10):
+        yield f"toys/{number}", perform(compose(SEED, f"{number:02d}", 12.0), RATE)
+
+
+def multitracks(half: int) -> Iterator[tuple[str, Samples]]:
+    """Names and stems_SCT of real and rendered songs: every other title, from the first (0) or the second (1) on."""
     for folder in STEM_FOLDERS:
         paths = sorted((DATA / folder / "train").iterdir()) if (DATA / folder).is_dir() else []
         titles = sorted({path.name.split(" (")[0] for path in paths})
         for path in paths:
-            if path.name.split(" (")[0] in titles[1::2]:
+            if path.name.split(" (")[0] in titles[half::2]:
                 stems = [soundfile.read(path / f"{source}.flac", dtype="float32")[0].T for source in SOURCES]
                 yield f"{folder}/{path.name}", np.stack(stems)
-    for path in sorted((DATA / "musdb_stem_mp4" / "train").glob("*.mp4"))[1::2]:
+    for path in sorted((DATA / "musdb_stem_mp4" / "train").glob("*.mp4"))[half::2]:
         yield f"musdb/{path.stem}", np.stack([decode(path, stream=stream)[0] for stream in (1, 2, 3, 4)])
-    for number in range(10):
-        yield f"toys/{number}", perform(compose(SEED, f"{number:02d}", 12.0), RATE)
 
 
 def mixtures() -> Iterator[tuple[str, Samples]]:
