@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.harmony import chroma, key
-from datasets.rhythm import MIN_SOUNDING, track_beats
+from datasets.harmony import chromagram, key, shares
+from datasets.rhythm import beats
 from datasets.schema import Profile
+from datasets.singing import RANGE_DB, singing_spans
 
 Samples = NDArray[np.float32]
 
@@ -22,22 +23,22 @@ def profile(
     split: str,
     sources: Sequence[str],
     sample_rate: int,
-    min_sounding: float = MIN_SOUNDING,
+    singing_range_db: float = RANGE_DB,
 ) -> Profile:
-    """Beats from the drums (or the mixture where they rest), chroma from what is neither drums nor vocals.
+    """Beats from the mixture, chroma and tuning from what is neither drums nor vocals, singing from the vocals.
 
-    A song whose only pitched stem is the voice has the chroma of its voice.
+    Beats are heard better in the mixture than in the drums alone, where those rest or play around the beat
+    (docs/log.md). A song whose only pitched stem is the voice has the chroma of its voice.
     """
-    mono_ST = stems_SCT.mean(axis=1)
-    mixture_T = mono_ST.sum(axis=0)
-    drums_T = mono_ST[sources.index(DRUMS)] if DRUMS in sources else np.zeros_like(mixture_T)
+    mono_ST = np.einsum("sct->st", stems_SCT) / np.float32(stems_SCT.shape[1])
     pitched = [place for place, source in enumerate(sources) if source not in (DRUMS, VOCALS)]
-    harmony_T = mono_ST[pitched].sum(axis=0)
-    tones = chroma(harmony_T, sample_rate)
-    if not tones and VOCALS in sources:
-        tones = chroma(mono_ST[sources.index(VOCALS)], sample_rate)
+    vocals_T = mono_ST[sources.index(VOCALS)] if VOCALS in sources else np.zeros(0, dtype=np.float32)
+    chroma_ND, tuning_cents = chromagram(mono_ST[pitched].sum(axis=0), sample_rate)
+    if not chroma_ND.any():
+        chroma_ND, tuning_cents = chromagram(vocals_T, sample_rate)
+    tones = shares(chroma_ND)
     name, certainty = key(tones)
-    beat = track_beats(drums_T, mixture_T, sample_rate, min_sounding=min_sounding)
+    beat = beats(mono_ST.sum(axis=0), sample_rate, chroma_ND=chroma_ND)
     levels = [round(loudness_db(stem_CT, sample_rate), 3) for stem_CT in stems_SCT]
     return Profile(
         track_id=track_id,
@@ -47,9 +48,12 @@ def profile(
         tempo_confidence=beat.confidence,
         beats_s=beat.beats_s,
         downbeats_s=beat.downbeats_s,
+        downbeat_confidence=beat.downbeat_confidence,
         chroma=tones,
         key=name,
         key_confidence=certainty,
+        tuning_cents=round(tuning_cents, 2),
+        vocals_s=singing_spans(vocals_T, sample_rate, range_db=singing_range_db),
         loudness_db=dict(zip(sources, levels, strict=True)),
     )
 
@@ -57,8 +61,9 @@ def profile(
 def loudness_db(stem_CT: Samples, sample_rate: int) -> float:
     """RMS over the half seconds that sound (within 20 dB of the loudest), in dBFS; -120 for silence."""
     block = max(1, min(sample_rate // 2, stem_CT.shape[1]))
-    usable = stem_CT.shape[1] // block * block
-    power = np.square(stem_CT[:, :usable], dtype=np.float64).reshape(stem_CT.shape[0], -1, block).mean(axis=(0, 2))
+    count = stem_CT.shape[1] // block
+    blocks = stem_CT[:, : count * block].reshape(stem_CT.shape[0], count, block)
+    power = np.einsum("cnb,cnb->n", blocks, blocks).astype(np.float64) / (stem_CT.shape[0] * block)
     if power.size == 0 or power.max() <= 1e-12:
         return SILENCE_DB
     return float(10.0 * np.log10(power[power >= 0.01 * power.max()].mean()))

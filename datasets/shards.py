@@ -469,9 +469,15 @@ def read_objects(address: ShardSet, kind: type[Row]) -> list[Row]:
             if name in maps:
                 row[name] = dict(value or ())
             elif isinstance(value, list):
-                row[name] = tuple(Part(**item) if isinstance(item, dict) else item for item in value)
+                row[name] = tuple(_item(item) for item in value)
         objects.append(kind(**row))
     return objects
+
+
+def _item(value: Any) -> Any:
+    if isinstance(value, dict):
+        return Part(**value)
+    return tuple(value) if isinstance(value, list) else value
 
 
 # --- files --------------------------------------------------------------------------------------------------

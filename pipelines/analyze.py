@@ -1,4 +1,4 @@
-"""Songs to profiles: tempo, beats, chroma, key and loudness of every kept song, one Ray task per song.
+"""Songs to profiles: tempo, beats, chroma, key, singing and loudness of every kept song, one Ray task per song.
 
 A profile is kept by the content of its song, so a rerun, or a corpus with one more song, hears only what has changed.
 """
@@ -10,7 +10,6 @@ from typing import Any
 from datasets import storage
 from datasets.errors import InputError
 from datasets.profile import profile
-from datasets.rhythm import MIN_SOUNDING
 from datasets.schema import PROFILES, Profile, ShardSet
 from datasets.shards import (
     Song,
@@ -23,6 +22,7 @@ from datasets.shards import (
     write_json,
     write_table,
 )
+from datasets.singing import RANGE_DB
 from pipelines.cluster import connect, map_rows
 from pipelines.progress import Progress, stage
 from pipelines.provenance import code_digest, digest
@@ -32,11 +32,11 @@ from pipelines.provenance import code_digest, digest
 class AnalyzeConfig:
     """What is listened to."""
 
-    min_sounding: float = MIN_SOUNDING  # share of seconds in which drums must sound to be trusted with the beat
+    singing_range_db: float = RANGE_DB  # vocals quieter than their loud parts by more than this are no singing
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.min_sounding <= 1.0:
-            raise InputError(f"analyze.min_sounding={self.min_sounding}; 0 to 1 would do")
+        if not 0.0 < self.singing_range_db <= 100.0:
+            raise InputError(f"analyze.singing_range_db={self.singing_range_db}; 10 to 60 would do")
 
 
 def run(
@@ -91,6 +91,7 @@ def _read_profile(path: str) -> Profile | None:
 def _profile(fields: Mapping[str, Any]) -> Profile:
     known = {name: fields[name] for name in PROFILES.names if name != "schema_version"}
     lists = {name: tuple(known[name]) for name in ("beats_s", "downbeats_s", "chroma")}
+    lists["vocals_s"] = tuple((start, stop) for start, stop in known["vocals_s"])
     levels = dict(sorted(known["loudness_db"].items()))  # the same order from a worker as from the cache
     return Profile(**{**known, **lists, "loudness_db": levels})
 

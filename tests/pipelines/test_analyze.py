@@ -43,9 +43,9 @@ def stored(store: Path, songs: Sequence[Score], *, splits: Sequence[str] = ("tra
     return write_manifest(store, table="chunks", step="ingest", key="test", shards=shards)
 
 
-def test_a_share_beyond_one_is_refused() -> None:
+def test_a_range_of_nothing_is_refused() -> None:
     with pytest.raises(InputError):
-        AnalyzeConfig(min_sounding=1.5)
+        AnalyzeConfig(singing_range_db=0.0)
 
 
 @pytest.mark.ray
@@ -60,6 +60,8 @@ def test_songs_are_heard_once(ray_local: object, tmp_path: Path) -> None:
         assert min(abs(ratio / octave - 1.0) for octave in (0.5, 1.0, 2.0)) < 0.02
         assert set(profile.loudness_db) == set(SOURCES)
         assert np.sum(profile.chroma) == pytest.approx(1.0, abs=1e-3)
+        assert all(0.0 <= start < stop <= profile.duration_s for start, stop in profile.vocals_s)
+        assert abs(profile.tuning_cents) < 20.0
 
     kept = analyze.run(AnalyzeConfig(), chunks, kept=[profiles[0].track_id], store=str(tmp_path))
     assert read_objects(kept, Profile) == profiles[:1]

@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from datasets.bars import find_bars
+from datasets.onsets import FRAMES_PER_S, Onsets
+from datasets.rhythm import beats
+from datasets.synthetic import compose, perform
+
+SAMPLE_RATE = 22050
+Array = NDArray[np.float64]
+
+
+def song_in(
+    metre: int, *, first_beat: int = 0, bars: int = 12, step_s: float = 0.5
+) -> tuple[NDArray[np.float32], Array]:
+    """A chord per bar, a low drum on its first beat and high ones on the others; and where the bars begin.
+
+    `first_beat` is where in the bar the music starts.
+    """
+    rng = np.random.default_rng(2)
+    t = np.arange(round(step_s * SAMPLE_RATE)) / SAMPLE_RATE
+    chords = [(0, 4, 7), (5, 9, 12), (7, 11, 14), (9, 12, 16)]
+    beats_T, first_s = [np.zeros(4410)], []
+    for number in range(first_beat, metre * bars):
+        bar, place = divmod(number, metre)
+        if place == 0:
+            first_s.append(0.2 + (number - first_beat) * step_s)
+        tones = sum(np.sin(2 * np.pi * 220.0 * 2.0 ** (tone / 12.0) * t) for tone in chords[bar % 4])
+        low = np.sin(2 * np.pi * 60.0 * t) * np.exp(-t / 0.06)
+        high = rng.standard_normal(t.size) * np.exp(-t / 0.02)
+        beats_T.append(0.05 * tones * np.exp(-t / 0.4) + (0.6 * low if place == 0 else 0.15 * high))
+    return np.concatenate(beats_T).astype(np.float32), np.array(first_s)
+
+
+@pytest.mark.parametrize("metre", [3, 4])
+@pytest.mark.parametrize("first_beat", [0, 1, 2])
+def test_bars_of_three_and_four_are_told_apart_wherever_the_music_starts(metre: int, first_beat: int) -> None:
+    signal_T, first_s = song_in(metre, first_beat=first_beat)
+    found = beats(signal_T, SAMPLE_RATE)
+    assert found.downbeat_confidence > 0.3
+    assert np.median(np.diff(found.downbeats_s)) == pytest.approx(metre * 0.5, abs=0.02)
+    near = [np.abs(np.array(found.downbeats_s) - time).min() < 0.05 for time in first_s]
+    assert np.mean(near) > 0.9
+
+
+def test_beats_that_are_all_alike_have_no_bars() -> None:
+    grid = np.arange(20.0, 4000.0, 0.5 * FRAMES_PER_S)
+    alike_N = np.zeros(4100)
+    alike_N[np.round(grid).astype(int)] = 1.0
+    bars = find_bars(Onsets(all_N=alike_N, low_N=alike_N, high_N=alike_N), grid, np.ones((120, 12)))
+    assert not bars.first_N.any()
+    assert bars.certainty < 0.15
+
+
+@pytest.mark.parametrize("count", [0, 1, 7])
+def test_a_few_beats_have_no_bars(count: int) -> None:
+    grid = 100.0 * np.arange(count)
+    nothing_N = np.zeros(1000)
+    bars = find_bars(Onsets(all_N=nothing_N, low_N=nothing_N, high_N=nothing_N), grid, np.zeros((0, 12)))
+    assert bars.first_N.shape == (count,)
+    assert not bars.first_N.any()
+
+
+def test_downbeats_of_toy_songs_are_found() -> None:
+    right = []
+    for number in range(4):
+        song = compose(31, str(number), 14.0)
+        stems_SCT = perform(song, SAMPLE_RATE)
+        found = beats(stems_SCT.sum(axis=0).mean(axis=0), SAMPLE_RATE)
+        true_s = np.array(song.downbeats_s)
+        # At double or half the tempo the bars are half or twice as long: then every found one may lie on a true one.
+        right.append(np.mean([np.abs(true_s - time).min() < 0.07 for time in found.downbeats_s]))
+    assert np.mean(right) > 0.7
