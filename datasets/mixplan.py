@@ -25,6 +25,7 @@ Array = NDArray[np.float64]
 SILENT_DB = -60.0
 MAX_GAIN_DB = 12.0
 MAX_TRIES = 64  # candidates looked at for one part before the plan goes without it
+MIN_CENTS = 5.0  # of difference in tuning; less is not heard, and not worth resampling for
 PAIR_S = 0.07  # farther apart, two beats are two beats
 
 
@@ -158,14 +159,14 @@ def _plan_one(
         parts.append(_own_part(reference, own))
         search = _Search(reference=reference, index=index, near=index.near(reference.tempo_bpm), rng=rng)
         # Drums have no key: beside them the first pitched part sets it.
-        chroma = () if own == DRUMS else reference.chroma
+        tones = NO_TONES if own == DRUMS else Tones(chroma=reference.chroma, tuning_cents=reference.tuning_cents)
         for source in (source for source in order if source != own):
-            fitting = search.find(source, chroma, sample_rate=sample_rate)
+            fitting = search.find(source, tones, sample_rate=sample_rate)
             if isinstance(fitting, str):
                 missing.append(f"no {source}: {fitting}")
                 continue
             found.append(fitting)
-            chroma = chroma or fitting.chroma
+            tones = tones if tones.chroma else fitting.tones
     parts += sorted((item.part for item in found), key=lambda part: sources.index(part.source))
     distances = [item.distance for item in found if item.distance is not None]
     return MixPlan(
@@ -193,13 +194,24 @@ def _own_part(reference: Profile, source: str) -> Part:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tones:
+    """What a part must agree with; without chroma, with nothing."""
+
+    chroma: tuple[float, ...] = ()
+    tuning_cents: float = 0.0
+
+
+NO_TONES = Tones()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
     """A part that fits, and how well."""
 
     part: Part
     error_ms: float
     distance: float | None  # in key; None where there was nothing to clash with
-    chroma: tuple[float, ...]  # of the part as it will sound; empty for drums
+    tones: Tones  # of the part as it will sound
 
 
 @dataclass(slots=True, kw_only=True)
@@ -213,7 +225,7 @@ class _Search:
     # Alignments within one mix are remembered, so that stems of the same song stay together.
     fits: dict[str, "Alignment | None"] = field(default_factory=dict)
 
-    def find(self, source: str, chroma: tuple[float, ...], *, sample_rate: int) -> Found | str:
+    def find(self, source: str, tones: Tones, *, sample_rate: int) -> Found | str:
         """The first candidate, in an order drawn by dice, that sounds, fits in key, and can be aligned; or why none."""
         refused: Counter[str] = Counter()
         for candidate in self.near.drawn(self.rng, MAX_TRIES):
@@ -222,29 +234,24 @@ class _Search:
             if not sounds(candidate, source):
                 refused["silent"] += 1
                 continue
-            pitched = source != DRUMS
-            semitones, distance = semitone_distance(chroma, candidate.chroma, 6) if pitched else (0, 0.0)
-            if abs(semitones) > self.index.rules.max_semitones:  # the best of all twelve lies beyond the limit
+            turn = _turn(tones, candidate) if source != DRUMS else NO_TURN
+            if abs(turn.semitones) > self.index.rules.max_semitones:  # the best of all twelve lies beyond the limit
                 refused[f"more than {self.index.rules.max_semitones} semitones away"] += 1
                 continue
             fit = self._fit(candidate)
             if fit is None:
                 refused["too short, or of beats or bars that do not fit"] += 1
                 continue
-            turned = np.roll(candidate.chroma, semitones) if pitched and candidate.chroma else ()
-            return Found(
-                part=Part(
-                    track_id=candidate.track_id,
-                    source=source,
-                    stretch=round(fit.stretch, 8),
-                    semitones=semitones,
-                    shift_samples=round(fit.shift_s * sample_rate),
-                    gain_db=_gain_db(self.reference, candidate, source),
-                ),
-                error_ms=fit.error_ms,
-                distance=distance if pitched and chroma else None,
-                chroma=tuple(map(float, turned)),
+            part = Part(
+                track_id=candidate.track_id,
+                source=source,
+                stretch=round(fit.stretch, 8),
+                semitones=turn.semitones,
+                shift_samples=round(fit.shift_s * sample_rate),
+                gain_db=_gain_db(self.reference, candidate, source),
+                cents=turn.cents,
             )
+            return Found(part=part, error_ms=fit.error_ms, distance=turn.distance, tones=turn.tones)
         return self._explain(refused)
 
     def _fit(self, candidate: Profile) -> "Alignment | None":
@@ -259,6 +266,36 @@ class _Search:
             return f"no other track of the split is {limit}"
         told = ", ".join(f"{count} {why}" for why, count in sorted(refused.items()))
         return f"of {refused.total()} tracks {limit} none fits: {told}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Turn:
+    """How a candidate is brought into the key and tuning of a mix."""
+
+    semitones: int = 0
+    cents: float = 0.0
+    distance: float | None = None
+    tones: Tones = NO_TONES
+
+
+NO_TURN = _Turn()
+
+
+def _turn(tones: Tones, candidate: Profile) -> _Turn:
+    """Whole semitones by chroma, which both songs have in their own tuning, and the difference of those tunings."""
+    if not candidate.chroma:
+        return NO_TURN
+    if not tones.chroma:
+        return _Turn(tones=Tones(chroma=candidate.chroma, tuning_cents=candidate.tuning_cents))
+    semitones, distance = semitone_distance(tones.chroma, candidate.chroma, 6)
+    cents = round(tones.tuning_cents - candidate.tuning_cents, 2)
+    turned = tuple(np.roll(candidate.chroma, semitones).tolist())
+    return _Turn(
+        semitones=semitones,
+        cents=cents if abs(cents) >= MIN_CENTS else 0.0,
+        distance=distance,
+        tones=Tones(chroma=turned, tuning_cents=tones.tuning_cents),
+    )
 
 
 def _gain_db(reference: Profile, candidate: Profile, source: str) -> float:

@@ -55,8 +55,9 @@ def place(stem_CT: Samples, part: Part, sample_rate: int, *, num_samples: int) -
     if start >= stop:
         return placed_CT
     taken_CT = stem_CT[:, start:stop]
-    bent_CT = stretch(taken_CT, part.stretch, sample_rate, semitones=part.semitones)
-    if part.source == DRUMS and part.stretch != 1.0 and not part.semitones:
+    semitones = part.semitones + part.cents / 100.0
+    bent_CT = stretch(taken_CT, part.stretch, sample_rate, semitones=semitones)
+    if part.source == DRUMS and part.stretch != 1.0 and not semitones:
         keep_hits(bent_CT, taken_CT, part.stretch, sample_rate)
     at = part.shift_samples + round(start * part.stretch)
     begin, end = max(0, at), min(num_samples, at + bent_CT.shape[1])

@@ -115,6 +115,7 @@ class Part:
     semitones: int  # drums always 0: transposed cymbals sound wrong long before they clash
     shift_samples: int  # start in the mix, counted after stretching; negative cuts the stem's start
     gain_db: float
+    cents: float = 0.0  # added to the semitones: what brings the part's tuning to that of the mix
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,6 +240,7 @@ PART = pa.struct(
         ("semitones", pa.int32()),
         ("shift_samples", pa.int64()),
         ("gain_db", pa.float64()),
+        ("cents", pa.float64()),
     ]
 )
 

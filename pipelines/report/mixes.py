@@ -178,6 +178,8 @@ def _done(part: Part) -> str:
     words = [f"{100 * part.stretch:.1f}\u2009% as long"]
     if part.semitones:
         words.append(f"{part.semitones:+d} semitone{'s' if abs(part.semitones) > 1 else ''}".replace("-", "\u2212"))
+    if part.cents:
+        words.append(f"{part.cents:+.0f} cents".replace("-", "\u2212"))
     if part.gain_db:
         words.append(f"{part.gain_db:+.1f} dB".replace("-", "\u2212"))
     return ", ".join(words)

@@ -153,6 +153,21 @@ def test_pitched_parts_agree_with_each_other_when_drums_open_the_mix() -> None:
     assert all(part.semitones == 0 for made in opened for part in made.parts)
 
 
+def test_parts_are_brought_to_the_tuning_of_the_mix() -> None:
+    sharp, flat = replace(song("sharp"), tuning_cents=30.0), replace(song("flat"), tuning_cents=-15.0)
+    for made in plan([sharp, flat], seed=0, mixes_per_track=6, rules=RULES, sources=SOURCES):
+        own, *others = made.parts
+        if own.source == "drums":
+            assert all(part.cents == 0.0 for part in others)  # all from one song
+            continue
+        expected = {"sharp": 45.0, "flat": -45.0}[own.track_id]
+        assert {part.cents for part in others if part.source != "drums"} == {expected}
+        assert all(part.cents == 0.0 for part in others if part.source == "drums")
+    nearly = [song("a"), replace(song("b"), tuning_cents=4.0)]
+    plans = plan(nearly, seed=0, mixes_per_track=2, rules=RULES, sources=SOURCES)
+    assert all(part.cents == 0.0 for made in plans for part in made.parts)
+
+
 @pytest.mark.parametrize("tempo_bpm", [108.0, 120.0, 131.0, 61.0, 238.0])
 @pytest.mark.parametrize("barred", [True, False])
 def test_beats_fall_together_after_alignment(tempo_bpm: float, barred: bool) -> None:
