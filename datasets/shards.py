@@ -342,17 +342,27 @@ def read_rows(
     """
     manifest = read_manifest(address)
     for shard in manifest.shards:
-        file = _open_shard(manifest, shard)
-        for group, facts in _groups_of(manifest, shard, file):
-            if where:
-                small = file.read_row_group(group, columns=list(where)).to_pylist()
-                if not any(_matches({**row, **facts}, where) for row in small):
-                    continue
-            wanted = None if columns is None else [*dict.fromkeys([*columns, *(where or {})])]
-            for stored in file.read_row_group(group, columns=wanted).to_pylist():
-                row = {**stored, **{name: fact for name, fact in facts.items() if name in stored}}
-                if not where or _matches(row, where):
-                    yield row if columns is None else {name: row[name] for name in columns}
+        try:
+            yield from _rows_of(manifest, shard, columns=columns, where=where)
+        except (OSError, pa.ArrowException, KeyError) as error:  # what pyarrow makes of a flipped bit
+            path = storage.join(manifest.store, shard.file)
+            raise InputError(f"shard {path} is damaged: {error}; delete it and run the step again") from None
+
+
+def _rows_of(
+    manifest: Manifest, shard: Shard, *, columns: Sequence[str] | None, where: Mapping[str, Any] | None
+) -> Iterator[dict[str, Any]]:
+    file = _open_shard(manifest, shard)
+    for group, facts in _groups_of(manifest, shard, file):
+        if where:
+            small = file.read_row_group(group, columns=list(where)).to_pylist()
+            if not any(_matches({**row, **facts}, where) for row in small):
+                continue
+        wanted = None if columns is None else [*dict.fromkeys([*columns, *(where or {})])]
+        for stored in file.read_row_group(group, columns=wanted).to_pylist():
+            row = {**stored, **{name: fact for name, fact in facts.items() if name in stored}}
+            if not where or _matches(row, where):
+                yield row if columns is None else {name: row[name] for name in columns}
 
 
 def _groups_of(manifest: Manifest, shard: Shard, file: pq.ParquetFile) -> Iterator[tuple[int, dict[str, str]]]:

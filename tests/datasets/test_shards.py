@@ -161,6 +161,28 @@ def test_a_flipped_bit_is_found_and_the_shard_named(tmp_path: Path) -> None:
         shards.read_track(address, "c")
 
 
+def test_a_bit_flipped_anywhere_in_the_footer_changes_nothing_or_is_named(tmp_path: Path) -> None:
+    address = _chunks(tmp_path)
+    columns = ["track_id", "index", "num_samples", "drums_rms_db", "drums_crc32"]
+    rows = list(shards.read_rows(address, columns=columns))
+    whole_SCT = shards.read_track(address, "c")
+    path = tmp_path / "chunks" / "second.parquet"
+    data = path.read_bytes()
+    footer = int.from_bytes(data[-8:-4], "little") + 8
+    rng, named = dice(0, "flips"), 0
+    for _ in range(150):
+        damaged = bytearray(data)
+        damaged[-1 - int(rng.integers(footer))] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        try:
+            assert list(shards.read_rows(address, columns=columns)) == rows
+            np.testing.assert_array_equal(shards.read_track(address, "c"), whole_SCT)
+        except InputError as error:
+            assert "second.parquet" in str(error)
+            named += 1
+    assert named > 30
+
+
 def test_an_unknown_schema_version_is_refused(tmp_path: Path) -> None:
     address = _chunks(tmp_path)
     content = json.loads(Path(address.uri).read_text())
