@@ -1,43 +1,40 @@
 """Training windows out of stored chunks: which, from where, and as arrays.
 
-Row b of step k is a pure function of (seed, k, b): it does not matter how many workers share the rows of a
-step, in which order they read them, or where a run was interrupted.
-
-A crop is read by byte ranges, without Parquet: a shard's footer, read once, says where every FLAC ends, and the
-column `<source>_frames` where its frames begin. On a disk that is one read of some kilobytes and one per stem; from
-an object store it is one request for the row or the two rows that the crop touches.
+The rows of a run are numbered: row r of step k is number k * batch_size + r. What number n is, is a pure function of
+(seed, n): it does not matter how many workers share the rows of a step, in which order they read them, or where a run
+was interrupted. An epoch is as many rows as fill the playing time once; its rows are spread evenly over it, in an
+order of their own, so that in every epoch every stretch of every song gets its share.
 """
 
-from bisect import bisect_right
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from datasets.audio import Samples
-from datasets.chunks import offsets_in
+from datasets.crops import columns_of, layout_of, load_layouts, read_crop
 from datasets.dice import dice
-from datasets.errors import AudioError, InputError
-from datasets.frames import FRAME_SAMPLES, decode_frames, frames_around
+from datasets.errors import InputError
+from datasets.row_cache import RowCache
 from datasets.schema import ShardSet
-from datasets.shards import Song, open_parquet, read_songs, stored_sources
-from datasets.storage import has_cheap_reads, read_range
+from datasets.shards import Song, read_songs
 
-_KNOWN_SHARDS = 4096  # whose footers are remembered: about 100 bytes a row, 8 kB a shard of 512 MB
+_KNOWN_ORDERS = 32  # of epochs: 1 MB each for 250 hours
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SegmentIndex:
-    """The songs to draw from, and the running sum of their chances; cheap to send to a worker."""
+    """The songs to draw from, and the stretches of them with their chances; cheap to send to a worker."""
 
     songs: tuple[Song, ...]
-    cumulative: tuple[float, ...]  # ends at 1
     sources: tuple[str, ...]
+    song_of: NDArray[np.int64]  # (P,): the song that a stretch lies in
+    begin: NDArray[np.int64]  # (P,), samples
+    end: NDArray[np.int64]  # (P,)
+    # Running sums of chances that end at 1, shape (1 + S, P): for whole rows, then for a stem of each source.
+    cumulative: NDArray[np.float64]
 
     @classmethod
     def open(
@@ -47,34 +44,49 @@ class SegmentIndex:
         sources: Sequence[str],
         split: str,
         keep: Collection[str] | None = None,
+        silence_weight: float = 1.0,
+        segment_samples: int = 0,
     ) -> "SegmentIndex":
         """Songs of one split. Each chunk table gets its weight's share of the draws, each song its duration's.
 
-        `keep` limits the songs further, by id. InputError when no song is left, or when songs differ in rate or
-        channel count.
+        `keep` limits the songs further, by id. Time in which sources are silent (below -40 dBFS) counts
+        `silence_weight` times: 1 looks at no levels, 0 leaves out chunks without any sound. InputError when no song is
+        left, when songs differ in rate or channel count, lack a source, or are all shorter than `segment_samples`.
         """
-        songs: list[Song] = []
-        chances: list[float] = []
-        for address, weight in shard_sets:
-            if weight < 0:
-                raise InputError(f"the weight of {address.uri} is {weight}; 0 or more would do")
-            chosen = [
-                song
-                for song in sorted(read_songs(address), key=lambda song: song.track_id)
-                if weight > 0 and song.split == split and (keep is None or song.track_id in keep)
-            ]
-            total = sum(song.num_samples for song in chosen)
-            songs += chosen
-            chances += [weight * song.num_samples / total for song in chosen]
+        tables = [
+            (weight, [song for song in songs if song.split == split and (keep is None or song.track_id in keep)])
+            for weight, songs in ((_weight(weight, at), read_songs(at)) for at, weight in shard_sets)
+            if weight > 0
+        ]
+        songs = [song for _, chosen in tables for song in chosen]
         if not songs:
             raise InputError(f"no stored song is in split {split!r}; more songs, or gentler curate rules, would do")
-        kinds = {(song.sample_rate, song.channels) for song in songs}
-        if len(kinds) > 1:
-            raise InputError(
-                f"songs differ in (rate, channels): {sorted(kinds)}; ingest them with one ingest.sample_rate"
-            )
-        cumulative = np.array(list(accumulate(chances))) / sum(chances)
-        return cls(songs=tuple(songs), cumulative=tuple(cumulative.tolist()), sources=tuple(sources))
+        _check_alike(songs, segment_samples)
+        for first in {song.path.rpartition("/")[0]: song for song in songs}.values():
+            columns_of(layout_of(first.path), first.path, sources)
+        if silence_weight < 1:
+            load_layouts(songs)
+        parts, first_song = [], 0
+        for weight, chosen in tables:
+            stretches = [_stretches(song, sources, silence_weight) for song in chosen]
+            chances = np.concatenate([chance for _, _, chance in stretches], axis=1) if stretches else np.empty((0, 0))
+            totals = chances.sum(axis=1, keepdims=True)
+            if chosen:
+                _check_heard(totals, sources)
+                numbers = np.repeat(np.arange(len(chosen)), [len(begin) for begin, _, _ in stretches]) + first_song
+                begin, end = (np.concatenate([stretch[k] for stretch in stretches]) for k in (0, 1))
+                parts.append((numbers, begin, end, weight * chances / totals))
+            first_song += len(chosen)
+        song_of, begin, end, chances = (np.concatenate([part[k] for part in parts], axis=-1) for k in range(4))
+        cumulative = np.cumsum(chances, axis=1)
+        return cls(
+            songs=tuple(songs),
+            sources=tuple(sources),
+            song_of=song_of,
+            begin=begin,
+            end=end,
+            cumulative=cumulative / cumulative[:, -1:],
+        )
 
     @property
     def sample_rate(self) -> int:
@@ -88,134 +100,101 @@ class SegmentIndex:
     def duration_s(self) -> float:
         return sum(song.num_samples for song in self.songs) / self.sample_rate
 
-
-def batch(index: SegmentIndex, *, seed: int, step: int, rows: Sequence[int], num_samples: int) -> Samples:
-    """The given rows of a step as sources_BSCT; songs shorter than a segment are followed by silence."""
-    shape = (len(rows), len(index.sources), index.channels, num_samples)
-    sources_BSCT = np.zeros(shape, np.float32)
-    for position, row in enumerate(rows):
-        song, start = draw(index, seed=seed, step=step, row=row, num_samples=num_samples)
-        read_crop(sources_BSCT[position], song, start, index.sources)
-    return sources_BSCT
+    def epoch_rows(self, num_samples: int) -> int:
+        """How many segments of this length fill the playing time of all songs."""
+        return max(1, round(sum(song.num_samples for song in self.songs) / num_samples))
 
 
-def draw(index: SegmentIndex, *, seed: int, step: int, row: int, num_samples: int) -> tuple[Song, int]:
-    """The song and the first sample of one row."""
-    rng = dice(seed, "segment", step, row)
-    song = index.songs[min(bisect_right(index.cumulative, rng.random()), len(index.songs) - 1)]
-    start = int(rng.integers(0, max(0, song.num_samples - num_samples) + 1))
-    return song, start
+def _weight(weight: float, address: ShardSet) -> float:
+    if weight < 0:
+        raise InputError(f"the weight of {address.uri} is {weight}; 0 or more would do")
+    return weight
 
 
-def read_crop(out_SCT: Samples, song: Song, start: int, sources: Sequence[str]) -> int:
-    """Fill out_SCT with the song from `start` on, as far as the song goes; the number of bytes read for it.
-
-    InputError that names the shard when a bit of what is read is not as it was written.
-    """
-    wanted = min(out_SCT.shape[2], song.num_samples - start)
-    if wanted <= 0:
-        return 0
-    layout = _layout(song.path)
-    missing = [source for source in sources if source not in layout.sources]
-    if missing:
-        raise InputError(f"shard {song.path} holds {', '.join(layout.sources)}, and no {', '.join(missing)}")
-    columns = [layout.sources.index(source) for source in sources]
-    first, last = start // song.chunk_samples, (start + wanted - 1) // song.chunk_samples
-    rows, done = range(song.first_row + first, song.first_row + last + 1), 0
-    try:
-        ranges = _Ranges(song.path, int(layout.begins[rows[0]]), int(layout.ends[rows[-1]].max()))
-        for row in rows:
-            skip = (start + done) % song.chunk_samples
-            take = min(song.chunk_samples - skip, wanted - done)
-            _read_row(out_SCT[:, :, done : done + take], layout, ranges, row=row, skip=skip, columns=columns)
-            done += take
-    except OSError as error:
-        raise InputError(f"shard {song.path} cannot be read ({error}); run ingest again") from None
-    except (AudioError, IndexError) as error:
-        where = f"shard {song.path} is damaged in {song.track_id!r}"
-        raise InputError(f"{where}: {error}; delete it and run ingest again") from None
-    return ranges.num_bytes
+def _check_alike(songs: Sequence[Song], segment_samples: int) -> None:
+    kinds = {(song.sample_rate, song.channels) for song in songs}
+    if len(kinds) > 1:
+        raise InputError(f"songs differ in (rate, channels): {sorted(kinds)}; ingest them with one ingest.sample_rate")
+    longest = max(song.num_samples for song in songs)
+    if longest < segment_samples:
+        rate = songs[0].sample_rate
+        raise InputError(
+            f"the longest song has {longest / rate:.2f} s and a row of training takes {segment_samples / rate:.2f} s "
+            "(model.options.segment_s and what the augmentation adds); longer songs or a shorter segment would do"
+        )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Layout:
-    """Where the values of each row of a shard lie in its file, by its footer alone: byte positions, int64."""
-
-    sources: tuple[str, ...]
-    num_samples: NDArray[np.int64]  # (rows,)
-    scale: NDArray[np.float64]  # (rows,)
-    begins: NDArray[np.int64]  # (rows,), of the first column of frames
-    frames_ends: NDArray[np.int64]  # (rows, S)
-    ends: NDArray[np.int64]  # (rows, S), of the FLAC
-
-
-class _Ranges:
-    """Byte ranges of one file, counted; where requests are dear, all of them out of one for [begin, end)."""
-
-    def __init__(self, path: str, begin: int, end: int) -> None:
-        self._path, self._begin = path, begin
-        self.num_bytes = 0
-        self._whole = None if has_cheap_reads(path) else self._read(begin, end)
-
-    def read(self, begin: int, end: int) -> bytes:
-        if self._whole is None:
-            return self._read(begin, end)
-        return self._whole[begin - self._begin : end - self._begin]
-
-    def _read(self, begin: int, end: int) -> bytes:
-        self.num_bytes += end - begin
-        return read_range(self._path, begin, end)
+def _stretches(
+    song: Song, sources: Sequence[str], silence_weight: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Stretches of a song as begin (P,), end (P,) and weight (1 + S, P): the song, or its chunks by what sounds."""
+    if silence_weight >= 1:
+        return np.zeros(1, np.int64), np.array([song.num_samples]), np.full((1 + len(sources), 1), song.num_samples)
+    layout = layout_of(song.path)
+    begin = np.arange(song.num_chunks) * song.chunk_samples
+    end = np.minimum(begin + song.chunk_samples, song.num_samples)
+    rows = slice(song.first_row, song.first_row + song.num_chunks)
+    active_SP = layout.activity[rows, columns_of(layout, song.path, sources)].T
+    heard = silence_weight + (1 - silence_weight) * np.concatenate([active_SP.mean(axis=0, keepdims=True), active_SP])
+    return begin, end, heard * (end - begin)
 
 
-def _read_row(
-    out_SCT: Samples, layout: _Layout, ranges: _Ranges, *, row: int, skip: int, columns: Sequence[int]
-) -> None:
-    first, stop, skip_in_frame = frames_around(skip, out_SCT.shape[2])
-    num_offsets = -(-int(layout.num_samples[row]) // FRAME_SAMPLES) + 1
-    ends = [int(layout.frames_ends[row, column]) for column in columns]
-    begin = min(ends) - 4 * num_offsets
-    tables = ranges.read(begin, max(ends))
-    for stem_CT, column, end in zip(out_SCT, columns, ends, strict=True):
-        offsets = offsets_in(tables[end - begin - 4 * num_offsets : end - begin])
-        flac_begin = int(layout.ends[row, column]) - int(offsets[-1])
-        if flac_begin < layout.frames_ends[row, -1] or np.any(offsets[1:] <= offsets[:-1]):
-            raise AudioError("undecodable", f"where the frames of {layout.sources[column]} begin is not as written")
-        frames = ranges.read(flac_begin + int(offsets[first]), flac_begin + int(offsets[stop]))
-        decode_frames(frames, stem_CT, first=first, skip=skip_in_frame, scale=float(layout.scale[row]))
+def _check_heard(totals: NDArray[np.float64], sources: Sequence[str]) -> None:
+    silent = [source for source, total in zip(["any source", *sources], totals[:, 0], strict=True) if total <= 0]
+    if silent:
+        raise InputError(f"no stored second of {silent[0]} passes -40 dBFS; train.silence_weight=0.1 would do")
 
 
-@lru_cache(maxsize=_KNOWN_SHARDS)
-def _layout(path: str) -> _Layout:
-    """The layout of a shard. A required, plain, uncompressed value is the last thing in its column of a row group."""
-    try:
-        with open_parquet(path) as file:
-            return _layout_of(stored_sources(file.schema_arrow), file.metadata)
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"shard {path} cannot be read ({error}); run ingest again") from None
-    except (LookupError, AttributeError, TypeError, ValueError) as error:  # of a footer with a flipped bit
-        raise InputError(f"shard {path} is damaged: {error} in its footer; delete it and run ingest again") from None
-
-
-def _layout_of(sources: tuple[str, ...], meta: pq.FileMetaData) -> _Layout:
-    at = {meta.schema.column(k).path: k for k in range(meta.num_columns)}
-    frames, flacs = [at[f"{source}_frames"] for source in sources], [at[source] for source in sources]
-    groups = [meta.row_group(k) for k in range(meta.num_row_groups)]
-    return _Layout(
-        sources=sources,
-        num_samples=np.array([_only(group.column(at["num_samples"])) for group in groups], np.int64),
-        scale=np.array([_only(group.column(at["scale"])) for group in groups], np.float64),
-        begins=np.array([group.column(frames[0]).data_page_offset for group in groups], np.int64),
-        frames_ends=np.array([[_end(group.column(k)) for k in frames] for group in groups], np.int64),
-        ends=np.array([[_end(group.column(k)) for k in flacs] for group in groups], np.int64),
+def read_row(
+    out_SCT: Samples,
+    index: SegmentIndex,
+    *,
+    seed: int,
+    number: int,
+    remix_all: float = 0.0,
+    cache: RowCache | None = None,
+) -> int:
+    """Fill out_SCT, zeros so far, with the row of this number; the number of bytes read for it."""
+    places = draw(index, seed=seed, number=number, num_samples=out_SCT.shape[2], remix_all=remix_all)
+    if len(places) == 1:
+        (song, start) = places[0]
+        return read_crop(out_SCT, song, start, index.sources, cache)
+    return sum(
+        read_crop(out_SCT[k : k + 1], song, start, index.sources[k : k + 1], cache)
+        for k, (song, start) in enumerate(places)
     )
 
 
-def _only(column: pq.ColumnChunkMetaData) -> float:
-    """The one value of a column of one row, which the footer holds twice; ValueError where the two differ."""
-    if column.statistics.min != column.statistics.max:
-        raise ValueError(f"two values of {column.path_in_schema}")
-    return float(column.statistics.max)
+def draw(
+    index: SegmentIndex, *, seed: int, number: int, num_samples: int, remix_all: float = 0.0
+) -> list[tuple[Song, int]]:
+    """The song and the first sample of a row; with probability `remix_all` one for each source, else one for all.
+
+    Rows that are not remixed are the same whatever the probability.
+    """
+    remixed = dice(seed, "remix-all", number).random() < remix_all
+    streams = range(1, 1 + len(index.sources)) if remixed else (0,)
+    return [_place(index, stream, seed=seed, number=number, num_samples=num_samples) for stream in streams]
 
 
-def _end(column: pq.ColumnChunkMetaData) -> int:
-    return int(column.data_page_offset) + int(column.total_compressed_size)
+def _place(index: SegmentIndex, stream: int, *, seed: int, number: int, num_samples: int) -> tuple[Song, int]:
+    """Where a number falls: its place in the epoch's order, spread evenly over the chances, then over the stretch."""
+    num_rows = index.epoch_rows(num_samples)
+    epoch, turn = divmod(number, num_rows)
+    chance = (
+        int(_order(seed, stream, epoch, num_rows)[turn]) + dice(seed, "segment", stream, number).random()
+    ) / num_rows
+    sums = index.cumulative[stream]
+    stretch = min(int(np.searchsorted(sums, chance, side="right")), len(sums) - 1)
+    before = sums[stretch - 1] if stretch else 0.0
+    within = min(max((chance - before) / (sums[stretch] - before), 0.0), 1.0)
+    song = index.songs[index.song_of[stretch]]
+    instant = index.begin[stretch] + within * (index.end[stretch] - index.begin[stretch])
+    room = max(0, song.num_samples - num_samples)
+    # Squeezed, so that the instant lies within the segment and segments end where the song does.
+    return song, min(room, int(instant * (room + 1) / song.num_samples))
+
+
+@lru_cache(maxsize=_KNOWN_ORDERS)
+def _order(seed: int, stream: int, epoch: int, num_rows: int) -> NDArray[np.int64]:
+    return dice(seed, "order", stream, epoch).permutation(num_rows)

@@ -1,12 +1,10 @@
-"""Batches for a training worker, decoded ahead: its rows of every step, as pure functions of seed, step and row."""
+"""Batches for a training worker: its rows of every step, pure functions of seed, step and row, decoded ahead."""
 
-import time
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from datasets.segments import SegmentIndex, batch
+from datasets.loader import Loader
+from datasets.segments import SegmentIndex
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,36 +12,50 @@ if TYPE_CHECKING:
     from pipelines.train_loop import Job
 
 
-def open_index(job: "Job", sources: Sequence[str]) -> SegmentIndex:
-    """The train songs of a job; InputError for what can be known to fail, before any worker starts."""
-    keep = None if job.keep is None else set(job.keep)
-    return SegmentIndex.open(list(job.chunks), sources=sources, split="train", keep=keep)
+def open_index(job: "Job", sources: Sequence[str], *, num_samples: int = 0) -> SegmentIndex:
+    """The train songs of a job; InputError for what can be known to fail, before any worker starts.
+
+    `num_samples` is the length of a row: not every song may be shorter.
+    """
+    return SegmentIndex.open(
+        list(job.chunks),
+        sources=sources,
+        split="train",
+        keep=None if job.keep is None else set(job.keep),
+        silence_weight=job.config.silence_weight,
+        segment_samples=num_samples,
+    )
 
 
 class Feed:
-    """Some rows of the global batch for each step from `start` on, as (step, batch_BSCT), decoded ahead by a thread."""
+    """Some rows of the global batch for each step from `start` on, as (step, batch_BSCT).
+
+    `stalled_s` is how long its consumer has waited for them so far.
+    """
 
     def __init__(
         self, job: "Job", *, sources: Sequence[str], num_samples: int, rows: Sequence[int], start: int
     ) -> None:
-        self.job, self.rows, self.num_samples, self.start = job, rows, num_samples, start
-        self.index = open_index(job, sources)
-        self.stalled_s = 0.0  # spent waiting for batches so far
+        self.config, self.rows, self.start = job.config, rows, start
+        self.loader = Loader(
+            open_index(job, sources, num_samples=num_samples),
+            job.config.loader,
+            seed=job.config.seed,
+            num_samples=num_samples,
+            remix_all=job.config.learner.augment.remix_all,
+            threads=job.config.cpus_per_worker,
+            prefetch_batches=job.config.prefetch_batches,
+        )
+
+    @property
+    def stalled_s(self) -> float:
+        return self.loader.stalled_s
 
     def __iter__(self) -> "Iterator[tuple[int, Tensor]]":
-        config = self.job.config
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader") as pool:
-            ahead: deque[Future[Tensor]] = deque()
-            for step in range(self.start, config.steps):
-                wanted = range(step + len(ahead), min(config.steps, step + 1 + config.prefetch_batches))
-                ahead.extend(pool.submit(self._load, later) for later in wanted)
-                began = time.monotonic()
-                batch_BSCT = ahead.popleft().result()
-                self.stalled_s += time.monotonic() - began
-                yield step, batch_BSCT
-
-    def _load(self, step: int) -> "Tensor":
         import torch
 
-        seed = self.job.config.seed
-        return torch.from_numpy(batch(self.index, seed=seed, step=step, rows=self.rows, num_samples=self.num_samples))
+        steps = range(self.start, self.config.steps)
+        # The number of a row counts over the whole run, whoever reads it.
+        numbers = ([step * self.config.batch_size + row for row in self.rows] for step in steps)
+        for step, batch_BSCT in zip(steps, self.loader.batches(numbers), strict=True):
+            yield step, torch.from_numpy(batch_BSCT)

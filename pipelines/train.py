@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from datasets.shards import read_songs, write_json
 from models.errors import ModelError
 from pipelines import resume, train_loop
 from pipelines.cluster import connect
+from pipelines.feed import open_index
 from pipelines.progress import Progress, stage
 from pipelines.provenance import code_digest, digest
 from pipelines.train_loop import Job, ModelConfig, TrainConfig
@@ -35,7 +36,7 @@ __all__ = ["Job", "ModelConfig", "TrainConfig", "TrainResult", "read_history", "
 # Decide on speed and survival only: a run may go on with others.
 _FREE = {
     "num_workers", "min_workers", "micro_batch", "cpus_per_worker", "use_gpu", "max_failures", "hang_s",
-    "keep_checkpoints", "prefetch_batches",
+    "keep_checkpoints", "prefetch_batches", "loader",
 }  # fmt: skip
 _POLL_S = 0.5
 
@@ -73,7 +74,7 @@ def run(
     """
     job = Job(
         config=config,
-        model=model,
+        model=_resolved(model, store),
         sources=tuple(sources),
         chunks=tuple(chunks),
         keep=None if keep is None else tuple(sorted(keep)),
@@ -102,12 +103,30 @@ def key_of(job: Job) -> str:
     """The name of the run: a digest of configuration, songs and code."""
     return digest(
         {name: value for name, value in asdict(job.config).items() if name not in _FREE},
-        job.model,
+        job.model.preset,
+        job.model.options,
+        _start_digest(job.model),
         job.sources,
         [(chunks.digest, weight) for chunks, weight in job.chunks],
         job.keep,
         code_digest("pipelines.train_loop"),
     )
+
+
+def _resolved(model: ModelConfig, store: str) -> ModelConfig:
+    """With a path where a registered model was named as the start."""
+    if not model.start:
+        return model
+    from pipelines import registry
+
+    return replace(model, start=str(registry.resolve(model.start, store=store)))
+
+
+def _start_digest(model: ModelConfig) -> str:
+    """Of the weights themselves: it does not matter where they lie."""
+    from models import checkpoint
+
+    return checkpoint.weights_digest(model.start) if model.start else ""
 
 
 def read_history(result: TrainResult) -> list[dict[str, float]]:
@@ -147,6 +166,8 @@ def _check(job: Job) -> None:
             f"the songs have {rates.pop()} Hz, the model wants {wanted.sample_rate} Hz; "
             f"no model.options.sample_rate, or ingest.sample_rate={wanted.sample_rate} would do"
         )
+    num_samples = job.config.learner.augment.input_samples(wanted.segment_samples, wanted.sample_rate)
+    open_index(job, wanted.sources, num_samples=num_samples)
 
 
 # --- in this process ----------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from datasets.errors import InputError
+from datasets.loader import LoaderConfig
 from datasets.schema import ShardSet
 from models.recipe import LearnerConfig
 from pipelines import resume, trouble
@@ -37,6 +38,7 @@ class ModelConfig:
 
     preset: str = "htdemucs"
     options: dict[str, Any] = field(default_factory=dict)
+    start: str = ""  # weights to begin with: a checkpoint, a file, or models:/NAME@ALIAS; random ones where empty
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +62,9 @@ class TrainConfig:
     max_failures: int = 3  # restarts of the workers before giving up
     hang_s: float = 900.0  # a worker that keeps the others waiting for longer is given up, and all are restarted
     keep_checkpoints: int = 2
-    prefetch_batches: int = 2  # decoded ahead by a thread of each worker
+    prefetch_batches: int = 2  # decoded ahead by each worker
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
+    silence_weight: float = 1.0  # of the time in which sources are silent, when segments are drawn
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "checkpoint_every", "log_every", "cpus_per_worker", "keep_checkpoints"):
@@ -71,6 +75,8 @@ class TrainConfig:
                 raise InputError(f"train.{name}={getattr(self, name)}; 0 or more would do")
         if self.valid_s < 0 or self.hang_s <= 0:
             raise InputError(f"train.valid_s={self.valid_s} must be >= 0, train.hang_s={self.hang_s} above 0")
+        if not 0 <= self.silence_weight <= 1:
+            raise InputError(f"train.silence_weight={self.silence_weight}; 0 to 1 would do")
         if self.min_workers > self.num_workers:
             raise InputError(f"train.min_workers={self.min_workers} is more than train.num_workers={self.num_workers}")
         self._check_groups()
@@ -150,6 +156,7 @@ def train(job: Job, session: Session) -> dict[str, Any]:
 def build_model(job: Job) -> "nn.Module":
     """The network of the job, for the sources, rate and channels of the songs unless the options say otherwise."""
     from datasets.shards import read_songs
+    from models import checkpoint
     from models.catalog import build
 
     songs = read_songs(job.chunks[0][0])
@@ -158,7 +165,11 @@ def build_model(job: Job) -> "nn.Module":
         "sample_rate": songs[0].sample_rate,
         "audio_channels": songs[0].channels,
     }
-    return build(job.model.preset, **(described | job.model.options))
+    network = build(job.model.preset, **(described | job.model.options))
+    if job.model.start:
+        given = checkpoint.load_model(job.model.start)
+        checkpoint.load_state(network, given.state_dict(), origin=job.model.start)
+    return network
 
 
 class _Run:
@@ -223,7 +234,8 @@ class _Run:
     def _open_feed(self) -> "Feed":
         from pipelines.feed import Feed
 
-        num_samples = self.layout.segment_samples + self.learner.shift_samples
+        layout, augment = self.layout, self.job.config.learner.augment
+        num_samples = augment.input_samples(layout.segment_samples, layout.sample_rate)
         return Feed(self.job, sources=self.layout.sources, num_samples=num_samples, rows=self.rows, start=self.step)
 
     def record(self, what: str, why: str) -> None:
@@ -383,7 +395,7 @@ class _Run:
 
     def _remember(self, name: str, nsdr: float | None) -> None:
         """Keep a copy of the present weights or of an average, as it will be stored."""
-        averages = {f"ema-{average.decay}": average for average in self.learner.averages}
+        averages = {average.name: average for average in self.learner.averages}
         with averages[name].swap(self.network) if name in averages else nullcontext(), self.learner.as_stored():
             self.best = copy.deepcopy(self.network).cpu()
         self.best_info = {"step": self.step, "weights": name, "nsdr": nsdr}

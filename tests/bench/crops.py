@@ -28,10 +28,10 @@ import soundfile
 from datasets import shards
 from datasets.audio import Samples, decode
 from datasets.chunks import SongHeader, song_rows
+from datasets.crops import read_crop
 from datasets.dice import dice
 from datasets.frames import frame_offsets, frames_around
 from datasets.schema import SOURCES
-from datasets.segments import read_crop
 from datasets.shards import Song
 from datasets.synthetic import compose, perform
 from tests.bench.table import Row, figure, show

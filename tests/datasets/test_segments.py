@@ -1,223 +1,82 @@
-"""A row of a step is the same whoever reads it, and is the stored audio."""
+"""A row of a run is the same whoever reads it, and is the stored audio; an epoch has everything once."""
 
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from datasets import segments, shards, storage
-from datasets.audio import Samples
+from datasets import shards
 from datasets.chunks import SongHeader, song_rows
 from datasets.dice import dice
 from datasets.errors import InputError
 from datasets.schema import ShardSet
-from datasets.segments import SegmentIndex, batch, draw, read_crop
-from datasets.shards import Song
+from datasets.segments import SegmentIndex, draw
+from tests.datasets.toy_store import RATE, SOURCES, batch, stems, store
 
-RATE = 1000
-SOURCES = ("drums", "bass")
-
-
-def _stems(name: str, num_samples: int) -> Samples:
-    ints = dice(0, name).integers(-(1 << 14), 1 << 14, (2, 2, num_samples))
-    return (ints / (1 << 15)).astype(np.float32)
-
-
-def _store(folder: Path, songs: dict[str, tuple[str, int]], *, key: str = "k") -> ShardSet:
-    rows = []
-    for name, (split, num_samples) in songs.items():
-        header = SongHeader(track_id=name, title=name, split=split, license="", origin="corpus", sample_rate=RATE)
-        rows += song_rows(_stems(name, num_samples), header, sources=SOURCES, chunk_s=2)
-    shard = shards.write_shard(folder, key, rows, sources=SOURCES)
-    return shards.write_manifest(folder, table="chunks", step="ingest", key=key, shards=[shard])
+SONGS = {"a": ("train", 9000), "b": ("train", 3000), "c": ("test", 5000), "d": ("train", 700)}
 
 
 @pytest.fixture
 def index(tmp_path: Path) -> SegmentIndex:
-    address = _store(tmp_path, {"a": ("train", 9000), "b": ("train", 3000), "c": ("test", 5000), "d": ("train", 700)})
-    return SegmentIndex.open([(address, 1.0)], sources=SOURCES, split="train")
+    return SegmentIndex.open([(store(tmp_path, SONGS), 1.0)], sources=SOURCES, split="train")
 
 
 def test_segments_are_the_stored_audio_across_chunk_borders(index: SegmentIndex) -> None:
-    sources_BSCT = batch(index, seed=1, step=0, rows=range(40), num_samples=1500)
+    sources_BSCT = batch(index, range(40), seed=1, num_samples=1500)
     assert sources_BSCT.shape == (40, 2, 2, 1500)
     crossing = 0
-    for row in range(40):
-        song, start = draw(index, seed=1, step=0, row=row, num_samples=1500)
-        stems_SCT = _stems(song.track_id, song.num_samples)[:, :, start : start + 1500]
-        np.testing.assert_array_equal(sources_BSCT[row, :, :, : stems_SCT.shape[2]], stems_SCT)
-        assert not sources_BSCT[row, :, :, stems_SCT.shape[2] :].any()
+    for number in range(40):
+        ((song, start),) = draw(index, seed=1, number=number, num_samples=1500)
+        stems_SCT = stems(song.track_id, song.num_samples)[:, :, start : start + 1500]
+        np.testing.assert_array_equal(sources_BSCT[number, :, :, : stems_SCT.shape[2]], stems_SCT)
+        assert not sources_BSCT[number, :, :, stems_SCT.shape[2] :].any()
         crossing += start // 2000 != (start + 1499) // 2000
     assert crossing > 5
 
 
-@pytest.fixture
-def mono_and_deep(tmp_path: Path) -> tuple[dict[str, Song], dict[str, Samples]]:
-    """Songs of two chunk lengths: with frames that chunks end in the middle of, 16 bits, and beyond full scale."""
-    stems = {name: _stems(name, length) for name, length in (("a", 47_000), ("b", 9000), ("c", 20_480), ("d", 1))}
-    stems["b"] = stems["b"] * 5
-    rows = []
-    for name, stems_SCT in stems.items():
-        header = SongHeader(track_id=name, title=name, split="train", license="", origin="corpus", sample_rate=RATE)
-        bits, chunk_s = (16, 20.48) if name == "c" else (24, 12.345)
-        rows += song_rows(stems_SCT, header, sources=SOURCES, chunk_s=chunk_s, bits=bits)
-    shard = shards.write_shard(tmp_path, "k", rows, sources=SOURCES)
-    address = shards.write_manifest(tmp_path, table="chunks", step="ingest", key="k", shards=[shard])
-    return {song.track_id: song for song in shards.read_songs(address)}, stems
-
-
-def test_any_crop_is_the_part_of_the_whole_song(mono_and_deep: tuple[dict[str, Song], dict[str, Samples]]) -> None:
-    songs, stems = mono_and_deep
-    rng = dice(0, "crops")
-    for name, song in songs.items():
-        whole_SCT = stems[name]
-        np.testing.assert_array_equal(shards.read_song(song), whole_SCT)
-        for _ in range(60):
-            start, length = int(rng.integers(song.num_samples + 5)), int(rng.integers(1, song.num_samples + 100))
-            sources = (("bass",), ("bass", "drums"), SOURCES)[rng.integers(3)]
-            out_SCT = np.full((len(sources), 2, length), 7, np.float32)
-            read_crop(out_SCT, song, start, sources)
-            part_SCT = whole_SCT[[SOURCES.index(source) for source in sources], :, start : start + length]
-            np.testing.assert_array_equal(out_SCT[:, :, : part_SCT.shape[2]], part_SCT)
-            assert np.all(out_SCT[:, :, part_SCT.shape[2] :] == 7)
-
-
-def _music_store(folder: Path, *, bits: int = 16) -> Song:
-    """40 s of four stems at 44.1 kHz that compress as music does."""
-    names, rate = ("drums", "bass", "other", "vocals"), 44100
-    time = np.arange(40 * rate) / rate
-    stems_SCT = np.empty((4, 2, len(time)), np.float32)
-    for k in range(4):
-        rng = dice(k, "music")
-        tone = 0.3 * np.sin(2 * np.pi * 110 * (k + 1) * time) * np.exp(-2 * (time % 0.5))
-        stems_SCT[k] = tone + rng.standard_normal((2, len(time)), np.float32) * np.float32(1.5e-4)
-    header = SongHeader(track_id="m", title="m", split="train", license="", origin="corpus", sample_rate=rate)
-    rows = song_rows(stems_SCT, header, sources=names, bits=bits)
-    shard = shards.write_shard(folder, "m", rows, sources=names)
-    return shards.read_songs(shards.write_manifest(folder, table="chunks", step="ingest", key="m", shards=[shard]))[0]
-
-
-def test_a_crop_reads_little_more_than_its_share_of_the_flac(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    song, sources, size = _music_store(tmp_path), ("drums", "bass", "other", "vocals"), round(7.8 * 44100)
-    out_SCT = np.empty((4, 2, size), np.float32)
-    starts = dice(0, "starts").integers(0, song.num_samples - size, 12).tolist()
-    rows = [*shards.read_rows(_address(tmp_path), columns=list(sources))]
-    share = sum(len(row[source]) for row in rows for source in sources) / song.num_samples * size
-    for start in starts:
-        num_bytes = read_crop(out_SCT, song, start, sources)
-        assert num_bytes <= 1_800_000
-        assert num_bytes < 1.06 * share
-
-    def read_range(path: str, begin: int, end: int) -> bytes:
-        requests.append(end - begin)
-        return storage.read_range(path, begin, end)
-
-    requests: list[int] = []
-    monkeypatch.setattr(segments, "read_range", read_range)
-    monkeypatch.setattr(segments, "has_cheap_reads", lambda path: False)
-    again_SCT = np.empty_like(out_SCT)
-    for start in starts:
-        requests.clear()
-        read_crop(again_SCT, song, start, sources)
-        assert len(requests) == 1
-    np.testing.assert_array_equal(again_SCT, out_SCT)
-
-
-def _address(folder: Path) -> ShardSet:
-    found = shards.find_manifest(folder, step="ingest", key="m")
-    assert found is not None
-    return found
-
-
-def test_a_flipped_bit_in_what_a_crop_reads_is_noticed_and_the_shard_named(tmp_path: Path) -> None:
-    address = _store(tmp_path, {"a": ("train", 30_000)})
-    (song,) = shards.read_songs(address)
-    path, out_SCT = tmp_path / "chunks" / "k.parquet", np.empty((2, 2, 2000), np.float32)
-    assert read_crop(out_SCT, song, 0, SOURCES) > 8000
-    data = path.read_bytes()
-    begin = data.index(b"fLaC") + 100
-    for bit in dice(0, "bits").integers(0, 8 * 2000, 50).tolist():
-        bad = bytearray(data)
-        bad[begin + bit // 8] ^= 1 << bit % 8
-        path.write_bytes(bad)
-        with pytest.raises(InputError, match=r"k\.parquet is damaged in 'a': .*frame"):
-            read_crop(out_SCT, song, 0, SOURCES)
-
-
-def test_wherever_a_bit_is_flipped_what_is_read_is_right_or_refused(tmp_path: Path) -> None:
-    address = _store(tmp_path, {"a": ("train", 9000)})
-    (song,) = shards.read_songs(address)
-    path, whole_SCT = Path(song.path), _stems("a", 9000)
-    data = path.read_bytes()
-    end_of_data = len(data) - int.from_bytes(data[-8:-4], "little")  # pyarrow may abort on a flip in the footer
-    rng, refused = dice(0, "flips"), {"crop": 0, "song": 0}
-    for place in rng.integers(0, end_of_data, 400).tolist():
-        bad = bytearray(data)
-        bad[place] ^= 1 << int(rng.integers(8))
-        path.write_bytes(bad)
-        segments._layout.cache_clear()
-        for way, read in (("crop", _crop_of), ("song", shards.read_song)):
-            try:
-                np.testing.assert_array_equal(read(song), whole_SCT)
-            except InputError as error:
-                refused[way] += path.name in str(error) and "damaged" in str(error)
-    assert min(refused.values()) > 300
-
-
-def _crop_of(song: Song) -> Samples:
-    out_SCT = np.empty((len(SOURCES), song.channels, song.num_samples), np.float32)
-    read_crop(out_SCT, song, 0, SOURCES)
-    return out_SCT
-
-
-def test_a_footer_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
-    """The scale of a row stands in the footer as its least and as its greatest value."""
-    address = _store(tmp_path, {"a": ("train", 1900)})
-    (song,) = shards.read_songs(address)
-    path, one, two = Path(song.path), np.float32(1).tobytes(), np.float32(2).tobytes()
-    data, said = path.read_bytes(), []
-    at = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
-    while (at := data.find(one, at + 1)) > 0:
-        path.write_bytes(data[:at] + two + data[at + 4 :])
-        segments._layout.cache_clear()
-        try:
-            np.testing.assert_array_equal(_crop_of(song), _stems("a", 1900))
-        except InputError as error:
-            said.append(str(error))
-    assert len(said) >= 2
-    assert all("k.parquet is damaged: two values of scale in its footer" in message for message in said)
-
-
 def test_rows_do_not_depend_on_who_reads_them(index: SegmentIndex) -> None:
-    whole = batch(index, seed=3, step=7, rows=range(8), num_samples=800)
+    whole = batch(index, range(8), seed=3, num_samples=800)
     for num_workers in (1, 2, 4):
-        parts = [
-            batch(index, seed=3, step=7, rows=range(rank, 8, num_workers), num_samples=800)
-            for rank in range(num_workers)
-        ]
-        for rank, part in enumerate(parts):
+        for rank in range(num_workers):
+            part = batch(index, range(rank, 8, num_workers), seed=3, num_samples=800)
             np.testing.assert_array_equal(part, whole[rank::num_workers])
     with ThreadPoolExecutor(4) as threads:
-        rows = threads.map(lambda row: batch(index, seed=3, step=7, rows=[row], num_samples=800)[0], range(8))
-        np.testing.assert_array_equal(np.stack(list(rows)), whole)
-    assert not np.array_equal(whole, batch(index, seed=3, step=8, rows=range(8), num_samples=800))
-    assert not np.array_equal(whole, batch(index, seed=4, step=7, rows=range(8), num_samples=800))
+        rows = threads.map(lambda number: batch(index, [number], seed=3, num_samples=800)[0], reversed(range(8)))
+        np.testing.assert_array_equal(np.stack(list(rows)[::-1]), whole)
+    assert not np.array_equal(whole, batch(index, range(8, 16), seed=3, num_samples=800))
+    assert not np.array_equal(whole, batch(index, range(8), seed=4, num_samples=800))
+
+
+def test_an_epoch_spreads_its_rows_evenly_and_the_next_one_has_another_order(tmp_path: Path) -> None:
+    address = store(tmp_path, {"a": ("train", 60_000), "b": ("train", 20_000)})
+    index = SegmentIndex.open([(address, 1.0)], sources=SOURCES, split="train")
+    assert index.epoch_rows(1000) == 80
+    epochs = [
+        [draw(index, seed=0, number=number, num_samples=1000)[0] for number in range(80 * epoch, 80 * (epoch + 1))]
+        for epoch in range(3)
+    ]
+    for places in epochs:
+        assert Counter(song.track_id for song, _ in places) == {"a": 60, "b": 20}
+        starts = sorted(start for song, start in places if song.track_id == "a")
+        assert max(np.diff([0, *starts, 59_000])) < 2100  # rows drawn freely leave holes of 4000 and more
+    assert [start for _, start in epochs[0]] != [start for _, start in epochs[1]]
 
 
 def test_a_song_shorter_than_a_segment_is_followed_by_silence(tmp_path: Path) -> None:
-    address = _store(tmp_path, {"d": ("train", 700)})
+    address = store(tmp_path, {"d": ("train", 700)})
     index = SegmentIndex.open([(address, 1.0)], sources=("bass",), split="train")
-    (stems_SCT,) = batch(index, seed=0, step=0, rows=[0], num_samples=1000)
-    np.testing.assert_array_equal(stems_SCT[:, :, :700], _stems("d", 700)[1:])
+    (stems_SCT,) = batch(index, [0], num_samples=1000)
+    np.testing.assert_array_equal(stems_SCT[:, :, :700], stems("d", 700)[1:])
     assert not stems_SCT[:, :, 700:].any()
 
 
 def test_draws_follow_durations_within_a_table_and_weights_between_tables(tmp_path: Path) -> None:
-    corpus = _store(tmp_path, {"a": ("train", 9000), "b": ("train", 3000)})
-    mixes = _store(tmp_path, {"m": ("train", 1000)}, key="m")
+    corpus = store(tmp_path, {"a": ("train", 9000), "b": ("train", 3000)})
+    mixes = store(tmp_path, {"m": ("train", 1000)}, key="m")
     index = SegmentIndex.open([(corpus, 1.0), (mixes, 3.0)], sources=SOURCES, split="train")
-    drawn = [draw(index, seed=0, step=0, row=row, num_samples=500)[0].track_id for row in range(4000)]
+    drawn = [draw(index, seed=0, number=number, num_samples=500)[0][0].track_id for number in range(4000)]
     shares = [drawn.count(name) / len(drawn) for name in "abm"]
     assert shares == pytest.approx([0.75 * 0.25, 0.25 * 0.25, 0.75], abs=0.03)
     only = SegmentIndex.open([(corpus, 1.0), (mixes, 0.0)], sources=SOURCES, split="train")
@@ -225,18 +84,75 @@ def test_draws_follow_durations_within_a_table_and_weights_between_tables(tmp_pa
 
 
 def test_starts_cover_the_whole_song(index: SegmentIndex) -> None:
-    starts = [
-        start
-        for row in range(3000)
-        for song, start in [draw(index, seed=0, step=0, row=row, num_samples=1000)]
-        if song.track_id == "b"
-    ]
+    places = [draw(index, seed=0, number=number, num_samples=1000)[0] for number in range(3000)]
+    starts = [start for song, start in places if song.track_id == "b"]
     assert min(starts) < 50
     assert 1950 < max(starts) <= 2000
 
 
-def test_an_empty_index_is_refused(tmp_path: Path) -> None:
-    address = _store(tmp_path, {"a": ("train", 900)})
+def test_a_remixed_row_has_each_stem_from_a_song_of_its_own_and_others_stay_as_they_were(tmp_path: Path) -> None:
+    address = store(tmp_path, {name: ("train", 5000) for name in "abcdefgh"})
+    index = SegmentIndex.open([(address, 1.0)], sources=SOURCES, split="train")
+    plain, mixed = (batch(index, range(60), num_samples=900, remix_all=share) for share in (0.0, 0.5))
+    again = batch(index, range(60), num_samples=900, remix_all=0.5)
+    np.testing.assert_array_equal(mixed, again)
+    apart = 0
+    for number in range(60):
+        places = draw(index, seed=0, number=number, num_samples=900, remix_all=0.5)
+        if len(places) == 1:
+            np.testing.assert_array_equal(mixed[number], plain[number])
+            continue
+        apart += places[0][0].track_id != places[1][0].track_id
+        for source, (song, start) in enumerate(places):
+            stem_CT = stems(song.track_id, song.num_samples)[source, :, start : start + 900]
+            np.testing.assert_array_equal(mixed[number, source], stem_CT)
+    assert 15 < apart < 45
+
+
+def _half_silent(folder: Path) -> ShardSet:
+    """Four songs whose second half has no bass, and a third of each no sound at all; chunks of two seconds."""
+    rows = []
+    for name in "abcd":
+        stems_SCT = stems(name, 24_000)
+        stems_SCT[1, :, 12_000:] = 0
+        stems_SCT[:, :, 16_000:] *= 1e-4
+        header = SongHeader(track_id=name, title=name, split="train", license="", origin="corpus", sample_rate=RATE)
+        rows += song_rows(stems_SCT, header, sources=SOURCES, chunk_s=2)
+    shard = shards.write_shard(folder, "k", rows, sources=SOURCES)
+    return shards.write_manifest(folder, table="chunks", step="ingest", key="k", shards=[shard])
+
+
+def _active(index: SegmentIndex, *, remix_all: float = 0.0) -> float:
+    """The share of stems in 200 rows that pass -40 dBFS."""
+    rows_BSCT = batch(index, range(200), num_samples=500, remix_all=remix_all)
+    return float(np.mean(np.square(rows_BSCT).mean(axis=(2, 3)) > 1e-4))
+
+
+def test_silence_that_counts_less_leaves_more_stems_that_sound(tmp_path: Path) -> None:
+    def opened(weight: float) -> SegmentIndex:
+        return SegmentIndex.open([(address, 1.0)], sources=SOURCES, split="train", silence_weight=weight)
+
+    address = _half_silent(tmp_path)
+    shares = [_active(opened(weight)) for weight in (1.0, 0.3, 0.0)]
+    # Of 24 s, 16 have drums and 12 bass. Without silence, a chunk counts by how many of its sources sound.
+    assert shares == pytest.approx([28 / 48, 13.3 / 17, 13 / 14], abs=0.03)
+    assert _active(opened(0.0), remix_all=1.0) > 0.93  # each stem from where its own source sounds
+    np.testing.assert_array_equal(*(batch(opened(0.0), range(9), num_samples=500) for _ in range(2)))
+
+
+def test_where_a_source_is_silent_everywhere_its_time_cannot_be_left_out(tmp_path: Path) -> None:
+    stems_SCT = stems("a", 4000)
+    stems_SCT[1] = 0
+    header = SongHeader(track_id="a", title="a", split="train", license="", origin="corpus", sample_rate=RATE)
+    shard = shards.write_shard(tmp_path, "k", song_rows(stems_SCT, header, sources=SOURCES), sources=SOURCES)
+    address = shards.write_manifest(tmp_path, table="chunks", step="ingest", key="k", shards=[shard])
+    with pytest.raises(InputError, match=r"no stored second of bass .*train\.silence_weight=0\.1"):
+        SegmentIndex.open([(address, 1.0)], sources=SOURCES, split="train", silence_weight=0.0)
+    SegmentIndex.open([(address, 1.0)], sources=SOURCES, split="train", silence_weight=0.1)
+
+
+def test_an_index_that_cannot_be_drawn_from_is_refused(tmp_path: Path) -> None:
+    address = store(tmp_path, {"a": ("train", 900)})
     for kwargs in ({"split": "valid"}, {"split": "train", "keep": {"z"}}):
         with pytest.raises(InputError, match=r"no stored song is in split '(valid|train)'"):
             SegmentIndex.open([(address, 1.0)], sources=SOURCES, **kwargs)  # type: ignore[arg-type]
@@ -244,20 +160,29 @@ def test_an_empty_index_is_refused(tmp_path: Path) -> None:
         SegmentIndex.open([], sources=SOURCES, split="train")
     with pytest.raises(InputError, match="weight"):
         SegmentIndex.open([(address, -1.0)], sources=SOURCES, split="train")
+    with pytest.raises(InputError, match=r"holds drums, bass, and no vocals"):
+        SegmentIndex.open([(address, 1.0)], sources=("drums", "vocals"), split="train")
+    with pytest.raises(InputError, match=r"longest song has 0\.90 s .* takes 1\.00 s .* shorter segment"):
+        SegmentIndex.open([(address, 1.0)], sources=SOURCES, split="train", segment_samples=1000)
+    SegmentIndex.open([(address, 1.0)], sources=SOURCES, split="train", segment_samples=900)
+
+
+def test_songs_of_two_rates_are_refused(tmp_path: Path) -> None:
+    header = SongHeader(track_id="x", title="x", split="train", license="", origin="corpus", sample_rate=2 * RATE)
+    rows = song_rows(stems("x", 3000), header, sources=SOURCES)
+    shard = shards.write_shard(tmp_path, "x", rows, sources=SOURCES)
+    other = shards.write_manifest(tmp_path, table="chunks", step="ingest", key="x", shards=[shard])
+    tables = [(store(tmp_path, SONGS), 1.0), (other, 1.0)]
+    with pytest.raises(InputError, match=r"\(1000, 2\), \(2000, 2\).*one ingest\.sample_rate"):
+        SegmentIndex.open(tables, sources=SOURCES, split="train")
 
 
 def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
-    address = _store(tmp_path, {"a": ("train", 1900)})
+    address = store(tmp_path, {"a": ("train", 1900)})
     index = SegmentIndex.open([(address, 1.0)], sources=SOURCES, split="train")
     path = tmp_path / "chunks" / "k.parquet"
     data = path.read_bytes()
+    batch(index, [0], num_samples=500)
     path.write_bytes(data[:1000])
     with pytest.raises(InputError, match=r"k\.parquet cannot be read"):
-        batch(index, seed=0, step=0, rows=[0], num_samples=500)
-    path.write_bytes(data)
-    batch(index, seed=0, step=0, rows=[0], num_samples=500)
-    path.write_bytes(data[:1000])
-    with pytest.raises(InputError, match=r"k\.parquet"):
-        batch(
-            SegmentIndex.open([(address, 1.0)], sources=SOURCES, split="train"), seed=1, step=0, rows=[0], num_samples=9
-        )
+        batch(index, [dice(0).integers(1 << 20)], num_samples=500)

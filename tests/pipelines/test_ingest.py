@@ -20,9 +20,10 @@ from datasets.audio import Samples
 from datasets.dice import dice
 from datasets.errors import InputError
 from datasets.schema import SOURCES
-from datasets.segments import SegmentIndex, batch
+from datasets.segments import SegmentIndex
 from pipelines import ingest
 from pipelines.ingest import CorpusConfig, IngestConfig, IngestResult
+from tests.datasets.toy_store import batch
 from tests.pipelines import broken
 
 RATE = 8000
@@ -126,9 +127,7 @@ def test_songs_that_come_change_or_go_cost_what_they_are_and_old_versions_stay(r
     assert fresh.chunks.digest == versions[-1].chunks.digest
     assert _ids(fresh) == _ids(versions[-1])
     grown, built = (SegmentIndex.open([(v.chunks, 1.0)], sources=SOURCES, split="train") for v in (versions[-1], fresh))
-    np.testing.assert_array_equal(
-        *(batch(index, seed=3, step=1, rows=range(8), num_samples=RATE) for index in (grown, built))
-    )
+    np.testing.assert_array_equal(*(batch(index, range(8), seed=3, num_samples=RATE) for index in (grown, built)))
 
 
 def _ids(result: IngestResult) -> list[str]:
