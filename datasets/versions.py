@@ -12,6 +12,7 @@ import os
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +25,7 @@ from datasets.shards import Manifest, Shard, Song, address_of, find_shard, read_
 
 # Bytes of 16-bit FLAC per byte of a file, roughly: shards need no better. The rest of the lossless formats, and 1.
 _GROWTH = {".wav": 0.6, ".aif": 0.6, ".aiff": 0.6, ".mp3": 3.5, ".m4a": 3.5, ".mp4": 3.5, ".ogg": 4.0, ".opus": 5.0}
+_AT_ONCE = 16  # sidecars: in an object store each is a request or two of waiting
 _SECTIONS = {
     "ingest": ("corpus", "ingest"),
     "curate": ("corpus", "ingest", "curate"),
@@ -63,17 +65,24 @@ def read_store(store: str | Path) -> Stored:
     """The songs of every whole shard that ingest wrote into a store; of two shards with one song, the first by name."""
     songs: dict[str, tuple[Shard, Song]] = {}
     refused: dict[str, Mapping[str, Any]] = {}
-    for name in storage.names(storage.join(store, "chunks")):
-        found = find_shard(store, name.removesuffix(".json")) if name.endswith(".json") else None
-        if found is None or "keys" not in found[1]:
-            continue
-        shard, extra = found
-        keys: Mapping[str, str] = extra["keys"]
-        for song in stored_songs(store, shard):
-            songs.setdefault(keys[song.track_id], (shard, song))
-        for verdict in extra["rejected"]:
-            refused.setdefault(keys[verdict["track_id"]], verdict)
+    names = storage.names(storage.join(store, "chunks"))
+    specs = [name.removesuffix(".json") for name in names if name.endswith(".json")]
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        for shard, members, extra in filter(None, pool.map(lambda spec: _ingested(store, spec), specs)):
+            keys: Mapping[str, str] = extra["keys"]
+            for song in members:
+                songs.setdefault(keys[song.track_id], (shard, song))
+            for verdict in extra["rejected"]:
+                refused.setdefault(keys[verdict["track_id"]], verdict)
     return Stored(songs=songs, refused=refused)
+
+
+def _ingested(store: str | Path, spec: str) -> tuple[Shard, list[Song], Mapping[str, Any]] | None:
+    """A whole shard that ingest wrote, its songs, and what it noted beside them."""
+    found = find_shard(store, spec)
+    if found is None or "keys" not in found[1]:
+        return None
+    return found[0], stored_songs(store, found[0]), found[1]
 
 
 def plan_shards(tracks: Iterable[Track], *, keys: Mapping[str, str], shard_bytes: int) -> list[ShardPlan]:
