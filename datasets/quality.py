@@ -136,7 +136,8 @@ class Meter:
         joined = block if self._rest is None else np.concatenate([self._rest, block], axis=2)
         whole = joined.shape[2] // self._rate
         for second in range(whole):
-            self._add_second(joined[:, :, second * self._rate : (second + 1) * self._rate])
+            one_SCT = joined[:, :, second * self._rate : (second + 1) * self._rate]
+            self._add_second(np.ascontiguousarray(one_SCT))  # channels may come interleaved: sums take twice as long
         self._rest = joined[:, :, whole * self._rate :].copy()
 
     def _add_second(self, block: Samples) -> None:

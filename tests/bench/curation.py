@@ -66,14 +66,15 @@ def main() -> int:
     parser.add_argument("--part", action="append", choices=names, help="only this part; may be given several times")
     arguments = parser.parse_args()
     parts = {
-        "faults": lambda: _faults(dict(held_out())),
-        "bleed": lambda: _bleed_curve(dict(held_out())),
+        "faults": lambda: _faults(songs),
+        "bleed": lambda: _bleed_curve(songs),
         "copies": _copies,
-        "lossy": lambda: _lossy(dict(held_out())),
+        "lossy": lambda: _lossy(songs),
         "index": lambda: _index(arguments.songs),
-        "model": lambda: _with_model(dict(held_out()), arguments.model) if arguments.model else iter(()),
+        "model": lambda: _with_model(songs, arguments.model) if arguments.model else iter(()),
     }
     began = time.process_time()
+    songs = dict(held_out())
     rows = [row for part in arguments.part or parts for row in parts[part]()]
     if not arguments.part:
         rows.append(figure("this bench", time.process_time() - began, "CPU s", target=360.0))
