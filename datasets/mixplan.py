@@ -25,6 +25,7 @@ Array = NDArray[np.float64]
 SILENT_DB = -60.0
 MAX_GAIN_DB = 12.0
 MAX_TRIES = 64  # candidates looked at for one part before the plan goes without it
+FASTEST_PULSE_BPM = 150.0  # of songs whose bars are not known; faster ones may be half as fast
 MIN_CENTS = 5.0  # of difference in tuning; less is not heard, and not worth resampling for
 PAIR_S = 0.07  # farther apart, two beats are two beats
 
@@ -351,12 +352,12 @@ def align(reference: Grid, candidate: Grid, rules: MixRules, rng: np.random.Gene
     Downbeat meets downbeat where both tracks have them, else beat meets beat. Among the places that cover
     the mix equally well the dice choose.
     """
-    octaves = np.round(np.log2(reference.tempo_bpm / candidate.tempo_bpm)) if rules.octaves else 0.0
-    stretch = candidate.tempo_bpm * 2.0 ** float(octaves) / reference.tempo_bpm
+    octaves = float(np.round(np.log2(reference.tempo_bpm / candidate.tempo_bpm))) if rules.octaves else 0.0
+    stretch = candidate.tempo_bpm * 2.0**octaves / reference.tempo_bpm
     if abs(1.0 / stretch - 1.0) > rules.max_tempo_change + 1e-9:
         return None
     barred = bool(reference.downbeats_s.size and candidate.downbeats_s.size)
-    if barred and not _same_metre(reference, candidate, stretch):
+    if not (_same_metre(reference, candidate, stretch) if barred else _one_pulse(reference, candidate, octaves)):
         return None
     own = reference.downbeats_s if barred else reference.beats_s
     other = stretch * (candidate.downbeats_s if barred else candidate.beats_s)
@@ -377,6 +378,15 @@ def _same_metre(reference: Grid, candidate: Grid, stretch: float) -> bool:
         return True
     octaves = float(np.log2(reference.bar_s / (stretch * candidate.bar_s)))
     return abs(octaves - round(octaves)) < 0.1
+
+
+def _one_pulse(reference: Grid, candidate: Grid, octaves: float) -> bool:
+    """Whether beats alone tell how two songs go together.
+
+    Grids an octave apart fit in two ways, one of them off the beat, and so do grids that may have been heard at
+    twice the tempo. Bars would decide; here there are none.
+    """
+    return octaves == 0.0 and max(reference.tempo_bpm, candidate.tempo_bpm) <= FASTEST_PULSE_BPM
 
 
 def _refine(reference: Grid, candidate: Grid, stretch: float, shift_s: float) -> Alignment | None:

@@ -173,6 +173,9 @@ def test_parts_are_brought_to_the_tuning_of_the_mix() -> None:
 def test_beats_fall_together_after_alignment(tempo_bpm: float, barred: bool) -> None:
     reference, other = song("a", first_s=0.3, barred=barred), song("b", tempo_bpm, first_s=0.07, barred=barred)
     fit = align(Grid.of(reference), Grid.of(other), RULES, dice(0))
+    if not barred and (tempo_bpm < 100.0 or tempo_bpm > 150.0):
+        assert fit is None  # which of two beats is the slower song's, only bars would tell
+        return
     assert isinstance(fit, Alignment)
     assert fit.error_ms < 1.0
     moved = fit.stretch * np.array(other.downbeats_s if barred else other.beats_s) + fit.shift_s

@@ -1,0 +1,162 @@
+"""`make bench-remix`: how well songs are heard, planned and rendered into mixes, and at what cost.
+
+Everything is scored against songs whose beats and keys are known: those of `../shared/data` and made-up ones. Speeds
+are in processor seconds of one thread, so that they hold on a machine with other work. `--part analysis`, `rendering`
+or `planning` takes one part.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+import tempfile
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from datasets.chunks import SongHeader, song_rows
+from datasets.mixplan import MixRules, plan
+from datasets.profile import profile
+from datasets.schema import SOURCES, Profile
+from datasets.shards import read_song, read_songs, write_manifest, write_shard
+from datasets.synthetic import compose, perform
+from pipelines import automix
+from pipelines.cluster import connect, map_rows
+from tests.bench.table import Row, figure, show
+
+PARTS = ("analysis", "rendering", "planning", "workers")
+SONGS, MIXES = 3500, 6
+STORED_SONGS, SHARDS, PER_SHARD = 6, 8, 2  # of the comparison of workers
+RATE = 44100
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", help="a JSON file for the rows")
+    parser.add_argument("--part", choices=PARTS, action="append", help="one of the parts; again for more")
+    arguments = parser.parse_args()
+    rows = [figure("load before", os.getloadavg()[0], "processes")]
+    for part in arguments.part or PARTS:
+        took = time.process_time()
+        rows += _measure(part)
+        rows.append(figure(f"this part of the bench: {part}", time.process_time() - took, "CPU s"))
+    return show("The remix engine", rows, arguments.out)
+
+
+def _measure(part: str) -> list[Row]:
+    if part in ("planning", "workers"):
+        return planning() if part == "planning" else workers()
+    half: ModuleType = importlib.import_module(f"tests.bench.remix_{part}")
+    rows: list[Row] = half.rows()
+    return rows
+
+
+def planning() -> list[Row]:
+    """Made-up songs of four minutes, and a tenth of them: time a mix, which should not grow."""
+    seconds, whole = {}, 0
+    for count in (SONGS // 10, SONGS):
+        songs = made_up_profiles(count)
+        began = time.process_time()
+        plans = plan(songs, seed=0, mixes_per_track=MIXES, rules=MixRules(), sources=SOURCES)
+        seconds[count] = time.process_time() - began
+        whole = sum(not made.reason for made in plans)
+    few, many = (1000 * spent / (count * MIXES) for count, spent in seconds.items())
+    return [
+        figure(f"planning {SONGS} songs x {MIXES} mixes", seconds[SONGS], "CPU s", target=60.0),
+        figure("one mix of 3500 songs, against one of 350", many, "ms", baseline=few, target=1.5 * few),
+        figure("plans without a missing part", 100.0 * whole / (SONGS * MIXES), "%"),
+    ]
+
+
+def made_up_profiles(count: int) -> list[Profile]:
+    """Songs of four minutes with steady beats, in every tempo from 60 to 180 and every key."""
+    rng = np.random.default_rng(0)
+    major = np.array([5.0, 0.5, 3.5, 0.5, 4.5, 4.0, 0.5, 4.5, 0.5, 3.5, 0.5, 4.0])
+    base = Profile(
+        track_id="", split="train", duration_s=240.0, tempo_bpm=0.0, tempo_confidence=0.8, beats_s=(), downbeats_s=(),
+        chroma=(), key="", key_confidence=0.5, loudness_db=dict.fromkeys(SOURCES, -20.0),
+    )  # fmt: skip
+    songs = []
+    for number in range(count):
+        tempo_bpm, first_s = rng.uniform(60.0, 180.0), rng.uniform(0.0, 0.5)
+        beats = np.arange(first_s, 240.0, 60.0 / tempo_bpm)
+        beats = beats + rng.normal(0.0, 0.002, beats.size)
+        chroma = np.roll(major * rng.uniform(0.7, 1.3, 12), rng.integers(12))
+        songs.append(
+            replace(
+                base,
+                track_id=f"song {number:05d}",
+                tempo_bpm=float(tempo_bpm),
+                beats_s=tuple(beats.tolist()),
+                downbeats_s=tuple(beats[::4].tolist()),
+                chroma=tuple((chroma / chroma.sum()).tolist()),
+            )
+        )
+    return songs
+
+
+def workers() -> list[Row]:
+    """The same shards of mixes written by one process, and by two Ray workers at once, in turns.
+
+    Processor seconds: what a worker loses by the other's being there. On cores of their own that is what time is.
+    """
+    with tempfile.TemporaryDirectory(prefix="bench-remix-") as folder:
+        items = _shards_to_write(Path(folder))
+        one, two = [], []
+        with connect(num_cpus=2):
+            list(
+                map_rows(_timed, [{**item, "store": f"{folder}/warm-{place}"} for place, item in enumerate(items[:2])])
+            )
+            for turn in range(2):
+                one.append(sum(_timed({**item, "store": f"{folder}/one-{turn}"})["cpu_s"] for item in items))
+                spread = [{**item, "store": f"{folder}/two-{turn}"} for item in items]
+                two.append(sum(done["cpu_s"] for done in map_rows(_timed, spread)))
+    return [
+        figure("mixes written, in shards", SHARDS * PER_SHARD, "mixes", baseline=SHARDS),
+        figure("two workers against one, by processor time", 2 * min(one) / min(two), "times", target=1.8, more=True),
+    ]
+
+
+def _shards_to_write(store: Path) -> list[dict[str, Any]]:
+    """Items for the job's own work function, on made-up songs of 30 s."""
+    rows = []
+    for number in range(STORED_SONGS):
+        score = replace(compose(7, f"{number}", 30.0), tempo_bpm=110.0 + number, tonic=number % 3)
+        header = SongHeader(
+            track_id=score.song_id, title=score.song_id, split="train", license="", origin="corpus", sample_rate=RATE
+        )
+        rows += song_rows(perform(score, RATE), header, sources=SOURCES)
+    shard = write_shard(store, "songs", rows, sources=SOURCES)
+    songs = {
+        song.track_id: song
+        for song in read_songs(write_manifest(store, table="chunks", step="ingest", key="x", shards=[shard]))
+    }
+    heard = [
+        profile(read_song(song), track_id=name, split="train", sources=SOURCES, sample_rate=RATE)
+        for name, song in songs.items()
+    ]
+    plans = plan(heard, seed=0, mixes_per_track=8, rules=MixRules(), sources=SOURCES)
+    whole = [made for made in plans if not made.reason]
+    assert len(whole) >= SHARDS * PER_SHARD
+    return [
+        {
+            "spec": f"mix-{place}",
+            "plans": [asdict(made) for made in whole[place * PER_SHARD : (place + 1) * PER_SHARD]],
+            "songs": {name: asdict(song) for name, song in songs.items()},
+        }
+        for place in range(SHARDS)
+    ]
+
+
+def _timed(item: dict[str, Any]) -> dict[str, Any]:
+    began = time.process_time()
+    automix._write_mixes(item)
+    return {"cpu_s": time.process_time() - began}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
