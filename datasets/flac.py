@@ -281,7 +281,7 @@ def _decode(data: Any, where: Any, out_CT: Any, first: Any, skip: Any, scale: An
     last = where.size - 2
     for frame in range(last + 1):
         begin, end = where[frame], where[frame + 1] - 2
-        if end < begin + 6 or _crc16(data, begin, end + 2, tables) != 0:
+        if end < begin + 6 or end + 2 + _PADDING > data.size or _crc16(data, begin, end + 2, tables) != 0:
             return done, np.int64(frame)
         at, number, samples, depth, channels = _header(data, begin)
         stereo = channels == 1 or 8 <= channels <= 10

@@ -113,6 +113,9 @@ def test_other_frames_than_those_asked_for_are_refused() -> None:
     offsets, out_CT = frame_offsets(coded), np.empty((2, FRAME_SAMPLES + 1), np.float32)
     with pytest.raises(AudioError, match="damaged FLAC frame, 1,"):
         flac.decode_frames(coded[offsets[2] :], offsets[2:], out_CT, first=1)
+    beyond = np.array([0, 1 << 30, len(coded)], np.uint32)
+    with pytest.raises(AudioError, match="damaged FLAC frame, 0,"):
+        flac.decode_frames(coded, beyond, out_CT, first=0)
     with pytest.raises(AudioError, match="end after 0 of"):
         flac.decode_frames(b"", offsets, out_CT, first=0)
     with pytest.raises(AudioError, match="1 samples early"):
