@@ -57,7 +57,7 @@ def test_repitch_puts_hits_where_the_tempo_says_and_keeps_them_sharp(tempo: floa
         found = (window > 0.5 * window.max()).float().argmax().item() - 1500
         assert abs(found) < 0.004 * RATE
         before, after = window[:1300].square().sum(), window[1300:].square().sum()
-        assert 10 * math.log10(before / after) < -15  # a plain phase vocoder leaves -8 dB
+        assert 10 * math.log10(before / after) < -40  # -19 where phases are not taken afresh at hits
 
 
 def test_repitch_does_not_clip_what_is_beyond_full_scale() -> None:
