@@ -7,7 +7,7 @@ import json as json_format
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -105,7 +105,11 @@ def plan(
     from flows import planning
 
     hardware = planning.Hardware(gpu=gpu, memory_gib=memory_gib, mfu=mfu, price=price)
-    return _guarded(lambda screen: planning.run(preset, overrides, hardware, measured=measure, screen=screen), options)
+    return _with_settings(
+        overrides,
+        replace(options, preset=preset),
+        lambda config, screen: planning.run(config, hardware, measured=measure, screen=screen),
+    )
 
 
 @app.command(sort_key=2.7)
@@ -186,6 +190,27 @@ def promote(
     Example: `stemline promote --dry-run corpus.root=songs`
     """
     return _until("decide" if dry_run else "promote", overrides, options)
+
+
+@app.command(sort_key=8.5)
+def compare(
+    first: Annotated[str, Parameter(help="models:/NAME@alias, models:/NAME/VERSION, a checkpoint folder or a file.")],
+    second: Annotated[str, Parameter(help="The same for the model that it is held against.")],
+    /,
+    *overrides: Overrides,
+    options: Options = NO_OPTIONS,
+) -> int:
+    """Score two models on the same held-out songs, and say what the first gains, song by song, and how sure that is.
+
+    Example: `stemline compare models:/stemline/4 models:/stemline@champion corpus.root=songs`
+    """
+
+    def job(config: Any, *, verb: str, screen: Any, debug: bool) -> dict[str, Any]:
+        from flows import comparison
+
+        return comparison.run(config, first, second, screen=screen, debug=debug)
+
+    return _on_the_road("compare", overrides, options, job, preset="smoke")
 
 
 @app.command(sort_key=9.1)

@@ -17,10 +17,15 @@ class WeightAverage:
     mean and early averages do not lean to the initial weights.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
+    def __init__(self, model: nn.Module, decay: float, *, every: int = 1) -> None:
+        """`every` is how many steps lie between two updates, for whoever makes them."""
+        self.decay, self.every = decay, every
         self.count = 0.0
         self.average = {name: value.detach().clone() for name, value in _floats(model).items()}
+
+    @property
+    def name(self) -> str:
+        return f"ema-{self.decay}" + ("-epoch" if self.every > 1 else "")
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:

@@ -64,6 +64,8 @@ class Learner:
         self.device = torch.device(device) if device is not None else next(model.parameters()).device
         self.optimizer = _optimizer(unwrap(model), config)
         self.averages = [WeightAverage(unwrap(model), decay) for decay in config.ema_decays]
+        every = config.epoch_steps
+        self.averages += [WeightAverage(unwrap(model), decay, every=every) for decay in config.epoch_ema_decays]
         self.widths = BitWidths(unwrap(model), config.quantize) if config.quantize.penalty else None
 
     def step(
@@ -91,7 +93,7 @@ class Learner:
         grad_norm = self._grad_norm()
         finite = bool(grad_norm.isfinite())  # waits for the device, once per step
         if finite:
-            self._improve(grad_norm)
+            self._improve(grad_norm, step)
         return StepMetrics(
             loss=losses.weighted_mean(per_source_S, self.config.source_weights),
             per_source=per_source_S,
@@ -168,13 +170,14 @@ class Learner:
     def _gradients(self) -> list[Tensor]:
         return [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
 
-    def _improve(self, grad_norm: Tensor) -> None:
+    def _improve(self, grad_norm: Tensor, step: int) -> None:
         """Clipped gradients into the weights, and these into their averages."""
         if self.config.max_grad_norm:
             nn.utils.clip_grads_with_norm_(self.model.parameters(), self.config.max_grad_norm, grad_norm)
         self.optimizer.step()
         for average in self.averages:
-            average.update(unwrap(self.model))
+            if (step + 1) % average.every == 0:
+                average.update(unwrap(self.model))
 
 
 def learning_rate(config: LearnerConfig, *, step: int, total_steps: int) -> float:
@@ -200,8 +203,13 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 def _optimizer(model: nn.Module, config: LearnerConfig) -> torch.optim.Optimizer:
     """Adam; with weight decay AdamW, since decay inside Adam's step is another method."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     betas = (config.beta1, config.beta2)
-    if config.weight_decay:
-        return torch.optim.AdamW(parameters, lr=config.learning_rate, betas=betas, weight_decay=config.weight_decay)
-    return torch.optim.Adam(parameters, lr=config.learning_rate, betas=betas)
+    if not config.weight_decay:
+        return torch.optim.Adam([parameter for _, parameter in named], lr=config.learning_rate, betas=betas)
+    decayed = [parameter for name, parameter in named if name.startswith(config.weight_decay_under)]
+    spared = [parameter for name, parameter in named if not name.startswith(config.weight_decay_under)]
+    if not decayed:
+        raise ModelError(f"no parameter's name begins with weight_decay_under={config.weight_decay_under!r}")
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": spared, "weight_decay": 0.0}]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.learning_rate, betas=betas)

@@ -28,6 +28,7 @@ class AugmentConfig:
     repitch_tempo: float = 0.05  # standard deviation of the relative change of tempo
     repitch_max_tempo: float = 0.12  # where that is cut off; excerpts are read this much longer
     shift_s: float = 1.0  # each stem starts up to this much later, independently; 0 leaves them aligned
+    shift_together: bool = False  # all stems of a row by the same time
     flip_channels: bool = True  # swap left and right of a stem with probability 1/2
     flip_sign: bool = True  # turn a stem's polarity with probability 1/2
     eq_probability: float = 0.0
@@ -121,6 +122,7 @@ class LearnerConfig:
     beta1: float = 0.9
     beta2: float = 0.999
     weight_decay: float = 0.0  # decoupled (AdamW) when not 0
+    weight_decay_under: str = ""  # of parameters whose names begin so, such as "crosstransformer."; empty: of all
     warmup_steps: int = 0  # steps over which the learning rate rises from 0
     final_fraction: float = 1.0  # of the learning rate at the last step, reached along a cosine; 1 keeps it constant
     max_grad_norm: float = 0.0  # 0 does not clip
@@ -128,6 +130,8 @@ class LearnerConfig:
     robust_drop: float = 0.0  # share of rows with the highest loss that do not count, per source: against wrong labels
     robust_group: int = 8  # consecutive rows of the global batch among which they are looked for
     ema_decays: tuple[float, ...] = (0.9995, 0.9999)  # averages of the weights, each a candidate at validation
+    epoch_ema_decays: tuple[float, ...] = ()  # the same, but taking in the weights only every `epoch_steps` steps
+    epoch_steps: int = 800
     precision: str = "float32"  # or "bfloat16": autocast in the forward pass, weights stay float32
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     quantize: QuantizeConfig = field(default_factory=QuantizeConfig)
@@ -142,8 +146,11 @@ class LearnerConfig:
             )
         if self.precision not in PRECISIONS:
             raise ModelError(f"precision={self.precision!r}: give one of {', '.join(PRECISIONS)}")
-        if any(not 0 < decay < 1 for decay in self.ema_decays):
-            raise ModelError(f"ema_decays={self.ema_decays}: each must lie between 0 and 1")
+        for name in ("ema_decays", "epoch_ema_decays"):
+            if any(not 0 < decay < 1 for decay in getattr(self, name)):
+                raise ModelError(f"{name}={getattr(self, name)}: each must lie between 0 and 1")
+        if self.epoch_ema_decays and self.epoch_steps < 2:
+            raise ModelError(f"epoch_steps={self.epoch_steps}: an epoch has 2 steps or more")
         if self.robust_drop and not 1 <= round(self.robust_drop * self.robust_group) < self.robust_group:
             raise ModelError(
                 f"robust_drop={self.robust_drop} of robust_group={self.robust_group} rows is not between one row and "

@@ -59,7 +59,7 @@ def candidates(learner: "Learner", parts: Sequence[Part], session: "Session") ->
     from models.learner import unwrap
 
     network = unwrap(learner.model)
-    averages = {f"ema-{average.decay}": average.swap(network) for average in learner.averages}
+    averages = {average.name: average.swap(network) for average in learner.averages if average.count}
     scores = {}
     for name in ("raw", *averages):
         with averages.get(name, nullcontext()), learner.as_stored():

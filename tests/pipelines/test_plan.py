@@ -1,0 +1,79 @@
+"""What a training will take: known costs of known networks, and advice that fits once it is followed."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from datasets.schema import SOURCES
+from models import cost
+from models.catalog import build
+from pipelines.plan import DEVICES, GIB, Device, make
+from pipelines.train import ModelConfig, TrainConfig
+
+TINY = ModelConfig(preset="htdemucs-tiny", options={"segment_s": 2.0})
+CONFIG = TrainConfig(batch_size=32, num_workers=1, use_gpu=True, steps=1000)
+
+
+def plan(config: TrainConfig = CONFIG, model: ModelConfig = TINY, **options: Any) -> Any:
+    return make(config, model, sources=SOURCES, **({"device": DEVICES["h100"]} | options))
+
+
+def small(memory_gib: float) -> Device:
+    return replace(DEVICES["h100"], memory_gib=memory_gib)
+
+
+def test_ht_demucs_costs_what_is_known_of_it() -> None:
+    found = cost.of(lambda: build("htdemucs"), num_channels=2, num_samples=343_980)
+    assert found.parameters == 41_984_456
+    assert found.forward_flop == pytest.approx(335e9, rel=0.01)
+    # Published: four rows and all else filled a GPU of 32 GB in float32.
+    assert 4 < found.kept_bytes / GIB < 7
+
+
+def test_recurrent_and_sparse_networks_have_a_cost_too() -> None:
+    for preset in ("hdemucs-tiny", "demucs-v2-tiny", "sparse-htdemucs-tiny"):
+        found = cost.of(lambda preset=preset: build(preset), num_channels=2, num_samples=132_300)  # type: ignore[misc]
+        assert found.parameters == sum(value.numel() for value in build(preset).parameters())
+        assert found.forward_flop > 1e8
+        assert found.kept_bytes > 1e6
+
+
+def test_time_follows_from_arithmetic_rate_and_share() -> None:
+    made = plan(mfu=0.5, corpus_h=2.0)
+    per_step = 32 * 3 * made.forward_gflop / (0.5 * 67e3)
+    assert made.step_s == pytest.approx(per_step)
+    assert made.hours == pytest.approx(1000 * per_step / 3600)
+    assert made.dollars == pytest.approx(made.hours * 3)
+    assert made.passes == pytest.approx(1000 * 32 * 2.0 / 3600 / 2)
+    both = plan(replace(CONFIG, num_workers=2), mfu=0.5)
+    assert both.step_s == pytest.approx(made.step_s / 2)
+    assert both.dollars == pytest.approx(made.dollars)
+
+
+def test_what_does_not_fit_is_told_the_nearest_setting_that_does() -> None:
+    assert plan().fits
+    memory_gib = (plan().memory_gib - 20 * plan().row_gib) / 0.9
+    assert not plan(device=small(memory_gib)).fits
+    advice = plan(device=small(memory_gib)).advice
+    assert advice.startswith("train.micro_batch=1")
+    rows = int(advice.removeprefix("train.micro_batch="))
+    assert plan(replace(CONFIG, micro_batch=rows), device=small(memory_gib)).fits
+    assert not plan(replace(CONFIG, micro_batch=rows + 1), device=small(memory_gib)).fits
+
+
+def test_short_of_one_row_bfloat16_is_advised_then_a_shorter_segment_then_a_larger_device() -> None:
+    one = plan(replace(CONFIG, batch_size=4, micro_batch=1))
+    tight = replace(CONFIG, batch_size=4, micro_batch=1)
+    device = small((one.memory_gib - 0.3 * one.row_gib) / 0.9)
+    assert plan(tight, device=device).advice == "train.learner.precision=bfloat16 train.micro_batch=1"
+    device = small((one.memory_gib - 0.45 * one.row_gib) / 0.9)
+    assert plan(tight, device=device).advice == "train.micro_batch=1 model.options.segment_s=1.1"
+    assert "GiB of memory" in plan(device=small(1.0)).advice
+
+
+def test_groups_that_are_judged_together_are_not_split_by_advice() -> None:
+    learner = replace(CONFIG.learner, robust_drop=0.125)
+    roomy = plan(replace(CONFIG, learner=learner))
+    memory_gib = (roomy.memory_gib - 20 * roomy.row_gib) / 0.9
+    assert plan(replace(CONFIG, learner=learner), device=small(memory_gib)).advice == "train.micro_batch=8"
