@@ -103,17 +103,29 @@ def _plan(
         known = [item for item in read_objects(profiles, Profile) if item.split in config.splits]
         made: list[MixPlan] = []
         if known:
+            like = _like_all([songs[item.track_id] for item in known])
             made = plan(
                 known,
                 seed=config.seed,
                 mixes_per_track=config.mixes_per_track,
                 rules=config.rules,
-                sources=sources_of(songs[known[0].track_id]),
-                sample_rate=songs[known[0].track_id].sample_rate,
+                sources=sources_of(like),
+                sample_rate=like.sample_rate,
             )
         table = write_table(store, "plans", table_of(made, PLANS), key=key)
         heard.finish(_words(made))
     return table
+
+
+def _like_all(songs: Sequence[Song]) -> Song:
+    """Any of the songs, which are alike in all that a mix cannot bridge."""
+    kinds = {(song.sample_rate, song.channels) for song in songs}
+    if len(kinds) > 1:
+        raise InputError(
+            f"songs differ in (rate, channels): {sorted(kinds)}; ingest them with one ingest.sample_rate, "
+            "or automix.mixes_per_track=0 would do"
+        )
+    return songs[0]
 
 
 def _words(plans: Sequence[MixPlan]) -> str:

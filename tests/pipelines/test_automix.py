@@ -1,11 +1,14 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from datasets.errors import InputError
+from datasets.mixplan import MixRules, plan
+from datasets.profile import profile
 from datasets.schema import SOURCES, MixPlan, chunks_schema
-from datasets.shards import read_manifest, read_objects, read_rows, read_songs, read_track, verify
+from datasets.shards import read_manifest, read_objects, read_rows, read_song, read_songs, read_track, verify
 from pipelines import analyze, automix
 from pipelines.analyze import AnalyzeConfig
 from pipelines.automix import AutomixConfig, AutomixResult
@@ -16,6 +19,27 @@ from tests.pipelines.test_analyze import SAMPLE_RATE, scores, stored
 def test_impossible_settings_are_refused(changes: dict[str, object]) -> None:
     with pytest.raises(InputError):
         AutomixConfig(**changes)  # type: ignore[arg-type]
+
+
+def test_songs_of_two_rates_are_refused_with_what_would_do(tmp_path: Path) -> None:
+    (song, *_) = read_songs(stored(tmp_path, scores(1)))
+    with pytest.raises(InputError, match=r"\(16000, 2\), \(22050, 2\).*one ingest.sample_rate"):
+        automix._like_all([song, replace(song, sample_rate=22050)])
+
+
+def test_a_mix_on_demand_is_the_plan_carried_out(tmp_path: Path) -> None:
+    songs = {song.track_id: song for song in read_songs(stored(tmp_path, scores(2)))}
+    heard = [
+        profile(read_song(song), track_id=name, split="train", sources=SOURCES, sample_rate=SAMPLE_RATE)
+        for name, song in songs.items()
+    ]
+    made = next(made for made in plan(heard, seed=0, mixes_per_track=4, rules=MixRules(), sources=SOURCES,
+                                      sample_rate=SAMPLE_RATE) if not made.reason)  # fmt: skip
+    stems_SCT = automix.mix_stems(made, songs, SOURCES)
+    own = made.parts[0]
+    place = SOURCES.index(own.source)
+    np.testing.assert_array_equal(stems_SCT[place], read_song(songs[own.track_id])[place])
+    assert all(np.abs(stem_CT).max() > 0.01 for stem_CT in stems_SCT)
 
 
 def mixes(store: Path, result: AutomixResult) -> dict[str, bytes]:
