@@ -2,8 +2,8 @@
 
 The rows of a run are numbered: row r of step k is number k * batch_size + r. What number n is, is a pure function of
 (seed, n): it does not matter how many workers share the rows of a step, in which order they read them, or where a run
-was interrupted. An epoch is as many rows as fill the playing time once; its rows are spread evenly over it, in an
-order of their own, so that in every epoch every stretch of every song gets its share.
+was interrupted. An epoch is as many rows as fill the playing time once; they lie side by side, from a beginning that is
+drawn anew for each epoch, and come in an order that is drawn anew as well.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -181,9 +181,7 @@ def _place(index: SegmentIndex, stream: int, *, seed: int, number: int, num_samp
     """Where a number falls: its place in the epoch's order, spread evenly over the chances, then over the stretch."""
     num_rows = index.epoch_rows(num_samples)
     epoch, turn = divmod(number, num_rows)
-    chance = (
-        int(_order(seed, stream, epoch, num_rows)[turn]) + dice(seed, "segment", stream, number).random()
-    ) / num_rows
+    chance = _order(seed, stream, epoch, num_rows)[turn]
     sums = index.cumulative[stream]
     stretch = min(int(np.searchsorted(sums, chance, side="right")), len(sums) - 1)
     before = sums[stretch - 1] if stretch else 0.0
@@ -196,5 +194,7 @@ def _place(index: SegmentIndex, stream: int, *, seed: int, number: int, num_samp
 
 
 @lru_cache(maxsize=_KNOWN_ORDERS)
-def _order(seed: int, stream: int, epoch: int, num_rows: int) -> NDArray[np.int64]:
-    return dice(seed, "order", stream, epoch).permutation(num_rows)
+def _order(seed: int, stream: int, epoch: int, num_rows: int) -> NDArray[np.float64]:
+    """The chances of an epoch's rows, in their order: evenly spaced, from a beginning that each epoch has to itself."""
+    rng = dice(seed, "order", stream, epoch)
+    return (rng.permutation(num_rows) + rng.random()) / num_rows
