@@ -16,8 +16,10 @@ Array = NDArray[np.float64]
 
 METRES = (3, 4)
 MIN_CERTAINTY = 0.15  # with less, no downbeat is named
-# Fitted by a softmax over the seven readings of 48 excerpts of songs with known bars (docs/log.md), and rounded.
-LOW_WEIGHT, CHORD_WEIGHT, SNARE_WEIGHT, LIKENESS_WEIGHT, WALTZ_WEIGHT = 1.7, 10.5, 3.6, 1.7, -0.3
+READINGS = tuple((metre, phase) for metre in METRES for phase in range(metre))
+# What speaks for a reading, as `readings` lists it: low sounds and chord changes on one, high sounds on two and four,
+# beats that are like those a bar before, and bars of three. Fitted like the weights of `rhythm.py`.
+WEIGHTS = np.array([1.18, 8.7, 4.5, 1.76, -0.13])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,33 +35,32 @@ def find_bars(onsets: Onsets, grid: Array, chroma_ND: Array) -> Bars:
     nothing = Bars(first_N=np.zeros(grid.size, dtype=bool), certainty=0.0)
     if grid.size < 2 * max(METRES):
         return nothing
-    heard = [strength_at(widened(envelope_N), grid) for envelope_N in (onsets.all_N, onsets.low_N, onsets.high_N)]
-    heard.append(_chord_changes(chroma_ND, grid))
-    rows_RN = np.array([values / (values.mean() + 1e-9) for values in heard])
-    readings = [(metre, phase) for metre in METRES for phase in range(metre)]
-    scores = np.array([_score(rows_RN, metre, phase) for metre, phase in readings])
+    scores = readings(onsets, grid, chroma_ND) @ WEIGHTS
     odds = np.exp(scores - scores.max())
     best, second = np.sort(odds / odds.sum())[::-1][:2]
     certainty = float(best - second)
     if certainty < MIN_CERTAINTY:
         return Bars(first_N=nothing.first_N, certainty=certainty)
-    metre, phase = readings[int(np.argmax(scores))]
+    metre, phase = READINGS[int(np.argmax(scores))]
     return Bars(first_N=np.arange(grid.size) % metre == phase, certainty=certainty)
 
 
-def _score(rows_RN: Array, metre: int, phase: int) -> float:
-    """How much bars of so many beats, from that beat on, fit onsets of all, low and high sounds and chord changes."""
+def readings(onsets: Onsets, grid: Array, chroma_ND: Array) -> Array:
+    """What speaks for each of `READINGS`, (7, 5): one number for each of `WEIGHTS`."""
+    heard = [strength_at(widened(envelope_N), grid) for envelope_N in (onsets.all_N, onsets.low_N, onsets.high_N)]
+    heard.append(_chord_changes(chroma_ND, grid))
+    rows_RN = np.array([values / (values.mean() + 1e-9) for values in heard])
+    return np.array([_evidence(rows_RN, metre, phase) for metre, phase in READINGS])
+
+
+def _evidence(rows_RN: Array, metre: int, phase: int) -> tuple[float, ...]:
+    """Of bars of so many beats, from that beat on, given onsets of all, low and high sounds and chord changes."""
     place = (np.arange(rows_RN.shape[1]) - phase) % metre
-    means_RM = np.stack([rows_RN[:, place == beat].mean(axis=1) for beat in range(metre)], axis=1)
-    _, low_M, snare_M, chord_M = means_RM
-    score = LOW_WEIGHT * (low_M[0] - 1.0) + CHORD_WEIGHT * (chord_M[0] - 1.0)
-    if metre == 4:
-        score += SNARE_WEIGHT * 0.5 * (snare_M[1] + snare_M[3] - snare_M[0] - snare_M[2])
-    else:
-        score += WALTZ_WEIGHT
+    _, low_M, high_M, chord_M = np.stack([rows_RN[:, place == beat].mean(axis=1) for beat in range(metre)], axis=1)
+    backbeat = 0.5 * (high_M[1] + high_M[3] - high_M[0] - high_M[2]) if metre == 4 else 0.0
     lean_RN = rows_RN - rows_RN.mean(axis=1, keepdims=True)
-    alike = (lean_RN[:, metre:] * lean_RN[:, :-metre]).mean(axis=1) / (np.square(lean_RN).mean(axis=1) + 1e-6)
-    return float(score + LIKENESS_WEIGHT * alike.mean())
+    alike_R = (lean_RN[:, metre:] * lean_RN[:, :-metre]).mean(axis=1) / (np.square(lean_RN).mean(axis=1) + 1e-6)
+    return low_M[0] - 1.0, chord_M[0] - 1.0, backbeat, float(alike_R.mean()), float(metre == 3)
 
 
 def _chord_changes(chroma_ND: Array, grid: Array) -> Array:

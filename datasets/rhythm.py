@@ -32,16 +32,14 @@ TIGHTNESS = 3000.0
 SPREAD = 1.25  # between a step and the period at most
 SILENCE_DB = -60.0
 
-# How much onsets of each kind, at each place in the beat, speak for a grid: log ratios to their mean over the beat.
-# A linear model over 58 excerpts of 49 songs, fitted by a softmax over each excerpt's grids (docs/log.md).
-PLACES = (0, 3, 6, 9, 4, 8)  # in twelfths of a beat; the last two, triplets, count together
-WEIGHTS = {
-    "all": (0.98, -0.66, 0.45, 0.34, -0.47, -0.47),
-    "low": (2.28, -0.32, -0.45, 0.26, 0.0, 0.0),
-    "high": (3.89, -1.27, -0.44, -0.51, 0.0, 0.0),
-}
-REPETITION_WEIGHTS = ((2, 1.11), (4, 2.16))  # autocorrelation at so many beats
-OCTAVE_WEIGHTS = (1.45, -1.0)  # of octaves above `PRIOR_BPM`, and of their square
+# What speaks for a grid, as `_evidence` lists it: onsets of each kind at places in the beat, in twelfths (the two
+# triplets count together), then the autocorrelation at two and four beats, and the octaves above `PRIOR_BPM` and their
+# square. The weights are a linear model's, fitted by a softmax over each excerpt's grids (tests/bench/remix_fit.py).
+PLACES = {"all": (0, 3, 6, 9, (4, 8)), "low": (0, 3, 6, 9), "high": (0, 3, 6, 9)}
+REPEATS = (2, 4)
+WEIGHTS = np.array(
+    [1.0, -0.66, 0.41, 0.35, -0.94, 2.3, -0.3, -0.38, 0.24, 3.71, -1.22, -0.4, -0.47, 1.16, 2.17, 1.46, -0.98]
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +64,7 @@ def beats(signal_T: Samples, sample_rate: int, *, chroma_ND: Array | None = None
     if signal_T.size < sample_rate or not np.any(np.abs(signal_T) > 10.0 ** (SILENCE_DB / 20.0)):
         return NO_BEATS
     onsets = onset_envelopes(signal_T, sample_rate)
-    best = max(_hypotheses(onsets), key=lambda found: found.merit, default=None)
+    best = max(hypotheses(onsets), key=lambda found: found.merit, default=None)
     if best is None:
         return NO_BEATS
     tones_ND = chromagram(signal_T, sample_rate)[0] if chroma_ND is None else chroma_ND
@@ -95,14 +93,18 @@ def _mean_period(grid: Array) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hypothesis:
-    """One reading of the music: where its beats are, in frames, and how good that looks."""
+    """One reading of the music: where its beats are, in frames, and what speaks for it."""
 
     grid: Array
-    merit: float
+    evidence: Array
     confidence: float
 
+    @property
+    def merit(self) -> float:
+        return float(self.evidence @ WEIGHTS)
 
-def _hypotheses(onsets: Onsets) -> Iterator[Hypothesis]:
+
+def hypotheses(onsets: Onsets) -> Iterator[Hypothesis]:
     """Beat grids at the likeliest periods and at simple ratios of the best, on the onsets and half a beat off them."""
     envelope_N = onsets.all_N + 0.5 * onsets.low_N
     total = envelope_N.shape[0]
@@ -124,7 +126,7 @@ def _hypotheses(onsets: Onsets) -> Iterator[Hypothesis]:
             moved = grid + offset
             moved = moved[moved < total - 1]
             if moved.size >= 3:
-                yield Hypothesis(grid=moved, merit=_merit(near, moved, correlation), confidence=confidence)
+                yield Hypothesis(grid=moved, evidence=_evidence(near, moved, correlation), confidence=confidence)
 
 
 def _periods(correlation: Array) -> list[float]:
@@ -159,20 +161,22 @@ def _repetition(correlation: Array, lags: Array, multiples: Sequence[tuple[float
     return np.asarray(total / np.maximum(weights, 1e-9))
 
 
-def _merit(near: dict[str, Array], grid: Array, correlation: Array) -> float:
-    """How much a grid looks like the beat, in no unit."""
+def _evidence(near: dict[str, Array], grid: Array, correlation: Array) -> Array:
+    """How much a grid looks like the beat, one number for each of `WEIGHTS`.
+
+    Onsets count as log ratios to their mean over the beat, so that neither level nor density matters.
+    """
     steps = np.diff(grid)
-    places = grid[:-1] + np.arange(12)[:, None] / 12 * steps
-    merit = 0.0
-    for name, weights in WEIGHTS.items():
-        level = strength_at(near[name], places).mean(axis=1)
-        share = np.log((level + 0.1) / (level.mean() + 0.1))
-        merit += float(np.dot(weights, share[list(PLACES)]))
     step = np.array([np.median(steps)])
-    for multiple, weight in REPETITION_WEIGHTS:
-        merit += weight * float(_repetition(correlation, step, ((multiple, 1.0),))[0])
+    twelfths = grid[:-1] + np.arange(12)[:, None] / 12 * steps
+    found: list[float] = []
+    for name, places in PLACES.items():
+        level = strength_at(near[name], twelfths).mean(axis=1)
+        share = np.log((level + 0.1) / (level.mean() + 0.1))
+        found += [float(np.mean(share[list(place) if isinstance(place, tuple) else place])) for place in places]
+    found += [float(_repetition(correlation, step, ((multiple, 1.0),))[0]) for multiple in REPEATS]
     octaves = float(np.log2(60.0 * FRAMES_PER_S / step[0] / PRIOR_BPM))
-    return merit + OCTAVE_WEIGHTS[0] * octaves + OCTAVE_WEIGHTS[1] * octaves**2
+    return np.array([*found, octaves, octaves**2])
 
 
 def _autocorrelation(signal_N: Array, longest: int) -> Array:

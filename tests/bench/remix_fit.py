@@ -1,0 +1,147 @@
+"""`python -m tests.bench.remix_fit`: the weights by which beats and bars are chosen, and their worth on new songs.
+
+Both are linear models over what `datasets.rhythm` and `datasets.bars` list as evidence, fitted so that the expected
+F-measure under a softmax over each excerpt's readings is largest. Songs are split in twelve; each twelfth is scored
+with weights fitted to the others, and all excerpts of a song are in the same one.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from datasets import bars, rhythm
+from datasets.harmony import chromagram
+from datasets.onsets import FRAMES_PER_S, ONSET_DELAY_S, onset_envelopes
+from tests.bench.songs_with_truth import KnownSong, known_songs, octave_fair, plain_f, tempo_right
+from tests.bench.table import Row, figure, show
+
+Array = NDArray[np.float64]
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+FOLDS = 12
+RIDGE = 0.3  # on weights of evidence in units of its own deviation
+PLAIN_SHARE = 0.3  # of the F-measure at the notated octave beside the octave-fair one
+TOY_WEIGHT = 0.4  # of a toy song beside a real one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """The readings of one excerpt: the evidence (H, D) for each, what it is worth (H,), and its scores by name."""
+
+    set: str
+    title: str
+    evidence_HD: Array
+    worth_H: Array
+    scores: dict[str, Array]
+
+
+def choices(songs: Iterable[KnownSong]) -> tuple[list[Choice], list[Choice]]:
+    """Of grids, and of bars on the grids that are right."""
+    grids, readings = [], []
+    for song in songs:
+        if not song.beats_s.size:
+            continue
+        onsets = onset_envelopes(song.mixture_T, song.sample_rate)
+        found = list(rhythm.hypotheses(onsets))
+        times = [one.grid / FRAMES_PER_S + ONSET_DELAY_S for one in found]
+        times = [time_s[(time_s >= 0.0) & (time_s < song.mixture_T.size / song.sample_rate)] for time_s in times]
+        fair, plain = (np.array([score(song.beats_s, time_s) for time_s in times]) for score in (octave_fair, plain_f))
+        tempi = [60.0 * FRAMES_PER_S / float(np.median(np.diff(one.grid))) for one in found]
+        right = np.array([tempo_right(song.tempo_bpm, tempo, octaves=True) for tempo in tempi], dtype=np.float64)
+        evidence_HD = np.array([one.evidence for one in found])
+        worth_H = (1.0 - PLAIN_SHARE) * fair + PLAIN_SHARE * plain
+        scores = {"fair": fair, "plain": plain, "tempo": right}
+        grids.append(Choice(set=song.set, title=song.title, evidence_HD=evidence_HD, worth_H=worth_H, scores=scores))
+        best = int(np.argmax(evidence_HD @ rhythm.WEIGHTS))
+        if song.downbeats_s.size and plain[best] >= 0.9:
+            readings.append(_bars_of(song, found[best].grid, bars.readings(onsets, found[best].grid, _chroma(song))))
+    return grids, readings
+
+
+def _chroma(song: KnownSong) -> Array:
+    return chromagram(song.pitched_T, song.sample_rate)[0]
+
+
+def _bars_of(song: KnownSong, grid: Array, evidence_HD: Array) -> Choice:
+    times_s = grid / FRAMES_PER_S + ONSET_DELAY_S
+    worth = []
+    for metre, phase in bars.READINGS:
+        first_s = times_s[(np.arange(grid.size) % metre == phase) & (times_s >= 0.0)]
+        worth.append(plain_f(song.downbeats_s, first_s))
+    worth_H = np.array(worth)
+    return Choice(
+        set=song.set, title=song.title, evidence_HD=evidence_HD, worth_H=worth_H, scores={"downbeats": worth_H}
+    )
+
+
+def fit(known: Sequence[Choice]) -> Array:
+    """The weights (D,) under which the readings that a softmax would choose are worth most."""
+    deviation = np.concatenate([one.evidence_HD for one in known]).std(axis=0) + 1e-9
+    excerpts = Counter(one.title for one in known)
+    shares = [(TOY_WEIGHT if one.set == "toys" else 1.0) / excerpts[one.title] for one in known]
+
+    def loss(weights: Array) -> tuple[float, Array]:
+        value, slope = RIDGE * float(weights @ weights), 2.0 * RIDGE * weights
+        for one, share in zip(known, shares, strict=True):
+            scaled_HD = one.evidence_HD / deviation
+            scores = scaled_HD @ weights
+            odds = np.exp(scores - scores.max())
+            odds /= odds.sum()
+            expected = float(odds @ one.worth_H) + 1e-3
+            value -= share * float(np.log(expected))
+            slope = slope - share * ((odds * (one.worth_H - odds @ one.worth_H)) @ scaled_HD) / expected
+        return value, slope
+
+    start = np.zeros(known[0].evidence_HD.shape[1])
+    return np.asarray(minimize(loss, start, jac=True, method="L-BFGS-B").x / deviation)
+
+
+def held_out(known: Sequence[Choice]) -> dict[tuple[str, str], list[float]]:
+    """Scores by set and name, each song's with weights that were fitted without it."""
+    titles = sorted({one.title for one in known})
+    order = np.random.default_rng(0).permutation(len(titles))
+    found: dict[tuple[str, str], list[float]] = {}
+    for fold in range(FOLDS):
+        out = {titles[place] for place in order[fold::FOLDS]}
+        weights = fit([one for one in known if one.title not in out])
+        for one in (one for one in known if one.title in out):
+            best = int(np.argmax(one.evidence_HD @ weights))
+            for name, values in one.scores.items():
+                found.setdefault((one.set, name), []).append(float(values[best]))
+    return found
+
+
+def rows(songs: Iterable[KnownSong]) -> list[Row]:
+    """F-measures and tempo accuracy on songs that the weights were not fitted to."""
+    names = {
+        "fair": "beat F",
+        "plain": "beat F, notated octave",
+        "tempo": "tempo accuracy 2",
+        "downbeats": "downbeat F",
+    }
+    targets = {("rendered", "fair"): 0.9, ("rendered", "tempo"): 0.95}
+    made = []
+    for known in choices(songs):
+        for (group, name), values in sorted(held_out(known).items()) if known else ():
+            target = targets.get((group.split("_")[0], name))
+            label = f"{names[name]}, held out, {len(values)} of {group}"
+            made.append(figure(label, float(np.mean(values)), "share", target=target, more=True))
+    return made
+
+
+def main() -> int:
+    songs = list(known_songs(DATA))
+    grids, readings = choices(songs)
+    print("datasets.rhythm.WEIGHTS", fit(grids).round(2).tolist())
+    print("datasets.bars.WEIGHTS", fit(readings).round(2).tolist())
+    return show("Beats and bars of songs left out of the fit", rows(songs))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
