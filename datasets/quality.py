@@ -148,7 +148,7 @@ class Meter:
             "power": np.stack([_dot(left_ST, left_ST), _dot(right_ST, right_ST)], axis=1),
             "cross": _dot(left_ST, right_ST),
             "peak": np.abs(second_SCT).max(axis=(1, 2)).astype(np.float64),
-            "mean": second_SCT.mean(axis=2, dtype=np.float64),
+            "mean": second_SCT.mean(axis=2).astype(np.float64),
             "flat": np.array([flat_share(stem_CT) for stem_CT in second_SCT]),
             "weighted": self._weighting.power(second_SCT).sum(axis=1),
         }
@@ -364,7 +364,8 @@ def flat_share(stem_CT: Samples) -> float:
     """
     loud_CT = np.abs(stem_CT)
     top_C1 = loud_CT.max(axis=1, keepdims=True)
-    row, column = np.nonzero((loud_CT >= top_C1 - _FLAT_STEP) & (top_C1 > _FLAT_FLOOR))
+    high_CT = (loud_CT >= top_C1 - _FLAT_STEP) & (top_C1 > _FLAT_FLOOR)
+    row, column = np.divmod(np.flatnonzero(high_CT), stem_CT.shape[1])
     if len(row) < _FLAT_RUN:
         return 0.0
     breaks = np.flatnonzero((np.diff(row) != 0) | (np.diff(column) != 1)) + 1
