@@ -135,7 +135,7 @@ class Learner:
         for number, part_BSCT in enumerate(parts):
             last = number == len(parts) - 1
             with self._apart() if not last else nullcontext():
-                part_S = self._losses(part_BSCT) * (len(part_BSCT) / len(sources_BSCT))
+                part_S = self._losses(part_BSCT, step) * (len(part_BSCT) / len(sources_BSCT))
                 loss = share * losses.weighted_mean(part_S, self.config.source_weights)
                 torch.autograd.backward(loss + self._penalty(step) if last and self.config.singular.penalty else loss)
             per_source_S += part_S.detach()
@@ -146,11 +146,11 @@ class Learner:
         model = self.model
         return model.no_sync() if isinstance(model, nn.parallel.DistributedDataParallel) else nullcontext()
 
-    def _losses(self, sources_BSCT: Tensor) -> Tensor:
+    def _losses(self, sources_BSCT: Tensor, step: int) -> Tensor:
         with autocast(self.device, self.config.precision):
             estimates_BSCT = self.model(sources_BSCT.sum(dim=1))
         loss_BS = losses.l1(estimates_BSCT, sources_BSCT)
-        if self.config.robust_drop:
+        if self.config.robust_drop and step >= self.config.robust_after:
             loss_BS = loss_BS * losses.kept(loss_BS.detach(), self.config.robust_drop, self.config.robust_group)
         return loss_BS.mean(dim=0)
 

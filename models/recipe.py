@@ -129,6 +129,7 @@ class LearnerConfig:
     source_weights: tuple[float, ...] = ()  # of each source in the loss; empty counts them equally
     robust_drop: float = 0.0  # share of rows with the highest loss that do not count, per source: against wrong labels
     robust_group: int = 8  # consecutive rows of the global batch among which they are looked for
+    robust_after: int = 1000  # steps in which all count: an untrained model is worst at what is loud
     ema_decays: tuple[float, ...] = (0.9995, 0.9999)  # averages of the weights, each a candidate at validation
     epoch_ema_decays: tuple[float, ...] = ()  # the same, but taking in the weights only every `epoch_steps` steps
     epoch_steps: int = 800

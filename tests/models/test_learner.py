@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from models.catalog import build
 from models.errors import ModelError
-from models.learner import Learner, LearnerConfig, learning_rate
+from models.learner import Learner, LearnerConfig, _optimizer, learning_rate
+from models.losses import kept
 from models.metrics import nsdr
 from models.recipe import AugmentConfig
 
@@ -118,8 +119,108 @@ def test_weight_decay_is_decoupled() -> None:
         ({"ema_decays": (1.0,)}, "ema_decays"),
         ({"source_weights": (0.0, 0.0)}, "source_weights"),
         ({"final_fraction": 2.0}, "final_fraction"),
+        ({"robust_drop": 0.01}, "robust_drop"),
+        ({"epoch_ema_decays": (0.9,), "epoch_steps": 1}, "epoch_steps"),
     ],
 )
 def test_a_knob_out_of_range_is_refused_by_name(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         LearnerConfig(**changes)  # type: ignore[arg-type]
+
+
+def test_a_batch_in_parts_gives_the_gradient_of_the_whole() -> None:
+    whole, parts = (Learner(Gains(), CONFIG, rows_at_once=rows) for rows in (0, 3))
+    seen = [learner.step(sources(num_rows=7), step=0) for learner in (whole, parts)]
+    torch.testing.assert_close(seen[1].per_source, seen[0].per_source)
+    torch.testing.assert_close(seen[1].grad_norm, seen[0].grad_norm)
+
+
+def test_shares_of_workers_add_up_to_the_gradient_of_the_batch() -> None:
+    whole = Learner(Gains(), CONFIG).step(sources(num_rows=6), step=0)
+    gradients = []
+    for rows, share in ((range(4), 4 / 3), (range(4, 6), 2 / 3)):
+        worker = Learner(Gains(), CONFIG)
+        worker.step(sources(num_rows=6)[rows.start : rows.stop], step=0, rows=rows, share=share)
+        gradients.append(worker.model.gain_S.grad)
+    torch.testing.assert_close(torch.stack(gradients).mean(dim=0).norm(), whole.grad_norm)  # type: ignore[arg-type]
+
+
+def test_a_step_without_a_finite_gradient_changes_nothing() -> None:
+    learner = Learner(Gains(), CONFIG)
+    learner.step(sources(), step=0)
+    before = [learner.model.gain_S.detach().clone(), learner.averages[0].average["gain_S"].clone()]
+    broken = sources()
+    broken[0, 0, 0, 0] = torch.nan
+    seen = learner.step(broken, step=1)
+    assert seen.skipped
+    assert torch.equal(learner.model.gain_S, before[0])
+    assert torch.equal(learner.averages[0].average["gain_S"], before[1])
+    assert not learner.step(sources(), step=2).skipped
+
+
+def test_an_average_over_epochs_takes_in_the_weights_at_their_ends() -> None:
+    learner = Learner(Gains(), replace(CONFIG, ema_decays=(), epoch_ema_decays=(0.5,), epoch_steps=2))
+    ends = []
+    for step in range(4):
+        learner.step(sources(), step=step)
+        ends += [learner.model.gain_S.detach().clone()] if step % 2 else []
+    assert learner.averages[0].name == "ema-0.5-epoch"
+    torch.testing.assert_close(learner.averages[0].average["gain_S"], (0.5 * ends[0] + ends[1]) / 1.5)
+
+
+def test_weight_decay_can_be_kept_to_some_parameters() -> None:
+    model = nn.ModuleDict({"inner": Gains(), "outer": Gains()})
+    groups = _optimizer(model, replace(CONFIG, weight_decay=0.05, weight_decay_under="inner.")).param_groups
+    assert [(group["weight_decay"], len(group["params"])) for group in groups] == [(0.05, 1), (0.0, 1)]
+    with pytest.raises(ModelError, match="weight_decay_under='core'"):
+        _optimizer(model, replace(CONFIG, weight_decay=0.05, weight_decay_under="core"))
+
+
+class Filters(nn.Module):
+    """A short filter per source."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.filters = nn.Conv1d(1, 2, 33, padding=16, bias=False)
+        nn.init.zeros_(self.filters.weight)
+
+    def forward(self, mixture_BCT: Tensor) -> Tensor:
+        batch, channels, samples = mixture_BCT.shape
+        estimates: Tensor = self.filters(mixture_BCT.reshape(batch * channels, 1, samples))
+        return estimates.view(batch, channels, 2, samples).transpose(1, 2)
+
+
+def tones_and_hiss(step: int, *, swapped: int) -> Tensor:
+    """Eight rows of a low and a high source; in `swapped` of them the names are exchanged."""
+    dice = torch.Generator().manual_seed(step)
+    low, high = torch.randn(2, 8, 1, 600, generator=dice)
+    for _ in range(2):
+        low = torch.nn.functional.avg_pool1d(low, 15, stride=1, padding=7)
+    high = high - torch.nn.functional.avg_pool1d(high, 5, stride=1, padding=2)
+    sources_BSCT = torch.stack([5 * low, high], dim=1)
+    for row in torch.randperm(8, generator=dice)[:swapped].tolist():
+        sources_BSCT[row] = sources_BSCT[row].flip(0)
+    return sources_BSCT
+
+
+def test_leaving_out_the_highest_losses_helps_where_names_were_exchanged() -> None:
+    def clean_loss(drop: float, swapped: int) -> float:
+        config = replace(CONFIG, learning_rate=0.01, ema_decays=(), robust_drop=drop, robust_after=40)
+        learner = Learner(Filters(), config)
+        for step in range(120):
+            learner.step(tones_and_hiss(step, swapped=swapped), step=step)
+        with torch.no_grad():
+            clean = tones_and_hiss(10**6, swapped=0)
+            return float((learner.model(clean.sum(dim=1)) - clean).abs().mean())
+
+    never, plain, robust = clean_loss(0.0, 0), clean_loss(0.0, 3), clean_loss(0.375, 3)
+    assert plain > 1.15 * never
+    assert robust < never + 0.3 * (plain - never)
+
+
+def test_the_highest_losses_of_each_source_are_left_out_of_every_group() -> None:
+    loss_BS = torch.tensor([[1.0, 9.0], [2.0, 8.0], [3.0, 1.0], [4.0, 2.0]])
+    assert (kept(loss_BS, 0.25, 4) * 3).round().tolist() == [[4, 0], [4, 4], [4, 4], [0, 4]]
+    assert kept(loss_BS, 0.5, 2).tolist() == [[2.0, 0.0], [0.0, 2.0], [2.0, 2.0], [0.0, 0.0]]
+    with pytest.raises(ModelError, match="4 rows are no whole number of robust groups of 3"):
+        kept(loss_BS, 0.34, 3)
