@@ -1,5 +1,6 @@
 """The one summary at the end of a verb: what became of the songs, what the model scored, where to look."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -81,9 +82,7 @@ def _decision(decision: Decision, version: ModelVersion | None) -> list[Any]:
     if decision.gain is not None:
         gains = {**decision.source_gains, "mean": decision.gain}
         title = f"Gain over the champion in dB nSDR, {_songs(decision.num_songs)}, song by song"
-        shown.append(
-            table(title, ["source", "gain", "at least", "at most", "spread"], _gain_rows(gains), strong_last=True)
-        )
+        shown.append(gain_table(title, gains))
     if version is None:  # a dry run
         verb = "Would be promoted" if decision.promote else "Would not be promoted"
     else:
@@ -91,11 +90,21 @@ def _decision(decision: Decision, version: ModelVersion | None) -> list[Any]:
     return [*shown, Text(f"{verb}: {decision.reason}")]
 
 
-def _gain_rows(gains: Mapping[str, Difference]) -> list[list[str]]:
-    return [
-        [name, *(decibels(value, sign=True) for value in (gain.mean, gain.low, gain.high)), decibels(gain.spread)]
+def gain_table(title: str, gains: Mapping[str, Difference]) -> Any:
+    """Gains with the bounds between which they lie; the last row is the mean."""
+
+    def known(value: float) -> float | None:
+        return value if math.isfinite(value) else None
+
+    rows = [
+        [
+            name,
+            *(decibels(known(value), sign=True) for value in (gain.mean, gain.low, gain.high)),
+            decibels(known(gain.spread)),
+        ]
         for name, gain in gains.items()
     ]
+    return table(title, ["source", "gain", "at least", "at most", "spread"], rows, strong_last=True)
 
 
 def _bss_table(summary: ScoreSummary) -> Any:

@@ -72,7 +72,7 @@ def train_candidate(config: RunConfig, corpus: Corpus) -> TrainResult:
 
 @resumable("evaluate")
 def score_candidate(config: RunConfig, corpus: Corpus, trained: TrainResult) -> EvaluateResult:
-    return _score(config, corpus.songs, trained.checkpoint, who="")
+    return score(config, corpus.songs, trained.checkpoint, who="")
 
 
 @resumable("evaluate-champion")
@@ -82,10 +82,11 @@ def score_champion(config: RunConfig, corpus: Corpus) -> EvaluateResult | None:
     if present is None:
         return None
     checkpoint = registry.fetch(present.uri, store=config.store.root)
-    return _score(config, corpus.songs, str(checkpoint), who="the champion: ")
+    return score(config, corpus.songs, str(checkpoint), who="the champion: ")
 
 
-def _score(config: RunConfig, songs: ShardSet, checkpoint: str, *, who: str) -> EvaluateResult:
+def score(config: RunConfig, songs: ShardSet, checkpoint: str, *, who: str) -> EvaluateResult:
+    """The scores of a checkpoint on the held-out songs; found again where they are known."""
     return step(
         "evaluate",
         config,

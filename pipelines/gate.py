@@ -93,8 +93,7 @@ def decide(
             promote=all(check.met for check in alone), reason=reason, improvement=improvement, checks=alone,
             num_songs=len(candidate.songs),
         )  # fmt: skip
-    _require_comparable(candidate, champion)
-    pairs = _compare(candidate, champion, config, heard=heard or ())
+    pairs = compare(candidate, champion, config, heard=heard or ())
     checks = (*alone, _contamination(pairs, known=heard is not None), *_beside(candidate, champion, config, pairs))
     praise = f"It scores {_sure(pairs.gain, config)} and {_over_mixture(candidate)}."
     return Decision(
@@ -109,6 +108,49 @@ def decide(
         slice_gains=pairs.slices,
         visible=pairs.gain.visible(config.confidence),
         left_out=pairs.left_out,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pairs:
+    """A first model's gains over a second, song by song, in dB of nSDR."""
+
+    gain: Difference
+    songs: Mapping[str, float]  # mean over sources, by track id
+    sources: Mapping[str, Difference]
+    slices: Mapping[str, Difference]
+    left_out: tuple[str, ...]
+
+
+def compare(
+    candidate: ScoreSummary, champion: ScoreSummary, config: GateConfig, *, heard: Collection[str] = ()
+) -> Pairs:
+    """What the first of two, scored alike, gains over the second; InputError where they were not scored alike."""
+    _require_comparable(candidate, champion)
+    left_out = tuple(sorted(set(heard) & candidate.songs.keys()))
+    gains = {
+        track_id: {source: score.nsdr[source] - champion.songs[track_id].nsdr[source] for source in candidate.sources}
+        for track_id, score in candidate.songs.items()
+        if track_id not in left_out
+    }
+    if not gains:
+        raise InputError(
+            f"each of the {_songs(left_out)} was heard by one of the two in training; songs that neither knows would do"
+        )
+    means = {track_id: statistics.fmean(gain.values()) for track_id, gain in gains.items()}
+
+    def over(values: Sequence[float]) -> Difference:
+        return difference(values, confidence=config.confidence)
+
+    return Pairs(
+        gain=over(list(means.values())),
+        songs=means,
+        sources={source: over([gain[source] for gain in gains.values()]) for source in candidate.sources},
+        slices={
+            name: over([means[track_id] for track_id in members])
+            for name, members in _slices({track_id: candidate.songs[track_id] for track_id in means}, config).items()
+        },
+        left_out=left_out,
     )
 
 
@@ -127,43 +169,6 @@ def _require_comparable(candidate: ScoreSummary, champion: ScoreSummary) -> None
             f"the candidate separates {sorted(candidate.sources)}, the champion {sorted(champion.sources)}: "
             "they are no rivals; another registry.name would do"
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Pairs:
-    """The candidate's gains over the champion, song by song."""
-
-    gain: Difference
-    sources: Mapping[str, Difference]
-    slices: Mapping[str, Difference]
-    left_out: tuple[str, ...]
-
-
-def _compare(candidate: ScoreSummary, champion: ScoreSummary, config: GateConfig, *, heard: Collection[str]) -> _Pairs:
-    left_out = tuple(sorted(set(heard) & candidate.songs.keys()))
-    gains = {
-        track_id: {source: score.nsdr[source] - champion.songs[track_id].nsdr[source] for source in candidate.sources}
-        for track_id, score in candidate.songs.items()
-        if track_id not in left_out
-    }
-    if not gains:
-        raise InputError(
-            f"each of the {_songs(left_out)} was heard by one of the two in training; songs that neither knows would do"
-        )
-    means = {track_id: statistics.fmean(gain.values()) for track_id, gain in gains.items()}
-
-    def over(values: Sequence[float]) -> Difference:
-        return difference(values, confidence=config.confidence)
-
-    return _Pairs(
-        gain=over(list(means.values())),
-        sources={source: over([gain[source] for gain in gains.values()]) for source in candidate.sources},
-        slices={
-            name: over([means[track_id] for track_id in members])
-            for name, members in _slices({track_id: candidate.songs[track_id] for track_id in means}, config).items()
-        },
-        left_out=left_out,
-    )
 
 
 def _slices(songs: Mapping[str, SongScore], config: GateConfig) -> dict[str, list[str]]:
@@ -219,7 +224,7 @@ def _alone(candidate: ScoreSummary, config: GateConfig) -> Iterator[Check]:
         )
 
 
-def _beside(candidate: ScoreSummary, champion: ScoreSummary, config: GateConfig, pairs: _Pairs) -> Iterator[Check]:
+def _beside(candidate: ScoreSummary, champion: ScoreSummary, config: GateConfig, pairs: Pairs) -> Iterator[Check]:
     """What the champion is needed for."""
     gain = pairs.gain
     yield Check(
@@ -252,7 +257,7 @@ def _beside(candidate: ScoreSummary, champion: ScoreSummary, config: GateConfig,
     yield from _leakage(candidate, champion, config, left_out=pairs.left_out)
 
 
-def _contamination(pairs: _Pairs, *, known: bool) -> Check:
+def _contamination(pairs: Pairs, *, known: bool) -> Check:
     """Never an obstacle: songs that would flatter one of the two are not among those compared."""
     said = "Neither was trained with any of these songs."
     if pairs.left_out:

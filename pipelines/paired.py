@@ -32,13 +32,16 @@ class Difference:
 
     def visible(self, confidence: float) -> float:
         """The true difference in dB that this many songs of this spread would show in four of five cases."""
-        return (_normal(confidence) + _normal(_POWER)) * self.spread / math.sqrt(self.num_songs)
+        sure = _student(confidence, self.num_songs - 1) + _normal(_POWER)
+        return sure * self.spread / math.sqrt(self.num_songs)
 
     def songs_needed(self, difference: float, confidence: float) -> int:
         """How many songs of this spread would show a difference in four of five cases; 0 where none is asked for."""
         if not difference > 0 or not self.spread > 0:
             return 0
-        return math.ceil(((_normal(confidence) + _normal(_POWER)) * self.spread / difference) ** 2)
+        sure = _normal(confidence)
+        # The second term is what Student's bounds ask beyond the normal ones (Guenther 1981).
+        return math.ceil(((sure + _normal(_POWER)) * self.spread / difference) ** 2 + sure**2 / 2)
 
 
 def difference(values: Sequence[float], *, confidence: float, resamples: int = 10_000, seed: int = 0) -> Difference:
@@ -57,9 +60,14 @@ def difference(values: Sequence[float], *, confidence: float, resamples: int = 1
     error = spread / size**0.5
     deviations_R = _studentized(values_N, resamples=resamples, seed=seed)
     student = _student(confidence, size - 1)
-    low = mean - error * max(student, float(np.quantile(deviations_R, confidence)))
-    high = mean - error * min(-student, float(np.quantile(deviations_R, 1 - confidence)))
+    low = mean - error * _bounded(max(student, float(np.quantile(deviations_R, confidence))))
+    high = mean - error * _bounded(min(-student, float(np.quantile(deviations_R, 1 - confidence))))
     return Difference(mean=mean, low=low, high=high, spread=spread, num_songs=size)
+
+
+def _bounded(deviations: float) -> float:
+    """Infinite where too many resamples of a few songs had no error that anything could be measured by."""
+    return deviations if abs(deviations) < 1e6 else math.copysign(math.inf, deviations)
 
 
 def _studentized(values_N: Array, *, resamples: int, seed: int) -> Array:
@@ -72,7 +80,7 @@ def _studentized(values_N: Array, *, resamples: int, seed: int) -> Array:
     error_R = np.sqrt(variance_R / (size - 1))
     # A resample of one song only, so often drawn, has no error: its deviation is as large as can be.
     flat_R = error_R <= 1e-9 * np.abs(apart_N).max()
-    return np.where(flat_R, np.sign(shift_R) * 1e9, shift_R / np.where(flat_R, 1.0, error_R))
+    return np.asarray(np.where(flat_R, np.sign(shift_R) * 1e9, shift_R / np.where(flat_R, 1.0, error_R)))
 
 
 @lru_cache(maxsize=8)
@@ -80,7 +88,8 @@ def _counts(size: int, resamples: int, seed: int) -> Array:
     """How often each song is in each resample; the same for all that is compared over as many songs."""
     drawn_RN = np.random.default_rng(seed).integers(0, size, (resamples, size))
     places = drawn_RN + size * np.arange(resamples)[:, None]
-    return np.bincount(places.ravel(), minlength=resamples * size).reshape(resamples, size).astype(np.float64)
+    counts = np.bincount(places.ravel(), minlength=resamples * size)
+    return np.asarray(counts.reshape(resamples, size), np.float64)
 
 
 def _student(confidence: float, freedom: int) -> float:

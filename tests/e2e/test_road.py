@@ -1,6 +1,10 @@
 """The smoke preset from songs to a champion, twice, and with a kill between: real Prefect, Ray, MLflow and torch."""
 
 import io
+import json
+import os
+import subprocess
+import sys
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -55,6 +59,20 @@ def test_a_second_run_redoes_nothing(walked: Walked, tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in store.glob("chunks/*")} == before
     assert again["corpus"] == first["corpus"]
     assert again["model"]["trained"] == first["model"]["trained"]
+
+
+def test_two_models_are_compared_on_songs_that_are_scored_already(walked: Walked) -> None:
+    roots = (f"store.root={walked.store}", f"corpus.root={walked.songs}")
+    refs = ("models:/stemline/1", "models:/stemline@champion")
+    done = subprocess.run(
+        [sys.executable, "-m", "flows", "compare", *refs, *roots, *drill.SETTINGS, "--json"],
+        cwd=drill.ROOT, capture_output=True, text=True, timeout=drill.TIMEOUT_S, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    answer = json.loads(done.stdout)
+    assert answer["gain"]["mean"] == 0
+    assert set(answer["songs"].values()) == {0.0}
+    assert set(answer["sources"]) == {"drums", "bass", "other", "vocals"}
 
 
 def _is_step(path: Path) -> bool:

@@ -108,7 +108,7 @@ def test_a_gain_that_is_not_sure_is_not_enough_and_the_sentence_says_how_many_so
     decision = decide(summary(around(1.3, 1.0), around(1.3, 1.0)), CHAMPION, CONFIG)
     assert not decision.promote
     assert "more than +0.10 dB must be sure" in decision.reason
-    assert "in four of five cases; it would take 155 to show what was seen" in decision.reason
+    assert "in four of five cases; it would take 156 to show what was seen" in decision.reason
     assert decide(summary(around(1.3, 0.3), around(1.3, 0.3)), CHAMPION, CONFIG).promote
     assert decide(summary(around(1.3, 1.0), around(1.3, 1.0)), CHAMPION, replace(CONFIG, confidence=0.5)).promote
 

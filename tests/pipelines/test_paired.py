@@ -44,9 +44,7 @@ def test_few_and_equal_songs() -> None:
     assert (alone.mean, alone.low, alone.high) == (0.3, -math.inf, math.inf)
     equal = difference([0.1, 0.1 + 1e-17, 0.1], confidence=0.95)
     assert (equal.low, equal.high) == (pytest.approx(0.1), pytest.approx(0.1))
-    two = difference([0.0, 1.0], confidence=0.95)
-    assert two.low < -2  # Student's with one degree of freedom
-    assert math.isfinite(two.low)
+    assert difference([0.0, 1.0], confidence=0.95).low == -math.inf  # half of the resamples are one song twice
 
 
 def test_no_difference_takes_no_songs_and_nothing_is_not_a_number_in_silence() -> None:
