@@ -66,8 +66,12 @@ def test_two_models_are_compared_on_songs_that_are_scored_already(walked: Walked
     refs = ("models:/stemline/1", "models:/stemline@champion")
     done = subprocess.run(
         [sys.executable, "-m", "flows", "compare", *refs, *roots, *drill.SETTINGS, "--json"],
-        cwd=drill.ROOT, capture_output=True, text=True, timeout=drill.TIMEOUT_S, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        cwd=drill.ROOT,
+        capture_output=True,
+        text=True,
+        timeout=drill.TIMEOUT_S,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     answer = json.loads(done.stdout)
     assert answer["gain"]["mean"] == 0
