@@ -28,7 +28,7 @@ MULTIPLES = ((0.5, 0.5), (1, 1.0), (2, 1.0), (4, 1.0), (8, 0.5))  # of the beat,
 RATIOS = (0.5, 2 / 3, 0.75, 4 / 3, 1.5, 2.0)  # of the best period, looked at beside it
 # With 100 the chain slipped from the beat to the off-beat within a few bars wherever a fill was busy; with this
 # a song may wander by about 5 % from its tempo.
-TIGHTNESS = 3000.0
+TIGHTNESS = 1000.0
 SPREAD = 1.25  # between a step and the period at most
 SILENCE_DB = -60.0
 
@@ -38,7 +38,7 @@ SILENCE_DB = -60.0
 PLACES = {"all": (0, 3, 6, 9, (4, 8)), "low": (0, 3, 6, 9), "high": (0, 3, 6, 9)}
 REPEATS = (2, 4)
 WEIGHTS = np.array(
-    [1.0, -0.66, 0.41, 0.35, -0.94, 2.3, -0.3, -0.38, 0.24, 3.71, -1.22, -0.4, -0.47, 1.16, 2.17, 1.46, -0.98]
+    [1.11, -0.75, 0.32, 0.42, -1.04, 2.38, -0.44, -0.39, 0.28, 3.65, -1.31, -0.39, -0.44, 1.11, 2.05, 1.34, -0.8]
 )
 
 
