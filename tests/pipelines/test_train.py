@@ -385,3 +385,10 @@ def test_two_ray_workers_learn_what_one_process_does(
     # The result was lost, the checkpoints were not: nothing is trained again.
     (tmp_path / "runs" / result.run_key / "result.json").unlink()
     assert run(replace(CONFIG, num_workers=2), chunks, tmp_path).model_digest == result.model_digest
+
+
+def test_what_the_user_has_to_mend_is_not_tried_again_by_ray_and_a_lost_worker_is() -> None:
+    policy = train._no_second_try()
+    policy.after_exception(None, {1: RuntimeError("connection closed by peer")})
+    with pytest.raises(InputError, match="shard x is damaged"):
+        policy.after_exception(None, {0: RuntimeError("gloo"), 1: InputError("shard x is damaged")})
