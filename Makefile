@@ -15,8 +15,10 @@ sync: ## uv if missing, .venv, exactly requirements.lock, the project editable, 
 demo: sync ## the whole road on a laptop, with synthetic songs, in minutes
 	@$(BIN)/stemline demo
 
+# Two processes, as much of a test is waiting. Those that start Ray come last: some of the others hold that it has not.
 test: sync ## all tests; what continuous integration runs
-	@$(BIN)/python -m pytest -q --durations=10
+	@$(BIN)/python -m pytest -q --durations=10 -n 2 --dist loadfile -m "not ray"; first=$$?; \
+	$(BIN)/python -m pytest -q --durations=10 -n 2 --dist loadfile -m ray && exit $$first
 
 quick: sync ## the tests that take seconds, while working
 	@$(BIN)/python -m pytest -q -m "not ray and not gpu and not slow and not browser"
