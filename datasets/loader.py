@@ -17,6 +17,7 @@ from datasets.audio import Samples
 from datasets.errors import InputError
 from datasets.row_cache import FORMS, RowCache
 from datasets.segments import SegmentIndex, read_row
+from datasets.storage import is_remote
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,8 @@ class LoaderConfig:
         for name in ("threads", "cache_gb"):
             if getattr(self, name) < 0:
                 raise InputError(f"train.loader.{name}={getattr(self, name)}; 0 or more would do")
+        if is_remote(self.cache):
+            raise InputError(f"train.loader.cache={self.cache} is no folder of this machine; /SCRATCH/rows would do")
         if self.cache_form not in FORMS:
             raise InputError(f"train.loader.cache_form={self.cache_form!r}; one of {', '.join(FORMS)} would do")
 

@@ -114,7 +114,7 @@ def read_range(address: str | Path, begin: int, end: int) -> bytes:
     return data
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 def _opened(key: str) -> pa.NativeFile:
     """An object whose length is known, so that the next read of it is one request."""
     return _store().open_input_file(key)

@@ -83,6 +83,7 @@ def load(preset: str, overrides: Sequence[str] = ()) -> RunConfig:
         curate=replace(
             config.curate, model=_absolute(config.curate.model), overrides=_absolute(config.curate.overrides)
         ),
+        train=replace(config.train, loader=replace(config.train.loader, cache=_absolute(config.train.loader.cache))),
     )
 
 

@@ -84,6 +84,7 @@ def test_a_fault_in_a_thread_is_raised_where_its_batch_is_due(index: SegmentInde
     [
         ({"threads": -1}, r"train\.loader\.threads=-1"),
         ({"cache_gb": -0.5}, r"train\.loader\.cache_gb=-0\.5"),
+        ({"cache": "s3://bucket/rows"}, r"no folder of this machine"),
         ({"cache_form": "mp3"}, r"cache_form='mp3'; one of flac, pcm"),
     ],
 )
