@@ -1,4 +1,4 @@
-"""Samples out of whole FLAC frames by a compiled loop: twice as fast as libavcodec, and outside Python's lock.
+"""Samples out of whole FLAC frames by a compiled loop, faster than libavcodec, and outside Python's lock.
 
 What training spends on a crop is this decoder, so it is our own (RFC 9639, section 9): linear prediction and Rice codes
 in one pass, straight into float32. Threads decode side by side, as nothing here holds the interpreter. Importing the
