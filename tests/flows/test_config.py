@@ -167,3 +167,11 @@ def test_a_missing_or_broken_preset_file_is_refused(tmp_path: Path) -> None:
 
 def test_asdict_of_the_tree_is_json_sized() -> None:
     assert set(asdict(Tree())) == {"seed", "corpus", "model", "train"}
+
+
+def test_folders_are_those_of_where_the_command_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = door.load("smoke", ["store.root=here", "train.loader.cache=rows"])
+    assert config.store.root == str(tmp_path / "here")
+    assert config.train.loader.cache == str(tmp_path / "rows")
+    assert door.load("smoke").train.loader.cache == ""
