@@ -41,6 +41,15 @@ def test_a_tone_is_in_its_class() -> None:
     assert sum(shares) == pytest.approx(1.0, abs=1e-4)
 
 
+def test_most_of_a_rich_tone_is_in_its_own_class() -> None:
+    t = np.arange(2 * SAMPLE_RATE) / SAMPLE_RATE
+    rich_T = sum(np.sin(2 * np.pi * 110.0 * number * t) / number**0.5 for number in range(1, 11))
+    shares = chroma((0.05 * rich_T).astype(np.float32), SAMPLE_RATE)
+    fifth, third = (shares[PITCHES.index(name)] for name in ("E", "C#"))
+    assert shares[PITCHES.index("A")] > 0.6
+    assert fifth + third < 0.3  # of the peaks alone they are 0.35, and the tone 0.55
+
+
 @pytest.mark.parametrize("cents", [-40.0, -20.0, 0.0, 15.0, 45.0])
 def test_tuning_is_found_and_does_not_move_the_key(cents: float) -> None:
     signal_T = chords(7, "major", cents=cents)
