@@ -95,7 +95,9 @@ def _songs(num_songs: int | None, hours: float | None, found: str) -> list[str]:
 
 
 def _shown(made: Plan, songs: list[str], config: RunConfig, device: Device, taken: Measured | None) -> list[Any]:
-    heard = f"{made.heard_h:,.4g} h" + (f", {made.passes:,.0f} times the corpus" if made.passes else "")
+    heard = f"{made.heard_h:,.{0 if made.heard_h >= 10 else 2}f} h" + (
+        f", {made.passes:,.0f} times the corpus" if made.passes else ""
+    )
     how = "measured" if made.mfu_is_measured else "assumed"
     rows = [
         songs,
@@ -107,7 +109,11 @@ def _shown(made: Plan, songs: list[str], config: RunConfig, device: Device, take
         ],
         ["memory", f"{made.memory_gib:.1f} GiB", _memory(made)],
         ["workers", str(made.num_workers), f"{made.device}, {device.memory_gib:.0f} GiB each"],
-        ["a step", duration(made.step_s), f"at {100 * made.mfu:.0f} % of peak, {how}"],
+        [
+            "a step",
+            duration(made.step_s),
+            f"{config.train.learner.precision}, at {100 * made.mfu:.0f} % of the peak rate, {how}",
+        ],
         ["time", _days(made.hours), f"{made.hours * made.num_workers:,.0f} device-hours, validation not counted"],
         ["cost", f"{made.dollars:,.0f} $", f"{device.dollars_per_hour:g} $ per device and hour"],
         ["loader", f"{made.crops_per_s:.1f}/s", f"segments to decode, {made.decoding_cores:.1f} cores"],

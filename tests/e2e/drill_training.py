@@ -1,8 +1,9 @@
 """The kill test of training: SIGKILL at random steps, then the same again; the same losses and weights, bit for bit.
 
-`make drill-training` plays four accidents, each `--times` times at random steps (10 by default, `--accidents` picks
-some): the driver of a training in one process; one of two Ray workers, which Ray starts again by itself; the driver of
-two Ray workers; and a checkpoint cut short. Each ends as a training that was left in peace with as many workers.
+`make drill-training` plays five accidents, each `--times` times at random steps (10 by default, `--accidents` picks
+some): the driver of a training in one process; a checkpoint cut short; one of two Ray workers, which Ray starts again
+by itself; the same with a worker that is stopped and never answers again; and the driver of two Ray workers. Each ends
+as a training that was left in peace with as many workers.
 """
 
 import argparse
@@ -31,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 STEPS = 48
 MAX_FAILURES = 100
 TIMEOUT_S = 600.0
+HANG_S = 30.0
 _WORKER = "RayTrainWorker"  # a part of the name of Ray's processes
 _SPREAD = 8  # steps to let pass before the next worker is killed, at most
 
@@ -59,7 +61,7 @@ def child(store: Path, num_workers: int) -> None:
     )  # fmt: skip
     config = train.TrainConfig(
         steps=STEPS, batch_size=4, checkpoint_every=4, log_every=1, num_workers=num_workers, valid_s=0.5,
-        learner=learner, max_failures=MAX_FAILURES,
+        learner=learner, max_failures=MAX_FAILURES, hang_s=HANG_S,
     )  # fmt: skip
     model = train.ModelConfig(preset="htdemucs-tiny", options=options)
     result = train.run(config, model, [(chunks, 1.0)], sources=SOURCES, store=str(store), progress=Said())
@@ -129,8 +131,8 @@ def kill_driver(store: Path, num_workers: int, step: int) -> int:
         return training.step()
 
 
-def kill_workers(store: Path, dice: np.random.Generator, times: int) -> list[int]:
-    """SIGKILL to one of two workers, again and again in one training that goes on by itself; the steps."""
+def strike_workers(store: Path, dice: np.random.Generator, times: int, blow: signal.Signals) -> list[int]:
+    """A signal to one of two workers, again and again in one training that goes on by itself; the steps."""
     steps = []
     with started(store, 2) as training:
         for _ in range(times):
@@ -140,7 +142,7 @@ def kill_workers(store: Path, dice: np.random.Generator, times: int) -> list[int
                 training.log.read_text()[-3000:]
             )
             victims = workers(training)
-            victims[int(dice.integers(len(victims)))].send_signal(signal.SIGKILL)
+            victims[int(dice.integers(len(victims)))].send_signal(blow)
             steps.append(training.step())
             gone = {victim.pid for victim in victims}
             training.wait(lambda gone=gone: not gone & {worker.pid for worker in workers(training)})  # type: ignore[misc]
@@ -169,14 +171,21 @@ def cut_short(store: Path, step: int, dice: np.random.Generator) -> int:
     return int(newest.name.removeprefix("step-"))
 
 
-ACCIDENTS = {"driver": 0, "truncated": 0, "ray-worker": 2, "ray-driver": 2}  # and the workers of the training
+ACCIDENTS = {
+    "driver": 0,
+    "truncated": 0,
+    "ray-worker": 2,
+    "ray-hang": 2,
+    "ray-driver": 2,
+}  # and the workers of the training
 
 
 def play(accident: str, folder: Path, *, times: int, seed: int) -> Iterator[tuple[int, dict[str, Any]]]:
     """Steps at which it struck, with what the training came to after all."""
     dice = np.random.default_rng(seed)
-    if accident == "ray-worker":
-        steps = kill_workers(folder / "0" / "store", dice, times)
+    if accident in ("ray-worker", "ray-hang"):
+        blow = signal.SIGKILL if accident == "ray-worker" else signal.SIGSTOP
+        steps = strike_workers(folder / "0" / "store", dice, times, blow)
         outcome = json.loads((folder / "0" / "store" / "outcome.json").read_text())
         yield from ((step, outcome) for step in steps)
         return
