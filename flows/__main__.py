@@ -241,6 +241,26 @@ def rollback(
     )
 
 
+@app.command(sort_key=9.3)
+def forget(
+    song: Annotated[str, Parameter(help="Its id, its title or a part of one, as `stemline datasets find` takes it.")],
+    /,
+    *overrides: Overrides,
+    options: Options = NO_OPTIONS,
+) -> int:
+    """Name the model versions that were trained with a song, and make a dataset without it.
+
+    Example: `stemline forget "Falcon 69" corpus.root=songs store.root=store`
+    """
+
+    def job(config: Any, *, verb: str, screen: Any, debug: bool) -> dict[str, Any]:
+        from flows import forgetting
+
+        return forgetting.run(config, song, screen=screen, debug=debug)
+
+    return _on_the_road("forget", overrides, options, job, preset="smoke")
+
+
 @app.command(sort_key=10)
 def separate(
     *songs: Annotated[str, Parameter(name="SONG", help="Audio files; settings such as separate.shifts=1 may follow.")],

@@ -4,16 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from prefect import flow
 from rich.text import Text
 
-from flows.build_corpus import build_corpus
 from flows.config import RunConfig
 from flows.road import prepared
 from flows.screen import Screen, decibels, table
-from flows.tables import gain_table
-from flows.train_model import score
-from pipelines import gate, registry
+from pipelines import gate
 from pipelines.evaluate import ScoreSummary
 from pipelines.gate import Pairs
 
@@ -23,6 +19,8 @@ MAX_SONGS = 5  # at either end
 def run(config: RunConfig, first: str, second: str, *, screen: Screen, debug: bool = False) -> dict[str, Any]:
     """Scores of both, found again where they are known, and what the first gains over the second."""
     with prepared(config, verb="compare", screen=screen, debug=debug):
+        from flows.train_model import compare_models
+
         one, two = compare_models(config, first, second)
         pairs = gate.compare(one, two, config.gate)
     plain = asdict(pairs)
@@ -35,18 +33,9 @@ def run(config: RunConfig, first: str, second: str, *, screen: Screen, debug: bo
     }
 
 
-@flow(name="compare-models", validate_parameters=False)
-def compare_models(config: RunConfig, first: str, second: str) -> tuple[ScoreSummary, ScoreSummary]:
-    """Both models on the held-out songs of the corpus."""
-    corpus = build_corpus(config, until="curate")
-    scored = []
-    for ref in (first, second):
-        checkpoint = registry.resolve(ref, store=config.store.root)
-        scored.append(score(config, corpus.songs, str(checkpoint), who=f"{ref}: ").summary)
-    return scored[0], scored[1]
-
-
 def _shown(first: str, second: str, one: ScoreSummary, two: ScoreSummary, pairs: Pairs) -> Sequence[Any]:
+    from flows.tables import gain_table
+
     rows = [
         [source, decibels(score.mixture_nsdr), decibels(score.nsdr), decibels(two.sources[source].nsdr)]
         for source, score in one.sources.items()

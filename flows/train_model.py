@@ -8,11 +8,11 @@ from datasets.errors import InputError
 from datasets.schema import ShardSet
 from datasets.shards import read_manifest, read_songs
 from flows import config as door
-from flows.build_corpus import Corpus
+from flows.build_corpus import Corpus, build_corpus
 from flows.config import RunConfig
 from flows.step import resumable, said, step
 from pipelines import evaluate, gate, registry, train
-from pipelines.evaluate import EvaluateResult
+from pipelines.evaluate import EvaluateResult, ScoreSummary
 from pipelines.gate import Decision
 from pipelines.provenance import code_commit, code_digest
 from pipelines.registry import Candidate, ModelVersion
@@ -49,6 +49,17 @@ def train_model(config: RunConfig, corpus: Corpus, *, until: str = "promote") ->
     decision = _kept(config, version) or _decide(config, corpus, candidate, champion)
     version = promote(config, version, decision)
     return Trained(trained=trained, candidate=candidate, champion=champion, decision=decision, version=version)
+
+
+@flow(name="compare-models", validate_parameters=False)
+def compare_models(config: RunConfig, first: str, second: str) -> tuple[ScoreSummary, ScoreSummary]:
+    """Scores of two models on the held-out songs of the corpus; no gate, and nothing registered."""
+    corpus = build_corpus(config, until="curate")
+    scored = []
+    for ref in (first, second):
+        checkpoint = registry.resolve(ref, store=config.store.root)
+        scored.append(score(config, corpus.songs, str(checkpoint), who=f"{ref}: ").summary)
+    return scored[0], scored[1]
 
 
 @resumable("train")

@@ -54,6 +54,7 @@ __all__ = [
     "requirements",
     "resolve",
     "rollback",
+    "versions",
 ]
 MAX_VALUE = 6000  # characters of a parameter that MLflow keeps
 
@@ -181,6 +182,15 @@ def history(config: RegistryConfig, *, store: str) -> list[Promotion]:
         return []
     with _books(store) as client:
         return entries(client, config.name, _aliases(client, config.name))
+
+
+def versions(config: RegistryConfig, *, store: str) -> list[ModelVersion]:
+    """Every registered version, the oldest first."""
+    if _is_new(store):
+        return []
+    with _books(store) as client:
+        found = client.search_model_versions(f"name = '{config.name}'", max_results=10_000)
+        return [_version(client, made) for made in sorted(found, key=lambda made: int(made.version))]
 
 
 def rollback(config: RegistryConfig, *, store: str, to: str | None = None) -> Promotion:

@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from datasets.schema import ShardSet
+from datasets.shards import read_songs
+from datasets.versions import list_versions
 from tests.e2e import drill_road as drill
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(1800)]
@@ -62,10 +65,30 @@ def test_a_second_run_redoes_nothing(walked: Walked, tmp_path: Path) -> None:
 
 
 def test_two_models_are_compared_on_songs_that_are_scored_already(walked: Walked) -> None:
+    answer = _answer(walked, "compare", "models:/stemline/1", "models:/stemline@champion")
+    assert answer["gain"]["mean"] == 0
+    assert set(answer["songs"].values()) == {0.0}
+    assert set(answer["sources"]) == {"drums", "bass", "other", "vocals"}
+
+
+def test_a_song_is_forgotten_by_name_of_those_who_heard_it(walked: Walked) -> None:
+    kept = read_songs(ShardSet(**walked.answer["corpus"]["curated"]["chunks"]))
+    song = next(song for song in kept if song.split == "train")
+    answer = _answer(walked, "forget", song.track_id)
+    assert answer["retrain"] == ["models:/stemline/1"]
+    assert answer["unknown"] == []
+    version = next(version for version in list_versions(walked.store) if version.digest == answer["dataset"])
+    left = read_songs(ShardSet(uri=version.manifest, table="chunks", num_rows=0, digest=version.digest))
+    assert {one.track_id for one in left} == {one.track_id for one in kept} - {song.track_id}
+    assert f"{song.track_id},drop" in Path(answer["overrides"]).read_text()
+    test = next(song for song in kept if song.split == "test")
+    assert _answer(walked, "forget", test.track_id)["retrain"] == []
+
+
+def _answer(walked: Walked, *words: str) -> Any:
     roots = (f"store.root={walked.store}", f"corpus.root={walked.songs}")
-    refs = ("models:/stemline/1", "models:/stemline@champion")
     done = subprocess.run(
-        [sys.executable, "-m", "flows", "compare", *refs, *roots, *drill.SETTINGS, "--json"],
+        [sys.executable, "-m", "flows", *words, *roots, *drill.SETTINGS, "--json"],
         cwd=drill.ROOT,
         capture_output=True,
         text=True,
@@ -73,10 +96,7 @@ def test_two_models_are_compared_on_songs_that_are_scored_already(walked: Walked
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    answer = json.loads(done.stdout)
-    assert answer["gain"]["mean"] == 0
-    assert set(answer["songs"].values()) == {0.0}
-    assert set(answer["sources"]) == {"drums", "bass", "other", "vocals"}
+    return json.loads(done.stdout)
 
 
 def _is_step(path: Path) -> bool:

@@ -1,0 +1,101 @@
+"""`stemline forget SONG`: which models heard a song, and a dataset without it."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from datasets import versions
+from datasets.errors import InputError
+from datasets.overrides import COLUMNS
+from datasets.shards import Song, read_manifest
+from flows.config import RunConfig
+from flows.road import prepared
+from flows.screen import Screen, table
+from pipelines import registry
+from pipelines.registry import ModelVersion
+
+FILE = "forgotten.csv"  # in the store
+WHY = "to be forgotten"
+
+
+def run(config: RunConfig, song: str, *, screen: Screen, debug: bool = False) -> dict[str, Any]:
+    """The versions to retrain, and the id of a new dataset without the song. The song's files stay where they are."""
+    songs = _found(config, song)
+    config = _without(config, songs)
+    with prepared(config, verb="forget", screen=screen, debug=debug):
+        from flows.build_corpus import build_corpus
+
+        corpus = build_corpus(config, until="curate")
+    heard, unknown = _heard_by(config, {found.audio for found in songs})
+    return {
+        "songs": sorted({found.track_id for found in songs}),
+        "retrain": [version.uri for version in heard],
+        "unknown": [version.uri for version in unknown],
+        "overrides": config.curate.overrides,
+        "dataset": corpus.songs.digest,
+        "shown": _shown(config, songs, heard, unknown, dataset=corpus.songs.digest),
+    }
+
+
+def _found(config: RunConfig, song: str) -> list[Song]:
+    """The one song that is meant, as every dataset holds it; InputError where the name fits several."""
+    found = [one for songs in versions.find(config.store.tables, song).values() for one in songs]
+    ids = sorted({one.track_id for one in found})
+    if len(ids) > 1:
+        raise InputError(f"{song!r} may be {', '.join(map(repr, ids[:5]))}: the id of one would do")
+    return found
+
+
+def _without(config: RunConfig, songs: Sequence[Song]) -> RunConfig:
+    """The settings with decisions by hand that drop the song beside those that there were."""
+    if config.curate.overrides and not config.curate.overrides.endswith(".csv"):
+        raise InputError(f"curate.overrides={config.curate.overrides}: a CSV file, to which a line is added, would do")
+    path = Path(config.curate.overrides or Path(config.store.root) / FILE)
+    rows = list(csv.reader(path.open(encoding="utf-8-sig", newline=""))) if path.is_file() else [list(COLUMNS)]
+    place = rows[0].index("track_id")
+    track_id = songs[0].track_id
+    kept = [row for row in rows[1:] if row and row[place] != track_id]
+    values = {"track_id": track_id, "verdict": "drop", "why": WHY}
+    temporary = path.with_name(f".tmp-{path.name}")
+    temporary.parent.mkdir(parents=True, exist_ok=True)
+    with temporary.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([rows[0], *kept, [values[name.strip()] for name in rows[0]]])
+    temporary.replace(path)
+    return replace(config, curate=replace(config.curate, overrides=str(path)))
+
+
+def _heard_by(config: RunConfig, audio: set[str]) -> tuple[list[ModelVersion], list[ModelVersion]]:
+    """Registered versions that were trained, or chosen, with this audio; and those of which nobody knows."""
+    heard, unknown = [], []
+    for version in registry.versions(config.registry, store=config.store.root):
+        try:
+            learnt = {song.audio for song in read_manifest(version.dataset_uri).songs if song.split != "test"}
+        except InputError:
+            unknown.append(version)
+            continue
+        if audio & learnt:
+            heard.append(version)
+    return heard, unknown
+
+
+def _shown(
+    config: RunConfig,
+    songs: Sequence[Song],
+    heard: Sequence[ModelVersion],
+    unknown: Sequence[ModelVersion],
+    *,
+    dataset: str,
+) -> list[Any]:
+    rows = [[version.uri, version.alias or "–", "heard it: retrain"] for version in heard]
+    rows += [[version.uri, version.alias or "–", "its dataset is gone: nobody knows"] for version in unknown]
+    title = f"Versions that heard {songs[0].track_id!r}"
+    none = Text(f"No registered version of {config.registry.name} heard {songs[0].track_id!r}.")
+    return [
+        table(title, ["version", "alias", ""], rows) if rows else none,
+        Text(f"dataset without it  {dataset}\ndecisions by hand   {config.curate.overrides}", overflow="fold"),
+        Text(f"retrain             stemline run curate.overrides={config.curate.overrides} and your other settings"),
+    ]
