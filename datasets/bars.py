@@ -19,7 +19,7 @@ MIN_CERTAINTY = 0.15  # with less, no downbeat is named
 READINGS = tuple((metre, phase) for metre in METRES for phase in range(metre))
 # What speaks for a reading, as `readings` lists it: low sounds and chord changes on one, high sounds on two and four,
 # beats that are like those a bar before, and bars of three. Fitted like the weights of `rhythm.py`.
-WEIGHTS = np.array([1.21, 8.56, 4.52, 1.67, -0.11])
+WEIGHTS = np.array([1.26, 8.21, 4.6, 1.64, 0.01])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,10 +25,10 @@ ANALYSIS_RATE = 11025
 WINDOW = 8192  # 0.74 s: bass tones a semitone apart must not merge
 HOP = 2048
 FRAMES_PER_S = ANALYSIS_RATE / HOP
-LOWEST, HIGHEST = (
-    27,
-    93,
-)  # MIDI numbers: 39 Hz, below a four-string bass, to 1.76 kHz; higher up overtones outnumber tones
+LOWEST, HIGHEST = 27, 97  # MIDI numbers: from 39 Hz, below a four-string bass, to 2.2 kHz
+# Higher up overtones outnumber tones, so tones count less and less from the first of these on and not from the
+# second. A hard limit let the key of three songs in thirteen hang on where it was.
+FADE = (78, 90)
 OVERTONES, DECAY = 8, 0.7  # of one tone, each so much weaker than the one below
 TURNS = 12  # of the least squares
 MIN_TUNING = 0.1  # length of the mean direction of all peaks, below which there is no common tuning
@@ -89,9 +89,11 @@ def chromagram(signal_T: Samples, sample_rate: int) -> tuple[Array, float]:
     counts = np.bincount(frame[known] * width + place[known], weights, total * width)
     scale_ND = counts.reshape(total, width).astype(np.float64)
     tones_ND = _tones(scale_ND)
-    classes_ND = np.eye(12)[(LOWEST + np.arange(width)) % 12]
-    halves = [part / max(float(part.sum()), 1e-12) for part in (scale_ND, tones_ND)]
-    return np.asarray(sum(halves) @ classes_ND) * float(weights.sum()), 100.0 * turn
+    midi = LOWEST + np.arange(width)
+    classes_ND = np.eye(12)[midi % 12] * np.clip((FADE[1] - midi) / (FADE[1] - FADE[0]), 0.0, 1.0)[:, None]
+    halves = [part @ classes_ND for part in (scale_ND, tones_ND)]
+    level = float(halves[0].sum())
+    return np.asarray(halves[0] + halves[1] * level / max(float(halves[1].sum()), 1e-12)), 100.0 * turn
 
 
 def _tones(scale_ND: Array) -> Array:
