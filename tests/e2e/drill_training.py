@@ -208,21 +208,23 @@ def main() -> int:
     if options.child:
         child(Path(options.child[0]), int(options.child[1]))
         return 0
-    rows, differing = [], 0
+    console, rows, differing = Console(highlight=False, width=140), [], 0
     with tempfile.TemporaryDirectory(prefix="drill-") as scratch:
         folder, peace = Path(scratch), dict[int, dict[str, Any]]()
         for accident in options.accidents:
             num_workers = ACCIDENTS[accident]
             if num_workers not in peace:
                 peace[num_workers] = finish(folder / f"peace-{num_workers}" / "store", num_workers)
-            began = time.monotonic()
-            played = list(play(accident, folder / accident, times=options.times, seed=options.seed))
-            same = sum(outcome == peace[num_workers] for _, outcome in played)
-            differing += len(played) - same
-            steps = ", ".join(str(step) for step, _ in played)
-            rows.append([accident, str(len(played)), str(same), f"{time.monotonic() - began:.0f}", steps])
+            began, steps, same = time.monotonic(), list[int](), 0
+            for step, outcome in play(accident, folder / accident, times=options.times, seed=options.seed):
+                as_in_peace = outcome == peace[num_workers]
+                steps, same = [*steps, step], same + as_in_peace
+                console.print(f"{accident} at step {step}: {'as in peace' if as_in_peace else 'DIFFERENT'}")
+            differing += len(steps) - same
+            cells = [str(len(steps)), str(same), f"{time.monotonic() - began:.0f}", ", ".join(map(str, steps))]
+            rows.append([accident, *cells])
     columns = ["accident", "times", "as in peace, bit for bit", "s", "at steps"]
-    Console(highlight=False, width=140).print(table(f"Kills in a training of {STEPS} steps", columns, rows))
+    console.print(table(f"Accidents in a training of {STEPS} steps", columns, rows))
     return int(differing > 0)
 
 
