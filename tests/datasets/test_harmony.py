@@ -103,6 +103,7 @@ def test_keys_of_toy_songs_are_mostly_right_or_close() -> None:
     scores = []
     for number in range(12):
         song = compose(22, str(number), 10.0)
-        stems_SCT = perform(song, SAMPLE_RATE)
-        scores.append(weighted_score(song.key, key(chroma(stems_SCT[1:3].sum(axis=0).mean(axis=0), SAMPLE_RATE))[0]))
+        stems_SCT = perform(song, SAMPLE_RATE // 2)
+        pitched_T = stems_SCT[1:3].sum(axis=0).mean(axis=0)
+        scores.append(weighted_score(song.key, key(chroma(pitched_T, SAMPLE_RATE // 2))[0]))
     assert np.mean(scores) >= 0.6
