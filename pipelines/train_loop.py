@@ -151,6 +151,7 @@ def train(job: Job, session: Session) -> dict[str, Any]:
         if run.rollbacks >= job.config.trouble.max_rollbacks:
             return {"diverged": run.step, "why": decision.why}
         run.record("rollback", decision.why)
+        del run  # before the next takes a device's memory
 
 
 def build_model(job: Job) -> "nn.Module":
