@@ -13,7 +13,6 @@ import numpy as np
 import soxr
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
-from scipy.fft import rfft
 
 Array = NDArray[np.float64]
 Samples = NDArray[np.float32]
@@ -120,6 +119,8 @@ def _overtones() -> Array:
 
 def _peaks(mono_T: Samples) -> tuple[NDArray[np.int64], Array, Array, int]:
     """Spectral peaks: frame, pitch in MIDI numbers, strength; and the number of frames."""
+    from scipy.fft import rfft
+
     padded_T = np.pad(mono_T, (WINDOW // 2, WINDOW // 2 + max(0, WINDOW - mono_T.size)))
     frames_NT = sliding_window_view(padded_T, WINDOW)[::HOP]
     window_T = np.hanning(WINDOW + 1)[:-1].astype(np.float32)

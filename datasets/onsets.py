@@ -12,8 +12,6 @@ import numpy as np
 import soxr
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
-from scipy.fft import rfft
-from scipy.ndimage import maximum_filter1d, uniform_filter1d
 
 Array = NDArray[np.float64]
 Samples = NDArray[np.float32]
@@ -44,6 +42,8 @@ class Onsets:
 
 def onset_envelopes(signal_T: Samples, sample_rate: int) -> Onsets:
     """The onsets of a mono signal of any sample rate, 200 frames per second."""
+    from scipy.ndimage import maximum_filter1d
+
     mono_T = soxr.resample(np.asarray(signal_T, dtype=np.float32), sample_rate, ANALYSIS_RATE)
     mel_NF, amplitude_N2 = (np.concatenate(parts) for parts in zip(*_spectra(mono_T), strict=True))
     level = float(np.percentile(mel_NF, 99)) + 1e-12
@@ -61,6 +61,8 @@ def onset_envelopes(signal_T: Samples, sample_rate: int) -> Onsets:
 
 def _spectra(mono_T: Samples) -> Iterator[tuple[Samples, Samples]]:
     """Mel magnitudes (N, bands), and amplitudes of the low and the high part (N, 2), block by block."""
+    from scipy.fft import rfft
+
     padded_T = np.pad(mono_T, WINDOW // 2)
     frames_NT = sliding_window_view(padded_T, WINDOW)[::HOP]
     window_T = np.hanning(WINDOW + 1)[:-1].astype(np.float32)
@@ -85,6 +87,8 @@ def _mel_bank() -> Samples:
 
 
 def _contrast(envelope_N: Array) -> Array:
+    from scipy.ndimage import uniform_filter1d
+
     width = int(0.5 * FRAMES_PER_S) | 1
     above_N = np.maximum(0.0, envelope_N - uniform_filter1d(envelope_N, width, mode="nearest"))
     deviation = float(above_N.std())
@@ -93,6 +97,8 @@ def _contrast(envelope_N: Array) -> Array:
 
 def widened(envelope_N: Array) -> Array:
     """The largest value within 30 ms of each frame."""
+    from scipy.ndimage import maximum_filter1d
+
     return np.asarray(maximum_filter1d(envelope_N, 2 * REACH + 1, mode="constant"))
 
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter1d
 
 from datasets.bars import find_bars
 from datasets.harmony import chromagram
@@ -195,6 +194,8 @@ def _chain(envelope_N: Array, period: float) -> NDArray[np.int64]:
 
     A predecessor lies at least most of a period back, so that many frames are decided at once.
     """
+    from scipy.ndimage import gaussian_filter1d
+
     deviation = max(period / 32.0, 0.5)
     smooth_N = gaussian_filter1d(envelope_N, deviation, mode="constant") * deviation * np.sqrt(2 * np.pi)
     nearest, farthest = max(1, int(period / SPREAD)), int(period * SPREAD) + 1
