@@ -128,7 +128,7 @@ def _shards_to_write(store: Path) -> list[dict[str, Any]]:
     """Items for the job's own work function, on made-up songs of 30 s."""
     rows = []
     for number in range(STORED_SONGS):
-        score = replace(compose(7, f"{number}", 30.0), tempo_bpm=110.0 + number, tonic=number % 3)
+        score = replace(compose(7, f"{number}", 60.0), duration_s=30.0, tempo_bpm=110.0 + number, tonic=number % 3)
         header = SongHeader(
             track_id=score.song_id, title=score.song_id, split="train", license="", origin="corpus", sample_rate=RATE
         )
