@@ -32,7 +32,7 @@ from tests.bench.table import Row, figure, show
 
 PARTS = ("analysis", "rendering", "planning", "workers", "augmentation")
 SONGS, MIXES = 3500, 6
-STORED_SONGS, SHARDS, PER_SHARD = 6, 8, 2  # of the comparison of workers
+STORED_SONGS, SHARDS, PER_SHARD = 4, 6, 1  # of the comparison of workers
 RATE = 44100
 
 
