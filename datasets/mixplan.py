@@ -41,6 +41,7 @@ class MixRules:
     min_cover: float = 0.5  # share of the mix during which each part must be there
     max_beat_error_ms: float = 35.0  # predicted, median over the beats of a part
     min_tempo_confidence: float = 0.1  # tracks with less are neither reference nor candidate
+    min_phase_confidence: float = 0.8  # nor are those whose beats may lie half a beat off
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.max_tempo_change <= 0.4:
@@ -140,7 +141,8 @@ def _first_two(entry: tuple[float, str, Profile]) -> tuple[float, str]:
 def has_beat(profile: Profile, rules: MixRules) -> bool:
     """Whether the track's beats can be aligned to anything."""
     enough = profile.tempo_bpm > 0.0 and len(profile.beats_s) >= 2
-    return enough and profile.tempo_confidence >= rules.min_tempo_confidence
+    sure = profile.tempo_confidence >= rules.min_tempo_confidence
+    return enough and sure and profile.phase_confidence >= rules.min_phase_confidence
 
 
 def _plan_one(

@@ -46,6 +46,7 @@ def profile(
         duration_s=stems_SCT.shape[2] / sample_rate,
         tempo_bpm=beat.tempo_bpm,
         tempo_confidence=beat.confidence,
+        phase_confidence=beat.phase_confidence,
         beats_s=beat.beats_s,
         downbeats_s=beat.downbeats_s,
         downbeat_confidence=beat.downbeat_confidence,

@@ -47,12 +47,15 @@ class Beats:
 
     tempo_bpm: float
     confidence: float  # 0 to 1
+    phase_confidence: float  # 0 to 1: that the beats are where they are, and not between those
     beats_s: tuple[float, ...]
     downbeats_s: tuple[float, ...]  # empty when no beat of the bar stands out
     downbeat_confidence: float  # 0 to 1
 
 
-NO_BEATS = Beats(tempo_bpm=0.0, confidence=0.0, beats_s=(), downbeats_s=(), downbeat_confidence=0.0)
+NO_BEATS = Beats(
+    tempo_bpm=0.0, confidence=0.0, phase_confidence=0.0, beats_s=(), downbeats_s=(), downbeat_confidence=0.0
+)
 
 
 def beats(signal_T: Samples, sample_rate: int, *, chroma_ND: Array | None = None) -> Beats:
@@ -63,7 +66,8 @@ def beats(signal_T: Samples, sample_rate: int, *, chroma_ND: Array | None = None
     if signal_T.size < sample_rate or not np.any(np.abs(signal_T) > 10.0 ** (SILENCE_DB / 20.0)):
         return NO_BEATS
     onsets = onset_envelopes(signal_T, sample_rate)
-    best = max(hypotheses(onsets), key=lambda found: found.merit, default=None)
+    heard = list(hypotheses(onsets))
+    best = max(heard, key=lambda found: found.merit, default=None)
     if best is None:
         return NO_BEATS
     tones_ND = chromagram(signal_T, sample_rate)[0] if chroma_ND is None else chroma_ND
@@ -73,6 +77,7 @@ def beats(signal_T: Samples, sample_rate: int, *, chroma_ND: Array | None = None
     return Beats(
         tempo_bpm=round(60.0 * FRAMES_PER_S / _mean_period(best.grid), 4),
         confidence=round(best.confidence, 4),
+        phase_confidence=round(_phase_confidence(best, heard), 4),
         beats_s=tuple(round(float(time), 5) for time in times_s[inside]),
         downbeats_s=tuple(round(float(time), 5) for time in times_s[inside & bars.first_N]),
         downbeat_confidence=round(bars.certainty, 4),
@@ -126,6 +131,24 @@ def hypotheses(onsets: Onsets) -> Iterator[Hypothesis]:
             moved = moved[moved < total - 1]
             if moved.size >= 3:
                 yield Hypothesis(grid=moved, evidence=_evidence(near, moved, correlation), confidence=confidence)
+
+
+def _phase_confidence(best: Hypothesis, heard: Sequence[Hypothesis]) -> float:
+    """The chance of the best grid against the likeliest of the same tempo that lies between its beats.
+
+    The weights make a softmax of merits, so the difference of two is a logarithm of odds.
+    """
+    rivals = [other.merit for other in heard if _lies_between(other.grid, best.grid)]
+    return 1.0 / (1.0 + float(np.exp(max(rivals) - best.merit))) if rivals else 1.0
+
+
+def _lies_between(grid: Array, beats: Array) -> bool:
+    step = float(np.median(np.diff(beats)))
+    if abs(float(np.median(np.diff(grid))) / step - 1.0) > 0.02:
+        return False
+    right = np.clip(np.searchsorted(beats, grid), 1, beats.size - 1)
+    distance = np.minimum(np.abs(grid - beats[right - 1]), np.abs(grid - beats[right]))
+    return float(np.median(distance)) > 0.3 * step
 
 
 def _periods(correlation: Array) -> list[float]:

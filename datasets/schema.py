@@ -100,6 +100,7 @@ class Profile:
     key: str  # "A minor"; empty when unknown
     key_confidence: float  # 0 to 1
     loudness_db: Mapping[str, float]  # RMS of each source over its sounding seconds, dBFS
+    phase_confidence: float = 1.0  # 0 to 1: that the beats are where they are, and not half a beat off
     downbeat_confidence: float = 0.0  # 0 to 1
     tuning_cents: float = 0.0  # from A = 440 Hz, -50 to 50
     vocals_s: tuple[tuple[float, float], ...] = ()  # from when to when somebody sings
@@ -220,6 +221,7 @@ PROFILES = pa.schema(
         ("duration_s", pa.float64()),
         ("tempo_bpm", pa.float64()),
         ("tempo_confidence", pa.float64()),
+        ("phase_confidence", pa.float64()),
         ("beats_s", pa.list_(pa.float64())),
         ("downbeats_s", pa.list_(pa.float64())),
         ("chroma", pa.list_(pa.float64())),

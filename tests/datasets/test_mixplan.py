@@ -110,7 +110,10 @@ def test_songs_that_can_never_match_get_plans_with_a_reason(other: Profile) -> N
     assert all(made.reason for made in plans if made.parts[0].track_id == "a")
 
 
-@pytest.mark.parametrize("broken", [{"tempo_bpm": 0.0, "beats_s": (), "downbeats_s": ()}, {"tempo_confidence": 0.0}])
+@pytest.mark.parametrize(
+    "broken",
+    [{"tempo_bpm": 0.0, "beats_s": (), "downbeats_s": ()}, {"tempo_confidence": 0.0}, {"phase_confidence": 0.7}],
+)
 def test_a_reference_without_a_beat_says_so(broken: dict[str, object]) -> None:
     plans = plan([replace(song("a"), **broken), song("b")], seed=0, mixes_per_track=1, rules=RULES, sources=SOURCES)
     assert "no clear beat" in plans[0].reason

@@ -155,3 +155,19 @@ def test_beats_of_rendered_songs_are_found(shared_data: Path, songs: str, least:
         tempo_right.append(min(abs(ratio / factor - 1.0) for factor in (1, 2, 3, 1 / 2, 1 / 3)) <= 0.04)
     assert np.mean(scores) >= least
     assert np.mean(tempo_right) >= 0.95
+
+
+def test_a_pulse_that_might_as_well_lie_between_the_beats_is_not_sure_where_it_is() -> None:
+    """Equal clicks on and between the beats, but for their pitch; then the same with every second one left out."""
+    rate, rng = 16000, np.random.default_rng(0)
+    click_T = rng.normal(size=400).astype(np.float32) * np.exp(-np.arange(400) / 60).astype(np.float32)
+    both_T, single_T = np.zeros(20 * rate, np.float32), np.zeros(20 * rate, np.float32)
+    for number in range(38):
+        at = int((0.3 + number * 0.5) * rate)
+        both_T[at : at + 400] += click_T
+        both_T[at + rate // 4 : at + rate // 4 + 400] += 0.9 * click_T
+        single_T[at : at + 400] += click_T
+    doubtful, sure = beats(both_T, rate), beats(single_T, rate)
+    assert sure.phase_confidence > 0.95
+    assert doubtful.phase_confidence < sure.phase_confidence
+    assert beats(np.zeros(rate * 3, np.float32), rate).phase_confidence == 0.0
