@@ -1,6 +1,8 @@
-"""The smoke preset from songs to a champion, twice, and with a kill between: real Prefect, Ray, MLflow and torch."""
+"""The smoke preset from songs to a champion, and what follows: real Prefect, Ray, MLflow and torch.
 
-import io
+`make drill-road` kills it at every place; `test_ingest.py` and `test_train.py` hold their own steps to that.
+"""
+
 import json
 import os
 import subprocess
@@ -12,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from datasets.schema import ShardSet
 from datasets.shards import read_songs
@@ -101,9 +102,3 @@ def _answer(walked: Walked, *words: str) -> Any:
 
 def _is_step(path: Path) -> bool:
     return path.with_suffix(".toml").is_file()
-
-
-def test_killed_in_training_and_run_again_the_shards_and_weights_are_the_same(walked: Walked, tmp_path: Path) -> None:
-    """`make drill-road` kills at every place, and `test_ingest.py` within ingest."""
-    places = [place for place in drill.PLACES if place.name == "train, after a checkpoint"]
-    assert drill.drill(places, walked.songs, walked.store, tmp_path, Console(file=io.StringIO())) == {}
