@@ -25,7 +25,6 @@ Array = NDArray[np.float64]
 SILENT_DB = -60.0
 MAX_GAIN_DB = 12.0
 MAX_TRIES = 64  # candidates looked at for one part before the plan goes without it
-KNOWN_BAR = 0.2  # of a song's certainty about its bars; with less, they are guesses
 FASTEST_PULSE_BPM = 150.0  # of songs whose bars are not known; faster ones may be half as fast
 MIN_CENTS = 5.0  # of difference in tuning; less is not heard, and not worth resampling for
 PAIR_S = 0.07  # farther apart, two beats are two beats
@@ -335,8 +334,7 @@ class Grid:
 
     @classmethod
     def of(cls, profile: Profile) -> "Grid":
-        beats_s = np.asarray(profile.beats_s)
-        downbeats_s = np.asarray(profile.downbeats_s if profile.downbeat_confidence >= KNOWN_BAR else ())
+        beats_s, downbeats_s = np.asarray(profile.beats_s), np.asarray(profile.downbeats_s)
         beat_s, bar_s = (
             float(np.median(np.diff(times_s))) if times_s.size > 1 else 0.0 for times_s in (beats_s, downbeats_s)
         )

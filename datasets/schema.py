@@ -101,7 +101,7 @@ class Profile:
     key_confidence: float  # 0 to 1
     loudness_db: Mapping[str, float]  # RMS of each source over its sounding seconds, dBFS
     phase_confidence: float = 1.0  # 0 to 1: that the beats are where they are, and not half a beat off
-    downbeat_confidence: float = 1.0  # 0 to 1
+    downbeat_confidence: float = 0.0  # 0 to 1
     tuning_cents: float = 0.0  # from A = 440 Hz, -50 to 50
     vocals_s: tuple[tuple[float, float], ...] = ()  # from when to when somebody sings
 

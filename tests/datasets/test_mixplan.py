@@ -264,12 +264,3 @@ def test_a_mix_costs_no_more_in_a_large_corpus() -> None:
         assert len(plan(songs, seed=0, mixes_per_track=mixes, rules=RULES, sources=SOURCES)) == 1200
         spent.append(time.process_time() - began)
     assert spent[1] < 3.0 * spent[0]
-
-
-def test_bars_that_are_guesses_count_as_unknown() -> None:
-    fast, slow = song("a", 200.0), song("b", 100.0)
-    rules, rng = MixRules(), np.random.default_rng(0)
-    assert align(Grid.of(slow), Grid.of(fast), rules, rng) is not None
-    guessed = replace(fast, downbeat_confidence=0.1)
-    assert Grid.of(guessed).downbeats_s.size == 0
-    assert align(Grid.of(slow), Grid.of(guessed), rules, rng) is None
