@@ -33,7 +33,6 @@ PEAKS_PER_S = 8
 _AROUND = (10, 6)  # frames and bins in each direction that a peak is the highest of: 0.23 s, 3 semitones
 _QUIET = 3e-3  # magnitude below which nothing is a peak; a sine of about -110 dBFS
 _BLOCK_S = 8
-_FAN = 3  # peaks after the first that triples are made of
 _REACH = (5, 65)  # frames between the first peak of a triple and the others: 0.12 to 1.5 s
 _SPAN = 12.0  # semitones between the first peak and the others
 _STEP = 0.5  # semitones; resolution of the intervals

@@ -41,22 +41,8 @@ _TABLE = (
     (0.108, 0.065, 0.530, 0.028, -0.315, -0.242),  # onsets: share of frames where half of the bands jump
     (0.703, 0.148, 0.346, -0.050, 0.169, -0.464),  # attack: share of the changes of level that are rises, both squared
     (-4.446, 2.407, 0.784, -0.365, -0.400, -0.019),  # flat: noise is near 0, tones far below
-    (
-        0.881,
-        0.075,
-        -1.120,
-        0.780,
-        0.940,
-        -0.600,
-    ),  # steady: cosine between the magnitudes of neighbouring frames, above 190 Hz
-    (
-        0.703,
-        0.172,
-        -0.089,
-        -0.078,
-        -0.810,
-        0.977,
-    ),  # pitched: height of the autocorrelation from 45 to 1000 Hz, by energy
+    (0.881, 0.075, -1.120, 0.780, 0.940, -0.600),  # steady: cosine of neighbouring frames' magnitudes, from 190 Hz
+    (0.703, 0.172, -0.089, -0.078, -0.810, 0.977),  # pitched: height of the autocorrelation, 45 to 1000 Hz, by energy
     (0.169, 0.199, 0.046, -0.363, -0.014, 0.331),  # glides: share of pitched frames that move by 12 to 120 cents
     (0.642, 0.280, 0.222, 0.367, -0.044, -0.545),  # stills: that move by less than 8
     (0.114, 0.111, -0.046, -0.118, 0.495, -0.332),  # leaps: that move by more than 150

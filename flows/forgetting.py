@@ -1,6 +1,7 @@
 """`stemline forget SONG`: which models heard a song, and a dataset without it."""
 
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 from rich.text import Text
 
-from datasets import versions
+from datasets import storage, versions
 from datasets.errors import InputError
 from datasets.overrides import COLUMNS
 from datasets.shards import Song, read_manifest
@@ -25,10 +26,10 @@ WHY = "to be forgotten"
 def run(config: RunConfig, song: str, *, screen: Screen, debug: bool = False) -> dict[str, Any]:
     """The versions to retrain, and the id of a new dataset without the song. The song's files stay where they are."""
     songs = _found(config, song)
-    config = _without(config, songs)
     with prepared(config, verb="forget", screen=screen, debug=debug):
         from flows.build_corpus import build_corpus
 
+        config = _without(config, songs[0].track_id)
         corpus = build_corpus(config, until="curate")
     heard, unknown = _heard_by(config, {found.audio for found in songs})
     return {
@@ -50,21 +51,20 @@ def _found(config: RunConfig, song: str) -> list[Song]:
     return found
 
 
-def _without(config: RunConfig, songs: Sequence[Song]) -> RunConfig:
+def _without(config: RunConfig, track_id: str) -> RunConfig:
     """The settings with decisions by hand that drop the song beside those that there were."""
     if config.curate.overrides and not config.curate.overrides.endswith(".csv"):
         raise InputError(f"curate.overrides={config.curate.overrides}: a CSV file, to which a line is added, would do")
     path = Path(config.curate.overrides or Path(config.store.root) / FILE)
-    rows = list(csv.reader(path.open(encoding="utf-8-sig", newline=""))) if path.is_file() else [list(COLUMNS)]
-    place = rows[0].index("track_id")
-    track_id = songs[0].track_id
-    kept = [row for row in rows[1:] if row and row[place] != track_id]
+    rows = list(csv.reader(io.StringIO(storage.read(path).decode("utf-8-sig")))) if path.is_file() else []
+    header = [name.strip() for name in rows[0]] if rows else list(COLUMNS)
+    if sorted(header) != sorted(COLUMNS):
+        raise InputError(f"curate.overrides={path} has the columns {header}; {','.join(COLUMNS)} would do")
     values = {"track_id": track_id, "verdict": "drop", "why": WHY}
-    temporary = path.with_name(f".tmp-{path.name}")
-    temporary.parent.mkdir(parents=True, exist_ok=True)
-    with temporary.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([rows[0], *kept, [values[name.strip()] for name in rows[0]]])
-    temporary.replace(path)
+    kept = [row for row in rows[1:] if row and row[header.index("track_id")] != track_id]
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([header, *kept, [values[name] for name in header]])
+    storage.write(path, text.getvalue().encode())
     return replace(config, curate=replace(config.curate, overrides=str(path)))
 
 

@@ -164,14 +164,13 @@ def _decide(config: RunConfig, corpus: Corpus, candidate: EvaluateResult, champi
 def _heard(config: RunConfig, corpus: Corpus) -> list[str] | None:
     """Held-out songs that the candidate or the champion was trained with; None where its dataset is gone."""
     present = registry.champion(config.registry, store=config.store.root)
-    songs = read_songs(corpus.songs)
-    tested = [song for song in songs if song.split == config.evaluate.split]
-    learnt = [song for song in songs if song.split != config.evaluate.split]
     try:
-        known = read_manifest(present.dataset_uri).songs if present and present.dataset_uri else None
+        champions = read_manifest(present.dataset_uri).songs if present and present.dataset_uri else None
     except InputError:
-        known = None
-    return None if known is None else gate.heard_songs(tested, [*learnt, *known])
+        champions = None
+    if champions is None:
+        return None
+    return gate.heard_songs(read_songs(corpus.songs), champions, split=config.evaluate.split)
 
 
 def _flat_scores(scored: EvaluateResult) -> dict[str, float]:

@@ -23,16 +23,12 @@ class GateConfig:
 
     min_improvement: float = 3.0  # over the unprocessed mixture, mean over songs and sources
     min_nsdr: float = 0.0  # mean over songs and sources; silence scores 0 dB, some 5 dB above the mixture
-    confidence: float = (
-        0.975  # of each lower bound below; 0.95 promotes 8 of 100 equals where losses are rare and large
-    )
+    confidence: float = 0.975  # of each lower bound; 0.95 lets 8 of 100 equals pass where losses are rare and large
     min_songs: int = 8  # with fewer, no candidate replaces a champion
     margin: float = 0.0  # the lower bound of the gain over the champion must lie above this
     source_tolerance: float = 0.5  # no source's lower bound may lie further than this below 0
     slice_tolerance: float = 1.0  # nor may the mean gain over any slice
-    slices: Mapping[str, tuple[str, ...]] = field(
-        default_factory=dict
-    )  # name -> patterns of track ids, such as */Jazz*
+    slices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # patterns of track ids, such as */Jazz*
     leakage_tolerance_db: float = 3.0  # more sound than the champion's where a stem is silent
     max_size_mb: float = 0.0  # of the files of the weights; 0: any
     max_real_time: float = 0.0  # seconds of computing per second of song, as measured in scoring; 0: any
@@ -45,10 +41,14 @@ class GateConfig:
             )
 
 
-def heard_songs(tested: Iterable[Song], trained: Iterable[Song]) -> list[str]:
-    """Ids of tested songs whose audio, whatever they are called there, is among what was trained with."""
-    learnt = {song.audio for song in trained if song.split != "test"}
-    return sorted(song.track_id for song in tested if song.audio in learnt)
+def heard_songs(candidates: Iterable[Song], champions: Iterable[Song], *, split: str) -> list[str]:
+    """Ids of the candidate's songs in `split` whose audio, whatever it is called there, one of the two learnt from.
+
+    Both are given by all songs of their datasets; what stands in `split` or is kept for tests was not learnt from.
+    """
+    songs = list(candidates)
+    learnt = {song.audio for song in (*songs, *champions) if song.split not in (split, "test")}
+    return sorted(song.track_id for song in songs if song.split == split and song.audio in learnt)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -197,8 +197,7 @@ class LocalSession:
 
 def _train_here(job: Job, folder: Path, progress: Progress) -> dict[str, Any]:
     session = LocalSession(folder, job.config, progress)
-    outcome = train_loop.train(job, session)
-    return outcome
+    return train_loop.train(job, session)
 
 
 # --- on Ray -------------------------------------------------------------------------------------------------

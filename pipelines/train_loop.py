@@ -104,7 +104,7 @@ class TrainConfig:
     def row_group(self) -> int:
         """Rows of the global batch that stay with one worker."""
         augment = self.learner.augment
-        remixed = augment.remix_group if augment.remix_probability else 1
+        remixed = augment.remix_group if augment.remix_probability or augment.mixup_probability else 1
         return math.lcm(remixed, self.learner.robust_group if self.learner.robust_drop else 1)
 
     def rows_of(self, rank: int, world_size: int) -> range:

@@ -190,9 +190,14 @@ def test_songs_are_known_by_what_they_sound_like_and_not_by_name() -> None:
             chunk_samples=1, first_row=0, num_chunks=1, path="",
         )  # fmt: skip
 
-    tested = [song("x", "test", "1"), song("y", "test", "2"), song("z", "test", "3")]
-    trained = [song("other name", "train", "1"), song("y", "test", "2"), song("chosen by", "valid", "3")]
-    assert heard_songs(tested, trained) == ["x", "z"]
+    ours = [song("x", "test", "1"), song("y", "test", "2"), song("z", "test", "3"), song("v", "valid", "4")]
+    champions = [song("other name", "train", "1"), song("y", "test", "2"), song("chosen by", "valid", "3")]
+    assert heard_songs(ours, champions, split="test") == ["x", "z"]
+    twice = [*ours, song("y again", "train", "2")]
+    assert heard_songs(twice, champions, split="test") == ["x", "y", "z"]
+    # Songs that both were chosen by are no reason to compare nothing at all.
+    assert heard_songs(ours, [song("v", "valid", "4")], split="valid") == []
+    assert heard_songs(ours, [song("v", "train", "4")], split="valid") == ["v"]
 
 
 def test_a_score_that_is_no_number_passes_no_rule() -> None:

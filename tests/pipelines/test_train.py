@@ -263,6 +263,14 @@ def test_uneven_shares_cover_the_batch_in_whole_groups() -> None:
     assert sorted(len(config.rows_of(rank, 3)) for rank in range(3)) == [4, 4, 6]
 
 
+def test_rows_that_are_mixed_up_stay_with_one_worker() -> None:
+    augment = AugmentConfig(remix_probability=0.0, mixup_probability=0.5, remix_group=4)
+    config = TrainConfig(batch_size=8, num_workers=2, learner=LearnerConfig(augment=augment))
+    assert [config.rows_of(rank, 2) for rank in range(2)] == [range(4), range(4, 8)]
+    with pytest.raises(InputError, match="num_workers=1"):
+        replace(config, num_workers=4, batch_size=4)
+
+
 def test_the_name_of_a_run_tells_what_decides_on_its_weights_and_nothing_else(chunks: ShardSet) -> None:
     def key(config: TrainConfig = CONFIG, model: ModelConfig = MODEL, weight: float = 1.0, keep: Any = None) -> str:
         job = train.Job(config=config, model=model, sources=SOURCES, chunks=((chunks, weight),), keep=keep)
