@@ -169,6 +169,8 @@ def _write_missing(
             need = Resources(memory_bytes=_WORKER_BYTES + 2 * max(sizes[track.track_id] for track in missing))
             with exclusive(store), connect():
                 clear_leftovers(store)
+                # The longest first, so that no core is left with one at the end while the others have nothing to do.
+                plans.sort(key=lambda plan: -sum(sizes[track.track_id] for track in plan.tracks))
                 items = [_item(plan, keys, config, corpus, store) for plan in plans]
                 for done in map_rows(_write_plan, items, resources=need):
                     heard.advance(done["num_songs"])

@@ -2,7 +2,8 @@
 
 Songs are mixed from true stems where `../shared/data` has them, else from made-up ones, each from other places of
 other songs. Every measurement is a process of its own. Processor time is that of all its processes, Ray's own ones
-too, since wall clock means little on a machine that others use. `--songs 3500` is the full size.
+too, since wall clock means little on a machine that others use. `--songs 3500` is the full size,
+`--only long` takes one part.
 """
 
 import argparse
@@ -15,7 +16,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,9 +39,14 @@ ROOT = Path(__file__).resolve().parents[2]
 SETS = ("cc0_album", "lmms_demos", "rendered_stems", "real_small")
 RATE = 44100
 TENTH = 10
-SAMPLE = (48, 60.0)  # songs, and their length in seconds, for what is compared with the bare loop
+PARTS = ("short", "long", "growth")
+SHORT = (48, 60.0)  # songs, and their length in seconds
+LONG = (16, (180.0, 200.0, 220.0, 240.0))  # songs as long as real ones; of each length one is made, and linked to
 ADDED = 10
 ROUNDS = 2  # of everything that is compared by the clock
+WARM = (36, 6.0)  # songs that start the workers; fewer would be done before the second one is up
+
+Pools = Mapping[str, list[NDArray[np.int16]]]
 
 
 def main() -> int:
@@ -47,31 +54,44 @@ def main() -> int:
     parser.add_argument("--out", help="a JSON file for the rows")
     parser.add_argument("--songs", type=int, default=350)
     parser.add_argument("--seconds", type=float, default=6.0, help="length of a song")
+    parser.add_argument("--only", choices=PARTS, action="append", help="one of the parts; again for more")
     parser.add_argument("--part", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.part:
         sys.stdout.write(json.dumps(_part(json.loads(arguments.part))) + "\n")
         return 0
     with tempfile.TemporaryDirectory(prefix="bench-corpus-") as folder:
-        rows = measure(Path(folder), num_songs=arguments.songs, song_s=arguments.seconds)
+        rows = measure(Path(folder), num_songs=arguments.songs, song_s=arguments.seconds, parts=arguments.only or PARTS)
     return show("The corpus", rows, arguments.out)
 
 
-def measure(folder: Path, *, num_songs: int, song_s: float) -> list[Row]:
-    whole, tenth, sample, added = (folder / name for name in ("whole", "tenth", "sample", "added"))
+def measure(folder: Path, *, num_songs: int, song_s: float, parts: Sequence[str] = PARTS) -> list[Row]:
     pools = _pools()
-    for number in range(num_songs + ADDED):
-        home = whole if number < num_songs else added
-        _write_song(home / f"train/Song {number:05d}", pools, number, song_s)
-    due = _plant(whole, num_songs)
-    for song in sorted(whole.glob("train/Song*"))[: max(4, num_songs // TENTH)]:
-        shutil.copytree(song, tenth / "train" / song.name, copy_function=os.link)
-    for number in range(SAMPLE[0]):
-        _write_song(sample / f"train/Song {number:05d}", pools, -1 - number, SAMPLE[1])
     rows = [figure("load before", os.getloadavg()[0], "processes")]
-    rows += _against_the_bare_loop(sample, tenth, folder)
-    rows += _growth(whole, tenth, folder, added=added, due=due)
+    for number in range(WARM[0]):
+        _write_song(folder / f"warm/train/Song {number:05d}", pools, -2000 - number, WARM[1])
+    if "short" in parts:
+        for number in range(SHORT[0]):
+            _write_song(folder / f"short/train/Song {number:05d}", pools, -1 - number, SHORT[1])
+        rows += _against_the_bare_loop(folder / "short", folder, f"songs of {SHORT[1]:.0f} s")
+    if "long" in parts:
+        _write_long_songs(folder / "long", pools)
+        rows += _against_the_bare_loop(folder / "long", folder, "songs of 3 to 4 minutes")
+    if "growth" in parts:
+        rows += _growth(folder, pools, num_songs=num_songs, song_s=song_s)
     return [*rows, figure("load after", os.getloadavg()[0], "processes")]
+
+
+def _write_long_songs(corpus: Path, pools: Pools) -> None:
+    """Equal files in several songs are decoded for each: a song is known by its id and its audio together."""
+    num_songs, lengths_s = LONG
+    for number in range(num_songs):
+        song = corpus / f"train/Song {number:05d}"
+        if number < len(lengths_s):
+            _write_song(song, pools, -1000 - number, lengths_s[number])
+        else:
+            first = corpus / f"train/Song {number % len(lengths_s):05d}"
+            shutil.copytree(first, song, copy_function=os.link)
 
 
 def _plant(corpus: Path, num_songs: int) -> dict[str, str]:
@@ -83,31 +103,57 @@ def _plant(corpus: Path, num_songs: int) -> dict[str, str]:
     return kinds
 
 
-def _against_the_bare_loop(corpus: Path, tenth: Path, folder: Path) -> list[Row]:
-    """One worker against the loop, and two workers against one, in turns and with workers that have started."""
-    loop, one, two = [], [], []
-    for turn in range(ROUNDS):
+def _against_the_bare_loop(corpus: Path, folder: Path, what: str) -> list[Row]:
+    """One worker against the loop, and two workers against one, in turns and with workers that have started.
+
+    The loop in two processes at once says what this machine's second core is worth.
+    """
+    steps, warm = ["warm", "ingest"], folder / "warm"
+    loop: list[dict[str, Any]] = []
+    one: list[dict[str, Any]] = []
+    two: list[dict[str, Any]] = []
+    both_s: list[float] = []
+    for _ in range(ROUNDS):
         loop.append(_run(steps=["bare"], corpus=corpus, store=folder / "none"))
+        with ThreadPoolExecutor(2) as pool:
+            halves = [pool.submit(_run, steps=["bare"], corpus=corpus, store=folder, half=half) for half in (0, 1)]
+            both_s.append(max(half.result()["seconds"]["bare"] for half in halves))
         for runs, num_cpus in ((one, 1), (two, 2)):
-            store = folder / f"{num_cpus}-{turn}"
-            runs.append(_run(steps=["warm", "ingest"], corpus=corpus, store=store, warm=tenth, num_cpus=num_cpus))
+            store = folder / "scaling"
+            runs.append(_run(steps=steps, corpus=corpus, store=store, warm=warm, num_cpus=num_cpus))
+            shutil.rmtree(store)
+            shutil.rmtree(f"{store}-warm")
     loop_s = min(done["seconds"]["bare"] for done in loop)
     one_s, two_s = (min(done["seconds"]["ingest"] for done in runs) for runs in (one, two))
     bare_speed = loop[0]["audio_s"] / min(done["cpu_s"]["bare"] for done in loop)
     speed = one[0]["audio_s"] / min(done["cpu_s"]["ingest"] for done in one)
+    ratios = [few["seconds"]["ingest"] / many["seconds"]["ingest"] for few, many in zip(one, two, strict=True)]
     return [
-        figure("bare loop: decode and encode, audio-hours per core-hour", bare_speed, "h/h"),
+        figure(f"{what}: audio", loop[0]["audio_s"] / 3600, "h"),
+        figure(f"{what}: bare loop of decoding and encoding, audio-hours per core-hour", bare_speed, "h/h"),
         figure(
-            "ingest, audio-hours per core-hour", speed, "h/h", baseline=bare_speed, target=0.85 * bare_speed, more=True
+            f"{what}: ingest, audio-hours per core-hour", speed, "h/h",
+            baseline=bare_speed, target=0.85 * bare_speed, more=True,
         ),
-        figure("one worker against the loop, wall clock", loop_s / one_s, "of its speed", target=0.85, more=True),
-        figure("two workers against one, wall clock", one_s / two_s, "times", target=1.8, more=True),
-        figure("start of Ray", min(done["seconds"]["start"] for done in one), "s"),
-    ]
+        figure(f"{what}: one worker against the loop, wall clock", loop_s / one_s, "of its speed", target=0.85,
+               more=True),
+        figure(
+            f"{what}: two workers against one, wall clock; beside it the loop's", one_s / two_s, "times",
+            baseline=loop_s / min(both_s), target=1.8, more=True, spread=(min(ratios), max(ratios)),
+        ),
+        figure(f"{what}: start of Ray", min(done["seconds"]["start"] for done in one), "s"),
+    ]  # fmt: skip
 
 
-def _growth(whole: Path, tenth: Path, folder: Path, *, added: Path, due: Mapping[str, str]) -> list[Row]:
+def _growth(folder: Path, pools: Pools, *, num_songs: int, song_s: float) -> list[Row]:
     """The same road for a tenth of the songs and for all of them, then again, then with a few more."""
+    whole, tenth, added = (folder / name for name in ("whole", "tenth", "added"))
+    for number in range(num_songs + ADDED):
+        home = whole if number < num_songs else added
+        _write_song(home / f"train/Song {number:05d}", pools, number, song_s)
+    due = _plant(whole, num_songs)
+    for song in sorted(whole.glob("train/Song*"))[: max(4, num_songs // TENTH)]:
+        shutil.copytree(song, tenth / "train" / song.name, copy_function=os.link)
     store = folder / "store"
     small = _run(steps=["ingest", "curate"], corpus=tenth, store=folder / "small")
     large = _run(steps=["ingest", "curate", "again", "more"], corpus=whole, store=store, added=added)
@@ -142,8 +188,6 @@ def _memory(small: Mapping[str, Any], large: Mapping[str, Any]) -> list[Row]:
 
 
 # --- songs ----------------------------------------------------------------------------------------------------
-
-Pools = Mapping[str, list[NDArray[np.int16]]]
 
 
 def _pools() -> Pools:
@@ -192,9 +236,10 @@ def _run(
     num_cpus: int = 2,
     added: Path | None = None,
     warm: Path | None = None,
+    half: int | None = None,
 ) -> dict[str, Any]:
-    wanted = {"steps": steps, "corpus": str(corpus), "store": str(store), "num_cpus": num_cpus}
-    wanted |= {"added": str(added), "warm": str(warm)}
+    wanted: dict[str, Any] = {"steps": steps, "corpus": str(corpus), "store": str(store), "num_cpus": num_cpus}
+    wanted |= {"added": str(added), "warm": str(warm), "half": half}
     done = subprocess.run(
         [sys.executable, "-m", "tests.bench.corpus", "--part", json.dumps(wanted)],
         cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, check=True,
@@ -207,7 +252,7 @@ def _part(wanted: Mapping[str, Any]) -> dict[str, Any]:
     """Steps of the road in this process, with Ray started beforehand; seconds, processor seconds and peaks."""
     corpus, store = Path(wanted["corpus"]), Path(wanted["store"])
     if wanted["steps"] == ["bare"]:
-        return _bare(corpus)
+        return _bare(corpus, wanted["half"])
     from pipelines import curate, ingest
     from pipelines.cluster import connect
     from pipelines.curate import CurateConfig
@@ -259,10 +304,16 @@ def _num_stored(store: Path) -> int:
     return sum(len(json.loads(path.read_text())["songs"]) for path in (store / "chunks").glob("*.json"))
 
 
-def _bare(corpus: Path) -> dict[str, Any]:
-    """What no system can do without: every file decoded to floats, and encoded again as it will be stored."""
+def _bare(corpus: Path, half: int | None) -> dict[str, Any]:
+    """What no system can do without: every file decoded to floats, and encoded again as it will be stored.
+
+    Of one half of the songs, if asked for it: the two are equally long.
+    """
+    songs = sorted(corpus.glob("train/Song*"), key=_seconds)
+    if half is not None:
+        songs = [song for place, song in enumerate(songs) if place % 4 in ((0, 3), (1, 2))[half]]
     began, cpu = time.monotonic(), time.process_time()
-    for path in sorted(corpus.glob("train/Song*/*.flac")):
+    for path in (path for song in songs for path in sorted(song.glob("*.flac"))):
         samples_TC, rate = soundfile.read(path, dtype="float32", always_2d=True)
         for start in range(0, len(samples_TC), 30 * rate):
             soundfile.write(io.BytesIO(), samples_TC[start : start + 30 * rate], rate, format="FLAC", subtype="PCM_16")
@@ -271,7 +322,11 @@ def _bare(corpus: Path) -> dict[str, Any]:
 
 
 def _audio_s(corpus: Path) -> float:
-    return sum(soundfile.info(path).duration for path in corpus.glob("train/Song*/drums.flac"))
+    return sum(map(_seconds, corpus.glob("train/Song*")))
+
+
+def _seconds(song: Path) -> float:
+    return float(soundfile.info(song / "drums.flac").duration)
 
 
 @dataclass
