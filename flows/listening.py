@@ -1,0 +1,38 @@
+"""`stemline listen`: pages on which two models and the true stems are heard side by side."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from flows.config import RunConfig
+from flows.road import prepared
+from flows.screen import Screen, decibels, table
+from pipelines import gate, listen, registry
+from pipelines.listen import Rival
+from pipelines.registry.ledger import CANDIDATE, CHAMPION
+
+MAX_SONGS = 10
+
+
+def run(config: RunConfig, first: str, second: str, *, out: str, screen: Screen, debug: bool = False) -> dict[str, Any]:
+    """Scores of both on the held-out songs, found again where known, then a page for each song that is chosen."""
+    first = first or f"models:/{config.registry.name}@{CANDIDATE}"
+    second = second or f"models:/{config.registry.name}@{CHAMPION}"
+    folder = Path(out).expanduser().absolute() if out else Path(config.store.root) / "listening"
+    with prepared(config, verb="listen", screen=screen, debug=debug):
+        from flows.build_corpus import build_corpus
+        from flows.train_model import compare_models
+
+        scores = compare_models(config, first, second)
+        one, two = (
+            Rival(name=ref, checkpoint=str(registry.resolve(ref, store=config.store.root)), scores=summary)
+            for ref, summary in zip((first, second), scores, strict=True)
+        )
+        pairs = gate.compare(*scores, config.gate)
+        songs = build_corpus(config, until="curate").songs
+        page = listen.run(config.listen, config.evaluate, (one, two), pairs, songs, out=str(folder), progress=screen)
+    lost = sorted(pairs.songs.items(), key=lambda item: (item[1], item[0]))[:MAX_SONGS]
+    rows = [[track_id, decibels(gain, sign=True)] for track_id, gain in lost]
+    shown = [table("Gain of the first in dB nSDR, the least first", ["song", "gain"], rows), Text(f"Open {page}")]
+    return {"page": page, "first": first, "second": second, "songs": dict(lost), "shown": shown}

@@ -1,0 +1,215 @@
+"""Pages for ears: two models and the true stems of chosen songs, switched in the middle of a note.
+
+Both models separate each song whole, as it was scored. What is kept is the stretch in which the first loses most
+against the second, or gains most where it is the better one over the song; `pipelines/report/versus.py` makes a
+page of it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datasets import storage
+from datasets.audio import Samples
+from datasets.corpus import safe_name
+from datasets.errors import InputError
+from datasets.schema import ShardSet
+from datasets.shards import Song, read_song, read_songs
+from pipelines.evaluate import EvaluateConfig, ScoreSummary
+from pipelines.gate import Pairs
+from pipelines.progress import Progress, stage
+from pipelines.provenance import code_digest, digest
+from pipelines.report.versus import Duel, Entry, index_page, song_page
+
+_ENERGY_FLOOR = 1e-7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenConfig:
+    """What is put on the pages of `stemline listen`."""
+
+    songs: int = 8  # those that lost most first; 0 takes all
+    only: tuple[str, ...] = ()  # patterns of track ids, such as */Jazz*; empty takes any
+    seconds: float = 15.0  # of each song; all of it where it is shorter
+
+    def __post_init__(self) -> None:
+        if self.songs < 0 or not 0 < self.seconds <= 120:
+            raise InputError(
+                f"listen.songs={self.songs}, listen.seconds={self.seconds}; 0 or more songs, and up to 120 s would do"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rival:
+    """A model to listen to: its reference, its checkpoint on this machine, and its scores."""
+
+    name: str
+    checkpoint: str
+    scores: ScoreSummary
+
+
+def run(
+    config: ListenConfig,
+    scoring: EvaluateConfig,
+    rivals: tuple[Rival, Rival],
+    pairs: Pairs,
+    chunks: ShardSet,
+    *,
+    out: str,
+    progress: Progress | None = None,
+) -> str:
+    """Write a page per chosen song and `index.html` into the folder `out`; the path of the latter.
+
+    Pages that are there already, made from the same models and settings, are kept.
+    """
+    first, second = rivals
+    chosen = _chosen(config, pairs, read_songs(chunks))
+    folder, separators = Path(out), _Separators(scoring, (first.checkpoint, second.checkpoint))
+    code = code_digest("pipelines.listen", "pipelines.report.versus", "models.separate")
+    styles = [Path(__file__).with_name("report").joinpath(name).read_text() for name in ("versus.js", "versus.css")]
+    key = digest(first.scores.model_digest, second.scores.model_digest, scoring.protocol, config.seconds, code, styles)
+    entries = [
+        Entry(
+            file=f"{safe_name(song.track_id.replace('/', ' '))}.html",
+            title=song.title,
+            gain=pairs.songs[song.track_id],
+            scores=_scores(first, second, song.track_id),
+        )
+        for song in chosen
+    ]
+    with stage(progress, "listen", len(chosen), "songs") as heard:
+        for place, (song, entry) in enumerate(zip(chosen, entries, strict=True)):
+            around = (
+                entries[place - 1].file if place else "",
+                entries[place + 1].file if place + 1 < len(chosen) else "",
+            )
+            about = digest(key, song.audio, around, first.name, second.name, song.license)
+            if not _stands(folder / entry.file, about):
+                duel = separators.duel(song, entry, (first.name, second.name), config.seconds)
+                page = song_page(duel, entry, around=around, about=about)
+                storage.write(folder / entry.file, page.encode("utf-8", "replace"))
+            heard.advance()
+            heard.note(song.title)
+        index = index_page(entries, (first.name, second.name), protocol=first.scores.protocol)
+        storage.write(folder / "index.html", index.encode("utf-8", "replace"))
+        heard.finish(f"{folder / 'index.html'}: {len(chosen)} songs")
+    return str(folder / "index.html")
+
+
+def _chosen(config: ListenConfig, pairs: Pairs, songs: Sequence[Song]) -> list[Song]:
+    """The songs that lost most come first."""
+    known = {song.track_id: song for song in songs}
+    order = sorted(pairs.songs, key=lambda track_id: (pairs.songs[track_id], track_id))
+    fitting = [
+        known[track_id]
+        for track_id in order
+        if not config.only or any(fnmatchcase(track_id, pattern) for pattern in config.only)
+    ]
+    if not fitting:
+        raise InputError(
+            f"none of {len(order)} scored songs is called {' or '.join(config.only)}; the first is {order[0]!r}"
+        )
+    return fitting[: config.songs or None]
+
+
+def _scores(first: Rival, second: Rival, track_id: str) -> dict[str, tuple[float, float]]:
+    """nSDR in dB of both models, by source."""
+    one, two = first.scores.songs[track_id].nsdr, second.scores.songs[track_id].nsdr
+    return {source: (one[source], two[source]) for source in one}
+
+
+def _stands(path: Path, about: str) -> bool:
+    try:
+        with path.open(encoding="utf-8") as file:
+            return about in file.read(4096)
+    except OSError:
+        return False
+
+
+class _Separators:
+    """Two models in memory, from the first song on."""
+
+    def __init__(self, config: EvaluateConfig, checkpoints: tuple[str, str]) -> None:
+        self._config, self._checkpoints = config, checkpoints
+        self._models: list[Any] = []
+
+    def duel(self, song: Song, entry: Entry, names: tuple[str, str], seconds: float) -> Duel:
+        """The excerpt of one song as all three have it, at one gain that lets nothing clip."""
+        sources = tuple(entry.scores)
+        limit = round(self._config.max_song_s * song.sample_rate) or None
+        stems_SCT = read_song(song, sources=sources, num_samples=limit)
+        made = [self._separate(place, stems_SCT.sum(axis=0), sources) for place in (0, 1)]
+        start, stop = excerpt(
+            stems_SCT, made[0], made[1], size=round(seconds * song.sample_rate), window=song.sample_rate,
+            better=entry.gain > 0,
+        )  # fmt: skip
+        versions = {
+            name: samples_SCT[:, :, start:stop]
+            for name, samples_SCT in zip(("Reference", *names), (stems_SCT, *made), strict=True)
+        }
+        # Any choice of stems may be heard together: the sum of all magnitudes passes full scale in none.
+        peak = max(1.0, *(float(np.abs(item_SCT).sum(axis=0).max(initial=0.0)) for item_SCT in versions.values()))
+        return Duel(
+            title=song.title,
+            license=song.license,
+            sample_rate=song.sample_rate,
+            start_s=start / song.sample_rate,
+            sources=sources,
+            versions={name: item_SCT / np.float32(peak) for name, item_SCT in versions.items()},
+        )
+
+    def _separate(self, place: int, mixture_CT: Samples, sources: Sequence[str]) -> Samples:
+        import torch
+
+        from models.checkpoint import load_model
+        from models.separate import layout, separate
+
+        device = torch.device("cuda" if self._config.use_gpu else "cpu")
+        if not self._models:
+            self._models = [load_model(checkpoint).to(device) for checkpoint in self._checkpoints]
+        model = self._models[place]
+        estimates_SCT = separate(
+            model,
+            torch.from_numpy(np.ascontiguousarray(mixture_CT)),
+            overlap=self._config.overlap,
+            shifts=self._config.shifts,
+            batch_size=self._config.batch_size,
+            device=device,
+            dtype=torch.bfloat16 if self._config.precision == "bfloat16" else torch.float32,
+        )
+        order = [layout(model).sources.index(source) for source in sources]
+        return np.asarray(estimates_SCT[order].cpu().numpy(), np.float32)
+
+
+def excerpt(
+    reference_SCT: Samples, first_SCT: Samples, second_SCT: Samples, *, size: int, window: int, better: bool
+) -> tuple[int, int]:
+    """Start and stop, in samples, of the stretch where the first model loses most against the second.
+
+    Where `better`, of the stretch where it gains most. Judged by the mean over sources of the difference of the two
+    errors in dB, over windows of `window` samples; silent ones count for nothing.
+    """
+    length = reference_SCT.shape[-1]
+    whole = min(size, length)
+    windows = max(1, length // window)
+    errors = [_power(reference_SCT - estimate_SCT, window, windows) for estimate_SCT in (first_SCT, second_SCT)]
+    gain_W = (10 * np.log10(errors[1] / errors[0])).mean(axis=0) * (1 if better else -1)
+    gain_W[_power(reference_SCT, window, windows).max(axis=0) <= 2 * _ENERGY_FLOOR] = 0.0
+    span = min(windows, max(1, whole // window))
+    sums = np.convolve(gain_W, np.ones(span), mode="valid")
+    start = min(int(np.argmax(sums)) * window, length - whole)
+    return start, start + whole
+
+
+def _power(samples_SCT: Samples, window: int, windows: int) -> NDArray[np.float64]:
+    """Mean square of each source in each window (S, W), a little above zero."""
+    cut_SCT = samples_SCT[:, :, : windows * window] if samples_SCT.shape[-1] >= window else samples_SCT
+    parts = np.stack(
+        [np.square(part, dtype=np.float64).mean(axis=(1, 2)) for part in np.array_split(cut_SCT, windows, 2)]
+    )
+    return np.asarray(parts.T + _ENERGY_FLOOR)
