@@ -31,7 +31,7 @@ def run(config: RunConfig, song: str, *, screen: Screen, debug: bool = False) ->
 
         config = _without(config, songs[0].track_id)
         corpus = build_corpus(config, until="curate")
-    heard, unknown = _heard_by(config, {found.audio for found in songs})
+    heard, unknown = heard_by(config, {found.audio for found in songs})
     return {
         "songs": sorted({found.track_id for found in songs}),
         "retrain": [version.uri for version in heard],
@@ -68,7 +68,7 @@ def _without(config: RunConfig, track_id: str) -> RunConfig:
     return replace(config, curate=replace(config.curate, overrides=str(path)))
 
 
-def _heard_by(config: RunConfig, audio: set[str]) -> tuple[list[ModelVersion], list[ModelVersion]]:
+def heard_by(config: RunConfig, audio: set[str]) -> tuple[list[ModelVersion], list[ModelVersion]]:
     """Registered versions that were trained, or chosen, with this audio; and those of which nobody knows."""
     heard, unknown = [], []
     for version in registry.versions(config.registry, store=config.store.root):
