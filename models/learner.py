@@ -202,14 +202,21 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def _optimizer(model: nn.Module, config: LearnerConfig) -> torch.optim.Optimizer:
-    """Adam; with weight decay AdamW, since decay inside Adam's step is another method."""
+    """Adam; with weight decay AdamW, since decay inside Adam's step is another method.
+
+    Fused: one pass over each parameter instead of a dozen, on CPUs too.
+    """
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     betas = (config.beta1, config.beta2)
     if not config.weight_decay:
-        return torch.optim.Adam([parameter for _, parameter in named], lr=config.learning_rate, betas=betas)
+        return torch.optim.Adam(
+            [parameter for _, parameter in named], lr=config.learning_rate, betas=betas, fused=True
+        )  # fmt: skip
     decayed = [parameter for name, parameter in named if name.startswith(config.weight_decay_under)]
     spared = [parameter for name, parameter in named if not name.startswith(config.weight_decay_under)]
     if not decayed:
         raise ModelError(f"no parameter's name begins with weight_decay_under={config.weight_decay_under!r}")
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": spared, "weight_decay": 0.0}]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.learning_rate, betas=betas)
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=config.learning_rate, betas=betas, fused=True
+    )

@@ -81,14 +81,27 @@ def dropped_positions(num_elements: int, share: float, generator: torch.Generato
 def gate(inner_BFKN: Tensor, weight_BFOK: Tensor, bias_BFO: Tensor, residual: Tensor | None = None) -> Tensor:
     """GLU(weight inner + bias), plus the residual if there is one: (B, O/2, F, N), F the rows with own weights.
 
-    What the gate takes in, twice as wide as what it gives, is never kept.
+    What the gate takes in, twice as wide as what it gives, is never kept, unless all of it would make one tile: then
+    computing it again costs more than it saves.
     """
-    if suits(inner_BFKN):
-        dtype = inner_BFKN.dtype
-        with torch.autocast("cpu", enabled=False):
-            parts = (inner_BFKN, weight_BFOK.to(dtype), bias_BFO.to(dtype))
-            out: Tensor = _Gate.apply(*parts, None if residual is None else residual.to(dtype))
-        return out
+    if not suits(inner_BFKN):
+        return _plain_gate(inner_BFKN, weight_BFOK, bias_BFO, residual)
+    dtype = inner_BFKN.dtype
+    with torch.autocast("cpu", enabled=False):
+        parts = (
+            inner_BFKN,
+            weight_BFOK.to(dtype),
+            bias_BFO.to(dtype),
+            None if residual is None else residual.to(dtype),
+        )
+        elements = bias_BFO.numel() * inner_BFKN.shape[-1]
+        if torch.is_grad_enabled() and elements <= GATE_ELEMENTS:
+            return _plain_gate(*parts)
+        out: Tensor = _Gate.apply(*parts)
+    return out
+
+
+def _plain_gate(inner_BFKN: Tensor, weight_BFOK: Tensor, bias_BFO: Tensor, residual: Tensor | None) -> Tensor:
     open_BFON = (weight_BFOK @ inner_BFKN + bias_BFO[..., None]).transpose(1, 2)
     gated = F.glu(open_BFON, dim=1)
     return gated if residual is None else residual + gated
