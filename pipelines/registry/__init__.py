@@ -32,7 +32,7 @@ from pipelines.registry.ledger import (
     move,
     require_untouched,
 )
-from pipelines.registry.reach import check_address
+from pipelines.registry.reach import check_address, without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -65,6 +65,9 @@ class RegistryConfig:
 
     name: str = "stemline"  # of the registered model: consumers load models:/NAME@champion
     experiment: str = "stemline"  # where MLflow shows the runs
+    artifacts: str = (
+        ""  # where a new experiment keeps files: s3://BUCKET/FOLDER; empty: the server's choice, or the store
+    )
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.-]+", self.name):
@@ -297,14 +300,18 @@ def _books(store: str) -> Iterator["MlflowClient"]:
     check_address(uri)
 
     import mlflow
-    from mlflow.exceptions import MlflowException
 
-    logging.getLogger("mlflow").setLevel(logging.ERROR)  # it tells of every table that it makes
+    logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # it tells of every table, and of errors that it raises too
     try:
         mlflow.set_tracking_uri(uri)
         yield mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
-    except MlflowException as error:
-        raise InputError(f"MLflow at {uri} refused: {error.message}") from error
+    except Exception as error:
+        if not _is_of_servers(error):
+            raise
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"MLflow at {without_password(uri)} refused, or went away: {said}; once it answers, the same command goes on"
+        ) from error
     finally:
         # MLflow writes its address into the environment, where every later job would take it for the user's.
         if given is None:
@@ -313,12 +320,17 @@ def _books(store: str) -> Iterator["MlflowClient"]:
             os.environ["MLFLOW_TRACKING_URI"] = given
 
 
+def _is_of_servers(error: Exception) -> bool:
+    """Whether MLflow, its database or its object store raised it; the last two are known by their packages alone."""
+    packages = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+    return bool(packages & {"mlflow", "sqlalchemy", "boto3", "botocore"})
+
+
 def _open_run(client: "MlflowClient", config: RegistryConfig, run_key: str, *, store: str) -> str:
     """The run tagged with this key, made if there is none; it is RUNNING until `register` has finished."""
     experiment = client.get_experiment_by_name(config.experiment)
     if experiment is None:
-        local = None if os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http") else _artifacts(store)
-        experiment_id = client.create_experiment(config.experiment, artifact_location=local)
+        experiment_id = client.create_experiment(config.experiment, artifact_location=_artifacts(config, store))
     else:
         experiment_id = experiment.experiment_id
     found = client.search_runs([experiment_id], filter_string=f"tags.run_key = '{run_key}'", max_results=1)
@@ -328,7 +340,10 @@ def _open_run(client: "MlflowClient", config: RegistryConfig, run_key: str, *, s
     return str(run.info.run_id)
 
 
-def _artifacts(store: str) -> str:
+def _artifacts(config: RegistryConfig, store: str) -> str | None:
+    """Where the files of a new experiment go; None leaves it to the server."""
+    if config.artifacts or address(store).startswith("http"):
+        return config.artifacts or None
     folder = Path(store).resolve() / "mlartifacts"
     folder.mkdir(parents=True, exist_ok=True)
     return folder.as_uri()

@@ -24,15 +24,22 @@ def check_address(uri: str) -> None:
         elif scheme in PORTS:
             parts = urlsplit(uri)
             create_connection((parts.hostname or "localhost", parts.port or PORTS[scheme]), PATIENCE_S).close()
+            _log_in(uri, scheme)
         else:
             raise InputError(
-                f"MLFLOW_TRACKING_URI={uri!r}: use http(s)://HOST:PORT, sqlite:///FILE or postgresql://..."
+                f"MLFLOW_TRACKING_URI={without_password(uri)!r}: use http(s)://HOST:PORT, sqlite:///FILE or postgresql://..."
             )
     except (OSError, sqlite3.Error) as error:
         raise InputError(
-            f"MLflow does not answer at {_without_password(uri)} ({error}); start the server or correct "
+            f"MLflow does not answer at {without_password(uri)} ({error}); start the server or correct "
             "MLFLOW_TRACKING_URI; without that variable the store's own mlflow.db is used"
         ) from error
+
+
+def without_password(uri: str) -> str:
+    """The same address for people to read."""
+    parts = urlsplit(uri)
+    return uri.replace(f":{parts.password}@", ":***@") if parts.password else uri
 
 
 def _ask(uri: str) -> None:
@@ -42,6 +49,20 @@ def _ask(uri: str) -> None:
         error.close()
         if error.code >= 500:  # 401 and 404 come from something alive, such as a gateway in front of the server
             raise
+
+
+def _log_in(uri: str, scheme: str) -> None:
+    """A database that has no such user or is not there: MLflow would try again for most of an hour."""
+    import sqlalchemy
+
+    try:
+        engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool)
+        engine.connect().close()
+    except ModuleNotFoundError as error:
+        extra = " (pip install 'stemline[postgres]')" if scheme == "postgresql" else ""
+        raise InputError(f"{without_password(uri)} needs the package {error.name}{extra}") from error
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        raise OSError(str(error).splitlines()[0]) from error
 
 
 def _open(uri: str) -> None:
@@ -54,8 +75,3 @@ def _open(uri: str) -> None:
         connection.rollback()
     finally:
         connection.close()
-
-
-def _without_password(uri: str) -> str:
-    parts = urlsplit(uri)
-    return uri.replace(f":{parts.password}@", ":***@") if parts.password else uri

@@ -1,0 +1,122 @@
+"""The same registry in SQLite, in PostgreSQL, and with its files in S3: real servers, one story."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from datasets.errors import InputError
+from pipelines import registry
+from pipelines.registry import Candidate, RegistryConfig
+from pipelines.registry.bundle import checkpoint_digest
+from tests.pipelines.test_registry import make_candidate
+from tests.postgres import Database, database
+from tests.s3 import BUCKET, ObjectStore, object_store
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where one registry keeps its books and its files."""
+
+    config: RegistryConfig
+    store: str
+    objects: ObjectStore | None
+
+
+@pytest.fixture(scope="module")
+def candidates(tmp_path_factory: pytest.TempPathFactory) -> list[Candidate]:
+    folder = tmp_path_factory.mktemp("runs")
+    return [make_candidate(folder / str(seed), run_key=f"run{seed}", seed=seed) for seed in range(2)]
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Database]:
+    with database() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def objects() -> Iterator[ObjectStore]:
+    with object_store() as server:  # one for all: MLflow keeps its client for S3
+        yield server
+
+
+@pytest.fixture(params=["sqlite and s3", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    if request.param == "postgresql":
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", request.getfixturevalue("postgres").url)
+    objects = request.getfixturevalue("objects") if "s3" in request.param else None
+    config = RegistryConfig(artifacts=f"s3://{BUCKET}/models" if objects else "")
+    return Place(config=config, store=str(tmp_path / "store"), objects=objects)
+
+
+def test_versions_are_registered_promoted_read_back_and_rolled_back(place: Place, candidates: list[Candidate]) -> None:
+    config, store = place.config, place.store
+    assert registry.champion(config, store=store) is None
+    first, second = (registry.register(config, candidate, store=store) for candidate in candidates)
+    assert registry.register(config, candidates[0], store=store) == first
+    for version in (first, second):
+        registry.promote(version, {"promote": True, "reason": f"better, says {version.version}"}, store=store)
+    assert registry.champion(config, store=store) == replace(second, alias="champion")
+    assert registry.decision_of(first, store=store) == {"promote": True, "reason": "better, says 1"}
+
+    back = registry.rollback(config, store=store)
+    assert (back.version, back.before) == ("1", "2")
+    done = registry.history(config, store=store)
+    assert [(entry.kind, entry.version) for entry in done] == [
+        ("promotion", "1"), ("promotion", "2"), ("rollback", "1"),
+    ]  # fmt: skip
+    assert [version.version for version in registry.versions(config, store=store)] == ["1", "2"]
+
+    folder = registry.fetch("models:/stemline@champion", store=store)
+    assert checkpoint_digest(folder) == first.digest
+    weights = folder / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    with pytest.raises(InputError, match="was changed after it was registered"):
+        registry.fetch("models:/stemline@champion", store=store)
+    if place.objects is not None:
+        assert not (Path(store) / "mlartifacts").exists()
+        assert any(method == "PUT" and "/models/" in path for method, path, _ in place.objects.requests)
+
+
+def test_a_database_that_goes_away_in_the_middle_is_told_and_the_next_try_finishes(
+    postgres: Database, candidates: list[Candidate], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", postgres.url)
+    config, store = RegistryConfig(name="other", experiment="other"), str(tmp_path / "store")
+    log_model = registry._log_model
+
+    def stop_first(*arguments: Any, **options: Any) -> str:
+        postgres.stop()
+        return log_model(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "_log_model", stop_first)
+        with pytest.raises(InputError, match=r"books:\*\*\*@.* refused, or went away: .*; once it answers, the same"):
+            registry.register(config, candidates[0], store=store)
+    with pytest.raises(InputError, match="MLflow does not answer at .*; start the server"):
+        registry.champion(config, store=store)
+    postgres.start()
+    assert registry.register(config, candidates[0], store=store).version == "1"
+    assert len(registry.versions(config, store=store)) == 1
+
+
+def test_a_database_that_is_not_there_and_files_that_nobody_takes_are_told(
+    postgres: Database,
+    objects: ObjectStore,
+    candidates: list[Candidate],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = str(tmp_path / "store")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", postgres.url.replace("/postgres", "/none"))
+    with pytest.raises(InputError, match=r'books:\*\*\*@.*database "none" does not exist'):
+        registry.champion(RegistryConfig(), store=store)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    with pytest.raises(InputError, match=r"refused, or went away: .*NoSuchBucket"):
+        registry.register(RegistryConfig(artifacts="s3://none/models"), candidates[0], store=store)
