@@ -213,6 +213,27 @@ def compare(
     return _on_the_road("compare", overrides, options, job, preset="smoke")
 
 
+@app.command(sort_key=8.6)
+def listen(
+    *overrides: Overrides,
+    model: Annotated[str, Parameter(help="As `compare` takes it; the candidate where nothing is said.")] = "",
+    against: Annotated[str, Parameter(help="The same; the champion where nothing is said.")] = "",
+    out: Annotated[str, Parameter(help="Folder for the pages; `listening` in the store where nothing is said.")] = "",
+    options: Options = NO_OPTIONS,
+) -> int:
+    """Make pages to hear two models against each other and the true stems, also blind; the worst songs first.
+
+    Example: `stemline listen --model models:/stemline/4 corpus.root=songs listen.songs=4`
+    """
+
+    def job(config: Any, *, verb: str, screen: Any, debug: bool) -> dict[str, Any]:
+        from flows import listening
+
+        return listening.run(config, model, against, out=out, screen=screen, debug=debug)
+
+    return _on_the_road("listen", overrides, options, job, preset="smoke")
+
+
 @app.command(sort_key=9.1)
 def history(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
     """List which version was the champion when, and why.
@@ -321,6 +342,39 @@ def ui(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
         return services.serve(Path(config.store.root), screen=screen)
 
     return _guarded(body, options)
+
+
+@app.command(sort_key=13)
+def deploy(
+    *overrides: Overrides,
+    cron: Annotated[str, Parameter(help='When `retrain` looks whether to train, such as "0 3 * * *"; or off.')] = "",
+    pool: Annotated[str, Parameter(help="Work pool; made with the process type where there is none.")] = "stemline",
+    directory: Annotated[str, Parameter(help="Where workers find this project; by default where it is here.")] = "",
+    options: Options = NO_OPTIONS,
+) -> int:
+    """Tell the Prefect server of PREFECT_API_URL the flows that its workers may run, with these settings.
+
+    Example: `stemline deploy --preset smoke corpus.root=songs store.root=store --cron "0 3 * * *"`
+    """
+    from flows import deploy as deployment
+
+    return _guarded(
+        lambda screen: deployment.run(
+            options.preset or "smoke", overrides, cron=cron, pool=pool, directory=directory, screen=screen
+        ),
+        options,
+    )
+
+
+@app.command(sort_key=13.1)
+def why(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
+    """Say in a sentence whether the model would be trained again now, and why.
+
+    Example: `stemline why store.root=store retrain.new_hours=5`
+    """
+    from flows import deploy as deployment
+
+    return _with_settings(overrides, options, lambda config, screen: deployment.why(config))
 
 
 shelf = App(name="datasets", sort_key=12, help="Which datasets a store holds, how two differ, and which hold a song.")

@@ -20,12 +20,14 @@ from typing import Any, TypeVar
 
 from datasets import storage
 from datasets.errors import InputError
+from flows.triggers import RetrainConfig
 from pipelines.analyze import AnalyzeConfig
 from pipelines.automix import AutomixConfig
 from pipelines.curate import CurateConfig
 from pipelines.evaluate import EvaluateConfig
 from pipelines.gate import GateConfig
 from pipelines.ingest import CorpusConfig, IngestConfig
+from pipelines.listen import ListenConfig
 from pipelines.registry import RegistryConfig
 from pipelines.report import ReportConfig
 from pipelines.stems import SeparateConfig
@@ -65,6 +67,8 @@ class RunConfig:
     registry: RegistryConfig = field(default_factory=RegistryConfig)
     separate: SeparateConfig = field(default_factory=SeparateConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
+    retrain: RetrainConfig = field(default_factory=RetrainConfig)
+    listen: ListenConfig = field(default_factory=ListenConfig)
 
     def __post_init__(self) -> None:
         if self.automix_weight < 0:
@@ -80,6 +84,7 @@ def load(preset: str, overrides: Sequence[str] = ()) -> RunConfig:
         corpus=replace(
             config.corpus, root=_absolute(config.corpus.root), taxonomy=_absolute_file(config.corpus.taxonomy)
         ),
+        retrain=replace(config.retrain, canary=_absolute(config.retrain.canary)),
         curate=replace(
             config.curate, model=_absolute(config.curate.model), overrides=_absolute(config.curate.overrides)
         ),
@@ -139,6 +144,13 @@ def build(kind: type[T], tree: Mapping[str, Any], overrides: Sequence[str] = ())
         return TypeAdapter(kind).validate_json(json.dumps(merged, default=str), strict=True)
     except ValidationError as error:
         raise InputError(_in_plain_words(error.errors())) from error
+
+
+def parse(kind: Any, text: str) -> Any:
+    """A value of the annotated type out of the JSON that `dataclasses.asdict` made of it; ValueError if it is none."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind).validate_json(text, strict=True)
 
 
 def to_toml(config: Any) -> str:

@@ -39,7 +39,7 @@ def prepared(config: RunConfig, *, verb: str, screen: Screen, debug: bool) -> It
 
     with held(config.store.root, verb=verb) as store, _terminable():
         screen.say(f"stemline {verb} · store {config.store.root}")
-        if verb in ("evaluate", "decide", "promote", "run", "demo", "compare"):
+        if verb in ("evaluate", "decide", "promote", "run", "demo", "compare", "listen"):
             check_address(registry.address(str(store)))  # not after an hour of training
         alone = nullcontext() if debug else screen.alone_on_stderr(store / "cache" / "stderr.log")
         with alone, conducting(store, debug=debug), session():

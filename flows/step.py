@@ -1,26 +1,61 @@
-"""One step of the road as Prefect runs it: progress on the screen, the configuration beside the output, one retry."""
+"""One step of the road as Prefect runs it: here or as a job of a cluster, with what it made shown on Prefect's page.
 
+Progress goes to the screen, the configuration beside the output, and a lost worker is worth another try.
+"""
+
+import functools
+import inspect
 from collections.abc import Callable, Iterable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 from prefect import Task, task
 
 from datasets.schema import ShardSet
+from flows import artifacts
 from flows import config as door
 from flows.screen import current
+from pipelines import jobs
 from pipelines.progress import Progress, stage
 
 P = ParamSpec("P")
 T = TypeVar("T")
+RETRY_DELAYS_S = [5.0, 30.0]
+_LOST = {
+    "WorkerCrashedError", "NodeDiedError", "ActorDiedError", "ActorUnavailableError", "ObjectLostError",
+    "RaySystemError", "JobLostError",
+}  # fmt: skip
 
 
 def resumable(name: str) -> Callable[[Callable[P, T]], Task[P, T]]:
-    """A Prefect task with one retry, for lost workers alone.
+    """A Prefect task that is tried again, after a pause, when workers were lost, and only then.
 
-    A step redoes only what is missing, so a second try costs little. It helps against nothing else: bad input
+    A step redoes only what is missing, so another try costs little. It helps against nothing else: bad input
     stays bad, and a fault of ours would fail again.
     """
-    return task(name=name, retries=1, retry_delay_seconds=5, retry_condition_fn=lost_a_worker)
+
+    def made(function: Callable[P, T]) -> Task[P, T]:
+        @functools.wraps(function)
+        def anywhere(*args: P.args, **kwargs: P.kwargs) -> T:
+            server = jobs.server()
+            return _sent(server, name, function, *args, **kwargs) if server else function(*args, **kwargs)
+
+        decorate = task(
+            name=name, retries=len(RETRY_DELAYS_S), retry_delay_seconds=RETRY_DELAYS_S, retry_condition_fn=lost_a_worker
+        )
+        return decorate(anywhere)
+
+    return made
+
+
+def _sent(server: str, name: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    from prefect.runtime import flow_run
+
+    from flows import errand
+
+    arguments = inspect.signature(function).bind(*args, **kwargs).arguments
+    result = cast(T, errand.send(server, name, function, arguments, run=str(flow_run.root_flow_run_id or "")))
+    artifacts.show(name, result)
+    return result
 
 
 def step(
@@ -39,6 +74,7 @@ def step(
         screen.cached(name, words(result))
     for table in outputs(result):
         door.write(config, table.uri.removesuffix(".json") + ".toml")
+    artifacts.show(name, result)
     return result
 
 
@@ -51,7 +87,7 @@ def said(progress: Progress, name: str, job: Callable[[], T], *, words: Callable
 
 
 def lost_a_worker(task: Any, run: Any, state: Any) -> bool:
-    """Whether a failed state comes from Ray itself: a worker, a node or an object that went away."""
+    """Whether a failed state comes from Ray itself: a worker, a node, a job or an object that went away."""
     error = state.result(raise_on_failure=False)
-    kinds = {kind.__name__ for kind in type(error).__mro__}
-    return bool(kinds & {"WorkerCrashedError", "NodeDiedError", "ActorDiedError", "ObjectLostError", "RaySystemError"})
+    kinds = {kind.__name__ for kind in type(error).__mro__} | set(getattr(error, "kinds", ()))
+    return bool(kinds & _LOST)

@@ -19,6 +19,7 @@ from pipelines.registry import Candidate, ModelVersion
 from pipelines.train import TrainResult
 
 STEPS = ("train", "evaluate", "decide", "promote")
+_SHAPE_NOTHING = ("store", "separate", "listen", "retrain")  # sections that may differ between runs of one model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,8 +115,8 @@ def register(config: RunConfig, corpus: Corpus, trained: TrainResult, scored: Ev
         run_key=trained.run_key,
         checkpoint=trained.checkpoint,
         dataset=corpus.songs,
-        # Where the store stands shapes nothing, and MLflow refuses to change a parameter.
-        config={name: value for name, value in asdict(config).items() if name not in ("store", "separate")},
+        # MLflow refuses to change a parameter.
+        config={name: value for name, value in asdict(config).items() if name not in _SHAPE_NOTHING},
         history=train.read_history(trained),
         scores=_flat_scores(scored),
         lineage={

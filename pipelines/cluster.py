@@ -31,8 +31,9 @@ _LOOK_S = 0.03  # between two looks for finished tasks
 _HANDSHAKE_S = 15.0
 _OBJECT_STORE_BYTES = 512 * 2**20  # songs travel through files; objects are small
 _FORWARDED = ("AWS_", "MLFLOW_", "OMP_NUM_THREADS", "STEMLINE_")
+_SECRET = ("KEY", "SECRET", "TOKEN", "PASSWORD")
 # What a worker on another machine does not need of this folder.
-_EXCLUDES = [".*", "tests", "docs", "stemline-store", "*.egg-info", "**/__pycache__", "requirements.lock"]
+EXCLUDES = [".*", "tests", "docs", "stemline-store", "*.egg-info", "**/__pycache__", "requirements.lock"]
 _FOLDER = "sl-"
 _SESSION: ContextVar[ExitStack | None] = ContextVar("session", default=None)
 
@@ -234,12 +235,12 @@ def _restore_environment(stack: ExitStack, name: str, value: str) -> None:
 
 def _join(ray: Any, address: str, *, log_level: str) -> None:
     _probe(address)
-    variables = {name: value for name, value in os.environ.items() if name.startswith(_FORWARDED)}
-    environment = {"working_dir": str(ROOT), "excludes": _EXCLUDES, "env_vars": variables}
+    environment = {"working_dir": str(ROOT), "excludes": EXCLUDES, "env_vars": forwarded(secrets=True)}
     try:
         ray.init(
             address=address,
-            runtime_env=environment,
+            # A job has an environment already, and Ray refuses a second.
+            runtime_env=None if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else environment,
             logging_level=log_level.upper(),
             log_to_driver=log_level == "debug",
         )
@@ -248,8 +249,18 @@ def _join(ray: Any, address: str, *, log_level: str) -> None:
         raise InputError(f"the Ray cluster at {address} cannot be used: {_first_line(error)}") from error
 
 
+def forwarded(*, secrets: bool) -> dict[str, str]:
+    """The variables that workers elsewhere get; secrets only where nobody is shown them, as in a job's description."""
+    named = {name: value for name, value in os.environ.items() if name.startswith(_FORWARDED)}
+    return {name: value for name, value in named.items() if secrets or not any(part in name for part in _SECRET)}
+
+
 def _probe(address: str) -> None:
     """InputError unless something at the address speaks gRPC; Ray itself would wait for minutes."""
+    if address.startswith(("http://", "https://")):
+        raise InputError(
+            f"RAY_ADDRESS {address!r} takes jobs, which steps of a run are; for this, host:port of the cluster would do"
+        )
     if address == "auto":
         return  # answered at once from files on this machine
     host, _, port = address.removeprefix("ray://").rpartition(":")

@@ -1,0 +1,244 @@
+"""The road as Prefect's workers walk it: flows with a form for parameters, one run of a store at a time.
+
+`infra/prefect.yaml` names them; `stemline deploy` sends that to a server. What a flow says is its run's log.
+"""
+
+import io
+import json
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+from uuid import UUID
+
+from prefect import flow, get_run_logger, runtime
+from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from rich.console import Console
+
+from datasets.errors import InputError
+from flows import build_corpus as corpus_road
+from flows import config as door
+from flows import full_run as whole_road
+from flows import train_model as model_road
+from flows import triggers
+from flows.config import RunConfig
+from flows.screen import Screen
+from flows.store import held
+from flows.triggers import Retraining
+from pipelines import jobs
+
+MAX_STARTS = 5  # of one run, after crashes
+
+
+class _Choice:
+    """Shows a text parameter as a choice in Prefect's form; the server refuses anything else."""
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        return {**handler(schema), "enum": door.presets()}
+
+
+Preset = Annotated[str, _Choice()]
+
+
+def stop_jobs(flow: Any, flow_run: Any, state: Any) -> None:
+    """Called when a run is cancelled: nothing that it started in a cluster goes on."""
+    if address := jobs.server():
+        stopped = jobs.stop(address, str(flow_run.id))
+        logging.getLogger("flows.deployed").info("cancelled: stopped %s", ", ".join(stopped) or "no job")
+
+
+@flow(name="build-corpus", on_cancellation=[stop_jobs])
+def build_corpus(
+    preset: Preset = "smoke", songs: str = "", store: str = "stemline-store", overrides: list[str] | None = None
+) -> dict[str, Any]:
+    """From a folder of songs to a dataset: ingest, curate, analyze, automix.
+
+    Args:
+        preset: The settings to begin with.
+        songs: The folder of songs, as the workers see it; that of the preset where empty.
+        store: The folder where everything is kept, as the workers see it.
+        overrides: Settings to change, such as train.steps=20.
+    """
+    with _walking("ingest", preset, songs, store, overrides) as config:
+        made = corpus_road.build_corpus.fn(config)
+        return {"dataset": made.songs.uri, "digest": made.songs.digest}
+
+
+@flow(name="train-model", on_cancellation=[stop_jobs])
+def train_model(
+    preset: Preset = "smoke", songs: str = "", store: str = "stemline-store", overrides: list[str] | None = None
+) -> dict[str, Any]:
+    """From songs to a champion: the dataset brought up to date, then train, score, register, decide, promote.
+
+    Args:
+        preset: The settings to begin with.
+        songs: The folder of songs, as the workers see it; that of the preset where empty.
+        store: The folder where everything is kept, as the workers see it.
+        overrides: Settings to change, such as train.steps=20.
+    """
+    with _walking("train", preset, songs, store, overrides) as config:
+        made = model_road.train_model.fn(config, corpus_road.build_corpus.fn(config))
+        return _told(made)
+
+
+@flow(name="evaluate", on_cancellation=[stop_jobs])
+def evaluate(
+    preset: Preset = "smoke", songs: str = "", store: str = "stemline-store", overrides: list[str] | None = None
+) -> dict[str, Any]:
+    """Score the trained model and the champion on every held-out song; nothing is registered.
+
+    Args:
+        preset: The settings to begin with.
+        songs: The folder of songs, as the workers see it; that of the preset where empty.
+        store: The folder where everything is kept, as the workers see it.
+        overrides: Settings to change, such as train.steps=20.
+    """
+    with _walking("evaluate", preset, songs, store, overrides) as config:
+        return _told(model_road.train_model.fn(config, corpus_road.build_corpus.fn(config), until="evaluate"))
+
+
+@flow(name="full-run", on_cancellation=[stop_jobs])
+def full_run(
+    preset: Preset = "smoke", songs: str = "", store: str = "stemline-store", overrides: list[str] | None = None
+) -> dict[str, Any]:
+    """The whole road: from a folder of songs to a registered, gated model and a report.
+
+    Args:
+        preset: The settings to begin with.
+        songs: The folder of songs, as the workers see it; that of the preset where empty.
+        store: The folder where everything is kept, as the workers see it.
+        overrides: Settings to change, such as train.steps=20.
+    """
+    with _walking("run", preset, songs, store, overrides) as config:
+        return _walked(config)
+
+
+@flow(name="retrain", on_cancellation=[stop_jobs])
+def retrain(
+    preset: Preset = "smoke", songs: str = "", store: str = "stemline-store", overrides: list[str] | None = None
+) -> dict[str, Any]:
+    """Bring the dataset up to date, judge whether that is worth a training, and train only then.
+
+    Args:
+        preset: The settings to begin with.
+        songs: The folder of songs, as the workers see it; that of the preset where empty.
+        store: The folder where everything is kept, as the workers see it.
+        overrides: Settings to change, such as retrain.new_hours=5.
+    """
+    with _walking("retrain", preset, songs, store, overrides) as config:
+        corpus_road.build_corpus.fn(config, until="curate")
+        if config.retrain.canary:
+            _score_canary(config)
+        judged = triggers.judge(triggers.look(config), config.retrain)
+        get_run_logger().info(judged.sentence)
+        create_markdown_artifact(markdown=judged.sentence, key="retrain-why", description="whether to train again")
+        if not judged.retrain:
+            return {"retrained": False, "why": judged.sentence}
+        return {"retrained": True, "why": judged.sentence, **_noted(config, judged.sentence)}
+
+
+def _noted(config: RunConfig, reason: str) -> dict[str, Any]:
+    """A retraining whose beginning and end are remembered."""
+    from pipelines import registry
+
+    devices = config.train.num_workers if config.train.use_gpu else 0
+    begun = Retraining(began_at=triggers.now(), devices=devices, reason=reason)
+    triggers.note(config.store.tables, begun)
+    told = _walked(config)
+    present = registry.champion(config.registry, store=config.store.root)
+    ended = replace(begun, ended_at=triggers.now(), champion=present.version if present else "")
+    triggers.note(config.store.tables, ended)
+    return told
+
+
+def _score_canary(config: RunConfig) -> None:
+    """The champion's score on the canary songs, which have a store of their own inside this one."""
+    from pipelines import registry
+
+    present = registry.champion(config.registry, store=config.store.root)
+    if present is None:
+        return
+    apart = replace(
+        config,
+        corpus=replace(config.corpus, root=config.retrain.canary),
+        store=replace(config.store, root=str(Path(config.store.root) / "canary"), data=""),
+    )
+    Path(apart.store.root).mkdir(parents=True, exist_ok=True)
+    songs = corpus_road.build_corpus.fn(apart, until="curate").songs
+    checkpoint = registry.fetch(present.uri, store=config.store.root)
+    scored = model_road.score(apart, songs, str(checkpoint), who="canary: ")
+    triggers.note_canary(config.store.tables, present.digest, scored.summary.overall.nsdr)
+
+
+def _walked(config: RunConfig) -> dict[str, Any]:
+    made = whole_road.full_run.fn(config)
+    return {**_told(made.model), "dataset": made.corpus.songs.uri, "report": made.presented.report}
+
+
+def _told(made: model_road.Trained) -> dict[str, Any]:
+    told: dict[str, Any] = {"run_key": made.trained.run_key}
+    if made.candidate:
+        told["nsdr"] = made.candidate.summary.overall.nsdr
+    if made.version:
+        told |= {"version": made.version.uri, "alias": made.version.alias}
+    return told
+
+
+@contextmanager
+def _walking(verb: str, preset: str, songs: str, store: str, overrides: list[str] | None) -> Iterator[RunConfig]:
+    """The configuration, with the store held, one Ray for all steps, and the screen in the run's log."""
+    from pipelines import registry
+    from pipelines.cluster import session
+    from pipelines.registry.reach import check_address
+
+    if (runtime.flow_run.run_count or 1) > MAX_STARTS:
+        raise InputError(f"this run crashed {MAX_STARTS} times; see its log, then start another")
+    given = [f"store.root={json.dumps(store)}", *([f"corpus.root={json.dumps(songs)}"] if songs else [])]
+    config = door.load(preset, [*given, *(overrides or [])])
+    with held(config.store.root, verb=verb) as folder, RunScreen(), session():
+        check_address(registry.address(str(folder)))
+        door.write(config, folder / "cache" / "flows" / f"{runtime.flow_run.id}.toml")
+        yield config
+
+
+class RunScreen(Screen):
+    """A screen whose lines are a flow run's log, and whose bar is on its page."""
+
+    def __init__(self) -> None:
+        super().__init__(Console(file=_Lines(), width=110))
+        self._bar: UUID | None = None
+
+    def start(self, name: str, total: float, unit: str) -> None:
+        super().start(name, total, unit)
+        key = "progress-" + "".join(letter if letter.isalnum() else "-" for letter in name.lower())
+        made = create_progress_artifact(progress=0.0, key=key, description=name) if total else None
+        self._bar = made if isinstance(made, UUID) else None
+
+    def finish(self, summary: str) -> None:
+        super().finish(summary)
+        if self._bar is not None and summary:
+            update_progress_artifact(self._bar, progress=100.0)
+        self._bar = None
+
+    def _say_now_and_then(self) -> None:
+        before = self._said_s
+        super()._say_now_and_then()
+        if self._bar is not None and self._said_s != before:
+            update_progress_artifact(self._bar, progress=min(100.0, 100 * self._done / self._total))
+
+
+class _Lines(io.StringIO):
+    """Text that is written becomes lines of the log of the run that is under way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rest = ""
+
+    def write(self, text: str) -> int:
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            if line.strip():
+                get_run_logger().info(line.rstrip())
+        return len(text)

@@ -1,0 +1,383 @@
+"""The services of a cluster on loopback: PostgreSQL, S3, Prefect, MLflow, and a Ray of two nodes.
+
+Each is a process group of its own with a log, can be killed and started again at the same place, and carries a mark in
+its environment, by which whatever is left of it is found and ended. Nothing else is touched.
+"""
+
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+HOST = "127.0.0.1"
+MARK = "STEMLINE_STACK"
+BUCKETS = ("songs", "models")
+START_WITHIN_S = 240.0
+POOL = "stemline"
+
+
+@dataclass(kw_only=True)
+class Service:
+    """A server that can be killed and started again; `answers` says whether it does its work."""
+
+    name: str
+    command: Sequence[str | Path]
+    answers: Callable[[], bool]
+    log: Path
+    environment: Mapping[str, str]
+    user: str | None = None
+    process: "subprocess.Popen[bytes] | None" = None
+
+    def start(self) -> float:
+        """Seconds until it answered."""
+        began_s = time.monotonic()
+        with open(self.log, "ab") as words:
+            self.process = subprocess.Popen(
+                [str(part) for part in self.command],
+                cwd="/" if self.user else ROOT,
+                env=dict(self.environment),
+                user=self.user,
+                stdin=subprocess.DEVNULL,
+                stdout=words,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.wait_until_it_answers()
+        return time.monotonic() - began_s
+
+    def wait_until_it_answers(self) -> None:
+        deadline_s = time.monotonic() + START_WITHIN_S
+        while not self.answers():
+            assert self.process is not None
+            assert self.process.poll() is None, f"{self.name} ended:\n{self.log.read_text(errors='replace')[-2000:]}"
+            assert time.monotonic() < deadline_s, f"{self.name} does not answer; its log is {self.log}"
+            time.sleep(0.25)
+
+    def kill(self) -> None:
+        """SIGKILL to it and all that it started, as when a machine loses power."""
+        assert self.process is not None
+        family = [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
+        for process in family:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        self.process.wait()
+
+    def stop(self) -> None:
+        """SIGTERM, and SIGKILL to what is left after a while."""
+        if self.process is None:
+            return
+        for number, patience_s in ((signal.SIGTERM, 20.0), (signal.SIGKILL, 10.0)):
+            try:
+                os.killpg(self.process.pid, number)
+                self.process.wait(patience_s)
+            except subprocess.TimeoutExpired:
+                continue
+            except ProcessLookupError:
+                break
+        self.process.wait()
+
+
+@dataclass(kw_only=True)
+class Cluster:
+    """Everything that runs, and the environment of whoever works with it."""
+
+    folder: Path
+    mark: str
+    environment: dict[str, str]
+    password: str
+    token: str
+    services: dict[str, Service] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def add(self, name: str, command: Sequence[str | Path], answers: Callable[[], bool], **more: str | None) -> Service:
+        """Start a service and wait for it; `more` may name the `user` it runs as."""
+        service = Service(
+            name=name,
+            command=command,
+            answers=answers,
+            log=self.folder / "logs" / f"{name.replace(' ', '-')}.log",
+            environment=self.environment,
+            user=more.get("user"),
+        )
+        self.services[name] = service
+        self.seconds[name] = service.start()
+        return service
+
+    def run(self, *command: str | Path, timeout_s: float = 600.0) -> str:
+        """What a command says, that has to succeed."""
+        done = subprocess.run(
+            [str(part) for part in command], cwd=ROOT, env=self.environment, capture_output=True, text=True,
+            timeout=timeout_s, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{command}:\n{(done.stdout + done.stderr)[-3000:]}"
+        return done.stdout
+
+    def survivors(self) -> list[psutil.Process]:
+        """Processes that carry this cluster's mark."""
+        return [process for process in psutil.process_iter() if self._is_ours(process)]
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        try:
+            return process.environ().get(MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            return False
+
+    def take_down(self) -> list[str]:
+        """Stops everything, newest first; the names of processes that had to be killed one by one."""
+        for service in reversed(self.services.values()):
+            service.stop()
+        left = self.survivors()
+        for process in left:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        psutil.wait_procs(left, 10)
+        return [str(process.pid) for process in left]
+
+
+@contextmanager
+def cluster(*, say: Callable[[str], None], ray_nodes: int = 2, protected: bool = True) -> Iterator[Cluster]:
+    """All services, one after the other; taken down with everything that they started, and their folder removed."""
+    folder = Path(tempfile.mkdtemp(prefix="sl-", dir="/tmp" if os.path.isdir("/tmp") else None))
+    folder.chmod(0o711)  # PostgreSQL's own user has to get through
+    (folder / "logs").mkdir()
+    made = Cluster(folder=folder, mark=folder.name, environment={}, password=secrets.token_hex(12), token="")
+    made.environment |= _environment(folder, made.mark)
+    if protected:
+        made.token = secrets.token_hex(32)
+        made.environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": made.token}
+    else:
+        made.environment |= {"RAY_AUTH_MODE": "disabled"}
+    try:
+        for start in (_postgres, _object_store, _prefect, _mlflow):
+            start(made, protected)
+            say(f"{next(reversed(made.services))}: {made.seconds[next(reversed(made.services))]:.1f} s")
+        for number in range(ray_nodes):
+            _ray_node(made, number)
+            say(f"{next(reversed(made.services))}: {made.seconds[next(reversed(made.services))]:.1f} s")
+        yield made
+    finally:
+        left = made.take_down()
+        if left:
+            say(f"killed one by one: {', '.join(left)}")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _environment(folder: Path, mark: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PREFECT_", "MLFLOW_"))}
+    return {
+        **kept,
+        MARK: mark,
+        "PATH": f"{BIN}:{os.environ.get('PATH', '')}",
+        "HOME": str(folder),
+        "TMPDIR": "/tmp",
+        "OMP_NUM_THREADS": "1",
+        "DO_NOT_TRACK": "1",
+        "PREFECT_HOME": str(folder / "prefect"),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "240",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        "RAY_worker_niceness": "0",
+        "RAY_worker_register_timeout_seconds": "300",
+        "AWS_ACCESS_KEY_ID": "key-of-the-stack",
+        "AWS_SECRET_ACCESS_KEY": f"s3-{secrets.token_hex(16)}",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+
+
+def free_port() -> int:
+    """A port that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _web(url: str, *, refused_is_fine: bool = True) -> Callable[[], bool]:
+    """Whether an HTTP server answers there, be it that it wants a password."""
+
+    def answers() -> bool:
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return True
+        except urllib.error.HTTPError as error:
+            return refused_is_fine and error.code in (401, 403)
+        except OSError:
+            return False
+
+    return answers
+
+
+def _listens(port: int) -> Callable[[], bool]:
+    def answers() -> bool:
+        try:
+            socket.create_connection((HOST, port), timeout=1).close()
+        except OSError:
+            return False
+        return True
+
+    return answers
+
+
+def _postgres(made: Cluster, protected: bool) -> None:
+    binaries, home, port = _postgres_programs(), made.folder / "postgres", free_port()
+    user = "nobody" if os.geteuid() == 0 else None  # PostgreSQL refuses to run as root
+    home.mkdir()
+    if user:
+        os.chown(home, pwd.getpwnam(user).pw_uid, -1)
+    word = home / "password"
+    word.write_text(made.password)
+    if user:
+        os.chown(word, pwd.getpwnam(user).pw_uid, -1)
+    done = subprocess.run(
+        [binaries / "initdb", "-D", home / "data", "-U", "stemline", "-A", "scram-sha-256", "--pwfile", word, "-N"],
+        user=user, cwd="/", env=made.environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    word.unlink()
+    options = ["-c", f"listen_addresses={HOST}", "-c", f"unix_socket_directories={home}", "-c", "max_connections=200"]
+    ready = [str(binaries / "pg_isready"), "-h", HOST, "-p", str(port)]
+
+    def answers() -> bool:
+        return subprocess.run(ready, capture_output=True, env=made.environment, check=False).returncode == 0
+
+    made.environment |= {"PGPASSWORD": made.password}
+    made.add("PostgreSQL", [binaries / "postgres", "-D", home / "data", "-p", str(port), *options], answers, user=user)
+    at = f"stemline:{made.password}@{HOST}:{port}"
+    for name in ("prefect", "mlflow"):
+        made.run(binaries / "createdb", "-h", HOST, "-p", str(port), "-U", "stemline", name)
+    made.run(
+        binaries / "psql", "-h", HOST, "-p", str(port), "-U", "stemline", "-d", "prefect", "-c",
+        "create extension if not exists pg_trgm",
+    )  # fmt: skip
+    made.environment |= {
+        "PREFECT_API_DATABASE_CONNECTION_URL": f"postgresql+asyncpg://{at}/prefect",
+        "_MLFLOW_DATABASE": f"postgresql+psycopg://{at}/mlflow",
+    }
+
+
+def _postgres_programs() -> Path:
+    """The newest PostgreSQL of this machine; Debian keeps the server's programs off the path."""
+    found = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
+    found += [Path(path).resolve().parent for path in (shutil.which("initdb"),) if path]
+    assert found, "PostgreSQL's server is not installed (apt-get install postgresql)"
+    return max(found, key=lambda path: [int(part) for part in path.parts if part.isdecimal()])
+
+
+def _object_store(made: Cluster, protected: bool) -> None:
+    port = free_port()
+    made.environment |= {
+        "AWS_ENDPOINT_URL": f"http://{HOST}:{port}",
+        "MLFLOW_S3_ENDPOINT_URL": f"http://{HOST}:{port}",
+    }
+    made.add("S3", [sys.executable, "-m", "moto.server", "-H", HOST, "-p", str(port)], _listens(port))
+    made.run(sys.executable, "-c", _BUCKETS, *BUCKETS)
+
+
+_BUCKETS = """
+import os, sys, pyarrow.fs as fs
+store = fs.S3FileSystem(endpoint_override=os.environ["AWS_ENDPOINT_URL"], allow_bucket_creation=True)
+for name in sys.argv[1:]:
+    store.create_dir(name)
+"""
+
+
+def _prefect(made: Cluster, protected: bool) -> None:
+    port = free_port()
+    url = f"http://{HOST}:{port}/api"
+    made.environment |= {"PREFECT_API_URL": url}
+    if protected:
+        made.environment |= {
+            "PREFECT_SERVER_API_AUTH_STRING": f"stemline:{made.password}",
+            "PREFECT_API_AUTH_STRING": f"stemline:{made.password}",
+        }
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
+    made.add("Prefect server", command, _web(f"{url}/health"))
+
+
+def _mlflow(made: Cluster, protected: bool) -> None:
+    port = free_port()
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1",
+        "--backend-store-uri", made.environment.pop("_MLFLOW_DATABASE"), "--artifacts-destination", "s3://models/mlflow",
+    ]  # fmt: skip
+    if protected:
+        settings = made.folder / "mlflow-auth.ini"
+        settings.write_text(
+            "[mlflow]\ndefault_permission = READ\nadmin_username = stemline\n"
+            f"admin_password = {made.password}\ndatabase_uri = sqlite:///{made.folder / 'mlflow-users.db'}\n"
+            "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+        )
+        settings.chmod(0o600)
+        command += ["--app-name", "basic-auth"]
+        made.environment |= {
+            "MLFLOW_AUTH_CONFIG_PATH": str(settings),
+            "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(16),
+            "MLFLOW_TRACKING_USERNAME": "stemline",
+            "MLFLOW_TRACKING_PASSWORD": made.password,
+        }
+    made.environment |= {"MLFLOW_TRACKING_URI": f"http://{HOST}:{port}"}
+    made.add("MLflow server", command, _web(f"http://{HOST}:{port}/health"))
+
+
+def _ray_node(made: Cluster, number: int) -> None:
+    """A raylet: the first is the head, which takes jobs on a web address."""
+    ports = {
+        name: str(free_port())
+        for name in (
+            "node-manager-port", "object-manager-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port",
+            "metrics-export-port", "runtime-env-agent-port",
+        )
+    }  # fmt: skip
+    command: list[str | Path] = [
+        sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--node-ip-address", HOST, "--num-cpus",
+        "1" if number == 0 else "2", "--object-store-memory", str(100 * 2**20), "--disable-usage-stats",
+        "--min-worker-port", "0", "--max-worker-port", "0",
+    ]  # fmt: skip
+    for name, port in ports.items():
+        command += [f"--{name}", port]
+    if number:
+        made.add(f"Ray node {number}", [*command, "--address", made.environment["_RAY_GCS"]], lambda: _alive(made))
+        return
+    port, page, client = free_port(), free_port(), free_port()
+    made.environment |= {"RAY_ADDRESS": f"http://{HOST}:{page}", "_RAY_GCS": f"{HOST}:{port}"}
+    head = [
+        "--head", "--port", str(port), "--dashboard-host", HOST, "--dashboard-port", str(page), "--include-dashboard",
+        "true", "--ray-client-server-port", str(client), "--temp-dir", str(made.folder / "ray"),
+    ]  # fmt: skip
+    made.add("Ray head", [*command, *head], _web(f"http://{HOST}:{page}/api/version"))
+
+
+def _alive(made: Cluster) -> bool:
+    """Whether as many raylets are alive as were started."""
+    request = urllib.request.Request(f"{made.environment['RAY_ADDRESS']}/nodes?view=summary")
+    if made.token:
+        request.add_header("Authorization", f"Bearer {made.token}")
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            said = answer.read().decode()
+    except OSError:
+        return False
+    return said.count('"ALIVE"') >= sum(name.startswith("Ray") for name in made.services)
