@@ -4,6 +4,8 @@ Each is a process group of its own with a log, can be killed and started again a
 its environment, by which whatever is left of it is found and ended. Nothing else is touched.
 """
 
+import base64
+import json
 import os
 import pwd
 import secrets
@@ -20,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -129,6 +132,22 @@ class Cluster:
         )  # fmt: skip
         assert done.returncode == 0, f"{command}:\n{(done.stdout + done.stderr)[-3000:]}"
         return done.stdout
+
+    def ask(self, whom: str, method: str, path: str, body: Any = None) -> Any:
+        """The JSON that Prefect, Ray or MLflow answers to a request with this cluster's password or token."""
+        root, words = {
+            "Prefect": (self.environment["PREFECT_API_URL"], f"Basic {self._basic()}"),
+            "MLflow": (self.environment["MLFLOW_TRACKING_URI"], f"Basic {self._basic()}"),
+            "Ray": (self.environment.get("RAY_ADDRESS", ""), f"Bearer {self.token}"),
+        }[whom]
+        headers = {"Content-Type": "application/json", "Authorization": words}
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(root + path, data=data, method=method, headers=headers)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.loads(answer.read() or b"null")
+
+    def _basic(self) -> str:
+        return base64.b64encode(f"stemline:{self.password}".encode()).decode()
 
     def survivors(self) -> list[psutil.Process]:
         """Processes that carry this cluster's mark."""
@@ -372,12 +391,8 @@ def _ray_node(made: Cluster, number: int) -> None:
 
 def _alive(made: Cluster) -> bool:
     """Whether as many raylets are alive as were started."""
-    request = urllib.request.Request(f"{made.environment['RAY_ADDRESS']}/nodes?view=summary")
-    if made.token:
-        request.add_header("Authorization", f"Bearer {made.token}")
     try:
-        with urllib.request.urlopen(request, timeout=5) as answer:
-            said = answer.read().decode()
+        said = json.dumps(made.ask("Ray", "GET", "/nodes?view=summary"))
     except OSError:
         return False
     return said.count('"ALIVE"') >= sum(name.startswith("Ray") for name in made.services)

@@ -37,95 +37,57 @@ def start_worker(made: Cluster) -> None:
     made.add("Prefect worker", command, lambda: log.exists() and "started!" in log.read_text(errors="replace"))
 
 
-def start_run(made: Cluster, deployment: str) -> str:
+def start_run(made: Cluster, deployment: str, **parameters: Any) -> str:
     """The id of a new run of a deployment."""
-    said = made.run(sys.executable, "-c", _START, deployment)
-    return said.split()[-1]
+    found = made.ask("Prefect", "GET", f"/deployments/name/{deployment}")
+    body = {"state": {"type": "SCHEDULED"}, "parameters": {**found["parameters"], **parameters}}
+    return str(made.ask("Prefect", "POST", f"/deployments/{found['id']}/create_flow_run", body)["id"])
 
 
 def watch(made: Cluster, run: str) -> dict[str, Any]:
-    """Name and type of a run's state, and the seconds of each of its tasks."""
-    return dict(json.loads(made.run(sys.executable, "-c", _WATCH, run).splitlines()[-1]))
+    """How a run stands, how often it was started, and the seconds of each of its tasks."""
+    seen = made.ask("Prefect", "GET", f"/flow_runs/{run}")
+    tasks = made.ask("Prefect", "POST", "/task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}, "limit": 200})
+    return {
+        "type": seen["state"]["type"],
+        "name": seen["state"]["name"],
+        "message": seen["state"].get("message") or "",
+        "starts": seen["run_count"],
+        "seconds": seen["estimated_run_time"],
+        "tasks": {one["name"].rsplit("-", 1)[0]: one["estimated_run_time"] for one in tasks},
+    }
 
 
 def finish(made: Cluster, run: str, *, within_s: float = RUN_WITHIN_S) -> dict[str, Any]:
     """The run once it is over; it has to be completed."""
     deadline_s = time.monotonic() + within_s
-    while True:
-        seen = watch(made, run)
-        if seen["type"] in ("COMPLETED", "FAILED", "CANCELLED"):
-            break
+    while (seen := watch(made, run))["type"] not in ("COMPLETED", "FAILED", "CANCELLED"):
         assert time.monotonic() < deadline_s, f"the run takes too long: {seen}"
-        time.sleep(3)
-    assert seen["type"] == "COMPLETED", "\n".join([str(seen), *logs(made, run)[-30:]])
+        time.sleep(2)
+    assert seen["type"] == "COMPLETED", "\n".join([str(seen), *logs(made, run)[-40:]])
     return seen
 
 
 def logs(made: Cluster, run: str) -> list[str]:
-    """What a run has said."""
-    return list(json.loads(made.run(sys.executable, "-c", _LOGS, run).splitlines()[-1]))
+    """What a run has said, at most its last 200 lines."""
+    body = {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200, "sort": "TIMESTAMP_DESC"}
+    return [one["message"] for one in made.ask("Prefect", "POST", "/logs/filter", body)[::-1]]
 
 
 def jobs(made: Cluster) -> dict[str, str]:
-    """Every job of the Ray cluster, and how it stands."""
-    return dict(json.loads(made.run(sys.executable, "-c", _JOBS).splitlines()[-1]))
+    """Every job of the Ray cluster that was submitted, and how it stands."""
+    return {one["submission_id"]: one["status"] for one in made.ask("Ray", "GET", "/api/jobs/") if one["submission_id"]}
 
 
-# Prefect reads its settings once, so whoever talks to this server is a process that was born with its address.
-_START = """
-import sys
-from prefect.deployments import run_deployment
-print(run_deployment(sys.argv[1], timeout=0).id)
-"""
-_WATCH = """
-import json, sys
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter
-with get_client(sync_client=True) as client:
-    run = client.read_flow_run(sys.argv[1])
-    tasks = client.read_task_runs(flow_run_filter=FlowRunFilter(id={"any_": [run.id]}))
-print(json.dumps({
-    "type": run.state.type.value, "name": run.state.name, "message": run.state.message or "",
-    "starts": run.run_count, "seconds": run.estimated_run_time.total_seconds(),
-    "tasks": {task.name.rsplit("-", 1)[0]: task.estimated_run_time.total_seconds() for task in tasks},
-}))
-"""
-_LOGS = """
-import json, sys
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import LogFilter
-from prefect.client.schemas.sorting import LogSort
-with get_client(sync_client=True) as client:
-    found = client.read_logs(
-        LogFilter(flow_run_id={"any_": [sys.argv[1]]}), limit=200, sort=LogSort.TIMESTAMP_DESC
-    )
-print(json.dumps([one.message for one in found[::-1]]))
-"""
-_JOBS = """
-import json, pipelines
-from ray.job_submission import JobSubmissionClient
-import os
-found = JobSubmissionClient(os.environ["RAY_ADDRESS"]).list_jobs()
-print(json.dumps({job.submission_id: str(job.status.value) for job in found if job.submission_id}))
-"""
-_ARTIFACTS = """
-import json
-from prefect.client.orchestration import get_client
-with get_client(sync_client=True) as client:
-    found = client.request("POST", "/artifacts/filter", json={"limit": 200}).json()
-print(json.dumps([[one["key"], str(one["data"])] for one in found]))
-"""
-_CHAMPION = """
-import os, mlflow
-client = mlflow.MlflowClient()
-version = client.get_model_version_by_alias("stemline", "champion")
-print(version.version, version.source)
-"""
+def artifacts(made: Cluster) -> list[dict[str, Any]]:
+    """Everything that steps have shown on Prefect's pages."""
+    return list(made.ask("Prefect", "POST", "/artifacts/filter", {"limit": 200}))
 
 
-def artifacts(made: Cluster) -> list[list[str]]:
-    """Key and text of everything that steps have shown on Prefect's pages."""
-    return list(json.loads(made.run(sys.executable, "-c", _ARTIFACTS).splitlines()[-1]))
+def champion(made: Cluster) -> dict[str, Any]:
+    """MLflow's word on the version behind the alias."""
+    path = "/api/2.0/mlflow/registered-models/alias?name=stemline&alias=champion"
+    return dict(made.ask("MLflow", "GET", path)["model_version"])
 
 
 def leaks(made: Cluster, run: str) -> list[str]:
@@ -135,9 +97,13 @@ def leaks(made: Cluster, run: str) -> list[str]:
     for path in [*(made.folder / "logs").glob("*"), *(made.folder / "store").rglob("*"), *_ray_logs(made)]:
         if path.is_file() and any(word.encode() in path.read_bytes() for word in hidden):
             found.append(str(path.relative_to(made.folder)))
-    told = {"Prefect's artifacts": json.dumps(artifacts(made)), "the run's log": "\n".join(logs(made, run))}
-    told["Ray's jobs"] = made.run(sys.executable, "-c", _JOBS.replace("str(job.status.value)", "str(job)"))
-    return found + [name for name, text in told.items() if any(word in text for word in hidden)]
+    told = {
+        "Prefect's artifacts": artifacts(made),
+        "the run's log": logs(made, run),
+        "Ray's jobs": made.ask("Ray", "GET", "/api/jobs/"),
+        "MLflow's version": champion(made),
+    }
+    return found + [name for name, said in told.items() if any(word in json.dumps(said) for word in hidden)]
 
 
 def _ray_logs(made: Cluster) -> list[Path]:
@@ -158,10 +124,10 @@ def walk(made: Cluster) -> list[Row]:
     done = jobs(made)
     rows.append(figure("Ray jobs that succeeded", list(done.values()).count("SUCCEEDED"), "", target=6, more=True))
     rows.append(figure("Ray jobs that did not", sum(one != "SUCCEEDED" for one in done.values()), "", target=0))
-    shown = {key for key, _ in artifacts(made) if key.startswith("step-")}
+    shown = {one["key"] for one in artifacts(made) if (one["key"] or "").startswith("step-")}
     rows.append(figure("steps shown on Prefect's page", len(shown), "", target=10, more=True))
-    version, source = made.run(sys.executable, "-c", _CHAMPION).split()[-2:]
-    CONSOLE.print(f"champion: version {version}, {source}")
+    best = champion(made)
+    CONSOLE.print(f"champion: version {best['version']}, {best['source']}")
     leaked = leaks(made, run)
     for where in leaked:
         CONSOLE.print(f"a secret can be read in {where}")
