@@ -1,7 +1,9 @@
 """Which beats begin a bar, with three or four beats from one to the next.
 
 Bars begin where chords change and where the low drum is, the snare is on two and four, and beats a bar apart are
-alike. All of this is measured beat by beat, and a linear model chooses among the seven readings.
+alike. All of this is measured beat by beat, and a linear model chooses among the seven readings. Of a grid that may be
+twice as fast as the beat, it takes the snare's beats for two and four, and begins bars between the beats; so the odds
+that the beat is half as fast, on either half of the grid, are weighed in.
 """
 
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ Array = NDArray[np.float64]
 
 METRES = (3, 4)
 MIN_CERTAINTY = 0.15  # with less, no downbeat is named
+OFF_BEAT = 4.0  # how much worse a bar that begins between two beats is than one that begins on the wrong beat
 READINGS = tuple((metre, phase) for metre in METRES for phase in range(metre))
 # What speaks for a reading, as `readings` lists it: low sounds and chord changes on one, high sounds on two and four,
 # beats that are like those a bar before, and bars of three. Fitted like the weights of `rhythm.py`.
@@ -30,18 +33,25 @@ class Bars:
     certainty: float  # 0 to 1: how much more probable the best reading is than the next
 
 
-def find_bars(onsets: Onsets, grid: Array, chroma_ND: Array) -> Bars:
-    """The bars of a grid of beats in onset frames; `chroma_ND` is where chords are heard to change."""
+def find_bars(onsets: Onsets, grid: Array, chroma_ND: Array, *, halves: tuple[float, float] = (0.0, 0.0)) -> Bars:
+    """The bars of a grid of beats in onset frames; `chroma_ND` is where chords are heard to change.
+
+    `halves` are the odds, against the grid as it is, that only its even and that only its odd places are beats.
+    """
     nothing = Bars(first_N=np.zeros(grid.size, dtype=bool), certainty=0.0)
     if grid.size < 2 * max(METRES):
         return nothing
     scores = readings(onsets, grid, chroma_ND) @ WEIGHTS
     odds = np.exp(scores - scores.max())
+    odds /= odds.sum()
+    for half, chance in enumerate(halves):
+        there = [place for place, (metre, phase) in enumerate(READINGS) if metre == 4 and phase % 2 == half]
+        odds[there] *= 1.0 + OFF_BEAT * chance / odds[there].sum()
     best, second = np.sort(odds / odds.sum())[::-1][:2]
     certainty = float(best - second)
     if certainty < MIN_CERTAINTY:
         return Bars(first_N=nothing.first_N, certainty=certainty)
-    metre, phase = READINGS[int(np.argmax(scores))]
+    metre, phase = READINGS[int(np.argmax(odds))]
     return Bars(first_N=np.arange(grid.size) % metre == phase, certainty=certainty)
 
 

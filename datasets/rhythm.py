@@ -4,7 +4,7 @@ The road: onset envelopes (`onsets.py`), their periodicity (autocorrelation, sum
 a broad prior over tempi), for each likely period the best chain of onsets (dynamic programming after Ellis, "Beat
 Tracking by Dynamic Programming", 2007) with steps that hardly bend, and then a straightened, sub-frame grid: each beat
 moves to where its neighbours and the onsets around it agree. Of all these grids, on the onsets and half a beat off
-them, the one that looks most like a beat wins. Plain numpy: no compiler runs on first use.
+them, whole and halved, the one that looks most like a beat wins. Plain numpy: no compiler runs on first use.
 """
 
 from collections.abc import Iterator, Sequence
@@ -37,7 +37,7 @@ SILENCE_DB = -60.0
 PLACES = {"all": (0, 3, 6, 9, (4, 8)), "low": (0, 3, 6, 9), "high": (0, 3, 6, 9)}
 REPEATS = (2, 4)
 WEIGHTS = np.array(
-    [1.11, -0.75, 0.32, 0.42, -1.04, 2.38, -0.44, -0.39, 0.28, 3.65, -1.31, -0.39, -0.44, 1.11, 2.05, 1.34, -0.8]
+    [1.17, -0.71, 0.33, 0.39, -1.06, 2.27, -0.4, -0.27, 0.07, 3.77, -1.36, -0.52, -0.48, 1.13, 1.99, 1.59, -0.83]
 )
 
 
@@ -47,7 +47,7 @@ class Beats:
 
     tempo_bpm: float
     confidence: float  # 0 to 1
-    phase_confidence: float  # 0 to 1: that the beats are where they are, and not between those
+    phase_confidence: float  # 0 to 1: that beats and bars begin where they do, and not half a beat off
     beats_s: tuple[float, ...]
     downbeats_s: tuple[float, ...]  # empty when no beat of the bar stands out
     downbeat_confidence: float  # 0 to 1
@@ -71,13 +71,14 @@ def beats(signal_T: Samples, sample_rate: int, *, chroma_ND: Array | None = None
     if best is None:
         return NO_BEATS
     tones_ND = chromagram(signal_T, sample_rate)[0] if chroma_ND is None else chroma_ND
-    bars = find_bars(onsets, best.grid, tones_ND)
+    rivals = _Rivals.of(best, heard)
+    bars = find_bars(onsets, best.grid, tones_ND, halves=rivals.halves)
     times_s = best.grid / FRAMES_PER_S + ONSET_DELAY_S
     inside = (times_s >= 0.0) & (times_s < signal_T.size / sample_rate)
     return Beats(
         tempo_bpm=round(60.0 * FRAMES_PER_S / _mean_period(best.grid), 4),
         confidence=round(best.confidence, 4),
-        phase_confidence=round(_phase_confidence(best, heard), 4),
+        phase_confidence=round(rivals.confidence(bars.first_N), 4),
         beats_s=tuple(round(float(time), 5) for time in times_s[inside]),
         downbeats_s=tuple(round(float(time), 5) for time in times_s[inside & bars.first_N]),
         downbeat_confidence=round(bars.certainty, 4),
@@ -109,7 +110,10 @@ class Hypothesis:
 
 
 def hypotheses(onsets: Onsets) -> Iterator[Hypothesis]:
-    """Beat grids at the likeliest periods and at simple ratios of the best, on the onsets and half a beat off them."""
+    """Beat grids at the likeliest periods and at simple ratios of the best, on the onsets and half a beat off them.
+
+    Of grids faster than `PRIOR_BPM` also either half: a chain of its own at half the tempo may slip where these do not.
+    """
     envelope_N = onsets.all_N + 0.5 * onsets.low_N
     total = envelope_N.shape[0]
     longest = min(int(8 * 60.0 / MIN_BPM * FRAMES_PER_S) + 2, total * 2 // 3)
@@ -126,29 +130,55 @@ def hypotheses(onsets: Onsets) -> Iterator[Hypothesis]:
         grid = _fill(_straighten(onsets.all_N, chain, period), total)
         step = float(np.median(np.diff(grid)))
         confidence = float(np.clip(_repetition(correlation, np.array([step]), ((1, 1.0), (2, 1.0)))[0], 0.0, 1.0))
-        for offset in (0.0, 0.5 * step):
-            moved = grid + offset
-            moved = moved[moved < total - 1]
-            if moved.size >= 3:
-                yield Hypothesis(grid=moved, evidence=_evidence(near, moved, correlation), confidence=confidence)
+        readings = [grid, grid + 0.5 * step]
+        if step < 60.0 / PRIOR_BPM * FRAMES_PER_S:
+            readings += [grid[::2], grid[1::2]]
+        for reading in readings:
+            reading = reading[reading < total - 1]
+            if reading.size >= 3:
+                yield Hypothesis(grid=reading, evidence=_evidence(near, reading, correlation), confidence=confidence)
 
 
-def _phase_confidence(best: Hypothesis, heard: Sequence[Hypothesis]) -> float:
-    """The chance of the best grid against the likeliest of the same tempo that lies between its beats.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rivals:
+    """Odds of other readings against the best grid: beats between its beats, and every second of its beats only.
 
-    The weights make a softmax of merits, so the difference of two is a logarithm of odds.
+    The weights make a softmax of merits, so differences of merit are logarithms of odds.
     """
-    rivals = [other.merit for other in heard if _lies_between(other.grid, best.grid)]
-    return 1.0 / (1.0 + float(np.exp(max(rivals) - best.merit))) if rivals else 1.0
+
+    between: float
+    halves: tuple[float, float]  # the even ones, the odd ones
+
+    @classmethod
+    def of(cls, best: Hypothesis, heard: Sequence[Hypothesis]) -> "_Rivals":
+        def odds(grid: Array) -> float:
+            same = [float(np.exp(other.merit - best.merit)) for other in heard if _coincide(other.grid, grid)]
+            return max(same, default=0.0)
+
+        between = odds(best.grid + 0.5 * float(np.median(np.diff(best.grid))))
+        return cls(between=between, halves=(odds(best.grid[::2]), odds(best.grid[1::2])))
+
+    def confidence(self, first_N: NDArray[np.bool_]) -> float:
+        """The chance that beats are beats, and that bars begin on them.
+
+        Where the music is half as fast, every second beat lies between two, and only the bars say which of them do.
+        """
+        bars = np.nonzero(first_N)[0]
+        even = float(np.mean(bars % 2 == 0)) if bars.size else 0.5
+        right = 1.0 + even * self.halves[0] + (1.0 - even) * self.halves[1]
+        return right / (1.0 + self.between + sum(self.halves))
 
 
-def _lies_between(grid: Array, beats: Array) -> bool:
+def _coincide(grid: Array, beats: Array) -> bool:
+    """Whether two grids have the same tempo, within 2 %, and their beats at the same places."""
+    if min(grid.size, beats.size) < 3:
+        return False
     step = float(np.median(np.diff(beats)))
     if abs(float(np.median(np.diff(grid))) / step - 1.0) > 0.02:
         return False
     right = np.clip(np.searchsorted(beats, grid), 1, beats.size - 1)
     distance = np.minimum(np.abs(grid - beats[right - 1]), np.abs(grid - beats[right]))
-    return float(np.median(distance)) > 0.3 * step
+    return float(np.median(distance)) < 0.2 * step
 
 
 def _periods(correlation: Array) -> list[float]:

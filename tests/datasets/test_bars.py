@@ -72,3 +72,26 @@ def test_downbeats_of_toy_songs_are_found() -> None:
         # At double or half the tempo the bars are half or twice as long: then every found one may lie on a true one.
         right.append(np.mean([np.abs(true_s - time).min() < 0.07 for time in found.downbeats_s]))
     assert np.mean(right) > 0.7
+
+
+@pytest.mark.parametrize("number", [4, 11])
+def test_bars_of_a_slow_song_begin_on_its_beats_even_if_it_is_heard_twice_as_fast(number: int) -> None:
+    """Its snare is on the third beat of what is heard, which would rather have it on the second."""
+    song = compose(77, str(number), 14.0)
+    found = beats(perform(song, SAMPLE_RATE).sum(axis=0).mean(axis=0), SAMPLE_RATE)
+    near = [np.abs(np.array(song.beats_s) - time).min() < 0.07 for time in found.downbeats_s]
+    assert np.mean(near) > 0.9
+    assert found.phase_confidence > 0.8
+
+
+def test_a_snare_on_every_fourth_place_puts_bars_between_the_beats_unless_those_are_known() -> None:
+    grid = np.arange(20.0, 4000.0, 0.25 * FRAMES_PER_S)
+    all_N, low_N, high_N = np.zeros((3, 4100))
+    for envelope_N, places in ((all_N, grid), (low_N, grid[::4]), (high_N, grid[2::4])):
+        envelope_N[np.round(places).astype(int)] = 1.0
+    onsets, chroma_ND = Onsets(all_N=all_N, low_N=low_N, high_N=high_N), np.ones((120, 12))
+    plain, halved = (
+        np.nonzero(find_bars(onsets, grid, chroma_ND, halves=odds).first_N)[0] for odds in ((0.0, 0.0), (1.0, 0.0))
+    )
+    assert 0 not in plain % 2
+    assert set(halved % 2) == {0}

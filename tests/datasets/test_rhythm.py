@@ -171,3 +171,15 @@ def test_a_pulse_that_might_as_well_lie_between_the_beats_is_not_sure_where_it_i
     assert sure.phase_confidence > 0.95
     assert doubtful.phase_confidence < sure.phase_confidence
     assert beats(np.zeros(rate * 3, np.float32), rate).phase_confidence == 0.0
+
+
+def test_beats_are_less_sure_where_every_second_one_may_be_between_two() -> None:
+    """Alternating clicks, of which either kind may be the beat: alike, and one kind much weaker than the other."""
+    signal = {weak: np.zeros(20 * SAMPLE_RATE, np.float32) for weak in (1.0, 0.2)}
+    click_T = hits_at(np.array([0.0]), seconds=0.08)
+    for weak, samples_T in signal.items():
+        for number in range(75):
+            at = round((0.3 + 0.26 * number) * SAMPLE_RATE)
+            samples_T[at : at + click_T.size] += click_T * (weak if number % 2 else 1.0)
+    alike, clear = (beats(samples_T, SAMPLE_RATE) for samples_T in signal.values())
+    assert alike.phase_confidence < 0.8 < clear.phase_confidence
