@@ -67,6 +67,11 @@ def tidy(folder: Path, found: Found) -> None:
         Lines(folder / name).keep(lambda row: True)
 
 
+def written(folder: Path) -> int:
+    """The step of the newest checkpoint by name, 0 without one; whether it is whole is not looked at."""
+    return max((int(path.name.removeprefix(_PREFIX)) for path in folder.glob(f"{_PREFIX}*")), default=0)
+
+
 def checkpoint_name(step: int) -> str:
     return f"{_PREFIX}{step:09d}"
 

@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,12 +31,14 @@ from pipelines.train_loop import Job, ModelConfig, TrainConfig
 if TYPE_CHECKING:
     from torch import nn
 
+    from pipelines.registry import RegistryConfig
+
 __all__ = ["Job", "ModelConfig", "TrainConfig", "TrainResult", "read_history", "run"]
 
 # Decide on speed and survival only: a run may go on with others.
 _FREE = {
-    "num_workers", "min_workers", "micro_batch", "cpus_per_worker", "use_gpu", "max_failures", "hang_s",
-    "keep_checkpoints", "prefetch_batches", "loader",
+    "num_workers", "min_workers", "elastic_look_s", "micro_batch", "cpus_per_worker", "use_gpu", "max_failures",
+    "hang_s", "keep_checkpoints", "prefetch_batches", "loader",
 }  # fmt: skip
 _POLL_S = 0.5
 
@@ -66,11 +68,12 @@ def run(
     store: str,
     keep: Collection[str] | None = None,
     progress: Progress | None = None,
+    live: "RegistryConfig | None" = None,
 ) -> TrainResult:
     """Train on the train split of these tables, drawn from by weight; validate on their valid split.
 
     A finished run with the same settings, songs and code is returned without starting a worker, an interrupted
-    one goes on from its last checkpoint.
+    one goes on from its last checkpoint. With `live` the curve is in MLflow while it grows.
     """
     job = Job(
         config=config,
@@ -82,11 +85,15 @@ def run(
     run_key = key_of(job)
     folder = Path(store).expanduser().absolute() / "runs" / run_key
     if (finished := _finished(folder)) is not None:
+        if live:
+            from pipelines.registry.live import deliver_rest
+
+            deliver_rest(live, folder, store=store)
         return finished
     _check(job)
     folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    with stage(progress, "train", config.steps, "steps") as heard:
+    with stage(progress, "train", config.steps, "steps") as heard, _told_live(live, folder, store):
         outcome = _train_here(job, folder, heard) if config.num_workers == 0 else _train_on_ray(job, folder, heard)
         if "diverged" in outcome:
             raise InputError(
@@ -111,6 +118,15 @@ def key_of(job: Job) -> str:
         job.keep,
         code_digest("pipelines.train_loop"),
     )
+
+
+def _told_live(live: "RegistryConfig | None", folder: Path, store: str) -> AbstractContextManager[None]:
+    """Inside, the curve in the folder is followed and told to MLflow."""
+    if live is None:
+        return nullcontext()
+    from pipelines.registry.live import Pump
+
+    return Pump(live, folder, store=store).running()
 
 
 def _resolved(model: ModelConfig, store: str) -> ModelConfig:
@@ -243,8 +259,10 @@ def _train_on_ray(job: Job, folder: Path, progress: Progress) -> dict[str, Any]:
     with connect() as ray:
         if resume.find(folder).step >= job.config.steps:
             return {"step": job.config.steps}
-        # An actor tells the driver how far rank 0 is: reports to Ray Train are a barrier for all workers.
-        board = ray.remote(num_cpus=0)(_Board).remote()
+        # An actor tells the driver how far rank 0 is: reports to Ray Train are a barrier for all workers. It stands on
+        # the driver's machine, since others may be lost.
+        here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+        board = ray.remote(num_cpus=0, label_selector=here)(_Board).remote()
         watch = _Watch(progress, lambda: ray.get(board.read.remote(), timeout=10))
         try:
             with watch.running():
@@ -265,6 +283,7 @@ def _fit(job: Job, folder: Path, board: Any) -> dict[str, Any]:
         torch_config=TorchConfig(backend="nccl" if config.use_gpu else "gloo", timeout_s=round(config.hang_s)),
         scaling_config=ScalingConfig(
             num_workers=_workers(config),
+            elastic_resize_monitor_interval_s=config.elastic_look_s,  # type: ignore[call-arg]  # V2's, not V1's
             use_gpu=config.use_gpu,
             resources_per_worker={"CPU": config.cpus_per_worker, **({"GPU": 1} if config.use_gpu else {})},
         ),

@@ -9,7 +9,7 @@ augmentation are pure functions of (seed, step, row), so the number of workers c
 import copy
 import math
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -56,6 +56,7 @@ class TrainConfig:
     valid_s: float = 30.0  # from the middle of each; 0 takes the whole song
     num_workers: int = 2  # 0 trains in the calling process, without Ray
     min_workers: int = 0  # go on with as few when machines are lost, and take more when they are back; 0: num_workers
+    elastic_look_s: float = 60.0  # between two looks whether there are machines for more workers
     micro_batch: int = 0  # rows that a worker computes at once, where memory is short; 0: all of its share
     cpus_per_worker: int = 1
     use_gpu: bool = False  # one GPU per worker
@@ -73,8 +74,11 @@ class TrainConfig:
         for name in ("num_workers", "min_workers", "micro_batch", "max_failures", "prefetch_batches", "valid_songs"):
             if getattr(self, name) < 0:
                 raise InputError(f"train.{name}={getattr(self, name)}; 0 or more would do")
-        if self.valid_s < 0 or self.hang_s <= 0:
-            raise InputError(f"train.valid_s={self.valid_s} must be >= 0, train.hang_s={self.hang_s} above 0")
+        if self.valid_s < 0 or self.hang_s <= 0 or self.elastic_look_s <= 0:
+            raise InputError(
+                f"train.valid_s={self.valid_s} must be >= 0, train.hang_s={self.hang_s} and "
+                f"train.elastic_look_s={self.elastic_look_s} above 0"
+            )
         if not 0 <= self.silence_weight <= 1:
             raise InputError(f"train.silence_weight={self.silence_weight}; 0 to 1 would do")
         if self.min_workers > self.num_workers:
@@ -328,11 +332,14 @@ class _Run:
         seconds = max(now - self.clock[0], 1e-9)
         row = {
             "step": self.step,
+            "workers": self.session.world_size,
             "rows_per_s": num_steps * self.job.config.batch_size / seconds,
             "stall": (stalled_s - self.clock[1]) / seconds,
         }
         if self.session.device.type == "cuda":
             row["memory_gib"] = torch.cuda.max_memory_allocated(self.session.device) / 2**30
+            with suppress(ModuleNotFoundError, RuntimeError):  # pynvml, or a driver that will not say
+                row["gpu"] = torch.cuda.utilization(self.session.device) / 100
         self.speed.append(row)
         self.clock = (now, stalled_s)
 

@@ -1,13 +1,19 @@
-"""The kill test of training: SIGKILL at random steps, then the same again; the same losses and weights, bit for bit.
+"""The kill test of training: accidents at random steps, then the same again; the same losses and weights, bit for bit.
 
-`make drill-training` plays five accidents, each `--times` times at random steps (10 by default, `--accidents` picks
-some): the driver of a training in one process; a checkpoint cut short; one of two Ray workers, which Ray starts again
-by itself; the same with a worker that is stopped and never answers again; and the driver of two Ray workers. Each ends
-as a training that was left in peace with as many workers.
+`make drill-training` plays seven accidents, each `--times` times at random steps (10 by default, `--accidents` picks
+some): the driver of a training in one process is killed; a checkpoint is cut short; one of two Ray workers is killed,
+or stopped and never answers again; the driver of two Ray workers is killed; a machine with one of them is lost. Each
+ends as a training that was left in peace with as many workers. Last, a machine is lost and comes back later, and the
+training goes on with one worker and then with two again: every step sees the same rows as in one process.
+
+Machines are raylets on this one. Whatever Ray is asked to do by itself it does by itself: only killed drivers are
+started again.
 """
 
 import argparse
 import json
+import math
+import os
 import signal
 import subprocess
 import sys
@@ -24,7 +30,7 @@ import psutil
 from rich.console import Console
 
 from flows.screen import table
-from pipelines import train
+from pipelines import resume, train
 from pipelines.progress import Silent
 from tests.pipelines.songs import SOURCES, write_songs
 
@@ -35,7 +41,11 @@ MAX_FAILURES = 100
 TIMEOUT_S = 600.0
 HANG_S = 30.0
 _WORKER = "RayTrainWorker"  # a part of the name of Ray's processes
-_SPREAD = 8  # steps to let pass before the next worker is killed, at most
+_SPREAD = 8  # steps to let pass before the next blow, at most
+# A training that lasts long enough to lose a machine and get one back. It hardly learns, so that the loss of a step
+# tells which rows it saw.
+ELASTIC = {"steps": 1200, "checkpoint_every": 40, "elastic_look_s": 4.0}
+_SAME_ROWS = 1e-3  # of a loss; other rows change it by tens of per cent
 
 
 class Said(Silent):
@@ -50,24 +60,59 @@ class Said(Silent):
         sys.stdout.flush()
 
 
-def child(store: Path, num_workers: int) -> None:
+def child(store: Path, settings: dict[str, Any]) -> None:
     """The training itself: a tiny network, dropout, averages, a falling rate, and learnt bit widths."""
     from models.recipe import AugmentConfig, LearnerConfig, QuantizeConfig
 
+    quiet = "elastic_look_s" in settings
     chunks = write_songs(store.parent / "songs", {"a": "train", "b": "train", "c": "valid"})
-    options = {"segment_s": 0.25, "nfft": 512, "depth": 2, "channels": 4, "transformer_layers": 1, "dropout": 0.1}
+    options = {"segment_s": 0.25, "nfft": 512, "depth": 2, "channels": 4, "transformer_layers": 1}
     learner = LearnerConfig(
-        learning_rate=2e-3, final_fraction=0.1, ema_decays=(0.9,), max_grad_norm=1.0,
-        augment=AugmentConfig(shift_s=0.05, remix_group=2), quantize=QuantizeConfig(penalty=0.01, min_mib=0.0005),
+        learning_rate=1e-6 if quiet else 2e-3, final_fraction=0.1, ema_decays=(0.9,), max_grad_norm=1.0,
+        augment=AugmentConfig(shift_s=0.05, remix_group=2),
+        quantize=QuantizeConfig(penalty=0.0 if quiet else 0.01, min_mib=0.0005),
     )  # fmt: skip
+    usual = {"steps": STEPS, "checkpoint_every": CHECKPOINT_EVERY}
     config = train.TrainConfig(
-        steps=STEPS, batch_size=4, checkpoint_every=CHECKPOINT_EVERY, log_every=1, num_workers=num_workers, valid_s=0.5,
-        learner=learner, max_failures=MAX_FAILURES, hang_s=HANG_S,
+        batch_size=4, log_every=1, valid_s=0.5, learner=learner, max_failures=MAX_FAILURES, hang_s=HANG_S,
+        **(usual | settings),
     )  # fmt: skip
-    model = train.ModelConfig(preset="htdemucs-tiny", options=options)
+    model = train.ModelConfig(preset="htdemucs-tiny", options=options | {"dropout": 0.0 if quiet else 0.1})
     result = train.run(config, model, [(chunks, 1.0)], sources=SOURCES, store=str(store), progress=Said())
     outcome = {"weights": result.model_digest, "nsdr": result.best_nsdr, "history": train.read_history(result)}
     (store / "outcome.json").write_text(json.dumps(outcome))
+
+
+class Machines:
+    """Two machines of one CPU each, as far as one can play both: raylets of their own; the second can be lost."""
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        self._cluster: Any = Cluster()
+        self._add(include_dashboard=False)
+        self.add()
+
+    def _add(self, **options: Any) -> Any:
+        for attempt in range(3):  # Ray gives a start 30 s, which a loaded machine exceeds
+            try:
+                return self._cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20, **options)
+            except Exception:
+                if attempt == 2:
+                    raise
+
+    @property
+    def address(self) -> str:
+        return str(self._cluster.address)
+
+    def add(self) -> None:
+        self._second = self._add()
+
+    def lose(self) -> None:
+        self._cluster.remove_node(self._second, allow_graceful=False)
+
+    def close(self) -> None:
+        self._cluster.shutdown()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +127,21 @@ class Training:
         steps = [line for line in self.log.read_text().splitlines() if line.startswith("step ")]
         return int(steps[-1].split()[1]) if steps else 0
 
+    def workers_at(self) -> list[tuple[int, int]]:
+        """Which steps were taken by how many workers, as (step, workers), in the order in which it was done."""
+        rows = [row for path in self.log.parent.glob("runs/*/speed.jsonl") for row in resume.Lines(path).read()]
+        return [(row["step"], row["workers"]) for row in rows]
+
+    def need(self, until: Callable[[], bool]) -> None:
+        """Wait for it; AssertionError with what the training said if it never comes."""
+        assert self.wait(until), self.log.read_text()[-3000:]
+
+    def end(self) -> dict[str, Any]:
+        """What it came to."""
+        assert self.process.wait(TIMEOUT_S) == 0, self.log.read_text()[-3000:]
+        outcome: dict[str, Any] = json.loads((self.log.parent / "outcome.json").read_text())
+        return outcome
+
     def wait(self, until: Callable[[], bool]) -> bool:
         """Whether it came to that before it ended."""
         deadline = time.monotonic() + TIMEOUT_S
@@ -93,21 +153,14 @@ class Training:
 
 
 @contextmanager
-def started(store: Path, num_workers: int) -> Iterator[Training]:
+def started(store: Path, settings: dict[str, Any], machines: Machines | None) -> Iterator[Training]:
     store.mkdir(parents=True, exist_ok=True)
     log = store / "log"
-    command = [
-        sys.executable,
-        "-W",
-        "ignore",
-        "-m",
-        "tests.e2e.drill_training",
-        "--child",
-        str(store),
-        str(num_workers),
-    ]
+    command = [sys.executable, "-W", "ignore", "-m", "tests.e2e.drill_training"]
+    command += ["--child", str(store), json.dumps(settings)]
+    environment = os.environ | ({"RAY_ADDRESS": machines.address} if machines else {})
     with log.open("wb") as out:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT)
     try:
         yield Training(process=process, log=log)
     finally:
@@ -116,44 +169,87 @@ def started(store: Path, num_workers: int) -> Iterator[Training]:
         process.wait()
 
 
-def finish(store: Path, num_workers: int) -> dict[str, Any]:
-    with started(store, num_workers) as training:
-        code = training.process.wait(TIMEOUT_S)
-        assert code == 0, training.log.read_text()[-3000:]
-    outcome: dict[str, Any] = json.loads((store / "outcome.json").read_text())
-    return outcome
+def finish(store: Path, settings: dict[str, Any], machines: Machines | None) -> dict[str, Any]:
+    with started(store, settings, machines) as training:
+        return training.end()
 
 
-def kill_driver(store: Path, num_workers: int, step: int) -> int:
-    """SIGKILL to the driver at a step; the step it had told of."""
-    with started(store, num_workers) as training:
-        assert training.wait(lambda: training.step() >= step), training.log.read_text()[-3000:]
+# --- accidents ----------------------------------------------------------------------------------------------
+
+
+def kill_drivers(store: Path, dice: np.random.Generator, times: int, machines: Machines | None) -> list[int]:
+    """SIGKILL to one driver after the other, each at a step of its own, as it had told of it."""
+    steps = []
+    for step in sorted(int(step) for step in dice.choice(range(1, STEPS), times, replace=False)):
+        steps.append(_kill_driver(store, step, machines))
+    return steps
+
+
+def _kill_driver(store: Path, step: int, machines: Machines | None) -> int:
+    with started(store, {"num_workers": 2 if machines else 0}, machines) as training:
+        training.need(lambda: training.step() >= step)
         training.process.send_signal(signal.SIGKILL)
         return training.step()
 
 
-def strike_workers(store: Path, dice: np.random.Generator, times: int, blow: signal.Signals) -> list[int]:
-    """A signal to one of two workers, again and again in one training that goes on by itself; the steps."""
+def cut_short(store: Path, dice: np.random.Generator, times: int, machines: Machines | None) -> list[int]:
+    """Drivers killed, and each time a file of the newest checkpoint cut short; the steps of those checkpoints."""
     steps = []
-    with started(store, 2) as training:
-        for _ in range(times):
-            # A training taken back is told of again only when it gets further than ever before.
-            target = training.step() + int(dice.integers(1, max(2, min(_SPREAD, (STEPS - 4) // times))))
-            assert training.wait(lambda target=target: training.step() >= target and bool(workers(training))), (  # type: ignore[misc]
-                training.log.read_text()[-3000:]
-            )
-            victims = workers(training)
-            victims[int(dice.integers(len(victims)))].send_signal(blow)
-            steps.append(training.step())
-            gone = {victim.pid for victim in victims}
-            training.wait(lambda gone=gone: not gone & {worker.pid for worker in workers(training)})  # type: ignore[misc]
-        assert training.process.wait(TIMEOUT_S) == 0, training.log.read_text()[-3000:]
+    for step in sorted(int(step) for step in dice.choice(range(2 * CHECKPOINT_EVERY + 1, STEPS), times, replace=False)):
+        _kill_driver(store, step, machines)
+        newest = sorted(store.glob("runs/*/step-*"))[-1]
+        files = sorted(path for path in newest.rglob("*") if path.is_file())
+        victim = files[int(dice.integers(len(files)))]
+        victim.write_bytes(victim.read_bytes()[: int(dice.integers(victim.stat().st_size))])
+        steps.append(int(newest.name.removeprefix("step-")))
     return steps
 
 
-def workers(training: Training) -> list[psutil.Process]:
+def strike(
+    store: Path, dice: np.random.Generator, times: int, blow: Callable[[], None], machines: Machines
+) -> list[int]:
+    """One training with two workers that is struck again and again and goes on by itself; at which steps."""
+    steps = []
+    with started(store, {"num_workers": 2}, machines) as training:
+        for _ in range(times):
+            # A training taken back is told of again only when it gets further than ever before.
+            target = training.step() + int(dice.integers(1, max(2, min(_SPREAD, (STEPS - 4) // times))))
+            training.need(lambda target=target: training.step() >= target and len(workers()) == 2)  # type: ignore[misc]
+            gone = {worker.pid for worker in workers()}
+            blow()
+            steps.append(training.step())
+            training.wait(lambda gone=gone: not gone & {worker.pid for worker in workers()})  # type: ignore[misc]
+        training.end()
+    return steps
+
+
+def lose_and_regain(store: Path, machines: Machines) -> list[int]:
+    """A machine lost, the training going on with one worker, a machine again, and two workers; at which steps."""
+    with started(store, ELASTIC | {"num_workers": 2, "min_workers": 1}, machines) as training:
+        training.need(lambda: training.step() >= 5)
+        machines.lose()
+        training.need(lambda: training.workers_at()[-1][1] == 1)
+        alone = training.workers_at()[-1][0]
+        machines.add()
+        training.need(lambda: training.workers_at()[-1][1] == 2)
+        together = training.workers_at()[-1][0]
+        training.end()
+    return [alone, together]
+
+
+def same_rows(outcome: dict[str, Any], peace: dict[str, Any]) -> bool:
+    """Whether every step is there once, with the loss that the same rows have in one process."""
+    curves = [[(point["step"], point["loss"]) for point in what["history"]] for what in (outcome, peace)]
+    return [step for step, _ in curves[0]] == list(range(1, int(ELASTIC["steps"]) + 1)) and all(
+        here[0] == there[0] and math.isclose(here[1], there[1], rel_tol=_SAME_ROWS)
+        for here, there in zip(*curves, strict=True)
+    )
+
+
+def workers() -> list[psutil.Process]:
+    """Ray's workers that train; their machines are children of this process."""
     found = []
-    for process in psutil.Process(training.process.pid).children(recursive=True):
+    for process in psutil.Process().children(recursive=True):
         try:
             if _WORKER in " ".join(process.cmdline()):
                 found.append(process)
@@ -162,66 +258,91 @@ def workers(training: Training) -> list[psutil.Process]:
     return found
 
 
-def cut_short(store: Path, step: int, dice: np.random.Generator) -> int:
-    """A driver killed at a step, and a file of its newest checkpoint cut short; the step of that checkpoint."""
-    kill_driver(store, 0, step)
-    newest = sorted(store.glob("runs/*/step-*"))[-1]
-    files = sorted(path for path in newest.rglob("*") if path.is_file())
-    victim = files[int(dice.integers(len(files)))]
-    victim.write_bytes(victim.read_bytes()[: int(dice.integers(victim.stat().st_size))])
-    return int(newest.name.removeprefix("step-"))
+ALONE = ("driver", "truncated")  # in one process, without Ray
+ACCIDENTS = (*ALONE, "ray-worker", "ray-hang", "ray-driver", "node", "elastic")
 
 
-ACCIDENTS = {
-    "driver": 0,
-    "truncated": 0,
-    "ray-worker": 2,
-    "ray-hang": 2,
-    "ray-driver": 2,
-}  # and the workers of the training
-
-
-def play(accident: str, store: Path, *, times: int, seed: int) -> tuple[list[int], dict[str, Any]]:
-    """One training that meets with an accident again and again: at which steps, and what it came to after all."""
+def play(accident: str, store: Path, *, times: int, seed: int, machines: Machines | None) -> list[int]:
+    """A training that meets with an accident again and again, until it is finished: at which steps."""
     dice = np.random.default_rng(seed)
-    num_workers = ACCIDENTS[accident]
-    if accident in ("ray-worker", "ray-hang"):
-        blow = signal.SIGKILL if accident == "ray-worker" else signal.SIGSTOP
-        steps = strike_workers(store, dice, times, blow)
-        return steps, json.loads((store / "outcome.json").read_text())
-    first = 2 * CHECKPOINT_EVERY + 1 if accident == "truncated" else 1
-    chosen = sorted(int(step) for step in dice.choice(range(first, STEPS), times, replace=False))
+    if accident in ("driver", "ray-driver"):
+        return kill_drivers(store, dice, times, machines)
     if accident == "truncated":
-        return [cut_short(store, step, dice) for step in chosen], finish(store, num_workers)
-    return [kill_driver(store, num_workers, step) for step in chosen], finish(store, num_workers)
+        return cut_short(store, dice, times, machines)
+    assert machines is not None
+    if accident == "elastic":
+        return lose_and_regain(store, machines)
+
+    def one(blow: signal.Signals) -> None:
+        found = workers()
+        found[int(dice.integers(len(found)))].send_signal(blow)
+
+    def another_machine() -> None:
+        machines.lose()
+        machines.add()
+
+    blows: dict[str, Callable[[], None]] = {
+        "ray-worker": lambda: one(signal.SIGKILL),
+        "ray-hang": lambda: one(signal.SIGSTOP),
+        "node": another_machine,
+    }
+    return strike(store, dice, 1 if accident == "ray-hang" else times, blows[accident], machines)
+
+
+def compare(
+    accident: str, folder: Path, peace: dict[str, Any], machines: Machines | None, steps: list[int]
+) -> list[str]:
+    """The row of an accident: whether what it came to is what came of peace."""
+    settings: dict[str, Any] = {"num_workers": 0 if machines is None else 2}
+    if accident == "elastic":
+        settings = ELASTIC | settings
+    outcome = finish(folder / accident / "store", settings, machines)
+    if accident == "elastic":
+        same = same_rows(outcome, peace)
+        return [accident, "1", f"{'same' if same else 'OTHER'} rows, each step once", ", ".join(map(str, steps))]
+    return [accident, str(len(steps)), "yes" if outcome == peace else "NO", ", ".join(map(str, steps))]
+
+
+def drill(accidents: list[str], folder: Path, *, times: int, seed: int) -> Iterator[list[str]]:
+    """A row for each accident, as they are played."""
+    machines, peace = None, dict[str, dict[str, Any]]()
+    try:
+        for accident in sorted(accidents, key=ACCIDENTS.index):
+            if accident not in ALONE and machines is None:
+                machines = Machines()
+            kind = "elastic" if accident == "elastic" else "alone" if machines is None else "two"
+            if kind not in peace:
+                left: dict[str, Any] = {"num_workers": 2 if kind == "two" else 0}
+                settings = ELASTIC | left if kind == "elastic" else left
+                peace[kind] = finish(folder / f"peace-{kind}" / "store", settings, machines)
+            steps = play(accident, folder / accident / "store", times=times, seed=seed, machines=machines)
+            yield compare(accident, folder, peace[kind], machines, steps)
+    finally:
+        if machines is not None:
+            machines.close()
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--child", nargs=2, metavar=("STORE", "WORKERS"))
-    parser.add_argument("--times", type=int, default=10)
+    parser.add_argument("--child", nargs=2, metavar=("STORE", "SETTINGS"))
+    parser.add_argument("--times", type=int, default=10, help="of each accident but the dear ones: ray-hang, elastic")
     parser.add_argument("--seed", type=int, default=0, help="of the steps")
     parser.add_argument("--accidents", nargs="*", choices=ACCIDENTS, default=list(ACCIDENTS))
     options = parser.parse_args()
+    os.environ["RAY_AUTH_MODE"] = "disabled"  # this process and the trainings know no common token
     if options.child:
-        child(Path(options.child[0]), int(options.child[1]))
+        child(Path(options.child[0]), json.loads(options.child[1]))
         return 0
-    console, rows, differing = Console(highlight=False, width=140), [], 0
+    console, rows = Console(highlight=False, width=140), []
     with tempfile.TemporaryDirectory(prefix="drill-") as scratch:
-        folder, peace = Path(scratch), dict[int, dict[str, Any]]()
-        for accident in options.accidents:
-            num_workers = ACCIDENTS[accident]
-            if num_workers not in peace:
-                peace[num_workers] = finish(folder / f"peace-{num_workers}" / "store", num_workers)
+        began = time.monotonic()
+        for row in drill(options.accidents, Path(scratch), times=options.times, seed=options.seed):
+            rows.append([*row, f"{time.monotonic() - began:.0f}"])
+            console.print(", ".join(rows[-1]))
             began = time.monotonic()
-            steps, outcome = play(accident, folder / accident / "store", times=options.times, seed=options.seed)
-            same = outcome == peace[num_workers]
-            differing += not same
-            rows.append([accident, str(len(steps)), "yes" if same else "NO", f"{time.monotonic() - began:.0f}"])
-            console.print(f"{accident} at steps {', '.join(map(str, steps))}: {'as in peace' if same else 'DIFFERENT'}")
-    columns = ["accident", "times", "as in peace, bit for bit", "s"]
+    columns = ["accident", "times", "as in peace, bit for bit", "at steps", "s"]
     console.print(table(f"Accidents in a training of {STEPS} steps", columns, rows))
-    return int(differing > 0)
+    return int(any("NO" in row or row[2].startswith("OTHER") for row in rows))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,129 @@
+"""The loss curve in MLflow while the training goes on, and all of it in the end, whatever happens to the server.
+
+`history.jsonl` in the folder of a run is the truth, and training writes nowhere else. A pump in the driver follows the
+file and delivers what it can, when it can: a server that is away is asked again, and nothing is lost, since nothing is
+kept here. Points are delivered once the checkpoint that holds them is written: a training that is taken back takes its
+curve back only to there, so no step is ever told twice. Every start of the same run finds the same MLflow run.
+"""
+
+import logging
+import math
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from datasets.shards import read_json, write_json
+from pipelines import registry, resume
+from pipelines.registry.reach import check_address, without_password
+
+_LOG = logging.getLogger(__name__)
+_POLL_S = 2.0
+_LAST_S = 60.0  # how long the end of a training waits for a delivery under way
+MARK = "mlflow.json"  # in the folder of a run: how far the curve was delivered, and where
+_BATCH = 1000  # metrics in one request, MLflow's limit
+
+
+class Pump:
+    """Delivers the curve of one run's folder."""
+
+    def __init__(self, config: registry.RegistryConfig, folder: Path, *, store: str) -> None:
+        self.config, self.folder, self.store = config, folder, store
+        self.uri = registry.address(store)
+        self.complaint = ""  # why the last delivery failed
+        self._client: Any = None
+        self._run_id = ""
+
+    def delivered(self) -> int:
+        """The last step that MLflow has, -1 before the first; another server begins anew."""
+        mark = read_json(self.folder / MARK) or {}
+        return int(mark["step"]) if mark.get("address") == without_password(self.uri) else -1
+
+    def send(self) -> int:
+        """Deliver what is certain and was not yet; how many steps that were.
+
+        Interrupted and done again it adds nothing: MLflow takes a value with the same step and time for the same.
+        """
+        done, certain = self.delivered(), resume.written(self.folder)
+        points = {point["step"]: point for point in self._points() if done < point["step"] <= certain}
+        if not points:
+            return 0
+        run_id, time_ms = self._open()
+        rows = [
+            (step, name, float(value))
+            for step, point in sorted(points.items())
+            for name, value in point.items()
+            if name != "step" and math.isfinite(value)
+        ]
+        self._log(run_id, rows, time_ms)
+        write_json(self.folder / MARK, {"address": without_password(self.uri), "run_id": run_id, "step": certain})
+        return len(points)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Deliver from a thread while the body runs, and what is left when it has ended; never an error."""
+        over = threading.Event()
+
+        def follow() -> None:
+            while not over.wait(_POLL_S):
+                self.try_to_send()
+            self.try_to_send()
+
+        thread = threading.Thread(target=follow, name="mlflow-curve", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join(timeout=_LAST_S)
+            if self.complaint:
+                _LOG.warning("the loss curve is not in MLflow yet: %s; the same command delivers it", self.complaint)
+
+    def try_to_send(self) -> None:
+        """As `send`, but what goes wrong is told once and does not come out."""
+        try:
+            self.send()
+        except Exception as error:  # a curve that is late must not end a training
+            complaint = str(error).splitlines()[0] if str(error) else type(error).__name__
+            if not self.complaint:
+                _LOG.warning("MLflow takes no points now, training goes on: %s", complaint)
+            self.complaint = complaint
+        else:
+            self.complaint = ""
+
+    def _points(self) -> list[dict[str, Any]]:
+        curve = resume.merged(resume.Lines(self.folder / resume.HISTORY).read())
+        speed = resume.merged(resume.Lines(self.folder / resume.SPEED).read())
+        named = [{"step": point["step"], **{f"train/{name}": point[name] for name in point}} for point in curve]
+        named += [{"step": row["step"], **{f"speed/{name}": row[name] for name in row}} for row in speed]
+        told = resume.merged(named)
+        return [{name: point[name] for name in point if not name.endswith("/step")} for point in told]
+
+    def _open(self) -> tuple[str, int]:
+        """The MLflow run of this training, and the one time that all its points have."""
+        check_address(self.uri)
+        if self._client is None:
+            os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read when mlflow is first imported
+            from mlflow import MlflowClient
+
+            logging.getLogger("mlflow").setLevel(logging.ERROR)
+            self._client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+        if not self._run_id:
+            self._run_id = registry._open_run(self._client, self.config, self.folder.name, store=self.store)
+        return self._run_id, int(self._client.get_run(self._run_id).info.start_time)
+
+    def _log(self, run_id: str, rows: list[tuple[int, str, float]], time_ms: int) -> None:
+        from mlflow.entities import Metric
+
+        metrics = [Metric(name, value, time_ms, step) for step, name, value in rows]
+        for start in range(0, len(metrics), _BATCH):
+            self._client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
+
+
+def deliver_rest(config: registry.RegistryConfig, folder: Path, *, store: str) -> None:
+    """What a finished run could not deliver in its time, tried once more."""
+    pump = Pump(config, folder, store=store)
+    if pump.delivered() < resume.written(folder):
+        pump.try_to_send()

@@ -1,0 +1,85 @@
+"""The curve in MLflow: while it grows, over restarts, once for each step, and later where the server was away."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines import registry, resume
+from pipelines.registry import RegistryConfig
+from pipelines.registry.live import MARK, Pump
+
+CONFIG = RegistryConfig()
+
+
+def learn(folder: Path, *, to: int, checkpoint: int, first: int = 1, of: float = 1.0) -> None:
+    """What a training leaves: a point at each step from `first` on, and a checkpoint."""
+    for step in range(first, to + 1):
+        resume.Lines(folder / resume.HISTORY).append({"step": step, "loss": of / step, "loss_drums": 2.0 / step})
+        resume.Lines(folder / resume.SPEED).append({"step": step, "workers": 2, "rows_per_s": 10.0 + step})
+    (folder / resume.checkpoint_name(checkpoint)).mkdir(exist_ok=True)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "runs" / "key"
+    made.mkdir(parents=True)
+    return made
+
+
+def curve(pump: Pump, name: str) -> list[tuple[int, float]]:
+    """Every value that MLflow has, in the order of its steps."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=pump.uri)
+    runs = client.search_runs([client.get_experiment_by_name(CONFIG.experiment).experiment_id])
+    assert len(runs) == 1  # over all restarts
+    return sorted((point.step, point.value) for point in client.get_metric_history(runs[0].info.run_id, name))
+
+
+def test_points_come_with_their_checkpoint_and_every_step_once_over_restarts(folder: Path, tmp_path: Path) -> None:
+    pump = Pump(CONFIG, folder, store=str(tmp_path))
+    learn(folder, to=6, checkpoint=4)
+    assert pump.send() == 4
+    assert pump.send() == 0
+    # Killed, and on another machine with other sums: steps 5 and 6 come again, and are told as they were in the end.
+    resume.Lines(folder / resume.HISTORY).keep(lambda point: point["step"] <= 4)
+    learn(folder, first=5, to=8, checkpoint=8, of=1.5)
+    again = Pump(CONFIG, folder, store=str(tmp_path))
+    assert again.send() == 4
+    steps, losses = zip(*curve(again, "train/loss"), strict=True)
+    assert steps == tuple(range(1, 9))
+    assert losses == pytest.approx([(1.0 if step <= 4 else 1.5) / step for step in steps])
+    assert curve(again, "speed/rows_per_s") == [(step, 10.0 + step) for step in range(1, 9)]
+    # Killed between a delivery and its mark: the same points once more add nothing.
+    (folder / MARK).unlink()
+    assert again.send() == 8
+    assert len(curve(again, "train/loss")) == 8
+    assert "MLFLOW_TRACKING_URI" not in os.environ
+
+
+def test_a_server_that_is_away_is_told_later_and_nothing_is_lost(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pump = Pump(CONFIG, folder, store=str(tmp_path))
+    there: Any = pump.uri
+    pump.uri = "http://127.0.0.1:9"
+    learn(folder, to=4, checkpoint=4)
+    with pump.running():  # a training that ends while the server is away ends well
+        learn(folder, first=5, to=6, checkpoint=6)
+    assert "does not answer" in pump.complaint
+    assert not (folder / MARK).exists()
+    pump.uri = there
+    pump.try_to_send()
+    assert not pump.complaint
+    assert [step for step, _ in curve(pump, "train/loss")] == [1, 2, 3, 4, 5, 6]
+    assert json.loads((folder / MARK).read_text())["step"] == 6
+
+
+def test_another_server_gets_all_of_it(folder: Path, tmp_path: Path) -> None:
+    learn(folder, to=2, checkpoint=2)
+    (folder / MARK).write_text(json.dumps({"address": "http://elsewhere", "run_id": "x", "step": 2}))
+    assert Pump(CONFIG, folder, store=str(tmp_path)).delivered() == -1
+    assert registry.address(str(tmp_path)).startswith("sqlite:///")
