@@ -102,18 +102,25 @@ def fit(known: Sequence[Choice]) -> Array:
     return np.asarray(minimize(loss, start, jac=True, method="L-BFGS-B").x / deviation)
 
 
-def held_out(known: Sequence[Choice]) -> dict[tuple[str, str], list[float]]:
-    """Scores by set and name, each song's with weights that were fitted without it."""
+def fitted_without(known: Sequence[Choice]) -> dict[str, Array]:
+    """For each title the weights that were fitted without it."""
     titles = sorted({one.title for one in known})
     order = np.random.default_rng(0).permutation(len(titles))
-    found: dict[tuple[str, str], list[float]] = {}
+    weights: dict[str, Array] = {}
     for fold in range(FOLDS):
         out = {titles[place] for place in order[fold::FOLDS]}
-        weights = fit([one for one in known if one.title not in out])
-        for one in (one for one in known if one.title in out):
-            best = int(np.argmax(one.evidence_HD @ weights))
-            for name, values in one.scores.items():
-                found.setdefault((one.set, name), []).append(float(values[best]))
+        weights |= dict.fromkeys(out, fit([one for one in known if one.title not in out]))
+    return weights
+
+
+def held_out(known: Sequence[Choice]) -> dict[tuple[str, str], list[float]]:
+    """Scores by set and name, each song's with weights that were fitted without it."""
+    weights = fitted_without(known)
+    found: dict[tuple[str, str], list[float]] = {}
+    for one in known:
+        best = int(np.argmax(one.evidence_HD @ weights[one.title]))
+        for name, values in one.scores.items():
+            found.setdefault((one.set, name), []).append(float(values[best]))
     return found
 
 
