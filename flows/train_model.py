@@ -75,6 +75,7 @@ def train_candidate(config: RunConfig, corpus: Corpus) -> TrainResult:
             sources=config.corpus.sources,
             store=config.store.root,
             progress=progress,
+            live=config.registry,
         ),
         words=lambda made: f"{made.steps} steps, best at {made.best_step}",
     )
