@@ -45,11 +45,31 @@ class Service:
     log: Path
     environment: Mapping[str, str]
     user: str | None = None
+    tries: int = 1
     process: "subprocess.Popen[bytes] | None" = None
 
     def start(self) -> float:
         """Seconds until it answered."""
         began_s = time.monotonic()
+        for _ in range(self.tries - 1):
+            self._launch()
+            if self._comes_up():
+                return time.monotonic() - began_s
+            self.stop()
+        self._launch()
+        self.wait_until_it_answers()
+        return time.monotonic() - began_s
+
+    def _comes_up(self) -> bool:
+        """Whether it answers before it ends: Ray gives its own start 30 s, which a loaded machine exceeds."""
+        deadline_s = time.monotonic() + START_WITHIN_S
+        while self.process is not None and self.process.poll() is None and time.monotonic() < deadline_s:
+            if self.answers():
+                return True
+            time.sleep(0.25)
+        return False
+
+    def _launch(self) -> None:
         with open(self.log, "ab") as words:
             self.process = subprocess.Popen(
                 [str(part) for part in self.command],
@@ -61,8 +81,6 @@ class Service:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self.wait_until_it_answers()
-        return time.monotonic() - began_s
 
     def wait_until_it_answers(self) -> None:
         deadline_s = time.monotonic() + START_WITHIN_S
@@ -110,15 +128,24 @@ class Cluster:
     services: dict[str, Service] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def add(self, name: str, command: Sequence[str | Path], answers: Callable[[], bool], **more: str | None) -> Service:
-        """Start a service and wait for it; `more` may name the `user` it runs as."""
+    def add(
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        answers: Callable[[], bool],
+        *,
+        user: str | None = None,
+        tries: int = 1,
+    ) -> Service:
+        """Start a service and wait for it."""
         service = Service(
             name=name,
             command=command,
             answers=answers,
             log=self.folder / "logs" / f"{name.replace(' ', '-')}.log",
             environment=self.environment,
-            user=more.get("user"),
+            user=user,
+            tries=tries,
         )
         self.services[name] = service
         self.seconds[name] = service.start()
@@ -187,12 +214,10 @@ def cluster(*, say: Callable[[str], None], ray_nodes: int = 2, protected: bool =
     else:
         made.environment |= {"RAY_AUTH_MODE": "disabled"}
     try:
-        for start in (_postgres, _object_store, _prefect, _mlflow):
+        for start in (_postgres, _object_store, *[_ray_node] * ray_nodes, _prefect, _mlflow):
             start(made, protected)
-            say(f"{next(reversed(made.services))}: {made.seconds[next(reversed(made.services))]:.1f} s")
-        for number in range(ray_nodes):
-            _ray_node(made, number)
-            say(f"{next(reversed(made.services))}: {made.seconds[next(reversed(made.services))]:.1f} s")
+            name = next(reversed(made.services))
+            say(f"{name}: {made.seconds[name]:.1f} s")
         yield made
     finally:
         left = made.take_down()
@@ -215,6 +240,7 @@ def _environment(folder: Path, mark: str) -> dict[str, str]:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "240",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven helper processes for what we do not use
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "RAY_worker_niceness": "0",
@@ -361,8 +387,9 @@ def _mlflow(made: Cluster, protected: bool) -> None:
     made.add("MLflow server", command, _web(f"http://{HOST}:{port}/health"))
 
 
-def _ray_node(made: Cluster, number: int) -> None:
+def _ray_node(made: Cluster, protected: bool) -> None:
     """A raylet: the first is the head, which takes jobs on a web address."""
+    number = sum(name.startswith("Ray") for name in made.services)
     ports = {
         name: str(free_port())
         for name in (
@@ -378,7 +405,9 @@ def _ray_node(made: Cluster, number: int) -> None:
     for name, port in ports.items():
         command += [f"--{name}", port]
     if number:
-        made.add(f"Ray node {number}", [*command, "--address", made.environment["_RAY_GCS"]], lambda: _alive(made))
+        made.add(
+            f"Ray node {number}", [*command, "--address", made.environment["_RAY_GCS"]], lambda: _alive(made), tries=3
+        )
         return
     port, page, client = free_port(), free_port(), free_port()
     made.environment |= {"RAY_ADDRESS": f"http://{HOST}:{page}", "_RAY_GCS": f"{HOST}:{port}"}
@@ -386,7 +415,7 @@ def _ray_node(made: Cluster, number: int) -> None:
         "--head", "--port", str(port), "--dashboard-host", HOST, "--dashboard-port", str(page), "--include-dashboard",
         "true", "--ray-client-server-port", str(client), "--temp-dir", str(made.folder / "ray"),
     ]  # fmt: skip
-    made.add("Ray head", [*command, *head], _web(f"http://{HOST}:{page}/api/version"))
+    made.add("Ray head", [*command, *head], lambda: _alive(made), tries=3)
 
 
 def _alive(made: Cluster) -> bool:

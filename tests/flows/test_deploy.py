@@ -80,7 +80,7 @@ def test_without_a_server_to_deploy_to_it_says_how_to_get_one(monkeypatch: pytes
 
 
 def test_a_misspelt_setting_is_refused_before_anything_is_deployed() -> None:
-    with pytest.raises(InputError, match="did you mean 'train.steps'"):
+    with pytest.raises(InputError, match=r"did you mean 'train\.steps'"):
         deploy.run("smoke", ["train.stpes=4"], cron="", pool="stemline", directory="", screen=current())
 
 

@@ -1,0 +1,161 @@
+"""Files for machines that are not here, against the schemas of those who will read them, and against each other."""
+
+import json
+import re
+from collections.abc import Iterator
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+
+KUBERNETES = "1.37"
+
+
+@pytest.fixture(scope="module")
+def infra(repository: Path) -> Path:
+    return repository / "infra"
+
+
+def documents(path: Path) -> list[Any]:
+    return [one for one in yaml.safe_load_all(path.read_text(encoding="utf-8")) if one]
+
+
+def kuberay(repository: Path) -> Any:
+    return json.loads((repository / "tests" / "infra" / "kuberay.json").read_text(encoding="utf-8"))
+
+
+def check_resource(repository: Path, told: Any) -> None:
+    """Raises unless Kubernetes, or KubeRay, takes it."""
+    if told["apiVersion"].startswith("kustomize"):
+        return
+    if not told["apiVersion"].startswith("ray.io"):
+        kubernetes_validate.validate(told, KUBERNETES, strict=True)
+        return
+    known = kuberay(repository)
+    jsonschema.validate(told, {**known[told["kind"]], "RayCluster": known["RayCluster"]})
+    for template in pod_templates(told):
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": template["spec"]}
+        kubernetes_validate.validate(pod, KUBERNETES, strict=True)
+
+
+def pod_templates(told: Any) -> Iterator[Any]:
+    spec = told["spec"].get("rayClusterSpec", told["spec"])
+    yield from (group["template"] for group in [spec["headGroupSpec"], *spec["workerGroupSpecs"]])
+
+
+def manifests(infra: Path) -> list[Any]:
+    return [one for path in sorted((infra / "kubernetes").rglob("*.yaml")) for one in documents(path)]
+
+
+def test_kubernetes_and_kuberay_take_every_manifest(repository: Path, infra: Path) -> None:
+    found = manifests(infra)
+    assert {one["kind"] for one in found} == {
+        "Kustomization", "Namespace", "PersistentVolumeClaim", "Deployment", "Service", "RayCluster", "RayJob",
+    }  # fmt: skip
+    for one in found:
+        check_resource(repository, one)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("RayCluster", lambda told: told["spec"].update(headGroupSpecs={})),
+        ("RayCluster", lambda told: told["spec"]["workerGroupSpecs"][0].update(minReplicas="0")),
+        ("RayCluster", lambda told: told["spec"]["headGroupSpec"]["rayStartParams"].update({"num-cpus": 0})),
+        ("RayCluster", lambda told: next(pod_templates(told))["spec"]["containers"][0].update(portz=[])),
+        ("RayJob", lambda told: told["spec"].update(entrypoints="x")),
+        ("Deployment", lambda told: told["spec"]["template"]["spec"].update(containerz=[])),
+    ],
+)
+def test_a_misspelt_manifest_is_refused(repository: Path, infra: Path, kind: str, change: Any) -> None:
+    told = next(one for one in manifests(infra) if one["kind"] == kind)
+    change(told)
+    with pytest.raises((jsonschema.ValidationError, kubernetes_validate.ValidationError)):
+        check_resource(repository, told)
+
+
+def test_what_kustomize_names_is_there_and_its_patch_makes_a_cluster(repository: Path, infra: Path) -> None:
+    for path in sorted((infra / "kubernetes").rglob("kustomization.yaml")):
+        (told,) = documents(path)
+        assert all((path.parent / name).exists() for name in told["resources"]), path
+    (gpu,) = documents(infra / "kubernetes" / "gpu" / "kustomization.yaml")
+    (cluster,) = documents(infra / "kubernetes" / "base" / "raycluster.yaml")
+    (added,) = yaml.safe_load(gpu["patches"][0]["patch"])
+    cluster["spec"]["workerGroupSpecs"].append(added["value"])
+    check_resource(repository, cluster)
+    groups = [group["groupName"] for group in cluster["spec"]["workerGroupSpecs"]]
+    assert len(set(groups)) == len(groups) == 2
+
+
+def test_clusters_run_the_locked_ray_with_a_token_and_shared_memory(infra: Path) -> None:
+    for told in (one for one in manifests(infra) if one["apiVersion"].startswith("ray.io")):
+        spec = told["spec"].get("rayClusterSpec", told["spec"])
+        assert spec["rayVersion"] == version("ray")
+        assert spec["authOptions"] == {"mode": "token", "secretName": "stemline"}
+        assert spec["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+        for template in pod_templates(told):
+            volumes = {volume["name"]: volume for volume in template["spec"]["volumes"]}
+            assert volumes["shm"]["emptyDir"]["medium"] == "Memory"
+            mounted = {mount["mountPath"] for mount in template["spec"]["containers"][0]["volumeMounts"]}
+            assert {"/dev/shm", "/store"} <= mounted
+
+
+def test_compose_takes_its_file_and_opens_ports_to_this_machine_only(infra: Path) -> None:
+    schema = json.loads(files("check_jsonschema").joinpath("builtin_schemas/vendor/compose-spec.json").read_text())
+    (told,) = documents(infra / "compose.yaml")
+    jsonschema.validate(told, schema)
+    ports = [port for service in told["services"].values() for port in service.get("ports", [])]
+    assert ports
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+    for name, service in told["services"].items():
+        assert set(service.get("depends_on", [])) <= set(told["services"]), name
+        named = [volume.split(":")[0] for volume in service.get("volumes", [])]
+        assert all(volume in told["volumes"] or volume.startswith((".", "$")) for volume in named), name
+    told["services"]["prefect"]["portz"] = []
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(told, schema)
+
+
+def test_rays_own_schema_takes_the_files_of_clouds(infra: Path) -> None:
+    schema = json.loads(files("ray").joinpath("autoscaler/ray-schema.json").read_text())
+    for path in sorted((infra / "ray").glob("*.yaml")):
+        (told,) = documents(path)
+        jsonschema.validate(told, schema)
+        kinds = told["available_node_types"]
+        assert kinds[told["head_node_type"]]["resources"] == {"CPU": 0}
+        assert "spot" in json.dumps(kinds["songs"]).lower()
+        told["max_workerz"] = 3
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(told, schema)
+
+
+def test_images_copy_what_is_there_and_install_the_lock(repository: Path, infra: Path) -> None:
+    for path in sorted((infra / "docker").iterdir()):
+        text = path.read_text(encoding="utf-8")
+        copied = [word for line in re.findall(r"^COPY (.+)$", text, re.M) for word in line.split()[:-1]]
+        assert all((repository / name).exists() for name in copied), path
+        assert {"models", "datasets", "pipelines", "flows", "infra", "requirements.lock"} <= set(copied)
+        assert "--require-hashes --requirement requirements.lock" in text
+        assert re.search(r"^USER stemline$", text, re.M), "nothing runs as root"
+
+
+def test_no_secret_has_a_value_in_a_file(infra: Path) -> None:
+    wanted = re.compile(r"^ *\w*(?:PASSWORD|SECRET|TOKEN|_KEY|AUTH_STRING)\w*: *(?!\$\{)\S+", re.M)
+    for path in [*infra.rglob("*.yaml"), *infra.rglob("*.toml")]:
+        assert not wanted.findall(path.read_text(encoding="utf-8")), path
+
+
+def test_monitoring_reads_and_every_panel_asks_something(infra: Path) -> None:
+    (scraped,) = documents(infra / "monitoring" / "prometheus.yaml")
+    (rules,) = documents(infra / "monitoring" / scraped["rule_files"][0])
+    jobs = {one["job_name"] for one in scraped["scrape_configs"]}
+    board = json.loads((infra / "monitoring" / "grafana" / "stemline.json").read_text())
+    asked = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    asked += [rule["expr"] for group in rules["groups"] for rule in group["rules"]]
+    assert len(asked) == len(board["panels"]) + 4
+    assert {job for text in asked for job in re.findall(r'job="(\w+)"', text)} <= jobs
