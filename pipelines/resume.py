@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from datasets.errors import InputError
 from datasets.storage import disk_errors
 
 CURRENT, BEST = "current", "best"
@@ -79,8 +80,10 @@ def checkpoint_name(step: int) -> str:
 class Writer:
     """Writes checkpoints from a thread, one at a time, and keeps the last few."""
 
-    def __init__(self, folder: Path, *, keep: int) -> None:
-        self.folder, self.keep = folder, keep
+    def __init__(self, folder: Path, *, keep: int, copy: Callable[[int], None] | None = None) -> None:
+        """`copy` brings the checkpoint of a step elsewhere; it may fail, training goes on without."""
+        self.folder, self.keep, self.copy = folder, keep, copy
+        self.complaint = ""  # why the last copy failed
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoints")
         self._pending: Future[None] | None = None
 
@@ -117,6 +120,12 @@ class Writer:
                 shutil.rmtree(temporary, ignore_errors=True)
             for old in sorted(self.folder.glob(f"{_PREFIX}*"))[: -self.keep]:
                 shutil.rmtree(old, ignore_errors=True)
+        if self.copy is not None:
+            try:
+                self.copy(step)
+                self.complaint = ""
+            except (InputError, OSError) as error:
+                self.complaint = str(error)
 
 
 class Lines:

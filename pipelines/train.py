@@ -6,6 +6,7 @@ another start; `model/` is the result and `result.json`, written last, says that
 """
 
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -35,10 +36,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Job", "ModelConfig", "TrainConfig", "TrainResult", "read_history", "run"]
 
+_LOG = logging.getLogger(__name__)
+
 # Decide on speed and survival only: a run may go on with others.
 _FREE = {
     "num_workers", "min_workers", "elastic_look_s", "micro_batch", "cpus_per_worker", "use_gpu", "max_failures",
-    "hang_s", "keep_checkpoints", "prefetch_batches", "loader",
+    "hang_s", "keep_checkpoints", "copy_to", "prefetch_batches", "loader",
 }  # fmt: skip
 _POLL_S = 0.5
 
@@ -92,6 +95,8 @@ def run(
         return finished
     _check(job)
     folder.mkdir(parents=True, exist_ok=True)
+    if config.copy_to:
+        _bring_back(folder, config)
     started = time.monotonic()
     with stage(progress, "train", config.steps, "steps") as heard, _told_live(live, folder, store):
         outcome = _train_here(job, folder, heard) if config.num_workers == 0 else _train_on_ray(job, folder, heard)
@@ -118,6 +123,16 @@ def key_of(job: Job) -> str:
         job.keep,
         code_digest("pipelines.train_loop"),
     )
+
+
+def _bring_back(folder: Path, config: TrainConfig) -> None:
+    """Begin with the newest whole copy where the folder has no whole checkpoint of its own."""
+    from pipelines import offsite
+
+    offsite.check(config.copy_to)
+    if resume.find(folder).newest is None:
+        for passed in offsite.get(folder, config.copy_to):
+            _LOG.warning("a copy of a checkpoint in %s was passed over: %s", config.copy_to, passed)
 
 
 def _told_live(live: "RegistryConfig | None", folder: Path, store: str) -> AbstractContextManager[None]:

@@ -9,6 +9,7 @@ augmentation are pure functions of (seed, step, row), so the number of workers c
 import copy
 import math
 import time
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,6 +64,7 @@ class TrainConfig:
     max_failures: int = 3  # restarts of the workers before giving up
     hang_s: float = 900.0  # a worker that keeps the others waiting for longer is given up, and all are restarted
     keep_checkpoints: int = 2
+    copy_to: str = ""  # s3://BUCKET/FOLDER or a folder: a copy of each checkpoint, for when the run's folder is lost
     prefetch_batches: int = 2  # decoded ahead by each worker
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     silence_weight: float = 1.0  # of the time in which sources are silent, when segments are drawn
@@ -204,7 +206,7 @@ class _Run:
         self.share = len(self.rows) * session.world_size / config.batch_size
         names = (resume.HISTORY, resume.EVENTS, resume.SPEED)
         self.history, self.events, self.speed = (resume.Lines(session.folder / name) for name in names)
-        self.writer = resume.Writer(session.folder, keep=config.keep_checkpoints)
+        self.writer = resume.Writer(session.folder, keep=config.keep_checkpoints, copy=self._copier())
         self.step = 0  # steps done
         self.rollbacks = 0
         self.unread: list[StepMetrics] = []
@@ -235,6 +237,14 @@ class _Run:
             if decision.do != "go":
                 return decision
         return trouble.GO
+
+    def _copier(self) -> Callable[[int], None] | None:
+        from pipelines import offsite
+
+        config, folder = self.job.config, self.session.folder
+        if not config.copy_to:
+            return None
+        return lambda step: offsite.put(folder, step, config.copy_to, keep=config.keep_checkpoints)
 
     def _open_feed(self) -> "Feed":
         from pipelines.feed import Feed
@@ -373,6 +383,9 @@ class _Run:
                 checkpoint.save(folder / resume.CURRENT, model, learner=learner, extra=extra)
                 checkpoint.save(folder / resume.BEST, best, extra=best_info, packing=best_packing)
 
+            self.writer.wait()
+            if self.writer.complaint:
+                self.record("went on without a copy of a checkpoint", self.writer.complaint)
             self.writer.submit(self.step, fill)
         return decision
 
