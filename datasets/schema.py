@@ -86,6 +86,15 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Landmarks:
+    """What a kept song sounds like, to know it again in another master, an excerpt or at another speed."""
+
+    track_id: str
+    audio: str  # digest of what is stored of the song
+    signature: str  # as `fingerprint.pack` writes it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
     """Tempo, beats, chroma, key and singing of one track; times in seconds from the start of the track."""
 
@@ -210,6 +219,15 @@ VERDICTS = pa.schema(
         ("detail", pa.string()),
         ("duration_s", pa.float64()),
         ("measures", pa.map_(pa.string(), pa.float64())),
+    ]
+)
+
+LANDMARKS = pa.schema(
+    [
+        ("schema_version", pa.int32()),
+        ("track_id", pa.string()),
+        ("audio", pa.string()),
+        ("signature", pa.string()),
     ]
 )
 

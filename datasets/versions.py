@@ -172,7 +172,12 @@ def list_versions(store: str | Path) -> list[Version]:
 
 def diff(store: str | Path, first: str, second: str) -> Difference:
     """How the second version differs from the first; each is named by its id, or by the first digits of it."""
-    one, two = ({song.track_id: song for song in _resolve(store, name).songs} for name in (first, second))
+    return difference(_resolve(store, first).songs, _resolve(store, second).songs)
+
+
+def difference(first: Iterable[Song], second: Iterable[Song]) -> Difference:
+    """What the second of two lists of songs holds otherwise than the first."""
+    one, two = ({song.track_id: song for song in songs} for songs in (first, second))
     both = sorted(set(one) & set(two))
     splits = {name: (one[name].split, two[name].split) for name in both}
     licenses = {name: (one[name].license, two[name].license) for name in both}

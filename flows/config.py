@@ -84,6 +84,7 @@ def load(preset: str, overrides: Sequence[str] = ()) -> RunConfig:
         corpus=replace(
             config.corpus, root=_absolute(config.corpus.root), taxonomy=_absolute_file(config.corpus.taxonomy)
         ),
+        gate=replace(config.gate, tags=_absolute(config.gate.tags)),
         retrain=replace(config.retrain, canary=_absolute(config.retrain.canary)),
         curate=replace(
             config.curate, model=_absolute(config.curate.model), overrides=_absolute(config.curate.overrides)

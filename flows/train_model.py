@@ -1,17 +1,19 @@
 """From a dataset to a champion: train, score, register, decide, promote."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from prefect import flow, task
 
 from datasets.errors import InputError
 from datasets.schema import ShardSet
-from datasets.shards import read_manifest, read_songs
 from flows import config as door
+from flows.approval import with_approval
 from flows.build_corpus import Corpus, build_corpus
 from flows.config import RunConfig
 from flows.step import resumable, said, step
-from pipelines import evaluate, gate, registry, train
+from pipelines import contamination, evaluate, gate, registry, train
+from pipelines.contamination import Contamination
 from pipelines.evaluate import EvaluateResult, ScoreSummary
 from pipelines.gate import Decision
 from pipelines.provenance import code_commit, code_digest
@@ -47,7 +49,7 @@ def train_model(config: RunConfig, corpus: Corpus, *, until: str = "promote") ->
         decision = _decide(config, corpus, candidate, champion)
         return Trained(trained=trained, candidate=candidate, champion=champion, decision=decision)
     version = register(config, corpus, trained, candidate)
-    decision = _kept(config, version) or _decide(config, corpus, candidate, champion)
+    decision = _kept(config, version) or with_approval(config, _decide(config, corpus, candidate, champion))
     version = promote(config, version, decision)
     return Trained(trained=trained, candidate=candidate, champion=champion, decision=decision, version=version)
 
@@ -158,21 +160,18 @@ def _kept(config: RunConfig, version: ModelVersion) -> Decision | None:
 
 def _decide(config: RunConfig, corpus: Corpus, candidate: EvaluateResult, champion: EvaluateResult | None) -> Decision:
     """The gate's word on what was trained with this corpus."""
+    rules = gate.with_tags(config.gate)
     if champion is None:
-        return gate.decide(candidate.summary, None, config.gate)
-    return gate.decide(candidate.summary, champion.summary, config.gate, heard=_heard(config, corpus))
-
-
-def _heard(config: RunConfig, corpus: Corpus) -> list[str] | None:
-    """Held-out songs that the candidate or the champion was trained with; None where its dataset is gone."""
+        return gate.decide(candidate.summary, None, rules)
     present = registry.champion(config.registry, store=config.store.root)
-    try:
-        champions = read_manifest(present.dataset_uri).songs if present and present.dataset_uri else None
-    except InputError:
-        champions = None
-    if champions is None:
-        return None
-    return gate.heard_songs(read_songs(corpus.songs), champions, split=config.evaluate.split)
+    datasets = [present.dataset_uri] if present else []
+    return gate.decide(candidate.summary, champion.summary, rules, heard=heard_in(config, corpus.songs, datasets))
+
+
+def heard_in(config: RunConfig, songs: ShardSet, datasets: Sequence[str]) -> Contamination:
+    """The held-out songs among `songs` that were learnt from, there or in one of the other datasets' manifests."""
+    similarity = config.curate.min_similarity
+    return contamination.find(songs, datasets, split=config.evaluate.split, min_similarity=similarity)
 
 
 def _flat_scores(scored: EvaluateResult) -> dict[str, float]:

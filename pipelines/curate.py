@@ -17,10 +17,10 @@ import numpy as np
 from datasets import storage
 from datasets.corpus import assign_splits
 from datasets.errors import InputError
-from datasets.fingerprint import Match, Signature, find_matches
+from datasets.fingerprint import Match, Signature, find_matches, pack
 from datasets.overrides import Overrides, read_overrides
 from datasets.quality import Fault, Rules, faults, silent_sources
-from datasets.schema import REASONS, SPLITS, VERDICTS, ShardSet, Verdict
+from datasets.schema import LANDMARKS, REASONS, SPLITS, VERDICTS, Landmarks, ShardSet, Verdict
 from datasets.shards import (
     Manifest,
     Song,
@@ -176,7 +176,8 @@ def _curate(
         model=config.model,
     )
     curation.run(told, store=home, progress=progress)
-    return _select(verdicts, table, stored, by_hand, store=store, key=key)
+    signatures = {item.song.track_id: item.signature for item in heard}
+    return _select(verdicts, table, stored, by_hand, signatures, store=store, key=key)
 
 
 # --- judging ------------------------------------------------------------------------------------------------
@@ -383,8 +384,16 @@ def _dealt_again(verdicts: list[Verdict], about: Mapping[str, Any]) -> list[Verd
 
 
 def _select(
-    verdicts: Sequence[Verdict], table: ShardSet, stored: Manifest, by_hand: Overrides, *, store: str, key: str
+    verdicts: Sequence[Verdict],
+    table: ShardSet,
+    stored: Manifest,
+    by_hand: Overrides,
+    signatures: Mapping[str, Signature],
+    *,
+    store: str,
+    key: str,
 ) -> ShardSet:
+    """The manifest of the kept songs; what they sound like goes with it, for models that will be compared with them."""
     kept = {verdict.track_id: verdict.split for verdict in verdicts if verdict.keep}
     summary = {
         "songs": len(verdicts),
@@ -395,7 +404,16 @@ def _select(
         "by_hand": len(by_hand.songs),
     }
     songs = [replace(song, split=kept[song.track_id]) for song in stored.songs if song.track_id in kept]
-    extra = {"verdicts": asdict(table), "summary": summary, "made_from": f"{stored.step}-{stored.key}"}
+    sounds = [
+        Landmarks(track_id=song.track_id, audio=song.audio, signature=pack(signatures[song.track_id])) for song in songs
+    ]
+    landmarks = write_table(store, "landmarks", table_of(sounds, LANDMARKS), key=key)
+    extra = {
+        "verdicts": asdict(table),
+        "landmarks": asdict(landmarks),
+        "summary": summary,
+        "made_from": f"{stored.step}-{stored.key}",
+    }
     return write_manifest(store, table="chunks", step="curate", key=key, shards=stored.shards, songs=songs, extra=extra)
 
 

@@ -6,15 +6,21 @@ worse than the tolerance. The first candidate of all is held against the unproce
 on nSDR, which every song has.
 """
 
+import csv
 import fnmatch
+import glob
+import io
 import statistics
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass, field, replace
 
+from datasets import storage
 from datasets.errors import InputError
-from datasets.shards import Song
+from pipelines.contamination import Contamination
 from pipelines.evaluate import ScoreSummary, SongScore
 from pipelines.paired import Difference, difference
+
+CLEAN = Contamination()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,9 +35,12 @@ class GateConfig:
     source_tolerance: float = 0.5  # no source's lower bound may lie further than this below 0
     slice_tolerance: float = 1.0  # nor may the mean gain over any slice
     slices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # patterns of track ids, such as */Jazz*
+    tags: str = ""  # a CSV file of track_id,tag, such as genres: each tag is a slice
     leakage_tolerance_db: float = 3.0  # more sound than the champion's where a stem is silent
     max_size_mb: float = 0.0  # of the files of the weights; 0: any
     max_real_time: float = 0.0  # seconds of computing per second of song, as measured in scoring; 0: any
+    approval: bool = False  # a person is asked before a candidate that passed is promoted
+    approval_s: float = 86400.0  # for how long; nobody's word is a no
 
     def __post_init__(self) -> None:
         if not 0.5 <= self.confidence < 1 or self.min_songs < 1:
@@ -39,16 +48,27 @@ class GateConfig:
                 f"gate.confidence={self.confidence}, gate.min_songs={self.min_songs}; at least 0.5 and below 1, and "
                 "at least 1 would do"
             )
+        if self.approval_s <= 0:
+            raise InputError(f"gate.approval_s={self.approval_s}; seconds above 0 would do")
 
 
-def heard_songs(candidates: Iterable[Song], champions: Iterable[Song], *, split: str) -> list[str]:
-    """Ids of the candidate's songs in `split` whose audio, whatever it is called there, one of the two learnt from.
-
-    Both are given by all songs of their datasets; what stands in `split` or is kept for tests was not learnt from.
-    """
-    songs = list(candidates)
-    learnt = {song.audio for song in (*songs, *champions) if song.split not in (split, "test")}
-    return sorted(song.track_id for song in songs if song.split == split and song.audio in learnt)
+def with_tags(config: GateConfig) -> GateConfig:
+    """The rules with a slice for each tag of the file `config.tags`; slices of the settings win over tags."""
+    if not config.tags:
+        return config
+    try:
+        rows = list(csv.reader(io.StringIO(storage.read(config.tags).decode("utf-8-sig"))))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"gate.tags={config.tags} cannot be read ({error}); a CSV file of track_id,tag would do"
+        ) from None
+    header = [name.strip() for name in rows[0]] if rows else []
+    if header != ["track_id", "tag"] or any(len(row) != 2 for row in rows[1:] if row):
+        raise InputError(f"gate.tags={config.tags} has the columns {header}; track_id,tag in each line would do")
+    members: dict[str, list[str]] = {}
+    for track_id, tag in filter(None, rows[1:]):
+        members.setdefault(tag.strip(), []).append(glob.escape(track_id.strip()))
+    return replace(config, slices={**{tag: tuple(ids) for tag, ids in sorted(members.items())}, **config.slices})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,15 +95,15 @@ class Decision:
     slice_gains: Mapping[str, Difference] = field(default_factory=dict)
     visible: float | None = None  # dB that so many songs show in four of five cases
     left_out: tuple[str, ...] = ()  # songs that one of the two has heard in training
+    asked: str = ""  # who was asked and gave their word; empty where nobody was, or nobody answered
 
 
 def decide(
-    candidate: ScoreSummary, champion: ScoreSummary | None, config: GateConfig, *, heard: Collection[str] | None = ()
+    candidate: ScoreSummary, champion: ScoreSummary | None, config: GateConfig, *, heard: Contamination = CLEAN
 ) -> Decision:
     """Promote, or say which rules forbid it. InputError if the two were not scored alike.
 
-    `heard` are ids of songs that one of the two was trained with, which are left out of the comparison; None where
-    that is not known any more.
+    Songs that one of the two `heard` in training are left out of the comparison.
     """
     improvement = candidate.overall.improvement
     alone = tuple(_alone(candidate, config))
@@ -93,8 +113,8 @@ def decide(
             promote=all(check.met for check in alone), reason=reason, improvement=improvement, checks=alone,
             num_songs=len(candidate.songs),
         )  # fmt: skip
-    pairs = compare(candidate, champion, config, heard=heard or ())
-    checks = (*alone, _contamination(pairs, known=heard is not None), *_beside(candidate, champion, config, pairs))
+    pairs = compare(candidate, champion, config, heard=heard.songs)
+    checks = (*alone, _contamination(pairs, heard), *_beside(candidate, champion, config, pairs))
     praise = f"It scores {_sure(pairs.gain, config)} and {_over_mixture(candidate)}."
     return Decision(
         promote=all(check.met for check in checks),
@@ -183,7 +203,7 @@ def _slices(songs: Mapping[str, SongScore], config: GateConfig) -> dict[str, lis
         members = [
             track_id for track_id in songs if any(fnmatch.fnmatchcase(track_id, pattern) for pattern in patterns)
         ]
-        if members:
+        if len(members) >= 2:  # of one song no mean is known, let alone how sure it is
             found[name] = members
     return found
 
@@ -257,15 +277,29 @@ def _beside(candidate: ScoreSummary, champion: ScoreSummary, config: GateConfig,
     yield from _leakage(candidate, champion, config, left_out=pairs.left_out)
 
 
-def _contamination(pairs: Pairs, *, known: bool) -> Check:
+def _contamination(pairs: Pairs, heard: Contamination) -> Check:
     """Never an obstacle: songs that would flatter one of the two are not among those compared."""
     said = "Neither was trained with any of these songs."
     if pairs.left_out:
-        said = f"{_songs(pairs.left_out)} that one of them was trained with are left out: {', '.join(pairs.left_out)}."
-    return Check(
-        rule="contamination",
-        met=True,
-        said=said if known else "Which songs the champion was trained with is not known any more.",
+        named = ", ".join(f"{track_id} ({heard.songs[track_id]})" for track_id in pairs.left_out)
+        said = f"{_songs(pairs.left_out)} that one of them was trained with are left out: {named}."
+    if not heard.known:
+        said += " Which songs the champion was trained with is not known any more."
+    if not heard.by_ear:
+        said += " Only equal audio was looked for; datasets curated anew tell other masters and excerpts, too."
+    return Check(rule="contamination", met=True, said=said)
+
+
+def with_word(decision: Decision, *, name: str, promote: bool, why: str) -> Decision:
+    """The decision after a person was asked who may only turn a yes into a no; nobody is a `name` that is empty."""
+    answer = "yes" if promote else "no"
+    said = f"{name} says {answer}{f': {why}' if why else ''}." if name else f"{why}."
+    return replace(
+        decision,
+        promote=decision.promote and promote,
+        reason=f"{decision.reason} {said}" if promote else said,
+        checks=(*decision.checks, Check(rule="approval", met=promote, said=said)),
+        asked=name,
     )
 
 

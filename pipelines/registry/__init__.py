@@ -310,7 +310,8 @@ def _books(store: str) -> Iterator["MlflowClient"]:
             raise
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"MLflow at {without_password(uri)} refused, or went away: {said}; once it answers, the same command goes on"
+            f"MLflow at {without_password(uri)} refused, or went away: {said}; when it answers, the same command "
+            "goes on"
         ) from error
     finally:
         # MLflow writes its address into the environment, where every later job would take it for the user's.

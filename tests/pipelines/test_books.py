@@ -97,9 +97,9 @@ def test_a_database_that_goes_away_in_the_middle_is_told_and_the_next_try_finish
 
     with monkeypatch.context() as patch:
         patch.setattr(registry, "_log_model", stop_first)
-        with pytest.raises(InputError, match=r"books:\*\*\*@.* refused, or went away: .*; once it answers, the same"):
+        with pytest.raises(InputError, match=r"books:\*\*\*@.* refused, or went away: .*; when it answers, the same"):
             registry.register(config, candidates[0], store=store)
-    with pytest.raises(InputError, match="MLflow does not answer at .*; start the server"):
+    with pytest.raises(InputError, match=r"MLflow does not answer at .*; start the server"):
         registry.champion(config, store=store)
     postgres.start()
     assert registry.register(config, candidates[0], store=store).version == "1"

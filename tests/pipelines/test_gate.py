@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from datasets.dice import dice
 from datasets.errors import InputError
-from datasets.shards import Song
+from pipelines.contamination import Contamination
 from pipelines.evaluate import ScoreSummary, SongScore, SourceScore
-from pipelines.gate import Decision, GateConfig, decide, heard_songs
+from pipelines.gate import Decision, GateConfig, decide, with_tags, with_word
 
 CONFIG = GateConfig(min_improvement=3.0, confidence=0.95, margin=0.1, source_tolerance=0.5)
 NUM_SONGS = 20
@@ -171,33 +172,50 @@ def test_few_songs_replace_nobody() -> None:
 
 def test_a_song_that_one_of_them_was_trained_with_is_left_out() -> None:
     drums = [99.0, *([1.0] * 19)]
-    decision = decide(summary(drums, drums), CHAMPION, CONFIG, heard=["00", "no song of these"])
+    decision = decide(
+        summary(drums, drums),
+        CHAMPION,
+        CONFIG,
+        heard=Contamination(songs={"00": "the same audio", "none of these": ""}),
+    )
     assert decision.left_out == ("00",)
     assert decision.num_songs == 19
     assert decision.gain is not None
     assert decision.gain.mean == 0
-    assert "1 song that one of them was trained with are left out: 00." in [check.said for check in decision.checks]
-    unknown = decide(summary(drums, drums), CHAMPION, CONFIG, heard=None)
+    assert "1 song that one of them was trained with are left out: 00 (the same audio)." in [
+        check.said for check in decision.checks
+    ]
+    unknown = decide(summary(drums, drums), CHAMPION, CONFIG, heard=Contamination(known=False, by_ear=False))
     assert any("not known any more" in check.said for check in unknown.checks)
     with pytest.raises(InputError, match="each of the 20 songs was heard by one of the two in training"):
-        decide(summary(2.0, 2.0), CHAMPION, CONFIG, heard=list(CHAMPION.songs))
+        decide(summary(2.0, 2.0), CHAMPION, CONFIG, heard=Contamination(songs=dict.fromkeys(CHAMPION.songs, "")))
 
 
-def test_songs_are_known_by_what_they_sound_like_and_not_by_name() -> None:
-    def song(name: str, split: str, audio: str) -> Song:
-        return Song(
-            track_id=name, title=name, split=split, audio=audio, sample_rate=8000, channels=2, num_samples=1,
-            chunk_samples=1, first_row=0, num_chunks=1, path="",
-        )  # fmt: skip
+def test_a_person_may_turn_a_yes_into_a_no_and_never_the_other_way_round() -> None:
+    passed = decide(summary(around(1.5, 0.3), around(1.3, 0.3)), CHAMPION, CONFIG)
+    yes = with_word(passed, name="Ada", promote=True, why="the choir is better")
+    assert (yes.promote, yes.asked) == (True, "Ada")
+    assert yes.reason == f"{passed.reason} Ada says yes: the choir is better."
+    no = with_word(passed, name="Ada", promote=False, why="")
+    assert (no.promote, no.reason, unmet(no)) == (False, "Ada says no.", ["approval"])
+    assert not with_word(decide(CHAMPION, CHAMPION, CONFIG), name="Ada", promote=True, why="").promote
 
-    ours = [song("x", "test", "1"), song("y", "test", "2"), song("z", "test", "3"), song("v", "valid", "4")]
-    champions = [song("other name", "train", "1"), song("y", "test", "2"), song("chosen by", "valid", "3")]
-    assert heard_songs(ours, champions, split="test") == ["x", "z"]
-    twice = [*ours, song("y again", "train", "2")]
-    assert heard_songs(twice, champions, split="test") == ["x", "y", "z"]
-    # Songs that both were chosen by are no reason to compare nothing at all.
-    assert heard_songs(ours, [song("v", "valid", "4")], split="valid") == []
-    assert heard_songs(ours, [song("v", "train", "4")], split="valid") == ["v"]
+
+def test_each_tag_is_a_slice(tmp_path: Path) -> None:
+    file = tmp_path / "tags.csv"
+    file.write_text("track_id,tag\n18,jazz\n19,jazz\n[x],jazz\n18,loud\n")
+    rules = with_tags(replace(CONFIG, tags=str(file), slices={"loud": ("1?",)}))
+    assert rules.slices == {"jazz": ("18", "19", "[[]x]"), "loud": ("1?",)}
+    decision = decide(summary([4.0] * 18 + [-3.0] * 2, 2.0), CHAMPION, rules)
+    assert "slice_tolerance, jazz" in unmet(decision)
+    assert {name: gain.num_songs for name, gain in decision.slice_gains.items()} == {
+        "quiet": 5, "short": 5, "long": 5, "jazz": 2, "loud": 10,
+    }  # fmt: skip
+    file.write_text("song,genre\n18,jazz\n")
+    with pytest.raises(InputError, match=r"\['song', 'genre'\]; track_id,tag in each line would do"):
+        with_tags(rules)
+    with pytest.raises(InputError, match="cannot be read"):
+        with_tags(replace(CONFIG, tags=str(tmp_path / "none.csv")))
 
 
 def test_a_score_that_is_no_number_passes_no_rule() -> None:
@@ -213,7 +231,7 @@ def test_one_song_is_enough_for_a_first_champion_and_is_named_as_one() -> None:
 
 
 def test_settings_that_mean_nothing_are_refused() -> None:
-    for wrong in ({"confidence": 1.0}, {"confidence": 0.4}, {"min_songs": 0}):
+    for wrong in ({"confidence": 1.0}, {"confidence": 0.4}, {"min_songs": 0}, {"approval_s": 0.0}):
         with pytest.raises(InputError, match="would do"):
             GateConfig(**wrong)  # type: ignore[arg-type]
 
