@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.text import Text
 
+from flows import lineage
 from flows.config import RunConfig
 from flows.road import prepared
 from flows.screen import Screen, decibels, table
@@ -17,19 +18,29 @@ MAX_SONGS = 5  # at either end
 
 
 def run(config: RunConfig, first: str, second: str, *, screen: Screen, debug: bool = False) -> dict[str, Any]:
-    """Scores of both, found again where they are known, and what the first gains over the second."""
+    """What differs in settings and songs, scores of both, and what the first gains over the second.
+
+    Songs that a registered one of the two learnt from are left out.
+    """
+    differing = lineage.differences(config, first, second)
     with prepared(config, verb="compare", screen=screen, debug=debug):
-        from flows.train_model import compare_models
+        from flows.build_corpus import build_corpus
+        from flows.train_model import compare_models, heard_in
 
         one, two = compare_models(config, first, second)
-        pairs = gate.compare(one, two, config.gate)
+        songs = build_corpus(config, until="curate").songs
+        heard = heard_in(config, songs, lineage.datasets(config, first, second))
+        pairs = gate.compare(one, two, gate.with_tags(config.gate), heard=heard.songs)
     plain = asdict(pairs)
     return {
         "first": first,
         "second": second,
         "protocol": one.protocol,
+        "settings": differing["settings"],
+        "dataset": differing["dataset"],
         **plain,
-        "shown": _shown(first, second, one, two, pairs),
+        "heard": dict(heard.songs),
+        "shown": [*differing["shown"], *_shown(first, second, one, two, pairs)],
     }
 
 
@@ -46,8 +57,15 @@ def _shown(first: str, second: str, one: ScoreSummary, two: ScoreSummary, pairs:
         Text(f"first   {first}\nsecond  {second}"),
         table(title, ["source", "mixture", "first", "second"], rows, strong_last=True),
         gain_table("Gain of the first over the second in dB nSDR, song by song", {**pairs.sources, "mean": pairs.gain}),
+        *([_slices(pairs)] if pairs.slices else []),
         table("Songs", ["track", "gain"], _extremes(pairs.songs)),
+        *(Text(f"left out: {track_id}, which one of them learnt from", style="dim") for track_id in pairs.left_out),
     ]
+
+
+def _slices(pairs: Pairs) -> Any:
+    rows = [[name, str(gain.num_songs), decibels(gain.mean, sign=True)] for name, gain in pairs.slices.items()]
+    return table("Slices", ["", "songs", "gain"], rows)
 
 
 def _extremes(gains: Mapping[str, float]) -> list[list[str]]:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CHAMPION",
     "Candidate",
+    "Lineage",
     "ModelVersion",
     "Promotion",
     "RegistryConfig",
@@ -49,6 +50,7 @@ __all__ = [
     "fetch",
     "flatten",
     "history",
+    "lineage",
     "promote",
     "register",
     "requirements",
@@ -103,6 +105,17 @@ class Candidate:
     scores: Mapping[str, float] = field(default_factory=dict)  # such as {"test/nsdr/drums": 5.1}, in dB
     lineage: Mapping[str, str] = field(default_factory=dict)  # digests, commit, counts: tags of run and version
     documents: Mapping[str, str] = field(default_factory=dict)  # file name -> text, kept with the run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lineage:
+    """What a version was made from, and what was decided about it."""
+
+    version: ModelVersion
+    settings: Mapping[str, str]  # by dotted name
+    tags: Mapping[str, str]  # digests, commit, protocol
+    decision: Mapping[str, Any] | None
+    promotions: tuple[Promotion, ...]  # of this version, the oldest first
 
 
 def address(store: str) -> str:
@@ -194,6 +207,24 @@ def versions(config: RegistryConfig, *, store: str) -> list[ModelVersion]:
     with _books(store) as client:
         found = client.search_model_versions(f"name = '{config.name}'", max_results=10_000)
         return [_version(client, made) for made in sorted(found, key=lambda made: int(made.version))]
+
+
+def lineage(ref: str, *, store: str) -> Lineage:
+    """Everything that the registry knows about where a version comes from."""
+    if _is_new(store):
+        raise InputError(f"{ref}: no model is registered in {store} yet; `stemline demo` or `stemline run` makes one")
+    with _books(store) as client:
+        version = _look_up(client, ref)
+        tags = dict(client.get_model_version(version.name, version.version).tags)
+        decision = tags.pop("decision", None)
+        done = entries(client, version.name, _aliases(client, version.name))
+        return Lineage(
+            version=version,
+            settings=dict(client.get_run(version.run_id).data.params),
+            tags=tags,
+            decision=json.loads(decision) if decision else None,
+            promotions=tuple(entry for entry in done if entry.version == version.version),
+        )
 
 
 def rollback(config: RegistryConfig, *, store: str, to: str | None = None) -> Promotion:

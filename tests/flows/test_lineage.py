@@ -1,0 +1,97 @@
+"""From a version to its songs and settings, from a song to the versions that heard it, and how two versions differ."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows import lineage
+from flows.__main__ import main
+from flows.config import load
+from pipelines import registry
+from pipelines.registry import RegistryConfig
+from tests.pipelines.songs import write_songs
+from tests.pipelines.test_registry import make_candidate
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Two versions: the second learnt from one song more, with other settings; the first is the champion."""
+    folder = tmp_path_factory.mktemp("lineage")
+    store = str(folder / "store")
+    songs = {"a": "train", "b": "valid", "c": "test"}
+    for place, learnt in enumerate((songs, {**songs, "d": "train"})):
+        dataset = write_songs(folder / "store", learnt, key=f"k{place}", num_samples=4000)
+        made = make_candidate(folder / str(place), run_key=f"run{place}", seed=place)
+        origins = {"commit": f"c0ffee{place}", "dataset_digest": dataset.digest, "dataset_uri": dataset.uri}
+        told = replace(made, config={"train": {"steps": 20 + place, "lr": 1.0}}, lineage=origins)
+        version = registry.register(RegistryConfig(), told, store=store)
+        registry.promote(version, {"promote": place == 0, "reason": f"reason {place}"}, store=store)
+    return store
+
+
+@pytest.fixture(autouse=True)
+def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def answer(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
+    assert main(["lineage", *words, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_version_tells_its_songs_settings_code_and_decisions(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    told = answer(capsys, "models:/stemline@champion", f"store.root={store}")
+    assert [(song["track_id"], song["split"]) for song in told["songs"]] == [
+        ("a", "train"), ("b", "valid"), ("c", "test"),
+    ]  # fmt: skip
+    assert told["settings"] == {"train.steps": "20", "train.lr": "1.0"}
+    assert told["tags"]["commit"] == "c0ffee0"
+    assert told["decision"]["reason"] == "reason 0"
+    assert [entry["kind"] for entry in told["promotions"]] == ["promotion"]
+    assert main(["lineage", "models:/stemline/2", f"store.root={store}"]) == 0
+    shown = capsys.readouterr().out
+    assert "2 train, 1 valid, 1 test" in shown
+    assert "c0ffee1" in shown
+    assert "reason 1" in shown
+
+
+def test_a_song_tells_who_heard_it(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    where = f"store.root={store}"
+    assert answer(capsys, "a", where)["heard"] == {
+        "models:/stemline/1": ["a (train)"], "models:/stemline/2": ["a (train)"],
+    }  # fmt: skip
+    assert answer(capsys, "d", where)["heard"] == {"models:/stemline/2": ["d (train)"]}
+    assert answer(capsys, "c", where)["heard"] == {}
+    assert main(["lineage", "c", where]) == 0
+    assert "No registered version of stemline heard c." in capsys.readouterr().out
+    assert main(["lineage", "nobody's", where]) == 2
+    assert main(["lineage", "models:/stemline/9", where]) == 2
+    assert "models:/stemline/9 does not exist" in capsys.readouterr().err
+
+
+def test_two_versions_differ_in_settings_code_and_songs(store: str) -> None:
+    config = load("smoke", [f"store.root={store}"])
+    found = lineage.differences(config, "models:/stemline/2", "models:/stemline/1")
+    assert found["settings"] == {"train.steps": ("21", "20"), "commit": ("c0ffee1", "c0ffee0")}
+    assert (found["dataset"]["added"], found["dataset"]["removed"]) == (("d",), ())
+    assert found["dataset"]["unchanged"] == 3
+    one = lineage.datasets(config, "models:/stemline/1", "a/folder")
+    assert [Path(uri).name for uri in one] == ["ingest-k0.json"]
+    assert lineage.differences(config, "a/folder", "models:/stemline/1")["settings"] is None
+
+
+def test_a_dataset_that_is_gone_is_said(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = Path(store) / "manifests" / "ingest-k0.json"
+    manifest.rename(manifest.with_suffix(".away"))
+    try:
+        assert answer(capsys, "models:/stemline/1", f"store.root={store}")["songs"] is None
+        assert answer(capsys, "d", f"store.root={store}")["unknown"] == ["models:/stemline/1"]
+        config = load("smoke", [f"store.root={store}"])
+        assert lineage.differences(config, "models:/stemline/2", "models:/stemline/1")["dataset"] is None
+    finally:
+        manifest.with_suffix(".away").rename(manifest)
