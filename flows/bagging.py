@@ -1,0 +1,62 @@
+"""`stemline bag`: fine-tunings, one per source, put together as one model."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from datasets.errors import InputError
+from flows import config as door
+from flows.screen import Screen, table
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def run(parts: Sequence[str], *, to: str, options_preset: str | None, screen: Screen) -> dict[str, Any]:
+    """Writes the bag's YAML file and its packages beside it; `parts` are SOURCE=MODEL, each source once."""
+    config = door.load(options_preset or "smoke", [])
+    target = Path(to)
+    if target.suffix != ".yaml" or target.exists():
+        raise InputError(f"--to {to}: the name of a new .yaml file would do; its packages are put beside it")
+
+    from models import checkpoint, interop
+    from models.errors import ModelError
+    from pipelines import registry
+
+    named = _named(parts)
+    try:
+        models = [checkpoint.load_model(registry.resolve(ref, store=config.store.root)) for ref in named.values()]
+        weights = _weights(list(named), models)
+        made = interop.export_bag(models, target.parent, name=target.stem, weights=weights)
+        interop.load_bag(made)  # what cannot be read back is no result
+    except ModelError as error:
+        raise InputError(str(error)) from error
+    screen.say(f"✓ {made}")
+    return {
+        "bag": str(made),
+        "members": named,
+        "shown": [table("Bag", ["source", "from"], [[source, ref] for source, ref in named.items()])],
+    }
+
+
+def _named(parts: Sequence[str]) -> dict[str, str]:
+    """The model of each source."""
+    named: dict[str, str] = {}
+    for part in parts:
+        source, equals, ref = part.partition("=")
+        if not equals or not ref or source in named:
+            raise InputError(f"{part!r}: SOURCE=MODEL, each source once, such as drums=runs/KEY/model, would do")
+        named[source] = ref
+    return named
+
+
+def _weights(named: Sequence[str], models: Sequence["nn.Module"]) -> list[list[float]]:
+    """One row per model: it counts for the source that it is named for, and for no other."""
+    from models.separate import layout
+
+    sources = layout(models[0]).sources if models else ()
+    if sorted(named) != sorted(sources):
+        raise InputError(
+            f"a bag needs one model for each of {', '.join(sources) or 'its sources'}, got {', '.join(named) or 'none'}"
+        )
+    return [[float(source == own) for source in sources] for own in named]
