@@ -328,6 +328,21 @@ def compress(
     )  # fmt: skip
 
 
+@app.command(sort_key=11.5)
+def bag(
+    *parts: Annotated[str, Parameter(name="SOURCE=MODEL", help="For each source the model that separates it.")],
+    to: Annotated[str, Parameter(help="The bag, NAME.yaml; its packages are put beside it.")],
+    options: Options = NO_OPTIONS,
+) -> int:
+    """Put fine-tunings, one for each source, together as one model, which is read like any other.
+
+    Example: `stemline bag drums=A bass=B other=C vocals=D --to ft/ft.yaml`
+    """
+    from flows import bagging
+
+    return _guarded(lambda screen: bagging.run(parts, to=to, options_preset=options.preset, screen=screen), options)
+
+
 @app.command(sort_key=12)
 def ui(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
     """Serve the report, MLflow and Prefect of a store on this machine until Ctrl-C.
