@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,7 @@ from rich.console import Console
 from flows.screen import table
 from pipelines import resume, train
 from pipelines.progress import Silent
+from pipelines.registry import RegistryConfig
 from tests.pipelines.songs import SOURCES, write_songs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,6 +66,7 @@ def child(store: Path, settings: dict[str, Any]) -> None:
     from models.recipe import AugmentConfig, LearnerConfig, QuantizeConfig
 
     quiet = "elastic_look_s" in settings
+    live = RegistryConfig() if settings.pop("live", False) else None
     chunks = write_songs(store.parent / "songs", {"a": "train", "b": "train", "c": "valid"})
     options = {"segment_s": 0.25, "nfft": 512, "depth": 2, "channels": 4, "transformer_layers": 1}
     learner = LearnerConfig(
@@ -78,7 +80,9 @@ def child(store: Path, settings: dict[str, Any]) -> None:
         **(usual | settings),
     )  # fmt: skip
     model = train.ModelConfig(preset="htdemucs-tiny", options=options | {"dropout": 0.0 if quiet else 0.1})
-    result = train.run(config, model, [(chunks, 1.0)], sources=SOURCES, store=str(store), progress=Said())
+    result = train.run(
+        config, model, [(chunks, 1.0)], sources=SOURCES, store=str(store), progress=Said(), live=live
+    )  # fmt: skip
     outcome = {"weights": result.model_digest, "nsdr": result.best_nsdr, "history": train.read_history(result)}
     (store / "outcome.json").write_text(json.dumps(outcome))
 
@@ -153,12 +157,15 @@ class Training:
 
 
 @contextmanager
-def started(store: Path, settings: dict[str, Any], machines: Machines | None) -> Iterator[Training]:
+def started(
+    store: Path, settings: dict[str, Any], machines: Machines | None, variables: Mapping[str, str] | None = None
+) -> Iterator[Training]:
+    """The training in a process of its own, with more environment variables if there are any."""
     store.mkdir(parents=True, exist_ok=True)
     log = store / "log"
     command = [sys.executable, "-W", "ignore", "-m", "tests.e2e.drill_training"]
     command += ["--child", str(store), json.dumps(settings)]
-    environment = os.environ | ({"RAY_ADDRESS": machines.address} if machines else {})
+    environment = os.environ | ({"RAY_ADDRESS": machines.address} if machines else {}) | dict(variables or {})
     with log.open("wb") as out:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT)
     try:

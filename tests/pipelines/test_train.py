@@ -18,6 +18,7 @@ from datasets.errors import InputError
 from datasets.schema import ShardSet
 from models import checkpoint
 from models.checkpoint import load_model
+from models.errors import ModelError
 from models.recipe import AugmentConfig, LearnerConfig
 from pipelines import resume, train, train_loop
 from pipelines.feed import Feed
@@ -354,6 +355,7 @@ def test_a_loss_that_is_not_finite_stops_with_advice(chunks: ShardSet, tmp_path:
         ({"num_workers": 1, "min_workers": 2}, "train.min_workers=2"),
         ({"steps": 0}, "train.steps=0"),
         ({"valid_s": -1.0}, "train.valid_s"),
+        ({"elastic_look_s": 0.0}, "train.elastic_look_s=0.0"),
     ],
 )
 def test_a_setting_that_cannot_work_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
@@ -372,6 +374,14 @@ def test_a_model_of_another_rate_or_of_other_sources_is_refused(chunks: ShardSet
         attempt(sources=("vocals",))
     with pytest.raises(ValueError, match="did you mean 'depth'"):
         attempt(deptth=2)
+
+
+def test_weights_of_another_network_to_begin_with_are_refused(
+    chunks: ShardSet, undisturbed: TrainResult, tmp_path: Path
+) -> None:
+    model = ModelConfig(preset=MODEL.preset, options=MODEL.options | {"channels": 8}, start=undisturbed.checkpoint)
+    with pytest.raises(ModelError, match="belongs to another configuration"):
+        train.run(CONFIG, model, [(chunks, 1.0)], sources=SOURCES, store=str(tmp_path))
 
 
 def test_settings_can_be_read_without_torch_or_ray() -> None:
