@@ -245,6 +245,22 @@ def history(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
     return _with_settings(overrides, options, lambda config, screen: promotions.listed(config))
 
 
+@app.command(sort_key=9.15)
+def lineage(
+    what: Annotated[str, Parameter(help="models:/NAME/VERSION or models:/NAME@alias; or a song, by id or title.")],
+    /,
+    *overrides: Overrides,
+    options: Options = NO_OPTIONS,
+) -> int:
+    """Show what a version was made from (songs, settings, code), or which versions heard a song.
+
+    Example: `stemline lineage models:/stemline@champion store.root=store`
+    """
+    from flows import lineage as origins
+
+    return _with_settings(overrides, options, lambda config, screen: origins.run(config, what))
+
+
 @app.command(sort_key=9.2)
 def rollback(
     *overrides: Overrides,
@@ -390,6 +406,37 @@ def why(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
     from flows import deploy as deployment
 
     return _with_settings(overrides, options, lambda config, screen: deployment.why(config))
+
+
+@app.command(sort_key=13.2)
+def gc(
+    *overrides: Overrides,
+    keep: Annotated[int, Parameter(help="Newest versions of each dataset that stay; 0: all of them.")] = 0,
+    delete: Annotated[
+        bool, Parameter(negative="", show_default=False, help="Remove it, instead of listing it.")
+    ] = False,
+    options: Options = NO_OPTIONS,
+) -> int:
+    """List what nothing in a store refers to any more; with --delete, remove it.
+
+    Example: `stemline gc store.root=store --keep 3`
+    """
+    from flows import sweep
+
+    return _with_settings(
+        overrides, options, lambda config, screen: sweep.run(config, keep=keep, delete=delete, screen=screen)
+    )
+
+
+@app.command(sort_key=13.3)
+def inventory(options: Options = NO_OPTIONS) -> int:
+    """List every dependency with its version and licence; as CycloneDX with --json.
+
+    Example: `stemline inventory --json > sbom.json`
+    """
+    from flows import inventory as stock
+
+    return _guarded(lambda screen: stock.run(as_json=options.json), options)
 
 
 shelf = App(name="datasets", sort_key=12, help="Which datasets a store holds, how two differ, and which hold a song.")

@@ -32,8 +32,8 @@ _HANDSHAKE_S = 15.0
 _OBJECT_STORE_BYTES = 512 * 2**20  # songs travel through files; objects are small
 _FORWARDED = ("AWS_", "MLFLOW_", "OMP_NUM_THREADS", "STEMLINE_")
 _SECRET = ("KEY", "SECRET", "TOKEN", "PASSWORD")
-# What a worker on another machine does not need of this folder.
-EXCLUDES = [".*", "tests", "docs", "stemline-store", "*.egg-info", "**/__pycache__", "requirements.lock"]
+# What a worker on another machine does not need of this folder. Not ".*", which is the folder itself: nothing was sent.
+EXCLUDES = [".[!.]*", "tests", "docs", "stemline-store", "*.egg-info", "**/__pycache__", "requirements.lock"]
 _FOLDER = "sl-"
 _SESSION: ContextVar[ExitStack | None] = ContextVar("session", default=None)
 

@@ -162,11 +162,8 @@ class Cluster:
 
     def ask(self, whom: str, method: str, path: str, body: Any = None) -> Any:
         """The JSON that Prefect, Ray or MLflow answers to a request with this cluster's password or token."""
-        root, words = {
-            "Prefect": (self.environment["PREFECT_API_URL"], f"Basic {self._basic()}"),
-            "MLflow": (self.environment["MLFLOW_TRACKING_URI"], f"Basic {self._basic()}"),
-            "Ray": (self.environment.get("RAY_ADDRESS", ""), f"Bearer {self.token}"),
-        }[whom]
+        variable = {"Prefect": "PREFECT_API_URL", "MLflow": "MLFLOW_TRACKING_URI", "Ray": "RAY_ADDRESS"}[whom]
+        root, words = self.environment[variable], f"Bearer {self.token}" if whom == "Ray" else f"Basic {self._basic()}"
         headers = {"Content-Type": "application/json", "Authorization": words}
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(root + path, data=data, method=method, headers=headers)
@@ -422,6 +419,6 @@ def _alive(made: Cluster) -> bool:
     """Whether as many raylets are alive as were started."""
     try:
         said = json.dumps(made.ask("Ray", "GET", "/nodes?view=summary"))
-    except OSError:
+    except (OSError, ValueError):
         return False
     return said.count('"ALIVE"') >= sum(name.startswith("Ray") for name in made.services)

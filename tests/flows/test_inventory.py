@@ -1,0 +1,26 @@
+"""The list of what we are built on, and its form for machines."""
+
+import pytest
+
+from flows import inventory
+from flows.inventory import Package
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, Package]:
+    return {package.name: package for package in inventory.packages()}
+
+
+def test_every_direct_dependency_is_listed_and_no_development_tool(found: dict[str, Package]) -> None:
+    assert {"ray", "torch", "mlflow", "prefect", "numpy", "pyarrow", "soundfile"} <= set(found)
+    assert not {"pytest", "ruff", "mypy", "demucs", "moto"} & set(found)
+    assert "aiohttp" in found["ray"].needs, "an extra that pyproject.toml names"
+
+
+def test_the_bill_of_materials_refers_to_what_it_lists(found: dict[str, Package]) -> None:
+    told = inventory.sbom(sorted(found.values(), key=lambda package: package.name))
+    assert (told["bomFormat"], told["specVersion"]) == ("CycloneDX", "1.6")
+    listed = {component["bom-ref"] for component in told["components"]}
+    assert len(listed) == len(told["components"]) > 100
+    assert {name for entry in told["dependencies"] for name in entry["dependsOn"]} <= listed
+    assert all(component["licenses"][0]["license"]["name"] for component in told["components"])
