@@ -35,7 +35,13 @@ bench-%: sync ## one benchmark, such as bench-road; OUT=FILE.json writes its row
 drill-%: sync ## one drill, such as drill-road: kill -9 at every stage, then finish
 	@$(BIN)/python -m tests.e2e.drill_$*
 
+stack: sync ## the whole road through a deployment, on every service of a cluster, on loopback; OUT=FILE.json
+	@$(BIN)/python -m tests.e2e.stack $(if $(OUT),--out $(OUT))
+
+soak: sync ## RUNS scheduled retrainings in a row, by default 100, and what grows meanwhile
+	@$(BIN)/python -m tests.e2e.soak --runs $(or $(RUNS),100) $(if $(OUT),--out $(OUT))
+
 lock: ## resolve pyproject.toml anew into requirements.lock
 	@.ci/sync lock
 
-.PHONY: help sync demo test quick lint lock
+.PHONY: help sync demo test quick lint stack soak lock

@@ -202,7 +202,8 @@ def cluster(*, say: Callable[[str], None], ray_nodes: int = 2, protected: bool =
     """All services, one after the other; taken down with everything that they started, and their folder removed."""
     folder = Path(tempfile.mkdtemp(prefix="sl-", dir="/tmp" if os.path.isdir("/tmp") else None))
     folder.chmod(0o711)  # PostgreSQL's own user has to get through
-    (folder / "logs").mkdir()
+    for name in ("logs", "tmp"):
+        (folder / name).mkdir()
     made = Cluster(folder=folder, mark=folder.name, environment={}, password=secrets.token_hex(12), token="")
     made.environment |= _environment(folder, made.mark)
     if protected:
@@ -230,7 +231,7 @@ def _environment(folder: Path, mark: str) -> dict[str, str]:
         MARK: mark,
         "PATH": f"{BIN}:{os.environ.get('PATH', '')}",
         "HOME": str(folder),
-        "TMPDIR": "/tmp",
+        "TMPDIR": str(folder / "tmp"),
         "OMP_NUM_THREADS": "1",
         "DO_NOT_TRACK": "1",
         "PREFECT_HOME": str(folder / "prefect"),

@@ -1,0 +1,87 @@
+"""Many scheduled retrainings in a row, and what grows meanwhile: `make soak RUNS=100`.
+
+A Prefect server with its worker, a store, and a deployment that trains anew each time, with another seed. After each
+run the memory, processes and open files of everything that runs are counted, and temporary files. The mean of the last
+third is held against that of the second: the first third may still fill caches.
+"""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+from statistics import mean
+
+import psutil
+from rich.console import Console
+
+from tests.bench.table import Row, figure, show
+from tests.e2e import drill_road, stack
+from tests.e2e.services_here import Cluster, cluster
+
+CONSOLE = Console(highlight=False)
+Sample = dict[str, float]
+# What may grow from the second third of the runs to the last.
+ALLOWED = {"memory, MiB": 1.10, "processes": 1.0, "open files": 1.05, "temporary files": 1.0}
+
+
+def sample(made: Cluster) -> Sample:
+    """What is there between two runs."""
+    family = made.survivors()
+    counted = {"memory, MiB": 0.0, "processes": float(len(family)), "open files": 0.0}
+    for process in family:
+        try:
+            counted["memory, MiB"] += process.memory_info().rss / 2**20
+            counted["open files"] += process.num_fds()
+        except psutil.Error:
+            continue
+    counted["temporary files"] = float(len(os.listdir(made.environment["TMPDIR"])))
+    return counted
+
+
+def soak(made: Cluster, runs: int) -> tuple[list[Sample], list[float]]:
+    """A sample after each run, and the seconds that each took."""
+    drill_road.make_songs(made.folder / "music")
+    made.environment.pop("RAY_ADDRESS", None)  # a Ray of each run's own has more to leave behind
+    made.environment.pop("MLFLOW_TRACKING_URI", None)
+    settings = [*drill_road.SETTINGS, "train.steps=2", "train.num_workers=0"]
+    roots = (f"corpus.root={made.folder / 'music'}", f"store.root={made.folder / 'store'}")
+    made.run(Path(sys.executable).parent / "stemline", "deploy", "--preset", "smoke", *roots, *settings)
+    stack.start_worker(made)
+    samples, seconds = [], []
+    for number in range(runs):
+        began_s = time.monotonic()
+        run = stack.start_run(made, "full-run/stemline", overrides=[*settings, f"train.seed={number}"])
+        stack.finish(made, run)
+        seconds.append(time.monotonic() - began_s)
+        time.sleep(2)
+        samples.append(sample(made))
+        words = ", ".join(f"{name} {value:.0f}" for name, value in samples[-1].items())
+        CONSOLE.print(f"run {number + 1}: {seconds[-1]:.0f} s; {words}")
+    return samples, seconds
+
+
+def growth(samples: list[Sample]) -> list[Row]:
+    """How each figure of the last third stands to that of the second."""
+    third = max(1, len(samples) // 3)
+    rows = []
+    for name, allowed in ALLOWED.items():
+        before, after = (mean(one[name] for one in part) for part in (samples[third : 2 * third], samples[-third:]))
+        rows.append(figure(name, after, "", baseline=before, target=before * allowed))
+    return rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=100)
+    parser.add_argument("--out", help="a JSON file for the rows")
+    options = parser.parse_args()
+    assert options.runs >= 3, "three thirds take three runs"
+    with cluster(say=CONSOLE.print, ray_nodes=0) as made:
+        samples, seconds = soak(made, options.runs)
+    rows = [figure("runs", len(samples), ""), figure("seconds a run", mean(seconds), "s"), *growth(samples)]
+    return show("Retrainings in a row, last third against the second", rows, options.out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
