@@ -4,20 +4,39 @@ import functools
 import json
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import sysconfig
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from pipelines.provenance import ROOT
-from pipelines.registry import RegistryConfig, address, promote, register
+from pipelines.registry import RegistryConfig, address, fetch, promote, register
 from pipelines.registry.bundle import MODELS, write_bundle
 from tests.pipelines.test_registry import make_candidate
 
 pytestmark = pytest.mark.slow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registered:
+    """A champion: where its store is, its address, and the folder of the checkpoint that it was made from."""
+
+    store: str
+    uri: str
+    checkpoint: str
+
 
 CONSUMER = """
 import json, sys
@@ -113,17 +132,33 @@ def test_a_bare_process_separates_a_whole_song_as_we_do_and_two_versions_side_by
     assert len(packages) == 2
 
 
-def test_the_loaded_model_refuses_what_it_cannot_separate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def registered(tmp_path_factory: pytest.TempPathFactory) -> Registered:
+    """One champion in a store of its own, and the checkpoint that it was made from."""
+    folder = tmp_path_factory.mktemp("registered")
+    config, store = RegistryConfig(), str(folder / "store")
+    candidate = make_candidate(folder / "checkpoint")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        version = promote(register(config, candidate, store=store), {"promote": True, "reason": "first"}, store=store)
+    return Registered(store=store, uri=version.uri, checkpoint=candidate.checkpoint)
+
+
+@pytest.fixture
+def consumer(registered: Registered, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow of this process looks into that store; the import path is put back for the tests that follow."""
     import mlflow
 
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    store = str(tmp_path / "store")
-    version = register(RegistryConfig(), make_candidate(tmp_path / "checkpoint"), store=store)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", address(store))
-    mlflow.set_tracking_uri(address(store))
-    # One process may load any number of versions; the import path is put back for the tests that follow.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address(registered.store))
+    mlflow.set_tracking_uri(address(registered.store))
     monkeypatch.setattr(sys, "path", list(sys.path))
-    served = mlflow.pyfunc.load_model(version.uri)
+
+
+@pytest.mark.usefixtures("consumer")
+def test_the_loaded_model_refuses_what_it_cannot_separate(registered: Registered) -> None:
+    import mlflow
+
+    served = mlflow.pyfunc.load_model(registered.uri)
     with pytest.raises(ValueError, match=r"unknown stems \['kazoo'\]; this model has"):
         served.predict(mixture(8000), params={"stems": ["kazoo"]})
     with pytest.raises(ValueError, match="NaN or infinite"):
@@ -134,18 +169,75 @@ def test_the_loaded_model_refuses_what_it_cannot_separate(tmp_path: Path, monkey
         served.predict(mixture(8000), params={"overlap": "half"})
 
 
-def test_a_version_whose_weights_were_changed_does_not_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@contextmanager
+def serving(store: str, folder: Path) -> Iterator[str]:
+    """The address of `mlflow models serve` for the champion of a store."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    command = ["models", "serve", "-m", "models:/stemline@champion", "--env-manager", "local", "-p", port]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # it calls uvicorn by name
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": address(store), "OMP_NUM_THREADS": "1", "PATH": path}
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", *command],
+            cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 300  # seconds alone, minutes on a machine that does much else
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=2).close()
+                break
+            except OSError:
+                assert process.poll() is None, (folder / "log").read_text()[-2000:]
+                assert time.monotonic() < deadline
+                time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}/invocations"
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # it starts workers of its own
+        process.wait()
+
+
+def asked(address: str, mixture_BCT: np.ndarray, **params: Any) -> np.ndarray:
+    """The stems that a server answers with."""
+    body = json.dumps({"inputs": mixture_BCT.tolist(), "params": params}).encode()
+    request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=120) as answer:
+        return np.asarray(json.load(answer)["predictions"], np.float32)
+
+
+def test_a_served_champion_answers_over_http_with_the_stems_that_were_asked_for(
+    registered: Registered, tmp_path: Path
+) -> None:
+    import torch
+
+    from models.checkpoint import load_model
+    from models.separate import separate
+
+    song = mixture(8000 * 3 + 17)
+    model, song_CT = load_model(registered.checkpoint), torch.from_numpy(song[0])
+    with serving(registered.store, tmp_path) as address:
+        stems = asked(address, song)
+        assert stems.shape == (1, 4, 2, song.shape[-1])
+        np.testing.assert_allclose(stems[0], separate(model, song_CT).numpy(), rtol=0, atol=1e-6)
+        chosen = asked(address, song, stems=["vocals", "drums"], overlap=0.5, shifts=1, seed=3)
+        shifted = separate(model, song_CT, overlap=0.5, shifts=1, seed=3).numpy()
+        np.testing.assert_allclose(chosen[0], shifted[[3, 0]], rtol=0, atol=1e-6)
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            asked(address, song, stems=["kazoo"])
+        assert b"unknown stems ['kazoo']; this model has" in refused.value.read().replace(b'\\"', b"")
+
+
+@pytest.mark.usefixtures("consumer")
+def test_a_version_whose_weights_were_changed_does_not_load(registered: Registered) -> None:
     import mlflow
 
-    from pipelines.registry import fetch
-
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    store = str(tmp_path / "store")
-    version = register(RegistryConfig(), make_candidate(tmp_path / "checkpoint"), store=store)
-    weights = fetch(version.uri, store=store) / "weights.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", address(store))
-    mlflow.set_tracking_uri(address(store))
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    with pytest.raises(Exception, match=r"weights\.safetensors of this model was changed after it was registered"):
-        mlflow.pyfunc.load_model(version.uri)
+    weights = fetch(registered.uri, store=registered.store) / "weights.safetensors"
+    before = weights.read_bytes()
+    weights.write_bytes(before[:-1] + b"\x01")
+    try:
+        with pytest.raises(Exception, match=r"weights\.safetensors of this model was changed after it was registered"):
+            mlflow.pyfunc.load_model(registered.uri)
+    finally:
+        weights.write_bytes(before)
