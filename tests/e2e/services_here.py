@@ -31,6 +31,7 @@ BIN = Path(sys.executable).parent
 HOST = "127.0.0.1"
 MARK = "STEMLINE_STACK"
 BUCKETS = ("songs", "models")
+DATABASES = ("prefect", "mlflow")
 START_WITHIN_S = 240.0
 POOL = "stemline"
 
@@ -285,7 +286,7 @@ def _listens(port: int) -> Callable[[], bool]:
 
 
 def _postgres(made: Cluster, protected: bool) -> None:
-    binaries, home, port = _postgres_programs(), made.folder / "postgres", free_port()
+    binaries, home, port = postgres_programs(), made.folder / "postgres", free_port()
     user = "nobody" if os.geteuid() == 0 else None  # PostgreSQL refuses to run as root
     home.mkdir()
     if user:
@@ -306,22 +307,19 @@ def _postgres(made: Cluster, protected: bool) -> None:
     def answers() -> bool:
         return subprocess.run(ready, capture_output=True, env=made.environment, check=False).returncode == 0
 
-    made.environment |= {"PGPASSWORD": made.password}
+    made.environment |= {"PGPASSWORD": made.password, "PGHOST": HOST, "PGPORT": str(port), "PGUSER": "stemline"}
     made.add("PostgreSQL", [binaries / "postgres", "-D", home / "data", "-p", str(port), *options], answers, user=user)
     at = f"stemline:{made.password}@{HOST}:{port}"
-    for name in ("prefect", "mlflow"):
-        made.run(binaries / "createdb", "-h", HOST, "-p", str(port), "-U", "stemline", name)
-    made.run(
-        binaries / "psql", "-h", HOST, "-p", str(port), "-U", "stemline", "-d", "prefect", "-c",
-        "create extension if not exists pg_trgm",
-    )  # fmt: skip
+    for name in DATABASES:
+        made.run(binaries / "createdb", name)
+    made.run(binaries / "psql", "-d", "prefect", "-c", "create extension if not exists pg_trgm")
     made.environment |= {
         "PREFECT_API_DATABASE_CONNECTION_URL": f"postgresql+asyncpg://{at}/prefect",
         "_MLFLOW_DATABASE": f"postgresql+psycopg://{at}/mlflow",
     }
 
 
-def _postgres_programs() -> Path:
+def postgres_programs() -> Path:
     """The newest PostgreSQL of this machine; Debian keeps the server's programs off the path."""
     found = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
     found += [Path(path).resolve().parent for path in (shutil.which("initdb"),) if path]

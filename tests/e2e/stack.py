@@ -16,7 +16,7 @@ from rich.console import Console
 
 from tests.bench.table import Row, figure, show
 from tests.e2e import drill_road
-from tests.e2e.services_here import BIN, POOL, Cluster, cluster
+from tests.e2e.services_here import BIN, DATABASES, POOL, Cluster, cluster, postgres_programs
 
 SETTINGS = ("store.data=s3://songs/store", "train.num_workers=2", *drill_road.SETTINGS)
 RUN_WITHIN_S = 1500.0
@@ -110,6 +110,28 @@ def _ray_logs(made: Cluster) -> list[Path]:
     return [path for path in (made.folder / "ray").rglob("*") if path.suffix in (".log", ".out", ".err", ".txt")]
 
 
+def restore(made: Cluster) -> list[Row]:
+    """Both databases dumped, and restored under another name: whether both know the same, and how long it took."""
+    programs, rows = postgres_programs(), []
+    for name in DATABASES:
+        began_s, dump = time.monotonic(), made.folder / f"{name}.dump"
+        made.run(programs / "pg_dump", "-Fc", "-f", dump, name)
+        dumped_s = time.monotonic() - began_s
+        made.run(programs / "createdb", f"{name}_restored")
+        made.run(programs / "pg_restore", "-d", f"{name}_restored", dump)
+        rows.append(figure(f"back up {name}", dumped_s, "s"))
+        rows.append(figure(f"restore {name}", time.monotonic() - began_s - dumped_s, "s"))
+        told = [made.run(programs / "psql", "-d", there, "-tAc", _KEPT[name]) for there in (name, f"{name}_restored")]
+        rows.append(figure(f"what {name} knows, restored otherwise", float(told[0] != told[1]), "", target=0))
+    return rows
+
+
+_KEPT = {
+    "prefect": "select id, name, state_type from flow_run order by id",
+    "mlflow": "select name, alias, version from registered_model_aliases order by 1, 2",
+}
+
+
 def walk(made: Cluster) -> list[Row]:
     """The whole road once, and what can be seen of it afterwards."""
     drill_road.make_songs(made.folder / "music")
@@ -132,7 +154,7 @@ def walk(made: Cluster) -> list[Row]:
     for where in leaked:
         CONSOLE.print(f"a secret can be read in {where}")
     rows.append(figure("places where a secret can be read", len(leaked), "", target=0))
-    return rows
+    return [*rows, *restore(made)]
 
 
 def main() -> int:
