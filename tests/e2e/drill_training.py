@@ -337,6 +337,7 @@ def main() -> int:
     parser.add_argument("--accidents", nargs="*", choices=ACCIDENTS, default=list(ACCIDENTS))
     options = parser.parse_args()
     os.environ["RAY_AUTH_MODE"] = "disabled"  # this process and the trainings know no common token
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # several trainings share this machine
     if options.child:
         child(Path(options.child[0]), json.loads(options.child[1]))
         return 0
