@@ -6,14 +6,12 @@ or `planning`, for example, takes one part.
 """
 
 import argparse
-import importlib
 import os
 import sys
 import tempfile
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -30,7 +28,7 @@ from pipelines import automix
 from pipelines.cluster import Resources, connect, map_rows
 from tests.bench.table import Row, figure, show
 
-PARTS = ("analysis", "rendering", "planning", "workers", "augmentation")
+PARTS = ("analysis", "alignment", "rendering", "planning", "workers", "augmentation")
 SONGS, MIXES = 3500, 6
 STORED_SONGS, SHARDS, PER_SHARD = 4, 8, 2  # of the comparison of workers
 RATE = 44100
@@ -50,12 +48,15 @@ def main() -> int:
 
 
 def _measure(part: str) -> list[Row]:
-    here = {"planning": planning, "workers": workers, "augmentation": augmentation}
-    if part in here:
-        return here[part]()
-    half: ModuleType = importlib.import_module(f"tests.bench.remix_{part}")
-    rows: list[Row] = half.rows()
-    return rows
+    if part == "analysis":
+        from tests.bench.remix_analysis import rows
+
+        return rows()
+    if part in ("alignment", "rendering"):
+        from tests.bench import remix_rendering
+
+        return remix_rendering.alignment() if part == "alignment" else remix_rendering.rendering()
+    return {"planning": planning, "workers": workers, "augmentation": augmentation}[part]()
 
 
 def planning() -> list[Row]:

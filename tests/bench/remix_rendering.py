@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
@@ -52,20 +53,22 @@ class Song:
     stems_SCT: Samples
 
 
-def rows() -> list[Row]:
-    songs = list(read_songs())
-    whole = [made for made in _plans(songs) if not made.reason]
-    by_id = {song.heard.track_id: song for song in songs}
+def alignment() -> list[Row]:
+    """Where parts lie, as the beats were heard and as they are."""
     # The rendered set is taken in its longer form, of which there are more songs, but mixtures only.
-    timed = [*(song for song in songs if not song.heard.track_id.startswith("rendered_stems")), *read_mixtures()]
+    timed = [*(song for song in read_songs() if not song.heard.track_id.startswith("rendered_stems")), *read_mixtures()]
     return [
         *residuals(timed, "shipped weights"),
         *residuals(heard_without_them(timed), "weights fitted without the song"),
         *planted_offsets(),
-        cents(),
-        *headroom_and_speed(whole, by_id),
-        *methods(songs),
     ]
+
+
+def rendering() -> list[Row]:
+    """What mixes sound like, and what they cost."""
+    songs = read_songs()
+    whole = [made for made in _plans(songs) if not made.reason]
+    return [cents(), *headroom_and_speed(whole, {song.heard.track_id: song for song in songs}), *methods(songs)]
 
 
 def _plans(songs: list[Song]) -> list[MixPlan]:
@@ -85,17 +88,20 @@ def read_mixtures() -> Iterator[Song]:
         yield replace(song, heard=replace(song.heard, loudness_db=dict.fromkeys(SOURCES, -20.0)))
 
 
-def read_songs() -> Iterator[Song]:
+@cache
+def read_songs() -> list[Song]:
     """Songs of the shared sets whose beats can be heard in their drums, and made-up ones of other lengths."""
+    songs = []
     for folder in sorted(folder for name in SETS for folder in (DATA / name / "train").glob("*/")):
         truth = json.loads((folder / "truth.json").read_text(encoding="utf-8"))
         if (truth.get("check") or {}).get("beats_confident") is False:
             continue
         stems = [soundfile.read(folder / f"{source}.flac", dtype="float32")[0].T for source in SOURCES]
-        yield _heard(f"{folder.parents[1].name}/{folder.name}", np.stack(stems), np.array(truth["beats_s"]))
+        songs.append(_heard(f"{folder.parents[1].name}/{folder.name}", np.stack(stems), np.array(truth["beats_s"])))
     for number in range(MADE_UP):
         score = compose(11, f"{number}", 16.0 + number)
-        yield _heard(f"Made up {number}", perform(score, RATE), np.array(score.beats_s))
+        songs.append(_heard(f"Made up {number}", perform(score, RATE), np.array(score.beats_s)))
+    return songs
 
 
 def _heard(name: str, stems_SCT: Samples, beats_s: Array) -> Song:
