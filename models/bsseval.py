@@ -6,27 +6,30 @@ energies are compared in windows. ISR = |s|²/|P-s|², SIR = |P|²/|Q-P|², SAR 
 
 No signal is filtered here. All that is needed are correlations at lags below 512, taken window by window with short
 FFTs: their sum over the song gives the normal equations, and the energies of a window are quadratic forms in the
-filters. The equations are block Toeplitz and solved by block Levinson, unless its residual is too large; then by
-Cholesky, then by LU. The answer says which it was, and how well the equations were conditioned.
+filters. `toeplitz.py` solves the equations. Where they are so ill-conditioned that no solver leaves a small residual,
+rounding errors decide on the scores, and `wholesong.py` makes the same errors as museval; the answer says so.
 
 Shape letters: K reference channels, E estimate channels, Z both; L lags; W windows; N blocks; F frequency bins.
 """
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import IO
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from .metrics import sdr_windows
+from . import wholesong
+from .metrics import energy, sdr_windows
+from .toeplitz import Solution, solve
 
 TAPS = 512
-_FFT = 2048
-_RESIDUAL = 1e-12  # of the normal equations, relative to the right-hand side
-_IN_MEMORY = 64 << 20  # bytes of correlations, about two minutes of four stereo sources; more go to a temporary file
-_EPS = torch.finfo(torch.float64).eps
+ILL_CONDITIONED = "lu"  # the solver of songs on whose ISR, SIR and SAR rounding errors decide
+_FFT = 2048  # samples; at least twice the taps
+_AT_ONCE = 8  # windows whose energies are one product
+_IN_CACHE = 6  # blocks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,64 +40,51 @@ class BssScores:
     isr_SW: Tensor
     sir_SW: Tensor
     sar_SW: Tensor
-    solver: str  # "levinson", "cholesky" or "lu"; "none" when every window is silent
-    residual: float  # of the normal equations, relative to the right-hand side
-    conditioning: float  # 0 to 1; near 1e-16 rounding errors decide on ISR, SIR and SAR
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Solution:
-    """Filters that solve the normal equations, and how far to trust them."""
-
-    filters_LKE: Tensor
-    solver: str
-    residual: float
-    conditioning: float
+    solver: str  # "levinson", "cholesky" or "lu": the slowest that was needed; "none" when every window is silent
+    residual: float  # of the normal equations, relative to the right-hand side, as the first two left it
+    conditioning: float  # 0 to 1, the least over the largest pivot
 
 
 def bss_eval(reference_SCT: Tensor, estimate_SCT: Tensor, window_samples: int, *, taps: int = TAPS) -> BssScores:
     """All four scores of every source, in windows that do not overlap.
 
     The rules for windows are those of `metrics.sdr_windows`. Channels of a source that are copies of each other count
-    once, since what filters can make of them is the same. Memory does not grow with the song beyond two minutes.
+    once, since what filters can make of them is the same. Memory does not grow with the song (correlations wait in a
+    temporary file, half a megabyte a window), unless the equations need the slowest solver.
     """
     sdr_SW = sdr_windows(reference_SCT, estimate_SCT, window_samples)
     silent_SW = sdr_SW.isnan()
     if silent_SW.all():
         scores = dict.fromkeys(("sdr_SW", "isr_SW", "sir_SW", "sar_SW"), sdr_SW)
         return BssScores(**scores, solver="none", residual=0.0, conditioning=0.0)
-    x_SCT, y_SCT = reference_SCT.detach().cpu().double(), estimate_SCT.detach().cpu().double()
+    x_SCT, y_SCT = reference_SCT.detach().cpu(), estimate_SCT.detach().cpu()
     window = min(window_samples, x_SCT.shape[-1])
     mixing_SCK = _independent(x_SCT)
-    kept_K = mixing_SCK.flatten(0, 1).argmax(dim=0)
-    z_ZT = torch.cat([x_SCT.flatten(0, 1)[kept_K], y_SCT.flatten(0, 1)])
-    with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY) as spool:
-        total_KZL = _correlate_song(z_ZT, len(kept_K), window, taps, spool)
-        solution, forms = _quadratic_forms(total_KZL, mixing_SCK)
-        spool.seek(0)
-        energies_5SW = torch.stack([forms(window_KZL) for window_KZL in _read_back(spool, total_KZL)], dim=-1)
-    spatial_SW, image_SW, interference_SW, all_SW, overlap_SW = energies_5SW
-    artifacts_SW = _energy(y_SCT, window) - 2 * overlap_SW + all_SW
+    with tempfile.TemporaryFile() as spool:
+        total_KZL, estimates_SW = _correlate_song(x_SCT, y_SCT, mixing_SCK, window, taps, spool)
+        solutions = _solutions(total_KZL, mixing_SCK)
+        solver = _slowest(solutions)
+        if solver == ILL_CONDITIONED:
+            energies_6SW = wholesong.energies(x_SCT.double(), y_SCT.double(), window, taps)
+        else:
+            forms = _quadratic_forms(solutions, mixing_SCK)
+            spool.seek(0)
+            energies_6SW = torch.cat([forms(some_WKZL) for some_WKZL in _read_back(spool, total_KZL)], dim=-1)
+            energies_6SW[5] += estimates_SW
+    true_SW, spatial_SW, image_SW, interference_SW, all_SW, artifacts_SW = energies_6SW
 
     def ratio(top_SW: Tensor, bottom_SW: Tensor) -> Tensor:
         return (10 * torch.log10(top_SW / bottom_SW.clamp(min=0))).masked_fill(silent_SW, torch.nan)
 
     return BssScores(
         sdr_SW=sdr_SW,
-        isr_SW=ratio(_energy(x_SCT, window), spatial_SW),
+        isr_SW=ratio(true_SW, spatial_SW),
         sir_SW=ratio(image_SW, interference_SW),
         sar_SW=ratio(all_SW, artifacts_SW),
-        solver=solution.solver,
-        residual=solution.residual,
-        conditioning=solution.conditioning,
+        solver=solver,
+        residual=max(solution.residual for solution in solutions),
+        conditioning=min(solution.conditioning for solution in solutions),
     )
-
-
-def _energy(signal_SCT: Tensor, window: int) -> Tensor:
-    """Of each source in each window: shape (S, W). As products, which write no squares into memory."""
-    num_sources, num_channels, num_samples = signal_SCT.shape
-    rows = signal_SCT[..., : num_samples // window * window].reshape(-1, 1, window)
-    return torch.bmm(rows, rows.mT).view(num_sources, num_channels, -1).sum(dim=1)
 
 
 def _independent(x_SCT: Tensor) -> Tensor:
@@ -106,8 +96,7 @@ def _independent(x_SCT: Tensor) -> Tensor:
         for channel in range(num_channels):
             x_T = x_SCT[source, channel]
             for first_T, column_SC in mine:
-                gain = torch.dot(x_T, first_T) / torch.dot(first_T, first_T)
-                if torch.equal(gain * first_T, x_T):
+                if (gain := _multiple(x_T, first_T)) is not None:
                     column_SC[source, channel] = gain
                     break
             else:
@@ -119,81 +108,150 @@ def _independent(x_SCT: Tensor) -> Tensor:
     return torch.stack(columns, dim=-1)
 
 
+def _multiple(x_T: Tensor, first_T: Tensor) -> float | None:
+    """The factor by which one channel is another, sample for sample; None where it is not."""
+    loudest = int(first_T.argmax())
+    gain = x_T[loudest] / first_T[loudest]
+    around = slice(max(0, loudest - 50), loudest + 50)  # where nearly all pairs differ already
+    same = torch.equal(gain * first_T[around], x_T[around]) and torch.equal(gain * first_T, x_T)
+    return float(gain) if same else None
+
+
 # --- correlations -------------------------------------------------------------------------------------------
 
 
-def _correlate_song(z_ZT: Tensor, num_references: int, window: int, taps: int, spool: IO[bytes]) -> Tensor:
-    """Sums over t of x(t) z(t + lag) over the whole song, shape (K, Z, L); those of each window go to `spool`."""
-    num_samples = z_ZT.shape[1]
-    last = num_samples // window * window
-    total_KZL = torch.zeros(num_references, len(z_ZT), taps, dtype=torch.float64)
+def _correlate_song(
+    x_SCT: Tensor, y_SCT: Tensor, mixing_SCK: Tensor, window: int, taps: int, spool: IO[bytes]
+) -> tuple[Tensor, Tensor]:
+    """Sums over t of x(t) z(t + lag) over the whole song, shape (K, Z, L), and the estimates' energies (S, W).
+
+    The sums of each window, with silence around it, go to `spool`.
+    """
+    kept_K = mixing_SCK.flatten(0, 1).argmax(dim=0)
+    size, num_samples = len(kept_K), x_SCT.shape[-1]
+    total_KZL = torch.zeros(size, size + y_SCT[..., 0].numel(), taps, dtype=torch.float64)
+    across_FKZ: Tensor | None = None
+    ends: list[Tensor] = []
+    estimates = []
     for start in range(0, num_samples, window):
-        stop = min(start + window, num_samples)
-        inside_KZL = _correlate(z_ZT[:num_references, start:stop], z_ZT[:, start:stop], taps)
-        if start < last:
-            spool.write(inside_KZL.numpy().tobytes())
+        # With what lies ahead of the window, which its last samples meet.
+        piece = slice(start, start + window + taps - 1)
+        z_ZT = torch.cat([x_SCT.flatten(0, 1)[kept_K, piece].double(), y_SCT[..., piece].flatten(0, 1).double()])
+        inside_ZT = z_ZT[:, :window]
+        if inside_ZT.shape[1] < window:  # a last partial window only counts for the whole
+            across_FKZ = _cross_spectra(*_blocks(inside_ZT, size, taps), across_FKZ)
+            break
+        inside_KZL = _lags(_cross_spectra(*_blocks(inside_ZT, size, taps)), taps)
+        spool.write(inside_KZL.numpy().tobytes())
         total_KZL += inside_KZL
-        ahead_ZT = z_ZT[:, stop : stop + taps - 1]
-        if ahead_ZT.shape[1]:
-            tail_KT = z_ZT[:num_references, max(start, stop - taps + 1) : stop]
-            silence_ZT = torch.zeros(len(z_ZT), tail_KT.shape[1], dtype=torch.float64)
-            total_KZL += _correlate(tail_KT, torch.cat([silence_ZT, ahead_ZT], dim=1), taps)
-    return total_KZL
+        estimates.append(energy(inside_ZT[size:].reshape(*y_SCT.shape[:2], window)))
+        ends.append(z_ZT[:, max(0, window - taps + 1) :])
+        if len(ends) == _AT_ONCE:
+            across_FKZ = _cross_spectra(*_across(ends, window, size, taps), across_FKZ)
+            ends = []
+    if ends:
+        across_FKZ = _cross_spectra(*_across(ends, window, size, taps), across_FKZ)
+    if across_FKZ is not None:
+        total_KZL += _lags(across_FKZ, taps)
+    return total_KZL, torch.stack(estimates, dim=-1)
 
 
-def _correlate(x_KT: Tensor, z_ZT: Tensor, taps: int) -> Tensor:
-    """Sums over t of x(t) z(t + lag) for lags 0 to L-1, silence all around: shape (K, Z, L)."""
-    size = max(_FFT, 1 << (2 * taps - 1).bit_length())
-    step = size - taps + 1
-    blocks = -(-x_KT.shape[1] // step)
-    x_KNT = torch.nn.functional.pad(x_KT, (0, blocks * step - x_KT.shape[1])).view(-1, blocks, step)
-    beyond = (blocks - 1) * step + size - z_ZT.shape[1]
-    z_ZNT = torch.nn.functional.pad(z_ZT, (0, beyond)).unfold(1, size, step)
-    x_FKN = torch.fft.rfft(x_KNT, n=size).permute(2, 0, 1).contiguous()
-    z_FNZ = torch.fft.rfft(z_ZNT, n=size).permute(2, 1, 0).contiguous()
-    product_FKZ = torch.bmm(x_FKN.conj().resolve_conj(), z_FNZ)
-    lags_KZT: Tensor = torch.fft.irfft(product_FKZ.permute(1, 2, 0), n=size)
-    return lags_KZT[..., :taps].contiguous()
+def _blocks(z_ZT: Tensor, size: int, taps: int) -> tuple[Tensor, Tensor]:
+    """References cut into blocks, and everything in blocks that are longer by the lags, with silence around."""
+    step = _FFT - taps + 1
+    blocks = -(-z_ZT.shape[1] // step)
+    padded_ZT = torch.nn.functional.pad(z_ZT, (0, (blocks - 1) * step + _FFT - z_ZT.shape[1]))
+    z_ZNT = padded_ZT.unfold(1, _FFT, step)
+    return z_ZNT[:size, :, :step], z_ZNT
+
+
+def _across(ends: list[Tensor], window: int, size: int, taps: int) -> tuple[Tensor, Tensor]:
+    """References before the ends of windows, and everything after them: what `_blocks` of each window leave out."""
+    before = min(window, taps - 1)
+    padded = [torch.nn.functional.pad(end_ZT, (0, before + taps - 1 - end_ZT.shape[1])) for end_ZT in ends]
+    both_ZNT = torch.stack(padded, dim=1)
+    x_KNT = both_ZNT[:size, :, :before].clone()
+    both_ZNT[..., :before] = 0
+    return x_KNT, both_ZNT
+
+
+def _cross_spectra(x_KNT: Tensor, z_ZNT: Tensor, total_FKZ: Tensor | None = None) -> Tensor:
+    """Spectra (F, K, Z) of the sums over t of x(t) z(t + lag) and over blocks; added to `total_FKZ`."""
+    for first in range(0, x_KNT.shape[1], _IN_CACHE):
+        some = slice(first, first + _IN_CACHE)
+        x_FNK = torch.fft.rfft(x_KNT[:, some], n=_FFT).permute(2, 1, 0).contiguous()
+        z_FNZ = torch.fft.rfft(z_ZNT[:, some], n=_FFT).permute(2, 1, 0).contiguous()
+        total_FKZ = torch.bmm(x_FNK.mH, z_FNZ) if total_FKZ is None else total_FKZ.baddbmm_(x_FNK.mH, z_FNZ)
+    assert total_FKZ is not None
+    return total_FKZ
+
+
+def _lags(spectra_FKZ: Tensor, taps: int) -> Tensor:
+    """Correlations (K, Z, L) at lags 0 to L-1."""
+    product_KZT: Tensor = torch.fft.irfft(spectra_FKZ.permute(1, 2, 0))
+    return product_KZT[..., :taps].contiguous()
 
 
 def _read_back(spool: IO[bytes], like: Tensor) -> Iterator[Tensor]:
-    while data := spool.read(like.nbytes):
-        yield torch.frombuffer(bytearray(data), dtype=torch.float64).view_as(like)
+    while data := spool.read(_AT_ONCE * like.nbytes):
+        yield torch.from_numpy(np.frombuffer(bytearray(data))).view(-1, *like.shape)
 
 
 # --- filters ------------------------------------------------------------------------------------------------
 
 
-def _quadratic_forms(total_KZL: Tensor, mixing_SCK: Tensor) -> tuple[_Solution, Callable[[Tensor], Tensor]]:
-    """The filters on all references, and what turns a window's correlations into energies of shape (5, S).
+def _solutions(total_KZL: Tensor, mixing_SCK: Tensor) -> list[Solution]:
+    """Filters on all references for every estimate, then those on each source's own for its own."""
+    num_channels, num_references = mixing_SCK.shape[1:]
+    blocks_LKK = total_KZL[:, :num_references].permute(2, 0, 1)
+    right_LKE = total_KZL[:, num_references:].permute(2, 0, 1)
+    solutions = [solve(blocks_LKK, right_LKE)]
+    for source, mine_K in enumerate(_own(mixing_SCK)):
+        mine_E = slice(source * num_channels, (source + 1) * num_channels)
+        if not solutions[-1].good:
+            break
+        solutions.append(solve(blocks_LKK[:, mine_K][:, :, mine_K], right_LKE[:, mine_K, mine_E]))
+    return solutions
 
-    These are |P-s|², |P|², |Q-P|², |Q|² and the product of e and Q.
+
+def _own(mixing_SCK: Tensor) -> list[Tensor]:
+    """Which references are of each source."""
+    return [mixing_CK.isinf().any(dim=0).nonzero().flatten() for mixing_CK in mixing_SCK]
+
+
+def _slowest(solutions: list[Solution]) -> str:
+    if not all(solution.good for solution in solutions):
+        return ILL_CONDITIONED
+    return max((solution.solver for solution in solutions), key=("levinson", "cholesky").index)
+
+
+def _quadratic_forms(solutions: list[Solution], mixing_SCK: Tensor) -> Callable[[Tensor], Tensor]:
+    """What turns the correlations of windows (W, K, Z, L) into energies of shape (6, S, W).
+
+    These are |s|², |P-s|², |P|², |Q-P|², |Q|², and |Q|² less twice the product of e and Q.
     """
     num_sources, num_channels, num_references = mixing_SCK.shape
-    blocks_LKK = total_KZL[:, :num_references].permute(2, 0, 1).contiguous()
-    right_LKE = total_KZL[:, num_references:].permute(2, 0, 1).contiguous()
-    solution = _solve(blocks_LKK, right_LKE, (_levinson, _cholesky, _lu))
-    forms_4SKKL, products_SKEL = [], torch.zeros(num_sources, *right_LKE.permute(1, 2, 0).shape, dtype=torch.float64)
-    for source in range(num_sources):
+    all_LKE = solutions[0].filters_LKE
+    taps = len(all_LKE)
+    forms_5SKKL, products_SKEL = [], torch.zeros(num_sources, *all_LKE.permute(1, 2, 0).shape, dtype=torch.float64)
+    for source, mine_K in enumerate(_own(mixing_SCK)):
         mine_E = slice(source * num_channels, (source + 1) * num_channels)
-        mine_K = mixing_SCK[source].isinf().any(dim=0).nonzero().flatten()
-        own = _solve(blocks_LKK[:, mine_K][:, :, mine_K].contiguous(), right_LKE[:, mine_K, mine_E], (_cholesky, _lu))
-        all_LKC = solution.filters_LKE[..., mine_E]
-        own_LKC = torch.zeros_like(all_LKC)
-        own_LKC[:, mine_K] = own.filters_LKE
-        spatial_LKC = own_LKC.clone()
-        spatial_LKC[0] -= mixing_SCK[source].T.nan_to_num(posinf=1.0)
-        forms_4SKKL.append([_form(f_LKC) for f_LKC in (spatial_LKC, own_LKC, all_LKC - own_LKC, all_LKC)])
+        all_LKC = all_LKE[..., mine_E]
+        own_LKC, true_LKC = torch.zeros(2, taps, num_references, num_channels, dtype=torch.float64)
+        own_LKC[:, mine_K] = solutions[1 + source].filters_LKE
+        true_LKC[0] = mixing_SCK[source].T.nan_to_num(posinf=1.0)
+        filters = (true_LKC, own_LKC - true_LKC, own_LKC, all_LKC - own_LKC, all_LKC)
+        forms_5SKKL.append(torch.stack([_form(f_LKC) for f_LKC in filters]))
         products_SKEL[source, :, mine_E] = all_LKC.permute(1, 2, 0)
-    squares = torch.stack([form for row in forms_4SKKL for form in row]).flatten(1)
+    squares = torch.stack(forms_5SKKL, dim=1).flatten(0, 1).flatten(1)
     products = products_SKEL.flatten(1)
 
-    def energies(window_KZL: Tensor) -> Tensor:
-        squares_S4 = (squares @ window_KZL[:, :num_references].flatten()).view(num_sources, 4)
-        overlaps_S = products @ window_KZL[:, num_references:].flatten()
-        return torch.cat([squares_S4, overlaps_S[:, None]], dim=1).T
+    def energies(windows_WKZL: Tensor) -> Tensor:
+        squares_5SW = (squares @ windows_WKZL[:, :, :num_references].flatten(1).T).view(5, num_sources, -1)
+        overlaps_SW = products @ windows_WKZL[:, :, num_references:].flatten(1).T
+        return torch.cat([squares_5SW, (squares_5SW[4] - 2 * overlaps_SW)[None]])
 
-    return solution, energies
+    return energies
 
 
 def _form(filters_LKC: Tensor) -> Tensor:
@@ -203,93 +261,3 @@ def _form(filters_LKC: Tensor) -> Tensor:
     form_KKL: Tensor = torch.fft.irfft((spectra_FKC @ spectra_FKC.mH).permute(1, 2, 0), n=2 * taps)[..., :taps]
     form_KKL[..., 1:] *= 2  # negative lags are the positive ones of the channels in the other order
     return form_KKL
-
-
-def _solve(
-    blocks_LKK: Tensor, right_LKE: Tensor, methods: Sequence[Callable[[Tensor, Tensor], tuple[Tensor, float]]]
-) -> _Solution:
-    """Filters whose residual is small enough, by the first method that gets there, or else the best found."""
-    blocks_LKK = blocks_LKK.clone()
-    blocks_LKK[0] += _EPS * torch.eye(blocks_LKK.shape[1], dtype=torch.float64)
-    best: _Solution | None = None
-    conditioning = 1.0
-    for method in methods:
-        filters_LKE, seen = method(blocks_LKK, right_LKE)
-        conditioning = min(conditioning, seen)
-        residual = _residual(blocks_LKK, filters_LKE, right_LKE)
-        if best is None or not residual >= best.residual:
-            name = method.__name__.strip("_")
-            best = _Solution(filters_LKE=filters_LKE, solver=name, residual=residual, conditioning=conditioning)
-        if best.residual <= _RESIDUAL:
-            break
-    assert best is not None
-    return replace(best, conditioning=conditioning)
-
-
-def _residual(blocks_LKK: Tensor, filters_LKE: Tensor, right_LKE: Tensor) -> float:
-    """Relative to the right-hand side, by FFT; infinite where a filter is not a number."""
-    if not filters_LKE.isfinite().all():
-        return torch.inf
-    taps = len(blocks_LKK)
-    both_LKK = torch.zeros(2 * taps, *blocks_LKK.shape[1:], dtype=torch.float64)
-    both_LKK[:taps] = blocks_LKK
-    both_LKK[taps + 1 :] = blocks_LKK[1:].flip(0).mT
-    product_FKE = torch.fft.rfft(both_LKK, dim=0) @ torch.fft.rfft(filters_LKE, n=2 * taps, dim=0)
-    left_LKE = torch.fft.irfft(product_FKE, n=2 * taps, dim=0)[:taps]
-    return float((left_LKE - right_LKE).norm() / right_LKE.norm())
-
-
-def _levinson(blocks_LKK: Tensor, right_LKE: Tensor) -> tuple[Tensor, float]:
-    """Block Levinson recursion (Whittle 1963, Akaike 1973) for blocks M(k - l) with M(-n) the transpose of M(n)."""
-    taps, size, num_columns = right_LKE.shape
-    # Blocks side by side, the highest lag first: the last n of them stand against a vector of n blocks.
-    falling = blocks_LKK.flip(0).permute(1, 0, 2).reshape(size, taps * size)
-    rising = blocks_LKK.mT.permute(1, 0, 2).reshape(size, taps * size)
-    identity = torch.eye(size, dtype=torch.float64)
-    forward, backward = torch.zeros(2, taps * size, size, dtype=torch.float64)
-    forward[:size] = backward[:size] = identity
-    answer = torch.zeros(taps * size, num_columns, dtype=torch.float64)
-    error_f = error_b = blocks_LKK[0]
-    answer[:size] = torch.linalg.solve(error_b, right_LKE[0])
-    for n in range(1, taps):
-        used, more = n * size, (n + 1) * size
-        against = falling[:, (taps - 1 - n) * size : (taps - 1) * size]
-        miss_f = against @ forward[:used]
-        miss_b = rising[:, size:more] @ backward[:used]
-        gain_f, gain_b = torch.linalg.solve(error_b, miss_f), torch.linalg.solve(error_f, miss_b)
-        old = forward[:used].clone()
-        forward[size:more] -= backward[:used] @ gain_f
-        backward[size:more] = backward[:used].clone()
-        backward[:size] = 0
-        backward[:used] -= old @ gain_b
-        error_f, error_b = error_f - miss_b @ gain_f, error_b - miss_f @ gain_b
-        missing = right_LKE[n] - against @ answer[:used]
-        answer[:more] += backward[:more] @ torch.linalg.solve(error_b, missing)
-    least = float(torch.linalg.eigvalsh((error_b + error_b.T) / 2)[0])
-    largest = float(torch.linalg.eigvalsh(blocks_LKK[0])[-1])
-    return answer.view(taps, size, num_columns), max(0.0, least / largest)
-
-
-def _cholesky(blocks_LKK: Tensor, right_LKE: Tensor) -> tuple[Tensor, float]:
-    factor, failed = torch.linalg.cholesky_ex(_dense(blocks_LKK))
-    if failed:
-        return torch.full_like(right_LKE, torch.nan), 0.0
-    diagonal = factor.diagonal()
-    answer = torch.cholesky_solve(right_LKE.flatten(0, 1), factor)
-    return answer.view_as(right_LKE), float((diagonal.min() / diagonal.max()).square())
-
-
-def _lu(blocks_LKK: Tensor, right_LKE: Tensor) -> tuple[Tensor, float]:
-    """As museval solves it; what pivots are left says how well it went."""
-    factor, pivots = torch.linalg.lu_factor(_dense(blocks_LKK))
-    diagonal = factor.diagonal().abs()
-    answer = torch.linalg.lu_solve(factor, pivots, right_LKE.flatten(0, 1))
-    return answer.view_as(right_LKE), float(diagonal.min() / diagonal.max())
-
-
-def _dense(blocks_LKK: Tensor) -> Tensor:
-    """The whole matrix, block (k, l) being M(k - l)."""
-    taps, size = blocks_LKK.shape[:2]
-    both_LKK = torch.cat([blocks_LKK[1:].flip(0).mT, blocks_LKK])  # lags 1-L to L-1
-    lag_LL = torch.arange(taps)[:, None] - torch.arange(taps) + taps - 1
-    return both_LKK[lag_LL].permute(0, 2, 1, 3).reshape(taps * size, taps * size)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from models.errors import ModelError
-from models.metrics import nsdr, sdr_median, sdr_windows
+from models.metrics import ideal_ratio_mask, nsdr, sdr_median, sdr_windows, si_sdr
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -82,3 +82,24 @@ def test_shapes_that_differ_are_refused() -> None:
         nsdr(torch.zeros(1, 2, 10), torch.zeros(1, 2, 11))
     with pytest.raises(ModelError, match="at least one sample"):
         nsdr(torch.zeros(1, 2, 0), torch.zeros(1, 2, 0))
+
+
+def test_si_sdr_knows_its_answer_whatever_the_gain() -> None:
+    reference_SCT, error_SCT = noise(1, 2, 5000, seed=3), noise(1, 2, 5000, seed=4)
+    error_SCT -= (error_SCT * reference_SCT).sum() / reference_SCT.square().sum() * reference_SCT
+    error_SCT *= 0.1 * reference_SCT.norm() / error_SCT.norm()
+    for gain in (1.0, -3.0, 1e-4):
+        assert si_sdr(reference_SCT, gain * (reference_SCT + error_SCT)).item() == pytest.approx(20.0)
+
+
+def test_si_sdr_of_silence_is_no_number() -> None:
+    assert si_sdr(torch.zeros(1, 2, 10), torch.ones(1, 2, 10)).isnan().all()
+    assert si_sdr(torch.ones(1, 2, 10), torch.zeros(1, 2, 10)).isnan().all()
+
+
+def test_the_ideal_mask_adds_up_to_the_mixture_and_separates_what_does_not_overlap() -> None:
+    time_T = torch.arange(20000, dtype=torch.float64) / 8000
+    tones_SCT = torch.stack([torch.sin(2 * torch.pi * hertz * time_T) for hertz in (200.0, 2000.0)])[:, None]
+    estimates_SCT = ideal_ratio_mask(tones_SCT)
+    torch.testing.assert_close(estimates_SCT.sum(dim=0), tones_SCT.sum(dim=0))
+    assert nsdr(tones_SCT, estimates_SCT).min() > 40

@@ -1,0 +1,225 @@
+"""Scores against museval 0.4.1's own: how far apart, how much faster, in how much memory.
+
+`make bench-scoring`: parity on real excerpts beside the checkout (16 bits, and AAC as decoded to floats), on stems that
+are mono, silent or short; then CPU seconds of one thread, each arm in a process of its own and museval in the same run.
+Cold is the first call in a fresh process, after imports; warm is the least of two calls after it. museval is called
+once, and runs as it comes; ours in a process that keeps freed memory, as an evaluation does. `--quick` leaves out the
+four minutes, which take museval two minutes and 5 GB.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from tests.bench.table import Row, figure, show
+from tests.conftest import SHARED_DATA
+
+Array = NDArray[np.float64]
+
+RATE = 44100
+SOURCES = ("drums", "bass", "other", "vocals")
+SETS = ("cc0_album", "lmms_demos", "real_small", "rendered_stems")
+TOLERANCES_DB = {"SDR": 1e-6, "ISR": 1e-3, "SIR": 1e-3, "SAR": 1e-3}
+ARMS = ("museval", "all four", "SDR")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", help="a JSON file for the rows")
+    parser.add_argument("--quick", action="store_true", help="30 and 60 s only, and two excerpts of each set")
+    parser.add_argument("--part", choices=("all", "parity", "speed"), default="all")
+    parser.add_argument("--arm", nargs=2, metavar=("ARM", "SECONDS"), help="one arm, as JSON; for this bench itself")
+    arguments = parser.parse_args()
+    if arguments.arm:
+        print(json.dumps(_measure(arguments.arm[0], int(arguments.arm[1]))))
+        return 0
+    rows: list[Row] = []
+    if arguments.part != "speed":
+        rows += _parity(excerpts=1 if arguments.quick else 2)
+    if arguments.part != "parity":
+        rows += _speed((30, 60) if arguments.quick else (30, 60, 240))
+    return show("Scoring", rows, arguments.out, decimals=9)
+
+
+# --- parity -------------------------------------------------------------------------------------------------
+
+
+def _parity(excerpts: int) -> Iterator[Row]:
+    """The largest difference from museval in any window, case by case; and which solver it took."""
+    for name, stems_SCT, estimates_SCT in _cases(excerpts):
+        apart, solver = _apart(stems_SCT, estimates_SCT)
+        for metric, worst_db in apart.items():
+            yield figure(f"{name}, {solver}: {metric}", worst_db, "dB", target=TOLERANCES_DB[metric])
+
+
+def _apart(stems_SCT: Array, estimates_SCT: Array) -> tuple[dict[str, float], str]:
+    import torch
+
+    from models.bsseval import bss_eval
+
+    given = bss_eval(torch.from_numpy(stems_SCT), torch.from_numpy(estimates_SCT), RATE)
+    expected = _museval(stems_SCT, estimates_SCT)
+    ours = (given.sdr_SW, given.isr_SW, given.sir_SW, given.sar_SW)
+    apart = {}
+    for metric, mine, theirs in zip(TOLERANCES_DB, ours, expected, strict=True):
+        same = (mine.numpy() == theirs) | (np.isnan(mine.numpy()) & np.isnan(theirs))
+        apart[metric] = float(np.where(same, 0.0, np.abs(mine.numpy() - np.where(same, 0.0, theirs))).max())
+    return apart, given.solver
+
+
+def _cases(excerpts: int) -> Iterator[tuple[str, Array, Array]]:
+    for name in SETS:
+        folders = sorted((SHARED_DATA / name / "train").iterdir())
+        for place, folder in enumerate(folders[:: max(1, len(folders) // excerpts)][:excerpts]):
+            stems = _sounding(_stems(folder)[..., 2 * RATE : 8 * RATE + 1000])
+            yield f"{name} {place + 1}, 16 bits", stems, _estimates(stems, bits=True)
+    for path in sorted((SHARED_DATA / "musdb_stem_mp4").rglob("*.mp4")):
+        stems = _decoded(path)
+        yield f"{path.name.split('.')[0]}, AAC as floats", stems, _estimates(stems, bits=False)
+        rounded = np.round(stems * 32768) / 32768
+        yield f"{path.name.split('.')[0]}, AAC in 16 bits", rounded, _estimates(rounded, bits=True)
+    stems = _stems(sorted((SHARED_DATA / "rendered_stems" / "train").iterdir())[0])[:3, :, 2 * RATE : 6 * RATE].copy()
+    stems[1, 1] = stems[1, 0]
+    yield "a stem of two equal channels", stems, _estimates(stems, bits=True)
+    stems[0, :, RATE : 2 * RATE] = 0
+    yield "a silent second", stems, _estimates(stems, bits=True)
+    yield "shorter than a window", stems[..., -RATE // 2 :], _estimates(stems[..., -RATE // 2 :], bits=True)
+
+
+def _sounding(stems_SCT: Array) -> Array:
+    """Without sources that are silent throughout, which museval refuses."""
+    return stems_SCT[stems_SCT.any(axis=(1, 2))]
+
+
+def _stems(folder: Path) -> Array:
+    return np.stack([soundfile.read(folder / f"{source}.flac", dtype="float64")[0].T for source in SOURCES])
+
+
+def _decoded(path: Path) -> Array:
+    from datasets.audio import decode
+
+    stems = [decode(str(path), stream=stream)[0] for stream in range(1, 5)]
+    length = min(stem.shape[-1] for stem in stems)
+    return np.stack([stem[:, :length] for stem in stems]).astype(np.float64)
+
+
+def _estimates(stems_SCT: Array, *, bits: bool) -> Array:
+    """What a soft mask with leakage makes of the mixture: artifacts, interference and filtering at once."""
+    import torch
+
+    from models.metrics import ideal_ratio_mask
+
+    made = ideal_ratio_mask(torch.from_numpy(stems_SCT), exponent=1.0).numpy()
+    return np.round(made * 32768) / 32768 if bits else made
+
+
+def _museval(stems_SCT: Array, estimates_SCT: Array) -> list[Array]:
+    from museval.metrics import bss_eval
+
+    signals = (np.ascontiguousarray(signal.transpose(0, 2, 1)) for signal in (stems_SCT, estimates_SCT))
+    with np.errstate(all="ignore"):
+        return list(bss_eval(*signals, window=RATE, hop=RATE)[:4])
+
+
+# --- speed --------------------------------------------------------------------------------------------------
+
+
+def _speed(lengths_s: tuple[int, ...]) -> Iterator[Row]:
+    """Ratios of CPU seconds, and what memory a call adds."""
+    for seconds in lengths_s:
+        seen = {arm: _alone(arm, seconds) for arm in ARMS}
+        theirs = seen["museval"]
+        yield figure(f"{seconds} s: museval, first call", theirs["cold_s"], "CPU s")
+        for arm, cold, warm in (("all four", 15.0, 30.0), ("SDR", None, 1000.0)):
+            mine = seen[arm]
+            yield figure(f"{seconds} s: {arm}, warm", mine["warm_s"], "CPU s")
+            ratio = theirs["cold_s"] / mine["warm_s"]
+            yield figure(f"{seconds} s: {arm} against museval, warm", ratio, "times", target=warm, more=True)
+            ratio = theirs["cold_s"] / mine["cold_s"]
+            yield figure(f"{seconds} s: {arm} against museval, cold", ratio, "times", target=cold, more=True)
+            ratio = theirs["process_s"] / mine["process_s"]
+            yield figure(f"{seconds} s: {arm}, whole processes with imports", ratio, "times")
+        yield figure(f"{seconds} s: memory that museval adds", theirs["added_mib"], "MiB")
+        yield figure(f"{seconds} s: memory that all four add", seen["all four"]["added_mib"], "MiB", target=200.0)
+
+
+def _alone(arm: str, seconds: int) -> dict[str, Any]:
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    command = [sys.executable, "-m", "tests.bench.scoring", "--arm", arm, str(seconds)]
+    done = subprocess.run(command, env={**os.environ, **threads}, check=True, capture_output=True, text=True)
+    measured: dict[str, Any] = json.loads(done.stdout)
+    return measured
+
+
+def _measure(arm: str, seconds: int) -> dict[str, float]:
+    """CPU seconds of the first call and the least of two more, of the process, and MiB above what it had before."""
+    stems_SCT, estimates_SCT = _long_song(seconds)
+    made_s = time.process_time()
+    call = _call(arm, stems_SCT, estimates_SCT)
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of making the song
+    before_mib = _peak_mib()
+    took = []
+    for _ in range(1 if arm == "museval" else 3):
+        began = time.process_time()
+        call()
+        took.append(time.process_time() - began)
+    added_mib = _peak_mib() - before_mib
+    process_s = time.process_time() - made_s - sum(took[1:])
+    return {"cold_s": took[0], "warm_s": min(took[1:] or took), "process_s": process_s, "added_mib": added_mib}
+
+
+def _peak_mib() -> float:
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+def _call(arm: str, stems_SCT: Array, estimates_SCT: Array) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if arm == "museval":
+            import museval.metrics  # noqa: F401
+
+            return lambda: _museval(stems_SCT, estimates_SCT)
+        import torch
+
+        from models.bsseval import bss_eval
+        from models.metrics import sdr_windows
+        from models.tiled import keep_freed_memory
+
+    keep_freed_memory()  # as in an evaluation
+    torch.set_num_threads(1)
+    signals = torch.from_numpy(stems_SCT), torch.from_numpy(estimates_SCT)
+    return (lambda: bss_eval(*signals, RATE)) if arm == "all four" else (lambda: sdr_windows(*signals, RATE))
+
+
+def _long_song(seconds: int) -> tuple[Array, Array]:
+    """Rendered songs one after the other, at another gain each time round, and estimates with leakage; 16 bits."""
+    folders = sorted((SHARED_DATA / "rendered_stems" / "train").iterdir())
+    whole = np.concatenate([_stems(folder) for folder in folders[: -(-seconds // 12)]], axis=-1)
+    gain = 1.0
+    stems = whole
+    while stems.shape[-1] < seconds * RATE:
+        gain *= 0.8
+        stems = np.concatenate([stems, gain * whole], axis=-1)
+    stems = np.round(stems[..., : seconds * RATE] * 32768) / 32768
+    rng = np.random.default_rng(0)
+    estimates = np.empty_like(stems)
+    mixture = stems.sum(axis=0)
+    for place, stem in enumerate(stems):
+        estimates[place] = 0.8 * stem + 0.1 * np.roll(mixture, 3, axis=-1) + 1e-3 * rng.standard_normal(stem.shape)
+    return stems, np.round(estimates * 32768) / 32768
+
+
+if __name__ == "__main__":
+    sys.exit(main())
