@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
-from pipelines import registry, resume
+from pipelines import registry, resume, train
 from pipelines.registry import RegistryConfig
 from pipelines.registry.live import MARK, Pump
+from tests.pipelines.songs import SOURCES, write_songs
+from tests.pipelines.test_train import CONFIG as TRAINING
+from tests.pipelines.test_train import MODEL
 
 CONFIG = RegistryConfig()
 
@@ -83,3 +86,24 @@ def test_another_server_gets_all_of_it(folder: Path, tmp_path: Path) -> None:
     (folder / MARK).write_text(json.dumps({"address": "http://elsewhere", "run_id": "x", "step": 2}))
     assert Pump(CONFIG, folder, store=str(tmp_path)).delivered() == -1
     assert registry.address(str(tmp_path)).startswith("sqlite:///")
+
+
+def test_a_training_tells_its_curve_and_registering_it_tells_nothing_twice(tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    chunks = write_songs(tmp_path / "songs", {"a": "train", "b": "train", "c": "valid"})
+    result = train.run(TRAINING, MODEL, [(chunks, 1.0)], sources=SOURCES, store=str(tmp_path), live=CONFIG)
+    pump = Pump(CONFIG, Path(result.history).parent, store=str(tmp_path))
+    assert pump.delivered() == result.steps
+    history = train.read_history(result)
+    client = MlflowClient(tracking_uri=pump.uri)
+    run_id = registry._open_run(client, CONFIG, result.run_key, store=str(tmp_path))
+    candidate = registry.Candidate(
+        run_key=result.run_key, checkpoint=result.checkpoint, dataset=chunks, config={}, history=history
+    )
+    registry._log_run(client, run_id, candidate)
+    assert curve(pump, "train/loss") == [(point["step"], point["loss"]) for point in history]
+    assert curve(pump, "train/valid_nsdr") == [
+        (point["step"], point["valid_nsdr"]) for point in history if "valid_nsdr" in point
+    ]
+    assert len(curve(pump, "speed/stall")) == len(history)
