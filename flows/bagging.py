@@ -2,14 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from datasets.errors import InputError
 from flows import config as door
 from flows.screen import Screen, table
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 def run(parts: Sequence[str], *, to: str, options_preset: str | None, screen: Screen) -> dict[str, Any]:
@@ -50,7 +47,7 @@ def _named(parts: Sequence[str]) -> dict[str, str]:
     return named
 
 
-def _weights(named: Sequence[str], models: Sequence["nn.Module"]) -> list[list[float]]:
+def _weights(named: Sequence[str], models: Sequence[Any]) -> list[list[float]]:
     """One row per model: it counts for the source that it is named for, and for no other."""
     from models.separate import layout
 
