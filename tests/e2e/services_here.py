@@ -213,7 +213,8 @@ def cluster(*, say: Callable[[str], None], ray_nodes: int = 2, protected: bool =
     else:
         made.environment |= {"RAY_AUTH_MODE": "disabled"}
     try:
-        for start in (_postgres, _object_store, *[_ray_node] * ray_nodes, _prefect, _mlflow):
+        # Ray comes last: jobs have the environment of the head that they run on, MLflow's password included.
+        for start in (_postgres, _object_store, _prefect, _mlflow, *[_ray_node] * ray_nodes):
             start(made, protected)
             name = next(reversed(made.services))
             say(f"{name}: {made.seconds[name]:.1f} s")
