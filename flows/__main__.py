@@ -359,6 +359,27 @@ def bag(
     return _guarded(lambda screen: bagging.run(parts, to=to, options_preset=options.preset, screen=screen), options)
 
 
+@app.command(sort_key=11.2)
+def export(
+    model: Annotated[str, Parameter(help="models:/NAME@alias, models:/NAME/VERSION, a checkpoint folder or a file.")],
+    *overrides: Overrides,
+    to: Annotated[str, Parameter(help="FILE.onnx or FILE.pt2 (torch.export).")],
+    options: Options = NO_OPTIONS,
+) -> int:
+    """Write a model as one graph that needs none of our source; a registered version keeps it and its digest.
+
+    Example: `stemline export models:/stemline@champion --to champion.onnx`
+    """
+    from flows import exporting
+
+    return _guarded(
+        lambda screen: exporting.run(
+            model, overrides, to=to, preset=options.preset, screen=screen, print_config=options.print_config
+        ),
+        options,
+    )
+
+
 @app.command(sort_key=12)
 def ui(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
     """Serve the report, MLflow and Prefect of a store on this machine until Ctrl-C.

@@ -105,6 +105,7 @@ def _shown(found: Lineage, songs: Sequence[Song] | None) -> list[Any]:
     rows = [[name, found.tags.get(tag, "–")] for tag, name in _ORIGINS.items()]
     counted = "gone" if songs is None else ", ".join(f"{sides[split]} {split}" for split in SPLITS)
     rows += [["songs", counted], ["settings", f"{len(found.settings)}, config.toml of run {version.run_id}"]]
+    rows += [["export", told] for tag, told in sorted(found.tags.items()) if tag.startswith("export.")]
     rows += [[entry.kind, f"{entry.at[:16].replace('T', ' ')}  {entry.reason}"] for entry in found.promotions]
     if found.decision:
         rows.append(["decision", str(found.decision.get("reason", ""))])

@@ -5,6 +5,7 @@ and one version exist per run key and checkpoint, however often a job is run aga
 `bundle.py` for what a version is made of.
 """
 
+import hashlib
 import json
 import logging
 import math
@@ -45,8 +46,10 @@ __all__ = [
     "Promotion",
     "RegistryConfig",
     "address",
+    "attach",
     "champion",
     "decision_of",
+    "digest_of",
     "fetch",
     "flatten",
     "history",
@@ -225,6 +228,24 @@ def lineage(ref: str, *, store: str) -> Lineage:
             decision=json.loads(decision) if decision else None,
             promotions=tuple(entry for entry in done if entry.version == version.version),
         )
+
+
+def attach(ref: str, file: Path, *, store: str) -> str:
+    """The address of a file that is now kept with a version, such as its graph; a tag names it and its digest."""
+    with _books(store) as client:
+        version = _look_up(client, ref)
+        folder = f"exports/version-{version.version}"
+        client.log_artifact(version.run_id, str(file), folder)
+        kept = f"{client.get_run(version.run_id).info.artifact_uri}/{folder}/{file.name}"
+        told = f"{kept} sha256:{digest_of(file)}"
+        client.set_model_version_tag(version.name, version.version, f"export.{file.name}", told)
+    return kept
+
+
+def digest_of(file: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def rollback(config: RegistryConfig, *, store: str, to: str | None = None) -> Promotion:

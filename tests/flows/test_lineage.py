@@ -85,6 +85,29 @@ def test_two_versions_differ_in_settings_code_and_songs(store: str) -> None:
     assert lineage.differences(config, "a/folder", "models:/stemline/1")["settings"] is None
 
 
+def test_an_export_is_kept_with_its_version_and_named_with_its_digest(
+    store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def export_program(model: Any, path: Path) -> Path:
+        """Tracing takes half a minute; what comes of it is held to the model in tests/models/test_export.py."""
+        path.write_bytes(f"a graph of {type(model).__name__}".encode())
+        return path
+
+    monkeypatch.setattr("models.export.export_program", export_program)
+    file = tmp_path / "graphs" / "model.pt2"
+    words = ["export", "models:/stemline@champion", f"store.root={store}", "--to"]
+    assert main([*words, str(file), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert file.read_bytes() == b"a graph of HTDemucs"
+    found = registry.lineage("models:/stemline/1", store=store)
+    address, _, digest = found.tags["export.model.pt2"].rpartition(" ")
+    assert address == answer["kept"]
+    assert Path(address.removeprefix("file://")).read_bytes() == file.read_bytes()
+    assert digest == f"sha256:{registry.digest_of(file)}"
+    assert main(["export", "models:/stemline/1", f"store.root={store}", "--to", "model.h5"]) == 2
+    assert "ends in .onnx or .pt2" in capsys.readouterr().err
+
+
 def test_a_dataset_that_is_gone_is_said(store: str, capsys: pytest.CaptureFixture[str]) -> None:
     manifest = Path(store) / "manifests" / "ingest-k0.json"
     manifest.rename(manifest.with_suffix(".away"))

@@ -1,0 +1,40 @@
+"""`stemline export`: a model as one graph without its source, kept with its version where it is a registered one."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from datasets.errors import InputError
+from flows import config as door
+from flows.screen import Screen
+
+KINDS = {".onnx": "export_onnx", ".pt2": "export_program"}  # functions of models.export
+
+
+def run(
+    model: str, settings: Sequence[str], *, to: str, preset: str | None, screen: Screen, print_config: bool
+) -> dict[str, Any] | str:
+    """Writes `to`, of one segment for any batch, and attaches it to the version that `model` names, if it names one."""
+    config, target = door.load(preset or "smoke", settings), Path(to)
+    if print_config:
+        return door.to_toml(config)
+    if target.suffix not in KINDS:
+        raise InputError(f"--to {to}: a file that ends in {' or '.join(KINDS)} would do")
+
+    from models import checkpoint, export
+    from models.errors import ModelError
+    from pipelines import registry
+
+    screen.start("export", 0, "")
+    source = registry.resolve(model, store=config.store.root)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        made: Path = getattr(export, KINDS[target.suffix])(checkpoint.load_model(source), target)
+    except ModelError as error:
+        raise InputError(str(error)) from error
+    kept = registry.attach(model, made, store=config.store.root) if model.startswith("models:") else ""
+    screen.finish(f"{made}, {made.stat().st_size / 2**20:.1f} MiB")
+    shown = [Text(f"file     {made}", overflow="fold"), Text(f"kept at  {kept}", overflow="fold")]
+    return {"file": str(made), "kept": kept, "shown": shown if kept else shown[:1]}
