@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -153,7 +153,8 @@ def _kill(made: Cluster, run: str, name: str, *, lost: str, who: str) -> Outcome
     return Outcome(what=what, lost=lost, seconds=seconds, who=who)
 
 
-FAULTS = (kill_the_runner, kill_a_node, kill_the_database, kill_prefect, pause_s3, kill_mlflow)
+Fault = Callable[[Cluster, str], Outcome]
+FAULTS: tuple[Fault, ...] = (kill_the_runner, kill_a_node, kill_the_database, kill_prefect, pause_s3, kill_mlflow)
 
 
 def cancel(made: Cluster) -> Outcome:
@@ -195,14 +196,14 @@ def fill_the_disk(folder: Path) -> Outcome:
     )
 
 
-def drill(made: Cluster) -> tuple[list[Outcome], dict[str, Any]]:
+def drill(made: Cluster, faults: Sequence[Fault]) -> tuple[list[Outcome], dict[str, Any]]:
     """Every fault on one run, then the run to its end."""
     drill_road.make_songs(made.folder / "music")
     stack.deploy(made)
     stack.start_worker(made)
     run = stack.start_run(made, "full-run/stemline")
     found = []
-    for fault in FAULTS:
+    for fault in faults:
         found.append(fault(made, run))
         CONSOLE.print(f"{found[-1].what}: went on after {found[-1].seconds:.0f} s; lost: {found[-1].lost}")
     return found, stack.finish(made, run)
@@ -221,6 +222,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", help="a JSON file for the rows")
     parser.add_argument("--keep-logs", help="a folder for the services' logs")
+    parser.add_argument("--faults", type=int, default=len(FAULTS), help="only so many of the first")
     options = parser.parse_args()
     found = []
     if os.geteuid() == 0:
@@ -228,7 +230,7 @@ def main() -> int:
             found.append(fill_the_disk(Path(folder)))
     with cluster(say=CONSOLE.print) as made:
         try:
-            faults, seen = drill(made)
+            faults, seen = drill(made, FAULTS[: options.faults])
             best = stack.champion(made)
             found += [*faults, cancel(made)]
         finally:
@@ -237,7 +239,7 @@ def main() -> int:
         left = sum(status not in ("SUCCEEDED", "FAILED", "STOPPED") for status in stack.jobs(made).values())
     rows = [figure(f"goes on after: {one.what}", one.seconds, "s") for one in found]
     rows += [
-        figure("faults on one run", len(FAULTS), ""),
+        figure("faults on one run", len(faults), ""),
         figure("the run's starts", seen["starts"], "", target=2),
         figure("champions that came of it", float(best["version"]), "", target=1),
         figure("jobs that run on at the end", left, "", target=0),

@@ -9,6 +9,8 @@ import json
 import shutil
 import sys
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +112,24 @@ def _ray_logs(made: Cluster) -> list[Path]:
     return [path for path in (made.folder / "ray").rglob("*") if path.suffix in (".log", ".out", ".err", ".txt")]
 
 
+def open_to_strangers(made: Cluster) -> list[str]:
+    """The services that answer whoever asks without password or token."""
+    pages = {
+        "Prefect": f"{made.environment['PREFECT_API_URL']}/admin/version",
+        "MLflow": f"{made.environment['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/registered-models/get?name=stemline",
+        "Ray": f"{made.environment['RAY_ADDRESS']}/api/jobs/",
+    }
+    found = []
+    for name, page in pages.items():
+        try:
+            with urllib.request.urlopen(page, timeout=30):
+                found.append(name)
+        except urllib.error.HTTPError as error:
+            if error.code not in (401, 403):
+                found.append(f"{name}: {error.code}")
+    return found
+
+
 def restore(made: Cluster) -> list[Row]:
     """Both databases dumped, and restored under another name: whether both know the same, and how long it took."""
     programs, rows = postgres_programs(), []
@@ -150,6 +170,7 @@ def walk(made: Cluster) -> list[Row]:
     rows.append(figure("steps shown on Prefect's page", len(shown), "", target=10, more=True))
     best = champion(made)
     CONSOLE.print(f"champion: version {best['version']}, {best['source']}")
+    rows.append(figure("services open to strangers", len(open_to_strangers(made)), "", target=0))
     leaked = leaks(made, run)
     for where in leaked:
         CONSOLE.print(f"a secret can be read in {where}")
