@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from datasets import versions
 from datasets.errors import InputError
 from flows.triggers import (
     Facts,
@@ -16,6 +17,7 @@ from flows.triggers import (
     note_canary,
     retrainings,
 )
+from tests.datasets import toy_store
 
 QUIET = Facts(
     now="2026-11-23T12:00:00+00:00",
@@ -120,3 +122,9 @@ def test_what_was_noted_is_read_again_and_an_end_replaces_its_beginning(tmp_path
 def test_a_negative_threshold_is_refused() -> None:
     with pytest.raises(InputError, match=r"retrain\.pause_h is -1"):
         RetrainConfig(pause_h=-1)
+
+
+def test_hours_are_counted_from_the_dataset_that_the_champion_names(tmp_path: Path) -> None:
+    """A champion remembers the address that writing its dataset gave; versions have to be listed under the same."""
+    written = toy_store.store(tmp_path, {"a": ("train", 8000), "b": ("train", 8000)})
+    assert [one.manifest for one in versions.list_versions(str(tmp_path))] == [written.uri]
