@@ -45,7 +45,8 @@ _WORKER = "RayTrainWorker"  # a part of the name of Ray's processes
 _SPREAD = 8  # steps to let pass before the next blow, at most
 # A training that lasts long enough to lose a machine and get one back. It hardly learns, so that the loss of a step
 # tells which rows it saw.
-ELASTIC = {"steps": 600, "checkpoint_every": 50, "elastic_look_s": 1.0, "valid_songs": 0}
+# Ray looks at its machines every 20 s.
+ELASTIC = {"steps": 1500, "checkpoint_every": 50, "elastic_look_s": 1.0, "valid_songs": 0}
 _SAME_ROWS = 1e-3  # of a loss; other rows change it by tens of per cent
 
 
@@ -334,6 +335,7 @@ def main() -> int:
     parser.add_argument("--child", nargs=2, metavar=("STORE", "SETTINGS"))
     parser.add_argument("--times", type=int, default=10, help="of each accident but the dear ones: ray-hang, elastic")
     parser.add_argument("--seed", type=int, default=0, help="of the steps")
+    parser.add_argument("--elastic-steps", type=int, default=ELASTIC["steps"], help="fewer do on a loaded machine")
     parser.add_argument("--accidents", nargs="*", choices=ACCIDENTS, default=list(ACCIDENTS))
     options = parser.parse_args()
     os.environ["RAY_AUTH_MODE"] = "disabled"  # this process and the trainings know no common token
@@ -341,6 +343,7 @@ def main() -> int:
     if options.child:
         child(Path(options.child[0]), json.loads(options.child[1]))
         return 0
+    ELASTIC["steps"] = options.elastic_steps
     console, rows = Console(highlight=False, width=140), []
     with tempfile.TemporaryDirectory(prefix="drill-") as scratch:
         began = time.monotonic()
