@@ -268,7 +268,7 @@ def _work(settings: dict[Any, Any]) -> Any:
 
 
 def _train_on_ray(job: Job, folder: Path, progress: Progress) -> dict[str, Any]:
-    # How long Ray waits for places for its workers. What it knows of machines is up to 20 s old: just after one was lost
+    # How long Ray waits for places for its workers. What it knows of machines may be 20 s old: just after one was lost
     # an elastic group is planned for the old number, and must not wait for long before it is planned again.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30" if job.config.min_workers else "180")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # a report waits for the controller's next look
