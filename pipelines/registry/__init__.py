@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import re
+import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -322,9 +323,18 @@ def fetch(ref: str, *, store: str) -> Path:
                 raise InputError(f"the files of {ref} are gone from {folder}: register the checkpoint again")
             return _intact(folder, version)
         cached = Path(store).resolve() / "cache" / "models" / version.digest[:16]
-        if not cached.is_dir():
+        if not _is_whole(cached, version):
+            shutil.rmtree(cached, ignore_errors=True)
             _download(inside, cached, version, uri=address(store))
-        return _intact(cached, version)
+        return cached
+
+
+def _is_whole(copy: Path, version: ModelVersion) -> bool:
+    """Whether a copy on this machine is what was registered; one that is not can be fetched again."""
+    try:
+        return checkpoint_digest(copy) == version.digest
+    except InputError:
+        return False
 
 
 def _intact(folder: Path, version: ModelVersion) -> Path:

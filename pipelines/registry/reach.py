@@ -52,7 +52,7 @@ def _ask(uri: str) -> None:
 
 
 def _log_in(uri: str, scheme: str) -> None:
-    """A database that has no such user or is not there: MLflow would try again for most of an hour."""
+    """A database that has no such user or is not there: MLflow would try again for 100 s."""
     import sqlalchemy
 
     try:

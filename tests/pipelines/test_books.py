@@ -1,10 +1,12 @@
 """The same registry in SQLite, in PostgreSQL, and with its files in S3: real servers, one story."""
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.fs as fs
 import pytest
 
 from datasets.errors import InputError
@@ -75,13 +77,39 @@ def test_versions_are_registered_promoted_read_back_and_rolled_back(place: Place
 
     folder = registry.fetch("models:/stemline@champion", store=store)
     assert checkpoint_digest(folder) == first.digest
+    if place.objects is not None:
+        _spoil_a_copy_and_then_the_object(folder, place.objects, store=store)
+        return
     weights = folder / "weights.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    weights.write_bytes(_changed(weights.read_bytes()))
     with pytest.raises(InputError, match="was changed after it was registered"):
         registry.fetch("models:/stemline@champion", store=store)
-    if place.objects is not None:
-        assert not (Path(store) / "mlartifacts").exists()
-        assert any(method == "PUT" and "/models/" in path for method, path, _ in place.objects.requests)
+    shutil.rmtree(folder)
+    with pytest.raises(InputError, match="are gone from"):
+        registry.fetch("models:/stemline@champion", store=store)
+
+
+def _spoil_a_copy_and_then_the_object(folder: Path, objects: ObjectStore, *, store: str) -> None:
+    assert not (Path(store) / "mlartifacts").exists()
+    weights = folder / "weights.safetensors"
+    before = weights.read_bytes()
+    weights.write_bytes(_changed(before))
+    assert registry.fetch("models:/stemline@champion", store=store) == folder
+    assert weights.read_bytes() == before  # fetched again
+    bucket = fs.S3FileSystem(endpoint_override=objects.url)
+    for found in bucket.get_file_info(fs.FileSelector(f"{BUCKET}/models", recursive=True)):
+        if found.base_name == weights.name:
+            with bucket.open_output_stream(found.path) as file:
+                file.write(_changed(before))
+    assert registry.fetch("models:/stemline@champion", store=store) == folder  # the copy is whole
+    shutil.rmtree(folder)
+    with pytest.raises(InputError, match="was changed after it was registered"):
+        registry.fetch("models:/stemline@champion", store=store)
+    assert not folder.exists()
+
+
+def _changed(data: bytes) -> bytes:
+    return data[:-1] + bytes([data[-1] ^ 1])
 
 
 def test_a_database_that_goes_away_in_the_middle_is_told_and_the_next_try_finishes(

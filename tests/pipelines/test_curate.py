@@ -12,7 +12,8 @@ import soundfile
 from datasets import shards
 from datasets.dice import dice
 from datasets.errors import InputError
-from datasets.schema import SOURCES, Verdict
+from datasets.fingerprint import unpack
+from datasets.schema import SOURCES, Landmarks, ShardSet, Verdict
 from datasets.synthetic import write_corpus
 from pipelines import crosscheck, curate, ingest, measure, registry
 from pipelines.curate import CurateConfig, CurateResult
@@ -72,6 +73,11 @@ def test_each_song_is_kept_or_dropped_for_its_reason(ray_local: Any, tmp_path: P
     dropped = {"empty_file": 1, "clipped": 1, "silent_source": 1, "leak": 1}
     assert (result.summary["songs"], result.summary["kept"], result.summary["dropped"]) == (10, 6, dropped)
     assert sum(result.summary["splits"].values()) == 6
+    # What they sound like is kept with the dataset: models compared on it later must not have heard them elsewhere.
+    kept = shards.read_manifest(result.chunks)
+    sounds = shards.read_objects(ShardSet(**kept.extra["landmarks"]), Landmarks)
+    assert [(one.track_id, one.audio) for one in sounds] == [(song.track_id, song.audio) for song in kept.songs]
+    assert all(len(unpack(one.signature)) > 1 for one in sounds)
 
 
 def test_finished_verdicts_are_found_and_new_thresholds_measure_nothing_again(
