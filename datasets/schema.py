@@ -159,6 +159,11 @@ class Score:
     sir: float | None = None
     sar: float | None = None
     leakage_db: float | None = None  # RMS of the estimate in windows where the stem is silent, dBFS
+    si_sdr: float | None = None  # scale-invariant SDR over the whole track
+    ceiling_nsdr: float | None = None  # nsdr and sdr of the ideal ratio mask as the estimate
+    ceiling_sdr: float | None = None
+    solver: str = ""  # of BSS Eval's equations; "lu": rounding errors decide on isr, sir and sar
+    conditioning: float | None = None  # of these equations, 0 to 1
     duration_s: float = 0.0
     level_db: float = 0.0  # RMS of the mixture, dBFS
 
@@ -294,6 +299,11 @@ SCORES = pa.schema(
         ("sir", pa.float64()),
         ("sar", pa.float64()),
         ("leakage_db", pa.float64()),
+        ("si_sdr", pa.float64()),
+        ("ceiling_nsdr", pa.float64()),
+        ("ceiling_sdr", pa.float64()),
+        ("solver", pa.string()),
+        ("conditioning", pa.float64()),
         ("duration_s", pa.float64()),
         ("level_db", pa.float64()),
     ]

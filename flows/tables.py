@@ -17,6 +17,7 @@ from pipelines.evaluate import ScoreSummary, SourceScore
 from pipelines.gate import Decision
 from pipelines.paired import Difference
 from pipelines.registry import ModelVersion
+from pipelines.scoring import ILL_CONDITIONED
 
 MAX_ROWS = 20
 
@@ -61,16 +62,20 @@ def model_tables(model: Trained) -> list[Any]:
     if model.candidate is None:
         return [Text(f"Checkpoint: {model.trained.checkpoint}", overflow="fold")]
     summary = model.candidate.summary
+    sources = {**summary.sources, "mean": summary.overall}
     shown: list[Any] = [
         table(
-            f"nSDR in dB, {summary.protocol.split(',')[0]} split, mean over {_songs(len(summary.songs))}",
-            ["source", "mixture", "model", "improvement"],
-            _score_rows({**summary.sources, "mean": summary.overall}),
+            f"nSDR (MDX 2021) in dB, {summary.protocol.split(',')[0]} split, mean over {_songs(len(summary.songs))}",
+            ["source", "mixture", "model", "improvement", "ideal mask"],
+            [
+                [*row, decibels(score.ceiling_nsdr)]
+                for row, score in zip(_score_rows(sources), sources.values(), strict=True)
+            ],
             strong_last=True,
         )
     ]
-    if summary.overall.sir is not None:
-        shown.append(_bss_table(summary))
+    if summary.overall.sdr is not None:
+        shown += _bss_table(summary)
     if model.decision is not None:
         shown += _decision(model.decision, model.version)
     return shown
@@ -107,14 +112,26 @@ def gain_table(title: str, gains: Mapping[str, Difference]) -> Any:
     return table(title, ["source", "gain", "at least", "at most", "spread"], rows, strong_last=True)
 
 
-def _bss_table(summary: ScoreSummary) -> Any:
-    names = ("sdr", "isr", "sir", "sar")
+def _bss_table(summary: ScoreSummary) -> list[Any]:
+    """SDR between its floor and its ceiling, then the other scores where they were asked for; and what to doubt."""
+    num_songs = len(summary.songs)
+    columns = {"SDR mixture": "mixture_sdr", "SDR": "sdr", "SDR ideal mask": "ceiling_sdr", "SDR, mean": "sdr_mean"}
+    if summary.solvers:
+        columns |= {"ISR": "isr", "SIR": "sir", "SAR": "sar"}
     rows = [
-        [source, *(decibels(getattr(score, name)) for name in names)]
+        [source, *(decibels(getattr(score, name)) for name in columns.values())]
         for source, score in {**summary.sources, "mean": summary.overall}.items()
     ]
-    title = f"BSS Eval v4 in dB: medians over windows, then over {_songs(len(summary.songs))}"
-    return table(title, ["source", *map(str.upper, names)], rows, strong_last=True)
+    title = f"BSS Eval v4 in dB: medians over windows, then over {_songs(num_songs)} (SDR, mean: their mean over songs)"
+    shown: list[Any] = [table(title, ["source", *columns], rows, strong_last=True)]
+    if doubtful := summary.solvers.get(ILL_CONDITIONED, 0):
+        shown.append(
+            Text(
+                f"ISR, SIR and SAR leave out {doubtful} of {_songs(num_songs)}: stems that lack some band make "
+                "the equations ill-conditioned, and rounding errors decide (SCORES has them, solver lu)."
+            )
+        )
+    return shown
 
 
 def _score_rows(scores: dict[str, SourceScore]) -> list[list[str]]:

@@ -1,15 +1,16 @@
 """A model's scores on held-out songs, beside those of the unprocessed mixture.
 
-Actors load the model once each and take songs as they come. Scores are stored under a digest of the weights, the
-songs and the protocol, so the same question is never computed twice.
+Actors load the model once each and take songs as they come; tasks beside them score what was separated
+(`scoring.py`). A song's scores are stored at once, under a digest of the weights, the song and the protocol, and all of
+them as a table: a killed evaluation goes on where it was, and the same question is never computed twice.
 """
 
 import json
-import math
 import statistics
 import time
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from datasets import storage
 from datasets.errors import InputError
 from datasets.schema import SCORES, SPLITS, Score, ShardSet
 from datasets.shards import (
+    Song,
     find_manifest,
     read_manifest,
     read_objects,
@@ -25,22 +27,26 @@ from datasets.shards import (
     table_of,
     write_table,
 )
+from pipelines import museval_files, scoring
 from pipelines.cluster import connect, quiet_data
 from pipelines.progress import Progress, stage
 from pipelines.provenance import code_digest, digest
+from pipelines.scoring import SCORERS, Protocol, SongResult
 
 PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateConfig:
-    """On which songs and how a model is scored; the first six fields and the precision are the protocol."""
+    """On which songs and how a model is scored; fields up to the precision are the protocol, without `museval_json`."""
 
     split: str = "test"
     overlap: float = 0.25  # of neighbouring segments
     shifts: int = 0  # seeded delays to average over
     window_s: float = 1.0  # BSS Eval's, without overlap
     all_four: bool = False  # ISR, SIR and SAR beside SDR; some 30 ms for each second of a song
+    scorer: str = "stemline"  # or "museval", which takes some 30 times as long for the same scores
+    museval_json: str = ""  # a folder for the scores of every window, as museval writes them; all_four=true only
     max_song_s: float = 0.0  # from the start of each song; 0 takes the whole song
     precision: str = "float32"  # or "bfloat16"
     batch_size: int = 1  # segments at once
@@ -52,6 +58,10 @@ class EvaluateConfig:
             raise InputError(f"evaluate.split={self.split!r}; one of {', '.join(SPLITS)} would do")
         if self.precision not in PRECISIONS:
             raise InputError(f"evaluate.precision={self.precision!r}; one of {', '.join(PRECISIONS)} would do")
+        if self.scorer not in SCORERS:
+            raise InputError(f"evaluate.scorer={self.scorer!r}; one of {', '.join(SCORERS)} would do")
+        if self.museval_json and not self.all_four:
+            raise InputError("evaluate.museval_json is set, and its files hold all four scores; all_four=true would do")
         if self.num_workers < 1 or self.window_s <= 0 or self.max_song_s < 0:
             raise InputError(
                 f"evaluate.num_workers={self.num_workers}, window_s={self.window_s}, max_song_s={self.max_song_s}; "
@@ -66,12 +76,20 @@ class EvaluateConfig:
             f"{self.split}, {length}; nSDR, BSS Eval v4 {'SDR, ISR, SIR, SAR' if self.all_four else 'SDR'} in "
             f"{self.window_s:g} s windows; "
             f"overlap {self.overlap:g}, shifts {self.shifts}, {self.precision}"
+            + ("" if self.scorer == "stemline" else f"; by {self.scorer}")
         )
+
+    @property
+    def measures(self) -> Protocol:
+        """What scoring a song needs to know of all this."""
+        return Protocol(text=self.protocol, window_s=self.window_s, all_four=self.all_four, scorer=self.scorer)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceScore:
-    """Scores over all songs, in dB: nSDR as the mean, SDR as the median over songs of medians over windows."""
+    """Scores over all songs, in dB: nSDR as the mean (MDX 2021), SDR as the median over songs of medians over windows
+    (SiSEC 2018); ISR, SIR and SAR as SDR, without songs on whose scores rounding errors decide.
+    """
 
     nsdr: float
     mixture_nsdr: float  # of the unprocessed mixture as the estimate
@@ -80,6 +98,10 @@ class SourceScore:
     isr: float | None = None  # as sdr; None where they were not asked for
     sir: float | None = None
     sar: float | None = None
+    ceiling_nsdr: float | None = None  # of the ideal ratio mask as the estimate
+    ceiling_sdr: float | None = None
+    sdr_mean: float | None = None  # mean over songs of medians over windows
+    si_sdr: float | None = None  # mean over songs
 
     @property
     def improvement(self) -> float:
@@ -109,6 +131,8 @@ class ScoreSummary:
     overall: SourceScore  # mean over sources
     size_bytes: int = 0  # of the files of the weights
     real_time: float | None = None  # seconds of computing per second of song, on the machine that scored
+    # Songs by what solved BSS Eval's equations, where all four scores were asked for; "lu": rounding errors decide.
+    solvers: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,16 +154,20 @@ def run(
 ) -> EvaluateResult:
     """Scores of a checkpoint, a folder or a file of weights, on the songs of the split; found again if known."""
     folder = storage.absolute(store)
-    tracks = _tracks(config, chunks, keep)
+    songs = _songs_of(config, chunks, keep)
     model_digest = _digest_of(Path(checkpoint))
     code = code_digest("models.metrics", "models.bsseval", "models.separate", "models.catalog")
-    track_ids = [track["track_id"] for track in tracks]
-    key = digest(model_digest, chunks.digest, track_ids, config.protocol, SCORES.names, code)
+    asked = [config.protocol, SCORES.names, code]
+    key = digest(model_digest, chunks.digest, [song.track_id for song in songs], *asked)
     scores = find_manifest(folder, step="evaluate", key=key)
-    if scores is None:
-        rows, real_time = _score_all(config, checkpoint, chunks, tracks, progress)
+    if scores is None or config.museval_json:
+        keys = [digest(model_digest, song.audio or [chunks.digest, song.track_id], *asked) for song in songs]
+        results = _results(config, checkpoint, chunks, dict(zip(keys, songs, strict=True)), folder, progress)
+        if config.museval_json:
+            museval_files.write(config.museval_json, config.split, results)
         # Beside the table, not in it: equal questions have equal answers, but not equal durations.
-        extra = {"real_time": real_time}
+        extra = {"real_time": _real_time(results)}
+        rows = [score for result in results for score in result.scores]
         scores = write_table(folder, "scores", table_of(rows, SCORES), key=key, step="evaluate", extra=extra)
     summary = summarize(read_objects(scores, Score), model_digest, chunks.digest)
     took = read_manifest(scores).extra["real_time"]
@@ -163,6 +191,9 @@ def summarize(scores: Sequence[Score], model_digest: str, dataset_digest: str) -
         songs=_songs(scores),
         sources=sources,
         overall=_over_sources(list(sources.values())),
+        solvers=dict(
+            sorted(Counter({score.track_id: score.solver for score in scores if score.solver}.values()).items())
+        ),
     )
 
 
@@ -181,19 +212,15 @@ def _songs(scores: Sequence[Score]) -> dict[str, SongScore]:
     }
 
 
-def _tracks(config: EvaluateConfig, chunks: ShardSet, keep: Collection[str] | None) -> list[dict[str, str]]:
+def _songs_of(config: EvaluateConfig, chunks: ShardSet, keep: Collection[str] | None) -> list[Song]:
     songs = read_songs(chunks)
-    tracks = [
-        {"track_id": song.track_id, "title": song.title}
-        for song in sorted(songs, key=lambda song: song.track_id)
-        if song.split == config.split and (keep is None or song.track_id in keep)
-    ]
-    if not tracks:
+    chosen = [song for song in songs if song.split == config.split and (keep is None or song.track_id in keep)]
+    if not chosen:
         raise InputError(
             f"none of {len(songs)} songs stands in the {config.split} split; a corpus with a {config.split} folder, or "
             "a larger corpus.test_fraction would do"
         )
-    return tracks
+    return sorted(chosen, key=lambda song: song.track_id)
 
 
 def _digest_of(checkpoint: Path) -> str:
@@ -209,27 +236,28 @@ def _bytes_of(checkpoint: Path) -> int:
 
 
 def _over_songs(scores: Sequence[Score]) -> SourceScore:
+    median, mean = statistics.median, statistics.fmean
+    sound = [score for score in scores if score.solver != scoring.ILL_CONDITIONED]
     return SourceScore(
-        nsdr=statistics.fmean(score.nsdr for score in scores),
-        mixture_nsdr=statistics.fmean(score.mixture_nsdr for score in scores),
-        sdr=_over_known(statistics.median, [score.sdr for score in scores]),
-        mixture_sdr=_over_known(statistics.median, [score.mixture_sdr for score in scores]),
-        isr=_over_known(statistics.median, [score.isr for score in scores]),
-        sir=_over_known(statistics.median, [score.sir for score in scores]),
-        sar=_over_known(statistics.median, [score.sar for score in scores]),
+        nsdr=mean(score.nsdr for score in scores),
+        mixture_nsdr=mean(score.mixture_nsdr for score in scores),
+        ceiling_nsdr=_over_known(mean, [score.ceiling_nsdr for score in scores]),
+        sdr=_over_known(median, [score.sdr for score in scores]),
+        mixture_sdr=_over_known(median, [score.mixture_sdr for score in scores]),
+        ceiling_sdr=_over_known(median, [score.ceiling_sdr for score in scores]),
+        sdr_mean=_over_known(mean, [score.sdr for score in scores]),
+        si_sdr=_over_known(mean, [score.si_sdr for score in scores]),
+        isr=_over_known(median, [score.isr for score in sound]),
+        sir=_over_known(median, [score.sir for score in sound]),
+        sar=_over_known(median, [score.sar for score in sound]),
     )
 
 
 def _over_sources(scores: Sequence[SourceScore]) -> SourceScore:
-    return SourceScore(
-        nsdr=statistics.fmean(score.nsdr for score in scores),
-        mixture_nsdr=statistics.fmean(score.mixture_nsdr for score in scores),
-        sdr=_over_known(statistics.fmean, [score.sdr for score in scores]),
-        mixture_sdr=_over_known(statistics.fmean, [score.mixture_sdr for score in scores]),
-        isr=_over_known(statistics.fmean, [score.isr for score in scores]),
-        sir=_over_known(statistics.fmean, [score.sir for score in scores]),
-        sar=_over_known(statistics.fmean, [score.sar for score in scores]),
-    )
+    """Mean over sources, score by score."""
+    names = [field.name for field in fields(SourceScore)]
+    means = {name: _over_known(statistics.fmean, [getattr(score, name) for score in scores]) for name in names}
+    return SourceScore(**means)  # type: ignore[arg-type]  # nSDR is always known
 
 
 def _over_known(reduce: Any, values: Sequence[float | None]) -> float | None:
@@ -237,54 +265,76 @@ def _over_known(reduce: Any, values: Sequence[float | None]) -> float | None:
     return float(reduce(known)) if known else None
 
 
-def _score_all(
+def _real_time(results: Sequence[SongResult]) -> float:
+    """Seconds that separating a second of song took."""
+    return sum(result.seconds for result in results) / sum(result.scores[0].duration_s for result in results)
+
+
+def _results(
     config: EvaluateConfig,
     checkpoint: str,
     chunks: ShardSet,
-    tracks: Sequence[Mapping[str, str]],
+    songs: Mapping[str, Song],
+    store: str,
     progress: Progress | None,
-) -> tuple[list[Score], float]:
-    """A score per song and source, and the seconds that separating a second of song took."""
-    scores: list[Score] = []
-    took_s = song_s = 0.0
-    with stage(progress, "evaluate", len(tracks), "songs") as heard, connect():
-        for answer, seconds in _separate_and_score(config, checkpoint, chunks, tracks):
-            scores += [Score(**row) for row in answer]
-            took_s, song_s = took_s + seconds, song_s + scores[-1].duration_s
-            heard.advance()
-            heard.note(answer[0]["title"])
-        mean = statistics.fmean(score.nsdr for score in scores)
-        heard.finish(f"{len(tracks)} songs, mean nSDR {mean:.2f} dB")
-    order = {source: place for place, source in enumerate(dict.fromkeys(score.source for score in scores))}
-    return sorted(scores, key=lambda score: (score.track_id, order[score.source])), took_s / song_s
+) -> list[SongResult]:
+    """The result of every song, by the key it is stored under: found, or separated and scored now."""
+
+    def find(key: str) -> SongResult | None:
+        return scoring.find(store, key, track_id=songs[key].track_id, title=songs[key].title)
+
+    missing = [key for key in songs if find(key) is None]
+    with stage(progress, "evaluate", len(songs), "songs") as heard:
+        heard.advance(len(songs) - len(missing))
+        if missing:
+            with connect():
+                items = [{"key": key, "track_id": songs[key].track_id, "title": songs[key].title} for key in missing]
+                for title in _separate_and_score(config, checkpoint, chunks, items, store):
+                    heard.advance()
+                    heard.note(title)
+        results = [found for key in songs if (found := find(key)) is not None]
+        if len(results) < len(songs):
+            raise InputError(f"scores written to {store} are not there; a folder that all nodes see, or S3, would do")
+        mean = statistics.fmean(score.nsdr for result in results for score in result.scores)
+        known = f", {len(songs) - len(missing)} of them known" if len(missing) < len(songs) else ""
+        heard.finish(f"{len(songs)} songs{known}, mean nSDR {mean:.2f} dB")
+    return results
 
 
 def _separate_and_score(
-    config: EvaluateConfig, checkpoint: str, chunks: ShardSet, tracks: Sequence[Mapping[str, str]]
-) -> Iterator[tuple[list[dict[str, Any]], float]]:
-    """Rows of scores and seconds of separating per song, in no order: a Ray Data job with the model in actors."""
+    config: EvaluateConfig, checkpoint: str, chunks: ShardSet, items: Sequence[Mapping[str, str]], store: str
+) -> Iterator[str]:
+    """Titles of songs as they are scored, in no order: a Ray Data job, with the model in actors and scoring in tasks.
+
+    Songs stream from one to the other, so estimates of a few are held at a time.
+    """
     import ray.data
 
     quiet_data()
-    # As JSON text: Arrow would guess types of missing scores from the first song.
-    dataset = ray.data.from_items(
-        [{"track": json.dumps(dict(track))} for track in tracks], override_num_blocks=len(tracks)
-    )
-    size = min(config.num_workers, len(tracks))
-    answers = dataset.map(
-        _Scorer,  # type: ignore[arg-type]  # Ray's own signature has no callable classes
+    # As JSON text: Arrow would guess types from the first song.
+    dataset = ray.data.from_items([{"item": json.dumps(dict(item))} for item in items], override_num_blocks=len(items))
+    size = min(config.num_workers, len(items))
+    # Shares of a CPU: whole ones for every model would leave none to score with, and all would wait for ever.
+    separating, scoring_one = (0.5, 0.5) if config.use_gpu else (0.9, 0.1)
+    separated = dataset.map(
+        _Separator,  # type: ignore[arg-type]  # Ray's own signature has no callable classes
         fn_constructor_args=(config, checkpoint, chunks),
         compute=ray.data.ActorPoolStrategy(size=size),
-        num_cpus=1,
+        num_cpus=separating,
         num_gpus=1 if config.use_gpu else None,
+    )
+    answers = separated.map(
+        _score_row,  # type: ignore[arg-type]  # nor keyword arguments
+        fn_kwargs={"config": config, "chunks": chunks, "store": store},
+        num_cpus=scoring_one,
     )
     for answer in answers.iter_rows():
         if answer["input_error"]:
             raise InputError(answer["input_error"])
-        yield json.loads(answer["rows"]), answer["seconds"]
+        yield answer["title"]
 
 
-class _Scorer:
+class _Separator:
     """An actor that holds the model."""
 
     def __init__(self, config: EvaluateConfig, checkpoint: str, chunks: ShardSet) -> None:
@@ -301,27 +351,29 @@ class _Scorer:
         self.model = load_model(checkpoint).to(self.device)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        track = json.loads(row["track"])
+        import numpy as np
+
+        from models.separate import layout
+
+        item = json.loads(row["item"])
+        wants = layout(self.model)
+        item |= {"sources": list(wants.sources), "sample_rate": wants.sample_rate, "input_error": ""}
+        estimates_SCT = np.zeros((0, 0, 0), np.float32)
         try:
-            scores, seconds = score_track(self.config, self.model, self.chunks, **track)
+            estimates_SCT, item["seconds"] = separate_song(self.config, self.model, self.chunks, item["track_id"])
         except ValueError as error:  # an InputError or ModelError would reach the driver wrapped in Ray's own
-            return {"rows": "", "seconds": 0.0, "input_error": f"{track['title']}: {error}"}
-        return {"rows": json.dumps([asdict(score) for score in scores]), "seconds": seconds, "input_error": ""}
+            item["input_error"] = f"{item['title']}: {error}"
+        return {"item": json.dumps(item), "estimates_SCT": estimates_SCT}
 
 
-def score_track(
-    config: EvaluateConfig, model: Any, chunks: ShardSet, *, track_id: str, title: str
-) -> tuple[list[Score], float]:
-    """One song through a model: a score per source, and the seconds that separating it took."""
+def separate_song(config: EvaluateConfig, model: Any, chunks: ShardSet, track_id: str) -> tuple[Any, float]:
+    """Estimates of one song (S, C, T) as a NumPy array in float32, and the seconds that separating took."""
     import torch
 
-    from models.metrics import leakage, nsdr, sdr_windows
     from models.separate import layout, separate
 
     wants = layout(model)
-    limit = round(config.max_song_s * wants.sample_rate) or None
-    stems_SCT = torch.from_numpy(read_track(chunks, track_id, sources=wants.sources, num_samples=limit))
-    mixture_CT = stems_SCT.sum(dim=0)
+    mixture_CT = _stems(config, chunks, track_id, wants.sources, wants.sample_rate).sum(dim=0)
     began = time.monotonic()
     estimates_SCT = separate(
         model,
@@ -333,62 +385,49 @@ def score_track(
         dtype=torch.bfloat16 if config.precision == "bfloat16" else torch.float32,
     )
     seconds = time.monotonic() - began
-    unprocessed_SCT = mixture_CT.expand_as(stems_SCT)
-    window_samples = round(config.window_s * wants.sample_rate)
-    columns = zip(
-        nsdr(stems_SCT, estimates_SCT).tolist(),
-        nsdr(stems_SCT, unprocessed_SCT).tolist(),
-        _medians(sdr_windows(stems_SCT, estimates_SCT, window_samples)),
-        _medians(sdr_windows(stems_SCT, unprocessed_SCT, window_samples)),
-        _known(leakage(stems_SCT, estimates_SCT, window_samples)),
-        *_others(config, stems_SCT, estimates_SCT, window_samples),
-        strict=True,
+    return estimates_SCT.float().cpu().numpy(), seconds
+
+
+def _stems(config: EvaluateConfig, chunks: ShardSet, track_id: str, sources: Sequence[str], sample_rate: int) -> Any:
+    import torch
+
+    limit = round(config.max_song_s * sample_rate) or None
+    return torch.from_numpy(read_track(chunks, track_id, sources=sources, num_samples=limit))
+
+
+def _score_row(row: dict[str, Any], *, config: EvaluateConfig, chunks: ShardSet, store: str) -> dict[str, Any]:
+    """A task that scores one song, and stores what came out."""
+    import torch
+
+    from models.tiled import keep_freed_memory
+
+    keep_freed_memory()  # pages for the same tensors again and again would take longer than the sums
+    torch.set_num_threads(1)
+    item = json.loads(row["item"])
+    error = item.pop("input_error")
+    if not error:
+        try:
+            key = item.pop("key")
+            scoring.keep(store, key, score_estimates(config, chunks, row["estimates_SCT"], **item))
+        except ValueError as seen:
+            error = str(seen)
+    return {"title": item["title"], "input_error": error}
+
+
+def score_estimates(
+    config: EvaluateConfig, chunks: ShardSet, estimates_SCT: Any, *, track_id: str, title: str, sources: Sequence[str],
+    sample_rate: int, seconds: float,
+) -> SongResult:  # fmt: skip
+    """What is known of one song, its estimates being an array as `separate_song` makes it."""
+    import torch
+
+    return scoring.score_song(
+        config.measures,
+        _stems(config, chunks, track_id, sources, sample_rate),
+        torch.tensor(estimates_SCT),  # copied: what Ray hands over cannot be written to
+        sources=sources,
+        sample_rate=sample_rate,
+        track_id=track_id,
+        title=title,
+        seconds=seconds,
     )
-    power = float(mixture_CT.double().square().mean())
-    level_db = 10 * math.log10(power) if power > 1e-12 else -120.0
-    scores = [
-        Score(
-            track_id=track_id,
-            title=title,
-            source=source,
-            protocol=config.protocol,
-            duration_s=mixture_CT.shape[-1] / wants.sample_rate,
-            level_db=level_db,
-            leakage_db=leaked_db,
-            nsdr=model_nsdr,
-            mixture_nsdr=mixture_nsdr,
-            sdr=sdr,
-            mixture_sdr=mixture_sdr,
-            isr=isr,
-            sir=sir,
-            sar=sar,
-        )
-        for source, (model_nsdr, mixture_nsdr, sdr, mixture_sdr, leaked_db, isr, sir, sar) in zip(
-            wants.sources, columns, strict=True
-        )
-    ]
-    return scores, seconds
-
-
-def _others(
-    config: EvaluateConfig, reference_SCT: Any, estimate_SCT: Any, window_samples: int
-) -> list[Sequence[float | None]]:
-    """ISR, SIR and SAR of every source, where they were asked for."""
-    from models.bsseval import bss_eval
-
-    if not config.all_four:
-        return [[None] * len(reference_SCT)] * 3
-    scores = bss_eval(reference_SCT, estimate_SCT, window_samples)
-    return [_medians(windows_SW) for windows_SW in (scores.isr_SW, scores.sir_SW, scores.sar_SW)]
-
-
-def _medians(scores_SW: Any) -> list[float | None]:
-    """Median over windows; None where every window was dropped."""
-    from models.metrics import sdr_median
-
-    return _known(sdr_median(scores_SW))
-
-
-def _known(values_S: Any) -> list[float | None]:
-    """None where there is no number."""
-    return [None if value != value else value for value in values_S.tolist()]

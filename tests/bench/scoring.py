@@ -3,8 +3,8 @@
 `make bench-scoring`: parity on real excerpts beside the checkout (16 bits, and AAC as decoded to floats), on stems that
 are mono, silent or short; then CPU seconds of one thread, each arm in a process of its own and museval in the same run.
 Cold is the first call in a fresh process, after imports; warm is the least of two calls after it. museval is called
-once, and runs as it comes; ours in a process that keeps freed memory, as an evaluation does. `--quick` leaves out the
-four minutes, which take museval two minutes and 5 GB.
+once, and runs as it comes; ours in a process that keeps freed memory, as an evaluation does. Of four minutes museval
+takes two CPU minutes and 5 GB, which `--seconds 30 60` leaves out.
 """
 
 import argparse
@@ -37,7 +37,8 @@ ARMS = ("museval", "all four", "SDR")
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", help="a JSON file for the rows")
-    parser.add_argument("--quick", action="store_true", help="30 and 60 s only, and two excerpts of each set")
+    parser.add_argument("--quick", action="store_true", help="one excerpt of each set")
+    parser.add_argument("--seconds", type=int, nargs="+", default=[30, 60, 240], help="lengths to time")
     parser.add_argument("--part", choices=("all", "parity", "speed"), default="all")
     parser.add_argument("--arm", nargs=2, metavar=("ARM", "SECONDS"), help="one arm, as JSON; for this bench itself")
     arguments = parser.parse_args()
@@ -48,7 +49,7 @@ def main() -> int:
     if arguments.part != "speed":
         rows += _parity(excerpts=1 if arguments.quick else 2)
     if arguments.part != "parity":
-        rows += _speed((30, 60) if arguments.quick else (30, 60, 240))
+        rows += _speed(arguments.seconds)
     return show("Scoring", rows, arguments.out, decimals=9)
 
 
@@ -135,7 +136,7 @@ def _museval(stems_SCT: Array, estimates_SCT: Array) -> list[Array]:
 # --- speed --------------------------------------------------------------------------------------------------
 
 
-def _speed(lengths_s: tuple[int, ...]) -> Iterator[Row]:
+def _speed(lengths_s: list[int]) -> Iterator[Row]:
     """Ratios of CPU seconds, and what memory a call adds."""
     for seconds in lengths_s:
         seen = {arm: _alone(arm, seconds) for arm in ARMS}

@@ -17,7 +17,7 @@ from models.metrics import ideal_ratio_mask
 RATE = 8000
 
 
-def toy(seconds: float, *, seed: int = 0, sources: int = 3, channels: int = 2) -> tuple[Tensor, Tensor]:
+def toy(seconds: float, *, seed: int = 0, sources: int = 2, channels: int = 2) -> tuple[Tensor, Tensor]:
     """References with colour and pauses, and estimates with leakage, a filter and noise; 16-bit values."""
     generator = torch.Generator().manual_seed(seed)
     shape = (sources, channels, round(seconds * RATE))
@@ -116,7 +116,7 @@ def test_a_stem_whose_channels_are_copies_scores_as_plain_least_squares_says(gai
 
 def band_limited(seconds: float) -> tuple[Tensor, Tensor]:
     """References without treble, in floats: what filters do up there is decided by rounding errors."""
-    reference_SCT, estimate_SCT = toy(seconds, sources=2)
+    reference_SCT, estimate_SCT = toy(seconds)
     hann_T = torch.hann_window(65, dtype=torch.float64)[None, None]
     smooth_SCT = torch.nn.functional.conv1d(reference_SCT.flatten(0, 1)[:, None], hann_T, padding=32)
     return smooth_SCT.view_as(reference_SCT), estimate_SCT
