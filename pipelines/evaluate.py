@@ -388,6 +388,21 @@ def separate_song(config: EvaluateConfig, model: Any, chunks: ShardSet, track_id
     return estimates_SCT.float().cpu().numpy(), seconds
 
 
+def score_track(
+    config: EvaluateConfig, model: Any, chunks: ShardSet, *, track_id: str, title: str
+) -> tuple[list[Score], float]:
+    """One song through a model in this process: a score per source, and the seconds that separating it took."""
+    from models.separate import layout
+
+    wants = layout(model)
+    estimates_SCT, seconds = separate_song(config, model, chunks, track_id)
+    result = score_estimates(
+        config, chunks, estimates_SCT, track_id=track_id, title=title, sources=wants.sources,
+        sample_rate=wants.sample_rate, seconds=seconds,
+    )  # fmt: skip
+    return list(result.scores), seconds
+
+
 def _stems(config: EvaluateConfig, chunks: ShardSet, track_id: str, sources: Sequence[str], sample_rate: int) -> Any:
     import torch
 

@@ -105,9 +105,13 @@ def _without_ray() -> Iterator[None]:
     def nothing(**_: Any) -> Iterator[None]:
         yield
 
-    def score(config: Any, checkpoint: str, chunks: Any, tracks: Sequence[Mapping[str, str]]) -> Iterator[Any]:
-        scorer = evaluate._Scorer(config, checkpoint, chunks)
-        return (json.loads(scorer({"track": json.dumps(dict(track))})["rows"]) for track in tracks)
+    def score(
+        config: Any, checkpoint: str, chunks: Any, items: Sequence[Mapping[str, str]], store: str
+    ) -> Iterator[str]:
+        separator = evaluate._Separator(config, checkpoint, chunks)
+        for item in items:
+            separated = separator({"item": json.dumps(dict(item))})
+            yield evaluate._score_row(separated, config=config, chunks=chunks, store=store)["title"]
 
     modules = [importlib.import_module(f"pipelines.{name}") for name in ("ingest", "measure", "analyze", "automix")]
     evaluate = importlib.import_module("pipelines.evaluate")

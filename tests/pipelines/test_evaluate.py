@@ -17,9 +17,8 @@ from models.catalog import build
 from models.metrics import nsdr
 from models.separate import separate
 from pipelines import evaluate
-from pipelines.evaluate import EvaluateConfig, score_estimates, separate_song, summarize
+from pipelines.evaluate import EvaluateConfig, score_estimates, score_track, summarize
 from pipelines.progress import Silent
-from pipelines.scoring import SongResult
 from tests.pipelines.songs import RATE, SOURCES, write_songs
 
 with warnings.catch_warnings():
@@ -41,23 +40,6 @@ def model() -> torch.nn.Module:
     return build("htdemucs-tiny", **options).eval()
 
 
-def score_track(
-    config: EvaluateConfig, model: torch.nn.Module, chunks: ShardSet, *, track_id: str, title: str
-) -> SongResult:
-    """What the job does with one song, in this process."""
-    estimates_SCT, seconds = separate_song(config, model, chunks, track_id)
-    return score_estimates(
-        config,
-        chunks,
-        estimates_SCT,
-        track_id=track_id,
-        title=title,
-        sources=SOURCES,
-        sample_rate=RATE,
-        seconds=seconds,
-    )
-
-
 def score(track_id: str, source: str, value: float, *, sdr: float | None = 1.0) -> Score:
     return Score(
         track_id=track_id, title=track_id, source=source, protocol="p", nsdr=value, sdr=sdr, mixture_nsdr=-5.0,
@@ -66,9 +48,8 @@ def score(track_id: str, source: str, value: float, *, sdr: float | None = 1.0) 
 
 
 def test_a_song_gets_a_score_per_source_and_the_mixture_s_beside_it(chunks: ShardSet, model: torch.nn.Module) -> None:
-    result = score_track(CONFIG, model, chunks, track_id="b", title="B")
-    scores = result.scores
-    assert result.seconds > 0
+    scores, seconds = score_track(CONFIG, model, chunks, track_id="b", title="B")
+    assert seconds > 0
     stems_SCT = torch.from_numpy(read_track(chunks, "b", sources=SOURCES))
     mixture_CT = stems_SCT.sum(dim=0)
     assert [row.source for row in scores] == list(SOURCES)
@@ -83,8 +64,8 @@ def test_a_song_gets_a_score_per_source_and_the_mixture_s_beside_it(chunks: Shar
 def test_a_limit_scores_the_start_and_is_another_protocol(chunks: ShardSet, model: torch.nn.Module) -> None:
     limited = replace(CONFIG, max_song_s=1.0)
     assert (
-        score_track(limited, model, chunks, track_id="b", title="B").scores
-        != score_track(CONFIG, model, chunks, track_id="b", title="B").scores
+        score_track(limited, model, chunks, track_id="b", title="B")[0]
+        != score_track(CONFIG, model, chunks, track_id="b", title="B")[0]
     )
     assert "first 1 s" in limited.protocol
     assert replace(CONFIG, num_workers=7, batch_size=3).protocol == CONFIG.protocol
@@ -93,17 +74,17 @@ def test_a_limit_scores_the_start_and_is_another_protocol(chunks: ShardSet, mode
 def test_both_scorers_say_the_same_of_all_four_scores(chunks: ShardSet, model: torch.nn.Module) -> None:
     asked = replace(CONFIG, all_four=True)
     by_scorer = {
-        scorer: score_track(replace(asked, scorer=scorer), model, chunks, track_id="b", title="B")
+        scorer: score_track(replace(asked, scorer=scorer), model, chunks, track_id="b", title="B")[0]
         for scorer in ("stemline", "museval")
     }
-    for given, expected in zip(*(result.scores for result in by_scorer.values()), strict=True):
+    for given, expected in zip(*by_scorer.values(), strict=True):
         for name in ("sdr", "isr", "sir", "sar"):
             assert getattr(given, name) == pytest.approx(getattr(expected, name), abs=1e-3)
         assert given.solver in ("levinson", "cholesky", "lu")
         assert not expected.solver
-    protocols = {result.scores[0].protocol for result in by_scorer.values()} | {CONFIG.protocol}
+    protocols = {scores[0].protocol for scores in by_scorer.values()} | {CONFIG.protocol}
     assert len(protocols) == 3
-    assert [row.sir for row in score_track(CONFIG, model, chunks, track_id="b", title="B").scores] == [None] * 2
+    assert [row.sir for row in score_track(CONFIG, model, chunks, track_id="b", title="B")[0]] == [None] * 2
 
 
 @pytest.mark.parametrize("scorer", ["stemline", "museval"])
@@ -202,7 +183,7 @@ def test_a_killed_evaluation_goes_on_where_it_was_and_workers_change_no_score(
     assert first.summary.size_bytes == (Path(folder) / "weights.safetensors").stat().st_size
     assert first.summary.real_time is not None
     assert first.summary.real_time > 0
-    expected = [row for name in "bcd" for row in score_track(asked, model, chunks, track_id=name, title=name).scores]
+    expected = [row for name in "bcd" for row in score_track(asked, model, chunks, track_id=name, title=name)[0]]
     for given, wanted in zip(read_objects(first.scores, Score), expected, strict=True):
         assert (given.track_id, given.source, given.protocol) == (wanted.track_id, wanted.source, wanted.protocol)
         assert given.nsdr == pytest.approx(wanted.nsdr, abs=1e-3)
