@@ -45,8 +45,13 @@ def show(title: str, rows: Iterable[Row], out: str | None = None, *, decimals: i
                   for place, (cell, width) in enumerate(zip(line, widths, strict=True)))  # fmt: skip
         print("  ".join(padded).rstrip())
     if out:
-        Path(out).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        write(rows, out)
     return int(any(one["met"] is False for one in rows))
+
+
+def write(rows: Iterable[Row], out: str) -> None:
+    """The rows as a JSON file."""
+    Path(out).write_text(json.dumps(list(rows), indent=1) + "\n", encoding="utf-8")
 
 
 def _cell(column: str, value: Any, decimals: int) -> str:
