@@ -60,6 +60,7 @@ def _take(fetched: Path, folder: Path, name: str) -> None:
         if (fetched / told).exists():
             os.replace(fetched / told, folder / told)
     fetched.chmod(0o755)
+    shutil.rmtree(folder / name, ignore_errors=True)  # the run's own of this step, found damaged
     os.replace(fetched, folder / name)
 
 

@@ -79,6 +79,13 @@ def test_a_copy_that_is_not_whole_is_passed_over(copied: Path, tmp_path: Path, h
     assert [path.name for path in back.iterdir() if path.name.startswith(".")] == []
 
 
+def test_a_copy_takes_the_place_of_a_damaged_checkpoint(copied: Path, tmp_path: Path) -> None:
+    here = tmp_path / "run"
+    (here / "step-000000003" / "current" / "weights").write_bytes(b"short")
+    assert offsite.get(here, str(copied.parent)) == []
+    assert stored(here / "step-000000003")["current/weights"] == bytes([3]) * 1000
+
+
 def test_a_place_that_takes_nothing_is_named_before_training_begins(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"train\.copy_to=.*takes no checkpoints"):
