@@ -1,5 +1,6 @@
 """What a step made, on Prefect's page of its run: a table of figures and addresses, and links to where more is told."""
 
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, is_dataclass
@@ -7,18 +8,25 @@ from typing import Any
 
 from pipelines import jobs, registry
 
+_LOG = logging.getLogger(__name__)
 MAX_ROWS = 40
 MAX_CHARACTERS = 300
 
 
 def show(name: str, result: Any) -> None:
-    """Makes the artifact of a step, where there is a run of Prefect's to show it with."""
+    """Makes the artifact of a step, where there is a run of Prefect's to show it with.
+
+    A server that is away changes nothing of what was made.
+    """
     from prefect.artifacts import create_markdown_artifact
     from prefect.context import FlowRunContext, TaskRunContext
 
     if not (FlowRunContext.get() or TaskRunContext.get()):
         return
-    create_markdown_artifact(markdown=_page(name, result), key=f"step-{name}", description=name)
+    try:
+        create_markdown_artifact(markdown=_page(name, result), key=f"step-{name}", description=name)
+    except Exception as error:  # httpx has a dozen kinds of "away"
+        _LOG.warning("%s is not shown on Prefect's page: %s", name, error)
 
 
 def _page(name: str, result: Any) -> str:

@@ -124,6 +124,7 @@ def _send(told: Mapping[str, Any]) -> None:
                 description=one["description"],
                 tags=one["tags"],
                 work_pool_name=one["work_pool"]["name"],
+                job_variables=one["work_pool"]["job_variables"],
                 pull_steps=told["pull"],
                 entrypoint=one["entrypoint"],
                 parameter_openapi_schema=parameter_schema(flow).model_dump(),

@@ -7,7 +7,7 @@ import io
 import json
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -216,20 +216,27 @@ class RunScreen(Screen):
     def start(self, name: str, total: float, unit: str) -> None:
         super().start(name, total, unit)
         key = "progress-" + "".join(letter if letter.isalnum() else "-" for letter in name.lower())
-        made = create_progress_artifact(progress=0.0, key=key, description=name) if total else None
-        self._bar = made if isinstance(made, UUID) else None
+        self._bar = None
+        with suppress(Exception):  # a server that is away for a moment stops no step
+            made = create_progress_artifact(progress=0.0, key=key, description=name) if total else None
+            self._bar = made if isinstance(made, UUID) else None
 
     def finish(self, summary: str) -> None:
         super().finish(summary)
-        if self._bar is not None and summary:
-            update_progress_artifact(self._bar, progress=100.0)
+        if summary:
+            self._move(100.0)
         self._bar = None
 
     def _say_now_and_then(self) -> None:
         before = self._said_s
         super()._say_now_and_then()
-        if self._bar is not None and self._said_s != before:
-            update_progress_artifact(self._bar, progress=min(100.0, 100 * self._done / self._total))
+        if self._total and self._said_s != before:
+            self._move(min(100.0, 100 * self._done / self._total))
+
+    def _move(self, percent: float) -> None:
+        if self._bar is not None:
+            with suppress(Exception):
+                update_progress_artifact(self._bar, progress=percent)
 
 
 class _Lines(io.StringIO):

@@ -7,6 +7,7 @@ other. What the job says comes back as lines of its log: marked ones draw progre
 import importlib
 import json
 import logging
+import shlex
 import sys
 import time
 import typing
@@ -55,7 +56,7 @@ def send(server: str, name: str, function: Callable[..., Any], arguments: Mappin
     storage.write(asked, call.encode())
 
     def command(job: str) -> str:
-        return f"python -m flows.errand {_quoted(asked)} {_quoted(storage.join(folder, f'{job}.answer.json'))}"
+        return f"python -m flows.errand {shlex.quote(asked)} {shlex.quote(storage.join(folder, f'{job}.answer.json'))}"
 
     job = jobs.attend(server, Errand(name=key, command=command, run=run), hear=_Listener(current()))
     _LOG.info("%s: job %s of %s, %s", name, job.id, server, job.status)
@@ -78,12 +79,6 @@ def _answer(job: Job, address: str, kind: Any) -> Any:
 
 def _plain(value: Any) -> Any:
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
-
-
-def _quoted(text: str) -> str:
-    import shlex
-
-    return shlex.quote(text)
 
 
 class _Listener:
