@@ -22,7 +22,7 @@ ASKS = RunConfig(gate=GateConfig(approval=True, approval_s=60.0))
 def prefect_server() -> Iterator[None]:
     from prefect.testing.utilities import prefect_test_harness
 
-    with prefect_test_harness(server_startup_timeout=120):
+    with prefect_test_harness(server_startup_timeout=300):
         yield
 
 

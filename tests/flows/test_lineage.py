@@ -1,18 +1,24 @@
 """From a version to its songs and settings, from a song to the versions that heard it, and how two versions differ."""
 
+import io
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from flows import lineage
 from flows.__main__ import main
 from flows.config import load
+from flows.screen import current
 from pipelines import registry
 from pipelines.registry import RegistryConfig
 from tests.pipelines.songs import write_songs
+from tests.pipelines.test_gate import summary
 from tests.pipelines.test_registry import make_candidate
 
 pytestmark = pytest.mark.slow
@@ -83,6 +89,31 @@ def test_two_versions_differ_in_settings_code_and_songs(store: str) -> None:
     one = lineage.datasets(config, "models:/stemline/1", "a/folder")
     assert [Path(uri).name for uri in one] == ["ingest-k0.json"]
     assert lineage.differences(config, "a/folder", "models:/stemline/1")["settings"] is None
+
+
+def test_a_comparison_tells_what_differs_and_leaves_out_what_one_of_them_heard(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows import comparison
+
+    held_out = write_songs(tmp_path, {"c": "test", "d": "test"}, key="held-out", num_samples=4000)
+    scores = summary(1.0, 1.0, num_songs=2)
+    scores = replace(scores, songs=dict(zip("cd", scores.songs.values(), strict=True)))
+    # No corpus is read and nothing is scored: that is held in tests/e2e/test_road.py.
+    monkeypatch.setattr(comparison, "prepared", lambda *_, **__: nullcontext())
+    monkeypatch.setattr("flows.train_model.compare_models", lambda *_: (scores, replace(scores, model_digest="n")))
+    monkeypatch.setattr("flows.build_corpus.build_corpus", lambda *_, **__: SimpleNamespace(songs=held_out))
+    config = load("smoke", [f"store.root={store}"])
+    told = comparison.run(config, "models:/stemline/2", "models:/stemline/1", screen=current())
+    assert told["heard"] == {"d": "the same audio"}
+    assert told["left_out"] == ("d",)
+    assert set(told["songs"]) == {"c"}
+    assert told["settings"]["train.steps"] == ("21", "20")
+    shown = io.StringIO()
+    for part in told["shown"]:
+        Console(file=shown, width=100).print(part)
+    assert "Songs of the first: 1 that the second lacks" in shown.getvalue()
+    assert "left out: d, which one of them learnt from" in shown.getvalue()
 
 
 def test_an_export_is_kept_with_its_version_and_named_with_its_digest(
