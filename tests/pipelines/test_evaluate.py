@@ -12,11 +12,11 @@ import torch
 from datasets.errors import InputError
 from datasets.schema import Score, ShardSet
 from datasets.shards import read_objects, read_track
-from models import checkpoint
+from models import bsseval, checkpoint
 from models.catalog import build
 from models.metrics import nsdr
 from models.separate import separate
-from pipelines import evaluate
+from pipelines import evaluate, scoring
 from pipelines.evaluate import EvaluateConfig, score_estimates, score_track, summarize
 from pipelines.progress import Silent
 from tests.pipelines.songs import RATE, SOURCES, write_songs
@@ -118,6 +118,7 @@ def test_one_song_is_a_test_set_and_flagged_songs_count_only_where_rounding_does
     both = summarize([*rows, flagged], "m", "d")
     assert (both.overall.nsdr, both.overall.sdr, both.overall.sir) == (3.0, 2.0, 8.0)
     assert both.solvers == {"levinson": 1, "lu": 1}
+    assert scoring.ILL_CONDITIONED == bsseval.ILL_CONDITIONED
 
 
 def test_nsdr_is_averaged_over_songs_and_sdr_takes_the_median() -> None:
