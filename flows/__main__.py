@@ -227,9 +227,9 @@ def listen(
     """
 
     def job(config: Any, *, verb: str, screen: Any, debug: bool) -> dict[str, Any]:
-        from flows import listening
+        from flows import side_by_side
 
-        return listening.run(config, model, against, out=out, screen=screen, debug=debug)
+        return side_by_side.run(config, model, against, out=out, screen=screen, debug=debug)
 
     return _on_the_road("listen", overrides, options, job, preset="smoke")
 
