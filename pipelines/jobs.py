@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 LOOK_S = (0.5, 5.0)  # between two looks at a job: at first, and after a while
+STOP_WITHIN_S = 60.0
 PATIENCE_S = 300.0  # with a cluster that does not answer while a job is under way
 _OVER = ("SUCCEEDED", "FAILED", "STOPPED")
 _RUN = "stemline_run"
@@ -60,6 +61,8 @@ def attend(address: str, errand: Errand, *, hear: Callable[[str], None]) -> Job:
     """
     client = _client(address)
     found = _known(client, errand)
+    if found is None and errand.run:
+        _end_others(client, errand.run)
     name = found or _send(client, errand)
     try:
         status, message = _follow(client, name, hear)
@@ -72,11 +75,26 @@ def attend(address: str, errand: Errand, *, hear: Callable[[str], None]) -> Job:
 def stop(address: str, run: str) -> list[str]:
     """Stops every job of a run that is under way; their ids."""
     client = _client(address)
-    mine = [job for job in client.list_jobs() if (job.metadata or {}).get(_RUN) == run]
-    names = [str(job.submission_id) for job in mine if job.submission_id and _word(job.status) not in _OVER]
+    names = _under_way(client, run)
     for name in names:
         client.stop_job(name)
     return names
+
+
+def _under_way(client: "JobSubmissionClient", run: str) -> list[str]:
+    mine = [job for job in client.list_jobs() if (job.metadata or {}).get(_RUN) == run]
+    return [str(job.submission_id) for job in mine if job.submission_id and _word(job.status) not in _OVER]
+
+
+def _end_others(client: "JobSubmissionClient", run: str) -> None:
+    """A run does one step after the other: what still runs for it is a step of older code, on the same files."""
+    deadline_s = time.monotonic() + STOP_WITHIN_S
+    while others := _under_way(client, run):
+        for name in others:
+            client.stop_job(name)
+        if time.monotonic() > deadline_s:
+            raise JobLostError(f"{', '.join(others)} of the same run cannot be stopped")
+        time.sleep(LOOK_S[0])
 
 
 def _client(address: str) -> "JobSubmissionClient":

@@ -245,6 +245,7 @@ def _environment(folder: Path, mark: str) -> dict[str, str]:
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "RAY_worker_niceness": "0",
         "RAY_worker_register_timeout_seconds": "300",
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # a loaded machine took 100 s
         "AWS_ACCESS_KEY_ID": "key-of-the-stack",
         "AWS_SECRET_ACCESS_KEY": f"s3-{secrets.token_hex(16)}",
         "AWS_REGION": "us-east-1",
