@@ -95,11 +95,20 @@ def _kept(config: RunConfig, manifests: Mapping[str, Manifest], keep: int) -> di
     parents = {f"{manifest.step}-{manifest.key}": address for address, manifest in manifests.items()}
     pending = list(wanted)
     while pending:
-        parent = parents.get(str(manifests[pending.pop()].extra.get("made_from", "")))
-        if parent and parent not in wanted:
-            wanted.add(parent)
-            pending.append(parent)
+        for name in _named(manifests[pending.pop()].extra):
+            found = parents.get(name)
+            if found and found not in wanted:
+                wanted.add(found)
+                pending.append(found)
     return {address: manifests[address] for address in wanted}
+
+
+def _named(extra: Mapping[str, Any]) -> Iterator[str]:
+    """The manifests that one refers to: what it was made from, and the tables of verdicts and landmarks beside it."""
+    yield str(extra.get("made_from", ""))
+    for value in extra.values():
+        if isinstance(value, Mapping) and "uri" in value:
+            yield Path(str(value["uri"])).stem
 
 
 def _changed_s(address: str) -> float:

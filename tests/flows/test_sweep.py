@@ -2,13 +2,14 @@
 
 import os
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from datasets.errors import InputError
 from datasets.schema import VERDICTS, Verdict
-from datasets.shards import table_of, write_table
+from datasets.shards import address_of, read_manifest, table_of, write_table
 from flows import config as door
 from flows import sweep
 from flows.screen import current
@@ -81,6 +82,17 @@ def test_superseded_versions_go_where_only_the_newest_shall_stay(config: door.Ru
     assert waste(config, keep=2) == UNREFERRED
     more = waste(config, keep=1) - UNREFERRED
     assert {Path(name).name for name in more} == {"verdicts-first.json", "verdicts-first.parquet"}
+
+
+def test_tables_that_a_kept_dataset_names_stay_with_it(config: door.RunConfig) -> None:
+    store = Path(config.store.root)
+    before = {path: path.stat().st_mtime for path in store.rglob("*")}
+    first = read_manifest(str(next((store / "manifests").glob("*first.json"))))
+    write_table(store, "verdicts", table_of([], VERDICTS), key="third", extra={"heard": asdict(address_of(first))})
+    for path in store.rglob("*"):
+        os.utime(path, (before.get(path, OLD_S + 300),) * 2)
+    more = waste(config, keep=1) - UNREFERRED
+    assert {Path(name).name for name in more} == {"verdicts-second.json", "verdicts-second.parquet"}
 
 
 def test_what_is_younger_than_a_day_may_be_at_work(config: door.RunConfig) -> None:
