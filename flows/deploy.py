@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import timedelta
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -159,8 +160,11 @@ def _make_automation() -> None:
     automation = AutomationCore(
         name=AUTOMATION,
         trigger=EventTrigger(
-            posture=Posture.Reactive,
-            expect={"prefect.flow-run.Crashed"},
+            # A worker reports a death twice, half a minute apart: so it has to stay dead for a minute.
+            posture=Posture.Proactive,
+            after={"prefect.flow-run.Crashed"},
+            expect={"prefect.flow-run.Scheduled", "prefect.flow-run.Pending", "prefect.flow-run.Running"},
+            within=timedelta(minutes=1),
             match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"}),
             match_related=ResourceSpecification(
                 {"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.stemline"}

@@ -29,6 +29,7 @@ from flows.store import held
 from flows.triggers import Retraining
 from pipelines import jobs
 
+STORE_PATIENCE_S = 86_400.0  # a scheduled run has time; and one that was started twice must not fail the other
 MAX_STARTS = 5  # of one run, after crashes
 
 
@@ -200,7 +201,7 @@ def _walking(verb: str, preset: str, songs: str, store: str, overrides: list[str
         raise InputError(f"this run crashed {MAX_STARTS} times; see its log, then start another")
     given = [f"store.root={json.dumps(store)}", *([f"corpus.root={json.dumps(songs)}"] if songs else [])]
     config = door.load(preset, [*given, *(overrides or [])])
-    with held(config.store.root, verb=verb) as folder, RunScreen(), session():
+    with held(config.store.root, verb=verb, patience_s=STORE_PATIENCE_S) as folder, RunScreen(), session():
         check_address(registry.address(str(folder)))
         door.write(config, folder / "cache" / "flows" / f"{runtime.flow_run.id}.toml")
         yield config

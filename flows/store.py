@@ -8,29 +8,41 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from datasets.errors import InputError
 
+LOOK_S = 0.2
+
 
 @contextmanager
-def held(root: str, *, verb: str) -> Iterator[Path]:
-    """The store's folder, made if it is missing; a second command on it is refused and told who holds it.
+def held(root: str, *, verb: str, patience_s: float = 0.0) -> Iterator[Path]:
+    """The store's folder, made if it is missing; a second command on it waits, then is refused and told who holds it.
 
     The hold is a kernel lock on `.lock`, so it ends with the process, however the process ends.
     """
     folder = _made(root)
     with open(folder / ".lock", "a+", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        deadline_s = time.monotonic() + patience_s
+        while not _taken(lock) and time.monotonic() < deadline_s:
+            time.sleep(LOOK_S)
+        if not _taken(lock):
             raise InputError(
                 f"The store {root} is in use{_holder(folder / '.lock')}. "
                 "Wait until that ends, or use another store with store.root=DIR."
-            ) from None
+            )
         lock.truncate(0)
         lock.write(json.dumps({"verb": verb, "pid": os.getpid(), "since": time.strftime("%H:%M:%S")}))
         lock.flush()
         yield folder
+
+
+def _taken(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _made(root: str) -> Path:

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -67,3 +69,19 @@ def test_a_read_only_file_system_is_refused() -> None:
 def test_an_address_that_is_no_folder_is_refused() -> None:
     with pytest.raises(InputError, match="s3://bucket"), store.held("s3://bucket/x", verb="run"):
         pass
+
+
+def test_a_patient_command_has_the_store_once_the_other_is_gone(tmp_path: Path) -> None:
+    order: list[str] = []
+
+    def second() -> None:
+        with store.held(str(tmp_path), verb="run", patience_s=30.0):
+            order.append("second")
+
+    with store.held(str(tmp_path), verb="train"):
+        thread = threading.Thread(target=second)
+        thread.start()
+        time.sleep(0.3)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
