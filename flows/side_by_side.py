@@ -22,15 +22,15 @@ def run(config: RunConfig, first: str, second: str, *, out: str, screen: Screen,
     folder = Path(out).expanduser().absolute() if out else Path(config.store.root) / "listening"
     with prepared(config, verb="listen", screen=screen, debug=debug):
         from flows.build_corpus import build_corpus
-        from flows.train_model import compare_models
+        from flows.train_model import score_two
 
-        scores = compare_models(config, first, second)
+        songs = build_corpus(config, until="curate").songs
+        scores = score_two(config, songs, first, second)
         one, two = (
             Rival(name=ref, checkpoint=str(registry.resolve(ref, store=config.store.root)), scores=summary)
             for ref, summary in zip((first, second), scores, strict=True)
         )
         pairs = gate.compare(*scores, config.gate)
-        songs = build_corpus(config, until="curate").songs
         page = listen.run(config.listen, config.evaluate, (one, two), pairs, songs, out=str(folder), progress=screen)
     lost = sorted(pairs.songs.items(), key=lambda item: (item[1], item[0]))[:MAX_SONGS]
     rows = [[track_id, decibels(gain, sign=True)] for track_id, gain in lost]

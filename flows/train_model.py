@@ -57,11 +57,15 @@ def train_model(config: RunConfig, corpus: Corpus, *, until: str = "promote") ->
 @flow(name="compare-models", validate_parameters=False)
 def compare_models(config: RunConfig, first: str, second: str) -> tuple[ScoreSummary, ScoreSummary]:
     """Scores of two models on the held-out songs of the corpus; no gate, and nothing registered."""
-    corpus = build_corpus(config, until="curate")
+    return score_two(config, build_corpus(config, until="curate").songs, first, second)
+
+
+def score_two(config: RunConfig, songs: ShardSet, first: str, second: str) -> tuple[ScoreSummary, ScoreSummary]:
+    """Scores of two models, named as `stemline compare` names them, on the held-out songs."""
     scored = []
     for ref in (first, second):
         checkpoint = registry.resolve(ref, store=config.store.root)
-        scored.append(score(config, corpus.songs, str(checkpoint), who=f"{ref}: ").summary)
+        scored.append(score(config, songs, str(checkpoint), who=f"{ref}: ").summary)
     return scored[0], scored[1]
 
 
