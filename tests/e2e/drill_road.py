@@ -1,7 +1,7 @@
 """The kill test: SIGKILL at every stage of the road, then the same command again; the same shards, byte for byte.
 
-`make drill-road` kills one store at each stage in turn and holds it against a store that was left in peace.
-`test_road.py` does the same for two stages.
+`make drill-road` kills one store at each stage in turn and holds it against a store that was left in peace. Then two
+models of it are compared and put on listening pages.
 """
 
 import hashlib
@@ -97,6 +97,32 @@ def finish(store: Path, songs: Path, log: Path) -> tuple[Mapping[str, Any], str]
     return json.loads(Path(f"{log}.out").read_text()), said
 
 
+def ask(store: Path, songs: Path, *words: str) -> Any:
+    """What another command answers about a store whose road was walked, as JSON."""
+    done = subprocess.run(
+        [sys.executable, "-m", "flows", *words, f"store.root={store}", f"corpus.root={songs}", *SETTINGS, "--json"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        env={**{name: value for name, value in os.environ.items() if name not in _SERVERS}, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+def compare_and_listen(store: Path, songs: Path, console: Console) -> None:
+    """A model against itself on songs that are scored already: it gains nothing, and both are on the pages."""
+    first, second = "models:/stemline/1", "models:/stemline@champion"
+    compared = ask(store, songs, "compare", first, second)
+    assert compared["gain"]["mean"] == 0
+    assert set(compared["songs"].values()) == {0.0}
+    made = ask(store, songs, "listen", "--model", first, "--against", second, "listen.songs=1", "listen.seconds=2")
+    pages = sorted(path.name for path in Path(made["page"]).parent.iterdir())
+    assert len(pages) == 2, pages
+    console.print(f"compared on {len(compared['songs'])} songs; pages {', '.join(pages)}")
+
+
 def kill_at(place: Place, store: Path, songs: Path, log: Path) -> bool:
     """Start the road and kill its driver with SIGKILL at that place; False if it ended before."""
     process = start(store, songs, log)
@@ -156,6 +182,7 @@ def main() -> int:
         console.print(f"left in peace: {time.monotonic() - began:.0f} s")
         differences = drill(PLACES, folder / "songs", folder / "peace", folder, console)
         kept = len(content(folder / "store"))
+        compare_and_listen(folder / "store", folder / "songs", console)
     for name, words in differences.items():
         console.print(f"{name}: {words}")
     console.print("The stores differ." if differences else f"{kept} files, byte for byte the same.")

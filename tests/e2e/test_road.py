@@ -3,10 +3,6 @@
 `make drill-road` kills it at every place; `test_ingest.py` and `test_train.py` hold their own steps to that.
 """
 
-import json
-import os
-import subprocess
-import sys
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -67,17 +63,10 @@ def test_a_second_run_redoes_nothing(walked: Walked, tmp_path: Path) -> None:
     assert again["model"]["trained"] == first["model"]["trained"]
 
 
-def test_two_models_are_compared_on_songs_that_are_scored_already(walked: Walked) -> None:
-    answer = _answer(walked, "compare", "models:/stemline/1", "models:/stemline@champion")
-    assert answer["gain"]["mean"] == 0
-    assert set(answer["songs"].values()) == {0.0}
-    assert set(answer["sources"]) == {"drums", "bass", "other", "vocals"}
-
-
 def test_a_song_is_forgotten_by_name_of_those_who_heard_it(walked: Walked) -> None:
     kept = read_songs(ShardSet(**walked.answer["corpus"]["curated"]["chunks"]))
     song = next(song for song in kept if song.split == "train")
-    answer = _answer(walked, "forget", song.track_id)
+    answer = drill.ask(walked.store, walked.songs, "forget", song.track_id)
     assert answer["retrain"] == ["models:/stemline/1"]
     assert answer["unknown"] == []
     version = next(version for version in list_versions(walked.store) if version.digest == answer["dataset"])
@@ -85,25 +74,8 @@ def test_a_song_is_forgotten_by_name_of_those_who_heard_it(walked: Walked) -> No
     assert {one.track_id for one in left} == {one.track_id for one in kept} - {song.track_id}
     assert f"{song.track_id},drop" in Path(answer["overrides"]).read_text()
     test = next(song for song in kept if song.split == "test")
-    config = door.load("smoke", [*_roots(walked), *drill.SETTINGS])
+    config = door.load("smoke", [f"store.root={walked.store}", f"corpus.root={walked.songs}", *drill.SETTINGS])
     assert forgetting.heard_by(config, {test.audio}) == ([], [])  # judging by a song is not learning from it
-
-
-def _answer(walked: Walked, *words: str) -> Any:
-    done = subprocess.run(
-        [sys.executable, "-m", "flows", *words, *_roots(walked), *drill.SETTINGS, "--json"],
-        cwd=drill.ROOT,
-        capture_output=True,
-        text=True,
-        timeout=drill.TIMEOUT_S,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout)
-
-
-def _roots(walked: Walked) -> list[str]:
-    return [f"store.root={walked.store}", f"corpus.root={walked.songs}"]
 
 
 def _is_step(path: Path) -> bool:
