@@ -30,7 +30,7 @@ from tests.bench.table import Row, figure, show, write
 
 PARTS = ("analysis", "alignment", "rendering", "planning", "augmentation", "workers")
 SONGS, MIXES = 3500, 6
-STORED_SONGS, SHARDS, PER_SHARD = 4, 8, 2  # of the comparison of workers
+STORED_SONGS, SHARDS, PER_SHARD = 4, 16, 1  # of the comparison of workers
 RATE = 44100
 
 
