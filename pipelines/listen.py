@@ -20,7 +20,7 @@ from datasets.corpus import safe_name
 from datasets.errors import InputError
 from datasets.schema import ShardSet
 from datasets.shards import Song, read_song, read_songs
-from pipelines.evaluate import EvaluateConfig, ScoreSummary
+from pipelines.evaluate import EvaluateConfig, ScoreSummary, separate_song
 from pipelines.gate import Pairs
 from pipelines.progress import Progress, stage
 from pipelines.provenance import code_digest, digest
@@ -69,7 +69,7 @@ def run(
     """
     first, second = rivals
     chosen = _chosen(config, pairs, read_songs(chunks))
-    folder, separators = Path(out), _Separators(scoring, (first.checkpoint, second.checkpoint))
+    folder, separators = Path(out), _Separators(scoring, (first.checkpoint, second.checkpoint), chunks)
     code = code_digest("pipelines.listen", "pipelines.report.versus", "models.separate")
     styles = [Path(__file__).with_name("report").joinpath(name).read_text() for name in ("versus.js", "versus.css")]
     key = digest(first.scores.model_digest, second.scores.model_digest, scoring.protocol, config.seconds, code, styles)
@@ -134,8 +134,8 @@ def _stands(path: Path, about: str) -> bool:
 class _Separators:
     """Two models in memory, from the first song on."""
 
-    def __init__(self, config: EvaluateConfig, checkpoints: tuple[str, str]) -> None:
-        self._config, self._checkpoints = config, checkpoints
+    def __init__(self, config: EvaluateConfig, checkpoints: tuple[str, str], chunks: ShardSet) -> None:
+        self._config, self._checkpoints, self._chunks = config, checkpoints, chunks
         self._models: list[Any] = []
 
     def duel(self, song: Song, entry: Entry, names: tuple[str, str], seconds: float) -> Duel:
@@ -143,7 +143,7 @@ class _Separators:
         sources = tuple(entry.scores)
         limit = round(self._config.max_song_s * song.sample_rate) or None
         stems_SCT = read_song(song, sources=sources, num_samples=limit)
-        made = [self._separate(place, stems_SCT.sum(axis=0), sources) for place in (0, 1)]
+        made = [self._separate(model, song, sources) for model in self._loaded()]
         start, stop = excerpt(
             stems_SCT, made[0], made[1], size=round(seconds * song.sample_rate), window=song.sample_rate,
             better=entry.gain > 0,
@@ -163,27 +163,22 @@ class _Separators:
             versions={name: item_SCT / np.float32(peak) for name, item_SCT in versions.items()},
         )
 
-    def _separate(self, place: int, mixture_CT: Samples, sources: Sequence[str]) -> Samples:
+    def _loaded(self) -> list[Any]:
         import torch
 
         from models.checkpoint import load_model
-        from models.separate import layout, separate
 
-        device = torch.device("cuda" if self._config.use_gpu else "cpu")
         if not self._models:
+            device = torch.device("cuda" if self._config.use_gpu else "cpu")
             self._models = [load_model(checkpoint).to(device) for checkpoint in self._checkpoints]
-        model = self._models[place]
-        estimates_SCT = separate(
-            model,
-            torch.from_numpy(np.ascontiguousarray(mixture_CT)),
-            overlap=self._config.overlap,
-            shifts=self._config.shifts,
-            batch_size=self._config.batch_size,
-            device=device,
-            dtype=torch.bfloat16 if self._config.precision == "bfloat16" else torch.float32,
-        )
+        return self._models
+
+    def _separate(self, model: Any, song: Song, sources: Sequence[str]) -> Samples:
+        from models.separate import layout
+
+        estimates_SCT, _ = separate_song(self._config, model, self._chunks, song.track_id)
         order = [layout(model).sources.index(source) for source in sources]
-        return np.asarray(estimates_SCT[order].cpu().numpy(), np.float32)
+        return np.asarray(estimates_SCT[order], np.float32)
 
 
 def excerpt(

@@ -134,7 +134,7 @@ def register(config: RegistryConfig, candidate: Candidate, *, store: str) -> Mod
         known = _find(client, config, run_key=candidate.run_key, digest=digest)
         if known is not None:
             return known
-        run_id = _open_run(client, config, candidate.run_key, store=store)
+        run_id = open_run(client, config, candidate.run_key, store=store)
         _log_run(client, run_id, candidate)
         model_id = _log_model(client, run_id, candidate)
         _log_scores(client, run_id, candidate, model_id=model_id)
@@ -389,7 +389,7 @@ def _is_of_servers(error: Exception) -> bool:
     return bool(packages & {"mlflow", "sqlalchemy", "boto3", "botocore"})
 
 
-def _open_run(client: "MlflowClient", config: RegistryConfig, run_key: str, *, store: str) -> str:
+def open_run(client: "MlflowClient", config: RegistryConfig, run_key: str, *, store: str) -> str:
     """The run tagged with this key, made if there is none; it is RUNNING until `register` has finished."""
     experiment = client.get_experiment_by_name(config.experiment)
     if experiment is None:

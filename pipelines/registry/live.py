@@ -111,7 +111,7 @@ class Pump:
             logging.getLogger("mlflow").setLevel(logging.ERROR)
             self._client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
         if not self._run_id:
-            self._run_id = registry._open_run(self._client, self.config, self.folder.name, store=self.store)
+            self._run_id = registry.open_run(self._client, self.config, self.folder.name, store=self.store)
         return self._run_id, int(self._client.get_run(self._run_id).info.start_time)
 
     def _log(self, run_id: str, rows: list[tuple[int, str, float]], time_ms: int) -> None:

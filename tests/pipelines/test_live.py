@@ -97,7 +97,7 @@ def test_a_training_tells_its_curve_and_registering_it_tells_nothing_twice(tmp_p
     assert pump.delivered() == result.steps
     history = train.read_history(result)
     client = MlflowClient(tracking_uri=pump.uri)
-    run_id = registry._open_run(client, CONFIG, result.run_key, store=str(tmp_path))
+    run_id = registry.open_run(client, CONFIG, result.run_key, store=str(tmp_path))
     candidate = registry.Candidate(
         run_key=result.run_key, checkpoint=result.checkpoint, dataset=chunks, config={}, history=history
     )
