@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -18,6 +19,8 @@ from prefect.artifacts import create_markdown_artifact, create_progress_artifact
 from rich.console import Console
 
 from datasets.errors import InputError
+from datasets.schema import ShardSet
+from datasets.shards import read_songs
 from flows import build_corpus as corpus_road
 from flows import config as door
 from flows import present_model as presentation
@@ -25,9 +28,11 @@ from flows import train_model as model_road
 from flows import triggers
 from flows.config import RunConfig
 from flows.screen import Screen
+from flows.step import resumable
 from flows.store import held
 from flows.triggers import Retraining
 from pipelines import jobs
+from pipelines.evaluate import SongScore
 
 STORE_PATIENCE_S = 86_400.0  # a scheduled run has time; and one that was started twice must not fail the other
 MAX_STARTS = 5  # of one run, after crashes
@@ -128,49 +133,68 @@ def retrain(
         store: The folder where everything is kept, as the workers see it.
         overrides: Settings to change, such as retrain.new_hours=5.
     """
+    from pipelines import registry
+
     with _walking("retrain", preset, songs, store, overrides) as config:
-        corpus_road.build_corpus.fn(config, until="curate")
-        if config.retrain.canary:
-            _score_canary(config)
-        judged = triggers.judge(triggers.look(config), config.retrain)
-        get_run_logger().info(judged.sentence)
-        create_markdown_artifact(markdown=judged.sentence, key="retrain-why", description="whether to train again")
-        if not judged.retrain:
-            return {"retrained": False, "why": judged.sentence}
-        return {"retrained": True, "why": judged.sentence, **_noted(config, judged.sentence)}
+        begun = triggers.unfinished(config.store.tables, str(runtime.flow_run.id))
+        if begun is None:
+            corpus_road.build_corpus.fn(config, until="curate")
+            if config.retrain.canary:
+                _watch_canary(config)
+            judged = triggers.judge(triggers.look(config), config.retrain)
+            get_run_logger().info(judged.sentence)
+            create_markdown_artifact(markdown=judged.sentence, key="retrain-why", description="whether to train again")
+            if not judged.retrain:
+                return {"retrained": False, "why": judged.sentence}
+            begun = _begin(config, judged.sentence)
+        told = _walked(config)
+        present = registry.champion(config.registry, store=config.store.root)
+        ended = replace(begun, ended_at=triggers.now(), champion=present.version if present else "")
+        triggers.note(config.store.tables, ended)
+        return {"retrained": True, "why": begun.reason, **told}
 
 
-def _noted(config: RunConfig, reason: str) -> dict[str, Any]:
-    """A retraining whose beginning and end are remembered."""
-    from pipelines import registry
-
+def _begin(config: RunConfig, reason: str) -> Retraining:
+    """A retraining that is remembered from now on; should this process die, the next one of the same run goes on."""
     devices = config.train.num_workers if config.train.use_gpu else 0
-    begun = Retraining(began_at=triggers.now(), devices=devices, reason=reason)
+    begun = Retraining(began_at=triggers.now(), devices=devices, reason=reason, run=str(runtime.flow_run.id))
     triggers.note(config.store.tables, begun)
-    told = _walked(config)
-    present = registry.champion(config.registry, store=config.store.root)
-    ended = replace(begun, ended_at=triggers.now(), champion=present.version if present else "")
-    triggers.note(config.store.tables, ended)
-    return told
+    return begun
 
 
-def _score_canary(config: RunConfig) -> None:
-    """The champion's score on the canary songs, which have a store of their own inside this one."""
+def _watch_canary(config: RunConfig) -> None:
+    """One more score of the champion on the canary songs, which have a store of their own inside this one."""
     from pipelines import registry
 
     present = registry.champion(config.registry, store=config.store.root)
-    if present is None:
-        return
-    apart = replace(
+    if present is not None:
+        apart = _canary_of(config)
+        Path(apart.store.root).mkdir(parents=True, exist_ok=True)
+        songs = corpus_road.build_corpus.fn(apart, until="curate").songs
+        triggers.note_canary(config.store.tables, present.digest, score_canary(config, songs))
+
+
+@resumable("canary")
+def score_canary(config: RunConfig, songs: ShardSet) -> float:
+    """The champion's mean nSDR in dB on all songs of the canary folder, whichever split they were dealt to."""
+    from pipelines import registry
+
+    present = registry.champion(config.registry, store=config.store.root)
+    assert present is not None, "there was a champion a moment ago"
+    checkpoint = registry.fetch(present.uri, store=config.store.root)
+    apart, scored = _canary_of(config), list[SongScore]()
+    for split in sorted({song.split for song in read_songs(songs)}):
+        of_split = replace(apart, evaluate=replace(apart.evaluate, split=split))
+        scored += model_road.score(of_split, songs, str(checkpoint), who="canary: ").summary.songs.values()
+    return fmean(nsdr for song in scored for nsdr in song.nsdr.values())
+
+
+def _canary_of(config: RunConfig) -> RunConfig:
+    return replace(
         config,
         corpus=replace(config.corpus, root=config.retrain.canary),
         store=replace(config.store, root=str(Path(config.store.root) / "canary"), data=""),
     )
-    Path(apart.store.root).mkdir(parents=True, exist_ok=True)
-    songs = corpus_road.build_corpus.fn(apart, until="curate").songs
-    checkpoint = registry.fetch(present.uri, store=config.store.root)
-    scored = model_road.score(apart, songs, str(checkpoint), who="canary: ")
-    triggers.note_canary(config.store.tables, present.digest, scored.summary.overall.nsdr)
 
 
 def _walked(config: RunConfig) -> dict[str, Any]:

@@ -47,6 +47,7 @@ class Retraining:
     devices: int = 0  # GPUs that it held
     champion: str = ""  # the champion's version when it ended
     reason: str = ""
+    run: str = ""  # the flow run that does it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,6 +184,11 @@ def retrainings(store: str) -> list[Retraining]:
     notes = [name for name in storage.names(folder) if name.endswith(".json")]
     told = (json.loads(storage.read(storage.join(folder, name))) for name in notes)
     return sorted((Retraining(**one) for one in told), key=lambda one: one.began_at)
+
+
+def unfinished(store: str, run: str) -> Retraining | None:
+    """What this very run began, as where its process was killed and started again; None where it began nothing."""
+    return next((one for one in retrainings(store) if one.run == run and not one.ended_at), None)
 
 
 def note(store: str, retraining: Retraining) -> None:

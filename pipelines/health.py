@@ -8,6 +8,7 @@ import platform
 import re
 import shutil
 import tempfile
+import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from datasets import storage
+from pipelines import jobs
 from pipelines.provenance import ROOT
 
 GIB = 2**30
@@ -176,6 +178,8 @@ def _service(name: str, variable: str, path: str, *, beside: str) -> Finding:
         with urllib.request.urlopen(address.rstrip("/") + path, timeout=_ANSWER_S):
             return Finding(name=name, state="ok", seen=f"{address} answers")
     except OSError as error:
+        if isinstance(error, urllib.error.HTTPError) and error.code in (401, 403):  # its own client has the password
+            return Finding(name=name, state="ok", seen=f"{address} answers")
         mend = f"start the server, correct {variable}, or unset it to work without one"
         return Finding(name=name, state="fault", seen=f"{address}: {error}", mend=mend)
 
@@ -204,13 +208,18 @@ def _ray(needs: Needs) -> Finding:
     address = os.environ.get("RAY_ADDRESS", "")
     if not address or address == "local":
         return Finding(name="Ray", state="ok", seen="on this machine, as long as a command runs")
+    nodes = jobs.nodes(address) if jobs.server() else _joined()
+    cpus, gpus = (sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU"))
+    seen = f"{address}: {len(nodes)} nodes, {cpus:.0f} CPUs, {gpus:.0f} GPUs"
+    if needs.use_gpu and gpus < max(1, needs.num_workers):
+        mend = f"add GPUs, or train.num_workers={gpus:.0f}" if gpus else "train.use_gpu=false"
+        return Finding(name="Ray", state="fault", seen=seen, mend=mend)
+    return Finding(name="Ray", state="ok", seen=seen)
+
+
+def _joined() -> list[dict[str, float]]:
+    """What each living node has, asked by a driver that joins the cluster."""
     from pipelines.cluster import connect
 
     with connect() as ray:
-        nodes = [node for node in ray.nodes() if node["Alive"]]
-        has = ray.cluster_resources()
-    seen = f"{address}: {len(nodes)} nodes, {has.get('CPU', 0):.0f} CPUs, {has.get('GPU', 0):.0f} GPUs"
-    if needs.use_gpu and has.get("GPU", 0) < max(1, needs.num_workers):
-        mend = f"add GPUs, or train.num_workers={int(has.get('GPU', 0))}" if has.get("GPU") else "train.use_gpu=false"
-        return Finding(name="Ray", state="fault", seen=seen, mend=mend)
-    return Finding(name="Ray", state="ok", seen=seen)
+        return [node["Resources"] for node in ray.nodes() if node["Alive"]]

@@ -81,6 +81,14 @@ def stop(address: str, run: str) -> list[str]:
     return names
 
 
+def nodes(address: str) -> list[dict[str, float]]:
+    """What each living node of the cluster has, such as {"CPU": 8.0, "GPU": 1.0}."""
+    _client(address)  # says in plain words why there is none
+    from ray.util.state import list_nodes
+
+    return [dict(node.resources_total) for node in list_nodes(address, filters=[("state", "=", "ALIVE")])]
+
+
 def _under_way(client: "JobSubmissionClient", run: str) -> list[str]:
     mine = [job for job in client.list_jobs() if (job.metadata or {}).get(_RUN) == run]
     return [str(job.submission_id) for job in mine if job.submission_id and _word(job.status) not in _OVER]

@@ -1,8 +1,9 @@
 """One road through a deployment while everything it stands on is killed in turn: `make drill-operations`.
 
-The flow runner, a Ray node, PostgreSQL, the Prefect server, S3 and the MLflow server go away one after the other, each
-while a step is at work, and come back as a supervisor would bring them. The table says how long until the run went on,
-what was lost, and who had to do something. Then a disk fills up, and a run is cancelled.
+A disk fills up. Then the flow runner, a Ray node, PostgreSQL, the Prefect server, S3 and the MLflow server go away one
+after the other, each while a step is at work, and come back as a supervisor would bring them. Then a run is cancelled,
+a model grows stale, and everything is lost that a backup has. The table says how long until the work went on, what was
+lost, and who had to do something. `--accidents NAME...` takes some of them.
 """
 
 import argparse
@@ -20,14 +21,18 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import soundfile
 from rich.console import Console
 from rich.table import Table
 
+from datasets.synthetic import write_corpus
 from tests.bench.table import Row, figure, show
-from tests.e2e import drill_road, stack
+from tests.e2e import backup, drill_road, stack
 from tests.e2e.services_here import MARK, Cluster, cluster
 
 CONSOLE = Console(highlight=False, width=150)
+# Where no accident strikes the first run: it has to leave a champion, and be quick.
+LIGHT = (*stack.SETTINGS, "train.num_workers=0", "evaluate.num_workers=1")
 AWAY_S = 15.0  # until a supervisor has started a service again
 GOES_ON_WITHIN_S = 600.0
 
@@ -90,9 +95,9 @@ def _now() -> str:
     return datetime.now(UTC).isoformat()
 
 
-def kill_the_runner(made: Cluster, run: str) -> Outcome:
+def kill_the_runner(made: Cluster, run: str, step: str = "ingest") -> Outcome:
     """The process of the flow itself; its job in the cluster does not notice."""
-    job = step_at_work(made, run, "ingest")
+    job = step_at_work(made, run, step)
     before = stack.watch(made, run)["starts"]
     runners = processes(made, "prefect.flow_engine") or processes(made, "prefect.engine")
     assert runners, "no process runs the flow"
@@ -153,10 +158,6 @@ def _kill(made: Cluster, run: str, name: str, *, lost: str, who: str) -> Outcome
     return Outcome(what=what, lost=lost, seconds=seconds, who=who)
 
 
-Fault = Callable[[Cluster, str], Outcome]
-FAULTS: tuple[Fault, ...] = (kill_the_runner, kill_a_node, kill_the_database, kill_prefect, pause_s3, kill_mlflow)
-
-
 def cancel(made: Cluster) -> Outcome:
     """A run that is cancelled on Prefect's page; nothing of it goes on in the cluster."""
     run = stack.start_run(made, "train-model/stemline", overrides=[*stack.SETTINGS, "train.steps=5000"])
@@ -164,11 +165,64 @@ def cancel(made: Cluster) -> Outcome:
     began_s = time.monotonic()
     made.ask("Prefect", "POST", f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
     deadline_s = began_s + GOES_ON_WITHIN_S
-    while running_jobs(made) or stack.watch(made, run)["type"] != "CANCELLED":
+    while running_jobs(made) or processes(made, "RayTrainWorker") or stack.watch(made, run)["type"] != "CANCELLED":
         assert time.monotonic() < deadline_s, f"{running_jobs(made)} run on, {stack.watch(made, run)}"
         time.sleep(0.5)
     seconds = time.monotonic() - began_s
-    return Outcome(what="run cancelled", lost="nothing runs on", seconds=seconds, who="whoever cancelled it")
+    return Outcome(what="run cancelled while it trains", lost="nothing runs on", seconds=seconds, who="nobody else")
+
+
+def drift(made: Cluster) -> Outcome:
+    """The champion does worse on the canary songs than it did, and `retrain` acts on it once, though it is killed."""
+    canary, before = made.folder / "canary", stack.champion(made)["version"]
+    settings = [*LIGHT, f"retrain.canary={canary}", "retrain.pause_h=0"]
+    write_corpus(canary, num_songs=2, seed=7, duration_s=4.0, defects=False, splits={})
+    first = _retrained(made, stack.start_run(made, "retrain/stemline", overrides=settings))
+    assert first.startswith("No: "), first
+    for path in canary.rglob("drums.flac"):  # fainter drums are harder to tell from the rest
+        sound, rate = soundfile.read(path)
+        soundfile.write(path, 0.03 * sound, rate)
+    write_corpus(made.folder / "new", num_songs=1, seed=8, duration_s=4.0, defects=False, splits={})
+    (song,) = (path for path in (made.folder / "new").iterdir() if path.is_dir())
+    song.rename(made.folder / "music" / "train" / "New")
+    began_s = time.monotonic()
+    run = stack.start_run(made, "retrain/stemline", overrides=settings)
+    kill_the_runner(made, run, step="train")
+    second = _retrained(made, run)
+    assert second.startswith("Yes: the canary songs lost "), second
+    assert stack.champion(made)["version"] == str(int(before) + 1)
+    CONSOLE.print(f"first: {first}\nthen: {second}")
+    seconds = time.monotonic() - began_s
+    return Outcome(what="score on canary songs fell; runner killed", lost="nothing", seconds=seconds, who="nobody")
+
+
+def _retrained(made: Cluster, run: str) -> str:
+    """Why a run of `retrain` did or did not train, once it is over."""
+    stack.finish(made, run)
+    return next(one["data"] for one in stack.artifacts(made, run) if one["key"] == "retrain-why")
+
+
+def lose_everything(made: Cluster) -> Outcome:
+    """A backup, then no database, no bucket and no store, then the backup: everybody sees what they saw."""
+    settings, kept = [f"store.root={made.folder / 'store'}", *stack.SETTINGS], made.folder / "backup"
+    song = next((made.folder / "music").rglob("other.flac"))
+    before, best = backup.known(made, settings, song, made.folder / "before"), stack.champion(made)
+    began_s = time.monotonic()
+    backup.back_up(made, kept)
+    saved_s = time.monotonic() - began_s
+    backup.lose(made)
+    began_s = time.monotonic()
+    backup.restore(made, kept)
+    seconds = time.monotonic() - began_s
+    after = backup.known(made, settings, song, made.folder / "after")
+    assert after == before, f"{before}\n{after}"
+    assert stack.champion(made) == best
+    return Outcome(
+        what=f"PostgreSQL, S3, store lost; backup of {saved_s:.0f} s",
+        lost="nothing that the backup had",
+        seconds=seconds,
+        who="restores dumps and buckets",
+    )
 
 
 def fill_the_disk(folder: Path) -> Outcome:
@@ -191,30 +245,52 @@ def fill_the_disk(folder: Path) -> Outcome:
     finally:
         subprocess.run(["umount", "-l", disk], check=True)
     CONSOLE.print(f"the full disk says: {said}")
-    return Outcome(
-        what="disk full", lost="nothing that was whole", seconds=seconds, who="makes room, repeats the command"
-    )
+    return Outcome(what="disk full", lost="nothing that was whole", seconds=seconds, who="makes room, says it again")
 
 
-def drill(made: Cluster, faults: Sequence[Fault]) -> tuple[list[Outcome], dict[str, Any]]:
-    """Every fault on one run, then the run to its end."""
+# In the order of the steps of one run; then those that begin runs of their own.
+ON_A_RUN: dict[str, Callable[[Cluster, str], Outcome]] = {
+    "runner": kill_the_runner, "node": kill_a_node, "database": kill_the_database, "prefect": kill_prefect,
+    "s3": pause_s3, "mlflow": kill_mlflow,
+}  # fmt: skip
+AFTERWARDS: dict[str, Callable[[Cluster], Outcome]] = {"cancel": cancel, "drift": drift, "backup": lose_everything}
+DISK = "disk"
+ACCIDENTS = (DISK, *ON_A_RUN, *AFTERWARDS)
+
+
+def drill(made: Cluster, chosen: Sequence[str]) -> tuple[list[Outcome], list[Row]]:
+    """The chosen accidents, those that strike a run on one run of the whole road."""
     drill_road.make_songs(made.folder / "music")
     stack.deploy(made)
     stack.start_worker(made)
-    run = stack.start_run(made, "full-run/stemline")
-    found = []
-    for fault in faults:
-        found.append(fault(made, run))
-        CONSOLE.print(f"{found[-1].what}: went on after {found[-1].seconds:.0f} s; lost: {found[-1].lost}")
-    return found, stack.finish(made, run)
+    found, rows = [], []
+
+    def note(one: Outcome) -> None:
+        found.append(one)
+        CONSOLE.print(f"{one.what}: went on after {one.seconds:.0f} s; lost: {one.lost}")
+
+    strikes = [ON_A_RUN[name] for name in ON_A_RUN if name in chosen]
+    if strikes or {"drift", "backup"} & set(chosen):
+        run = stack.start_run(made, "full-run/stemline", **({} if strikes else {"overrides": list(LIGHT)}))
+        for strike in strikes:
+            note(strike(made, run))
+        starts = 1 + ("runner" in chosen)
+        rows.append(figure("the run's starts", stack.finish(made, run)["starts"], "", target=starts))
+        rows.append(figure("champions that came of it", float(stack.champion(made)["version"]), "", target=1))
+    for name in AFTERWARDS:
+        if name in chosen:
+            note(AFTERWARDS[name](made))
+    left = sum(status not in ("SUCCEEDED", "FAILED", "STOPPED") for status in stack.jobs(made).values())
+    return found, [*rows, figure("jobs that run on at the end", left, "", target=0)]
 
 
 def report(found: list[Outcome], rows: list[Row], out: str | None) -> int:
     """Prints who lost what; then the figures."""
-    shown = Table("what was killed", "lost", "goes on after", "who does what", box=None)
+    shown = Table("what happened", "lost", "goes on after", "who does what", box=None)
     for one in found:
         shown.add_row(one.what, one.lost, f"{one.seconds:.0f} s", one.who)
     CONSOLE.print(shown)
+    rows = [*(figure(f"goes on after: {one.what}", one.seconds, "s") for one in found), *rows]
     return show("Faults in operation", rows, out, decimals=0)
 
 
@@ -222,28 +298,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", help="a JSON file for the rows")
     parser.add_argument("--keep-logs", help="a folder for the services' logs")
-    parser.add_argument("--faults", type=int, default=len(FAULTS), help="only so many of the first")
+    parser.add_argument("--accidents", nargs="+", choices=ACCIDENTS, default=ACCIDENTS, help="only these")
     options = parser.parse_args()
-    found = []
-    if os.geteuid() == 0:
+    found, rows = list[Outcome](), list[Row]()
+    if DISK in options.accidents and os.geteuid() == 0:
         with tempfile.TemporaryDirectory(prefix="disk-") as folder:
             found.append(fill_the_disk(Path(folder)))
-    with cluster(say=CONSOLE.print) as made:
-        try:
-            faults, seen = drill(made, FAULTS[: options.faults])
-            best = stack.champion(made)
-            found += [*faults, cancel(made)]
-        finally:
-            if options.keep_logs:
-                shutil.copytree(made.folder / "logs", options.keep_logs, dirs_exist_ok=True)
-        left = sum(status not in ("SUCCEEDED", "FAILED", "STOPPED") for status in stack.jobs(made).values())
-    rows = [figure(f"goes on after: {one.what}", one.seconds, "s") for one in found]
-    rows += [
-        figure("faults on one run", len(faults), ""),
-        figure("the run's starts", seen["starts"], "", target=2),
-        figure("champions that came of it", float(best["version"]), "", target=1),
-        figure("jobs that run on at the end", left, "", target=0),
-    ]
+    if set(options.accidents) - {DISK}:
+        with cluster(say=CONSOLE.print) as made:
+            try:
+                struck, rows = drill(made, options.accidents)
+            finally:
+                if options.keep_logs:
+                    shutil.copytree(made.folder / "logs", options.keep_logs, dirs_exist_ok=True)
+        found += struck
     return report(found, rows, options.out)
 
 

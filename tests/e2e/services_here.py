@@ -288,37 +288,54 @@ def _listens(port: int) -> Callable[[], bool]:
 
 
 def _postgres(made: Cluster, protected: bool) -> None:
-    binaries, home, port = postgres_programs(), made.folder / "postgres", free_port()
-    user = "nobody" if os.geteuid() == 0 else None  # PostgreSQL refuses to run as root
+    home, port = made.folder / "postgres", free_port()
     home.mkdir()
-    if user:
+    if user := _postgres_user():
         os.chown(home, pwd.getpwnam(user).pw_uid, -1)
+    made.environment |= {
+        "PATH": f"{postgres_programs()}:{made.environment['PATH']}",
+        "PGPASSWORD": made.password, "PGHOST": HOST, "PGPORT": str(port), "PGUSER": "stemline",
+    }  # fmt: skip
+    init_postgres(made)
+    options = ["-c", f"listen_addresses={HOST}", "-c", f"unix_socket_directories={home}", "-c", "max_connections=200"]
+    command = [postgres_programs() / "postgres", "-D", home / "data", "-p", str(port), *options]
+
+    def answers() -> bool:
+        return subprocess.run(["pg_isready"], capture_output=True, env=made.environment, check=False).returncode == 0
+
+    made.add("PostgreSQL", command, answers, user=user)
+    make_databases(made)
+    at = f"stemline:{made.password}@{HOST}:{port}"
+    made.environment |= {
+        "PREFECT_API_DATABASE_CONNECTION_URL": f"postgresql+asyncpg://{at}/prefect",
+        "_MLFLOW_DATABASE": f"postgresql+psycopg://{at}/mlflow",
+    }
+
+
+def _postgres_user() -> str | None:
+    return "nobody" if os.geteuid() == 0 else None  # PostgreSQL refuses to run as root
+
+
+def init_postgres(made: Cluster) -> None:
+    """An empty data folder with the cluster's password."""
+    home, user = made.folder / "postgres", _postgres_user()
     word = home / "password"
     word.write_text(made.password)
     if user:
         os.chown(word, pwd.getpwnam(user).pw_uid, -1)
     done = subprocess.run(
-        [binaries / "initdb", "-D", home / "data", "-U", "stemline", "-A", "scram-sha-256", "--pwfile", word, "-N"],
+        ["initdb", "-D", home / "data", "-U", "stemline", "-A", "scram-sha-256", "--pwfile", word, "-N"],
         user=user, cwd="/", env=made.environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     word.unlink()
-    options = ["-c", f"listen_addresses={HOST}", "-c", f"unix_socket_directories={home}", "-c", "max_connections=200"]
-    ready = [str(binaries / "pg_isready"), "-h", HOST, "-p", str(port)]
 
-    def answers() -> bool:
-        return subprocess.run(ready, capture_output=True, env=made.environment, check=False).returncode == 0
 
-    made.environment |= {"PGPASSWORD": made.password, "PGHOST": HOST, "PGPORT": str(port), "PGUSER": "stemline"}
-    made.add("PostgreSQL", [binaries / "postgres", "-D", home / "data", "-p", str(port), *options], answers, user=user)
-    at = f"stemline:{made.password}@{HOST}:{port}"
+def make_databases(made: Cluster) -> None:
+    """Those of Prefect and MLflow, empty."""
     for name in DATABASES:
-        made.run(binaries / "createdb", name)
-    made.run(binaries / "psql", "-d", "prefect", "-c", "create extension if not exists pg_trgm")
-    made.environment |= {
-        "PREFECT_API_DATABASE_CONNECTION_URL": f"postgresql+asyncpg://{at}/prefect",
-        "_MLFLOW_DATABASE": f"postgresql+psycopg://{at}/mlflow",
-    }
+        made.run("createdb", name)
+    made.run("psql", "-d", "prefect", "-c", "create extension if not exists pg_trgm")
 
 
 def postgres_programs() -> Path:
@@ -336,6 +353,11 @@ def _object_store(made: Cluster, protected: bool) -> None:
         "MLFLOW_S3_ENDPOINT_URL": f"http://{HOST}:{port}",
     }
     made.add("S3", [sys.executable, "-m", "moto.server", "-H", HOST, "-p", str(port)], _listens(port))
+    make_buckets(made)
+
+
+def make_buckets(made: Cluster) -> None:
+    """Those of songs and models, empty."""
     made.run(sys.executable, "-c", _BUCKETS, *BUCKETS)
 
 

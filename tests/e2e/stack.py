@@ -17,8 +17,8 @@ from typing import Any
 from rich.console import Console
 
 from tests.bench.table import Row, figure, show
-from tests.e2e import drill_road
-from tests.e2e.services_here import BIN, DATABASES, POOL, Cluster, cluster, postgres_programs
+from tests.e2e import drill_road, pictures
+from tests.e2e.services_here import BIN, POOL, Cluster, cluster
 
 SETTINGS = ("store.data=s3://songs/store", "train.num_workers=2", *drill_road.SETTINGS)
 RUN_WITHIN_S = 1500.0
@@ -81,9 +81,10 @@ def jobs(made: Cluster) -> dict[str, str]:
     return {one["submission_id"]: one["status"] for one in made.ask("Ray", "GET", "/api/jobs/") if one["submission_id"]}
 
 
-def artifacts(made: Cluster) -> list[dict[str, Any]]:
-    """Everything that steps have shown on Prefect's pages."""
-    return list(made.ask("Prefect", "POST", "/artifacts/filter", {"limit": 200}))
+def artifacts(made: Cluster, run: str) -> list[dict[str, Any]]:
+    """Everything that the steps of a run have shown on Prefect's pages."""
+    body = {"flow_runs": {"id": {"any_": [run]}}, "limit": 200}
+    return list(made.ask("Prefect", "POST", "/artifacts/filter", body))
 
 
 def champion(made: Cluster) -> dict[str, Any]:
@@ -100,7 +101,7 @@ def leaks(made: Cluster, run: str) -> list[str]:
         if path.is_file() and any(word.encode() in path.read_bytes() for word in hidden):
             found.append(str(path.relative_to(made.folder)))
     told = {
-        "Prefect's artifacts": artifacts(made),
+        "Prefect's artifacts": artifacts(made, run),
         "the run's log": logs(made, run),
         "Ray's jobs": made.ask("Ray", "GET", "/api/jobs/"),
         "MLflow's version": champion(made),
@@ -130,29 +131,7 @@ def open_to_strangers(made: Cluster) -> list[str]:
     return found
 
 
-def restore(made: Cluster) -> list[Row]:
-    """Both databases dumped, and restored under another name: whether both know the same, and how long it took."""
-    programs, rows = postgres_programs(), []
-    for name in DATABASES:
-        began_s, dump = time.monotonic(), made.folder / f"{name}.dump"
-        made.run(programs / "pg_dump", "-Fc", "-f", dump, name)
-        dumped_s = time.monotonic() - began_s
-        made.run(programs / "createdb", f"{name}_restored")
-        made.run(programs / "pg_restore", "-d", f"{name}_restored", dump)
-        rows.append(figure(f"back up {name}", dumped_s, "s"))
-        rows.append(figure(f"restore {name}", time.monotonic() - began_s - dumped_s, "s"))
-        told = [made.run(programs / "psql", "-d", there, "-tAc", _KEPT[name]) for there in (name, f"{name}_restored")]
-        rows.append(figure(f"what {name} knows, restored otherwise", float(told[0] != told[1]), "", target=0))
-    return rows
-
-
-_KEPT = {
-    "prefect": "select id, name, state_type from flow_run order by id",
-    "mlflow": "select name, alias, version from registered_model_aliases order by 1, 2",
-}
-
-
-def walk(made: Cluster) -> list[Row]:
+def walk(made: Cluster, shown_in: Path | None) -> list[Row]:
     """The whole road once, and what can be seen of it afterwards."""
     drill_road.make_songs(made.folder / "music")
     began_s = time.monotonic()
@@ -166,26 +145,31 @@ def walk(made: Cluster) -> list[Row]:
     done = jobs(made)
     rows.append(figure("Ray jobs that succeeded", list(done.values()).count("SUCCEEDED"), "", target=6, more=True))
     rows.append(figure("Ray jobs that did not", sum(one != "SUCCEEDED" for one in done.values()), "", target=0))
-    shown = {one["key"] for one in artifacts(made) if (one["key"] or "").startswith("step-")}
+    shown = {one["key"] for one in artifacts(made, run) if (one["key"] or "").startswith("step-")}
     rows.append(figure("steps shown on Prefect's page", len(shown), "", target=10, more=True))
     best = champion(made)
     CONSOLE.print(f"champion: version {best['version']}, {best['source']}")
     rows.append(figure("services open to strangers", len(open_to_strangers(made)), "", target=0))
+    made.run(BIN / "stemline", "doctor", "--preset", "smoke", f"store.root={made.folder / 'store'}", *SETTINGS)
     leaked = leaks(made, run)
     for where in leaked:
         CONSOLE.print(f"a secret can be read in {where}")
     rows.append(figure("places where a secret can be read", len(leaked), "", target=0))
-    return [*rows, *restore(made)]
+    if shown_in:
+        pages = pictures.pages(made, run, next(name for name in done if name.startswith("train-")), best["run_id"])
+        rows.append(figure("pictures", sum(pictures.take(made, shown_in, pages)) / 1000, "kB", target=600))
+    return rows
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", help="a JSON file for the rows")
+    parser.add_argument("--pictures", type=Path, help="a folder for pictures of the services' pages")
     parser.add_argument("--keep-logs", help="a folder for the services' logs, where something fails")
     options = parser.parse_args()
     with cluster(say=CONSOLE.print) as made:
         try:
-            rows = walk(made)
+            rows = walk(made, options.pictures)
         finally:
             if options.keep_logs:
                 shutil.copytree(made.folder / "logs", options.keep_logs, dirs_exist_ok=True)

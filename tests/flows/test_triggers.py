@@ -16,6 +16,7 @@ from flows.triggers import (
     note,
     note_canary,
     retrainings,
+    unfinished,
 )
 from tests.datasets import toy_store
 
@@ -117,6 +118,15 @@ def test_what_was_noted_is_read_again_and_an_end_replaces_its_beginning(tmp_path
     assert canary_scores(str(tmp_path), "abc") == [6.0, 5.5]
     assert canary_scores(str(tmp_path), "another champion") == []
     assert len(retrainings(str(tmp_path))) == 2
+
+
+def test_a_run_that_is_started_again_finds_what_it_began_and_no_other_run_does(tmp_path: Path) -> None:
+    begun = replace(done("2026-11-23T09:00:00+00:00"), run="killed")
+    note(str(tmp_path), begun)
+    assert unfinished(str(tmp_path), "killed") == begun
+    assert unfinished(str(tmp_path), "another") is None
+    note(str(tmp_path), replace(begun, ended_at="2026-11-23T09:30:00+00:00"))
+    assert unfinished(str(tmp_path), "killed") is None
 
 
 def test_a_negative_threshold_is_refused() -> None:
