@@ -56,6 +56,7 @@ def test_kubernetes_and_kuberay_take_every_manifest(repository: Path, infra: Pat
     found = manifests(infra)
     assert {one["kind"] for one in found} == {
         "Kustomization", "Namespace", "PersistentVolumeClaim", "Deployment", "Service", "RayCluster", "RayJob",
+        "ServiceAccount", "Role", "RoleBinding",
     }  # fmt: skip
     for one in found:
         check_resource(repository, one)
@@ -90,6 +91,44 @@ def test_what_kustomize_names_is_there_and_its_patch_makes_a_cluster(repository:
     check_resource(repository, cluster)
     groups = [group["groupName"] for group in cluster["spec"]["workerGroupSpecs"]]
     assert len(set(groups)) == len(groups) == 2
+
+
+def pool(infra: Path) -> Any:
+    return json.loads((infra / "kubernetes" / "pool" / "pool.json").read_text(encoding="utf-8"))
+
+
+def test_prefect_takes_the_pool_and_kubernetes_the_jobs_it_makes(infra: Path) -> None:
+    from prefect.server.schemas.actions import WorkPoolCreate
+    from prefect.utilities.templating import apply_values
+
+    told = WorkPoolCreate(name="stemline", type="kubernetes", base_job_template=pool(infra)).base_job_template
+    known = told["variables"]["properties"]
+    values = {name: said["default"] for name, said in known.items() if "default" in said}
+    values |= {"name": "full-run", "labels": {"run": "x"}, "command": "prefect flow-run execute"}
+    job = apply_values(told["job_configuration"]["job_manifest"], values)
+    pod = job["spec"]["template"]["spec"]
+    assert (pod.pop("parallelism"), pod.pop("completions")) == (1, 1)  # Prefect asks for them where they mean nothing
+    pod["containers"][0]["args"] = pod["containers"][0]["args"].split()  # as the worker does it
+    kubernetes_validate.validate(job, KUBERNETES, strict=True)
+    misspelt = pool(infra)
+    misspelt["variables"]["properties"].pop("memory")
+    with pytest.raises(ValueError, match="memory"):
+        WorkPoolCreate(name="stemline", type="kubernetes", base_job_template=misspelt)
+
+
+def test_the_pools_worker_is_a_deployment_that_kubernetes_takes(repository: Path, infra: Path) -> None:
+    (overlay,) = documents(infra / "kubernetes" / "pool" / "kustomization.yaml")
+    found = documents(infra / "kubernetes" / "base" / "prefect.yaml")
+    worker = next(one for one in found if one["metadata"]["name"] == "prefect-worker")
+    for change in yaml.safe_load(overlay["patches"][0]["patch"]):
+        *way, last = change["path"].strip("/").split("/")
+        at: Any = worker
+        for part in way:
+            at = at[int(part) if part.isdecimal() else part]
+        assert (last in at) == (change["op"] == "replace"), change
+        at[last] = change["value"]
+    check_resource(repository, worker)
+    assert f"prefecthq/prefect:{version('prefect')}-" in worker["spec"]["template"]["spec"]["containers"][0]["image"]
 
 
 def test_clusters_run_the_locked_ray_with_a_token_and_shared_memory(infra: Path) -> None:
