@@ -127,25 +127,27 @@ def _correlate_song(
 
     The sums of each window, with silence around it, go to `spool`.
     """
-    kept_K = mixing_SCK.flatten(0, 1).argmax(dim=0)
-    size, num_samples = len(kept_K), x_SCT.shape[-1]
+    # Row by row: indexed all at once, with a slice beside, each window costs as much as the song is long.
+    channels = [x_T for x_CT in x_SCT for x_T in x_CT]
+    kept = [channels[row] for row in mixing_SCK.flatten(0, 1).argmax(dim=0).tolist()]
+    signals = [*kept, *(y_T for y_CT in y_SCT for y_T in y_CT)]
+    size, num_samples = len(kept), x_SCT.shape[-1]
     total_KZL = torch.zeros(size, size + y_SCT[..., 0].numel(), taps, dtype=torch.float64)
     across_FKZ: Tensor | None = None
     ends: list[Tensor] = []
     estimates = []
     for start in range(0, num_samples, window):
         # With what lies ahead of the window, which its last samples meet.
-        piece = slice(start, start + window + taps - 1)
-        z_ZT = torch.cat([x_SCT.flatten(0, 1)[kept_K, piece].double(), y_SCT[..., piece].flatten(0, 1).double()])
+        z_ZT = torch.stack([signal_T[start : start + window + taps - 1].double() for signal_T in signals])
         inside_ZT = z_ZT[:, :window]
         if inside_ZT.shape[1] < window:  # a last partial window only counts for the whole
             across_FKZ = _cross_spectra(*_blocks(inside_ZT, size, taps), across_FKZ)
             break
         inside_KZL = _lags(_cross_spectra(*_blocks(inside_ZT, size, taps)), taps)
-        spool.write(inside_KZL.numpy().tobytes())
+        spool.write(inside_KZL.numpy().data)
         total_KZL += inside_KZL
         estimates.append(energy(inside_ZT[size:].reshape(*y_SCT.shape[:2], window)))
-        ends.append(z_ZT[:, max(0, window - taps + 1) :])
+        ends.append(z_ZT[:, max(0, window - taps + 1) :].clone())  # a view would keep its window
         if len(ends) == _AT_ONCE:
             across_FKZ = _cross_spectra(*_across(ends, window, size, taps), across_FKZ)
             ends = []

@@ -6,9 +6,12 @@
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .errors import ModelError
+
+Samples = NDArray[np.floating]
 
 MDX_EPSILON = 1e-7
 SILENT_POWER = 1e-6  # -60 dBFS
@@ -39,28 +42,28 @@ def sdr_windows(reference_SCT: Tensor, estimate_SCT: Tensor, window_samples: int
         raise ModelError(f"window_samples={window_samples}: a window has at least one sample")
     num_samples = reference_SCT.shape[-1]
     window = min(window_samples, num_samples)
-    reference_SCT, estimate_SCT = reference_SCT.detach().cpu(), estimate_SCT.detach().cpu()
+    true_SCT, made_SCT = reference_SCT.detach().cpu().numpy(), estimate_SCT.detach().cpu().numpy()
+    spare_T = np.empty(window)
     ratios_WS = []
     for start in range(0, num_samples - window + 1, window):
-        piece = slice(start, start + window)
-        true_SCT, made_SCT = reference_SCT[..., piece], estimate_SCT[..., piece]
-        energies_2S = torch.tensor(
-            [_energies(*pair) for pair in zip(true_SCT, made_SCT, strict=True)], dtype=torch.float64
-        ).T
+        pairs = [(true_CT[:, start : start + window], made_CT[:, start : start + window])
+                 for true_CT, made_CT in zip(true_SCT, made_SCT, strict=True)]  # fmt: skip
+        energies_2S = torch.tensor([_energies(*pair, spare_T) for pair in pairs], dtype=torch.float64).T
         if not energies_2S.isfinite().all():
             raise ModelError("a reference or an estimate holds NaN or infinite samples; nothing can be said of it")
         ratio_S = 10 * torch.log10(energies_2S[0] / energies_2S[1])
-        silent = _silent(true_SCT) or _silent(made_SCT)
+        silent = any(_silent(true_CT) or _silent(made_CT) for true_CT, made_CT in pairs)
         ratios_WS.append(torch.full_like(ratio_S, torch.nan) if silent else ratio_S)
     return torch.stack(ratios_WS, dim=-1)
 
 
-def _energies(true_CT: Tensor, made_CT: Tensor) -> tuple[float, float]:
-    """Of a source and of its error. Channel by channel, so that what is copied stays in the cache."""
+def _energies(true_CT: Samples, made_CT: Samples, spare_T: Samples) -> tuple[float, float]:
+    """Of a source and of its error. Channel by channel through one spare row, so that all stays in the cache."""
     energy = error = 0.0
-    for true_T, made_T in zip(true_CT.double(), made_CT.double(), strict=True):
-        miss_T = made_T - true_T
-        energy, error = energy + float(torch.dot(true_T, true_T)), error + float(torch.dot(miss_T, miss_T))
+    for true_T, made_T in zip(true_CT, made_CT, strict=True):
+        true_T = true_T.astype(np.float64, copy=False)
+        miss_T = np.subtract(made_T, true_T, out=spare_T)
+        energy, error = energy + float(true_T @ true_T), error + float(miss_T @ miss_T)
     return energy, error
 
 
@@ -155,7 +158,7 @@ def _windows(signal_SCT: Tensor, window: int) -> Tensor:
     return signal_SCT.unfold(-1, window, window)
 
 
-def _silent(signal_SCT: Tensor) -> bool:
-    """Whether some source's channels sum to zero at every sample."""
-    # Nearly every window says so in its first samples.
-    return any(not signal_CT[:, :64].sum(dim=0).any() and not signal_CT.sum(dim=0).any() for signal_CT in signal_SCT)
+def _silent(signal_CT: Samples) -> bool:
+    """Whether the channels sum to zero at every sample."""
+    # Nearly every window says no in its first samples.
+    return not signal_CT[:, :64].sum(axis=0).any() and not signal_CT.sum(axis=0).any()

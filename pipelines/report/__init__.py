@@ -21,6 +21,7 @@ from pipelines.report.listening import SongAudio, clips_of, players
 from pipelines.report.mixes import MixShown, mixes_section
 from pipelines.report.page import document, section, source_class, table, text
 from pipelines.report.sounds import SoundShown, sounds_section
+from pipelines.scoring import ILL_CONDITIONED
 
 NSDR = "nSDR (MDX 2021: one energy ratio over the whole song, mean over songs)"
 SDR = "SDR (BSS Eval v4: median over 1 s windows, then median over songs)"
@@ -161,6 +162,7 @@ def scores_section(made: ReportInput) -> str:
         plot,
         caption,
         _score_table(made.scores, summary),
+        _filtered_table(made.scores),
         _song_table(made.scores) if num_songs > 1 else "",
         lead=f"On {songs}, never heard in training. More is better. Silence as estimate has an nSDR of 0 dB.",
     )
@@ -191,6 +193,25 @@ def _score_table(scores: Sequence[Score], summary: Sequence[SourceScores]) -> st
         table(headers, rows, numeric=range(1, len(headers)), totals=len(summary) > 1)
         + f'<p class="note">{text(told)}</p>'
     )
+
+
+def _filtered_table(scores: Sequence[Score]) -> str:
+    """ISR, SIR and SAR, and which songs they leave out; empty where they were not asked for."""
+    if not any(score.solver for score in scores):
+        return ""
+    sound = [score for score in scores if score.solver != ILL_CONDITIONED]
+    rows = []
+    for source, own in _by_source(sound).items():
+        columns = ([row.isr for row in own], [row.sir for row in own], [row.sar for row in own])
+        rows.append([_named(source), *(_db(_median(values)) for values in columns)])
+    shown = table(["Source", "ISR", "SIR", "SAR"], rows, numeric=(1, 2, 3)) if rows else ""
+    parts = [f'{shown}<p class="note">BSS Eval v4 in dB: medians over windows, then over songs.</p>']
+    if doubtful := sorted({score.title for score in scores if score.solver == ILL_CONDITIONED}):
+        parts.append(
+            f'<p class="note"><strong>Left out: {text(", ".join(doubtful))}.</strong> Stems that lack some band make '
+            "the equations ill-conditioned, and rounding errors decide on ISR, SIR and SAR.</p>"
+        )
+    return "".join(parts)
 
 
 def _song_table(scores: Sequence[Score]) -> str:

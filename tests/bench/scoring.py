@@ -59,7 +59,10 @@ def main() -> int:
 def _parity(excerpts: int) -> Iterator[Row]:
     """The largest difference from museval in any window, case by case; and which solver it took."""
     for name, stems_SCT, estimates_SCT in _cases(excerpts):
+        began = time.monotonic()
         apart, solver = _apart(stems_SCT, estimates_SCT)
+        worst = " ".join(f"{metric} {worst_db:.1e}" for metric, worst_db in apart.items())
+        print(f"  {name}, {solver}: {worst} dB apart, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
         for metric, worst_db in apart.items():
             yield figure(f"{name}, {solver}: {metric}", worst_db, "dB", target=TOLERANCES_DB[metric])
 
@@ -139,6 +142,7 @@ def _museval(stems_SCT: Array, estimates_SCT: Array) -> list[Array]:
 def _speed(lengths_s: list[int]) -> Iterator[Row]:
     """Ratios of CPU seconds, and what memory a call adds."""
     for seconds in lengths_s:
+        print(f"  timing {seconds} s of song", file=sys.stderr, flush=True)
         seen = {arm: _alone(arm, seconds) for arm in ARMS}
         theirs = seen["museval"]
         yield figure(f"{seconds} s: museval, first call", theirs["cold_s"], "CPU s")
@@ -213,7 +217,7 @@ def _long_song(seconds: int) -> tuple[Array, Array]:
     while stems.shape[-1] < seconds * RATE:
         gain *= 0.8
         stems = np.concatenate([stems, gain * whole], axis=-1)
-    stems = np.round(stems[..., : seconds * RATE] * 32768) / 32768
+    stems = np.ascontiguousarray(np.round(stems[..., : seconds * RATE] * 32768) / 32768)  # channel by channel
     rng = np.random.default_rng(0)
     estimates = np.empty_like(stems)
     mixture = stems.sum(axis=0)

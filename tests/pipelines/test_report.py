@@ -1,6 +1,7 @@
 import base64
 import hashlib
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -155,6 +156,16 @@ def test_scores_are_means_over_songs_and_say_their_protocol() -> None:
     assert "mean over songs" in page
     assert "median over 1 s windows" in page
     assert "<h1>5.0 dB better than the mixture, 5.0 dB better than silence</h1>" in page
+
+
+def test_a_song_on_whose_scores_rounding_decides_is_named_and_left_out() -> None:
+    plain = score("fine", "drums", 4.0)
+    sound = replace(plain, isr=7.0, sir=8.0, sar=9.0, solver="levinson")
+    broken = replace(score("thin", "drums", 4.0), isr=70.0, sir=80.0, sar=90.0, solver="lu")
+    page = render(ReportConfig(), ReportInput(name="stemline", scores=[sound, broken]))
+    assert ["7.00", "8.00", "9.00"] in [re.findall(r">([^<]+)</td>", row) for row in re.findall("<tr>.*?</tr>", page)]
+    assert f"Left out: {broken.title}." in page
+    assert "ISR" not in render(ReportConfig(), ReportInput(name="stemline", scores=[plain]))
 
 
 def test_a_score_that_is_not_finite_is_a_dash_and_breaks_no_plot() -> None:
