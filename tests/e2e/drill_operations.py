@@ -15,12 +15,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import psutil
 import soundfile
 from rich.console import Console
 from rich.table import Table
@@ -28,7 +28,7 @@ from rich.table import Table
 from datasets.synthetic import write_corpus
 from tests.bench.table import Row, figure, show
 from tests.e2e import backup, drill_road, stack
-from tests.e2e.services_here import MARK, Cluster, cluster
+from tests.e2e.services_here import Cluster, cluster
 
 CONSOLE = Console(highlight=False, width=150)
 # Where no accident strikes the first run: it has to leave a champion, and be quick.
@@ -45,18 +45,6 @@ class Outcome:
     lost: str
     seconds: float  # from the blow until the run was seen to go on
     who: str
-
-
-def processes(made: Cluster, words: str) -> list[psutil.Process]:
-    """This cluster's processes whose command line has these words."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get(MARK) == made.mark and words in " ".join(process.cmdline()):
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
 
 
 def running_jobs(made: Cluster) -> set[str]:
@@ -99,7 +87,7 @@ def kill_the_runner(made: Cluster, run: str, step: str = "ingest") -> Outcome:
     """The process of the flow itself; its job in the cluster does not notice."""
     job = step_at_work(made, run, step)
     before = stack.watch(made, run)["starts"]
-    runners = processes(made, "prefect.flow_engine") or processes(made, "prefect.engine")
+    runners = made.survivors("prefect.engine")
     assert runners, "no process runs the flow"
     began_s = time.monotonic()
     for process in runners:
@@ -165,7 +153,7 @@ def cancel(made: Cluster) -> Outcome:
     began_s = time.monotonic()
     made.ask("Prefect", "POST", f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
     deadline_s = began_s + GOES_ON_WITHIN_S
-    while running_jobs(made) or processes(made, "RayTrainWorker") or stack.watch(made, run)["type"] != "CANCELLED":
+    while running_jobs(made) or made.survivors("RayTrainWorker") or stack.watch(made, run)["type"] != "CANCELLED":
         assert time.monotonic() < deadline_s, f"{running_jobs(made)} run on, {stack.watch(made, run)}"
         time.sleep(0.5)
     seconds = time.monotonic() - began_s
@@ -226,26 +214,39 @@ def lose_everything(made: Cluster) -> Outcome:
 
 
 def fill_the_disk(folder: Path) -> Outcome:
-    """The store's disk is full: one message; with more room the same command goes on. Needs to be root, for a mount."""
+    """The store's disk fills up at work: one message; with more room the same command goes on. Mounts, so needs root."""
     disk, songs = folder / "disk", folder / "songs"
     disk.mkdir()
     drill_road.make_songs(songs)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", disk], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", disk], check=True)
     try:
         command = [sys.executable, "-m", "flows", "ingest", f"store.root={disk / 'store'}", f"corpus.root={songs}"]
-        first = subprocess.run(command, cwd=drill_road.ROOT, capture_output=True, text=True, check=False)
-        assert first.returncode == 2, first.stderr[-2000:]
-        assert "Traceback" not in first.stderr
-        said = first.stderr.strip().splitlines()[-1]
-        subprocess.run(["mount", "-o", "remount,size=300m", disk], check=True)
+        with open(folder / "said", "w+") as said:
+            first = subprocess.Popen(command, cwd=drill_road.ROOT, stdout=said, stderr=said)
+            while first.poll() is None and not any((disk / "store" / "chunks").glob("*")):
+                time.sleep(0.01)
+            filled_s = _fill(disk / "ballast")
+            code, gave_up_s = first.wait(GOES_ON_WITHIN_S), time.monotonic()
+        words = (folder / "said").read_text().strip().splitlines()
+        assert code == 2, "\n".join(words)
+        assert "Traceback" not in words
+        (disk / "ballast").unlink()
         began_s = time.monotonic()
         second = subprocess.run(command, cwd=drill_road.ROOT, capture_output=True, text=True, check=False)
         assert second.returncode == 0, second.stderr[-2000:]
         seconds = time.monotonic() - began_s
     finally:
         subprocess.run(["umount", "-l", disk], check=True)
-    CONSOLE.print(f"the full disk says: {said}")
+    CONSOLE.print(f"{gave_up_s - filled_s:.0f} s after the disk was full: {words[-1]}")
     return Outcome(what="disk full", lost="nothing that was whole", seconds=seconds, who="makes room, says it again")
+
+
+def _fill(ballast: Path) -> float:
+    """When the last byte of the disk was taken."""
+    with suppress(OSError), open(ballast, "wb", buffering=0) as file:
+        while file.write(bytes(65536)):
+            pass
+    return time.monotonic()
 
 
 # In the order of the steps of one run; then those that begin runs of their own.

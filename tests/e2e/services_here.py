@@ -174,15 +174,22 @@ class Cluster:
     def _basic(self) -> str:
         return base64.b64encode(f"stemline:{self.password}".encode()).decode()
 
-    def survivors(self) -> list[psutil.Process]:
-        """Processes that carry this cluster's mark."""
-        return [process for process in psutil.process_iter() if self._is_ours(process)]
+    def survivors(self, words: str = "") -> list[psutil.Process]:
+        """Processes that carry this cluster's mark, and have these words in their command line."""
+        return [process for process in psutil.process_iter() if self._is_ours(process, words)]
 
-    def _is_ours(self, process: psutil.Process) -> bool:
+    def _is_ours(self, process: psutil.Process, words: str) -> bool:
         try:
-            return process.environ().get(MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE
+            ours = process.environ().get(MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE
+            return ours and words in " ".join(process.cmdline())
         except psutil.Error:
             return False
+
+    def family(self) -> list[psutil.Process]:
+        """All processes of the cluster, PostgreSQL's too, which hide their environment."""
+        roots = [service.process for service in self.services.values() if service.process]
+        below = {child for root in roots for child in psutil.Process(root.pid).children(recursive=True)}
+        return [*{*below, *(psutil.Process(root.pid) for root in roots), *self.survivors()}]
 
     def take_down(self) -> list[str]:
         """Stops everything, newest first; the names of processes that had to be killed one by one."""
@@ -391,7 +398,7 @@ def _mlflow(made: Cluster, protected: bool) -> None:
     if protected:
         settings = made.folder / "mlflow-auth.ini"
         settings.write_text(
-            "[mlflow]\ndefault_permission = READ\nadmin_username = stemline\n"
+            "[mlflow]\ndefault_permission = READ\nauth_cache_ttl_seconds = 60\nadmin_username = stemline\n"
             f"admin_password = {made.password}\ndatabase_uri = sqlite:///{made.folder / 'mlflow-users.db'}\n"
             "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
         )

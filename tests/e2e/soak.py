@@ -29,9 +29,9 @@ Sample = dict[str, float]
 ALLOWED = {"memory, MiB": 1.10, "processes": 1.0, "open files": 1.05, "temporary files": 1.0}
 
 
-def sample(made: Cluster) -> Sample:
-    """What is there between two runs."""
-    family = made.survivors()
+def sample(made: Cluster, runners: set[int]) -> Sample:
+    """What is there between two runs; `runners` are the processes that carried out runs so far."""
+    family = made.family()
     counted = {"memory, MiB": 0.0, "processes": float(len(family)), "open files": 0.0}
     for process in family:
         try:
@@ -40,13 +40,18 @@ def sample(made: Cluster) -> Sample:
         except psutil.Error:
             continue
     files = sum(len(names) for _, _, names in os.walk(made.environment["TMPDIR"]))
-    return {**counted, "temporary files": float(files + len(_folders_of_dead_rays()))}
+    sessions = sum(any(Path("/tmp").glob(f"sl-{runner}-*")) for runner in runners)  # of Ray, see pipelines.cluster
+    return {**counted, "temporary files": float(files + sessions)}
 
 
-def _folders_of_dead_rays() -> list[Path]:
-    """What `pipelines.cluster` makes for a Ray and takes away with it; see `_session_folder` there."""
-    folders = [path for path in Path("/tmp").glob("sl-*-*") if path.name.split("-")[1].isdecimal()]
-    return [path for path in folders if not psutil.pid_exists(int(path.name.split("-")[1]))]
+def finish(made: Cluster, run: str) -> set[int]:
+    """The processes that were seen to carry out a run, once it is over."""
+    seen = set[int]()
+    while stack.watch(made, run)["type"] not in ("COMPLETED", "FAILED", "CANCELLED"):
+        seen |= {process.pid for process in made.survivors("prefect.engine")}
+        time.sleep(2)
+    stack.finish(made, run)
+    return seen
 
 
 def soak(made: Cluster, runs: int) -> tuple[list[Sample], list[float]]:
@@ -56,14 +61,14 @@ def soak(made: Cluster, runs: int) -> tuple[list[Sample], list[float]]:
     roots = (f"corpus.root={made.folder / 'music'}", f"store.root={made.folder / 'store'}")
     made.run(BIN / "stemline", "deploy", "--preset", "smoke", *roots, *SETTINGS)
     stack.start_worker(made)
-    samples, seconds = [], []
+    samples, seconds, runners = [], [], set[int]()
     for number in range(runs):
         began_s = time.monotonic()
         run = stack.start_run(made, "retrain/stemline", overrides=[*SETTINGS, f"train.seed={number}"])
-        stack.finish(made, run)
+        runners |= finish(made, run)
         seconds.append(time.monotonic() - began_s)
         time.sleep(2)
-        samples.append(sample(made))
+        samples.append(sample(made, runners))
         words = ", ".join(f"{name} {value:.0f}" for name, value in samples[-1].items())
         CONSOLE.print(f"run {number + 1}: {seconds[-1]:.0f} s; {words}")
     champions = int(stack.champion(made)["version"])
