@@ -32,7 +32,7 @@ from tests.e2e.services_here import Cluster, cluster
 
 CONSOLE = Console(highlight=False, width=150)
 # Where no accident strikes the first run: it has to leave a champion, and be quick.
-LIGHT = (*stack.SETTINGS, "train.num_workers=0", "evaluate.num_workers=1")
+LIGHT = (*stack.SETTINGS, *stack.OPEN_GATE, "train.num_workers=0", "evaluate.num_workers=1")
 AWAY_S = 15.0  # until a supervisor has started a service again
 GOES_ON_WITHIN_S = 600.0
 

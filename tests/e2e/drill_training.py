@@ -7,13 +7,15 @@ ends as a training that was left in peace with as many workers. Last, a machine 
 training goes on with one worker and then with two again: every step sees the same rows as in one process.
 
 Machines are raylets on this one. Whatever Ray is asked to do by itself it does by itself: only killed drivers are
-started again.
+started again. Each blow is told as it falls. With `--folder` what was left in peace is found again by the next call,
+so that accidents can be played a few at a time, each call with a `--seed` of its own.
 """
 
 import argparse
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -153,7 +155,7 @@ class Training:
         while self.process.poll() is None and time.monotonic() < deadline:
             if until():
                 return True
-            time.sleep(0.01)
+            time.sleep(0.02)
         return False
 
 
@@ -185,6 +187,12 @@ def finish(store: Path, settings: dict[str, Any], machines: Machines | None) -> 
 # --- accidents ----------------------------------------------------------------------------------------------
 
 
+def tell(step: int) -> int:
+    """The step, told to whoever waits for the table."""
+    sys.stderr.write(f"a blow at step {step}, {time.strftime('%H:%M:%S')}\n")
+    return step
+
+
 def kill_drivers(store: Path, dice: np.random.Generator, times: int, machines: Machines | None) -> list[int]:
     """SIGKILL to one driver after the other, each at a step of its own, as it had told of it."""
     steps = []
@@ -197,7 +205,7 @@ def _kill_driver(store: Path, step: int, machines: Machines | None) -> int:
     with started(store, {"num_workers": 2 if machines else 0}, machines) as training:
         training.need(lambda: training.step() >= step)
         training.process.send_signal(signal.SIGKILL)
-        return training.step()
+        return tell(training.step())
 
 
 def cut_short(store: Path, dice: np.random.Generator, times: int, machines: Machines | None) -> list[int]:
@@ -225,7 +233,7 @@ def strike(
             training.need(lambda target=target: training.step() >= target and len(workers()) == 2)  # type: ignore[misc]
             gone = {worker.pid for worker in workers()}
             blow()
-            steps.append(training.step())
+            steps.append(tell(training.step()))
             training.wait(lambda gone=gone: not gone & {worker.pid for worker in workers()})  # type: ignore[misc]
         training.end()
     return steps
@@ -298,13 +306,13 @@ def play(accident: str, store: Path, *, times: int, seed: int, machines: Machine
 
 
 def compare(
-    accident: str, folder: Path, peace: dict[str, Any], machines: Machines | None, steps: list[int]
+    accident: str, store: Path, peace: dict[str, Any], machines: Machines | None, steps: list[int]
 ) -> list[str]:
     """The row of an accident: whether what it came to is what came of peace."""
     settings: dict[str, Any] = {"num_workers": 0 if machines is None else 2}
     if accident == "elastic":
         settings = ELASTIC | settings
-    outcome = finish(folder / accident / "store", settings, machines)
+    outcome = finish(store, settings, machines)
     if accident == "elastic":
         same = same_rows(outcome, peace)
         return [accident, "1", f"{'same' if same else 'OTHER'} rows, each step once", ", ".join(map(str, steps))]
@@ -323,8 +331,10 @@ def drill(accidents: list[str], folder: Path, *, times: int, seed: int) -> Itera
                 left: dict[str, Any] = {"num_workers": 2 if kind == "two" else 0}
                 settings = ELASTIC | left if kind == "elastic" else left
                 peace[kind] = finish(folder / f"peace-{kind}" / "store", settings, machines)
-            steps = play(accident, folder / accident / "store", times=times, seed=seed, machines=machines)
-            yield compare(accident, folder, peace[kind], machines, steps)
+            scene = folder / f"{accident}-{seed}"
+            shutil.rmtree(scene, ignore_errors=True)
+            steps = play(accident, scene / "store", times=times, seed=seed, machines=machines)
+            yield compare(accident, scene / "store", peace[kind], machines, steps)
     finally:
         if machines is not None:
             machines.close()
@@ -337,6 +347,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the steps")
     parser.add_argument("--elastic-steps", type=int, default=ELASTIC["steps"], help="fewer do on a loaded machine")
     parser.add_argument("--accidents", nargs="*", choices=ACCIDENTS, default=list(ACCIDENTS))
+    parser.add_argument("--folder", type=Path, help="where trainings are kept; by default they are forgotten")
     options = parser.parse_args()
     os.environ["RAY_AUTH_MODE"] = "disabled"  # this process and the trainings know no common token
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # several trainings share this machine
@@ -346,8 +357,8 @@ def main() -> int:
     ELASTIC["steps"] = options.elastic_steps
     console, rows = Console(highlight=False, width=140), []
     with tempfile.TemporaryDirectory(prefix="drill-") as scratch:
-        began = time.monotonic()
-        for row in drill(options.accidents, Path(scratch), times=options.times, seed=options.seed):
+        began, folder = time.monotonic(), options.folder or Path(scratch)
+        for row in drill(options.accidents, folder, times=options.times, seed=options.seed):
             rows.append([*row, f"{time.monotonic() - began:.0f}"])
             console.print(", ".join(rows[-1]))
             began = time.monotonic()

@@ -21,6 +21,11 @@ from tests.e2e import drill_road, pictures
 from tests.e2e.services_here import BIN, POOL, Cluster, cluster
 
 SETTINGS = ("store.data=s3://songs/store", "train.num_workers=2", *drill_road.SETTINGS)
+# A gate that every candidate passes.
+OPEN_GATE = (
+    "gate.min_songs=1", "gate.min_nsdr=-999.0", "gate.margin=-999.0", "gate.source_tolerance=999.0",
+    "gate.slice_tolerance=999.0", "gate.leakage_tolerance_db=999.0",
+)  # fmt: skip
 RUN_WITHIN_S = 1500.0
 CONSOLE = Console(highlight=False)
 
