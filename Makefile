@@ -41,7 +41,10 @@ stack: sync ## the whole road through a deployment, on every service of a cluste
 soak: sync ## RUNS scheduled retrainings in a row, by default 100, and what grows meanwhile
 	@$(BIN)/python -m tests.e2e.soak --runs $(or $(RUNS),100) $(if $(OUT),--out $(OUT))
 
+audit: ## known vulnerabilities of what the lock names, where the network lets it ask
+	@.ci/audit
+
 lock: ## resolve pyproject.toml anew into requirements.lock
 	@.ci/sync lock
 
-.PHONY: help sync demo test quick lint stack soak lock
+.PHONY: help sync demo test quick lint stack soak audit lock
