@@ -18,8 +18,8 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,13 +94,18 @@ class Service:
     def kill(self) -> None:
         """SIGKILL to it and all that it started, as when a machine loses power."""
         assert self.process is not None
-        family = [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
-        for process in family:
+        for process in self.family():
             try:
                 process.kill()
             except psutil.NoSuchProcess:
                 continue
         self.process.wait()
+
+    def family(self) -> list[psutil.Process]:
+        """Its process and all that it started."""
+        assert self.process is not None
+        root = psutil.Process(self.process.pid)
+        return [root, *root.children(recursive=True)]
 
     def stop(self) -> None:
         """SIGTERM, and SIGKILL to what is left after a while."""
@@ -187,9 +192,7 @@ class Cluster:
 
     def family(self) -> list[psutil.Process]:
         """All processes of the cluster, PostgreSQL's too, which hide their environment."""
-        roots = [service.process for service in self.services.values() if service.process]
-        below = {child for root in roots for child in psutil.Process(root.pid).children(recursive=True)}
-        return [*{*below, *(psutil.Process(root.pid) for root in roots), *self.survivors()}]
+        return [*{*self.survivors(), *(process for service in self.services.values() for process in service.family())}]
 
     def take_down(self) -> list[str]:
         """Stops everything, newest first; the names of processes that had to be killed one by one."""
@@ -259,6 +262,15 @@ def _environment(folder: Path, mark: str) -> dict[str, str]:
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
     }
+
+
+def memory_mib(processes: Iterable[psutil.Process]) -> float:
+    """What they hold, MiB; memory that several share is counted once in all."""
+    held = 0.0
+    for process in processes:
+        with suppress(psutil.Error):
+            held += process.memory_full_info().pss / 2**20
+    return held
 
 
 def free_port() -> int:

@@ -9,6 +9,7 @@ import argparse
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from statistics import mean
 
@@ -17,7 +18,7 @@ from rich.console import Console
 
 from tests.bench.table import Row, figure, show
 from tests.e2e import drill_road, stack
-from tests.e2e.services_here import BIN, Cluster, cluster
+from tests.e2e.services_here import BIN, Cluster, cluster, memory_mib
 
 CONSOLE = Console(highlight=False)
 SETTINGS = (
@@ -32,17 +33,18 @@ ALLOWED = {"memory, MiB": 1.10, "processes": 1.0, "open files": 1.05, "temporary
 
 def sample(made: Cluster, runners: set[int]) -> Sample:
     """What is there between two runs; `runners` are the processes that carried out runs so far."""
-    family = made.family()
-    counted = {"memory, MiB": 0.0, "processes": float(len(family)), "open files": 0.0}
+    family, open_files = made.family(), 0
     for process in family:
-        try:
-            counted["memory, MiB"] += process.memory_full_info().pss / 2**20  # PostgreSQL's share their buffers
-            counted["open files"] += process.num_fds()
-        except psutil.Error:
-            continue
+        with suppress(psutil.Error):
+            open_files += process.num_fds()
     files = sum(len(names) for _, _, names in os.walk(made.environment["TMPDIR"]))
     sessions = sum(any(Path("/tmp").glob(f"sl-{runner}-*")) for runner in runners)  # of Ray, see pipelines.cluster
-    return {**counted, "temporary files": float(files + sessions)}
+    return {
+        "memory, MiB": memory_mib(family),
+        "processes": float(len(family)),
+        "open files": float(open_files),
+        "temporary files": float(files + sessions),
+    }
 
 
 def finish(made: Cluster, run: str) -> set[int]:

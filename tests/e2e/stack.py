@@ -18,7 +18,7 @@ from rich.console import Console
 
 from tests.bench.table import Row, figure, show
 from tests.e2e import drill_road, pictures
-from tests.e2e.services_here import BIN, POOL, Cluster, cluster
+from tests.e2e.services_here import BIN, POOL, Cluster, cluster, memory_mib
 
 SETTINGS = ("store.data=s3://songs/store", "train.num_workers=2", *drill_road.SETTINGS)
 # A gate that every candidate passes.
@@ -152,6 +152,7 @@ def walk(made: Cluster, shown_in: Path | None) -> list[Row]:
     rows.append(figure("Ray jobs that did not", sum(one != "SUCCEEDED" for one in done.values()), "", target=0))
     shown = {one["key"] for one in artifacts(made, run) if (one["key"] or "").startswith("step-")}
     rows.append(figure("steps shown on Prefect's page", len(shown), "", target=10, more=True))
+    rows += [figure(f"memory of {name}", memory_mib(one.family()), "MiB") for name, one in made.services.items()]
     best = champion(made)
     CONSOLE.print(f"champion: version {best['version']}, {best['source']}")
     rows.append(figure("services open to strangers", len(open_to_strangers(made)), "", target=0))

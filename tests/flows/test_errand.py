@@ -12,7 +12,7 @@ from rich.console import Console
 
 from datasets.errors import InputError
 from datasets.schema import ShardSet, Verdict
-from flows import artifacts, build_corpus, errand, train_model
+from flows import artifacts, build_corpus, deployed, errand, train_model
 from flows import config as door
 from flows.build_corpus import Corpus
 from flows.screen import Screen
@@ -43,7 +43,7 @@ def corpus() -> Corpus:
     "step",
     [
         build_corpus.ingest_songs, build_corpus.curate_songs, build_corpus.analyze_songs, build_corpus.automix_songs,
-        train_model.train_candidate, train_model.score_candidate, train_model.score_champion,
+        train_model.train_candidate, train_model.score_candidate, train_model.score_champion, deployed.score_canary,
     ],
 )  # fmt: skip
 def test_whatever_a_step_takes_crosses_the_border_unchanged(step: Any) -> None:
