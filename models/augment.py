@@ -19,7 +19,7 @@ from .recipe import REPITCH_MARGIN, AugmentConfig
 def augment(
     sources_BSCT: Tensor, config: AugmentConfig, *, seed: int, step: int, rows: Sequence[int], shift_samples: int
 ) -> Tensor:
-    """Changed stems, in the order of the fields of `config`, `shift_samples` shorter than what came in; a new tensor.
+    """Changed stems, in the order of the fields of `config`, `shift_samples` shorter than what came in.
 
     Where tempo may change they are shorter again: see `AugmentConfig.input_samples`. `rows` are the places of this
     batch's rows in the global batch. Remixing needs whole groups of `config.remix_group` consecutive rows.
@@ -35,12 +35,14 @@ def augment(
         sources_BSCT = _repitch(sources_BSCT, config, dice, num_samples=longest)
     draws = [_draw_row(config, num_sources, shift_samples, seed=seed, step=step, row=row) for row in rows]
     sources_BSCT = _shift(sources_BSCT, torch.stack([draw.offset_S for draw in draws]), num_samples)
-    sources_BSCT = _flip(sources_BSCT, torch.stack([draw.flip_S for draw in draws]))
+    if config.flip_channels:
+        sources_BSCT = _flip(sources_BSCT, torch.stack([draw.flip_S for draw in draws]))
     sources_BSCT = _colour(sources_BSCT, config, dice)
     batch_generator = generator(seed, step, "batch")
     scaled, remixed = torch.rand(2, generator=batch_generator).tolist()
-    gain_BS = torch.stack([draw.sign_S * (draw.gain_S if scaled < config.scale_probability else 1) for draw in draws])
-    sources_BSCT = sources_BSCT * gain_BS.to(sources_BSCT)[..., None, None]
+    if config.flip_sign or scaled < config.scale_probability:
+        gains = [draw.sign_S * (draw.gain_S if scaled < config.scale_probability else 1) for draw in draws]
+        sources_BSCT = sources_BSCT * torch.stack(gains).to(sources_BSCT)[..., None, None]
     if config.mixup_probability:
         sources_BSCT = _mixup(sources_BSCT, config, dice)
     if config.remix_group > 1 and remixed < config.remix_probability:
@@ -72,7 +74,7 @@ def _draw_row(config: AugmentConfig, num_sources: int, shift_samples: int, *, se
     negative_S = torch.rand(num_sources, generator=dice) < 0.5
     gain_S = config.scale_min + (config.scale_max - config.scale_min) * torch.rand(num_sources, generator=dice)
     sign_S = torch.where(negative_S & config.flip_sign, -1.0, 1.0)
-    return _Draw(offset_S, flip_S & config.flip_channels, sign_S, gain_S)
+    return _Draw(offset_S, flip_S, sign_S, gain_S)
 
 
 def _shift(sources_BSCT: Tensor, offset_BS: Tensor, num_samples: int) -> Tensor:

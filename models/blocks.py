@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .spectral import at_least_float32
-from .tiled import convolve_3x3, gate, suits
+from .tiled import convolve_3x3, gate, keeps, suits
 
 
 def standardize(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -176,12 +176,7 @@ class DConv(nn.Module):
 
 
 def _residual(branch: nn.Sequential, x: Tensor) -> Tensor:
-    """x of shape (B, D, F, N) plus one residual branch of it.
-
-    Only the squeezed features are computed in full. The statistics of the second norm follow from their means and
-    covariances, so norm and layer scale become part of the expanding convolution's weight, one for each row, and
-    everything wide happens inside `gate`.
-    """
+    """x of shape (B, D, F, N) plus one residual branch of it."""
     modules: list[Any] = list(branch)
     squeeze, norm, activation, *extras, expand, wide_norm, _, scale = modules
     inner = F.conv2d(
@@ -195,11 +190,23 @@ def _residual(branch: nn.Sequential, x: Tensor) -> Tensor:
     inner = activation(norm(inner.transpose(1, 2).reshape(batch * rows, hidden, columns)))
     for extra in extras:
         inner = extra(inner)
-    weight, bias = _fold_norm(inner, expand, wide_norm)
-    factor = torch.cat([scale.scale, torch.ones_like(scale.scale)])  # a gate's first half carries the value
+    if suits(x) and keeps(2 * x.numel()):
+        wide = wide_norm(F.conv1d(inner, expand.weight, expand.bias))
+        return x + scale(F.glu(wide, dim=1)).view(batch, rows, -1, columns).transpose(1, 2)
+    return _expand_folded(inner.view(batch, rows, -1, columns), expand, wide_norm, scale.scale, x)
+
+
+def _expand_folded(inner_BFKN: Tensor, expand: Any, norm: Any, scale_D: Tensor, x: Tensor) -> Tensor:
+    """The end of a residual branch, from its squeezed features on, and x (B, D, F, N) added.
+
+    Only the squeezed features are computed in full. The statistics of the norm follow from their means and
+    covariances, so norm and layer scale become part of the expanding convolution's weight, one for each row, and
+    everything wide happens inside `gate`.
+    """
+    weight, bias = _fold_norm(inner_BFKN.flatten(0, 1), expand, norm)
+    factor = torch.cat([scale_D, torch.ones_like(scale_D)])  # a gate's first half carries the value
     weight, bias = weight * factor[:, None], bias * factor
-    inner, weight, bias = (part.view(batch, rows, *part.shape[1:]) for part in (inner, weight, bias))
-    return gate(inner, weight, bias, x)
+    return gate(inner_BFKN, *(part.view(*inner_BFKN.shape[:2], *part.shape[1:]) for part in (weight, bias)), x)
 
 
 def _fold_norm(inner: Tensor, expand: Any, norm: Any) -> tuple[Tensor, Tensor]:
@@ -256,7 +263,7 @@ class EncoderLayer(nn.Module):
         y = F.gelu(self.norm1(y))
         if self.dconv is not None:
             y = self.dconv(y)
-        if isinstance(self.norm2, nn.Identity) and suits(y):
+        if isinstance(self.norm2, nn.Identity) and suits(y) and not keeps(2 * y.numel()):
             return _pointwise_gate(y, self.rewrite)
         return F.glu(self.norm2(self.rewrite(y)), dim=1)
 

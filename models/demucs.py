@@ -104,7 +104,7 @@ class Demucs(nn.Module):
         std, mean = torch.std_mean(mono, dim=-1, correction=correction, keepdim=True)
         missing = self.valid_length(num_samples) - num_samples
         x = F.pad((x - mean) / (1e-5 + std), (missing // 2, missing - missing // 2))
-        return _centre(self._estimate(x) * std[:, None] + mean[:, None], num_samples)
+        return torch.addcmul(mean[:, None], _centre(self._estimate(x), num_samples), std[:, None])
 
     @property
     def _rate(self) -> int:

@@ -92,9 +92,9 @@ class HDemucs(nn.Module):
 
         num_sources = len(self.config.sources)
         batch, _, num_rows, num_frames = x.shape
-        x = (x * std + mean).view(batch, num_sources, -1, num_rows, num_frames)
-        xt = (xt * std_t + mean_t).view(batch, num_sources, -1, num_samples)
-        return xt + to_samples(x, self.config.nfft, num_samples)
+        x = x.view(batch, num_sources, -1, num_rows, num_frames)
+        xt = torch.addcmul(mean_t, xt, std_t).view(batch, num_sources, -1, num_samples)
+        return xt + to_samples(x, self.config.nfft, num_samples, mean=mean[:, None], std=std[:, None])
 
     def _estimate(self, x: Tensor, xt: Tensor) -> tuple[Tensor, Tensor]:
         """Standardized spectrogram (B, 2C, F, N) and waveform (B, C, T) to those of all sources, stacked in dim 1."""

@@ -10,6 +10,7 @@ keys, so published weights load. Read next: `spectral.py`, `blocks.py`, `transfo
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -140,9 +141,9 @@ class HTDemucs(nn.Module):
 
         num_sources = len(self.config.sources)
         batch, _, num_rows, num_frames = x.shape
-        x = (x * std + mean).view(batch, num_sources, -1, num_rows, num_frames)
-        xt = (xt * std_t + mean_t).view(batch, num_sources, -1, padded_samples)
-        estimates = xt + to_samples(x, self.config.nfft, padded_samples)
+        x = x.view(batch, num_sources, -1, num_rows, num_frames)
+        xt = torch.addcmul(mean_t, xt, std_t).view(batch, num_sources, -1, padded_samples)
+        estimates = xt + to_samples(x, self.config.nfft, padded_samples, mean=mean[:, None], std=std[:, None])
         return estimates if num_samples == padded_samples else estimates[..., :num_samples]
 
     def _estimate(self, x: Tensor, xt: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 TILE_ELEMENTS = 2**20  # attention weights of one head held at a time; half as many took 10 % longer
 GATE_ELEMENTS = 2**18  # the same for what goes into a gate
+SMALL_ELEMENTS = 5 * 2**18  # so many and fewer, 5 MiB, cost less to keep than to compute again
 WINOGRAD_CHANNELS = 96  # so many and more gain; 48 lose a quarter
 # Winograd's F(4, 3): six inputs to six factors, a kernel to the other six, and their products to four outputs.
 WINOGRAD_INPUTS = (
@@ -41,6 +42,11 @@ LOG2_E = math.log2(math.e)  # scores carry it: exp2 takes a third of the time of
 def suits(x: Tensor) -> bool:
     """True where these functions run: plain tensors on a CPU, not the symbols of an export or a compiler."""
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def keeps(num_elements: int) -> bool:
+    """True where keeping a wide tensor for its gradients costs less than computing it again, which takes more calls."""
+    return torch.is_grad_enabled() and num_elements <= SMALL_ELEMENTS
 
 
 def attend(q_BHLD: Tensor, k_BHMD: Tensor, v_BHMD: Tensor, *, dropout: float = 0.0) -> Tensor:
@@ -81,8 +87,7 @@ def dropped_positions(num_elements: int, share: float, generator: torch.Generato
 def gate(inner_BFKN: Tensor, weight_BFOK: Tensor, bias_BFO: Tensor, residual: Tensor | None = None) -> Tensor:
     """GLU(weight inner + bias), plus the residual if there is one: (B, O/2, F, N), F the rows with own weights.
 
-    What the gate takes in, twice as wide as what it gives, is never kept, unless all of it would make one tile: then
-    computing it again costs more than it saves.
+    What the gate takes in, twice as wide as what it gives, is never kept.
     """
     if not suits(inner_BFKN):
         return _plain_gate(inner_BFKN, weight_BFOK, bias_BFO, residual)
@@ -94,9 +99,6 @@ def gate(inner_BFKN: Tensor, weight_BFOK: Tensor, bias_BFO: Tensor, residual: Te
             bias_BFO.to(dtype),
             None if residual is None else residual.to(dtype),
         )
-        elements = bias_BFO.numel() * inner_BFKN.shape[-1]
-        if torch.is_grad_enabled() and elements <= GATE_ELEMENTS:
-            return _plain_gate(*parts)
         out: Tensor = _Gate.apply(*parts)
     return out
 

@@ -5,6 +5,7 @@ import torch
 from demucs.hdemucs import pad1d
 from demucs.spec import ispectro, spectro
 
+from models import spectral
 from models.spectral import to_channels, to_samples, to_spectrum
 
 from .parity import noise
@@ -41,6 +42,24 @@ def test_samples_are_the_references_for_any_spectrum(num_samples: int) -> None:
     spectrum = torch.complex(noise(*shape), noise(*shape, seed=1))
     found, expected = to_samples(to_channels(spectrum), NFFT, num_samples), reference_samples(spectrum, num_samples)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_samples", [257, 5000])
+def test_the_fast_way_to_samples_has_the_values_and_gradients_of_plain_operations(
+    num_samples: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channels = noise(2, 3, 4, NFFT // 2, math.ceil(num_samples / HOP))
+    mean, std = noise(2, 1, 1, 1, 1, seed=1), noise(2, 1, 1, 1, 1, seed=2).abs()
+
+    def both() -> tuple[torch.Tensor, torch.Tensor]:
+        leaf = channels.clone().requires_grad_()
+        samples = to_samples(leaf, NFFT, num_samples, mean=mean, std=std)
+        return samples, torch.autograd.grad(samples, leaf, noise(*samples.shape, seed=3))[0]
+
+    fast = both()
+    monkeypatch.setattr(spectral, "suits", lambda _: False)
+    for found, expected in zip(fast, both(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_round_trip_is_exact_inside_and_fades_at_the_edges() -> None:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models import tiled
+from models.blocks import DConv
 from models.tiled import attend, convolve_3x3, drop, dropped_positions, gate, linear
 
 
@@ -94,6 +95,23 @@ def test_a_gate_in_tiles_is_a_convolution_and_a_glu(monkeypatch, with_residual):
 
     for ours, exact in zip(*both_ways([gate, plain], [inner, weight, bias, *residual]), strict=True):
         torch.testing.assert_close(ours, exact, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(2, 16, 50), (2, 16, 3, 50)], ids=["time", "rows of a spectrogram"])
+def test_a_residual_branch_is_the_same_whether_its_wide_part_is_kept_or_not(monkeypatch, shape):
+    torch.manual_seed(0)
+    branch, x = DConv(16, compress=4, init=0.5), vectors(*shape)
+
+    def run(x, *parameters):
+        return torch.func.functional_call(branch, dict(zip(names, parameters, strict=True)), (x,))
+
+    names, parameters = zip(*branch.named_parameters(), strict=True)
+    (kept,) = both_ways([run], [x, *parameters])
+    monkeypatch.setattr(tiled, "SMALL_ELEMENTS", 0)
+    (computed_again,) = both_ways([run], [x, *parameters])
+    assert not torch.equal(kept[0], computed_again[0])  # so there were two ways
+    for one, other in zip(kept, computed_again, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("gelu", [False, True])
