@@ -6,8 +6,9 @@ energies are compared in windows. ISR = |s|²/|P-s|², SIR = |P|²/|Q-P|², SAR 
 
 No signal is filtered here. All that is needed are correlations at lags below 512, taken window by window with short
 FFTs: their sum over the song gives the normal equations, and the energies of a window are quadratic forms in the
-filters. `toeplitz.py` solves the equations. Where they are so ill-conditioned that no solver leaves a small residual,
-rounding errors decide on the scores, and `wholesong.py` makes the same errors as museval; the answer says so.
+filters. `toeplitz.py` solves the equations. Where these are so ill-conditioned that a residual stays, or that filters
+amplify what is hardly there, rounding errors decide on the scores, and `wholesong.py` makes the same errors as museval;
+the answer says so.
 
 Shape letters: K reference channels, E estimate channels, Z both; L lags; W windows; N blocks; F frequency bins.
 """
@@ -40,7 +41,7 @@ class BssScores:
     isr_SW: Tensor
     sir_SW: Tensor
     sar_SW: Tensor
-    solver: str  # "levinson", "cholesky" or "lu": the slowest that was needed; "none" when every window is silent
+    solver: str  # "levinson", "refined" or "lu": the slowest that was needed; "none" when every window is silent
     residual: float  # of the normal equations, relative to the right-hand side, as the first two left it
     conditioning: float  # 0 to 1, the least over the largest pivot
 
@@ -224,7 +225,7 @@ def _own(mixing_SCK: Tensor) -> list[Tensor]:
 def _slowest(solutions: list[Solution]) -> str:
     if not all(solution.good for solution in solutions):
         return ILL_CONDITIONED
-    return max((solution.solver for solution in solutions), key=("levinson", "cholesky").index)
+    return max((solution.solver for solution in solutions), key=("levinson", "refined").index)
 
 
 def _quadratic_forms(solutions: list[Solution], mixing_SCK: Tensor) -> Callable[[Tensor], Tensor]:

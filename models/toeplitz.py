@@ -1,4 +1,4 @@
-"""Normal equations whose matrix is block Toeplitz: solved by block Levinson or Cholesky, and how far to trust it.
+"""Normal equations whose matrix is block Toeplitz: solved by block Levinson, and how far to trust it.
 
 Block (k, l) of the matrix is M(k - l), with M(-n) the transpose of M(n): correlations of K channels at lags below L.
 
@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 
 RESIDUAL = 1e-12  # of the equations, relative to the right-hand side: what a solution must reach
+# Filters may be that much louder than what they answer to. In 15 real excerpts they are up to 23 times, and scores are
+# museval's within 2e-7 dB; in AAC decoded to floats, with next to nothing above 16 kHz, 350 times and 0.01 dB.
+AMPLIFICATION = 100.0
 _EPS = torch.finfo(torch.float64).eps
 
 
@@ -20,45 +23,70 @@ class Solution:
     """Filters, and how far to trust them."""
 
     filters_LKE: Tensor
-    solver: str  # "levinson" or "cholesky"
+    solver: str  # "levinson", or "refined" where it was needed twice
     residual: float  # relative to the right-hand side
     conditioning: float  # 0 to 1: the least over the largest pivot
+    amplification: float  # of filters over their right-hand side, as if all references were equally loud
 
     @property
     def good(self) -> bool:
-        return self.residual <= RESIDUAL
+        return self.residual <= RESIDUAL and self.amplification <= AMPLIFICATION
 
 
 def solve(blocks_LKK: Tensor, right_LKE: Tensor) -> Solution:
-    """By block Levinson or, if that leaves too large a residual, by Cholesky."""
+    """By block Levinson; once more, for what the first time left over, if that is too much."""
     blocks_LKK = blocks_LKK.clone()
     blocks_LKK[0] = (blocks_LKK[0] + blocks_LKK[0].mT) / 2  # but for rounding it is symmetric already
     # As museval does; it lets a source that is silent but for one channel through.
     blocks_LKK[0] += _EPS * torch.eye(blocks_LKK.shape[-1], dtype=torch.float64)
-    with np.errstate(all="ignore"):  # the recursion may break down; the residual tells
-        found = _levinson(blocks_LKK, right_LKE)
-    return found if found.good else _better(found, _cholesky(blocks_LKK, right_LKE))
+    matrix_FKK = _spectra(blocks_LKK)
+    solver = "levinson"
+    with np.errstate(all="ignore"):  # the recursion may break down; what is left over tells
+        filters_LKE, conditioning = _levinson(blocks_LKK, right_LKE)
+        left_LKE = right_LKE - _product(matrix_FKK, filters_LKE)
+        if _relative(left_LKE, right_LKE) > RESIDUAL:
+            solver = "refined"
+            filters_LKE = filters_LKE + _levinson(blocks_LKK, left_LKE)[0]
+            left_LKE = right_LKE - _product(matrix_FKK, filters_LKE)
+    return Solution(
+        filters_LKE=filters_LKE,
+        solver=solver,
+        residual=_relative(left_LKE, right_LKE),
+        conditioning=conditioning,
+        amplification=_amplification(blocks_LKK[0].diagonal().sqrt(), filters_LKE, right_LKE),
+    )
 
 
-def _better(one: Solution, other: Solution) -> Solution:
-    return other if not other.residual >= one.residual else one
+def _spectra(blocks_LKK: Tensor) -> Tensor:
+    """Of the lags from 1-L to L-1, for products by FFT."""
+    both_LKK = torch.zeros(2 * len(blocks_LKK), *blocks_LKK.shape[1:], dtype=torch.float64)
+    both_LKK[: len(blocks_LKK)] = blocks_LKK
+    both_LKK[len(blocks_LKK) + 1 :] = blocks_LKK[1:].flip(0).mT
+    spectra_FKK: Tensor = torch.fft.rfft(both_LKK, dim=0)
+    return spectra_FKK
 
 
-def _residual(blocks_LKK: Tensor, filters_LKE: Tensor, right_LKE: Tensor) -> float:
-    """Relative to the right-hand side, by FFT; infinite where a filter is not a number."""
-    if not filters_LKE.isfinite().all():
-        return torch.inf
-    taps = len(blocks_LKK)
-    both_LKK = torch.zeros(2 * taps, *blocks_LKK.shape[1:], dtype=torch.float64)
-    both_LKK[:taps] = blocks_LKK
-    both_LKK[taps + 1 :] = blocks_LKK[1:].flip(0).mT
-    product_FKE = torch.fft.rfft(both_LKK, dim=0) @ torch.fft.rfft(filters_LKE, n=2 * taps, dim=0)
-    left_LKE = torch.fft.irfft(product_FKE, n=2 * taps, dim=0)[:taps]
-    return float((left_LKE - right_LKE).norm() / right_LKE.norm().clamp(min=torch.finfo(torch.float64).tiny))
+def _product(matrix_FKK: Tensor, filters_LKE: Tensor) -> Tensor:
+    taps = len(filters_LKE)
+    product_LKE: Tensor = torch.fft.irfft(matrix_FKK @ torch.fft.rfft(filters_LKE, n=2 * taps, dim=0), dim=0)[:taps]
+    return product_LKE
 
 
-def _levinson(blocks_LKK: Tensor, right_LKE: Tensor) -> Solution:
-    """By Whittle's recursion (1963; Akaike 1973).
+def _relative(left_LKE: Tensor, right_LKE: Tensor) -> float:
+    """Norm against norm; infinite where a number is none."""
+    ratio = float(left_LKE.norm() / right_LKE.norm().clamp(min=torch.finfo(torch.float64).tiny))
+    return ratio if np.isfinite(ratio) else np.inf
+
+
+def _amplification(level_K: Tensor, filters_LKE: Tensor, right_LKE: Tensor) -> float:
+    filters_E = (filters_LKE * level_K[:, None]).flatten(0, 1).norm(dim=0)
+    right_E = (right_LKE / level_K[:, None]).flatten(0, 1).norm(dim=0)
+    largest = float((filters_E / right_E)[right_E > 0].max()) if right_E.any() else 0.0
+    return largest if np.isfinite(largest) else np.inf
+
+
+def _levinson(blocks_LKK: Tensor, right_LKE: Tensor) -> tuple[Tensor, float]:
+    """Filters and conditioning, by Whittle's recursion (1963; Akaike 1973); not a number where it breaks down.
 
     In NumPy: of a thousand small steps, torch's take four times as long.
     """
@@ -88,29 +116,6 @@ def _levinson(blocks_LKK: Tensor, right_LKE: Tensor) -> Solution:
             answer[:, :more] += np.linalg.solve(error_b, missing).T @ backward[:, :more]
         least, largest = np.linalg.eigvalsh((error_b + error_b.T) / 2)[0], np.linalg.eigvalsh(blocks[0])[-1]
     except np.linalg.LinAlgError:
-        return Solution(filters_LKE=right_LKE, solver="levinson", residual=np.inf, conditioning=0.0)
-    filters_LKE = torch.from_numpy(answer.T.reshape(taps, size, num_columns))
-    residual = _residual(blocks_LKK, filters_LKE, right_LKE)
+        return torch.full_like(right_LKE, torch.nan), 0.0
     pivots = max(0.0, float(least / largest))
-    return Solution(filters_LKE=filters_LKE, solver="levinson", residual=residual, conditioning=pivots)
-
-
-def _cholesky(blocks_LKK: Tensor, right_LKE: Tensor) -> Solution:
-    factor, failed = torch.linalg.cholesky_ex(_dense(blocks_LKK))
-    if failed:
-        return Solution(filters_LKE=right_LKE, solver="cholesky", residual=torch.inf, conditioning=0.0)
-    diagonal = factor.diagonal()
-    answer_LKE = torch.cholesky_solve(right_LKE.flatten(0, 1), factor).view_as(right_LKE)
-    return Solution(
-        filters_LKE=answer_LKE, solver="cholesky", residual=_residual(blocks_LKK, answer_LKE, right_LKE),
-        conditioning=float((diagonal.min() / diagonal.max()).square()),
-    )  # fmt: skip
-
-
-def _dense(blocks_LKK: Tensor) -> Tensor:
-    """The whole matrix, block (k, l) being M(k - l)."""
-    taps, size = blocks_LKK.shape[:2]
-    both_LKK = torch.cat([blocks_LKK[1:].flip(0).mT, blocks_LKK])  # lags 1-L to L-1
-    # Row k holds lags k, k-1, ...: windows over the lags, in reverse.
-    rows = both_LKK.flip(0).unfold(0, taps, 1).flip(0)  # (k, K, K, l)
-    return rows.permute(0, 1, 3, 2).reshape(taps * size, taps * size)
+    return torch.from_numpy(answer.T.reshape(taps, size, num_columns)), pivots

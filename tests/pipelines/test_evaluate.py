@@ -80,7 +80,7 @@ def test_both_scorers_say_the_same_of_all_four_scores(chunks: ShardSet, model: t
     for given, expected in zip(*by_scorer.values(), strict=True):
         for name in ("sdr", "isr", "sir", "sar"):
             assert getattr(given, name) == pytest.approx(getattr(expected, name), abs=1e-3)
-        assert given.solver in ("levinson", "cholesky", "lu")
+        assert given.solver in ("levinson", "refined", "lu")
         assert not expected.solver
     protocols = {scores[0].protocol for scores in by_scorer.values()} | {CONFIG.protocol}
     assert len(protocols) == 3
