@@ -49,7 +49,7 @@ def restore(made: Cluster, kept: Path) -> None:
 
 
 def known(made: Cluster, settings: list[str], song: Path, out: Path) -> dict[str, Any]:
-    """What a user can see: every promotion, every dataset, and how the champion separates a song."""
+    """What a user can see: every promotion, every dataset in order, and how the champion separates a song."""
     asked = {
         verb: json.loads(made.run(BIN / "stemline", verb, "--json", *settings)) for verb in ("history", "datasets")
     }
@@ -57,18 +57,29 @@ def known(made: Cluster, settings: list[str], song: Path, out: Path) -> dict[str
         *(BIN / "stemline", "separate", song, "--model", "models:/stemline@champion", "--out", out),
         f"store.root={made.folder / 'store'}",
     )
+    for version in asked["datasets"]["versions"]:
+        del version["made_at"]  # their order is kept, see _COPY
     stems = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(out.rglob("*.wav"))}
     assert stems, f"no stems in {out}"
     return {**asked, "stems": stems}
 
 
+# S3 dates what comes in anew, and a dataset is as old as its manifest: so the oldest goes in first, seconds apart.
 _COPY = """
-import os, sys, pyarrow.fs as fs
+import os, shutil, sys, time, pyarrow.fs as fs
 way, bucket, folder = sys.argv[1:]
-there, here = fs.S3FileSystem(endpoint_override=os.environ["AWS_ENDPOINT_URL"]), fs.LocalFileSystem()
-if way == "out":
-    os.makedirs(folder)
-    fs.copy_files(bucket, folder, source_filesystem=there, destination_filesystem=here)
-else:
-    fs.copy_files(folder, bucket, source_filesystem=here, destination_filesystem=there)
+there = fs.S3FileSystem(endpoint_override=os.environ["AWS_ENDPOINT_URL"])
+here = fs.LocalFileSystem()
+source, at, target, to = (there, bucket, here, folder) if way == "out" else (here, folder, there, bucket)
+files = [one for one in source.get_file_info(fs.FileSelector(at, recursive=True)) if one.is_file]
+for one in sorted(files, key=lambda one: one.mtime_ns):
+    name = to + one.path[len(at):]
+    if way == "out":
+        os.makedirs(os.path.dirname(name), exist_ok=True)
+    elif "/manifests/" in name and name.endswith(".json"):
+        time.sleep(1)
+    with source.open_input_stream(one.path) as read, target.open_output_stream(name) as write:
+        shutil.copyfileobj(read, write)
+    if way == "out":
+        os.utime(name, ns=(one.mtime_ns, one.mtime_ns))
 """
