@@ -191,8 +191,9 @@ def _residual(branch: nn.Sequential, x: Tensor) -> Tensor:
     for extra in extras:
         inner = extra(inner)
     if suits(x) and keeps(2 * x.numel()):
-        wide = wide_norm(F.conv1d(inner, expand.weight, expand.bias))
-        return x + scale(F.glu(wide, dim=1)).view(batch, rows, -1, columns).transpose(1, 2)
+        wide: Tensor = wide_norm(F.conv1d(inner, expand.weight, expand.bias))
+        kept: Tensor = scale(F.glu(wide, dim=1))
+        return x + kept.view(batch, rows, -1, columns).transpose(1, 2)
     return _expand_folded(inner.view(batch, rows, -1, columns), expand, wide_norm, scale.scale, x)
 
 
@@ -206,7 +207,8 @@ def _expand_folded(inner_BFKN: Tensor, expand: Any, norm: Any, scale_D: Tensor, 
     weight, bias = _fold_norm(inner_BFKN.flatten(0, 1), expand, norm)
     factor = torch.cat([scale_D, torch.ones_like(scale_D)])  # a gate's first half carries the value
     weight, bias = weight * factor[:, None], bias * factor
-    return gate(inner_BFKN, *(part.view(*inner_BFKN.shape[:2], *part.shape[1:]) for part in (weight, bias)), x)
+    rows = inner_BFKN.shape[:2]
+    return gate(inner_BFKN, weight.view(*rows, *weight.shape[1:]), bias.view(*rows, -1), x)
 
 
 def _fold_norm(inner: Tensor, expand: Any, norm: Any) -> tuple[Tensor, Tensor]:

@@ -77,7 +77,8 @@ def to_samples(
 
 def _by_frame(channels: Tensor) -> Tensor:
     """(..., 2C, F, N) as (..., C, N, F, 2), a view: one transform after the other."""
-    return channels.unflatten(-3, (-1, 2)).movedim((-1, -2, -3), (-3, -2, -1))
+    pairs = channels.view(*channels.shape[:-3], -1, 2, *channels.shape[-2:])
+    return pairs.movedim((-1, -2, -3), (-3, -2, -1))
 
 
 class _Synthesis(torch.autograd.Function):
@@ -94,8 +95,8 @@ class _Synthesis(torch.autograd.Function):
         else:
             torch.addcmul(mean[..., None], given, std[..., None], out=ordered[..., :num_rows, :])
         frames = torch.fft.irfft(torch.view_as_complex(ordered), n=len(window), norm="ortho")
-        quarters = frames.unflatten(-1, (4, -1))
-        hops = frames.new_zeros(*frames.shape[:-2], num_frames + 3, len(window) // 4)
+        quarters = frames.view(*frames.shape[:-1], 4, -1)
+        hops: Tensor = frames.new_zeros(*frames.shape[:-2], num_frames + 3, len(window) // 4)
         for number, part in enumerate(window.chunk(4)):
             hops[..., number : number + num_frames, :].addcmul_(quarters[..., number, :], part)
         ctx.save_for_backward(std, window)

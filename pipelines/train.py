@@ -41,7 +41,7 @@ _LOG = logging.getLogger(__name__)
 # Decide on speed and survival only: a run may go on with others.
 _FREE = {
     "num_workers", "min_workers", "elastic_look_s", "micro_batch", "cpus_per_worker", "use_gpu", "max_failures",
-    "hang_s", "keep_checkpoints", "copy_to", "prefetch_batches", "loader",
+    "hang_s", "keep_checkpoints", "copy_to", "prefetch_batches", "loader", "example_s",
 }  # fmt: skip
 _POLL_S = 0.5
 

@@ -8,6 +8,7 @@ augmentation are pure functions of (seed, step, row), so the number of workers c
 
 import copy
 import math
+import resource
 import time
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
@@ -19,7 +20,7 @@ from datasets.errors import InputError
 from datasets.loader import LoaderConfig
 from datasets.schema import ShardSet
 from models.recipe import LearnerConfig
-from pipelines import resume, trouble
+from pipelines import examples, resume, trouble
 from pipelines.trouble import Decision, TroubleConfig
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class TrainConfig:
     log_every: int = 10  # steps averaged into one point of the loss curve
     valid_songs: int = 16  # of the valid split, the first by id; 0 validates nothing, and keeps the last weights
     valid_s: float = 30.0  # from the middle of each; 0 takes the whole song
+    example_s: float = 4.0  # of the first of them, written as FLAC with what better weights make of it; 0: none
     num_workers: int = 2  # 0 trains in the calling process, without Ray
     min_workers: int = 0  # go on with as few when machines are lost, and take more when they are back; 0: num_workers
     elastic_look_s: float = 60.0  # between two looks whether there are machines for more workers
@@ -76,10 +78,10 @@ class TrainConfig:
         for name in ("num_workers", "min_workers", "micro_batch", "max_failures", "prefetch_batches", "valid_songs"):
             if getattr(self, name) < 0:
                 raise InputError(f"train.{name}={getattr(self, name)}; 0 or more would do")
-        if self.valid_s < 0 or self.hang_s <= 0 or self.elastic_look_s <= 0:
+        if self.valid_s < 0 or self.example_s < 0 or self.hang_s <= 0 or self.elastic_look_s <= 0:
             raise InputError(
-                f"train.valid_s={self.valid_s} must be >= 0, train.hang_s={self.hang_s} and "
-                f"train.elastic_look_s={self.elastic_look_s} above 0"
+                f"train.valid_s={self.valid_s} and train.example_s={self.example_s} must be >= 0, "
+                f"train.hang_s={self.hang_s} and train.elastic_look_s={self.elastic_look_s} above 0"
             )
         if not 0 <= self.silence_weight <= 1:
             raise InputError(f"train.silence_weight={self.silence_weight}; 0 to 1 would do")
@@ -266,6 +268,7 @@ class _Run:
         if self.session.rank == 0:
             found = resume.find(self.session.folder)
             resume.tidy(self.session.folder, found)
+            examples.forget_after(self.session.folder, found.step)
             self.step = found.step
             for path, why in found.damaged:
                 self.record("passed over a damaged checkpoint", f"{path.name}: {why}")
@@ -346,6 +349,7 @@ class _Run:
             "rows_per_s": num_steps * self.job.config.batch_size / seconds,
             "stall": (stalled_s - self.clock[1]) / seconds,
         }
+        row["memory_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         if self.session.device.type == "cuda":
             row["memory_gib"] = torch.cuda.max_memory_allocated(self.session.device) / 2**30
             with suppress(ModuleNotFoundError, RuntimeError):  # pynvml, or a driver that will not say
@@ -401,7 +405,9 @@ class _Run:
         if not material.parts:
             self._remember("raw", None)
             return trouble.GO
-        scores = validate.candidates(self.learner, material.parts, self.session)
+        example_s = self.job.config.example_s if material.held_out else 0.0
+        scored = validate.candidates(self.learner, material.parts, self.session, example_s=example_s)
+        scores = {name: found.nsdr for name, found in scored.items()}
         name = max(scores, key=lambda key: scores[key] if math.isfinite(scores[key]) else -math.inf)
         side = "valid" if material.held_out else "train"
         point = {f"{side}_nsdr_{key}": score for key, score in scores.items()} | {f"{side}_nsdr": scores[name]}
@@ -412,6 +418,9 @@ class _Run:
         better = self.best is None or not material.held_out or scores[name] > self.best_info["nsdr"]
         if decision.do != "rollback" and better:
             self._remember(name, scores[name] if material.held_out else None)
+            example = scored[name].example
+            if example is not None and examples.due(self.session.folder, self.step):
+                examples.write(self.session.folder, self.step, example)
         return decision
 
     def _remember(self, name: str, nsdr: float | None) -> None:

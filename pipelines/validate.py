@@ -1,4 +1,7 @@
-"""Which of a training's weights are best: the present ones and their averages, scored on songs they did not see."""
+"""Which of a training's weights are best: the present ones and their averages, scored on songs they did not see.
+
+What they make of a few seconds of the first of these songs is handed on, to be listened to.
+"""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -6,8 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from datasets.shards import Song, read_song, read_songs
+from pipelines.examples import Example
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from models.learner import Learner
     from pipelines.train_loop import Job, Session
 
@@ -51,10 +57,18 @@ def material(job: "Job") -> Material:
     return Material(parts=tuple(parts), held_out=split == "valid")
 
 
-def candidates(learner: "Learner", parts: Sequence[Part], session: "Session") -> dict[str, float]:
-    """Mean nSDR in dB over songs and sources of the present weights, "raw", and of each average, as stored.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """What was found about some weights."""
 
-    Sources count by their weights in the loss. Without the shift trick: the same weights always score the same.
+    nsdr: float  # dB, mean over songs and sources, by their weights in the loss
+    example: Example | None  # of the first song; the first worker's alone
+
+
+def candidates(learner: "Learner", parts: Sequence[Part], session: "Session", *, example_s: float) -> dict[str, Scored]:
+    """What the present weights, "raw", and each average, as stored, make of the songs.
+
+    Without the shift trick: the same weights always score the same.
     """
     from models.learner import unwrap
 
@@ -63,11 +77,11 @@ def candidates(learner: "Learner", parts: Sequence[Part], session: "Session") ->
     scores = {}
     for name in ("raw", *averages):
         with averages.get(name, nullcontext()), learner.as_stored():
-            scores[name] = _score(learner, parts, session)
+            scores[name] = _score(learner, parts, session, example_s=example_s)
     return scores
 
 
-def _score(learner: "Learner", parts: Sequence[Part], session: "Session") -> float:
+def _score(learner: "Learner", parts: Sequence[Part], session: "Session", *, example_s: float) -> Scored:
     import torch
     import torch.distributed
 
@@ -78,11 +92,28 @@ def _score(learner: "Learner", parts: Sequence[Part], session: "Session") -> flo
 
     network = unwrap(learner.model)
     total = torch.zeros((), dtype=torch.float64, device=session.device)
+    example = None
     for part in parts[session.rank :: session.world_size]:
         stems = read_song(part.song, sources=layout(network).sources, start=part.start, num_samples=part.num_samples)
         stems_SCT = torch.from_numpy(stems)
         estimates_SCT = separate(network, stems_SCT.sum(dim=0), device=session.device)
         total += weighted_mean(nsdr(stems_SCT, estimates_SCT), learner.config.source_weights).to(total)
+        if part is parts[0] and example_s:
+            example = _middle(part, stems_SCT, estimates_SCT, layout(network).sources, example_s)
     if session.world_size > 1:
         torch.distributed.all_reduce(total)
-    return total.item() / len(parts)
+    return Scored(nsdr=total.item() / len(parts), example=example)
+
+
+def _middle(
+    part: Part, stems_SCT: "Tensor", estimates_SCT: "Tensor", sources: tuple[str, ...], example_s: float
+) -> Example:
+    rate = part.song.sample_rate
+    num_samples = min(part.num_samples, max(1, round(example_s * rate)))
+    piece = slice((part.num_samples - num_samples) // 2, (part.num_samples + num_samples) // 2)
+    return Example(
+        references_SCT=stems_SCT[..., piece].numpy(),
+        estimates_SCT=estimates_SCT[..., piece].cpu().numpy(),
+        sources=sources,
+        sample_rate=rate,
+    )

@@ -1,9 +1,9 @@
-"""The loss curve in MLflow while the training goes on, and all of it in the end, whatever happens to the server.
+"""The loss curve and examples in MLflow while the training goes on, and all of it in the end, whatever happens there.
 
 `history.jsonl` in the folder of a run is the truth, and training writes nowhere else. A pump in the driver follows the
 file and delivers what it can, when it can: a server that is away is asked again, and nothing is lost, since nothing is
-kept here. Points are delivered once the checkpoint that holds them is written: a training that is taken back takes its
-curve back only to there, so no step is ever told twice. Every start of the same run finds the same MLflow run.
+kept here. Points and examples are delivered once the checkpoint that holds them is written: a training that is taken
+back takes its curve back only to there, so no step is ever told twice. Every start of a run finds the same MLflow run.
 """
 
 import logging
@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from datasets.shards import read_json, write_json
-from pipelines import registry, resume
+from pipelines import examples, registry, resume
 from pipelines.registry.reach import check_address, without_password
 
 _LOG = logging.getLogger(__name__)
 _POLL_S = 2.0
 _LAST_S = 60.0  # how long the end of a training waits for a delivery under way
-MARK = "mlflow.json"  # in the folder of a run: how far the curve was delivered, and where
+MARK = "mlflow.json"  # in the folder of a run: how far its curve and its examples were delivered, and where
 _BATCH = 1000  # metrics in one request, MLflow's limit
 
 
@@ -37,16 +37,26 @@ class Pump:
         self._run_id = ""
 
     def delivered(self) -> int:
-        """The last step that MLflow has, -1 before the first; another server begins anew."""
+        """The last step of the curve that MLflow has, -1 before the first; another server begins anew."""
+        return self._marked("step")
+
+    def _marked(self, what: str) -> int:
         mark = read_json(self.folder / MARK) or {}
-        return int(mark["step"]) if mark.get("address") == without_password(self.uri) else -1
+        return int(mark.get(what, -1)) if mark.get("address") == without_password(self.uri) else -1
 
     def send(self) -> int:
-        """Deliver what is certain and was not yet; how many steps that were.
+        """Deliver what is certain and was not yet; how many steps of the curve that were.
 
-        Interrupted and done again it adds nothing: MLflow takes a value with the same step and time for the same.
+        Interrupted and done again it adds nothing: MLflow takes a value with the same step and time for the same, and
+        a file takes the place of the one with its name.
         """
-        done, certain = self.delivered(), resume.written(self.folder)
+        certain = resume.written(self.folder)
+        told = self._send_curve(certain)
+        self._send_examples(certain)
+        return told
+
+    def _send_curve(self, certain: int) -> int:
+        done = self.delivered()
         points = {point["step"]: point for point in self._points() if done < point["step"] <= certain}
         if not points:
             return 0
@@ -58,8 +68,19 @@ class Pump:
             if name != "step" and math.isfinite(value)
         ]
         self._log(run_id, rows, time_ms)
-        write_json(self.folder / MARK, {"address": without_password(self.uri), "run_id": run_id, "step": certain})
+        self._mark(run_id, step=certain, examples=self._marked("examples"))
         return len(points)
+
+    def _send_examples(self, certain: int) -> None:
+        """One after the other: after the curve, which is small and should not wait for them."""
+        for step, path in examples.steps(self.folder).items():
+            if self._marked("examples") < step <= certain:
+                run_id, _ = self._open()
+                self._client.log_artifacts(run_id, str(path), f"{examples.FOLDER}/{path.name}")
+                self._mark(run_id, step=self.delivered(), examples=step)
+
+    def _mark(self, run_id: str, **done: int) -> None:
+        write_json(self.folder / MARK, {"address": without_password(self.uri), "run_id": run_id, **done})
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -124,6 +145,4 @@ class Pump:
 
 def deliver_rest(config: registry.RegistryConfig, folder: Path, *, store: str) -> None:
     """What a finished run could not deliver in its time, tried once more."""
-    pump = Pump(config, folder, store=store)
-    if pump.delivered() < resume.written(folder):
-        pump.try_to_send()
+    Pump(config, folder, store=store).try_to_send()

@@ -1,13 +1,15 @@
-"""The curve in MLflow: while it grows, over restarts, once for each step, and later where the server was away."""
+"""Curve and examples in MLflow: while they grow, once for each step over restarts, late where the server was away."""
 
 import json
 import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from pipelines import registry, resume, train
+from datasets.audio import decode
+from pipelines import examples, registry, resume, train
 from pipelines.registry import RegistryConfig
 from pipelines.registry.live import MARK, Pump
 from tests.pipelines.songs import SOURCES, write_songs
@@ -30,6 +32,29 @@ def folder(tmp_path: Path) -> Path:
     made = tmp_path / "runs" / "key"
     made.mkdir(parents=True)
     return made
+
+
+def heard(folder: Path, step: int) -> None:
+    """An example as a validation leaves it: 10 ms of a loud and a soft stem."""
+    stems_SCT = np.stack([np.full((2, 80), level, dtype=np.float32) for level in (0.9, 0.3)])
+    example = examples.Example(
+        references_SCT=stems_SCT, estimates_SCT=stems_SCT / 2, sources=("drums", "bass"), sample_rate=8000
+    )
+    examples.write(folder, step, example)
+
+
+def files(pump: Pump) -> set[str]:
+    """The examples that MLflow has."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=pump.uri)
+    (run,) = client.search_runs([client.get_experiment_by_name(CONFIG.experiment).experiment_id])
+    folders = client.list_artifacts(run.info.run_id, examples.FOLDER)
+    return {
+        file.path.removeprefix("examples/")
+        for folder in folders
+        for file in client.list_artifacts(run.info.run_id, folder.path)
+    }
 
 
 def curve(pump: Pump, name: str) -> list[tuple[int, float]]:
@@ -70,8 +95,10 @@ def test_a_server_that_is_away_is_told_later_and_nothing_is_lost(
     there: Any = pump.uri
     pump.uri = "http://127.0.0.1:9"
     learn(folder, to=4, checkpoint=4)
+    heard(folder, 4)
     with pump.running():  # a training that ends while the server is away ends well
         learn(folder, first=5, to=6, checkpoint=6)
+        heard(folder, 6)
     assert "does not answer" in pump.complaint
     assert not (folder / MARK).exists()
     pump.uri = there
@@ -79,6 +106,30 @@ def test_a_server_that_is_away_is_told_later_and_nothing_is_lost(
     assert not pump.complaint
     assert [step for step, _ in curve(pump, "train/loss")] == [1, 2, 3, 4, 5, 6]
     assert json.loads((folder / MARK).read_text())["step"] == 6
+    of_a_step = {f"step-00000000{step}/{source}.flac" for step in (4, 6) for source in ("drums", "bass")}
+    assert files(pump) == of_a_step | {f"reference/{what}.flac" for what in ("mixture", "drums", "bass")}
+
+
+def test_an_example_comes_with_its_checkpoint_and_none_is_sent_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pump = Pump(CONFIG, folder, store=str(tmp_path))
+    learn(folder, to=4, checkpoint=4)
+    heard(folder, 4)
+    heard(folder, 6)  # its checkpoint is still being written
+    pump.send()
+    assert {name.split("/")[0] for name in files(pump)} == {"reference", "step-000000004"}
+    monkeypatch.setattr(pump._client, "log_artifacts", lambda *_: pytest.fail("sent again"))
+    pump.send()
+    mixture_CT, rate = decode(folder / "examples" / "reference" / "mixture.flac")
+    drums_CT, _ = decode(folder / "examples" / "step-000000004" / "drums.flac")
+    assert rate == 8000
+    assert np.abs(mixture_CT).max() == pytest.approx(1, abs=1e-3)  # made quieter, all alike
+    assert np.abs(drums_CT).max() == pytest.approx(0.45 / 1.2, abs=1e-3)
+    examples.forget_after(folder, 4)
+    assert list(examples.steps(folder)) == [0, 4]
+    assert not examples.due(folder, 4)
+    assert examples.due(folder, 5)
 
 
 def test_another_server_gets_all_of_it(folder: Path, tmp_path: Path) -> None:
@@ -106,4 +157,11 @@ def test_a_training_tells_its_curve_and_registering_it_tells_nothing_twice(tmp_p
     assert curve(pump, "train/valid_nsdr") == [
         (point["step"], point["valid_nsdr"]) for point in history if "valid_nsdr" in point
     ]
-    assert len(curve(pump, "speed/stall")) == len(history)
+    names = client.get_run(run_id).data.metrics.keys()
+    assert names >= {f"train/{name}" for name in ("loss_drums", "loss_bass", "grad_norm", "learning_rate")}
+    for name in ("stall", "rows_per_s", "memory_gib"):
+        assert len(curve(pump, f"speed/{name}")) == len(history)
+    assert curve(pump, "speed/memory_gib")[0][1] > 0.1
+    bests = list(examples.steps(Path(result.history).parent).values())
+    assert {name.split("/")[0] for name in files(pump)} == {path.name for path in bests}
+    assert len(bests) > 1

@@ -113,6 +113,14 @@ def test_a_killed_run_goes_on_and_ends_as_if_undisturbed(
     resumed = run(CONFIG, chunks, tmp_path)
     assert resumed.model_digest == undisturbed.model_digest
     assert train.read_history(resumed) == train.read_history(undisturbed)
+    assert examples_of(resumed) == examples_of(undisturbed)
+    assert {"examples/reference/mixture.flac", "examples/step-000000003/drums.flac"} <= examples_of(resumed).keys()
+
+
+def examples_of(result: TrainResult) -> dict[str, bytes]:
+    """What there is to be listened to, by name."""
+    folder = Path(result.history).parent
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.glob("examples/*/*")}
 
 
 def test_a_run_that_was_killed_while_keeping_a_checkpoint_uses_the_one_before(
