@@ -1,4 +1,4 @@
-"""The MLflow server of a training is killed and comes back later: every step is told once, and training goes on.
+"""The MLflow server of a training is killed and comes back: every step and example is told once, training goes on.
 
 `make drill-mlflow` starts a server and a training in a process of its own, kills the server with SIGKILL at a random
 step, starts it again `--away` seconds later, and holds what it knows in the end against the loss curve in the folder of
@@ -16,19 +16,20 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from socket import socket
 
 import numpy as np
 
 from datasets.shards import read_json
+from pipelines import examples
 from pipelines.registry.live import MARK
 from tests.bench.table import figure, show
 from tests.e2e.drill_training import started
 
 STEPS = 600
-SETTINGS = {"steps": STEPS, "checkpoint_every": 20, "num_workers": 0, "valid_songs": 0, "live": True}
+SETTINGS = {"steps": STEPS, "checkpoint_every": 20, "num_workers": 0, "live": True}
 PATIENCE_S = 300.0
 
 
@@ -81,28 +82,31 @@ def main() -> int:
     environment = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}", "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory(prefix="drill-") as scratch:
         folder, store = Path(scratch), Path(scratch, "training", "store")
-        with started(store, SETTINGS, None, environment) as training:
+        with ExitStack() as until_the_end:
             with server(folder, port) as running:
+                training = until_the_end.enter_context(started(store, SETTINGS, None, environment))
                 training.need(lambda: bool(list(store.glob(f"runs/*/{MARK}"))) and training.step() >= at)
                 killed_at = training.step()
                 _kill(running)
             gone = time.monotonic()
             training.wait(lambda: time.monotonic() - gone > options.away)
             when_back = training.step()
-            with server(folder, port) as running:
+            with server(folder, port):
                 training.end()
                 again = 0
                 if not _all_told(store):
                     again = 1
                     with started(store, SETTINGS, None, environment) as once_more:
                         once_more.end()
-                told = _told(environment["MLFLOW_TRACKING_URI"])
+                made = max(len(examples.steps(run)) for run in store.glob("runs/*"))
+                told, heard = _told(environment["MLFLOW_TRACKING_URI"])
     rows = [
         figure("server killed at step", killed_at, ""),
         figure("steps taken without it", when_back - killed_at, "", target=1, more=True),
         figure("the same command once more", again, "times"),
         figure("steps in MLflow", len(told), "", target=STEPS, more=True),
         figure("steps told more than once", sum(count > 1 for count in told.values()), "", target=0),
+        figure("examples in MLflow", heard, "", target=made, more=True),
     ]
     return show("MLflow away", rows, options.out, decimals=0)
 
@@ -111,18 +115,15 @@ def _all_told(store: Path) -> bool:
     return all((read_json(path) or {}).get("step") == STEPS for path in store.glob(f"runs/*/{MARK}"))
 
 
-def _told(uri: str) -> Counter[int]:
-    """How often each step of the loss is known, over all runs."""
+def _told(uri: str) -> tuple[Counter[int], int]:
+    """How often each step of the loss is known, over all runs, and how many folders of examples."""
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=uri)
-    experiments = [found.experiment_id for found in client.search_experiments()]
-    points = [
-        point.step
-        for run in client.search_runs(experiments)
-        for point in client.get_metric_history(run.info.run_id, "train/loss")
-    ]
-    return Counter(points)
+    runs = client.search_runs([found.experiment_id for found in client.search_experiments()])
+    points = [point.step for run in runs for point in client.get_metric_history(run.info.run_id, "train/loss")]
+    heard = sum(len(client.list_artifacts(run.info.run_id, examples.FOLDER)) for run in runs)
+    return Counter(points), heard
 
 
 if __name__ == "__main__":
