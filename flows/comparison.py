@@ -47,15 +47,16 @@ def run(config: RunConfig, first: str, second: str, *, screen: Screen, debug: bo
 def _shown(first: str, second: str, one: ScoreSummary, two: ScoreSummary, pairs: Pairs) -> Sequence[Any]:
     from flows.tables import gain_table
 
+    sources = {**one.sources, "mean": one.overall}
+    others = {**two.sources, "mean": two.overall}
     rows = [
-        [source, decibels(score.mixture_nsdr), decibels(score.nsdr), decibels(two.sources[source].nsdr)]
-        for source, score in one.sources.items()
+        [source, *map(decibels, (score.mixture_nsdr, score.nsdr, others[source].nsdr, score.ceiling_nsdr))]
+        for source, score in sources.items()
     ]
-    rows.append(["mean", decibels(one.overall.mixture_nsdr), decibels(one.overall.nsdr), decibels(two.overall.nsdr)])
     title = f"nSDR in dB over {len(one.songs)} songs; {one.protocol}"
     return [
         Text(f"first   {first}\nsecond  {second}"),
-        table(title, ["source", "mixture", "first", "second"], rows, strong_last=True),
+        table(title, ["source", "mixture", "first", "second", "ideal mask"], rows, strong_last=True),
         gain_table("Gain of the first over the second in dB nSDR, song by song", {**pairs.sources, "mean": pairs.gain}),
         *([_slices(pairs)] if pairs.slices else []),
         table("Songs", ["track", "gain"], _extremes(pairs.songs)),

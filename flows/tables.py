@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from rich.text import Text
@@ -67,10 +68,7 @@ def model_tables(model: Trained) -> list[Any]:
         table(
             f"nSDR (MDX 2021) in dB, {summary.protocol.split(',')[0]} split, mean over {_songs(len(summary.songs))}",
             ["source", "mixture", "model", "improvement", "ideal mask"],
-            [
-                [*row, decibels(score.ceiling_nsdr)]
-                for row, score in zip(_score_rows(sources), sources.values(), strict=True)
-            ],
+            _score_rows(sources),
             strong_last=True,
         )
     ]
@@ -135,10 +133,15 @@ def _bss_table(summary: ScoreSummary) -> list[Any]:
 
 
 def _score_rows(scores: dict[str, SourceScore]) -> list[list[str]]:
+    """Floor, model, what it gains over the floor, and ceiling."""
     return [
-        [source, decibels(row.mixture_nsdr), decibels(row.nsdr), decibels(row.improvement, sign=True)]
+        [source, *_cells(row.mixture_nsdr, row.nsdr, row.improvement, row.ceiling_nsdr)]
         for source, row in scores.items()
     ]
+
+
+def _cells(floor: float, model: float, gain: float, ceiling: float | None) -> list[str]:
+    return [decibels(floor), decibels(model), decibels(gain, sign=True), decibels(ceiling)]
 
 
 def run_tables(made: FullRun, *, store: str) -> list[Any]:
@@ -157,24 +160,24 @@ def demo_tables(made: FullRun, *, store: str) -> list[Any]:
     for row in _score_rows({**candidate.summary.sources, "mean": candidate.summary.overall}):
         rows.append([*row, *_real_cells(row[0], real)])
     title = f"nSDR in dB (MDX 2021): {_songs(len(candidate.summary.songs), 'toy song')} held out, and a real song"
-    columns = ["source", "toy mixture", "model", "gain", "real mixture", "model", "gain"]
+    columns = ["source", "toy mixture", "model", "gain", "ideal", "real mixture", "model", "gain", "ideal"]
     verb = "Promoted" if version.alias else "Not promoted"
     return [
         table(title, columns, rows, strong_last=True),
+        Text("ideal: the ideal ratio mask, which knows the stems", style="dim"),
         Text(f"{verb}: {decision.reason}"),
         *paths(made, store=store),
     ]
 
 
 def _real_cells(source: str, real: dict[str, Score]) -> list[str]:
-    if source == "mean":
-        before = sum(score.mixture_nsdr for score in real.values()) / len(real)
-        after = sum(score.nsdr for score in real.values()) / len(real)
-    elif source in real:
-        before, after = real[source].mixture_nsdr, real[source].nsdr
-    else:
-        return ["–", "–", "–"]
-    return [decibels(before), decibels(after), decibels(after - before, sign=True)]
+    """The same of one song; of all its sources for "mean"."""
+    own = list(real.values()) if source == "mean" else [real[source]] if source in real else []
+    if not own:
+        return ["–"] * 4
+    floor, model = fmean(score.mixture_nsdr for score in own), fmean(score.nsdr for score in own)
+    ceilings = [score.ceiling_nsdr for score in own if score.ceiling_nsdr is not None]
+    return _cells(floor, model, model - floor, fmean(ceilings) if ceilings else None)
 
 
 def paths(made: FullRun, *, store: str) -> list[Any]:
