@@ -2,9 +2,9 @@
 
 `make bench-scoring`: parity on real excerpts beside the checkout (16 bits, and AAC as decoded to floats), on stems that
 are mono, silent or short; then CPU seconds of one thread, each arm in a process of its own and museval in the same run.
-Cold is the first call in a fresh process, after imports; warm is the least of the calls after it, two or, of SDR, ten. museval is called
-once, and runs as it comes; ours in a process that keeps freed memory, as an evaluation does. Of four minutes museval
-takes two CPU minutes and 5 GB, which `--seconds 30 60` leaves out.
+Cold is the first call in a fresh process, after imports; warm is the least of the calls after it, two or, of SDR, ten.
+museval is called once, and runs as it comes; ours in a process that keeps freed memory, as an evaluation does. Of four
+minutes museval takes two CPU minutes and 5 GB, which `--seconds 30 60` leaves out.
 """
 
 import argparse
