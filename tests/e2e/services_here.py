@@ -34,6 +34,12 @@ BUCKETS = ("songs", "models")
 DATABASES = ("prefect", "mlflow")
 START_WITHIN_S = 240.0
 POOL = "stemline"
+# In memory, as they are by default, these end every run that holds a place, and keep the automation from what follows
+# for a quarter of an hour.
+OVER_A_RESTART = {
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+    "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "prefect.server.events.ordering.db",
+}
 
 
 @dataclass(kw_only=True)
@@ -391,7 +397,7 @@ for name in sys.argv[1:]:
 def _prefect(made: Cluster, protected: bool) -> None:
     port = free_port()
     url = f"http://{HOST}:{port}/api"
-    made.environment |= {"PREFECT_API_URL": url}
+    made.environment |= {"PREFECT_API_URL": url, **OVER_A_RESTART}
     if protected:
         made.environment |= {
             "PREFECT_SERVER_API_AUTH_STRING": f"stemline:{made.password}",
