@@ -28,8 +28,8 @@ from pipelines.registry.live import MARK
 from tests.bench.table import figure, show
 from tests.e2e.drill_training import started
 
-STEPS = 600
-SETTINGS = {"steps": STEPS, "checkpoint_every": 20, "num_workers": 0, "live": True}
+STEPS = 2400  # so that the training is still going on when the server is back
+SETTINGS = {"steps": STEPS, "checkpoint_every": 40, "num_workers": 0, "live": True}
 PATIENCE_S = 300.0
 
 
@@ -74,7 +74,7 @@ def _free_port() -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--away", type=float, default=60.0, help="seconds")
+    parser.add_argument("--away", type=float, default=30.0, help="seconds")
     parser.add_argument("--seed", type=int, default=0, help="of the step")
     parser.add_argument("--out", help="a JSON file for the rows")
     options = parser.parse_args()
@@ -112,7 +112,10 @@ def main() -> int:
 
 
 def _all_told(store: Path) -> bool:
-    return all((read_json(path) or {}).get("step") == STEPS for path in store.glob(f"runs/*/{MARK}"))
+    marks = {path.parent: read_json(path) or {} for path in store.glob(f"runs/*/{MARK}")}
+    return all(
+        mark.get("step") == STEPS and mark.get("examples") == max(examples.steps(run)) for run, mark in marks.items()
+    )
 
 
 def _told(uri: str) -> tuple[Counter[int], int]:
