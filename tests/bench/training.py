@@ -17,6 +17,7 @@ difference counts as a miss where that happens once in twenty times: Student's t
 
 import argparse
 import importlib
+import math
 import statistics
 import sys
 import time
@@ -232,7 +233,7 @@ def learning_rows(family: str, curves: dict[str, Curve]) -> Iterator[Row]:
 def _by_chance(mine: Sequence[float], theirs: Sequence[float]) -> float:
     """How far the means of two arms differ by their seeds alone in one of twenty cases, in one direction."""
     variance = statistics.mean(statistics.variance(values) for values in (mine, theirs))
-    return float(stats.t.ppf(0.95, 2 * len(mine) - 2)) * (2 * variance / len(mine)) ** 0.5
+    return float(stats.t.ppf(0.95, 2 * len(mine) - 2)) * math.sqrt(2 * variance / len(mine))
 
 
 def _seconds(name: str, mine: Sequence[float], theirs: Sequence[float]) -> Iterator[Row]:
