@@ -34,8 +34,7 @@ BUCKETS = ("songs", "models")
 DATABASES = ("prefect", "mlflow")
 START_WITHIN_S = 240.0
 POOL = "stemline"
-# In memory, as they are by default, these end every run that holds a place, and keep the automation from what follows
-# for a quarter of an hour.
+# By default both are in memory: a restart ends every run that holds a place, and forgets events that wait for others.
 OVER_A_RESTART = {
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "prefect.server.events.ordering.db",
