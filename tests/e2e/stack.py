@@ -21,11 +21,6 @@ from tests.e2e import drill_road, pictures
 from tests.e2e.services_here import BIN, POOL, Cluster, cluster, memory_mib
 
 SETTINGS = ("store.data=s3://songs/store", "train.num_workers=2", *drill_road.SETTINGS)
-# A gate that every candidate passes.
-OPEN_GATE = (
-    "gate.min_songs=1", "gate.min_nsdr=-999.0", "gate.margin=-999.0", "gate.source_tolerance=999.0",
-    "gate.slice_tolerance=999.0", "gate.leakage_tolerance_db=999.0",
-)  # fmt: skip
 RUN_WITHIN_S = 1500.0
 CONSOLE = Console(highlight=False)
 
@@ -96,6 +91,12 @@ def champion(made: Cluster) -> dict[str, Any]:
     """MLflow's word on the version behind the alias."""
     path = "/api/2.0/mlflow/registered-models/alias?name=stemline&alias=champion"
     return dict(made.ask("MLflow", "GET", path)["model_version"])
+
+
+def versions(made: Cluster) -> int:
+    """How many versions of the model are registered."""
+    found = made.ask("MLflow", "GET", "/api/2.0/mlflow/model-versions/search?filter=name%3D'stemline'&max_results=1000")
+    return len(found["model_versions"])
 
 
 def leaks(made: Cluster, run: str) -> list[str]:
