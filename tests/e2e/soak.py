@@ -27,7 +27,8 @@ SETTINGS = (
 )  # fmt: skip
 Sample = dict[str, float]
 # What may grow from the second third of the runs to the last.
-ALLOWED = {"memory, MiB": 1.10, "processes": 1.0, "open files": 1.05, "temporary files": 1.0}
+# PostgreSQL has a process for each connection, of which pools have now one more, now one less.
+ALLOWED = {"memory, MiB": 1.10, "processes": 1.05, "open files": 1.05, "temporary files": 1.0}
 
 
 def sample(made: Cluster, runners: set[int]) -> Sample:
