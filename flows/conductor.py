@@ -103,17 +103,11 @@ def _log_to_file(path: Path) -> None:
     from prefect.logging.handlers import PrefectConsoleHandler
 
     ensure_logging_setup()
-    quiet = _Quiet(path, encoding="utf-8", delay=True)
+    logging.raiseExceptions = False  # on a full disk, stack traces would follow the message that says so
+    quiet = logging.FileHandler(path, encoding="utf-8", delay=True)
     quiet.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     for name in ("", "uvicorn", "fastapi"):
         logger = logging.getLogger(name)
         for handler in [h for h in logger.handlers if isinstance(h, PrefectConsoleHandler)]:
             logger.removeHandler(handler)
             logger.addHandler(quiet)
-
-
-class _Quiet(logging.FileHandler):
-    """A log that keeps what it can: on a full disk it would write a stack trace after the message that says so."""
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        return
