@@ -136,8 +136,9 @@ def _correlate_song(
     total_KZL = torch.zeros(size, size + y_SCT[..., 0].numel(), taps, dtype=torch.float64)
     across_FKZ: Tensor | None = None
     ends: list[Tensor] = []
-    estimates = []
-    for start in range(0, num_samples, window):
+    # Filled in place: small tensors that stay, one a window, would keep what is freed between them in pieces.
+    estimates_SW = torch.empty(len(y_SCT), num_samples // window, dtype=torch.float64)
+    for place, start in enumerate(range(0, num_samples, window)):
         # With what lies ahead of the window, which its last samples meet.
         z_ZT = torch.stack([signal_T[start : start + window + taps - 1].double() for signal_T in signals])
         inside_ZT = z_ZT[:, :window]
@@ -147,7 +148,7 @@ def _correlate_song(
         inside_KZL = _lags(_cross_spectra(*_blocks(inside_ZT, size, taps)), taps)
         spool.write(inside_KZL.numpy().data)
         total_KZL += inside_KZL
-        estimates.append(energy(inside_ZT[size:].reshape(*y_SCT.shape[:2], window)))
+        estimates_SW[:, place] = energy(inside_ZT[size:].reshape(*y_SCT.shape[:2], window))
         ends.append(z_ZT[:, max(0, window - taps + 1) :].clone())  # a view would keep its window
         if len(ends) == _AT_ONCE:
             across_FKZ = _cross_spectra(*_across(ends, window, size, taps), across_FKZ)
@@ -156,7 +157,7 @@ def _correlate_song(
         across_FKZ = _cross_spectra(*_across(ends, window, size, taps), across_FKZ)
     if across_FKZ is not None:
         total_KZL += _lags(across_FKZ, taps)
-    return total_KZL, torch.stack(estimates, dim=-1)
+    return total_KZL, estimates_SW
 
 
 def _blocks(z_ZT: Tensor, size: int, taps: int) -> tuple[Tensor, Tensor]:
