@@ -128,7 +128,8 @@ def find_hits(samples_CT: Samples, sample_rate: int) -> NDArray[np.int64]:
     both = np.stack([np.square(part).reshape(-1, hop).mean(axis=1) for part in (mono_T, edges_T)])
     floor = 1e-4 * both.max(axis=1, keepdims=True) + 1e-12
     reach = 8  # milliseconds on each side
-    sums = np.cumsum(np.pad(both + floor, ((0, 0), (reach, reach)), mode="edge"), axis=1)
+    padded = np.pad(both + floor, ((0, 0), (reach, reach)), mode="edge")
+    sums = np.cumsum(padded, axis=1, dtype=np.float64)  # after loud music float32 would not see the floor any more
     sums = np.pad(sums, ((0, 0), (1, 0)))
     past, coming = sums[:, reach:-reach] - sums[:, : -2 * reach], sums[:, 2 * reach :] - sums[:, reach:-reach]
     rise = (coming / past).max(axis=0)[: both.shape[1]]

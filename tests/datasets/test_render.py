@@ -165,6 +165,12 @@ def test_hits_are_found_where_they_begin() -> None:
     assert not find_hits(np.zeros((2, 5000), dtype=np.float32), SAMPLE_RATE).size
 
 
+def test_silence_after_loud_music_holds_no_hits() -> None:
+    loud_CT = np.ones((2, 30 * SAMPLE_RATE), dtype=np.float32) * np.float32(0.9)
+    samples_CT = np.concatenate([loud_CT, np.zeros((2, 2 * SAMPLE_RATE), dtype=np.float32)], axis=1)
+    assert not (find_hits(samples_CT, SAMPLE_RATE) > 30.05 * SAMPLE_RATE).any()
+
+
 @pytest.mark.parametrize("factor", [0.87, 1.15])
 def test_the_hits_of_stretched_drums_are_those_that_were_played(factor: float) -> None:
     """What a stretcher spreads over 100 ms before a hit is gone, and the hit itself is the original's."""
