@@ -8,13 +8,15 @@ another start; `model/` is the result and `result.json`, written last, says that
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -225,6 +227,9 @@ class LocalSession:
         self.board.tell(step, text)
         self.watch.look()
 
+    def show(self, figures: Mapping[str, float]) -> None:
+        """Nothing collects figures here; they are in the run's folder."""
+
 
 def _train_here(job: Job, folder: Path, progress: Progress) -> dict[str, Any]:
     session = LocalSession(folder, job.config, progress)
@@ -259,6 +264,22 @@ class RaySession:
     def tell(self, step: int, text: str) -> None:
         if self.rank == 0 and self.board is not None:
             self.board.tell.remote(step, text)
+
+    def show(self, figures: Mapping[str, float]) -> None:
+        show(self.folder.name, figures)
+
+
+def show(run_key: str, figures: Mapping[str, float]) -> None:
+    """Hand figures to Ray, whose nodes offer them to Prometheus as `ray_stemline_training_NAME{run="RUN_KEY"}`."""
+    for name, value in figures.items():
+        _gauge("stemline_training_" + re.sub(r"\W", "_", name)).set(value, tags={"run": run_key})
+
+
+@cache
+def _gauge(name: str) -> Any:
+    from ray.util.metrics import Gauge
+
+    return Gauge(name, description="of the newest point of a training", tag_keys=("run",))
 
 
 def _work(settings: dict[Any, Any]) -> Any:

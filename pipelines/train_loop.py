@@ -10,7 +10,7 @@ import copy
 import math
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -146,6 +146,9 @@ class Session(Protocol):
 
     def tell(self, step: int, text: str) -> None:
         """How far the training is, for whoever watches."""
+
+    def show(self, figures: Mapping[str, float]) -> None:
+        """Finite figures for monitoring, by name; those of the first worker."""
 
 
 def train(job: Job, session: Session) -> dict[str, Any]:
@@ -333,7 +336,9 @@ class _Run:
     def _write(self, point: dict[str, float]) -> None:
         """One line of the curve; what is no number, since JSON has none for it, is left out."""
         if self.session.rank == 0:
-            self.history.append({name: value for name, value in point.items() if math.isfinite(value)})
+            known = {name: value for name, value in point.items() if math.isfinite(value)}
+            self.history.append(known)
+            self.session.show(known)
 
     def _clock(self, num_steps: int) -> None:
         """One line on speed; apart from the curve, which a kill leaves as it would have been."""
@@ -355,6 +360,7 @@ class _Run:
             with suppress(ModuleNotFoundError, RuntimeError):  # pynvml, or a driver that will not say
                 row["gpu"] = torch.cuda.utilization(self.session.device) / 100
         self.speed.append(row)
+        self.session.show(row)
         self.clock = (now, stalled_s)
 
     def _mean_over_workers(self, values: "Tensor") -> "Tensor":

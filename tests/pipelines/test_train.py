@@ -5,6 +5,8 @@ import math
 import shutil
 import subprocess
 import sys
+import time
+import urllib.request
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -418,3 +420,26 @@ def test_what_the_user_has_to_mend_is_not_tried_again_by_ray_and_a_lost_worker_i
     policy.after_exception(None, {1: RuntimeError("connection closed by peer")})
     with pytest.raises(InputError, match="shard x is damaged"):
         policy.after_exception(None, {0: RuntimeError("gloo"), 1: InputError("shard x is damaged")})
+
+
+@pytest.mark.ray
+def test_what_a_worker_shows_stands_on_the_page_that_prometheus_reads(ray_local: Any) -> None:
+    @ray_local.remote(num_cpus=0)
+    class Worker:
+        def show(self) -> None:
+            train.show("abc", {"loss": 0.25, "loss_lead vocals": 0.5})
+
+    worker = Worker.remote()
+    ray_local.get(worker.show.remote())
+    (node,) = ray_local.nodes()
+    page = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    own: list[str] = []
+    until = time.monotonic() + 60  # workers hand over what they have every ten seconds
+    while len(own) < 2 and time.monotonic() < until:
+        time.sleep(0.5)
+        with urllib.request.urlopen(page) as answer:
+            lines = answer.read().decode().splitlines()
+        own = sorted(line for line in lines if line.startswith("ray_stemline_training"))
+    ray_local.kill(worker)
+    values = {line.split("{")[0]: float(line.split()[-1]) for line in own if 'run="abc"' in line}
+    assert values == {"ray_stemline_training_loss": 0.25, "ray_stemline_training_loss_lead_vocals": 0.5}
