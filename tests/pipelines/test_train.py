@@ -439,7 +439,7 @@ def test_what_a_worker_shows_stands_on_the_page_that_prometheus_reads(ray_local:
         time.sleep(0.5)
         with urllib.request.urlopen(page) as answer:
             lines = answer.read().decode().splitlines()
-        own = sorted(line for line in lines if line.startswith("ray_stemline_training"))
+        own = [line for line in lines if line.startswith("ray_stemline_training") and 'run="abc"' in line]
     ray_local.kill(worker)
-    values = {line.split("{")[0]: float(line.split()[-1]) for line in own if 'run="abc"' in line}
+    values = {line.split("{")[0]: float(line.split()[-1]) for line in own}
     assert values == {"ray_stemline_training_loss": 0.25, "ray_stemline_training_loss_lead_vocals": 0.5}
