@@ -84,7 +84,7 @@ def score(song: SongFiles, estimates: Mapping[str, str]) -> list[Score]:
     """A score for each source that has both files; where lengths differ, the common start is compared."""
     import torch
 
-    from models.metrics import nsdr
+    from models.metrics import ideal_ratio_mask, nsdr
 
     shared = [source for source in song.references if source in estimates]
     if not shared:
@@ -98,6 +98,8 @@ def score(song: SongFiles, estimates: Mapping[str, str]) -> list[Score]:
     )
     unprocessed_SCT = torch.from_numpy(np.ascontiguousarray(mixture_CT[:, :length])).expand_as(reference_SCT)
     ours, before = nsdr(reference_SCT, estimate_SCT).tolist(), nsdr(reference_SCT, unprocessed_SCT).tolist()
+    whole = set(shared) == set(song.references)  # a mask needs all that sounds
+    ceiling = nsdr(reference_SCT, ideal_ratio_mask(reference_SCT)).tolist() if whole else [None] * len(shared)
     return [
         Score(
             track_id=song.title,
@@ -108,6 +110,7 @@ def score(song: SongFiles, estimates: Mapping[str, str]) -> list[Score]:
             sdr=None,
             mixture_nsdr=before[place],
             mixture_sdr=None,
+            ceiling_nsdr=ceiling[place],
         )
         for place, source in enumerate(shared)
     ]

@@ -36,6 +36,9 @@ def test_perfect_estimates_score_far_above_the_mixture_and_the_mixture_scores_as
     assert drums.nsdr > 60
     assert bass.nsdr == pytest.approx(bass.mixture_nsdr)
     assert bass.mixture_nsdr == pytest.approx(0, abs=0.3)  # two stems of equal energy
+    assert drums.mixture_nsdr < (drums.ceiling_nsdr or 0.0) < drums.nsdr
+    (alone,) = audition.score(toy, {"drums": perfect["drums"]})
+    assert alone.ceiling_nsdr is None  # a mask needs all that sounds
 
 
 def test_sources_without_an_estimate_are_left_out(toy: SongFiles) -> None:
