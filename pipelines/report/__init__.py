@@ -202,8 +202,8 @@ def _filtered_table(scores: Sequence[Score]) -> str:
     sound = [score for score in scores if score.solver != ILL_CONDITIONED]
     rows = []
     for source, own in _by_source(sound).items():
-        columns = ([row.isr for row in own], [row.sir for row in own], [row.sar for row in own])
-        rows.append([_named(source), *(_db(_median(values)) for values in columns)])
+        medians = (_median(getattr(row, name) for row in own) for name in ("isr", "sir", "sar"))
+        rows.append([_named(source), *map(_db, medians)])
     shown = table(["Source", "ISR", "SIR", "SAR"], rows, numeric=(1, 2, 3)) if rows else ""
     parts = [f'{shown}<p class="note">BSS Eval v4 in dB: medians over windows, then over songs.</p>']
     if doubtful := sorted({score.title for score in scores if score.solver == ILL_CONDITIONED}):

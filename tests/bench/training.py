@@ -11,13 +11,12 @@ ceiling is the ideal ratio mask's. Songs are at 8 kHz, so that all of it takes m
 are, 3 s at 44.1 kHz, are timed on their own. Each family's rows are told when it is done, and all in one table in the
 end; `--families NAME` does one alone.
 
-The first weights of a seed are drawn by each network for itself, so seeds alone make means of three differ. A
-difference counts as a miss where that happens once in twenty times: Student's t for both arms' deviations together.
+The first weights of a seed are drawn by each network for itself, so seeds alone make means of three differ. Ours may
+stay behind by no more than the deviation between seeds, the same for both arms.
 """
 
 import argparse
 import importlib
-import math
 import statistics
 import sys
 import time
@@ -29,7 +28,6 @@ import matplotlib as mpl
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from scipy import stats
 from torch import Tensor, nn
 
 from datasets.audio import decode, resample
@@ -223,7 +221,7 @@ def learning_rows(family: str, curves: dict[str, Curve]) -> Iterator[Row]:
     for what, of in (("mean gain on the way", Curve.learned), (f"gain after {mine.looks[-1]} steps", Curve.ends)):
         values = of(mine)
         there = of(theirs) if theirs else None
-        target = statistics.mean(there) - _by_chance(values, there) if there and len(there) > 1 else None
+        target = statistics.mean(there) - _noise(values, there) if there and len(there) > 1 else None
         yield figure(
             f"{family}, {what}", statistics.mean(values), "dB",
             baseline=statistics.mean(there) if there else None, target=target, more=True,
@@ -232,10 +230,9 @@ def learning_rows(family: str, curves: dict[str, Curve]) -> Iterator[Row]:
     yield from _seconds(f"{family}, a step at 8 kHz", mine.cpu_s, theirs.cpu_s if theirs else ())
 
 
-def _by_chance(mine: Sequence[float], theirs: Sequence[float]) -> float:
-    """How far the means of two arms differ by their seeds alone in one of twenty cases, in one direction."""
-    variance = statistics.mean(statistics.variance(values) for values in (mine, theirs))
-    return float(stats.t.ppf(0.95, 2 * len(mine) - 2)) * math.sqrt(2 * variance / len(mine))
+def _noise(*arms: Sequence[float]) -> float:
+    """The deviation between seeds, the same for all arms."""
+    return statistics.mean(statistics.variance(values) for values in arms) ** 0.5
 
 
 def _seconds(name: str, mine: Sequence[float], theirs: Sequence[float]) -> Iterator[Row]:

@@ -167,9 +167,8 @@ def drift(made: Cluster) -> Outcome:
     write_corpus(canary, num_songs=2, seed=7, duration_s=4.0, defects=False, splits={})
     first = _retrained(made, stack.start_run(made, "retrain/stemline", overrides=settings))
     assert first.startswith("No: "), first
-    for path in canary.rglob(
-        "drums.flac"
-    ):  # fainter, they are harder to tell from the rest; much more so, curation takes them for silence
+    # Fainter, they are harder to tell from the rest; much more so, and curation takes them for silence.
+    for path in canary.rglob("drums.flac"):
         sound, rate = soundfile.read(path)
         soundfile.write(path, 0.5 * sound, rate)
     write_corpus(made.folder / "new", num_songs=1, seed=8, duration_s=4.0, defects=False, splits={})

@@ -125,6 +125,13 @@ def test_equations_that_need_a_second_pass_get_it_and_score_as_in_museval(monkey
     assert_same_as_museval(reference_SCT, estimate_SCT)
 
 
+def test_filters_that_amplify_what_is_hardly_there_are_doubted_though_they_solve_the_equations() -> None:
+    reference_SCT, estimate_SCT = band_limited(2.0)
+    scores = bss_eval((reference_SCT * 3000).round() / 32768, estimate_SCT, RATE)  # 700 times as loud in the treble
+    assert scores.residual < toeplitz.RESIDUAL
+    assert scores.solver == ILL_CONDITIONED
+
+
 @pytest.mark.parametrize("gain", [1.0, 0.5])
 def test_stems_whose_channels_are_copies_score_as_in_museval(gain: float) -> None:
     reference_SCT, estimate_SCT = toy(1.5)
