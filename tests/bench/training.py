@@ -3,16 +3,16 @@
 The tiny preset of each family learns from the same songs: made-up ones, and rendered ones where `../shared/data` has
 them. The reference is demucs' own class of the same size and names of parameters, initialised by itself, with its
 L1 loss and torch's Adam, on the very same augmented batches; ours goes through `Learner`, as in `stemline train`.
-Both begin from the same three seeds and take turns step by step, so that a loaded machine does harm to both alike;
-time is CPU seconds of one thread. Sparse HT Demucs has no counterpart in demucs 4.1.0 and stands beside nothing.
+Both begin from the weights that the reference drew, for three seeds (`tests/models/test_first_weights.py` holds that
+ours draws alike; `--own-weights` lets it), and take turns step by step, so that a loaded machine does harm to both
+alike; time is CPU seconds of one thread. Sparse HT Demucs has no counterpart in demucs 4.1.0 and stands beside nothing.
 
 Gain is nSDR in dB above that of the unprocessed mixture, mean over songs nobody learned from and their sources; the
 ceiling is the ideal ratio mask's. Songs are at 8 kHz, so that all of it takes minutes; steps of the presets as they
 are, 3 s at 44.1 kHz, are timed on their own. Each family's rows are told when it is done, and all in one table in the
 end; `--families NAME` does one alone.
 
-The first weights of a seed are drawn by each network for itself, so seeds alone make means of three differ. Ours may
-stay behind by no more than the deviation between seeds, the same for both arms.
+Ours may stay behind by no more than the deviation between seeds, the same for both arms.
 """
 
 import argparse
@@ -187,13 +187,18 @@ class Curve:
         return [of_seed[-1] for of_seed in self.gains]
 
 
-def learn(family: str, songs: Songs, *, num_steps: int, num_seeds: int, num_looks: int) -> dict[str, Curve]:
+def learn(
+    family: str, songs: Songs, *, num_steps: int, seeds: Sequence[int], num_looks: int, own_weights: bool
+) -> dict[str, Curve]:
     """Every arm's curve, by its name."""
     looks = tuple(round(num_steps * place / num_looks) for place in range(num_looks + 1))
     trained: dict[str, list[Arm]] = {}
-    for seed in range(num_seeds):
-        made = {"ours": ours(f"{family}-tiny", seed=seed), "reference": reference(f"{family}-tiny", seed=seed)}
-        arms = {name: arm for name, arm in made.items() if arm is not None}
+    for seed in seeds:
+        arms = {"ours": ours(f"{family}-tiny", seed=seed)}
+        if beside := reference(f"{family}-tiny", seed=seed):
+            arms["reference"] = beside
+            if not own_weights:
+                arms["ours"].model.load_state_dict(beside.model.state_dict())
         for step in range(num_steps + 1):
             if step in looks:
                 for arm in arms.values():
@@ -289,7 +294,8 @@ def draw(learned: dict[str, dict[str, Curve]], ceiling: float, path: Path) -> No
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--steps", type=int, default=120)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--own-weights", action="store_true", help="each arm draws its first weights itself")
     parser.add_argument("--families", nargs="*", choices=FAMILIES, default=FAMILIES)
     parser.add_argument("--quick", action="store_true", help="a sixth of the steps, one seed and no picture")
     parser.add_argument("--picture", default=str(PICTURE), help="where the curves are drawn")
@@ -297,7 +303,7 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(1)
     began, songs = time.process_time(), read_songs()
-    num_steps, num_seeds = (options.steps // 6, 1) if options.quick else (options.steps, options.seeds)
+    num_steps, seeds = (options.steps // 6, [0]) if options.quick else (options.steps, options.seeds)
     floor = statistics.mean(float(nsdr(song, _mixture(song)).mean()) for song in songs.held_out)
     ceiling = gains(songs.held_out, lambda song: ideal_ratio_mask(song, nfft=MASK_NFFT))
     rows = [
@@ -309,7 +315,9 @@ def main() -> int:
     ]
     learned = {}
     for family in options.families:
-        learned[family] = learn(family, songs, num_steps=num_steps, num_seeds=num_seeds, num_looks=6)
+        learned[family] = learn(
+            family, songs, num_steps=num_steps, seeds=seeds, num_looks=6, own_weights=options.own_weights
+        )
         found = [*learning_rows(family, learned[family]), *time_rows(family, num_turns=2 if options.quick else 9)]
         if len(options.families) > 1:
             show(family, found)

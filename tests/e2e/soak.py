@@ -2,7 +2,9 @@
 
 PostgreSQL, S3, Prefect with its worker, MLflow, a store, and the deployment `retrain`, which finds the champion too old
 each time and trains with another seed. After each run the memory, processes and open files of everything that runs are
-counted, and temporary files. The mean of the last third is held against that of the second: the first may fill caches.
+counted, and temporary files. The median of the last third is held against that of the second: the first may fill
+caches. Servers keep connections to their databases, each a process of PostgreSQL with files of its own, and open and
+close them as requests come; those are counted apart, and may be as many as the servers' pools hold.
 """
 
 import argparse
@@ -11,7 +13,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 
 import psutil
 from rich.console import Console
@@ -25,25 +27,39 @@ SETTINGS = (
     *drill_road.SETTINGS, "train.steps=2", "train.num_workers=0", "evaluate.num_workers=1", "retrain.max_age_days=1e-9",
     "retrain.pause_h=0",
 )  # fmt: skip
+# Of SQLAlchemy, each 5 connections and 10 more for a moment: Prefect's server's, those of MLflow's runs and registry.
+POOLS = 3 * (5 + 10)
 Sample = dict[str, float]
+GONE_WITHIN_S = 30.0  # after a run is over its process may take so long to end; later it is counted
+CONNECTIONS = "database connections"
 # What may grow from the second third of the runs to the last.
 ALLOWED = {"memory, MiB": 1.10, "processes": 1.0, "open files": 1.05, "temporary files": 1.0}
 
 
 def sample(made: Cluster, runners: set[int]) -> Sample:
     """What is there between two runs; `runners` are the processes that carried out runs so far."""
-    family, open_files = made.family(), 0
-    for process in family:
+    family = made.family()
+    connections = [process for process in family if _is_connection(process)]
+    lasting, open_files = [process for process in family if process not in connections], 0
+    for process in lasting:
         with suppress(psutil.Error):
             open_files += process.num_fds()
     files = sum(len(names) for _, _, names in os.walk(made.environment["TMPDIR"]))
     sessions = sum(any(Path("/tmp").glob(f"sl-{runner}-*")) for runner in runners)  # of Ray, see pipelines.cluster
     return {
         "memory, MiB": memory_mib(family),
-        "processes": float(len(family)),
+        "processes": float(len(lasting)),
         "open files": float(open_files),
         "temporary files": float(files + sessions),
+        CONNECTIONS: float(len(connections)),
     }
+
+
+def _is_connection(process: psutil.Process) -> bool:
+    """Whether it serves one connection to a database, or cleans up after some, as PostgreSQL's titles say."""
+    with suppress(psutil.Error):
+        return " ".join(process.cmdline()).startswith(("postgres: stemline ", "postgres: autovacuum worker"))
+    return False
 
 
 def finish(made: Cluster, run: str) -> set[int]:
@@ -53,6 +69,9 @@ def finish(made: Cluster, run: str) -> set[int]:
         seen |= {process.pid for process in made.survivors("prefect.engine")}
         time.sleep(2)
     stack.finish(made, run)
+    deadline_s = time.monotonic() + GONE_WITHIN_S
+    while made.survivors("prefect.engine") and time.monotonic() < deadline_s:
+        time.sleep(0.5)
     return seen
 
 
@@ -61,6 +80,7 @@ def soak(made: Cluster, runs: int, *, within_min: float) -> tuple[list[Sample], 
     until_s = time.monotonic() + 60 * within_min
     drill_road.make_songs(made.folder / "music")
     made.environment.pop("RAY_ADDRESS", None)  # a Ray of each run's own has more to leave behind
+    made.environment["PREFECT_WORKER_QUERY_SECONDS"] = "2"  # by default the worker looks for runs every 10 s
     roots = (f"corpus.root={made.folder / 'music'}", f"store.root={made.folder / 'store'}")
     made.run(BIN / "stemline", "deploy", "--preset", "smoke", *roots, *SETTINGS)
     stack.start_worker(made)
@@ -85,9 +105,10 @@ def growth(samples: list[Sample]) -> list[Row]:
     third = max(1, len(samples) // 3)
     rows = []
     for name, allowed in ALLOWED.items():
-        before, after = (mean(one[name] for one in part) for part in (samples[third : 2 * third], samples[-third:]))
+        before, after = (median(one[name] for one in part) for part in (samples[third : 2 * third], samples[-third:]))
         rows.append(figure(name, after, "", baseline=before, target=before * allowed))
-    return rows
+    most = max(one[CONNECTIONS] for one in samples)
+    return [*rows, figure(f"{CONNECTIONS}, the most", most, "", target=POOLS)]
 
 
 def main() -> int:
