@@ -11,15 +11,13 @@ import multiprocessing
 import resource
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
-from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import nn
 
+from models import cost
 from models.catalog import PRESETS, build
 from models.dialect import to_kwargs
 from models.errors import ModelError
@@ -42,10 +40,9 @@ def main() -> int:
 
 def preset_rows(preset: str) -> Iterator[Row]:
     print(f"  {preset}", file=sys.stderr, flush=True)
-    with torch.device("meta"):
-        parameters = sum(parameter.numel() for parameter in build(preset).parameters())
-    yield figure(f"{preset}, parameters", parameters / 1e6, "M")
-    yield figure(f"{preset}, arithmetic per second of audio", forward_flop(preset) / SEGMENT_S / 1e9, "GFLOP")
+    row = cost.of(lambda: build(preset, segment_s=SEGMENT_S), num_channels=2, num_samples=SEGMENT_SAMPLES)
+    yield figure(f"{preset}, parameters", row.parameters / 1e6, "M")
+    yield figure(f"{preset}, arithmetic per second of audio", row.forward_flop / SEGMENT_S / 1e9, "GFLOP")
     ours, theirs = (in_own_process(preset, whose) for whose in ("ours", "reference"))
     assert ours is not None
     baseline = theirs or (None, None)
@@ -54,38 +51,6 @@ def preset_rows(preset: str) -> Iterator[Row]:
     if theirs:
         yield figure(f"{preset}, reference, {SEGMENT_S} s", theirs[0], "CPU s")
         yield figure(f"{preset}, reference, peak", theirs[1], "GiB")
-
-
-def forward_flop(preset: str) -> int:
-    """Floating-point operations, two per multiplication, of a forward pass on 7.8 s; transforms and norms left out.
-
-    Counted on tensors without numbers, with attention written out and without our kernels for CPUs: the counter sees
-    neither fused attention nor those, nor LSTMs, for which it gets formulas here.
-    """
-    from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.utils.flop_counter import FlopCounterMode
-
-    formulas = {torch.ops.aten.lstm: _lstm_flop, torch.ops.aten.mkldnn_rnn_layer: _lstm_layer_flop}
-    counter = FlopCounterMode(display=False, custom_mapping=formulas)
-    with ExitStack() as stack:
-        for module in ("blocks", "transformer", "tiled"):
-            stack.enter_context(patch(f"models.{module}.suits", lambda x: False))
-        for context in (FakeTensorMode(), torch.no_grad(), sdpa_kernel(SDPBackend.MATH)):
-            stack.enter_context(context)
-        model, mixture = _model(preset, "ours"), torch.zeros(1, 2, SEGMENT_SAMPLES)
-        assert model is not None
-        with counter:
-            model(mixture)
-    return int(counter.get_total_flops())
-
-
-def _lstm_flop(x: Sequence[int], hx: Any, parameters: Sequence[Sequence[int]], *_: Any, **__: Any) -> int:
-    return 2 * x[0] * x[1] * sum(shape[0] * shape[1] for shape in parameters if len(shape) == 2)
-
-
-def _lstm_layer_flop(x: Sequence[int], w_in: Sequence[int], w_state: Sequence[int], *_: Any, **__: Any) -> int:
-    return 2 * x[0] * x[1] * (w_in[0] * w_in[1] + w_state[0] * w_state[1])
 
 
 def in_own_process(preset: str, whose: str) -> tuple[float, float] | None:
