@@ -152,7 +152,7 @@ def test_a_training_tells_its_curve_and_registering_it_tells_nothing_twice(tmp_p
     candidate = registry.Candidate(
         run_key=result.run_key, checkpoint=result.checkpoint, dataset=chunks, config={}, history=history
     )
-    registry._log_run(client, run_id, candidate)
+    registry.record.log_run(client, run_id, candidate)
     assert curve(pump, "train/loss") == [(point["step"], point["loss"]) for point in history]
     assert curve(pump, "train/valid_nsdr") == [
         (point["step"], point["valid_nsdr"]) for point in history if "valid_nsdr" in point
