@@ -3,6 +3,8 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
+# Images often set it; every process would then compile all that it imports anew, two thirds of its start.
+unexport PYTHONDONTWRITEBYTECODE
 BIN := .venv/bin
 OUT ?=
 

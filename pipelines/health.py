@@ -3,10 +3,13 @@
 Checks look and try, and leave nothing behind. One that breaks counts as a fault with its error for what was seen.
 """
 
+import importlib.util
 import os
 import platform
 import re
 import shutil
+import sys
+import sysconfig
 import tempfile
 import urllib.error
 import urllib.request
@@ -73,9 +76,20 @@ def check(needs: Needs) -> Iterator[Finding]:
 
 def _python(needs: Needs) -> Finding:
     version = platform.python_version()
-    if (3, 11) <= tuple(map(int, version.split(".")[:2])) < (3, 13):
-        return Finding(name="python", state="ok", seen=version)
-    return Finding(name="python", state="fault", seen=version, mend="install Python 3.11 or 3.12, then `make sync`")
+    if not (3, 11) <= tuple(map(int, version.split(".")[:2])) < (3, 13):
+        return Finding(name="python", state="fault", seen=version, mend="install Python 3.11 or 3.12, then `make sync`")
+    if sys.dont_write_bytecode and not _is_compiled("torch"):
+        seen = f"{version}, which compiles all that it imports anew in every process"
+        mend = (
+            f"unset PYTHONDONTWRITEBYTECODE, or once: {sys.executable} -m compileall -q {sysconfig.get_path('purelib')}"
+        )
+        return Finding(name="python", state="warning", seen=seen, mend=mend)
+    return Finding(name="python", state="ok", seen=version)
+
+
+def _is_compiled(package: str) -> bool:
+    found = importlib.util.find_spec(package)
+    return bool(found and found.origin and Path(importlib.util.cache_from_source(found.origin)).exists())
 
 
 def _versions(needs: Needs) -> Finding:

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from flows import doctor
 from flows.__main__ import main
+from pipelines import health
 from pipelines.health import Finding
 
 
@@ -58,6 +59,19 @@ def test_the_doctor_names_a_store_and_a_server_out_of_reach(
     assert found["MLflow"]["state"] == "fault"
     assert "MLFLOW_TRACKING_URI" in found["MLflow"]["mend"]
     assert found["store"]["state"] == "fault"
+
+
+def test_the_doctor_tells_when_every_process_compiles_what_it_imports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs = health.Needs(store=str(tmp_path), data=str(tmp_path), num_workers=0, use_gpu=False)
+    monkeypatch.setattr("sys.pycache_prefix", str(tmp_path))
+    monkeypatch.setattr("sys.dont_write_bytecode", False)
+    assert next(health.check(needs)).state == "ok"
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    found = next(health.check(needs))
+    assert (found.name, found.state) == ("python", "warning")
+    assert "unset PYTHONDONTWRITEBYTECODE" in found.mend
 
 
 def test_faults_are_marked_and_each_has_its_way_out_in_eighty_columns() -> None:
