@@ -4,7 +4,10 @@ PostgreSQL, S3, Prefect with its worker, MLflow, a store, and the deployment `re
 each time and trains with another seed. After each run the memory, processes and open files of everything that runs are
 counted, and temporary files. The median of the last third is held against that of the second: the first may fill
 caches. Servers keep connections to their databases, each a process of PostgreSQL with files of its own, and open and
-close them as requests come; those are counted apart, and may be as many as the servers' pools hold.
+close them as requests come; those are counted apart, and may be as many as the servers' pools hold. The S3 server for
+tests has no disk, so what it stores is its memory, and is told apart too.
+
+Memory is what a process has for itself, so that nothing else on the machine changes it.
 """
 
 import argparse
@@ -20,7 +23,7 @@ from rich.console import Console
 
 from tests.bench.table import Row, figure, show
 from tests.e2e import drill_road, stack
-from tests.e2e.services_here import BIN, Cluster, cluster, memory_mib
+from tests.e2e.services_here import BIN, Cluster, cluster
 
 CONSOLE = Console(highlight=False)
 SETTINGS = (
@@ -32,6 +35,7 @@ POOLS = 3 * (5 + 10)
 Sample = dict[str, float]
 GONE_WITHIN_S = 30.0  # after a run is over its process may take so long to end; later it is counted
 CONNECTIONS = "database connections"
+STORED = "S3, MiB"
 # What may grow from the second third of the runs to the last.
 ALLOWED = {"memory, MiB": 1.10, "processes": 1.0, "open files": 1.05, "temporary files": 1.0}
 
@@ -40,18 +44,21 @@ def sample(made: Cluster, runners: set[int]) -> Sample:
     """What is there between two runs; `runners` are the processes that carried out runs so far."""
     family = made.family()
     connections = [process for process in family if _is_connection(process)]
-    lasting, open_files = [process for process in family if process not in connections], 0
+    lasting = [process for process in family if process not in connections]
+    stored, held, open_files = made.services["S3"].family(), dict[int, float](), 0
     for process in lasting:
         with suppress(psutil.Error):
             open_files += process.num_fds()
+            held[process.pid] = process.memory_full_info().uss / 2**20
     files = sum(len(names) for _, _, names in os.walk(made.environment["TMPDIR"]))
     sessions = sum(any(Path("/tmp").glob(f"sl-{runner}-*")) for runner in runners)  # of Ray, see pipelines.cluster
     return {
-        "memory, MiB": memory_mib(family),
+        "memory, MiB": sum(mib for pid, mib in held.items() if pid not in {process.pid for process in stored}),
         "processes": float(len(lasting)),
         "open files": float(open_files),
         "temporary files": float(files + sessions),
         CONNECTIONS: float(len(connections)),
+        STORED: sum(held.get(process.pid, 0.0) for process in stored),
     }
 
 
@@ -108,7 +115,12 @@ def growth(samples: list[Sample]) -> list[Row]:
         before, after = (median(one[name] for one in part) for part in (samples[third : 2 * third], samples[-third:]))
         rows.append(figure(name, after, "", baseline=before, target=before * allowed))
     most = max(one[CONNECTIONS] for one in samples)
-    return [*rows, figure(f"{CONNECTIONS}, the most", most, "", target=POOLS)]
+    stored = (samples[-1][STORED] - samples[0][STORED]) / (len(samples) - 1)
+    return [
+        *rows,
+        figure(f"{CONNECTIONS}, the most", most, "", target=POOLS),
+        figure("stored in S3", stored, "MiB a run"),
+    ]
 
 
 def main() -> int:
