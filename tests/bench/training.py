@@ -267,26 +267,33 @@ def time_rows(family: str, *, num_turns: int) -> Iterator[Row]:
 # --- the picture --------------------------------------------------------------------------------------------
 
 
-def draw(learned: dict[str, dict[str, Curve]], ceiling: float, path: Path) -> None:
-    """Gain against step: every seed a thin line, their mean a bold one."""
+def draw(learned: dict[str, dict[str, Curve]], marks: dict[str, float], path: Path) -> None:
+    """Gain against step: every seed a thin line, their mean a bold one, ours upon the reference's; marks by name."""
     mpl.rcParams.update({"svg.hashsalt": "training", "svg.fonttype": "none", "font.size": 9})
-    picture = Figure(figsize=(7.2, 2.4))
+    picture = Figure(figsize=(7.2, 2.6))
     panels = np.atleast_1d(picture.subplots(1, len(learned), sharey=True))
+    widths = {"reference": 4.0, "ours": 1.4}
+    shown = [gain for curves in learned.values() for curve in curves.values() for one in curve.gains for gain in one]
+    low, high = min(shown) - 0.3, max(shown) + 0.3
+    within = {name: gain for name, gain in marks.items() if low < gain < high}
     for axes, (family, curves) in zip(panels, learned.items(), strict=True):
-        for name, curve in curves.items():
+        for name in (name for name in widths if name in curves):
+            curve = curves[name]
             for of_seed in curve.gains:
                 axes.plot(curve.looks, of_seed, color=COLOURS[name], linewidth=0.5, alpha=0.5)
+            alpha = 0.35 if name == "reference" else 1
             mean = np.mean(curve.gains, axis=0)
-            axes.plot(curve.looks, mean, color=COLOURS[name], linewidth=1.6, label=name)
-        axes.axhline(0, color=INK, linewidth=0.6)
-        axes.axhline(ceiling, color=INK, linewidth=0.6, linestyle=":")
+            axes.plot(curve.looks, mean, color=COLOURS[name], linewidth=widths[name], alpha=alpha, label=name)
+        for gain in within.values():
+            axes.axhline(gain, color=INK, linewidth=0.6, linestyle=":")
         axes.set_title(family, fontsize=9)
-        axes.set_ylim(-6, ceiling + 1)
+        axes.set_ylim(low, high)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
     panels[0].set_ylabel("dB nSDR above the mixture")
-    panels[0].legend(frameon=False, fontsize=8, loc="lower right")
-    picture.text(0.5, -0.04, "steps; dotted: ideal ratio mask", ha="center")
+    panels[0].legend(frameon=False, fontsize=8, loc="upper left")
+    words = ", ".join(f"{name} {gain:.1f} dB{' (dotted)' if name in within else ''}" for name, gain in marks.items())
+    picture.text(0.5, -0.06, f"steps; {words}", ha="center")
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.savefig(path, metadata={"Date": None}, bbox_inches="tight")
 
@@ -305,12 +312,13 @@ def main() -> int:
     began, songs = time.process_time(), read_songs()
     num_steps, seeds = (options.steps // 6, [0]) if options.quick else (options.steps, options.seeds)
     floor = statistics.mean(float(nsdr(song, _mixture(song)).mean()) for song in songs.held_out)
+    silence = gains(songs.held_out, torch.zeros_like)
     ceiling = gains(songs.held_out, lambda song: ideal_ratio_mask(song, nfft=MASK_NFFT))
     rows = [
         figure("songs to learn from", len(songs.learned), "songs"),
         figure("songs held out", len(songs.held_out), "songs"),
         figure("floor, the mixture's nSDR", floor, "dB"),
-        figure("gain of silence", gains(songs.held_out, torch.zeros_like), "dB"),
+        figure("gain of silence", silence, "dB"),
         figure("ceiling, gain of the ideal ratio mask", ceiling, "dB"),
     ]
     learned = {}
@@ -324,7 +332,7 @@ def main() -> int:
             sys.stdout.flush()
         rows += found
     if not options.quick and len(learned) > 1:
-        draw(learned, ceiling, Path(options.picture))
+        draw(learned, {"silence": silence, "ideal ratio mask": ceiling}, Path(options.picture))
     rows.append(figure("all of it", time.process_time() - began, "CPU s"))
     return show("Learning", rows, options.out)
 
