@@ -106,7 +106,7 @@ def test_a_bare_process_separates_a_whole_song_as_we_do_and_two_versions_side_by
         + "\n\n_once = separate\n\ndef separate(*args, **options):\n    return 2 * _once(*args, **options)\n"
     )
     other = make_candidate(tmp_path / "other", run_key="e5f6")
-    monkeypatch.setattr("pipelines.registry.write_bundle", functools.partial(write_bundle, source=changed))
+    monkeypatch.setattr("pipelines.registry.record.write_bundle", functools.partial(write_bundle, source=changed))
     second = register(config, other, store=store)
 
     song = mixture(8000 * 5 + 123)
