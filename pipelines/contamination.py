@@ -22,6 +22,7 @@ class Contamination:
     songs: Mapping[str, str] = field(default_factory=dict)  # track id -> how it is known that a model learnt from it
     known: bool = True  # False where a dataset that a model learnt from is gone
     by_ear: bool = True  # False where only digests could be compared
+    gaps: tuple[str, ...] = ()  # what is not known, and why, in words
 
 
 def find(held_out: ShardSet, learnt_from: Sequence[str], *, split: str, min_similarity: float) -> Contamination:

@@ -117,6 +117,7 @@ class SongScore:
     leakage_db: Mapping[str, float]  # of sources with silent windows: RMS of the estimate in them, dBFS
     duration_s: float
     level_db: float  # RMS of the mixture, dBFS
+    mixture_nsdr: Mapping[str, float] = field(default_factory=dict)  # of the unprocessed mixture; empty: not kept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,6 +208,7 @@ def _songs(scores: Sequence[Score]) -> dict[str, SongScore]:
             leakage_db={score.source: score.leakage_db for score in own if score.leakage_db is not None},
             duration_s=own[0].duration_s,
             level_db=own[0].level_db,
+            mixture_nsdr={score.source: score.mixture_nsdr for score in own},
         )
         for track_id, own in rows.items()
     }

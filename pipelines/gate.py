@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from datasets import storage
 from datasets.errors import InputError
 from pipelines.contamination import Contamination
-from pipelines.evaluate import ScoreSummary, SongScore
+from pipelines.evaluate import ScoreSummary, SongScore, SourceScore
 from pipelines.paired import Difference, difference
 
 CLEAN = Contamination()
@@ -94,7 +94,7 @@ class Decision:
     source_gains: Mapping[str, Difference] = field(default_factory=dict)
     slice_gains: Mapping[str, Difference] = field(default_factory=dict)
     visible: float | None = None  # dB that so many songs show in four of five cases
-    left_out: tuple[str, ...] = ()  # songs that one of the two has heard in training
+    left_out: tuple[str, ...] = ()  # songs that the candidate or the champion has heard in training
     asked: str = ""  # who was asked and gave their word; empty where nobody was, or nobody answered
 
 
@@ -103,23 +103,26 @@ def decide(
 ) -> Decision:
     """Promote, or say which rules forbid it. InputError if the two were not scored alike.
 
-    Songs that one of the two `heard` in training are left out of the comparison.
+    Songs that one of the two `heard` in training are left out before any rule is applied, and of every number.
     """
-    improvement = candidate.overall.improvement
-    alone = tuple(_alone(candidate, config))
+    if champion is not None:
+        _require_comparable(candidate, champion)
+    left_out = tuple(sorted(heard.songs.keys() & candidate.songs.keys()))
+    unheard = _over_remaining(candidate, left_out)
+    alone = (*_alone(unheard, config), _contamination(left_out, heard, num_models=1 if champion is None else 2))
     if champion is None:
-        reason = _obstacle(alone) or f"The first champion: {_over_mixture(candidate)}, over {_songs(candidate.songs)}."
+        reason = _obstacle(alone) or f"The first champion: {_over_mixture(unheard)}, over {_songs(unheard.songs)}."
         return Decision(
-            promote=all(check.met for check in alone), reason=reason, improvement=improvement, checks=alone,
-            num_songs=len(candidate.songs),
+            promote=all(check.met for check in alone), reason=reason, improvement=unheard.overall.improvement,
+            checks=alone, num_songs=len(unheard.songs), left_out=left_out,
         )  # fmt: skip
     pairs = compare(candidate, champion, config, heard=heard.songs)
-    checks = (*alone, _contamination(pairs, heard), *_beside(candidate, champion, config, pairs))
-    praise = f"It scores {_sure(pairs.gain, config)} and {_over_mixture(candidate)}."
+    checks = (*alone, *_beside(unheard, _over_remaining(champion, left_out), config, pairs))
+    praise = f"It scores {_sure(pairs.gain, config)} and {_over_mixture(unheard)}."
     return Decision(
         promote=all(check.met for check in checks),
         reason=_obstacle(checks) or praise,
-        improvement=improvement,
+        improvement=unheard.overall.improvement,
         checks=checks,
         num_songs=pairs.gain.num_songs,
         champion_digest=champion.model_digest,
@@ -150,13 +153,8 @@ def compare(
     left_out = tuple(sorted(set(heard) & candidate.songs.keys()))
     gains = {
         track_id: {source: score.nsdr[source] - champion.songs[track_id].nsdr[source] for source in candidate.sources}
-        for track_id, score in candidate.songs.items()
-        if track_id not in left_out
+        for track_id, score in _remaining(candidate, left_out).items()
     }
-    if not gains:
-        raise InputError(
-            f"each of the {_songs(left_out)} was heard by one of the two in training; songs that neither knows would do"
-        )
     means = {track_id: statistics.fmean(gain.values()) for track_id, gain in gains.items()}
 
     def over(values: Sequence[float]) -> Difference:
@@ -172,6 +170,38 @@ def compare(
         },
         left_out=left_out,
     )
+
+
+def _remaining(summary: ScoreSummary, left_out: Collection[str]) -> dict[str, SongScore]:
+    """The songs that are not left out; InputError where none remains."""
+    songs = {track_id: score for track_id, score in summary.songs.items() if track_id not in left_out}
+    if not songs:
+        raise InputError(
+            f"each of the {_songs(summary.songs)} was heard by one of the two in training; compare them on songs that "
+            "neither has heard, such as those of another corpus.test_fraction or corpus.root"
+        )
+    return songs
+
+
+def _over_remaining(summary: ScoreSummary, left_out: Collection[str]) -> ScoreSummary:
+    """The scores over the songs that are not left out: the nSDR, on which alone the gate decides."""
+    songs = _remaining(summary, left_out)
+    if len(songs) == len(summary.songs):
+        return summary
+
+    def over(source: str, told: SourceScore) -> SourceScore:
+        floors = [song.mixture_nsdr.get(source, told.mixture_nsdr) for song in songs.values()]
+        nsdr = statistics.fmean(song.nsdr[source] for song in songs.values())
+        return SourceScore(nsdr=nsdr, mixture_nsdr=statistics.fmean(floors), sdr=None, mixture_sdr=None)
+
+    sources = {source: over(source, told) for source, told in summary.sources.items()}
+    overall = SourceScore(
+        nsdr=statistics.fmean(score.nsdr for score in sources.values()),
+        mixture_nsdr=statistics.fmean(score.mixture_nsdr for score in sources.values()),
+        sdr=None,
+        mixture_sdr=None,
+    )
+    return replace(summary, songs=songs, sources=sources, overall=overall)
 
 
 def _require_comparable(candidate: ScoreSummary, champion: ScoreSummary) -> None:
@@ -274,17 +304,22 @@ def _beside(candidate: ScoreSummary, champion: ScoreSummary, config: GateConfig,
             said=f"On {own.num_songs} {name} songs it scores {own.mean:+.2f} dB nSDR against the champion; a loss of "
             f"{config.slice_tolerance:.2f} dB is allowed.",
         )
-    yield from _leakage(candidate, champion, config, left_out=pairs.left_out)
+    yield from _leakage(candidate, champion, config)
 
 
-def _contamination(pairs: Pairs, heard: Contamination) -> Check:
-    """Never an obstacle: songs that would flatter one of the two are not among those compared."""
-    said = "Neither was trained with any of these songs."
-    if pairs.left_out:
-        named = ", ".join(f"{track_id} ({heard.songs[track_id]})" for track_id in pairs.left_out)
-        said = f"{_songs(pairs.left_out)} that one of them was trained with are left out: {named}."
+def _contamination(left_out: Sequence[str], heard: Contamination, *, num_models: int) -> Check:
+    """Never an obstacle: songs that would flatter a model are not among those that any rule looks at."""
+    one, none = ("one of them", "Neither was") if num_models == 2 else ("it", "It was not")
+    if left_out:
+        named = ", ".join(f"{track_id} ({heard.songs[track_id]})" for track_id in left_out)
+        said = f"{_songs(left_out)} that {one} was trained with are left out: {named}."
+    elif heard.known:
+        said = f"{none} trained with any of these songs."
+    else:
+        said = "None of these songs was found among what is known of the training."
     if not heard.known:
-        said += " Which songs the champion was trained with is not known any more."
+        why = f": {'; '.join(heard.gaps)}" if heard.gaps else ""
+        said += f" All that {one} was trained with is not known any more{why}."
     if not heard.by_ear:
         said += " Only equal audio was looked for; datasets curated anew tell other masters and excerpts, too."
     return Check(rule="contamination", met=True, said=said)
@@ -303,25 +338,28 @@ def with_word(decision: Decision, *, name: str, promote: bool, why: str) -> Deci
     )
 
 
-def _leakage(
-    candidate: ScoreSummary, champion: ScoreSummary, config: GateConfig, *, left_out: Sequence[str]
-) -> Iterator[Check]:
-    """More sound where a stem is silent, which no ratio to the reference tells well."""
-    more = [
-        leaked_db - champion.songs[track_id].leakage_db[source]
-        for track_id, song in candidate.songs.items()
-        if track_id not in left_out
-        for source, leaked_db in song.leakage_db.items()
-        if source in champion.songs[track_id].leakage_db
-    ]
+def _leakage(candidate: ScoreSummary, champion: ScoreSummary, config: GateConfig) -> Iterator[Check]:
+    """More sound where a stem is silent, which no ratio to the reference tells well; the worst song counts."""
+    more: dict[str, tuple[float, float, str]] = {}
+    for source in candidate.sources:
+        ours, theirs = _worst_leak(candidate, source), _worst_leak(champion, source)
+        if ours and theirs:
+            more[source] = (ours[0] - theirs[0], *ours)
     if more:
-        mean = statistics.fmean(more)
+        source = max(more, key=lambda name: more[name][0])
+        excess_db, leaked_db, track_id = more[source]
         yield Check(
             rule="leakage_tolerance_db",
-            met=mean <= config.leakage_tolerance_db,
-            said=f"Where a stem is silent it lets {mean:+.1f} dB through, against the champion; "
-            f"{config.leakage_tolerance_db:+.1f} dB are allowed.",
+            met=excess_db <= config.leakage_tolerance_db,
+            said=f"Where {source} is silent it lets {leaked_db:.1f} dBFS through at worst (in {track_id}), "
+            f"{excess_db:+.1f} dB against the champion's worst; {config.leakage_tolerance_db:+.1f} dB are allowed.",
         )
+
+
+def _worst_leak(scores: ScoreSummary, source: str) -> tuple[float, str] | None:
+    """The loudest leak of a source in dBFS and its song; None where the source is silent nowhere."""
+    leaks = [(song.leakage_db[source], name) for name, song in scores.songs.items() if source in song.leakage_db]
+    return max(leaks) if leaks else None
 
 
 # -- words ----------------------------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ def summary(
             leakage_db=leakage_db or {},
             duration_s=100.0 + place,
             level_db=-30.0 + place,
+            mixture_nsdr=dict.fromkeys(rows, -5.0),
         )
         for place in range(num_songs)
     }
@@ -189,6 +190,66 @@ def test_a_song_that_one_of_them_was_trained_with_is_left_out() -> None:
     assert any("not known any more" in check.said for check in unknown.checks)
     with pytest.raises(InputError, match="each of the 20 songs was heard by one of the two in training"):
         decide(summary(2.0, 2.0), CHAMPION, CONFIG, heard=Contamination(songs=dict.fromkeys(CHAMPION.songs, "")))
+
+
+def test_songs_that_were_heard_count_in_no_rule_and_in_no_number() -> None:
+    values = [25.0] * 10 + [-4.0] * 10  # by far better where it was trained, and below silence where it was not
+    heard = Contamination(songs={f"{place:02d}": "the same audio" for place in range(10)})
+    candidate = summary(values, values)
+    assert decide(candidate, None, CONFIG).promote
+    champion = summary([-9.0] * NUM_SONGS, [-9.0] * NUM_SONGS, model="champion")
+    for rival in (None, champion):
+        decision = decide(candidate, rival, CONFIG, heard=heard)
+        assert not decision.promote
+        assert {"min_improvement", "min_nsdr"} <= set(unmet(decision))
+        assert (decision.improvement, decision.num_songs) == (1.0, 10)
+        assert len(decision.left_out) == 10
+        assert "+1.00 dB nSDR over 10 songs" in decision.reason
+    with pytest.raises(InputError, match="each of the 20 songs was heard by one of the two in training"):
+        decide(candidate, None, CONFIG, heard=Contamination(songs=dict.fromkeys(candidate.songs, "")))
+
+
+def test_the_improvement_is_over_the_mixtures_of_the_songs_that_are_left() -> None:
+    candidate = summary(2.0, 2.0)
+    songs = {
+        name: replace(song, mixture_nsdr=dict.fromkeys(song.nsdr, -20.0 if name < "05" else 0.0))
+        for name, song in candidate.songs.items()
+    }
+    heard = Contamination(songs={f"{place:02d}": "" for place in range(5)})
+    decision = decide(replace(candidate, songs=songs), None, CONFIG, heard=heard)
+    assert decision.improvement == 2.0
+    assert unmet(decision) == ["min_improvement"]
+
+
+def test_a_first_champion_is_said_to_know_no_song_only_where_that_is_known() -> None:
+    def said(heard: Contamination) -> str:
+        return next(
+            check.said for check in decide(summary(2.0, 2.0), None, CONFIG, heard=heard).checks
+            if check.rule == "contamination"
+        )  # fmt: skip
+
+    assert said(Contamination()) == "It was not trained with any of these songs."
+    assert said(Contamination(songs={"03": "the same audio"})).startswith("1 song that it was trained with")
+    unknown = said(Contamination(known=False, gaps=("it began from the file x.th",)))
+    assert "was not trained" not in unknown
+    assert "is not known any more: it began from the file x.th." in unknown
+
+
+def test_one_song_that_leaks_is_not_made_up_for_by_all_others() -> None:
+    champion = summary(1.0, 1.0, model="champion", leakage_db={"bass": -60.0, "drums": -30.0})
+    candidate = summary(around(3.0, 0.1), around(3.0, 0.1), leakage_db={"bass": -80.0, "drums": -50.0})
+    assert decide(candidate, champion, CONFIG).promote
+    songs = {**candidate.songs, "07": replace(candidate.songs["07"], leakage_db={"bass": -56.5, "drums": -50.0})}
+    decision = decide(replace(candidate, songs=songs), champion, CONFIG)
+    assert unmet(decision) == ["leakage_tolerance_db"]
+    assert "Where bass is silent it lets -56.5 dBFS through at worst (in 07), +3.5 dB" in decision.reason
+    heard = Contamination(songs={"07": "the same audio"})
+    assert decide(replace(candidate, songs=songs), champion, CONFIG, heard=heard).promote
+
+
+def test_equal_scores_are_no_gain() -> None:
+    equal = decide(replace(CHAMPION, model_digest="other"), CHAMPION, replace(CONFIG, margin=0.0))
+    assert unmet(equal) == ["margin"]
 
 
 def test_a_person_may_turn_a_yes_into_a_no_and_never_the_other_way_round() -> None:

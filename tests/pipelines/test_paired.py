@@ -52,3 +52,34 @@ def test_no_difference_takes_no_songs_and_nothing_is_not_a_number_in_silence() -
     assert made.songs_needed(0.0, 0.95) == 0
     broken = difference([math.nan, 1.0, 2.0], confidence=0.95)
     assert not broken.low > 0
+
+
+def test_bounds_are_those_of_a_resampling_that_is_written_out() -> None:
+    """Each resample's mean and standard error by NumPy, one after the other."""
+    values = np.sort(dice(2, "tail").exponential(1.0, 12) ** 3)
+    drawn = np.random.default_rng(0).integers(0, 12, (4000, 12))
+    resampled = [values[picked] for picked in drawn]
+    away = [(one.mean() - values.mean()) / (one.std(ddof=1) / math.sqrt(12)) for one in resampled]
+    error = values.std(ddof=1) / math.sqrt(12)
+    low = values.mean() - error * max(np.quantile(away, 0.95), 1.7959)
+    high = values.mean() - error * min(np.quantile(away, 0.05), -1.7959)
+    made = difference(values.tolist(), confidence=0.95, resamples=4000)
+    assert (made.low, made.high) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
+    assert high - values.mean() > 1.2 * 1.7959 * error  # the resampling decides here, not Student
+
+
+def test_evenly_spread_songs_have_the_bounds_of_student() -> None:
+    """t at 97.5 % with 7 degrees of freedom is 2.3646; where that is wider than what the resampling says it holds."""
+    values = [-1.0, -1.0, -1.0, -1.0, 1.0, 1.0, 1.0, 1.0]
+    made = difference(values, confidence=0.6)
+    spread = math.sqrt(8 / 7)
+    assert made.spread == pytest.approx(spread)
+    assert made.low <= -0.2632 * spread / math.sqrt(8) + 1e-4  # t at 60 % is 0.2632
+    assert made.visible(0.975) == pytest.approx((2.3646 + 0.8416) * spread / math.sqrt(8), rel=1e-4)
+    assert made.songs_needed(1.0, 0.975) == math.ceil((1.9600 + 0.8416) ** 2 * 8 / 7 + 1.9600**2 / 2)
+
+
+def test_thousands_of_songs_get_along_with_fewer_resamples() -> None:
+    values = dice(3, "many").normal(0.1, 1.0, 3000)
+    made = difference(values.tolist(), confidence=0.975)
+    assert made.low == pytest.approx(values.mean() - 1.96 * values.std(ddof=1) / math.sqrt(3000), abs=0.003)
