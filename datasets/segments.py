@@ -6,6 +6,7 @@ was interrupted. An epoch is as many rows as fill the playing time once; they li
 drawn anew for each epoch, and come in an order that is drawn anew as well.
 """
 
+import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -106,8 +107,8 @@ class SegmentIndex:
 
 
 def _weight(weight: float, address: ShardSet) -> float:
-    if weight < 0:
-        raise InputError(f"the weight of {address.uri} is {weight}; 0 or more would do")
+    if not 0 <= weight < math.inf:
+        raise InputError(f"the weight of {address.uri} must be >= 0, got {weight}")
     return weight
 
 

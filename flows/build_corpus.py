@@ -13,8 +13,6 @@ from pipelines.automix import AutomixResult
 from pipelines.curate import CurateResult
 from pipelines.ingest import IngestResult
 
-STEPS = ("ingest", "curate", "analyze", "automix")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Corpus:
@@ -41,12 +39,15 @@ class Corpus:
 
 @flow(name="build-corpus", validate_parameters=False)
 def build_corpus(config: RunConfig, *, until: str = "automix") -> Corpus:
-    """Runs the steps up to and including `until`."""
+    """Runs the steps up to and including `until`; the last two, which only serve automixes, where some are wanted."""
     ingested = ingest_songs(config)
     if until == "ingest":
         return Corpus(ingested=ingested)
     curated = curate_songs(config, ingested)
     if until == "curate":
+        return Corpus(ingested=ingested, curated=curated)
+    if until == "automix" and not config.wants_automixes:
+        current().detail("no automixes: automix_weight or automix.mixes_per_track is 0")
         return Corpus(ingested=ingested, curated=curated)
     profiles = analyze_songs(config, curated)
     if until == "analyze":

@@ -72,7 +72,12 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         if self.automix_weight < 0:
-            raise InputError(f"automix_weight is {self.automix_weight}; 0 or more would do")
+            raise InputError(f"automix_weight must be >= 0, got {self.automix_weight}")
+
+    @property
+    def wants_automixes(self) -> bool:
+        """Whether training would ever draw one; if not, none is planned or rendered."""
+        return self.automix_weight > 0 and self.automix.mixes_per_track > 0
 
 
 def load(preset: str, overrides: Sequence[str] = ()) -> RunConfig:

@@ -225,6 +225,8 @@ def _walking(verb: str, preset: str, songs: str, store: str, overrides: list[str
         raise InputError(f"this run crashed {MAX_STARTS} times; see its log, then start another")
     given = [f"store.root={json.dumps(store)}", *([f"corpus.root={json.dumps(songs)}"] if songs else [])]
     config = door.load(preset, [*given, *(overrides or [])])
+    if verb != "ingest":
+        config.model.check_start()
     with held(config.store.root, verb=verb, patience_s=STORE_PATIENCE_S) as folder, RunScreen(), session():
         check_address(registry.address(str(folder)))
         door.write(config, folder / "cache" / "flows" / f"{runtime.flow_run.id}.toml")

@@ -14,6 +14,7 @@ from flows.config import RunConfig
 from flows.step import resumable, said, step
 from pipelines import contamination, evaluate, gate, registry, train
 from pipelines.contamination import Contamination
+from pipelines.curate import CurateConfig
 from pipelines.evaluate import EvaluateResult, ScoreSummary
 from pipelines.gate import Decision
 from pipelines.provenance import code_commit, code_digest
@@ -174,7 +175,8 @@ def _decide(config: RunConfig, corpus: Corpus, candidate: EvaluateResult, champi
 
 def heard_in(config: RunConfig, songs: ShardSet, datasets: Sequence[str]) -> Contamination:
     """The held-out songs among `songs` that were learnt from, there or in one of the other datasets' manifests."""
-    similarity = config.curate.min_similarity
+    # A corpus may keep copies, as published ones do; which of them a model has heard is asked all the same.
+    similarity = config.curate.min_similarity if config.curate.min_similarity <= 1 else CurateConfig().min_similarity
     return contamination.find(songs, datasets, split=config.evaluate.split, min_similarity=similarity)
 
 

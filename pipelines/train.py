@@ -80,11 +80,12 @@ def run(
     A finished run with the same settings, songs and code is returned without starting a worker, an interrupted
     one goes on from its last checkpoint. With `live` the curve is in MLflow while it grows.
     """
+    model.check_start()
     job = Job(
         config=config,
         model=_resolved(model, store),
         sources=tuple(sources),
-        chunks=tuple(chunks),
+        chunks=tuple((table, weight) for table, weight in chunks if weight),  # of what is never drawn nothing is read
         keep=None if keep is None else tuple(sorted(keep)),
     )
     run_key = key_of(job)

@@ -41,6 +41,15 @@ class ModelConfig:
     preset: str = "htdemucs"
     options: dict[str, Any] = field(default_factory=dict)
     start: str = ""  # weights to begin with: a checkpoint, a file, or models:/NAME@ALIAS; random ones where empty
+    fine_tune: bool = False  # the recipe changes trained weights: without `start` it is refused
+
+    def check_start(self) -> None:
+        """InputError where a recipe for fine-tuning has nothing to begin with; asked before any step of the road."""
+        if self.fine_tune and not self.start:
+            raise InputError(
+                "model.start must name the weights to fine-tune (model.fine_tune is true), got none; for example "
+                "model.start=models:/stemline@champion, or model.start=FOLDER of a checkpoint"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

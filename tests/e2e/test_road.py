@@ -63,6 +63,14 @@ def test_a_second_run_redoes_nothing(walked: Walked, tmp_path: Path) -> None:
     assert again["model"]["trained"] == first["model"]["trained"]
 
 
+def test_mixes_that_training_would_never_draw_are_not_made(walked: Walked) -> None:
+    before = set(walked.store.rglob("*.parquet"))
+    answer = drill.ask(walked.store, walked.songs, "automix", "automix_weight=0")
+    assert (answer["profiles"], answer["automixes"]) == (None, None)
+    assert answer["curated"] == walked.answer["corpus"]["curated"]
+    assert set(walked.store.rglob("*.parquet")) == before
+
+
 def test_a_song_is_forgotten_by_name_of_those_who_heard_it(walked: Walked) -> None:
     kept = read_songs(ShardSet(**walked.answer["corpus"]["curated"]["chunks"]))
     song = next(song for song in kept if song.split == "train")
