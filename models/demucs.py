@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from .blocks import BiLSTM, DConv, group_norm, rescale_convolutions
 from .errors import ModelError, check_audio, check_mixture
+from .ranges import PositiveFloat, PositiveInt, check_ranges
 from .spectral import at_least_float32
 
 KERNEL, STRIDE = 8, 4
@@ -30,22 +31,19 @@ class DemucsConfig:
     """Version 2 with 64 channels by default, the model of the April 2021 release."""
 
     sources: tuple[str, ...] = ("drums", "bass", "other", "vocals")  # order of the estimates
-    sample_rate: int = 44100  # Hz
-    audio_channels: int = 2
-    segment_s: float = 10.0  # seconds to separate at once; any other length works too
-    version: Literal[2, 3] = 2
-    channels: int = 64  # features of the outermost layers
-    growth: int = 2  # factor of features from layer to layer
-    depth: int = 6  # encoder layers
+    sample_rate: PositiveInt = 44100  # Hz
+    audio_channels: PositiveInt = 2
+    segment_s: PositiveFloat = 10.0  # seconds to separate at once; any other length works too
+    version: Literal[2, 3] = 2  # 2 has an LSTM at the bottom, 3 residual branches
+    channels: PositiveInt = 64  # features of the outermost layers
+    growth: PositiveInt = 2  # factor of features from layer to layer
+    depth: PositiveInt = 6  # encoder layers
     oversample: bool = True  # work at twice the sample rate
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sources", tuple(self.sources))
-        check_audio(self.sources, self.sample_rate, self.audio_channels, self.segment_s)
-        if self.version not in (2, 3):
-            raise ModelError(f"version {self.version}: want 2 (LSTM) or 3 (residual branches)")
-        if self.depth < 1 or self.channels < 1:
-            raise ModelError(f"depth {self.depth} and channels {self.channels} must be positive")
+        check_ranges(self, ModelError)
+        check_audio(self.sources, self.sample_rate, self.segment_s)
         if self.version == 3 and self.channels % 4:
             raise ModelError(
                 f"channels {self.channels}: version 3 wants a multiple of 4, since branches take a quarter"

@@ -19,12 +19,10 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
 
 
-def check_audio(sources: tuple[str, ...], sample_rate: int, audio_channels: int, segment_s: float) -> None:
+def check_audio(sources: tuple[str, ...], sample_rate: int, segment_s: float) -> None:
     """ModelError unless these can describe the audio of any of the architectures."""
     if not sources or len(set(sources)) != len(sources):
         raise ModelError(f"sources {list(sources)}: name at least one, and none twice")
-    if sample_rate < 1 or audio_channels < 1:
-        raise ModelError(f"sample_rate {sample_rate} and audio_channels {audio_channels} must be positive")
     if segment_s * sample_rate < 1:
         raise ModelError(f"segment_s {segment_s} is less than a sample long")
 

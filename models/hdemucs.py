@@ -25,6 +25,7 @@ from .blocks import (
     standardize,
 )
 from .errors import ModelError, check_audio, check_mixture
+from .ranges import NonNegativeInt, PositiveFloat, PositiveInt, check_ranges
 from .spectral import to_channels, to_samples, to_spectrum
 
 KERNEL, STRIDE = 8, 4  # over frequency in the spectral branch, over time in the other
@@ -37,21 +38,24 @@ class HDemucsConfig:
     """The published hybrid model by default, `hdemucs_mmi` and the hybrid half of `repro_mdx_a` alike."""
 
     sources: tuple[str, ...] = ("drums", "bass", "other", "vocals")  # order of the estimates
-    sample_rate: int = 44100  # Hz
-    audio_channels: int = 2
-    segment_s: float = 44.0  # seconds to separate at once; any other length works too
-    channels: int = 48  # features of the outermost layers
-    growth: int = 2  # factor of features from layer to layer
-    nfft: int = 4096  # samples per STFT window, a power of 4; each factor of 4 beyond 4 is a layer more per branch
-    dconv_compress: int = 4  # features are squeezed by this inside a residual branch
-    dconv_depth: int = 2  # residual branches per encoder layer
+    sample_rate: PositiveInt = 44100  # Hz
+    audio_channels: PositiveInt = 2
+    segment_s: PositiveFloat = 44.0  # seconds to separate at once; any other length works too
+    channels: PositiveInt = 48  # features of the outermost layers
+    growth: PositiveInt = 2  # factor of features from layer to layer
+    nfft: PositiveInt = (
+        4096  # samples per STFT window, a power of 4; each factor of 4 beyond 4 is a layer more per branch
+    )
+    dconv_compress: PositiveInt = 4  # features are squeezed by this inside a residual branch
+    dconv_depth: NonNegativeInt = 2  # residual branches per encoder layer
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sources", tuple(self.sources))
-        check_audio(self.sources, self.sample_rate, self.audio_channels, self.segment_s)
+        check_ranges(self, ModelError)
+        check_audio(self.sources, self.sample_rate, self.segment_s)
         if self.nfft < 64 or self.nfft != 4 ** (self.nfft.bit_length() // 2):
             raise ModelError(f"nfft {self.nfft}: take a power of 4 from 64 on, such as 1024 or 4096")
-        if self.channels < 1 or self.channels * self.growth ** (self.depth - 2) % (4 * self.dconv_compress):
+        if self.channels * self.growth ** (self.depth - 2) % (4 * self.dconv_compress):
             raise ModelError(
                 f"channels {self.channels}: the inner layers' features must be a multiple of "
                 f"{4 * self.dconv_compress}, four heads times dconv_compress"

@@ -9,6 +9,7 @@ keys, so published weights load. Read next: `spectral.py`, `blocks.py`, `transfo
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from .blocks import (
     standardize,
 )
 from .errors import ModelError, check_audio, check_mixture
+from .ranges import NonNegativeInt, PositiveFloat, PositiveInt, Range, check_ranges
 from .spectral import to_channels, to_samples, to_spectrum
 from .tiled import linear
 from .transformer import Attention, AttentionFactory, CrossTransformer
@@ -35,28 +37,29 @@ class HTDemucsConfig:
     """The released 4-source model by default; other published ones are presets in `catalog.py`."""
 
     sources: tuple[str, ...] = ("drums", "bass", "other", "vocals")  # order of the estimates
-    sample_rate: int = 44100  # Hz
-    audio_channels: int = 2
-    segment_s: float = 7.8  # seconds; what evaluation pads to, and the most it takes
-    channels: int = 48  # features of the outermost layers
-    growth: int = 2  # factor of features from layer to layer
-    depth: int = 4  # encoder layers per branch
-    nfft: int = 4096  # samples per STFT window; the hop is a quarter
-    dconv_compress: int = 8  # features are squeezed by this inside a residual branch
-    dconv_depth: int = 2  # residual branches per layer
+    sample_rate: PositiveInt = 44100  # Hz
+    audio_channels: PositiveInt = 2
+    segment_s: PositiveFloat = 7.8  # seconds; what evaluation pads to, and the most it takes
+    channels: PositiveInt = 48  # features of the outermost layers
+    growth: PositiveInt = 2  # factor of features from layer to layer
+    depth: PositiveInt = 4  # encoder layers per branch
+    nfft: PositiveInt = 4096  # samples per STFT window; the hop is a quarter
+    dconv_compress: PositiveInt = 8  # features are squeezed by this inside a residual branch
+    dconv_depth: NonNegativeInt = 2  # residual branches per layer
     dconv_in_decoder: bool = True  # False as in the paper's tables, True in all released weights
-    transformer_width: int = 512  # features per token; another number than the U-Net's adds 1x1 maps around
-    transformer_layers: int = 5  # self- and cross-attention in turn, per domain
-    transformer_heads: int = 8
-    transformer_hidden_scale: float = 4.0  # feed-forward features / transformer_width
-    dropout: float = 0.02  # share of features dropped in the transformer while training
-    attention_dropout: float = 0.02  # the same for attention weights; 0 is far faster on CPUs
+    transformer_width: PositiveInt = 512  # features per token; another number than the U-Net's adds 1x1 maps around
+    transformer_layers: NonNegativeInt = 5  # self- and cross-attention in turn, per domain
+    transformer_heads: PositiveInt = 8
+    transformer_hidden_scale: PositiveFloat = 4.0  # feed-forward features / transformer_width
+    dropout: Annotated[float, Range(ge=0, lt=1)] = 0.02  # share of features dropped in the transformer while training
+    attention_dropout: Annotated[float, Range(ge=0, lt=1)] = (
+        0.02  # the same for attention weights; 0 is far faster on CPUs
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sources", tuple(self.sources))
-        check_audio(self.sources, self.sample_rate, self.audio_channels, self.segment_s)
-        if self.depth < 1 or self.channels < 1 or self.nfft < 4:
-            raise ModelError(f"depth {self.depth}, channels {self.channels}, nfft {self.nfft}: all must be positive")
+        check_ranges(self, ModelError)
+        check_audio(self.sources, self.sample_rate, self.segment_s)
         if self.nfft % (2 * STRIDE**self.depth) or self.bottleneck_rows < 3:
             needed = 2 * STRIDE**self.depth
             raise ModelError(
@@ -68,6 +71,11 @@ class HTDemucsConfig:
             raise ModelError(
                 f"transformer_width {self.transformer_width} must be a multiple of 4 "
                 f"and of transformer_heads {self.transformer_heads}"
+            )
+        if self.transformer_width * self.transformer_hidden_scale < 1:
+            raise ModelError(
+                f"transformer_hidden_scale {self.transformer_hidden_scale} leaves no feature of "
+                f"transformer_width {self.transformer_width}"
             )
 
     @property

@@ -54,6 +54,8 @@ class Learner:
         """
         if config.final_fraction < 1 and total_steps < 1:
             raise ModelError("a falling learning rate needs to know total_steps")
+        if rows_at_once < 0:
+            raise ModelError(f"rows_at_once must be >= 0, got {rows_at_once}")
         if config.robust_drop and rows_at_once % config.robust_group:
             raise ModelError(f"rows_at_once={rows_at_once} splits groups of robust_group={config.robust_group} rows")
         self.config, self.seed, self.total_steps = config, seed, total_steps

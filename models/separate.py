@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
 from .augment import generator
 from .errors import ModelError
+from .ranges import NonNegativeInt, PositiveInt, Range, check_ranges
 
 MAX_SHIFT_S = 0.5  # longest delay of the shift trick
 STD_EPSILON = 1e-8  # keeps a silent track finite
@@ -173,17 +174,14 @@ def separate_stream(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Options:
-    overlap: float
-    shifts: int
-    batch_size: int
+    overlap: Annotated[float, Range(ge=0, lt=1)]
+    shifts: NonNegativeInt
+    batch_size: PositiveInt
     seed: int
     dtype: torch.dtype
 
     def __post_init__(self) -> None:
-        if not 0 <= self.overlap < 1:
-            raise ModelError(f"overlap={self.overlap}: give a share of a segment, from 0 to below 1")
-        if self.shifts < 0 or self.batch_size < 1:
-            raise ModelError(f"shifts={self.shifts} must be >= 0 and batch_size={self.batch_size} >= 1")
+        check_ranges(self, ModelError)
         if self.dtype not in (torch.float32, torch.bfloat16, torch.float16):
             raise ModelError(f"dtype={self.dtype}: give float32, bfloat16 or float16")
 

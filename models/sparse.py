@@ -14,7 +14,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from .errors import ModelError
 from .htdemucs import HTDemucs, HTDemucsConfig
+from .ranges import NonNegativeInt, PositiveFloat, Range
 
 NUM_BUCKETS = 4  # two bits of a code
 MAX_ROUNDS = 32  # so that a token's buckets fit into one int64
@@ -35,19 +36,17 @@ CHUNK_ELEMENTS = 2**24  # pairs whose matches are held at a time
 class SparseHTDemucsConfig(HTDemucsConfig):
     """HT Demucs with sparse attention in every layer, by default the paper's largest."""
 
-    segment_s: float = 12.2
-    transformer_layers: int = 7
-    attention_dropout: float = 0.0  # the pattern itself already leaves out most pairs
-    sparsity: float = 0.9  # share of pairs that attention leaves out, as near as a whole k allows
-    hash_rounds: int = 32
+    segment_s: PositiveFloat = 12.2
+    transformer_layers: NonNegativeInt = 7
+    attention_dropout: Annotated[float, Range(ge=0, lt=1)] = 0.0  # the pattern itself already leaves out most pairs
+    sparsity: Annotated[float, Range(ge=0, lt=1)] = (
+        0.9  # share of pairs that attention leaves out, as near as a whole k allows
+    )
+    hash_rounds: Annotated[int, Range(ge=1, le=MAX_ROUNDS)] = 32
     hash_seed: int = 0  # of the hash in evaluation; training draws a new one at every call
 
     def __post_init__(self) -> None:
         HTDemucsConfig.__post_init__(self)
-        if not 0 <= self.sparsity < 1:
-            raise ModelError(f"sparsity {self.sparsity}: give a share of pairs to leave out, from 0 to below 1")
-        if not 1 <= self.hash_rounds <= MAX_ROUNDS:
-            raise ModelError(f"hash_rounds {self.hash_rounds}: give 1 to {MAX_ROUNDS}")
         if self.attention_dropout:
             raise ModelError(f"attention_dropout {self.attention_dropout}: sparse attention has none, give 0")
 

@@ -43,10 +43,15 @@ def test_no_two_rooms_share_a_file_name(repository: Path) -> None:
     seen: dict[str, list[str]] = {}
     for room in ROOMS:
         for path in (repository / room).rglob("*.py"):
-            # Two rooms that do not know each other each have errors of their own.
-            if not path.name.startswith("__") and path.name != "errors.py":
+            # Two rooms that do not know each other each have errors of their own, and a copy of what both need.
+            if not path.name.startswith("__") and path.name not in ("errors.py", "ranges.py"):
                 seen.setdefault(path.name, []).append(str(path.relative_to(repository)))
     assert {name: paths for name, paths in seen.items() if len(paths) > 1} == {}
+
+
+def test_models_and_datasets_declare_ranges_by_one_text(repository: Path) -> None:
+    one, other = (repository / room / "ranges.py" for room in ("models", "datasets"))
+    assert one.read_text(encoding="utf-8") == other.read_text(encoding="utf-8"), "copy one over the other"
 
 
 @pytest.mark.slow

@@ -158,9 +158,7 @@ def test_what_cannot_be_augmented_is_refused() -> None:
         run(batch(), with_only(repitch_probability=1.0))
     with pytest.raises(ModelError, match="scale_min"):
         AugmentConfig(scale_min=0.0)
-    with pytest.raises(ModelError, match="is no probability"):
-        AugmentConfig(codec_probability=1.5)
-    with pytest.raises(ModelError, match="remix_group of 2 or more"):
+    with pytest.raises(ModelError, match="remix_group must be >= 2"):
         AugmentConfig(mixup_probability=0.5, remix_group=1)
     with pytest.raises(ModelError, match="semitones"):
         AugmentConfig(repitch_semitones=12)

@@ -65,8 +65,10 @@ def test_an_unknown_option_names_the_nearest() -> None:
 
 
 def test_an_option_of_the_wrong_type_is_refused() -> None:
-    with pytest.raises(ModelError, match="wrong type"):
+    with pytest.raises(ModelError, match="depth must be a whole number, got 'four'"):
         build("htdemucs-tiny", depth="four")
+    with pytest.raises(ModelError, match="wrong type"):
+        build("htdemucs-tiny", sources=3)
 
 
 def test_an_unknown_family_or_a_foreign_model_is_refused() -> None:

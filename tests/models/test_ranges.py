@@ -1,0 +1,113 @@
+import math
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal
+
+import pytest
+
+from models.catalog import FAMILIES, PRESETS, build
+from models.errors import ModelError
+from models.ranges import NonNegativeInt, Probability, Range, check_ranges, declarations
+from models.recipe import AugmentConfig, LearnerConfig, QuantizeConfig, SingularConfig
+
+TINY = [name for name in PRESETS if name.endswith("tiny")]
+RECIPES: list[type[Any]] = [LearnerConfig, AugmentConfig, QuantizeConfig, SingularConfig]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    count: NonNegativeInt = 0
+    share: Probability = 0.5
+    gain: float = 1.0
+    limit: Annotated[float, Range(lt=3)] | None = None
+    decays: tuple[Annotated[float, Range(gt=0, lt=1)], ...] = ()
+    version: Literal["one", "two"] = "one"
+    name: str = "anything"
+    on: bool = False
+
+    def __post_init__(self) -> None:
+        check_ranges(self, ModelError)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"count": 0, "share": 0.0},
+        {"share": 1, "gain": -1e30, "limit": 2.9},
+        {"limit": None, "decays": (0.1, 0.999), "version": "two"},
+    ],
+)
+def test_what_is_inside_passes(values: dict[str, Any]) -> None:
+    Example(**values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"count": -1}, "count must be >= 0, got -1"),
+        ({"count": 1.5}, "count must be a whole number, got 1.5"),
+        ({"count": True}, "count must be a whole number, got True"),
+        ({"share": 1.01}, r"share must be in \[0, 1\], got 1.01"),
+        ({"share": "half"}, "share must be a number, got 'half'"),
+        ({"share": math.nan}, "share must be .*got nan"),
+        ({"gain": math.inf}, "gain must be a finite number, got inf"),
+        ({"limit": 3.0}, "limit must be < 3, got 3"),
+        ({"limit": -math.inf}, "limit must be .*got -inf"),
+        ({"decays": (0.5, 1.0)}, r"each number of decays must be in \(0, 1\), got 1.0"),
+        ({"decays": 0.5}, "decays must be a list of numbers, got 0.5"),
+        ({"version": "three"}, "version must be one of 'one', 'two', got 'three'"),
+    ],
+)
+def test_what_is_outside_is_named_with_its_bounds(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        Example(**values)
+
+
+@pytest.mark.parametrize("kind", RECIPES)
+def test_no_number_of_a_recipe_is_below_0_or_not_finite(kind: type[Any]) -> None:
+    declared = declarations(kind)
+    assert declared
+    for name, entry in declared.items():
+        for bad in (-1, math.nan, math.inf, -math.inf):
+            with pytest.raises(ModelError, match=rf"\b{name} must be"):
+                kind(**{name: (bad,) if entry.many else bad})
+
+
+@pytest.mark.parametrize("preset", TINY)
+def test_no_number_of_a_network_is_below_0_or_not_finite(preset: str) -> None:
+    family = next(family for family in FAMILIES.values() if family.config_class is type(PRESETS[preset]))
+    for name in declarations(family.config_class):
+        if name != "hash_seed":
+            for bad in (-1, math.nan, math.inf):
+                with pytest.raises(ModelError, match=rf"\b{name} must be"):
+                    build(preset, **{name: bad})
+    numeric = {item.name for item in fields(family.config_class) if isinstance(item.default, int | float)}
+    booleans = {item.name for item in fields(family.config_class) if isinstance(item.default, bool)}
+    assert numeric - booleans <= set(declarations(family.config_class))
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"dropout": 1.0},
+        {"attention_dropout": 1.0},
+        {"growth": 0},
+        {"transformer_heads": 0},
+        {"dconv_compress": 0},
+        {"sample_rate": 44100.5},
+        {"transformer_hidden_scale": 0.0},
+        {"transformer_width": 0},
+        {"nfft": 0},
+        {"sources": ()},
+    ],
+)
+def test_a_network_that_could_not_run_is_not_built(option: dict[str, Any]) -> None:
+    with pytest.raises(ModelError, match=next(iter(option))):
+        build("htdemucs-tiny", **option)
+
+
+@pytest.mark.parametrize(
+    "option", [{"dropout": 0.0}, {"attention_dropout": 0.0}, {"dconv_depth": 0}, {"transformer_layers": 0}]
+)
+def test_zero_is_a_value(option: dict[str, Any]) -> None:
+    build("htdemucs-tiny", **option)
+    LearnerConfig(weight_decay=0.0, max_grad_norm=0.0, warmup_steps=0, robust_drop=0.0)
