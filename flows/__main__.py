@@ -3,7 +3,6 @@
 Nothing heavy is imported before a verb needs it, so `--help` answers at once.
 """
 
-import json as json_format
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 from rich.text import Text
 
+from datasets import strict_json
 from flows.failure import explain
 
 app = App(
@@ -557,7 +557,7 @@ def _print_result(result: dict[str, Any] | str, *, as_json: bool) -> int:
         return 0
     shown, exit_code = result.pop("shown", ()), int(result.pop("exit_code", 0))
     if as_json:
-        sys.stdout.write(json_format.dumps(result, indent=2, default=str) + "\n")
+        sys.stdout.write(strict_json.dumps(result, indent=2) + "\n")
         return exit_code
     console = Console(highlight=False)
     for part in shown:

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from datasets import storage
 from datasets.errors import InputError
+from datasets.strict_json import restored
 from flows.triggers import RetrainConfig
 from pipelines.analyze import AnalyzeConfig
 from pipelines.automix import AutomixConfig
@@ -153,10 +154,10 @@ def build(kind: type[T], tree: Mapping[str, Any], overrides: Sequence[str] = ())
 
 
 def parse(kind: Any, text: str) -> Any:
-    """A value of the annotated type out of the JSON that `dataclasses.asdict` made of it; ValueError if it is none."""
+    """A value of the annotated type out of the JSON that `strict_json.dumps` made of it; ValueError if it is none."""
     from pydantic import TypeAdapter
 
-    return TypeAdapter(kind).validate_json(text, strict=True)
+    return TypeAdapter(kind).validate_json(json.dumps(restored(kind, json.loads(text))), strict=True)
 
 
 def to_toml(config: Any) -> str:

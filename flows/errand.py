@@ -18,7 +18,7 @@ from typing import Any
 
 from rich.console import Console
 
-from datasets import storage
+from datasets import storage, strict_json
 from datasets.errors import InputError
 from flows import config as door
 from flows.failure import explain
@@ -162,7 +162,7 @@ def carry_out(asked: str, answer: str) -> int:
         failure = explain(error)
         kinds = sorted({kind.__name__ for kind in type(error).__mro__})
         told = {"error": {"message": failure.message, "exit_code": failure.exit_code, "kinds": kinds}}
-    storage.write(answer, json.dumps(told).encode())
+    storage.write(answer, strict_json.dumps(told).encode())
     return int("error" in told)
 
 

@@ -135,16 +135,15 @@ def _mixes(config: RunConfig, corpus: Corpus) -> tuple[MixShown, ...]:
 
 
 def curves(history: Sequence[Mapping[str, float]], sources: Sequence[str]) -> list[dict[str, Any]]:
-    """The loss curve as the report draws it: losses of the sources in a list, scores of the weights by name."""
+    """The loss curve as the report draws it: losses of the sources in a list, scores of the weights by name.
+
+    A point whose steps were all skipped has no loss.
+    """
     prefix = "valid_nsdr_"
-    return [
-        {
-            "step": point["step"],
-            "loss": point["loss"],
-            "per_source": [point[f"loss_{source}"] for source in sources],
-            "valid_nsdr": {
-                name.removeprefix(prefix): value for name, value in point.items() if name.startswith(prefix)
-            },
-        }
-        for point in history
-    ]
+    drawn: list[dict[str, Any]] = []
+    for point in history:
+        losses = {name: point[name] for name in ("loss", *(f"loss_{source}" for source in sources)) if name in point}
+        known = {"loss": losses.pop("loss"), "per_source": list(losses.values())} if len(losses) > len(sources) else {}
+        scores = {name.removeprefix(prefix): value for name, value in point.items() if name.startswith(prefix)}
+        drawn.append({"step": point["step"], **known, "valid_nsdr": scores})
+    return drawn

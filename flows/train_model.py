@@ -1,12 +1,13 @@
 """From a dataset to a champion: train, score, register, decide, promote."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from prefect import flow, task
 
-from datasets.errors import InputError
 from datasets.schema import ShardSet
+from datasets.strict_json import dumps
 from flows import config as door
 from flows.approval import with_approval
 from flows.build_corpus import Corpus, build_corpus
@@ -157,10 +158,14 @@ def _kept(config: RunConfig, version: ModelVersion) -> Decision | None:
     if version.alias != registry.CHAMPION:
         return None
     kept = registry.decision_of(version, store=config.store.root)
-    try:
-        return None if kept is None else door.build(Decision, kept)
-    except InputError:  # an older stemline's, in other words
+    if kept is None:
         return None
+    try:
+        decision: Decision = door.parse(Decision, dumps(kept))
+    except ValueError:  # an older stemline's, with other fields
+        promoted, why = bool(kept["promote"]), str(kept["reason"])
+        decision = Decision(promote=promoted, reason=why, improvement=math.nan, checks=(), num_songs=0)
+    return decision
 
 
 def _decide(config: RunConfig, corpus: Corpus, candidate: EvaluateResult, champion: EvaluateResult | None) -> Decision:

@@ -8,11 +8,13 @@ where those are wider. BCa bounds, the usual choice, are too narrow for few song
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+
+from datasets.strict_json import NULL
 
 Array = NDArray[np.float64]
 
@@ -25,8 +27,8 @@ class Difference:
     """Mean of paired differences in dB. Below `low` it would lie with a chance of 1 - confidence, as above `high`."""
 
     mean: float
-    low: float
-    high: float
+    low: float = field(metadata={NULL: -math.inf})
+    high: float = field(metadata={NULL: math.inf})
     spread: float  # standard deviation over songs
     num_songs: int
 

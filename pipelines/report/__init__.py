@@ -302,10 +302,10 @@ def training_section(made: ReportInput) -> str:
         if own and len(made.sources) > 1:
             losses[source] = (source_class(source), own)
     charts.append(_chart("Training loss", losses))
-    kinds = list(dict.fromkeys(kind for point in points for kind in point.get("valid_nsdr", {})))
+    kinds = list(dict.fromkeys(kind for point in made.history for kind in point.get("valid_nsdr", {})))
     styles = ("source-mixture", "source-bass", "source-vocals", "source-other", "source-drums")
     valid = {
-        kind: (style, [(p["step"], p["valid_nsdr"][kind]) for p in points if kind in p.get("valid_nsdr", {})])
+        kind: (style, [(p["step"], p["valid_nsdr"][kind]) for p in made.history if kind in p.get("valid_nsdr", {})])
         for kind, style in zip(kinds, styles, strict=False)
     }
     if valid:
