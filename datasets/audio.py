@@ -45,6 +45,7 @@ _SUBTYPES = {
     "flac": ("FLAC", "PCM_24"),
     "mp3": ("MP3", "MPEG_LAYER_III"),
 }
+_INTEGER_BITS = {"wav16": 16, "wav24": 24, "flac": 24}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,8 +189,9 @@ def encode_for_page(samples_CT: Samples, sample_rate: int) -> tuple[bytes, str]:
 class AudioWriter:
     """Writes blocks to a temporary name beside `path`, which appears only when the `with` block ends well.
 
-    `format` is wav16, wav24, float, flac (24 bit) or mp3. The same samples give the same bytes.
-    Samples beyond full scale are cut off in all formats but float.
+    `format` is wav16, wav24, float, flac (24 bit) or mp3. The same samples give the same bytes. Integer formats hold
+    the nearest of their steps, without dither, so silence stays silence. Samples beyond full scale are cut off in all
+    formats but float: at the lowest and the highest step, -1 and 1 - 2^(1 - bits), or in MP3 at -1 and 1.
     """
 
     def __init__(self, path: str | Path, *, sample_rate: int, channels: int, format: str = "wav16") -> None:
@@ -222,8 +224,8 @@ class AudioWriter:
             raise InputError(f"{self.path.name} would pass the 4 GiB that a WAV file can hold; flac would do")
         samples_TC = np.ascontiguousarray(samples_CT.T)
         try:
-            if self._format == "flac":  # libsndfile's own float scaling is one part in 2^23 off
-                self._file.write(_steps(samples_TC, 24))
+            if bits := _INTEGER_BITS.get(self._format):  # libsndfile truncates floats in WAV and scales them in FLAC
+                self._file.write(_steps(samples_TC, bits))
             else:
                 self._file.write(samples_TC if self._format == "float" else np.clip(samples_TC, -1.0, 1.0))
         except (OSError, soundfile.LibsndfileError) as error:

@@ -36,7 +36,7 @@ class MixRules:
 
     max_tempo_change: float = 0.15  # relative, after octaves
     octaves: bool = True  # half, double, quarter and fourfold tempo count as the same
-    max_semitones: int = 3
+    max_semitones: int = 3  # with the cents that bring a part to the mix's tuning
     allow_self: bool = False  # a track may give more than one part of its own mix
     min_cover: float = 0.5  # share of the mix during which each part must be there
     max_beat_error_ms: float = 35.0  # predicted, median over the beats of a part
@@ -238,7 +238,7 @@ class _Search:
                 refused["silent"] += 1
                 continue
             turn = _turn(tones, candidate) if source != DRUMS else NO_TURN
-            if abs(turn.semitones) > self.index.rules.max_semitones:  # the best of all twelve lies beyond the limit
+            if abs(turn.total_semitones) > self.index.rules.max_semitones:  # the best of all twelve lies beyond it
                 refused[f"more than {self.index.rules.max_semitones} semitones away"] += 1
                 continue
             fit = self._fit(candidate)
@@ -280,6 +280,11 @@ class _Turn:
     distance: float | None = None
     tones: Tones = NO_TONES
 
+    @property
+    def total_semitones(self) -> float:
+        """How far the part is transposed, tuning included."""
+        return self.semitones + self.cents / 100
+
 
 NO_TURN = _Turn()
 
@@ -292,6 +297,8 @@ def _turn(tones: Tones, candidate: Profile) -> _Turn:
         return _Turn(tones=Tones(chroma=candidate.chroma, tuning_cents=candidate.tuning_cents))
     semitones, distance = semitone_distance(tones.chroma, candidate.chroma, 6)
     cents = round(tones.tuning_cents - candidate.tuning_cents, 2)
+    if abs(semitones + cents / 100) > 6:  # the same pitches are nearer from the other side
+        semitones -= 12 if semitones > 0 else -12
     turned = tuple(np.roll(candidate.chroma, semitones).tolist())
     return _Turn(
         semitones=semitones,
@@ -371,7 +378,9 @@ def align(reference: Grid, candidate: Grid, rules: MixRules, rng: np.random.Gene
     if good.size == 0:
         return None
     fit = _refine(reference, candidate, stretch, float(rng.choice(good)))
-    return fit if fit is not None and fit.error_ms <= rules.max_beat_error_ms else None
+    if fit is None or abs(1.0 / fit.stretch - 1.0) > rules.max_tempo_change + 1e-9:  # what is rendered keeps the limit
+        return None
+    return fit if fit.error_ms <= rules.max_beat_error_ms else None
 
 
 def _same_metre(reference: Grid, candidate: Grid, stretch: float) -> bool:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from scipy.io import wavfile
 from scipy.signal import butter, lfilter, sosfilt
 
+from datasets.audio import AudioWriter
 from datasets.dice import dice
 from datasets.errors import InputError
 from datasets.harmony import PITCHES
@@ -300,7 +301,8 @@ def _lose_a_stem(folder: Path, stems_SCT: Samples, sample_rate: int) -> None:
 def _truncate(folder: Path, stems_SCT: Samples, sample_rate: int) -> None:
     (folder / "drums.flac").unlink()
     path = folder / "drums.wav"
-    soundfile.write(path, stems_SCT[0].T, sample_rate, subtype="PCM_16")
+    with AudioWriter(path, sample_rate=sample_rate, channels=stems_SCT.shape[1], format="wav16") as writer:
+        writer.write(stems_SCT[0])
     os.truncate(path, path.stat().st_size * 6 // 10)
 
 

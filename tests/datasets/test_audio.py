@@ -45,6 +45,24 @@ def test_flac_bytes_return_samples_on_their_grid_exactly(bits: int, depth: int) 
     np.testing.assert_array_equal(soundfile.read(flac, dtype="float32")[0].T, samples_CT)
 
 
+@pytest.mark.parametrize(("format", "bits"), [("wav16", 16), ("wav24", 24), ("flac", 24)])
+def test_files_are_rounded_to_the_nearest_step(tmp_path: Path, format: str, bits: int) -> None:
+    """Truncation errs by half a step on average and turns silence just below zero into a step."""
+    full_scale = 1 << bits - 1
+    noise_CT = (0.1 * dice(0).standard_normal((2, 50000))).astype(np.float32)
+    edges_T = np.array([-1e-9, 1e-9, 0.4, 0.6, -0.4, -0.6], np.float32) / np.float32([1, 1, *[full_scale] * 4])
+    beyond_T = np.array([-1.0, -1.5, -300.0, 1.0, 1.5, 300.0], np.float32)
+    written_CT = np.concatenate([noise_CT, np.stack([edges_T] * 2), np.stack([beyond_T] * 2)], axis=1)
+    with audio.AudioWriter(tmp_path / "a", sample_rate=RATE, channels=2, format=format) as writer:
+        writer.write(written_CT)
+    steps_CT = soundfile.read(tmp_path / "a", dtype="int32")[0].T / (1 << 32 - bits)
+    error_CT = (steps_CT[:, :50000] - noise_CT.astype(np.float64) * full_scale)
+    assert abs(error_CT.mean()) < 0.01
+    assert np.sqrt(np.square(error_CT).mean()) == pytest.approx(12**-0.5, abs=0.005)
+    assert steps_CT[0, 50000:-6].tolist() == [0, 0, 0, 1, 0, -1]
+    assert steps_CT[0, -6:].tolist() == [-full_scale] * 3 + [full_scale - 1] * 3
+
+
 def test_flac_rounds_to_the_nearest_step_and_cuts_off_at_full_scale() -> None:
     step = np.float32(2**-15)
     samples_CT = np.array([[0.4, 0.6, -0.6, 40000, -40000]], np.float32) * step

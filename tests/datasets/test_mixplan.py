@@ -171,6 +171,44 @@ def test_parts_are_brought_to_the_tuning_of_the_mix() -> None:
     assert all(part.cents == 0.0 for made in plans for part in made.parts)
 
 
+@pytest.mark.parametrize(
+    ("tonic", "cents", "limit", "expected"),
+    [
+        (3, 60.0, 3, None),  # 3.6 semitones
+        (3, -60.0, 3, 2.4),
+        (4, -90.0, 3, None),  # 3.1
+        (4, -90.0, 4, 3.1),
+        (1, 98.0, 2, 1.98),
+        (3, 4.0, 3, 3.0),  # below 5 cents nothing is added
+        (0, 20.0, 0, None),
+        (6, 70.0, 6, -5.3),  # up six and down six are the same pitches
+    ],
+)
+def test_semitones_and_cents_together_keep_within_the_limit(
+    tonic: int, cents: float, limit: int, expected: float | None
+) -> None:
+    mix = replace(song("mix", tonic=tonic), tuning_cents=cents / 2)
+    other = replace(song("other"), tuning_cents=-cents / 2)
+    rules = replace(RULES, max_semitones=limit)
+    plans = plan([mix, other], seed=0, mixes_per_track=8, rules=rules, sources=SOURCES)
+    moved = {
+        round(part.semitones + part.cents / 100, 6)
+        for made in plans
+        if made.parts[0].track_id == "mix" and made.parts[0].source != "drums"
+        for part in made.parts[1:]
+        if part.source != "drums"
+    }
+    assert moved == (set() if expected is None else {expected})
+
+
+def test_the_tempo_limit_holds_for_what_is_rendered() -> None:
+    """A tempo figure within the limit, of beats that are 1.5 % slower than it says."""
+    reference, other = song("a", 100.0), replace(song("b", 87.0 * 0.985), tempo_bpm=87.0)
+    fit = align(Grid.of(reference), Grid.of(other), replace(RULES, max_tempo_change=0.2), dice(0))
+    assert fit is not None and abs(1 / fit.stretch - 1) > 0.16
+    assert align(Grid.of(reference), Grid.of(other), replace(RULES, max_tempo_change=0.15), dice(0)) is None
+
+
 @pytest.mark.parametrize("tempo_bpm", [108.0, 120.0, 131.0, 61.0, 238.0])
 @pytest.mark.parametrize("barred", [True, False])
 def test_beats_fall_together_after_alignment(tempo_bpm: float, barred: bool) -> None:
