@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from datasets.errors import AudioError, InputError
 
 Samples = NDArray[np.float32]
-Integers = NDArray[np.int16]
 
 # Containers that libsndfile does not know; asking it first would only cost time.
 _AV_SUFFIXES = {".m4a", ".mp4", ".aac", ".mka", ".mkv", ".webm", ".wma", ".mov", ".ac3"}
@@ -35,6 +34,7 @@ _CACHED_SAMPLES = 16384  # that a core keeps beside it while they are worked on
 # What PyAV may take a file for. It knows formats without any header, too, and decodes a web page as a telephone call.
 _AV_FORMATS = {"aac", "ac3", "aiff", "asf", "au", "caf", "eac3", "flac", "matroska", "mov", "mp3", "ogg", "w64", "wav"}
 _UNKNOWN_SIZE = 0x7FFF0000  # what writers into a pipe put into a WAV header, and more
+_FULL_SCALE = 1 << 15  # of 16-bit integers
 _WAV_LIMIT_BYTES = 0xFFFFFFFF - 4096
 _MP3_RATES = (48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
 _DEEP_SUBTYPES = {"PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ALAC_20", "ALAC_24", "ALAC_32"}
@@ -46,6 +46,29 @@ _SUBTYPES = {
     "mp3": ("MP3", "MPEG_LAYER_III"),
 }
 _INTEGER_BITS = {"wav16": 16, "wav24": 24, "flac": 24}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Integers:
+    """16-bit samples as a file holds them, full scale at 32768; no array, so that none is taken for floats."""
+
+    ints_CT: NDArray[np.int16]
+
+    def __post_init__(self) -> None:
+        if self.ints_CT.dtype != np.int16 or self.ints_CT.ndim != 2:
+            raise ValueError(
+                f"16-bit samples must be int16 of shape (C, T), got {self.ints_CT.dtype} of {self.ints_CT.shape}"
+            )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Channels and samples."""
+        channels, num_samples = self.ints_CT.shape
+        return channels, num_samples
+
+    def floats(self) -> Samples:
+        """The float32 samples that they stand for; exact."""
+        return self.ints_CT.astype(np.float32) / np.float32(_FULL_SCALE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,9 +126,9 @@ def decode_blocks(
 
 
 def integer_blocks(path: str | Path, *, block_samples: int) -> Iterator[Integers]:
-    """A file that holds 16-bit integers (`AudioInfo.integers`) in blocks (C, T) of them, the last one shorter."""
+    """A file that holds 16-bit integers (`AudioInfo.integers`) in blocks of them, the last one shorter."""
     with closing(_SoundFileReader(Path(path))) as reader:
-        yield from reader.integers(block_samples)
+        yield from map(Integers, reader.integers(block_samples))
 
 
 def resample(samples_CT: Samples, *, source_rate: int, target_rate: int, quality: str = "HQ") -> Samples:
@@ -155,14 +178,18 @@ def to_channels(samples_CT: Samples, channels: int) -> Samples:
 def encode_flac(samples_CT: Samples | Integers, *, sample_rate: int, bits: int = 24) -> bytes:
     """FLAC of 16 or 24 bits, level 5. Samples on that grid come back exactly; those beyond full scale are cut off."""
     buffer = io.BytesIO()
-    soundfile.write(buffer, _steps(samples_CT.T, bits), sample_rate, format="FLAC", subtype=f"PCM_{bits}")
+    if isinstance(samples_CT, Integers):
+        ints_TC = samples_CT.ints_CT.T
+        steps_TC = ints_TC if bits == 16 else ints_TC.astype(np.int32) << 16
+    else:
+        steps_TC = _steps(samples_CT.T, bits)
+    soundfile.write(buffer, steps_TC, sample_rate, format="FLAC", subtype=f"PCM_{bits}")
     return buffer.getvalue()
 
 
-def _steps(samples_TC: Samples | Integers, bits: int) -> Integers | NDArray[np.int32]:
+def _steps(samples_TC: Samples, bits: int) -> NDArray[np.int16] | NDArray[np.int32]:
     """The nearest 16-bit numbers, or 24-bit ones in the upper bits of 32; the product is exact in float32."""
-    if samples_TC.dtype == np.int16:
-        return samples_TC.astype(np.int16, copy=False) if bits == 16 else samples_TC.astype(np.int32) << 16
+    assert np.issubdtype(samples_TC.dtype, np.floating), samples_TC.dtype
     full_scale = 1 << bits - 1
     whole = np.empty(samples_TC.shape, np.int16 if bits == 16 else np.int32)
     for start in range(0, len(samples_TC), _CACHED_SAMPLES):
@@ -300,7 +327,7 @@ class _SoundFileReader:
     def blocks(self) -> Iterator[Samples]:
         yield from self._read(_READ_SAMPLES, "float32")
 
-    def integers(self, block_samples: int) -> Iterator[Integers]:
+    def integers(self, block_samples: int) -> Iterator[NDArray[np.int16]]:
         yield from self._read(block_samples, "int16")
 
     def _read(self, block_samples: int, dtype: str) -> Iterator[Any]:

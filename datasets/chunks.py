@@ -24,7 +24,7 @@ from datasets.errors import AudioError
 from datasets.frames import decode_frames, frame_offsets, frames_around
 from datasets.schema import SCHEMA_VERSION, StemFile, Track
 
-Stem = Samples | Integers  # of one source, (C, T)
+Stem = Samples | Integers  # of one source, (C, T); integers as they are where nothing has to be done to them
 
 CHUNK_S = 30
 _FULL_SCALE = 1 << 15  # of 16-bit integers
@@ -128,7 +128,7 @@ def _rows(
         peaks = [_peak(stem_CT) for stem_CT in stems]
         # A power of two moves no mantissa bit, so dividing by it loses nothing.
         scale = float(2.0 ** max(0, np.ceil(np.log2(max(*peaks, 1e-9)))))
-        scaled = stems if scale == 1 else [_floats(stem_CT) / np.float32(scale) for stem_CT in stems]
+        scaled: Sequence[Stem] = stems if scale == 1 else [_floats(stem_CT) / np.float32(scale) for stem_CT in stems]
         depth = bits if scale == 1 else 24
         audio = [encode_flac(stem_CT, sample_rate=header.sample_rate, bits=depth) for stem_CT in scaled]
         row: dict[str, Any] = {
@@ -156,19 +156,18 @@ def _rows(
 
 
 def _peak(stem_CT: Stem) -> float:
-    full_scale = _FULL_SCALE if stem_CT.dtype == np.int16 else 1
-    return max(float(stem_CT.max()), -float(stem_CT.min())) / full_scale
+    values_CT, full_scale = (stem_CT.ints_CT, _FULL_SCALE) if isinstance(stem_CT, Integers) else (stem_CT, 1)
+    return max(float(values_CT.max()), -float(values_CT.min())) / full_scale
 
 
 def _floats(stem_CT: Stem) -> Samples:
-    """What is stored as integers, as the float32 that it stands for; exact."""
-    floats_CT: Samples = stem_CT.astype(np.float32, copy=False)
-    return floats_CT / np.float32(_FULL_SCALE) if stem_CT.dtype == np.int16 else floats_CT
+    return stem_CT.floats() if isinstance(stem_CT, Integers) else stem_CT
 
 
 def _level(stem_CT: Stem, sample_rate: int) -> tuple[float, float]:
     """RMS in dBFS, and the share of the time that lies in seconds of more than -40 dBFS."""
-    seconds = [stem_CT[:, start : start + sample_rate] for start in range(0, stem_CT.shape[1], sample_rate)]
+    values_CT = stem_CT.ints_CT if isinstance(stem_CT, Integers) else stem_CT
+    seconds = [values_CT[:, start : start + sample_rate] for start in range(0, stem_CT.shape[1], sample_rate)]
     powers = np.array([_power(second_CT) for second_CT in seconds])
     shares = np.array([second_CT.shape[1] for second_CT in seconds]) / stem_CT.shape[1]
     power = float(powers @ shares)
@@ -176,7 +175,8 @@ def _level(stem_CT: Stem, sample_rate: int) -> tuple[float, float]:
     return rms_db, float(shares[powers > 10 ** (_ACTIVE_DB / 10)].sum())
 
 
-def _power(second_CT: Stem) -> float:
+def _power(second_CT: Samples | NDArray[np.int16]) -> float:
+    """Mean square, of full scale."""
     if second_CT.dtype == np.int16:
         wide_CT = second_CT.astype(np.int32)
         return int(np.square(wide_CT).sum(dtype=np.int64)) / (second_CT.size * _FULL_SCALE**2)
@@ -234,16 +234,16 @@ def _stretches(
         for position, source in enumerate(sources):
             files = track.stems[source]
             for file in files:
-                info, blocks = infos[file], _blocks(
-                    file, infos[file], alone=len(files) == 1, sample_rate=sample_rate, channels=channels,
-                    block_samples=block_samples, resample_quality=resample_quality,
+                name, gains_C1 = Path(file.path).name, _gains(file, infos[file], channels)
+                blocks = _blocks(
+                    file, infos[file], untouched=len(files) == 1 and gains_C1 is None, sample_rate=sample_rate,
+                    channels=channels, block_samples=block_samples, resample_quality=resample_quality,
                 )  # fmt: skip
                 stack.callback(blocks.close)
-                name, gains_C1 = Path(file.path).name, _gains(file, info, channels)
                 parts.append(_Part(source=source, name=name, position=position, blocks=blocks, gains_C1=gains_C1))
         done = 0
         while not all(part.ended for part in parts):
-            stems: list[Stem] = [np.zeros((channels, 0), np.int16)] * len(sources)
+            stems: list[Stem] = [np.zeros((channels, 0), np.float32)] * len(sources)
             for part in parts:
                 _add_block(part, stems, block_samples)
             longest = max(part.num_samples for part in parts)
@@ -257,13 +257,14 @@ def _blocks(
     file: StemFile,
     info: AudioInfo,
     *,
-    alone: bool,
+    untouched: bool,
     sample_rate: int,
     channels: int,
     block_samples: int,
     resample_quality: str,
 ) -> Generator[Stem, None, None]:
-    if info.integers and alone and (info.sample_rate, info.channels) == (sample_rate, channels):
+    """The file's samples at the store's rate; as integers where it holds them and they go in untouched."""
+    if info.integers and untouched and (info.sample_rate, info.channels) == (sample_rate, channels):
         yield from integer_blocks(file.path, block_samples=block_samples)
         return
     yield from decode_blocks(
@@ -280,9 +281,13 @@ def _add_block(part: _Part, stems: list[Stem], block_samples: int) -> None:
     part.ended = length < block_samples
     if block_CT is None:
         return
+    if isinstance(block_CT, Integers):
+        assert part.gains_C1 is None, part.name
+        stems[part.position] = block_CT
+        return
     if part.gains_C1 is not None:
         block_CT = block_CT * part.gains_C1
-    sum_CT = stems[part.position]
+    sum_CT = _floats(stems[part.position])
     if sum_CT.shape[1] < length:
         sum_CT, block_CT = block_CT, sum_CT
     sum_CT[:, : block_CT.shape[1]] += block_CT
@@ -291,8 +296,12 @@ def _add_block(part: _Part, stems: list[Stem], block_samples: int) -> None:
 
 def _as_long(stem_CT: Stem, num_samples: int) -> Stem:
     """The stem with silence at its end; itself where it is as long as the others."""
-    missing = np.zeros((len(stem_CT), num_samples - stem_CT.shape[1]), stem_CT.dtype)
-    return np.concatenate([stem_CT, missing], axis=1) if missing.size else stem_CT
+    channels, have = stem_CT.shape
+    if have == num_samples:
+        return stem_CT
+    values_CT = stem_CT.ints_CT if isinstance(stem_CT, Integers) else stem_CT
+    padded_CT = np.concatenate([values_CT, np.zeros((channels, num_samples - have), values_CT.dtype)], axis=1)
+    return Integers(padded_CT) if isinstance(stem_CT, Integers) else padded_CT
 
 
 def _gains(file: StemFile, info: AudioInfo, channels: int) -> Samples | None:

@@ -34,6 +34,7 @@ _FLAT_RUN = 3  # samples; limiters hold the ceiling for one or two
 _FLAT_FLOOR = 0.01  # of full scale: below, steps of 16 bits are coarse enough to look flat
 _SAME_TOP = 0.99  # of the song's highest level: the ceiling that it was cut off at
 _SMALL_OFFSET = 0.003  # of full scale; what is nearer to zero is not worth listening to
+_LOUD_PEAK_DB = 20.0  # dBFS of a second that is worth listening to for its level alone
 _NEAR_MIXTURE_DB = -20.0  # of residual; what is nearer to the mixture is not worth listening to
 _GATED_DB = -60.0  # a stem's level below which nothing is heard in it
 _NO_ODDS = 1000.0  # that switch the rule off
@@ -47,6 +48,7 @@ class Rules:
 
     silence_db: float = -40.0  # dBFS; a second of a stem below this is silent
     min_presence: float = 0.3  # of all seconds in which each source must sound; 0 keeps silent stems
+    max_peak_db: float = 30.0  # dBFS of a stem's highest sample: above lie integers taken for floats; 1000 keeps any
     max_clipped: float = 0.0005  # of a stem's samples that lie in flat tops; 1 keeps clipped stems
     max_offset: float = 0.01  # of full scale that a stem's mean may lie off zero; 1 keeps any
     min_correlation: float = -0.9  # between the channels of a stem; -1 keeps stems that cancel in mono
@@ -241,6 +243,8 @@ class Meter:
         levels_NS = _db(self._series("power").mean(axis=2))
         for position, source in enumerate(self._sources):
             moments += _stretches("silent_source", source, -levels_NS[:, position], floor=-self._silence_db)
+            peak_N = self._series("peak")[:, position]
+            moments += _stretches("too_loud", source, peak_N, floor=10 ** (_LOUD_PEAK_DB / 20))
             moments += _stretches("clipped", source, self._flat()[:, position], floor=0.0)
             offset = np.abs(self._series("mean")[:, position]).max(axis=-1)
             moments += _stretches("offset", source, offset, floor=_SMALL_OFFSET)
@@ -303,6 +307,10 @@ def _silence(measures: Mapping[str, float], rules: Rules, sources: Sequence[str]
 
 def _waveform(measures: Mapping[str, float], rules: Rules, sources: Sequence[str]) -> Iterator[Fault]:
     for source in sources:
+        peak_db = float(_db(np.square(measures[f"{source}_peak"])))
+        if peak_db > rules.max_peak_db:
+            detail = f"{source}: its highest sample is {peak_db:.0f} dB beyond full scale"
+            yield Fault(reason="too_loud", source=source, detail=detail)
         clipped, offset = measures[f"{source}_clipped"], measures[f"{source}_offset"]
         correlation = measures[f"{source}_correlation"]
         if clipped > rules.max_clipped:

@@ -27,6 +27,7 @@ REASONS = {
     "channel_mismatch": "stems of one song differ in channel count, or have more than two",
     "too_short": "shorter than the shortest song allowed",
     "silent_source": "a source sounds in too few seconds",
+    "too_loud": "samples far beyond full scale, as of integers taken for floats",
     "clipped": "too many samples in flat tops",
     "offset": "a stem's mean is far from zero",
     "inverted": "the two channels of a stem cancel each other",

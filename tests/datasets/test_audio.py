@@ -56,7 +56,7 @@ def test_files_are_rounded_to_the_nearest_step(tmp_path: Path, format: str, bits
     with audio.AudioWriter(tmp_path / "a", sample_rate=RATE, channels=2, format=format) as writer:
         writer.write(written_CT)
     steps_CT = soundfile.read(tmp_path / "a", dtype="int32")[0].T / (1 << 32 - bits)
-    error_CT = (steps_CT[:, :50000] - noise_CT.astype(np.float64) * full_scale)
+    error_CT = steps_CT[:, :50000] - noise_CT.astype(np.float64) * full_scale
     assert abs(error_CT.mean()) < 0.01
     assert np.sqrt(np.square(error_CT).mean()) == pytest.approx(12**-0.5, abs=0.005)
     assert steps_CT[0, 50000:-6].tolist() == [0, 0, 0, 1, 0, -1]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from datasets.audio import Samples, encode_flac
+from datasets.audio import Integers, Samples, encode_flac
 from datasets.chunks import SongHeader, song_rows, stems_of, track_rows
 from datasets.dice import dice
 from datasets.errors import AudioError
@@ -64,6 +64,16 @@ def test_rows_hold_the_song_exactly_even_beyond_full_scale(peak: float) -> None:
     np.testing.assert_array_equal(stems_of(rows[1], SOURCES, start=10, num_samples=5), back_SCT[:, :, 8010:8015])
     assert stems_of(rows[2], SOURCES, start=3990, num_samples=99).shape == (2, 2, 10)
     assert stems_of(rows[2], SOURCES, start=5000).shape == (2, 2, 0)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_stem_beyond_full_scale_on_one_side_alone_is_not_clipped(sign: int) -> None:
+    stems_SCT = _stems(9000)
+    stems_SCT[1, :, 4000:4100] = sign * np.float32(1.75)
+    assert sign * stems_SCT.min() > -1.0 or sign * stems_SCT.max() < 1.0
+    rows = song_rows(stems_SCT, HEADER, sources=SOURCES, bits=16)
+    assert (rows[0]["scale"], rows[0]["bits"], rows[0]["bass_peak"]) == (2.0, 24, 1.75)
+    np.testing.assert_allclose(stems_of(rows[0], SOURCES), stems_SCT, atol=2**-23)
 
 
 def test_every_stem_has_its_checksum() -> None:
@@ -221,6 +231,34 @@ def test_mono_files_of_two_sides_make_the_stereo_file_they_were(tmp_path: Path, 
     joined, stereo = ([stems_of(row, ("drums",)) for row in track_rows(item, **asked)] for item in (track, whole))  # type: ignore[arg-type]
     for one, other in zip(joined, stereo, strict=True):
         np.testing.assert_allclose(one, other, atol=2**-23)
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
+@pytest.mark.parametrize(("channels", "expected"), [(1, [0.25]), (2, [0.0, 0.5])])
+@pytest.mark.parametrize("seconds", [1.5, 2.0])
+def test_half_of_a_pair_that_stands_alone_keeps_its_level(
+    tmp_path: Path, subtype: str, channels: int, expected: list[float], seconds: float
+) -> None:
+    """What a file holds as integers must not be taken for floats once a gain has touched it."""
+    soundfile.write(tmp_path / "gtr r.wav", np.full(round(seconds * RATE), 0.5), RATE, subtype=subtype)
+    stems = {"drums": (StemFile(path=str(tmp_path / "gtr r.wav"), side="right"),)}
+    track = replace(_raw(tmp_path, {}, {}), stems=stems)
+    rows = track_rows(track, sources=("drums",), sample_rate=RATE, channels=channels, chunk_s=1)
+    assert {row["scale"] for row in rows} == {1.0}
+    for row in rows:
+        np.testing.assert_allclose(stems_of(row, ("drums",))[0].T, [expected] * row["num_samples"], atol=2**-15)
+
+
+def test_integers_are_no_array() -> None:
+    integers = Integers(np.full((1, 4), -(1 << 14), np.int16))
+    assert (integers.shape, integers.floats().tolist()) == ((1, 4), [[-0.5] * 4])
+    for wrong in (np.zeros((1, 4), np.int32), np.zeros((1, 4), np.float32), np.zeros(4, np.int16)):
+        with pytest.raises(ValueError, match="16-bit samples must be int16"):
+            Integers(wrong)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        integers * np.float32(0.5)  # type: ignore[operator]
+    with pytest.raises(AssertionError):
+        encode_flac(np.zeros((1, 4), np.int16), sample_rate=RATE)  # type: ignore[arg-type]
 
 
 def test_a_mono_file_beside_stereo_stands_in_the_middle_and_a_stereo_file_ignores_its_side(tmp_path: Path) -> None:

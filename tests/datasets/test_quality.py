@@ -219,6 +219,16 @@ def test_clipping_is_found_and_loudness_is_not_clipping() -> None:
     assert _judge(sine_SCT)[0]
 
 
+@pytest.mark.parametrize(("gain", "kept"), [(8.0, True), (127.0, False), (32768.0, False), (8388608.0, False)])
+def test_integers_taken_for_floats_are_too_loud_to_be_kept(gain: float, kept: bool) -> None:
+    stems_SCT = _song()
+    stems_SCT[1] *= np.float32(gain) / np.abs(stems_SCT[1]).max()
+    verdict = _judge(stems_SCT, Rules(max_offset=1))
+    assert verdict[:2] == (kept, "" if kept else "too_loud")
+    assert kept or verdict[2] == f"bass: its highest sample is {20 * np.log10(gain):.0f} dB beyond full scale"
+    assert _judge(stems_SCT, Rules(max_offset=1, max_peak_db=1000))[1] != "too_loud"
+
+
 def test_copies_are_found_and_the_first_name_stays() -> None:
     one, other = _song("one"), _song("other")
     signatures = {
