@@ -112,17 +112,34 @@ def _plain_gate(inner_BFKN: Tensor, weight_BFOK: Tensor, bias_BFO: Tensor, resid
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool = False) -> Tensor:
     """`F.linear`, and a GELU if asked for.
 
-    Without gradients on a CPU it goes to oneDNN, as torch's own compiler sends it: in float32 1.15 times as fast as
-    the BLAS behind `F.linear` on AMD's, and the GELU comes free in any precision.
+    Without gradients on a CPU it goes to oneDNN where that takes the precision, as torch's own compiler sends it: in
+    float32 1.15 times as fast as the BLAS behind `F.linear` on AMD's, and the GELU comes free in any precision.
     """
-    if suits(x) and not torch.is_grad_enabled() and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    if suits(x) and not torch.is_grad_enabled():
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-        if dtype in (torch.float32, torch.bfloat16):
+        if onednn_takes(dtype):
             parts = (part if part is None else part.to(dtype).contiguous() for part in (x, weight, bias))
             out: Tensor = torch.ops.mkldnn._linear_pointwise(*parts, "gelu" if gelu else "none", [], "none")
             return out
     y = F.linear(x, weight, bias)
     return F.gelu(y) if gelu else y
+
+
+@functools.cache
+def onednn_takes(dtype: torch.dtype) -> bool:
+    """True where this CPU, torch and ONEDNN_MAX_CPU_ISA have oneDNN's fused linear layer in `dtype`: tried once.
+
+    No public query says so: a CPU without AVX-512 has none in bfloat16, and torch knows of the CPU's flags, but not of
+    the limit that oneDNN was given.
+    """
+    if dtype not in (torch.float32, torch.bfloat16):
+        return False
+    one = torch.ones(1, 1, dtype=dtype)
+    try:
+        torch.ops.mkldnn._linear_pointwise(one, one, None, "gelu", [], "none")
+    except (AttributeError, RuntimeError):  # a torch without it; a CPU without it
+        return False
+    return True
 
 
 def convolve_3x3(x_BCFN: Tensor, layer: Any) -> Tensor:

@@ -76,8 +76,10 @@ def check(needs: Needs) -> Iterator[Finding]:
 
 def _python(needs: Needs) -> Finding:
     version = platform.python_version()
-    if not (3, 11) <= tuple(map(int, version.split(".")[:2])) < (3, 13):
-        return Finding(name="python", state="fault", seen=version, mend="install Python 3.11 or 3.12, then `make sync`")
+    if not (3, 11) <= tuple(map(int, version.split(".")[:2])) < (3, 15):
+        return Finding(
+            name="python", state="fault", seen=version, mend="install Python 3.11, 3.12, 3.13 or 3.14, then `make sync`"
+        )
     if sys.dont_write_bytecode and not _is_compiled("torch"):
         seen = f"{version}, which compiles all that it imports anew in every process"
         mend = (

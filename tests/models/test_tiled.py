@@ -1,5 +1,9 @@
 """Tiles change how attention, dropout and gates are computed, not what comes out."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -126,6 +130,24 @@ def test_linear_is_the_same_with_and_without_gradients(gelu):
             half = linear(x, weight, bias, gelu=gelu)
     assert half.dtype == torch.bfloat16
     assert (half.float() - plain).abs().max() < 0.02 * plain.abs().max()
+
+
+def test_onednn_is_asked_once_for_each_precision_and_refuses_what_nobody_measured():
+    assert not tiled.onednn_takes(torch.float16)
+    assert not tiled.onednn_takes(torch.float64)
+    assert tiled.onednn_takes(torch.float32) == tiled.onednn_takes(torch.float32)
+    assert tiled.onednn_takes.cache_info().hits
+
+
+@pytest.mark.slow
+def test_half_precision_runs_on_a_cpu_without_wide_vectors():
+    """The tests of half precision once more, in a process whose oneDNN sees an older CPU: it asks at its start."""
+    tests = [f"tests/models/test_{name}.py" for name in ("tiled", "separate", "htdemucs", "demucs", "learner")]
+    asked = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not gpu and not slow", *tests]
+    names = "(linear or onednn or half or bfloat16 or autocast) and not wide_vectors"
+    seen = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    done = subprocess.run([*asked, "-k", names], env=seen, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("num_columns", [1, 3, 16, 18])
