@@ -6,7 +6,7 @@ Nothing heavy is imported before a verb needs it, so `--help` answers at once.
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,6 +27,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 
+PRESET = "smoke"  # where none is named
 Overrides = Annotated[str, Parameter(name="KEY=VALUE", help="Settings to change, such as train.steps=20.")]
 
 
@@ -58,7 +59,10 @@ def demo(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
     """
     from flows import demo as demonstration
 
-    return _on_the_road("demo", overrides, options, demonstration.run, preset="demo")
+    def job(config: Any, screen: Any) -> dict[str, Any]:
+        return demonstration.run(config, verb="demo", screen=screen, debug=options.debug)
+
+    return _carry_out(overrides, options, job, preset="demo")
 
 
 @app.command(sort_key=2)
@@ -76,19 +80,14 @@ def corpus(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
 
     Example: `stemline corpus corpus.root=songs`
     """
-    from flows import config as door
     from flows import corpus_view
 
-    def body(screen: Any) -> dict[str, Any] | str:
-        config = door.load(options.preset or "smoke", overrides)
-        return door.to_toml(config) if options.print_config else corpus_view.run(config, screen=screen)
-
-    return _guarded(body, options)
+    return _carry_out(overrides, options, lambda config, screen: corpus_view.run(config, screen=screen))
 
 
 @app.command(sort_key=2.6)
 def plan(
-    preset: Annotated[str, Parameter(help="A name, or a .toml file.")],
+    preset: Annotated[str, Parameter(help="A name, or a .toml file; --preset does as well.")] = "",
     /,
     *overrides: Overrides,
     gpu: Annotated[str, Parameter(help="h100, h200, a100-80, a100-40, l4, rtx4090 or v100-32.")] = "",
@@ -105,10 +104,13 @@ def plan(
     from flows import planning
 
     hardware = planning.Hardware(gpu=gpu, memory_gib=memory_gib, mfu=mfu, price=price)
-    return _with_settings(
+    if options.preset and preset:  # what stands in its place is the first override then
+        overrides = (preset, *overrides)
+    return _carry_out(
         overrides,
-        replace(options, preset=preset),
+        options,
         lambda config, screen: planning.run(config, hardware, measured=measure, screen=screen),
+        preset=preset,
     )
 
 
@@ -120,7 +122,7 @@ def doctor(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
     """
     from flows import doctor as checks
 
-    return _with_settings(overrides, options, lambda config, screen: checks.run(config, screen=screen))
+    return _carry_out(overrides, options, lambda config, screen: checks.run(config, screen=screen))
 
 
 @app.command(sort_key=3)
@@ -205,12 +207,12 @@ def compare(
     Example: `stemline compare models:/stemline/4 models:/stemline@champion corpus.root=songs`
     """
 
-    def job(config: Any, *, verb: str, screen: Any, debug: bool) -> dict[str, Any]:
+    def job(config: Any, screen: Any) -> dict[str, Any]:
         from flows import comparison
 
-        return comparison.run(config, first, second, screen=screen, debug=debug)
+        return comparison.run(config, first, second, screen=screen, debug=options.debug)
 
-    return _on_the_road("compare", overrides, options, job, preset="smoke")
+    return _carry_out(overrides, options, job)
 
 
 @app.command(sort_key=8.6)
@@ -226,12 +228,12 @@ def listen(
     Example: `stemline listen --model models:/stemline/4 corpus.root=songs listen.songs=4`
     """
 
-    def job(config: Any, *, verb: str, screen: Any, debug: bool) -> dict[str, Any]:
+    def job(config: Any, screen: Any) -> dict[str, Any]:
         from flows import side_by_side
 
-        return side_by_side.run(config, model, against, out=out, screen=screen, debug=debug)
+        return side_by_side.run(config, model, against, out=out, screen=screen, debug=options.debug)
 
-    return _on_the_road("listen", overrides, options, job, preset="smoke")
+    return _carry_out(overrides, options, job)
 
 
 @app.command(sort_key=9.1)
@@ -242,7 +244,7 @@ def history(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
     """
     from flows import promotions
 
-    return _with_settings(overrides, options, lambda config, screen: promotions.listed(config))
+    return _carry_out(overrides, options, lambda config, screen: promotions.listed(config))
 
 
 @app.command(sort_key=9.15)
@@ -258,7 +260,7 @@ def lineage(
     """
     from flows import lineage as origins
 
-    return _with_settings(overrides, options, lambda config, screen: origins.run(config, what))
+    return _carry_out(overrides, options, lambda config, screen: origins.run(config, what))
 
 
 @app.command(sort_key=9.2)
@@ -273,9 +275,7 @@ def rollback(
     """
     from flows import promotions
 
-    return _with_settings(
-        overrides, options, lambda config, screen: promotions.rolled_back(config, to=to, screen=screen)
-    )
+    return _carry_out(overrides, options, lambda config, screen: promotions.rolled_back(config, to=to, screen=screen))
 
 
 @app.command(sort_key=9.3)
@@ -290,12 +290,12 @@ def forget(
     Example: `stemline forget "Falcon 69" corpus.root=songs store.root=store`
     """
 
-    def job(config: Any, *, verb: str, screen: Any, debug: bool) -> dict[str, Any]:
+    def job(config: Any, screen: Any) -> dict[str, Any]:
         from flows import forgetting
 
-        return forgetting.run(config, song, screen=screen, debug=debug)
+        return forgetting.run(config, song, screen=screen, debug=options.debug)
 
-    return _on_the_road("forget", overrides, options, job, preset="smoke")
+    return _carry_out(overrides, options, job)
 
 
 @app.command(sort_key=10)
@@ -310,15 +310,15 @@ def separate(
 
     Example: `stemline separate song.mp3 --model models:/stemline@champion --out stems`
     """
+    from flows import config as door
     from flows import separation
 
-    return _guarded(
-        lambda screen: separation.run(
-            songs, model=model, out=out, two_stems=two_stems, preset=options.preset, screen=screen,
-            print_config=options.print_config,
-        ),
-        options,
-    )  # fmt: skip
+    settings, files = door.parted(songs)
+    if two_stems:
+        settings.append(door.override("separate.two_stems", two_stems))
+    return _carry_out(
+        settings, options, lambda config, screen: separation.run(config, files, model=model, out=out, screen=screen)
+    )
 
 
 @app.command(sort_key=11)
@@ -335,18 +335,17 @@ def compress(
     """
     from flows import compression
 
-    return _guarded(
-        lambda screen: compression.run(
-            model, overrides, bits=bits, to=to, preset=options.preset, screen=screen,
-            print_config=options.print_config,
-        ),
-        options,
-    )  # fmt: skip
+    return _carry_out(
+        overrides, options, lambda config, screen: compression.run(config, model, bits=bits, to=to, screen=screen)
+    )
 
 
 @app.command(sort_key=11.5)
 def bag(
-    *parts: Annotated[str, Parameter(name="SOURCE=MODEL", help="For each source the model that separates it.")],
+    *parts: Annotated[
+        str,
+        Parameter(name="SOURCE=MODEL", help="For each source its model; settings may follow."),
+    ],
     to: Annotated[str, Parameter(help="The bag, NAME.yaml; its packages are put beside it.")],
     options: Options = NO_OPTIONS,
 ) -> int:
@@ -355,8 +354,10 @@ def bag(
     Example: `stemline bag drums=A bass=B other=C vocals=D --to ft/ft.yaml`
     """
     from flows import bagging
+    from flows import config as door
 
-    return _guarded(lambda screen: bagging.run(parts, to=to, options_preset=options.preset, screen=screen), options)
+    settings, members = door.parted(parts)
+    return _carry_out(settings, options, lambda config, screen: bagging.run(config, members, to=to, screen=screen))
 
 
 @app.command(sort_key=11.2)
@@ -372,12 +373,7 @@ def export(
     """
     from flows import exporting
 
-    return _guarded(
-        lambda screen: exporting.run(
-            model, overrides, to=to, preset=options.preset, screen=screen, print_config=options.print_config
-        ),
-        options,
-    )
+    return _carry_out(overrides, options, lambda config, screen: exporting.run(config, model, to=to, screen=screen))
 
 
 @app.command(sort_key=12)
@@ -386,14 +382,9 @@ def ui(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
 
     Example: `stemline ui store.root=store`
     """
-    from flows import config as door
     from flows import services
 
-    def body(screen: Any) -> dict[str, Any]:
-        config = door.load(options.preset or "smoke", overrides)
-        return services.serve(Path(config.store.root), screen=screen)
-
-    return _guarded(body, options)
+    return _carry_out(overrides, options, lambda config, screen: services.serve(Path(config.store.root), screen=screen))
 
 
 @app.command(sort_key=13)
@@ -410,11 +401,12 @@ def deploy(
     """
     from flows import deploy as deployment
 
-    return _guarded(
-        lambda screen: deployment.run(
-            options.preset or "smoke", overrides, cron=cron, pool=pool, directory=directory, screen=screen
-        ),
+    return _carry_out(
+        overrides,
         options,
+        lambda config, screen: deployment.run(
+            config, preset=options.preset or PRESET, cron=cron, pool=pool, directory=directory, screen=screen
+        ),
     )
 
 
@@ -426,7 +418,7 @@ def why(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
     """
     from flows import deploy as deployment
 
-    return _with_settings(overrides, options, lambda config, screen: deployment.why(config))
+    return _carry_out(overrides, options, lambda config, screen: deployment.why(config))
 
 
 @app.command(sort_key=13.2)
@@ -444,20 +436,20 @@ def gc(
     """
     from flows import sweep
 
-    return _with_settings(
+    return _carry_out(
         overrides, options, lambda config, screen: sweep.run(config, keep=keep, delete=delete, screen=screen)
     )
 
 
 @app.command(sort_key=13.3)
-def inventory(options: Options = NO_OPTIONS) -> int:
+def inventory(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
     """List every dependency with its version and licence; as CycloneDX with --json.
 
     Example: `stemline inventory --json > sbom.json`
     """
     from flows import inventory as stock
 
-    return _guarded(lambda screen: stock.run(as_json=options.json), options)
+    return _carry_out(overrides, options, lambda config, screen: stock.run(as_json=options.json))
 
 
 shelf = App(name="datasets", sort_key=12, help="Which datasets a store holds, how two differ, and which hold a song.")
@@ -491,54 +483,44 @@ def datasets_find(song: str, /, *overrides: Overrides, options: Options = NO_OPT
     return _of_a_store(overrides, options, lambda history, store: history.holding(store, song))
 
 
-def _with_settings(overrides: Sequence[str], options: Options, job: Callable[[Any, Any], dict[str, Any]]) -> int:
-    """Something that takes seconds: no lock, no Prefect, no Ray."""
-    from flows import config as door
-
-    def body(screen: Any) -> dict[str, Any] | str:
-        config = door.load(options.preset or "smoke", overrides)
-        return door.to_toml(config) if options.print_config else job(config, screen)
-
-    return _guarded(body, options)
-
-
 def _of_a_store(overrides: Sequence[str], options: Options, look: Callable[[Any, str], dict[str, Any]]) -> int:
     from flows import history
 
-    return _with_settings(overrides, options, lambda config, screen: look(history, config.store.tables))
+    return _carry_out(overrides, options, lambda config, screen: look(history, config.store.tables))
 
 
 def _until(verb: str, overrides: Sequence[str], options: Options) -> int:
     from flows import road
 
-    return _on_the_road(verb, overrides, options, road.run, preset="smoke")
+    def job(config: Any, screen: Any) -> dict[str, Any]:
+        return road.run(config, verb=verb, screen=screen, debug=options.debug)
+
+    return _carry_out(overrides, options, job)
 
 
-def _on_the_road(
-    verb: str, overrides: Sequence[str], options: Options, job: Callable[..., dict[str, Any]], *, preset: str
+def _carry_out(
+    overrides: Sequence[str],
+    options: Options,
+    job: Callable[[Any, Any], dict[str, Any]],
+    *,
+    preset: str = PRESET,
 ) -> int:
-    """Settings, the store's lock, Prefect's home, then the job."""
+    """Every verb comes through here: preset and overrides become one configuration, which is printed or acted on.
+
+    What came of the job is printed; what went wrong becomes one message and an exit code.
+    """
     from flows import config as door
-
-    def body(screen: Any) -> dict[str, Any] | str:
-        config = door.load(options.preset or preset, overrides)
-        if options.print_config:
-            return door.to_toml(config)
-        return job(config, verb=verb, screen=screen, debug=options.debug)
-
-    return _guarded(body, options)
-
-
-def _guarded(body: Callable[[Any], dict[str, Any] | str], options: Options) -> int:
-    """Run it, print what came of it, and turn what went wrong into one message and an exit code."""
     from flows.screen import Screen
 
     errors = Console(stderr=True, highlight=False)
     try:
+        config = door.load(options.preset or preset, overrides)
+        if options.print_config:
+            sys.stdout.write(door.to_toml(config))
+            return 0
         with Screen(errors) as screen:
-            result = body(screen)
-        if isinstance(result, dict):
-            result["seconds"] = screen.seconds
+            result = job(config, screen)
+        result["seconds"] = screen.seconds
     except KeyboardInterrupt:
         errors.print("Stopped. The same command goes on from here.")
         return 130
@@ -551,10 +533,7 @@ def _guarded(body: Callable[[Any], dict[str, Any] | str], options: Options) -> i
     return _print_result(result, as_json=options.json)
 
 
-def _print_result(result: dict[str, Any] | str, *, as_json: bool) -> int:
-    if isinstance(result, str):
-        sys.stdout.write(result)
-        return 0
+def _print_result(result: dict[str, Any], *, as_json: bool) -> int:
     shown, exit_code = result.pop("shown", ()), int(result.pop("exit_code", 0))
     if as_json:
         sys.stdout.write(strict_json.dumps(result, indent=2) + "\n")

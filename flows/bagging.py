@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from datasets.errors import InputError
-from flows import config as door
+from flows.config import RunConfig
 from flows.screen import Screen, table
 
 
-def run(parts: Sequence[str], *, to: str, options_preset: str | None, screen: Screen) -> dict[str, Any]:
+def run(config: RunConfig, parts: Sequence[str], *, to: str, screen: Screen) -> dict[str, Any]:
     """Writes the bag's YAML file and its packages beside it; `parts` are SOURCE=MODEL, each source once."""
-    config = door.load(options_preset or "smoke", [])
     target = Path(to)
     if target.suffix != ".yaml" or target.exists():
         raise InputError(f"--to {to}: the name of a new .yaml file would do; its packages are put beside it")

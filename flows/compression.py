@@ -1,22 +1,15 @@
 """`stemline compress`: a checkpoint in fewer bits, and how many bytes that saved."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from datasets.errors import InputError
-from flows import config as door
+from flows.config import RunConfig
 from flows.screen import Screen, table
 
 
-def run(
-    model: str, settings: Sequence[str], *, bits: int, to: str, preset: str | None, screen: Screen, print_config: bool
-) -> dict[str, Any] | str:
+def run(config: RunConfig, model: str, *, bits: int, to: str, screen: Screen) -> dict[str, Any]:
     """Writes the checkpoint folder `to`; the sizes of both weight files in bytes."""
-    config = door.load(preset or "smoke", settings)
-    if print_config:
-        return door.to_toml(config)
-
     from models import checkpoint
     from models.errors import ModelError
     from pipelines import registry

@@ -6,17 +6,19 @@ misspelt key is refused with the nearest real one.
 """
 
 import difflib
+import functools
 import json
 import math
 import os
+import re
 import tomllib
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from datasets import storage
 from datasets.errors import InputError
@@ -81,32 +83,77 @@ class RunConfig:
         return self.automix_weight > 0 and self.automix.mixes_per_track > 0
 
 
+# Settings that name a file or a folder. `load` makes them absolute, so that a stored configuration and a deployment
+# mean the same from any folder and on a worker; addresses (s3://..., models:/...) and names that ship stay as given.
+PATHS = (
+    "store.root", "store.data", "corpus.root", "corpus.taxonomy", "curate.model", "curate.overrides", "model.start",
+    "train.copy_to", "train.loader.cache", "evaluate.museval_json", "gate.tags", "registry.artifacts", "retrain.canary",
+)  # fmt: skip
+_NAMES_SHIP = ("corpus.taxonomy",)
+
+
 def load(preset: str, overrides: Sequence[str] = ()) -> RunConfig:
-    """A preset with overrides; folders become absolute, so that the written file reruns from anywhere."""
+    """A preset with overrides; files and folders become absolute, so that the written file reruns from anywhere."""
     config = build(RunConfig, read_preset(preset), overrides)
-    return replace(
-        config,
-        store=replace(config.store, root=_absolute(config.store.root), data=_absolute(config.store.data)),
-        corpus=replace(
-            config.corpus, root=_absolute(config.corpus.root), taxonomy=_absolute_file(config.corpus.taxonomy)
-        ),
-        gate=replace(config.gate, tags=_absolute(config.gate.tags)),
-        retrain=replace(config.retrain, canary=_absolute(config.retrain.canary)),
-        curate=replace(
-            config.curate, model=_absolute(config.curate.model), overrides=_absolute(config.curate.overrides)
-        ),
-        train=replace(config.train, loader=replace(config.train.loader, cache=_absolute(config.train.loader.cache))),
-    )
+    for key in PATHS:
+        config = _with(config, key.split("."), _absolute_file if key in _NAMES_SHIP else absolute)
+    return config
+
+
+def _with(section: T, path: Sequence[str], change: Callable[[Any], Any]) -> T:
+    """The section with the value at the end of the path changed."""
+    value = getattr(section, path[0])
+    made = _with(value, path[1:], change) if path[1:] else change(value)
+    return replace(section, **{path[0]: made})  # type: ignore[type-var]
 
 
 def _absolute_file(name: str) -> str:
     """A name that ships with the program stays; a file becomes absolute."""
-    return _absolute(name) if name.endswith(".toml") or os.sep in name else name
+    return absolute(name) if name.endswith(".toml") or os.sep in name else name
 
 
-def _absolute(folder: str) -> str:
-    elsewhere = "://" in folder or folder.startswith("models:")
-    return folder if not folder or elsewhere else str(Path(folder).expanduser().absolute())
+def absolute(path: str) -> str:
+    """The path from the root of the file system; an address and an empty text stay as they are."""
+    if not path or "://" in path or re.match(r"models:|[a-zA-Z][a-zA-Z0-9+.-]+:/", path):
+        return path
+    try:
+        return str(Path(path).expanduser().absolute())
+    except RuntimeError as error:
+        raise InputError(f"{path!r}: there is no such user; a folder that is called so is ./{path}") from error
+
+
+def override(key: str, value: Any) -> str:
+    """The override that sets one setting to this value, whatever characters it holds."""
+    return f"{key}={_toml_value(value)}"
+
+
+def differences(config: RunConfig, preset: str) -> list[str]:
+    """The overrides that make this configuration of the preset, in any folder."""
+    given = build(RunConfig, read_preset(preset))
+    keys = [key for key in _all_keys(RunConfig) if _fields_of(_hint_at(RunConfig, key.split("."))) is None]
+    return [override(key, _value_at(config, key)) for key in keys if _value_at(config, key) != _value_at(given, key)]
+
+
+def nearest_preset(config: RunConfig) -> str:
+    """The name of the preset that fewest overrides turn into this configuration."""
+    return min(presets(), key=lambda name: len(differences(config, name)))
+
+
+def _value_at(config: Any, key: str) -> Any:
+    for name in key.split("."):
+        config = getattr(config, name)
+    return config
+
+
+def parted(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Overrides, and all other words; the key of an override begins with a section, and no file is called like it."""
+    sections = _fields_of(RunConfig) or {}
+    settings = [
+        word
+        for word in words
+        if re.match(r"\w+\.[\w.]+=", word) and word.partition(".")[0] in sections and not os.path.exists(word)
+    ]
+    return settings, [word for word in words if word not in settings]
 
 
 def presets() -> list[str]:
@@ -140,7 +187,7 @@ def read_preset(name: str) -> dict[str, Any]:
 
 def build(kind: type[T], tree: Mapping[str, Any], overrides: Sequence[str] = ()) -> T:
     """An instance of a tree of dataclasses, after `key=value` overrides; refuses unknown keys and wrong types."""
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     merged = _copy(tree)
     for override in overrides:
@@ -148,16 +195,22 @@ def build(kind: type[T], tree: Mapping[str, Any], overrides: Sequence[str] = ())
     _refuse_unknown(kind, merged, at=())
     try:
         # Strict JSON: lists become tuples and integers become floats, but "20" is no number and true is no 1.
-        return TypeAdapter(kind).validate_json(json.dumps(merged, default=str), strict=True)
+        made: T = _adapter(cast(Any, kind)).validate_json(json.dumps(merged, default=str), strict=True)
+        return made
     except ValidationError as error:
         raise InputError(_in_plain_words(error.errors())) from error
 
 
 def parse(kind: Any, text: str) -> Any:
     """A value of the annotated type out of the JSON that `strict_json.dumps` made of it; ValueError if it is none."""
+    return _adapter(kind).validate_json(json.dumps(restored(kind, json.loads(text))), strict=True)
+
+
+@functools.cache
+def _adapter(kind: Any) -> Any:
     from pydantic import TypeAdapter
 
-    return TypeAdapter(kind).validate_json(json.dumps(restored(kind, json.loads(text))), strict=True)
+    return TypeAdapter(kind)
 
 
 def to_toml(config: Any) -> str:
@@ -178,6 +231,8 @@ def _apply(kind: type, tree: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise InputError(f"{override!r} is not an override; write it as key=value, for example train.steps=20.")
+    if not _is_unicode(override):
+        raise InputError(f"{override!a}: the bytes of this name are not valid UTF-8; rename it, or give another")
     path = key.strip().split(".")
     hint = _hint_at(kind, path)
     node = tree
@@ -190,6 +245,15 @@ def _apply(kind: type, tree: dict[str, Any], override: str) -> None:
     # A folder named 2024 is still a folder.
     wants_text = hint is str or (_is_union(hint) and str in typing.get_args(hint))
     node[path[-1]] = text if wants_text and not isinstance(value, str) else value
+
+
+def _is_unicode(text: str) -> bool:
+    """Python reads bytes of a command line or a folder that are not UTF-8 as half characters, which no file takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _parse(text: str, *, key: str) -> Any:
@@ -293,7 +357,8 @@ def _in_plain_words(errors: Sequence[Any]) -> str:
             lines.append(f"{key}: {message}" if key else message)
         else:
             message = message.removeprefix("Input ").rstrip(".")
-            lines.append(f"{key} is {json.dumps(error['input'], default=str)}, but {message}.")
+            given = json.dumps(error["input"], default=str, ensure_ascii=False)
+            lines.append(f"{key} is {given}, but {message}.")
     return "\n".join(lines)
 
 

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import timedelta
 from importlib import resources
@@ -23,22 +23,20 @@ ROOT = Path(__file__).resolve().parent.parent
 AUTOMATION = "stemline: crashed runs go on"
 
 
-def run(
-    preset: str, overrides: Sequence[str], *, cron: str, pool: str, directory: str, screen: Screen
-) -> dict[str, Any]:
+def run(config: RunConfig, *, preset: str, cron: str, pool: str, directory: str, screen: Screen) -> dict[str, Any]:
     """Makes the work pool where it is missing, every deployment, and the automation that restarts crashed runs."""
-    config = door.load(preset, overrides)
     url = os.environ.get("PREFECT_API_URL")
     if not url:
         raise InputError(
             "PREFECT_API_URL names no server to deploy to. `prefect server start` starts one on this machine; then "
             "PREFECT_API_URL=http://127.0.0.1:4200/api"
         )
+    _check_cron(cron)
     must_answer(f"{url.rstrip('/')}/health", variable="PREFECT_API_URL")
     screen.start("deploy", 0, "")
     _make_pool(pool)
-    told = filled(read(), config, preset, overrides, cron=cron, pool=pool, directory=directory or str(ROOT))
-    _send(told)
+    told = filled(read(), config, preset, cron=cron, pool=pool, directory=door.absolute(directory) or str(ROOT))
+    _send(told, reschedule=bool(cron))
     _make_automation()
     names = [f"{one['entrypoint'].rpartition('.')[2].replace('_', '-')}/{one['name']}" for one in told["deployments"]]
     screen.finish(f"{len(names)} deployments on {url}, work pool {pool}")
@@ -67,21 +65,21 @@ def read() -> dict[str, Any]:
 
 
 def filled(
-    told: Mapping[str, Any],
-    config: RunConfig,
-    preset: str,
-    overrides: Sequence[str],
-    *,
-    cron: str,
-    pool: str,
-    directory: str,
+    told: Mapping[str, Any], config: RunConfig, preset: str, *, cron: str, pool: str, directory: str
 ) -> dict[str, Any]:
-    """The same with songs, store and settings as default parameters, another pool, and another schedule.
+    """The same with the configuration as default parameters, another pool, and another schedule.
 
-    `cron` is of the retraining; "" leaves it as it is, "off" takes it away.
+    A worker has neither this folder nor a preset that is a file of one's own: so it is told a preset that ships, and
+    whatever differs from that. `cron` is of the retraining; "" leaves it as it is, "off" takes it away.
     """
-    kept = [text for text in overrides if text.partition("=")[0].strip() not in ("corpus.root", "store.root")]
-    parameters = {"preset": preset, "songs": config.corpus.root, "store": config.store.root, "overrides": kept}
+    name = preset if preset in door.presets() else door.nearest_preset(config)
+    fields = {"corpus.root": "songs", "store.root": "store"}
+    parameters = {
+        "preset": name,
+        "songs": config.corpus.root,
+        "store": config.store.root,
+        "overrides": [text for text in door.differences(config, name) if text.partition("=")[0] not in fields],
+    }
     made = json.loads(json.dumps(told))
     made.pop("definitions", None)
     made["pull"] = [{"prefect.deployments.steps.set_working_directory": {"directory": directory}}]
@@ -93,44 +91,60 @@ def filled(
     return dict(made)
 
 
-def _send(told: Mapping[str, Any]) -> None:
-    """Makes each deployment, or brings it up to date.
+def _check_cron(cron: str) -> None:
+    from prefect.client.schemas.schedules import CronSchedule
+
+    try:
+        CronSchedule(cron="0 0 * * *" if cron in ("", "off") else cron)
+    except ValueError as error:
+        raise InputError(f"--cron must be five fields such as '0 3 * * *', or off, got {cron!r}") from error
+
+
+def _send(told: Mapping[str, Any], *, reschedule: bool) -> None:
+    """Makes each deployment, or brings it up to date; schedules on the server stay unless `reschedule`, pauses always.
 
     `prefect deploy --all` would do it too, but 3.8.8 ends after the first: it asks for a pool's workers with a limit
     of null, which its own server refuses. May go with the next Prefect.
     """
     from prefect.client.orchestration import get_client
-    from prefect.client.schemas.actions import DeploymentScheduleCreate
+    from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate
     from prefect.client.schemas.objects import ConcurrencyLimitStrategy, ConcurrencyOptions
     from prefect.client.schemas.schedules import CronSchedule
+    from prefect.exceptions import ObjectNotFound
     from prefect.flows import load_flow_from_entrypoint
     from prefect.utilities.callables import parameter_schema
 
     with get_client(sync_client=True) as client:
         for one in told["deployments"]:
             flow: Any = load_flow_from_entrypoint(one["entrypoint"], use_placeholder_flow=False)
-            limit = one["concurrency_limit"]
-            client.create_deployment(
-                flow_id=client.create_flow(flow),
-                name=one["name"],
-                schedules=[
-                    DeploymentScheduleCreate(schedule=CronSchedule(**given), active=True)
-                    for given in one.get("schedules", [])
-                ],
-                concurrency_limit=limit["limit"],
-                concurrency_options=ConcurrencyOptions(
+            limit, pool = one["concurrency_limit"], one["work_pool"]
+            content: dict[str, Any] = {
+                "concurrency_limit": limit["limit"],
+                "concurrency_options": ConcurrencyOptions(
                     collision_strategy=ConcurrencyLimitStrategy(limit["collision_strategy"])
                 ),
-                parameters=one["parameters"],
-                description=one["description"],
-                tags=one["tags"],
-                work_pool_name=one["work_pool"]["name"],
-                job_variables=one["work_pool"]["job_variables"],
-                pull_steps=told["pull"],
-                entrypoint=one["entrypoint"],
-                parameter_openapi_schema=parameter_schema(flow).model_dump(),
-                enforce_parameter_schema=one["enforce_parameter_schema"],
-            )
+                "parameters": one["parameters"],
+                "description": one["description"],
+                "tags": one["tags"],
+                "work_pool_name": pool["name"],
+                "job_variables": pool["job_variables"],
+                "pull_steps": told["pull"],
+                "entrypoint": one["entrypoint"],
+                "parameter_openapi_schema": parameter_schema(flow).model_dump(),
+                "enforce_parameter_schema": one["enforce_parameter_schema"],
+            }
+            try:
+                known = client.read_deployment_by_name(f"{flow.name}/{one['name']}")
+            except ObjectNotFound:
+                known = None
+            if known and not (reschedule and "schedules" in one):
+                client.update_deployment(known.id, DeploymentUpdate(**content))
+                continue
+            schedules = [
+                DeploymentScheduleCreate(schedule=CronSchedule(**given), active=True)
+                for given in one.get("schedules", [])
+            ]
+            client.create_deployment(client.create_flow(flow), one["name"], schedules=schedules, **content)
 
 
 def _make_pool(name: str) -> None:

@@ -4,9 +4,8 @@
 """
 
 import io
-import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -223,14 +222,19 @@ def _walking(verb: str, preset: str, songs: str, store: str, overrides: list[str
 
     if (runtime.flow_run.run_count or 1) > MAX_STARTS:
         raise InputError(f"this run crashed {MAX_STARTS} times; see its log, then start another")
-    given = [f"store.root={json.dumps(store)}", *([f"corpus.root={json.dumps(songs)}"] if songs else [])]
-    config = door.load(preset, [*given, *(overrides or [])])
+    config = resolved(preset, songs, store, overrides or [])
     if verb != "ingest":
         config.model.check_start()
     with held(config.store.root, verb=verb, patience_s=STORE_PATIENCE_S) as folder, RunScreen(), session():
         check_address(registry.address(str(folder)))
         door.write(config, folder / "cache" / "flows" / f"{runtime.flow_run.id}.toml")
         yield config
+
+
+def resolved(preset: str, songs: str, store: str, overrides: Sequence[str]) -> RunConfig:
+    """The configuration that the fields of the form mean; the last fields win."""
+    given = [door.override("store.root", store), *([door.override("corpus.root", songs)] if songs else [])]
+    return door.load(preset, [*given, *overrides])
 
 
 class RunScreen(Screen):

@@ -1,25 +1,20 @@
 """`stemline export`: a model as one graph without its source, kept with its version where it is a registered one."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.text import Text
 
 from datasets.errors import InputError
-from flows import config as door
+from flows.config import RunConfig
 from flows.screen import Screen
 
 KINDS = {".onnx": "export_onnx", ".pt2": "export_program"}  # functions of models.export
 
 
-def run(
-    model: str, settings: Sequence[str], *, to: str, preset: str | None, screen: Screen, print_config: bool
-) -> dict[str, Any] | str:
+def run(config: RunConfig, model: str, *, to: str, screen: Screen) -> dict[str, Any]:
     """Writes `to`, of one segment for any batch, and attaches it to the version that `model` names, if it names one."""
-    config, target = door.load(preset or "smoke", settings), Path(to)
-    if print_config:
-        return door.to_toml(config)
+    target = Path(to)
     if target.suffix not in KINDS:
         raise InputError(f"--to {to}: a file that ends in {' or '.join(KINDS)} would do")
 

@@ -4,36 +4,70 @@ import json
 import re
 import socket
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cyclopts import App
 
-from flows.__main__ import main
+from flows.__main__ import app, main
 
-VERBS = (
-    "demo", "run", "ingest", "curate", "analyze", "automix", "train", "evaluate", "promote", "separate", "compress",
-    "ui",
-)  # fmt: skip
-ROAD = VERBS[:-3]
+# What a verb must be given besides settings; with flags that would make it act where it can.
+GIVEN = {
+    "compare": ["a", "b"], "lineage": ["a song"], "forget": ["a song"], "rollback": ["--to", "1"], "gc": ["--delete"],
+    "separate": ["x.wav", "--model", "m", "--out", "o"], "compress": ["m", "--to", "small"], "plan": ["smoke"],
+    "bag": ["drums=a", "--to", "new/bag.yaml"], "export": ["m", "--to", "m.onnx"], "deploy": ["--cron", "off"],
+    "datasets diff": ["1", "2"], "datasets find": ["a song"],
+}  # fmt: skip
+
+
+def verbs(within: App = app) -> Iterator[str]:
+    """Every verb that the command line has, those below another one too."""
+    for name in within:
+        if not name.startswith("-"):
+            below = [f"{name} {one}" for one in verbs(within[name])]
+            yield from [name, *below]
+
+
+VERBS = tuple(verbs())
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_each_verb_has_help_with_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([verb, "--help"]) == 0
-    assert re.search(rf"Example: stemline {verb} ", capsys.readouterr().out)
+    assert main([*verb.split(), "--help"]) == 0
+    if verb != "datasets":
+        assert re.search(rf"Example: stemline {verb} ", capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("verb", ROAD)
-def test_the_printed_settings_are_toml_that_gives_the_same_settings(
-    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def files(folder: Path) -> dict[str, float]:
+    return {str(path): path.stat().st_mtime for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_printed_settings_are_toml_that_gives_the_same_settings_and_nothing_is_done(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([verb, "corpus.root=songs", f"store.root={tmp_path}/store", "--print-config"]) == 0
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
+    (tmp_path / "store").mkdir()
+    words, store = [*verb.split(), *GIVEN.get(verb, [])], f"store.root={tmp_path}/store"
+    before = files(tmp_path)
+    assert main([*words, "corpus.root=songs", "train.steps=7", store, "--print-config"]) == 0
     first = capsys.readouterr().out
+    assert files(tmp_path) == before
+    settings = tomllib.loads(first)
+    assert (settings["corpus"]["root"], settings["train"]["steps"]) == (str(tmp_path / "songs"), 7)
     (tmp_path / "again.toml").write_text(first)
-    assert tomllib.loads(first)["corpus"]["root"] == str(Path("songs").absolute())
-    assert main([verb, "--preset", str(tmp_path / "again.toml"), "--print-config"]) == 0
+    again = [word for word in words if (verb, word) != ("plan", "smoke")]
+    assert main([*again, "--preset", "again.toml", "--print-config"]) == 0
     assert capsys.readouterr().out == first
-    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_each_verb_refuses_a_preset_that_is_none(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    given = [word for word in GIVEN.get(verb, []) if (verb, word) != ("plan", "smoke")]
+    assert main([*verb.split(), *given, "--preset", "smok"]) == 2
+    assert "did you mean 'smoke'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -48,6 +82,8 @@ def test_the_printed_settings_are_toml_that_gives_the_same_settings(
         (["runn"], "Unknown command"),
         (["separate", "x.wav", "--out", "y"], "--model"),
         (["ui", "store.root=/nowhere/at/all"], "There is no store"),
+        (["plan"], "There is no preset ''"),
+        (["plan", "smoke", "--preset", "demo"], "'smoke' is not an override"),
     ],
 )
 def test_a_bad_command_is_one_message_and_exit_code_2(

@@ -1,8 +1,12 @@
 """Presets, overrides and the refusal of everything that is misspelt."""
 
+import json
+import os
 import tomllib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -175,3 +179,94 @@ def test_folders_are_those_of_where_the_command_was_given(tmp_path: Path, monkey
     assert config.store.root == str(tmp_path / "here")
     assert config.train.loader.cache == str(tmp_path / "rows")
     assert door.load("smoke").train.loader.cache == ""
+
+
+# Text that is no path. A new setting has to stand here or in `door.PATHS`.
+WORDS = {
+    "corpus.unknown", "corpus.license", "model.preset", "train.learner.weight_decay_under", "train.learner.precision",
+    "train.loader.cache_form", "evaluate.split", "evaluate.scorer", "evaluate.precision", "registry.name",
+    "registry.experiment", "separate.format", "separate.two_stems", "separate.device",
+}  # fmt: skip
+
+
+def texts(kind: Any, at: tuple[str, ...] = ()) -> Iterator[str]:
+    """The keys of all settings that are plain text."""
+    for name, hint in typing.get_type_hints(kind).items():
+        if is_dataclass(hint):
+            yield from texts(hint, (*at, name))
+        elif hint is str or (
+            str in typing.get_args(hint) and typing.get_origin(hint) in (types.UnionType, typing.Union)
+        ):
+            yield ".".join((*at, name))
+
+
+def test_every_setting_that_is_text_is_a_path_or_known_not_to_be() -> None:
+    assert set(texts(door.RunConfig)) == WORDS | set(door.PATHS)
+    assert not WORDS & set(door.PATHS)
+
+
+@pytest.mark.parametrize("key", door.PATHS)
+def test_a_path_is_that_of_where_the_command_was_given_and_an_address_stays(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(text: str) -> str:
+        value: Any = door.load("smoke", ["evaluate.all_four=true", f"{key}={text}"])
+        for name in key.split("."):
+            value = getattr(value, name)
+        return str(value)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert read("here/it.toml") == str(tmp_path / "here" / "it.toml")
+    assert read("/there/it.toml") == "/there/it.toml"
+    assert read("~/it.toml") == "/home/ada/it.toml"
+    if key != "train.loader.cache":  # which is on this machine
+        for address in ("s3://songs/it.toml", "models:/stemline@champion", "gs://b/c/d", "file:///x/y"):
+            assert read(address) == address
+
+
+def test_the_home_of_nobody_is_refused() -> None:
+    with pytest.raises(InputError, match=r"there is no such user; a folder that is called so is \./~nobody-here"):
+        door.load("smoke", ["store.root=~nobody-here/store"])
+
+
+AWKWARD = (
+    "/m\N{MULTIPLE MUSICAL NOTES}/a",
+    "/\N{GUITAR}=\N{DRUM WITH DRUMSTICKS}/x.y",
+    "/e\N{COMBINING ACUTE ACCENT}",
+    '/a "b"\\c\td',
+)
+
+
+@pytest.mark.parametrize("path", AWKWARD)
+def test_any_character_of_a_path_survives_every_way_in_and_out(path: str, tmp_path: Path) -> None:
+    config = door.load("smoke", [f"corpus.root={path}", door.override("store.root", path)])
+    assert (config.corpus.root, config.store.root) == (path, path)
+    file = tmp_path / "\N{GUITAR}.toml"
+    door.write(config, file)
+    assert door.load(str(file)) == config
+    assert tomllib.loads(file.read_text(encoding="utf-8"))["corpus"]["root"] == path
+    assert door.parse(door.RunConfig, json.dumps(asdict(config))) == config
+    assert door.load("smoke", door.differences(config, "smoke")) == config
+
+
+def test_a_name_that_is_no_text_is_refused_by_name() -> None:
+    with pytest.raises(InputError, match=r"corpus\.root=/caf\\udce9.*not valid UTF-8"):
+        door.load("smoke", [f"corpus.root={os.fsdecode(b'/caf' + bytes([0xE9]))}"])
+
+
+def test_what_differs_from_a_preset_is_told_as_overrides() -> None:
+    wanted = door.load("htdemucs-musdb", ["train.steps=9", "store.root=/s", 'corpus.sources=["a", "b"]'])
+    assert door.differences(wanted, "htdemucs-musdb") == [
+        'store.root="/s"', 'corpus.sources=["a", "b"]', "train.steps=9",
+    ]  # fmt: skip
+    assert door.nearest_preset(wanted) == "htdemucs-musdb"
+    for name in door.presets():
+        assert door.load(name, door.differences(wanted, name)) == wanted
+
+
+def test_settings_are_told_from_songs_and_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("train.wav=").write_bytes(b"")
+    words = ["a.wav", "store.root=x=y", "drums=runs/KEY/model", "train.wav=", "train.loader.cache=/c", "x" * 9000]
+    assert door.parted(words) == (["store.root=x=y", "train.loader.cache=/c"], [words[0], *words[2:4], words[5]])

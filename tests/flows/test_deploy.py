@@ -6,17 +6,16 @@ from typing import Any
 
 import pytest
 
-from datasets.errors import InputError
 from flows import config as door
 from flows import deploy
-from flows.screen import current
+from flows.__main__ import main
 
 NAMES = {"build_corpus", "train_model", "evaluate", "full_run", "retrain"}
 
 
 def filled(told: dict[str, Any], *overrides: str, cron: str = "") -> dict[str, Any]:
     config = door.load("smoke", overrides)
-    return deploy.filled(told, config, "smoke", overrides, cron=cron, pool="gpus", directory="project")
+    return deploy.filled(told, config, "smoke", cron=cron, pool="gpus", directory="project")
 
 
 def test_prefect_reads_the_file_as_its_own() -> None:
@@ -73,15 +72,48 @@ def test_the_schedule_of_the_retraining_can_be_moved_and_switched_off() -> None:
     assert schedules("off") == [[]]
 
 
-def test_without_a_server_to_deploy_to_it_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("preset", ["smoke", "htdemucs-musdb", "mine.toml"])
+def test_a_worker_elsewhere_means_what_was_meant_here(
+    preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows import deployed
+
+    here, there = tmp_path / "he\N{GUITAR}re", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+    monkeypatch.chdir(here)
+    relative = [f"{key}=of {key} \N{GUITAR}" for key in door.PATHS if key != "corpus.taxonomy"]
+    mine = ["train.steps=7", "evaluate.all_four=true", 'gate.slices={loud = ["a", "b"]}', "corpus.taxonomy=mine.toml"]
+    (here / "mine.toml").write_text(door.to_toml(door.load("hdemucs-repro", ["curate.max_clipped=0.25"])))
+    config = door.load(preset, [*relative, *mine])
+    told = deploy.filled(deploy.read(), config, preset, cron="", pool="gpus", directory="project")
+    monkeypatch.chdir(there)
+    for one in told["deployments"]:
+        assert one["parameters"]["preset"] == {"mine.toml": "hdemucs-repro"}.get(preset, preset)
+        assert deployed.resolved(**one["parameters"]) == config
+    assert config.model.start == str(here / "of model.start \N{GUITAR}")
+
+
+@pytest.mark.parametrize("cron", ["daily", "0 3 * *", "99 3 * * *"])
+def test_a_schedule_that_is_none_is_refused_before_anything_is_deployed(
+    cron: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
+    assert main(["deploy", "--cron", cron]) == 2
+    assert f"got {cron!r}" in capsys.readouterr().err
+
+
+def test_without_a_server_to_deploy_to_it_says_how_to_get_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    with pytest.raises(InputError, match="prefect server start"):
-        deploy.run("smoke", [], cron="", pool="stemline", directory="", screen=current())
+    assert main(["deploy"]) == 2
+    assert "prefect server start" in capsys.readouterr().err
 
 
-def test_a_misspelt_setting_is_refused_before_anything_is_deployed() -> None:
-    with pytest.raises(InputError, match=r"did you mean 'train\.steps'"):
-        deploy.run("smoke", ["train.stpes=4"], cron="", pool="stemline", directory="", screen=current())
+def test_a_misspelt_setting_is_refused_before_anything_is_deployed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["deploy", "train.stpes=4"]) == 2
+    assert "did you mean 'train.steps'" in capsys.readouterr().err
 
 
 def test_why_of_a_new_store_is_a_sentence(tmp_path: Path) -> None:
