@@ -10,7 +10,7 @@ from flows.screen import Screen, table
 
 def run(config: RunConfig, model: str, *, bits: int, to: str, screen: Screen) -> dict[str, Any]:
     """Writes the checkpoint folder `to`; the sizes of both weight files in bytes."""
-    from models import checkpoint
+    from models import model_ref
     from models.errors import ModelError
     from pipelines import registry
 
@@ -20,7 +20,7 @@ def run(config: RunConfig, model: str, *, bits: int, to: str, screen: Screen) ->
         made = _compress(source, target, bits)
     except ModelError as error:
         raise InputError(str(error)) from error
-    before, after = (checkpoint.weights_bytes(path) for path in (source, made))
+    before, after = (model_ref.describe(path).size_bytes for path in (source, made))
     screen.say(f"✓ {made}")
     rows = [["before", str(source), f"{before / 2**20:.2f}"], ["after", str(made), f"{after / 2**20:.2f}"]]
     return {
@@ -33,11 +33,11 @@ def run(config: RunConfig, model: str, *, bits: int, to: str, screen: Screen) ->
 
 
 def _compress(source: Path, target: Path, bits: int) -> Path:
-    from models import checkpoint, quantize
+    from models import checkpoint, model_ref, quantize
 
     network = checkpoint.load_model(source)
     packing = quantize.uniform(network, bits)
-    lineage = {"bits": bits, "rounded_from": checkpoint.weights_digest(source)}
+    lineage = {"bits": bits, "rounded_from": model_ref.describe(source).digest}
     return checkpoint.save(target, network, packing=packing, extra=lineage)
 
 

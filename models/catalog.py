@@ -71,7 +71,8 @@ def build(preset: str, **changes: Any) -> nn.Module:
         raise ModelError(f"no preset {preset!r}: {nearest(preset, PRESETS)}")
     config = PRESETS[preset]
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    return _make(_family_of(config), fields | changes, known=fields)
+    family = _family_of(config)
+    return FAMILIES[family].model_class(_configure(family, fields | changes, known=fields))
 
 
 def to_config(model: nn.Module) -> dict[str, Any]:
@@ -87,12 +88,18 @@ def to_config(model: nn.Module) -> dict[str, Any]:
 
 def from_config(config: Mapping[str, Any]) -> nn.Module:
     """A freshly initialised model of the family and configuration that `to_config` wrote."""
+    read = read_config(config)
+    return FAMILIES[_family_of(read)].model_class(read)
+
+
+def read_config(config: Mapping[str, Any]) -> Any:
+    """What `to_config` wrote as the configuration of its family, such as an `HTDemucsConfig`; no network is built."""
     fields = dict(config)
     family = fields.pop("family", None)
-    if family not in FAMILIES:
+    if not isinstance(family, str) or family not in FAMILIES:
         raise ModelError(f"no family {family!r}: {nearest(str(family), FAMILIES)}")
     known = {field.name: None for field in dataclasses.fields(FAMILIES[family].config_class)}
-    return _make(family, fields, known=known)
+    return _configure(family, fields, known=known)
 
 
 def _family_of(config: object) -> str:
@@ -102,12 +109,11 @@ def _family_of(config: object) -> str:
     raise ModelError(f"{type(config).__name__} belongs to no family: known: {', '.join(sorted(FAMILIES))}")
 
 
-def _make(family: str, fields: Mapping[str, Any], *, known: Mapping[str, object]) -> nn.Module:
+def _configure(family: str, fields: Mapping[str, Any], *, known: Mapping[str, object]) -> Any:
     for name in fields:
         if name not in known:
             raise ModelError(f"{family} has no option {name!r}: {nearest(name, known)}")
     try:
-        config = FAMILIES[family].config_class(**fields)
-    except TypeError as error:
-        raise ModelError(f"an option of {family} has the wrong type: {error}") from error
-    return FAMILIES[family].model_class(config)
+        return FAMILIES[family].config_class(**fields)
+    except (TypeError, ArithmeticError) as error:
+        raise ModelError(f"an option of {family} has the wrong type or size: {error}") from error

@@ -24,6 +24,7 @@ from .quantize import Packing, pack, unpack
 
 FORMAT_VERSION = 1
 WEIGHTS, CONFIG, LEARNER = "weights.safetensors", "config.json", "learner.pt"
+NEEDED = ("model", "weights_sha256")  # in `config.json`
 BAGS = (".yaml", ".yml")
 PUBLISHED = (".th", *BAGS)
 PACKED = "packed"  # the entry of the file's header that says what is bit-packed and how
@@ -64,9 +65,9 @@ def load_model(path: str | Path) -> nn.Module:
     path = Path(path)
     if path.is_dir():
         config = read_config(path)
-        _check_digest(path / WEIGHTS, config["weights_sha256"])
+        check_digest(path / WEIGHTS, config["weights_sha256"])
         return _build(config["model"], _read_weights(path / WEIGHTS), origin=path / WEIGHTS)
-    if not path.exists():
+    if not path.is_file():
         raise ModelError(f"no checkpoint at {path}: give a folder with {CONFIG}, or a .safetensors file")
     stored = None if path.suffix in PUBLISHED else _read_weights(path)
     if stored is None or stored.model is None:
@@ -82,7 +83,7 @@ def check(folder: str | Path) -> None:
     config = read_config(folder)
     for name, digest in ((WEIGHTS, config["weights_sha256"]), (LEARNER, config.get("learner_sha256"))):
         if digest is not None:
-            _check_digest(folder / name, digest)
+            check_digest(folder / name, digest)
 
 
 def load_packing(folder: str | Path) -> Packing | None:
@@ -96,25 +97,9 @@ def load_learner(folder: str | Path) -> dict[str, Any]:
     digest = read_config(folder).get("learner_sha256")
     if digest is None:
         raise ModelError(f"{folder} holds a finished model, not a training to go on with: it has no {LEARNER}")
-    _check_digest(folder / LEARNER, digest)
+    check_digest(folder / LEARNER, digest)
     state: dict[str, Any] = torch.load(folder / LEARNER, map_location="cpu", weights_only=True)
     return state
-
-
-def weights_digest(path: str | Path) -> str:
-    """SHA-256 of the weights of a checkpoint, a folder or a file: equal for equal models, wherever they are."""
-    path = Path(path)
-    if path.is_dir():
-        return str(read_config(path)["weights_sha256"])
-    if not path.is_file():
-        raise ModelError(f"no checkpoint at {path}: give a folder with {CONFIG}, or a .safetensors file")
-    return _sha256(path)
-
-
-def weights_bytes(path: str | Path) -> int:
-    """Size of the weights of a checkpoint, a folder or a file."""
-    path = Path(path)
-    return (path / WEIGHTS if path.is_dir() else path).stat().st_size
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
@@ -129,9 +114,20 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     if not isinstance(config, dict) or config.get("format_version") != FORMAT_VERSION:
         seen = config.get("format_version") if isinstance(config, dict) else None
         raise ModelError(f"{path} has format version {seen}, this code reads {FORMAT_VERSION}")
-    if missing := {"model", "weights_sha256"} - config.keys():
-        raise ModelError(f"{path} lacks {', '.join(sorted(missing))}")
+    for name, kind in (("model", dict), ("weights_sha256", str), ("learner_sha256", str), ("extra", dict)):
+        if not isinstance(config.get(name, None if name in NEEDED else kind()), kind):
+            raise ModelError(f"{path} lacks {name}, or it is not what it should be: {config.get(name)!r:.60}")
     return config
+
+
+def stored_config(path: str | Path) -> dict[str, Any] | None:
+    """The configuration that a file of weights holds, from its header alone; None where it holds none."""
+    try:
+        with safe_open(Path(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is truncated or no safetensors file: {error}") from error
+    return _described(metadata, Path(path))[0]
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], *, origin: str) -> None:
@@ -180,7 +176,7 @@ def _write(
     }
     if learner is not None:
         torch.save(dict(learner), folder / LEARNER)
-        config["learner_sha256"] = _sha256(folder / LEARNER)
+        config["learner_sha256"] = sha256_of(folder / LEARNER)
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -216,10 +212,20 @@ def _read_weights(path: Path) -> _Stored:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} is truncated or no safetensors file: {error}") from error
+    model, packed = _described(metadata, path)
+    if PACKED in metadata:
+        return _Stored(model, *unpack(tensors, packed, origin=str(path)))
+    return _Stored(model, tensors, None)
+
+
+def _described(metadata: Mapping[str, str], path: Path) -> tuple[dict[str, Any] | None, Any]:
+    """The configuration in a file's header, and what is said there of packed tensors."""
     if PACKED in metadata:
         described = _parse(metadata[PACKED], path)
-        return _Stored(described.get("model"), *unpack(tensors, described.get("tensors"), origin=str(path)))
-    return _Stored(_parse(metadata["model"], path) if "model" in metadata else None, tensors, None)
+        if not isinstance(described.get("model"), dict):
+            raise ModelError(f"{path} was altered: its description holds no configuration")
+        return described["model"], described.get("tensors")
+    return (_parse(metadata["model"], path) if "model" in metadata else None), None
 
 
 def _parse(text: str, path: Path) -> dict[str, Any]:
@@ -232,15 +238,18 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
     return content
 
 
-def _check_digest(path: Path, expected: str) -> None:
+def check_digest(path: Path, expected: str) -> str:
+    """The file's SHA-256; ModelError where it is another than `config.json` says."""
     if not path.is_file():
         raise ModelError(f"the checkpoint at {path.parent} is incomplete: it has no {path.name}")
-    if (seen := _sha256(path)) != expected:
+    if (seen := sha256_of(path)) != expected:
         raise ModelError(
             f"{path} is truncated or was altered: its SHA-256 is {seen[:12]}…, {CONFIG} says {expected[:12]}…"
         )
+    return seen
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes in 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,6 +6,7 @@ refused by name, since its weights would load and sound wrong. The third kind, a
 does not have, are passed over; the reference drops the latter too.
 """
 
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,6 +15,7 @@ from typing import Any
 from torch import nn
 
 from . import catalog
+from .bag_file import MAX_SEGMENT_S
 from .demucs import DemucsConfig
 from .errors import ModelError
 from .hdemucs import HDemucsConfig
@@ -46,21 +48,23 @@ def to_our_config(klass: Any, args: Any, kwargs: Any, *, origin: str) -> dict[st
     if not isinstance(args, Sequence) or len(args) > 1 or not isinstance(kwargs, Mapping):
         raise ModelError(f"{origin} has arguments that cannot be read: want at most the sources by position")
     options = dict(kwargs) | ({"sources": args[0]} if args else {})
-    strange = [
-        f"sets {name}={options[name]!r}; only {fixed!r} can be built here{_why(name)}"
-        for name, fixed in dialect.fixed.items()
-        if not _same(options.get(name, fixed), fixed)
-    ]
-    if strange:
-        raise ModelError(f"{origin} {', and '.join(strange)}")
     if "sources" not in options:
         raise ModelError(f"{origin} does not say which sources it separates")
     try:
-        return dialect.read({**dialect.defaults, **options})
+        strange = [
+            f"sets {name}={_short(options[name])}; only {fixed!r} can be built here{_why(name)}"
+            for name, fixed in dialect.fixed.items()
+            if not _same(options.get(name, fixed), fixed)
+        ]
+        if strange:
+            raise ModelError(", and ".join(strange))
+        config = dialect.read({**dialect.defaults, **options})
+        catalog.read_config(config)  # in range as well
     except ModelError as error:
         raise ModelError(f"{origin} {error}") from error
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ModelError(f"{origin} has an option of the wrong kind: {error}") from error
+    except Exception as error:  # values of any kind, made by strangers, meet every comparison here
+        raise ModelError(f"{origin} has an option of the wrong kind: {str(error)[:200]}") from error
+    return config
 
 
 def to_kwargs(model: nn.Module) -> tuple[ClassName, dict[str, Any]]:
@@ -91,10 +95,10 @@ def _same(value: Any, fixed: Any) -> bool:
 def _read_audio(options: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that all families share."""
     return {
-        "sources": [str(source) for source in options["sources"]],
+        "sources": _names(options["sources"]),
         "sample_rate": _whole(options["samplerate"]),
         "audio_channels": _whole(options["audio_channels"]),
-        "segment_s": float(options["segment"]),
+        "segment_s": _seconds(options["segment"]),
         "channels": _whole(options["channels"]),
         "growth": _whole(options["growth"]),
     }
@@ -113,10 +117,47 @@ def _write_audio(config: DemucsConfig | HDemucsConfig | HTDemucsConfig) -> dict[
     }
 
 
+def _names(value: Any) -> list[str]:
+    if not isinstance(value, list | tuple) or not all(isinstance(name, str) and name for name in value):
+        raise ModelError(f"has an option of the wrong kind: sources={_short(value)}, want a list of names")
+    return list(value)
+
+
 def _whole(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | float | Fraction) or value != int(value):
-        raise ModelError(f"has an option {value!r}: want a whole number")
+    """A whole number, not negative; none of theirs is beyond a billion."""
+    if isinstance(value, bool) or not isinstance(value, int | float | Fraction) or not 0 <= value <= 10**9:
+        raise ModelError(f"has an option {_short(value)}: want a whole number, from 0 to a billion")
+    if value != int(value):
+        raise ModelError(f"has an option {_short(value)}: want a whole number")
     return int(value)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | Fraction) or not 0 <= value <= 10**9:
+        raise ModelError(f"has an option of the wrong kind: {_short(value)}, want a number from 0 to a billion")
+    return float(value)
+
+
+def _seconds(value: Any) -> float:
+    if not 0 < (seconds := _number(value)) <= MAX_SEGMENT_S:
+        raise ModelError(f"has a segment of {seconds:g} s: want above 0, at most {MAX_SEGMENT_S:g}")
+    return seconds
+
+
+def _share(value: Any) -> float:
+    if not 0 <= (share := _number(value)) < 1:
+        raise ModelError(f"has a dropout of {share:g}: want a share from 0 to below 1")
+    return share
+
+
+def _flag(value: Any) -> bool:
+    if value is not None and not isinstance(value, int):
+        raise ModelError(f"has an option of the wrong kind: {_short(value)}, want True or False")
+    return bool(value)
+
+
+def _short(value: Any) -> str:
+    return reprlib.repr(value)
 
 
 def _read_htdemucs(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,9 +182,9 @@ def _read_htdemucs(options: Mapping[str, Any]) -> dict[str, Any]:
         "transformer_width": _whole(options["bottom_channels"]) or inner,
         "transformer_layers": _whole(options["t_layers"]),
         "transformer_heads": _whole(options["t_heads"]),
-        "transformer_hidden_scale": float(options["t_hidden_scale"]),
-        "dropout": float(options["t_dropout"]),
-        "attention_dropout": float(options["t_dropout"]),
+        "transformer_hidden_scale": _number(options["t_hidden_scale"]),
+        "dropout": _share(options["t_dropout"]),
+        "attention_dropout": _share(options["t_dropout"]),
     }
 
 
@@ -201,7 +242,7 @@ def _read_demucs(options: Mapping[str, Any]) -> dict[str, Any]:
         **_read_audio(options),
         "version": 3,
         "depth": _whole(options["depth"]),
-        "oversample": bool(options["resample"]),
+        "oversample": _flag(options["resample"]),
     }
 
 

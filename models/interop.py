@@ -12,8 +12,10 @@ import json
 import os
 import pickle
 import re
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,13 +26,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from . import catalog
-from .checkpoint import load_state
+from . import bag_file, catalog
+from .checkpoint import load_model, load_state, sha256_of, stored_config
 from .dialect import DIALECTS, ClassName, to_kwargs, to_our_config
 from .errors import ModelError
 from .separate import Bag
 
 CHECKSUM = re.compile(r"-([0-9a-f]{8,64})$")  # at the end of a file's stem; the SHA-256 starts with it
+DATES = ("%Y%m%d", "%d%m%Y", "%m%d%Y", "%Y%m%d%H%M", "%Y%m%d%H%M%S")  # as people put them at the end of a name
 
 
 def load_package(path: str | Path, *, preset: str | None = None) -> nn.Module:
@@ -41,40 +44,42 @@ def load_package(path: str | Path, *, preset: str | None = None) -> nn.Module:
     path = Path(path)
     if not path.is_file():
         raise ModelError(f"no package at {path}: give a .th or .safetensors file")
-    _verify_checksum(path)
+    verify_checksum(path, sha256_of(path))
     package = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    if "klass" in package:
-        config = to_our_config(package["klass"], package["args"], package["kwargs"], origin=str(path))
-        model, state = catalog.from_config(config), package["state"]
-    elif preset is not None:
-        model, state = catalog.build(preset), package
+    if "klass" in package or preset is None:
+        config, state = _config_of(package, path), _tensors(package.get("state"), path)
+        model = _build(config, state, path)
     else:
-        raise ModelError(
-            f"{path} holds weights and does not say of what: name a preset, such as preset='demucs-v2', "
-            "or give the folder it was saved in"
-        )
-    load_state(model, _tensors(state, path), origin=str(path))
+        model, state = catalog.build(preset), _tensors(package, path)
+    load_state(model, state, origin=str(path))
     return model.eval()
+
+
+def package_config(path: str | Path) -> dict[str, Any]:
+    """The configuration of a package that says what it is, for `catalog.from_config`; no weights are loaded."""
+    path = Path(path)
+    read = _read_safetensors if path.suffix == ".safetensors" else _read_pickle
+    return _config_of(read(path, weights=False), path)
 
 
 def load_bag(path: str | Path) -> Bag:
     """The models that a bag's YAML file names, from the packages beside it, with its weights and segment."""
-    import yaml  # type: ignore[import-untyped,unused-ignore]
-
-    path = Path(path)
-    if not path.is_file():
-        raise ModelError(f"no bag at {path}: give a .yaml file")
+    bag = bag_file.read(path)
+    members = [_load_member(file) for file in bag.members]
     try:
-        bag = yaml.safe_load(path.read_text(encoding="utf-8"))
-        signatures = [str(signature) for signature in bag["models"]]
-        weights, segment_s = bag.get("weights"), bag.get("segment")
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError, AttributeError) as error:
-        raise ModelError(f"{path} is no bag: want YAML with `models`, a list of signatures ({error!r})") from error
-    members = [load_package(_find_package(path.parent, signature)) for signature in signatures]
-    if segment_s is not None:
-        for member in members:
-            _set_segment(member, float(segment_s))
-    return Bag(members, weights)
+        if bag.segment_s is not None:
+            for member in members:
+                _set_segment(member, bag.segment_s)
+        return Bag(members, bag.weights)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
+
+
+def _load_member(path: Path) -> nn.Module:
+    """A package, or a file of weights of ours."""
+    if path.suffix == ".safetensors" and stored_config(path) is not None:
+        return load_model(path)
+    return load_package(path)
 
 
 def export_package(
@@ -127,25 +132,72 @@ def export_bag(
     return _write(Path(folder), f"{name}.yaml", ("\n".join(lines) + "\n").encode())
 
 
-def _verify_checksum(path: Path) -> None:
+def verify_checksum(path: Path, sha256: str) -> None:
+    """ModelError where a package's name ends in a checksum, such as `955717e8-8726e21a.th`, that is not its own.
+
+    Digits alone that read as a day are a date: one checksum in some 36 000 looks like that.
+    """
     found = CHECKSUM.search(path.stem)
-    if not found:
-        return
-    with path.open("rb") as file:
-        seen = hashlib.file_digest(file, "sha256").hexdigest()
-    if not seen.startswith(found[1]):
+    if found and not sha256.startswith(found[1]) and not _is_date(found[1]):
         raise ModelError(
-            f"{path} is truncated or was altered: its name says SHA-256 {found[1]}…, it is {seen[: len(found[1])]}…"
+            f"{path} is truncated or was altered: its name says SHA-256 {found[1]}…, it is {sha256[: len(found[1])]}…; "
+            "where the name means something else, give it another end"
         )
 
 
-def _read_pickle(path: Path) -> dict[str, Any]:
+def _is_date(digits: str) -> bool:
+    for form in DATES:
+        try:
+            seen = datetime.strptime(digits, form)
+        except ValueError:
+            continue
+        if seen.strftime(form) == digits and 1990 <= seen.year < 2100:
+            return True
+    return False
+
+
+def _config_of(package: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    if "klass" not in package:
+        raise ModelError(
+            f"{path} holds weights and does not say of what: name a preset, such as preset='demucs-v2', "
+            "or give the folder it was saved in"
+        )
+    return to_our_config(package["klass"], package.get("args"), package.get("kwargs"), origin=str(path))
+
+
+def _build(config: Mapping[str, Any], state: Mapping[str, Tensor], path: Path) -> nn.Module:
+    """A network of the configuration, once its weights cannot be far more than the file has: strangers may ask much."""
+    try:
+        described = catalog.read_config(config)
+        num_layers = max(described.depth, *(config.get(name, 0) for name in ("dconv_depth", "transformer_layers")))
+        if num_layers > len(state) or _least_size(config, described) > sum(value.numel() for value in state.values()):
+            raise ModelError("describes another configuration: a larger network than its weights can fill")
+        return catalog.from_config(config)
+    except ModelError as error:
+        raise ModelError(f"{path} {error}") from None
+    except (RuntimeError, ArithmeticError, ValueError, TypeError, MemoryError) as error:
+        raise ModelError(f"{path} describes a network that cannot be built: {str(error)[:200]}") from error
+
+
+def _least_size(config: Mapping[str, Any], described: Any) -> float:
+    """Elements of the largest of some tensors that a network of this configuration has."""
+    inner, audio = described.layer_channels[-1], described.audio_channels * len(described.sources)
+    sizes: list[float] = [described.channels * max(audio, config.get("nfft", 0) // 8), inner * inner]
+    if config.get("transformer_layers"):
+        width: int = config["transformer_width"]
+        sizes += [width * inner, width * width * max(1.0, config["transformer_hidden_scale"])]
+    return max(sizes)
+
+
+def _read_pickle(path: Path, *, weights: bool = True) -> dict[str, Any]:
     """The dict in a `.th` file. Nothing of the pickle is called: classes are names, fractions are parsed."""
     known: list[Callable[..., Any] | tuple[Any, str]] = [(ClassName(name), name) for name in DIALECTS]
     known.append((_fraction, "fractions.Fraction"))
     try:
         with torch.serialization.safe_globals(known):
-            package = torch.load(path, map_location="cpu", weights_only=True)
+            # Mapped, weights are not read before they are used; older files are no archives, and cannot be mapped.
+            mapped = not weights and zipfile.is_zipfile(path)
+            package = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # a broken or hostile pickle can make its reader fail in any way
         raise ModelError(f"{path} is refused: {_reason(error)}") from error
     if not isinstance(package, dict):
@@ -164,11 +216,11 @@ def _reason(error: Exception) -> str:
     )
 
 
-def _read_safetensors(path: Path) -> dict[str, Any]:
+def _read_safetensors(path: Path, *, weights: bool = True) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in sorted(file.keys())}
+            state = {name: file.get_tensor(name) for name in sorted(file.keys())} if weights else {}
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} is truncated or no safetensors file: {error}") from error
     if "klass" not in metadata:
@@ -177,7 +229,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         raise ModelError(f"{path} is quantised with DiffQ, which is not read here: take the unquantised model")
     try:
         args, kwargs = (_from_json(json.loads(metadata[name])) for name in ("args", "kwargs"))
-    except (ValueError, KeyError, ZeroDivisionError) as error:
+    except (ValueError, KeyError, ArithmeticError, RecursionError) as error:
         raise ModelError(f"{path} has arguments that cannot be read: {error!r}") from error
     return {"klass": ClassName(metadata["klass"]), "args": args, "kwargs": kwargs, "state": state}
 
@@ -189,22 +241,11 @@ def _tensors(state: Any, path: Path) -> dict[str, Tensor]:
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ModelError(f"{path} has no table of weights by name")
     for name, value in state.items():
+        if value.layout != torch.strided or value.is_quantized or value.is_complex() or value.device.type != "cpu":
+            raise ModelError(f"{path} has weights that are no plain numbers, in {name}")
         if not torch.isfinite(value).all():
             raise ModelError(f"{path} has weights that are not finite, in {name}")
     return {str(name): value.float() for name, value in state.items()}
-
-
-def _find_package(folder: Path, signature: str) -> Path:
-    """The one file of a signature in a folder, safetensors first."""
-    if not re.fullmatch(r"[\w.]+", signature):
-        raise ModelError(f"signature {signature!r}: want letters, digits and underscores")
-    for pattern in (f"{signature}.safetensors", f"{signature}-*.safetensors", f"{signature}.th", f"{signature}-*.th"):
-        found = sorted(folder.glob(pattern))
-        if len(found) > 1:
-            raise ModelError(f"several files in {folder} claim to be {signature}: {', '.join(f.name for f in found)}")
-        if found:
-            return found[0]
-    raise ModelError(f"{folder} has neither {signature}.safetensors nor {signature}-CHECKSUM.th")
 
 
 def _set_segment(model: Any, segment_s: float) -> None:

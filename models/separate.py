@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .augment import generator
+from .bag_file import check_weights
 from .errors import ModelError
 from .ranges import NonNegativeInt, PositiveInt, Range, check_ranges
 
@@ -37,11 +38,8 @@ class Bag(nn.Module):
         self.models = nn.ModuleList(models)
         num_sources = len(layout(models[0]).sources)
         weights = weights if weights is not None else [[1.0] * num_sources] * len(models)
-        if len(weights) != len(models) or any(len(row) != num_sources for row in weights):
-            raise ModelError(f"weights must be {len(models)} rows (models) of {num_sources} (sources), got {weights}")
+        weights = check_weights(weights, num_models=len(models), num_sources=num_sources)
         total_S = torch.tensor(weights, dtype=torch.float32).sum(dim=0)
-        if (total_S <= 0).any():
-            raise ModelError(f"every source needs a model with a weight above 0, got {weights}")
         self.shares = [tuple((torch.tensor(row) / total_S).tolist()) for row in weights]
 
 

@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any
 
 from datasets import storage
@@ -154,9 +153,12 @@ def run(
     progress: Progress | None = None,
 ) -> EvaluateResult:
     """Scores of a checkpoint, a folder or a file of weights, on the songs of the split; found again if known."""
+    from models import model_ref
+
     folder = storage.absolute(store)
     songs = _songs_of(config, chunks, keep)
-    model_digest = _digest_of(Path(checkpoint))
+    described = model_ref.describe(checkpoint)
+    model_digest = described.digest
     code = code_digest("models.metrics", "models.bsseval", "models.separate", "models.catalog")
     asked = [config.protocol, SCORES.names, code]
     key = digest(model_digest, chunks.digest, [song.track_id for song in songs], *asked)
@@ -172,7 +174,7 @@ def run(
         scores = write_table(folder, "scores", table_of(rows, SCORES), key=key, step="evaluate", extra=extra)
     summary = summarize(read_objects(scores, Score), model_digest, chunks.digest)
     took = read_manifest(scores).extra["real_time"]
-    summary = replace(summary, size_bytes=_bytes_of(Path(checkpoint)), real_time=took)
+    summary = replace(summary, size_bytes=described.size_bytes, real_time=took)
     return EvaluateResult(scores=scores, summary=summary)
 
 
@@ -223,18 +225,6 @@ def _songs_of(config: EvaluateConfig, chunks: ShardSet, keep: Collection[str] | 
             "a larger corpus.test_fraction would do"
         )
     return sorted(chosen, key=lambda song: song.track_id)
-
-
-def _digest_of(checkpoint: Path) -> str:
-    from models.checkpoint import weights_digest
-
-    return weights_digest(checkpoint)
-
-
-def _bytes_of(checkpoint: Path) -> int:
-    from models.checkpoint import weights_bytes
-
-    return weights_bytes(checkpoint)
 
 
 def _over_songs(scores: Sequence[Score]) -> SourceScore:

@@ -134,13 +134,15 @@ class _Separator:
     def __init__(self, config: SeparateConfig, model: str) -> None:
         from models.checkpoint import load_model
         from models.errors import ModelError
+        from models.model_ref import describe
         from models.separate import layout
         from models.tiled import keep_freed_memory
 
         keep_freed_memory()
         self.config = config
         try:
-            self.model: nn.Module = load_model(Path(model))
+            described = describe(model)
+            self.model: nn.Module = load_model(model)
         except ModelError as error:
             raise InputError(f"model {model}: {error}") from error
         self.layout = layout(self.model)
@@ -149,7 +151,7 @@ class _Separator:
             raise InputError(
                 f"separate.two_stems={config.two_stems!r}: this model has {', '.join(self.layout.sources)}"
             )
-        self.digest = digest(config, _content_digest(Path(model)), code_digest("pipelines.stems"))
+        self.digest = digest(config, described.digest, code_digest("pipelines.stems"))
 
     @property
     def stems(self) -> tuple[str, ...]:
@@ -363,11 +365,7 @@ def _finished(song: Path, folder: Path, key: str) -> SeparatedSong | None:
 
 
 def _content_digest(path: Path) -> str:
-    """SHA-256 of a file, or of a checkpoint folder's model."""
-    if path.is_dir():
-        from pipelines.registry.bundle import checkpoint_digest
-
-        return checkpoint_digest(path)
+    """SHA-256 of a file."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -158,9 +158,9 @@ def _resolved(model: ModelConfig, store: str) -> ModelConfig:
 
 def _start_digest(model: ModelConfig) -> str:
     """Of the weights themselves: it does not matter where they lie."""
-    from models import checkpoint
+    from models import model_ref
 
-    return checkpoint.weights_digest(model.start) if model.start else ""
+    return model_ref.describe(model.start).digest if model.start else ""
 
 
 def read_history(result: TrainResult) -> list[dict[str, float]]:

@@ -21,6 +21,7 @@ from models import checkpoint
 from models.catalog import build
 from models.learner import Learner
 from models.metrics import nsdr
+from models.model_ref import describe
 from models.quantize import MIB, Packing, packed_bytes, uniform
 from models.recipe import QuantizeConfig
 from models.separate import layout, separate
@@ -60,7 +61,7 @@ def measure(folder: Path, steps: int, penalties: list[float]) -> list[Row]:
     rows: list[Row] = []
     for name, (model, packing) in arms.items():
         saved = checkpoint.save(folder / "model", model, packing=packing)
-        score, size = _score(checkpoint.load_model(saved), test), checkpoint.weights_bytes(saved) / MIB
+        score, size = _score(checkpoint.load_model(saved), test), describe(saved).size_bytes / MIB
         full_size, full_score = (rows[0]["value"], rows[1]["value"]) if rows else (None, None)
         rows.append(figure(f"{name}: size", size, "MiB", baseline=full_size))
         lost = TOLERATED_DB.get(name.split(",")[0])

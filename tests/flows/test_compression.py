@@ -9,6 +9,7 @@ import torch
 from flows.__main__ import main
 from models import checkpoint
 from models.catalog import build
+from models.model_ref import describe
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def test_a_compressed_checkpoint_is_smaller_and_nearly_the_same_model(
     assert told["bytes_after"] == (tmp_path / "small" / "weights.safetensors").stat().st_size
     assert told["bytes_after"] < at_most * told["bytes_before"]
     extra = checkpoint.read_config(tmp_path / "small")["extra"]
-    assert extra == {"bits": bits, "rounded_from": checkpoint.weights_digest(model)}
+    assert extra == {"bits": bits, "rounded_from": describe(model).digest}
     before, after = (dict(checkpoint.load_model(path).named_parameters()) for path in (model, tmp_path / "small"))
     for name, weight in before.items():
         half = 2**-11 * weight.abs().max()  # what float16 loses
@@ -51,9 +52,9 @@ def test_what_cannot_be_is_one_message_and_nothing_is_lost(
     for place in ("file", "songs/song.wav"):
         (tmp_path / place).write_bytes(b"precious")
     target = model if to == "model" else tmp_path / to
-    digest = checkpoint.weights_digest(model)
+    digest = describe(model).digest
     assert main(["compress", str(model), "--bits", bits, "--to", str(target), f"store.root={tmp_path}/store"]) == 2
     assert message in capsys.readouterr().err
-    assert checkpoint.weights_digest(model) == digest
+    assert describe(model).digest == digest
     assert {(tmp_path / place).read_bytes() for place in ("file", "songs/song.wav")} == {b"precious"}
     assert not (tmp_path / "small").exists()

@@ -14,6 +14,7 @@ from models.augment import augment
 from models.catalog import build
 from models.errors import ModelError
 from models.learner import Learner, LearnerConfig, unwrap
+from models.model_ref import describe
 from models.quantize import (
     MIB,
     BitWidths,
@@ -112,7 +113,7 @@ def test_the_file_is_as_large_as_predicted_and_loads_as_what_was_scored(bits: in
     folder = checkpoint.save(tmp_path / "model", model, packing=packing)
     file = folder / "weights.safetensors"
     header = 8 + int.from_bytes(file.read_bytes()[:8], "little")
-    assert checkpoint.weights_bytes(folder) == file.stat().st_size
+    assert describe(folder).size_bytes == file.stat().st_size
     assert file.stat().st_size - header == packed_bytes(model.state_dict(), packing)
     expected = rounded(model.state_dict(), packing)
     for place in (folder, file):
@@ -126,7 +127,7 @@ def test_the_same_weights_make_the_same_bytes_and_a_loaded_model_makes_them_agai
         widths.logits_G.normal_(std=2.0, generator=dice())
     first = checkpoint.save(tmp_path / "a", model, packing=widths.packing())
     again = checkpoint.save(tmp_path / "b", checkpoint.load_model(first), packing=checkpoint.load_packing(first))
-    assert checkpoint.weights_digest(first) == checkpoint.weights_digest(again)
+    assert describe(first).digest == describe(again).digest
     assert checkpoint.load_packing(checkpoint.save(tmp_path / "c", model)) is None
 
 
@@ -277,7 +278,7 @@ def test_a_resumed_training_with_learnt_widths_equals_one_that_never_stopped(pre
         second.step(batch(step), step=step)
     for learner in (whole, second):
         checkpoint.save(tmp_path / str(learner is whole), learner.model, packing=learner.packing())
-    assert checkpoint.weights_digest(tmp_path / "True") == checkpoint.weights_digest(tmp_path / "False")
+    assert describe(tmp_path / "True").digest == describe(tmp_path / "False").digest
     assert torch.equal(whole.averages[0].average["freq_emb.embedding.weight"],
                        second.averages[0].average["freq_emb.embedding.weight"])  # fmt: skip
     with pytest.raises(ModelError, match=r"another quantize\.penalty"):

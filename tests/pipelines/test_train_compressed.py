@@ -9,8 +9,9 @@ import torch
 
 from datasets.schema import ShardSet
 from datasets.shards import read_song, read_songs
-from models.checkpoint import load_model, load_packing, weights_bytes
+from models.checkpoint import load_model, load_packing
 from models.metrics import nsdr
+from models.model_ref import describe
 from models.recipe import QuantizeConfig
 from models.separate import separate
 from pipelines import train
@@ -45,7 +46,7 @@ def test_the_result_is_packed_and_scores_what_validation_said(undisturbed: Train
     checkpoint = Path(undisturbed.checkpoint)
     assert load_packing(checkpoint)
     current = sorted(checkpoint.parent.glob("step-*"))[-1] / "current"
-    assert weights_bytes(checkpoint) < 0.6 * weights_bytes(current)
+    assert describe(checkpoint).size_bytes < 0.6 * describe(current).size_bytes
     (song,) = (song for song in read_songs(chunks) if song.split == "valid")
     stems_SCT = torch.from_numpy(read_song(song, sources=SOURCES))
     estimates_SCT = separate(load_model(checkpoint), stems_SCT.sum(dim=0))
