@@ -123,18 +123,22 @@ def _names(value: Any) -> list[str]:
     return list(value)
 
 
-def _whole(value: Any) -> int:
-    """A whole number, not negative; none of theirs is beyond a billion."""
-    if isinstance(value, bool) or not isinstance(value, int | float | Fraction) or not 0 <= value <= 10**9:
-        raise ModelError(f"has an option {_short(value)}: want a whole number, from 0 to a billion")
+def _whole(value: Any, most: int = 10**9) -> int:
+    """A whole number, not negative, and not so large that mere arithmetic with it never ends."""
+    if isinstance(value, bool) or not isinstance(value, int | float | Fraction) or not 0 <= value <= most:
+        raise ModelError(f"has an option {_short(value)}: want a whole number, from 0 to {most}")
     if value != int(value):
         raise ModelError(f"has an option {_short(value)}: want a whole number")
     return int(value)
 
 
+def _layers(value: Any) -> int:
+    return _whole(value, most=1000)
+
+
 def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | Fraction) or not 0 <= value <= 10**9:
-        raise ModelError(f"has an option of the wrong kind: {_short(value)}, want a number from 0 to a billion")
+        raise ModelError(f"has an option of the wrong kind: {_short(value)}, want a number from 0 to 1000000000")
     return float(value)
 
 
@@ -142,12 +146,6 @@ def _seconds(value: Any) -> float:
     if not 0 < (seconds := _number(value)) <= MAX_SEGMENT_S:
         raise ModelError(f"has a segment of {seconds:g} s: want above 0, at most {MAX_SEGMENT_S:g}")
     return seconds
-
-
-def _share(value: Any) -> float:
-    if not 0 <= (share := _number(value)) < 1:
-        raise ModelError(f"has a dropout of {share:g}: want a share from 0 to below 1")
-    return share
 
 
 def _flag(value: Any) -> bool:
@@ -162,7 +160,7 @@ def _short(value: Any) -> str:
 
 def _read_htdemucs(options: Mapping[str, Any]) -> dict[str, Any]:
     fields = _read_audio(options)
-    depth = _whole(options["depth"])
+    depth = _layers(options["depth"])
     if options["norm_starts"] < depth:
         raise ModelError(
             f"sets norm_starts={options['norm_starts']}, which puts norms into the U-Net; "
@@ -177,14 +175,14 @@ def _read_htdemucs(options: Mapping[str, Any]) -> dict[str, Any]:
         "depth": depth,
         "nfft": _whole(options["nfft"]),
         "dconv_compress": _whole(options["dconv_comp"]),
-        "dconv_depth": _whole(options["dconv_depth"]),
+        "dconv_depth": _layers(options["dconv_depth"]),
         "dconv_in_decoder": options["dconv_mode"] == 3,
         "transformer_width": _whole(options["bottom_channels"]) or inner,
-        "transformer_layers": _whole(options["t_layers"]),
+        "transformer_layers": _layers(options["t_layers"]),
         "transformer_heads": _whole(options["t_heads"]),
         "transformer_hidden_scale": _number(options["t_hidden_scale"]),
-        "dropout": _share(options["t_dropout"]),
-        "attention_dropout": _share(options["t_dropout"]),
+        "dropout": _number(options["t_dropout"]),
+        "attention_dropout": _number(options["t_dropout"]),
     }
 
 
@@ -212,7 +210,7 @@ def _read_hdemucs(options: Mapping[str, Any]) -> dict[str, Any]:
         **_read_audio(options),
         "nfft": _whole(options["nfft"]),
         "dconv_compress": _whole(options["dconv_comp"]),
-        "dconv_depth": _whole(options["dconv_depth"]),
+        "dconv_depth": _layers(options["dconv_depth"]),
     }
     depth = HDemucsConfig(nfft=fields["nfft"]).depth
     wanted = {"depth": depth, "norm_starts": depth - 2, "dconv_attn": depth - 2, "dconv_lstm": depth - 2}
@@ -241,7 +239,7 @@ def _read_demucs(options: Mapping[str, Any]) -> dict[str, Any]:
         "family": "demucs",
         **_read_audio(options),
         "version": 3,
-        "depth": _whole(options["depth"]),
+        "depth": _layers(options["depth"]),
         "oversample": _flag(options["resample"]),
     }
 

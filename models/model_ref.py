@@ -84,7 +84,7 @@ def _of_bag(path: Path) -> ModelRef:
     try:
         weights = bag_file.check_weights(weights, num_models=len(members), num_sources=len(sources))
         if bag.segment_s is not None:
-            check_audio(sources, sample_rate, audio_channels, bag.segment_s)
+            check_audio(sources, sample_rate, bag.segment_s)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
     digest = _digest_over(
