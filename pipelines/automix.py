@@ -86,7 +86,12 @@ def run(
     if finished is None:
         _render_missing(jobs, songs, folder, progress)
         written = [_found(folder, job.spec) for job in jobs]
-        finished = write_manifest(folder, table="chunks", step="automix", key=key, shards=written)
+        extra = {
+            "made_from": chunks.uri.rsplit("/", 1)[-1].removesuffix(".json"),
+            "plans": asdict(plans),
+            "ingredients": _ingredients(jobs, songs),
+        }
+        finished = write_manifest(folder, table="chunks", step="automix", key=key, shards=written, extra=extra)
     return AutomixResult(plans=plans, chunks=finished)
 
 
@@ -147,6 +152,12 @@ def _jobs(config: AutomixConfig, plans: Sequence[MixPlan], songs: Mapping[str, S
         spec = "mix-" + digest(SCHEMA_VERSION, [asdict(item) for item in members], made_from, code)
         jobs.append(_Job(spec=spec, plans=members))
     return jobs
+
+
+def _ingredients(jobs: Sequence[_Job], songs: Mapping[str, Song]) -> list[dict[str, str]]:
+    """The songs that are in the mixes: whoever learns from mixes has heard these."""
+    parts = {(part.track_id, mix.split) for job in jobs for mix in job.plans for part in mix.parts}
+    return [{"track_id": name, "audio": songs[name].audio, "split": split} for name, split in sorted(parts)]
 
 
 def _mix_id(item: MixPlan) -> str:

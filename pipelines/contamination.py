@@ -1,18 +1,21 @@
 """Which held-out songs a model knows already: by the digest of their audio, and by what they sound like.
 
 Digests find what is stored twice under whatever name. Landmarks, which curation keeps beside each dataset, also find
-other masters, excerpts and other speeds (`datasets/fingerprint.py`), across all datasets that models learnt from.
+other masters, excerpts and other speeds (`datasets/fingerprint.py`), across all that models have heard (`ancestry.py`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
-from datasets.errors import InputError
-from datasets.fingerprint import Signature, find_matches, unpack
-from datasets.schema import Landmarks, ShardSet
-from datasets.shards import Manifest, Song, read_manifest, read_objects
+from datasets.fingerprint import Signature, find_matches
+from datasets.schema import ShardSet
+from datasets.shards import Song
+from pipelines import ancestry
+from pipelines.ancestry import Ancestry, Recording
 
 SAME_AUDIO = "the same audio"
+AnySong = TypeVar("AnySong", Song, Recording)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,62 +23,54 @@ class Contamination:
     """Songs to leave out of a comparison, and what could not be looked at."""
 
     songs: Mapping[str, str] = field(default_factory=dict)  # track id -> how it is known that a model learnt from it
-    known: bool = True  # False where a dataset that a model learnt from is gone
+    known: bool = True  # False where a dataset is gone, or what a model began from is not known
     by_ear: bool = True  # False where only digests could be compared
     gaps: tuple[str, ...] = ()  # what is not known, and why, in words
 
 
-def find(held_out: ShardSet, learnt_from: Sequence[str], *, split: str, min_similarity: float) -> Contamination:
-    """Songs of `split` that one of the models learnt from; `learnt_from` are the manifests of their datasets.
+def find(
+    held_out: ShardSet, learnt_from: Sequence[str | Ancestry], *, split: str, min_similarity: float
+) -> Contamination:
+    """Songs of `split` that one of the models learnt from: what they have heard, or the manifests of their datasets.
 
-    The candidate's own is `held_out`, so one of its training songs counts as well. `min_similarity` is the share of
-    the shorter song that must be the same recording; above 1 nothing is listened to.
+    The candidate's own dataset is `held_out`, so one of its training songs counts as well. `min_similarity` is the
+    share of the shorter song that must be the same recording; above 1 nothing is listened to.
     """
-    ours = read_manifest(held_out)
-    others = [_manifest(uri) for uri in learnt_from]
-    manifests = [ours, *(manifest for manifest in others if manifest is not None)]
-    known = len(manifests) == 1 + len(learnt_from)
-    learnt = [song for manifest in manifests for song in learnt_songs(manifest.songs, split=split)]
-    found = dict.fromkeys(heard_songs(ours.songs, learnt, split=split), SAME_AUDIO)
-    signatures = [_signatures(manifest) for manifest in manifests] if min_similarity <= 1 else [None]
-    by_audio: dict[str, Signature] = {}
-    for part in signatures:
-        by_audio |= part or {}
-    asked = {song.track_id: song.audio for song in ours.songs if song.split == split and song.track_id not in found}
-    found |= _recognized(asked, learnt, by_audio, min_similarity=min_similarity)
-    return Contamination(songs=found, known=known, by_ear=None not in signatures)
+    tables = held_out.uri.rsplit("/", 2)[0]
+    ours = ancestry.of_dataset(held_out.uri)
+    both = ours
+    for one in learnt_from:
+        both |= ancestry.of_dataset(one) if isinstance(one, str) else one
+    asked = [song for song in ours.recordings if song.split == split]
+    learnt = learnt_songs(both.recordings, split=split)
+    found = dict.fromkeys(heard_songs(ours.recordings, learnt, split=split), SAME_AUDIO)
+    by_ear = min_similarity <= 1
+    if by_ear:
+        left = {song.track_id: song.audio for song in asked if song.track_id not in found}
+        wanted = {song.audio for song in learnt} | set(left.values())
+        sounds = ancestry.sounds(both, wanted, tables=tables)
+        by_ear = wanted <= sounds.keys() and not both.mute
+        found |= _recognized(left, learnt, sounds, min_similarity=min_similarity)
+    return Contamination(songs=found, known=not both.gaps, by_ear=by_ear, gaps=both.gaps)
 
 
-def learnt_songs(songs: Iterable[Song], *, split: str) -> list[Song]:
-    """What a model was trained with, or chosen by: all but the songs that are compared and those kept for tests."""
-    return [song for song in songs if song.split not in (split, "test")]
+def learnt_songs(songs: Iterable[AnySong], *, split: str) -> list[AnySong]:
+    """What a model was trained with, or chosen by: all but those kept for tests.
+
+    Songs that both were chosen by are no reason to compare nothing at all, where these are the ones compared.
+    """
+    spared = {"test", split} - {"train"}
+    return [song for song in songs if song.split not in spared]
 
 
-def heard_songs(songs: Iterable[Song], learnt: Iterable[Song], *, split: str) -> list[str]:
+def heard_songs(songs: Iterable[AnySong], learnt: Iterable[AnySong], *, split: str) -> list[str]:
     """Ids of the songs in `split` whose audio, whatever it is called there, is among what was learnt from."""
     audio = {song.audio for song in learnt}
     return sorted(song.track_id for song in songs if song.split == split and song.audio in audio)
 
 
-def _manifest(uri: str) -> Manifest | None:
-    try:
-        return read_manifest(uri) if uri else None
-    except InputError:
-        return None
-
-
-def _signatures(manifest: Manifest) -> dict[str, Signature] | None:
-    """What the songs of a dataset sound like, by the digest of their audio; None where that is not kept with it."""
-    kept = manifest.extra.get("landmarks")
-    try:
-        rows = read_objects(ShardSet(**kept), Landmarks) if kept else None
-    except (InputError, OSError):
-        return None
-    return None if rows is None else {row.audio: unpack(row.signature) for row in rows}
-
-
 def _recognized(
-    asked: Mapping[str, str], learnt: Iterable[Song], signatures: Mapping[str, Signature], *, min_similarity: float
+    asked: Mapping[str, str], learnt: Iterable[Recording], signatures: Mapping[str, Signature], *, min_similarity: float
 ) -> dict[str, str]:
     """Those of the asked songs, audio by id, in which something that was learnt from is heard, and where."""
     by_audio = {song.audio: song.track_id for song in learnt}  # each recording once, under one of its names

@@ -24,7 +24,7 @@ from datasets.errors import InputError
 from datasets.schema import ShardSet
 from datasets.shards import read_songs, write_json
 from models.errors import ModelError
-from pipelines import resume, train_loop
+from pipelines import ancestry, resume, train_loop
 from pipelines.cluster import connect
 from pipelines.feed import open_index
 from pipelines.progress import Progress, stage
@@ -98,6 +98,7 @@ def run(
         return finished
     _check(job)
     folder.mkdir(parents=True, exist_ok=True)
+    ancestry.note(folder, start=model.start, datasets=[table.uri for table, _ in chunks], store=store)
     if config.copy_to:
         _bring_back(folder, config)
     started = time.monotonic()
