@@ -11,6 +11,7 @@ from flows.config import RunConfig
 from flows.road import prepared
 from flows.screen import Screen, decibels, table
 from pipelines import gate
+from pipelines.contamination import Contamination
 from pipelines.evaluate import ScoreSummary
 from pipelines.gate import Pairs
 
@@ -29,7 +30,7 @@ def run(config: RunConfig, first: str, second: str, *, screen: Screen, debug: bo
 
         one, two = compare_models(config, first, second)
         songs = build_corpus(config, until="curate").songs
-        heard = heard_in(config, songs, lineage.datasets(config, first, second))
+        heard = heard_in(config, songs, lineage.ancestries(config, first, second))
         pairs = gate.compare(one, two, gate.with_tags(config.gate), heard=heard.songs)
     plain = asdict(pairs)
     return {
@@ -40,7 +41,8 @@ def run(config: RunConfig, first: str, second: str, *, screen: Screen, debug: bo
         "dataset": differing["dataset"],
         **plain,
         "heard": dict(heard.songs),
-        "shown": [*differing["shown"], *_shown(first, second, one, two, pairs)],
+        "not_known": list(heard.gaps),
+        "shown": [*differing["shown"], *_shown(first, second, one, two, pairs), *_not_known(heard)],
     }
 
 
@@ -62,6 +64,11 @@ def _shown(first: str, second: str, one: ScoreSummary, two: ScoreSummary, pairs:
         table("Songs", ["track", "gain"], _extremes(pairs.songs)),
         *(Text(f"left out: {track_id}, which one of them learnt from", style="dim") for track_id in pairs.left_out),
     ]
+
+
+def _not_known(heard: Contamination) -> list[Any]:
+    lines = [*heard.gaps, *([] if heard.by_ear else ["only equal audio was looked for, no other masters or excerpts"])]
+    return [Text(f"not known: {line}", style="dim", overflow="fold") for line in lines]
 
 
 def _slices(pairs: Pairs) -> Any:

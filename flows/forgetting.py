@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,11 @@ from rich.text import Text
 from datasets import storage, versions
 from datasets.errors import InputError
 from datasets.overrides import COLUMNS
-from datasets.shards import Song, read_manifest
+from datasets.shards import Song
 from flows.config import RunConfig
 from flows.road import prepared
 from flows.screen import Screen, table
-from pipelines import registry
+from pipelines.ancestry import Ancestors, Ancestry, Hearers, stored_songs
 from pipelines.registry import ModelVersion
 
 FILE = "forgotten.csv"  # in the store
@@ -68,18 +68,33 @@ def _without(config: RunConfig, track_id: str) -> RunConfig:
     return replace(config, curate=replace(config.curate, overrides=str(path)))
 
 
-def heard_by(config: RunConfig, audio: set[str]) -> tuple[list[ModelVersion], list[ModelVersion]]:
-    """Registered versions that were trained, or chosen, with this audio; and those of which nobody knows."""
-    heard, unknown = [], []
-    for version in registry.versions(config.registry, store=config.store.root):
-        try:
-            learnt = {song.audio for song in read_manifest(version.dataset_uri).songs if song.split != "test"}
-        except InputError:
-            unknown.append(version)
-            continue
-        if audio & learnt:
-            heard.append(version)
-    return heard, unknown
+def songs_called(config: RunConfig, name: str) -> dict[str, list[Song]]:
+    """The songs that a name means, by id, as every dataset of the store holds them; InputError where none does."""
+    found: dict[str, list[Song]] = {}
+    for songs in versions.find(config.store.tables, name).values():
+        for song in songs:
+            found.setdefault(song.track_id, []).append(song)
+    return found
+
+
+def hearers(config: RunConfig, songs: Mapping[str, Sequence[Song]]) -> Hearers:
+    """The versions of any model at the store's registry that were trained, or chosen, with these recordings."""
+    return _hearers(config, {song.audio: song for same in songs.values() for song in same})
+
+
+def _hearers(config: RunConfig, stored: Mapping[str, Song]) -> Hearers:
+    ancestors = Ancestors(config.store.root, config.store.tables)
+    return ancestors.hearers(Ancestry(stored=stored), stored, min_similarity=config.curate.min_similarity)
+
+
+def heard_by(config: RunConfig, audio: Collection[str]) -> tuple[list[ModelVersion], list[ModelVersion]]:
+    """The same for digests of audio alone: versions that heard it, and those of which that is not known."""
+    ancestors = Ancestors(config.store.root, config.store.tables)
+    stored = {one.audio: one for one in stored_songs(config.store.tables) if one.audio in audio}
+    who = ancestors.hearers(Ancestry(stored=stored), audio, min_similarity=config.curate.min_similarity)
+    return [one for one in who.versions if one.uri in who.heard], [
+        one for one in who.versions if one.uri in who.unknown
+    ]
 
 
 def _shown(

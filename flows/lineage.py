@@ -1,20 +1,20 @@
 """`stemline lineage`: from a version to its songs, settings and code, and from a song to the versions that heard it."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from rich.text import Text
 
 from datasets import versions
-from datasets.errors import InputError
 from datasets.schema import SPLITS
-from datasets.shards import Song, read_manifest
+from datasets.shards import Song
+from flows import forgetting
 from flows.config import RunConfig
-from flows.forgetting import heard_by
 from flows.screen import table
 from pipelines import registry
+from pipelines.ancestry import Ancestors, Ancestry, find_dataset
 from pipelines.registry import Lineage, ModelVersion
 
 MAX_ROWS = 20
@@ -31,31 +31,42 @@ def run(config: RunConfig, what: str) -> dict[str, Any]:
 
 
 def of_version(config: RunConfig, ref: str) -> dict[str, Any]:
-    """Songs, settings, code and decisions behind a version."""
+    """Songs, settings, code and decisions behind a version, and what it has heard back to its first weights."""
     found = registry.lineage(ref, store=config.store.root)
-    songs = _songs(found.version)
+    songs = _songs(config, found.version)
+    ancestry = Ancestors(config.store.root, config.store.tables).of_version(found.version.uri)
     return {
         **asdict(found),
         "songs": None if songs is None else [{"track_id": song.track_id, "split": song.split} for song in songs],
-        "shown": _shown(found, songs),
+        "ancestors": list(ancestry.versions[1:]),
+        "heard": [asdict(recording) for recording in ancestry.heard],
+        "not_known": list(ancestry.gaps),
+        "shown": _shown(found, songs, ancestry),
     }
 
 
 def of_song(config: RunConfig, name: str) -> dict[str, Any]:
-    """Every registered version that learnt from a song, by its id, its title or a part of one."""
-    found = {song.audio: song for songs in versions.find(config.store.tables, name).values() for song in songs}
-    heard, unknown = heard_by(config, set(found))
-    known_as = {version.uri: _known_as(version, set(found)) for version in heard}
-    rows = [[version.uri, version.alias or "–", ", ".join(known_as[version.uri])] for version in heard]
-    rows += [[version.uri, version.alias or "–", "its dataset is gone: nobody knows"] for version in unknown]
-    titles = sorted({song.track_id for song in found.values()})
-    none = Text(f"No registered version of {config.registry.name} heard {', '.join(titles[:MAX_ROWS])}.")
-    shown = table(f"Versions that heard {', '.join(titles[:MAX_ROWS])}", ["version", "alias", "heard"], rows)
+    """Every registered version that learnt from a recording, named by the id or title of one of its songs."""
+    found = forgetting.songs_called(config, name)
+    who = forgetting.hearers(config, found)
+    alias = {version.uri: version.alias or "–" for version in who.versions}
+    known_as = {uri: sorted({f"{one.track_id} ({one.split})" for one in met}) for uri, met in who.heard.items()}
+    rows = [[uri, alias[uri], ", ".join(names)] for uri, names in known_as.items()]
+    rows += [[uri, alias[uri], f"not known: {'; '.join(gaps)}"] for uri, gaps in who.unknown.items()]
+    titles = sorted(found)
+    named = ", ".join(titles[:MAX_ROWS])
+    models = sorted({version.name for version in who.versions} or {config.registry.name})
+    none = Text(f"No registered version of {' or '.join(models)} heard {named}.")
+    shown = [table(f"Versions that heard {named}", ["version", "alias", "heard"], rows) if rows else none]
+    if deaf := [uri for uri in who.by_digest if uri not in who.heard]:
+        shown.append(Text(f"Of {', '.join(deaf)} only equal audio could be looked for, no copies.", overflow="fold"))
     return {
         "tracks": titles,
         "heard": known_as,
-        "unknown": [version.uri for version in unknown],
-        "shown": [shown if rows else none],
+        "unknown": list(who.unknown),
+        "not_known": {uri: list(gaps) for uri, gaps in who.unknown.items()},
+        "by_digest_only": list(who.by_digest),
+        "shown": shown,
     }
 
 
@@ -70,7 +81,7 @@ def differences(config: RunConfig, first: str, second: str) -> dict[str, Any]:
     changed = {name: pair for name, pair in settings.items() if pair[0] != pair[1]}
     code = [(name, one.tags.get(name), two.tags.get(name)) for name in ("commit", "code_digest")]
     changed |= {name: (before, now) for name, before, now in code if before != now}
-    songs = [_songs(lineage.version) for lineage in (one, two)]
+    songs = [_songs(config, lineage.version) for lineage in (one, two)]
     # What the first has otherwise than the second, as with the gains.
     dataset = None if songs[0] is None or songs[1] is None else versions.difference(songs[1], songs[0])
     return {
@@ -80,31 +91,26 @@ def differences(config: RunConfig, first: str, second: str) -> dict[str, Any]:
     }
 
 
-def datasets(config: RunConfig, *refs: str) -> list[str]:
-    """The manifests of the datasets that the registered ones among these models learnt from."""
-    registered = [ref for ref in refs if ref.startswith("models:")]
-    return [registry.lineage(ref, store=config.store.root).version.dataset_uri for ref in registered]
+def ancestries(config: RunConfig, *refs: str) -> list[Ancestry]:
+    """What each of these models has heard."""
+    ancestors = Ancestors(config.store.root, config.store.tables)
+    return [ancestors.of_ref(ref, store=config.store.root) for ref in refs]
 
 
-def _songs(version: ModelVersion) -> tuple[Song, ...] | None:
+def _songs(config: RunConfig, version: ModelVersion) -> tuple[Song, ...] | None:
     """The songs of the dataset that a version learnt from; None where it is gone, or was never told."""
-    try:
-        return read_manifest(version.dataset_uri).songs if version.dataset_uri else None
-    except InputError:
-        return None
+    manifest = find_dataset(version.dataset_uri, tables=config.store.tables)
+    return None if manifest is None else manifest.songs
 
 
-def _known_as(version: ModelVersion, audio: Collection[str]) -> list[str]:
-    """Ids and splits of songs with this audio in the dataset of a version."""
-    return [f"{song.track_id} ({song.split})" for song in _songs(version) or () if song.audio in audio]
-
-
-def _shown(found: Lineage, songs: Sequence[Song] | None) -> list[Any]:
+def _shown(found: Lineage, songs: Sequence[Song] | None, ancestry: Ancestry) -> list[Any]:
     version = found.version
     sides = Counter(song.split for song in songs or ())
     rows = [[name, found.tags.get(tag, "–")] for tag, name in _ORIGINS.items()]
     counted = "gone" if songs is None else ", ".join(f"{sides[split]} {split}" for split in SPLITS)
     rows += [["songs", counted], ["settings", f"{len(found.settings)}, config.toml of run {version.run_id}"]]
+    rows += [["began from", uri] for uri in ancestry.versions[1:]]
+    rows += [["not known", gap] for gap in ancestry.gaps]
     rows += [["export", told] for tag, told in sorted(found.tags.items()) if tag.startswith("export.")]
     rows += [[entry.kind, f"{entry.at[:16].replace('T', ' ')}  {entry.reason}"] for entry in found.promotions]
     if found.decision:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from prefect import flow, task
 
@@ -13,7 +14,8 @@ from flows.approval import with_approval
 from flows.build_corpus import Corpus, build_corpus
 from flows.config import RunConfig
 from flows.step import resumable, said, step
-from pipelines import contamination, evaluate, gate, registry, train
+from pipelines import ancestry, contamination, evaluate, gate, registry, train
+from pipelines.ancestry import Ancestors, Ancestry
 from pipelines.contamination import Contamination
 from pipelines.curate import CurateConfig
 from pipelines.evaluate import EvaluateResult, ScoreSummary
@@ -48,10 +50,10 @@ def train_model(config: RunConfig, corpus: Corpus, *, until: str = "promote") ->
     if until == "evaluate":
         return Trained(trained=trained, candidate=candidate, champion=champion)
     if until == "decide":
-        decision = _decide(config, corpus, candidate, champion)
+        decision = _decide(config, corpus, trained, candidate, champion)
         return Trained(trained=trained, candidate=candidate, champion=champion, decision=decision)
     version = register(config, corpus, trained, candidate)
-    decision = _kept(config, version) or with_approval(config, _decide(config, corpus, candidate, champion))
+    decision = _kept(config, version) or with_approval(config, _decide(config, corpus, trained, candidate, champion))
     version = promote(config, version, decision)
     return Trained(trained=trained, candidate=candidate, champion=champion, decision=decision, version=version)
 
@@ -137,6 +139,7 @@ def register(config: RunConfig, corpus: Corpus, trained: TrainResult, scored: Ev
             "protocol": scored.summary.protocol,
             "code_digest": code_digest("pipelines.train_loop"),
             "commit": code_commit() or "unknown",
+            **_origins(config, corpus, trained),
         },
         documents={"config.toml": door.to_toml(config)},
     )
@@ -168,21 +171,45 @@ def _kept(config: RunConfig, version: ModelVersion) -> Decision | None:
     return decision
 
 
-def _decide(config: RunConfig, corpus: Corpus, candidate: EvaluateResult, champion: EvaluateResult | None) -> Decision:
+def _decide(
+    config: RunConfig,
+    corpus: Corpus,
+    trained: TrainResult,
+    candidate: EvaluateResult,
+    champion: EvaluateResult | None,
+) -> Decision:
     """The gate's word on what was trained with this corpus."""
-    rules = gate.with_tags(config.gate)
-    if champion is None:
-        return gate.decide(candidate.summary, None, rules)
-    present = registry.champion(config.registry, store=config.store.root)
-    datasets = [present.dataset_uri] if present else []
-    return gate.decide(candidate.summary, champion.summary, rules, heard=heard_in(config, corpus.songs, datasets))
+    ancestors = Ancestors(config.store.root, config.store.tables)
+    rivals = [of_candidate(config, corpus, trained, ancestors)]
+    present = registry.champion(config.registry, store=config.store.root) if champion else None
+    if present is not None:
+        rivals.append(ancestors.of_version(present.uri))
+    heard = heard_in(config, corpus.songs, rivals)
+    summary = champion.summary if champion else None
+    return gate.decide(candidate.summary, summary, gate.with_tags(config.gate), heard=heard)
 
 
-def heard_in(config: RunConfig, songs: ShardSet, datasets: Sequence[str]) -> Contamination:
-    """The held-out songs among `songs` that were learnt from, there or in one of the other datasets' manifests."""
+def of_candidate(config: RunConfig, corpus: Corpus, trained: TrainResult, ancestors: Ancestors) -> Ancestry:
+    """What the model that was just trained has heard."""
+    material = [table.uri for table, weight in corpus.material(config.automix_weight) if weight]
+    return ancestors.of_training(material, _origins(config, corpus, trained), of="the candidate")
+
+
+def _origins(config: RunConfig, corpus: Corpus, trained: TrainResult) -> dict[str, str]:
+    """Tags that say from which version a training began, and which automixes it drew from."""
+    return ancestry.tags(
+        Path(trained.checkpoint).parent,
+        start=config.model.start,
+        datasets=[table.uri for table, weight in corpus.material(config.automix_weight) if weight],
+        store=config.store.root,
+    )
+
+
+def heard_in(config: RunConfig, songs: ShardSet, models: Sequence[Ancestry]) -> Contamination:
+    """The held-out songs among `songs` that were learnt from, there or by one of the models."""
     # A corpus may keep copies, as published ones do; which of them a model has heard is asked all the same.
     similarity = config.curate.min_similarity if config.curate.min_similarity <= 1 else CurateConfig().min_similarity
-    return contamination.find(songs, datasets, split=config.evaluate.split, min_similarity=similarity)
+    return contamination.find(songs, models, split=config.evaluate.split, min_similarity=similarity)
 
 
 def _flat_scores(scored: EvaluateResult) -> dict[str, float]:

@@ -7,8 +7,8 @@ version or a dataset that is gone.
 """
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +54,7 @@ class Ancestry:
 
     recordings: tuple[Recording, ...] = ()  # of every split; `heard` leaves out those kept for tests
     datasets: tuple[str, ...] = ()  # manifests, its own first
+    versions: tuple[str, ...] = ()  # registered ones that it comes from, itself first, if it is one
     signatures: Mapping[str, Signature] = field(default_factory=dict)  # what they sound like, by the digest of audio
     stored: Mapping[str, Song] = field(default_factory=dict)  # where they lie, by the digest of the audio
     mute: tuple[str, ...] = ()  # datasets that keep no sounds, nor the audio to listen to
@@ -68,11 +69,23 @@ class Ancestry:
         return Ancestry(
             recordings=tuple(dict.fromkeys([*self.recordings, *other.recordings])),
             datasets=tuple(dict.fromkeys([*self.datasets, *other.datasets])),
+            versions=tuple(dict.fromkeys([*self.versions, *other.versions])),
             signatures={**self.signatures, **other.signatures},
             stored={**other.stored, **self.stored},
             mute=tuple(dict.fromkeys([*self.mute, *other.mute])),
             gaps=tuple(dict.fromkeys([*self.gaps, *other.gaps])),
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hearers:
+    """Which versions have heard a recording."""
+
+    versions: tuple["ModelVersion", ...]  # all that were asked about
+    same: Mapping[str, str]  # digests of audio that are the recording, and how that is known
+    heard: Mapping[str, tuple[Recording, ...]]  # by the version's address: what it met the recording as
+    unknown: Mapping[str, tuple[str, ...]]  # others of which it is not known, and why
+    by_digest: tuple[str, ...]  # versions some of whose songs could not be listened to: only equal audio is found
 
 
 class Ancestors:
@@ -84,6 +97,7 @@ class Ancestors:
         self.tables = storage.absolute(tables or store)
         self.origins: Mapping[str, Origin] = every_version(store=store)
         self._datasets: dict[str, Ancestry] = {}
+        self._sounds: dict[str, Signature] = {}  # each once, though many datasets hold it
 
     def versions(self) -> list["ModelVersion"]:
         """Every version of every model, by name and number."""
@@ -97,12 +111,41 @@ class Ancestors:
             origin = self.origins.get(uri)
             if origin is None:
                 return found | Ancestry(gaps=(f"{uri} was not registered by stemline, or is gone",))
-            found |= self.of_datasets(origin.datasets, of=uri)
+            found |= self.of_datasets(origin.datasets, of=uri) | Ancestry(versions=(uri,))
             gap = self._broken(uri, origin.start, origin.start_digest)
             if gap:
                 return found | Ancestry(gaps=(gap,))
             uri = "" if origin.start in seen else origin.start
         return found
+
+    def of_ref(self, ref: str, *, store: str) -> Ancestry:
+        """The same for a model as commands name it: a registered one, or a checkpoint beside which its record lies."""
+        from pipelines import registry
+
+        if ref.startswith("models:"):
+            return self.of_version(registry.lineage(ref, store=store).version.uri)
+        kept = noted(Path(ref).parent)
+        if kept is None:
+            return Ancestry(gaps=(f"{ref} is a file: what it has heard is not known",))
+        return self.of_training(kept["datasets"], kept, of=ref)
+
+    def hearers(self, asked: Ancestry, audio: Collection[str], *, min_similarity: float = SAME) -> "Hearers":
+        """The versions that have heard these recordings, by the digests of their audio, which are among `asked`."""
+        of = {version.uri: self.of_version(version.uri) for version in self.versions()}
+        both = asked
+        for one in of.values():
+            both |= one
+        wanted = {recording.audio for recording in both.heard} | set(audio)
+        heard_s = sounds(both, wanted, tables=self.tables)
+        same = same_recordings(audio, heard_s, min_similarity=min_similarity)
+        met = {uri: tuple(one for one in found.heard if one.audio in same) for uri, found in of.items()}
+        return Hearers(
+            versions=tuple(self.versions()),
+            same=same,
+            heard={uri: recordings for uri, recordings in met.items() if recordings},
+            unknown={uri: found.gaps for uri, found in of.items() if found.gaps and not met[uri]},
+            by_digest=tuple(uri for uri, found in of.items() if {one.audio for one in found.heard} - heard_s.keys()),
+        )
 
     def of_training(self, datasets: Sequence[str], start: Mapping[str, str], *, of: str) -> Ancestry:
         """The same for a model that is not registered: its datasets, and the tags that `start_of` gave."""
@@ -117,7 +160,9 @@ class Ancestors:
         found = Ancestry() if manifests else Ancestry(gaps=(f"which dataset {of} learnt from was never told",))
         for uri in manifests:
             if uri not in self._datasets:
-                self._datasets[uri] = of_dataset(uri, tables=self.tables)
+                one = of_dataset(uri, tables=self.tables)
+                same = {audio: self._sounds.setdefault(audio, sound) for audio, sound in one.signatures.items()}
+                self._datasets[uri] = replace(one, signatures=same)
             found |= self._datasets[uri]
         return found
 
@@ -200,21 +245,33 @@ def _mixed(manifest: Manifest, uri: str) -> Ancestry:
 
 def _planned(manifest: Manifest) -> list[dict[str, str]]:
     """The same of a dataset that was made before it was noted: every song that a plan of a mix names."""
-    folder = storage.join(manifest.store, "manifests")
-    named = [name for name in storage.names(folder) if name.endswith(".json") and not name.startswith(".")]
-    found = [one for name in named if (one := find_dataset(storage.join(folder, name))) is not None]
     mixes = {song.track_id: song.split for song in manifest.songs}
     parts: dict[str, str] = {}
-    for table in (one for one in found if one.table == "plans"):
-        for plan in _rows(table):
+    for table in manifests(manifest.store):
+        for plan in _rows(table) if table.table == "plans" else ():
             if plan["mix_id"] in mixes:
                 parts |= {part["track_id"]: mixes[plan["mix_id"]] for part in plan["parts"]}
-    songs = {(song.track_id, song.audio) for one in found if one.step in ("ingest", "curate") for song in one.songs}
+    songs = {(song.track_id, song.audio) for song in stored_songs(manifest.store)}
     return [
         {"track_id": track_id, "audio": audio, "split": parts[track_id]}
         for track_id, audio in sorted(songs)
         if track_id in parts
     ]
+
+
+def manifests(tables: str) -> Iterator[Manifest]:
+    """Every manifest of a store that can be read."""
+    folder = storage.join(storage.absolute(tables), "manifests")
+    for name in storage.names(folder):
+        if name.endswith(".json") and not name.startswith("."):
+            found = find_dataset(storage.join(folder, name))
+            if found is not None:
+                yield found
+
+
+def stored_songs(tables: str) -> list[Song]:
+    """Every song that a dataset of a store holds, mixes left out, each as often as it is held."""
+    return [song for one in manifests(tables) if one.step != "automix" for song in one.songs]
 
 
 def _rows(manifest: Manifest) -> list[dict[str, Any]]:
@@ -320,6 +377,13 @@ def start_of(start: str, *, store: str) -> dict[str, str]:
     found = registry.lineage(start, store=store)
     weights = found.tags.get("weights_digest", "")
     return {"start_uri": found.version.uri, **({"start_digest": weights} if weights else {})}
+
+
+def tags(folder: Path, *, start: str, datasets: Sequence[str], store: str) -> dict[str, str]:
+    """For a version: what its training noted, or what is so now for one that began before that was kept."""
+    kept: Mapping[str, Any] = noted(folder) or {"datasets": list(datasets)} | start_of(start, store=store)
+    told = {name: str(kept[name]) for name in ("start_uri", "start_digest") if name in kept}
+    return {**told, **({"automix_uri": kept["datasets"][1]} if len(kept["datasets"]) > 1 else {})}
 
 
 def noted(folder: Path) -> dict[str, Any] | None:

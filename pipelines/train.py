@@ -98,7 +98,7 @@ def run(
         return finished
     _check(job)
     folder.mkdir(parents=True, exist_ok=True)
-    ancestry.note(folder, start=model.start, datasets=[table.uri for table, _ in chunks], store=store)
+    ancestry.note(folder, start=model.start, datasets=[table.uri for table, _ in job.chunks], store=store)
     if config.copy_to:
         _bring_back(folder, config)
     started = time.monotonic()

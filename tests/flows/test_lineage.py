@@ -86,8 +86,9 @@ def test_two_versions_differ_in_settings_code_and_songs(store: str) -> None:
     assert found["settings"] == {"train.steps": ("21", "20"), "commit": ("c0ffee1", "c0ffee0")}
     assert (found["dataset"]["added"], found["dataset"]["removed"]) == (("d",), ())
     assert found["dataset"]["unchanged"] == 3
-    one = lineage.datasets(config, "models:/stemline/1", "a/folder")
-    assert [Path(uri).name for uri in one] == ["ingest-k0.json"]
+    one, file = lineage.ancestries(config, "models:/stemline/1", "a/folder")
+    assert [Path(uri).name for uri in one.datasets] == ["ingest-k0.json"]
+    assert file.gaps == ("a/folder is a file: what it has heard is not known",)
     assert lineage.differences(config, "a/folder", "models:/stemline/1")["settings"] is None
 
 
