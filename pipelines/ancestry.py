@@ -371,9 +371,9 @@ def start_of(start: str, *, store: str) -> dict[str, str]:
     if not start:
         return {"start_uri": "none"}
     if not start.startswith("models:"):
-        from models.checkpoint import weights_digest
+        from models.model_ref import describe
 
-        return {"start_uri": start, "start_digest": weights_digest(start)}
+        return {"start_uri": start, "start_digest": describe(start).digest}
     found = registry.lineage(start, store=store)
     weights = found.tags.get("weights_digest", "")
     return {"start_uri": found.version.uri, **({"start_digest": weights} if weights else {})}
