@@ -5,6 +5,7 @@ disk a crop is one read of some kilobytes and one per stem; from an object store
 two rows that the crop touches (`row_cache.py` keeps them).
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -62,6 +63,14 @@ def read_crop(out_SCT: Samples, song: Song, start: int, sources: Sequence[str], 
     return num_bytes if shared is None else shared.num_bytes
 
 
+def song_level(song: Song, sources: Sequence[str]) -> float:
+    """RMS of a song's mixture as the levels of its stored stems tell it, as if they were unrelated; full scale is 1."""
+    layout = layout_of(song.path)
+    rows = slice(song.first_row, song.first_row + song.num_chunks)
+    power_R = (10 ** (layout.rms_db[rows][:, columns_of(layout, song.path, sources)] / 10)).sum(axis=1)
+    return math.sqrt(float(np.average(power_R, weights=layout.num_samples[rows])))
+
+
 def load_layouts(songs: Iterable[Song]) -> None:
     """Read the footers of all their shards, many at once; later looks find them."""
     with ThreadPoolExecutor(_FOOTERS_AT_ONCE, thread_name_prefix="footers") as pool:
@@ -87,6 +96,7 @@ class Layout:
     frames_ends: NDArray[np.int64]  # (rows, S)
     ends: NDArray[np.int64]  # (rows, S), of the FLAC
     activity: NDArray[np.float64]  # (rows, S)
+    rms_db: NDArray[np.float64]  # (rows, S), dBFS
 
     def span(self, first: int, last: int) -> tuple[int, int]:
         """From where to where all that a crop of these rows needs lies in the file."""
@@ -150,7 +160,7 @@ def layout_of(path: str) -> Layout:
 def _laid_out(sources: tuple[str, ...], meta: pq.FileMetaData) -> Layout:
     at = {meta.schema.column(k).path: k for k in range(meta.num_columns)}
     frames, flacs = [at[f"{source}_frames"] for source in sources], [at[source] for source in sources]
-    heard = [at[f"{source}_activity"] for source in sources]
+    heard, levels = ([at[f"{source}_{what}"] for source in sources] for what in ("activity", "rms_db"))
     groups = [meta.row_group(k) for k in range(meta.num_row_groups)]
     return Layout(
         sources=sources,
@@ -161,6 +171,7 @@ def _laid_out(sources: tuple[str, ...], meta: pq.FileMetaData) -> Layout:
         frames_ends=np.array([[_end(group.column(k)) for k in frames] for group in groups], np.int64),
         ends=np.array([[_end(group.column(k)) for k in flacs] for group in groups], np.int64),
         activity=np.array([[_only(group.column(k)) for k in heard] for group in groups], np.float64),
+        rms_db=np.array([[_only(group.column(k)) for k in levels] for group in groups], np.float64),
     )
 
 

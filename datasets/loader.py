@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
@@ -56,11 +57,16 @@ class Loader:
         seed: int,
         num_samples: int,
         remix_all: float = 0.0,
+        normalize: bool = False,
         threads: int = 1,
         prefetch_batches: int = 2,
     ) -> None:
-        """`threads` counts where the configuration leaves it open; `prefetch_batches` wait beside the one in use."""
-        self.index, self.seed, self.num_samples, self.remix_all = index, seed, num_samples, remix_all
+        """`threads` counts where the configuration leaves it open; `prefetch_batches` wait beside the one in use.
+
+        `remix_all` and `normalize` are those of `read_row`.
+        """
+        self.index, self.seed, self.num_samples = index, seed, num_samples
+        self.remix_all, self.normalize = remix_all, normalize
         self.threads, self.prefetch_batches = config.threads or threads, prefetch_batches
         self.cache = config.open_cache(index)
         self.stalled_s = 0.0  # the consumer has waited so far
@@ -89,7 +95,9 @@ class Loader:
     def _begin(self, submit: Callable[..., Future[int]], numbers: Sequence[int]) -> tuple[Samples, list[Future[int]]]:
         shape = (len(numbers), len(self.index.sources), self.index.channels, self.num_samples)
         sources_BSCT = np.zeros(shape, np.float32)
-        settings = {"seed": self.seed, "remix_all": self.remix_all, "cache": self.cache}
+        settings: dict[str, Any] = {
+            "seed": self.seed, "remix_all": self.remix_all, "normalize": self.normalize, "cache": self.cache
+        }  # fmt: skip
         reads = [
             submit(read_row, row_SCT, self.index, number=number, **settings)
             for row_SCT, number in zip(sources_BSCT, numbers, strict=True)

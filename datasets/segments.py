@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.audio import Samples
-from datasets.crops import columns_of, layout_of, load_layouts, read_crop
+from datasets.crops import columns_of, layout_of, load_layouts, read_crop, song_level
 from datasets.dice import dice
 from datasets.errors import InputError
 from datasets.row_cache import RowCache
 from datasets.schema import ShardSet
 from datasets.shards import Song, read_songs
 
+SILENCE = 1e-5  # a song's level below which it stays as it is: -100 dBFS
 _KNOWN_ORDERS = 32  # of epochs: 1 MB each for 250 hours
 
 
@@ -153,17 +154,22 @@ def read_row(
     seed: int,
     number: int,
     remix_all: float = 0.0,
+    normalize: bool = False,
     cache: RowCache | None = None,
 ) -> int:
-    """Fill out_SCT, zeros so far, with the row of this number; the number of bytes read for it."""
+    """Fill out_SCT, zeros so far, with the row of this number; the number of bytes read for it.
+
+    With `normalize` stems are divided by the level of the mixture of the song that they come from (`song_level`).
+    """
     places = draw(index, seed=seed, number=number, num_samples=out_SCT.shape[2], remix_all=remix_all)
-    if len(places) == 1:
-        (song, start) = places[0]
-        return read_crop(out_SCT, song, start, index.sources, cache)
-    return sum(
-        read_crop(out_SCT[k : k + 1], song, start, index.sources[k : k + 1], cache)
-        for k, (song, start) in enumerate(places)
-    )
+    whole = len(places) == 1
+    num_bytes = 0
+    for k, (song, start) in enumerate(places):
+        stems = slice(None) if whole else slice(k, k + 1)
+        num_bytes += read_crop(out_SCT[stems], song, start, index.sources[stems], cache)
+        if normalize and (level := song_level(song, index.sources)) > SILENCE:
+            out_SCT[stems] *= np.float32(1 / level)
+    return num_bytes
 
 
 def draw(

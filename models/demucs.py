@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from .blocks import BiLSTM, DConv, group_norm, rescale_convolutions
 from .errors import ModelError, check_audio, check_mixture
+from .levels import Normalization
 from .ranges import PositiveFloat, PositiveInt, check_ranges
 from .spectral import at_least_float32
 
@@ -24,6 +25,9 @@ KERNEL, STRIDE = 8, 4
 CONTEXT = 3  # steps seen by a decoder layer's convolution; v2 does not pad it, so each layer loses two
 INNER_LAYER = 4  # from this layer on, v3 has norms, LSTMs and attention
 NORM_GROUPS = 4
+# Where channels cancel each other, the mono mix that version 3 divides by is nothing; this share of all channels then
+# counts, as nothing else is as quiet. The reference blows such input up a hundred thousand times.
+ANTIPHASE_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +43,7 @@ class DemucsConfig:
     growth: PositiveInt = 2  # factor of features from layer to layer
     depth: PositiveInt = 6  # encoder layers
     oversample: bool = True  # work at twice the sample rate
+    normalize: Normalization = "track"  # the level of the input, in training and in use: see `levels.py`
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sources", tuple(self.sources))
@@ -100,6 +105,8 @@ class Demucs(nn.Module):
         mono = x.mean(dim=1, keepdim=True)
         correction = 1 if num_samples > 1 else 0
         std, mean = torch.std_mean(mono, dim=-1, correction=correction, keepdim=True)
+        wide = (x - mean).square().mean(dim=(1, 2), keepdim=True).sqrt()
+        std = torch.maximum(std, ANTIPHASE_SHARE * wide)
         missing = self.valid_length(num_samples) - num_samples
         x = F.pad((x - mean) / (1e-5 + std), (missing // 2, missing - missing // 2))
         return torch.addcmul(mean[:, None], _centre(self._estimate(x), num_samples), std[:, None])

@@ -101,6 +101,7 @@ def _read_audio(options: Mapping[str, Any]) -> dict[str, Any]:
         "segment_s": _seconds(options["segment"]),
         "channels": _whole(options["channels"]),
         "growth": _whole(options["growth"]),
+        "normalize": "track",  # no option: demucs normalizes songs before training and before separation
     }
 
 

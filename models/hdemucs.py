@@ -25,6 +25,7 @@ from .blocks import (
     standardize,
 )
 from .errors import ModelError, check_audio, check_mixture
+from .levels import Normalization
 from .ranges import NonNegativeInt, PositiveFloat, PositiveInt, check_ranges
 from .spectral import to_channels, to_samples, to_spectrum
 
@@ -48,6 +49,7 @@ class HDemucsConfig:
     )
     dconv_compress: PositiveInt = 4  # features are squeezed by this inside a residual branch
     dconv_depth: NonNegativeInt = 2  # residual branches per encoder layer
+    normalize: Normalization = "track"  # the level of the input, in training and in use: see `levels.py`
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sources", tuple(self.sources))

@@ -24,6 +24,7 @@ from .blocks import (
     standardize,
 )
 from .errors import ModelError, check_audio, check_mixture
+from .levels import Normalization
 from .ranges import NonNegativeInt, PositiveFloat, PositiveInt, Range, check_ranges
 from .spectral import to_channels, to_samples, to_spectrum
 from .tiled import linear
@@ -55,6 +56,7 @@ class HTDemucsConfig:
     attention_dropout: Annotated[float, Range(ge=0, lt=1)] = (
         0.02  # the same for attention weights; 0 is far faster on CPUs
     )
+    normalize: Normalization = "track"  # the level of the input, in training and in use: see `levels.py`
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sources", tuple(self.sources))

@@ -17,6 +17,7 @@ from . import losses
 from .augment import augment
 from .ema import WeightAverage
 from .errors import ModelError
+from .levels import normalization, unit_level
 from .quantize import BitWidths, Grid
 from .recipe import LearnerConfig
 
@@ -46,8 +47,12 @@ class Learner:
         total_steps: int = 0,
         seed: int = 0,
         rows_at_once: int = 0,
+        normalized: bool = False,
     ) -> None:
         """`total_steps` is where a falling learning rate ends; `seed` is that of the augmentation.
+
+        Where the model's config says `normalize="track"`, rows are brought to unit level before anything else: by the
+        deviation of their own mixture, unless they come `normalized`, by that of their whole tracks.
 
         Batches of more than `rows_at_once` rows go through the model in parts, whose gradients are summed; 0 never
         splits.
@@ -60,6 +65,7 @@ class Learner:
             raise ModelError(f"rows_at_once={rows_at_once} splits groups of robust_group={config.robust_group} rows")
         self.config, self.seed, self.total_steps = config, seed, total_steps
         self.rows_at_once = rows_at_once
+        self.normalizes = normalization(unwrap(model)) == "track" and not normalized
         self.rate_factor = 1.0  # of the recipe's learning rate
         self.shift_samples = round(config.augment.shift_s * sample_rate)
         self.model = model
@@ -80,8 +86,9 @@ class Learner:
         """
         rows = range(len(sources_BSCT)) if rows is None else rows
         learning_rate = self._set_learning_rate(step)
+        sources_BSCT = sources_BSCT.to(self.device, non_blocking=True)
         sources_BSCT = augment(
-            sources_BSCT.to(self.device, non_blocking=True),
+            unit_level(sources_BSCT) if self.normalizes else sources_BSCT,
             self.config.augment,
             seed=self.seed,
             step=step,

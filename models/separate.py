@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from .augment import generator
 from .bag_file import check_weights
 from .errors import ModelError
+from .levels import Normalization, check_statistics, finite, normalization, track_statistics
 from .ranges import NonNegativeInt, PositiveInt, Range, check_ranges
 
 MAX_SHIFT_S = 0.5  # longest delay of the shift trick
@@ -34,7 +35,8 @@ class Bag(nn.Module):
             raise ModelError("a bag needs at least one model")
         layouts = {layout(model).interface for model in models}
         if len(layouts) > 1:
-            raise ModelError(f"the models of a bag must share sources, sample rate and channels, got {sorted(layouts)}")
+            shared = "sources, sample rate, channels and normalization"
+            raise ModelError(f"the models of a bag must share {shared}, got {sorted(layouts)}")
         self.models = nn.ModuleList(models)
         num_sources = len(layout(models[0]).sources)
         weights = weights if weights is not None else [[1.0] * num_sources] * len(models)
@@ -51,10 +53,12 @@ class Layout:
     sample_rate: int
     audio_channels: int
     segment_samples: int
+    normalize: Normalization
 
     @property
-    def interface(self) -> tuple[tuple[str, ...], int, int]:
-        return self.sources, self.sample_rate, self.audio_channels
+    def interface(self) -> tuple[tuple[str, ...], int, int, Normalization]:
+        """What models must have in common to answer the same mixture together."""
+        return self.sources, self.sample_rate, self.audio_channels, self.normalize
 
 
 def layout(model: nn.Module) -> Layout:
@@ -67,23 +71,14 @@ def layout(model: nn.Module) -> Layout:
         sample_rate=config.sample_rate,
         audio_channels=config.audio_channels,
         segment_samples=config.segment_samples,
+        normalize=normalization(model),
     )
 
 
-def track_statistics(blocks: Iterable[Tensor]) -> tuple[float, float]:
-    """Mean and unbiased standard deviation of a track's mono downmix, from its blocks (C, T) in order."""
-    count, mean, squares = 0, 0.0, 0.0
-    for block_CT in blocks:
-        mono_T = _finite(block_CT).double().mean(dim=0)
-        if not (added := len(mono_T)):
-            continue
-        block_mean = mono_T.mean().item()
-        delta = block_mean - mean
-        # Chan et al.'s merge: sums of squares of whole songs would lose digits.
-        squares += (mono_T - block_mean).square().sum().item() + delta**2 * count * added / (count + added)
-        mean += delta * added / (count + added)
-        count += added
-    return mean, (squares / (count - 1)) ** 0.5 if count > 1 else 0.0
+def input_statistics(model: nn.Module, blocks: Iterable[Tensor]) -> tuple[float, float]:
+    """Mean and deviation by which the model's input is normalized, for `separate_stream`; reads all blocks (C, T)."""
+    mean, std = track_statistics(blocks)
+    return (mean, std) if layout(model).normalize == "track" else (0.0, 1.0)
 
 
 def separate(
@@ -102,19 +97,23 @@ def separate(
 ) -> Tensor:
     """Estimates (S, C, T) of the stems of a track, on the mixture's device, in float32.
 
-    The track is normalized by `mean` and `std` of its mono downmix (measured here unless given), and the estimates
-    scaled back. `overlap` is the share of a segment that the next one covers again. `shifts` averages over that many
-    seeded delays of up to half a second. `dtype=torch.bfloat16` computes by autocast. `mixture_consistency` spreads
-    what the estimates miss of the mixture evenly, so that they sum to it. Samples that are not finite count as
-    silence, since one of them would otherwise spread over its whole segment.
+    The track is normalized as the model's config says, and the estimates scaled back; `mean` and `std`, given together,
+    are used instead of those of the track's own mono downmix. `overlap` is the share of a segment that the next one
+    covers again. `shifts` averages over that many seeded delays of up to half a second. `dtype=torch.bfloat16`
+    computes by autocast. `mixture_consistency` spreads what the estimates miss of the mixture evenly, so that they sum
+    to it. Samples that are not finite count as silence, since one of them would otherwise spread over its whole
+    segment.
     """
     options = _Options(overlap=overlap, shifts=shifts, batch_size=batch_size, seed=seed, dtype=dtype)
     _check(model, mixture_CT)
     if not mixture_CT.shape[-1]:
         raise ModelError("the mixture has no samples: give at least one")
-    mixture_CT = _finite(mixture_CT.detach().float())
+    mixture_CT = finite(mixture_CT.detach().float())
+    if mean is None and std is None:
+        mean, std = input_statistics(model, [mixture_CT])
     if mean is None or std is None:
-        mean, std = track_statistics([mixture_CT])
+        raise ModelError(f"give both mean and std of the track, or neither, got mean={mean} and std={std}")
+    check_statistics(mean, std)
     normal_CT = (mixture_CT - mean) / (std + STD_EPSILON)
     estimates_SCT = torch.zeros(len(layout(model).sources), *mixture_CT.shape, device=mixture_CT.device)
     for member, delay, share_S11 in _passes(model, options):
@@ -146,8 +145,9 @@ def separate_stream(
     """Estimates (S, C, T) in blocks of varying length, from a mixture that comes in blocks (C, T) of any length.
 
     Together they are as long as the mixture. Memory holds a few segments, however long the track. `mean` and `std`
-    come from `track_statistics` over the same blocks; the other options are those of `separate`.
+    come from `input_statistics` over the same blocks; the other options are those of `separate`.
     """
+    check_statistics(mean, std)
     options = _Options(overlap=overlap, shifts=shifts, batch_size=batch_size, seed=seed, dtype=dtype)
     mixtures = _Queue()
     with ExitStack() as stack:
@@ -158,7 +158,7 @@ def separate_stream(
         for block_CT in _with_end(blocks):
             if block_CT is not None:
                 _check(model, block_CT)
-                block_CT = _finite(block_CT.detach().float())
+                block_CT = finite(block_CT.detach().float())
                 mixtures.put(block_CT)
                 block_CT = (block_CT - mean) / (std + STD_EPSILON)
             for lane in lanes:
@@ -368,10 +368,6 @@ def _check(model: nn.Module, mixture_CT: Tensor) -> None:
     channels = layout(model).audio_channels
     if mixture_CT.ndim != 2 or mixture_CT.shape[0] != channels:
         raise ModelError(f"a mixture of shape {tuple(mixture_CT.shape)}: this model takes ({channels}, samples)")
-
-
-def _finite(mixture_CT: Tensor) -> Tensor:
-    return torch.nan_to_num(mixture_CT, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _consistent(estimates_SCT: Tensor, mixture_CT: Tensor) -> Tensor:

@@ -34,7 +34,14 @@ class Feed:
     """
 
     def __init__(
-        self, job: "Job", *, sources: Sequence[str], num_samples: int, rows: Sequence[int], start: int
+        self,
+        job: "Job",
+        *,
+        sources: Sequence[str],
+        num_samples: int,
+        rows: Sequence[int],
+        start: int,
+        normalize: bool = False,
     ) -> None:
         self.config, self.rows, self.start = job.config, rows, start
         self.loader = Loader(
@@ -43,6 +50,7 @@ class Feed:
             seed=job.config.seed,
             num_samples=num_samples,
             remix_all=job.config.learner.augment.remix_all,
+            normalize=normalize,
             threads=job.config.cpus_per_worker,
             prefetch_batches=job.config.prefetch_batches,
         )

@@ -49,7 +49,7 @@ def levels_of(
     """
     import torch
 
-    from models.separate import layout, separate_stream, track_statistics
+    from models.separate import input_statistics, layout, separate_stream
 
     shape = layout(model)
     order = [shape.sources.index(source) for source in sources]
@@ -61,7 +61,7 @@ def levels_of(
     own, heard = [], []
     for source in sources:
         whole, outputs = _Seconds(shape.sample_rate), _Seconds(shape.sample_rate)
-        mean, std = track_statistics(torch.from_numpy(whole.add(block_CT)) for block_CT in stem(source))
+        mean, std = input_statistics(model, (torch.from_numpy(whole.add(block_CT)) for block_CT in stem(source)))
         for estimates_SCT in separate_stream(
             model,
             map(torch.from_numpy, stem(source)),

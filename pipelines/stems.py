@@ -204,7 +204,7 @@ def _separate_song(separator: _Separator, song: Path, folder: Path, progress: Pr
     key = digest(separator.digest, _content_digest(song))
     if (finished := _finished(song, folder, key)) is not None:
         return finished
-    mixture = _Mixture(song, model_rate=separator.layout.sample_rate, channels=separator.layout.audio_channels)
+    mixture = _Mixture(song, separator)
     with stage(progress, "separate", total=mixture.duration_s, unit="s") as heard:
         heard.note(song.name)
         _make_folder(folder)
@@ -222,17 +222,19 @@ def _separate_song(separator: _Separator, song: Path, folder: Path, progress: Pr
 
 
 class _Mixture:
-    """A song as blocks at the model's rate; knows its length to the sample and its loudness after one reading."""
+    """A song as blocks at the model's rate; knows its length to the sample and its level after one reading."""
 
-    def __init__(self, path: Path, *, model_rate: int, channels: int) -> None:
+    def __init__(self, path: Path, separator: _Separator) -> None:
         import torch
 
-        from models.separate import track_statistics
+        from models.separate import input_statistics
 
-        self.path, self.model_rate, self.channels = path, model_rate, channels
+        self.path, self.model_rate = path, separator.layout.sample_rate
+        self.channels = separator.layout.audio_channels
         self.sample_rate = probe(path).sample_rate
         self.num_samples = 0
-        self.mean, self.std = track_statistics(torch.from_numpy(block_CT) for block_CT in self._count())
+        blocks = (torch.from_numpy(block_CT) for block_CT in self._count())
+        self.mean, self.std = input_statistics(separator.model, blocks)
         if not self.num_samples:
             raise AudioError("empty_file", f"{path}: no samples in it")
         self.duration_s = self.num_samples / self.sample_rate

@@ -215,6 +215,7 @@ class _Run:
             total_steps=config.steps,
             seed=config.seed,
             rows_at_once=config.micro_batch,
+            normalized=True,  # by the feed, which knows the whole songs
         )
         self.rows = config.rows_of(session.rank, session.world_size)
         self.share = len(self.rows) * session.world_size / config.batch_size
@@ -265,7 +266,14 @@ class _Run:
 
         layout, augment = self.layout, self.job.config.learner.augment
         num_samples = augment.input_samples(layout.segment_samples, layout.sample_rate)
-        return Feed(self.job, sources=self.layout.sources, num_samples=num_samples, rows=self.rows, start=self.step)
+        return Feed(
+            self.job,
+            sources=layout.sources,
+            num_samples=num_samples,
+            rows=self.rows,
+            start=self.step,
+            normalize=layout.normalize == "track",
+        )
 
     def record(self, what: str, why: str) -> None:
         """Write down what was done, and tell it."""

@@ -9,6 +9,7 @@ import pytest
 
 from datasets import shards
 from datasets.chunks import SongHeader, song_rows
+from datasets.crops import song_level
 from datasets.dice import dice
 from datasets.errors import InputError
 from datasets.schema import ShardSet
@@ -191,3 +192,27 @@ def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
     path.write_bytes(data[:1000])
     with pytest.raises(InputError, match=r"k\.parquet cannot be read"):
         batch(index, [dice(0).integers(1 << 20)], num_samples=500)
+
+
+@pytest.mark.parametrize("remix_all", [0.0, 1.0])
+def test_stems_are_brought_to_the_level_of_their_own_songs(index: SegmentIndex, remix_all: float) -> None:
+    options = {"num_samples": 900, "remix_all": remix_all}
+    plain, normal = (batch(index, range(30), normalize=on, **options) for on in (False, True))  # type: ignore[arg-type]
+    for number in range(30):
+        places = draw(index, seed=0, number=number, **options)  # type: ignore[arg-type]
+        for k in range(2):
+            song, _ = places[k if len(places) > 1 else 0]
+            level = np.sqrt(np.square(stems(song.track_id, song.num_samples)).mean(axis=(1, 2)).sum())
+            np.testing.assert_allclose(normal[number, k], plain[number, k] / level, rtol=1e-3, atol=1e-6)
+
+
+def test_the_level_counts_each_chunk_by_its_length_and_only_the_sources_asked_for(tmp_path: Path) -> None:
+    quiet, loud = np.full((2, 1, 4000), 0.01, np.float32), np.full((2, 1, 500), 0.5, np.float32)
+    header = SongHeader(track_id="a", title="a", split="train", license="", origin="corpus", sample_rate=RATE)
+    rows = song_rows(np.concatenate([quiet, loud], axis=2), header, sources=SOURCES, chunk_s=2, bits=24)
+    shard = shards.write_shard(tmp_path, "k", rows, sources=SOURCES)
+    address = shards.write_manifest(tmp_path, table="chunks", step="ingest", key="k", shards=[shard])
+    (song,) = shards.read_songs(address)
+    power = (4000 * 0.01**2 + 500 * 0.5**2) / 4500
+    assert song_level(song, SOURCES[:1]) == pytest.approx(power**0.5, rel=1e-3)
+    assert song_level(song, SOURCES) == pytest.approx((2 * power) ** 0.5, rel=1e-3)

@@ -35,10 +35,16 @@ def store(
 
 
 def batch(
-    index: SegmentIndex, numbers: Sequence[int], *, num_samples: int, seed: int = 0, remix_all: float = 0.0
+    index: SegmentIndex,
+    numbers: Sequence[int],
+    *,
+    num_samples: int,
+    seed: int = 0,
+    remix_all: float = 0.0,
+    normalize: bool = False,
 ) -> Samples:
     """The rows of these numbers, read one after the other."""
     sources_BSCT = np.zeros((len(numbers), len(index.sources), index.channels, num_samples), np.float32)
     for row_SCT, number in zip(sources_BSCT, numbers, strict=True):
-        read_row(row_SCT, index, seed=seed, number=number, remix_all=remix_all)
+        read_row(row_SCT, index, seed=seed, number=number, remix_all=remix_all, normalize=normalize)
     return sources_BSCT

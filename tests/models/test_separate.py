@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from models.errors import ModelError
 from models.htdemucs import HTDemucs, HTDemucsConfig
-from models.separate import Bag, layout, separate, separate_stream, track_statistics
+from models.levels import track_statistics
+from models.separate import Bag, layout, separate, separate_stream
 
 SOURCES = ("drums", "bass")
 

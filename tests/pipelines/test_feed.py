@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from datasets import storage
 from datasets.crops import layout_of
@@ -131,3 +132,27 @@ def test_a_ray_worker_learns_from_s3_what_a_process_learns_from_a_disk_bit_for_b
     assert far.run_key == near.run_key
     assert train.read_history(far) == train.read_history(near)
     assert far.model_digest == near.model_digest
+
+
+@pytest.mark.parametrize("normalize", ["track", "none"])
+def test_training_hears_songs_at_the_level_that_the_network_asks_for(
+    here: ShardSet, tmp_path: Path, normalize: str
+) -> None:
+    from pipelines.train_loop import _Run
+
+    class Alone:
+        rank, world_size, device, folder = 0, 1, torch.device("cpu"), tmp_path
+
+        def prepare(self, model: torch.nn.Module) -> torch.nn.Module:
+            return model
+
+    job = _job(here)
+    job = replace(job, model=replace(MODEL, options={**MODEL.options, "normalize": normalize}))
+    run = _Run(job, Alone())  # type: ignore[arg-type]
+    assert not run.learner.normalizes  # a second time
+    _, batch_BSCT = next(iter(run._open_feed()))
+    at_unit = Feed(job, sources=SOURCES, num_samples=batch_BSCT.shape[-1], rows=run.rows, start=0, normalize=True)
+    as_stored = Feed(job, sources=SOURCES, num_samples=batch_BSCT.shape[-1], rows=run.rows, start=0)
+    expected = at_unit if normalize == "track" else as_stored
+    assert torch.equal(batch_BSCT, next(iter(expected))[1])
+    assert not torch.equal(next(iter(at_unit))[1], next(iter(as_stored))[1])
