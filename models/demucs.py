@@ -27,7 +27,7 @@ INNER_LAYER = 4  # from this layer on, v3 has norms, LSTMs and attention
 NORM_GROUPS = 4
 # Where channels cancel each other, the mono mix that version 3 divides by is nothing; this share of all channels then
 # counts, as nothing else is as quiet. The reference blows such input up a hundred thousand times.
-ANTIPHASE_SHARE = 0.1
+ANTIPHASE_SHARE = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
