@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from datasets.errors import InputError
 from pipelines.cluster import EXCLUDES, forwarded
+from pipelines.job_log import JobLog
 from pipelines.provenance import ROOT
 
 if TYPE_CHECKING:
@@ -153,27 +154,23 @@ def _send(client: "JobSubmissionClient", errand: Errand) -> str:
 
 def _follow(client: "JobSubmissionClient", name: str, hear: Callable[[str], None]) -> tuple[str, str]:
     """Status and message of a job once it is over."""
-    heard, pause_s = 0, LOOK_S[0]
-    answered_s = time.monotonic()
-    while True:
-        try:
-            info = client.get_job_info(name)  # before the log, which is then whole when the job is over
-            log = client.get_job_logs(name)
-            answered_s = time.monotonic()
-        except (OSError, RuntimeError) as error:
-            if "404" in str(error) or time.monotonic() - answered_s > PATIENCE_S:
-                raise JobLostError(f"the Ray cluster lost job {name}: {str(error).splitlines()[0]}") from error
-            time.sleep(LOOK_S[1])
-            continue
-        over = _word(info.status) in _OVER
-        end = len(log) if over else log.rfind("\n") + 1
-        for line in log[heard:end].splitlines():
-            hear(line)
-        heard = max(heard, end)
-        if over:
-            return _word(info.status), info.message or ""
-        time.sleep(pause_s)
-        pause_s = min(LOOK_S[1], pause_s * 1.2)
+    pause_s, answered_s = LOOK_S[0], time.monotonic()
+    with JobLog(client, name, hear) as log:
+        while True:
+            try:
+                info = client.get_job_info(name)  # before the log, which is then whole when the job is over
+                over = _word(info.status) in _OVER
+                log.end() if over else log.hear()
+                answered_s = time.monotonic()
+            except (OSError, RuntimeError) as error:
+                if "404" in str(error) or time.monotonic() - answered_s > PATIENCE_S:
+                    raise JobLostError(f"the Ray cluster lost job {name}: {str(error).splitlines()[0]}") from error
+                time.sleep(LOOK_S[1])
+                continue
+            if over:
+                return _word(info.status), info.message or ""
+            time.sleep(pause_s)
+            pause_s = min(LOOK_S[1], pause_s * 1.2)
 
 
 def _word(status: Any) -> str:
