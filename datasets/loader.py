@@ -16,6 +16,7 @@ import numpy as np
 
 from datasets.audio import Samples
 from datasets.errors import InputError
+from datasets.ranges import NonNegativeFloat, NonNegativeInt, check_ranges
 from datasets.row_cache import FORMS, RowCache
 from datasets.segments import SegmentIndex, read_row
 from datasets.storage import is_remote
@@ -25,15 +26,13 @@ from datasets.storage import is_remote
 class LoaderConfig:
     """How rows get from the store into memory; nothing here changes what they are."""
 
-    threads: int = 0  # that read and decode, per worker; 0 takes as many as the worker has CPUs
+    threads: NonNegativeInt = 0  # that read and decode, per worker; 0 takes as many as the worker has CPUs
     cache: str = ""  # a folder on a local disk for rows already read, shared by all workers of a machine; empty: none
-    cache_gb: float = 50.0  # that it may fill, 1e9 bytes
+    cache_gb: NonNegativeFloat = 50.0  # that it may fill, 1e9 bytes
     cache_form: str = "flac"  # as stored, or "pcm": decoded, at two to three times the room
 
     def __post_init__(self) -> None:
-        for name in ("threads", "cache_gb"):
-            if getattr(self, name) < 0:
-                raise InputError(f"train.loader.{name}={getattr(self, name)}; 0 or more would do")
+        check_ranges(self, InputError, section="train.loader.")
         if is_remote(self.cache):
             raise InputError(f"train.loader.cache={self.cache} is no folder of this machine; /SCRATCH/rows would do")
         if self.cache_form not in FORMS:

@@ -10,6 +10,7 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from datasets.dice import dice
 from datasets.errors import InputError
 from datasets.harmony import semitone_distance
 from datasets.profile import DRUMS
+from datasets.ranges import NonNegativeFloat, Probability, Range, check_ranges
 from datasets.schema import MixPlan, Part, Profile
 
 Array = NDArray[np.float64]
@@ -34,22 +36,17 @@ PAIR_S = 0.07  # farther apart, two beats are two beats
 class MixRules:
     """How far a stem may be bent to fit."""
 
-    max_tempo_change: float = 0.15  # relative, after octaves
+    max_tempo_change: Annotated[float, Range(ge=0, le=0.4)] = 0.15  # relative, after octaves
     octaves: bool = True  # half, double, quarter and fourfold tempo count as the same
-    max_semitones: int = 3  # with the cents that bring a part to the mix's tuning
+    max_semitones: Annotated[int, Range(ge=0, le=6)] = 3  # with the cents that bring a part to the mix's tuning
     allow_self: bool = False  # a track may give more than one part of its own mix
-    min_cover: float = 0.5  # share of the mix during which each part must be there
-    max_beat_error_ms: float = 35.0  # predicted, median over the beats of a part
-    min_tempo_confidence: float = 0.1  # tracks with less are neither reference nor candidate
-    min_phase_confidence: float = 0.8  # nor are those whose beats may lie half a beat off
+    min_cover: Probability = 0.5  # share of the mix during which each part must be there
+    max_beat_error_ms: NonNegativeFloat = 35.0  # predicted, median over the beats of a part
+    min_tempo_confidence: Probability = 0.1  # tracks with less are neither reference nor candidate
+    min_phase_confidence: Probability = 0.8  # nor are those whose beats may lie half a beat off
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.max_tempo_change <= 0.4:
-            raise InputError(f"max_tempo_change={self.max_tempo_change}; 0 to 0.4 would do")
-        if not 0 <= self.max_semitones <= 6:
-            raise InputError(f"max_semitones={self.max_semitones}; 0 to 6 would do")
-        if not 0.0 <= self.min_cover <= 1.0:
-            raise InputError(f"min_cover={self.min_cover}; 0 to 1 would do")
+        check_ranges(self, InputError, section="automix.rules.")
 
 
 def plan(

@@ -22,6 +22,15 @@ from datasets.errors import InputError
 from datasets.fingerprint import Listener, Signature, clock, find_duplicates
 from datasets.labels import LABELS, MIN_RATE, Labels, likeliest
 from datasets.loudness import STEPS_PER_S, KWeighting, integrated, lufs
+from datasets.ranges import (
+    AnyNumber,
+    Correlation,
+    NonNegativeFloat,
+    NonPositiveFloat,
+    PositiveFloat,
+    Probability,
+    check_ranges,
+)
 
 __all__ = ["Fault", "Meter", "Moment", "Rules", "Signature", "faults", "find_duplicates", "judge", "measure"]
 
@@ -46,35 +55,21 @@ _NUM_WORST = 3  # seconds
 class Rules:
     """What a song must be like to be kept; every threshold can be set, and each rule be switched off."""
 
-    silence_db: float = -40.0  # dBFS; a second of a stem below this is silent
-    min_presence: float = 0.3  # of all seconds in which each source must sound; 0 keeps silent stems
-    max_peak_db: float = 30.0  # dBFS of a stem's highest sample: above lie integers taken for floats; 1000 keeps any
-    max_clipped: float = 0.0005  # of a stem's samples that lie in flat tops; 1 keeps clipped stems
-    max_offset: float = 0.01  # of full scale that a stem's mean may lie off zero; 1 keeps any
-    min_correlation: float = -0.9  # between the channels of a stem; -1 keeps stems that cancel in mono
-    min_cutoff_hz: float = 0.0  # where the spectrum of a stem may end as if cut; 0 keeps lossy sources: MUSDB18 is one
-    max_bleed_db: float = -25.0  # of another stem in a stem; bleed at -20 through a room is read as -25; 0 keeps any
-    max_shift_ms: float = 3.0  # of a stem against the mixture that came with it, if any; 1000 keeps any
-    max_residual_db: float = -3.0  # of what the stems leave of that mixture; half of it here; 0 keeps any
-    max_label_odds: float = 1.0  # natural log of how much likelier other names for the stems are; 1000 keeps any
-    min_similarity: float = 0.5  # of the shorter song that the other must hold to be its copy; above 1 keeps copies
+    silence_db: NonPositiveFloat = -40.0  # dBFS; a second of a stem below this is silent
+    min_presence: Probability = 0.3  # of all seconds in which each source must sound; 0 keeps silent stems
+    max_peak_db: AnyNumber = 30.0  # dBFS of a stem's peak: above lie integers taken for floats; 1000 keeps any
+    max_clipped: Probability = 0.0005  # of a stem's samples that lie in flat tops; 1 keeps clipped stems
+    max_offset: Probability = 0.01  # of full scale that a stem's mean may lie off zero; 1 keeps any
+    min_correlation: Correlation = -0.9  # between the channels of a stem; -1 keeps stems that cancel in mono
+    min_cutoff_hz: NonNegativeFloat = 0.0  # where a stem's spectrum may end as if cut; 0 keeps lossy songs (MUSDB18)
+    max_bleed_db: NonPositiveFloat = -25.0  # of another stem in a stem; -20 through a room is read as -25; 0 keeps any
+    max_shift_ms: NonNegativeFloat = 3.0  # of a stem against the mixture that came with it, if any; 1000 keeps any
+    max_residual_db: NonPositiveFloat = -3.0  # of what the stems leave of that mixture; half of it here; 0 keeps any
+    max_label_odds: NonNegativeFloat = 1.0  # log of how much likelier other names for the stems are; 1000 keeps any
+    min_similarity: PositiveFloat = 0.5  # of the shorter song that the other must hold to be its copy; > 1 keeps copies
 
     def __post_init__(self) -> None:
-        for name in ("min_presence", "max_clipped", "max_offset"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"curate.{name}={getattr(self, name)}; a share from 0 to 1 would do")
-        if self.silence_db > 0:
-            raise InputError(f"curate.silence_db={self.silence_db}; full scale is 0 dB, so 0 or less would do")
-        if not -1 <= self.min_correlation <= 1:
-            raise InputError(f"curate.min_correlation={self.min_correlation}; -1 to 1 would do")
-        for name, top in (("max_bleed_db", 0.0), ("max_residual_db", 0.0)):
-            if getattr(self, name) > top:
-                raise InputError(f"curate.{name}={getattr(self, name)}; 0 dB is all of it, so 0 or less would do")
-        for name in ("min_cutoff_hz", "max_shift_ms", "max_label_odds"):
-            if getattr(self, name) < 0:
-                raise InputError(f"curate.{name}={getattr(self, name)}; 0 or more would do")
-        if self.min_similarity <= 0:
-            raise InputError(f"curate.min_similarity={self.min_similarity}; a share above 0 would do")
+        check_ranges(self, InputError, section="curate.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

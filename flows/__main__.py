@@ -103,15 +103,13 @@ def plan(
     """
     from flows import planning
 
-    hardware = planning.Hardware(gpu=gpu, memory_gib=memory_gib, mfu=mfu, price=price)
+    def job(config: Any, screen: Any) -> dict[str, Any]:
+        hardware = planning.Hardware(gpu=gpu, memory_gib=memory_gib, mfu=mfu, price=price)
+        return planning.run(config, hardware, measured=measure, screen=screen)
+
     if options.preset and preset:  # what stands in its place is the first override then
         overrides = (preset, *overrides)
-    return _carry_out(
-        overrides,
-        options,
-        lambda config, screen: planning.run(config, hardware, measured=measure, screen=screen),
-        preset=preset,
-    )
+    return _carry_out(overrides, options, job, preset=preset)
 
 
 @app.command(sort_key=2.7)

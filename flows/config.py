@@ -22,7 +22,9 @@ from typing import Any, TypeVar, cast
 
 from datasets import storage
 from datasets.errors import InputError
+from datasets.ranges import NonNegativeFloat, check_ranges
 from datasets.strict_json import restored
+from flows import settings
 from flows.triggers import RetrainConfig
 from pipelines.analyze import AnalyzeConfig
 from pipelines.automix import AutomixConfig
@@ -56,7 +58,7 @@ class StoreConfig:
 class RunConfig:
     """Everything that shapes a run. Each section is declared beside the code that it turns."""
 
-    automix_weight: float = 1.0  # how often training draws from the automixes for each draw from the songs
+    automix_weight: NonNegativeFloat = 1.0  # how often training draws from the automixes for each draw from the songs
     store: StoreConfig = field(default_factory=StoreConfig)
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     ingest: IngestConfig = field(default_factory=IngestConfig)
@@ -74,8 +76,7 @@ class RunConfig:
     listen: ListenConfig = field(default_factory=ListenConfig)
 
     def __post_init__(self) -> None:
-        if self.automix_weight < 0:
-            raise InputError(f"automix_weight must be >= 0, got {self.automix_weight}")
+        check_ranges(self, InputError)
 
     @property
     def wants_automixes(self) -> bool:
@@ -193,6 +194,7 @@ def build(kind: type[T], tree: Mapping[str, Any], overrides: Sequence[str] = ())
     for override in overrides:
         _apply(kind, merged, override)
     _refuse_unknown(kind, merged, at=())
+    _refuse_out_of_range(kind, merged, at=())
     try:
         # Strict JSON: lists become tuples and integers become floats, but "20" is no number and true is no 1.
         made: T = _adapter(cast(Any, kind)).validate_json(json.dumps(merged, default=str), strict=True)
@@ -314,6 +316,27 @@ def _refuse_unknown(kind: Any, tree: Mapping[str, Any], *, at: tuple[str, ...], 
             _refuse_unknown(names[key], value, at=(*at, key), root=root or kind)
         elif _fields_of(names[key]) is not None:
             raise InputError(f"{here!r} is a section with settings of its own, such as {_example(names[key], here)}.")
+
+
+def _refuse_out_of_range(kind: Any, tree: Mapping[str, Any], *, at: tuple[str, ...]) -> None:
+    """Numbers only, by their full names; what has the wrong type altogether is left to pydantic's words."""
+    names = _fields_of(kind)
+    if names is None:
+        return
+    known = settings.declared(kind) if isinstance(kind, type) else {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            _refuse_out_of_range(names[key], value, at=(*at, key))
+        elif key in known and known[key].stated and _is_number(value):
+            complaint = settings.complain(".".join((*at, key)), value, known[key])
+            if complaint:
+                raise InputError(complaint)
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return bool(value) and all(_is_number(item) for item in value)
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _first_path(value: Any) -> Iterator[str]:

@@ -8,6 +8,7 @@ from rich.text import Text
 from datasets import versions
 from datasets.corpus import survey
 from datasets.errors import InputError
+from datasets.ranges import NonNegativeFloat, Probability, complain, declarations
 from flows.config import RunConfig
 from flows.screen import Screen, duration, table
 from models.errors import ModelError
@@ -21,9 +22,14 @@ class Hardware:
     """What the training will run on, as far as it was said."""
 
     gpu: str = ""  # one of `pipelines.plan.DEVICES`
-    memory_gib: float = 0.0  # 0: the device's
-    mfu: float = 0.0  # 0: assumed
-    price: float = 0.0  # dollars per hour of a device; 0: the list's
+    memory_gib: NonNegativeFloat = 0.0  # 0: the device's
+    mfu: Probability = 0.0  # 0: assumed
+    price: NonNegativeFloat = 0.0  # dollars per hour of a device; 0: the list's
+
+    def __post_init__(self) -> None:
+        for name, declared in declarations(Hardware).items():
+            if complaint := complain("--" + name.replace("_", "-"), getattr(self, name), declared):
+                raise InputError(complaint)
 
 
 def run(config: RunConfig, hardware: Hardware, *, measured: bool, screen: Screen) -> dict[str, Any]:

@@ -9,10 +9,11 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from datasets import storage, versions
 from datasets.errors import InputError
+from datasets.ranges import NonNegativeFloat, Range, check_ranges
 
 if TYPE_CHECKING:
     from flows.config import RunConfig
@@ -24,18 +25,16 @@ ABANDONED_H = 48.0  # a retraining that began that long ago and never ended was 
 class RetrainConfig:
     """When a model is trained again. A trigger at 0 never fires."""
 
-    new_hours: float = 10.0  # of clean songs that the champion has not learned from
-    max_age_days: float = 60.0  # since the champion was promoted
+    new_hours: NonNegativeFloat = 10.0  # of clean songs that the champion has not learned from
+    max_age_days: NonNegativeFloat = 60.0  # since the champion was promoted
     canary: str = ""  # a folder of songs with stems on which the champion is scored every time; none where empty
-    canary_drop_db: float = 0.3  # of nSDR, against the champion's first score there
+    canary_drop_db: NonNegativeFloat = 0.3  # of nSDR, against the champion's first score there
     moved_alias: bool = True  # somebody made another version the champion since the last retraining
-    pause_h: float = 24.0  # at least this long from one retraining's beginning to the next
-    gpu_hours_per_month: float = 0.0  # 0: not counted
+    pause_h: NonNegativeFloat = 24.0  # at least this long from one retraining's beginning to the next
+    gpu_hours_per_month: Annotated[float, Range(ge=0, unit="h")] = 0.0  # 0: not counted
 
     def __post_init__(self) -> None:
-        for name in ("new_hours", "max_age_days", "canary_drop_db", "pause_h", "gpu_hours_per_month"):
-            if getattr(self, name) < 0:
-                raise InputError(f"retrain.{name} is {getattr(self, name)}; 0 or more would do")
+        check_ranges(self, InputError, section="retrain.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,12 +23,13 @@ from typing import Annotated, Any
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Range:
-    """Bounds of a number, or of each number of a tuple; a bound of None is none."""
+    """Bounds of a number, or of each number of a tuple; a bound of None is none. `Range()` says that all will do."""
 
     ge: float | None = None
     gt: float | None = None
     le: float | None = None
     lt: float | None = None
+    unit: str = ""  # such as "dB", where the name of the field does not end in it
 
     def holds(self, value: float) -> bool:
         """Whether a value lies inside; NaN never does."""
@@ -51,11 +52,16 @@ class Range:
         return f"<{'=' if self.le is not None else ''} {high:g}" if high is not None else "finite"
 
 
+AnyNumber = Annotated[float, Range()]
 PositiveInt = Annotated[int, Range(ge=1)]
 NonNegativeInt = Annotated[int, Range(ge=0)]
 PositiveFloat = Annotated[float, Range(gt=0)]
 NonNegativeFloat = Annotated[float, Range(ge=0)]
+NonPositiveFloat = Annotated[float, Range(le=0)]
 Probability = Annotated[float, Range(ge=0, le=1)]
+ProperFraction = Annotated[float, Range(ge=0, lt=1)]
+Correlation = Annotated[float, Range(ge=-1, le=1)]
+Decibels = Annotated[float, Range(unit="dB")]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +70,7 @@ class Declared:
 
     kind: type | None  # int or float; None where only choices are declared
     range: Range
+    stated: bool  # a Range stands in the annotation; without, all finite numbers pass
     many: bool  # a tuple of such numbers
     optional: bool
     choices: tuple[Any, ...] = ()
@@ -76,15 +83,20 @@ def check_ranges(config: Any, error: Callable[[str], Exception], *, section: str
     choices. `section` stands before the name in the message, as in "train.".
     """
     for name, declared in declarations(config.__class__).items():
-        value = getattr(config, name)
-        if declared.optional and value is None:
-            continue
-        if declared.many and not isinstance(value, tuple | list):
-            raise error(f"{section}{name} must be a list of numbers, got {value!r}")
-        for number in value if declared.many else (value,):
-            if (wanted := _violated(number, declared)) is not None:
-                each = "each number of " if declared.many else ""
-                raise error(f"{each}{section}{name} must be {wanted}, got {number!r}")
+        if complaint := complain(f"{section}{name}", getattr(config, name), declared):
+            raise error(complaint)
+
+
+def complain(name: str, value: Any, declared: Declared) -> str:
+    """What is wrong with a value of a field, in words that name it; empty where nothing is."""
+    if declared.optional and value is None:
+        return ""
+    if declared.many and not isinstance(value, tuple | list):
+        return f"{name} must be a list of numbers, got {value!r}"
+    for number in value if declared.many else (value,):
+        if (wanted := _violated(number, declared)) is not None:
+            return f"{'each number of ' if declared.many else ''}{name} must be {wanted}, got {number!r}"
+    return ""
 
 
 @functools.cache
@@ -102,7 +114,7 @@ def _violated(number: Any, declared: Declared) -> str | None:
     if isinstance(number, bool) or not isinstance(number, numbers.Real):
         return "a whole number" if declared.kind is int else "a number"
     if not math.isfinite(number):
-        return "a finite number" if declared.range == Range() else str(declared.range)
+        return "a finite number" if str(declared.range) == "finite" else str(declared.range)
     if declared.kind is int and not isinstance(number, numbers.Integral):
         return "a whole number"
     return None if declared.range.holds(float(number)) else str(declared.range)
@@ -113,7 +125,7 @@ def _read(hint: Any, bounds: Range | None = None) -> Declared | None:
     if origin is Annotated:
         return _read(parts[0], next((part for part in parts[1:] if isinstance(part, Range)), bounds))
     if origin is typing.Literal:
-        return Declared(kind=None, range=Range(), many=False, optional=False, choices=parts)
+        return Declared(kind=None, range=Range(), stated=True, many=False, optional=False, choices=parts)
     if origin in (typing.Union, types.UnionType) and type(None) in parts and len(parts) == 2:
         inner = _read(next(part for part in parts if part is not type(None)), bounds)
         return None if inner is None else dataclasses.replace(inner, optional=True)
@@ -122,4 +134,4 @@ def _read(hint: Any, bounds: Range | None = None) -> Declared | None:
         return None if inner is None or inner.many else dataclasses.replace(inner, many=True)
     if hint not in (int, float):
         return None
-    return Declared(kind=hint, range=bounds or Range(), many=False, optional=False)
+    return Declared(kind=hint, range=bounds or Range(), stated=bounds is not None, many=False, optional=False)

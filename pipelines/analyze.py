@@ -5,11 +5,12 @@ A profile is kept by the content of its song, so a rerun, or a corpus with one m
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from datasets import storage
 from datasets.errors import InputError
 from datasets.profile import profile
+from datasets.ranges import Range, check_ranges
 from datasets.schema import PROFILES, Profile, ShardSet
 from datasets.shards import (
     Song,
@@ -32,11 +33,10 @@ from pipelines.provenance import code_digest, digest
 class AnalyzeConfig:
     """What is listened to."""
 
-    singing_range_db: float = RANGE_DB  # vocals quieter than their loud parts by more than this are no singing
+    singing_range_db: Annotated[float, Range(gt=0, le=100)] = RANGE_DB  # vocals so far below their peaks are no singing
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.singing_range_db <= 100.0:
-            raise InputError(f"analyze.singing_range_db={self.singing_range_db}; 10 to 60 would do")
+        check_ranges(self, InputError, section="analyze.")
 
 
 def run(

@@ -13,6 +13,7 @@ from datasets import storage
 from datasets.chunks import CHUNK_S, SongHeader, song_rows
 from datasets.errors import InputError
 from datasets.mixplan import MixRules, plan
+from datasets.ranges import NonNegativeInt, PositiveInt, check_ranges
 from datasets.render import Samples, render
 from datasets.schema import PLANS, SCHEMA_VERSION, SPLITS, MixPlan, Part, Profile, ShardSet
 from datasets.shards import (
@@ -41,18 +42,14 @@ from pipelines.provenance import code_digest, digest
 class AutomixConfig:
     """How many mixes are made, and of what."""
 
-    mixes_per_track: int = 2  # plans with each track as the reference; 0 makes none
-    seed: int = 0
+    mixes_per_track: NonNegativeInt = 2  # plans with each track as the reference; 0 makes none
+    seed: NonNegativeInt = 0
     splits: tuple[str, ...] = ("train",)  # tracks of different splits are never mixed
     rules: MixRules = field(default_factory=MixRules)
-    mixes_per_shard: int = 4  # on average
+    mixes_per_shard: PositiveInt = 4  # on average
 
     def __post_init__(self) -> None:
-        if self.mixes_per_track < 0 or self.mixes_per_shard < 1:
-            raise InputError(
-                f"automix.mixes_per_track={self.mixes_per_track}, automix.mixes_per_shard={self.mixes_per_shard}; "
-                "at least 0 and 1 would do"
-            )
+        check_ranges(self, InputError, section="automix.")
         if not set(self.splits) <= set(SPLITS):
             raise InputError(f"automix.splits is {list(self.splits)}; some of {', '.join(SPLITS)} would do")
 

@@ -20,6 +20,7 @@ from datasets.errors import InputError
 from datasets.fingerprint import Match, Signature, find_matches, pack
 from datasets.overrides import Overrides, read_overrides
 from datasets.quality import Fault, Rules, faults, silent_sources
+from datasets.ranges import AnyNumber, PositiveInt, Probability
 from datasets.schema import LANDMARKS, REASONS, SPLITS, VERDICTS, Landmarks, ShardSet, Verdict
 from datasets.shards import (
     Manifest,
@@ -52,23 +53,13 @@ class CurateConfig(Rules):
     """The rules on the signal, those on what a model hears, and what a person decided."""
 
     model: str = ""  # models:/NAME@champion, a checkpoint or a bag that hears each stem alone; empty: none is asked
-    min_own: float = 0.7  # a stem must be heard as what it is called in more than this share of its sounding seconds
-    max_foreign: float = 0.3  # and as anything else in less than this
-    heard_db: float = -10.0  # of an output against the stem: above this the model hears that source
+    min_own: Probability = 0.7  # a stem must be heard as what it is called in a greater share of its sounding seconds
+    max_foreign: Probability = 0.3  # and as anything else in less than this
+    heard_db: AnyNumber = -10.0  # of an output against the stem: above this the model hears that source
     overrides: str = ""  # a CSV or TOML file of decisions by hand: track_id, verdict (keep or drop), why
-    num_workers: int = 2  # models in memory, each with a CPU
+    num_workers: PositiveInt = 2  # models in memory, each with a CPU
     use_gpu: bool = False  # one GPU per model
-    batch_size: int = 1  # segments at once; more is faster on a GPU
-
-    def __post_init__(self) -> None:
-        Rules.__post_init__(self)
-        for name in ("min_own", "max_foreign"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"curate.{name}={getattr(self, name)}; a share from 0 to 1 would do")
-        if min(self.num_workers, self.batch_size) < 1:
-            raise InputError(
-                f"curate.num_workers={self.num_workers}, curate.batch_size={self.batch_size}; 1 or more would do"
-            )
+    batch_size: PositiveInt = 1  # segments at once; more is faster on a GPU
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

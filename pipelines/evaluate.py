@@ -15,6 +15,7 @@ from typing import Any
 
 from datasets import storage
 from datasets.errors import InputError
+from datasets.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ProperFraction, check_ranges
 from datasets.schema import SCORES, SPLITS, Score, ShardSet
 from datasets.shards import (
     Song,
@@ -40,16 +41,16 @@ class EvaluateConfig:
     """On which songs and how a model is scored; fields up to the precision are the protocol, without `museval_json`."""
 
     split: str = "test"
-    overlap: float = 0.25  # of neighbouring segments
-    shifts: int = 0  # seeded delays to average over
-    window_s: float = 1.0  # BSS Eval's, without overlap
+    overlap: ProperFraction = 0.25  # of neighbouring segments
+    shifts: NonNegativeInt = 0  # seeded delays to average over
+    window_s: PositiveFloat = 1.0  # BSS Eval's, without overlap
     all_four: bool = False  # ISR, SIR and SAR beside SDR; some 30 ms for each second of a song
     scorer: str = "stemline"  # or "museval", which takes some 30 times as long for the same scores
     museval_json: str = ""  # a folder for the scores of every window, as museval writes them; all_four=true only
-    max_song_s: float = 0.0  # from the start of each song; 0 takes the whole song
+    max_song_s: NonNegativeFloat = 0.0  # from the start of each song; 0 takes the whole song
     precision: str = "float32"  # or "bfloat16"
-    batch_size: int = 1  # segments at once
-    num_workers: int = 2  # models in memory, each with a CPU
+    batch_size: PositiveInt = 1  # segments at once
+    num_workers: PositiveInt = 2  # models in memory, each with a CPU
     use_gpu: bool = False  # one GPU per worker
 
     def __post_init__(self) -> None:
@@ -61,11 +62,7 @@ class EvaluateConfig:
             raise InputError(f"evaluate.scorer={self.scorer!r}; one of {', '.join(SCORERS)} would do")
         if self.museval_json and not self.all_four:
             raise InputError("evaluate.museval_json is set, and its files hold all four scores; all_four=true would do")
-        if self.num_workers < 1 or self.window_s <= 0 or self.max_song_s < 0:
-            raise InputError(
-                f"evaluate.num_workers={self.num_workers}, window_s={self.window_s}, max_song_s={self.max_song_s}; "
-                "at least 1, more than 0, and at least 0 would do"
-            )
+        check_ranges(self, InputError, section="evaluate.")
 
     @property
     def protocol(self) -> str:

@@ -13,9 +13,11 @@ import io
 import statistics
 from collections.abc import Collection, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
+from typing import Annotated
 
 from datasets import storage
 from datasets.errors import InputError
+from datasets.ranges import Decibels, NonNegativeFloat, PositiveFloat, PositiveInt, Range, check_ranges
 from pipelines.contamination import Contamination
 from pipelines.evaluate import ScoreSummary, SongScore, SourceScore
 from pipelines.paired import Difference, difference
@@ -27,29 +29,23 @@ CLEAN = Contamination()
 class GateConfig:
     """The rules; in dB of nSDR where nothing else is said."""
 
-    min_improvement: float = 3.0  # over the unprocessed mixture, mean over songs and sources
-    min_nsdr: float = 0.0  # mean over songs and sources; silence scores 0 dB, some 5 dB above the mixture
-    confidence: float = 0.975  # of each lower bound; 0.95 lets 8 of 100 equals pass where losses are rare and large
-    min_songs: int = 8  # with fewer, no candidate replaces a champion
-    margin: float = 0.0  # the lower bound of the gain over the champion must lie above this
-    source_tolerance: float = 0.5  # no source's lower bound may lie further than this below 0
-    slice_tolerance: float = 1.0  # nor may the mean gain over any slice
+    min_improvement: Decibels = 3.0  # over the mixture, mean over songs and sources
+    min_nsdr: Decibels = 0.0  # the same mean; silence scores 0 dB, some 5 above the mixture
+    confidence: Annotated[float, Range(ge=0.5, lt=1)] = 0.975  # of each bound; 0.95 passes 8 of 100 equals
+    min_songs: PositiveInt = 8  # with fewer, no candidate replaces a champion
+    margin: Decibels = 0.0  # that the lower bound of the gain must exceed
+    source_tolerance: Annotated[float, Range(ge=0, unit="dB")] = 0.5  # no source's lower bound may lie further below 0
+    slice_tolerance: Annotated[float, Range(ge=0, unit="dB")] = 1.0  # nor may the mean gain over any slice
     slices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # patterns of track ids, such as */Jazz*
     tags: str = ""  # a CSV file of track_id,tag, such as genres: each tag is a slice
-    leakage_tolerance_db: float = 3.0  # more sound than the champion's where a stem is silent
-    max_size_mb: float = 0.0  # of the files of the weights; 0: any
-    max_real_time: float = 0.0  # seconds of computing per second of song, as measured in scoring; 0: any
+    leakage_tolerance_db: NonNegativeFloat = 3.0  # more sound than the champion's where a stem is silent
+    max_size_mb: NonNegativeFloat = 0.0  # of the files of the weights; 0: any
+    max_real_time: NonNegativeFloat = 0.0  # seconds of computing per second of song, as measured in scoring; 0: any
     approval: bool = False  # a person is asked before a candidate that passed is promoted
-    approval_s: float = 86400.0  # for how long; nobody's word is a no
+    approval_s: PositiveFloat = 86400.0  # for how long; nobody's word is a no
 
     def __post_init__(self) -> None:
-        if not 0.5 <= self.confidence < 1 or self.min_songs < 1:
-            raise InputError(
-                f"gate.confidence={self.confidence}, gate.min_songs={self.min_songs}; at least 0.5 and below 1, and "
-                "at least 1 would do"
-            )
-        if self.approval_s <= 0:
-            raise InputError(f"gate.approval_s={self.approval_s}; seconds above 0 would do")
+        check_ranges(self, InputError, section="gate.")
 
 
 def with_tags(config: GateConfig) -> GateConfig:

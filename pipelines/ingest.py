@@ -9,13 +9,14 @@ a verdict.
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from datasets import storage
 from datasets.chunks import CHUNK_S, track_rows
 from datasets.corpus import Scan, scan
 from datasets.errors import AudioError, InputError
 from datasets.layouts import Rules
+from datasets.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, ProperFraction, Range, check_ranges
 from datasets.schema import REASONS, SOURCES, ShardSet, StemFile, Track, Verdict, chunks_schema
 from datasets.shards import clear_leftovers, exclusive, find_manifest, read_manifest, write_manifest, write_shard
 from datasets.taxonomy import DEFAULT
@@ -37,12 +38,12 @@ class CorpusConfig:
     sources: tuple[str, ...] = SOURCES  # every song must have a stem for each
     taxonomy: str = DEFAULT  # what files are called: a name or a TOML file; see docs/corpus.md
     unknown: str = "refuse"  # songs with files whose names say nothing, or "leave_out" such files
-    pad_s: float = 5.0  # raw files of one song may end this much before the longest; filled with silence
+    pad_s: NonNegativeFloat = 5.0  # raw files of one song may end this much before the longest; filled with silence
     allow_outside: bool = False  # a CSV may name files outside the root
     license: str = "unknown"  # carried along to every chunk
-    split_seed: int = 0  # draws the splits that no folder states
-    valid_fraction: float = 0.1  # of the groups of songs that the draw is about
-    test_fraction: float = 0.2
+    split_seed: NonNegativeInt = 0  # draws the splits that no folder states
+    valid_fraction: ProperFraction = 0.1  # of the groups of songs that the draw is about
+    test_fraction: ProperFraction = 0.2
 
     def __post_init__(self) -> None:
         if not self.sources or len(set(self.sources)) != len(self.sources):
@@ -55,12 +56,11 @@ class CorpusConfig:
             )
         if self.unknown not in ("refuse", "leave_out"):
             raise InputError(f'corpus.unknown is {self.unknown!r}; "refuse" or "leave_out" would do')
-        if not 0 <= self.pad_s < float("inf"):
-            raise InputError(f"corpus.pad_s is {self.pad_s}; a number of seconds, 0 or more, would do")
-        if min(self.valid_fraction, self.test_fraction) < 0 or self.valid_fraction + self.test_fraction >= 1:
+        check_ranges(self, InputError, section="corpus.")
+        if self.valid_fraction + self.test_fraction >= 1:
             raise InputError(
-                f"corpus.valid_fraction={self.valid_fraction} and corpus.test_fraction={self.test_fraction} leave "
-                "nothing to train on; together they must stay below 1"
+                "corpus.valid_fraction and corpus.test_fraction together must be < 1, or nothing is left to train on; "
+                f"got {self.valid_fraction} and {self.test_fraction}"
             )
 
     @property
@@ -73,20 +73,16 @@ class CorpusConfig:
 class IngestConfig:
     """How songs are stored."""
 
-    sample_rate: int = 44100  # Hz; other rates are resampled
+    sample_rate: Annotated[int, Range(ge=1, unit="Hz")] = 44100  # other rates are resampled
     resample_quality: Literal["QQ", "LQ", "MQ", "HQ", "VHQ"] = "HQ"  # soxr's names; -136 dB of aliasing at "HQ"
-    channels: int = 2  # mono songs are stored with both channels equal
+    channels: Annotated[int, Range(ge=1, le=2)] = 2  # mono songs are stored with both channels equal
     bits: Literal["source", 16, 24] = "source"  # "source": 16 where no file of a song has more or is lossless, else 24
-    chunk_s: int = CHUNK_S  # seconds of one song per row
-    min_song_s: float = 1.0  # shorter songs are refused
-    shard_mb: int = 384  # a shard ends with the song that takes it there; small corpora make smaller shards
+    chunk_s: PositiveInt = CHUNK_S  # seconds of one song per row
+    min_song_s: NonNegativeFloat = 1.0  # shorter songs are refused
+    shard_mb: PositiveInt = 384  # a shard ends with the song that takes it there; small corpora make smaller shards
 
     def __post_init__(self) -> None:
-        for name in ("sample_rate", "channels", "chunk_s", "shard_mb"):
-            if getattr(self, name) < 1:
-                raise InputError(f"ingest.{name}={getattr(self, name)}; 1 or more would do")
-        if self.channels > 2:
-            raise InputError(f"ingest.channels={self.channels}; 1 or 2 would do")
+        check_ranges(self, InputError, section="ingest.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from datasets import storage
 from datasets.audio import Samples
 from datasets.corpus import safe_name
 from datasets.errors import InputError
+from datasets.ranges import NonNegativeInt, Range, check_ranges
 from datasets.schema import ShardSet
 from datasets.shards import Song, read_song, read_songs
 from pipelines.evaluate import EvaluateConfig, ScoreSummary, separate_song
@@ -33,15 +34,12 @@ _ENERGY_FLOOR = 1e-7
 class ListenConfig:
     """What is put on the pages of `stemline listen`."""
 
-    songs: int = 8  # those that lost most first; 0 takes all
+    songs: NonNegativeInt = 8  # those that lost most first; 0 takes all
     only: tuple[str, ...] = ()  # patterns of track ids, such as */Jazz*; empty takes any
-    seconds: float = 15.0  # of each song; all of it where it is shorter
+    seconds: Annotated[float, Range(gt=0, le=120, unit="s")] = 15.0  # of each song; all of it where it is shorter
 
     def __post_init__(self) -> None:
-        if self.songs < 0 or not 0 < self.seconds <= 120:
-            raise InputError(
-                f"listen.songs={self.songs}, listen.seconds={self.seconds}; 0 or more songs, and up to 120 s would do"
-            )
+        check_ranges(self, InputError, section="listen.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

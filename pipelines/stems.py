@@ -23,6 +23,7 @@ import numpy as np
 from datasets.audio import AudioWriter, Samples, decode_blocks, probe, resample_blocks
 from datasets.corpus import safe_name
 from datasets.errors import AudioError, InputError
+from datasets.ranges import NonNegativeInt, PositiveInt, ProperFraction, check_ranges
 from pipelines.progress import Progress, stage
 from pipelines.provenance import code_digest, digest
 
@@ -41,19 +42,16 @@ class SeparateConfig:
 
     format: str = "wav16"  # wav16, wav24, float (32-bit WAV), flac (24 bit) or mp3
     two_stems: str = ""  # a source: write it and "no_<source>", the sum of the others; empty writes every source
-    overlap: float = 0.25  # share of a segment that the next one covers again
-    shifts: int = 0  # delayed copies to average over; each costs a whole pass
-    batch_size: int = 1  # segments computed together; more is faster on a GPU
-    seed: int = 0  # of the shift trick's delays
+    overlap: ProperFraction = 0.25  # share of a segment that the next one covers again
+    shifts: NonNegativeInt = 0  # delayed copies to average over; each costs a whole pass
+    batch_size: PositiveInt = 1  # segments computed together; more is faster on a GPU
+    seed: NonNegativeInt = 0  # of the shift trick's delays
     device: str = "auto"  # cpu, cuda, mps, or the best of them that is there
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
             raise InputError(f"separate.format={self.format!r}: use one of {', '.join(FORMATS)}")
-        if not 0 <= self.overlap < 1:
-            raise InputError(f"separate.overlap={self.overlap}: give a share of a segment, from 0 to below 1")
-        if self.shifts < 0 or self.batch_size < 1:
-            raise InputError(f"separate.shifts={self.shifts} must be >= 0, separate.batch_size={self.batch_size} >= 1")
+        check_ranges(self, InputError, section="separate.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

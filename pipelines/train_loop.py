@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from datasets.errors import InputError
 from datasets.loader import LoaderConfig
+from datasets.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Probability, check_ranges
 from datasets.schema import ShardSet
 from models.recipe import LearnerConfig
 from pipelines import examples, resume, trouble
@@ -56,46 +57,36 @@ class ModelConfig:
 class TrainConfig:
     """How long, on how much, and by whom."""
 
-    steps: int = 288_000
-    batch_size: int = 32  # rows of the global batch, shared by the workers; a row is one segment of the model
-    seed: int = 0
+    steps: PositiveInt = 288_000
+    batch_size: PositiveInt = 32  # rows of the global batch, shared by the workers; a row is one segment of the model
+    seed: NonNegativeInt = 0
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     trouble: TroubleConfig = field(default_factory=TroubleConfig)
-    checkpoint_every: int = 800  # steps; each checkpoint validates too
-    log_every: int = 10  # steps averaged into one point of the loss curve
-    valid_songs: int = 16  # of the valid split, the first by id; 0 validates nothing, and keeps the last weights
-    valid_s: float = 30.0  # from the middle of each; 0 takes the whole song
-    example_s: float = 4.0  # of the first of them, written as FLAC with what better weights make of it; 0: none
-    num_workers: int = 2  # 0 trains in the calling process, without Ray
-    min_workers: int = 0  # go on with as few when machines are lost, and take more when they are back; 0: num_workers
-    elastic_look_s: float = 60.0  # between two looks whether there are machines for more workers
-    micro_batch: int = 0  # rows that a worker computes at once, where memory is short; 0: all of its share
-    cpus_per_worker: int = 1
+    checkpoint_every: PositiveInt = 800  # steps; each checkpoint validates too
+    log_every: PositiveInt = 10  # steps averaged into one point of the loss curve
+    valid_songs: NonNegativeInt = 16  # of the valid split, the first by id; 0: none, the last weights are the result
+    valid_s: NonNegativeFloat = 30.0  # from the middle of each; 0 takes the whole song
+    example_s: NonNegativeFloat = 4.0  # of the first of them, as FLAC with what better weights make of it; 0: none
+    num_workers: NonNegativeInt = 2  # 0 trains in the calling process, without Ray
+    min_workers: NonNegativeInt = 0  # go on with as few when machines are lost, and take more again; 0: num_workers
+    elastic_look_s: PositiveFloat = 60.0  # between two looks whether there are machines for more workers
+    micro_batch: NonNegativeInt = 0  # rows that a worker computes at once, where memory is short; 0: all of its share
+    cpus_per_worker: PositiveInt = 1
     use_gpu: bool = False  # one GPU per worker
-    max_failures: int = 3  # restarts of the workers before giving up
-    hang_s: float = 900.0  # a worker that keeps the others waiting for longer is given up, and all are restarted
-    keep_checkpoints: int = 2
+    max_failures: NonNegativeInt = 3  # restarts of the workers before giving up
+    hang_s: PositiveFloat = 900.0  # a worker that keeps the others waiting for longer is given up, and all restarted
+    keep_checkpoints: PositiveInt = 2
     copy_to: str = ""  # s3://BUCKET/FOLDER or a folder: a copy of each checkpoint, for when the run's folder is lost
-    prefetch_batches: int = 2  # decoded ahead by each worker
+    prefetch_batches: NonNegativeInt = 2  # decoded ahead by each worker
     loader: LoaderConfig = field(default_factory=LoaderConfig)
-    silence_weight: float = 1.0  # of the time in which sources are silent, when segments are drawn
+    silence_weight: Probability = 1.0  # of the time in which sources are silent, when segments are drawn
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "checkpoint_every", "log_every", "cpus_per_worker", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise InputError(f"train.{name}={getattr(self, name)}; 1 or more would do")
-        for name in ("num_workers", "min_workers", "micro_batch", "max_failures", "prefetch_batches", "valid_songs"):
-            if getattr(self, name) < 0:
-                raise InputError(f"train.{name}={getattr(self, name)}; 0 or more would do")
-        if self.valid_s < 0 or self.example_s < 0 or self.hang_s <= 0 or self.elastic_look_s <= 0:
-            raise InputError(
-                f"train.valid_s={self.valid_s} and train.example_s={self.example_s} must be >= 0, "
-                f"train.hang_s={self.hang_s} and train.elastic_look_s={self.elastic_look_s} above 0"
-            )
-        if not 0 <= self.silence_weight <= 1:
-            raise InputError(f"train.silence_weight={self.silence_weight}; 0 to 1 would do")
+        check_ranges(self, InputError, section="train.")
         if self.min_workers > self.num_workers:
-            raise InputError(f"train.min_workers={self.min_workers} is more than train.num_workers={self.num_workers}")
+            raise InputError(
+                f"train.min_workers must be <= train.num_workers ({self.num_workers}), got {self.min_workers}"
+            )
         self._check_groups()
 
     def _check_groups(self) -> None:

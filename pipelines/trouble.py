@@ -11,36 +11,28 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from datasets.errors import InputError
+from datasets.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, ProperFraction, Range, check_ranges
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TroubleConfig:
     """When a training is in trouble, and what then."""
 
-    max_skipped: int = 3  # steps in a row without a finite gradient; one more takes the training back
-    diverge_factor: float = 3.0  # a point of the curve this many times its recent median takes it back too; 0 never
-    diverge_points: int = 20  # points the median is taken over
-    max_rollbacks: int = 3  # one more stops the training
-    rollback_rate: float = 0.5  # the learning rate is multiplied by this each time
-    plateau_checkpoints: int = 0  # without a better score before something is done; 0 never
-    plateau_rate: float = 0.0  # the learning rate is multiplied by this on a plateau; 0 ends the training
+    max_skipped: NonNegativeInt = 3  # steps in a row without a finite gradient; one more takes the training back
+    diverge_factor: NonNegativeFloat = 3.0  # a point this many times the recent median takes it back too; 0 never
+    diverge_points: PositiveInt = 20  # points the median is taken over
+    max_rollbacks: NonNegativeInt = 3  # one more stops the training
+    rollback_rate: Annotated[float, Range(gt=0, lt=1)] = 0.5  # the learning rate is multiplied by this each time
+    plateau_checkpoints: NonNegativeInt = 0  # without a better score before something is done; 0 never
+    plateau_rate: ProperFraction = 0.0  # the learning rate is multiplied by this on a plateau; 0 ends the training
 
     def __post_init__(self) -> None:
-        for name in ("max_skipped", "max_rollbacks", "plateau_checkpoints"):
-            if getattr(self, name) < 0:
-                raise InputError(f"train.trouble.{name}={getattr(self, name)}; 0 or more would do")
-        if self.diverge_points < 1:
-            raise InputError(f"train.trouble.diverge_points={self.diverge_points}; 1 or more would do")
-        if self.diverge_factor and self.diverge_factor <= 1:
-            raise InputError(f"train.trouble.diverge_factor={self.diverge_factor}; above 1, or 0 for never, would do")
-        if not 0 < self.rollback_rate < 1 or not 0 <= self.plateau_rate < 1:
-            raise InputError(
-                f"train.trouble.rollback_rate={self.rollback_rate} must lie between 0 and 1, "
-                f"plateau_rate={self.plateau_rate} from 0 to below 1"
-            )
+        check_ranges(self, InputError, section="train.trouble.")
+        if 0 < self.diverge_factor <= 1:
+            raise InputError(f"train.trouble.diverge_factor must be 0 (never) or > 1, got {self.diverge_factor}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

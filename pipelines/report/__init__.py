@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, median
-from typing import Any
+from typing import Annotated, Any
 
 from datasets import storage
 from datasets.errors import InputError
+from datasets.ranges import Range, check_ranges
 from datasets.schema import REASONS, SOURCES, Score, Verdict
 from pipelines.progress import Progress, stage
 from pipelines.report.charts import Curve, SourceScores, curve_plot, legend, score_plot
@@ -31,19 +32,13 @@ SDR = "SDR (BSS Eval v4: median over 1 s windows, then median over songs)"
 class ReportConfig:
     """What the page holds."""
 
-    clip_s: float = 18.0  # length of the players' excerpt
-    mixes: int = 3  # automixes that are drawn and played; 0 leaves them out
-    mix_s: float = 10.0  # of each
-    augment_s: float = 5.0  # of the excerpt that augmentation is shown on; 0 leaves it out
+    clip_s: Annotated[float, Range(ge=1, le=30)] = 18.0  # of the players; nine of 30 s are 8 MB, what a mail takes
+    mixes: Annotated[int, Range(ge=0, le=12)] = 3  # automixes that are drawn and played; 0 leaves them out
+    mix_s: Annotated[float, Range(ge=1, le=30)] = 10.0  # of each
+    augment_s: Annotated[float, Range(ge=0, le=15)] = 5.0  # of the excerpt that augmentation is shown on; 0: none
 
     def __post_init__(self) -> None:
-        if not 0 <= self.mixes <= 12 or not 1 <= self.mix_s <= 30 or not 0 <= self.augment_s <= 15:
-            raise InputError(
-                f"report.mixes={self.mixes}, report.mix_s={self.mix_s}, report.augment_s={self.augment_s}: "
-                "at most 12 mixes of 1 to 30 s, and 0 to 15 s, would do"
-            )
-        if not 1 <= self.clip_s <= 30:  # nine players of 30 s are 8 MB: what a mail takes
-            raise InputError(f"report.clip_s={self.clip_s}: give 1 to 30 seconds")
+        check_ranges(self, InputError, section="report.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

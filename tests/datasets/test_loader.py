@@ -82,8 +82,8 @@ def test_a_fault_in_a_thread_is_raised_where_its_batch_is_due(index: SegmentInde
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"threads": -1}, r"train\.loader\.threads=-1"),
-        ({"cache_gb": -0.5}, r"train\.loader\.cache_gb=-0\.5"),
+        ({"threads": -1}, r"train\.loader\.threads must be >= 0, got -1"),
+        ({"cache_gb": -0.5}, r"train\.loader\.cache_gb must be >= 0, got -0\.5"),
         ({"cache": "s3://bucket/rows"}, r"no folder of this machine"),
         ({"cache_form": "mp3"}, r"cache_form='mp3'; one of flac, pcm"),
     ],

@@ -76,7 +76,7 @@ def test_each_verb_refuses_a_preset_that_is_none(verb: str, capsys: pytest.Captu
         (["run", "--preset", "smok"], "did you mean 'smoke'"),
         (["run", "ingest.sample_rat=1"], "did you mean 'ingest.sample_rate'"),
         (["run", "ingest.sample_rate=high"], "should be a valid integer"),
-        (["run", "ingest.sample_rate=0"], "1 or more would do"),
+        (["run", "ingest.sample_rate=0"], "ingest.sample_rate must be >= 1, got 0"),
         (["run", "songs"], "is not an override"),
         (["run", "--presett", "x"], "--preset"),
         (["runn"], "Unknown command"),

@@ -29,7 +29,11 @@ def test_a_plan_says_what_fits_and_what_does_not(capsys: pytest.CaptureFixture[s
 
 @pytest.mark.parametrize(
     ("command", "words"),
-    [(["plan", "smoke", "--gpu", "abacus"], "h100, h200"), (["plan", "smok"], "did you mean 'smoke'")],
+    [
+        (["plan", "smoke", "--gpu", "abacus"], "h100, h200"),
+        (["plan", "smoke", "--mfu", "2"], "--mfu must be in [0, 1]"),
+        (["plan", "smok"], "did you mean 'smoke'"),
+    ],
 )
 def test_a_plan_of_nothing_known_is_refused(capsys: pytest.CaptureFixture[str], command: list[str], words: str) -> None:
     assert main(command) == 2

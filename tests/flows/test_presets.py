@@ -188,8 +188,10 @@ def test_curation_keeps_what_was_published(name: str) -> None:
     worst |= {key: 1.0 for key in worst if key.endswith(("_clipped", "_offset"))}
     worst |= {f"{source}_presence": 0.0 for source in SOURCES} | {f"{source}_shift_ms": 900.0 for source in SOURCES}
     worst |= {f"{source}_correlation": -1.0 for source in SOURCES} | {f"{source}_cutoff_hz": 0.0 for source in SOURCES}
+    worst |= {f"{source}_peak": 16384.0 for source in SOURCES}
     worst |= {"residual_db": 0.0, "bass_bleed_drums_db": -0.1}
-    assert {"misaligned", "unlike_mixture", "bleed"} <= {f.reason for f in faults(worst, Rules(), sources=SOURCES)}
+    reasons = {fault.reason for fault in faults(worst, Rules(), sources=SOURCES)}
+    assert {"misaligned", "unlike_mixture", "bleed", "too_loud"} <= reasons
     assert faults(worst, rules, sources=SOURCES) == ()
     copies = {"a": heard.signature(), "b": heard.signature()}
     assert find_matches(copies, min_similarity=Rules().min_similarity)

@@ -130,7 +130,7 @@ def test_a_run_that_is_started_again_finds_what_it_began_and_no_other_run_does(t
 
 
 def test_a_negative_threshold_is_refused() -> None:
-    with pytest.raises(InputError, match=r"retrain\.pause_h is -1"):
+    with pytest.raises(InputError, match=r"retrain\.pause_h must be >= 0, got -1"):
         RetrainConfig(pause_h=-1)
 
 

@@ -90,7 +90,7 @@ def test_what_cannot_be_fed_is_refused_before_any_worker_starts(here: ShardSet, 
     model = replace(MODEL, options=MODEL.options | {"segment_s": 4.0})
     with pytest.raises(InputError, match=r"longest song has 3\.00 s .* takes 4\.05 s"):
         train.run(CONFIG, model, [(here, 1.0)], sources=SOURCES, store=str(tmp_path))
-    with pytest.raises(InputError, match=r"train\.silence_weight=2"):
+    with pytest.raises(InputError, match=r"train\.silence_weight must be in \[0, 1\], got 2"):
         replace(CONFIG, silence_weight=2)
 
 

@@ -190,7 +190,7 @@ def test_a_source_that_no_song_has_is_refused_before_ray_starts(
         ({"sources": ("drums", "drums")}, "different names"),
         ({"sources": ("title",)}, "column names such as title"),
         ({"sources": ("../x",)}, "lower-case words"),
-        ({"valid_fraction": 0.5, "test_fraction": 0.5}, "nothing to train on"),
+        ({"valid_fraction": 0.5, "test_fraction": 0.5}, "nothing is left to train on"),
     ],
 )
 def test_a_corpus_setting_that_makes_no_sense_is_refused(change: dict[str, Any], message: str) -> None:

@@ -254,5 +254,5 @@ def test_a_page_that_cannot_be_written_is_an_input_error(tmp_path: Path) -> None
 
 
 def test_an_excerpt_too_long_for_a_page_is_refused() -> None:
-    with pytest.raises(InputError, match="1 to 30 seconds"):
+    with pytest.raises(InputError, match=r"report\.clip_s must be in \[1, 30\], got 300"):
         ReportConfig(clip_s=300)

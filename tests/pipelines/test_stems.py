@@ -185,7 +185,7 @@ def test_names_are_safe_unique_and_never_paths() -> None:
     ("options", "message"),
     [
         ({"format": "ogg"}, "use one of wav16, wav24, float, flac, mp3"),
-        ({"overlap": 1.0}, "from 0 to below 1"),
+        ({"overlap": 1.0}, r"separate\.overlap must be in \[0, 1\)"),
         ({"shifts": -1}, "must be >= 0"),
         ({"two_stems": "kazoo"}, "this model has drums, bass, other, vocals"),
         ({"device": "abacus"}, "is not usable here"),

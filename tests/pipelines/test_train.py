@@ -362,10 +362,10 @@ def test_a_loss_that_is_not_finite_stops_with_advice(chunks: ShardSet, tmp_path:
     [
         ({"batch_size": 5}, "train.batch_size=5 is no whole number of groups of 2 rows.* 6 would do"),
         ({"batch_size": 2, "num_workers": 2}, "does not divide among train.num_workers=2.* 4 would do"),
-        ({"num_workers": 1, "min_workers": 2}, "train.min_workers=2"),
-        ({"steps": 0}, "train.steps=0"),
+        ({"num_workers": 1, "min_workers": 2}, r"train\.min_workers must be <= train\.num_workers \(1\), got 2"),
+        ({"steps": 0}, r"train\.steps must be >= 1, got 0"),
         ({"valid_s": -1.0}, "train.valid_s"),
-        ({"elastic_look_s": 0.0}, "train.elastic_look_s=0.0"),
+        ({"elastic_look_s": 0.0}, r"train\.elastic_look_s must be > 0, got 0\.0"),
     ],
 )
 def test_a_setting_that_cannot_work_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
