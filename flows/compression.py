@@ -42,9 +42,20 @@ def _compress(source: Path, target: Path, bits: int) -> Path:
 
 
 def _check_target(target: Path, source: Path) -> None:
-    """A checkpoint may be replaced, nothing else, and never the one that is read."""
+    """A compressed checkpoint may be replaced, nothing else: neither another run's model nor the one that is read."""
+    from models import checkpoint
+    from models.errors import ModelError
+
     home = source if source.is_dir() else source.parent
     if target.exists() and target.samefile(home):
         raise InputError(f"--to {target} is where the model lies; give another folder")
-    if target.is_file() or (target.is_dir() and any(target.iterdir()) and not (target / "config.json").is_file()):
-        raise InputError(f"--to {target} holds something that is no checkpoint; give another folder")
+    try:
+        checkpoint.require_replaceable(target)
+        if target.is_dir() and any(target.iterdir()):
+            extra = checkpoint.read_config(target).get("extra")
+            if not isinstance(extra, dict) or "rounded_from" not in extra:
+                raise InputError(
+                    f"--to {target} holds a checkpoint that `stemline compress` did not write; give another folder"
+                )
+    except ModelError as error:
+        raise InputError(f"--to {error}") from error

@@ -2,6 +2,8 @@
 
 `config.json` is the mark of a whole checkpoint and holds digests of the other files, so a truncated or altered one
 is refused by name. Nothing is unpickled: weights are safetensors, and `learner.pt` is read as tensors and numbers only.
+It also says whose folder it is: one with a `config.json` of this format and no file of another name may be replaced by
+a newer checkpoint, any other is somebody's (`require_replaceable`).
 """
 
 import hashlib
@@ -25,6 +27,7 @@ from .quantize import Packing, pack, unpack
 FORMAT_VERSION = 1
 WEIGHTS, CONFIG, LEARNER = "weights.safetensors", "config.json", "learner.pt"
 NEEDED = ("model", "weights_sha256")  # in `config.json`
+FILES = (WEIGHTS, CONFIG, LEARNER)  # all that a checkpoint folder holds
 BAGS = (".yaml", ".yml")
 PUBLISHED = (".th", *BAGS)
 PACKED = "packed"  # the entry of the file's header that says what is bit-packed and how
@@ -41,10 +44,12 @@ def save(
 ) -> Path:
     """Write a checkpoint; it appears under its name whole, or not at all. `extra` is any JSON to keep with it.
 
-    A checkpoint of that name is replaced. `learner` is `Learner.state()`. With a packing (`quantize.py`) weights are
+    A checkpoint of that name is replaced; ModelError, and nothing is touched, where anything else has that name.
+    `learner` is `Learner.state()`. With a packing (`quantize.py`) weights are
     rounded and bit-packed, and whoever reads the checkpoint need not know.
     """
     folder = Path(folder)
+    require_replaceable(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -55,6 +60,33 @@ def save(
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return folder
+
+
+def require_replaceable(folder: str | Path) -> None:
+    """ModelError unless nothing is lost when `folder` becomes a checkpoint: it is missing, empty, or one already.
+
+    A checkpoint is one by its `config.json`; other files of it may be missing, but not be other than it says.
+    """
+    folder = Path(folder)
+    remedy = "give the name of a new folder, or move that away"
+    if folder.is_symlink():
+        raise ModelError(f"{folder} is a link to {folder.readlink()}, which a checkpoint would replace; {remedy}")
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ModelError(f"{folder} is a file, no checkpoint folder, and stays as it is; {remedy}")
+    found = sorted(path.name + ("/" if path.is_dir() else "") for path in folder.iterdir())
+    if foreign := [name for name in found if name not in FILES]:
+        listed = ", ".join(foreign[:LISTED]) + (f" and {len(foreign) - LISTED} more" if len(foreign) > LISTED else "")
+        raise ModelError(f"{folder} holds something that is no part of a checkpoint ({listed}); {remedy}")
+    if found:
+        try:
+            config = read_config(folder)
+            for name, digest in ((WEIGHTS, config["weights_sha256"]), (LEARNER, config.get("learner_sha256"))):
+                if name in found:
+                    _check_digest(folder / name, str(digest))
+        except ModelError as error:
+            raise ModelError(f"{folder} holds something that is no checkpoint of ours ({error}); {remedy}") from error
 
 
 def load_model(path: str | Path) -> nn.Module:
@@ -181,13 +213,21 @@ def _write(
 
 
 def _replace_folder(temporary: Path, folder: Path) -> None:
-    """A folder cannot be renamed over another, so the old one steps aside first."""
+    """A folder cannot be renamed over another, so the old one steps aside first, and back if that fails."""
     if not folder.exists():
         os.replace(temporary, folder)
         return
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-    os.replace(folder, aside / "old")
-    os.replace(temporary, folder)
+    try:
+        os.replace(folder, aside / "old")
+        try:
+            os.replace(temporary, folder)
+        except BaseException:
+            os.replace(aside / "old", folder)
+            raise
+    except BaseException:
+        aside.rmdir()  # empty; were it not, what it holds is the only copy
+        raise
     shutil.rmtree(aside, ignore_errors=True)
 
 

@@ -41,8 +41,8 @@ def test_a_compressed_checkpoint_is_smaller_and_nearly_the_same_model(
     [
         ("1", "small", "1 bits: give 2 to 15, or 16 for float16"),
         ("8", "model", "is where the model lies"),
-        ("8", "songs", "holds something that is no checkpoint"),
-        ("8", "file", "holds something that is no checkpoint"),
+        ("8", "songs", "holds something that is no part of a checkpoint (song.wav)"),
+        ("8", "file", "is a file, no checkpoint folder"),
     ],
 )
 def test_what_cannot_be_is_one_message_and_nothing_is_lost(
@@ -58,3 +58,20 @@ def test_what_cannot_be_is_one_message_and_nothing_is_lost(
     assert describe(model).digest == digest
     assert {(tmp_path / place).read_bytes() for place in ("file", "songs/song.wav")} == {b"precious"}
     assert not (tmp_path / "small").exists()
+
+
+def test_a_compressed_checkpoint_may_be_replaced_and_a_trained_one_may_not(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    others = checkpoint.save(tmp_path / "runs" / "other" / "model", checkpoint.load_model(model), extra={"step": 9})
+    words = ["compress", str(model), f"store.root={tmp_path}/store", "--to"]
+    assert main([*words, str(others)]) == 2
+    assert "that `stemline compress` did not write" in capsys.readouterr().err
+    assert checkpoint.read_config(others)["extra"] == {"step": 9}
+    for bits in (4, 8):
+        assert main([*words, str(tmp_path / "small"), "--bits", str(bits)]) == 0
+        assert checkpoint.read_config(tmp_path / "small")["extra"]["bits"] == bits
+    (tmp_path / "small" / "notes.txt").write_text("heard, good")
+    assert main([*words, str(tmp_path / "small")]) == 2
+    assert "(notes.txt)" in capsys.readouterr().err
+    assert (tmp_path / "small" / "notes.txt").read_text() == "heard, good"

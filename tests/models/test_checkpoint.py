@@ -1,6 +1,7 @@
 """Checkpoints: whole or refused, and the same model afterwards."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,66 @@ def test_a_failed_save_leaves_the_old_checkpoint_and_no_rest(copy: Path) -> None
     with pytest.raises(ModelError, match="Linear is no model of this catalog"):
         checkpoint.save(copy, nn.Linear(1, 1))
     assert checkpoint.read_config(copy)["extra"] == {"step": 7}
+    assert [path.name for path in copy.parent.iterdir()] == ["model"]
+
+
+def below(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"model/thesis.txt": "x", "model/old/weights.safetensors": "y"}, r"no part of a checkpoint \(old/, thesis"),
+        ({"model/config.json": '{"model_type": "bert"}'}, "no checkpoint of ours"),
+        ({"model/config.json": '{"model_type": "bert"}', "model/model.safetensors": "1"}, r"\(model\.safetensors\)"),
+        ({"model/weights.safetensors": "1"}, r"no checkpoint of ours .* it has no config\.json"),
+        ({"model": "a file"}, "is a file, no checkpoint folder"),
+    ],
+)
+def test_only_a_checkpoint_is_replaced(tmp_path: Path, files: dict[str, str], message: str) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    before = below(tmp_path)
+    with pytest.raises(ModelError, match=message):
+        checkpoint.save(tmp_path / "model", small())
+    assert below(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "weights.safetensors", "learner.pt"])
+def test_a_checkpoint_with_a_file_of_somebodys_in_it_stays(copy: Path, name: str) -> None:
+    (copy / name).write_bytes(b"precious")
+    before = below(copy.parent)
+    with pytest.raises(ModelError, match=name):
+        checkpoint.save(copy, small())
+    assert below(copy.parent) == before
+
+
+def test_a_link_is_no_checkpoint_to_replace_and_an_empty_folder_is(copy: Path) -> None:
+    link, empty = copy.with_name("link"), copy.with_name("empty")
+    link.symlink_to(copy)
+    with pytest.raises(ModelError, match="is a link to"):
+        checkpoint.save(link, small())
+    empty.mkdir()
+    checkpoint.save(empty, small())
+    checkpoint.check(empty)
+
+
+@pytest.mark.parametrize("fails", [1, 2])
+def test_a_replacement_that_fails_is_undone(copy: Path, monkeypatch: pytest.MonkeyPatch, fails: int) -> None:
+    real, calls = os.replace, iter(range(1, 10))
+
+    def full(*paths: object) -> None:
+        if next(calls) == fails:
+            raise OSError(28, "No space left on device")
+        real(*paths)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.save(copy, small(), extra={"step": 8})
+    assert checkpoint.read_config(copy)["extra"] == {"step": 7}
+    checkpoint.check(copy)
     assert [path.name for path in copy.parent.iterdir()] == ["model"]
 
 
