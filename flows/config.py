@@ -48,6 +48,11 @@ class StoreConfig:
     root: str = "stemline-store"
     data: str = ""  # for songs, tables and what is remembered of them: s3://BUCKET/FOLDER; the root where empty
 
+    def __post_init__(self) -> None:
+        if not self.root.strip() or (self.data and not self.data.strip()):
+            name, given = ("data", self.data) if self.root.strip() else ("root", self.root)
+            raise InputError(f"store.{name} must name a folder, got {given!r}; give store.{name}=DIR, or leave it out")
+
     @property
     def tables(self) -> str:
         """Where shards, tables and manifests are."""
@@ -98,6 +103,9 @@ def load(preset: str, overrides: Sequence[str] = ()) -> RunConfig:
     config = build(RunConfig, read_preset(preset), overrides)
     for key in PATHS:
         config = _with(config, key.split("."), _absolute_file if key in _NAMES_SHIP else absolute)
+    for name, folder in (("root", config.store.root), ("data", config.store.data)):
+        if Path(folder).exists() and not Path(folder).is_dir():
+            raise InputError(f"store.{name}={folder} is a file; give a folder, store.{name}=DIR")
     return config
 
 

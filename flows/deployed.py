@@ -18,6 +18,7 @@ from prefect.artifacts import create_markdown_artifact, create_progress_artifact
 from rich.console import Console
 
 from datasets.errors import InputError
+from datasets.ownership import claim_store
 from datasets.schema import ShardSet
 from datasets.shards import read_songs
 from flows import build_corpus as corpus_road
@@ -168,7 +169,7 @@ def _watch_canary(config: RunConfig) -> None:
     present = registry.champion(config.registry, store=config.store.root)
     if present is not None:
         apart = _canary_of(config)
-        Path(apart.store.root).mkdir(parents=True, exist_ok=True)
+        claim_store(apart.store.root, setting="the canary's store")
         songs = corpus_road.build_corpus.fn(apart, until="curate").songs
         triggers.note_canary(config.store.tables, present.digest, score_canary(config, songs))
 
@@ -225,7 +226,8 @@ def _walking(verb: str, preset: str, songs: str, store: str, overrides: list[str
     config = resolved(preset, songs, store, overrides or [])
     if verb != "ingest":
         config.model.check_start()
-    with held(config.store.root, verb=verb, patience_s=STORE_PATIENCE_S) as folder, RunScreen(), session():
+    holding = held(config.store.root, verb=verb, data=config.store.data, patience_s=STORE_PATIENCE_S)
+    with holding as folder, RunScreen(), session():
         check_address(registry.address(str(folder)))
         door.write(config, folder / "cache" / "flows" / f"{runtime.flow_run.id}.toml")
         yield config

@@ -41,7 +41,7 @@ def prepared(config: RunConfig, *, verb: str, screen: Screen, debug: bool) -> It
     from pipelines.cluster import session
     from pipelines.registry.reach import check_address
 
-    with held(config.store.root, verb=verb) as store, _terminable():
+    with held(config.store.root, verb=verb, data=config.store.data) as store, _terminable():
         screen.say(f"stemline {verb} · store {config.store.root}")
         if verb in ("evaluate", "decide", "promote", "run", "demo", "compare", "listen"):
             check_address(registry.address(str(store)))  # not after an hour of training

@@ -11,17 +11,25 @@ from pathlib import Path
 from typing import IO
 
 from datasets.errors import InputError
+from datasets.ownership import claim_store, require_claimable
 
 LOOK_S = 0.2
 
 
 @contextmanager
-def held(root: str, *, verb: str, patience_s: float = 0.0) -> Iterator[Path]:
+def held(root: str, *, verb: str, data: str = "", patience_s: float = 0.0) -> Iterator[Path]:
     """The store's folder, made if it is missing; a second command on it waits, then is refused and told who holds it.
+
+    It is marked as a store, and so is the place of its tables, `data`, where that is another; one that is somebody's
+    is refused before anything is written.
 
     The hold is a kernel lock on `.lock`, so it ends with the process, however the process ends.
     """
+    if data:
+        require_claimable(data, setting="store.data")
     folder = _made(root)
+    if data:
+        claim_store(data, setting="store.data")
     with open(folder / ".lock", "a+", encoding="utf-8") as lock:
         deadline_s = time.monotonic() + patience_s
         while not _taken(lock) and time.monotonic() < deadline_s:
@@ -48,11 +56,17 @@ def _taken(lock: IO[str]) -> bool:
 def _made(root: str) -> Path:
     if "://" in root:
         raise InputError(f"store.root is {root!r}; a folder on this machine is what works today.")
+    if not root.strip():
+        raise InputError(f"store.root is {root!r}; name a folder, such as store.root=stemline-store")
     folder = Path(root).expanduser().absolute()
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"store.root={root} is a file; name a folder, store.root=DIR")
+    require_claimable(folder, setting="store.root")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as trial:
             trial.write(b"stemline")
+        claim_store(folder, setting="store.root")
     except OSError as error:
         raise InputError(
             f"The store folder {root} cannot be written to ({error.strerror}). Choose another with store.root=DIR."

@@ -4,6 +4,7 @@ Manifests refer to shards, registered versions to manifests, and whatever is you
 command may be at work on it. Songs, reports, MLflow's files and Prefect's records are never touched.
 """
 
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -13,7 +14,7 @@ from typing import Any
 
 from rich.text import Text
 
-from datasets import storage
+from datasets import ownership, storage
 from datasets.errors import InputError
 from datasets.shards import Manifest, read_manifest
 from flows.config import RunConfig
@@ -23,6 +24,12 @@ from pipelines import registry
 
 DAY_S = 86_400.0
 ANSWERS_S = 7 * DAY_S  # what jobs of a cluster were asked and answered
+# Names that `write_shard`, `write_table`, `storage.replacing`, jobs and flow runs give; others' files have other ones.
+SHARD = re.compile(
+    r"chunks/(mix-)?[0-9a-f]{4,}\.(parquet|json)|tables/(landmarks|plans|profiles|scores|verdicts)-[\w-]+\.parquet"
+)
+UNFINISHED = re.compile(re.escape(storage.TEMPORARY) + r".+-[0-9a-f]{4,}")
+CHECKPOINT = re.compile(r"step-\d{9}|\.step-\w+|damaged-step-\d{9}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,9 +44,12 @@ class Waste:
 def run(config: RunConfig, *, keep: int, delete: bool, screen: Screen) -> dict[str, Any]:
     """What can go, and whether it went; the `keep` newest versions of each dataset stay, with 0 all of them.
 
-    The store is held meanwhile, so that no command writes what is about to be called waste.
+    The store is held meanwhile, so that no command writes what is about to be called waste. What is no store is
+    refused, and what stands in a store under no name that we give stays.
     """
-    with held(config.store.root, verb="gc"):
+    ownership.require_store(config.store.root, setting="store.root")
+    ownership.require_store(config.store.tables, setting="store.data" if config.store.data else "store.root")
+    with held(config.store.root, verb="gc", data=config.store.data):
         screen.start("gc", 0, "")
         found = list(find(config, keep=keep, now_s=time.time()))
         if delete:
@@ -70,7 +80,7 @@ def find(config: RunConfig, *, keep: int, now_s: float) -> Iterator[Waste]:
     for folder in ("chunks", "tables"):
         for name in storage.names(storage.join(store, folder)):
             whole = f"{folder}/{Path(name).stem}.parquet"
-            if Path(name).suffix in (".parquet", ".json") and whole not in referred:
+            if SHARD.fullmatch(f"{folder}/{name}") and whole not in referred:
                 yield from _waste(storage.join(store, folder, name), "shard of no dataset", now_s, DAY_S)
 
 
@@ -120,11 +130,12 @@ def _leftovers(config: RunConfig, now_s: float) -> Iterator[Waste]:
     """Files that killed commands had not finished, and what jobs were asked."""
     for folder in ("chunks", "tables", "manifests"):
         for name in storage.names(storage.join(config.store.tables, folder)):
-            if name.startswith(storage.TEMPORARY):
+            if UNFINISHED.fullmatch(name):
                 yield from _waste(storage.join(config.store.tables, folder, name), "left by a kill", now_s, DAY_S)
     jobs = storage.join(config.store.tables, "cache", "jobs")
     for name in storage.names(jobs):
-        yield from _waste(storage.join(jobs, name), "answer of a job", now_s, ANSWERS_S)
+        if name.endswith(".json"):
+            yield from _waste(storage.join(jobs, name), "answer of a job", now_s, ANSWERS_S)
     runs = Path(config.store.root) / "cache" / "flows"
     for path in sorted(runs.glob("*.toml")):
         yield from _waste(str(path), "settings of a flow run", now_s, 30 * DAY_S)
@@ -134,9 +145,19 @@ def _checkpoints(root: Path, now_s: float) -> Iterator[Waste]:
     """Checkpoints on the way of trainings that have their model; the model stays."""
     for run in sorted((root / "runs").glob("*/result.json")):  # written last
         for path in sorted([*run.parent.glob("step-*"), *run.parent.glob(".step-*"), *run.parent.glob("damaged-*")]):
-            if now_s - path.stat().st_mtime > DAY_S:
+            if now_s - path.stat().st_mtime > DAY_S and _holds_checkpoints_only(path):
                 size = sum(below.stat().st_size for below in path.rglob("*") if below.is_file())
                 yield Waste(address=str(path), kind="checkpoint on the way", num_bytes=size)
+
+
+def _holds_checkpoints_only(path: Path) -> bool:
+    """Whether a folder has a name that training gives, and in it nothing but files of checkpoints."""
+    from models.checkpoint import FILES
+
+    below = [found for found in path.rglob("*") if found.is_symlink() or not found.is_dir()]
+    return bool(CHECKPOINT.fullmatch(path.name)) and all(
+        found.name in FILES and not found.is_symlink() for found in below
+    )
 
 
 def _waste(address: str, kind: str, now_s: float, older_s: float) -> Iterator[Waste]:

@@ -84,7 +84,7 @@ def require_replaceable(folder: str | Path) -> None:
             config = read_config(folder)
             for name, digest in ((WEIGHTS, config["weights_sha256"]), (LEARNER, config.get("learner_sha256"))):
                 if name in found:
-                    _check_digest(folder / name, str(digest))
+                    check_digest(folder / name, str(digest))
         except ModelError as error:
             raise ModelError(f"{folder} holds something that is no checkpoint of ours ({error}); {remedy}") from error
 

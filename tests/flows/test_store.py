@@ -1,6 +1,7 @@
 """The store folder: one command at a time, writable or refused."""
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -10,7 +11,11 @@ from pathlib import Path
 import pytest
 
 from datasets.errors import InputError
+from datasets.ownership import STORE_MARKER, is_store
+from datasets.schema import VERDICTS
+from datasets.shards import table_of, write_table
 from flows import store
+from flows.__main__ import main
 
 HOLDER = """
 import sys
@@ -52,6 +57,107 @@ def test_a_store_below_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written to"), store.held(str(tmp_path / "file" / "x"), verb="run"):
         pass
+
+
+def below(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "name", ["tables/mine.parquet", "chunks/a.txt", "runs/7/result.json", "manifests/notes.json", "report.html",
+             "mlflow.db"],
+)  # fmt: skip
+def test_a_folder_of_somebodys_does_not_become_a_store(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text("precious")
+    before = below(tmp_path)
+    given = Path(name).parts[0]
+    with (
+        pytest.raises(InputError, match=rf"is no store, and {given}.* nothing was touched"),
+        store.held(str(tmp_path), verb="train"),
+    ):
+        pass
+    assert below(tmp_path) == before
+
+
+def test_a_store_stands_beside_files_of_other_names_and_is_known_again(tmp_path: Path) -> None:
+    (tmp_path / "songs").mkdir()
+    (tmp_path / "thesis.txt").write_text("x")
+    with store.held(str(tmp_path), verb="run") as folder:
+        assert is_store(folder)
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "plans-a.parquet").write_text("ours by now")
+    with store.held(str(tmp_path), verb="run"):
+        pass
+
+
+@pytest.mark.parametrize("known_by", ["manifest", "lock"])
+def test_a_store_from_before_there_were_markers_gets_one(tmp_path: Path, known_by: str) -> None:
+    write_table(tmp_path, "verdicts", table_of([], VERDICTS), key="first")
+    if known_by == "lock":
+        shutil.rmtree(tmp_path / "manifests")
+        (tmp_path / ".lock").write_text('{"verb": "ingest", "pid": 7, "since": "12:00:00"}')
+    assert not (tmp_path / STORE_MARKER).exists()
+    with store.held(str(tmp_path), verb="run"):
+        assert (tmp_path / STORE_MARKER).exists()
+
+
+def test_a_folder_on_which_only_gc_ever_ran_is_no_store(tmp_path: Path) -> None:
+    (tmp_path / ".lock").write_text('{"verb": "gc", "pid": 7, "since": "12:00:00"}')
+    (tmp_path / "chunks").mkdir()
+    (tmp_path / "chunks" / "mine.parquet").write_text("precious")
+    assert not is_store(tmp_path)
+
+
+def test_the_place_of_the_tables_is_claimed_as_well(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    (data / "chunks").mkdir(parents=True)
+    with store.held(str(tmp_path / "a"), verb="run", data=str(data)):
+        assert is_store(data)
+    others = tmp_path / "others"
+    (others / "tables").mkdir(parents=True)
+    (others / "tables" / "mine.parquet").write_text("precious")
+    with (
+        pytest.raises(InputError, match=r"store\.data=.*tables/"),
+        store.held(str(tmp_path / "a"), verb="run", data=str(others)),
+    ):
+        pass
+    assert below(others) == {"tables/mine.parquet": b"precious"}
+
+
+@pytest.mark.parametrize("setting", ["store.root=", "store.root=  ", "store.root=\t", "store.data= "])
+@pytest.mark.parametrize("verb", ["gc", "history", "train", "datasets", "doctor", "corpus", "why", "ui"])
+def test_a_store_without_a_name_is_refused_by_every_verb(
+    verb: str, setting: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([verb, setting]) == 2
+    assert f"{setting.partition('=')[0]} must name a folder" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_store_that_is_a_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("precious")
+    for verb in ("gc", "history", "ingest"):
+        assert main([verb, f"store.root={tmp_path}/file"]) == 2
+        assert "is a file" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["history"], ["lineage", "models:/stemline/1"], ["lineage", "a song"], ["why"], ["datasets"], ["gc"],
+     ["gc", "--keep", "2"], ["gc", "--delete"], ["train", "--print-config"], ["corpus", "corpus.root=."],
+     ["rollback"], ["inventory"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_verb_that_only_looks_makes_no_folder(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = [] if words == ["inventory"] else [f"store.root={tmp_path}/none"]
+    assert main([*words, *given]) in (0, 2)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")

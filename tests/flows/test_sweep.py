@@ -12,6 +12,7 @@ from datasets.schema import VERDICTS, Verdict
 from datasets.shards import address_of, read_manifest, table_of, write_table
 from flows import config as door
 from flows import sweep
+from flows.__main__ import main
 from flows.screen import current
 
 OLD_S = time.time() - 10 * sweep.DAY_S
@@ -106,3 +107,36 @@ def test_a_manifest_that_cannot_be_read_stops_everything(config: door.RunConfig)
     _write(Path(config.store.root) / "manifests" / "ingest-x.json")
     with pytest.raises(InputError, match="cannot be read"):
         waste(config)
+
+
+def test_what_is_no_store_is_refused_and_stays_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine = tmp_path / "experiments"
+    for name in ("tables/a.parquet", "chunks/aaaa.parquet", "runs/7/result.json", "runs/7/step-000000002/weights.pt"):
+        _write(mine / name)
+    _age(tmp_path, OLD_S)
+    before = sorted(mine.rglob("*"))
+    for words in ([], ["--delete"], ["--delete", "--keep", "1"]):
+        assert main(["gc", f"store.root={mine}", *words]) == 2
+        assert "is no store" in capsys.readouterr().err
+    assert main(["gc", f"store.root={tmp_path}/none"]) == 2
+    assert sorted(mine.rglob("*")) == before
+    assert not (tmp_path / "none").exists()
+
+
+def test_files_of_others_inside_a_store_are_no_waste(config: door.RunConfig) -> None:
+    root = Path(config.store.root)
+    for name in (
+        "chunks/my-features.parquet", "chunks/aaaa.txt", "tables/spectra.parquet", "tables/.tmp-notes",
+        "runs/finished/step-000000002/thesis.txt", "runs/finished/step-4-tries/weights.safetensors",
+    ):  # fmt: skip
+        _write(root / name)
+    _age(root, OLD_S, newer=OLD_S + 200)
+    assert waste(config) == UNREFERRED - {"runs/finished/step-000000002"}
+
+
+def test_tables_elsewhere_must_be_a_store_too(config: door.RunConfig, tmp_path: Path) -> None:
+    _write(tmp_path / "data" / "chunks" / "aaaa.parquet")
+    elsewhere = door.load("smoke", [f"store.root={config.store.root}", f"store.data={tmp_path}/data"])
+    with pytest.raises(InputError, match=r"store\.data=.*is no store"):
+        sweep.run(elsewhere, keep=0, delete=True, screen=current())
+    assert (tmp_path / "data" / "chunks" / "aaaa.parquet").exists()

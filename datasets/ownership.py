@@ -1,0 +1,199 @@
+"""Whose is a folder, and whose a file in it: asked before anything is replaced or removed.
+
+A store carries a marker, `stemline-store.json`. It is put into a new or an empty folder, or beside files of other
+names than a store's own; a folder that uses one of those names without a marker is somebody's, unless it was plainly
+a store before there were markers. Outputs may be put among others' files: which of a folder are ours stands in
+`.stemline-files` beside them, by name and digest, so that a file that was changed since is not ours either.
+"""
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from datasets import storage
+from datasets.errors import InputError
+
+STORE_MARKER = "stemline-store.json"
+FILES_MARKER = ".stemline-files"
+FORMAT_VERSION = 1
+# What a store writes under its root. Others' things may stand beside these, not under these names.
+STORE_FOLDERS = ("chunks", "tables", "manifests", "runs", "mlartifacts", "retrainings", "separated", "listening")
+STORE_FILES = ("mlflow.db", "report.html", "curation.html", "dropped.csv")
+LISTED = 5  # names in a message
+
+_LOCK_KEYS = {"verb", "pid", "since"}
+_MANIFEST_KEYS = {"schema_version", "table", "step", "key", "shards", "extra"}
+
+
+# --- stores -------------------------------------------------------------------------------------------------
+
+
+def is_store(root: str | Path) -> bool:
+    """Whether a folder, or an address in S3, is a store of ours: by its marker, or by what it was made with before.
+
+    Before there were markers a store was known by a manifest of ours, or by the lock of a verb that made something.
+    """
+    if (marked := _json(storage.join(root, STORE_MARKER))) is not None:
+        return isinstance(marked, dict) and marked.get("format") == "stemline-store"
+    lock = None if storage.is_remote(root) else _json(storage.join(root, ".lock"))
+    if isinstance(lock, dict) and lock.keys() >= _LOCK_KEYS and lock["verb"] != "gc":  # gc ran on any folder
+        return True
+    folder = storage.join(root, "manifests")
+    return any(_is_manifest(folder, name) for name in storage.names(folder) if name.endswith(".json"))
+
+
+def require_store(root: str | Path, *, setting: str) -> None:
+    """InputError unless `is_store`; for verbs that remove things."""
+    if not is_store(root):
+        raise InputError(
+            f"{setting}={root} is no store: it has no {STORE_MARKER} and no manifest of ours, so nothing in it was "
+            f"touched; name yours with {setting}=DIR"
+        )
+
+
+def require_claimable(root: str | Path, *, setting: str) -> None:
+    """InputError where a folder is no store and holds something of others under a name that a store uses."""
+    if not is_store(root) and (taken := _taken(root)):
+        raise InputError(
+            f"{setting}={root} is no store, and {_listed(taken)} in it would be mixed with ours; nothing was touched: "
+            f"give a new or an empty folder, {setting}=DIR"
+        )
+
+
+def claim_store(root: str | Path, *, setting: str) -> None:
+    """Mark a folder as a store before it is written to, where `require_claimable` has nothing against it."""
+    require_claimable(root, setting=setting)
+    if storage.stamp(storage.join(root, STORE_MARKER)) is None:
+        content = {"format": "stemline-store", "version": FORMAT_VERSION, "about": "what lies here is stemline's"}
+        storage.write(storage.join(root, STORE_MARKER), (json.dumps(content, indent=1) + "\n").encode())
+
+
+def _taken(root: str | Path) -> list[str]:
+    """What stands under names of a store; an empty folder of such a name holds nothing of anybody."""
+    files = [name for name in (*STORE_FILES, STORE_MARKER) if _exists(storage.join(root, name))]
+    if storage.is_remote(root):
+        return files + [f"{name}/" for name in STORE_FOLDERS if storage.names(storage.join(root, name))]
+    folders = [Path(root, name) for name in STORE_FOLDERS if _exists(storage.join(root, name))]
+    return files + [f"{path.name}/" for path in folders if not path.is_dir() or any(path.iterdir())]
+
+
+def _is_manifest(folder: str, name: str) -> bool:
+    content = _json(storage.join(folder, name))
+    if not isinstance(content, dict) or not content.keys() >= _MANIFEST_KEYS:
+        return False
+    return name == f"{content['step']}-{content['key']}.json"
+
+
+# --- outputs ------------------------------------------------------------------------------------------------
+
+
+def require_ours(
+    folder: str | Path,
+    names: Iterable[str],
+    *,
+    remedy: str,
+    before_markers: Callable[[str], bool] = lambda name: False,
+) -> None:
+    """InputError if a file of one of these names is in the folder and we did not write it as it is now.
+
+    `before_markers` says whether a file that no note names is plainly of an earlier version of ours.
+    """
+    written = _written(folder)
+    foreign = [
+        name
+        for name in names
+        if _exists(storage.join(folder, name)) and not _is_ours(folder, name, written) and not before_markers(name)
+    ]
+    if foreign:
+        raise InputError(
+            f"{folder} holds {_listed(foreign)}, which stemline did not write, or which was changed since; nothing of "
+            f"it was touched: {remedy}"
+        )
+
+
+@contextmanager
+def outputs(
+    folder: str | Path,
+    names: Iterable[str],
+    *,
+    remedy: str,
+    before_markers: Callable[[str], bool] = lambda name: False,
+) -> Iterator[None]:
+    """While these files are written into a folder: `require_ours` first, and a note that they are ours afterwards.
+
+    The note is begun before the first is written, so that after a kill they are still known as ours.
+    """
+    names = list(names)
+    require_ours(folder, names, remedy=remedy, before_markers=before_markers)
+    _note(folder, {name: None for name in names})
+    try:
+        yield
+    finally:
+        _note(folder, {name: _digest(storage.join(folder, name)) for name in names}, done=True)
+
+
+def _is_ours(folder: str | Path, name: str, written: dict[str, str | None]) -> bool:
+    """Noted, and as it was written; what was begun when we were killed has no digest."""
+    return name in written and (written[name] is None or written[name] == _digest(storage.join(folder, name)))
+
+
+def _written(folder: str | Path) -> dict[str, str | None]:
+    content = _json(storage.join(folder, FILES_MARKER))
+    files = content.get("files") if isinstance(content, dict) and content.get("format") == "stemline-files" else None
+    return files if isinstance(files, dict) else {}
+
+
+def _note(folder: str | Path, news: dict[str, str | None], *, done: bool = False) -> None:
+    """Names with their digests; when done, those of which there is no file are not noted."""
+    path = storage.join(folder, FILES_MARKER)
+    if _exists(path) and not isinstance(_json(path), dict):
+        raise InputError(f"{path} cannot be read as our list of the files there; move it away, or give another folder")
+    files = _written(folder) | news
+    if done:
+        files = {name: digest for name, digest in files.items() if name not in news or digest is not None}
+    content = {"format": "stemline-files", "version": FORMAT_VERSION, "files": dict(sorted(files.items()))}
+    storage.write(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+# --- files --------------------------------------------------------------------------------------------------
+
+
+def _exists(address: str) -> bool:
+    """Whether anything has this name, a broken link included."""
+    return storage.stamp(address) is not None if storage.is_remote(address) else os.path.lexists(address)
+
+
+def _json(address: str) -> Any:
+    """What a file of JSON holds; None where there is none that can be read."""
+    try:
+        return json.loads(storage.read(address))
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError) as error:
+        if isinstance(error, InputError):  # a store that does not answer is no store without a marker
+            raise
+        return None
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG):
+            return None
+        raise
+
+
+def _digest(address: str) -> str | None:
+    """SHA-256 of a file; None where there is none."""
+    try:
+        with storage.open_reader(address) as file:
+            digest = hashlib.sha256()
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+    return digest.hexdigest()
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more
