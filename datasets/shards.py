@@ -353,6 +353,8 @@ def _rows_of(
     manifest: Manifest, shard: Shard, *, columns: Sequence[str] | None, where: Mapping[str, Any] | None
 ) -> Iterator[dict[str, Any]]:
     file = _open_shard(manifest, shard)
+    if absent := [name for name in (*(columns or ()), *(where or ())) if name not in file.schema_arrow.names]:
+        raise InputError(f"the table {manifest.table} in {manifest.store} has no column {', '.join(absent)}")
     for group, facts in _groups_of(manifest, shard, file):
         if where:
             small = file.read_row_group(group, columns=list(where)).to_pylist()
@@ -390,9 +392,14 @@ def read_track(
     num_samples: int | None = None,
 ) -> Samples:
     """Stems_SCT of a song, or of the part of it from sample `start` on."""
+    return read_song(find_song(address, track_id), sources=sources, start=start, num_samples=num_samples)
+
+
+def find_song(address: ShardSet, track_id: str) -> Song:
+    """A song of a chunk table by its id."""
     for song in read_songs(address):
         if song.track_id == track_id:
-            return read_song(song, sources=sources, start=start, num_samples=num_samples)
+            return song
     raise InputError(f"no song {track_id!r} in {address.uri}")
 
 
@@ -414,7 +421,13 @@ def read_song_blocks(
     stop = song.num_samples if num_samples is None else min(song.num_samples, start + num_samples)
     try:
         with open_parquet(song.path) as file:
-            chosen = tuple(sources or stored_sources(file.schema_arrow))
+            stored = stored_sources(file.schema_arrow)
+            chosen = tuple(sources or stored)
+            if absent := [source for source in chosen if source not in stored]:
+                raise InputError(
+                    f"{song.track_id!r} has {', '.join(stored)}, and was asked for {', '.join(absent)}: ingest the "
+                    "songs with these among corpus.sources, or ask for what is there"
+                )
             columns = ["track_id", "index", "num_samples", "channels", "scale", *chosen]
             columns += [f"{source}_frames" for source in chosen]
             for index in range(start // song.chunk_samples, song.num_chunks):

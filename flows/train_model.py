@@ -66,10 +66,10 @@ def compare_models(config: RunConfig, first: str, second: str) -> tuple[ScoreSum
 
 def score_two(config: RunConfig, songs: ShardSet, first: str, second: str) -> tuple[ScoreSummary, ScoreSummary]:
     """Scores of two models, named as `stemline compare` names them, on the held-out songs."""
-    scored = []
-    for ref in (first, second):
-        checkpoint = registry.resolve(ref, store=config.store.root)
-        scored.append(score(config, songs, str(checkpoint), who=f"{ref}: ").summary)
+    checkpoints = {ref: str(registry.resolve(ref, store=config.store.root)) for ref in (first, second)}
+    for checkpoint in checkpoints.values():  # both before hours are spent on one
+        evaluate.check(config.evaluate, checkpoint, songs)
+    scored = [score(config, songs, checkpoints[ref], who=f"{ref}: ").summary for ref in (first, second)]
     return scored[0], scored[1]
 
 

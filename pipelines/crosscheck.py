@@ -5,7 +5,6 @@ nothing. What is computed of one song is in `hearing.py`; `curate.py` decides wi
 """
 
 import base64
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from datasets import storage
 from datasets.audio import Samples
 from datasets.errors import InputError
 from datasets.shards import Song, read_json, read_song_blocks, write_json
+from pipelines import model_match
 from pipelines.cluster import connect, quiet_data
 from pipelines.hearing import Decibels, Levels, levels_of
 from pipelines.progress import Progress, stage
@@ -39,41 +39,31 @@ class Listener:
 
     def check(self, sources: Sequence[str]) -> None:
         """InputError unless the model separates exactly these sources."""
-        if set(self.sources) != set(sources):
-            raise InputError(
-                f"curate.model {self.path} separates {', '.join(self.sources)}, the corpus has {', '.join(sources)}; "
-                "a model of the corpus' sources, or another corpus.sources, would do"
-            )
+        model_match.check_sources(self.sources, sources, who=f"curate.model {self.path}", what="the songs")
 
 
 def load(path: str) -> "nn.Module":
     """The model of a checkpoint folder, a file of weights, a published package (.th) or a bag (.yaml)."""
     from models.checkpoint import load_model
     from models.errors import ModelError
-    from models.interop import load_bag, load_package
 
-    loaders: dict[str, Callable[[str], nn.Module]] = {".yaml": load_bag, ".yml": load_bag, ".th": load_package}
     try:
-        return loaders.get(Path(path).suffix, load_model)(path).eval()
+        return load_model(path).eval()
     except ModelError as error:
         raise InputError(f"curate.model {path}: {error}") from error
 
 
 def listener(path: str) -> Listener:
-    """The model at `path`, known by its weights, its configuration and the code, wherever it lies."""
-    from models.separate import layout
+    """The model at `path`, known by what it is and by the code, wherever it lies."""
+    from models.errors import ModelError
+    from models.model_ref import describe
 
-    model = load(path)
-    total = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        total.update(f"{name} {value.dtype} {tuple(value.shape)}\0".encode())
-        total.update(value.detach().cpu().contiguous().flatten().numpy().tobytes())
-    for member in model.modules():  # a bag's members may differ in nothing but their shares and segments
-        total.update(
-            f"{type(member).__name__} {getattr(member, 'config', '')} {getattr(member, 'shares', '')}\0".encode()
-        )
+    try:
+        model = describe(path)
+    except ModelError as error:
+        raise InputError(f"curate.model {path}: {error}") from error
     code = code_digest("pipelines.hearing", "models.catalog")
-    return Listener(path=path, digest=digest(total.hexdigest(), code), sources=layout(model).sources)
+    return Listener(path=path, digest=digest(model.digest, code), sources=model.sources)
 
 
 # --- the job ------------------------------------------------------------------------------------------------

@@ -11,27 +11,32 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from datasets import storage
+from datasets.audio import Samples
 from datasets.errors import InputError
 from datasets.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ProperFraction, check_ranges
 from datasets.schema import SCORES, SPLITS, Score, ShardSet
 from datasets.shards import (
     Song,
     find_manifest,
+    find_song,
     read_manifest,
     read_objects,
+    read_song,
     read_songs,
-    read_track,
     table_of,
     write_table,
 )
-from pipelines import museval_files, scoring
+from pipelines import model_match, museval_files, scoring
 from pipelines.cluster import connect, quiet_data
 from pipelines.progress import Progress, stage
 from pipelines.provenance import code_digest, digest
 from pipelines.scoring import SCORERS, Protocol, SongResult
+
+if TYPE_CHECKING:
+    from models.model_ref import ModelRef
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -150,18 +155,20 @@ def run(
     progress: Progress | None = None,
 ) -> EvaluateResult:
     """Scores of a checkpoint, a folder or a file of weights, on the songs of the split; found again if known."""
-    from models import model_ref
-
     folder = storage.absolute(store)
     songs = _songs_of(config, chunks, keep)
-    described = model_ref.describe(checkpoint)
-    model_digest = described.digest
+    model = check(config, checkpoint, chunks, keep=keep)
     code = code_digest("models.metrics", "models.bsseval", "models.separate", "models.catalog")
     asked = [config.protocol, SCORES.names, code]
-    key = digest(model_digest, chunks.digest, [song.track_id for song in songs], *asked)
+    resampled = {song.sample_rate: model_match.resampling(model, song) for song in songs}
+    told = [how for _, how in sorted(resampled.items()) if how]
+    key = digest(model.digest, chunks.digest, [song.track_id for song in songs], *asked, *told)
     scores = find_manifest(folder, step="evaluate", key=key)
     if scores is None or config.museval_json:
-        keys = [digest(model_digest, song.audio or [chunks.digest, song.track_id], *asked) for song in songs]
+        keys = [
+            digest(model.digest, song.audio or [chunks.digest, song.track_id], *asked, *resampled[song.sample_rate])
+            for song in songs
+        ]
         results = _results(config, checkpoint, chunks, dict(zip(keys, songs, strict=True)), folder, progress)
         if config.museval_json:
             museval_files.write(config.museval_json, config.split, results)
@@ -169,10 +176,21 @@ def run(
         extra = {"real_time": _real_time(results)}
         rows = [score for result in results for score in result.scores]
         scores = write_table(folder, "scores", table_of(rows, SCORES), key=key, step="evaluate", extra=extra)
-    summary = summarize(read_objects(scores, Score), model_digest, chunks.digest)
+    summary = summarize(read_objects(scores, Score), model.digest, chunks.digest)
     took = read_manifest(scores).extra["real_time"]
-    summary = replace(summary, size_bytes=described.size_bytes, real_time=took)
+    summary = replace(summary, size_bytes=model.size_bytes, real_time=took)
     return EvaluateResult(scores=scores, summary=summary)
+
+
+def check(
+    config: EvaluateConfig, checkpoint: str, chunks: ShardSet, *, keep: Collection[str] | None = None
+) -> "ModelRef":
+    """What the checkpoint is; InputError where it cannot be scored on the songs of the split."""
+    from models import model_ref
+
+    model = model_ref.describe(checkpoint)
+    model_match.check(model, _songs_of(config, chunks, keep), who=f"the model {checkpoint}")
+    return model
 
 
 def summarize(scores: Sequence[Score], model_digest: str, dataset_digest: str) -> ScoreSummary:
@@ -345,8 +363,7 @@ class _Separator:
         from models.separate import layout
 
         item = json.loads(row["item"])
-        wants = layout(self.model)
-        item |= {"sources": list(wants.sources), "sample_rate": wants.sample_rate, "input_error": ""}
+        item |= {"sources": list(layout(self.model).sources), "input_error": ""}
         estimates_SCT = np.zeros((0, 0, 0), np.float32)
         try:
             estimates_SCT, item["seconds"] = separate_song(self.config, self.model, self.chunks, item["track_id"])
@@ -356,25 +373,33 @@ class _Separator:
 
 
 def separate_song(config: EvaluateConfig, model: Any, chunks: ShardSet, track_id: str) -> tuple[Any, float]:
-    """Estimates of one song (S, C, T) as a NumPy array in float32, and the seconds that separating took."""
+    """Estimates of one song (S, C, T) as a NumPy array in float32, and the seconds that separating took.
+
+    They have the song's rate and length, whatever rate the model works at, and the model's order of sources.
+    """
     import torch
 
     from models.separate import layout, separate
 
-    wants = layout(model)
-    mixture_CT = _stems(config, chunks, track_id, wants.sources, wants.sample_rate).sum(dim=0)
+    def separated(mixture_CT: Samples) -> Samples:
+        estimates_SCT = separate(
+            model,
+            torch.from_numpy(mixture_CT),
+            overlap=config.overlap,
+            shifts=config.shifts,
+            batch_size=config.batch_size,
+            device=next(model.parameters()).device,
+            dtype=torch.bfloat16 if config.precision == "bfloat16" else torch.float32,
+        )
+        made_SCT: Samples = estimates_SCT.float().cpu().numpy()
+        return made_SCT
+
+    wants, song = layout(model), find_song(chunks, track_id)
+    model_match.check(wants, [song], who="the model")
+    mixture_CT = _stems(config, song, wants.sources).sum(dim=0).numpy()
     began = time.monotonic()
-    estimates_SCT = separate(
-        model,
-        mixture_CT,
-        overlap=config.overlap,
-        shifts=config.shifts,
-        batch_size=config.batch_size,
-        device=next(model.parameters()).device,
-        dtype=torch.bfloat16 if config.precision == "bfloat16" else torch.float32,
-    )
-    seconds = time.monotonic() - began
-    return estimates_SCT.float().cpu().numpy(), seconds
+    estimates_SCT = model_match.at_rate_of(wants, mixture_CT, song.sample_rate, separated)
+    return estimates_SCT, time.monotonic() - began
 
 
 def score_track(
@@ -383,20 +408,18 @@ def score_track(
     """One song through a model in this process: a score per source, and the seconds that separating it took."""
     from models.separate import layout
 
-    wants = layout(model)
     estimates_SCT, seconds = separate_song(config, model, chunks, track_id)
     result = score_estimates(
-        config, chunks, estimates_SCT, track_id=track_id, title=title, sources=wants.sources,
-        sample_rate=wants.sample_rate, seconds=seconds,
-    )  # fmt: skip
+        config, chunks, estimates_SCT, track_id=track_id, title=title, sources=layout(model).sources, seconds=seconds
+    )
     return list(result.scores), seconds
 
 
-def _stems(config: EvaluateConfig, chunks: ShardSet, track_id: str, sources: Sequence[str], sample_rate: int) -> Any:
+def _stems(config: EvaluateConfig, song: Song, sources: Sequence[str]) -> Any:
     import torch
 
-    limit = round(config.max_song_s * sample_rate) or None
-    return torch.from_numpy(read_track(chunks, track_id, sources=sources, num_samples=limit))
+    limit = round(config.max_song_s * song.sample_rate) or None
+    return torch.from_numpy(read_song(song, sources=sources, num_samples=limit))
 
 
 def _score_row(row: dict[str, Any], *, config: EvaluateConfig, chunks: ShardSet, store: str) -> dict[str, Any]:
@@ -420,17 +443,22 @@ def _score_row(row: dict[str, Any], *, config: EvaluateConfig, chunks: ShardSet,
 
 def score_estimates(
     config: EvaluateConfig, chunks: ShardSet, estimates_SCT: Any, *, track_id: str, title: str, sources: Sequence[str],
-    sample_rate: int, seconds: float,
+    seconds: float, sample_rate: int | None = None,
 ) -> SongResult:  # fmt: skip
-    """What is known of one song, its estimates being an array as `separate_song` makes it."""
+    """What is known of one song, its estimates being an array as `separate_song` makes it, at the song's rate."""
     import torch
 
+    song = find_song(chunks, track_id)
+    if sample_rate not in (None, song.sample_rate):
+        raise InputError(
+            f"{title}: estimates at {sample_rate} Hz of a song at {song.sample_rate} Hz: resample them to the song's"
+        )
     return scoring.score_song(
         config.measures,
-        _stems(config, chunks, track_id, sources, sample_rate),
+        _stems(config, song, sources),
         torch.tensor(estimates_SCT),  # copied: what Ray hands over cannot be written to
         sources=sources,
-        sample_rate=sample_rate,
+        sample_rate=song.sample_rate,
         track_id=track_id,
         title=title,
         seconds=seconds,

@@ -21,6 +21,7 @@ from datasets.errors import InputError
 from datasets.ranges import NonNegativeInt, Range, check_ranges
 from datasets.schema import ShardSet
 from datasets.shards import Song, read_song, read_songs
+from pipelines import model_match
 from pipelines.evaluate import EvaluateConfig, ScoreSummary, separate_song
 from pipelines.gate import Pairs
 from pipelines.progress import Progress, stage
@@ -65,12 +66,17 @@ def run(
 
     Pages that are there already, made from the same models and settings, are kept.
     """
+    from models.model_ref import describe
+
     first, second = rivals
     chosen = _chosen(config, pairs, read_songs(chunks))
+    models = [describe(rival.checkpoint) for rival in rivals]
+    for model, rival in zip(models, rivals, strict=True):
+        model_match.check(model, chosen, who=rival.name)
     folder, separators = Path(out), _Separators(scoring, (first.checkpoint, second.checkpoint), chunks)
     code = code_digest("pipelines.listen", "pipelines.report.versus", "models.separate")
     styles = [Path(__file__).with_name("report").joinpath(name).read_text() for name in ("versus.js", "versus.css")]
-    key = digest(first.scores.model_digest, second.scores.model_digest, scoring.protocol, config.seconds, code, styles)
+    key = digest(*(model.digest for model in models), scoring.protocol, config.seconds, code, styles)
     entries = [
         Entry(
             file=f"{safe_name(song.track_id.replace('/', ' '))}.html",
@@ -86,7 +92,8 @@ def run(
                 entries[place - 1].file if place else "",
                 entries[place + 1].file if place + 1 < len(chosen) else "",
             )
-            about = digest(key, song.audio, around, first.name, second.name, song.license)
+            resampled = [model_match.resampling(model, song) for model in models]
+            about = digest(key, song.audio, around, first.name, second.name, song.license, resampled)
             if not _stands(folder / entry.file, about):
                 duel = separators.duel(song, entry, (first.name, second.name), config.seconds)
                 page = song_page(duel, entry, around=around, about=about)

@@ -168,7 +168,7 @@ def train(job: Job, session: Session) -> dict[str, Any]:
 def build_model(job: Job) -> "nn.Module":
     """The network of the job, for the sources, rate and channels of the songs unless the options say otherwise."""
     from datasets.shards import read_songs
-    from models import checkpoint
+    from models import checkpoint, start
     from models.catalog import build
 
     songs = read_songs(job.chunks[0][0])
@@ -179,8 +179,7 @@ def build_model(job: Job) -> "nn.Module":
     }
     network = build(job.model.preset, **(described | job.model.options))
     if job.model.start:
-        given = checkpoint.load_model(job.model.start)
-        checkpoint.load_state(network, given.state_dict(), origin=job.model.start)
+        start.begin(network, checkpoint.load_model(job.model.start), origin=f"model.start={job.model.start}")
     return network
 
 

@@ -181,7 +181,7 @@ def test_levels_come_back_from_their_file_and_damage_counts_as_missing(tmp_path:
 
 def test_a_model_of_other_sources_is_refused_with_both_named() -> None:
     model = Listener(path="m", digest="d", sources=("drums", "other"))
-    with pytest.raises(InputError, match=r"m separates drums, other, the corpus has drums, bass, vocals"):
+    with pytest.raises(InputError, match=r"m separates drums, other, but the songs have drums, bass, vocals"):
         model.check(SOURCES)
     model.check(("other", "drums"))
 

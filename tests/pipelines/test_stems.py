@@ -131,6 +131,23 @@ def test_finished_songs_are_found_again_until_something_changes(tmp_path: Path, 
     assert not separate(song, model, tmp_path / "out", overlap=0.5).songs[0].reused
 
 
+def test_a_bag_of_the_same_name_separates_anew(tmp_path: Path) -> None:
+    import torch
+
+    from models import catalog, interop
+
+    song, rms = write_song(tmp_path / "song.wav", seconds=1), []
+    for day, seed in (("monday", 1), ("tuesday", 2)):
+        torch.manual_seed(seed)
+        members = [catalog.build("demucs-v3-tiny", segment_s=1.0, sample_rate=RATE) for _ in range(2)]
+        bag = interop.export_bag(members, tmp_path / day, name="ft", form="safetensors")
+        (done,) = separate(song, str(bag), tmp_path / "out", format="float").songs
+        assert not done.reused
+        rms.append(np.sqrt(np.mean(read(done.files["drums"]) ** 2)))
+    assert rms[0] != pytest.approx(rms[1], rel=1e-3)
+    assert separate(song, str(bag), tmp_path / "out", format="float").songs[0].reused
+
+
 def test_a_folder_holds_its_stems_a_summary_and_nothing_half_written(tmp_path: Path, model: str) -> None:
     (done,) = separate(write_song(tmp_path / "song.wav"), model, tmp_path / "out").songs
     names = {path.name for path in Path(done.folder).iterdir()}

@@ -19,6 +19,7 @@ from torch import nn
 from datasets.errors import InputError
 from datasets.schema import ShardSet
 from models import checkpoint
+from models.catalog import build
 from models.checkpoint import load_model
 from models.errors import ModelError
 from models.recipe import AugmentConfig, LearnerConfig
@@ -26,7 +27,7 @@ from pipelines import resume, train, train_loop
 from pipelines.feed import Feed
 from pipelines.progress import Silent
 from pipelines.train import LocalSession, ModelConfig, TrainConfig, TrainResult
-from tests.pipelines.songs import SOURCES, write_songs
+from tests.pipelines.songs import RATE, SOURCES, write_songs
 
 MODEL = ModelConfig(
     preset="htdemucs-tiny",
@@ -390,8 +391,20 @@ def test_weights_of_another_network_to_begin_with_are_refused(
     chunks: ShardSet, undisturbed: TrainResult, tmp_path: Path
 ) -> None:
     model = ModelConfig(preset=MODEL.preset, options=MODEL.options | {"channels": 8}, start=undisturbed.checkpoint)
-    with pytest.raises(ModelError, match="belongs to another configuration"):
+    with pytest.raises(ModelError, match=r"channels 4 where the training has 8; set model\.options\.channels=4"):
         train.run(CONFIG, model, [(chunks, 1.0)], sources=SOURCES, store=str(tmp_path))
+
+
+def test_weights_of_another_rate_or_other_sources_to_begin_with_are_refused(chunks: ShardSet, tmp_path: Path) -> None:
+    for changes, words in (
+        ({"sample_rate": 2 * RATE}, f"sample_rate {2 * RATE} where the training has {RATE}"),
+        ({"sources": ("drums", "vocals")}, "separates drums, vocals, the training's sources are drums, bass"),
+    ):
+        given = build(MODEL.preset, **({"sources": SOURCES, "sample_rate": RATE} | MODEL.options | changes))
+        folder = checkpoint.save(tmp_path / "start", given)
+        with pytest.raises(ModelError, match=words):
+            train.run(CONFIG, replace(MODEL, start=str(folder)), [(chunks, 1.0)], sources=SOURCES, store=str(tmp_path))
+        assert not list((tmp_path / "runs").glob("*/step-*"))
 
 
 def test_settings_can_be_read_without_torch_or_ray() -> None:
