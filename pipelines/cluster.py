@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.errors import InputError
-from pipelines.provenance import ROOT
+from pipelines.provenance import ROOMS, ROOT
 
 _LOG = logging.getLogger(__name__)
 _TRIES = 3  # Ray gives a local start 30 s, a constant in its source that a loaded machine exceeds
@@ -32,8 +32,9 @@ _HANDSHAKE_S = 15.0
 _OBJECT_STORE_BYTES = 512 * 2**20  # songs travel through files; objects are small
 _FORWARDED = ("AWS_", "MLFLOW_", "OMP_NUM_THREADS", "STEMLINE_")
 _SECRET = ("KEY", "SECRET", "TOKEN", "PASSWORD")
-# What a worker on another machine does not need of this folder. Not ".*", which is the folder itself: nothing was sent.
-EXCLUDES = [".[!.]*", "tests", "docs", "stemline-store", "*.egg-info", "**/__pycache__", "requirements.lock"]
+# A worker on another machine needs our packages and nothing else of this folder, which may be all of site-packages.
+# "." is the folder itself: without it nothing would be sent.
+EXCLUDES = ["*", "!/.", *(f"!/{room}{below}" for room in ROOMS for below in ("", "/**")), "**/__pycache__"]
 _FOLDER = "sl-"
 _SESSION: ContextVar[ExitStack | None] = ContextVar("session", default=None)
 

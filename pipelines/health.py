@@ -27,6 +27,7 @@ from pipelines.provenance import ROOT
 GIB = 2**30
 CODECS = {"flac": "FLAC", "mp3float": "MP3", "aac": "AAC", "vorbis": "Vorbis", "opus": "Opus", "alac": "ALAC"}
 PLATFORMS = ("torch", "ray", "prefect", "mlflow", "pyarrow", "av")
+LOCK = "requirements.lock"
 _ANSWER_S = 5.0
 _LOW_DISK_GIB, _LOW_MEMORY_GIB, _LOW_SHARED_GIB = 5.0, 4.0, 0.5
 
@@ -96,8 +97,10 @@ def _is_compiled(package: str) -> bool:
 
 def _versions(needs: Needs) -> Finding:
     seen = {name: metadata.version(name) for name in PLATFORMS}
-    lock, pins = ROOT / "requirements.lock", dict[str, set[str]]()
-    for line in lock.read_text(encoding="utf-8").splitlines() if lock.is_file() else ():
+    # A wheel has it beside the presets.
+    lock = next((path for path in (ROOT / LOCK, ROOT / "infra" / LOCK) if path.is_file()), None)
+    pins = dict[str, set[str]]()
+    for line in lock.read_text(encoding="utf-8").splitlines() if lock else ():
         if pinned := re.match(r"([A-Za-z0-9._-]+)(?:\[[^]]*\])?==([^ ;\\]+)", line):
             pins.setdefault(pinned[1], set()).add(pinned[2])
     wrong = {name: has for name, has in seen.items() if name in pins and has.split("+")[0] not in pins[name]}

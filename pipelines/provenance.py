@@ -7,7 +7,9 @@ finds what is still valid and redoes the rest, whatever the scheduler remembers.
 import ast
 import hashlib
 import json
+import os
 import subprocess
+import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from functools import cache
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+STAMP = "infra/commit"  # beside the packages of a wheel: the commit that it was built from
 ROOMS = ("models", "datasets", "pipelines", "flows", "infra")
 
 
@@ -75,18 +78,31 @@ def _imports(source: str, module: str, *, is_package: bool) -> list[str]:
 
 @cache
 def code_commit() -> str:
-    """The git commit of this checkout, with "+changes" if files differ from it; empty outside git."""
+    """The git commit of this checkout, with "+changes" if files differ from it; of the one that a wheel was built from.
+
+    Empty where neither is known. The repository of a user in which this code is installed is never asked.
+    """
+    if not _is_checkout():
+        stamp = ROOT / STAMP
+        return stamp.read_text(encoding="utf-8").strip() if stamp.is_file() else ""
     try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
-        ).stdout.strip()
-        dirty = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
+        commit = _git("rev-parse", "HEAD")
+        return commit + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
         return ""
-    return commit + ("+changes" if dirty else "")
+
+
+def _is_checkout() -> bool:
+    """Whether our project, and not one that merely holds it somewhere, is a repository with its root here."""
+    try:
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8")).get("project", {})
+        return project.get("name") == "stemline" and Path(_git("rev-parse", "--show-toplevel")).samefile(ROOT)
+    except (OSError, ValueError, subprocess.CalledProcessError):
+        return False
+
+
+def _git(*words: str) -> str:
+    # A hook of another repository sets variables that make git answer for that one.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    done = subprocess.run(["git", *words], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    return done.stdout.strip()

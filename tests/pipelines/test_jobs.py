@@ -25,10 +25,31 @@ def test_a_cluster_is_sent_our_code_and_little_else(tmp_path: Path, repository: 
     package = tmp_path / "package.zip"
     create_package(str(repository), package, include_gitignore=True, excludes=EXCLUDES)
     names = zipfile.ZipFile(package).namelist()
+    assert {name.partition("/")[0] for name in names} == {"models", "datasets", "pipelines", "flows", "infra"}
+    assert not [name for name in names if "__pycache__" in name]
     for needed in ("pipelines/ingest.py", "flows/errand.py", "models/htdemucs.py", "infra/presets/smoke.toml"):
         assert needed in names
-    assert not [name for name in names if name.startswith((".", "tests/", "docs/"))]
     assert package.stat().st_size < 10 * 2**20
+
+
+def test_of_the_folder_of_all_installed_packages_a_cluster_is_sent_ours(tmp_path: Path) -> None:
+    from ray._private.runtime_env.packaging import create_package
+
+    ours = {"models/a.py", "pipelines/report/page.css", "infra/commit"}
+    for name in (
+        *ours,
+        "torch/models/b.py",
+        "six.py",
+        ".hidden",
+        "stemline.dist-info/METADATA",
+        "flows/__pycache__/a.pyc",
+    ):
+        path = tmp_path / "site-packages" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    package = tmp_path / "package.zip"
+    create_package(str(tmp_path / "site-packages"), package, include_gitignore=True, excludes=EXCLUDES)
+    assert {name for name in zipfile.ZipFile(package).namelist() if not name.endswith("/")} == ours
 
 
 def test_where_no_cluster_takes_jobs_it_says_so_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
