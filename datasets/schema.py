@@ -39,7 +39,8 @@ REASONS = {
     "mislabelled": "a model hears a stem as another source, or not as what it is called",
     "duplicate": "the same audio as another song",
     "leak": "the same audio as a song on a stricter side of the split",
-    "overridden": "dropped by hand",
+    "overridden": "dropped by hand, or a copy of what was",
+    "forgotten": "a recording that the store is to forget",
 }
 
 

@@ -148,6 +148,14 @@ def _note_chunk(songs: list[dict[str, Any]], row: Mapping[str, Any], position: i
     song["num_chunks"] += 1
 
 
+def audio_digest(rows: Sequence[Mapping[str, Any]], *, sources: Sequence[str]) -> str:
+    """The digest that a song has once these rows of it are stored."""
+    songs: list[dict[str, Any]] = []
+    for position, row in enumerate(rows):
+        _note_chunk(songs, row, position, sources=sources)
+    return str(songs[0]["audio"])
+
+
 def find_shard(store: str | Path, spec: str) -> tuple[Shard, Mapping[str, Any]] | None:
     """A finished shard and the extra of its sidecar; None where it must be written (again)."""
     try:

@@ -281,9 +281,12 @@ def forget(
     song: Annotated[str, Parameter(help="Its id, its title or a part of one, as `stemline datasets find` takes it.")],
     /,
     *overrides: Overrides,
+    erase: Annotated[
+        bool, Parameter(negative="", show_default=False, help="Take its audio out of the stored shards as well.")
+    ] = False,
     options: Options = NO_OPTIONS,
 ) -> int:
-    """Name the model versions that were trained with a song, and make a dataset without it.
+    """Forget a recording in every later run, make a dataset without it, and name the versions that heard it.
 
     Example: `stemline forget "Falcon 69" corpus.root=songs store.root=store`
     """
@@ -291,7 +294,7 @@ def forget(
     def job(config: Any, screen: Any) -> dict[str, Any]:
         from flows import forgetting
 
-        return forgetting.run(config, song, screen=screen, debug=options.debug)
+        return forgetting.run(config, song, erase=erase, screen=screen, debug=options.debug)
 
     return _carry_out(overrides, options, job)
 

@@ -18,6 +18,7 @@ from prefect.artifacts import create_markdown_artifact, create_progress_artifact
 from rich.console import Console
 
 from datasets.errors import InputError
+from datasets.forgotten import read_forgotten, write_forgotten
 from datasets.ownership import claim_store
 from datasets.schema import ShardSet
 from datasets.shards import read_songs
@@ -170,6 +171,7 @@ def _watch_canary(config: RunConfig) -> None:
     if present is not None:
         apart = _canary_of(config)
         claim_store(apart.store.root, setting="the canary's store")
+        write_forgotten(apart.store.tables, read_forgotten(config.store.tables).songs)
         songs = corpus_road.build_corpus.fn(apart, until="curate").songs
         triggers.note_canary(config.store.tables, present.digest, score_canary(config, songs))
 

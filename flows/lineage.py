@@ -48,7 +48,7 @@ def of_version(config: RunConfig, ref: str) -> dict[str, Any]:
 def of_song(config: RunConfig, name: str) -> dict[str, Any]:
     """Every registered version that learnt from a recording, named by the id or title of one of its songs."""
     found = forgetting.songs_called(config, name)
-    who = forgetting.hearers(config, found)
+    who = forgetting.hearers(config, set().union(*found.values()))
     alias = {version.uri: version.alias or "–" for version in who.versions}
     known_as = {uri: sorted({f"{one.track_id} ({one.split})" for one in met}) for uri, met in who.heard.items()}
     rows = [[uri, alias[uri], ", ".join(names)] for uri, names in known_as.items()]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from datasets import storage
 from datasets.errors import InputError
 from datasets.fingerprint import Listener, Match, Signature, find_matches, pack, unpack
+from datasets.forgotten import SAME
 from datasets.schema import Landmarks, ShardSet
 from datasets.shards import (
     Manifest,
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from pipelines.registry.origins import Origin
 
 RECORD = "ancestry.json"  # in the folder of a training, written when it begins
-SAME = 0.5  # share of the shorter song that must be the same recording, where the settings do not say
 _LISTEN_S = 7200.0  # of stored audio that is listened to for one question, where its sound was not kept
 
 
@@ -248,7 +248,7 @@ def _planned(manifest: Manifest) -> list[dict[str, str]]:
     mixes = {song.track_id: song.split for song in manifest.songs}
     parts: dict[str, str] = {}
     for table in manifests(manifest.store):
-        for plan in _rows(table) if table.table == "plans" else ():
+        for plan in plans_of(table) if table.table == "plans" else ():
             if plan["mix_id"] in mixes:
                 parts |= {part["track_id"]: mixes[plan["mix_id"]] for part in plan["parts"]}
     songs = {(song.track_id, song.audio) for song in stored_songs(manifest.store)}
@@ -274,7 +274,8 @@ def stored_songs(tables: str) -> list[Song]:
     return [song for one in manifests(tables) if one.step != "automix" for song in one.songs]
 
 
-def _rows(manifest: Manifest) -> list[dict[str, Any]]:
+def plans_of(manifest: Manifest) -> list[dict[str, Any]]:
+    """The mixes of a table of plans, each with its `mix_id` and its `parts`."""
     rows: list[dict[str, Any]] = read_table(address_of(manifest)).select(["mix_id", "parts"]).to_pylist()
     return rows
 

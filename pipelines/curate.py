@@ -18,6 +18,8 @@ from datasets import storage
 from datasets.corpus import assign_splits
 from datasets.errors import InputError
 from datasets.fingerprint import Match, Signature, find_matches, pack
+from datasets.forgotten import NOTHING, SAME, ForgottenSongs, read_forgotten
+from datasets.forgotten import REASON as FORGOTTEN
 from datasets.overrides import Overrides, read_overrides
 from datasets.quality import Fault, Rules, faults, silent_sources
 from datasets.ranges import AnyNumber, PositiveInt, Probability
@@ -98,11 +100,12 @@ def run(
     code = code_digest("datasets.quality", "datasets.corpus")
     made_from = [Path(ingested.chunks.uri).stem, ingested.chunks.digest, model.digest if model else "", by_hand.digest]
     mixtures = {track_id: measure.state_of(files) for track_id, files in sorted(ingested.mixtures.items())}
-    key = digest(decisive, made_from, mixtures, code)
+    forgotten = read_forgotten(folder)
+    key = digest(decisive, made_from, mixtures, code, *([forgotten.names] if forgotten else []))
     finished = find_manifest(folder, step="curate", key=key)
     if finished is None or find_manifest(folder, step="verdicts", key=key) is None or not curation.is_about(here, key):
         finished = _curate(
-            config, ingested, stored, by_hand, model, store=folder, home=here, key=key, progress=progress
+            config, ingested, stored, by_hand, forgotten, model, store=folder, home=here, key=key, progress=progress
         )
     result = _result(finished, here)
     for split in require:
@@ -134,6 +137,7 @@ def _curate(
     ingested: IngestResult,
     stored: Manifest,
     by_hand: Overrides,
+    forgotten: ForgottenSongs,
     model: Listener | None,
     *,
     store: str,
@@ -149,7 +153,7 @@ def _curate(
     heard = [_judged(song, measured[song.track_id], config, sources) for song in stored.songs]
     if model is not None:
         heard = _cross_checked(heard, config, model, sources, store, progress)
-    verdicts, evidence = _verdicts(config, heard, by_hand, stored.extra)
+    verdicts, evidence = _verdicts(config, heard, by_hand, stored.extra, forgotten)
     verdicts = sorted([*verdicts, *ingested.rejected], key=lambda verdict: verdict.track_id)
     table = write_table(store, "verdicts", table_of(verdicts, VERDICTS), key=key)
     told = CurationInput(
@@ -259,7 +263,11 @@ def _worst(levels: Levels, found: Confusion, config: CurateConfig, sources: Sequ
 
 
 def _verdicts(
-    config: CurateConfig, heard: Sequence[_Heard], by_hand: Overrides, about: Mapping[str, Any]
+    config: CurateConfig,
+    heard: Sequence[_Heard],
+    by_hand: Overrides,
+    about: Mapping[str, Any],
+    forgotten: ForgottenSongs = NOTHING,
 ) -> tuple[list[Verdict], dict[str, tuple[Evidence, ...]]]:
     """Verdicts on all stored songs, and the moments that show why."""
     verdicts = [
@@ -277,8 +285,16 @@ def _verdicts(
     ]
     verdicts = [_overruled(verdict, by_hand) for verdict in verdicts]
     signatures = {item.song.track_id: item.signature for item in heard}
+    to_go = forgotten.recognized({item.song.track_id: item.song.audio for item in heard}, signatures)
+    verdicts = [
+        replace(verdict, keep=False, reason=FORGOTTEN, detail=to_go[verdict.track_id])
+        if verdict.track_id in to_go
+        else verdict
+        for verdict in verdicts
+    ]
     verdicts, copies = _without_copies(verdicts, signatures, by_hand, min_similarity=config.min_similarity)
-    evidence = {item.song.track_id: item.evidence for item in heard if item.evidence}
+    shown = [item for item in heard if item.evidence and item.song.track_id not in to_go]
+    evidence = {item.song.track_id: item.evidence for item in shown}
     return _dealt_again(verdicts, about), {**evidence, **copies}
 
 
@@ -308,6 +324,7 @@ def _without_copies(
     verdicts: Sequence[Verdict], signatures: Mapping[str, Signature], by_hand: Overrides, *, min_similarity: float
 ) -> tuple[list[Verdict], dict[str, tuple[Evidence, ...]]]:
     """The verdicts with one song kept of each group of equals, and where to hear that they are."""
+    verdicts = _without_dropped_by_hand(verdicts, signatures, by_hand, min_similarity=min_similarity)
     kept = {verdict.track_id: verdict for verdict in verdicts if verdict.keep}
     matches = find_matches({name: signatures[name] for name in kept}, min_similarity=min_similarity)
     changed: dict[str, Verdict] = {}
@@ -325,6 +342,32 @@ def _without_copies(
             changed[name] = _copied(kept[name], kept[best], match, by_hand)
             evidence[name] = _side_by_side(match, name)
     return [changed.get(verdict.track_id, verdict) for verdict in verdicts], evidence
+
+
+def _without_dropped_by_hand(
+    verdicts: Sequence[Verdict], signatures: Mapping[str, Signature], by_hand: Overrides, *, min_similarity: float
+) -> list[Verdict]:
+    """The verdicts, where a drop by hand is about the recording: its copies go as well, but for those kept by hand."""
+    dropped = {name for name, decided in by_hand.songs.items() if not decided.keep and name in signatures}
+    if not dropped:
+        return list(verdicts)
+    asked = {name: signatures[name] for name in dropped | {verdict.track_id for verdict in verdicts if verdict.keep}}
+    # A corpus may keep copies (min_similarity above 1); what a person dropped is dropped all the same.
+    matches = find_matches(asked, min_similarity=min_similarity if min_similarity <= 1 else SAME)
+    first: dict[str, str] = {}
+    for names in _groups(matches):
+        if together := sorted(names & dropped):
+            first |= dict.fromkeys(names - by_hand.songs.keys(), together[0])
+    return [
+        replace(verdict, keep=False, reason="overridden", detail=_with(first[verdict.track_id], by_hand))
+        if verdict.keep and verdict.track_id in first
+        else verdict
+        for verdict in verdicts
+    ]
+
+
+def _with(dropped: str, by_hand: Overrides) -> str:
+    return f"overridden by hand: the same recording as {dropped}, {by_hand.songs[dropped].why}"
 
 
 def _groups(matches: Sequence[Match]) -> list[set[str]]:

@@ -12,13 +12,24 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from datasets import storage
-from datasets.chunks import CHUNK_S, track_rows
+from datasets.chunks import CHUNK_S, stems_of, track_rows
 from datasets.corpus import Scan, scan
 from datasets.errors import AudioError, InputError
+from datasets.fingerprint import Listener
+from datasets.forgotten import REASON as FORGOTTEN
+from datasets.forgotten import Forgotten, ForgottenSongs, read_forgotten
 from datasets.layouts import Rules
 from datasets.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, ProperFraction, Range, check_ranges
 from datasets.schema import REASONS, SOURCES, ShardSet, StemFile, Track, Verdict, chunks_schema
-from datasets.shards import clear_leftovers, exclusive, find_manifest, read_manifest, write_manifest, write_shard
+from datasets.shards import (
+    audio_digest,
+    clear_leftovers,
+    exclusive,
+    find_manifest,
+    read_manifest,
+    write_manifest,
+    write_shard,
+)
 from datasets.taxonomy import DEFAULT
 from datasets.versions import ShardPlan, Stored, plan_shards, read_store, song_key, stored_bytes
 from pipelines.cluster import Resources, connect, map_rows
@@ -112,11 +123,12 @@ def run(corpus: CorpusConfig, config: IngestConfig, *, store: str, progress: Pro
     rule = {"seed": corpus.split_seed, "valid_fraction": corpus.valid_fraction, "test_fraction": corpus.test_fraction}
     about = {"layout": found.layout, "drawn": found.drawn, "split_rule": rule, "sources": corpus.sources}
     members = [[keys[t.track_id], t.track_id, t.title, t.split, t.license] for t in found.tracks]
-    key = digest(members, found.rejected, about)
+    forgotten = read_forgotten(folder)
+    key = digest(members, found.rejected, about, *([forgotten.names] if forgotten else []))
     finished = find_manifest(folder, step="ingest", key=key)
     if finished is None:
-        _write_missing(found.tracks, keys, config, corpus, folder, progress)
-        finished = _conclude(found, keys, about, store=folder, key=key)
+        _write_missing(found.tracks, keys, config, corpus, forgotten, folder, progress)
+        finished = _conclude(found, keys, about, forgotten, store=folder, key=key)
     mixtures = {track.track_id: track.mixture for track in found.tracks if track.mixture}
     result = replace(_result(finished), mixtures=mixtures)
     _require(result.chunks.num_rows, result.rejected, corpus)
@@ -150,11 +162,12 @@ def _write_missing(
     keys: Mapping[str, str],
     config: IngestConfig,
     corpus: CorpusConfig,
+    forgotten: ForgottenSongs,
     store: str,
     progress: Progress | None,
 ) -> None:
     known = read_store(store)
-    missing = [track for track in tracks if keys[track.track_id] not in known]
+    missing = [track for track in tracks if not _settled(keys[track.track_id], known, forgotten)]
     sizes = {track.track_id: stored_bytes(track) for track in tracks}
     # Of the whole corpus, not of what is missing: a job that goes on plans as the killed one did.
     aim = min(config.shard_mb * 1_000_000, max(sum(sizes.values()) // _SPREAD, _TINY_BYTES))
@@ -167,17 +180,30 @@ def _write_missing(
                 clear_leftovers(store)
                 # The longest first, so that no core is left with one at the end while the others have nothing to do.
                 plans.sort(key=lambda plan: -sum(sizes[track.track_id] for track in plan.tracks))
-                items = [_item(plan, keys, config, corpus, store) for plan in plans]
+                items = [_item(plan, keys, config, corpus, forgotten, store) for plan in plans]
                 for done in map_rows(_write_plan, items, resources=need):
                     heard.advance(done["num_songs"])
                     heard.note(done["last"])
         heard.finish(f"{len(missing)} songs in {len(plans)} new shards, {len(tracks) - len(missing)} were there")
 
 
+def _settled(key: str, known: Stored, forgotten: ForgottenSongs) -> bool:
+    """Whether a song needs no decoding: what was refused to be forgotten is heard again once nothing is."""
+    return key in known.songs or (
+        key in known.refused and (known.refused[key]["reason"] != FORGOTTEN or bool(forgotten))
+    )
+
+
 def _item(
-    plan: ShardPlan, keys: Mapping[str, str], config: IngestConfig, corpus: CorpusConfig, store: str
+    plan: ShardPlan,
+    keys: Mapping[str, str],
+    config: IngestConfig,
+    corpus: CorpusConfig,
+    forgotten: ForgottenSongs,
+    store: str,
 ) -> dict[str, Any]:
     return {
+        "forgotten": [asdict(song) for song in forgotten.songs],
         "store": store,
         "root": corpus.root,
         "sources": corpus.sources,
@@ -192,18 +218,33 @@ def _write_plan(item: Mapping[str, Any]) -> dict[str, Any]:
     """The work of one task: decode the songs of a plan, write the shard, note keys and refusals in its sidecar."""
     config, sources = IngestConfig(**item["config"]), tuple(item["sources"])
     tracks = [_track(fields) for fields in item["tracks"]]
+    forgotten = ForgottenSongs(songs=tuple(Forgotten(**song) for song in item["forgotten"]))
     refused: list[dict[str, Any]] = []
 
     def rows() -> Iterator[Mapping[str, Any]]:
         for track in tracks:
             try:
-                yield from _rows_of(track, config, sources, root=storage.absolute(item["root"]))
+                own = list(_rows_of(track, config, sources, root=storage.absolute(item["root"])))
+                _refuse_forgotten(own, forgotten, sources)
+                yield from own
             except AudioError as error:
                 refused.append(asdict(_refused(track, error.reason, str(error))))
 
     extra = {"keys": item["keys"], "rejected": refused}
     write_shard(item["store"], item["spec"], rows(), sources=sources, extra=lambda: extra)
     return {"num_songs": len(tracks), "last": tracks[-1].title}
+
+
+def _refuse_forgotten(rows: Sequence[Mapping[str, Any]], forgotten: ForgottenSongs, sources: Sequence[str]) -> None:
+    """AudioError where a song, in whatever copy or master, is one that the store is to forget."""
+    if not forgotten or not rows:
+        return
+    listener = Listener(rows[0]["sample_rate"])
+    for row in rows:
+        listener.add(stems_of(row, sources).sum(axis=0).mean(axis=0))
+    audio, sound = audio_digest(rows, sources=sources), listener.signature()
+    if found := forgotten.recognized({"": audio}, {"": sound}):
+        raise AudioError(FORGOTTEN, found[""])
 
 
 def _rows_of(track: Track, config: IngestConfig, sources: Sequence[str], *, root: str) -> Iterator[dict[str, Any]]:
@@ -261,7 +302,15 @@ def _refused(track: Track, reason: str, detail: str) -> Verdict:
     )
 
 
-def _conclude(found: Scan, keys: Mapping[str, str], about: Mapping[str, Any], *, store: str, key: str) -> ShardSet:
+def _conclude(
+    found: Scan,
+    keys: Mapping[str, str],
+    about: Mapping[str, Any],
+    forgotten: ForgottenSongs,
+    *,
+    store: str,
+    key: str,
+) -> ShardSet:
     """The manifest of the version: what the store has of these tracks, with the titles and splits of today."""
     known: Stored = read_store(store)
     rejected = [asdict(verdict) for verdict in found.rejected]
@@ -269,6 +318,9 @@ def _conclude(found: Scan, keys: Mapping[str, str], about: Mapping[str, Any], *,
     for track in found.tracks:
         if keys[track.track_id] in known.songs:
             shard, song = known.songs[keys[track.track_id]]
+            if why := forgotten.recognized({track.track_id: song.audio}, {}).get(track.track_id):
+                rejected.append(asdict(_refused(track, FORGOTTEN, why)))
+                continue
             shards[shard.file] = shard
             songs.append(replace(song, title=track.title, split=track.split, license=track.license))
         else:
