@@ -22,7 +22,9 @@ STORE_MARKER = "stemline-store.json"
 FILES_MARKER = ".stemline-files"
 FORMAT_VERSION = 1
 # What a store writes under its root. Others' things may stand beside these, not under these names.
-STORE_FOLDERS = ("chunks", "tables", "manifests", "runs", "mlartifacts", "retrainings", "separated", "listening")
+STORE_FOLDERS = (
+    "chunks", "tables", "manifests", "forgotten", "runs", "mlartifacts", "retrainings", "separated", "listening",
+)  # fmt: skip
 STORE_FILES = ("mlflow.db", "report.html", "curation.html", "dropped.csv")
 LISTED = 5  # names in a message
 
