@@ -118,11 +118,16 @@ def _shown(made: Plan, songs: list[str], config: RunConfig, device: Device, take
         [
             "a step",
             duration(made.step_s),
-            f"{config.train.learner.precision}, at {100 * made.mfu:.0f} % of the peak rate, {how}",
+            f"{made.compute_s:.2g} s to compute ({config.train.learner.precision}, at {100 * made.mfu:.0f} % of peak, "
+            f"{how}), {made.loading_s:.2g} s to load",
         ],
         ["time", _days(made.hours), f"{made.hours * made.num_workers:,.0f} device-hours, validation not counted"],
         ["cost", f"{made.dollars:,.0f} $", f"{device.dollars_per_hour:g} $ per device and hour"],
-        ["loader", f"{made.crops_per_s:.1f}/s", f"segments to decode, {made.decoding_cores:.1f} cores"],
+        [
+            "loader",
+            f"{made.crops_per_s:.1f}/s",
+            f"segments decoded by {made.loading_cores} cores; {made.decoding_cores:.1f} would keep up with computing",
+        ],
     ]
     if taken:
         peak = "" if taken.peak_gib is None else f", {taken.peak_gib:.1f} GiB at most"
@@ -134,7 +139,18 @@ def _shown(made: Plan, songs: list[str], config: RunConfig, device: Device, take
     for row in rows:
         title.add_row(*map(Text, row))
     verdict = "It fits." if made.fits else f"It does not fit into {made.limit_gib:.0f} GiB; {made.advice} would do."
-    return [title, Text(verdict, style="" if made.fits else "red", overflow="fold")]
+    return [title, Text(verdict, style="" if made.fits else "red", overflow="fold"), *_bound(made, config)]
+
+
+def _bound(made: Plan, config: RunConfig) -> list[Text]:
+    """Where the GPUs would wait for songs, and which setting would end that."""
+    if made.bound == "compute":
+        return [Text("Computing binds, not the loader.", overflow="fold")]
+    setting = f"train.cpus_per_worker={made.cpus_per_worker}"
+    if 0 < config.train.loader.threads < made.cpus_per_worker:
+        setting += " train.loader.threads=0"
+    hours = made.hours * made.compute_s / made.step_s
+    return [Text(f"The loader binds: with {setting} it would take {_days(hours)}.", style="yellow", overflow="fold")]
 
 
 def _memory(made: Plan) -> str:

@@ -1,7 +1,8 @@
 """What a training will take before it is started: steps, arithmetic, memory, time and money, and whether it fits.
 
-Arithmetic and memory are computed from the network itself (`models/cost.py`), or measured by a few real steps. Time
-follows from the share of a device's peak rate that training reaches (MFU), measured or assumed; the plan says which.
+Arithmetic and memory are computed from the network itself (`models/cost.py`), or measured by a few real steps. The time
+of computing follows from the share of a device's peak rate that training reaches (MFU), measured or assumed; the plan
+says which. Meanwhile the loader decodes the next rows on the cores that workers ask for: a step takes the longer time.
 """
 
 import json
@@ -23,7 +24,9 @@ GIB = 2**30
 CONTEXT_GIB = 1.0  # of a GPU's own libraries
 HEADROOM = 0.9  # of memory; the rest goes to gaps between blocks and to what a single operator needs meanwhile
 BFLOAT16_KEEPS = 0.6  # of float32's bytes under autocast: norms, masks and the waveform stay as they are
-CROPS_PER_CORE = 40.0  # segments of four stems that one core decodes per second, see `make bench-loader`
+CROPS_PER_CORE = 40.0  # rows of `CROP_S` of four stereo stems that one core decodes per second: `make bench-loader`
+CROP_S = 10.0
+PCM_TIMES = 8.0  # as many come out of a cache of decoded rows
 CPU_MFU = 0.5  # of a core's rate of matrix products: HT Demucs in float32 reached 59 of 106 GFLOP/s
 GPU_MFU = {"float32": 0.4, "bfloat16": 0.2}  # without fused pointwise operators memory is the limit
 MEASURED_STEPS = 3
@@ -87,11 +90,16 @@ class Plan:
     limit_gib: float
     mfu: float
     mfu_is_measured: bool
-    step_s: float
+    compute_s: float  # of a step
+    loading_s: float  # of the rows of a step, by the cores that workers ask for
+    step_s: float  # the longer of the two; on a CPU, whose cores do both, their sum
+    bound: str  # by what: "compute" or "loader"
     hours: float
     dollars: float
     crops_per_s: float  # that have to be decoded, all workers together
-    decoding_cores: float
+    loading_cores: int  # that workers ask for and loaders use
+    decoding_cores: float  # that would keep up with computing
+    cpus_per_worker: int  # the least setting with so many
     advice: str  # the nearest setting that fits; empty where this one does
 
     @property
@@ -119,9 +127,12 @@ def make(
     rows = min(config.micro_batch or share, share)
     room = _Room(config, cost, segment_s, _stems_gib(config, sources, channels, segment_s, sample_rate), device)
     used = measured.mfu if measured else mfu or (GPU_MFU[precision] if device.name in DEVICES else CPU_MFU)
-    step_s = share * cost.step_flop / (used * device.tflops(precision) * 1e12)
+    compute_s = share * cost.step_flop / (used * device.tflops(precision) * 1e12)
+    row_core_s = _row_core_s(config, sources, channels, segment_s, sample_rate)
+    cores = min(config.loader.threads or config.cpus_per_worker, config.cpus_per_worker)
+    loading_s = share * row_core_s / cores
+    step_s = max(compute_s, loading_s) if device.name in DEVICES else compute_s + loading_s
     hours, heard_h = config.steps * step_s / 3600, config.steps * config.batch_size * segment_s / 3600
-    crops_per_s = config.batch_size / step_s
     return Plan(
         device=device.name,
         num_workers=workers,
@@ -139,11 +150,16 @@ def make(
         limit_gib=HEADROOM * device.memory_gib,
         mfu=used,
         mfu_is_measured=bool(measured),
+        compute_s=compute_s,
+        loading_s=loading_s,
         step_s=step_s,
+        bound="loader" if loading_s > compute_s else "compute",
         hours=hours,
         dollars=hours * workers * device.dollars_per_hour,
-        crops_per_s=crops_per_s,
-        decoding_cores=crops_per_s / CROPS_PER_CORE,
+        crops_per_s=config.batch_size / step_s,
+        loading_cores=workers * cores,
+        decoding_cores=workers * share * row_core_s / compute_s,
+        cpus_per_worker=max(1, math.ceil(share * row_core_s / compute_s)),
         advice=room.advice(rows, precision),
     )
 
@@ -169,6 +185,16 @@ def _price(preset: str, options: str) -> "tuple[Cost, float]":
         lambda: build(preset, **changes), num_channels=shape.audio_channels, num_samples=shape.segment_samples
     )
     return found, shape.segment_samples / shape.sample_rate
+
+
+def _row_core_s(
+    config: TrainConfig, sources: tuple[str, ...], channels: int, segment_s: float, sample_rate: int
+) -> float:
+    """Seconds that one core takes to read and decode a row, by the samples in it."""
+    samples = config.learner.augment.input_samples(round(segment_s * sample_rate), sample_rate)
+    share = len(sources) * channels * samples / (4 * 2 * 44100 * CROP_S)
+    decoded = bool(config.loader.cache) and config.loader.cache_form == "pcm"
+    return share / CROPS_PER_CORE / (PCM_TIMES if decoded else 1.0)
 
 
 def _stems_gib(

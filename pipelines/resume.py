@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 from datasets.errors import InputError
 from datasets.storage import disk_errors
@@ -156,6 +156,64 @@ class Lines:
             with disk_errors(self.path.parent):
                 temporary.write_text(text, encoding="utf-8")
                 os.replace(temporary, self.path)
+
+
+class Tail:
+    """Rows of a file of `Lines` with steps, as they come: each byte is read once, however long the file grows."""
+
+    _BLOCK = 2**16
+    _REMEMBERED = 256  # bytes before the place, by which a file that was written anew is known
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._place = -1  # in bytes; before the first look nowhere
+        self._before = b""  # the place
+
+    def look(self, after: int) -> tuple[bool, list[dict[str, Any]]]:
+        """Whether what was handed out before no longer counts, and the rows that came since.
+
+        At first, and in a file that was written anew, these are the rows after the last one of a step up to `after`:
+        a run that went on from a checkpoint writes later steps than the checkpoint's, so all before it is old.
+        """
+        try:
+            with self.path.open("rb") as file:
+                anew = not self._goes_on(file)
+                if anew:
+                    self._place = self._first(file, after)
+                file.seek(self._place)
+                text = file.read()
+                whole = text[: text.rfind(b"\n") + 1]
+                self._place += len(whole)
+                file.seek(max(0, self._place - self._REMEMBERED))
+                self._before = file.read(min(self._place, self._REMEMBERED))
+        except FileNotFoundError:
+            anew, whole, self._place, self._before = True, b"", -1, b""
+        return anew, [json.loads(line) for line in whole.splitlines()]
+
+    def _goes_on(self, file: BinaryIO) -> bool:
+        if self._place < 0:
+            return False
+        file.seek(self._place - len(self._before))
+        return file.read(len(self._before)) == self._before
+
+    def _first(self, file: BinaryIO, after: int) -> int:
+        """Where the rows after the last one of a step up to `after` begin; read from the end of the file backwards."""
+        end = file.seek(0, os.SEEK_END)
+        begin, text = end, b""
+        while begin > 0:
+            size = min(self._BLOCK, begin)
+            begin = file.seek(begin - size)
+            text = file.read(size) + text
+            stop = text.rfind(b"\n")  # what follows is a line that is being written
+            while stop >= 0:
+                start = text.rfind(b"\n", 0, stop) + 1
+                if start == 0 and begin > 0:
+                    break  # this line begins in the block before
+                if json.loads(text[start:stop])["step"] <= after:
+                    return begin + stop + 1
+                stop = start - 1
+            text = text[: stop + 1] if stop >= 0 else text
+        return 0
 
 
 def merged(points: list[dict[str, Any]]) -> list[dict[str, Any]]:

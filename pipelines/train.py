@@ -298,6 +298,7 @@ def _train_on_ray(job: Job, folder: Path, progress: Progress) -> dict[str, Any]:
     with connect() as ray:
         if resume.find(folder).step >= job.config.steps:
             return {"step": job.config.steps}
+        _check_cores(job.config, ray)
         # An actor tells the driver how far rank 0 is: reports to Ray Train are a barrier for all workers. It stands on
         # the driver's machine, since others may be lost.
         here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
@@ -308,6 +309,20 @@ def _train_on_ray(job: Job, folder: Path, progress: Progress) -> dict[str, Any]:
                 return _fit(job, folder, board)
         finally:
             ray.kill(board)
+
+
+def _check_cores(config: TrainConfig, ray: Any) -> None:
+    """InputError where workers ask this machine for more cores than it has; a cluster may grow, and is waited for."""
+    if "RAY_ADDRESS" in os.environ:
+        return
+    cores, workers = int(ray.cluster_resources().get("CPU", 0)), config.min_workers or config.num_workers
+    if workers > cores:
+        raise InputError(f"train.num_workers must be <= {cores}, the cores of this machine, got {workers}")
+    if workers * config.cpus_per_worker > cores:
+        raise InputError(
+            f"train.cpus_per_worker must be <= {cores // workers} with {workers} workers on the {cores} cores of this "
+            f"machine, got {config.cpus_per_worker}; `stemline plan` says how long training waits for songs then"
+        )
 
 
 def _fit(job: Job, folder: Path, board: Any) -> dict[str, Any]:

@@ -383,7 +383,12 @@ class _Run:
         """Validate, decide, and begin to write a checkpoint of everything that matters."""
         from models import checkpoint
 
-        if (decision := self._point()).do != "go" or (decision := self._validate()).do == "rollback":
+        if (decision := self._point()).do != "go":
+            return decision
+        began_s = time.monotonic()
+        decision = self._validate()
+        self.clock = (self.clock[0] + time.monotonic() - began_s, self.clock[1])  # it is no time of training
+        if decision.do == "rollback":
             return decision
         if self.session.rank == 0:
             assert self.best is not None

@@ -33,6 +33,9 @@ class Pump:
         self.config, self.folder, self.store = config, folder, store
         self.uri = registry.address(store)
         self.complaint = ""  # why the last delivery failed
+        self._tails = {"train": resume.Tail(folder / resume.HISTORY), "speed": resume.Tail(folder / resume.SPEED)}
+        self._waiting: dict[str, dict[int, dict[str, Any]]] = {kind: {} for kind in self._tails}  # points by step
+        self._after = -1  # the step up to which the points before the waiting ones were delivered
         self._client: Any = None
         self._run_id = ""
 
@@ -57,7 +60,7 @@ class Pump:
 
     def _send_curve(self, certain: int) -> int:
         done = self.delivered()
-        points = {point["step"]: point for point in self._points() if done < point["step"] <= certain}
+        points = self._points(done, certain)
         if not points:
             return 0
         run_id, time_ms = self._open()
@@ -65,10 +68,13 @@ class Pump:
             (step, name, float(value))
             for step, point in sorted(points.items())
             for name, value in point.items()
-            if name != "step" and math.isfinite(value)
+            if not name.endswith("/step") and math.isfinite(value)
         ]
         self._log(run_id, rows, time_ms)
         self._mark(run_id, step=certain, examples=self._marked("examples"))
+        for waiting in self._waiting.values():
+            for step in [step for step in waiting if step <= certain]:
+                del waiting[step]
         return len(points)
 
     def _send_examples(self, certain: int) -> None:
@@ -114,13 +120,23 @@ class Pump:
         else:
             self.complaint = ""
 
-    def _points(self) -> list[dict[str, Any]]:
-        curve = resume.merged(resume.Lines(self.folder / resume.HISTORY).read())
-        speed = resume.merged(resume.Lines(self.folder / resume.SPEED).read())
-        named = [{"step": point["step"], **{f"train/{name}": point[name] for name in point}} for point in curve]
-        named += [{"step": row["step"], **{f"speed/{name}": row[name] for name in row}} for row in speed]
-        told = resume.merged(named)
-        return [{name: point[name] for name in point if not name.endswith("/step")} for point in told]
+    def _points(self, done: int, certain: int) -> dict[int, dict[str, float]]:
+        """The points of the steps after `done` and up to `certain`; of the files only what is new is read."""
+        if done < self._after:  # another server, which is told everything
+            self._tails = {kind: resume.Tail(tail.path) for kind, tail in self._tails.items()}
+        self._after = done
+        points: dict[int, dict[str, float]] = {}
+        for kind, tail in self._tails.items():
+            anew, rows = tail.look(done)
+            if anew:
+                self._waiting[kind] = {}
+            waiting = self._waiting[kind]
+            for row in rows:
+                waiting.setdefault(row["step"], {}).update({f"{kind}/{name}": row[name] for name in row})
+            for step in waiting:
+                if done < step <= certain:
+                    points.setdefault(step, {}).update(waiting[step])
+        return points
 
     def _open(self) -> tuple[str, int]:
         """The MLflow run of this training, and the one time that all its points have."""

@@ -27,6 +27,17 @@ def test_a_plan_says_what_fits_and_what_does_not(capsys: pytest.CaptureFixture[s
     assert all(len(line) <= 80 for line in shown.splitlines())
 
 
+def test_a_plan_says_what_binds_and_which_setting_ends_that(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    command = ["plan", "htdemucs-one-gpu", "--gpu", "h100", f"store.root={tmp_path / 'store'}"]
+    assert main(command) == 0
+    assert "Computing binds, not the loader." in capsys.readouterr().out
+    assert main([*command, "train.cpus_per_worker=1"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "The loader binds: with train.cpus_per_worker=5 it would take 9 h" in shown
+    assert "44 h" in shown  # as one core decodes
+    assert "0.16 s to compute" in shown
+
+
 @pytest.mark.parametrize(
     ("command", "words"),
     [

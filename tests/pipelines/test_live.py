@@ -165,3 +165,71 @@ def test_a_training_tells_its_curve_and_registering_it_tells_nothing_twice(tmp_p
     bests = list(examples.steps(Path(result.history).parent).values())
     assert {name.split("/")[0] for name in files(pump)} == {path.name for path in bests}
     assert len(bests) > 1
+
+
+def parsed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Grows by one with each line of a file that is read."""
+    seen: list[Any] = []
+    real = json.loads
+
+    def counted(text: Any, **options: Any) -> Any:
+        seen.append(text)
+        return real(text, **options)
+
+    monkeypatch.setattr(resume.json, "loads", counted)
+    return seen
+
+
+def test_a_look_at_a_long_training_reads_what_is_new(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learn(folder, to=3000, checkpoint=2990)
+    with (folder / resume.HISTORY).open("a") as file:
+        file.write('{"step": 3001, "lo')  # being written
+    pump = Pump(CONFIG, folder, store=str(tmp_path))
+    pump._mark("run", step=2990, examples=-1)
+    seen = parsed(monkeypatch)
+    assert pump.send() == 0  # nothing is certain beyond the checkpoint
+    first = len(seen)
+    assert first < 60  # of 6000
+    for _ in range(5):
+        assert pump.send() == 0
+    assert len(seen) - first < 20  # the mark, each time
+    with (folder / resume.HISTORY).open("a") as file:
+        file.write('ss": 0.25}\n')
+    (folder / resume.checkpoint_name(3001)).mkdir()
+    sent: list[tuple[int, str, float]] = []
+    monkeypatch.setattr(pump, "_open", lambda: ("run", 0))
+    monkeypatch.setattr(pump, "_log", lambda run_id, rows, time_ms: sent.extend(rows))
+    assert pump.send() == 11
+    assert (3001, "train/loss", 0.25) in sent
+    assert {step for step, _, _ in sent} == set(range(2991, 3002))
+    assert not any(pump._waiting.values())
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_tail_tells_what_the_whole_file_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """Appended to, cut short in a line, taken back, and begun again by another process, at any place of the blocks."""
+    monkeypatch.setattr(resume.Tail, "_BLOCK", 37)
+    dice = np.random.default_rng(seed)
+    path, heard, step, done = tmp_path / "rows.jsonl", dict[int, float](), 0, 0
+    lines, tail = resume.Lines(path), resume.Tail(path)
+    for _ in range(60):
+        match dice.integers(5):
+            case 0 | 1:
+                for _ in range(dice.integers(1, 6)):
+                    step += 1
+                    lines.append({"step": step, "value": float(dice.random())})
+            case 2:
+                back = int(dice.integers(done, step + 1))
+                lines.keep(lambda row, back=back: row["step"] <= back)
+                step = back
+            case 3:
+                tail, heard = resume.Tail(path), {}
+            case 4:
+                done = int(dice.integers(done, step + 1))  # delivered so far
+        anew, rows = tail.look(done)
+        heard = {} if anew else heard
+        heard |= {row["step"]: row["value"] for row in rows}
+        truth = {row["step"]: row["value"] for row in lines.read() if row["step"] > done}
+        assert {at: value for at, value in heard.items() if at > done} == truth

@@ -9,6 +9,7 @@ import time
 import urllib.request
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -456,3 +457,39 @@ def test_what_a_worker_shows_stands_on_the_page_that_prometheus_reads(ray_local:
     ray_local.kill(worker)
     values = {line.split("{")[0]: float(line.split()[-1]) for line in own}
     assert values == {"ray_stemline_training_loss": 0.25, "ray_stemline_training_loss_lead_vocals": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cpus_per_worker": 3}, r"train\.cpus_per_worker must be <= 2 with 2 workers on the 4 cores .*, got 3"),
+        ({"num_workers": 5}, r"train\.num_workers must be <= 4, the cores of this machine, got 5"),
+    ],
+)
+def test_more_cores_than_this_machine_has_are_refused_and_a_cluster_may_grow(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], message: str
+) -> None:
+    machine = SimpleNamespace(cluster_resources=lambda: {"CPU": 4.0})
+    config = replace(CONFIG, num_workers=2, batch_size=16)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    train._check_cores(replace(config, cpus_per_worker=2), machine)
+    with pytest.raises(InputError, match=message):
+        train._check_cores(replace(config, **changes), machine)
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    train._check_cores(replace(config, **changes), machine)
+
+
+def test_speed_counts_no_validation(chunks: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipelines import validate
+
+    real = validate.candidates
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        time.sleep(3.0)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(validate, "candidates", slow)
+    result = run(replace(CONFIG, steps=8, checkpoint_every=4, log_every=1), chunks, tmp_path)
+    rows = resume.Lines(Path(result.history).with_name(resume.SPEED)).read()
+    speeds = {row["step"]: row["rows_per_s"] for row in rows}
+    assert speeds[5] > CONFIG.batch_size / 3.0  # the first point after the validation at step 4
