@@ -128,7 +128,8 @@ class LocalAttention(nn.Module):
         slope = torch.einsum("bhkt,k->bht", gates, rates)
         steps = torch.arange(length, device=x.device)
         distance = (steps[:, None] - steps).abs()
-        mask = -distance * slope[..., None] - 100.0 * (distance == 0)
+        own = (query * key).sum(dim=-1) / query.shape[-1] ** 0.5  # taken off again: a step's logit for itself is -100
+        mask = torch.where(distance == 0, -100.0 - own[..., None], -distance * slope[..., None])
         heads = F.scaled_dot_product_attention(query, key, content, attn_mask=mask.to(query.dtype))
         out: Tensor = self.proj(heads.transpose(2, 3).reshape(batch, channels, length))
         return x + out

@@ -67,8 +67,9 @@ class DemucsConfig:
 class Demucs(nn.Module):
     """Mixture (B, C, T) to estimates (B, S, C, T).
 
-    Zeros are added on both sides until the strides fit, and cut again. Version 2 in evaluation takes an input of
-    exactly `valid_length(n)` samples as it is, all of it real audio, and yields its n or somewhat more centre samples.
+    Zeros are added on both sides until the strides fit, and cut again. Version 2 can be given real audio in their
+    place: `with_context` takes an input of exactly `valid_length(n)` samples as it is, and yields its n or somewhat
+    more centre samples.
     """
 
     def __init__(self, config: DemucsConfig | None = None) -> None:
@@ -93,15 +94,22 @@ class Demucs(nn.Module):
             length = (length - 1) * STRIDE + KERNEL
         return math.ceil(length / self._rate)
 
-    def forward(self, mixture_BCT: Tensor) -> Tensor:
+    @property
+    def takes_context(self) -> bool:
+        """Whether real audio around what is asked for makes a difference."""
+        return self.config.version == 2
+
+    def forward(self, mixture_BCT: Tensor, *, with_context: bool = False) -> Tensor:
         check_mixture(mixture_BCT, self.config.audio_channels)
         num_samples = mixture_BCT.shape[-1]
         x = at_least_float32(mixture_BCT)
         if self.config.version == 2:
-            whole = not self.training and self._fits(num_samples)
-            missing = 0 if whole else self.valid_length(num_samples) - num_samples
-            estimates = self._estimate(F.pad(x, (missing // 2, missing - missing // 2)))
-            return estimates if whole else _centre(estimates, num_samples)
+            if with_context:
+                if not self._fits(num_samples):
+                    raise ModelError(f"a mixture with context must have some valid_length, got {num_samples} samples")
+                return self._estimate(x)
+            missing = self.valid_length(num_samples) - num_samples
+            return _centre(self._estimate(F.pad(x, (missing // 2, missing - missing // 2))), num_samples)
         mono = x.mean(dim=1, keepdim=True)
         correction = 1 if num_samples > 1 else 0
         std, mean = torch.std_mean(mono, dim=-1, correction=correction, keepdim=True)

@@ -30,7 +30,7 @@ class StepMetrics:
     per_source: Tensor  # (S,)
     grad_norm: Tensor  # before clipping
     learning_rate: float
-    skipped: bool = False  # the gradient was not finite, and nothing was changed
+    skipped: bool = False  # the gradient was not finite, and no weight was changed
     size_mib: Tensor | None = None  # of the packed model, where widths are learnt
 
 
@@ -99,10 +99,16 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         with self.widths.noisy(seed=self.seed, step=step) if self.widths else nullcontext():
             per_source_S = self._backward(sources_BSCT, step=step, share=share)
+        if self.config.singular.penalty:
+            self._penalize(step)
         grad_norm = self._grad_norm()
         finite = bool(grad_norm.isfinite())  # waits for the device, once per step
         if finite:
-            self._improve(grad_norm, step)
+            self._improve(grad_norm)
+        for average in self.averages:
+            # An epoch's end counts even if its last step was skipped; after every step, a skipped one counts for none.
+            if (step + 1) % average.every == 0 and (finite or average.every > 1):
+                average.update(unwrap(self.model))
         return StepMetrics(
             loss=losses.weighted_mean(per_source_S, self.config.source_weights),
             per_source=per_source_S,
@@ -146,7 +152,7 @@ class Learner:
             with self._apart() if not last else nullcontext():
                 part_S = self._losses(part_BSCT, step) * (len(part_BSCT) / len(sources_BSCT))
                 loss = share * losses.weighted_mean(part_S, self.config.source_weights)
-                torch.autograd.backward(loss + self._penalty(step) if last and self.config.singular.penalty else loss)
+                torch.autograd.backward(loss)
             per_source_S += part_S.detach()
         return per_source_S
 
@@ -163,9 +169,13 @@ class Learner:
             loss_BS = loss_BS * losses.kept(loss_BS.detach(), self.config.robust_drop, self.config.robust_group)
         return loss_BS.mean(dim=0)
 
-    def _penalty(self, step: int) -> Tensor:
-        config = self.config.singular
-        return config.penalty * losses.singular_penalty(unwrap(self.model), config, seed=self.seed, step=step)
+    def _penalize(self, step: int) -> None:
+        """Adds the penalty's gradients, those of the weights without noise; every worker's are the same."""
+        config, weights = self.config.singular, [weight for weight in self.model.parameters() if weight.requires_grad]
+        penalty = config.penalty * losses.singular_penalty(unwrap(self.model), config, seed=self.seed, step=step)
+        for weight, gradient in zip(weights, torch.autograd.grad(penalty, weights, allow_unused=True), strict=True):
+            if gradient is not None:
+                weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
 
     def _set_learning_rate(self, step: int) -> float:
         rate = self.rate_factor * learning_rate(self.config, step=step, total_steps=self.total_steps)
@@ -179,14 +189,11 @@ class Learner:
     def _gradients(self) -> list[Tensor]:
         return [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
 
-    def _improve(self, grad_norm: Tensor, step: int) -> None:
-        """Clipped gradients into the weights, and these into their averages."""
+    def _improve(self, grad_norm: Tensor) -> None:
+        """Clipped gradients into the weights."""
         if self.config.max_grad_norm:
             nn.utils.clip_grads_with_norm_(self.model.parameters(), self.config.max_grad_norm, grad_norm)
         self.optimizer.step()
-        for average in self.averages:
-            if (step + 1) % average.every == 0:
-                average.update(unwrap(self.model))
 
 
 def learning_rate(config: LearnerConfig, *, step: int, total_steps: int) -> float:

@@ -7,7 +7,6 @@
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -19,6 +18,7 @@ from .bag_file import check_weights
 from .errors import ModelError
 from .levels import Normalization, check_statistics, finite, normalization, track_statistics
 from .ranges import NonNegativeInt, PositiveInt, Range, check_ranges
+from .threads import can_differ, num_threads_here
 
 MAX_SHIFT_S = 0.5  # longest delay of the shift trick
 STD_EPSILON = 1e-8  # keeps a silent track finite
@@ -116,14 +116,18 @@ def separate(
     check_statistics(mean, std)
     normal_CT = (mixture_CT - mean) / (std + STD_EPSILON)
     estimates_SCT = torch.zeros(len(layout(model).sources), *mixture_CT.shape, device=mixture_CT.device)
+    previous: nn.Module | None = None
     for member, delay, share_S11 in _passes(model, options):
-        with _ready(member, device) as ready:
-            stream = _Stream(member, options, delay=delay, device=ready)
-            position = 0
-            for out_SCT in stream.run(torch.split(normal_CT, 8 * stream.layout.segment_samples, dim=-1)):
-                end = position + out_SCT.shape[-1]
-                estimates_SCT[..., position:end] += (share_S11.to(out_SCT) * out_SCT).to(estimates_SCT.device)
-                position = end
+        if member is not previous:
+            stream = ready = None  # leaves the device before the next member gets there
+            previous, ready = member, in_evaluation(member, device)
+        assert ready is not None
+        stream = _Stream(ready, options, delay=delay)
+        position = 0
+        for out_SCT in stream.run(torch.split(normal_CT, 8 * stream.layout.segment_samples, dim=-1)):
+            end = position + out_SCT.shape[-1]
+            estimates_SCT[..., position:end] += (share_S11.to(out_SCT) * out_SCT).to(estimates_SCT.device)
+            position = end
     estimates_SCT = estimates_SCT * (std + STD_EPSILON) + mean
     return _consistent(estimates_SCT, mixture_CT) if mixture_consistency else estimates_SCT
 
@@ -150,24 +154,24 @@ def separate_stream(
     check_statistics(mean, std)
     options = _Options(overlap=overlap, shifts=shifts, batch_size=batch_size, seed=seed, dtype=dtype)
     mixtures = _Queue()
-    with ExitStack() as stack:
-        lanes = [
-            _Lane(_Stream(member, options, delay=delay, device=stack.enter_context(_ready(member, device))), share_S11)
-            for member, delay, share_S11 in _passes(model, options)
-        ]
-        for block_CT in _with_end(blocks):
-            if block_CT is not None:
-                _check(model, block_CT)
-                block_CT = finite(block_CT.detach().float())
-                mixtures.put(block_CT)
-                block_CT = (block_CT - mean) / (std + STD_EPSILON)
-            for lane in lanes:
-                lane.feed(block_CT)
-            if num_samples := min(lane.done.num_samples for lane in lanes):
-                total_SCT = torch.stack([lane.done.take(num_samples) for lane in lanes]).sum(dim=0)
-                mixture_CT = mixtures.take(num_samples)
-                estimates_SCT = total_SCT.to(mixture_CT.device) * (std + STD_EPSILON) + mean
-                yield _consistent(estimates_SCT, mixture_CT) if mixture_consistency else estimates_SCT
+    ready = {member: in_evaluation(member, device) for member, _, _ in _passes(model, options)}
+    lanes = [
+        _Lane(_Stream(ready[member], options, delay=delay), share_S11)
+        for member, delay, share_S11 in _passes(model, options)
+    ]
+    for block_CT in _with_end(blocks):
+        if block_CT is not None:
+            _check(model, block_CT)
+            block_CT = finite(block_CT.detach().float())
+            mixtures.put(block_CT)
+            block_CT = (block_CT - mean) / (std + STD_EPSILON)
+        for lane in lanes:
+            lane.feed(block_CT)
+        if num_samples := min(lane.done.num_samples for lane in lanes):
+            total_SCT = torch.stack([lane.done.take(num_samples) for lane in lanes]).sum(dim=0)
+            mixture_CT = mixtures.take(num_samples)
+            estimates_SCT = total_SCT.to(mixture_CT.device) * (std + STD_EPSILON) + mean
+            yield _consistent(estimates_SCT, mixture_CT) if mixture_consistency else estimates_SCT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,9 +195,12 @@ class _Stream:
     the model wants more samples than the segment has, and zeros beyond the track's ends.
     """
 
-    def __init__(self, model: nn.Module, options: _Options, *, delay: int, device: torch.device) -> None:
-        self.model, self.options, self.device = model, options, device
+    def __init__(self, model: nn.Module, options: _Options, *, delay: int) -> None:
+        self.model, self.options = model, options
+        self.device = device = _home(model)
         self.layout = layout(model)
+        # Windows have the length that the model wants: it need not pad them.
+        self.with_context = {"with_context": True} if getattr(model, "takes_context", False) else {}
         segment = self.layout.segment_samples
         self.stride = int((1 - options.overlap) * segment)
         if not self.stride:
@@ -205,7 +212,8 @@ class _Stream:
         self.input_CT = torch.zeros(self.layout.audio_channels, delay)
         self.input_start = 0
         self.next_segment = 0
-        self.num_side_by_side = min(torch.get_num_threads(), MAX_SIDE_BY_SIDE) if device.type == "cpu" else 1
+        side_by_side = device.type == "cpu" and can_differ()
+        self.num_side_by_side = min(torch.get_num_threads(), MAX_SIDE_BY_SIDE) if side_by_side else 1
         self.pending: list[tuple[int, Tensor]] = []  # length of the segment, its window
         self.sum_SCT = torch.zeros(len(self.layout.sources), self.layout.audio_channels, segment, device=device)
         self.sum_weight_T = torch.zeros(segment, device=device)
@@ -254,7 +262,7 @@ class _Stream:
     def _forward(self, windows_BCT: Tensor) -> Tensor:
         dtype = self.options.dtype
         with torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32):
-            estimates_BSCT: Tensor = self.model(windows_BCT.to(self.device))
+            estimates_BSCT: Tensor = self.model(windows_BCT.to(self.device), **self.with_context)
         return estimates_BSCT.float()
 
     def _compute(self) -> Iterator[Tensor]:
@@ -288,18 +296,14 @@ def _side_by_side(function: Callable[[Tensor], Tensor], batches: Sequence[Tensor
     """
     if len(batches) == 1:
         return [function(batches[0])]
-    num_threads = torch.get_num_threads()
+    each = max(1, torch.get_num_threads() // len(batches))
 
     def job(batch: Tensor) -> Tensor:
-        torch.get_num_threads()  # a new thread takes the process's number at its first need, which must be over
-        torch.set_num_threads(max(1, num_threads // len(batches)))  # of this thread
-        return function(batch)
+        with num_threads_here(each):
+            return function(batch)
 
-    try:
-        with ThreadPoolExecutor(len(batches)) as pool:
-            return list(pool.map(job, batches))
-    finally:
-        torch.set_num_threads(num_threads)  # of threads still to come, for which the last call counts
+    with ThreadPoolExecutor(len(batches)) as pool:
+        return list(pool.map(job, batches))
 
 
 class _Queue:
@@ -344,18 +348,47 @@ def _passes(model: nn.Module, options: _Options) -> Iterator[tuple[nn.Module, in
             yield member, int(torch.randint(longest + 1, (1,), generator=dice)), share_S11
 
 
-@contextmanager
-def _ready(model: nn.Module, device: torch.device | str | None) -> Iterator[torch.device]:
-    """The model on the device and in evaluation mode; both are put back afterwards."""
+def in_evaluation(model: nn.Module, device: torch.device | str | None = None) -> nn.Module:
+    """The model in evaluation mode on a device, its own by default: itself if it is there and in that mode.
+
+    Else a twin, which shares the weights where the device is the same. So whatever else happens to the model meanwhile,
+    such as another separation or a step of training, neither disturbs the other.
+    """
+    there = torch.device(device) if device is not None else _home(model)
+    here = _home(model)
+    moves = there.type != here.type or (there.index is not None and there.index != here.index)
+    if not moves and not any(module.training for module in model.modules()):
+        return model
+    return _twin(getattr(model, "_orig_mod", model), there if moves else None, {})
+
+
+def _twin(module: nn.Module, device: torch.device | None, made: dict[int, Any]) -> nn.Module:
+    """A module of the same attributes with modes of its own; with a device, its weights are copies there."""
+    if id(module) not in made:
+        twin = made[id(module)] = type(module).__new__(type(module))
+        state = dict(vars(module))
+        state["_modules"] = {name: child and _twin(child, device, made) for name, child in module._modules.items()}
+        state |= {"training": False, "_compiled_call_impl": None}  # what is compiled runs the module it was made of
+        if device is not None:
+            for kind in ("_parameters", "_buffers"):
+                state[kind] = {name: _placed(tensor, device, made) for name, tensor in state[kind].items()}
+        vars(twin).update(state)
+        if device is not None and isinstance(twin, nn.RNNBase):
+            twin._init_flat_weights()
+    copied: nn.Module = made[id(module)]
+    return copied
+
+
+def _placed(tensor: Tensor | None, device: torch.device, made: dict[int, Any]) -> Tensor | None:
+    if tensor is not None and id(tensor) not in made:
+        moved = tensor.detach().to(device)
+        made[id(tensor)] = nn.Parameter(moved, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else moved
+    return None if tensor is None else made[id(tensor)]
+
+
+def _home(model: nn.Module) -> torch.device:
     parameter = next(model.parameters(), None)
-    home = parameter.device if parameter is not None else torch.device("cpu")
-    there = torch.device(device) if device is not None else home
-    training = model.training
-    model.to(there).eval()
-    try:
-        yield there
-    finally:
-        model.to(home).train(training)
+    return parameter.device if parameter is not None else torch.device("cpu")
 
 
 def _valid_length(model: nn.Module, length: int) -> int:

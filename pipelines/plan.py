@@ -263,17 +263,15 @@ def _core_tflops() -> float:
     """Of one core, in CPU seconds, so that other work on the machine does not count."""
     import torch
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    from models.threads import num_threads_here
+
+    with num_threads_here(1):
         a = torch.randn(1024, 1024, generator=torch.Generator().manual_seed(0))
         best = math.inf
         for _ in range(4):
             began = time.thread_time()
             a @ a
             best = min(best, time.thread_time() - began)
-    finally:
-        torch.set_num_threads(threads)
     return 2 * 1024**3 / best / 1e12
 
 

@@ -117,6 +117,15 @@ def test_valid_lengths_are_the_published_ones(version: int, oversample: bool, nu
     assert model.valid_length(num_samples) == valid
 
 
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("mode", [True, False])
+def test_every_input_keeps_its_length(version: int, mode: bool) -> None:
+    model = Demucs(tiny(version=version)).train(mode)
+    for num_samples in {1, 777, *(model.valid_length(wanted) for wanted in (1, 500, 3000))}:
+        with torch.no_grad():
+            assert model(noise(1, 2, num_samples)).shape[-1] == num_samples
+
+
 def test_version_2_uses_a_window_of_valid_length_as_it_is() -> None:
     """As separation feeds it, with real audio around a chunk; here zeros, which the model would have added itself."""
     torch.manual_seed(0)
@@ -125,11 +134,12 @@ def test_version_2_uses_a_window_of_valid_length_as_it_is() -> None:
     missing = model.valid_length(8000) - 8000
     window = nn.functional.pad(chunk, (missing // 2, missing - missing // 2))
     with torch.no_grad():
-        expected, found = model(chunk), model(window)
+        expected, found = model(chunk), model(window, with_context=True)
     surplus = found.shape[-1] - 8000
     assert 0 <= surplus < missing
     torch.testing.assert_close(found.narrow(-1, surplus // 2, 8000), expected, rtol=0, atol=1e-6)
-    assert model.train()(window).shape == (1, 4, 2, 8000 + missing)
+    with pytest.raises(ModelError, match="valid_length, got 8001 samples"):
+        model(noise(1, 2, 8001), with_context=True)
 
 
 @pytest.mark.slow

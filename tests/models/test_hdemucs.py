@@ -3,8 +3,10 @@ from typing import Any
 import pytest
 import torch
 import torchaudio
+from demucs.demucs import LocalState
 from demucs.hdemucs import HDemucs as Reference
 
+from models.blocks import LocalAttention
 from models.catalog import build
 from models.errors import ModelError
 from models.hdemucs import HDemucs, HDemucsConfig
@@ -147,3 +149,14 @@ def test_a_mixture_that_does_not_fit_is_refused() -> None:
         HDemucs(tiny())(torch.zeros(1, 2, 0))
     with pytest.raises(ModelError, match="want"):
         HDemucs(tiny())(torch.zeros(1, 1, 100))
+
+
+@pytest.mark.parametrize("scale", [1.0, 20.0, 300.0])
+def test_local_attention_never_looks_at_itself_however_large_the_logits(scale: float) -> None:
+    torch.manual_seed(0)
+    ours, reference = LocalAttention(16), LocalState(16, heads=4, ndecay=4)
+    reference.load_state_dict(ours.state_dict())
+    x = scale * noise(1, 16, 60)
+    with torch.no_grad():
+        found, expected = ours(x), reference(x)
+    assert (found - expected).abs().max() < 1e-4 * (expected - x).abs().max()

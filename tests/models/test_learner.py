@@ -1,17 +1,19 @@
 """One optimization step: it learns, resumes bit for bit, and knows its learning rate."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from models import losses
 from models.catalog import build
 from models.errors import ModelError
 from models.learner import Learner, LearnerConfig, _optimizer, learning_rate
 from models.losses import kept
 from models.metrics import nsdr
-from models.recipe import AugmentConfig
+from models.recipe import AugmentConfig, QuantizeConfig, SingularConfig
 
 PLAIN = AugmentConfig(
     shift_s=0.0, flip_channels=False, flip_sign=False, scale_probability=0.0, remix_probability=0.0, remix_group=1
@@ -43,8 +45,8 @@ def test_a_tiny_ht_demucs_overfits_one_segment() -> None:
     high = torch.sin(2 * torch.pi * 1500 * time_T) * (time_T % 0.1 < 0.05)
     sources_BSCT = torch.stack([high, low])[None, :, None].expand(1, 2, 2, 2000)
     learner = Learner(model, LearnerConfig(learning_rate=5e-3, ema_decays=(), augment=PLAIN), sample_rate=8000)
-    losses = [float(learner.step(sources_BSCT, step=step).loss) for step in range(60)]
-    assert losses[-1] < 0.15 * losses[0]
+    curve = [float(learner.step(sources_BSCT, step=step).loss) for step in range(60)]
+    assert curve[-1] < 0.15 * curve[0]
     with torch.no_grad():
         estimates_SCT = model.eval()(sources_BSCT.sum(dim=1))[0]
     assert nsdr(sources_BSCT[0], estimates_SCT).min() > 12
@@ -90,8 +92,8 @@ def test_clipping_bounds_the_step_but_reports_the_norm_before() -> None:
 
 def test_bfloat16_learns_too() -> None:
     learner = Learner(Gains(), replace(CONFIG, precision="bfloat16", learning_rate=0.05))
-    losses = [float(learner.step(sources(), step=step).loss) for step in range(20)]
-    assert losses[-1] < losses[0]
+    curve = [float(learner.step(sources(), step=step).loss) for step in range(20)]
+    assert curve[-1] < curve[0]
     assert next(learner.model.parameters()).dtype == torch.float32
 
 
@@ -224,3 +226,52 @@ def test_the_highest_losses_of_each_source_are_left_out_of_every_group() -> None
     assert kept(loss_BS, 0.5, 2).tolist() == [[2.0, 0.0], [0.0, 2.0], [2.0, 2.0], [0.0, 0.0]]
     with pytest.raises(ModelError, match="4 rows are no whole number of robust groups of 3"):
         kept(loss_BS, 0.34, 3)
+
+
+def test_an_epochs_average_takes_the_weights_even_if_the_last_step_was_skipped() -> None:
+    config = replace(CONFIG, ema_decays=(0.5,), epoch_ema_decays=(0.5,), epoch_steps=3)
+    learner = Learner(Gains(), config)
+    for step in range(6):
+        batch = sources()
+        if step in (2, 4):
+            batch[0, 0, 0, 0] = torch.nan
+        assert learner.step(batch, step=step).skipped == (step in (2, 4))
+    every_step, every_epoch = learner.averages
+    assert every_step.count == pytest.approx(1 + 0.5 * (1 + 0.5 * (1 + 0.5)))  # of four steps
+    assert every_epoch.count == 1.5
+    assert not torch.equal(every_epoch.average["gain_S"], torch.zeros(2))
+
+
+def test_the_penalty_is_on_the_weights_and_not_on_the_noise_of_quantisation(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = build("hdemucs-tiny", sources=("a", "b"), sample_rate=8000, segment_s=0.5)
+    singular, quantize = SingularConfig(penalty=1.0, min_mib=0.01), QuantizeConfig(penalty=1e-3)
+    learner = Learner(model, replace(CONFIG, singular=singular, quantize=quantize), sample_rate=8000)
+    assert learner.widths is not None
+    with torch.no_grad():
+        learner.widths.logits_G.fill_(-6.0)  # widths of two bits: noise as large as the weights
+    seen = []
+    penalty_of = losses.singular_penalty
+
+    def noted(*args: Any, **options: Any) -> Tensor:
+        seen.append(penalty_of(*args, **options))
+        return seen[-1]
+
+    monkeypatch.setattr(losses, "singular_penalty", noted)
+    for step in range(2):
+        clean = penalty_of(model, singular, seed=0, step=step).item()
+        learner.step(0.1 * torch.randn(2, 2, 2, 4000, generator=torch.Generator().manual_seed(step)), step=step)
+        assert seen[step].item() == pytest.approx(clean, rel=1e-6)
+
+
+def test_the_penalty_counts_once_however_the_batch_is_split() -> None:
+    def gradients(rows_at_once: int, penalty: float) -> Tensor:
+        torch.manual_seed(0)
+        model = build("demucs-v2-tiny", sources=("a", "b"), sample_rate=8000, segment_s=0.5, depth=3)
+        config = replace(CONFIG, singular=SingularConfig(penalty=penalty, min_mib=0.001))
+        Learner(model, config, sample_rate=8000, rows_at_once=rows_at_once).step(sources(4, 4000), step=0)
+        return torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.grad is not None])
+
+    whole, parts = (gradients(rows, 0.1) - gradients(rows, 0.0) for rows in (0, 1))
+    assert whole.norm() > 0
+    torch.testing.assert_close(parts, whole, rtol=1e-3, atol=1e-4)

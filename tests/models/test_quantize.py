@@ -306,7 +306,7 @@ def test_inside_a_data_parallel_wrapper_a_step_is_the_same(tmp_path: Path) -> No
 
 def test_without_penalties_a_step_is_what_it_was_and_nothing_more_is_stored() -> None:
     config = replace(CONFIG, quantize=QuantizeConfig(), ema_decays=())
-    learner, model = Learner(small(), config), small()
+    learner, model = Learner(small(), config, normalized=True), small()
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
     for step in range(2):
         learner.step(batch(step), step=step)
