@@ -2,15 +2,16 @@
 
 A store carries a marker, `stemline-store.json`. It is put into a new or an empty folder, or beside files of other
 names than a store's own; a folder that uses one of those names without a marker is somebody's, unless it was plainly
-a store before there were markers. Outputs may be put among others' files: which of a folder are ours stands in
-`.stemline-files` beside them, by name and digest, so that a file that was changed since is not ours either.
+a store before there were markers. Outputs may be put among others' files: which of a folder are ours stands in a
+record beside them, `.stemline-files` or for stems `separation.json`, by name, size and digest, so that a file that
+somebody has changed since is not ours either. One that was merely cut short is.
 """
 
 import errno
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ LISTED = 5  # names in a message
 
 _LOCK_KEYS = {"verb", "pid", "since"}
 _MANIFEST_KEYS = {"schema_version", "table", "step", "key", "shards", "extra"}
+_SEPARATION_KEYS = {"key", "files", "file_bytes"}
+_BEGUN = {"bytes": None, "sha256": None}
 
 
 # --- stores -------------------------------------------------------------------------------------------------
@@ -99,17 +102,20 @@ def require_ours(
     names: Iterable[str],
     *,
     remedy: str,
+    record: str = FILES_MARKER,
     before_markers: Callable[[str], bool] = lambda name: False,
 ) -> None:
     """InputError if a file of one of these names is in the folder and we did not write it as it is now.
 
-    `before_markers` says whether a file that no note names is plainly of an earlier version of ours.
+    `before_markers` says whether a file that the record does not name is plainly of an earlier version of ours.
     """
-    written = _written(folder)
+    written = _written(folder, record, remedy=remedy)
     foreign = [
         name
         for name in names
-        if _exists(storage.join(folder, name)) and not _is_ours(folder, name, written) and not before_markers(name)
+        if _exists(storage.join(folder, name))
+        and not _is_ours(storage.join(folder, name), written.get(name))
+        and not before_markers(name)
     ]
     if foreign:
         raise InputError(
@@ -124,41 +130,67 @@ def outputs(
     names: Iterable[str],
     *,
     remedy: str,
+    record: str = FILES_MARKER,
     before_markers: Callable[[str], bool] = lambda name: False,
 ) -> Iterator[None]:
-    """While these files are written into a folder: `require_ours` first, and a note that they are ours afterwards.
+    """While these files are written into a folder: `require_ours` first, and a record that they are ours afterwards.
 
-    The note is begun before the first is written, so that after a kill they are still known as ours.
+    The record is begun before the first is written, so that after a kill they are still known as ours.
     """
     names = list(names)
-    require_ours(folder, names, remedy=remedy, before_markers=before_markers)
-    _note(folder, {name: None for name in names})
+    require_ours(folder, names, remedy=remedy, record=record, before_markers=before_markers)
+    before = _written(folder, record, remedy=remedy)
+    _record(folder, record, before | {name: _BEGUN for name in names})
     try:
         yield
     finally:
-        _note(folder, {name: _digest(storage.join(folder, name)) for name in names}, done=True)
+        now = {name: _noted(storage.join(folder, name)) for name in names}
+        kept = {name: noted for name, noted in before.items() if name not in now}
+        _record(folder, record, kept | {name: noted for name, noted in now.items() if noted is not None})
 
 
-def _is_ours(folder: str | Path, name: str, written: dict[str, str | None]) -> bool:
-    """Noted, and as it was written; what was begun when we were killed has no digest."""
-    return name in written and (written[name] is None or written[name] == _digest(storage.join(folder, name)))
+def written(folder: str | Path, record: str = FILES_MARKER) -> dict[str, Any]:
+    """What a record says that we wrote: the size and the SHA-256 of each file, by its name."""
+    return _written(folder, record, remedy="move it away")
 
 
-def _written(folder: str | Path) -> dict[str, str | None]:
-    content = _json(storage.join(folder, FILES_MARKER))
-    files = content.get("files") if isinstance(content, dict) and content.get("format") == "stemline-files" else None
-    return files if isinstance(files, dict) else {}
+def _is_ours(address: str, noted: Mapping[str, Any] | None) -> bool:
+    """Recorded, and as it was written or cut short; of what was begun when we were killed nothing more is known."""
+    if noted is None:
+        return False
+    stamp = storage.stamp(address)
+    if stamp is None:  # a broken link, or a folder
+        return False
+    if noted["bytes"] is None or stamp.size < noted["bytes"]:
+        return True
+    return stamp.size == noted["bytes"] and noted["sha256"] in (None, _digest(address))
 
 
-def _note(folder: str | Path, news: dict[str, str | None], *, done: bool = False) -> None:
-    """Names with their digests; when done, those of which there is no file are not noted."""
-    path = storage.join(folder, FILES_MARKER)
-    if _exists(path) and not isinstance(_json(path), dict):
-        raise InputError(f"{path} cannot be read as our list of the files there; move it away, or give another folder")
-    files = _written(folder) | news
-    if done:
-        files = {name: digest for name, digest in files.items() if name not in news or digest is not None}
-    content = {"format": "stemline-files", "version": FORMAT_VERSION, "files": dict(sorted(files.items()))}
+def _noted(address: str) -> dict[str, Any] | None:
+    stamp = storage.stamp(address)
+    return None if stamp is None else {"bytes": stamp.size, "sha256": _digest(address)}
+
+
+def _written(folder: str | Path, record: str, *, remedy: str) -> dict[str, Any]:
+    path = storage.join(folder, record)
+    content = _json(path)
+    if isinstance(content, dict) and isinstance(content.get("written"), dict):
+        return dict(content["written"])
+    if isinstance(content, dict) and content.keys() >= _SEPARATION_KEYS:  # separation.json, before it was a record
+        files, sizes = content["files"], content["file_bytes"]
+        if isinstance(files, dict) and isinstance(sizes, dict):
+            return {name: {"bytes": sizes.get(stem, 0), "sha256": None} for stem, name in files.items()}
+    if _exists(path):
+        raise InputError(f"{path} was not written by stemline, which would use its name; nothing was touched: {remedy}")
+    return {}
+
+
+def _record(folder: str | Path, record: str, files: Mapping[str, Any]) -> None:
+    path = storage.join(folder, record)
+    if not files:
+        storage.remove(path)
+        return
+    content = {"format": "stemline-files", "version": FORMAT_VERSION, "written": dict(sorted(files.items()))}
     storage.write(path, (json.dumps(content, indent=1) + "\n").encode())
 
 

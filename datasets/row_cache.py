@@ -12,6 +12,7 @@ room and a tenth of the time of decoding.
 import hashlib
 import logging
 import os
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from datasets.errors import AudioError, InputError
 from datasets.shards import Song
 
 FORMS = ("flac", "pcm")
+_ROW = re.compile(rf"[0-9a-f]{{32}}-\d+\.({'|'.join(FORMS)})")  # as `_name` gives them
 _ABANDONED_S = 3600  # age of a temporary file whose writer is taken for dead
 _log = logging.getLogger(__name__)
 
@@ -41,7 +43,10 @@ class RowCache:
 
     @classmethod
     def open(cls, folder: str, songs: Sequence[Song], *, limit_bytes: int, form: str = "flac") -> "RowCache":
-        """Rows of these songs up to a limit; rows of other songs, left there by other runs, are removed."""
+        """Rows of these songs up to a limit; rows of other songs, left there by other runs, are removed.
+
+        Rows are known by their names; files of others in the folder stay.
+        """
         load_layouts(songs)
         sizes = {}
         for song in songs:
@@ -110,10 +115,13 @@ class RowCache:
             _log.warning("nothing more is kept in the cache: %s", error)
 
     def _clear(self) -> None:
-        for entry in os.scandir(self.folder):
-            stale = entry.name.endswith(FORMS) and entry.name not in self.kept
-            if entry.name.startswith(storage.TEMPORARY):
-                stale = entry.stat().st_mtime < time.time() - _ABANDONED_S
+        entries = [entry for entry in os.scandir(self.folder) if entry.is_file(follow_symlinks=False)]
+        rows = [entry for entry in entries if _ROW.fullmatch(entry.name)]
+        for entry in rows:
+            if entry.name not in self.kept:
+                Path(entry.path).unlink(missing_ok=True)
+        for entry in entries if rows else ():  # without rows they are not of a cache
+            stale = entry.name.startswith(storage.TEMPORARY) and entry.stat().st_mtime < time.time() - _ABANDONED_S
             if stale:
                 Path(entry.path).unlink(missing_ok=True)
 

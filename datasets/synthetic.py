@@ -164,8 +164,12 @@ def write_corpus(
     found = _read_truth(root)
     if found is not None and found["spec"] == json.loads(json.dumps(spec)):
         return _truth(root, found["songs"])
-    if found is None and root.exists() and any(root.iterdir()):
-        raise InputError(f"{root} holds files that are not a synthetic corpus; an empty or a new folder would do")
+    if foreign := _foreign(root, found):
+        more = f" and {len(foreign) - 1} more" if foreign[1:] else ""
+        raise InputError(
+            f"{root} holds files that are not a synthetic corpus as it was written ({foreign[0]}{more}); nothing was "
+            "touched: give an empty or a new folder, or move them away"
+        )
     root.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
     try:
@@ -173,7 +177,9 @@ def write_corpus(
         if defects:
             songs += _plant_defects(temporary, songs, seed=seed, duration_s=duration_s, sample_rate=sample_rate)
         rows = [asdict(song) for song in songs]
-        document = {"spec": spec, "songs": rows}
+        files = {str(path.relative_to(temporary)): path for path in temporary.rglob("*") if path.is_file()}
+        digests = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in sorted(files.items())}
+        document = {"spec": spec, "songs": rows, "files": digests}
         (temporary / "truth.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
         temporary.chmod(0o755)
         if root.exists():
@@ -198,6 +204,29 @@ def _read_truth(root: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return document if isinstance(document, dict) and {"spec", "songs"} <= set(document) else None
+
+
+def _foreign(root: Path, found: Mapping[str, Any] | None) -> list[str]:
+    """What in a folder `write_corpus` did not write as it is now: nothing of it may go when the corpus is replaced.
+
+    Corpora from before their files were listed are known by their songs' folders and the names of stems.
+    """
+    if root.exists() and not root.is_dir():
+        return [root.name]
+    if found is None:
+        return [str(path.relative_to(root)) for path in sorted(root.rglob("*"))]
+    files = {str(path.relative_to(root)): path for path in sorted(root.rglob("*")) if not path.is_dir()}
+    listed, folders = found.get("files"), {song["folder"] for song in found["songs"]}
+    stems = {f"{source}.{form}" for source in SOURCES for form in ("flac", "wav")}
+
+    def is_ours(name: str, path: Path) -> bool:
+        if name == "truth.json":
+            return True
+        if listed is None:
+            return str(Path(name).parent) in folders and path.name in stems
+        return name in listed and hashlib.sha256(path.read_bytes()).hexdigest() == listed[name]
+
+    return [name for name, path in files.items() if path.is_symlink() or not is_ours(name, path)]
 
 
 def _truth(root: Path, songs: list[dict[str, Any]]) -> Truth:

@@ -1,5 +1,8 @@
 """`stemline bag`: fine-tunings, one per source, put together as one model."""
 
+import filecmp
+import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,7 @@ from flows.screen import Screen, table
 def run(config: RunConfig, parts: Sequence[str], *, to: str, screen: Screen) -> dict[str, Any]:
     """Writes the bag's YAML file and its packages beside it; `parts` are SOURCE=MODEL, each source once."""
     target = Path(to)
-    if target.suffix != ".yaml" or target.exists():
+    if target.suffix != ".yaml" or os.path.lexists(target):
         raise InputError(f"--to {to}: the name of a new .yaml file would do; its packages are put beside it")
 
     from models import checkpoint, interop
@@ -23,16 +26,33 @@ def run(config: RunConfig, parts: Sequence[str], *, to: str, screen: Screen) -> 
     try:
         models = [checkpoint.load_model(registry.resolve(ref, store=config.store.root)) for ref in named.values()]
         weights = _weights(list(named), models)
-        made = interop.export_bag(models, target.parent, name=target.stem, weights=weights)
-        interop.load_bag(made)  # what cannot be read back is no result
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.stem}-", dir=target.parent) as apart:
+            made = interop.export_bag(models, apart, name=target.stem, weights=weights)
+            interop.load_bag(made)  # what cannot be read back is no result
+            _move_in(Path(apart), target)
     except ModelError as error:
         raise InputError(str(error)) from error
-    screen.say(f"✓ {made}")
+    screen.say(f"✓ {target}")
     return {
-        "bag": str(made),
+        "bag": str(target),
         "members": named,
         "shown": [table("Bag", ["source", "from"], [[source, ref] for source, ref in named.items()])],
     }
+
+
+def _move_in(apart: Path, target: Path) -> None:
+    """Put the files of a bag beside its list, which comes last; none of them takes the place of another."""
+    files = sorted(apart.iterdir(), key=lambda path: path.name == target.name)
+    there = [path.name for path in files if os.path.lexists(target.with_name(path.name))]
+    foreign = [name for name in there if not filecmp.cmp(apart / name, target.with_name(name), shallow=False)]
+    if foreign:
+        raise InputError(
+            f"--to {target}: {', '.join(foreign)} in {target.parent} would be replaced; give another name or folder"
+        )
+    for path in files:
+        if path.name not in there:
+            os.replace(path, target.with_name(path.name))
 
 
 def _named(parts: Sequence[str]) -> dict[str, str]:

@@ -6,6 +6,7 @@ from typing import Any
 from rich.text import Text
 
 from datasets.errors import InputError
+from datasets.ownership import outputs, require_ours
 from flows.config import RunConfig
 from flows.screen import Screen
 
@@ -13,7 +14,10 @@ KINDS = {".onnx": "export_onnx", ".pt2": "export_program"}  # functions of model
 
 
 def run(config: RunConfig, model: str, *, to: str, screen: Screen) -> dict[str, Any]:
-    """Writes `to`, of one segment for any batch, and attaches it to the version that `model` names, if it names one."""
+    """Writes `to`, of one segment for any batch, and attaches it to the version that `model` names, if it names one.
+
+    A graph that was exported before is replaced, a file of somebody's is not.
+    """
     target = Path(to)
     if target.suffix not in KINDS:
         raise InputError(f"--to {to}: a file that ends in {' or '.join(KINDS)} would do")
@@ -22,11 +26,15 @@ def run(config: RunConfig, model: str, *, to: str, screen: Screen) -> dict[str, 
     from models.errors import ModelError
     from pipelines import registry
 
+    remedy = f"give another name, --to FILE{target.suffix}, or move that away"
+    require_ours(target.parent, [target.name], remedy=remedy)
     screen.start("export", 0, "")
     source = registry.resolve(model, store=config.store.root)
     try:
+        network = checkpoint.load_model(source)
         target.parent.mkdir(parents=True, exist_ok=True)
-        made: Path = getattr(export, KINDS[target.suffix])(checkpoint.load_model(source), target)
+        with outputs(target.parent, [target.name], remedy=remedy):
+            made: Path = getattr(export, KINDS[target.suffix])(network, target)
     except ModelError as error:
         raise InputError(str(error)) from error
     kept = registry.attach(model, made, store=config.store.root) if model.startswith("models:") else ""

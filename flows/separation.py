@@ -20,7 +20,8 @@ def run(config: RunConfig, songs: Sequence[str], *, model: str, out: str, screen
 
     checkpoint = registry.resolve(model, store=config.store.root)
     result = stems.run(config.separate, songs, model=str(checkpoint), out=out, progress=screen)
-    door.write(config, Path(out) / "separate.toml")
+    if result.songs:
+        door.write(config, Path(out) / "separate.toml")
     rows = [[song.song, f"{duration(song.num_samples / song.sample_rate)}", song.folder] for song in result.songs]
     shown: list[Any] = [table("Separated", ["song", "length", "folder"], rows)] if rows else []
     for failed in result.failed:

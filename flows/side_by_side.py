@@ -20,6 +20,7 @@ def run(config: RunConfig, first: str, second: str, *, out: str, screen: Screen,
     first = first or f"models:/{config.registry.name}@{CANDIDATE}"
     second = second or f"models:/{config.registry.name}@{CHAMPION}"
     folder = Path(out).expanduser().absolute() if out else Path(config.store.root) / "listening"
+    listen.check(str(folder))
     with prepared(config, verb="listen", screen=screen, debug=debug):
         from flows.build_corpus import build_corpus
         from flows.train_model import score_two

@@ -185,11 +185,14 @@ def run(
 def check(
     config: EvaluateConfig, checkpoint: str, chunks: ShardSet, *, keep: Collection[str] | None = None
 ) -> "ModelRef":
-    """What the checkpoint is; InputError where it cannot be scored on the songs of the split."""
+    """What the checkpoint is; InputError where it cannot be scored on the songs of the split, or nothing be written."""
     from models import model_ref
 
+    songs = _songs_of(config, chunks, keep)
     model = model_ref.describe(checkpoint)
-    model_match.check(model, _songs_of(config, chunks, keep), who=f"the model {checkpoint}")
+    model_match.check(model, songs, who=f"the model {checkpoint}")
+    if config.museval_json:
+        museval_files.check(config.museval_json, config.split, [(song.title, song.track_id) for song in songs])
     return model
 
 

@@ -6,6 +6,7 @@ page of it.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -18,6 +19,7 @@ from datasets import storage
 from datasets.audio import Samples
 from datasets.corpus import safe_name
 from datasets.errors import InputError
+from datasets.ownership import outputs, require_ours
 from datasets.ranges import NonNegativeInt, Range, check_ranges
 from datasets.schema import ShardSet
 from datasets.shards import Song, read_song, read_songs
@@ -26,8 +28,11 @@ from pipelines.evaluate import EvaluateConfig, ScoreSummary, separate_song
 from pipelines.gate import Pairs
 from pipelines.progress import Progress, stage
 from pipelines.provenance import code_digest, digest
+from pipelines.report.page import POLICY
 from pipelines.report.versus import Duel, Entry, index_page, song_page
 
+INDEX = "index.html"
+_REMEDY = "choose another folder with --out, or move that away"
 _ENERGY_FLOOR = 1e-7
 
 
@@ -64,7 +69,8 @@ def run(
 ) -> str:
     """Write a page per chosen song and `index.html` into the folder `out`; the path of the latter.
 
-    Pages that are there already, made from the same models and settings, are kept.
+    Pages that are there already, made from the same models and settings, are kept. InputError, and nothing is
+    touched, where a file of somebody's has the name of a page.
     """
     from models.model_ref import describe
 
@@ -86,7 +92,8 @@ def run(
         )
         for song in chosen
     ]
-    with stage(progress, "listen", len(chosen), "songs") as heard:
+    pages = [*(entry.file for entry in entries), INDEX]
+    with _writing(folder, pages), stage(progress, "listen", len(chosen), "songs") as heard:
         for place, (song, entry) in enumerate(zip(chosen, entries, strict=True)):
             around = (
                 entries[place - 1].file if place else "",
@@ -101,9 +108,28 @@ def run(
             heard.advance()
             heard.note(song.title)
         index = index_page(entries, (first.name, second.name), protocol=first.scores.protocol)
-        storage.write(folder / "index.html", index.encode("utf-8", "replace"))
-        heard.finish(f"{folder / 'index.html'}: {len(chosen)} songs")
-    return str(folder / "index.html")
+        storage.write(folder / INDEX, index.encode("utf-8", "replace"))
+        heard.finish(f"{folder / INDEX}: {len(chosen)} songs")
+    return str(folder / INDEX)
+
+
+def check(out: str) -> None:
+    """InputError where the folder has an `index.html` of somebody's: found out before hours of scoring."""
+    folder = Path(out)
+    require_ours(folder, [INDEX], remedy=_REMEDY, before_markers=lambda name: _is_page(folder / name))
+
+
+def _writing(folder: Path, pages: Sequence[str]) -> AbstractContextManager[None]:
+    return outputs(folder, pages, remedy=_REMEDY, before_markers=lambda name: _is_page(folder / name))
+
+
+def _is_page(path: Path) -> bool:
+    """Whether a file is a page of ours, from before there was a record of them."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            return POLICY in file.read(4096)
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def _chosen(config: ListenConfig, pairs: Pairs, songs: Sequence[Song]) -> list[Song]:

@@ -13,26 +13,36 @@ from pathlib import Path
 from datasets import storage
 from datasets.corpus import safe_name
 from datasets.errors import InputError
+from datasets.ownership import outputs, require_ours
 from pipelines.scoring import METRICS, SongResult
 
 VERSION = "0.4.1"  # of museval, whose form this is
 DECIMALS = 5  # as museval rounds
+_REMEDY = "choose another folder, evaluate.museval_json=DIR, or move that away"
 
 Windows = Mapping[str, Mapping[str, Sequence[float | None]]]  # source -> metric -> dB per window
 
 
 def write(folder: str, split: str, results: Iterable[SongResult]) -> list[str]:
-    """One file per song; the paths."""
+    """One file per song; the paths. InputError, and nothing is touched, where others' scores have such a name."""
     results = list(results)
-    titles = [result.scores[0].title for result in results]
-    paths = []
-    for result, title in zip(results, titles, strict=True):
-        # Named by title, as museval does; songs of one title by their id.
-        name = safe_name(title if titles.count(title) == 1 else result.scores[0].track_id)
-        path = storage.join(folder, split, f"{name}.json")
-        storage.write(path, (json.dumps(_content(result), indent=2) + "\n").encode())
-        paths.append(path)
-    return paths
+    names = _names((result.scores[0].title, result.scores[0].track_id) for result in results)
+    with outputs(storage.join(folder, split), names, remedy=_REMEDY):
+        for result, name in zip(results, names, strict=True):
+            storage.write(storage.join(folder, split, name), (json.dumps(_content(result), indent=2) + "\n").encode())
+    return [storage.join(folder, split, name) for name in names]
+
+
+def check(folder: str, split: str, songs: Iterable[tuple[str, str]]) -> None:
+    """InputError where `write` would refuse to write scores of songs, by title and track id: asked before scoring."""
+    require_ours(storage.join(folder, split), _names(songs), remedy=_REMEDY)
+
+
+def _names(songs: Iterable[tuple[str, str]]) -> list[str]:
+    """Named by title, as museval does; songs of one title by their id."""
+    songs = list(songs)
+    titles = [title for title, _ in songs]
+    return [f"{safe_name(title if titles.count(title) == 1 else track_id)}.json" for title, track_id in songs]
 
 
 def _content(result: SongResult) -> dict[str, object]:

@@ -11,6 +11,7 @@ touched.
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ import numpy as np
 from datasets.audio import AudioWriter, Samples, decode_blocks, probe, resample_blocks
 from datasets.corpus import safe_name
 from datasets.errors import AudioError, InputError
+from datasets.ownership import outputs, require_ours, written
 from datasets.ranges import NonNegativeInt, PositiveInt, ProperFraction, check_ranges
 from pipelines.progress import Progress, stage
 from pipelines.provenance import code_digest, digest
@@ -33,7 +35,8 @@ if TYPE_CHECKING:
 FORMATS = {"wav16": "wav", "wav24": "wav", "float": "wav", "flac": "flac", "mp3": "mp3"}  # -> extension
 MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 FULL_SCALE = 1 - 2**-15  # the largest positive value that 16 bits hold
-SUMMARY = "separation.json"  # written last: its presence says that the song's stems are whole
+SUMMARY = "separation.json"  # the record of what is ours, from the first stem on; its key, last: the stems are whole
+REMEDY = "choose another --out, or move that away"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,12 +205,17 @@ def _separate_song(separator: _Separator, song: Path, folder: Path, progress: Pr
     key = digest(separator.digest, _content_digest(song))
     if (finished := _finished(song, folder, key)) is not None:
         return finished
+    names = [_file_name(stem, separator.config.format) for stem in separator.stems]
+    require_ours(folder, names, remedy=REMEDY, record=SUMMARY)
     mixture = _Mixture(song, separator)
     with stage(progress, "separate", total=mixture.duration_s, unit="s") as heard:
         heard.note(song.name)
         _make_folder(folder)
         _clear(folder)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as scratch:
+        with (
+            outputs(folder, names, remedy=REMEDY, record=SUMMARY),
+            tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as scratch,
+        ):
             spool = _Spool(Path(scratch), separator.stems)
             for block_SCT in separator.stems_of(mixture.blocks(), mean=mixture.mean, std=mixture.std):
                 spool.write(block_SCT)
@@ -287,7 +295,7 @@ def _write_stems(spool: _Spool, mixture: _Mixture, folder: Path, config: Separat
     gain = 1.0 if config.format == "float" or peak <= FULL_SCALE else FULL_SCALE / peak
     files = {}
     for stem in spool.paths:
-        path = folder / f"{safe_name(stem)}.{FORMATS[config.format]}"
+        path = folder / _file_name(stem, config.format)
         with AudioWriter(path, sample_rate=sample_rate, channels=spool.channels, format=config.format) as writer:
             for block_CT in blocks_of(stem):
                 writer.write(block_CT * np.float32(gain) if gain != 1.0 else block_CT)
@@ -324,19 +332,25 @@ def _exactly(blocks: Iterator[Samples], num_samples: int) -> Iterator[Samples]:
         yield np.zeros((channels, left), dtype=np.float32)
 
 
+def _file_name(stem: str, format: str) -> str:
+    return f"{safe_name(stem)}.{FORMATS[format]}"
+
+
 def _clear(folder: Path) -> None:
-    """Take back the word that the folder is whole, and remove what a killed run left half written."""
-    (folder / SUMMARY).unlink(missing_ok=True)
+    """Remove what a killed run left half written, known by the names that `_Spool` and `AudioWriter` give."""
     for leftover in folder.glob(".partial-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+        if leftover.is_dir() and all(re.fullmatch(r"\d+\.f32", path.name) for path in leftover.iterdir()):
+            shutil.rmtree(leftover, ignore_errors=True)
     for leftover in folder.glob(".tmp-*"):
-        leftover.unlink(missing_ok=True)
+        if re.fullmatch(r"\.tmp-[0-9a-f]+", leftover.name):
+            leftover.unlink(missing_ok=True)
 
 
 def _write_summary(folder: Path, key: str, result: SeparatedSong) -> None:
     files = {stem: Path(path).name for stem, path in result.files.items()}
     sizes = {stem: Path(path).stat().st_size for stem, path in result.files.items()}
     summary = {"key": key, **asdict(result), "folder": ".", "files": files, "file_bytes": sizes}
+    summary["written"] = written(folder, SUMMARY)
     partial = folder / f".{SUMMARY}.partial"
     partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     os.replace(partial, folder / SUMMARY)

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _FOLDER = Path(__file__).parent
+# Begins the policy of every page, and so tells our pages from others'.
+POLICY = "default-src 'none'; img-src data:; media-src data:; base-uri 'none'; form-action 'none'"
 SOURCE_COLOURS = ("drums", "bass", "other", "vocals")  # the classes that have a colour of their own
 
 
@@ -60,10 +62,7 @@ def document(title: str, body: str, *, parts: Sequence[str] = ("page",), about: 
         for kind in ("css", "js")
     )
     source = f'<meta name="made-from" content="{text(about)}">' if about else ""
-    policy = (
-        "default-src 'none'; img-src data:; media-src data:; base-uri 'none'; form-action 'none'; "
-        f"style-src {_hash(style)}; script-src {_hash(script)}"
-    )
+    policy = f"{POLICY}; style-src {_hash(style)}; script-src {_hash(script)}"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'

@@ -92,6 +92,21 @@ def test_rows_of_other_songs_and_of_dead_writers_are_cleared(tmp_path: Path) -> 
     assert {file.name for file in cache.folder.iterdir()} == {*fewer.kept, "notes.txt", ".tmp-new"}
 
 
+def test_a_folder_of_somebodys_recordings_keeps_them(tmp_path: Path) -> None:
+    mine = tmp_path / "masters"
+    mine.mkdir()
+    for name in ("drums.flac", "take-1.pcm", "0123456789abcdef-3.flac", ".tmp-edit"):
+        (mine / name).write_bytes(b"precious")
+        row_cache.os.utime(mine / name, (0, 0))
+    songs = _songs(tmp_path)
+    cache = RowCache.open(str(mine), songs, limit_bytes=1 << 30)
+    _read_all(songs, cache)
+    RowCache.open(str(mine), songs[:1], limit_bytes=1 << 30)
+    assert {file.name for file in mine.iterdir() if file.read_bytes() == b"precious"} >= {
+        "drums.flac", "take-1.pcm", "0123456789abcdef-3.flac",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_a_damaged_file_of_the_cache_is_made_again(tmp_path: Path, form: str) -> None:
     songs = _songs(tmp_path)

@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,6 +53,34 @@ def test_a_folder_with_somebody_elses_files_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a synthetic corpus"):
         write(tmp_path)
     assert (tmp_path / "diary.txt").exists()
+
+
+@pytest.mark.parametrize("listed", [True, False], ids=["listed", "from before files were listed"])
+@pytest.mark.parametrize("name", ["train/My Song/drums.flac", "notes.txt"])
+def test_an_older_corpus_that_holds_a_song_of_somebodys_stays(tmp_path: Path, name: str, listed: bool) -> None:
+    write(tmp_path / "a", defects=False)
+    if not listed:
+        told = json.loads((tmp_path / "a" / "truth.json").read_text())
+        del told["files"]
+        (tmp_path / "a" / "truth.json").write_text(json.dumps(told))
+    (tmp_path / "a" / name).parent.mkdir(exist_ok=True)
+    (tmp_path / "a" / name).write_text("precious")
+    before = contents(tmp_path)
+    with pytest.raises(InputError, match=f"not a synthetic corpus as it was written .{name}"):
+        write(tmp_path / "a", num_songs=1, defects=False)
+    assert contents(tmp_path) == before
+    (tmp_path / "a" / name).unlink()
+    write(tmp_path / "a", num_songs=1, defects=False)
+    assert len(read_truth(tmp_path / "a").songs) == 1
+
+
+def test_a_toy_song_that_somebody_changed_stays(tmp_path: Path) -> None:
+    write(tmp_path / "a", defects=False)
+    changed = tmp_path / "a" / read_truth(tmp_path / "a").songs[0].folder / "bass.flac"
+    changed.write_bytes(b"another take")
+    with pytest.raises(InputError, match=r"bass\.flac"):
+        write(tmp_path / "a", num_songs=1, defects=False)
+    assert changed.read_bytes() == b"another take"
 
 
 @pytest.mark.parametrize("changes", [{"num_songs": 0}, {"duration_s": 0.1}, {"splits": {"train": 1}}])

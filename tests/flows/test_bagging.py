@@ -55,3 +55,21 @@ def test_what_makes_no_bag_is_one_message(
     assert main(["bag", *given, "--to", str(tmp_path / to)]) == 2
     assert re.search(message, capsys.readouterr().err)
     assert not (tmp_path / to).exists()
+
+
+def test_a_bag_takes_the_place_of_nothing(
+    members: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = [f"{source}={path}" for source, path in members.items()]
+    assert main(["bag", *parts, "--to", str(tmp_path / "new" / "ft.yaml")]) == 0
+    made = sorted((tmp_path / "new").iterdir())
+    assert len(made) == 3
+    for path in made:
+        folder = tmp_path / path.stem
+        folder.mkdir()
+        (folder / path.name).write_bytes(b"precious")
+        assert main(["bag", *parts, "--to", str(folder / "ft.yaml")]) == 2
+        assert path.name in capsys.readouterr().err
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == {path.name: b"precious"}
+    (tmp_path / "new" / "ft.yaml").rename(tmp_path / "new" / "before.yaml")
+    assert main(["bag", *parts, "--to", str(tmp_path / "new" / "ft.yaml")]) == 0  # equal packages may stay

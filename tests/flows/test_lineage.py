@@ -136,6 +136,14 @@ def test_an_export_is_kept_with_its_version_and_named_with_its_digest(
     assert address == answer["kept"]
     assert Path(address.removeprefix("file://")).read_bytes() == file.read_bytes()
     assert digest == f"sha256:{registry.digest_of(file)}"
+    assert main([*words, str(file)]) == 0  # one of ours is replaced
+    theirs = tmp_path / "graphs" / "theirs.pt2"
+    for path in (theirs, file):
+        path.write_bytes(b"a graph of somebody's, as long as ours or longer")
+        capsys.readouterr()
+        assert main([*words, str(path)]) == 2
+        assert f"holds {path.name}, which stemline did not write" in capsys.readouterr().err
+        assert path.read_bytes().startswith(b"a graph of somebody's")
     assert main(["export", "models:/stemline/1", f"store.root={store}", "--to", "model.h5"]) == 2
     assert "ends in .onnx or .pt2" in capsys.readouterr().err
 

@@ -13,6 +13,7 @@ import soundfile
 import torch
 
 from datasets.errors import InputError
+from datasets.ownership import FILES_MARKER
 from datasets.schema import ShardSet
 from models import checkpoint
 from models.catalog import build
@@ -96,3 +97,20 @@ def test_songs_are_chosen_by_pattern_and_a_pattern_that_fits_none_is_named(
     assert re.findall(r'<a href="[^"]+">([^<]+)</a>', index) == ["A/one"]
     with pytest.raises(InputError, match="none of 2 scored songs is called C"):
         listen.run(ListenConfig(only=("C*",)), SCORING, rivals, pairs, songs, out=str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["index.html", "A one.html"])
+def test_pages_of_somebodys_are_not_replaced(
+    songs: ShardSet, rivals: tuple[Rival, Rival], tmp_path: Path, name: str
+) -> None:
+    pairs = gate.compare(rivals[0].scores, rivals[1].scores, GateConfig())
+    out, config = tmp_path / "site", ListenConfig(seconds=0.5, only=("A/*",))
+    out.mkdir()
+    (out / name).write_text("<html>my home page</html>")
+    with pytest.raises(InputError, match=f"holds {name}.*--out"):
+        listen.run(config, SCORING, rivals, pairs, songs, out=str(out))
+    assert {path.name: path.read_text() for path in out.iterdir()} == {name: "<html>my home page</html>"}
+    listen.run(config, SCORING, rivals, pairs, songs, out=str(tmp_path / "pages"))
+    (tmp_path / "pages" / FILES_MARKER).unlink()  # as they were made before there was a record
+    listen.check(str(tmp_path / "pages"))
+    listen.run(config, SCORING, rivals, pairs, songs, out=str(tmp_path / "pages"))

@@ -72,3 +72,18 @@ def test_what_is_no_file_of_museval_s_is_named(tmp_path: Path) -> None:
     (tmp_path / "song.json").write_text('{"targets": [{"name": "drums", "frames": [{}]}]}')
     with pytest.raises(InputError, match=r"song\.json is no file of museval's"):
         museval_files.read(tmp_path)
+
+
+def test_scores_of_others_are_not_replaced_and_ours_are(tmp_path: Path) -> None:
+    published = tmp_path / "test" / "Song A.json"
+    published.parent.mkdir()
+    published.write_text('{"targets": [], "museval_version": "0.4.1"}')
+    results = [result("b", "Song B", 3.0), result("a", "Song A", 1.25)]
+    for write in (museval_files.write, lambda *asked: museval_files.check(*asked[:2], [("Song A", "a")])):
+        with pytest.raises(InputError, match=r"holds Song A\.json.*evaluate\.museval_json=DIR"):
+            write(str(tmp_path), "test", results)
+    assert [path.name for path in published.parent.iterdir()] == ["Song A.json"]
+    assert json.loads(published.read_text())["targets"] == []
+    for sdr in (1.0, 2.0):
+        museval_files.write(str(tmp_path / "ours"), "test", [result("a", "Song A", sdr)])
+    assert museval_files.read(tmp_path / "ours")["Song A"]["drums"]["sdr"] == [2.0, None]

@@ -165,6 +165,49 @@ def test_what_a_killed_run_left_is_cleared_away(tmp_path: Path, model: str) -> N
     assert not [path.name for path in left.iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.parametrize("theirs", ["vocals.wav", "separation.json"])
+def test_true_stems_of_somebodys_are_not_replaced(tmp_path: Path, model: str, theirs: str) -> None:
+    song = write_song(tmp_path / "song.wav")
+    corpus = tmp_path / "corpus" / "song"
+    corpus.mkdir(parents=True)
+    for name in (theirs, "cover.jpg", ".tmp-upload", "drums.flac"):
+        (corpus / name).write_bytes(b"precious")
+    (corpus / ".partial-takes").mkdir()
+    (corpus / ".partial-takes" / "one.wav").write_bytes(b"precious")
+    before = {path: path.read_bytes() for path in corpus.rglob("*") if path.is_file()}
+    result = run(SeparateConfig(), [str(song)], model=model, out=str(tmp_path / "corpus"))
+    assert not result.songs
+    assert theirs in result.failed[0].reason
+    assert "choose another --out" in result.failed[0].reason
+    assert {path: path.read_bytes() for path in corpus.rglob("*") if path.is_file()} == before
+    (corpus / theirs).unlink()
+    assert separate(song, model, tmp_path / "corpus").songs  # beside what is theirs there is room
+    assert all(path.read_bytes() == b"precious" for path in before if path.name != theirs)
+
+
+def test_stems_that_somebody_worked_on_stay_and_ours_are_replaced(tmp_path: Path, model: str) -> None:
+    song = write_song(tmp_path / "song.wav")
+    (done,) = separate(song, model, tmp_path / "out").songs
+    assert separate(song, model, tmp_path / "out", format="flac").songs
+    (again,) = separate(song, model, tmp_path / "out", overlap=0.5).songs
+    assert not again.reused
+    louder = bytearray(Path(done.files["drums"]).read_bytes())
+    louder[-1] ^= 1
+    Path(done.files["drums"]).write_bytes(louder)
+    (failed,) = run(SeparateConfig(), [str(song)], model=model, out=str(tmp_path / "out")).failed
+    assert "drums.wav" in failed.reason
+    assert Path(done.files["drums"]).read_bytes() == louder
+
+
+def test_stems_from_before_there_was_a_record_are_ours(tmp_path: Path, model: str) -> None:
+    song = write_song(tmp_path / "song.wav")
+    (done,) = separate(song, model, tmp_path / "out").songs
+    summary = json.loads((Path(done.folder) / "separation.json").read_text())
+    del summary["written"]
+    (Path(done.folder) / "separation.json").write_text(json.dumps(summary))
+    assert separate(song, model, tmp_path / "out", overlap=0.5).songs
+
+
 def test_bad_songs_are_reported_and_the_others_go_on(tmp_path: Path, model: str) -> None:
     (tmp_path / "text.wav").write_text("this is no audio")
     (tmp_path / "empty.flac").touch()

@@ -1,0 +1,76 @@
+"""Whose a file is: what we wrote may be replaced, and nothing else."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from datasets.errors import InputError
+from datasets.ownership import FILES_MARKER, outputs, require_ours, written
+
+REMEDY = "choose another"
+
+
+def put(folder: Path, **files: str) -> None:
+    with outputs(folder, files, remedy=REMEDY):
+        for name, text in files.items():
+            (folder / name).write_text(text)
+
+
+def refused(folder: Path, *names: str) -> str:
+    with pytest.raises(InputError) as error:
+        require_ours(folder, names, remedy=REMEDY)
+    return str(error.value)
+
+
+def test_what_we_wrote_may_be_written_again_and_what_somebody_put_there_may_not(tmp_path: Path) -> None:
+    put(tmp_path, a="1", b="2")
+    put(tmp_path, a="3", c="4")
+    assert (tmp_path / "a").read_text() == "3"
+    assert sorted(written(tmp_path)) == ["a", "b", "c"]
+    (tmp_path / "d").write_text("precious")
+    said = refused(tmp_path, "a", "d")
+    assert "holds d, which stemline did not write" in said
+    assert "choose another" in said
+    with pytest.raises(InputError), outputs(tmp_path, ["a", "d"], remedy=REMEDY):
+        raise AssertionError("nothing may be written before all are known as ours")
+    assert sorted(written(tmp_path)) == ["a", "b", "c"]
+
+
+def test_a_file_that_somebody_changed_is_theirs_and_one_that_was_cut_short_is_ours(tmp_path: Path) -> None:
+    put(tmp_path, long="12345678")
+    (tmp_path / "long").write_text("1234")
+    require_ours(tmp_path, ["long"], remedy=REMEDY)
+    for text in ("12345679", "123456789"):
+        (tmp_path / "long").write_text(text)
+        assert "changed since" in refused(tmp_path, "long")
+
+
+def test_after_a_kill_what_was_begun_is_ours_and_what_was_never_written_is_not_recorded(tmp_path: Path) -> None:
+    with outputs(tmp_path, ["a", "b"], remedy=REMEDY):
+        (tmp_path / "a").write_text("half")
+        while_writing = (tmp_path / FILES_MARKER).read_text()
+    assert sorted(written(tmp_path)) == ["a"]
+    (tmp_path / FILES_MARKER).write_text(while_writing)  # as a kill would leave it
+    (tmp_path / "b").write_text("whole")
+    require_ours(tmp_path, ["a", "b"], remedy=REMEDY)
+
+
+def test_a_run_that_writes_nothing_leaves_no_record(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no luck"), outputs(tmp_path, ["a"], remedy=REMEDY):
+        raise ValueError("no luck")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("text", ["my notes", "[]", json.dumps({"files": ["a"]})])
+def test_a_record_of_somebody_elses_is_not_ours_to_replace(tmp_path: Path, text: str) -> None:
+    (tmp_path / FILES_MARKER).write_text(text)
+    assert FILES_MARKER in refused(tmp_path, "a")
+    assert (tmp_path / FILES_MARKER).read_text() == text
+
+
+def test_a_link_and_a_folder_of_that_name_are_somebodys(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "folder").mkdir()
+    for name in ("link", "folder"):
+        assert f"holds {name}" in refused(tmp_path, name)
