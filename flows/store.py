@@ -1,6 +1,7 @@
 """The store folder as one command holds it: made, writable, and held by one command at a time."""
 
 import fcntl
+import hashlib
 import json
 import os
 import tempfile
@@ -10,10 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from datasets import storage
 from datasets.errors import InputError
 from datasets.ownership import claim_store, require_claimable
+from datasets.shards import read_json, write_json
+from pipelines.registry.known import FILE
 
 LOOK_S = 0.2
+USERS = "stores"  # beside tables that several stores may share: a note of each
 
 
 @contextmanager
@@ -30,6 +35,7 @@ def held(root: str, *, verb: str, data: str = "", patience_s: float = 0.0) -> It
     folder = _made(root)
     if data:
         claim_store(data, setting="store.data")
+        _note_user(data, folder)
     with open(folder / ".lock", "a+", encoding="utf-8") as lock:
         deadline_s = time.monotonic() + patience_s
         while not _taken(lock) and time.monotonic() < deadline_s:
@@ -43,6 +49,24 @@ def held(root: str, *, verb: str, data: str = "", patience_s: float = 0.0) -> It
         lock.write(json.dumps({"verb": verb, "pid": os.getpid(), "since": time.strftime("%H:%M:%S")}))
         lock.flush()
         yield folder
+
+
+def _note_user(data: str, root: Path) -> None:
+    """Leave word beside tables that this store works on them: others must not take for waste what it needs."""
+    place = storage.join(data, USERS, f"{hashlib.sha256(str(root).encode()).hexdigest()[:12]}.json")
+    if Path(data) != root and storage.stamp(place) is None:
+        write_json(place, {"root": str(root)})
+
+
+def other_users(data: str, root: str) -> dict[str, str]:
+    """Other stores that keep their tables at `data`: their roots, each with the file that says so."""
+    mine = str(Path(root).expanduser().absolute())
+    folder = storage.join(data, USERS)
+    notes = {storage.join(folder, name): read_json(storage.join(folder, name)) for name in storage.names(folder)}
+    found = {str((note or {}).get("root", "an unreadable note")): file for file, note in notes.items()}
+    if not storage.is_remote(data) and any((Path(data) / name).exists() for name in ("mlflow.db", "runs", FILE)):
+        found[str(Path(data).absolute())] = data  # the tables are those of a store that has none elsewhere
+    return {other: file for other, file in found.items() if other != mine}
 
 
 def _taken(lock: IO[str]) -> bool:

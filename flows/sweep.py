@@ -19,14 +19,16 @@ from datasets.errors import InputError
 from datasets.shards import Manifest, read_manifest
 from flows.config import RunConfig
 from flows.screen import Screen, table
-from flows.store import held
-from pipelines import registry
+from flows.store import held, other_users
+from pipelines import ancestry
+from pipelines.registry import known
+from pipelines.registry.origins import every_version
 
 DAY_S = 86_400.0
 ANSWERS_S = 7 * DAY_S  # what jobs of a cluster were asked and answered
 # Names that `write_shard`, `write_table`, `storage.replacing`, jobs and flow runs give; others' files have other ones.
 SHARD = re.compile(
-    r"chunks/(mix-)?[0-9a-f]{4,}\.(parquet|json)|tables/(landmarks|plans|profiles|scores|verdicts)-[\w-]+\.parquet"
+    r"chunks/(mix-)?[0-9a-f]{4,}(-without-[0-9a-f]{16})?\.(parquet|json)|tables/(landmarks|plans|profiles|scores|verdicts)-[\w-]+\.parquet"
 )
 UNFINISHED = re.compile(re.escape(storage.TEMPORARY) + r".+-[0-9a-f]{4,}")
 CHECKPOINT = re.compile(r"step-\d{9}|\.step-\w+|damaged-step-\d{9}")
@@ -97,8 +99,9 @@ def _kept(config: RunConfig, manifests: Mapping[str, Manifest], keep: int) -> di
         raise InputError(f"--keep is {keep}; 0 keeps every version, 3 the three newest of each step")
     if keep == 0:
         return dict(manifests)
-    learned = {version.dataset_uri for version in registry.versions(config.registry, store=config.store.root)}
-    wanted = {address for address in manifests if address in learned}
+    _require_all_known(config, keep)
+    learned = _learned(config.store.root)
+    wanted = {address for address in manifests if _name(address) in learned}
     for step in {manifest.step for manifest in manifests.values()}:
         mine = [address for address, manifest in manifests.items() if manifest.step == step]
         wanted |= set(sorted(mine, key=_changed_s)[-keep:])
@@ -111,6 +114,42 @@ def _kept(config: RunConfig, manifests: Mapping[str, Manifest], keep: int) -> di
                 wanted.add(found)
                 pending.append(found)
     return {address: manifests[address] for address in wanted}
+
+
+def _require_all_known(config: RunConfig, keep: int) -> None:
+    """InputError where somebody may need a dataset who is not asked: another registry, or another store."""
+    asked, root = known.now(config.store.root), config.store.root
+    silent = [one for one in known.noted(root) if one != asked]
+    if silent:
+        where = "MLFLOW_TRACKING_URI is not set" if asked == known.OWN else f"MLFLOW_TRACKING_URI names {asked}"
+        named = ["its own mlflow.db" if one == known.OWN else one for one in silent]
+        raise InputError(
+            f"--keep {keep}: the store {root} has registered models at {' and at '.join(named)}, which is not asked "
+            f"now ({where}), so what they learnt from is not known and nothing was removed. Set MLFLOW_TRACKING_URI "
+            f"to that registry and run it again; if it is no more, take it out of {Path(root) / known.FILE} and "
+            "remove the mlflow.json files below runs that name it"
+        )
+    others = other_users(config.store.tables, root)
+    if others:
+        other, file = next(iter(sorted(others.items())))
+        raise InputError(
+            f"--keep {keep}: the store {other} keeps its datasets in {config.store.tables} as well, and what it needs "
+            f"is not known here, so nothing was removed. Run gc without --keep; if that store is no more, remove {file}"
+        )
+
+
+def _learned(root: str) -> set[str]:
+    """Names of the manifests that any registered model of any name learnt from, or a training under way learns from."""
+    named = [uri for origin in every_version(store=root).values() for uri in origin.datasets]
+    for record in Path(root).glob(f"runs/*/{ancestry.RECORD}"):
+        if not (record.parent / "result.json").exists():
+            named += (ancestry.noted(record.parent) or {}).get("datasets", [])
+    return {_name(uri) for uri in named}
+
+
+def _name(address: str) -> str:
+    """The file name of a manifest, which holds its key: the same dataset, wherever the store stands."""
+    return address.rsplit("/", 1)[-1]
 
 
 def _named(extra: Mapping[str, Any]) -> Iterator[str]:

@@ -143,8 +143,10 @@ def _told_live(live: "RegistryConfig | None", folder: Path, store: str) -> Abstr
     """Inside, the curve in the folder is followed and told to MLflow."""
     if live is None:
         return nullcontext()
+    from pipelines.registry import known
     from pipelines.registry.live import Pump
 
+    known.note(store)
     return Pump(live, folder, store=store).running()
 
 

@@ -129,7 +129,10 @@ def address(store: str) -> str:
 
 def register(config: RegistryConfig, candidate: Candidate, *, store: str) -> ModelVersion:
     """Log the run and register the checkpoint; found again by run key and digest, so a rerun adds nothing."""
+    from pipelines.registry import known as registries
+
     digest = checkpoint_digest(Path(candidate.checkpoint))
+    registries.note(store)
     with _books(store) as client:
         known = _find(client, config, run_key=candidate.run_key, digest=digest)
         if known is not None:

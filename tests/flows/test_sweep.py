@@ -1,19 +1,24 @@
 """`stemline gc`: what is referred to stays, what is not can go, and nothing goes before it was asked for."""
 
+import json
 import os
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from datasets.errors import InputError
 from datasets.schema import VERDICTS, Verdict
-from datasets.shards import address_of, read_manifest, table_of, write_table
+from datasets.shards import address_of, read_manifest, table_of, write_manifest, write_table
 from flows import config as door
 from flows import sweep
 from flows.__main__ import main
 from flows.screen import current
+from flows.store import held
+from pipelines.registry import known
+from tests.pipelines.test_ancestry import book
 
 OLD_S = time.time() - 10 * sweep.DAY_S
 
@@ -140,3 +145,114 @@ def test_tables_elsewhere_must_be_a_store_too(config: door.RunConfig, tmp_path: 
     with pytest.raises(InputError, match=r"store\.data=.*is no store"):
         sweep.run(elsewhere, keep=0, delete=True, screen=current())
     assert (tmp_path / "data" / "chunks" / "aaaa.parquet").exists()
+
+
+# -- who is asked before a dataset goes ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def without_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def gone(config: door.RunConfig, *, keep: int = 1) -> set[str]:
+    """The datasets that would go."""
+    return {Path(name).name for name in waste(config, keep=keep) if "manifests/" in name}
+
+
+def dataset(config: door.RunConfig, key: str, at_s: float, **extra: Any) -> str:
+    """One more dataset of songs, changed at a time; its manifest."""
+    made = write_manifest(config.store.tables, table="chunks", step="curate", key=key, shards=[], songs=[], extra=extra)
+    os.utime(made.uri, (at_s, at_s))
+    return made.uri
+
+
+@pytest.mark.slow
+def test_what_a_model_of_any_name_learnt_from_stays_and_what_that_was_made_from(
+    config: door.RunConfig, without_server: None
+) -> None:
+    root = Path(config.store.root)
+    ingested = write_manifest(root, table="chunks", step="ingest", key="old", shards=[], songs=[])
+    write_manifest(root, table="chunks", step="ingest", key="new", shards=[], songs=[])
+    for name, at_s in (("ingest-old", OLD_S), ("ingest-new", OLD_S + 9)):
+        os.utime(root / "manifests" / f"{name}.json", (at_s, at_s))
+    old = dataset(config, "old", OLD_S, made_from="ingest-old", note="the uri of nothing", counts={"uris": 1})
+    other = dataset(config, "other", OLD_S + 1, made_from="ingest-never")
+    mixes = dataset(config, "mixes", OLD_S + 2)
+    dataset(config, "unlearnt", OLD_S + 3)
+    dataset(config, "newest", OLD_S + 4)
+    everything = {
+        "verdicts-first.json", "ingest-old.json", "curate-old.json", "curate-other.json", "curate-mixes.json",
+        "curate-unlearnt.json",
+    }  # fmt: skip
+    assert gone(config) == everything
+    book(root, "another-name", {"dataset_uri": old, "checkpoint_digest": "c"})
+    assert gone(config) == everything - {"curate-old.json", "ingest-old.json"}
+    # The store may have stood elsewhere when it was registered; the key in the name says which dataset it was.
+    book(root, "stemline", {"dataset_uri": f"/elsewhere/manifests/{Path(other).name}", "automix_uri": mixes})
+    assert gone(config) == {"verdicts-first.json", "curate-unlearnt.json"}
+    assert ingested.uri.endswith("ingest-old.json")
+
+
+def test_a_training_that_is_under_way_keeps_its_dataset(config: door.RunConfig, without_server: None) -> None:
+    learnt = dataset(config, "learnt", OLD_S)
+    dataset(config, "newest", OLD_S + 1)
+    record = Path(config.store.root) / "runs" / "at-work" / "ancestry.json"
+    record.write_text(json.dumps({"datasets": [learnt], "start_uri": "none"}))
+    assert "curate-learnt.json" not in gone(config)
+    (record.parent / "result.json").write_text("{}")
+    assert "curate-learnt.json" in gone(config)
+
+
+def test_a_registry_that_is_not_asked_now_stops_it(
+    config: door.RunConfig, without_server: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = config.store.root
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://somebody:secret@mlflow.example:5000/")
+    known.note(root)
+    known.note(root)
+    assert known.noted(root) == ["http://somebody:***@mlflow.example:5000"]
+    assert "secret" not in (Path(root) / known.FILE).read_text()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    before = {path for path in Path(root).rglob("*") if path.is_file()}
+    assert main(["gc", f"store.root={root}", "--keep", "1", "--delete"]) == 2
+    said = capsys.readouterr().err
+    assert "http://somebody:***@mlflow.example:5000, which is not asked now (MLFLOW_TRACKING_URI is not set)" in said
+    assert before <= {path for path in Path(root).rglob("*") if path.is_file()}
+    assert waste(config) == UNREFERRED  # without --keep no dataset goes, and nobody need be asked
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////somewhere/else.db")
+    with pytest.raises(InputError, match=r"MLFLOW_TRACKING_URI names sqlite:////somewhere/else\.db"):
+        waste(config, keep=1)
+
+
+def test_a_registry_of_before_this_was_noted_is_known_by_its_trainings(
+    config: door.RunConfig, without_server: None
+) -> None:
+    root = Path(config.store.root)
+    mark = root / "runs" / "finished" / "mlflow.json"
+    mark.write_text(json.dumps({"address": "http://mlflow.example:5000", "step": 3}))
+    with pytest.raises(InputError, match=r"registered models at http://mlflow\.example:5000"):
+        waste(config, keep=1)
+    for own in (f"sqlite:///{root / 'mlflow.db'}", "sqlite:////where/the/store/stood/mlflow.db"):
+        mark.write_text(json.dumps({"address": own, "step": 3}))
+        assert known.noted(str(root)) == []
+
+
+def test_a_second_store_on_the_same_data_is_seen_from_both_sides(config: door.RunConfig, tmp_path: Path) -> None:
+    root = config.store.root
+    second = door.load("smoke", [f"store.root={tmp_path / 'second'}", f"store.data={root}"])
+    with held(second.store.root, verb="curate", data=second.store.data):
+        pass
+    with pytest.raises(InputError, match=f"the store {tmp_path / 'second'} keeps its datasets in {root} as well"):
+        waste(config, keep=1)
+    with pytest.raises(InputError, match=f"the store {root} keeps its datasets in {root} as well"):
+        list(sweep.find(second, keep=1, now_s=time.time()))
+    assert waste(config) == UNREFERRED
+    shared = tmp_path / "data"
+    for name in ("one", "two"):
+        with held(str(tmp_path / name), verb="curate", data=str(shared)):
+            pass
+        (tmp_path / name).rename(tmp_path / f"{name} away")  # as from another machine, where it cannot be looked at
+    one = door.load("smoke", [f"store.root={tmp_path / 'one'}", f"store.data={shared}"])
+    with pytest.raises(InputError, match=f"the store {tmp_path / 'two'} keeps"):
+        list(sweep.find(one, keep=1, now_s=time.time()))
