@@ -17,12 +17,17 @@ import torch
 from torch import Tensor, nn
 
 from .errors import ModelError
+from .separate import Bag
 
 MOST_BATCH = 256  # a bound that torch.export wants to know
 
 
 def to_program(model: nn.Module) -> torch.export.ExportedProgram:
-    """The model in evaluation mode as a traced program, weights inside."""
+    """The model in evaluation mode as a traced program, weights inside; a bag is several, and refused."""
+    if isinstance(model, Bag):
+        raise ModelError(
+            f"a bag of {len(model.models)} models is no single graph: export the members one by one, and average"
+        )
     model = copy.deepcopy(model).cpu().eval()
     batch = torch.export.Dim("batch", min=1, max=MOST_BATCH)
     with torch.no_grad(), _lstm_in_one_step(), warnings.catch_warnings():

@@ -15,6 +15,7 @@ from typing import Any
 from . import bag_file, catalog, interop
 from .checkpoint import BAGS, CONFIG, WEIGHTS, check_digest, read_config, sha256_of, stored_config
 from .errors import ModelError, check_audio
+from .levels import Normalization
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,11 +27,13 @@ class ModelRef:
     sources: tuple[str, ...]  # in the order of the estimates
     sample_rate: int  # Hz
     audio_channels: int
+    normalize: Normalization  # the level at which it hears, see `levels.py`
     origins: tuple[str, ...]  # where it came from: a registered version's address, then files
 
     @property
-    def interface(self) -> tuple[tuple[str, ...], int, int]:
-        return self.sources, self.sample_rate, self.audio_channels
+    def interface(self) -> tuple[tuple[str, ...], int, int, Normalization]:
+        """What models must have in common to answer the same mixture together."""
+        return self.sources, self.sample_rate, self.audio_channels, self.normalize
 
 
 def describe(path: str | Path) -> ModelRef:
@@ -76,10 +79,9 @@ def _of_bag(path: Path) -> ModelRef:
     members = [by_file[file] for file in bag.members]
     interfaces = {member.interface for member in members}
     if len(interfaces) > 1:
-        raise ModelError(
-            f"{path}: the models of a bag must share sources, sample rate and channels, got {sorted(interfaces)}"
-        )
-    sources, sample_rate, audio_channels = members[0].interface
+        shared = "sources, sample rate, channels and normalization"
+        raise ModelError(f"{path}: the models of a bag must share {shared}, got {sorted(interfaces)}")
+    sources, sample_rate, audio_channels, normalize = members[0].interface
     weights = bag.weights or ((1.0,) * len(sources),) * len(members)
     try:
         weights = bag_file.check_weights(weights, num_models=len(members), num_sources=len(sources))
@@ -89,7 +91,7 @@ def _of_bag(path: Path) -> ModelRef:
         raise ModelError(f"{path}: {error}") from None
     digest = _digest_over(
         members=[member.digest for member in members], weights=weights, segment_s=bag.segment_s,
-        sources=sources, sample_rate=sample_rate, audio_channels=audio_channels,
+        sources=sources, sample_rate=sample_rate, audio_channels=audio_channels, normalize=normalize,
     )  # fmt: skip
     return ModelRef(
         digest=digest,
@@ -97,6 +99,7 @@ def _of_bag(path: Path) -> ModelRef:
         sources=sources,
         sample_rate=sample_rate,
         audio_channels=audio_channels,
+        normalize=normalize,
         origins=(str(path), *map(str, by_file)),
     )
 
@@ -109,6 +112,7 @@ def _ref(model: Mapping[str, Any], *, digest: str, files: list[Path], origins: l
         sources=tuple(config.sources),
         sample_rate=config.sample_rate,
         audio_channels=config.audio_channels,
+        normalize=config.normalize,
         origins=tuple(map(str, origins)),
     )
 

@@ -169,7 +169,8 @@ def run(
             digest(model.digest, song.audio or [chunks.digest, song.track_id], *asked, *resampled[song.sample_rate])
             for song in songs
         ]
-        results = _results(config, checkpoint, chunks, dict(zip(keys, songs, strict=True)), folder, progress)
+        by_key = dict(zip(keys, songs, strict=True))
+        results = _results(config, checkpoint, model.digest, chunks, by_key, folder, progress)
         if config.museval_json:
             museval_files.write(config.museval_json, config.split, results)
         # Beside the table, not in it: equal questions have equal answers, but not equal durations.
@@ -283,6 +284,7 @@ def _real_time(results: Sequence[SongResult]) -> float:
 def _results(
     config: EvaluateConfig,
     checkpoint: str,
+    model_digest: str,
     chunks: ShardSet,
     songs: Mapping[str, Song],
     store: str,
@@ -298,7 +300,15 @@ def _results(
         heard.advance(len(songs) - len(missing))
         if missing:
             with connect():
-                items = [{"key": key, "track_id": songs[key].track_id, "title": songs[key].title} for key in missing]
+                items = [
+                    {
+                        "key": key,
+                        "track_id": songs[key].track_id,
+                        "title": songs[key].title,
+                        "model_digest": model_digest,
+                    }
+                    for key in missing
+                ]
                 for title in _separate_and_score(config, checkpoint, chunks, items, store):
                     heard.advance()
                     heard.note(title)
@@ -351,6 +361,7 @@ class _Separator:
         import torch
 
         from models.checkpoint import load_model
+        from models.model_ref import describe
         from models.tiled import keep_freed_memory
 
         self.config, self.chunks = config, chunks
@@ -359,6 +370,7 @@ class _Separator:
             torch.set_num_threads(1)  # as many actors as CPUs
         self.device = torch.device("cuda" if config.use_gpu else "cpu")
         self.model = load_model(checkpoint).to(self.device)
+        self.checkpoint, self.digest = checkpoint, describe(checkpoint).digest
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         import numpy as np
@@ -369,6 +381,8 @@ class _Separator:
         item |= {"sources": list(layout(self.model).sources), "input_error": ""}
         estimates_SCT = np.zeros((0, 0, 0), np.float32)
         try:
+            if item.pop("model_digest") != self.digest:  # its scores would be kept under another's name
+                raise InputError(f"the model {self.checkpoint} was changed while it was being scored: run this again")
             estimates_SCT, item["seconds"] = separate_song(self.config, self.model, self.chunks, item["track_id"])
         except ValueError as error:  # an InputError or ModelError would reach the driver wrapped in Ray's own
             item["input_error"] = f"{item['title']}: {error}"

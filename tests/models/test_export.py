@@ -1,11 +1,14 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from models.catalog import build
+from models.errors import ModelError
 from models.export import export_onnx, export_program, onnx_gap
+from models.separate import Bag
 
 from .parity import noise
 
@@ -22,6 +25,14 @@ PRESETS = {
 def shallow(preset: str) -> nn.Module:
     torch.manual_seed(0)
     return build(preset, sample_rate=8000, segment_s=0.25, **PRESETS[preset]).eval()
+
+
+@pytest.mark.parametrize("write", [export_program, export_onnx])
+def test_a_bag_is_no_single_graph(write: Any, tmp_path: Path) -> None:
+    bag = Bag([shallow("demucs-v3-tiny"), shallow("demucs-v3-tiny")])
+    with pytest.raises(ModelError, match="a bag of 2 models is no single graph"):
+        write(bag, tmp_path / "model")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

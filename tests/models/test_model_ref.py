@@ -42,6 +42,7 @@ def test_a_checkpoint_s_digest_is_that_of_its_weights_in_a_folder_or_alone(tmp_p
         sources=SOURCES,
         sample_rate=8000,
         audio_channels=2,
+        normalize="track",
         origins=(str(folder),),
     )
     alone = Path(shutil.copy(weights, tmp_path / "alone.safetensors"))
@@ -54,7 +55,9 @@ def test_a_checkpoint_s_digest_is_that_of_its_weights_in_a_folder_or_alone(tmp_p
 def test_a_packed_checkpoint_is_described_from_its_header(tmp_path: Path) -> None:
     model = network()
     folder = checkpoint.save(tmp_path / "model", model, packing=uniform(model, 4, min_mib=0.001))
-    assert describe(folder).interface == describe(folder / "weights.safetensors").interface == (SOURCES, 8000, 2)
+    assert (
+        describe(folder).interface == describe(folder / "weights.safetensors").interface == (SOURCES, 8000, 2, "track")
+    )
 
 
 def test_the_same_weights_under_another_configuration_are_another_model(tmp_path: Path) -> None:
@@ -76,7 +79,7 @@ def test_a_package_is_described_as_the_model_that_it_is(tmp_path: Path, form: An
     path = interop.export_package(network(), tmp_path, signature="mine", form=form)
     found = describe(path)
     assert found.digest == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert found.interface == (SOURCES, 8000, 2)
+    assert found.interface == (SOURCES, 8000, 2, "track")
     assert found.size_bytes == path.stat().st_size
 
 
@@ -101,7 +104,7 @@ def test_weights_are_not_loaded_for_a_description(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(interop.catalog, "from_config", barred)
     monkeypatch.setattr(checkpoint, "_read_weights", barred)
     monkeypatch.setattr(interop, "_tensors", barred)
-    assert {describe(path).interface for path in paths} == {(SOURCES, 8000, 2)}
+    assert {describe(path).interface for path in paths} == {(SOURCES, 8000, 2, "track")}
     assert mapped == [True, True]
 
 
@@ -243,7 +246,7 @@ def test_members_of_two_interfaces_are_no_bag(tmp_path: Path) -> None:
     interop.export_package(network(sample_rate=16000), tmp_path, signature="b")
     (tmp_path / "mine.yaml").write_text("models: [a, b]")
     for read in (describe, checkpoint.load_model):
-        with pytest.raises(ModelError, match="must share sources, sample rate and channels"):
+        with pytest.raises(ModelError, match="must share sources, sample rate, channels and normalization"):
             read(tmp_path / "mine.yaml")
 
 

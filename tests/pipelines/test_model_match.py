@@ -1,5 +1,6 @@
 """A model and songs are held against each other by name and by rate before anything is computed."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from datasets.shards import find_song, read_track
 from models import checkpoint, interop
 from models.catalog import build
 from models.metrics import nsdr
+from models.model_ref import describe
 from models.separate import separate
 from models.start import begin
 from pipelines import evaluate, listen, model_match
@@ -158,6 +160,21 @@ def test_estimates_at_another_rate_than_the_song_s_are_refused(tmp_path: Path) -
         score_estimates(
             CONFIG, chunks, made_SCT, track_id="b", title="B", sources=SOURCES, seconds=1.0, sample_rate=44_100
         )
+
+
+def test_a_model_that_changes_while_it_is_scored_is_noticed(tmp_path: Path) -> None:
+    chunks = write(tmp_path / "store")
+    folder = str(checkpoint.save(tmp_path / "model", network()))
+    item = {"key": "k", "track_id": "b", "title": "B", "model_digest": describe(folder).digest}
+    row = {"item": json.dumps(item)}
+    num_threads = torch.get_num_threads()
+    whole = evaluate._Separator(CONFIG, folder, chunks)(row)
+    assert json.loads(whole["item"])["input_error"] == ""
+    assert whole["estimates_SCT"].shape == (2, 2, 24_001)
+    checkpoint.save(tmp_path / "model", network(seed=1))
+    told = json.loads(evaluate._Separator(CONFIG, folder, chunks)(row)["item"])["input_error"]
+    torch.set_num_threads(num_threads)  # an actor has its process to itself
+    assert "was changed while it was being scored" in told
 
 
 def test_only_resampled_songs_have_the_rates_in_their_key(tmp_path: Path) -> None:
