@@ -205,15 +205,20 @@ def _expand_folded(inner_BFKN: Tensor, expand: Any, norm: Any, scale_D: Tensor, 
     covariances, so norm and layer scale become part of the expanding convolution's weight, one for each row, and
     everything wide happens inside `gate`.
     """
-    weight, bias = _fold_norm(inner_BFKN.flatten(0, 1), expand, norm)
+    centred, weight, bias = _fold_norm(inner_BFKN.flatten(0, 1), expand, norm)
     factor = torch.cat([scale_D, torch.ones_like(scale_D)])  # a gate's first half carries the value
     weight, bias = weight * factor[:, None], bias * factor
     rows = inner_BFKN.shape[:2]
-    return gate(inner_BFKN, weight.view(*rows, *weight.shape[1:]), bias.view(*rows, -1), x)
+    centred_BFKN = centred.to(inner_BFKN.dtype).view(inner_BFKN.shape)
+    return gate(centred_BFKN, weight.view(*rows, *weight.shape[1:]), bias.view(*rows, -1), x)
 
 
-def _fold_norm(inner: Tensor, expand: Any, norm: Any) -> tuple[Tensor, Tensor]:
-    """Weights (B, 2D, K) and biases (B, 2D) that do to (B, K, N) what `expand` and then `norm`, of one group, do."""
+def _fold_norm(inner: Tensor, expand: Any, norm: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """What `expand` and then `norm`, of one group, do to (B, K, N): weights (B, 2D, K) and biases (B, 2D).
+
+    They are those for the input without its means over time, which comes first: in half precision a large mean would
+    drown in the rounding of the weights.
+    """
     with torch.autocast(inner.device.type, enabled=False):
         inner = at_least_float32(inner)
         mean = inner.mean(-1, keepdim=True)
@@ -225,7 +230,7 @@ def _fold_norm(inner: Tensor, expand: Any, norm: Any) -> tuple[Tensor, Tensor]:
         variances = ((weight @ covariance) * weight).sum(-1)
         variance = (variances + (means - centre).square()).mean(1, keepdim=True)
         factor = norm.weight * torch.rsqrt(variance + norm.eps)
-        return factor[..., None] * weight, factor * (expand.bias - centre) + norm.bias
+        return centred, factor[..., None] * weight, factor * (means - centre) + norm.bias
 
 
 class EncoderLayer(nn.Module):

@@ -52,8 +52,11 @@ def keeps(num_elements: int) -> bool:
 def attend(q_BHLD: Tensor, k_BHMD: Tensor, v_BHMD: Tensor, *, dropout: float = 0.0) -> Tensor:
     """softmax(q k^T / sqrt(D)) v of shape (B, H, L, D), a share of the weights dropped and the others scaled up.
 
-    The dropped weights follow from one draw of torch's generator, so they are reproducible with its seed.
+    The dropped weights follow from one draw of torch's generator, so they are reproducible with its seed. In half
+    precision without dropout torch's own kernel is as exact and faster.
     """
+    if not dropout and q_BHLD.dtype in (torch.bfloat16, torch.float16):
+        return F.scaled_dot_product_attention(q_BHLD, k_BHMD, v_BHMD)
     seed = int(torch.randint(2**62, ())) if dropout else 0
     with torch.autocast("cpu", enabled=False):
         out: Tensor = _Attention.apply(q_BHLD, k_BHMD, v_BHMD, dropout, seed)
@@ -91,14 +94,8 @@ def gate(inner_BFKN: Tensor, weight_BFOK: Tensor, bias_BFO: Tensor, residual: Te
     """
     if not suits(inner_BFKN):
         return _plain_gate(inner_BFKN, weight_BFOK, bias_BFO, residual)
-    dtype = inner_BFKN.dtype
     with torch.autocast("cpu", enabled=False):
-        parts = (
-            inner_BFKN,
-            weight_BFOK.to(dtype),
-            bias_BFO.to(dtype),
-            None if residual is None else residual.to(dtype),
-        )
+        parts = inner_BFKN, weight_BFOK.to(inner_BFKN.dtype), bias_BFO.to(_exact(inner_BFKN)), residual
         out: Tensor = _Gate.apply(*parts)
     return out
 
@@ -185,27 +182,34 @@ def keep_freed_memory() -> None:
 
 
 class _Attention(torch.autograd.Function):
+    """Scores, their exponentials and sums are float32 in any precision; products with values and gradients are not."""
+
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, dropout: float, seed: int) -> Tensor:
         # Heads in the middle, as the output projection wants them: it then reads this without a copy.
         out = q.new_empty(q.shape[0], q.shape[2], q.shape[1], v.shape[3]).transpose(1, 2)
-        log_total = torch.empty(q.shape[:3], dtype=torch.float32)
+        exact = _exact(q)
+        log_total = torch.empty(q.shape[:3], dtype=exact)
         scale, keep = q.shape[-1] ** -0.5 * LOG2_E, 1 / (1 - dropout)
         small = bool(q.norm(dim=-1).amax() * k.norm(dim=-1).amax() * scale < LARGEST_PLAIN_SCORE)
-        sum_dtype = torch.float32 if any(ctx.needs_input_grad) else None  # float32 costs a copy of all weights
         generator = torch.Generator().manual_seed(seed)
-        buffer = q.new_empty(_num_rows(q, k), k.shape[2])
+        buffer = torch.empty(_num_rows(q, k), k.shape[2], dtype=exact)
+        shares = buffer if q.dtype == exact else torch.empty_like(buffer, dtype=q.dtype)
         for b, h in _heads(q):
-            q_LD, k_MD, v_MD = q[b, h] * scale, k[b, h].contiguous(), v[b, h].contiguous()
+            q_LD, k_MD, v_MD = q[b, h].to(exact) * scale, k[b, h].to(exact).contiguous(), v[b, h].contiguous()
             for rows in _row_tiles(q, k):
                 weights = torch.mm(q_LD[rows], k_MD.t(), out=buffer[: len(q_LD[rows])])
                 largest = None if small else weights.amax(-1, keepdim=True)
                 weights = (weights if largest is None else weights.sub_(largest)).exp2_()
-                total = weights.sum(-1, dtype=sum_dtype).float()
+                total = weights.sum(-1)
                 log_total[b, h, rows] = total.log2() if largest is None else total.log2() + largest[:, 0]
                 if dropout:
                     weights.view(-1).index_fill_(0, dropped_positions(weights.numel(), dropout, generator), 0)
-                torch.mul(torch.mm(weights, v_MD), (keep / total).to(q.dtype)[:, None], out=out[b, h, rows])
+                factor = (keep / total)[:, None]
+                if q.dtype == exact:
+                    torch.mul(torch.mm(weights, v_MD), factor, out=out[b, h, rows])
+                else:
+                    out[b, h, rows] = torch.mm(torch.mul(weights, factor, out=shares[: len(weights)]), v_MD)
         ctx.save_for_backward(q, k, v, out, log_total)
         ctx.dropout, ctx.seed = dropout, seed
         return out
@@ -214,65 +218,51 @@ class _Attention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         q, k, v, out, log_total = ctx.saved_tensors
-        dq, dk, dv = (torch.zeros_like(x) for x in (q, k, v))
+        dq, dk, dv = (torch.zeros(x.shape, dtype=_exact(q)) for x in (q, k, v))  # many tiles add up here
         scale, keep = q.shape[-1] ** -0.5, 1 / (1 - ctx.dropout)
-        negative_share = (grad * out).sum(-1, dtype=torch.float32).neg_()
+        negative_share = (grad.to(_exact(q)) * out).sum(-1).neg_()
         generator = torch.Generator().manual_seed(ctx.seed)
         for b, h in _heads(q):
-            q_LD, k_MD, v_MD = q[b, h] * (scale * LOG2_E), k[b, h].contiguous(), v[b, h].contiguous()
+            q_LD, k_MD, v_MD = (x[b, h].to(dq.dtype).contiguous() for x in (q, k, v))
+            scaled_LD = q_LD * (scale * LOG2_E)
             for rows in _row_tiles(q, k):
                 num_weights = len(q_LD[rows]) * len(k_MD)
                 dropped = dropped_positions(num_weights, ctx.dropout, generator) if ctx.dropout else None
-                _tile_gradients(
-                    q_LD[rows],
-                    k_MD,
-                    v_MD,
-                    grad[b, h, rows] * keep,
-                    log_total[b, h, rows, None],
-                    negative_share[b, h, rows, None],
-                    dropped,
-                    out=(dq[b, h, rows], dk[b, h], dv[b, h]),
-                    scale=scale,
-                )
-        return dq, dk, dv, None, None
+                grad_LD = grad[b, h, rows].to(dq.dtype) * keep
+                weights = torch.addmm(-log_total[b, h, rows, None], scaled_LD[rows], k_MD.t()).exp2_()
+                kept, flow = _flow(weights, grad_LD, v_MD, negative_share[b, h, rows, None], dropped)
+                _add_product(dv[b, h], kept.t(), grad_LD, dtype=q.dtype)
+                flow.mul_(weights)
+                _add_product(dq[b, h, rows], flow, k_MD, dtype=q.dtype, factor=scale)
+                _add_product(dk[b, h], flow.t(), q_LD[rows], dtype=q.dtype, factor=scale)
+        return dq.to(q.dtype), dk.to(q.dtype), dv.to(q.dtype), None, None
 
 
-def _tile_gradients(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    grad: Tensor,
-    log_total: Tensor,
-    negative_share: Tensor,
-    dropped: Tensor | None,
-    *,
-    out: tuple[Tensor, Tensor, Tensor],
-    scale: float,
-) -> None:
-    """Adds to dk and dv, and writes dq, for one tile of queries; q comes scaled by `scale * LOG2_E`, grad scaled."""
-    dq, dk, dv = out
-    weights = _weights(q, k, log_total)
+def _flow(
+    weights: Tensor, grad: Tensor, v: Tensor, negative_share: Tensor, dropped: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Of a tile of queries: the weights that were not dropped, and the gradient of all before they are summed to 1."""
+    flow = torch.addmm(negative_share, grad, v.t())
     if dropped is None:
-        dv.addmm_(weights.t(), grad)
-        flow = torch.addmm(negative_share.to(q.dtype), grad, v.t())
+        return weights, flow
+    rows = dropped.div(weights.shape[1], rounding_mode="floor")
+    flow.view(-1).index_copy_(0, dropped, negative_share[:, 0][rows])
+    kept = weights.clone()
+    kept.view(-1).index_fill_(0, dropped, 0)
+    return kept, flow
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor, *, dtype: torch.dtype, factor: float = 1.0) -> None:
+    """Adds `factor` times a product that is computed in `dtype` to a total in at least float32."""
+    if dtype == total.dtype:
+        total.addmm_(left, right, alpha=factor)
     else:
-        kept = weights.view(-1)[dropped]
-        weights.view(-1).index_fill_(0, dropped, 0)
-        dv.addmm_(weights.t(), grad)
-        weights.view(-1).index_copy_(0, dropped, kept)
-        flow = torch.addmm(negative_share.to(q.dtype), grad, v.t())
-        rows = dropped.div(weights.shape[1], rounding_mode="floor")
-        flow.view(-1).index_copy_(0, dropped, negative_share[:, 0].to(q.dtype)[rows])
-    flow.mul_(weights)
-    torch.addmm(dq, flow, k, beta=0, alpha=scale, out=dq)
-    dk.addmm_(flow.t(), q, alpha=1 / LOG2_E)
+        total.add_(torch.mm(left.to(dtype), right.to(dtype)), alpha=factor)
 
 
-def _weights(q: Tensor, k: Tensor, log_total: Tensor) -> Tensor:
-    """Attention weights of a tile; the difference to the logarithm of the sum is float32 in any precision."""
-    if q.dtype == torch.float32:
-        return torch.addmm(-log_total, q, k.t()).exp2_()
-    return torch.mm(q, k.t()).float().sub_(log_total).exp2_().to(q.dtype)
+def _exact(x: Tensor) -> torch.dtype:
+    """The precision of scores and sums."""
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 def _heads(q: Tensor) -> Iterator[tuple[int, int]]:
@@ -291,12 +281,15 @@ def _row_tiles(q: Tensor, k: Tensor) -> Iterator[slice]:
 
 
 class _Gate(torch.autograd.Function):
+    """In low precision only the products are: bias, gate and residual are float32 for one tile at a time."""
+
     @staticmethod
     def forward(ctx: Any, inner: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
         batch, rows, _, columns = inner.shape
-        out = inner.new_empty(batch, weight.shape[2] // 2, rows, columns)
+        dtype = inner.dtype if residual is None else residual.dtype
+        out = inner.new_empty(batch, weight.shape[2] // 2, rows, columns, dtype=dtype)
         for b, r, n in _gate_tiles(inner, weight.shape[2]):
-            value, opening = torch.baddbmm(bias[b, r, :, None], weight[b, r], inner[b, r, :, n]).chunk(2, dim=1)
+            value, opening = _open(inner[b, r, :, n], weight[b, r], bias[b, r]).chunk(2, dim=1)
             if residual is None:
                 torch.mul(value, opening.sigmoid_(), out=out[b, :, r, n].transpose(0, 1))
             else:
@@ -311,11 +304,11 @@ class _Gate(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         inner, weight, bias = ctx.saved_tensors
         d_inner = torch.empty_like(inner)
-        d_weight = torch.zeros(weight.shape, dtype=torch.float32)  # many tiles add up here
-        d_bias = torch.zeros(bias.shape, dtype=torch.float32)
+        d_weight = torch.zeros(weight.shape, dtype=bias.dtype)  # many tiles add up here
+        d_bias = torch.zeros_like(bias)
         for b, r, n in _gate_tiles(inner, weight.shape[2]):
             here = inner[b, r, :, n]
-            both = torch.baddbmm(bias[b, r, :, None], weight[b, r], here)
+            both = _open(here, weight[b, r], bias[b, r])
             value, opening = both.chunk(2, dim=1)
             opening.sigmoid_()
             flow = torch.empty_like(both)
@@ -323,10 +316,18 @@ class _Gate(torch.autograd.Function):
             torch.mul(grad[b, :, r, n].transpose(0, 1), opening, out=d_value)
             torch.mul(d_value, value, out=d_opening)
             d_opening.addcmul_(d_opening, opening, value=-1)
-            d_weight[b, r] += torch.bmm(flow, here.transpose(1, 2))
             d_bias[b, r] += flow.sum(-1)
+            flow = flow.to(inner.dtype)
+            d_weight[b, r] += torch.bmm(flow, here.transpose(1, 2))
             d_inner[b, r, :, n] = torch.bmm(weight[b, r].transpose(1, 2), flow)
-        return d_inner, d_weight.to(weight.dtype), d_bias.to(bias.dtype), grad if ctx.has_residual else None
+        return d_inner, d_weight.to(weight.dtype), d_bias, grad if ctx.has_residual else None
+
+
+def _open(inner: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """What goes into the gate of a tile, in at least float32."""
+    if inner.dtype == bias.dtype:
+        return torch.baddbmm(bias[..., None], weight, inner)
+    return torch.bmm(weight, inner).to(bias.dtype).add_(bias[..., None])
 
 
 def _gate_tiles(inner: Tensor, num_features: int) -> Iterator[tuple[int, slice, slice]]:

@@ -41,8 +41,7 @@ class Attention(nn.Module):
             k, v = linear(memory_BMD, self.in_proj_weight[width:], self.in_proj_bias[width:]).chunk(2, dim=-1)
         q, k, v = (x.view(*x.shape[:2], self.num_heads, -1).transpose(1, 2) for x in (q, k, v))
         dropout = self.dropout if self.training else 0.0
-        # torch's CPU kernel knows no dropout, and in half precision is no faster than in float32.
-        if suits(q) and (dropout or q.dtype == torch.bfloat16):
+        if suits(q) and dropout:  # torch's CPU kernel knows none
             heads = attend(q, k, v, dropout=dropout)
         else:
             heads = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)

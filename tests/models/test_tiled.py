@@ -160,3 +160,57 @@ def test_a_wide_3x3_convolution_with_fewer_products_is_the_same(num_columns):
         given = convolve_3x3(x, layer)
     assert not torch.equal(given, plain)  # so the short way was taken
     assert (given - plain).abs().max() < 1e-5 * plain.abs().max()
+
+
+def relative(found: Tensor, exact: Tensor) -> float:
+    found, exact = found.detach().double(), exact.detach().double()
+    return float((found - exact).norm() / exact.norm())
+
+
+@pytest.mark.parametrize("spread", [1.0, 3.0, 8.0])
+@pytest.mark.parametrize("dropout", [0.0, 0.02])
+def test_attention_in_half_precision_errs_no_more_than_torchs_own(spread, dropout):
+    q, k = (spread**0.5 * vectors(1, 2, 500, 32, seed=seed) for seed in (0, 1))
+    inputs = [x.bfloat16() for x in (q, k, vectors(1, 2, 500, 32, seed=2))]
+
+    def ours(*inputs):
+        torch.manual_seed(3)
+        return attend(*inputs, dropout=dropout)
+
+    def in_double(q, k, v):  # the dropped weights are the same: they hang on the seed and on shapes
+        torch.manual_seed(3)
+        return tiled._Attention.apply(q, k, v, dropout, int(torch.randint(2**62, ())) if dropout else 0)
+
+    ((found, theirs), (exact,), (plain,)) = (
+        both_ways([ours, F.scaled_dot_product_attention], inputs),
+        both_ways([in_double], [x.double() for x in inputs]),
+        both_ways([F.scaled_dot_product_attention], [x.double() for x in inputs]),
+    )
+    for mine, true, torchs, unthinned in zip(found, exact, theirs, plain, strict=True):
+        allowed = relative(torchs, unthinned)
+        # Dropping leaves no weight of exactly 1, the largest of a row, which has no rounding error.
+        assert relative(mine, true) < (1.6 if dropout else 1.05) * allowed
+
+
+@pytest.mark.parametrize("compress", [2, 4])
+@pytest.mark.parametrize("offset", [0.0, 3.0])
+def test_a_folded_residual_branch_in_half_precision_errs_no_more_than_a_plain_one(monkeypatch, compress, offset):
+    torch.manual_seed(0)
+    branch = DConv(32, compress=compress, init=1.0)
+    for weight in branch.parameters():
+        if weight.dim() == 1:
+            weight.data.add_(0.3 * torch.randn_like(weight))
+    x = vectors(2, 32, 400) + offset
+    results = {}
+    for name, elements in (("folded", 0), ("plain", 2**30)):
+        monkeypatch.setattr(tiled, "SMALL_ELEMENTS", elements)
+        inputs = x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            out = branch(inputs)
+        assert out.dtype == torch.float32
+        results[name] = [out.detach() - x, torch.autograd.grad(out, inputs, vectors(*out.shape, seed=9))[0]]
+    exact_branch, inputs = branch.double(), x.double().requires_grad_()
+    out = exact_branch(inputs)
+    exact = [out.detach() - x, torch.autograd.grad(out, inputs, vectors(*out.shape, seed=9).double())[0]]
+    for folded, plain, true in zip(results["folded"], results["plain"], exact, strict=True):
+        assert relative(folded, true) < 1.1 * relative(plain, true)
