@@ -36,8 +36,6 @@ class Alignment:
         total_CT = second_SCT.sum(axis=0)
         pairs = ((mixture_CT, mixture_CT), (mixture_CT, total_CT), (total_CT, total_CT))
         self._products.append(np.array([np.einsum("ct,ct->", a, b, dtype=np.float64) for a, b in pairs]))
-        if mixture_CT.shape[-1] < self._length * self._step:
-            return  # what is left of the last second: its share of the residual, too little to correlate
         stems_ST, mixture_T = self._thinned(second_SCT), self._thinned(mixture_CT[None])[0]
         before = self._late or [(np.zeros_like(stems_ST), np.zeros_like(mixture_T))]
         self._late = [*before[-2:], (stems_ST, mixture_T)]

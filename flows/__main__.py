@@ -183,13 +183,28 @@ def promote(
     dry_run: Annotated[
         bool, Parameter(negative="", show_default=False, help="Say what the gate would do; register nothing.")
     ] = False,
+    version: Annotated[
+        int | None, Parameter(show_default=False, help="Promote this version past the gate; with --force and --reason.")
+    ] = None,
+    force: Annotated[bool, Parameter(negative="", show_default=False, help="Past the gate; names --version.")] = False,
+    reason: Annotated[str, Parameter(show_default=False, help="Why, for `stemline history`.")] = "",
     options: Options = NO_OPTIONS,
 ) -> int:
     """Register the trained model, and make it the champion if the gate lets it pass.
 
+    What was rolled back from, and what the gate refused, is promoted by name only: --version, --force and --reason.
+
     Example: `stemline promote --dry-run corpus.root=songs`
     """
-    return _until("decide" if dry_run else "promote", overrides, options)
+    if version is None and not force and not reason:
+        return _until("decide" if dry_run else "promote", overrides, options)
+
+    def job(config: Any, screen: Any) -> dict[str, Any]:
+        from flows import promotions
+
+        return promotions.by_name(config, version, force=force and not dry_run, reason=reason, screen=screen)
+
+    return _carry_out(overrides, options, job)
 
 
 @app.command(sort_key=8.5)

@@ -113,8 +113,10 @@ def _shown(found: Lineage, songs: Sequence[Song] | None, ancestry: Ancestry) -> 
     rows += [["not known", gap] for gap in ancestry.gaps]
     rows += [["export", told] for tag, told in sorted(found.tags.items()) if tag.startswith("export.")]
     rows += [[entry.kind, f"{entry.at[:16].replace('T', ' ')}  {entry.reason}"] for entry in found.promotions]
-    if found.decision:
-        rows.append(["decision", str(found.decision.get("reason", ""))])
+    rows += [["scored", f"{one.at[:16].replace('T', ' ')}  {one.protocol}"] for one in found.evaluations]
+    for note in found.decisions:
+        said = f"{'yes' if note.promote else 'no'}: {note.reason}"
+        rows.append(["decision", f"{note.at[:16].replace('T', ' ')}  {said}".strip()])
     lines = [Text(f"{name:<10} {value}", overflow="fold") for name, value in rows]
     title = f"{version.uri}{f', {version.alias}' if version.alias else ''}"
     return [Text(title, style="bold"), *lines]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from prefect import flow, task
@@ -19,13 +19,13 @@ from pipelines.ancestry import Ancestors, Ancestry
 from pipelines.contamination import Contamination
 from pipelines.curate import CurateConfig
 from pipelines.evaluate import EvaluateResult, ScoreSummary
-from pipelines.gate import Decision
+from pipelines.gate import Check, Decision
 from pipelines.provenance import code_commit, code_digest
 from pipelines.registry import Candidate, ModelVersion
+from pipelines.registry.bundle import checkpoint_digest
 from pipelines.train import TrainResult
 
 STEPS = ("train", "evaluate", "decide", "promote")
-_SHAPE_NOTHING = ("store", "separate", "listen", "retrain")  # sections that may differ between runs of one model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +87,10 @@ def train_candidate(config: RunConfig, corpus: Corpus) -> TrainResult:
             progress=progress,
             live=config.registry,
         ),
-        words=lambda made: f"{made.steps} steps, best at {made.best_step}",
+        words=lambda made: (
+            f"{made.steps} steps, best at {made.best_step}"
+            + (f"; stopped early: {made.stopped}" if made.stopped else "")
+        ),
     )
     door.write(config, f"{result.checkpoint}.toml")
     return result
@@ -126,8 +129,10 @@ def register(config: RunConfig, corpus: Corpus, trained: TrainResult, scored: Ev
         run_key=trained.run_key,
         checkpoint=trained.checkpoint,
         dataset=corpus.songs,
-        # MLflow refuses to change a parameter.
-        config={name: value for name, value in asdict(config).items() if name not in _SHAPE_NOTHING},
+        config=train.key_settings(
+            config.train, config.model, corpus.material(config.automix_weight), sources=config.corpus.sources
+        ),
+        evaluation={"evaluate": asdict(config.evaluate)},
         history=train.read_history(trained),
         scores=_flat_scores(scored),
         lineage={
@@ -140,6 +145,7 @@ def register(config: RunConfig, corpus: Corpus, trained: TrainResult, scored: Ev
             "code_digest": code_digest("pipelines.train_loop"),
             "commit": code_commit() or "unknown",
             **_origins(config, corpus, trained),
+            **({"stopped": trained.stopped} if trained.stopped else {}),
         },
         documents={"config.toml": door.to_toml(config)},
     )
@@ -178,7 +184,28 @@ def _decide(
     candidate: EvaluateResult,
     champion: EvaluateResult | None,
 ) -> Decision:
-    """The gate's word on what was trained with this corpus."""
+    """The gate's word on what was trained with this corpus; a no where it was rolled back from."""
+    decision = _judge(config, corpus, trained, candidate, champion)
+    why = registry.rolled_back(config.registry, _digests(trained), store=config.store.root) if decision.promote else ""
+    if not why:
+        return decision
+    return replace(
+        decision, promote=False, reason=why, checks=(*decision.checks, Check(rule="rollback", met=False, said=why))
+    )
+
+
+def _digests(trained: TrainResult) -> dict[str, str]:
+    """By which the registry knows a model under whatever number."""
+    return {"checkpoint_digest": checkpoint_digest(Path(trained.checkpoint)), "weights_digest": trained.model_digest}
+
+
+def _judge(
+    config: RunConfig,
+    corpus: Corpus,
+    trained: TrainResult,
+    candidate: EvaluateResult,
+    champion: EvaluateResult | None,
+) -> Decision:
     ancestors = Ancestors(config.store.root, config.store.tables)
     rivals = [of_candidate(config, corpus, trained, ancestors)]
     present = registry.champion(config.registry, store=config.store.root) if champion else None
@@ -231,7 +258,7 @@ def promote(config: RunConfig, version: ModelVersion, decision: Decision) -> Mod
         lambda progress: said(
             progress,
             "promote",
-            lambda: registry.promote(version, asdict(decision), store=config.store.root),
+            lambda: registry.promote(version, asdict(decision), store=config.store.root, rules=asdict(config.gate)),
             words=lambda made: decision.reason,
         ),
         words=lambda made: decision.reason,

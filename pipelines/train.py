@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pipelines.registry import RegistryConfig
+    from pipelines.registry.live import Pump
 
 __all__ = ["Job", "ModelConfig", "TrainConfig", "TrainResult", "read_history", "run"]
 
@@ -60,6 +61,7 @@ class TrainResult:
     best_step: int
     best_weights: str  # "raw", or "ema-" and the decay of the average
     best_nsdr: float | None  # dB, mean over the valid split; None where it is empty
+    stopped: str = ""  # why it stopped before its last step; empty where it did not
     troubles: tuple[str, ...] = ()  # what was done on the way, such as "step 800: rollback: the loss rose ..."
     seconds: float  # in training, this time and before interruptions not counted
 
@@ -94,7 +96,7 @@ def run(
         if live:
             from pipelines.registry.live import deliver_rest
 
-            deliver_rest(live, folder, store=store)
+            deliver_rest(live, folder, store=store, stopped=finished.stopped)
         return finished
     _check(job)
     folder.mkdir(parents=True, exist_ok=True)
@@ -102,7 +104,7 @@ def run(
     if config.copy_to:
         _bring_back(folder, config)
     started = time.monotonic()
-    with stage(progress, "train", config.steps, "steps") as heard, _told_live(live, folder, store):
+    with stage(progress, "train", config.steps, "steps") as heard, _told_live(live, folder, store) as pump:
         outcome = _train_here(job, folder, heard) if config.num_workers == 0 else _train_on_ray(job, folder, heard)
         if "diverged" in outcome:
             raise InputError(
@@ -110,7 +112,11 @@ def run(
                 f"{outcome['why']}; a lower train.learner.learning_rate than {config.learner.learning_rate}, or "
                 "train.learner.max_grad_norm=5 would do"
             )
-        result = _conclude(folder, run_key, seconds=time.monotonic() - started)
+        # The last step was taken all the same where the curve went flat there.
+        stopped = str(outcome.get("stopped", "")) if outcome.get("step", config.steps) < config.steps else ""
+        result = _conclude(folder, run_key, seconds=time.monotonic() - started, stopped=stopped)
+        if pump:
+            pump.stopped = stopped
         heard.finish(_summary(result))
     return result
 
@@ -129,6 +135,18 @@ def key_of(job: Job) -> str:
     )
 
 
+def key_settings(
+    config: TrainConfig, model: ModelConfig, chunks: Sequence[tuple[ShardSet, float]], *, sources: Sequence[str]
+) -> dict[str, Any]:
+    """What the name of the run is a digest of, for people to read; what a run may go on with otherwise is not in it."""
+    return {
+        "corpus": {"sources": list(sources)},
+        "model": {"preset": model.preset, "options": model.options},
+        "train": {name: value for name, value in asdict(config).items() if name not in _FREE},
+        "songs": [{"digest": table.digest, "weight": weight} for table, weight in chunks],
+    }
+
+
 def _bring_back(folder: Path, config: TrainConfig) -> None:
     """Begin with the newest whole copy where the folder has no whole checkpoint of its own."""
     from pipelines import offsite
@@ -139,7 +157,7 @@ def _bring_back(folder: Path, config: TrainConfig) -> None:
             _LOG.warning("a copy of a checkpoint in %s was passed over: %s", config.copy_to, passed)
 
 
-def _told_live(live: "RegistryConfig | None", folder: Path, store: str) -> AbstractContextManager[None]:
+def _told_live(live: "RegistryConfig | None", folder: Path, store: str) -> "AbstractContextManager[Pump | None]":
     """Inside, the curve in the folder is followed and told to MLflow."""
     if live is None:
         return nullcontext()
@@ -169,8 +187,9 @@ def _start_digest(model: ModelConfig) -> str:
 def read_history(result: TrainResult) -> list[dict[str, float]]:
     """The loss curve: points with step, loss, loss_SOURCE, grad_norm, learning_rate.
 
-    Points at a checkpoint also have valid_nsdr_WEIGHTS for each candidate, in dB, and the best of them as valid_nsdr;
-    train_nsdr_WEIGHTS where no song was held out. `skipped` counts steps that were left out.
+    A point whose steps were all skipped has neither loss nor grad_norm. Points at a checkpoint also have
+    valid_nsdr_WEIGHTS for each candidate, in dB, and the best of them as valid_nsdr; train_nsdr_WEIGHTS where no song
+    was held out. `skipped` counts steps that were left out.
     """
     return resume.merged(resume.Lines(Path(result.history)).read())
 
@@ -429,7 +448,7 @@ class _Watch:
 # --- the result ---------------------------------------------------------------------------------------------
 
 
-def _conclude(folder: Path, run_key: str, *, seconds: float) -> TrainResult:
+def _conclude(folder: Path, run_key: str, *, seconds: float, stopped: str) -> TrainResult:
     """Copy the best model out of the last checkpoint; `result.json` comes last."""
     from models import checkpoint
 
@@ -452,6 +471,7 @@ def _conclude(folder: Path, run_key: str, *, seconds: float) -> TrainResult:
         best_step=saved["extra"]["step"],
         best_weights=saved["extra"]["weights"],
         best_nsdr=saved["extra"]["nsdr"],
+        stopped=stopped,
         troubles=tuple(f"step {event['step']}: {event['did']}: {event['why']}" for event in events),
         seconds=round(seconds, 3),
     )
@@ -471,7 +491,8 @@ def _finished(folder: Path) -> TrainResult | None:
 
 def _summary(result: TrainResult) -> str:
     score = "" if result.best_nsdr is None else f", valid nSDR {result.best_nsdr:.2f} dB"
-    troubles = f"; {result.troubles[-1]}" if result.troubles else ""
+    troubles = f"; stopped early: {result.stopped}" if result.stopped else ""
+    troubles += f"; {result.troubles[-1]}" if result.troubles else ""
     return (
         f"{result.steps} steps in {result.seconds:.0f} s, best at {result.best_step} ({result.best_weights}){score}"
         f"{troubles}"

@@ -10,20 +10,21 @@ import logging
 import math
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from datasets.shards import read_json, write_json
 from pipelines import examples, registry, resume
+from pipelines.registry import limits, record
 from pipelines.registry.reach import check_address, without_password
 
 _LOG = logging.getLogger(__name__)
 _POLL_S = 2.0
 _LAST_S = 60.0  # how long the end of a training waits for a delivery under way
 MARK = "mlflow.json"  # in the folder of a run: how far its curve and its examples were delivered, and where
-_BATCH = 1000  # metrics in one request, MLflow's limit
+ENDED, STOPPED = "ended", "stopped"  # tags of an MLflow run: why a training failed, and why it stopped early
 
 
 class Pump:
@@ -36,6 +37,7 @@ class Pump:
         self._tails = {"train": resume.Tail(folder / resume.HISTORY), "speed": resume.Tail(folder / resume.SPEED)}
         self._waiting: dict[str, dict[int, dict[str, Any]]] = {kind: {} for kind in self._tails}  # points by step
         self._after = -1  # the step up to which the points before the waiting ones were delivered
+        self.stopped = ""  # why the training stopped before its last step, where it did
         self._client: Any = None
         self._run_id = ""
 
@@ -85,33 +87,70 @@ class Pump:
                 self._client.log_artifacts(run_id, str(path), f"{examples.FOLDER}/{path.name}")
                 self._mark(run_id, step=self.delivered(), examples=step)
 
-    def _mark(self, run_id: str, **done: int) -> None:
+    def _mark(self, run_id: str, **done: object) -> None:
         write_json(self.folder / MARK, {"address": without_password(self.uri), "run_id": run_id, **done})
 
     @contextmanager
-    def running(self) -> Iterator[None]:
-        """Deliver from a thread while the body runs, and what is left when it has ended; never an error."""
-        over = threading.Event()
+    def running(self) -> Iterator["Pump"]:
+        """Deliver from a thread while the body runs, and what is left when it has ended; never an error.
+
+        The MLflow run is RUNNING meanwhile, and closed at the end: FINISHED, KILLED where somebody stopped the
+        training, FAILED with the tag "ended" where it diverged or was given up.
+        """
+        over, ended = threading.Event(), ("FINISHED", "")
 
         def follow() -> None:
+            self._try(self._reopen)
             while not over.wait(_POLL_S):
                 self.try_to_send()
             self.try_to_send()
+            if not self.complaint:
+                self._try(lambda: self.close(*ended))
 
         thread = threading.Thread(target=follow, name="mlflow-curve", daemon=True)
         thread.start()
         try:
-            yield
+            yield self
+        except Exception as error:
+            ended = ("FAILED", (str(error).strip() or type(error).__name__).splitlines()[0])
+            raise
+        except BaseException:
+            ended = ("KILLED", "stopped by hand; the same command goes on")
+            raise
         finally:
             over.set()
             thread.join(timeout=_LAST_S)
             if self.complaint:
                 _LOG.warning("the loss curve is not in MLflow yet: %s; the same command delivers it", self.complaint)
 
+    def _reopen(self) -> None:
+        """The run of a training that goes on after it was stopped is RUNNING again."""
+        run_id, _ = self._open()
+        run = self._client.get_run(run_id)
+        if run.info.status != "RUNNING":
+            self._client.update_run(run_id, status="RUNNING")
+
+    def close(self, status: str, why: str) -> None:
+        """Close the MLflow run."""
+        run_id, _ = self._open()
+        told = {name: text for name, text in ((ENDED, why), (STOPPED, self.stopped)) if text}
+        for tag in ({ENDED, STOPPED} - told.keys()) & self._client.get_run(run_id).data.tags.keys():
+            self._client.delete_tag(run_id, tag)  # of an earlier start
+        record.end_run(self._client, run_id, status, tags=told)
+        self._mark(run_id, step=self.delivered(), examples=self._marked("examples"), closed=status)
+
+    def is_closed(self) -> bool:
+        """Whether MLflow was told that the training is finished."""
+        mark = read_json(self.folder / MARK) or {}
+        return mark.get("closed") == "FINISHED" and mark.get("address") == without_password(self.uri)
+
     def try_to_send(self) -> None:
         """As `send`, but what goes wrong is told once and does not come out."""
+        self._try(self.send)
+
+    def _try(self, act: Callable[[], object]) -> None:
         try:
-            self.send()
+            act()
         except Exception as error:  # a curve that is late must not end a training
             complaint = str(error).splitlines()[0] if str(error) else type(error).__name__
             if not self.complaint:
@@ -154,11 +193,15 @@ class Pump:
     def _log(self, run_id: str, rows: list[tuple[int, str, float]], time_ms: int) -> None:
         from mlflow.entities import Metric
 
-        metrics = [Metric(name, value, time_ms, step) for step, name, value in rows]
-        for start in range(0, len(metrics), _BATCH):
-            self._client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
+        metrics = [Metric(limits.key(name), value, time_ms, step) for step, name, value in rows]
+        for batch in limits.batches(metrics, limits.MAX_METRICS, dict):
+            self._client.log_batch(run_id, metrics=batch)
 
 
-def deliver_rest(config: registry.RegistryConfig, folder: Path, *, store: str) -> None:
+def deliver_rest(config: registry.RegistryConfig, folder: Path, *, store: str, stopped: str = "") -> None:
     """What a finished run could not deliver in its time, tried once more."""
-    Pump(config, folder, store=store).try_to_send()
+    pump = Pump(config, folder, store=store)
+    pump.stopped = stopped
+    pump.try_to_send()
+    if not pump.complaint and not pump.is_closed():
+        pump._try(lambda: pump.close("FINISHED", ""))

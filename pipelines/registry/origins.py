@@ -3,18 +3,18 @@
 A version's tags say from which dataset it learnt and from which weights it began; `pipelines/ancestry.py` follows them.
 """
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipelines import registry
 from pipelines.registry import ModelVersion
+from pipelines.registry.books import connected, is_new, run_or_none
+from pipelines.registry.limits import pages
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 NOTHING = "none"  # of a tag: it began from random weights
-_PAGE = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,16 +30,16 @@ class Origin:
 
 def every_version(*, store: str) -> dict[str, Origin]:
     """Every version of every model at the store's registry that stemline registered, by its address."""
-    if registry._is_new(store):
+    if is_new(store):
         return {}
-    with registry._books(store) as client:
+    with connected(store) as client:
         champions = {
             model.name: str(model.aliases.get(registry.CHAMPION, ""))
-            for model in _pages(client.search_registered_models)
+            for model in pages(client.search_registered_models)
         }
         found = [
             _origin(client, made, is_champion=champions.get(made.name) == str(made.version))
-            for made in _pages(client.search_model_versions)
+            for made in pages(client.search_model_versions)
             if "checkpoint_digest" in made.tags or "dataset_uri" in made.tags
         ]
     return {origin.version.uri: origin for origin in sorted(found, key=_order)}
@@ -71,22 +71,5 @@ def _origin(client: "MlflowClient", made: Any, *, is_champion: bool) -> Origin:
 
 
 def _setting(client: "MlflowClient", run_id: str) -> str:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return str(client.get_run(run_id).data.params.get("model.start", ""))
-    except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise
-        return f"a setting of run {run_id}, which is gone"
-
-
-def _pages(search: Callable[..., Any]) -> Iterator[Any]:
-    """Everything that a search finds, page after page."""
-    token = None
-    while True:
-        page = search(max_results=_PAGE, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
+    run = run_or_none(client, run_id)
+    return f"a setting of run {run_id}, which is gone" if run is None else str(run.data.params.get("model.start", ""))

@@ -1,8 +1,10 @@
-"""The MLflow server of a training is killed and comes back: every step and example is told once, training goes on.
+"""MLflow away, and deaths while it is written to: each step is told once, each act is completed by its own command.
 
 `make drill-mlflow` starts a server and a training in a process of its own, kills the server with SIGKILL at a random
 step, starts it again `--away` seconds later, and holds what it knows in the end against the loss curve in the folder of
-the run. If the training ends before the server is back, the same command is given once more.
+the run. If the training ends before the server is back, the same command is given once more. Then registrations,
+promotions and rollbacks are killed before each statement that they write with (`drill_registry.py`), or before every
+`--every`-th.
 """
 
 import argparse
@@ -25,7 +27,8 @@ import numpy as np
 from datasets.shards import read_json
 from pipelines import examples
 from pipelines.registry.live import MARK
-from tests.bench.table import figure, show
+from tests.bench.table import Row, figure, show
+from tests.e2e import drill_registry
 from tests.e2e.drill_training import started
 
 STEPS = 2400  # so that the training is still going on when the server is back
@@ -76,8 +79,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--away", type=float, default=30.0, help="seconds")
     parser.add_argument("--seed", type=int, default=0, help="of the step")
+    parser.add_argument("--every", type=int, default=1, help="of the statements in a registration or promotion")
+    parser.add_argument("--no-server", action="store_true", help="the kills alone")
     parser.add_argument("--out", help="a JSON file for the rows")
     options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="drill-") as scratch:  # first, while no thread of MLflow's is there to fork
+        rows = list(drill_registry.rows(Path(scratch), every=options.every))
+    if not options.no_server:
+        rows += _server_away(options)
+    return show("MLflow away, and kills", rows, options.out, decimals=0)
+
+
+def _server_away(options: argparse.Namespace) -> list[Row]:
     port, at = _free_port(), int(np.random.default_rng(options.seed).integers(STEPS // 10, STEPS // 3))
     environment = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}", "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory(prefix="drill-") as scratch:
@@ -100,7 +113,7 @@ def main() -> int:
                         once_more.end()
                 made = max(len(examples.steps(run)) for run in store.glob("runs/*"))
                 told, heard = _told(environment["MLFLOW_TRACKING_URI"])
-    rows = [
+    return [
         figure("server killed at step", killed_at, ""),
         figure("steps taken without it", when_back - killed_at, "", target=1, more=True),
         figure("the same command once more", again, "times"),
@@ -108,7 +121,6 @@ def main() -> int:
         figure("steps told more than once", sum(count > 1 for count in told.values()), "", target=0),
         figure("examples in MLflow", heard, "", target=made, more=True),
     ]
-    return show("MLflow away", rows, options.out, decimals=0)
 
 
 def _all_told(store: Path) -> bool:

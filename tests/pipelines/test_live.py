@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,13 @@ import numpy as np
 import pytest
 
 from datasets.audio import decode
+from datasets.errors import InputError
+from models.learner import Learner
 from pipelines import examples, registry, resume, train
+from pipelines.progress import Silent
 from pipelines.registry import RegistryConfig
 from pipelines.registry.live import MARK, Pump
+from pipelines.trouble import TroubleConfig
 from tests.pipelines.songs import SOURCES, write_songs
 from tests.pipelines.test_train import CONFIG as TRAINING
 from tests.pipelines.test_train import MODEL
@@ -233,3 +238,69 @@ def test_a_tail_tells_what_the_whole_file_tells(tmp_path: Path, monkeypatch: pyt
         heard |= {row["step"]: row["value"] for row in rows}
         truth = {row["step"]: row["value"] for row in lines.read() if row["step"] > done}
         assert {at: value for at, value in heard.items() if at > done} == truth
+
+
+def closed(store: Path) -> Any:
+    """The one MLflow run of a store."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=registry.address(str(store)))
+    (run,) = client.search_runs([client.get_experiment_by_name("stemline").experiment_id])
+    return run
+
+
+def test_a_training_that_diverged_or_was_stopped_is_closed_so_until_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunks = write_songs(tmp_path / "songs", {"a": "train", "b": "train", "c": "valid"})
+
+    def learn_on() -> train.TrainResult:
+        return train.run(TRAINING, MODEL, [(chunks, 1.0)], sources=SOURCES, store=str(tmp_path), live=CONFIG)
+
+    losses = Learner._losses
+    for error, status, said in (
+        (None, "FAILED", "training diverged at step"),
+        (KeyboardInterrupt, "KILLED", "by hand"),
+    ):
+
+        def broken(self: Learner, sources_BSCT: Any, step: int, error: Any = error) -> Any:
+            if error is not None:
+                raise error
+            return losses(self, sources_BSCT, step) * float("nan")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Learner, "_losses", broken)
+            with pytest.raises((InputError, KeyboardInterrupt)):
+                learn_on()
+        run = closed(tmp_path)
+        assert run.info.status == status
+        assert said in run.data.tags["ended"]
+    result = learn_on()
+    run = closed(tmp_path)
+    assert run.info.status == "FINISHED"
+    assert not {"ended", "stopped"} & run.data.tags.keys()
+    assert result.stopped == ""
+
+
+def test_a_training_that_stopped_early_says_so(tmp_path: Path) -> None:
+    chunks = write_songs(tmp_path / "songs", {"a": "train", "b": "train", "c": "valid"})
+    # Far too fast: no score is better than the first.
+    recipe = replace(TRAINING.learner, learning_rate=0.5, final_fraction=1.0)
+    trouble = TroubleConfig(plateau_checkpoints=1, diverge_factor=0)
+    config = replace(TRAINING, steps=60, checkpoint_every=2, trouble=trouble, learner=recipe)
+
+    class Said(Silent):
+        summary = ""
+
+        def finish(self, summary: str) -> None:
+            self.summary = summary
+
+    said = Said()
+    result = train.run(config, MODEL, [(chunks, 1.0)], sources=SOURCES, store=str(tmp_path), live=CONFIG, progress=said)
+    assert result.steps < 60
+    assert "no better score in 1 checkpoints" in result.stopped
+    assert f"stopped early: {result.stopped}" in said.summary
+    run = closed(tmp_path)
+    assert (run.info.status, run.data.tags["stopped"]) == ("FINISHED", result.stopped)
+    again = train.run(config, MODEL, [(chunks, 1.0)], sources=SOURCES, store=str(tmp_path), live=CONFIG)
+    assert again == result

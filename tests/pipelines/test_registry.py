@@ -24,6 +24,7 @@ from pipelines.registry import (
     decision_of,
     fetch,
     flatten,
+    lineage,
     promote,
     register,
     resolve,
@@ -87,7 +88,8 @@ def test_registering_twice_adds_neither_a_run_nor_a_version(store: str, candidat
     assert register(CONFIG, candidate, store=store) == first
     books = client(store)
     assert len(books.search_model_versions("name = 'stemline'")) == 1
-    assert len(books.search_runs([books.get_experiment_by_name("stemline").experiment_id])) == 1
+    runs = books.search_runs([books.get_experiment_by_name("stemline").experiment_id])
+    assert sorted("run_key" in run.data.tags for run in runs) == [False, True]  # the evaluation, the training
 
 
 @MLFLOW
@@ -98,8 +100,8 @@ def test_the_run_holds_parameters_curve_scores_dataset_config_and_lineage(store:
     assert run.info.status == "FINISHED"
     assert run.data.params["train.steps"] == "20"
     assert [point.value for point in books.get_metric_history(version.run_id, "train/loss")] == [0.5, 0.25]
-    assert run.data.metrics["test/nsdr/drums"] == 5.5
     assert run.data.metrics["train/per_source/1"] == 0.3
+    assert not [name for name in run.data.metrics if name.startswith("test/")]
     assert run.data.tags["commit"] == "0123abc"
     assert run.inputs.dataset_inputs[0].dataset.digest == CHUNKS.digest[:36]
     assert [file.path for file in books.list_artifacts(version.run_id)] == ["config.toml"]
@@ -107,6 +109,11 @@ def test_the_run_holds_parameters_curve_scores_dataset_config_and_lineage(store:
     assert made.tags["chunks_digest"] == CHUNKS.digest
     model = books.get_logged_model(made.source.removeprefix("models:/"))
     assert {metric.key: metric.value for metric in model.metrics}["test/nsdr/drums"] == 5.5
+    (evaluation,) = lineage(version.uri, store=store).evaluations
+    scored = books.get_run(evaluation.run_id)
+    assert scored.data.metrics == {"test/nsdr/drums": 5.5}
+    assert scored.data.tags["mlflow.parentRunId"] == version.run_id
+    assert scored.info.status == "FINISHED"
 
 
 @MLFLOW

@@ -1,0 +1,49 @@
+"""A process that dies at the k-th call of MLflow's client, without the death: nothing that follows reaches MLflow."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import pytest
+
+
+class Killed(BaseException):
+    """Nothing of ours catches it."""
+
+
+class Life:
+    """Counts calls; dies before the k-th, never where `at` is 0."""
+
+    def __init__(self, at: int = 0) -> None:
+        self.at, self.calls, self.dead = at, 0, False
+
+    def step(self) -> None:
+        self.calls += 1
+        if self.dead or self.calls == self.at:
+            self.dead = True
+            raise Killed
+
+
+@contextmanager
+def dying(at: int) -> Iterator[Life]:
+    """Inside, the process is dead from before the k-th call on; outside, another process has begun."""
+    import mlflow
+
+    life = Life(at)
+
+    def stepping(call: Any) -> Any:
+        def counted(*arguments: Any, **options: Any) -> Any:
+            life.step()
+            return call(*arguments, **options)
+
+        return counted
+
+    kind = mlflow.MlflowClient
+    calls = {name: call for name, call in vars(kind).items() if callable(call) and not name.startswith("_")}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, call in calls.items():
+            patch.setattr(kind, name, stepping(call))
+        with suppress(Killed):
+            yield life
+    while mlflow.active_run():  # of a thread that is no more
+        mlflow.end_run()
