@@ -1,4 +1,4 @@
-"""What a colleague is shown: a song that the model never heard, separated and scored, and the report."""
+"""What a colleague is shown: a held-out song, separated and scored, and the report."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,9 +14,11 @@ from flows import config as door
 from flows.build_corpus import Corpus
 from flows.config import RunConfig
 from flows.step import step
-from flows.train_model import Trained
+from flows.train_model import Trained, heard_in, of_candidate
 from pipelines import audition, registry, report, stems, train
+from pipelines.ancestry import Ancestors
 from pipelines.audition import SongFiles
+from pipelines.contamination import Contamination
 from pipelines.report import ReportInput, mixes, sounds
 from pipelines.report.listening import SongAudio
 from pipelines.report.mixes import MixShown
@@ -88,6 +90,7 @@ def write_report(config: RunConfig, corpus: Corpus, model: Trained, song: SongFi
         licenses=Counter({config.corpus.license: sum(verdict.keep for verdict in verdicts)}),
         scores=read_objects(model.candidate.scores, Score),
         split=config.evaluate.split,
+        heard=_heard(config, corpus, model),
         history=curves(train.read_history(model.trained), config.corpus.sources),
         sources=config.corpus.sources,
         song=SongAudio(
@@ -119,6 +122,11 @@ def write_report(config: RunConfig, corpus: Corpus, model: Trained, song: SongFi
         lambda progress: report.run(config.report, told, store=config.store.root, progress=progress),
         words=lambda path: path,
     )
+
+
+def _heard(config: RunConfig, corpus: Corpus, model: Trained) -> Contamination:
+    ancestors = Ancestors(config.store.root, config.store.tables)
+    return heard_in(config, corpus.songs, [of_candidate(config, corpus, model.trained, ancestors)])
 
 
 def _mixes(config: RunConfig, corpus: Corpus) -> tuple[MixShown, ...]:

@@ -16,6 +16,7 @@ from datasets import storage
 from datasets.errors import InputError
 from datasets.ranges import Range, check_ranges
 from datasets.schema import REASONS, SOURCES, Score, Verdict
+from pipelines.contamination import Contamination
 from pipelines.progress import Progress, stage
 from pipelines.report.charts import Curve, SourceScores, curve_plot, legend, score_plot
 from pipelines.report.listening import SongAudio, clips_of, players
@@ -53,6 +54,7 @@ class ReportInput:
     licenses: Mapping[str, int] = field(default_factory=dict)  # license -> songs
     scores: Sequence[Score] = ()
     split: str = "test"
+    heard: Contamination | None = None  # which of the scored songs the model knew; None where nobody looked
     history: Sequence[Mapping[str, Any]] = ()  # "step", "loss", "per_source", "valid_nsdr"
     sources: Sequence[str] = SOURCES  # the order of "per_source"
     song: SongAudio | None = None
@@ -159,8 +161,26 @@ def scores_section(made: ReportInput) -> str:
         _score_table(made.scores, summary),
         _filtered_table(made.scores),
         _song_table(made.scores) if num_songs > 1 else "",
-        lead=f"On {songs}, never heard in training. More is better. Silence as estimate has an nSDR of 0 dB.",
+        lead=f"On {songs}{_heard(made)} More is better. Silence as estimate has an nSDR of 0 dB.",
     )
+
+
+def _heard(made: ReportInput) -> str:
+    """Whether the scored songs were heard in training, said only as far as it is known."""
+    if made.split == "valid":
+        return ", by which the weights were chosen."
+    if made.heard is None:
+        return ", heard in training." if made.split == "train" else "; whether any was heard in training is not known."
+    scored = {score.track_id for score in made.scores}
+    heard = [track_id for track_id in sorted(made.heard.songs) if track_id in scored]
+    if heard:
+        named = ", ".join(heard[:3]) + (", ..." if len(heard) > 3 else "")
+        return f", {len(heard)} of them heard in training: {text(named)}."
+    if not made.heard.known:
+        return f"; whether any was heard in training is not known: {text('; '.join(made.heard.gaps))}."
+    if not made.heard.by_ear:
+        return ", none of the same audio as one heard in training; other masters were not looked for."
+    return ", never heard in training."
 
 
 def _score_table(scores: Sequence[Score], summary: Sequence[SourceScores]) -> str:

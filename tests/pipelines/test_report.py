@@ -11,7 +11,8 @@ import soundfile
 
 from datasets.errors import InputError
 from datasets.schema import SOURCES, Score, StemFile, Verdict
-from pipelines.report import ReportConfig, ReportInput, render, run
+from pipelines.contamination import Contamination
+from pipelines.report import ReportConfig, ReportInput, render, run, scores_section
 from pipelines.report.charts import Curve, SourceScores, curve_plot, nice_ticks, score_plot
 from pipelines.report.listening import PAGE_RATE, SongAudio, band_levels, clips_of, spectrogram, waveform
 from pipelines.report.page import table
@@ -256,3 +257,23 @@ def test_a_page_that_cannot_be_written_is_an_input_error(tmp_path: Path) -> None
 def test_an_excerpt_too_long_for_a_page_is_refused() -> None:
     with pytest.raises(InputError, match=r"report\.clip_s must be in \[1, 30\], got 300"):
         ReportConfig(clip_s=300)
+
+
+def test_never_heard_in_training_is_said_only_where_it_is_known() -> None:
+    scores = [score(name, "drums", 5.0) for name in "abcd"]
+
+    def lead(heard: Contamination | None, split: str = "test") -> str:
+        found = re.search(r"On 4 songs of the \w+ split(.*?\.) More", scores_section(made(heard, split)))
+        assert found is not None
+        return found[1]
+
+    def made(heard: Contamination | None, split: str) -> ReportInput:
+        return ReportInput(name="m", scores=scores, split=split, heard=heard)
+
+    assert lead(Contamination()) == ", never heard in training."
+    assert lead(Contamination(songs={"b": "", "elsewhere": ""})) == ", 1 of them heard in training: b."
+    assert lead(Contamination(by_ear=False)).endswith("other masters were not looked for.")
+    assert lead(Contamination(known=False, gaps=("it began from x.th",))).endswith("is not known: it began from x.th.")
+    assert "is not known" in lead(None)
+    assert lead(None, "train") == ", heard in training."
+    assert lead(Contamination(), "valid") == ", by which the weights were chosen."
