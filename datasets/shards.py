@@ -213,7 +213,7 @@ def write_manifest(
     if table == "chunks":
         chosen = [song for shard in shards for song in stored_songs(store, shard)] if songs is None else songs
         members = sorted(chosen, key=lambda song: song.track_id)
-        used = {song.path for song in members}
+        used = {storage.absolute(song.path) for song in members}  # they may come from a store named by a relative path
         shards = [shard for shard in shards if storage.join(storage.absolute(store), shard.file) in used]
     content = {
         "schema_version": SCHEMA_VERSION,
@@ -238,7 +238,8 @@ def stored_songs(store: str | Path, shard: Shard) -> list[Song]:
 
 
 def _without_folder(song: Song, store: str) -> dict[str, Any]:
-    return {**asdict(song), "path": song.path.removeprefix(store).lstrip("/")}
+    path = storage.absolute(song.path) if song.path else ""
+    return {**asdict(song), "path": path.removeprefix(store).lstrip("/")}
 
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:

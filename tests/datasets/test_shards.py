@@ -280,3 +280,15 @@ def test_border_values_come_back_from_their_tables(tmp_path: Path) -> None:
     assert (
         shards.write_table(tmp_path / "other", "plans", shards.table_of([plan], PLANS), key="z").digest == plans.digest
     )
+
+
+def test_a_selection_from_a_store_named_by_a_relative_path_keeps_its_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    written = shards.write_shard("store", "first", _rows("a", "b"), sources=SOURCES)
+    shards.write_manifest("store", table="chunks", step="ingest", key="k", shards=[written])
+    songs = shards.read_manifest("store/manifests/ingest-k.json").songs
+    chosen = shards.write_manifest("store", table="chunks", step="curate", key="c", shards=[written], songs=songs[:1])
+    assert [shard.file for shard in shards.read_manifest(chosen).shards] == ["chunks/first.parquet"]
+    assert np.allclose(shards.read_song(shards.read_songs(chosen)[0]), _stems("a"), atol=1e-4)
