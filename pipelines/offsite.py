@@ -9,6 +9,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import uuid
 from pathlib import Path
 
 from datasets import storage
@@ -92,7 +93,7 @@ def _copy(path: Path, address: str) -> str:
 def _names(root: str) -> list[str]:
     """Checkpoints there, the newest first."""
     found = [name.removesuffix(".json") for name in storage.names(root) if name.endswith(".json")]
-    return sorted(found, reverse=True)
+    return sorted(filter(resume.is_checkpoint_name, found), reverse=True)
 
 
 def _forget(root: str, name: str) -> None:
@@ -108,7 +109,7 @@ def check(address: str) -> None:
     if not address:
         return
     try:
-        probe = storage.join(storage.absolute(address), ".writable")
+        probe = storage.join(storage.absolute(address), f".stemline-{uuid.uuid4().hex[:8]}")
         storage.write(probe, b"")
         storage.remove(probe)
     except InputError as error:

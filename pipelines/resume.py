@@ -8,6 +8,7 @@ the one before it used.
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -44,7 +45,7 @@ def find(folder: Path) -> Found:
     from models.errors import ModelError
 
     damaged = []
-    for path in sorted(folder.glob(f"{_PREFIX}*"), reverse=True):
+    for path in reversed(_steps(folder)):
         try:
             for part in (CURRENT, BEST):
                 checkpoint.check(path / part)
@@ -70,11 +71,21 @@ def tidy(folder: Path, found: Found) -> None:
 
 def written(folder: Path) -> int:
     """The step of the newest checkpoint by name, 0 without one; whether it is whole is not looked at."""
-    return max((int(path.name.removeprefix(_PREFIX)) for path in folder.glob(f"{_PREFIX}*")), default=0)
+    return max((int(path.name.removeprefix(_PREFIX)) for path in _steps(folder)), default=0)
 
 
 def checkpoint_name(step: int) -> str:
     return f"{_PREFIX}{step:09d}"
+
+
+def is_checkpoint_name(name: str) -> bool:
+    """Whether `checkpoint_name` gives such a name: folders of other names in a run's folder are nobody's to remove."""
+    return re.fullmatch(rf"{_PREFIX}\d{{9,}}", name) is not None
+
+
+def _steps(folder: Path) -> list[Path]:
+    """The checkpoints of a run's folder by name, the oldest first."""
+    return sorted(path for path in folder.glob(f"{_PREFIX}*") if is_checkpoint_name(path.name))
 
 
 class Writer:
@@ -118,7 +129,7 @@ class Writer:
                 os.replace(temporary, target)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
-            for old in sorted(self.folder.glob(f"{_PREFIX}*"))[: -self.keep]:
+            for old in _steps(self.folder)[: -self.keep]:
                 shutil.rmtree(old, ignore_errors=True)
         if self.copy is not None:
             try:

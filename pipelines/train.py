@@ -451,10 +451,15 @@ class _Watch:
 def _conclude(folder: Path, run_key: str, *, seconds: float, stopped: str) -> TrainResult:
     """Copy the best model out of the last checkpoint; `result.json` comes last."""
     from models import checkpoint
+    from models.errors import ModelError
 
     found = resume.find(folder)
     assert found.newest is not None
     target = folder / "model"
+    try:
+        checkpoint.require_replaceable(target)
+    except ModelError as error:
+        raise InputError(f"the trained model has no place: {error}; then run the same command again") from error
     temporary = Path(tempfile.mkdtemp(prefix=".model-", dir=folder))
     shutil.copytree(found.newest / resume.BEST, temporary, dirs_exist_ok=True)
     checkpoint.load_model(temporary)  # a damaged copy must not become a result

@@ -53,6 +53,25 @@ def copied(tmp_path: Path) -> Path:
     return tmp_path / "copies" / "run"
 
 
+def test_files_of_others_beside_checkpoints_and_their_copies_stay(copied: Path, tmp_path: Path) -> None:
+    notes, writable = copied / "notes.json", copied.parent / ".writable"
+    for path in (notes, writable):
+        path.write_text("{}")
+    tries = tmp_path / "run" / "step-by-hand"
+    tries.mkdir()
+    offsite.check(str(copied.parent))
+    with resume.Writer(tmp_path / "run", keep=1) as writer:
+        for step in (4, 5):
+            writer.submit(step, lambda folder: (folder / "weights").touch())
+            writer.wait()
+            offsite.put(tmp_path / "run", step, str(copied.parent), keep=1)
+    assert notes.exists()
+    assert writable.exists()
+    assert tries.exists()
+    assert [path.name for path in sorted((tmp_path / "run").glob("step-0*"))] == ["step-000000005"]
+    assert resume.written(tmp_path / "run") == 5
+
+
 def test_the_newest_copies_are_kept_and_the_newest_comes_back_with_the_curve(copied: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in copied.glob("*.json")) == ["step-000000002.json", "step-000000003.json"]
     assert not list(copied.glob("step-000000001/*/*"))
