@@ -8,7 +8,6 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
@@ -400,7 +399,7 @@ def ui(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
     """
     from flows import services
 
-    return _carry_out(overrides, options, lambda config, screen: services.serve(Path(config.store.root), screen=screen))
+    return _carry_out(overrides, options, lambda config, screen: services.serve_store(config.store.root, screen=screen))
 
 
 @app.command(sort_key=13)

@@ -16,11 +16,19 @@ from pathlib import Path
 from typing import Any
 
 from datasets.errors import InputError
+from datasets.ownership import require_store
 from flows.screen import Screen
 
 HOST = "127.0.0.1"
 START_WITHIN_S = 120.0
 STOP_WITHIN_S = 10.0
+
+
+def serve_store(root: str, *, screen: Screen) -> dict[str, Any]:
+    """`serve`, where the folder is a store: MLflow and Prefect would begin books of theirs in any folder."""
+    if Path(root).is_dir():
+        require_store(root, setting="store.root")
+    return serve(Path(root), screen=screen)
 
 
 def serve(store: Path, *, screen: Screen, until: threading.Event | None = None) -> dict[str, Any]:

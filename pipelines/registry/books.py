@@ -50,8 +50,9 @@ def address(store: str) -> str:
 
 
 def is_new(store: str) -> bool:
-    """Whether the store keeps its own books and has none yet; reading should not start them."""
-    return not os.environ.get("MLFLOW_TRACKING_URI") and not (Path(store) / "mlflow.db").exists()
+    """Whether the books are a file, the store's own or a named one, that is not there yet: reading makes none."""
+    kind, _, file = address(store).partition(":///")
+    return kind == "sqlite" and not Path(file).exists()
 
 
 @contextmanager

@@ -160,6 +160,24 @@ def test_a_verb_that_only_looks_makes_no_folder(
     assert not list(tmp_path.iterdir())
 
 
+def test_no_servers_begin_their_books_in_a_folder_of_somebodys(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    assert main(["ui", f"store.root={tmp_path}"]) == 2
+    assert "is no store" in capsys.readouterr().err
+    assert below(tmp_path) == {"thesis.txt": b"precious"}
+
+
+@pytest.mark.parametrize("words", [["history"], ["lineage", "models:/stemline/1"], ["why"], ["rollback"]], ids=" ".join)
+def test_a_registry_that_is_not_there_yet_is_not_begun_by_looking(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/books/mlflow.db")
+    assert main([*words, f"store.root={tmp_path}/none"]) in (0, 2)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
 def test_a_folder_without_write_permission_is_refused(tmp_path: Path) -> None:
     (tmp_path / "shut").mkdir(mode=0o500)
