@@ -17,6 +17,7 @@ CODEC_BANDS = 24
 CODEC_CUTOFF = 0.45, 0.82  # of half the sample rate, worst and best: 10 to 18 kHz at 44.1 kHz
 CODEC_RATIO_DB = 8.0, 20.0  # how far the noise lies below each band, worst and best
 VOCODER_WINDOW = 2048
+PEAK_REACH = 2  # bins on either side that a spectral peak exceeds
 ATTACK_RISE = 4.0  # growth of the energy from one frame to the next from which on a hit is heard
 
 
@@ -96,8 +97,8 @@ def _overlap_halves(frames_KCNT: Tensor) -> Tensor:
 def repitch(stems_KCT: Tensor, *, tempo: float, semitones: float, num_samples: int, margin: int) -> Tensor:
     """`num_samples` of the stems played `tempo` times as fast and transposed, from sample `margin` on.
 
-    A phase vocoder that takes the phases afresh at hits, so drums stay sharp, and turns both channels alike, so
-    they stay where they were; then resampling by a Fourier transform. Where the input ends the output is silent.
+    A phase vocoder that takes the phases afresh at hits, so drums stay sharp, and turns all channels alike, so they
+    keep their places and phases; then resampling by a Fourier transform. Where the input ends the output is silent.
     """
     ratio = 2 ** (semitones / 12)
     wanted = math.ceil((num_samples + 1) * ratio) + 2 * VOCODER_WINDOW  # before resampling
@@ -125,7 +126,7 @@ def _vocode(stems_KCT: Tensor, *, speed: float, first: float, num_samples: int) 
     index_NT = index_NT.to(stems_KCT.device)
     here_KCNF = torch.fft.rfft(padded_KCT[..., index_NT] * hann_T)
     before_KCNF = torch.fft.rfft(padded_KCT[..., index_NT - hop] * hann_T)
-    turn_K1NF = _turns(here_KCNF.sum(dim=1, keepdim=True), before_KCNF.sum(dim=1, keepdim=True))
+    turn_K1NF = _turns(here_KCNF, before_KCNF)
     frames_KCNT = torch.fft.irfft(here_KCNF * torch.polar(torch.ones_like(turn_K1NF), turn_K1NF), window) * hann_T / 1.5
     quarters = frames_KCNT.reshape(*frames_KCNT.shape[:-1], 4, hop).unbind(-2)
     summed = sum(F.pad(quarter, (0, 0, place, 3 - place)) for place, quarter in enumerate(quarters))
@@ -133,21 +134,54 @@ def _vocode(stems_KCT: Tensor, *, speed: float, first: float, num_samples: int) 
     return summed.flatten(-2)[..., 2 * hop + window // 2 :][..., :num_samples]
 
 
-def _turns(here_K1NF: Tensor, before_K1NF: Tensor) -> Tensor:
-    """How far each frame's phases must turn to go on from those of the frame before, in radians.
+def _turns(here_KCNF: Tensor, before_KCNF: Tensor) -> Tensor:
+    """How far each frame's phases must turn to go on from those of the frame before, in radians; (K, 1, N, F).
 
     `before` are the frames a hop earlier in the input. At hits the turn is zero: phases are those of the input.
+    Elsewhere all bins around a peak turn as it does (identity phase locking, Laroche and Dolson 1999), or overlapping
+    frames would cancel each other. Channels are heard by their power, whatever their polarity.
     """
     # What stands a hop before a frame in the input stands a hop before it in the output too, if it turns as that did.
-    step_K1NF = torch.angle(here_K1NF[..., :-1, :]) - torch.angle(before_K1NF[..., 1:, :])
-    total_K1NF = F.pad(step_K1NF, (0, 0, 1, 0)).cumsum(dim=-2)
-    energy_K1N = here_K1NF[..., here_K1NF.shape[-1] // 16 :].abs().square().sum(dim=-1)
-    earlier_K1N = before_K1NF[..., before_K1NF.shape[-1] // 16 :].abs().square().sum(dim=-1)
-    is_hit_K1N = energy_K1N > ATTACK_RISE * earlier_K1N + 1e-3 * energy_K1N.amax(dim=-1, keepdim=True)
-    is_hit_K1N[..., 0] = True
-    place_N = torch.arange(is_hit_K1N.shape[-1], device=is_hit_K1N.device)
-    last_K1N = torch.where(is_hit_K1N, place_N, 0).cummax(dim=-1).values
-    return total_K1NF - total_K1NF.gather(-2, last_K1N[..., None].expand_as(total_K1NF))
+    step_KNF = torch.angle((here_KCNF[..., :-1, :] * before_KCNF[..., 1:, :].conj()).sum(dim=1))
+    power_KNF, earlier_KNF = (frames.abs().square().sum(dim=1) for frames in (here_KCNF, before_KCNF))
+    return _accumulate(F.pad(step_KNF, (0, 0, 1, 0)), _nearest_peaks(power_KNF), _hits(power_KNF, earlier_KNF))[:, None]
+
+
+def _hits(power_KNF: Tensor, earlier_KNF: Tensor) -> Tensor:
+    """Where the energy above the bass grows at once, and the first frame; (K, N)."""
+    energy_KN, earlier_KN = (power[..., power.shape[-1] // 16 :].sum(dim=-1) for power in (power_KNF, earlier_KNF))
+    is_hit_KN = energy_KN > ATTACK_RISE * earlier_KN + 1e-3 * energy_KN.amax(dim=-1, keepdim=True)
+    is_hit_KN[..., 0] = True
+    return is_hit_KN
+
+
+def _nearest_peaks(power_KNF: Tensor) -> Tensor:
+    """The bin of the nearest peak, which none of the two bins on either side exceeds, for each bin; (K, N, F)."""
+    size = power_KNF.shape[-1]
+    highest_KNF = F.max_pool1d(power_KNF, 2 * PEAK_REACH + 1, stride=1, padding=PEAK_REACH)
+    bin_F = torch.arange(size, device=power_KNF.device)
+    below_KNF = torch.where(power_KNF >= highest_KNF, bin_F, -size).cummax(dim=-1).values
+    above_KNF = torch.where(power_KNF >= highest_KNF, bin_F, 2 * size).flip(-1).cummin(dim=-1).values.flip(-1)
+    return torch.where(bin_F - below_KNF <= above_KNF - bin_F, below_KNF, above_KNF)
+
+
+def _accumulate(step_KNF: Tensor, peak_KNF: Tensor, is_hit_KN: Tensor) -> Tensor:
+    """Turns (K, N, F): at a hit 0, else at each bin's peak the turn of the frame before and the step.
+
+    A turn depends on one bin of the frame before, so on one bin of any earlier frame: how it does is found for 1, 2,
+    4, ... frames back, for all frames at once.
+    """
+    turn_KNF, bin_KNF = step_KNF.gather(-1, peak_KNF), peak_KNF
+    turn_KNF = turn_KNF.masked_fill(is_hit_KN[..., None], 0.0)
+    ends_KN, back = is_hit_KN, 1  # where no earlier frame counts
+    while not ends_KN.all():
+        then_KNF = turn_KNF[:, :-back].gather(-1, bin_KNF[:, back:])
+        goes_on_KN1 = ~ends_KN[:, back:, None]
+        turn_KNF = torch.cat([turn_KNF[:, :back], turn_KNF[:, back:] + then_KNF * goes_on_KN1], dim=1)
+        bin_KNF = torch.cat([bin_KNF[:, :back], bin_KNF[:, :-back].gather(-1, bin_KNF[:, back:])], dim=1)
+        ends_KN = torch.cat([ends_KN[:, :back], ends_KN[:, back:] | ends_KN[:, :-back]], dim=1)
+        back *= 2
+    return turn_KNF
 
 
 def _fast_length(least: int) -> int:

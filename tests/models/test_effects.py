@@ -60,6 +60,58 @@ def test_repitch_puts_hits_where_the_tempo_says_and_keeps_them_sharp(tempo: floa
         assert 10 * math.log10(before / after) < -40  # -19 where phases are not taken afresh at hits
 
 
+def band_of_voices(seed: int, seconds: float = 2.0) -> Tensor:
+    """A mono stem of gliding harmonics and breath, (T,)."""
+    generator = torch.Generator().manual_seed(seed)
+    time_T = torch.arange(round(seconds * RATE)) / RATE
+    pitch, glide = 150 + 300 * torch.rand(2, 1, generator=generator)
+    phase_T = 2 * math.pi * (pitch * time_T + 0.02 * glide * torch.sin(2 * math.pi * 4 * time_T) / 4)
+    tones = sum(torch.sin(k * phase_T + k * k) / k for k in range(1, 12))
+    return 0.1 * (tones + 0.1 * torch.randn(len(time_T), generator=generator))
+
+
+def decibels(found: Tensor, expected: Tensor) -> float:
+    return 10 * math.log10(found.square().mean() / expected.square().mean())
+
+
+@pytest.mark.parametrize(("tempo", "semitones"), [(1.07, 0), (0.95, -2), (1.0, 2)])
+@pytest.mark.parametrize("gains", [(1.0, 1.0), (1.0, -1.0), (1.0, -0.97), (0.0, 1.0)], ids=str)
+def test_repitch_keeps_the_level_whatever_the_polarity(
+    gains: tuple[float, float], tempo: float, semitones: int
+) -> None:
+    voice_T = band_of_voices(1)
+    stems = (torch.tensor(gains)[:, None] * voice_T)[None]
+    options = {"tempo": tempo, "semitones": semitones, "num_samples": 70000, "margin": MARGIN}
+    bent = effects.repitch(stems, **options)  # type: ignore[arg-type]
+    source = stems[..., MARGIN : MARGIN + round(70000 * tempo)]
+    assert abs(decibels(bent, source)) < 0.5
+    in_phase = effects.repitch(voice_T.expand(1, 2, -1), **options)[0, 0]  # type: ignore[arg-type]
+    torch.testing.assert_close(bent[0], torch.tensor(gains)[:, None] * in_phase, atol=2e-3, rtol=0)
+
+
+def test_repitch_keeps_what_is_wide_and_where_it_stands() -> None:
+    middle_T, left_T, right_T = (band_of_voices(seed) for seed in (2, 3, 4))
+    stems = torch.stack([middle_T + left_T, middle_T - 0.8 * left_T + 0.3 * right_T])[None]
+    bent = effects.repitch(stems, tempo=1.05, semitones=1, num_samples=70000, margin=MARGIN)
+    source = stems[..., MARGIN : MARGIN + round(70000 * 1.05)]
+    for one, other in ((1.0, 1.0), (1.0, -1.0), (1.0, 0.0), (0.0, 1.0)):
+        mix = torch.tensor([one, other])[:, None]
+        assert abs(decibels((mix * bent[0]).sum(0), (mix * source[0]).sum(0))) < 0.5
+
+
+def test_turns_add_up_frame_by_frame_as_they_do_all_at_once() -> None:
+    generator = torch.Generator().manual_seed(0)
+    step_KNF = torch.randn(2, 37, 20, generator=generator)
+    peak_KNF = torch.randint(20, (2, 37, 20), generator=generator)
+    is_hit_KN = torch.rand(2, 37, generator=generator) < 0.1
+    is_hit_KN[:, 0] = True
+    found_KNF = effects._accumulate(step_KNF, peak_KNF, is_hit_KN)
+    turn_KF = torch.zeros(2, 20)
+    for n in range(37):
+        turn_KF = (turn_KF + step_KNF[:, n]).gather(-1, peak_KNF[:, n]) * ~is_hit_KN[:, n, None]
+        torch.testing.assert_close(found_KNF[:, n], turn_KF)
+
+
 def test_repitch_does_not_clip_what_is_beyond_full_scale() -> None:
     bent = effects.repitch(tone(220.0, level=3.0), tempo=1.05, semitones=1, num_samples=60000, margin=MARGIN)
     assert 2.8 < bent.abs().max().item() < 3.3
