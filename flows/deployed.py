@@ -227,7 +227,7 @@ def _walking(verb: str, preset: str, songs: str, store: str, overrides: list[str
         raise InputError(f"this run crashed {MAX_STARTS} times; see its log, then start another")
     config = resolved(preset, songs, store, overrides or [])
     if verb != "ingest":
-        config.model.check_start()
+        config.model.check()
     holding = held(config.store.root, verb=verb, data=config.store.data, patience_s=STORE_PATIENCE_S)
     with holding as folder, RunScreen(), session():
         check_address(registry.address(str(folder)))

@@ -18,7 +18,7 @@ CORPUS_STEPS = ("ingest", "curate", "analyze", "automix")
 def run(config: RunConfig, *, verb: str, screen: Screen, debug: bool = False) -> dict[str, Any]:
     """Every step up to the verb's own; finished ones return at once. JSON-sized but for `shown`, meant for people."""
     if verb not in CORPUS_STEPS:
-        config.model.check_start()  # not after an hour of ingesting
+        config.model.check()  # not after an hour of ingesting
     with prepared(config, verb=verb, screen=screen, debug=debug):
         from flows import build_corpus, full_run, train_model
         from flows.tables import corpus_tables, model_tables, run_tables

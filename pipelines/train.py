@@ -82,7 +82,7 @@ def run(
     A finished run with the same settings, songs and code is returned without starting a worker, an interrupted
     one goes on from its last checkpoint. With `live` the curve is in MLflow while it grows.
     """
-    model.check_start()
+    model.check()
     job = Job(
         config=config,
         model=_resolved(model, store),

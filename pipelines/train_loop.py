@@ -20,6 +20,7 @@ from datasets.errors import InputError
 from datasets.loader import LoaderConfig
 from datasets.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Probability, check_ranges
 from datasets.schema import ShardSet
+from models.errors import ModelError
 from models.recipe import LearnerConfig
 from pipelines import examples, resume, trouble
 from pipelines.trouble import Decision, TroubleConfig
@@ -44,8 +45,22 @@ class ModelConfig:
     start: str = ""  # weights to begin with: a checkpoint, a file, or models:/NAME@ALIAS; random ones where empty
     fine_tune: bool = False  # the recipe changes trained weights: without `start` it is refused
 
-    def check_start(self) -> None:
-        """InputError where a recipe for fine-tuning has nothing to begin with; asked before any step of the road."""
+    def check(self) -> None:
+        """InputError where no such network can be built, or a fine-tuning has nothing to begin with.
+
+        Asked before any step of the road: songs are not ingested for hours for a model that cannot be.
+        """
+        import torch
+
+        from models.catalog import build
+
+        try:
+            with torch.device("meta"):
+                build(self.preset, **self.options)
+        except ModelError as error:
+            about = str(error)
+            named = about.split(" ")[0].split("=")[0] in self.options
+            raise InputError(f"model.options.{about}" if named else f"model.preset={self.preset}: {about}") from error
         if self.fine_tune and not self.start:
             raise InputError(
                 "model.start must name the weights to fine-tune (model.fine_tune is true), got none; for example "

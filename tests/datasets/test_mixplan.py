@@ -303,3 +303,9 @@ def test_a_mix_costs_no_more_in_a_large_corpus() -> None:
         assert len(plan(songs, seed=0, mixes_per_track=mixes, rules=RULES, sources=SOURCES)) == 1200
         spent.append(time.process_time() - began)
     assert spent[1] < 3.0 * spent[0]
+
+
+def test_a_song_of_which_one_downbeat_is_known_says_nothing_about_its_bars() -> None:
+    one = replace(song("a"), downbeats_s=song("a").downbeats_s[:1])
+    plans = plan([one, song("b"), song("c")], seed=0, mixes_per_track=6, rules=RULES, sources=SOURCES)
+    assert {part.track_id for made in plans if not made.reason for part in made.parts} == {"a", "b", "c"}

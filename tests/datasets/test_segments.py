@@ -216,3 +216,16 @@ def test_the_level_counts_each_chunk_by_its_length_and_only_the_sources_asked_fo
     power = (4000 * 0.01**2 + 500 * 0.5**2) / 4500
     assert song_level(song, SOURCES[:1]) == pytest.approx(power**0.5, rel=1e-3)
     assert song_level(song, SOURCES) == pytest.approx((2 * power) ** 0.5, rel=1e-3)
+
+
+def test_a_table_without_songs_of_the_split_changes_nothing(tmp_path: Path) -> None:
+    songs, none = store(tmp_path / "one", SONGS), store(tmp_path / "other", {"e": ("test", 4000)})
+    alone, both = (
+        SegmentIndex.open(tables, sources=SOURCES, split="train")
+        for tables in ([(songs, 1.0)], [(none, 3.0), (songs, 1.0), (none, 2.0)])
+    )
+    assert [song.track_id for song in both.songs] == [song.track_id for song in alone.songs]
+    np.testing.assert_array_equal(both.cumulative, alone.cumulative)
+    np.testing.assert_array_equal(
+        batch(both, range(8), seed=1, num_samples=500), batch(alone, range(8), seed=1, num_samples=500)
+    )

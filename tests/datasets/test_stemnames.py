@@ -109,3 +109,20 @@ def test_names_of_real_productions_are_read_right_or_reported(taxonomy: Taxonomy
     assert total > 150
     assert right / total > 0.8
     assert wrong == ["MINILOGUE_SYNTH.wav"]  # plays the bass: no name says so
+
+
+def test_a_folder_two_levels_up_names_a_file_that_says_nothing(taxonomy: Taxonomy) -> None:
+    notes = _read(taxonomy, "Drums/close/01.wav", "Drums/close/02.wav", "Bass/takes/best/03.wav", "Vox/x/y/z/04.wav")
+    assert {name: note.source for name, note in notes.items()} == {
+        "Drums/close/01.wav": "drums", "Drums/close/02.wav": "drums", "Bass/takes/best/03.wav": "bass",
+        "Vox/x/y/z/04.wav": "vocals",
+    }  # fmt: skip
+
+
+def test_a_name_that_all_files_share_is_left_out_although_they_are_numbered(taxonomy: Taxonomy) -> None:
+    """The song is called after an instrument; each file also has a number, which does not make it bare."""
+    names = [f"Bass Culture {what} {n}.wav" for n, what in enumerate(("Kick", "Snare", "Tambourine", "Zxq", "Zyq"))]
+    notes = _read(taxonomy, *names)
+    assert notes["Bass Culture Kick 0.wav"].source == "drums"
+    assert notes["Bass Culture Zxq 3.wav"].source != "bass"
+    assert notes["Bass Culture Zyq 4.wav"].source != "bass"

@@ -138,3 +138,14 @@ def test_hours_are_counted_from_the_dataset_that_the_champion_names(tmp_path: Pa
     """A champion remembers the address that writing its dataset gave; versions have to be listed under the same."""
     written = toy_store.store(tmp_path, {"a": ("train", 8000), "b": ("train", 8000)})
     assert [one.manifest for one in versions.list_versions(str(tmp_path))] == [written.uri]
+
+
+def test_a_killed_retraining_is_spent_but_says_nothing_of_what_one_takes() -> None:
+    """Two of 4 GPU hours, and two that were killed on another machine long ago and count as 48 each."""
+    months = [done(f"2026-0{month}-01T00:00:00+00:00", f"2026-0{month}-01T02:00:00+00:00") for month in (5, 6)]
+    killed = [done(f"2026-0{month}-01T00:00:00+00:00") for month in (7, 8, 9)]
+    facts = replace(QUIET, hours=200.0, done=(*months, *killed))
+    assert judge(facts, replace(CONFIG, gpu_hours_per_month=5.0)).retrain
+    judged = judge(facts, replace(CONFIG, gpu_hours_per_month=3.5))
+    assert not judged.retrain
+    assert "one takes about 4.0" in judged.sentence

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from models import effects
 from models.augment import augment
 from models.errors import ModelError
 from models.recipe import AugmentConfig
@@ -55,6 +56,7 @@ def test_shift_starts_each_stem_at_a_place_of_its_own() -> None:
     assert torch.equal(shifted - starts_BSC[..., None], torch.arange(31.0).expand_as(shifted))
     assert torch.equal(starts_BSC[..., 0], starts_BSC[..., 1])
     assert {0.0, 9.0} <= set(starts_BSC.flatten().tolist()) <= set(map(float, range(10)))
+    assert not torch.equal(starts_BSC[..., 0], starts_BSC[:, :1, 0].expand(8, 3))  # stems of a row differ
 
 
 def test_flips_swap_channels_and_signs_of_about_half_of_the_stems() -> None:
@@ -162,3 +164,37 @@ def test_what_cannot_be_augmented_is_refused() -> None:
         AugmentConfig(mixup_probability=0.5, remix_group=1)
     with pytest.raises(ModelError, match="semitones"):
         AugmentConfig(repitch_semitones=12)
+
+
+def test_together_the_stems_of_a_row_start_at_one_place_and_rows_at_their_own() -> None:
+    ramp = torch.arange(40.0).expand(8, 3, 2, 40)
+    starts_BS = run(ramp, with_only(shift_together=True), shift=9)[..., 0, 0]
+    assert torch.equal(starts_BS, starts_BS[:, :1].expand(8, 3))
+    assert len(set(starts_BS[:, 0].tolist())) > 2
+
+
+def test_a_codec_is_as_good_and_as_bad_as_was_declared(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Tensor] = []
+
+    def listen(stems_KCT: Tensor, cutoff_K: Tensor, ratio_K: Tensor) -> Tensor:
+        drawn.append(torch.stack([cutoff_K, ratio_K]))
+        return stems_KCT
+
+    monkeypatch.setattr(effects, "degrade", listen)
+    for step in range(20):
+        run(batch(), with_only(codec_probability=1.0), step=step)
+    for values, (low, high) in zip(
+        torch.cat(drawn, dim=1), (effects.CODEC_CUTOFF, effects.CODEC_RATIO_DB), strict=True
+    ):
+        assert low <= values.min() < low + 0.1 * (high - low)
+        assert high - 0.1 * (high - low) < values.max() <= high
+
+
+@pytest.mark.parametrize("effect", ["eq", "saturate", "codec", "width"])
+def test_an_effect_that_falls_on_no_stem_is_not_computed(monkeypatch: pytest.MonkeyPatch, effect: str) -> None:
+    def refuse(*arguments: Tensor) -> Tensor:
+        raise AssertionError("there is nothing to compute")
+
+    for name in ("equalize", "saturate", "degrade", "widen"):
+        monkeypatch.setattr(effects, name, refuse)
+    assert torch.equal(run(batch(), with_only(**{f"{effect}_probability": 1e-9})), batch())

@@ -1,5 +1,6 @@
 """Scores against museval, and at the edges."""
 
+import math
 import warnings
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from models.errors import ModelError
-from models.metrics import ideal_ratio_mask, nsdr, sdr_median, sdr_windows, si_sdr
+from models.metrics import ideal_ratio_mask, leakage, nsdr, sdr_median, sdr_windows, si_sdr
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -103,3 +104,17 @@ def test_the_ideal_mask_adds_up_to_the_mixture_and_separates_what_does_not_overl
     estimates_SCT = ideal_ratio_mask(tones_SCT)
     torch.testing.assert_close(estimates_SCT.sum(dim=0), tones_SCT.sum(dim=0))
     assert nsdr(tones_SCT, estimates_SCT).min() > 40
+
+
+@pytest.mark.parametrize(("level_db", "silent"), [(-61.0, True), (-59.0, False), (-45.0, False)])
+def test_a_window_counts_for_leakage_below_60_db_under_full_scale(level_db: float, silent: bool) -> None:
+    reference = torch.full((1, 1, 400), 10 ** (level_db / 20), dtype=torch.float64)
+    reference[..., 200:] = 0.5  # of two windows this one sounds
+    estimate = torch.full_like(reference, 0.01)
+    estimate[..., 200:] = 0.9  # what is in it there is no leakage
+    found = leakage(reference, estimate, 200)
+    assert bool(found.isnan()) is not silent
+    if silent:
+        assert found.item() == pytest.approx(-40.0)
+        twice = leakage(torch.cat([reference, reference], dim=-1), torch.cat([estimate, 10 * estimate], dim=-1), 200)
+        assert twice.item() == pytest.approx(10 * math.log10((1e-4 + 1e-2) / 2))
