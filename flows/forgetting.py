@@ -43,6 +43,8 @@ class Recording:
 def run(config: RunConfig, song: str, *, erase: bool = False, screen: Screen, debug: bool = False) -> dict[str, Any]:
     """The versions to retrain, and the id of a new dataset without the recording. The corpus' files stay."""
     _one(songs_called(config, song), song)
+    if not config.corpus.root:
+        raise InputError("corpus.root is not set; corpus.root=DIR names the folder with the songs for the new dataset")
     with prepared(config, verb="forget", screen=screen, debug=debug):
         from flows.build_corpus import build_corpus
 

@@ -6,6 +6,9 @@ goes on. A dataset keeps the id, the side and the digest of a song that was eras
 stays known. Mixes that a forgotten song is part of go as well.
 """
 
+import json
+import os
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,11 +26,12 @@ from datasets.shards import (
     open_parquet,
     read_json,
     stored_songs,
-    write_json,
     write_shard,
 )
 from pipelines import ancestry
 from pipelines.provenance import digest
+
+_APART_S = 1.1  # between objects of S3, which are dated to the second
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,15 +181,34 @@ def _repoint(tables: str, found: Sequence[Holding]) -> list[str]:
         if (new := find_shard(tables, holding.successor)) is not None:
             shards[holding.file] = asdict(new[0])
             places[holding.file] = {song.track_id: song for song in stored_songs(tables, new[0])}
-    replaced = []
-    for name in storage.names(storage.join(tables, "manifests")):
-        address = storage.join(tables, "manifests", name)
-        content = read_json(address) if name.endswith(".json") and not name.startswith(".") else None
-        if content is None or not any(shard["file"] in by_file for shard in content["shards"]):
-            continue
-        write_json(address, _without(content, by_file, shards, places))
-        replaced.append(address)
+    replaced: list[str] = []
+    for address in _oldest_first(tables):
+        content = read_json(address)
+        if content is not None and any(shard["file"] in by_file for shard in content["shards"]):
+            _replace(address, _without(content, by_file, shards, places))
+            replaced.append(address)
+        elif replaced and storage.is_remote(tables):
+            storage.write(address, storage.read(address))  # or those before it would be newer than it
+        if replaced and storage.is_remote(tables):
+            time.sleep(_APART_S)
     return replaced
+
+
+def _oldest_first(tables: str) -> list[str]:
+    folder = storage.join(tables, "manifests")
+    names = [name for name in storage.names(folder) if name.endswith(".json") and not name.startswith(".")]
+    found = {address: storage.stamp(address) for address in (storage.join(folder, name) for name in names)}
+    return sorted(found, key=lambda address: (stamp.changed_ns if (stamp := found[address]) else 0, address))
+
+
+def _replace(address: str, content: Mapping[str, Any]) -> None:
+    """Write a manifest anew, as old as it was: a dataset is as old as its manifest, and the newest one counts."""
+    before = storage.stamp(address)
+    with storage.replacing(address) as file:
+        file.write((json.dumps(content, indent=1, ensure_ascii=True, sort_keys=True) + "\n").encode())
+        file.flush()
+        if before is not None and not storage.is_remote(address):
+            os.utime(file.fileno(), ns=(before.changed_ns, before.changed_ns))
 
 
 def _without(
