@@ -197,8 +197,13 @@ def _repoint(tables: str, found: Sequence[Holding]) -> list[str]:
 def _oldest_first(tables: str) -> list[str]:
     folder = storage.join(tables, "manifests")
     names = [name for name in storage.names(folder) if name.endswith(".json") and not name.startswith(".")]
-    found = {address: storage.stamp(address) for address in (storage.join(folder, name) for name in names)}
-    return sorted(found, key=lambda address: (stamp.changed_ns if (stamp := found[address]) else 0, address))
+    return sorted((storage.join(folder, name) for name in names), key=lambda address: (changed_ns(address), address))
+
+
+def changed_ns(address: str) -> int:
+    """When a file last changed, since the epoch; 0 where there is none."""
+    found = storage.stamp(address)
+    return found.changed_ns if found else 0
 
 
 def _replace(address: str, content: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from datasets.mixplan import MixRules, plan
 from datasets.profile import profile
 from datasets.schema import SOURCES, MixPlan, chunks_schema
 from datasets.shards import read_manifest, read_objects, read_rows, read_song, read_songs, read_track, verify
-from pipelines import analyze, automix
+from pipelines import analyze, ancestry, automix
 from pipelines.analyze import AnalyzeConfig
 from pipelines.automix import AutomixConfig, AutomixResult
 from tests.pipelines.test_analyze import SAMPLE_RATE, scores, stored
@@ -57,6 +57,12 @@ def test_mixes_are_whole_songs_of_the_same_schema_and_rendered_once(ray_local: o
     whole = [made for made in plans if not made.reason]
     assert whole
     verify(result.chunks)
+    # Whoever learns from the mixes has heard the songs in them.
+    audio = {song.track_id: song.audio for song in read_songs(chunks)}
+    heard = ancestry.of_dataset(result.chunks.uri)
+    parts = {part.track_id for made in whole for part in made.parts}
+    assert {(one.track_id, one.audio) for one in heard.heard} == {(name, audio[name]) for name in parts}
+    assert heard.gaps == ()
     assert sorted(song.track_id for song in read_songs(result.chunks)) == sorted(made.mix_id for made in whole)
     for row in read_rows(result.chunks):
         assert list(row) == chunks_schema(SOURCES).names

@@ -1,6 +1,7 @@
 """Erased audio is on no disk any more, every other song stays as it was, and a kill at any line is made good."""
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from datasets.shards import Song, read_manifest, read_song, table_of, verify, wr
 from datasets.versions import read_store
 from pipelines import ancestry, erasure
 from tests.pipelines.songs import RATE, SOURCES, stems
+from tests.s3 import BUCKET, object_store
 
 
-def shard(store: Path, spec: str, names: list[str], *, origin: str = "corpus") -> shards.Shard:
+def shard(store: Path | str, spec: str, names: list[str], *, origin: str = "corpus") -> shards.Shard:
     rows = []
     for name in names:
         header = SongHeader(track_id=name, title=name, split="train", license="", origin=origin, sample_rate=RATE)
@@ -168,3 +170,20 @@ def test_killed_before_any_file_is_written_or_removed_the_same_command_completes
             assert songs
     assert kills >= 4
     check(store, audio, traces)
+
+
+@pytest.mark.slow
+def test_shards_in_s3_are_rewritten_as_well_and_the_newest_dataset_stays_the_newest() -> None:
+    with object_store():
+        tables = f"s3://{BUCKET}/data"
+        first, second = shard(tables, "aaaa", ["a", "x"]), shard(tables, "bbbb", ["c"])
+        old = write_manifest(tables, table="chunks", step="ingest", key="old", shards=[first])
+        time.sleep(1.1)
+        new = write_manifest(tables, table="chunks", step="ingest", key="new", shards=[second])
+        audio = next(song.audio for song in read_manifest(old).songs if song.track_id == "x")
+        erasure.run(tables, {audio})
+        assert [song.track_id for song in read_manifest(old).songs] == ["a"]
+        np.testing.assert_allclose(read_song(read_manifest(old).songs[0]), stems("a", 3 * RATE), atol=1e-4)
+        assert erasure.holdings(tables, {audio}) == []
+        assert "aaaa.parquet" not in storage.names(f"{tables}/chunks")
+        assert erasure.changed_ns(old.uri) < erasure.changed_ns(new.uri)
