@@ -31,6 +31,7 @@ LISTED = 5  # names in a message
 
 _LOCK_KEYS = {"verb", "pid", "since"}
 _MANIFEST_KEYS = {"schema_version", "table", "step", "key", "shards", "extra"}
+_RESULT_KEYS = {"run_key", "checkpoint", "model_digest", "history"}
 _SEPARATION_KEYS = {"key", "files", "file_bytes"}
 _BEGUN = {"bytes": None, "sha256": None}
 
@@ -41,13 +42,17 @@ _BEGUN = {"bytes": None, "sha256": None}
 def is_store(root: str | Path) -> bool:
     """Whether a folder, or an address in S3, is a store of ours: by its marker, or by what it was made with before.
 
-    Before there were markers a store was known by a manifest of ours, or by the lock of a verb that made something.
+    Before there were markers a store was known by a manifest of ours, by the lock of a verb that made something, or
+    by a training that ended there.
     """
     if (marked := _json(storage.join(root, STORE_MARKER))) is not None:
         return isinstance(marked, dict) and marked.get("format") == "stemline-store"
-    lock = None if storage.is_remote(root) else _json(storage.join(root, ".lock"))
-    if isinstance(lock, dict) and lock.keys() >= _LOCK_KEYS and lock["verb"] != "gc":  # gc ran on any folder
-        return True
+    if not storage.is_remote(root):
+        lock = _json(storage.join(root, ".lock"))
+        if isinstance(lock, dict) and lock.keys() >= _LOCK_KEYS and lock["verb"] != "gc":  # gc ran on any folder
+            return True
+        if any(_is_training(path) for path in Path(root).glob("runs/*/result.json")):
+            return True
     folder = storage.join(root, "manifests")
     return any(_is_manifest(folder, name) for name in storage.names(folder) if name.endswith(".json"))
 
@@ -85,6 +90,11 @@ def _taken(root: str | Path) -> list[str]:
         return files + [f"{name}/" for name in STORE_FOLDERS if storage.names(storage.join(root, name))]
     folders = [Path(root, name) for name in STORE_FOLDERS if _exists(storage.join(root, name))]
     return files + [f"{path.name}/" for path in folders if not path.is_dir() or any(path.iterdir())]
+
+
+def _is_training(result: Path) -> bool:
+    content = _json(str(result))
+    return isinstance(content, dict) and content.keys() >= _RESULT_KEYS and content["run_key"] == result.parent.name
 
 
 def _is_manifest(folder: str, name: str) -> bool:

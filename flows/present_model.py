@@ -8,6 +8,7 @@ from typing import Any
 
 from prefect import flow, task
 
+from datasets.errors import InputError
 from datasets.schema import Score, Verdict
 from datasets.shards import read_objects
 from flows import config as door
@@ -70,7 +71,7 @@ def separate_song(config: RunConfig, model: Trained, song: SongFiles) -> Separat
         words=lambda made: f"{song.title}: {len(made.songs[0].files) if made.songs else 0} stems",
     )
     if result.failed:
-        raise RuntimeError(f"{result.failed[0].song}: {result.failed[0].reason}")
+        raise InputError(f"{result.failed[0].song}: {result.failed[0].reason}")
     door.write(config, f"{result.songs[0].folder}.toml")
     return result.songs[0]
 

@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Literal
 
 from datasets import storage
+from datasets.errors import InputError
+from datasets.ownership import require_claimable
 from pipelines import jobs
 from pipelines.provenance import ROOT
 
@@ -145,6 +147,12 @@ def _store(needs: Needs) -> Finding:
     except OSError as error:
         mend = "choose a folder on a local disk that you may write to, store.root=DIR"
         return Finding(name="store", state="fault", seen=f"{at}: {error.strerror}", mend=mend)
+    try:
+        require_claimable(folder, setting="store.root")
+    except InputError as error:
+        return Finding(
+            name="store", state="fault", seen=str(error), mend="give a new or an empty folder, store.root=DIR"
+        )
     free = shutil.disk_usage(at).free / GIB
     seen = f"{folder}, {free:.0f} GiB free" + ("" if folder == at else ", not there yet")
     if free < _LOW_DISK_GIB:

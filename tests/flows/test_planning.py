@@ -76,6 +76,16 @@ def test_the_doctor_names_a_store_and_a_server_out_of_reach(
     assert found["store"]["state"] == "fault"
 
 
+def test_the_doctor_tells_of_a_folder_of_somebodys(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    needs = health.Needs(store=str(tmp_path), data=str(tmp_path), num_workers=0, use_gpu=False)
+    assert health._store(needs).state != "fault"
+    (tmp_path / "runs" / "notes.txt").touch()
+    found = health._store(needs)
+    assert found.state == "fault"
+    assert "runs/ in it" in found.seen
+
+
 def test_the_doctor_tells_when_every_process_compiles_what_it_imports(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """The store folder: one command at a time, writable or refused."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -91,12 +92,18 @@ def test_a_store_stands_beside_files_of_other_names_and_is_known_again(tmp_path:
         pass
 
 
-@pytest.mark.parametrize("known_by", ["manifest", "lock"])
+@pytest.mark.parametrize("known_by", ["manifest", "lock", "training"])
 def test_a_store_from_before_there_were_markers_gets_one(tmp_path: Path, known_by: str) -> None:
     write_table(tmp_path, "verdicts", table_of([], VERDICTS), key="first")
     if known_by == "lock":
         shutil.rmtree(tmp_path / "manifests")
         (tmp_path / ".lock").write_text('{"verb": "ingest", "pid": 7, "since": "12:00:00"}')
+    elif known_by == "training":  # its tables are elsewhere, and what ran last was gc
+        shutil.rmtree(tmp_path / "manifests")
+        (tmp_path / ".lock").write_text('{"verb": "gc", "pid": 7, "since": "12:00:00"}')
+        (tmp_path / "runs" / "abc").mkdir(parents=True)
+        told = {"run_key": "abc", "checkpoint": "x", "model_digest": "y", "history": "z"}
+        (tmp_path / "runs" / "abc" / "result.json").write_text(json.dumps(told))
     assert not (tmp_path / STORE_MARKER).exists()
     with store.held(str(tmp_path), verb="run"):
         assert (tmp_path / STORE_MARKER).exists()
