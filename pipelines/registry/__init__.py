@@ -112,9 +112,9 @@ def register(config: RegistryConfig, candidate: Candidate, *, store: str) -> Mod
     from pipelines.registry import known as registries
 
     digest = checkpoint_digest(Path(candidate.checkpoint))
-    registries.note(store)
     key = record.evaluation_key(candidate, digest)
     with connected(store) as client:
+        registries.note(store)
         made = _find(client, config, run_key=candidate.run_key, digest=digest)
         run_id = str(made.run_id) if made else open_run(client, config, candidate.run_key, store=store)
         tags = {}

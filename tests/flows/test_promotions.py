@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from datasets.strict_json import dumps
+from flows import config as door
 from flows.__main__ import main
 from pipelines import registry
+from pipelines.gate import Decision
 from pipelines.registry import RegistryConfig
 from tests.pipelines.test_registry import make_candidate
 
@@ -40,3 +43,45 @@ def test_what_was_promoted_is_listed_and_rolled_back(
     ]  # fmt: skip
     assert main(["rollback", "--to", "7", where]) == 2
     assert "models:/stemline/7 does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_version_is_promoted_by_name_with_a_reason_that_history_keeps(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    store, config = str(tmp_path / "store"), RegistryConfig()
+    where = f"store.root={store}"
+    by_name = ["promote", "--version", "2", "--force", "--reason", "the songs were mislabelled"]
+    assert main([*by_name, where]) == 2
+    assert "there is nothing to promote" in capsys.readouterr().err
+    versions = []
+    for seed in (0, 1):
+        candidate = make_candidate(tmp_path / str(seed), run_key=f"run{seed}", seed=seed)
+        versions.append(registry.register(config, candidate, store=store))
+        registry.promote(versions[-1], {"promote": True, "reason": "better"}, store=store)
+    assert main(["rollback", where]) == 0
+    registry.promote(versions[1], {"promote": True, "reason": "better"}, store=store)
+    capsys.readouterr()
+    assert main(["history", where]) == 0
+    assert "Rolled back from version 2: promoted again only with `stemline promote" in capsys.readouterr().out
+    for missing in (["--version", "2"], ["--force"], ["--version", "2", "--force", "--reason", " "]):
+        assert main(["promote", *missing, where]) == 2
+        assert "give all of --version N, --force and --reason TEXT" in capsys.readouterr().err
+    assert main(["promote", "--version", "7", "--force", "--reason", "x", where]) == 2
+    assert "models:/stemline/7 does not exist" in capsys.readouterr().err
+    assert main([*by_name, "--json", where]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["kind"], told["version"], told["before"]) == ("forced", "2", "1")
+    assert main(["history", "--json", where]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert listed["promotions"][-1]["reason"] == "the songs were mislabelled"
+    assert listed["rolled_back"] == []
+    present = registry.champion(config, store=store)
+    assert present is not None
+    kept = registry.decision_of(present, store=store)
+    assert kept is not None
+    decision = door.parse(Decision, dumps(kept))
+    assert (decision.promote, decision.reason) == (True, "the songs were mislabelled")
+    assert main(["lineage", "models:/stemline/2", where]) == 0
+    assert "no: Version 2 was rolled back from" in " ".join(capsys.readouterr().out.split())
