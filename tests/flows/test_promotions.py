@@ -2,12 +2,16 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from datasets.strict_json import dumps
 from flows import config as door
+from flows import train_model
 from flows.__main__ import main
+from flows.config import load
 from pipelines import registry
 from pipelines.gate import Decision
 from pipelines.registry import RegistryConfig
@@ -85,3 +89,29 @@ def test_a_version_is_promoted_by_name_with_a_reason_that_history_keeps(
     assert (decision.promote, decision.reason) == (True, "the songs were mislabelled")
     assert main(["lineage", "models:/stemline/2", where]) == 0
     assert "no: Version 2 was rolled back from" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.slow
+def test_the_gates_yes_is_a_no_for_what_was_rolled_back_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `run` and every schedule decide, before a person is asked; only what the gate itself says is given here."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    config = load("smoke", [f"store.root={tmp_path / 'store'}"])
+    checkpoints = [make_candidate(tmp_path / str(seed), run_key=f"run{seed}", seed=seed) for seed in (0, 1)]
+    for made in checkpoints:
+        version = registry.register(config.registry, made, store=config.store.root)
+        registry.promote(version, {"promote": True, "reason": "better"}, store=config.store.root)
+
+    def decided(checkpoint: str) -> Decision:
+        yes = Decision(promote=True, reason="better", improvement=5.0, checks=(), num_songs=8)
+        monkeypatch.setattr(train_model, "_judge", lambda *_: yes)
+        trained: Any = SimpleNamespace(checkpoint=checkpoint, model_digest="")
+        nothing: Any = None
+        return train_model._decide(config, nothing, trained, nothing, nothing)
+
+    assert decided(checkpoints[1].checkpoint).promote
+    registry.rollback(config.registry, store=config.store.root)
+    refused = decided(checkpoints[1].checkpoint)
+    assert not refused.promote
+    assert "Version 2 was rolled back from" in refused.reason
+    assert refused.checks[-1].rule == "rollback"
+    assert decided(checkpoints[0].checkpoint).promote
