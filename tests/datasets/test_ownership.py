@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from datasets import storage
 from datasets.errors import InputError
-from datasets.ownership import FILES_MARKER, outputs, require_ours, written
+from datasets.ownership import FILES_MARKER, claim_store, is_store, outputs, require_ours, written
+from tests.s3 import BUCKET, object_store
 
 REMEDY = "choose another"
 
@@ -17,7 +19,7 @@ def put(folder: Path, **files: str) -> None:
             (folder / name).write_text(text)
 
 
-def refused(folder: Path, *names: str) -> str:
+def refused(folder: Path | str, *names: str) -> str:
     with pytest.raises(InputError) as error:
         require_ours(folder, names, remedy=REMEDY)
     return str(error.value)
@@ -74,3 +76,23 @@ def test_a_link_and_a_folder_of_that_name_are_somebodys(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     for name in ("link", "folder"):
         assert f"holds {name}" in refused(tmp_path, name)
+
+
+@pytest.mark.slow
+def test_an_address_in_s3_is_marked_and_one_of_somebodys_is_refused() -> None:
+    with object_store():
+        ours, theirs = f"s3://{BUCKET}/songs", f"s3://{BUCKET}/lake"
+        assert not is_store(ours)
+        claim_store(ours, setting="store.data")
+        assert is_store(ours)
+        storage.write(f"{ours}/tables/x.parquet", b"ours by now")
+        claim_store(ours, setting="store.data")
+        storage.write(f"{theirs}/tables/x.parquet", b"precious")
+        with pytest.raises(InputError, match=r"store\.data=s3://.*/lake is no store, and tables/"):
+            claim_store(theirs, setting="store.data")
+        assert storage.names(theirs) == []
+        with outputs(f"{ours}/scores", ["a.json"], remedy=REMEDY):
+            storage.write(f"{ours}/scores/a.json", b"{}")
+        storage.write(f"{ours}/scores/b.json", b"theirs")
+        require_ours(f"{ours}/scores", ["a.json"], remedy=REMEDY)
+        assert "holds b.json" in refused(f"{ours}/scores", "a.json", "b.json")
