@@ -36,6 +36,7 @@ def run(config: RunConfig, first: str, second: str, *, screen: Screen, debug: bo
     return {
         "first": first,
         "second": second,
+        "digests": [one.model_digest, two.model_digest],
         "protocol": one.protocol,
         "settings": differing["settings"],
         "dataset": differing["dataset"],

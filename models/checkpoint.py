@@ -232,9 +232,33 @@ def _replace_folder(temporary: Path, folder: Path) -> None:
 
 
 def _build(model_config: Mapping[str, Any], stored: "_Stored", *, origin: Path) -> nn.Module:
-    model = catalog.from_config(model_config)
+    model = build_for(model_config, stored.state, origin=str(origin))
     load_state(model, stored.state, origin=str(origin))
     return model.eval()
+
+
+def build_for(config: Mapping[str, Any], state: Mapping[str, Tensor], *, origin: str) -> nn.Module:
+    """A network of the configuration that is to have this state; one far larger is not built, whoever asks for it."""
+    try:
+        described = catalog.read_config(config)
+        layers = [described.depth, *(getattr(described, name, 0) for name in ("dconv_depth", "transformer_layers"))]
+        if max(layers) > len(state) or _least_size(described) > sum(value.numel() for value in state.values()):
+            raise ModelError("it belongs to another configuration: to a larger network than its weights can fill")
+        return catalog.from_config(config)
+    except ModelError as error:
+        raise ModelError(f"{origin}: {error}") from None
+    except (RuntimeError, ArithmeticError, ValueError, TypeError, MemoryError) as error:
+        raise ModelError(f"{origin} describes a network that cannot be built: {str(error)[:200]}") from error
+
+
+def _least_size(config: Any) -> float:
+    """Elements of the largest of some tensors that a network of this configuration has."""
+    inner, audio = config.layer_channels[-1], config.audio_channels * len(config.sources)
+    sizes: list[float] = [config.channels * max(audio, getattr(config, "nfft", 0) // 8), inner * inner]
+    if getattr(config, "transformer_layers", 0):
+        width: int = config.transformer_width
+        sizes += [width * inner, width * width * max(1.0, config.transformer_hidden_scale)]
+    return max(sizes)
 
 
 class _Stored(NamedTuple):

@@ -27,7 +27,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from . import bag_file, catalog
-from .checkpoint import load_model, load_state, sha256_of, stored_config
+from .checkpoint import build_for, load_model, load_state, sha256_of, stored_config
 from .dialect import DIALECTS, ClassName, to_kwargs, to_our_config
 from .errors import ModelError
 from .separate import Bag
@@ -48,7 +48,7 @@ def load_package(path: str | Path, *, preset: str | None = None) -> nn.Module:
     package = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     if "klass" in package or preset is None:
         config, state = _config_of(package, path), _tensors(package.get("state"), path)
-        model = _build(config, state, path)
+        model = build_for(config, state, origin=str(path))
     else:
         model, state = catalog.build(preset), _tensors(package, path)
     load_state(model, state, origin=str(path))
@@ -163,30 +163,6 @@ def _config_of(package: Mapping[str, Any], path: Path) -> dict[str, Any]:
             "or give the folder it was saved in"
         )
     return to_our_config(package["klass"], package.get("args"), package.get("kwargs"), origin=str(path))
-
-
-def _build(config: Mapping[str, Any], state: Mapping[str, Tensor], path: Path) -> nn.Module:
-    """A network of the configuration, once its weights cannot be far more than the file has: strangers may ask much."""
-    try:
-        described = catalog.read_config(config)
-        num_layers = max(described.depth, *(config.get(name, 0) for name in ("dconv_depth", "transformer_layers")))
-        if num_layers > len(state) or _least_size(config, described) > sum(value.numel() for value in state.values()):
-            raise ModelError("describes another configuration: a larger network than its weights can fill")
-        return catalog.from_config(config)
-    except ModelError as error:
-        raise ModelError(f"{path} {error}") from None
-    except (RuntimeError, ArithmeticError, ValueError, TypeError, MemoryError) as error:
-        raise ModelError(f"{path} describes a network that cannot be built: {str(error)[:200]}") from error
-
-
-def _least_size(config: Mapping[str, Any], described: Any) -> float:
-    """Elements of the largest of some tensors that a network of this configuration has."""
-    inner, audio = described.layer_channels[-1], described.audio_channels * len(described.sources)
-    sizes: list[float] = [described.channels * max(audio, config.get("nfft", 0) // 8), inner * inner]
-    if config.get("transformer_layers"):
-        width: int = config["transformer_width"]
-        sizes += [width * inner, width * width * max(1.0, config["transformer_hidden_scale"])]
-    return max(sizes)
 
 
 def _read_pickle(path: Path, *, weights: bool = True) -> dict[str, Any]:

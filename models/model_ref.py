@@ -105,7 +105,10 @@ def _of_bag(path: Path) -> ModelRef:
 
 
 def _ref(model: Mapping[str, Any], *, digest: str, files: list[Path], origins: list[Path]) -> ModelRef:
-    config = catalog.read_config(model)
+    try:
+        config = catalog.read_config(model)
+    except ModelError as error:
+        raise ModelError(f"{origins[0]}: {error}") from None
     return ModelRef(
         digest=digest,
         size_bytes=sum(file.stat().st_size for file in files),

@@ -12,6 +12,7 @@ from models import checkpoint
 from models.catalog import build, to_config
 from models.errors import ModelError
 from models.learner import Learner, LearnerConfig
+from models.model_ref import describe
 from models.recipe import AugmentConfig
 
 SMALL = {"sample_rate": 8000, "segment_s": 0.25, "nfft": 512, "depth": 2}
@@ -171,6 +172,24 @@ def test_weights_of_another_configuration_are_listed(copy: Path) -> None:
     with pytest.raises(ModelError, match=r"another configuration") as error:
         checkpoint.load_model(copy)
     assert "the model wants (12, 4, 8, 1), the file has (8, 4, 8, 1)" in str(error.value) or "more" in str(error.value)
+
+
+def test_a_network_far_larger_than_its_weights_is_not_built(copy: Path) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    for name, value in (("channels", 10**6), ("transformer_width", 2 * 10**5), ("transformer_layers", 1000)):
+        changed = config | {"model": config["model"] | {name: value}}
+        (copy / "config.json").write_text(json.dumps(changed))
+        with pytest.raises(ModelError, match="larger network than its weights can fill"):
+            checkpoint.load_model(copy)
+
+
+def test_a_configuration_that_nothing_can_be_built_from_is_named_with_its_file(copy: Path) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    for model in ({"family": "perceptron"}, {}, config["model"] | {"depth": -1}, config["model"] | {"sources": []}):
+        (copy / "config.json").write_text(json.dumps(config | {"model": model}))
+        for read in (checkpoint.load_model, describe):
+            with pytest.raises(ModelError, match=str(copy)):
+                read(copy)
 
 
 def test_missing_and_surplus_tensors_are_both_listed() -> None:
