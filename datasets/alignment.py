@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.audio import Samples
+from datasets.downmix import cancels, mono
 
 Array = NDArray[np.float64]
 
@@ -27,7 +28,9 @@ class Alignment:
         self._step = max(1, sample_rate // _RATE)
         self._length = sample_rate // self._step  # of a second
         self._rate = sample_rate / self._step
-        self._late: list[tuple[Samples, Samples]] = []  # the last seconds, stems and mixture, mono
+        # The last seconds: stems as mono; which of them by the difference of their channels; the mixture's mean and
+        # difference.
+        self._late: list[tuple[Samples, NDArray[np.bool_], Samples]] = []
         self._sum_ST = np.zeros((num_sources, 2 * self._length + 1))  # lags from -1 to 1 s
         self._products: list[Array] = []  # mixture squared, mixture times sum, sum squared
 
@@ -36,26 +39,33 @@ class Alignment:
         total_CT = second_SCT.sum(axis=0)
         pairs = ((mixture_CT, mixture_CT), (mixture_CT, total_CT), (total_CT, total_CT))
         self._products.append(np.array([np.einsum("ct,ct->", a, b, dtype=np.float64) for a, b in pairs]))
-        stems_ST, mixture_T = self._thinned(second_SCT), self._thinned(mixture_CT[None])[0]
-        before = self._late or [(np.zeros_like(stems_ST), np.zeros_like(mixture_T))]
-        self._late = [*before[-2:], (stems_ST, mixture_T)]
+        sides_CT = mixture_CT[:1] - mixture_CT[-1:]
+        both_2T = np.stack([mixture_CT.mean(axis=0), sides_CT[0] / np.float32(2)])
+        second = self._thinned(mono(second_SCT)), cancels(second_SCT), self._thinned(both_2T)
+        before = self._late or [(np.zeros_like(second[0]), second[1], np.zeros_like(second[2]))]
+        self._late = [*before[-2:], second]
         if len(self._late) == 3:
-            self._correlate(self._late[1][0], np.concatenate([mixture for _, mixture in self._late]))
+            stems_ST, wide_S, _ = self._late[1]
+            both_2T = np.concatenate([mixture for _, _, mixture in self._late], axis=1)
+            for place, wide in enumerate((False, True)):
+                if (chosen := np.nonzero(wide_S == wide)[0]).size:
+                    self._correlate(stems_ST, both_2T[place], chosen)
 
-    def _thinned(self, signals_SCT: Samples) -> Samples:
-        """Mono at about 11 kHz. A plain mean folds some treble down, in stems and mixture alike."""
-        mono_ST = signals_SCT.mean(axis=1)[:, : self._length * self._step]
+    def _thinned(self, mono_ST: Samples) -> Samples:
+        """At about 11 kHz. A plain mean folds some treble down, in stems and mixture alike."""
+        mono_ST = mono_ST[:, : self._length * self._step]
         every_TS = (mono_ST[:, first :: self._step] for first in range(self._step))  # means of four are slow in numpy
         thinned: Samples = np.add.reduce(list(every_TS)) / np.float32(self._step)
         return thinned
 
-    def _correlate(self, stems_ST: Samples, mixture_T: Samples) -> None:
+    def _correlate(self, stems_ST: Samples, mixture_T: Samples, chosen: NDArray[np.intp]) -> None:
         from scipy.fft import irfft, next_fast_len, rfft
 
         size = next_fast_len(len(mixture_T) + self._length, real=True)
         mixture_F = rfft(mixture_T, size)
         mixture_F /= np.abs(mixture_F) + np.float32(1e-6)
-        for place, stem_T in enumerate(stems_ST):
+        for place in chosen:
+            stem_T = stems_ST[place]
             if np.square(stem_T).mean() < _SILENT:
                 continue
             stem_F = rfft(stem_T, size)

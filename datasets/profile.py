@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from datasets.downmix import mono
 from datasets.harmony import chromagram, key, shares
 from datasets.rhythm import beats
 from datasets.schema import Profile
@@ -30,7 +31,7 @@ def profile(
     Beats are heard better in the mixture than in the drums alone, where those rest or play around the beat
     (docs/log.md). A song whose only pitched stem is the voice has the chroma of its voice.
     """
-    mono_ST = np.einsum("sct->st", stems_SCT) / np.float32(stems_SCT.shape[1])
+    mono_ST = mono(stems_SCT)
     pitched = [place for place, source in enumerate(sources) if source not in (DRUMS, VOCALS)]
     vocals_T = mono_ST[sources.index(VOCALS)] if VOCALS in sources else np.zeros(0, dtype=np.float32)
     chroma_ND, tuning_cents = chromagram(mono_ST[pitched].sum(axis=0), sample_rate)

@@ -18,6 +18,7 @@ from datasets.alignment import RANGE_S, Alignment
 from datasets.audio import Samples
 from datasets.bandwidth import cutoff_hz
 from datasets.bleed import NO_BLEED_DB, Bleed
+from datasets.downmix import mono
 from datasets.errors import InputError
 from datasets.fingerprint import Listener, Signature, clock, find_duplicates
 from datasets.labels import LABELS, MIN_RATE, Labels, likeliest
@@ -151,7 +152,7 @@ class Meter:
         }
         for name, value in second.items():
             self._seconds.setdefault(name, []).append(value)
-        self._listener.add(sum_CT.mean(axis=0))
+        self._listener.add(mono(sum_CT))
         self._add_spectra(second_SCT)
         if self._alignment is not None:
             self._alignment.add(second_SCT, block[-1])
@@ -161,7 +162,7 @@ class Meter:
         from scipy.fft import rfft
 
         length = len(self._window)
-        frames_SNT = sliding_window_view(second_SCT.mean(axis=1), length, axis=-1)[:, :: length // 2]
+        frames_SNT = sliding_window_view(mono(second_SCT), length, axis=-1)[:, :: length // 2]
         spectra_SNF = rfft(frames_SNT * self._window)
         power_SNF = np.square(spectra_SNF.real) + np.square(spectra_SNF.imag)
         self._long_term += power_SNF.mean(axis=1)

@@ -13,6 +13,7 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
+from datasets.downmix import mono
 from datasets.profile import DRUMS
 from datasets.schema import MixPlan, Part
 
@@ -123,7 +124,7 @@ def find_hits(samples_CT: Samples, sample_rate: int) -> NDArray[np.int64]:
     """Samples at which something is struck, to about a millisecond, in order and `MIN_GAP_S` apart."""
     hop = max(1, round(0.001 * sample_rate))
     usable = samples_CT.shape[1] // hop * hop
-    mono_T = samples_CT[:, :usable].mean(axis=0)
+    mono_T = mono(samples_CT[:, :usable])
     edges_T = np.diff(mono_T, prepend=mono_T[:1])  # treble counts: a hat beside a kick that still sounds
     both = np.stack([np.square(part).reshape(-1, hop).mean(axis=1) for part in (mono_T, edges_T)])
     floor = 1e-4 * both.max(axis=1, keepdims=True) + 1e-12

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets import storage
+from datasets.downmix import mono
 from datasets.errors import InputError
 from datasets.fingerprint import Listener, Match, Signature, find_matches, pack, unpack
 from datasets.forgotten import SAME
@@ -328,7 +329,7 @@ def _hear(song: Song) -> Signature | None:
     listener = Listener(song.sample_rate)
     try:
         for stems_SCT in read_song_blocks(song):
-            listener.add(stems_SCT.sum(axis=0).mean(axis=0))
+            listener.add(mono(stems_SCT.sum(axis=0)))
     except InputError:
         return None
     return listener.signature()

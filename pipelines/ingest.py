@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from datasets import storage
 from datasets.chunks import CHUNK_S, stems_of, track_rows
 from datasets.corpus import Scan, scan
+from datasets.downmix import mono
 from datasets.errors import AudioError, InputError
 from datasets.fingerprint import Listener
 from datasets.forgotten import REASON as FORGOTTEN
@@ -241,7 +242,7 @@ def _refuse_forgotten(rows: Sequence[Mapping[str, Any]], forgotten: ForgottenSon
         return
     listener = Listener(rows[0]["sample_rate"])
     for row in rows:
-        listener.add(stems_of(row, sources).sum(axis=0).mean(axis=0))
+        listener.add(mono(stems_of(row, sources).sum(axis=0)))
     audio, sound = audio_digest(rows, sources=sources), listener.signature()
     if found := forgotten.recognized({"": audio}, {"": sound}):
         raise AudioError(FORGOTTEN, found[""])

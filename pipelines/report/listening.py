@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.audio import Samples, decode_blocks, encode_for_page
+from datasets.downmix import mono
 from datasets.schema import StemFile
 from pipelines.report.page import source_class, text
 
@@ -144,7 +145,7 @@ def waveform(
 
     `moment` is a stretch to mark, as shares of the length.
     """
-    mono_T = np.clip(_drawn(samples_CT) / peak, -1, 1)
+    mono_T = np.clip(mono(samples_CT) / peak, -1, 1)
     pieces = np.array_split(mono_T, min(num_columns, max(1, len(mono_T))))
     tops = [(index, 50 - 48 * float(piece.max(initial=0.0))) for index, piece in enumerate(pieces)]
     bottoms = [(index, 50 - 48 * float(piece.min(initial=0.0))) for index, piece in enumerate(pieces)]
@@ -167,7 +168,7 @@ def spectrogram(samples_CT: Samples, *, loudest_db: float) -> bytes:
 
 def band_levels(samples_CT: Samples) -> NDArray[np.float64]:
     """Power of what is drawn in dB, `NUM_BANDS` bands by about `NUM_COLUMNS` moments; a sine of 1 has 0 dB."""
-    mono_T = _drawn(samples_CT)
+    mono_T = mono(samples_CT)
     size = 4096
     hop = max(1, len(mono_T) // NUM_COLUMNS)
     padded_T = np.pad(mono_T, (size // 2, size))
@@ -180,13 +181,6 @@ def band_levels(samples_CT: Samples) -> NDArray[np.float64]:
     # Low bands are narrower than a bin: each shows the bin that it falls into.
     bands_NF = [power_NF[:, low : max(low + 1, high)].max(axis=1) for low, high in pairwise(bins)]
     return 10 * np.log10(np.stack(bands_NF) + 1e-12)
-
-
-def _drawn(samples_CT: Samples) -> Samples:
-    """The mono downmix (T,), or the first channel where the channels cancel each other: a picture of nothing lies."""
-    mono_T: Samples = samples_CT.mean(axis=0)
-    cancelled = np.square(mono_T).mean() < 1e-3 * np.square(samples_CT[0]).mean()
-    return samples_CT[0] if cancelled else mono_T
 
 
 def _png(grey_YX: NDArray[np.uint8]) -> bytes:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.audio import Samples, resample
+from datasets.downmix import mono
 from datasets.harmony import PITCHES, chroma
 from datasets.profile import DRUMS
 from datasets.render import place
@@ -89,7 +90,7 @@ def _part(part: Part, song: Song, profile: Profile, *, start: int, length: int) 
     beats_s = part.stretch * np.asarray(profile.beats_s) + (part.shift_samples - start) / rate
     pitched = part.source != DRUMS
     at = max(0, round((start - part.shift_samples) / part.stretch))  # what sounds there, before it was bent
-    heard_T = stem_CT[:, at : at + round(length / part.stretch)].mean(axis=0)
+    heard_T = mono(stem_CT[:, at : at + round(length / part.stretch)])
     return PartShown(
         part=part,
         title=song.title,
@@ -97,7 +98,7 @@ def _part(part: Part, song: Song, profile: Profile, *, start: int, length: int) 
         after_CT=_for_page(after_CT, rate),
         beats_s=_inside(beats_s, length / rate),
         chroma_before=chroma(heard_T, rate) if pitched else (),
-        chroma_after=chroma(after_CT.mean(axis=0), rate) if pitched else (),
+        chroma_after=chroma(mono(after_CT), rate) if pitched else (),
     )
 
 
