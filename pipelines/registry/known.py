@@ -4,7 +4,6 @@ A cron's shell may lack MLFLOW_TRACKING_URI: the store's own books are empty the
 from. Addresses are kept without their passwords.
 """
 
-import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,7 +17,8 @@ OWN = "mlflow.db"  # the store's own books, wherever the store stands
 
 def now(store: str) -> str:
     """The registry that is asked at present, as it is noted."""
-    return without_password(registry.address(store)).rstrip("/") if os.environ.get("MLFLOW_TRACKING_URI") else OWN
+    address = without_password(registry.address(store)).rstrip("/")
+    return OWN if _folder_of(address) == Path(store).resolve() else address
 
 
 def note(store: str) -> None:
@@ -35,7 +35,8 @@ def noted(store: str) -> list[str]:
     found = _listed(root / FILE)
     for mark in sorted(root.glob("runs/*/mlflow.json")):
         address = str((read_json(mark) or {}).get("address", "")).rstrip("/")
-        if address and not _is_own(address, root):
+        own = _folder_of(address)
+        if address and (own is None or own not in (root.resolve(), _stood(mark.parent))):
             found.add(address)
     return sorted(found)
 
@@ -44,8 +45,13 @@ def _listed(path: Path) -> set[str]:
     return set((read_json(path) or {}).get("registries", ()))
 
 
-def _is_own(address: str, root: Path) -> bool:
-    """Whether these were the store's own books: those here, or those of the place where the store stood before."""
-    parts = urlsplit(address)
-    file = Path(parts.path.removeprefix("/"))
-    return parts.scheme == "sqlite" and file.name == OWN and (file.parent == root.resolve() or not file.exists())
+def _folder_of(address: str) -> Path | None:
+    """The folder of a store whose own books these are; None for other registries."""
+    file = Path(urlsplit(address).path.removeprefix("/"))
+    return file.parent if address.startswith("sqlite:") and file.name == OWN else None
+
+
+def _stood(run: Path) -> Path | None:
+    """Where the store stood when a training ended: its books were there then, and are here now."""
+    model = (read_json(run / "result.json") or {}).get("checkpoint", "")
+    return Path(model).parents[2] if len(Path(model).parts) > 3 else None

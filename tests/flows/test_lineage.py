@@ -16,7 +16,7 @@ from flows.__main__ import main
 from flows.config import load
 from flows.screen import current
 from pipelines import registry
-from pipelines.registry import RegistryConfig
+from pipelines.registry import RegistryConfig, known
 from tests.pipelines.songs import write_songs
 from tests.pipelines.test_gate import summary
 from tests.pipelines.test_registry import make_candidate
@@ -64,6 +64,10 @@ def test_a_version_tells_its_songs_settings_code_and_decisions(store: str, capsy
     assert "2 train, 1 valid, 1 test" in shown
     assert "c0ffee1" in shown
     assert "reason 1" in shown
+
+
+def test_the_store_notes_the_registry_that_it_registers_at(store: str) -> None:
+    assert known.noted(store) == [known.OWN]
 
 
 def test_a_song_tells_who_heard_it(store: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -226,16 +226,22 @@ def test_a_registry_that_is_not_asked_now_stops_it(
 
 
 def test_a_registry_of_before_this_was_noted_is_known_by_its_trainings(
-    config: door.RunConfig, without_server: None
+    config: door.RunConfig, without_server: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = Path(config.store.root)
     mark = root / "runs" / "finished" / "mlflow.json"
     mark.write_text(json.dumps({"address": "http://mlflow.example:5000", "step": 3}))
     with pytest.raises(InputError, match=r"registered models at http://mlflow\.example:5000"):
         waste(config, keep=1)
-    for own in (f"sqlite:///{root / 'mlflow.db'}", "sqlite:////where/the/store/stood/mlflow.db"):
-        mark.write_text(json.dumps({"address": own, "step": 3}))
-        assert known.noted(str(root)) == []
+    mark.write_text(json.dumps({"address": f"sqlite:///{root / 'mlflow.db'}", "step": 3}))
+    assert known.noted(str(root)) == []
+    # The store has moved since, and its books with it; others' books that cannot be reached are no such thing.
+    mark.write_text(json.dumps({"address": "sqlite:////where/it/stood/mlflow.db", "step": 3}))
+    assert known.noted(str(root)) == ["sqlite:////where/it/stood/mlflow.db"]
+    (mark.parent / "result.json").write_text(json.dumps({"checkpoint": "/where/it/stood/runs/finished/model"}))
+    assert known.noted(str(root)) == []
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}")
+    assert known.now(str(root)) == known.OWN
 
 
 def test_a_second_store_on_the_same_data_is_seen_from_both_sides(config: door.RunConfig, tmp_path: Path) -> None:
