@@ -147,12 +147,15 @@ def rolled_back_as(
     if version in left:
         return version, left[version]
     own = {(tag, tags[tag]) for tag in _SAME if tags.get(tag)}
+    present = version_or_none(client, seen.name, seen.champion) if left and seen.champion else None
+    if present is not None and own & present.tags.items():
+        return None  # the same weights are the champion at this moment
     for number, entry in left.items():
         rows = [row.tags for row in seen.rows if _entry(row).version == number]
         noted = [{tag: told.get(f"{_OF}{tag}", "") for tag in _SAME} for told in rows]
         found = version_or_none(client, seen.name, number)
         for known in [*noted, *([found.tags] if found is not None else [])]:
-            if own & {(tag, known[tag]) for tag in _SAME if known.get(tag)}:
+            if own & known.items():
                 return number, entry
     return None
 

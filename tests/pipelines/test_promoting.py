@@ -42,11 +42,11 @@ class Books:
     def version(self, number: int, *, like: int = 0, **tags: str) -> ModelVersion:
         """The version of this number, made up to it; with the weights of another where one is named."""
         for made in range(len(self.digests) + 1, number + 1):
-            files = self.folder / str(like or made) / "artifacts" / "checkpoint"
+            files = self.folder / f"of-{like or made}" / "artifacts" / "checkpoint"
             if not files.is_dir():
                 shutil.copytree(self.folder / "1", files)
                 with (files / "config.json").open("a") as config:
-                    config.write("\n" * made)
+                    config.write("\n" * ((like or made) - 1))
             self.digests[made] = checkpoint_digest(files)
             run = self.client.get_run(self.first.run_id).info
             model = self.client.create_logged_model(run.experiment_id, name="separator", source_run_id=run.run_id)
@@ -142,14 +142,16 @@ def test_what_was_rolled_back_from_is_promoted_by_name_alone(books: Books) -> No
     assert books.champion() == "1"
     same = books.version(4, like=3)  # registered anew
     assert books.promote(same).alias == ""
-    assert books.promote(books.version(5)).alias == "champion"  # another model is free
+    like_the_champion = books.version(5, like=1)
+    assert books.promote(like_the_champion).alias == "champion"  # what is champion was not left
+    assert books.promote(books.version(6)).alias == "champion"  # another model is free
     made, entry = registry.promote_by_name(CONFIG, "3", {**YES, "reason": "I say so"}, store=books.store)
-    assert (made.version, entry.kind, entry.reason, entry.before) == ("3", "forced", "I say so", "5")
-    assert books.aliases() == {"champion": "3", "previous": "5"}
+    assert (made.version, entry.kind, entry.reason, entry.before) == ("3", "forced", "I say so", "6")
+    assert books.aliases() == {"champion": "3", "previous": "6"}
     with pytest.raises(InputError, match="version 3 of stemline is the champion already"):
         registry.promote_by_name(CONFIG, "3", YES, store=books.store)
     registry.rollback(CONFIG, store=books.store)
-    assert books.champion() == "5"
+    assert books.champion() == "6"
     assert books.promote(books.version(3)).alias == ""
 
 
