@@ -162,7 +162,7 @@ class Score:
     sar: float | None = None
     leakage_db: float | None = None  # RMS of the estimate in windows where the stem is silent, dBFS
     si_sdr: float | None = None  # scale-invariant SDR over the whole track
-    ceiling_nsdr: float | None = None  # nsdr and sdr of the ideal ratio mask as the estimate
+    ceiling_nsdr: float | None = None  # nsdr and sdr of the IRM2 oracle (a mask made from the true stems); no bound
     ceiling_sdr: float | None = None
     solver: str = ""  # of BSS Eval's equations; "lu": rounding errors decide on isr, sir and sar
     conditioning: float | None = None  # of these equations, 0 to 1

@@ -59,7 +59,7 @@ def _shown(first: str, second: str, one: ScoreSummary, two: ScoreSummary, pairs:
     title = f"nSDR in dB over {len(one.songs)} songs; {one.protocol}"
     return [
         Text(f"first   {first}\nsecond  {second}"),
-        table(title, ["source", "mixture", "first", "second", "ideal mask"], rows, strong_last=True),
+        table(title, ["source", "mixture", "first", "second", "IRM2 oracle"], rows, strong_last=True),
         gain_table("Gain of the first over the second in dB nSDR, song by song", {**pairs.sources, "mean": pairs.gain}),
         *([_slices(pairs)] if pairs.slices else []),
         table("Songs", ["track", "gain"], _extremes(pairs.songs)),

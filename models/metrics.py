@@ -81,10 +81,11 @@ def si_sdr(reference_SCT: Tensor, estimate_SCT: Tensor) -> Tensor:
 
 
 def ideal_ratio_mask(reference_SCT: Tensor, *, exponent: float = 2.0, nfft: int = 2048) -> Tensor:
-    """Estimates (S, C, T) from the mixture by the best mask of its STFT that knows the references: a ceiling.
+    """Estimates (S, C, T) from the mixture by a mask of its STFT that knows the references: an oracle, and no bound.
 
     Each source's share of the sum over sources of magnitudes to the power `exponent`, per channel and bin; 2 is the
-    oracle IRM2 of SiSEC 2018, with frames of `nfft` samples and a quarter of that between them.
+    oracle IRM2 of SiSEC 2018, with frames of `nfft` samples and a quarter of that between them. It keeps the phases of
+    the mixture: masks that heed them score higher, and so may models.
     """
     num_samples = reference_SCT.shape[-1]
     window = torch.hann_window(nfft, dtype=reference_SCT.dtype, device=reference_SCT.device)

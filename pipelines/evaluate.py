@@ -99,7 +99,7 @@ class SourceScore:
     isr: float | None = None  # as sdr; None where they were not asked for
     sir: float | None = None
     sar: float | None = None
-    ceiling_nsdr: float | None = None  # of the ideal ratio mask as the estimate
+    ceiling_nsdr: float | None = None  # of the IRM2 oracle, a mask made from the true stems; no bound
     ceiling_sdr: float | None = None
     sdr_mean: float | None = None  # mean over songs of medians over windows
     si_sdr: float | None = None  # mean over songs

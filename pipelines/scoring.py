@@ -1,6 +1,6 @@
 """How one song is scored: the stems, the estimates and a protocol go in, a score per source comes out.
 
-Beside the estimates stand the unprocessed mixture (the floor) and the ideal ratio mask (a ceiling), scored alike. A
+Beside the estimates stand the unprocessed mixture (the floor) and the IRM2 oracle (a mask), scored alike. A
 result is a file of its own, named by model, song and protocol, so that an evaluation that was killed goes on after
 the songs it had. `evaluate.py` separates and sums up.
 """

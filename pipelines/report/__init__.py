@@ -185,22 +185,22 @@ def _heard(made: ReportInput) -> str:
 
 def _score_table(scores: Sequence[Score], summary: Sequence[SourceScores]) -> str:
     with_sdr = any(score.sdr is not None for score in scores)
-    with_ceiling = any(score.ceiling_nsdr is not None for score in scores)
-    headers = ["Source", "nSDR mixture", "nSDR model", "Improvement"] + (["nSDR ideal mask"] if with_ceiling else [])
-    headers += (["SDR mixture", "SDR model"] + (["SDR ideal mask"] if with_ceiling else [])) if with_sdr else []
+    with_oracle = any(score.ceiling_nsdr is not None for score in scores)
+    headers = ["Source", "nSDR mixture", "nSDR model", "Improvement"] + (["nSDR IRM2 oracle"] if with_oracle else [])
+    headers += (["SDR mixture", "SDR model"] + (["SDR IRM2 oracle"] if with_oracle else [])) if with_sdr else []
     rows = []
     for row in summary:
         own = [score for score in scores if score.source == row.source]
         cells = [_named(row.source), _db(row.floor), _db(row.model), _db(row.model - row.floor, signed=True)]
-        cells += [_db(_mean(score.ceiling_nsdr for score in own))] if with_ceiling else []
+        cells += [_db(_mean(score.ceiling_nsdr for score in own))] if with_oracle else []
         if with_sdr:
             cells += [_db(_median(score.mixture_sdr for score in own)), _db(_median(score.sdr for score in own))]
-            cells += [_db(_median(score.ceiling_sdr for score in own))] if with_ceiling else []
+            cells += [_db(_median(score.ceiling_sdr for score in own))] if with_oracle else []
         rows.append(cells)
     if len(summary) > 1:
         mean = [fmean(row.floor for row in summary), fmean(row.model for row in summary)]
         cells = ["Mean", _db(mean[0]), _db(mean[1]), _db(mean[1] - mean[0], signed=True)]
-        cells += [_db(_mean(score.ceiling_nsdr for score in scores))] if with_ceiling else []
+        cells += [_db(_mean(score.ceiling_nsdr for score in scores))] if with_oracle else []
         rows.append(cells + [""] * (len(headers) - len(cells)))
     protocols = ", ".join(sorted({score.protocol for score in scores if score.protocol}))
     told = f"All in dB. {NSDR}." + (f" {SDR}." if with_sdr else "") + (f" Protocol: {protocols}." if protocols else "")

@@ -8,7 +8,7 @@ ours draws alike; `--own-weights` lets it), and take turns step by step, so that
 alike; time is CPU seconds of one thread. Sparse HT Demucs has no counterpart in demucs 4.1.0 and stands beside nothing.
 
 Gain is nSDR in dB above that of the unprocessed mixture, mean over songs nobody learned from and their sources; the
-ceiling is the ideal ratio mask's. Songs are at 8 kHz, so that all of it takes minutes; steps of the presets as they
+IRM2 oracle's stands beside it. Songs are at 8 kHz, so that all of it takes minutes; steps of the presets as they
 are, 3 s at 44.1 kHz, are timed on their own. Each family's rows are told when it is done, and all in one table in the
 end; `--families NAME` does one alone.
 
@@ -313,13 +313,13 @@ def main() -> int:
     num_steps, seeds = (options.steps // 6, [0]) if options.quick else (options.steps, options.seeds)
     floor = statistics.mean(float(nsdr(song, _mixture(song)).mean()) for song in songs.held_out)
     silence = gains(songs.held_out, torch.zeros_like)
-    ceiling = gains(songs.held_out, lambda song: ideal_ratio_mask(song, nfft=MASK_NFFT))
+    oracle = gains(songs.held_out, lambda song: ideal_ratio_mask(song, nfft=MASK_NFFT))
     rows = [
         figure("songs to learn from", len(songs.learned), "songs"),
         figure("songs held out", len(songs.held_out), "songs"),
         figure("floor, the mixture's nSDR", floor, "dB"),
         figure("gain of silence", silence, "dB"),
-        figure("ceiling, gain of the ideal ratio mask", ceiling, "dB"),
+        figure("gain of the IRM2 oracle", oracle, "dB"),
     ]
     learned = {}
     for family in options.families:
@@ -332,7 +332,7 @@ def main() -> int:
             sys.stdout.flush()
         rows += found
     if not options.quick and len(learned) > 1:
-        draw(learned, {"silence": silence, "ideal ratio mask": ceiling}, Path(options.picture))
+        draw(learned, {"silence": silence, "IRM2 oracle": oracle}, Path(options.picture))
     rows.append(figure("all of it", time.process_time() - began, "CPU s"))
     return show("Learning", rows, options.out)
 
