@@ -83,7 +83,7 @@ def songs_called(config: RunConfig, name: str) -> dict[str, set[str]]:
         lambda track_id, title: wanted in (track_id.casefold(), title.casefold()),
         lambda track_id, title: wanted in track_id.casefold() or wanted in title.casefold(),
     )
-    known = set(_known(config.store.tables))
+    known = _known(config)
     for test in tests:
         found: dict[str, set[str]] = {}
         for track_id, title, audio in known:
@@ -95,13 +95,16 @@ def songs_called(config: RunConfig, name: str) -> dict[str, set[str]]:
     raise InputError(f"no song of {config.store.tables} is called {name!r}")
 
 
-def _known(tables: str) -> Iterator[tuple[str, str, str]]:
+def _known(config: RunConfig) -> set[tuple[str, str, str]]:
     """Id, title and digest of every song that a dataset holds or held, and of those that are forgotten."""
-    for manifest in ancestry.manifests(tables):
-        if manifest.step != "automix":
-            yield from ((song.track_id, song.title, song.audio) for song in manifest.songs)
-            yield from ((one["track_id"], one["title"], one["audio"]) for one in ancestry.erased_songs(manifest))
-    yield from ((song.track_id, song.title, song.audio) for song in read_forgotten(tables).songs)
+    found = set()
+    for tables in _stores(config):
+        for manifest in ancestry.manifests(tables):
+            if manifest.step != "automix":
+                found |= {(song.track_id, song.title, song.audio) for song in manifest.songs}
+                found |= {(one["track_id"], one["title"], one["audio"]) for one in ancestry.erased_songs(manifest)}
+        found |= {(song.track_id, song.title, song.audio) for song in read_forgotten(tables).songs}
+    return found
 
 
 def _one(found: Mapping[str, set[str]], name: str) -> str:
@@ -116,11 +119,12 @@ def _recording(config: RunConfig, name: str) -> Recording:
     tables = storage.absolute(config.store.tables)
     called = songs_called(config, name)
     track_id = _one(called, name)
-    store = _whole(tables)
+    store = _whole(_stores(config))
     heard = ancestry.sounds(store, store.stored.keys() | store.signatures.keys(), tables=tables, limit_s=float("inf"))
     before = {song.audio: song for song in read_forgotten(tables).songs}
     same = ancestry.same_recordings(called[track_id], heard, min_similarity=config.curate.min_similarity)
-    names = {audio: (known_id, title) for known_id, title, audio in sorted(set(_known(tables))) if audio in same}
+    known = [one for one in sorted(_known(config)) if one[2] in same]
+    names = {audio: (known_id, title) for known_id, title, audio in known}
     at = datetime.now(UTC).isoformat(timespec="seconds")
     songs = {
         audio: before.get(audio)
@@ -133,15 +137,15 @@ def _recording(config: RunConfig, name: str) -> Recording:
         )
         for audio in sorted(same)
     }
-    ids = {known_id: title for known_id, title, audio in _known(tables) if audio in same}
+    ids = {known_id: title for known_id, title, _ in known}
     return Recording(track_id=track_id, names=ids, songs=songs)
 
 
-def _whole(tables: str) -> Ancestry:
-    """Every song of every dataset of the store that is no mix."""
+def _whole(stores: Sequence[str]) -> Ancestry:
+    """Every song of every dataset of these stores that is no mix."""
     signatures: dict[str, Signature] = {}
     stored: dict[str, Song] = {}
-    for manifest in ancestry.manifests(tables):
+    for manifest in (one for tables in stores for one in ancestry.manifests(tables)):
         if manifest.step != "automix" and manifest.table == "chunks":
             signatures |= ancestry.signatures_of(manifest)
             stored |= {song.audio: song for song in manifest.songs}

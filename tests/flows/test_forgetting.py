@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,21 @@ def test_erased_its_audio_is_in_no_file_of_the_store_and_it_is_forgotten_still(
     assert (again["retrain"], again["erased"], again["dataset"]) == ([version], [], told["dataset"])
     assert lineage.of_song(config, "Vault master 2")["heard"] == {version: ["train/Artist - Song (train)"]}
     assert ids(build(config)) == OTHERS
+
+
+def test_the_canary_songs_forget_it_too(ray_local: Any, config: RunConfig, tmp_path: Path) -> None:
+    root, canary = tmp_path / "canary songs", Path(config.store.root) / "canary"
+    write_song(root, "train/Canary master", like="train/Artist - Song", gain=0.06)
+    write_song(root, "train/Another")
+    apart = replace(
+        config, corpus=replace(config.corpus, root=str(root)), store=replace(config.store, root=str(canary), data="")
+    )
+    build(config)
+    assert ids(build(apart)) == {"train/Canary master", "train/Another"}
+    told = forgetting.run(config, "train/Artist - Song", erase=True, screen=current())
+    assert set(told["songs"]) == {*BOTH, "train/Canary master"}
+    assert (told["still_in"], ids(build(apart))) == ([], {"train/Another"})
+    assert any(str(canary / "chunks") in file for file in told["erased"])
 
 
 def test_a_name_that_fits_several_songs_or_none_is_refused(ray_local: Any, config: RunConfig) -> None:
