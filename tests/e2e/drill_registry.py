@@ -85,7 +85,7 @@ def rows(folder: Path, *, every: int = 1) -> Iterator[Row]:
 
     for name, (before, act) in ACTS.items():
         kills, wrong = _drilled(folder / name, before, act, every=every)
-        yield figure(f"kills in a {name}", kills, "", target=10 if every == 1 else 1, more=True)
+        yield figure(f"kills in a {name}", kills, "", target=5 if every == 1 else 1, more=True)
         yield figure(f"{name}s that the same command did not complete", wrong, "", target=0)
 
 
