@@ -4,7 +4,7 @@ A store carries a marker, `stemline-store.json`. It is put into a new or an empt
 names than a store's own; a folder that uses one of those names without a marker is somebody's, unless it was plainly
 a store before there were markers. Outputs may be put among others' files: which of a folder are ours stands in a
 record beside them, `.stemline-files` or for stems `separation.json`, by name, size and digest, so that a file that
-somebody has changed since is not ours either. One that was merely cut short is.
+somebody has changed since is not ours either.
 """
 
 import errno
@@ -113,11 +113,12 @@ def require_ours(
     *,
     remedy: str,
     record: str = FILES_MARKER,
-    before_markers: Callable[[str], bool] = lambda name: False,
+    also_ours: Callable[[str], bool] = lambda name: False,
 ) -> None:
     """InputError if a file of one of these names is in the folder and we did not write it as it is now.
 
-    `before_markers` says whether a file that the record does not name is plainly of an earlier version of ours.
+    `also_ours` says whether a file that the record does not know as it is now is plainly ours all the same: from
+    before there were records, or no longer what it was by a damage.
     """
     written = _written(folder, record, remedy=remedy)
     foreign = [
@@ -125,7 +126,7 @@ def require_ours(
         for name in names
         if _exists(storage.join(folder, name))
         and not _is_ours(storage.join(folder, name), written.get(name))
-        and not before_markers(name)
+        and not also_ours(name)
     ]
     if foreign:
         raise InputError(
@@ -141,14 +142,14 @@ def outputs(
     *,
     remedy: str,
     record: str = FILES_MARKER,
-    before_markers: Callable[[str], bool] = lambda name: False,
+    also_ours: Callable[[str], bool] = lambda name: False,
 ) -> Iterator[None]:
     """While these files are written into a folder: `require_ours` first, and a record that they are ours afterwards.
 
     The record is begun before the first is written, so that after a kill they are still known as ours.
     """
     names = list(names)
-    require_ours(folder, names, remedy=remedy, record=record, before_markers=before_markers)
+    require_ours(folder, names, remedy=remedy, record=record, also_ours=also_ours)
     before = _written(folder, record, remedy=remedy)
     _record(folder, record, before | {name: _BEGUN for name in names})
     try:
@@ -165,13 +166,13 @@ def written(folder: str | Path, record: str = FILES_MARKER) -> dict[str, Any]:
 
 
 def _is_ours(address: str, noted: Mapping[str, Any] | None) -> bool:
-    """Recorded, and as it was written or cut short; of what was begun when we were killed nothing more is known."""
+    """Recorded, and as it was written; of what was begun when we were killed nothing more is known."""
     if noted is None:
         return False
     stamp = storage.stamp(address)
     if stamp is None:  # a broken link, or a folder
         return False
-    if noted["bytes"] is None or stamp.size < noted["bytes"]:
+    if noted["bytes"] is None:
         return True
     return stamp.size == noted["bytes"] and noted["sha256"] in (None, _digest(address))
 

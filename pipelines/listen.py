@@ -116,11 +116,11 @@ def run(
 def check(out: str) -> None:
     """InputError where the folder has an `index.html` of somebody's: found out before hours of scoring."""
     folder = Path(out)
-    require_ours(folder, [INDEX], remedy=_REMEDY, before_markers=lambda name: _is_page(folder / name))
+    require_ours(folder, [INDEX], remedy=_REMEDY, also_ours=lambda name: _is_page(folder / name))
 
 
 def _writing(folder: Path, pages: Sequence[str]) -> AbstractContextManager[None]:
-    return outputs(folder, pages, remedy=_REMEDY, before_markers=lambda name: _is_page(folder / name))
+    return outputs(folder, pages, remedy=_REMEDY, also_ours=lambda name: _is_page(folder / name))
 
 
 def _is_page(path: Path) -> bool:

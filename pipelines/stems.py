@@ -206,14 +206,18 @@ def _separate_song(separator: _Separator, song: Path, folder: Path, progress: Pr
     if (finished := _finished(song, folder, key)) is not None:
         return finished
     names = [_file_name(stem, separator.config.format) for stem in separator.stems]
-    require_ours(folder, names, remedy=REMEDY, record=SUMMARY)
+
+    def is_damaged(name: str) -> bool:
+        return name in written(folder, SUMMARY) and _is_damaged(folder / name)
+
+    require_ours(folder, names, remedy=REMEDY, record=SUMMARY, also_ours=is_damaged)
     mixture = _Mixture(song, separator)
     with stage(progress, "separate", total=mixture.duration_s, unit="s") as heard:
         heard.note(song.name)
         _make_folder(folder)
         _clear(folder)
         with (
-            outputs(folder, names, remedy=REMEDY, record=SUMMARY),
+            outputs(folder, names, remedy=REMEDY, record=SUMMARY, also_ours=is_damaged),
             tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as scratch,
         ):
             spool = _Spool(Path(scratch), separator.stems)
@@ -334,6 +338,17 @@ def _exactly(blocks: Iterator[Samples], num_samples: int) -> Iterator[Samples]:
 
 def _file_name(stem: str, format: str) -> str:
     return f"{safe_name(stem)}.{FORMATS[format]}"
+
+
+def _is_damaged(path: Path) -> bool:
+    """Whether nothing can be heard of a file any more: a stem of ours in pieces is nobody's work."""
+    if not path.is_file() or path.is_symlink():
+        return False
+    try:
+        probe(path)
+    except AudioError:
+        return True
+    return False
 
 
 def _clear(folder: Path) -> None:

@@ -39,13 +39,12 @@ def test_what_we_wrote_may_be_written_again_and_what_somebody_put_there_may_not(
     assert sorted(written(tmp_path)) == ["a", "b", "c"]
 
 
-def test_a_file_that_somebody_changed_is_theirs_and_one_that_was_cut_short_is_ours(tmp_path: Path) -> None:
-    put(tmp_path, long="12345678")
-    (tmp_path / "long").write_text("1234")
-    require_ours(tmp_path, ["long"], remedy=REMEDY)
-    for text in ("12345679", "123456789"):
-        (tmp_path / "long").write_text(text)
-        assert "changed since" in refused(tmp_path, "long")
+def test_a_file_that_somebody_changed_is_theirs(tmp_path: Path) -> None:
+    put(tmp_path, a="12345678")
+    for text in ("12345679", "123456789", "1234", ""):
+        (tmp_path / "a").write_text(text)
+        assert "changed since" in refused(tmp_path, "a")
+        require_ours(tmp_path, ["a"], remedy=REMEDY, also_ours=lambda name: name == "a")
 
 
 def test_after_a_kill_what_was_begun_is_ours_and_what_was_never_written_is_not_recorded(tmp_path: Path) -> None:
