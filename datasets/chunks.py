@@ -91,6 +91,8 @@ def track_rows(
     with closing(stretches):
         rows = list(_rows(stretches, header, sources=sources, bits=depth))
     num_samples = sum(row["num_samples"] for row in rows)
+    if not num_samples:
+        raise AudioError("too_short", "no samples at all")
     if num_samples < min_song_s * sample_rate:
         have_s = num_samples / sample_rate
         raise AudioError("too_short", f"{have_s:.2f} s; the shortest song allowed has {min_song_s} s")

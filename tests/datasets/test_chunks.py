@@ -279,3 +279,15 @@ def test_raw_files_that_end_early_are_filled_with_silence_up_to_a_limit(tmp_path
     late = _raw(tmp_path, {"long": stems_SCT[0], "short": stems_SCT[1][:, :14999]}, {}, pad_s=0.625)
     with pytest.raises(AudioError, match=r"more than corpus\.pad_s=0\.625 earlier: short\.wav: 1\.87 s"):
         track_rows(late, sources=("drums",), sample_rate=RATE, chunk_s=1)
+
+
+@pytest.mark.parametrize("num_samples", [0, 1, RATE // 2])
+def test_without_a_shortest_length_a_song_needs_a_sample(tmp_path: Path, num_samples: int) -> None:
+    track = _track(tmp_path, dict.fromkeys(SOURCES, (np.full((2, num_samples), 0.25, np.float32), RATE)))
+    if num_samples:
+        (row,) = track_rows(track, sources=SOURCES, sample_rate=RATE, min_song_s=0.0)
+        assert row["num_samples"] == num_samples
+    else:
+        with pytest.raises(AudioError, match="no samples at all") as refused:
+            track_rows(track, sources=SOURCES, sample_rate=RATE, min_song_s=0.0)
+        assert refused.value.reason == "too_short"

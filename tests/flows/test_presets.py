@@ -157,6 +157,7 @@ def test_the_networks_of_the_recipes_are_those_that_were_published() -> None:
         with torch.device("meta"):
             network = catalog.build(model.preset, **model.options)
         assert (name, sum(weights.numel() for weights in network.parameters())) == (name, number)
+        assert catalog.to_config(network)["normalize"] == "track"  # every song at unit deviation, as in all recipes
     with torch.device("meta"):
         assert catalog.to_config(catalog.build("htdemucs"))["segment_s"] == 7.8  # htdemucs-ft changes no option
 
