@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any
@@ -31,7 +32,7 @@ from flows.config import RunConfig
 from flows.screen import Screen
 from flows.step import resumable
 from flows.store import held
-from flows.triggers import Retraining
+from flows.triggers import Facts, Judgement, Retraining
 from pipelines import jobs
 from pipelines.evaluate import SongScore
 
@@ -139,28 +140,60 @@ def retrain(
     with _walking("retrain", preset, songs, store, overrides) as config:
         begun = triggers.unfinished(config.store.tables, str(runtime.flow_run.id))
         if begun is None:
-            corpus_road.build_corpus.fn(config, until="curate")
+            dataset = corpus_road.build_corpus.fn(config, until="curate").songs
             if config.retrain.canary:
                 _watch_canary(config)
-            judged = triggers.judge(triggers.look(config), config.retrain)
+            facts = triggers.look(config, dataset, due=_due())
+            judged = triggers.judge(facts, config.retrain)
+            if judged.retrain:
+                begun, judged = _begin(config, facts, judged)
             get_run_logger().info(judged.sentence)
             create_markdown_artifact(markdown=judged.sentence, key="retrain-why", description="whether to train again")
-            if not judged.retrain:
+            if begun is None:
                 return {"retrained": False, "why": judged.sentence}
-            begun = _begin(config, judged.sentence)
-        told = _walked(config)
+        told = _walked(_seeded(config, begun))
         present = registry.champion(config.registry, store=config.store.root)
         ended = replace(begun, ended_at=triggers.now(), champion=present.version if present else "")
         triggers.note(config.store.tables, ended)
         return {"retrained": True, "why": begun.reason, **told}
 
 
-def _begin(config: RunConfig, reason: str) -> Retraining:
-    """A retraining that is remembered from now on; should this process die, the next one of the same run goes on."""
-    devices = config.train.num_workers if config.train.use_gpu else 0
-    begun = Retraining(began_at=triggers.now(), devices=devices, reason=reason, run=str(runtime.flow_run.id))
+def _begin(config: RunConfig, facts: Facts, judged: Judgement) -> tuple[Retraining | None, Judgement]:
+    """A retraining that is remembered from now on; should this process die, the next one of the same run goes on.
+
+    None, and why, where the very same training ended before.
+    """
+    begun = Retraining(
+        began_at=triggers.now(),
+        due_at=facts.due,
+        devices=config.train.num_workers if config.train.use_gpu else 0,
+        reason=judged.sentence,
+        run=str(runtime.flow_run.id),
+        occasion=judged.occasion,
+        dataset=facts.dataset,
+        recipe=facts.recipe,
+        seed=triggers.seed_of(config.train.seed, judged.occasion),
+    )
+    config = _seeded(config, begun)
+    key = model_road.run_key(config, corpus_road.build_corpus.fn(config))
+    same = next((one for one in facts.done if one.ended_at and one.run_key == key), None)
+    if same is not None:
+        why = f"Not now: {triggers.nothing_to_train(same)}, though {judged.sentence.removeprefix('Yes: ')}"
+        return None, replace(judged, retrain=False, sentence=why)
+    begun = replace(begun, run_key=key)
     triggers.note(config.store.tables, begun)
-    return begun
+    return begun, judged
+
+
+def _seeded(config: RunConfig, begun: Retraining) -> RunConfig:
+    """The configuration with the seed of a retraining: with another's it would find that model again."""
+    return config if begun.seed is None else replace(config, train=replace(config.train, seed=begun.seed))
+
+
+def _due() -> str:
+    """When this run was to begin: how long it waited, and how long songs took, is not for a pause to count."""
+    due: datetime = runtime.flow_run.scheduled_start_time
+    return due.astimezone(UTC).isoformat(timespec="seconds")
 
 
 def _watch_canary(config: RunConfig) -> None:

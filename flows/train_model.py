@@ -73,6 +73,12 @@ def score_two(config: RunConfig, songs: ShardSet, first: str, second: str) -> tu
     return scored[0], scored[1]
 
 
+def run_key(config: RunConfig, corpus: Corpus) -> str:
+    """The name of the training that `train_candidate` would carry out, or find finished."""
+    material = corpus.material(config.automix_weight)
+    return train.run_key(config.train, config.model, material, sources=config.corpus.sources, store=config.store.root)
+
+
 @resumable("train")
 def train_candidate(config: RunConfig, corpus: Corpus) -> TrainResult:
     result = step(

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from pipelines.registry import RegistryConfig
     from pipelines.registry.live import Pump
 
-__all__ = ["Job", "ModelConfig", "TrainConfig", "TrainResult", "read_history", "run"]
+__all__ = ["Job", "ModelConfig", "TrainConfig", "TrainResult", "read_history", "run", "run_key"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -82,16 +82,9 @@ def run(
     A finished run with the same settings, songs and code is returned without starting a worker, an interrupted
     one goes on from its last checkpoint. With `live` the curve is in MLflow while it grows.
     """
-    model.check()
-    job = Job(
-        config=config,
-        model=_resolved(model, store),
-        sources=tuple(sources),
-        chunks=tuple((table, weight) for table, weight in chunks if weight),  # of what is never drawn nothing is read
-        keep=None if keep is None else tuple(sorted(keep)),
-    )
-    run_key = key_of(job)
-    folder = Path(store).expanduser().absolute() / "runs" / run_key
+    job = _job(config, model, chunks, sources=sources, store=store, keep=keep)
+    name = key_of(job)
+    folder = Path(store).expanduser().absolute() / "runs" / name
     if (finished := _finished(folder)) is not None:
         if live:
             from pipelines.registry.live import deliver_rest
@@ -114,11 +107,43 @@ def run(
             )
         # The last step was taken all the same where the curve went flat there.
         stopped = str(outcome.get("stopped", "")) if outcome.get("step", config.steps) < config.steps else ""
-        result = _conclude(folder, run_key, seconds=time.monotonic() - started, stopped=stopped)
+        result = _conclude(folder, name, seconds=time.monotonic() - started, stopped=stopped)
         if pump:
             pump.stopped = stopped
         heard.finish(_summary(result))
     return result
+
+
+def run_key(
+    config: TrainConfig,
+    model: ModelConfig,
+    chunks: Sequence[tuple[ShardSet, float]],
+    *,
+    sources: Sequence[str],
+    store: str,
+    keep: Collection[str] | None = None,
+) -> str:
+    """The name of the run that `run` would carry out, or find finished, with the same arguments."""
+    return key_of(_job(config, model, chunks, sources=sources, store=store, keep=keep))
+
+
+def _job(
+    config: TrainConfig,
+    model: ModelConfig,
+    chunks: Sequence[tuple[ShardSet, float]],
+    *,
+    sources: Sequence[str],
+    store: str,
+    keep: Collection[str] | None,
+) -> Job:
+    model.check()
+    return Job(
+        config=config,
+        model=_resolved(model, store),
+        sources=tuple(sources),
+        chunks=tuple((table, weight) for table, weight in chunks if weight),  # of what is never drawn nothing is read
+        keep=None if keep is None else tuple(sorted(keep)),
+    )
 
 
 def key_of(job: Job) -> str:

@@ -3,6 +3,10 @@
 `make drill-road` kills it at every place; `test_ingest.py` and `test_train.py` hold their own steps to that.
 """
 
+import json
+import os
+import subprocess
+import sys
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +19,7 @@ from datasets.schema import ShardSet
 from datasets.shards import read_songs
 from datasets.versions import list_versions
 from flows import config as door
-from flows import forgetting
+from flows import forgetting, triggers
 from tests.e2e import drill_road as drill
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(1800)]
@@ -88,3 +92,42 @@ def test_a_song_is_forgotten_by_name_of_those_who_heard_it(walked: Walked) -> No
 
 def _is_step(path: Path) -> bool:
     return path.with_suffix(".toml").is_file()
+
+
+RETRAINED = """
+import json, sys
+from flows.deployed import retrain
+print("told", json.dumps([retrain(**one) for one in json.load(open(sys.argv[1]))]))
+"""
+
+
+def test_a_retraining_trains_with_a_seed_of_its_own_and_once_on_each_occasion(walked: Walked, tmp_path: Path) -> None:
+    settings = [
+        *drill.SETTINGS,
+        "train.num_workers=0",
+        "registry.name=other",
+        "gate.min_nsdr=99.0",
+        "retrain.pause_h=0",
+    ]
+    # The third differs in what changes no model.
+    asked = [{"preset": "smoke", "songs": str(walked.songs), "store": str(walked.store), "overrides": settings}] * 2
+    asked.append({**asked[0], "overrides": [*settings, "train.keep_checkpoints=3"]})
+    (tmp_path / "asked.json").write_text(json.dumps(asked))
+    done = subprocess.run(
+        [sys.executable, "-c", RETRAINED, str(tmp_path / "asked.json")], cwd=drill.ROOT, capture_output=True, text=True,
+        env={**os.environ, "PREFECT_HOME": str(tmp_path), "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    first, *others = json.loads(done.stdout.rpartition("told ")[2])
+    assert first["retrained"]
+    assert first["run_key"] != walked.answer["model"]["trained"]["run_key"]
+    (kept,) = triggers.retrainings(str(walked.store))
+    assert (kept.run_key, kept.champion) == (first["run_key"], "")
+    assert kept.ended_at
+    assert kept.due_at <= kept.began_at
+    settings_of_it = tomllib.loads(next((walked.store / "runs" / kept.run_key).glob("*.toml")).read_text())
+    assert settings_of_it["train"]["seed"] == kept.seed
+    for other in others:
+        assert not other["retrained"]
+        assert "there is nothing to train" in other["why"]
+        assert "though there is no champion yet" in other["why"]
