@@ -228,15 +228,19 @@ def _check(job: Job) -> None:
         song
         for chunks, _ in job.chunks
         for song in read_songs(chunks)
-        if song.split == "train" and (kept is None or song.track_id in kept)
+        if song.split in ("train", "valid") and (kept is None or song.track_id in kept)
     ]
-    if not songs:
+    if all(song.split != "train" for song in songs):
         raise InputError(
             "no song stands in the train split; a corpus with a train folder, or smaller corpus.valid_fraction and "
             "corpus.test_fraction would do"
         )
-    if len(rates := {song.sample_rate for song in songs}) > 1 or len({song.channels for song in songs}) > 1:
-        raise InputError(f"songs of several sample rates or channel counts cannot be mixed: {sorted(rates)} Hz")
+    rates, channels = {song.sample_rate for song in songs}, {song.channels for song in songs}
+    if len(rates) > 1 or len(channels) > 1:
+        raise InputError(
+            f"songs of several sample rates or channel counts cannot be mixed: {sorted(rates)} Hz, {sorted(channels)} "
+            "channels"
+        )
     from models.separate import layout
 
     wanted = layout(train_loop.build_model(job))
@@ -246,6 +250,11 @@ def _check(job: Job) -> None:
         raise InputError(
             f"the songs have {rates.pop()} Hz, the model wants {wanted.sample_rate} Hz; "
             f"no model.options.sample_rate, or ingest.sample_rate={wanted.sample_rate} would do"
+        )
+    if wanted.audio_channels not in channels:
+        raise InputError(
+            f"the songs have {channels.pop()} channels, the model wants {wanted.audio_channels}; no "
+            f"model.options.audio_channels, or ingest.channels={wanted.audio_channels} would do"
         )
     num_samples = job.config.learner.augment.input_samples(wanted.segment_samples, wanted.sample_rate)
     open_index(job, wanted.sources, num_samples=num_samples)

@@ -17,6 +17,8 @@ import pytest
 import torch
 from torch import nn
 
+from datasets import shards
+from datasets.chunks import SongHeader, song_rows
 from datasets.errors import InputError
 from datasets.schema import ShardSet
 from models import checkpoint
@@ -28,7 +30,7 @@ from pipelines import resume, train, train_loop
 from pipelines.feed import Feed
 from pipelines.progress import Silent
 from pipelines.train import LocalSession, ModelConfig, TrainConfig, TrainResult
-from tests.pipelines.songs import RATE, SOURCES, write_songs
+from tests.pipelines.songs import RATE, SOURCES, stems, write_songs
 
 MODEL = ModelConfig(
     preset="htdemucs-tiny",
@@ -394,6 +396,20 @@ def test_weights_of_another_network_to_begin_with_are_refused(
     model = ModelConfig(preset=MODEL.preset, options=MODEL.options | {"channels": 8}, start=undisturbed.checkpoint)
     with pytest.raises(ModelError, match=r"channels 4 where the training has 8; set model\.options\.channels=4"):
         train.run(CONFIG, model, [(chunks, 1.0)], sources=SOURCES, store=str(tmp_path))
+
+
+def test_held_out_songs_at_another_rate_and_other_channels_are_refused(chunks: ShardSet, tmp_path: Path) -> None:
+    rows: list[Any] = []
+    for name, split, rate in (("a", "train", RATE), ("v", "valid", 2 * RATE)):
+        header = SongHeader(track_id=name, title=name, split=split, license="", origin="corpus", sample_rate=rate)
+        rows += song_rows(stems(name, 3 * RATE), header, sources=SOURCES, chunk_s=2)
+    shard = shards.write_shard(tmp_path, "mixed", rows, sources=SOURCES)
+    mixed = shards.write_manifest(tmp_path, table="chunks", step="ingest", key="mixed", shards=[shard])
+    with pytest.raises(InputError, match=r"cannot be mixed: \[8000, 16000\] Hz"):
+        train.run(CONFIG, MODEL, [(mixed, 1.0)], sources=SOURCES, store=str(tmp_path))
+    mono = replace(MODEL, options=MODEL.options | {"audio_channels": 1})
+    with pytest.raises(InputError, match="the songs have 2 channels, the model wants 1"):
+        train.run(CONFIG, mono, [(chunks, 1.0)], sources=SOURCES, store=str(tmp_path))
 
 
 def test_weights_of_another_rate_or_other_sources_to_begin_with_are_refused(chunks: ShardSet, tmp_path: Path) -> None:
