@@ -39,6 +39,8 @@ class Alignment:
         total_CT = second_SCT.sum(axis=0)
         pairs = ((mixture_CT, mixture_CT), (mixture_CT, total_CT), (total_CT, total_CT))
         self._products.append(np.array([np.einsum("ct,ct->", a, b, dtype=np.float64) for a, b in pairs]))
+        if mixture_CT.shape[-1] < self._length * self._step:
+            return  # what is left of the last second: its share of the residual, too little to correlate
         sides_CT = mixture_CT[:1] - mixture_CT[-1:]
         both_2T = np.stack([mixture_CT.mean(axis=0), sides_CT[0] / np.float32(2)])
         second = self._thinned(mono(second_SCT)), cancels(second_SCT), self._thinned(both_2T)

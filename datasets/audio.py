@@ -388,6 +388,9 @@ class _AvReader:
         count = 0
         try:
             for frame in self._container.decode(self._stream):
+                if frame.sample_rate != self.info.sample_rate:
+                    rates = f"{self.info.sample_rate} to {frame.sample_rate} Hz"
+                    raise AudioError("undecodable", f"{self._path}: the sample rate changes on the way, from {rates}")
                 for converted in to_float.resample(frame):
                     block_CT = np.ascontiguousarray(converted.to_ndarray(), dtype=np.float32)
                     if block_CT.shape[0] != self.info.channels:
@@ -420,6 +423,8 @@ def _check_whole(path: Path) -> None:
         elif head[:4] == b"FORM" and head[8:] in (b"AIFF", b"AIFC"):
             promised = _chunk_end(file, b"SSND", "big")
         elif head[:4] == b"OggS":
+            if _is_chained_ogg(file):
+                raise _chained(path)
             file.seek(max(0, size - 65536))
             if not _ogg_ends(file.read()):
                 raise _truncated(path, "its last page is missing")
@@ -428,6 +433,25 @@ def _check_whole(path: Path) -> None:
             return
     if promised > size:
         raise _truncated(path, f"its header promises {promised} bytes and it has {size}")
+
+
+def _chained(path: Path) -> AudioError:
+    return AudioError(
+        "undecodable", f"{path}: several files in one, of which decoders read the first; split or join them"
+    )
+
+
+def _is_chained_ogg(file: io.BufferedReader) -> bool:
+    """Whether a stream begins after another's first pages: Ogg files that were put one behind the other."""
+    file.seek(0)
+    under_way = False
+    while len(header := file.read(27)) == 27 and header[:4] == b"OggS":
+        begins = bool(header[5] & 2)
+        if begins and under_way:
+            return True
+        under_way = under_way or not begins
+        file.seek(sum(file.read(header[26])), os.SEEK_CUR)
+    return False
 
 
 def _ogg_ends(tail: bytes) -> bool:
@@ -451,16 +475,42 @@ def _chunk_end(file: io.BufferedReader, name: bytes, byteorder: str) -> int:
 
 
 def _is_mp3_without_length(path: Path) -> bool:
-    """An MP3 with no Xing or Info header: libsndfile guesses its length from the bit rate and stops there."""
+    """An MP3 with no Xing or Info header: libsndfile guesses its length from the bit rate and stops there.
+
+    AudioError where more audio follows the end that such a header states.
+    """
     if path.suffix.lower() != ".mp3":
         return False
     with path.open("rb") as file:
-        head = file.read(10)
-        skip = 0
-        if head[:3] == b"ID3" and len(head) == 10:
-            skip = 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
-        file.seek(skip)
-        return re.search(rb"Xing|Info", file.read(4096)) is None
+        start = _after_id3(file, 0)
+        file.seek(start)
+        head = file.read(4096)
+        tag = re.search(rb"Xing|Info", head)
+        if tag is None:
+            return True
+        flags = head[tag.end() + 3 : tag.end() + 4]
+        if flags and flags[0] & 2:  # bytes of audio, after the number of frames where that is stated
+            at = tag.end() + 4 + 4 * (flags[0] & 1)
+            file.seek(_after_id3(file, start + int.from_bytes(head[at : at + 4], "big")))
+            follows = file.read(4)
+            if len(follows) == 4 and _is_mpeg_frame(follows):
+                raise _chained(path)
+    return False
+
+
+def _after_id3(file: io.BufferedReader, start: int) -> int:
+    """Where an ID3v2 tag that begins at `start` ends; `start` where there is none."""
+    file.seek(start)
+    head = file.read(10)
+    if head[:3] != b"ID3" or len(head) < 10:
+        return start
+    return start + 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
+
+
+def _is_mpeg_frame(header: bytes) -> bool:
+    """Whether four bytes are the header of a frame of layer III, with a bit rate and a sample rate."""
+    sync = header[0] == 0xFF and header[1] & 0xE6 == 0xE2
+    return sync and header[1] & 0x18 != 0x08 and 0 < header[2] >> 4 < 15 and header[2] >> 2 & 3 != 3
 
 
 def _rebatch(blocks: Iterable[Samples], block_samples: int) -> Iterator[Samples]:

@@ -10,42 +10,22 @@ import re
 import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from datasets import storage
 from datasets.errors import InputError
-from datasets.layouts import LAYOUTS, FoundSong, Rules, find_songs, stated_split, stray_files, title_of
+from datasets.layouts import LAYOUTS, FoundSong, Rules, find_songs, stray_files
 from datasets.listing import list_folder
 from datasets.schema import SOURCES, StemFile, Track, Verdict
 from datasets.shards import read_json, write_json
+from datasets.splits import NO_SIDES, assign_splits, stated_sides
 
-# The 14 songs of MUSDB18's train folder that published results use for validation.
-MUSDB_VALID = frozenset(
-    {
-        "Actions - One Minute Smile",
-        "Clara Berry And Wooldog - Waltz For My Victims",
-        "Johnny Lokke - Promises & Lies",
-        "Patrick Talbot - A Reason To Leave",
-        "Triviul - Angelsaint",
-        "Alexander Ross - Goodbye Bolero",
-        "Fergessen - Nos Palpitants",
-        "Leaf - Summerghost",
-        "Skelpolu - Human Mistakes",
-        "Young Griffo - Pennies",
-        "ANiMAL - Rockshow",
-        "James May - On The Line",
-        "Meaxic - Take A Step",
-        "Traffic Experiment - Sirens",
-    }
-)
 STANDARD = Rules()
-_PART = re.compile(r"[\s_-]*(\(\s*(part\s*)?\d+\s*\)|\bpart\s*\d+)\s*$", re.IGNORECASE)
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]')
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 _NAME_BYTES = 120
-_SMALL = 50  # groups up to which fractions are met by count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,9 +57,13 @@ def survey(
     split_seed: int = 0,
     valid_fraction: float = 0.1,
     test_fraction: float = 0.2,
+    known: Mapping[str, str] = NO_SIDES,
     rules: Rules = STANDARD,
 ) -> Survey:
-    """Every song under `root` with how its files were read and its split; InputError where there is none."""
+    """Every song under `root` with how its files were read and its split; InputError where there is none.
+
+    `known` are sides that were drawn before, by song; see `splits.assign_splits`.
+    """
     folder = storage.absolute(root)
     listing = list_folder(folder)
     found = find_songs(listing, sources=sources, rules=rules)
@@ -96,13 +80,14 @@ def survey(
         valid_fraction=valid_fraction,
         test_fraction=test_fraction,
         titles={song.name: song.title for song in found},
+        known=known,
     )
     return Survey(
         stamps=listing.stamps,
         songs=tuple(found),
         sides=sides,
         layout=Counter(song.layout for song in found).most_common(1)[0][0],
-        drawn=tuple(_stated_sides([song.name for song in found])[1]),
+        drawn=tuple(stated_sides([song.name for song in found])[1]),
         stray=stray,
     )
 
@@ -114,6 +99,7 @@ def scan(
     split_seed: int = 0,
     valid_fraction: float = 0.1,
     test_fraction: float = 0.2,
+    known: Mapping[str, str] = NO_SIDES,
     license: str = "unknown",
     rules: Rules = STANDARD,
     cache: str | Path | None = None,
@@ -122,11 +108,11 @@ def scan(
     """Every song under `root`, with its split and the fingerprint of its files.
 
     `cache` is a JSON file that remembers fingerprints by path, size and time of change. `advance` is called
-    with the bytes of each file fingerprinted. See `assign_splits` for the split rule.
+    with the bytes of each file fingerprinted. See `splits.assign_splits` for the split rule and `known`.
     """
     seen = survey(
         root, sources=sources, split_seed=split_seed, valid_fraction=valid_fraction, test_fraction=test_fraction,
-        rules=rules,
+        known=known, rules=rules,
     )  # fmt: skip
     prints = _Fingerprints(cache, advance, seen.stamps)
     tracks, rejected = [], []
@@ -140,73 +126,6 @@ def scan(
     finally:
         prints.save()
     return Scan(tracks=tuple(tracks), rejected=tuple(rejected), layout=seen.layout, drawn=seen.drawn)
-
-
-def assign_splits(
-    names: Iterable[str],
-    *,
-    seed: int,
-    valid_fraction: float,
-    test_fraction: float,
-    titles: Mapping[str, str] | None = None,
-) -> dict[str, tuple[str, str]]:
-    """The split and the group of each song, by its name under the root; `titles` are for songs that have another.
-
-    Songs in folders named train, valid or test stay where they are, and MUSDB18's published validation songs
-    are moved from train to valid. A split that has no song is then drawn from train; if all songs stand in one
-    folder, or in none, both others are. What is drawn are groups: excerpts of one song ("Title (2)",
-    "Title part 2") belong together, and where there are at least three artists ("Artist - Title"), so do all
-    songs of one. Each group has a lot that depends on the seed and its name only. Up to 50 groups, the lowest
-    lots go to test and the next to valid, in the numbers that the fractions ask for: at least one to test, and
-    of three groups or more at least one to valid. Beyond 50, a group goes where its lot falls between 0 and 1,
-    so that a song keeps its side when others come and go.
-    """
-    names = list(names)
-    sides, missing = _stated_sides(names)
-    groups = _groups(names, titles or {})
-    fractions = {"test": test_fraction, "valid": valid_fraction}
-    drawn = _draw(
-        {groups[name] for name in names if sides[name] == "train"},
-        seed=seed,
-        fractions={split: fractions[split] for split in missing},
-    )
-    return {
-        name: (drawn.get(groups[name], "train") if sides[name] == "train" else sides[name], groups[name])
-        for name in names
-    }
-
-
-def _stated_sides(names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Where the folders put each song, and the splits that must be drawn because no folder states them."""
-    sides = {name: stated_split(name) for name in names}
-    one_pool = len({side for side in sides.values() if side}) < 2
-    for name, side in sides.items():
-        if one_pool or side in ("", "train"):
-            sides[name] = "valid" if title_of(name) in MUSDB_VALID else "train"
-    return sides, [split for split in ("test", "valid") if split not in sides.values()]
-
-
-def _draw(groups: set[str], *, seed: int, fractions: Mapping[str, float]) -> dict[str, str]:
-    """Groups that leave train, and for where."""
-
-    def lot(group: str) -> float:
-        data = hashlib.sha256(f"split\x1f{seed}\x1f{group}".encode("utf-8", "surrogateescape")).digest()
-        return int.from_bytes(data[:8], "little") / 2.0**64
-
-    ordered = sorted(groups, key=lambda group: (lot(group), group))
-    sides: dict[str, str] = {}
-    first, low = 0, 0.0
-    for position, (split, fraction) in enumerate(fractions.items()):
-        if fraction <= 0:
-            continue
-        if len(ordered) > _SMALL:
-            chosen = [group for group in ordered if low <= lot(group) < low + fraction] or ordered[first : first + 1]
-        else:
-            spare = len(ordered) - first - 1 - (position == 0 and len(fractions) > 1 and len(ordered) > 2)
-            chosen = ordered[first : first + min(spare, max(1, round(fraction * len(ordered))))]
-        sides |= dict.fromkeys(chosen, split)
-        first, low = first + len(chosen), low + fraction
-    return sides
 
 
 def safe_name(text: str) -> str:
@@ -263,18 +182,6 @@ def _track(
         pad_s=song.pad_s,
         mixture=tuple(map(prints.stamped, song.mixture)),
     )
-
-
-# --- names --------------------------------------------------------------------------------------------------
-
-
-def _groups(names: Sequence[str], titles: Mapping[str, str]) -> dict[str, str]:
-    """The group of each song: its artist where at least three artists are named, else the song itself."""
-    songs = {name: _PART.sub("", titles.get(name, title_of(name))).strip().casefold() or name for name in names}
-    artists = {name: song.split(" - ")[0].strip() if " - " in song else "" for name, song in songs.items()}
-    if len({artist for artist in artists.values() if artist}) < 3:
-        return songs
-    return {name: artists[name] or songs[name] for name in names}
 
 
 # --- fingerprints -------------------------------------------------------------------------------------------

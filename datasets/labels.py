@@ -55,6 +55,7 @@ class Labels:
     """Listens to the spectra of all stems, second by second."""
 
     def __init__(self, num_sources: int, sample_rate: int, num_bins: int) -> None:
+        self._rate = sample_rate
         self._hertz = np.arange(num_bins) * sample_rate / (2 * (num_bins - 1))
         edges = np.searchsorted(self._hertz, np.geomspace(40, 16000, _BANDS + 1))
         self._edges = np.unique(edges)[:-1]
@@ -71,7 +72,8 @@ class Labels:
         between = [(20.0, 200.0), (300.0, 3000.0)]
         bands = [long_term[:, (self._hertz >= low) & (self._hertz < high)].sum(axis=1) for low, high in between]
         left_ST, right_ST = second_SCT[:, 0], second_SCT[:, -1]
-        width = [np.square(side_ST).mean(axis=1) * audible for side_ST in (left_ST + right_ST, left_ST - right_ST)]
+        weight = audible * (second_SCT.shape[2] / self._rate)
+        width = [np.square(side_ST).mean(axis=1) * weight for side_ST in (left_ST + right_ST, left_ST - right_ST)]
         self._counts += np.stack(
             [
                 long_term.sum(axis=1),

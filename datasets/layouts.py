@@ -17,6 +17,7 @@ from datasets import storage
 from datasets.listing import Listing, is_audio, upwards
 from datasets.schema import SPLITS, StemFile
 from datasets.songlist import group_rows, read_rows
+from datasets.splits import split_alias, stated_split, title_of
 from datasets.stemnames import FileNote, read_label, read_song
 from datasets.taxonomy import DEFAULT, Taxonomy, load
 
@@ -89,8 +90,46 @@ def find_songs(listing: Listing, *, sources: Sequence[str], rules: Rules) -> lis
             found += songs
             taken |= folders
         found += _folder_songs(asked, taken)
+        found = _once(listing, found)
         found += [_unreadable(folder, why) for folder, why in listing.unreadable.items()]
     return _refuse_name_clashes(sorted(found, key=lambda song: song.name))
+
+
+def _once(listing: Listing, found: Sequence[FoundSong]) -> list[FoundSong]:
+    """The songs without second names: of those that links make one, the name that a split folder states is believed.
+
+    Of several such the stricter side, which no model may learn from; else the name that leads over no link.
+    """
+    if not listing.real:
+        return list(found)
+    same: dict[Any, list[FoundSong]] = defaultdict(list)
+    for song in found:
+        files = [
+            (source, _real_path(listing, file), file.stream) for source in song.files for file in song.files[source]
+        ]
+        same[tuple(files) or listing.real_path(song.name)].append(song)
+
+    def rank(song: FoundSong) -> tuple[int, bool, str]:
+        side = stated_split(song.name)
+        return -(1 + SPLITS.index(side)) if side else 0, _over_link(listing, song), song.name
+
+    kept = []
+    for several in same.values():
+        linked = any(_over_link(listing, song) for song in several)
+        kept += [min(several, key=rank)] if linked else several
+    return kept
+
+
+def _over_link(listing: Listing, song: FoundSong) -> bool:
+    """Whether a link leads to a song or to any of its files."""
+    paths = [file.path[len(listing.root) + 1 :] for files in song.files.values() for file in files]
+    return any(map(listing.is_linked, [song.name, *paths]))
+
+
+def _real_path(listing: Listing, file: StemFile) -> str:
+    """Where a file lies; one outside the root, which a CSV may name, where it is said to be."""
+    inside = file.path.startswith(f"{listing.root}/")
+    return listing.real_path(file.path[len(listing.root) + 1 :]) if inside else file.path
 
 
 def _unreadable(folder: str, why: str) -> FoundSong:
@@ -104,22 +143,6 @@ def stray_files(listing: Listing, found: Sequence[FoundSong]) -> tuple[str, ...]
     if any(song.layout == "csv" for song in found):
         return ()
     return tuple(filter(is_audio, listing.folders.get("", ())))
-
-
-def stated_split(name: str) -> str:
-    """The split that the first folder of a name states; empty when it states none."""
-    first = name.split("/")[0]
-    return _split_alias(first) if "/" in name else ""
-
-
-def title_of(name: str) -> str:
-    return name.rsplit("/", 1)[-1]
-
-
-def _split_alias(folder: str) -> str:
-    aliases = {"validation": "valid", "val": "valid", "training": "train"}
-    lower = aliases.get(folder.lower(), folder.lower())
-    return lower if lower in SPLITS else ""
 
 
 # --- MUSDB18 ------------------------------------------------------------------------------------------------
@@ -198,7 +221,7 @@ def _stem_folder_songs(asked: _Asked) -> tuple[list[FoundSong], set[str]]:
     """Songs of files that bear one name in several folders called like sources, at the top or in split folders."""
     songs: list[FoundSong] = []
     taken: set[str] = set()
-    tops = {""} | {folder for folder in asked.listing.folders if "/" not in folder and _split_alias(folder)}
+    tops = {""} | {folder for folder in asked.listing.folders if "/" not in folder and split_alias(folder)}
     for top in sorted(tops):
         base = f"{top}/" if top else ""
         below = [
@@ -247,7 +270,7 @@ def _csv_songs(asked: _Asked) -> Iterator[FoundSong]:
     rows: dict[str, list[dict[str, str]]] = defaultdict(list)
     for file in asked.listing.folders.get("", ()):
         if file.lower().endswith(".csv"):
-            rows[_split_alias(os.path.splitext(file)[0])] += read_rows(file, asked.listing.text(file))
+            rows[split_alias(os.path.splitext(file)[0])] += read_rows(file, asked.listing.text(file))
     for split, listed in rows.items():
         for key, group in group_rows(listed).items():
             yield _csv_song(asked, f"{split}/{key}" if split else key, group)
@@ -317,7 +340,7 @@ def _song_tops(asked: _Asked, audio: Mapping[str, Sequence[str]]) -> dict[str, s
 
     def is_inside(folder: str) -> bool:
         parent, _, name = folder.rpartition("/")
-        if not parent or ("/" not in parent and _split_alias(parent)) or not asked.taxonomy.explains(name):
+        if not parent or ("/" not in parent and split_alias(parent)) or not asked.taxonomy.explains(name):
             return False
         return parent in audio or all(asked.taxonomy.explains(other) for other in children[parent])
 

@@ -1,7 +1,7 @@
 """The names of all files below a corpus folder, on a disk or in S3; `layouts.py` finds songs among them."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +22,18 @@ class Listing:
     folders: Mapping[str, tuple[str, ...]]
     stamps: Mapping[str, storage.Stamp] = field(default_factory=dict)  # of objects in S3, by address
     unreadable: Mapping[str, str] = field(default_factory=dict)  # folder -> why it could not be looked into
+    real: Mapping[str, str] = field(default_factory=dict)  # where folders and files that are reached by a link lie
+
+    def real_path(self, path: str) -> str:
+        """Where a folder or a file below the root lies; two names of one file have one such path."""
+        if path in self.real:
+            return self.real[path]
+        folder, _, name = path.rpartition("/")
+        return os.path.join(self.real.get(folder, self.address(folder)), name)
+
+    def is_linked(self, path: str) -> bool:
+        """Whether a path leads over a link below the root."""
+        return any(above in self.real for above in upwards(path))
 
     def address(self, path: str) -> str:
         return storage.join(self.root, path)
@@ -37,30 +49,72 @@ class Listing:
 def list_folder(root: str) -> Listing:
     """All visible names below the root. Links are followed, though never round in a circle; stores are left out.
 
-    InputError when the root is no folder, or an empty one.
+    A file that is a link to another file of its folder is left out. InputError when the root is no folder, or empty.
     """
     if storage.is_remote(root):
         return _list_objects(root)
     _check_root(Path(root))
-    folders: dict[str, tuple[str, ...]] = {}
-    seen: set[str] = set()
-    unreadable: dict[str, str] = {}
+    walk = _Walk(root)
+    walk.enter("", (os.path.realpath(root),), linked=False)
+    return Listing(root=root, folders=walk.folders, unreadable=walk.unreadable, real=walk.real)
 
-    def note(error: OSError) -> None:
-        unreadable[os.path.relpath(error.filename, root)] = error.strerror or str(error)
 
-    for folder, subfolders, files in os.walk(root, followlinks=True, onerror=note):
-        real = os.path.realpath(folder)
-        subfolders[:] = sorted(name for name in subfolders if not _hidden(name)) if real not in seen else []
-        if real in seen:
-            continue
-        seen.add(real)
-        if {"chunks", "manifests"} <= set(subfolders):
-            subfolders.clear()  # a store; stems separated into it are no songs of the corpus
-            continue
-        relative = os.path.relpath(folder, root)
-        folders["" if relative == "." else relative] = tuple(sorted(name for name in files if not _hidden(name)))
-    return Listing(root=root, folders=folders, unreadable=unreadable)
+class _Walk:
+    """The names below a root, folder by folder, the first by name first."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self.folders: dict[str, tuple[str, ...]] = {}
+        self.unreadable: dict[str, str] = {}
+        self.real: dict[str, str] = {}
+
+    def enter(self, folder: str, inside: tuple[str, ...], *, linked: bool) -> None:
+        """List a folder and all below it; `inside` are the real paths of it and the folders that lead to it."""
+        if linked:
+            self.real[folder] = inside[-1]
+        files: list[str] = []
+        below: list[os.DirEntry[str]] = []
+        try:
+            with os.scandir(os.path.join(self._root, folder)) as entries:
+                for entry in entries:
+                    if not _hidden(entry.name):
+                        below.append(entry) if _is_folder(entry) else files.append(entry.name)
+        except OSError as error:
+            self.unreadable[folder] = error.strerror or str(error)
+            return
+        if {"chunks", "manifests"} <= {entry.name for entry in below}:
+            return  # a store; stems separated into it are no songs of the corpus
+        self.folders[folder] = tuple(sorted(self._without_second_names(folder, inside[-1], files)))
+        for entry in sorted(below, key=lambda entry: entry.name):
+            is_link = entry.is_symlink()
+            real = os.path.realpath(entry.path) if is_link else os.path.join(inside[-1], entry.name)
+            if real not in inside:
+                self.enter(_joined(folder, entry.name), (*inside, real), linked=linked or is_link)
+
+    def _without_second_names(self, folder: str, real: str, files: Sequence[str]) -> Iterator[str]:
+        """The files but for links to others of them; where links lead is noted."""
+        own = {os.path.join(real, name) for name in files if not os.path.islink(self._path(folder, name))}
+        for name in files:
+            path = self._path(folder, name)
+            if not os.path.islink(path):
+                yield name
+            elif (leads_to := os.path.realpath(path)) not in own:
+                self.real[_joined(folder, name)] = leads_to
+                yield name
+
+    def _path(self, folder: str, name: str) -> str:
+        return os.path.join(self._root, folder, name)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def _joined(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
 
 
 def _list_objects(root: str) -> Listing:

@@ -29,7 +29,10 @@ class KWeighting:
         self._edges = np.round(np.arange(STEPS_PER_S) * sample_rate / STEPS_PER_S).astype(np.int64)
 
     def power(self, second_SCT: Samples) -> Array:
-        """Mean square in each tenth of the next second, of each stem and last of their sum; (S + 1, C, 10)."""
+        """Mean square in each tenth of the next second, of each stem and last of their sum; (S + 1, C, 10).
+
+        The song's last second may be shorter, and has as many tenths as are whole; a song ends with it.
+        """
         from scipy.signal import sosfilt
 
         if self._state is None:
@@ -39,8 +42,12 @@ class KWeighting:
         return np.concatenate(power)
 
     def _tenths(self, squared: Array) -> Array:
-        sums: Array = np.add.reduceat(squared, self._edges, axis=-1)
-        return sums / np.diff(np.append(self._edges, self._rate))
+        stops = np.append(self._edges[1:], self._rate)
+        whole = int(np.count_nonzero(stops <= squared.shape[-1]))
+        if not whole:
+            return np.zeros((*squared.shape[:-1], 0))
+        sums: Array = np.add.reduceat(squared[..., : stops[whole - 1]], self._edges[:whole], axis=-1)
+        return sums / (stops - self._edges)[:whole]
 
 
 def k_weighting(sample_rate: int) -> Array:

@@ -120,6 +120,8 @@ class Meter:
         self._bleed = Bleed(len(self._sources), num_bins)
         self._labels = Labels(len(self._sources), sample_rate, num_bins) if sample_rate >= MIN_RATE else None
         self._long_term = np.zeros((len(self._sources), num_bins))
+        self._weights: list[float] = []  # of the seconds: 1, and less for a last one that is not whole
+        self._spectra_s = 0.0  # of the song that `_long_term` sums
         self._alignment: Alignment | None = None
         self._ended = False
 
@@ -139,6 +141,8 @@ class Meter:
         self._rest = joined[:, :, whole * self._rate :].copy()
 
     def _add_second(self, block: Samples) -> None:
+        """Hear a second, or what is left of one at the song's end."""
+        self._weights.append(block.shape[2] / self._rate)
         second_SCT = block[: len(self._sources)]
         sum_CT = second_SCT.sum(axis=0)
         left_ST, right_ST = second_SCT[:, 0], second_SCT[:, -1]
@@ -148,7 +152,7 @@ class Meter:
             "peak": np.abs(second_SCT).max(axis=(1, 2)).astype(np.float64),
             "mean": second_SCT.mean(axis=2).astype(np.float64),
             "flat": np.array([flat_share(stem_CT) for stem_CT in second_SCT]),
-            "weighted": self._weighting.power(second_SCT).sum(axis=1),
+            "weighted": self._weighting.power(second_SCT).sum(axis=1).T,
         }
         for name, value in second.items():
             self._seconds.setdefault(name, []).append(value)
@@ -162,21 +166,37 @@ class Meter:
         from scipy.fft import rfft
 
         length = len(self._window)
+        if second_SCT.shape[2] < length:
+            return
         frames_SNT = sliding_window_view(mono(second_SCT), length, axis=-1)[:, :: length // 2]
         spectra_SNF = rfft(frames_SNT * self._window)
         power_SNF = np.square(spectra_SNF.real) + np.square(spectra_SNF.imag)
-        self._long_term += power_SNF.mean(axis=1)
+        self._long_term += power_SNF.mean(axis=1) * self._weights[-1]
+        self._spectra_s += self._weights[-1]
         self._bleed.add(spectra_SNF, power_SNF)
         if self._labels is not None:
             self._labels.add(power_SNF, second_SCT)
 
+    def _end(self) -> None:
+        """Hear what is left of the last second; a song shorter than one is heard as one, with silence after it."""
+        if self._ended:
+            return
+        rest_SCT = np.zeros((len(self._sources), 1, 0), np.float32) if self._rest is None else self._rest
+        if not self._weights:
+            rest_SCT = np.pad(rest_SCT, ((0, 0), (0, 0), (0, self._rate - rest_SCT.shape[2])))
+        if rest_SCT.shape[2]:
+            self._add_second(rest_SCT)
+        self._rest, self._ended = None, True
+
     def _series(self, name: str) -> Array:
-        """One measure over all whole seconds, of shape (N, S, ...); a song shorter than one is heard as one."""
-        if not self._ended and not self._seconds:
-            rest_SCT = np.zeros((len(self._sources), 1, 0), np.float32) if self._rest is None else self._rest
-            self._add_second(np.pad(rest_SCT, ((0, 0), (0, 0), (0, self._rate - rest_SCT.shape[2]))))
-        self._ended = True
+        """One measure over all seconds, of shape (N, S, ...), the last of which may not be whole."""
+        self._end()
         return np.stack(self._seconds[name])
+
+    def _mean(self, series: Array | NDArray[np.bool_]) -> Array:
+        """Mean over the song of a series (N, ...)."""
+        mean: Array = np.average(series, axis=0, weights=self._weights)
+        return mean
 
     def measures(self) -> dict[str, float]:
         """Duration, loudness of the sum of all stems in LUFS, and per source:
@@ -188,20 +208,20 @@ class Meter:
         residual_db, and shift_ms of each source where it is clear (see `alignment`).
         """
         power_NS = self._series("power").mean(axis=2)
-        weighted = self._series("weighted")
-        result = {"duration_s": self._num_samples / self._rate, "lufs": integrated(weighted[:, -1].ravel())}
+        weighted = np.concatenate(self._seconds["weighted"])  # tenths of seconds
+        result = {"duration_s": self._num_samples / self._rate, "lufs": integrated(weighted[:, -1])}
         for position, source in enumerate(self._sources):
-            tenths = weighted[:, position].ravel()
+            tenths = weighted[:, position]
             result |= {
-                f"{source}_presence": float((_db(power_NS[:, position]) > self._silence_db).mean()),
-                f"{source}_rms_db": float(_db(power_NS[:, position].mean())),
+                f"{source}_presence": float(self._mean(_db(power_NS[:, position]) > self._silence_db)),
+                f"{source}_rms_db": float(_db(self._mean(power_NS[:, position]))),
                 f"{source}_lufs": integrated(tenths),
                 f"{source}_short_lufs": _loudest(tenths),
                 f"{source}_peak": float(self._series("peak")[:, position].max()),
-                f"{source}_clipped": float(self._flat()[:, position].mean()),
-                f"{source}_offset": float(np.abs(self._series("mean")[:, position].mean(axis=0)).max()),
+                f"{source}_clipped": float(self._mean(self._flat()[:, position])),
+                f"{source}_offset": float(np.abs(self._mean(self._series("mean")[:, position])).max()),
                 f"{source}_correlation": self._correlation(position),
-                f"{source}_cutoff_hz": cutoff_hz(self._long_term[position] / len(power_NS), self._rate),
+                f"{source}_cutoff_hz": cutoff_hz(self._long_term[position] / self._spectra_s, self._rate),
             }
         return result | self._between_stems() | self._against_mixture()
 
@@ -229,9 +249,9 @@ class Meter:
         return np.where(peak_NS >= _SAME_TOP * peak_NS.max(axis=0), self._series("flat"), 0.0)
 
     def _correlation(self, position: int) -> float:
-        left, right = self._series("power")[:, position].sum(axis=0)
+        left, right = self._mean(self._series("power")[:, position])
         both = float(np.sqrt(left * right))
-        return float(np.clip(self._series("cross")[:, position].sum() / both, -1, 1)) if both > 0 else 1.0
+        return float(np.clip(self._mean(self._series("cross")[:, position]) / both, -1, 1)) if both > 0 else 1.0
 
     def worst(self) -> tuple[Moment, ...]:
         """Per reason and source up to three stretches of seconds where it is worst, the worst first."""
@@ -251,10 +271,12 @@ class Meter:
             moments += _stretches("bleed", badness_N=gap, floor=-np.inf, **names)
         if self._alignment is not None:
             moments += _stretches("unlike_mixture", "", self._alignment.residual_db()[1], floor=_NEAR_MIXTURE_DB)
-        return tuple(moments)
+        duration_s = self._num_samples / self._rate
+        return tuple(replace(moment, stop_s=min(moment.stop_s, max(duration_s, 1.0))) for moment in moments)
 
     def signature(self) -> Signature:
         """What `find_duplicates` compares: landmarks of the sum of all stems; see `fingerprint`."""
+        self._end()
         return self._listener.signature()
 
 

@@ -85,6 +85,29 @@ def _ingested(store: str | Path, spec: str) -> tuple[Shard, list[Song], Mapping[
     return found[0], stored_songs(store, found[0]), found[1]
 
 
+def drawn_sides(store: str | Path, rule: Mapping[str, Any], *, step: str = "ingest") -> dict[str, str]:
+    """The side on which each song stood last in a version of this step that was drawn by the same rule, by song.
+
+    So a song that was drawn once keeps its side, also where the corpus grows or the way of drawing changes. Damaged
+    manifests, and those of other program versions, say nothing.
+    """
+    sides: dict[str, str] = {}
+    folder = storage.join(storage.absolute(store), "manifests")
+    paths = [storage.join(folder, name) for name in storage.names(folder) if name.startswith(f"{step}-")]
+    for path in sorted(paths, key=lambda path: (_changed_ns(path), path)):
+        try:
+            data = storage.read(path) if path.endswith(".json") else b"{}"
+        except FileNotFoundError:
+            continue
+        try:
+            content = json.loads(data)
+            if content["extra"].get("split_rule") == rule:
+                sides |= {song["track_id"]: song["split"] for song in content["songs"]}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue
+    return sides
+
+
 def plan_shards(tracks: Iterable[Track], *, keys: Mapping[str, str], shard_bytes: int) -> list[ShardPlan]:
     """Tracks grouped for writing, in the order of their ids; `keys` are their song keys.
 

@@ -12,6 +12,7 @@ from datasets.errors import InputError
 from datasets.layouts import ADVICE, FoundSong, as_text
 from datasets.schema import REASONS, SPLITS
 from datasets.stemnames import STATUSES, FileNote
+from datasets.versions import drawn_sides
 from flows.config import RunConfig
 from flows.screen import Screen, table
 from pipelines.progress import stage
@@ -46,6 +47,7 @@ def run(config: RunConfig, *, screen: Screen) -> dict[str, Any]:
             split_seed=corpus.split_seed,
             valid_fraction=corpus.valid_fraction,
             test_fraction=corpus.test_fraction,
+            known=drawn_sides(config.store.root, corpus.split_rule),
             rules=corpus.rules,
         )
         refused = sum(bool(song.reason) for song in seen.songs)

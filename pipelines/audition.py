@@ -13,6 +13,7 @@ import numpy as np
 
 from datasets.audio import AudioWriter, Samples, decode
 from datasets.corpus import safe_name
+from datasets.dice import spread
 from datasets.errors import InputError
 from datasets.schema import SOURCES, Score, ShardSet, StemFile
 from datasets.shards import Song, read_song_blocks, read_songs
@@ -49,11 +50,11 @@ def shipped_song() -> SongFiles:
 
 
 def held_out_song(chunks: ShardSet, *, split: str, sources: Sequence[str], out: str | Path) -> SongFiles:
-    """The first song of a split by id, as float WAV files below `out`: `mixture` and one per source."""
-    songs = sorted((song for song in read_songs(chunks) if song.split == split), key=lambda song: song.track_id)
+    """A song of a split, always the same one, as float WAV files below `out`: `mixture` and one per source."""
+    songs = {song.track_id: song for song in read_songs(chunks) if song.split == split}
     if not songs:
         raise InputError(f"no song stands in the {split} split; a larger corpus.test_fraction would do")
-    song = songs[0]
+    song = songs[spread(songs)[0]]
     folder = Path(out) / safe_name(song.title)
     # The mixture carries the title: its stems will be put into a folder of that name.
     paths = {"mixture": folder / f"{safe_name(song.title)}.wav", **{name: folder / f"{name}.wav" for name in sources}}

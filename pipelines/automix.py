@@ -1,12 +1,13 @@
 """Profiles to mixes: plans first, then the planned mixes as chunk shards of the same schema as ingest's.
 
 A shard's name digests its plans, the audio of the songs in them and the code, so a rerun after any
-interruption renders only what is missing, byte for byte the same. Plans that lack a part are kept in the
+interruption renders only what is missing, byte for byte the same. Titles and licenses, which may change without the
+audio, stand in the manifest and not in the shards. Plans that lack a part are kept in the
 table with their reason, and not rendered; a corpus in which nothing fits gives no chunks, and the road goes on.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from datasets import storage
@@ -28,6 +29,7 @@ from datasets.shards import (
     read_song,
     read_songs,
     sources_of,
+    stored_songs,
     table_of,
     write_manifest,
     write_shard,
@@ -78,17 +80,25 @@ def run(
     songs = {song.track_id: song for song in read_songs(chunks)}
     plans = _plan(config, songs, profiles, folder, progress)
     jobs = _jobs(config, read_objects(plans, MixPlan), songs)
-    key = digest([job.spec for job in jobs])
+    named = {item.mix_id: (_title(item, songs), _license(item, songs)) for job in jobs for item in job.plans}
+    key = digest([job.spec for job in jobs], sorted(named.items()))
     finished = find_manifest(folder, step="automix", key=key)
     if finished is None:
         _render_missing(jobs, songs, folder, progress)
         written = [_found(folder, job.spec) for job in jobs]
+        mixes = [
+            replace(mix, title=named[mix.track_id][0], license=named[mix.track_id][1])
+            for shard in written
+            for mix in stored_songs(folder, shard)
+        ]
         extra = {
             "made_from": chunks.uri.rsplit("/", 1)[-1].removesuffix(".json"),
             "plans": asdict(plans),
             "ingredients": _ingredients(jobs, songs),
         }
-        finished = write_manifest(folder, table="chunks", step="automix", key=key, shards=written, extra=extra)
+        finished = write_manifest(
+            folder, table="chunks", step="automix", key=key, shards=written, songs=mixes, extra=extra
+        )
     return AutomixResult(plans=plans, chunks=finished)
 
 
@@ -207,16 +217,26 @@ def _write_mixes(item: Mapping[str, Any]) -> dict[str, Any]:
     return {"num_mixes": len(plans), "last": plans[-1].mix_id}
 
 
-def mix_rows(mix: MixPlan, songs: Mapping[str, Song], sources: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows of table CHUNKS for one mix; its licence is that of all its parts together."""
+def _title(mix: MixPlan, songs: Mapping[str, Song]) -> str:
+    """The mix by the title of its reference."""
     reference = songs[mix.parts[0].track_id]
+    return mix.mix_id.replace(reference.track_id, reference.title, 1)
+
+
+def _license(mix: MixPlan, songs: Mapping[str, Song]) -> str:
+    """Those of all parts together."""
+    return " + ".join(sorted({songs[part.track_id].license for part in mix.parts}))
+
+
+def mix_rows(mix: MixPlan, songs: Mapping[str, Song], sources: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows of table CHUNKS for one mix; the manifest says its title and its license."""
     header = SongHeader(
         track_id=mix.mix_id,
-        title=mix.mix_id.replace(reference.track_id, reference.title, 1),
+        title=mix.mix_id,
         split=mix.split,
-        license=" + ".join(sorted({songs[part.track_id].license for part in mix.parts})),
+        license="",
         origin="automix",
-        sample_rate=reference.sample_rate,
+        sample_rate=songs[mix.parts[0].track_id].sample_rate,
     )
     return song_rows(mix_stems(mix, songs, sources), header, sources=sources, chunk_s=CHUNK_S)
 

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from datasets import storage
-from datasets.corpus import assign_splits
 from datasets.errors import InputError
 from datasets.fingerprint import Match, Signature, find_matches, pack
 from datasets.forgotten import NOTHING, SAME, ForgottenSongs, read_forgotten
@@ -34,6 +33,8 @@ from datasets.shards import (
     write_manifest,
     write_table,
 )
+from datasets.splits import assign_splits
+from datasets.versions import drawn_sides
 from pipelines import crosscheck, hearing, measure
 from pipelines.crosscheck import Listener
 from pipelines.hearing import Confusion, Levels, Shares
@@ -90,14 +91,14 @@ def run(
 
     Of several songs with the same audio the one on the stricter side of the split is kept (test before valid before
     train), then the first in the order of ids. Where the corpus' folders state no splits and dropping songs leaves
-    a drawn one empty, the kept songs are dealt again.
+    a drawn one empty, that split takes a group of the kept songs.
     """
     folder, here = storage.absolute(store), Path(home or store).expanduser().absolute()
     stored = read_manifest(ingested.chunks)
     by_hand = _by_hand(config, stored.songs, ingested.rejected)
     model = _listener(config, stored.extra["sources"], str(here))
     decisive = {name: value for name, value in asdict(config).items() if name not in _NOT_DECISIVE}
-    code = code_digest("datasets.quality", "datasets.corpus")
+    code = code_digest("datasets.quality", "datasets.splits")
     made_from = [Path(ingested.chunks.uri).stem, ingested.chunks.digest, model.digest if model else "", by_hand.digest]
     mixtures = {track_id: measure.state_of(files) for track_id, files in sorted(ingested.mixtures.items())}
     forgotten = read_forgotten(folder)
@@ -153,7 +154,8 @@ def _curate(
     heard = [_judged(song, measured[song.track_id], config, sources) for song in stored.songs]
     if model is not None:
         heard = _cross_checked(heard, config, model, sources, store, progress)
-    verdicts, evidence = _verdicts(config, heard, by_hand, stored.extra, forgotten)
+    before = drawn_sides(store, stored.extra["split_rule"], step="curate") if stored.extra.get("drawn") else {}
+    verdicts, evidence = _verdicts(config, heard, by_hand, {**stored.extra, "curated_sides": before}, forgotten)
     verdicts = sorted([*verdicts, *ingested.rejected], key=lambda verdict: verdict.track_id)
     table = write_table(store, "verdicts", table_of(verdicts, VERDICTS), key=key)
     told = CurationInput(
@@ -406,15 +408,22 @@ def _side_by_side(match: Match, name: str) -> tuple[Evidence, ...]:
 
 
 def _dealt_again(verdicts: list[Verdict], about: Mapping[str, Any]) -> list[Verdict]:
-    """The same verdicts; where a split that was drawn has no kept song, the kept ones are drawn anew."""
-    kept = [verdict for verdict in verdicts if verdict.keep]
-    filled = {verdict.split for verdict in kept}
-    drawn = set(about["drawn"])
-    if not drawn or filled >= {"train", *drawn}:
+    """The same verdicts; where a split that was drawn has no kept song left, it takes one group of them.
+
+    All others keep their sides: a dropped song moves nobody else. Whoever was taken by an earlier version stays there.
+    """
+    rule = about["split_rule"]
+    drawn = {split for split in about["drawn"] if rule[f"{split}_fraction"] > 0}
+    if not drawn:
         return verdicts
-    titles = {verdict.track_id: verdict.title for verdict in kept}  # MoisesDB's folders do not name the artist
-    splits = assign_splits(list(titles), titles=titles, **about["split_rule"])
-    return [replace(verdict, split=splits[verdict.track_id][0]) if verdict.keep else verdict for verdict in verdicts]
+    free = {"train", *drawn}
+    taken = {name: side for name, side in about.get("curated_sides", {}).items() if side in free}
+    kept = {v.track_id: taken.get(v.track_id, v.split) if v.split in free else v.split for v in verdicts if v.keep}
+    if not set(kept.values()) >= free:
+        titles = {v.track_id: v.title for v in verdicts if v.keep}  # MoisesDB's folders do not name the artist
+        dealt = assign_splits(kept, titles=titles, known=kept, **rule)
+        kept = {name: dealt[name][0] if {side, dealt[name][0]} <= free else side for name, side in kept.items()}
+    return [replace(verdict, split=kept.get(verdict.track_id, verdict.split)) for verdict in verdicts]
 
 
 def _select(
@@ -447,6 +456,7 @@ def _select(
         "landmarks": asdict(landmarks),
         "summary": summary,
         "made_from": f"{stored.step}-{stored.key}",
+        "split_rule": stored.extra.get("split_rule"),
     }
     return write_manifest(store, table="chunks", step="curate", key=key, shards=stored.shards, songs=songs, extra=extra)
 

@@ -32,7 +32,7 @@ from datasets.shards import (
     write_shard,
 )
 from datasets.taxonomy import DEFAULT
-from datasets.versions import ShardPlan, Stored, plan_shards, read_store, song_key, stored_bytes
+from datasets.versions import ShardPlan, Stored, drawn_sides, plan_shards, read_store, song_key, stored_bytes
 from pipelines.cluster import Resources, connect, map_rows
 from pipelines.progress import Progress, stage
 from pipelines.provenance import code_digest, digest
@@ -76,6 +76,11 @@ class CorpusConfig:
             )
 
     @property
+    def split_rule(self) -> dict[str, float]:
+        """What decides on the draw besides the songs' names."""
+        return {"seed": self.split_seed, "valid_fraction": self.valid_fraction, "test_fraction": self.test_fraction}
+
+    @property
     def rules(self) -> Rules:
         """How names become sources."""
         return Rules(taxonomy=self.taxonomy, unknown=self.unknown, pad_s=self.pad_s, allow_outside=self.allow_outside)
@@ -117,12 +122,11 @@ def run(corpus: CorpusConfig, config: IngestConfig, *, store: str, progress: Pro
     folder = storage.absolute(store)
     if not corpus.root:
         raise InputError("corpus.root is not set; corpus.root=DIR names the folder with the songs")
-    found = _scan(corpus, folder, progress)
+    found = _scan(corpus, drawn_sides(folder, corpus.split_rule), folder, progress)
     _require(found.tracks, found.rejected, corpus)
     spec = digest(_decisive(config), corpus.sources, code_digest("datasets.chunks"))
     keys = {track.track_id: song_key(track, spec=spec) for track in found.tracks}
-    rule = {"seed": corpus.split_seed, "valid_fraction": corpus.valid_fraction, "test_fraction": corpus.test_fraction}
-    about = {"layout": found.layout, "drawn": found.drawn, "split_rule": rule, "sources": corpus.sources}
+    about = {"layout": found.layout, "drawn": found.drawn, "split_rule": corpus.split_rule, "sources": corpus.sources}
     members = [[keys[t.track_id], t.track_id, t.title, t.split, t.license] for t in found.tracks]
     forgotten = read_forgotten(folder)
     key = digest(members, found.rejected, about, *([forgotten.names] if forgotten else []))
@@ -141,7 +145,7 @@ def _decisive(config: IngestConfig) -> dict[str, Any]:
     return {name: value for name, value in asdict(config).items() if name != "shard_mb"}
 
 
-def _scan(corpus: CorpusConfig, store: str, progress: Progress | None) -> Scan:
+def _scan(corpus: CorpusConfig, known: Mapping[str, str], store: str, progress: Progress | None) -> Scan:
     with stage(progress, "scan", 0, "MB") as heard:
         found = scan(
             corpus.root,
@@ -149,6 +153,7 @@ def _scan(corpus: CorpusConfig, store: str, progress: Progress | None) -> Scan:
             split_seed=corpus.split_seed,
             valid_fraction=corpus.valid_fraction,
             test_fraction=corpus.test_fraction,
+            known=known,
             license=corpus.license,
             rules=corpus.rules,
             cache=storage.join(store, "cache", "fingerprints.json"),

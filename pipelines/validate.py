@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from datasets.dice import spread
 from datasets.shards import Song, read_song, read_songs
 from pipelines.examples import Example
 
@@ -36,7 +37,7 @@ class Material:
 
 
 def material(job: "Job") -> Material:
-    """The middle of the first songs of the valid split by id; of the train split where nobody is on the valid side."""
+    """The middle of songs from all over the valid split; of the train split where the valid split is empty."""
     config, keep = job.config, job.keep
     songs = {
         split: {
@@ -49,7 +50,7 @@ def material(job: "Job") -> Material:
     }
     split = "valid" if songs["valid"] else "train"
     parts = []
-    for track_id in sorted(songs[split])[: config.valid_songs]:
+    for track_id in spread(songs[split])[: config.valid_songs]:
         song = songs[split][track_id]
         asked = round(config.valid_s * song.sample_rate) or song.num_samples
         num_samples = min(asked, song.num_samples)

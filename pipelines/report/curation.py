@@ -17,6 +17,7 @@ import numpy as np
 
 from datasets import storage
 from datasets.audio import Samples, resample, to_channels
+from datasets.dice import spread
 from datasets.quality import Rules
 from datasets.schema import REASONS, SPLITS, Verdict
 from datasets.shards import Song, read_song
@@ -281,9 +282,11 @@ def listening_section(made: CurationInput) -> str:
 
 
 def choose(made: CurationInput) -> list[tuple[Verdict, list[Evidence]]]:
-    """The songs that get players: of every reason in turn, so that none crowds out another."""
+    """The songs that get players, from all over the corpus: of every reason in turn, so that none crowds out others."""
     by_reason: dict[str, list[Verdict]] = {}
-    for verdict in made.verdicts:
+    verdicts = {verdict.track_id: verdict for verdict in made.verdicts}
+    for track_id in spread(verdicts):
+        verdict = verdicts[track_id]
         if not verdict.keep and made.evidence.get(verdict.track_id):
             by_reason.setdefault(verdict.reason, []).append(verdict)
     chosen: list[tuple[Verdict, list[Evidence]]] = []

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.audio import Samples, resample
+from datasets.dice import spread
 from datasets.downmix import mono
 from datasets.harmony import PITCHES, chroma
 from datasets.profile import DRUMS
@@ -49,10 +50,9 @@ class MixShown:
 def sample(
     plans: ShardSet, profiles: ShardSet, chunks: ShardSet, *, count: int, seconds: float
 ) -> tuple[MixShown, ...]:
-    """Some seconds of up to `count` whole plans, from all over the table, each of another reference."""
+    """Some seconds of up to `count` whole plans, from all over the corpus, each of another reference."""
     whole = {made.parts[0].track_id: made for made in read_objects(plans, MixPlan) if not made.reason}
-    chosen = [whole[name] for name in sorted(whole)]
-    chosen = [chosen[index * len(chosen) // count] for index in range(count)] if len(chosen) > count else chosen
+    chosen = [whole[name] for name in sorted(spread(whole)[:count])]
     known = {profile.track_id: profile for profile in read_objects(profiles, Profile)}
     songs = {song.track_id: song for song in read_songs(chunks)}
     return tuple(show(made, known, songs, seconds=seconds) for made in chosen)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from datasets.audio import Samples, resample
+from datasets.dice import spread
 from datasets.schema import ShardSet
 from datasets.shards import Song, read_song, read_songs
 from models.recipe import REPITCH_MARGIN, AugmentConfig
@@ -30,9 +31,10 @@ def sounds(
     chunks: ShardSet, config: AugmentConfig, *, sources: Sequence[str], seconds: float
 ) -> tuple[SoundShown, ...]:
     """An excerpt from the middle of a song of the train split; none without songs or seconds."""
-    songs = sorted((song for song in read_songs(chunks) if song.split == "train"), key=lambda song: song.track_id)
-    if not songs or seconds <= 0:
+    known = {song.track_id: song for song in read_songs(chunks) if song.split == "train"}
+    if not known or seconds <= 0:
         return ()
+    songs = [known[track_id] for track_id in spread(known)[:2]]
     import torch
 
     rate = songs[0].sample_rate

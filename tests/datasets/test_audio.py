@@ -258,3 +258,59 @@ def test_a_cut_stem_file_is_undecodable(tmp_path: Path) -> None:
     cut = tmp_path / "cut.stem.mp4"
     cut.write_bytes(data[: len(data) // 2])
     assert _reason(cut, stream=1) == "undecodable"
+
+
+def _aac(rate: int, layout: str = "stereo") -> bytes:
+    """A second of silence as ADTS, which can be put one behind the other."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="adts") as container:
+        stream = container.add_stream("aac", rate=rate, layout=layout)
+        frame = av.AudioFrame.from_ndarray(np.zeros((2, rate), np.float32), format="fltp", layout=layout)
+        frame.sample_rate = rate
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return buffer.getvalue()
+
+
+def _sound(format: str, subtype: str, rate: int, channels: int = 2) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, 0.1 * dice(0).standard_normal((rate, channels)), rate, format=format, subtype=subtype)
+    return buffer.getvalue()
+
+
+ID3 = b"ID3\x04\x00\x00\x00\x00\x01\x00" + bytes(128)  # a tag with 128 bytes of padding
+CHAINS = {
+    "twice.ogg": [_sound("OGG", "VORBIS", 44100)] * 2,  # even the serial numbers are the same
+    "rates.ogg": [_sound("OGG", "VORBIS", 44100), _sound("OGG", "VORBIS", 48000)],
+    "channels.opus": [_sound("OGG", "OPUS", 48000), _sound("OGG", "OPUS", 48000, 1)],
+    "twice.mp3": [_sound("MP3", "MPEG_LAYER_III", 44100)] * 2,
+    "tagged.mp3": [ID3, _sound("MP3", "MPEG_LAYER_III", 44100), ID3, _sound("MP3", "MPEG_LAYER_III", 32000)],
+    "rates.aac": [_aac(44100), _aac(48000)],
+}
+
+
+@pytest.mark.parametrize("name", sorted(CHAINS))
+def test_files_one_behind_the_other_are_refused_not_read_by_half(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"".join(CHAINS[name]))
+    assert _reason(tmp_path / name) == "undecodable"
+    whole = next(part for part in CHAINS[name] if part is not ID3)
+    (tmp_path / name).write_bytes(whole)
+    samples_CT, rate = audio.decode(tmp_path / name)
+    assert samples_CT.shape[1] == pytest.approx(rate, abs=3000)
+
+
+def test_tags_around_an_mp3_are_no_second_file(tmp_path: Path) -> None:
+    mp3 = _sound("MP3", "MPEG_LAYER_III", 44100)
+    (tmp_path / "a.mp3").write_bytes(ID3 + mp3 + b"TAG" + bytes(125))
+    assert audio.decode(tmp_path / "a.mp3")[0].shape[1] == pytest.approx(44100, abs=3000)
+
+
+def test_streams_side_by_side_in_one_ogg_file_are_no_chain(tmp_path: Path) -> None:
+    """All first pages come first there: a page of another stream, beginning, before the audio's second page."""
+    ogg = _sound("OGG", "VORBIS", 44100)
+    length = 27 + ogg[26] + sum(ogg[27 : 27 + ogg[26]])
+    first = bytearray(ogg[:length])
+    first[14] ^= 1  # the serial number
+    (tmp_path / "a.ogg").write_bytes(ogg[:length] + bytes(first) + ogg[length:])
+    with (tmp_path / "a.ogg").open("rb") as file:
+        assert not audio._is_chained_ogg(file)

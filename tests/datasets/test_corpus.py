@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from datasets.corpus import MUSDB_VALID, Scan, assign_splits, safe_name, scan
+from datasets.corpus import Scan, safe_name, scan
 from datasets.errors import InputError
 from datasets.layouts import MUSDB_STREAMS
 from datasets.schema import REASONS, SOURCES
+from datasets.splits import MUSDB_VALID
 
 DATA = Path(__file__).parents[2] / "../shared/data"
 
@@ -164,6 +165,46 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     assert [track.track_id for track in scan(tmp_path / "corpus").tracks] == ["linked/Song"]
 
 
+def _sides(root: Path) -> dict[str, str]:
+    return {track.track_id: track.split for track in scan(root).tracks}
+
+
+def test_split_folders_of_links_are_believed(tmp_path: Path) -> None:
+    for number in range(6):
+        _song(tmp_path, f"all songs/Song {number}")
+    for number, split in enumerate(("train", "train", "train", "Validation", "test")):
+        (tmp_path / split).mkdir(exist_ok=True)
+        (tmp_path / split / f"Number {number}").symlink_to(f"../all songs/Song {number}")
+    (tmp_path / "train" / "the last one too").symlink_to(tmp_path / "test" / "Number 4")
+    (tmp_path / "test" / "round").symlink_to(tmp_path)
+    assert _sides(tmp_path) == {
+        "Validation/Number 3": "valid", "all songs/Song 5": "train", "test/Number 4": "test", "train/Number 0": "train",
+        "train/Number 1": "train", "train/Number 2": "train",
+    }  # fmt: skip
+    assert scan(tmp_path).drawn == ()
+
+
+def test_a_link_renames_no_song_and_moves_none(tmp_path: Path) -> None:
+    for name in ("train/A - a", "train/B - b", "test/T - t", "valid/V - v"):
+        _song(tmp_path, name)
+    before = _sides(tmp_path)
+    (tmp_path / "favourites").mkdir()
+    for number, name in enumerate(before):
+        (tmp_path / "favourites" / f"{number}").symlink_to(tmp_path / name)
+    (tmp_path / "a first name").symlink_to(tmp_path / "valid" / "V - v")
+    (tmp_path / "train" / "by files").mkdir()
+    for source in SOURCES:  # links to files, instead of to their folder
+        (tmp_path / "train" / "by files" / f"{source}.wav").symlink_to(tmp_path / "test" / "T - t" / f"{source}.wav")
+    assert _sides(tmp_path) == before
+
+
+def test_a_file_under_two_names_counts_once(tmp_path: Path) -> None:
+    song = _song(tmp_path, "Song")
+    (song / "Lead Vox.wav").symlink_to("vocals.wav")
+    (track,) = scan(tmp_path).tracks
+    assert [Path(file.path).name for file in track.stems["vocals"]] == ["vocals.wav"]
+
+
 def test_a_store_inside_the_corpus_folder_is_not_part_of_it(tmp_path: Path) -> None:
     _song(tmp_path, "Song")
     for name in ("chunks", "manifests"):
@@ -186,45 +227,6 @@ def test_fingerprints_follow_the_content_and_are_cached(tmp_path: Path) -> None:
     cache.write_text("{ damaged")
     scan(tmp_path / "c", cache=cache, advance=read.append)
     assert len(read) == 9
-
-
-def _assign(names: list[str], seed: int = 0) -> dict[str, str]:
-    dealt = assign_splits(names, seed=seed, valid_fraction=0.1, test_fraction=0.2)
-    return {name: split for name, (split, _) in dealt.items()}
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_excerpts_and_artists_stay_on_one_side(seed: int) -> None:
-    excerpts = [f"train/Band - Song {k} ({part})" for k in range(5) for part in (1, 2)]
-    sides = _assign(excerpts, seed)
-    assert set(sides.values()) == {"train", "valid", "test"}
-    assert all(sides[f"train/Band - Song {k} (1)"] == sides[f"train/Band - Song {k} (2)"] for k in range(5))
-    by_artist = [f"Artist {a} - Song {k}" for a in range(4) for k in range(6)]
-    sides = _assign(by_artist, seed)
-    assert all(len({sides[f"Artist {a} - Song {k}"] for k in range(6)}) == 1 for a in range(4))
-
-
-@pytest.mark.parametrize(("songs", "expected"), [(1, [1, 0, 0]), (2, [1, 0, 1]), (3, [1, 1, 1]), (10, [7, 1, 2])])
-def test_small_corpora_have_a_test_song_before_a_valid_song(songs: int, expected: list[int]) -> None:
-    sides = list(_assign([f"Song {chr(65 + k)}" for k in range(songs)]).values())
-    assert [sides.count(split) for split in ("train", "valid", "test")] == expected
-
-
-def test_a_large_corpus_meets_its_fractions_and_songs_keep_their_side() -> None:
-    names = [f"Song {chr(65 + k % 26)}{k}" for k in range(1000)]
-    before = _assign(names)
-    counts = [list(before.values()).count(split) for split in ("train", "valid", "test")]
-    assert counts == pytest.approx([700, 100, 200], abs=50)
-    after = _assign([*names, *(f"New {chr(65 + k)}" for k in range(10))])
-    assert all(after[name] == side for name, side in before.items())
-    assert _assign(names, seed=1) != before
-
-
-def test_only_splits_that_no_folder_states_are_drawn() -> None:
-    stated = [f"train/Song {chr(65 + k)}" for k in range(10)] + ["test/Song X", "test/Song Y"]
-    sides = _assign(stated)
-    assert {name for name, side in sides.items() if side == "test"} == {"test/Song X", "test/Song Y"}
-    assert list(sides.values()).count("valid") == 1
 
 
 def test_safe_names_are_unique_files_on_any_system(tmp_path: Path) -> None:

@@ -12,7 +12,18 @@ from datasets.dice import dice
 from datasets.errors import InputError
 from datasets.labels import likeliest
 from datasets.loudness import k_weighting
-from datasets.quality import Meter, Moment, Rules, Signature, faults, find_duplicates, judge, measure, silent_sources
+from datasets.quality import (
+    Meter,
+    Moment,
+    Rules,
+    Signature,
+    faults,
+    find_duplicates,
+    flat_share,
+    judge,
+    measure,
+    silent_sources,
+)
 
 RATE = 8000
 SOURCES = ("drums", "bass")
@@ -52,6 +63,45 @@ def test_measures_of_a_known_signal_are_what_they_should_be() -> None:
     assert measures["drums_peak"] == pytest.approx(0.1414, abs=1e-3)
     assert measures["drums_correlation"] == pytest.approx(1.0)
     assert measures["drums_offset"] == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("block_s", [10.0, 1.0, 0.37])
+def test_the_last_partial_second_counts_by_its_length(block_s: float) -> None:
+    """Two and a half seconds: drums clipped, off zero and loud in the last half second alone; a bass silent there."""
+    rng = np.random.default_rng(4)
+    stems_SCT = (0.1 * rng.standard_normal((2, 2, 5 * RATE // 2))).astype(np.float32)
+    tail = slice(2 * RATE, None)
+    stems_SCT[0, :, tail] = np.clip(40 * stems_SCT[0, :, tail], -1, 1) * 0.5 + 0.25
+    stems_SCT[1, :, tail] = 0.0
+    meter = Meter(sources=SOURCES, sample_rate=RATE)
+    for start in range(0, stems_SCT.shape[2], round(block_s * RATE)):
+        meter.add(stems_SCT[:, :, start : start + round(block_s * RATE)])
+    measures = meter.measures()
+    assert measures["bass_presence"] == pytest.approx(2 / 2.5)
+    assert measures["drums_peak"] == 0.75
+    assert measures["drums_rms_db"] == pytest.approx(10 * np.log10(np.square(stems_SCT[0]).mean()), abs=1e-4)
+    assert measures["bass_rms_db"] == pytest.approx(10 * np.log10(np.square(stems_SCT[1]).mean()), abs=1e-4)
+    assert measures["drums_offset"] == pytest.approx(np.abs(stems_SCT[0].mean(axis=1)).max(), abs=1e-6)
+    assert measures["drums_clipped"] == pytest.approx(flat_share(stems_SCT[0, :, tail]) / 5, rel=1e-6)
+    assert measures["drums_clipped"] > 0.02
+    clipped = [moment for moment in meter.worst() if moment.reason == "clipped"]
+    assert [(moment.source, moment.start_s, moment.stop_s) for moment in clipped] == [("drums", 2.0, 2.5)]
+    whole, cut = (_signature(part_SCT)[0] for part_SCT in (stems_SCT, stems_SCT[:, :, : 2 * RATE]))
+    assert whole > cut  # the fingerprint hears the end too
+
+
+def test_a_mixture_is_compared_to_its_last_sample() -> None:
+    stems_SCT = (0.1 * np.random.default_rng(5).standard_normal((2, 2, 5 * RATE // 2))).astype(np.float32)
+    mixture_CT = stems_SCT.sum(axis=0)
+    mixture_CT[:, 2 * RATE :] = 0.3 * np.random.default_rng(6).standard_normal((2, RATE // 2))
+    measures, moments = [], []
+    for stop in (2 * RATE, 5 * RATE // 2):
+        meter = Meter(sources=SOURCES, sample_rate=RATE)
+        meter.add(stems_SCT[:, :, :stop], mixture_CT[:, :stop])
+        measures.append(meter.measures()["residual_db"])
+        moments.append([moment for moment in meter.worst() if moment.reason == "unlike_mixture"])
+    assert measures[0] < -60 < -10 < measures[1]
+    assert [(moment.start_s, moment.stop_s) for moment in moments[1]] == [(2.0, 2.5)]
 
 
 @pytest.mark.parametrize("rate", [8000, 44100, 48000])

@@ -5,6 +5,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from datasets import shards, versions
@@ -184,3 +185,29 @@ def test_only_whole_shards_of_ingest_count_as_stored(tmp_path: Path) -> None:
     assert (set(stored.songs), set(stored.refused)) == ({"key a"}, {"key a bad"})
     assert "key a" in stored
     assert "key b" not in stored
+
+
+def test_sides_drawn_by_the_same_rule_are_remembered_the_latest_first(tmp_path: Path) -> None:
+    rule = {"seed": 0, "valid_fraction": 0.1, "test_fraction": 0.2}
+    drawn: list[tuple[str, dict[str, object], dict[str, str]]] = [
+        ("ingest", rule, {"A": "train", "B": "test"}),
+        ("ingest", {**rule, "seed": 1}, {"A": "valid", "C": "valid"}),
+        ("curate", rule, {"A": "test"}),
+        ("ingest", rule, {"B": "train", "D": "valid"}),
+        ("ingest", {}, {"A": "valid"}),
+    ]
+    assert versions.drawn_sides(tmp_path, rule) == {}
+    for number, (step, made_by, sides) in enumerate(drawn):
+        rows = []
+        for name, split in sides.items():
+            header = SongHeader(track_id=name, title=name, split=split, license="", origin="corpus", sample_rate=RATE)
+            rows += song_rows(np.zeros((2, 1, 100), np.float32), header, sources=SOURCES)
+        shard = shards.write_shard(tmp_path, f"s{number}", rows, sources=SOURCES)
+        extra = {"split_rule": made_by} if made_by else {}
+        shards.write_manifest(tmp_path, table="chunks", step=step, key=f"{number}", shards=[shard], extra=extra)
+        os.utime(tmp_path / "manifests" / f"{step}-{number}.json", (number, number))
+    assert versions.drawn_sides(tmp_path, rule) == {"A": "train", "B": "train", "D": "valid"}
+    assert versions.drawn_sides(tmp_path, rule, step="curate") == {"A": "test"}
+    (tmp_path / "manifests" / "ingest-3.json").write_text("{ damaged")
+    (tmp_path / "manifests" / "ingest-9.json").write_text("[]")
+    assert versions.drawn_sides(tmp_path, rule) == {"A": "train", "B": "test"}

@@ -8,7 +8,16 @@ from datasets.errors import InputError
 from datasets.mixplan import MixRules, plan
 from datasets.profile import profile
 from datasets.schema import SOURCES, MixPlan, chunks_schema
-from datasets.shards import read_manifest, read_objects, read_rows, read_song, read_songs, read_track, verify
+from datasets.shards import (
+    read_manifest,
+    read_objects,
+    read_rows,
+    read_song,
+    read_songs,
+    read_track,
+    verify,
+    write_manifest,
+)
 from pipelines import analyze, ancestry, automix
 from pipelines.analyze import AnalyzeConfig
 from pipelines.automix import AutomixConfig, AutomixResult
@@ -85,6 +94,29 @@ def test_mixes_are_whole_songs_of_the_same_schema_and_rendered_once(ray_local: o
     (tmp_path / lost).unlink()
     assert automix.run(config, chunks, profiles, store=str(tmp_path)) == result
     assert mixes(tmp_path, result) == before
+
+
+@pytest.mark.ray
+def test_titles_and_licenses_of_mixes_are_todays_and_render_nothing(ray_local: object, tmp_path: Path) -> None:
+    chunks = stored(tmp_path, scores(4))
+    profiles = analyze.run(AnalyzeConfig(), chunks, store=str(tmp_path))
+    first = automix.run(AutomixConfig(), chunks, profiles, store=str(tmp_path))
+    before = mixes(tmp_path, first)
+    manifest = read_manifest(chunks)
+    today = [replace(song, title=f"new {song.track_id}", license="CC-BY-NC-4.0") for song in manifest.songs]
+    relicensed = write_manifest(
+        tmp_path, table="chunks", step="ingest", key="today", shards=manifest.shards, songs=today, extra=manifest.extra
+    )
+    assert relicensed.digest == chunks.digest
+    second = automix.run(AutomixConfig(), relicensed, profiles, store=str(tmp_path))
+    assert mixes(tmp_path, second) == before
+    old, new = (read_songs(result.chunks) for result in (first, second))
+    assert [song.audio for song in old] == [song.audio for song in new]
+    assert new
+    assert {song.license for song in new} == {"CC-BY-NC-4.0"}
+    assert all(song.title.startswith("new ") for song in new)
+    assert {row["license"] for row in read_rows(second.chunks)} == {"CC-BY-NC-4.0"}
+    assert not any("NC" in song.license for song in read_songs(first.chunks))
 
 
 @pytest.mark.ray

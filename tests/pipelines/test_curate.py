@@ -14,6 +14,7 @@ from datasets.dice import dice
 from datasets.errors import InputError
 from datasets.fingerprint import unpack
 from datasets.schema import SOURCES, Landmarks, ShardSet, Verdict
+from datasets.splits import assign_splits
 from datasets.synthetic import write_corpus
 from pipelines import crosscheck, curate, ingest, measure, registry
 from pipelines.curate import CurateConfig, CurateResult
@@ -137,6 +138,35 @@ def test_a_drawn_split_that_came_out_empty_is_dealt_again(ray_local: Any, tmp_pa
     assert {song.title: song.split for song in shards.read_songs(result.chunks)} == {
         title: verdict.split for title, verdict in verdicts.items() if verdict.keep
     }
+
+
+def _drawn(sides: dict[str, str], dropped: str = "") -> list[Verdict]:
+    return [
+        Verdict(
+            track_id=name, title=name, split=side, keep=name != dropped, reason="clipped" if name == dropped else "",
+            detail="", duration_s=1.0, measures={},
+        )
+        for name, side in sides.items()
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("valid", [0.0, 0.1])
+def test_a_dropped_song_moves_nobody_unless_it_was_the_last_of_its_side(valid: float) -> None:
+    names = [f"Song {number:02d}" for number in range(30)]
+    rule = {"seed": 0, "valid_fraction": valid, "test_fraction": 0.2}
+    sides = {name: side for name, (side, _) in assign_splits(names, **rule).items()}
+    about = {"drawn": ["test", "valid"], "split_rule": rule}
+    assert list(sides.values()).count("valid") != 1
+    for dropped in names:
+        moved = {v.track_id: v.split for v in curate._dealt_again(_drawn(sides, dropped), about) if v.keep}
+        assert moved == {name: side for name, side in sides.items() if name != dropped}
+    lonely = dict.fromkeys(names, "train") | {"Song 07": "test"} | ({"Song 08": "valid"} if valid else {})
+    again = {v.track_id: v.split for v in curate._dealt_again(_drawn(lonely, "Song 07"), about) if v.keep}
+    (taken,) = [name for name, side in again.items() if side != lonely[name]]
+    assert again[taken] == "test"
+    # It stays there when the dropped song is back, or when others join.
+    known = {**about, "curated_sides": again}
+    assert {v.track_id for v in curate._dealt_again(_drawn(lonely), known) if v.split == "test"} == {taken, "Song 07"}
 
 
 def test_a_split_that_folders_state_is_not_refilled(ray_local: Any, tmp_path: Path) -> None:

@@ -1,0 +1,229 @@
+"""Which side of the split each song stands on, by names alone; no song, and no artist, stands on two.
+
+A folder that states a split is believed. What no folder states is drawn, group by group: a group's lot depends on the
+seed and its name alone, so a corpus that grows or shrinks moves nobody. What was drawn before can be handed in, and
+stays (`versions.drawn_sides` reads it from a store).
+"""
+
+import hashlib
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+
+from datasets.schema import SPLITS
+
+# The 14 songs of MUSDB18's train folder that published results use for validation.
+MUSDB_VALID = frozenset(
+    {
+        "Actions - One Minute Smile",
+        "Clara Berry And Wooldog - Waltz For My Victims",
+        "Johnny Lokke - Promises & Lies",
+        "Patrick Talbot - A Reason To Leave",
+        "Triviul - Angelsaint",
+        "Alexander Ross - Goodbye Bolero",
+        "Fergessen - Nos Palpitants",
+        "Leaf - Summerghost",
+        "Skelpolu - Human Mistakes",
+        "Young Griffo - Pennies",
+        "ANiMAL - Rockshow",
+        "James May - On The Line",
+        "Meaxic - Take A Step",
+        "Traffic Experiment - Sirens",
+    }
+)
+_ALIASES = {"validation": "valid", "val": "valid", "training": "train"}
+_MIN_ARTISTS = 3  # that must be named before names are taken for artists
+_MOST_SONGS = 100  # in a folder that is taken for an artist; what holds more is a collection
+NO_SIDES: Mapping[str, str] = MappingProxyType({})
+
+# All of these look at plain text: see `_plain`.
+_TRACK_NUMBER = re.compile(r"(\d{1,2}[-.])?\d{2,3} (?=\w)|(\d{1,2}[-.])?\d{1,3} ?[-.)] ?(?=\S)")
+_BRACKET = re.compile(r" ?[(\[{][^()\[\]{}]*[)\]}]$")
+_PART = re.compile(
+    r"(^|[ \-.,:]+)(part|pt|take|excerpt|segment|section|movement|mvt|clip)[ .\-]*"
+    r"(\d+|[ivx]+|[a-d]|one|two|three|four|five|six|seven|eight|nine|ten)( ?(of|/) ?\d+)?$"
+)
+_ARTIST_DASH = re.compile(r" - ?| ?- ")
+_GUESTS = re.compile(r"[ (\[]+(feat|ft|featuring)\b.*")
+
+
+def assign_splits(
+    names: Iterable[str],
+    *,
+    seed: int,
+    valid_fraction: float,
+    test_fraction: float,
+    titles: Mapping[str, str] | None = None,
+    known: Mapping[str, str] = NO_SIDES,
+) -> dict[str, tuple[str, str]]:
+    """The split and the group of each song, by its name under the root; `titles` are for songs that have another.
+
+    Songs in folders named train, valid or test stay where they are, and MUSDB18's published validation songs are moved
+    from train to valid. A split that has no song is then drawn from train; if all songs stand in one folder, or in
+    none, both others are. What is drawn are groups (see `groups`): songs of a group stand on one side.
+
+    A group goes where its lot falls between 0 and 1, so a small corpus meets its fractions only roughly: of ten groups,
+    0.2 for test gives 2 on average and 1 to 4 in nine cases of ten. A split that would have none takes the group whose
+    lot is nearest, if there are groups enough: one for train, then one for test, then one for valid.
+
+    `known` are sides drawn before, by name: those songs keep them, and new songs of their groups join them. Only a
+    split that would be empty takes a song from another side.
+    """
+    names = list(names)
+    sides, missing = stated_sides(names)
+    group_of = groups(names, titles or {})
+    fractions = {"test": test_fraction, "valid": valid_fraction}
+    wanted = {split: fractions[split] for split in missing if fractions[split] > 0}
+    pool = [name for name in names if sides[name] == "train"]
+    before = {name: known[name] for name in pool if known.get(name) in ("train", *wanted)}
+    drawn = _draw({group_of[name] for name in pool}, _majorities(before, group_of), seed=seed, fractions=wanted)
+    moved = {group for group, (_, moved) in drawn.items() if moved}
+    for name in pool:
+        group = group_of[name]
+        sides[name] = before[name] if name in before and group not in moved else drawn[group][0]
+    return {name: (sides[name], group_of[name]) for name in names}
+
+
+def stated_split(name: str) -> str:
+    """The split that the first folder of a name states; empty when it states none."""
+    first = name.split("/")[0]
+    return split_alias(first) if "/" in name else ""
+
+
+def split_alias(folder: str) -> str:
+    """The split that a folder is called after; empty for any other name."""
+    lower = _ALIASES.get(folder.lower(), folder.lower())
+    return lower if lower in SPLITS else ""
+
+
+def title_of(name: str) -> str:
+    """The last part of a name under the root."""
+    return name.rsplit("/", 1)[-1]
+
+
+def stated_sides(names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Where the folders put each song, and the splits that must be drawn because no folder states them."""
+    sides = {name: stated_split(name) for name in names}
+    one_pool = len({side for side in sides.values() if side}) < 2
+    for name, side in sides.items():
+        if one_pool or side in ("", "train"):
+            sides[name] = "valid" if title_of(name) in MUSDB_VALID else "train"
+    return sides, [split for split in ("test", "valid") if split not in sides.values()]
+
+
+# --- the draw -------------------------------------------------------------------------------------------------
+
+
+def _majorities(known: Mapping[str, str], group_of: Mapping[str, str]) -> dict[str, str]:
+    """The side on which most known songs of each group stand; of equally many the stricter."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for name, side in known.items():
+        counts[group_of[name]][side] += 1
+    return {group: max(sides, key=lambda side: (sides[side], SPLITS.index(side))) for group, sides in counts.items()}
+
+
+def _draw(
+    groups: set[str], known: Mapping[str, str], *, seed: int, fractions: Mapping[str, float]
+) -> dict[str, tuple[str, bool]]:
+    """The side of each group, and whether it was moved there from its own because that split would be empty."""
+    lots = {group: _lot(seed, group) for group in sorted(groups)}
+    sides = {group: known.get(group) or _window(lot, fractions) for group, lot in lots.items()}
+    wanted, by_lot = ["train", *fractions], [*fractions, "train"]
+    moved: set[str] = set()
+    for rank, split in enumerate(wanted[: len(groups)]):  # two groups are one for train and one for test
+        members = {side: [group for group in sides if sides[group] == side] for side in wanted}
+        if members[split]:
+            continue
+        spare = [side for side in wanted if len(members[side]) > 1]
+        givers = spare or [side for side in wanted[rank + 1 :] if members[side]]
+        giver = "train" if "train" in givers else max(givers, key=lambda side: len(members[side]))
+        sign = 1 if by_lot.index(giver) > by_lot.index(split) else -1
+        # The nearest lot; songs that no model learned from yet come first.
+        chosen = min(members[giver], key=lambda group: (group in known, sign * lots[group]))
+        sides[chosen] = split
+        moved.add(chosen)
+    return {group: (side, group in moved) for group, side in sides.items()}
+
+
+def _lot(seed: int, group: str) -> float:
+    data = hashlib.sha256(f"split\x1f{seed}\x1f{group}".encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(data[:8], "little") / 2.0**64
+
+
+def _window(lot: float, fractions: Mapping[str, float]) -> str:
+    """The split in whose share of the numbers from 0 to 1 a lot falls; what is left is train's."""
+    low = 0.0
+    for split, fraction in fractions.items():
+        if low <= lot < low + fraction:
+            return split
+        low += fraction
+    return "train"
+
+
+# --- groups ---------------------------------------------------------------------------------------------------
+
+
+def groups(names: Sequence[str], titles: Mapping[str, str]) -> dict[str, str]:
+    """The group of each song: its artist where one is known, else the song itself without what tells its parts apart.
+
+    An artist is what stands before the dash of "Artist - Title", without guests ("feat.") and track numbers, where at
+    least three are named; else the folder, where at least three stand side by side with at most 100 songs each.
+    """
+    songs = {name: _without_parts(_without_number(_plain(titles.get(name, title_of(name))))) for name in names}
+    artists = {name: _artist(song) for name, song in songs.items()}
+    if len({artist for artist in artists.values() if artist}) < _MIN_ARTISTS:
+        artists = dict.fromkeys(names, "")
+    folders = _artist_folders(names)
+    return {name: artists[name] or folders[name] or songs[name] or name for name in names}
+
+
+def _plain(text: str) -> str:
+    """A name without what differs between two spellings of it: case, kinds of dashes, underscores, spaces."""
+    text = unicodedata.normalize("NFKC", text).casefold().replace("_", " ")
+    text = "".join("-" if unicodedata.category(letter) == "Pd" or letter == "\u2212" else letter for letter in text)
+    return " ".join(text.split())
+
+
+def _without_number(text: str) -> str:
+    """Without the track number in front: "01 - ", "1-01 ", "07. "."""
+    while number := _TRACK_NUMBER.match(text):  # of "07 99 Problems" both, as of "99 Problems"
+        text = text[number.end() :]
+    return text
+
+
+def _without_parts(text: str) -> str:
+    """Without what stands at the end in brackets or counts parts: "(2)", "part 3", "Pt. II", "(live)"."""
+    before = ""
+    while text != before:
+        before = text
+        for pattern in (_BRACKET, _PART):
+            text = pattern.sub("", text).strip(" -") or text
+    return text
+
+
+def _artist(song: str) -> str:
+    """What stands before the dash of "Artist - Title", without guests; empty where there is none, or a number."""
+    dash = _ARTIST_DASH.search(song)
+    artist = _GUESTS.sub("", song[: dash.start()]).strip() if dash else ""
+    return "" if artist.isdigit() else artist
+
+
+def _artist_folders(names: Sequence[str]) -> dict[str, str]:
+    """The folder above each song that is an artist's; empty where none is."""
+    above = {name: tuple(name.split("/")[1 if stated_split(name) else 0 : -1]) for name in names}
+    songs_below: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
+    for folders in above.values():
+        for depth, folder in enumerate(folders):
+            songs_below[folders[:depth]][folder] += 1
+
+    def artist(folders: tuple[str, ...]) -> str:
+        for depth, folder in enumerate(folders):
+            beside = songs_below[folders[:depth]]
+            if len(beside) >= _MIN_ARTISTS and beside[folder] <= _MOST_SONGS:
+                text = _plain(folder)
+                return _artist(text) or _GUESTS.sub("", text).strip()  # "Artist - Album" is a folder's name too
+        return ""
+
+    return {name: artist(folders) for name, folders in above.items()}
