@@ -5,6 +5,7 @@ wheel, reads the rest. Both stop silently at the end of a cut-off file, so what 
 compared with what came out. Next to read: `chunks.py`, which cuts songs for storage.
 """
 
+import errno
 import io
 import os
 import re
@@ -20,7 +21,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from datasets.errors import AudioError, InputError
+from datasets.errors import AudioError, InputError, Unavailable
 
 Samples = NDArray[np.float32]
 
@@ -45,6 +46,13 @@ _SUBTYPES = {
     "flac": ("FLAC", "PCM_24"),
     "mp3": ("MP3", "MPEG_LAYER_III"),
 }
+_SYSTEM_ERROR = 2  # of libsndfile: the operating system refused
+# What FFmpeg passes on from the operating system, and never says of a file's content. EIO is not among them.
+_MACHINE_ERRORS = {
+    errno.ENOENT, errno.EACCES, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT,
+    errno.ETIMEDOUT, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ECONNRESET,
+    errno.ECONNREFUSED, errno.ECONNABORTED, errno.ENOTCONN, errno.EBUSY, errno.ENODEV, errno.ENXIO,
+}  # fmt: skip
 _INTEGER_BITS = {"wav16": 16, "wav24": 24, "flac": 24}
 
 
@@ -284,21 +292,32 @@ def _clear_peak_time(path: Path) -> None:
 
 
 def _open(path: str | Path, stream: int | None) -> _Reader:
+    """A reader of a file; AudioError where its bytes are no audio, Unavailable where they cannot be read."""
     path = Path(path)
     try:
         size = path.stat().st_size
+        if not path.is_file():
+            raise AudioError("undecodable", f"{path}: not a file")
+        if size == 0:
+            raise AudioError("empty_file", f"{path}: a file of zero bytes")
+        if stream is None and path.suffix.lower() not in _AV_SUFFIXES and not _is_mp3_without_length(path):
+            try:
+                return _SoundFileReader(path)
+            except soundfile.LibsndfileError as error:
+                if error.code == _SYSTEM_ERROR:
+                    raise Unavailable(f"{path} cannot be read: {error}") from None
+                # else PyAV may know the format
+        path.open("rb").close()  # the errors of PyAV do not tell a file that it may not read from one it cannot decode
     except OSError as error:
-        raise AudioError("undecodable", f"{path}: cannot be opened ({error.strerror})") from None
-    if not path.is_file():
-        raise AudioError("undecodable", f"{path}: not a file")
-    if size == 0:
-        raise AudioError("empty_file", f"{path}: a file of zero bytes")
-    if stream is None and path.suffix.lower() not in _AV_SUFFIXES and not _is_mp3_without_length(path):
-        try:
-            return _SoundFileReader(path)
-        except (soundfile.LibsndfileError, OSError):
-            pass  # PyAV may know the format
+        raise Unavailable(f"{path} cannot be read: {error.strerror or error}") from None
     return _AvReader(path, stream or 0)
+
+
+def _av_error(path: Path, error: Exception, detail: str) -> InputError:
+    """The machine's or the file's error that stands behind one of PyAV."""
+    if getattr(error, "errno", None) in _MACHINE_ERRORS:
+        return Unavailable(f"{path} cannot be read: {getattr(error, 'strerror', error)}")
+    return AudioError("undecodable", f"{path}: {detail}")
 
 
 def _checked(reader: _Reader, path: str | Path) -> Iterator[Samples]:
@@ -337,6 +356,8 @@ class _SoundFileReader:
                 count += len(block_TC)
                 yield block_TC.T
         except soundfile.LibsndfileError as error:
+            if error.code == _SYSTEM_ERROR:
+                raise Unavailable(f"{self._path} cannot be read: {error}") from None
             raise AudioError("undecodable", f"{self._path}: decoding stopped after {count} samples ({error})") from None
         if count < self.info.num_samples:
             raise _truncated(self._path, f"{count} of {self.info.num_samples} samples decode")
@@ -354,7 +375,7 @@ class _AvReader:
         try:
             self._container = self._stack.enter_context(av.open(str(path), metadata_errors="replace"))
         except (av.error.FFmpegError, OSError) as error:
-            raise AudioError("undecodable", f"{path}: no decoder knows this file ({error.strerror})") from None
+            raise _av_error(path, error, f"no decoder knows this file ({error.strerror})") from None
         format_name = self._container.format.name
         if not _AV_FORMATS & set(format_name.split(",")):
             self.close()
@@ -398,7 +419,7 @@ class _AvReader:
                     count += block_CT.shape[1]
                     yield block_CT
         except av.error.FFmpegError as error:
-            raise AudioError("undecodable", f"{self._path}: decoding stopped after {count} samples ({error})") from None
+            raise _av_error(self._path, error, f"decoding stopped after {count} samples ({error})") from None
         exact = bool(_AV_EXACT & set(self._container.format.name.split(",")))
         if exact and count < self.info.num_samples - _AV_TOLERANCE_S * self.info.sample_rate:
             raise _truncated(self._path, f"{count} of {self.info.num_samples} samples decode")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from datasets import storage
-from datasets.errors import InputError
+from datasets.errors import Changed, InputError, Unavailable
 from datasets.layouts import LAYOUTS, FoundSong, Rules, find_songs, stray_files
 from datasets.listing import list_folder
 from datasets.schema import SOURCES, StemFile, Track, Verdict
@@ -26,6 +26,7 @@ STANDARD = Rules()
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]')
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 _NAME_BYTES = 120
+_TRIES = 3  # to read a file that somebody is writing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,15 +115,18 @@ def scan(
         root, sources=sources, split_seed=split_seed, valid_fraction=valid_fraction, test_fraction=test_fraction,
         known=known, rules=rules,
     )  # fmt: skip
-    prints = _Fingerprints(cache, advance, seen.stamps)
+    prints = _Fingerprints(cache, advance, seen.stamps, root=storage.absolute(root))
     tracks, rejected = [], []
     try:
         for song in seen.songs:
             split, group = seen.sides[song.name]
             if song.reason:
-                rejected.append(_refused(song, split))
-            else:
+                rejected.append(_refused(song, split, song.reason, song.detail))
+                continue
+            try:
                 tracks.append(_track(song, split, group, license, sources, prints))
+            except Unavailable as error:
+                rejected.append(_refused(song, split, "unavailable", str(error).replace(f"{prints.root}/", "")))
     finally:
         prints.save()
     return Scan(tracks=tuple(tracks), rejected=tuple(rejected), layout=seen.layout, drawn=seen.drawn)
@@ -147,14 +151,14 @@ def safe_name(text: str) -> str:
 # --- songs -------------------------------------------------------------------------------------------------
 
 
-def _refused(song: FoundSong, split: str) -> Verdict:
+def _refused(song: FoundSong, split: str, reason: str, detail: str) -> Verdict:
     return Verdict(
         track_id=song.name,
         title=song.title,
         split=split,
         keep=False,
-        reason=song.reason,
-        detail=song.detail,
+        reason=reason,
+        detail=detail,
         duration_s=0.0,
         measures={},
     )
@@ -163,13 +167,7 @@ def _refused(song: FoundSong, split: str) -> Verdict:
 def _track(
     song: FoundSong, split: str, group: str, license: str, sources: Sequence[str], prints: "_Fingerprints"
 ) -> Track:
-    content = hashlib.sha256()
-    for source in sources:
-        for file in song.files[source]:
-            side = f"\x1f{file.side}" if file.side else ""
-            content.update(f"{source}\x1f{file.stream}{side}\x1f{prints.of(file.path)}\n".encode())
-    if song.pad_s is not None:
-        content.update(f"pad_s\x1f{song.pad_s}\n".encode())
+    fingerprint = _content(song.files, sources, song.pad_s, prints)
     return Track(
         track_id=song.name,
         title=song.title,
@@ -178,10 +176,29 @@ def _track(
         license=license,
         layout=song.layout,
         stems={source: tuple(map(prints.stamped, files)) for source, files in song.files.items()},
-        fingerprint=content.hexdigest(),
+        fingerprint=fingerprint,
         pad_s=song.pad_s,
         mixture=tuple(map(prints.stamped, song.mixture)),
     )
+
+
+def is_listed(track: Track, sources: Sequence[str]) -> bool:
+    """Whether the files of a track hold what they held when they were listed; they are read for it."""
+    return _content(track.stems, sources, track.pad_s, _Fingerprints(None, None, {})) == track.fingerprint
+
+
+def _content(
+    stems: Mapping[str, Sequence[StemFile]], sources: Sequence[str], pad_s: float | None, prints: "_Fingerprints"
+) -> str:
+    """The fingerprint of a track."""
+    content = hashlib.sha256()
+    for source in sources:
+        for file in stems[source]:
+            side = f"\x1f{file.side}" if file.side else ""
+            content.update(f"{source}\x1f{file.stream}{side}\x1f{prints.of(file.path)}\n".encode())
+    if pad_s is not None:
+        content.update(f"pad_s\x1f{pad_s}\n".encode())
+    return content.hexdigest()
 
 
 # --- fingerprints -------------------------------------------------------------------------------------------
@@ -198,38 +215,55 @@ class _Fingerprints:
         cache: str | Path | None,
         advance: Callable[[float], None] | None,
         stamps: Mapping[str, storage.Stamp],
+        *,
+        root: str = "",
     ) -> None:
+        self.root = root
         self._cache = cache
         self._advance = advance
-        self._stamps = stamps
+        self._stamps = dict(stamps)
         # A cache may be lost or damaged at any time; it only saves work.
         files = (read_json(cache) or {}).get("files") if cache else None
         self._known: dict[str, list[int | str]] = files if isinstance(files, dict) else {}
         self._changed = False
 
     def of(self, path: str) -> str:
-        """The digest of a file; of its unreadable state where it cannot be read, which ingest then reports."""
+        """The digest of a file; Unavailable where it cannot be read now, or changes each time."""
         if storage.is_remote(path):
             stamp = self._stamp(path)
             if stamp is None:
-                return "unreadable:missing"
+                raise Unavailable(f"{path} cannot be read: there is no such object")
             return f"object:{stamp.size}:{stamp.changed_ns}"
-        key = str(Path(path).absolute())
         try:
-            status = os.stat(path)
-            if not stat.S_ISREG(status.st_mode):
-                return "unreadable:not a file"  # reading a pipe would wait for ever
-            known = self._known.get(key)
-            if known and known[:2] == [status.st_size, status.st_mtime_ns]:
-                return str(known[2])
-            with open(path, "rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
+            for _ in range(_TRIES):
+                before = os.stat(path)
+                # The stamp of what is digested: a file that is replaced later differs from it.
+                self._stamps[path] = storage.Stamp(size=before.st_size, changed_ns=before.st_mtime_ns)
+                if not stat.S_ISREG(before.st_mode):
+                    return "unreadable:not a file"  # reading a pipe would wait for ever
+                content = self._digest(path, before)
+                after = os.stat(path)
+                if (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns):
+                    return self._keep(path, after, content)
         except OSError as error:
-            return f"unreadable:{error.errno}"
-        self._known[key] = [status.st_size, status.st_mtime_ns, content]
-        self._changed = True
-        if self._advance:
-            self._advance(status.st_size)
+            raise Unavailable(f"{path} cannot be read: {error.strerror}") from None
+        raise Changed(f"{path} changes while it is read")
+
+    def _digest(self, path: str, status: os.stat_result) -> str:
+        known = self._known.get(str(Path(path).absolute()))
+        if known and known[:2] == [status.st_size, status.st_mtime_ns]:
+            return str(known[2])
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def _keep(self, path: str, status: os.stat_result, content: str) -> str:
+        """The digest, remembered where it is new."""
+        key, known = str(Path(path).absolute()), list[int | str]((status.st_size, status.st_mtime_ns, content))
+        if self._known.get(key) != known:
+            self._known[key] = known
+            self._changed = True
+            if self._advance:
+                self._advance(status.st_size)
         return content
 
     def stamped(self, file: StemFile) -> StemFile:

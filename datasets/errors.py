@@ -5,8 +5,19 @@ class InputError(ValueError):
     """Something the user gave is wrong. The message says what was seen and what would do."""
 
 
+class Unavailable(InputError):
+    """Something could not be read now: the machine, the network or a right is at fault, or a file is gone.
+
+    It says nothing about what a file holds, so nobody remembers it: the next run tries again.
+    """
+
+
+class Changed(Unavailable):
+    """A file was not the same after it was read as before, or as when it was listed."""
+
+
 class AudioError(InputError):
-    """A file that cannot be used as audio; `reason` is one of `datasets.schema.REASONS`."""
+    """A file whose bytes are no usable audio, for ever; `reason` is one of `datasets.schema.REASONS`."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from datasets import storage
+from datasets.errors import Unavailable
 from datasets.listing import Listing, is_audio, upwards
 from datasets.schema import SPLITS, StemFile
 from datasets.songlist import group_rows, read_rows
@@ -135,7 +136,7 @@ def _real_path(listing: Listing, file: StemFile) -> str:
 def _unreadable(folder: str, why: str) -> FoundSong:
     """A folder that may hold songs for all we know."""
     detail = f"the folder cannot be looked into: {why}"
-    return _named(FoundSong(name=folder, title=title_of(folder), layout="folders", reason="undecodable", detail=detail))
+    return _named(FoundSong(name=folder, title=title_of(folder), layout="folders", reason="unavailable", detail=detail))
 
 
 def stray_files(listing: Listing, found: Sequence[FoundSong]) -> tuple[str, ...]:
@@ -189,6 +190,9 @@ def _moises_songs(asked: _Asked) -> tuple[list[FoundSong], set[str]]:
                 for stem in about["stems"]
                 for track in stem["tracks"]
             ]
+        except Unavailable as error:
+            songs[folder] = replace(_unreadable(folder, ""), layout="moisesdb", detail=str(error))
+            continue
         except (ValueError, KeyError, TypeError, RecursionError):
             continue  # some other program's data.json
         songs[folder] = _moises_song(asked, folder, about, tracks)

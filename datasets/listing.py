@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from datasets import storage
-from datasets.errors import InputError
+from datasets.errors import InputError, Unavailable
 
 SUFFIXES = (
     ".wav", ".flac", ".aiff", ".aif", ".aifc", ".ogg", ".opus", ".mp3", ".m4a", ".caf", ".w64", ".rf64", ".au", ".aac",
@@ -39,11 +39,13 @@ class Listing:
         return storage.join(self.root, path)
 
     def text(self, path: str) -> str:
-        """The text of a small file; empty where it cannot be read or is no text."""
+        """The text of a small file; empty where it is no text, Unavailable where it cannot be read."""
         try:
             return storage.read(self.address(path)).decode("utf-8-sig")
-        except (OSError, UnicodeDecodeError):
+        except UnicodeDecodeError:
             return ""
+        except OSError as error:
+            raise Unavailable(f"{self.address(path)} cannot be read: {error.strerror or error}") from None
 
 
 def list_folder(root: str) -> Listing:

@@ -19,6 +19,7 @@ REASONS = {
     "unknown_stem": "a file whose name the taxonomy does not know",
     "ambiguous_stem": "a source has several files, or a name may mean several sources",
     "unsafe_name": "a name that is no valid text, is taken, or would leave the corpus folder",
+    "unavailable": "a file that could not be read this time, or changed meanwhile; the next run tries again",
     "empty_file": "a file of zero bytes",
     "undecodable": "a file that no decoder reads to its end",
     "not_finite": "NaN or infinite samples",

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from datasets import storage
 from datasets.audio import Samples
 from datasets.chunks import stems_of
-from datasets.errors import AudioError, InputError
+from datasets.errors import AudioError, InputError, Unavailable
 from datasets.schema import SCHEMA_VERSION, Part, ShardSet, chunks_schema
 
 Row = TypeVar("Row")
@@ -448,7 +448,7 @@ def read_song_blocks(
                 yield stems_of(row, chosen, start=skip, num_samples=stop - begin - skip)
     except (AudioError, OSError, pa.ArrowException, KeyError) as error:
         if isinstance(error, OSError) and "CRC" not in str(error):  # so says Arrow of a page that fails its checksum
-            raise InputError(f"shard {song.path} cannot be read ({error}); run the step again") from None
+            raise Unavailable(f"shard {song.path} cannot be read ({error}); run the step again") from None
         where = f"shard {song.path} is damaged in {song.track_id!r}"
         raise InputError(f"{where}: {error}; delete it and run the step again") from None
 

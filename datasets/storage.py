@@ -13,22 +13,23 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BufferedIOBase
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, cast
 
 import pyarrow as pa
 import pyarrow.fs as fs
 
-from datasets.errors import InputError
+from datasets.errors import Changed, InputError, Unavailable
 
 TEMPORARY = ".tmp-"
 _S3 = "s3://"
 _ATTEMPTS = 10
 _COPY_BYTES = 8 << 20
+_OTHER_STORE, _OTHER_TMPDIR = "store.root=DIR", "TMPDIR=DIR"
 _KEYS = ("ACCESS_DENIED", "INVALID_ACCESS_KEY", "INVALID_CLIENT_TOKEN", "SIGNATURE", "EXPIRED", "FORBIDDEN", "403")
 
 
@@ -121,9 +122,32 @@ def _opened(key: str) -> pa.NativeFile:
 
 
 def fetch(address: str | Path, target: Path) -> None:
-    """Copy a file to a local path."""
+    """Copy a file to a local path; Changed where an object is another one at the end of the copy."""
+    before = state(address)
     with _speaking(address), open_reader(address) as file, target.open("wb") as copy:
         shutil.copyfileobj(file, copy, _COPY_BYTES)
+    if is_remote(address) and state(address) != before:
+        raise Changed(f"{address} changed while it was read")
+
+
+def state(address: str | Path) -> tuple[Any, ...]:
+    """What differs between two states of a file, also of those made within one tick of its clock.
+
+    Size, time of change to the nanosecond, and the object's ETag, or the inode and when that changed. Unavailable where
+    the file cannot be looked at.
+    """
+    if not is_remote(address):
+        try:
+            status = os.stat(address)
+        except OSError as error:
+            raise Unavailable(f"{address} cannot be read: {error.strerror}") from None
+        return status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns
+    try:
+        with _speaking(address), _store().open_input_file(_key(address)) as file:
+            about = file.metadata()
+            return file.size(), about.get("ETag"), about.get("Last-Modified")
+    except FileNotFoundError:
+        raise Unavailable(f"{address} cannot be read: there is no such object") from None
 
 
 def names(folder: str | Path) -> list[str]:
@@ -152,17 +176,43 @@ def files_below(root: str) -> dict[str, Stamp]:
 
 @contextmanager
 def fetched(addresses: Collection[str]) -> Iterator[dict[str, str]]:
-    """Local paths of files, by their addresses; copies of objects last as long as the context."""
-    with tempfile.TemporaryDirectory(prefix="stemline-") as folder:
-        local = {}
-        for number, address in enumerate(addresses):
-            local[address] = address
-            if is_remote(address):
-                target = Path(folder, str(number), address.rsplit("/", 1)[-1])
-                target.parent.mkdir()
-                fetch(address, target)
-                local[address] = str(target)
+    """Local paths of files, by their addresses; copies of objects last as long as the context.
+
+    Unavailable where an object cannot be copied; files on a disk are where they are, and not looked at.
+    """
+    remote = [address for address in addresses if is_remote(address)]
+    with ExitStack() as stack:
+        local = {address: address for address in addresses if not is_remote(address)}
+        if remote:
+            folder = stack.enter_context(_temporary_folder())
+            local |= {address: _fetched(address, Path(folder, str(k))) for k, address in enumerate(remote)}
         yield local
+
+
+def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    with _temporary_errors():
+        return tempfile.TemporaryDirectory(prefix="stemline-")
+
+
+@contextmanager
+def _temporary_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Unavailable(f"the folder for temporary files (TMPDIR) cannot be used: {error}") from None
+
+
+def _fetched(address: str, folder: Path) -> str:
+    """The path of a copy of an object in a new folder, under its own name."""
+    target = folder / address.rsplit("/", 1)[-1]
+    try:
+        folder.mkdir()
+        fetch(address, target)
+    except FileNotFoundError:
+        raise Unavailable(f"{address} cannot be read: there is no such object") from None
+    except OSError as error:
+        raise Unavailable(f"{address} cannot be copied to {folder} (TMPDIR): {error.strerror or error}") from None
+    return str(target)
 
 
 # --- writing ------------------------------------------------------------------------------------------------
@@ -186,24 +236,76 @@ def replacing(address: str | Path, *, needed: Callable[[], int] = lambda: 0) -> 
         return
     path = Path(address)
     temporary = path.with_name(f"{TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}")
-    with disk_errors(path.parent, needed):
-        try:
+    try:
+        with disk_errors(path.parent, needed):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
+            raw = temporary.open("wb")
+        with _Guarded(raw, path.parent, needed) as file:
+            yield cast(IO[bytes], file)
+            file.flush()
+            with disk_errors(path.parent, needed):
+                os.fsync(raw.fileno())
+        with disk_errors(path.parent, needed):
             os.replace(temporary, path)
-        except BaseException:
+    except BaseException:
+        with suppress(OSError):
             temporary.unlink(missing_ok=True)
-            raise
+        raise
+
+
+class _Guarded(BufferedIOBase):
+    """A file whose own errors name its folder; what fails elsewhere while it is written stays what it is."""
+
+    def __init__(self, file: IO[bytes], folder: Path, needed: Callable[[], int], *, remedy: str = "") -> None:
+        self._file, self._folder, self._needed, self._remedy = file, folder, needed, remedy
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return self._file.seekable()
+
+    def write(self, data: Any) -> int:
+        with self._told():
+            return self._file.write(data)
+
+    def read(self, size: int | None = -1) -> bytes:
+        with self._told():
+            return self._file.read(-1 if size is None else size)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        with self._told():
+            return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def fileno(self) -> int:
+        return self._file.fileno()
+
+    def flush(self) -> None:
+        if not self._file.closed:
+            with self._told():
+                self._file.flush()
+
+    def close(self) -> None:
+        if not self.closed:
+            with self._told():
+                self._file.close()
+        super().close()
+
+    def _told(self) -> AbstractContextManager[None]:
+        return disk_errors(self._folder, self._needed, remedy=self._remedy or _OTHER_STORE)
 
 
 @contextmanager
 def _uploading(address: str, needed: Callable[[], int]) -> Iterator[IO[bytes]]:
-    folder = Path(tempfile.gettempdir())
-    with disk_errors(folder, needed), tempfile.TemporaryFile(dir=folder) as file:
-        yield file
+    with _temporary_errors():
+        folder = Path(tempfile.gettempdir())
+    with disk_errors(folder, needed, remedy=_OTHER_TMPDIR):
+        raw = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115, closed by what guards it
+    with _Guarded(raw, folder, needed, remedy=_OTHER_TMPDIR) as file:
+        yield cast(IO[bytes], file)
         file.seek(0)
         with _speaking(address), _store().open_output_stream(_key(address)) as upload:
             shutil.copyfileobj(file, upload, _COPY_BYTES)
@@ -222,7 +324,7 @@ def remove(address: str | Path) -> None:
 
 
 @contextmanager
-def disk_errors(folder: Path, needed: Callable[[], int] = lambda: 0) -> Iterator[None]:
+def disk_errors(folder: Path, needed: Callable[[], int] = lambda: 0, *, remedy: str = _OTHER_STORE) -> Iterator[None]:
     """Disk errors as messages that say which folder, and what would do."""
     try:
         yield
@@ -231,11 +333,11 @@ def disk_errors(folder: Path, needed: Callable[[], int] = lambda: 0) -> Iterator
             raise InputError(
                 f"the disk of {folder} is full: a file of at least {needed()} bytes did not fit and "
                 f"{shutil.disk_usage(folder).free} are free; make room or choose another folder with "
-                "store.root=DIR, then run the same command again"
+                f"{remedy}, then run the same command again"
             ) from None
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT):
             raise InputError(
-                f"cannot write to {folder}: {error.strerror}; choose a folder that you may write to, store.root=DIR"
+                f"cannot write to {folder}: {error.strerror}; choose a folder that you may write to, {remedy}"
             ) from None
         raise
 
@@ -276,7 +378,7 @@ def _speaking(address: str | Path) -> Iterator[None]:
                 "the credentials are missing, wrong or have run out: set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and "
                 "AWS_SESSION_TOKEN, or AWS_PROFILE, then run the same command again"
             )
-        raise InputError(f"{address}: {_without_secrets(said)}; {advice}") from None
+        raise Unavailable(f"{address}: {_without_secrets(said)}; {advice}") from None
 
 
 def _without_secrets(said: str) -> str:

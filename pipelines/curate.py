@@ -151,6 +151,8 @@ def _curate(
     measured = measure.run(
         config, stored.songs, sources=sources, mixtures=ingested.mixtures, store=store, progress=progress
     )
+    if unread := sorted((track_id, known.unread) for track_id, known in measured.items() if known.unread):
+        key = digest(key, unread)  # not the verdicts that were asked for: the next run measures these songs again
     heard = [_judged(song, measured[song.track_id], config, sources) for song in stored.songs]
     if model is not None:
         heard = _cross_checked(heard, config, model, sources, store, progress)

@@ -3,9 +3,11 @@
 What is written is a dataset version (`datasets/versions.py`): songs that any shard of the store holds already are
 taken from there, the others go into new shards, one Ray task each, under names made from what goes into them. So a
 rerun after any interruption writes only what is missing, byte for byte the same. A song that cannot be used becomes
-a verdict.
+a verdict. What the bytes of its files prove is remembered with the shards; what a machine was to blame for is not: such
+a song is left out of this version alone, and the next run tries again.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -13,9 +15,10 @@ from typing import Annotated, Any, Literal
 
 from datasets import storage
 from datasets.chunks import CHUNK_S, stems_of, track_rows
-from datasets.corpus import Scan, scan
+from datasets.corpus import Scan, is_listed, scan
 from datasets.downmix import mono
-from datasets.errors import AudioError, InputError
+from datasets.errors import AudioError, Changed, InputError, Unavailable
+from datasets.file_state import read_proven
 from datasets.fingerprint import Listener
 from datasets.forgotten import REASON as FORGOTTEN
 from datasets.forgotten import Forgotten, ForgottenSongs, read_forgotten
@@ -37,6 +40,7 @@ from pipelines.cluster import Resources, connect, map_rows
 from pipelines.progress import Progress, stage
 from pipelines.provenance import code_digest, digest
 
+_ROUNDS = 3  # looks at a corpus whose files change while they are read
 _SPREAD = 32  # a corpus makes at least so many shards, that many cores have work, unless they would be tiny
 _TINY_BYTES = 8_000_000
 _WORKER_BYTES = 500_000_000  # an interpreter with its libraries, and half a minute of all stems as floats
@@ -122,22 +126,52 @@ def run(corpus: CorpusConfig, config: IngestConfig, *, store: str, progress: Pro
     folder = storage.absolute(store)
     if not corpus.root:
         raise InputError("corpus.root is not set; corpus.root=DIR names the folder with the songs")
-    found = _scan(corpus, drawn_sides(folder, corpus.split_rule), folder, progress)
+    forgotten, away = read_forgotten(folder), dict[str, _Away]()
+    for _ in range(_ROUNDS):
+        listed = _list(corpus, config, forgotten, folder, progress)
+        finished = find_manifest(folder, step="ingest", key=listed.key)
+        if finished is not None:
+            break
+        away = _write_missing(listed, config, corpus, forgotten, folder, progress)
+        if not any(one.changed for one in away.values()):  # what has changed since is listed anew
+            break
+    if finished is None:
+        finished = _conclude(listed, away, forgotten, store=folder)
+    mixtures = {track.track_id: track.mixture for track in listed.found.tracks if track.mixture}
+    result = replace(_result(finished), mixtures=mixtures)
+    _require(result.chunks.num_rows, result.rejected, corpus)
+    return result
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Listed:
+    """What a look at the corpus has found, and the key of the version that it makes."""
+
+    found: Scan
+    keys: Mapping[str, str]  # of each track's audio
+    about: Mapping[str, Any]
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Away:
+    """Why a song could not be read this time."""
+
+    detail: str
+    changed: bool  # a file is not the one that was listed
+
+
+def _list(
+    corpus: CorpusConfig, config: IngestConfig, forgotten: ForgottenSongs, store: str, progress: Progress | None
+) -> _Listed:
+    found = _scan(corpus, drawn_sides(store, corpus.split_rule), store, progress)
     _require(found.tracks, found.rejected, corpus)
     spec = digest(_decisive(config), corpus.sources, code_digest("datasets.chunks"))
     keys = {track.track_id: song_key(track, spec=spec) for track in found.tracks}
     about = {"layout": found.layout, "drawn": found.drawn, "split_rule": corpus.split_rule, "sources": corpus.sources}
     members = [[keys[t.track_id], t.track_id, t.title, t.split, t.license] for t in found.tracks]
-    forgotten = read_forgotten(folder)
     key = digest(members, found.rejected, about, *([forgotten.names] if forgotten else []))
-    finished = find_manifest(folder, step="ingest", key=key)
-    if finished is None:
-        _write_missing(found.tracks, keys, config, corpus, forgotten, folder, progress)
-        finished = _conclude(found, keys, about, forgotten, store=folder, key=key)
-    mixtures = {track.track_id: track.mixture for track in found.tracks if track.mixture}
-    result = replace(_result(finished), mixtures=mixtures)
-    _require(result.chunks.num_rows, result.rejected, corpus)
-    return result
+    return _Listed(found=found, keys=keys, about=about, key=key)
 
 
 def _decisive(config: IngestConfig) -> dict[str, Any]:
@@ -164,14 +198,15 @@ def _scan(corpus: CorpusConfig, known: Mapping[str, str], store: str, progress: 
 
 
 def _write_missing(
-    tracks: Sequence[Track],
-    keys: Mapping[str, str],
+    listed: _Listed,
     config: IngestConfig,
     corpus: CorpusConfig,
     forgotten: ForgottenSongs,
     store: str,
     progress: Progress | None,
-) -> None:
+) -> dict[str, _Away]:
+    """Write the songs that the store does not have; those that could not be read, by id."""
+    tracks, keys, away = listed.found.tracks, listed.keys, dict[str, _Away]()
     known = read_store(store)
     missing = [track for track in tracks if not _settled(keys[track.track_id], known, forgotten)]
     sizes = {track.track_id: stored_bytes(track) for track in tracks}
@@ -190,7 +225,11 @@ def _write_missing(
                 for done in map_rows(_write_plan, items, resources=need):
                     heard.advance(done["num_songs"])
                     heard.note(done["last"])
-        heard.finish(f"{len(missing)} songs in {len(plans)} new shards, {len(tracks) - len(missing)} were there")
+                    away |= {track_id: _Away(**why) for track_id, why in done["away"].items()}
+        unread = f", {len(away)} could not be read and are left to the next run" if away else ""
+        have = len(tracks) - len(missing)
+        heard.finish(f"{len(missing) - len(away)} songs in {len(plans)} new shards, {have} were there{unread}")
+    return away
 
 
 def _settled(key: str, known: Stored, forgotten: ForgottenSongs) -> bool:
@@ -220,25 +259,50 @@ def _item(
     }
 
 
+class _Incomplete(Exception):
+    """Some songs of a shard could not be read, so it must not get the name that stands for all of them."""
+
+
 def _write_plan(item: Mapping[str, Any]) -> dict[str, Any]:
-    """The work of one task: decode the songs of a plan, write the shard, note keys and refusals in its sidecar."""
-    config, sources = IngestConfig(**item["config"]), tuple(item["sources"])
+    """The work of one task: decode the songs of a plan, write the shard, note keys and refusals in its sidecar.
+
+    Without those that cannot be read now the others are another plan, with a name of its own.
+    """
     tracks = [_track(fields) for fields in item["tracks"]]
+    away: dict[str, _Away] = {}
+    while left := [track for track in tracks if track.track_id not in away]:
+        (plan,) = plan_shards(left, keys=item["keys"], shard_bytes=sys.maxsize)
+        try:
+            _write_whole(plan, item, away)
+            break
+        except _Incomplete:
+            continue
+    unread = {track_id: asdict(why) for track_id, why in away.items()}
+    return {"num_songs": len(tracks), "last": tracks[-1].title, "away": unread}
+
+
+def _write_whole(plan: ShardPlan, item: Mapping[str, Any], away: dict[str, _Away]) -> None:
+    """Write the shard of a plan; _Incomplete where songs were put into `away`."""
+    config, sources = IngestConfig(**item["config"]), tuple(item["sources"])
     forgotten = ForgottenSongs(songs=tuple(Forgotten(**song) for song in item["forgotten"]))
     refused: list[dict[str, Any]] = []
 
     def rows() -> Iterator[Mapping[str, Any]]:
-        for track in tracks:
+        for track in plan.tracks:
             try:
-                own = list(_rows_of(track, config, sources, root=storage.absolute(item["root"])))
+                own = _rows_of(track, config, sources, root=storage.absolute(item["root"]))
                 _refuse_forgotten(own, forgotten, sources)
-                yield from own
             except AudioError as error:
                 refused.append(asdict(_refused(track, error.reason, str(error))))
+            except Unavailable as error:
+                away[track.track_id] = _Away(detail=str(error), changed=isinstance(error, Changed))
+            else:
+                yield from own
+        if any(track.track_id in away for track in plan.tracks):
+            raise _Incomplete
 
-    extra = {"keys": item["keys"], "rejected": refused}
-    write_shard(item["store"], item["spec"], rows(), sources=sources, extra=lambda: extra)
-    return {"num_songs": len(tracks), "last": tracks[-1].title}
+    extra = {"keys": {track.track_id: item["keys"][track.track_id] for track in plan.tracks}, "rejected": refused}
+    write_shard(item["store"], plan.spec, rows(), sources=sources, extra=lambda: extra)
 
 
 def _refuse_forgotten(rows: Sequence[Mapping[str, Any]], forgotten: ForgottenSongs, sources: Sequence[str]) -> None:
@@ -253,32 +317,37 @@ def _refuse_forgotten(rows: Sequence[Mapping[str, Any]], forgotten: ForgottenSon
         raise AudioError(FORGOTTEN, found[""])
 
 
-def _rows_of(track: Track, config: IngestConfig, sources: Sequence[str], *, root: str) -> Iterator[dict[str, Any]]:
-    """Rows of a track, whose files are fetched if they are elsewhere; AudioError names them as they stand below root.
+def _rows_of(track: Track, config: IngestConfig, sources: Sequence[str], *, root: str) -> list[dict[str, Any]]:
+    """Rows of a track, whose files are fetched if they are elsewhere; errors name them as they stand below root.
 
     Where the corpus stands, and what its files were copied to, must not show in what is stored.
     """
-    addresses = sorted({file.path for files in track.stems.values() for file in files})
-    local: Mapping[str, str] = {}
+    files = {file.path: file for several in track.stems.values() for file in several}
+    copies: dict[str, str] = {}
+
+    def read(local: Mapping[str, str]) -> list[dict[str, Any]]:
+        copies.update({path: address for address, path in local.items()})
+        return track_rows(
+            _at(track, local),
+            sources=sources,
+            sample_rate=config.sample_rate,
+            channels=config.channels,
+            chunk_s=config.chunk_s,
+            min_song_s=config.min_song_s,
+            resample_quality=config.resample_quality,
+            bits=config.bits,
+        )
+
     try:
-        with storage.fetched(addresses) as local:
-            yield from track_rows(
-                _at(track, local),
-                sources=sources,
-                sample_rate=config.sample_rate,
-                channels=config.channels,
-                chunk_s=config.chunk_s,
-                min_song_s=config.min_song_s,
-                resample_quality=config.resample_quality,
-                bits=config.bits,
-            )
-    except FileNotFoundError:
-        raise AudioError("undecodable", "a file went away after the corpus was listed") from None
-    except AudioError as error:
+        return read_proven(list(files.values()), read, is_same=lambda: is_listed(track, sources))
+    except (AudioError, Unavailable) as error:
         detail = str(error)
-        for address, path in local.items():
-            detail = detail.replace(path, address.removeprefix(root + "/"))
-        raise AudioError(error.reason, detail) from None
+        for path, address in copies.items():
+            detail = detail.replace(path, address)
+        detail = detail.replace(f"{root}/", "")
+        if isinstance(error, AudioError):
+            raise AudioError(error.reason, detail) from None
+        raise type(error)(detail) from None
 
 
 def _at(track: Track, local: Mapping[str, str]) -> Track:
@@ -308,16 +377,14 @@ def _refused(track: Track, reason: str, detail: str) -> Verdict:
     )
 
 
-def _conclude(
-    found: Scan,
-    keys: Mapping[str, str],
-    about: Mapping[str, Any],
-    forgotten: ForgottenSongs,
-    *,
-    store: str,
-    key: str,
-) -> ShardSet:
-    """The manifest of the version: what the store has of these tracks, with the titles and splits of today."""
+def _conclude(listed: _Listed, away: Mapping[str, _Away], forgotten: ForgottenSongs, *, store: str) -> ShardSet:
+    """The manifest of the version: what the store has of these tracks, with the titles and splits of today.
+
+    Where songs could not be read it is not the version that was asked for, so that the next run does not find it.
+    """
+    found, keys, about = listed.found, listed.keys, listed.about
+    unread = sorted((track_id, why.detail) for track_id, why in away.items())
+    key = digest(listed.key, unread) if unread else listed.key
     known: Stored = read_store(store)
     rejected = [asdict(verdict) for verdict in found.rejected]
     shards, songs = {}, []
@@ -329,6 +396,8 @@ def _conclude(
                 continue
             shards[shard.file] = shard
             songs.append(replace(song, title=track.title, split=track.split, license=track.license))
+        elif track.track_id in away:
+            rejected.append(asdict(_refused(track, "unavailable", away[track.track_id].detail)))
         else:
             rejected.append({**known.refused[keys[track.track_id]], "title": track.title, "split": track.split})
     rejected.sort(key=lambda verdict: verdict["track_id"])

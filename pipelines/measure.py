@@ -1,7 +1,8 @@
 """Signal measures of many songs: one Ray task per few minutes of audio, remembered by the song's audio.
 
 Adding ten songs to thousands measures ten; a song that is stored under another name measures none. Where a mixture
-came with the stems it is read beside them, from where it lies: it is never stored. What is measured of one song is in
+came with the stems it is read beside them, from where it lies: it is never stored. Where it cannot be read now, the
+song is measured without it for this once, and nothing of that is remembered. What is measured of one song is in
 `datasets/quality.py`; `curate.py` decides with it.
 """
 
@@ -14,7 +15,8 @@ import numpy as np
 
 from datasets import storage
 from datasets.audio import Samples, decode_blocks
-from datasets.errors import AudioError
+from datasets.errors import AudioError, Unavailable
+from datasets.file_state import read_proven
 from datasets.fingerprint import Signature, pack, unpack
 from datasets.quality import Meter, Moment, Rules
 from datasets.schema import StemFile
@@ -33,6 +35,7 @@ class Measured:
     measures: Mapping[str, float]
     moments: tuple[Moment, ...]  # its worst seconds
     signature: Signature
+    unread: str = ""  # why the mixture that came with the song could not be compared this time
 
 
 def run(
@@ -60,10 +63,13 @@ def run(
                 {**common, "songs": [_work(song, caches[song.track_id], mixtures) for song in group]}
                 for group in _groups(missing)
             ]
+            unread: dict[str, Any] = {}
             with connect():
                 for done in map_rows(_measure_songs, items):
                     heard.advance(done["num_songs"])
-            known |= {caches[song.track_id]: _read(caches[song.track_id]) for song in missing}
+                    unread |= done["unread"]
+            for cache in {caches[song.track_id] for song in missing}:
+                known[cache] = _measured(unread[cache]) if cache in unread else _read(cache)
         heard.finish(f"{len(songs)} songs, {len(missing)} of them measured now")
     return {song.track_id: found for song in songs if (found := known[caches[song.track_id]]) is not None}
 
@@ -93,20 +99,35 @@ def _groups(songs: Sequence[Song]) -> Iterator[list[Song]]:
 
 
 def _measure_songs(item: Mapping[str, Any]) -> dict[str, Any]:
-    """The work of one task: the measures of some songs, each into a small file."""
+    """The work of one task: the measures of some songs, each into a small file, unless its mixture was out of reach."""
+    unread: dict[str, Any] = {}
     for work in item["songs"]:
         song = Song(**work["song"])
         options = {"sources": item["sources"], "silence_db": item["silence_db"]}
         mixture = [StemFile(**file) for file in work["mixture"]]
+        why = ""
         try:
-            with storage.fetched({file.path for file in mixture}) as local:
-                meter = _heard(song, [replace(file, path=local[file.path]) for file in mixture], **options)
-        except (AudioError, FileNotFoundError):  # of the mixture; the stems were read before and stand in the store
+            meter = _heard_with(mixture, song, **options)
+        except AudioError:  # of the mixture; the stems were read before and stand in the store
             meter = _heard(song, [], **options)
+        except Unavailable as error:
+            meter, why = _heard(song, [], **options), str(error)
         moments = [asdict(moment) for moment in meter.worst()]
         row = {"measures": meter.measures(), "moments": moments, "signature": pack(meter.signature())}
-        write_json(work["cache"], row)
-    return {"num_songs": len(item["songs"])}
+        if why:
+            unread[work["cache"]] = {**row, "unread": why}
+        else:
+            write_json(work["cache"], row)
+    return {"num_songs": len(item["songs"]), "unread": unread}
+
+
+def _heard_with(mixture: Sequence[StemFile], song: Song, **options: Any) -> Meter:
+    """A meter that heard the song beside its mixture; AudioError and Unavailable as `read_proven` has them."""
+
+    def read(local: Mapping[str, str]) -> Meter:
+        return _heard(song, [replace(file, path=local[file.path]) for file in mixture], **options)
+
+    return read_proven(mixture, read)
 
 
 def _heard(song: Song, mixture: Sequence[StemFile], *, sources: Sequence[str], silence_db: float) -> Meter:
@@ -140,8 +161,12 @@ def _stretches(file: StemFile, song: Song) -> Generator[Samples, None, None]:
 def _read(path: str) -> Measured | None:
     """What an earlier task wrote; None when it is missing or damaged."""
     try:
-        row = read_json(path) or {}
-        moments = tuple(Moment(**moment) for moment in row["moments"])
-        return Measured(measures=row["measures"], moments=moments, signature=unpack(row["signature"]))
+        return _measured(read_json(path) or {})
     except (KeyError, TypeError, ValueError):
         return None
+
+
+def _measured(row: Mapping[str, Any]) -> Measured:
+    moments = tuple(Moment(**moment) for moment in row["moments"])
+    signature = unpack(row["signature"])
+    return Measured(measures=row["measures"], moments=moments, signature=signature, unread=row.get("unread", ""))

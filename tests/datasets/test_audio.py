@@ -2,6 +2,8 @@
 
 import importlib.util
 import io
+import os
+import resource
 import shutil
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import soundfile
 
 from datasets import audio
 from datasets.dice import dice
-from datasets.errors import AudioError, InputError
+from datasets.errors import AudioError, InputError, Unavailable
 
 RATE = 8000
 
@@ -127,11 +129,42 @@ def test_channels_are_repeated_averaged_or_cut() -> None:
         audio.to_channels(stereo_CT, 3)
 
 
-def test_zero_bytes_and_missing_files_and_folders_have_their_reasons(tmp_path: Path) -> None:
+def test_zero_bytes_and_folders_have_their_reasons(tmp_path: Path) -> None:
     (tmp_path / "empty.wav").touch()
     assert _reason(tmp_path / "empty.wav") == "empty_file"
-    assert _reason(tmp_path / "absent.wav") == "undecodable"
     assert _reason(tmp_path) == "undecodable"
+
+
+@pytest.mark.parametrize("name", ["absent.wav", "absent.m4a", "absent.mp3", "loop.wav", "below.wav/x.flac"])
+def test_what_the_system_refuses_to_read_says_nothing_of_the_audio(tmp_path: Path, name: str) -> None:
+    (tmp_path / "loop.wav").symlink_to("loop.wav")
+    (tmp_path / "below.wav").touch()
+    for read in (audio.probe, audio.decode):
+        with pytest.raises(Unavailable, match="cannot be read"):
+            read(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.mp3", "a.ogg", "a.mp4", "text.wav"])
+def test_too_few_file_handles_say_nothing_of_the_audio(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name == "a.mp4":
+        path.write_bytes(_aac(44100))
+    else:
+        soundfile.write(path, np.zeros((9000, 2)), 44100, format=None if name != "text.wav" else "WAV")
+    if name == "text.wav":
+        path.write_text("no sound" * 99)
+        assert _reason(path) == "undecodable"
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    next_handle = os.open("/dev/null", os.O_RDONLY)
+    os.close(next_handle)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next_handle, hard))
+    try:
+        with pytest.raises(Unavailable, match="Too many open files"):
+            audio.decode(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if name != "text.wav":
+        assert audio.decode(path)[0].shape[1] > 0
 
 
 @pytest.mark.parametrize("name", ["text.wav", "text.mp3", "text.m4a", "text.flac"])

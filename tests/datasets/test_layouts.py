@@ -296,7 +296,7 @@ def test_an_impossible_csv_path_is_the_songs_trouble_not_ours(tmp_path: Path, pa
     found = scan(tmp_path, sources=("drums", "vocals"))
     assert "B" in {track.title for track in found.tracks}
     for verdict in found.rejected:
-        assert verdict.reason in ("unsafe_name", "missing_stem")
+        assert verdict.reason in ("unsafe_name", "missing_stem", "unavailable")
 
 
 def test_other_csv_files_are_no_lists(tmp_path: Path) -> None:
@@ -353,7 +353,7 @@ def test_a_folder_that_cannot_be_looked_into_is_a_song_refused(tmp_path: Path, m
 
     monkeypatch.setattr(os, "scandir", locked)
     songs = _songs(tmp_path)
-    assert {name: song.reason for name, song in songs.items()} == {"Good": "", "Locked": "undecodable"}
+    assert {name: song.reason for name, song in songs.items()} == {"Good": "", "Locked": "unavailable"}
     assert songs["Locked"].detail == "the folder cannot be looked into: Permission denied"
 
 

@@ -1,12 +1,17 @@
 """Files on a disk and in an S3 store: the same verbs, the same promises."""
 
+import errno
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from datasets import storage
-from datasets.errors import InputError
+from datasets.errors import Changed, InputError, Unavailable
 from tests.s3 import BUCKET, ObjectStore, object_store
 
 
@@ -60,6 +65,34 @@ def test_a_name_appears_only_when_all_is_written(root: str) -> None:
     assert storage.names(root) == []
 
 
+def test_what_fails_while_a_file_is_written_is_told_by_its_own_name(root: str) -> None:
+    """A temporary folder that is full, or a corpus that is gone, is not the store's fault."""
+
+    def fail_midway(number: int) -> None:
+        with storage.replacing(storage.join(root, "whole.bin")) as file:
+            file.write(b"half")
+            raise OSError(number, os.strerror(number), "/elsewhere/vocals.wav")
+
+    for number in (errno.ENOSPC, errno.ENOENT, errno.EACCES, errno.EIO):
+        with pytest.raises(OSError, match="elsewhere") as caught:
+            fail_midway(number)
+        assert caught.value.filename == "/elsewhere/vocals.wav"
+    assert storage.names(root) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is full")
+def test_a_full_disk_is_the_stores_own_fault(tmp_path: Path) -> None:
+    with (
+        pytest.raises(InputError, match=r"the disk of .* is full: a file of at least 7 bytes did not fit"),
+        Path("/dev/full").open("wb", buffering=0) as full,
+        storage._Guarded(full, tmp_path, lambda: 7) as file,
+    ):
+        file.write(b"seven b")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"cannot write to .*/file: .*store\.root=DIR"):
+        storage.write(tmp_path / "file" / "below", b"x")
+
+
 def test_names_lists_the_files_of_one_folder(root: str) -> None:
     for name in ("b.json", "a.json", "deep/c.json"):
         storage.write(storage.join(root, *name.split("/")), b"x")
@@ -102,6 +135,42 @@ def test_fetched_objects_last_as_long_as_the_context(s3: ObjectStore, tmp_path: 
         copy = Path(local[addresses[1]])
         assert (copy.name, copy.read_bytes()) == ("there.wav", b"there")
     assert not copy.exists()
+
+
+def test_only_objects_need_a_folder_for_temporary_files(
+    s3: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = f"s3://{BUCKET}/temporary/a.wav"
+    storage.write(address, b"abc")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "removed"))
+    with storage.fetched([str(tmp_path / "there.wav")]) as local:
+        assert local == {str(tmp_path / "there.wav"): str(tmp_path / "there.wav")}
+    with pytest.raises(Unavailable, match=r"TMPDIR.*removed"), storage.fetched([address]):
+        pass
+    monkeypatch.undo()
+    with pytest.raises(Unavailable, match=r"missing\.wav cannot be read: there is no such object"):
+        storage.fetched([f"s3://{BUCKET}/temporary/missing.wav"]).__enter__()
+
+
+def test_an_object_that_is_replaced_while_it_is_copied_is_noticed(
+    s3: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its ETag: size and the second of its change may stay the same."""
+    address = f"s3://{BUCKET}/replaced/a.wav"
+    storage.write(address, b"first")
+    assert storage.state(address) == storage.state(address)
+    copy = shutil.copyfileobj
+
+    def copied_then_replaced(source: Any, target: Any, length: int) -> None:
+        copy(source, target, length)
+        monkeypatch.undo()
+        storage.write(address, b"other")
+
+    monkeypatch.setattr(shutil, "copyfileobj", copied_then_replaced)
+    with pytest.raises(Changed, match="changed while it was read"):
+        storage.fetch(address, tmp_path / "copy")
+    storage.fetch(address, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == b"other"
 
 
 def test_a_range_of_a_known_object_is_one_request(s3: ObjectStore) -> None:

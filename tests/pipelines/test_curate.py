@@ -180,6 +180,23 @@ def test_a_split_that_folders_state_is_not_refilled(ray_local: Any, tmp_path: Pa
         _curate(ingested, store, require=("train", "test"))
 
 
+def test_verdicts_without_a_mixture_that_was_out_of_reach_do_not_last(ray_local: Any, tmp_path: Path) -> None:
+    root, store = tmp_path / "c", tmp_path / "s"
+    for letter in "ABC":
+        _song(root, f"train/Song {letter}")
+    _song(root, "test/Song T")
+    mixture = root / "train/Song B/mixture.wav"
+    soundfile.write(mixture, 0.1 * dice(0, "other").standard_normal((4 * RATE, 2)), RATE, subtype="FLOAT")
+    ingested = _ingest(root, store)
+    mixture.rename(tmp_path / "away.wav")
+    without = _curate(ingested, store)
+    assert _verdicts(without)["Song B"].keep
+    (tmp_path / "away.wav").rename(mixture)
+    with_mixture = _curate(ingested, store)
+    assert _verdicts(with_mixture)["Song B"].reason == "unlike_mixture"
+    assert _curate(ingested, store) == with_mixture
+
+
 def test_planted_defects_are_dropped_for_the_planted_reasons(ray_local: Any, tmp_path: Path) -> None:
     truth = write_corpus(tmp_path / "c", num_songs=6, seed=0, duration_s=6.0, sample_rate=RATE)
     result = _curate(_ingest(tmp_path / "c", tmp_path / "s"), tmp_path / "s")

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -266,3 +268,126 @@ def test_a_killed_job_is_finished_by_the_next_with_the_same_bytes(
     time.sleep(3)  # Ray's processes end by themselves within seconds
     _run(corpus, tmp_path / "killed")
     assert _contents(tmp_path / "killed") == _contents(tmp_path / "undisturbed")
+
+
+def _in_this_process(monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], None] = lambda: None) -> list[str]:
+    """Tasks run here, one after the other, after `meanwhile`; the songs of each are noted."""
+    decoded: list[str] = []
+
+    def run_here(work: Any, items: Any, resources: Any = None) -> Iterator[Any]:
+        meanwhile()
+        for item in items:
+            decoded.extend(track["track_id"] for track in item["tracks"])
+            yield work(item)
+
+    monkeypatch.setattr(ingest, "connect", nullcontext)
+    monkeypatch.setattr(ingest, "map_rows", run_here)
+    return decoded
+
+
+def _refusals(result: IngestResult) -> dict[str, str]:
+    return {verdict.track_id: verdict.reason for verdict in result.rejected}
+
+
+@pytest.mark.parametrize("trouble", ["gone", "a link to itself", "truncated copy under way"])
+def test_what_cannot_be_read_for_a_while_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    corpus, store = _corpus(tmp_path / "c", 3), tmp_path / "s"
+    stem = tmp_path / "c" / "train" / "Song B" / "vocals.flac"
+    whole, stamp = stem.read_bytes(), stem.stat()
+
+    def break_it() -> None:
+        stem.unlink()
+        if trouble == "a link to itself":
+            stem.symlink_to(stem.name)
+
+    def mend() -> None:
+        stem.unlink(missing_ok=True)
+        stem.write_bytes(whole)
+        os.utime(stem, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+
+    decoded = _in_this_process(monkeypatch, break_it)
+    if trouble == "truncated copy under way":  # another content each time that it is listed
+
+        def grow() -> None:
+            stem.write_bytes(whole[: len(whole) // 3 + len(decoded)])
+
+        decoded = _in_this_process(monkeypatch, grow)
+    first = _run(corpus, store)
+    assert _refusals(first) == {"train/Song B": "unavailable"}
+    assert str(tmp_path) not in first.rejected[0].detail
+    assert len(shards.read_songs(first.chunks)) == 3
+    before = _contents(store)
+    mend()
+    decoded = _in_this_process(monkeypatch)
+    second = _run(corpus, store)
+    assert (_refusals(second), decoded) == ({}, ["train/Song B"])
+    np.testing.assert_array_equal(shards.read_track(second.chunks, "train/Song B"), _stems("train/Song B"))
+    after = _contents(store)
+    assert {name: after[name] for name in before} == before  # a name never stands for two contents
+    # Of the same songs a store that met no trouble holds the same.
+    assert _run(corpus, tmp_path / "other").chunks.digest == second.chunks.digest
+
+
+def test_a_file_that_is_replaced_meanwhile_is_read_again_under_its_own_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus, store = _corpus(tmp_path / "c", 2), tmp_path / "s"
+    stem = tmp_path / "c" / "test" / "Song Z" / "bass.flac"
+    old = stem.read_bytes()
+    other_CT = _stems("another take")[1]
+
+    def replace_it() -> None:
+        soundfile.write(stem, other_CT.T, RATE, subtype="PCM_16")
+
+    _in_this_process(monkeypatch, replace_it)
+    first = _run(corpus, store)
+    assert first.rejected == ()
+    np.testing.assert_array_equal(shards.read_track(first.chunks, "test/Song Z", sources=("bass",))[0], other_CT)
+    stem.write_bytes(old)
+    _in_this_process(monkeypatch)
+    second = _run(corpus, store)
+    np.testing.assert_array_equal(shards.read_track(second.chunks, "test/Song Z"), _stems("test/Song Z"))
+
+
+def test_what_the_bytes_prove_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus, store = _corpus(tmp_path / "c", 3), tmp_path / "s"
+    (tmp_path / "c" / "train" / "Song A" / "bass.flac").write_bytes(b"no sound at all" * 99)
+    decoded = _in_this_process(monkeypatch)
+    assert _refusals(_run(corpus, store)) == {"train/Song A": "undecodable"}
+    assert len(decoded) == 4
+    _song(tmp_path / "c", "train/Song X")
+    assert _refusals(_run(corpus, store)) == {"train/Song A": "undecodable"}
+    assert decoded[4:] == ["train/Song X"]
+
+
+def test_a_file_that_cannot_be_listed_is_not_stored_under_its_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus, store = _corpus(tmp_path / "c", 2), tmp_path / "s"
+    stem = tmp_path / "c" / "train" / "Song A" / "drums.flac"
+    stem.rename(tmp_path / "away.flac")
+    stem.symlink_to(tmp_path / "nowhere.flac")
+    decoded = _in_this_process(monkeypatch)
+    assert _refusals(_run(corpus, store)) == {"train/Song A": "unavailable"}
+    assert "train/Song A" not in decoded
+    stem.unlink()
+    (tmp_path / "away.flac").rename(stem)
+    assert _refusals(_run(corpus, store)) == {}
+
+
+def test_songs_keep_their_side_in_a_store_that_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(5):
+        _song(tmp_path / "c", f"Song {number}")
+    _in_this_process(monkeypatch)
+    corpus, seen = CorpusConfig(root=str(tmp_path / "c")), dict[str, str]()
+    for number in range(5, 12):
+        sides = {song.track_id: song.split for song in shards.read_songs(_run(corpus, tmp_path / "s").chunks)}
+        assert {name: sides[name] for name in seen} == seen
+        assert set(sides.values()) == {"train", "valid", "test"}
+        seen = sides
+        _song(tmp_path / "c", f"Song {number}")
+    # Another draw is asked for by another seed, and found again under it.
+    others = [_run(replace(corpus, split_seed=seed), tmp_path / "s").chunks.digest for seed in (1, 0, 1)]
+    assert others[0] == others[2] != others[1]

@@ -1,6 +1,9 @@
 """The work of one measuring task: every song into its file, with the mixture that came with it where there is one."""
 
+import os
+from contextlib import nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from datasets.quality import Rules
 from datasets.quality import measure as measure_stems
 from datasets.schema import StemFile
 from datasets.shards import Song, read_json, read_song, read_songs
@@ -25,7 +29,7 @@ def measured(song: Song, folder: Path, *mixture: Path) -> dict[str, float]:
     cache = str(folder / "measures.json")
     work = {"song": asdict(song), "cache": cache, "mixture": [asdict(file) for file in files]}
     done = measure._measure_songs({"sources": SOURCES, "silence_db": -40.0, "songs": [work]})
-    assert done == {"num_songs": 1}
+    assert done == {"num_songs": 1, "unread": {}}
     row: dict[str, Any] = read_json(cache) or {}
     return dict(row["measures"])
 
@@ -66,3 +70,57 @@ def test_the_state_of_a_file_follows_its_size_and_time_of_change() -> None:
     file = StemFile(path="mixture.wav", num_bytes=1, changed_ns=1)
     others = [replace(file, num_bytes=2), replace(file, changed_ns=2), replace(file, stream=1)]
     assert len({tuple(measure.state_of([one])) for one in [file, *others]}) == 4
+
+
+def _run_here(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Tasks run in this process; how many songs each measures is noted."""
+    sizes: list[int] = []
+
+    def run_here(work: Any, items: Any) -> Any:
+        sizes.extend(len(item["songs"]) for item in items)
+        return map(work, items)
+
+    monkeypatch.setattr(measure, "connect", nullcontext)
+    monkeypatch.setattr(measure, "map_rows", run_here)
+    return sizes
+
+
+@pytest.mark.parametrize("trouble", ["gone", "changed", "out of reach"])
+def test_a_mixture_that_cannot_be_read_for_once_is_not_remembered(
+    song: Song, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    path = write_mixture(tmp_path / "mixture.wav", song)
+    stamp, whole = path.stat(), path.read_bytes()
+    files = {"a": (StemFile(path=str(path), num_bytes=stamp.st_size, changed_ns=stamp.st_mtime_ns),)}
+    run = partial(measure.run, Rules(), [song], sources=SOURCES, mixtures=files, store=str(tmp_path))
+    measured_now = _run_here(monkeypatch)
+    if trouble == "changed":
+        path.write_bytes(whole + b"more")
+    else:
+        path.unlink()
+        if trouble == "out of reach":
+            path.symlink_to(path.name)
+    without = run()["a"]
+    assert "mixture.wav" in without.unread
+    assert "residual_db" not in without.measures
+    path.unlink(missing_ok=True)
+    path.write_bytes(whole)
+    os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    for _ in range(2):
+        with_mixture = run()["a"]
+        assert with_mixture.unread == ""
+        assert with_mixture.measures["residual_db"] < -60
+    assert measured_now == [1, 1]
+
+
+def test_a_mixture_whose_bytes_are_no_audio_is_remembered(
+    song: Song, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mixture.wav"
+    path.write_bytes(b"no sound at all" * 99)
+    files = {"a": (StemFile(path=str(path), num_bytes=path.stat().st_size, changed_ns=path.stat().st_mtime_ns),)}
+    measured_now = _run_here(monkeypatch)
+    for _ in range(2):
+        found = measure.run(Rules(), [song], sources=SOURCES, mixtures=files, store=str(tmp_path))["a"]
+        assert (found.unread, "residual_db" in found.measures) == ("", False)
+    assert measured_now == [1]
