@@ -6,6 +6,7 @@ It is the second-best artifact: a checkpoint folder (`checkpoint.py`) also train
 
 import copy
 import importlib.util
+import json
 import os
 import warnings
 from collections.abc import Iterator
@@ -16,9 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from . import catalog
 from .errors import ModelError
 from .separate import Bag
 
+DESCRIPTION = "model.json"  # the name under which a file holds the config of its model
 MOST_BATCH = 256  # a bound that torch.export wants to know
 
 
@@ -36,15 +39,18 @@ def to_program(model: nn.Module) -> torch.export.ExportedProgram:
 
 
 def export_program(model: nn.Module, path: str | Path) -> Path:
-    """Write a `.pt2` file that `torch.export.load` reads without this package."""
+    """Write a `.pt2` file that `torch.export.load` reads without this package.
+
+    Its extra file `model.json` is the config: with `normalize` "track" the graph wants the level of `levels.py`.
+    """
     path = Path(path)
     temporary = _temporary(path, ".pt2")
-    torch.export.save(to_program(model), temporary)
+    torch.export.save(to_program(model), temporary, extra_files={DESCRIPTION: _described(model)})
     return temporary.replace(path)
 
 
 def export_onnx(model: nn.Module, path: str | Path) -> Path:
-    """Write an ONNX file of one input, `mixture`, and one output, `estimates`."""
+    """Write an ONNX file of one input, `mixture`, and one output, `estimates`; its metadata hold the model's config."""
     for needed in ("onnx", "onnxscript"):
         if importlib.util.find_spec(needed) is None:
             raise ModelError(f"an ONNX file needs the package {needed}: install it first")
@@ -56,6 +62,7 @@ def export_onnx(model: nn.Module, path: str | Path) -> Path:
             to_program(model), dynamo=True, input_names=["mixture"], output_names=["estimates"], verbose=False
         )
     assert onnx_program is not None
+    onnx_program.model.metadata_props[DESCRIPTION] = _described(model)
     onnx_program.save(temporary, external_data=False)
     return temporary.replace(path)
 
@@ -87,6 +94,10 @@ def _lstm_in_one_step() -> Iterator[None]:
         yield
     finally:
         decompositions.select_one_layer_lstm_function = chosen
+
+
+def _described(model: nn.Module) -> str:
+    return json.dumps(catalog.to_config(model), sort_keys=True)
 
 
 def _example(model: Any, *, seed: int = 0) -> Tensor:

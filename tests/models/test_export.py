@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -5,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.catalog import build
+from models.catalog import build, from_config
 from models.errors import ModelError
 from models.export import export_onnx, export_program, onnx_gap
 from models.separate import Bag
@@ -50,3 +51,17 @@ def test_an_exported_program_gives_the_models_estimates_for_any_batch(preset: st
 def test_an_onnx_file_gives_the_models_estimates_under_onnxruntime(preset: str, tmp_path: Path) -> None:
     model = shallow(preset)
     assert onnx_gap(model, export_onnx(model, tmp_path / "model.onnx")) < 1e-4
+
+
+@pytest.mark.slow
+def test_a_graph_says_at_which_level_it_hears(tmp_path: Path) -> None:
+    import onnxruntime  # type: ignore[import-untyped,unused-ignore]
+
+    for normalize in ("track", "none"):
+        model = build("demucs-v2-tiny", sample_rate=8000, segment_s=0.25, depth=2, normalize=normalize).eval()
+        extra = {"model.json": ""}
+        torch.export.load(export_program(model, tmp_path / "model.pt2"), extra_files=extra)
+        session = onnxruntime.InferenceSession(str(export_onnx(model, tmp_path / "model.onnx")))
+        for text in (extra["model.json"], session.get_modelmeta().custom_metadata_map["model.json"]):
+            assert from_config(json.loads(text)).config == model.config
+            assert json.loads(text)["normalize"] == normalize
