@@ -24,11 +24,12 @@ def run(config: RunConfig, model: str, *, to: str, screen: Screen) -> dict[str, 
 
     from models import checkpoint, export
     from models.errors import ModelError
-    from pipelines import registry
+    from pipelines import model_match, registry
 
     remedy = f"give another name, --to FILE{target.suffix}, or move that away"
     require_ours(target.parent, [target.name], remedy=remedy)
     screen.start("export", 0, "")
+    described = model_match.describe(model, store=config.store.root)
     source = registry.resolve(model, store=config.store.root)
     try:
         network = checkpoint.load_model(source)
@@ -40,4 +41,4 @@ def run(config: RunConfig, model: str, *, to: str, screen: Screen) -> dict[str, 
     kept = registry.attach(model, made, store=config.store.root) if model.startswith("models:") else ""
     screen.finish(f"{made}, {made.stat().st_size / 2**20:.1f} MiB")
     shown = [Text(f"file     {made}", overflow="fold"), Text(f"kept at  {kept}", overflow="fold")]
-    return {"file": str(made), "kept": kept, "shown": shown if kept else shown[:1]}
+    return {"file": str(made), "kept": kept, "digest": described.digest, "shown": shown if kept else shown[:1]}
