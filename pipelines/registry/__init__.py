@@ -30,7 +30,7 @@ from pipelines.registry.decisions import Note
 from pipelines.registry.ledger import CANDIDATE, CHAMPION, Promotion
 from pipelines.registry.promoting import champion, history, promote, promote_by_name, rollback, rolled_back
 from pipelines.registry.record import Evaluation, flatten, requirements
-from pipelines.registry.versions import (
+from pipelines.registry.registered import (
     ModelVersion,
     digest_of,
     fetch,

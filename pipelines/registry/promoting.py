@@ -8,7 +8,7 @@ from datasets.errors import InputError
 from pipelines.registry import decisions, ledger
 from pipelines.registry.books import RegistryConfig, aliases, connected, is_new
 from pipelines.registry.ledger import CHAMPION, Promotion, Snapshot
-from pipelines.registry.versions import ModelVersion, fetch, look_up, version_of
+from pipelines.registry.registered import ModelVersion, fetch, look_up, version_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
