@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from datasets.errors import InputError
 from datasets.strict_json import dumps
 from pipelines.registry import limits
+from pipelines.registry.books import run_or_none
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -76,9 +77,19 @@ def counting(client: "MlflowClient", made: Any, *, is_champion: bool) -> dict[st
     if older is not None or not known:
         return older
     promoting = [note.key for note in known if note.promote]
-    if made.tags.get(PROMOTED) == "yes" or not (is_champion and promoting):
-        return read(client, made, made.tags.get(COUNTS) or known[-1].key)
-    return read(client, made, promoting[-1])  # its process was killed before it could set the tags
+    key = made.tags.get(COUNTS) or known[-1].key
+    if is_champion and promoting and made.tags.get(PROMOTED) != "yes":
+        key = promoting[-1]  # its process was killed before it could set the tags
+    if _is_gone(client, made, key):  # with the run's files; its tag has the gist
+        return next(({"promote": note.promote, "reason": note.reason} for note in known if note.key == key), None)
+    return read(client, made, key)
+
+
+def _is_gone(client: "MlflowClient", made: Any, key: str) -> bool:
+    path = _path(made, key)
+    if run_or_none(client, made.run_id) is None:
+        return True
+    return path not in {file.path for file in client.list_artifacts(made.run_id, path.rpartition("/")[0])}
 
 
 def read(client: "MlflowClient", made: Any, key: str) -> dict[str, Any]:
@@ -87,13 +98,13 @@ def read(client: "MlflowClient", made: Any, key: str) -> dict[str, Any]:
 
     if not key and (older := _older(made)) is not None:
         return older
-
-    home, path = client.get_run(made.run_id).info.artifact_uri, _path(made, key)
-    if path not in {file.path for file in client.list_artifacts(made.run_id, path.rpartition("/")[0])}:
+    path = _path(made, key)
+    if _is_gone(client, made, key):
         raise InputError(
-            f"decision {key} about models:/{made.name}/{made.version} is gone from {home}/{path}: bring the files of "
-            "this run back"
+            f"decision {key} about models:/{made.name}/{made.version} is gone: bring {path} of the files of run "
+            f"{made.run_id} back"
         )
+    home = client.get_run(made.run_id).info.artifact_uri
     document: dict[str, Any] = json.loads(mlflow.artifacts.load_text(f"{home}/{path}"))["decision"]
     return document
 

@@ -287,6 +287,14 @@ def test_a_decision_that_is_longer_than_a_tag_is_kept_whole(books: Books) -> Non
     books.promote(books.first, reason=long)
     assert len(books.history()[0].reason) <= 2000
     assert len(decisions.notes(books.client.get_model_version("stemline", "1"))) == 2
+    for folder in Path(books.store).rglob("decisions"):
+        shutil.rmtree(folder)  # as in a store whose files were not copied: the tag has the gist
+    told = registry.lineage("models:/stemline/1", store=books.store).decision
+    assert told is not None
+    assert told["promote"] is True
+    assert told["reason"].startswith("much to say much to say")
+    with pytest.raises(InputError, match=r"is gone: bring decisions/stemline/1/"):
+        registry.decisions_of(books.first, store=books.store)
 
 
 def test_the_versions_that_a_rollback_left() -> None:
