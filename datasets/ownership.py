@@ -24,7 +24,8 @@ FILES_MARKER = ".stemline-files"
 FORMAT_VERSION = 1
 # What a store writes under its root. Others' things may stand beside these, not under these names.
 STORE_FOLDERS = (
-    "chunks", "tables", "manifests", "forgotten", "runs", "mlartifacts", "retrainings", "separated", "listening",
+    "canary", "chunks", "forgotten", "listening", "manifests", "mlartifacts", "prefect", "retrainings", "runs",
+    "scored", "separated", "tables",
 )  # fmt: skip
 STORE_FILES = ("mlflow.db", "report.html", "curation.html", "dropped.csv")
 LISTED = 5  # names in a message
