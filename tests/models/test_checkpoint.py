@@ -185,7 +185,13 @@ def test_a_network_far_larger_than_its_weights_is_not_built(copy: Path) -> None:
 
 def test_a_configuration_that_nothing_can_be_built_from_is_named_with_its_file(copy: Path) -> None:
     config = json.loads((copy / "config.json").read_text())
-    for model in ({"family": "perceptron"}, {}, config["model"] | {"depth": -1}, config["model"] | {"sources": []}):
+    for model in (
+        {"family": "perceptron"},
+        {},
+        config["model"] | {"depth": -1},
+        config["model"] | {"depth": 10**9},
+        config["model"] | {"sources": []},
+    ):
         (copy / "config.json").write_text(json.dumps(config | {"model": model}))
         for read in (checkpoint.load_model, describe):
             with pytest.raises(ModelError, match=str(copy)):
