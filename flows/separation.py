@@ -16,8 +16,10 @@ def run(config: RunConfig, songs: Sequence[str], *, model: str, out: str, screen
     if not songs:
         raise InputError("No song was given. Example: stemline separate song.mp3 --model models:/stemline@champion")
 
+    from models.tiled import keep_freed_memory
     from pipelines import registry, stems
 
+    keep_freed_memory()  # this process is for nothing else
     checkpoint = registry.resolve(model, store=config.store.root)
     result = stems.run(config.separate, songs, model=str(checkpoint), out=out, progress=screen)
     if result.songs:

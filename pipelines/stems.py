@@ -137,9 +137,7 @@ class _Separator:
         from models.errors import ModelError
         from models.model_ref import describe
         from models.separate import layout
-        from models.tiled import keep_freed_memory
 
-        keep_freed_memory()
         self.config = config
         try:
             described = describe(model)
