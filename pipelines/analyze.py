@@ -24,9 +24,12 @@ from datasets.shards import (
     write_table,
 )
 from datasets.singing import RANGE_DB
-from pipelines.cluster import connect, map_rows
+from pipelines.cluster import Resources, connect, map_rows, song_bytes
 from pipelines.progress import Progress, stage
 from pipelines.provenance import code_digest, digest
+
+_LIBRARIES_BYTES = 512 * 2**20  # of a worker before it hears anything
+_SONGS_HELD = 2.3  # a song, a copy of it in passing, and its spectra: measured 2.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +69,9 @@ def run(
                 items = [
                     {"song": asdict(song), "config": asdict(config), "path": paths[song.track_id]} for song in missing
                 ]
-                for made in map_rows(_analyze_song, items):
+                longest = song_bytes(missing, num_sources=len(sources_of(missing[0])))
+                need = Resources(memory_bytes=_LIBRARIES_BYTES + int(_SONGS_HELD * longest))
+                for made in map_rows(_analyze_song, items, resources=need):
                     found[made["track_id"]] = _profile(made)
                     heard.advance()
                     heard.note(made["title"])

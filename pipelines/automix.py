@@ -35,9 +35,12 @@ from datasets.shards import (
     write_shard,
     write_table,
 )
-from pipelines.cluster import connect, map_rows
+from pipelines.cluster import Resources, connect, map_rows, song_bytes
 from pipelines.progress import Progress, stage
 from pipelines.provenance import code_digest, digest
+
+_LIBRARIES_BYTES = 512 * 2**20  # of a worker before it renders anything
+_SONGS_HELD = 3.0  # the stems of a mix, as long as its longest part, and what becomes of one in passing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,7 +187,11 @@ def _render_missing(jobs: Sequence[_Job], songs: Mapping[str, Song], store: str,
         if missing:
             with exclusive(store), connect():
                 clear_leftovers(store)
-                for done in map_rows(_write_mixes, [_item(job, songs, store) for job in missing]):
+                items = [_item(job, songs, store) for job in missing]
+                used = [songs[part.track_id] for job in missing for item in job.plans for part in item.parts]
+                longest = song_bytes(used, num_sources=len(sources_of(used[0])))
+                need = Resources(memory_bytes=_LIBRARIES_BYTES + int(_SONGS_HELD * longest))
+                for done in map_rows(_write_mixes, items, resources=need):
                     heard.advance(done["num_mixes"])
                     heard.note(done["last"])
         nothing = "" if jobs else ": nothing fits, training goes on without"

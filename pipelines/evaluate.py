@@ -26,11 +26,12 @@ from datasets.shards import (
     read_objects,
     read_song,
     read_songs,
+    sources_of,
     table_of,
     write_table,
 )
 from pipelines import model_match, museval_files, scoring
-from pipelines.cluster import connect, quiet_data
+from pipelines.cluster import connect, quiet_data, side_by_side, song_bytes
 from pipelines.progress import Progress, stage
 from pipelines.provenance import code_digest, digest
 from pipelines.scoring import SCORERS, Protocol, SongResult
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     from models.model_ref import ModelRef
 
 PRECISIONS = ("float32", "bfloat16")
+_TORCH_BYTES = 2**30  # of a worker before it has a song
+# Songs' worth of memory, all stems of one in float32, measured: the song, its estimates, and what is in passing.
+_HELD_SEPARATING, _HELD_SCORING, _HELD_BY_MUSEVAL = 5, 9, 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -334,6 +338,7 @@ def _separate_and_score(
     # As JSON text: Arrow would guess types from the first song.
     dataset = ray.data.from_items([{"item": json.dumps(dict(item))} for item in items], override_num_blocks=len(items))
     size = min(config.num_workers, len(items))
+    memory = _memory(config, checkpoint, [find_song(chunks, item["track_id"]) for item in items], num_actors=size)
     # Shares of a CPU: whole ones for every model would leave none to score with, and all would wait for ever.
     separating, scoring_one = (0.5, 0.5) if config.use_gpu else (0.9, 0.1)
     separated = dataset.map(
@@ -342,16 +347,36 @@ def _separate_and_score(
         compute=ray.data.ActorPoolStrategy(size=size),
         num_cpus=separating,
         num_gpus=1 if config.use_gpu else None,
+        memory=memory[0],
     )
     answers = separated.map(
         _score_row,  # type: ignore[arg-type]  # nor keyword arguments
         fn_kwargs={"config": config, "chunks": chunks, "store": store},
         num_cpus=scoring_one,
+        memory=memory[1],
     )
     for answer in answers.iter_rows():
         if answer["input_error"]:
             raise InputError(answer["input_error"])
         yield answer["title"]
+
+
+def _memory(
+    config: EvaluateConfig, checkpoint: str, songs: Sequence[Song], *, num_actors: int
+) -> tuple[int | None, int | None]:
+    """Bytes that an actor that separates and a task that scores ask Ray for, by the longest song and the weights."""
+    from models.model_ref import describe
+
+    if config.max_song_s:
+        songs = [
+            replace(song, num_samples=min(song.num_samples, round(config.max_song_s * song.sample_rate)))
+            for song in songs
+        ]
+    longest = song_bytes(songs, num_sources=len(sources_of(songs[0])))
+    separating = _TORCH_BYTES + 2 * describe(checkpoint).size_bytes + _HELD_SEPARATING * longest
+    held = _HELD_BY_MUSEVAL if config.scorer == "museval" else _HELD_SCORING
+    scoring_one = _TORCH_BYTES * (2 if config.all_four else 1) + held * longest
+    return side_by_side(separating, scoring_one, num_actors=num_actors)
 
 
 class _Separator:
