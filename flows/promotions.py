@@ -75,7 +75,7 @@ def _left(left: Mapping[str, Promotion]) -> list[Text]:
 
 
 def _row(entry: Promotion) -> list[str]:
-    return [str(entry.number), entry.at[2:16].replace("T", " "), entry.kind, entry.version, entry.before or "–"]
+    return [str(entry.number), entry.at[:16].replace("T", " "), entry.kind, entry.version, entry.before or "–"]
 
 
 def _reasons(done: Sequence[Promotion]) -> list[Text]:

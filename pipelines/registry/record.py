@@ -266,7 +266,7 @@ def log_evaluation(client: "MlflowClient", run_id: str, candidate: "Candidate", 
 def evaluation_tag(client: "MlflowClient", candidate: "Candidate", key: str, run_id: str) -> dict[str, str]:
     """The tag of a version that names one of its evaluations."""
     told = {name: candidate.lineage.get(name, "") for name in OF_EVALUATION}
-    at = datetime.fromtimestamp(client.get_run(run_id).info.start_time / 1000, UTC).isoformat(timespec="seconds")
+    at = datetime.fromtimestamp(client.get_run(run_id).info.start_time / 1000, UTC).isoformat(timespec="milliseconds")
     short = {name: limits.value(text, 1000) for name, text in told.items()}
     return {f"{EVALUATION}{key}": dumps({"run_id": run_id, "at": at, **short})}
 
