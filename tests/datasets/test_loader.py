@@ -44,27 +44,39 @@ def test_batches_are_the_rows_of_their_numbers(
 
 
 def test_what_the_consumer_waits_for_is_counted(index: SegmentIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, at_once, most, done = threading.Lock(), 0, 0, 0
+
     def slow(*arguments: Any, **settings: Any) -> int:
+        nonlocal at_once, most, done
+        with lock:
+            at_once += 1
+            most = max(most, at_once)
         time.sleep(0.1)
+        with lock:
+            at_once, done = at_once - 1, done + 1
         return 0
 
     monkeypatch.setattr(loader, "read_row", slow)
 
-    def stalled_s(pause_s: float, **options: Any) -> float:
-        made = _loader(index, **options)
-        for _ in made.batches(NUMBERS):
-            time.sleep(pause_s)
+    def stalled_s(*, ready: int, **options: Any) -> float:
+        """How long the batches were waited for, each but the first asked for when `ready` more rows are there."""
+        nonlocal most, done
+        made, most, done = _loader(index, **options), 0, 0
+        wanted = 0
+        for numbers, _ in zip(NUMBERS, made.batches(NUMBERS), strict=True):
+            wanted += len(numbers)
+            while done < min(wanted + ready, sum(map(len, NUMBERS))):
+                time.sleep(0.01)
         return made.stalled_s
 
-    def least(pause_s: float, **options: Any) -> float:
-        """Of some tries: what a busy machine adds is not the loader's."""
-        return min(stalled_s(pause_s, **options) for _ in range(4))
-
-    one = stalled_s(0.0, threads=1, prefetch_batches=0)
+    # Sleeping takes as long on a busy machine, or longer, never less.
+    one = stalled_s(ready=0, threads=1, prefetch_batches=0)
     assert one >= 1.2
-    assert 0.4 <= least(0.0, threads=3, prefetch_batches=0) < 0.75 * one
+    assert most == 1
+    assert stalled_s(ready=0, threads=3, prefetch_batches=0) >= 0.4
+    assert most > 1
     # Learning from a batch takes longer than reading one: all but the first are there when they are wanted.
-    assert least(0.4, threads=3, prefetch_batches=2) < 0.3
+    assert stalled_s(ready=3, threads=3, prefetch_batches=2) < 0.5 * one
 
 
 def test_no_more_is_read_ahead_than_was_asked_for(index: SegmentIndex) -> None:
