@@ -551,7 +551,8 @@ def _carry_out(
 def _print_result(result: dict[str, Any], *, as_json: bool) -> int:
     shown, exit_code = result.pop("shown", ()), int(result.pop("exit_code", 0))
     if as_json:
-        sys.stdout.write(strict_json.dumps(result, indent=2) + "\n")
+        # A document of somebody else's form is printed as it is, without what we say of every verb.
+        sys.stdout.write(strict_json.dumps(result.get("document", result), indent=2) + "\n")
         return exit_code
     console = Console(highlight=False)
     for part in shown:

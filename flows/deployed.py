@@ -220,7 +220,9 @@ def score_canary(config: RunConfig, songs: ShardSet) -> float:
     apart, scored = _canary_of(config), list[SongScore]()
     for split in sorted({song.split for song in read_songs(songs)}):
         of_split = replace(apart, evaluate=replace(apart.evaluate, split=split))
-        scored += model_road.score(of_split, songs, str(checkpoint), who="canary: ").summary.songs.values()
+        scored += model_road.score(
+            of_split, songs, str(checkpoint), who="canary: ", place="canary"
+        ).summary.songs.values()
     return fmean(nsdr for song in scored for nsdr in song.nsdr.values())
 
 

@@ -29,7 +29,7 @@ def run(*, as_json: bool) -> dict[str, Any]:
     """Everything that an installation without development tools needs."""
     found = sorted(packages(), key=lambda package: package.name)
     if as_json:
-        return sbom(found)
+        return {"document": sbom(found)}
     rows = [[package.name, package.version, package.licence] for package in found]
     unsaid = sum(package.licence == _UNSAID for package in found)
     shown = [

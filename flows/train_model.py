@@ -7,6 +7,7 @@ from pathlib import Path
 
 from prefect import flow, task
 
+from datasets import storage
 from datasets.schema import ShardSet
 from datasets.strict_json import dumps
 from flows import config as door
@@ -18,7 +19,7 @@ from pipelines import ancestry, contamination, evaluate, gate, registry, train
 from pipelines.ancestry import Ancestors, Ancestry
 from pipelines.contamination import Contamination
 from pipelines.curate import CurateConfig
-from pipelines.evaluate import EvaluateResult, ScoreSummary
+from pipelines.evaluate import EvaluateConfig, EvaluateResult, ScoreSummary
 from pipelines.gate import Check, Decision
 from pipelines.provenance import code_commit, code_digest
 from pipelines.registry import Candidate, ModelVersion
@@ -69,8 +70,18 @@ def score_two(config: RunConfig, songs: ShardSet, first: str, second: str) -> tu
     checkpoints = {ref: str(registry.resolve(ref, store=config.store.root)) for ref in (first, second)}
     for checkpoint in checkpoints.values():  # both before hours are spent on one
         evaluate.check(config.evaluate, checkpoint, songs)
-    scored = [score(config, songs, checkpoints[ref], who=f"{ref}: ").summary for ref in (first, second)]
-    return scored[0], scored[1]
+    one, other = (
+        score(config, songs, checkpoints[ref], who=f"{ref}: ", place=place).summary
+        for ref, place in ((first, "first"), (second, "second"))
+    )
+    return one, other
+
+
+def scoring_in(config: EvaluateConfig, place: str) -> EvaluateConfig:
+    """The same scoring with museval's files in a folder of their own, so that no model's replace another's."""
+    if not config.museval_json or not place:
+        return config
+    return replace(config, museval_json=storage.join(config.museval_json, place))
 
 
 def run_key(config: RunConfig, corpus: Corpus) -> str:
@@ -114,15 +125,19 @@ def score_champion(config: RunConfig, corpus: Corpus) -> EvaluateResult | None:
     if present is None:
         return None
     checkpoint = registry.fetch(present.uri, store=config.store.root)
-    return score(config, corpus.songs, str(checkpoint), who="the champion: ")
+    return score(config, corpus.songs, str(checkpoint), who="the champion: ", place="champion")
 
 
-def score(config: RunConfig, songs: ShardSet, checkpoint: str, *, who: str) -> EvaluateResult:
-    """The scores of a checkpoint on the held-out songs; found again where they are known."""
+def score(config: RunConfig, songs: ShardSet, checkpoint: str, *, who: str, place: str = "") -> EvaluateResult:
+    """The scores of a checkpoint on the held-out songs; found again where they are known.
+
+    `place` is the folder in `evaluate.museval_json` for what is not the candidate's.
+    """
+    scoring = scoring_in(config.evaluate, place)
     return step(
         "evaluate",
         config,
-        lambda progress: evaluate.run(config.evaluate, checkpoint, songs, store=config.store.tables, progress=progress),
+        lambda progress: evaluate.run(scoring, checkpoint, songs, store=config.store.tables, progress=progress),
         words=lambda made: f"{who}{len(made.summary.songs)} songs, mean nSDR {made.summary.overall.nsdr:.2f} dB",
         outputs=lambda made: [made.scores],
     )

@@ -1,8 +1,11 @@
 """The list of what we are built on, and its form for machines."""
 
+import json
+
 import pytest
 
 from flows import inventory
+from flows.__main__ import main
 from flows.inventory import Package
 
 
@@ -24,3 +27,9 @@ def test_the_bill_of_materials_refers_to_what_it_lists(found: dict[str, Package]
     assert len(listed) == len(told["components"]) > 100
     assert {name for entry in told["dependencies"] for name in entry["dependsOn"]} <= listed
     assert all(component["licenses"][0]["license"]["name"] for component in told["components"])
+
+
+def test_the_command_prints_the_bill_and_nothing_of_ours_in_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inventory", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told.keys() == inventory.sbom([]).keys()
