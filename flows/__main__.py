@@ -185,7 +185,7 @@ def promote(
     version: Annotated[
         int | None, Parameter(show_default=False, help="Promote this version past the gate; with --force and --reason.")
     ] = None,
-    force: Annotated[bool, Parameter(negative="", show_default=False, help="Past the gate; names --version.")] = False,
+    force: Annotated[bool, Parameter(negative="", show_default=False, help="Pass the gate; with --version.")] = False,
     reason: Annotated[str, Parameter(show_default=False, help="Why, for `stemline history`.")] = "",
     options: Options = NO_OPTIONS,
 ) -> int:

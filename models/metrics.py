@@ -1,7 +1,7 @@
 """What is reported: ratios in decibels between a reference and an estimate, computed in float64.
 
 `nsdr` is MDX 2021's score of a whole track; `sdr_windows` and `sdr_median` are BSS Eval v4's SDR, equal to museval's
-(`bsseval.py` has its other scores); `ideal_ratio_mask` makes the estimate that no mask can beat.
+(`bsseval.py` has its other scores); `ideal_ratio_mask` makes the estimate of the IRM2 oracle.
 """
 
 import numpy as np
