@@ -21,6 +21,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from datasets.downmix import means
 from datasets.errors import AudioError, InputError, Unavailable
 
 Samples = NDArray[np.float32]
@@ -46,6 +47,8 @@ _SUBTYPES = {
     "flac": ("FLAC", "PCM_24"),
     "mp3": ("MP3", "MPEG_LAYER_III"),
 }
+_SCAN_BYTES = 1 << 20
+_FLAC_MARKS = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")
 _SYSTEM_ERROR = 2  # of libsndfile: the operating system refused
 # What FFmpeg passes on from the operating system, and never says of a file's content. EIO is not among them.
 _MACHINE_ERRORS = {
@@ -123,10 +126,15 @@ def decode_blocks(
 ) -> Iterator[Samples]:
     """The file in blocks of exactly `block_samples` (the last may be shorter), resampled, in bounded memory.
 
-    At the file's own rate the samples pass through unchanged; `resample_quality` is one of soxr's names.
+    At the file's own rate the samples pass through unchanged; `resample_quality` is one of soxr's names. AudioError
+    after the last block where one channel is asked for and the file's two cancel each other, so that nothing is left.
     """
     with closing(_open(path, stream)) as reader:
-        blocks = (to_channels(block, channels) for block in _checked(reader, path))
+        blocks = _checked(reader, path)
+        if channels == 1 < reader.info.channels:
+            blocks = means(blocks, lambda below_db: _inverted(path, below_db))
+        else:
+            blocks = (to_channels(block, channels) for block in blocks)
         resampled = resample_blocks(
             blocks, source_rate=reader.info.sample_rate, target_rate=sample_rate, quality=resample_quality
         )
@@ -361,6 +369,8 @@ class _SoundFileReader:
             raise AudioError("undecodable", f"{self._path}: decoding stopped after {count} samples ({error})") from None
         if count < self.info.num_samples:
             raise _truncated(self._path, f"{count} of {self.info.num_samples} samples decode")
+        if self._file.format == "FLAC" and _is_chained_flac(self._path):
+            raise _chained(self._path)
 
     def close(self) -> None:
         self._file.close()
@@ -430,6 +440,14 @@ class _AvReader:
         self._stack.close()
 
 
+def _inverted(path: str | Path, below_db: float) -> AudioError:
+    return AudioError(
+        "inverted",
+        f"{path}: its two channels cancel each other in mono, their mean is {below_db:.0f} dB below their difference; "
+        "turn one of them over, or keep both channels",
+    )
+
+
 def _truncated(path: Path, detail: str) -> AudioError:
     return AudioError("undecodable", f"{path}: truncated, {detail}")
 
@@ -441,8 +459,12 @@ def _check_whole(path: Path) -> None:
         head = file.read(12)
         if head[:4] == b"RIFF" and head[8:] == b"WAVE":
             promised = _chunk_end(file, b"data", "little")
+            if _follows(file, head, "little"):
+                raise _chained(path)
         elif head[:4] == b"FORM" and head[8:] in (b"AIFF", b"AIFC"):
             promised = _chunk_end(file, b"SSND", "big")
+            if _follows(file, head, "big"):
+                raise _chained(path)
         elif head[:4] == b"OggS":
             if _is_chained_ogg(file):
                 raise _chained(path)
@@ -475,6 +497,24 @@ def _is_chained_ogg(file: io.BufferedReader) -> bool:
     return False
 
 
+def _is_chained_flac(path: Path) -> bool:
+    """Whether a second stream begins in a FLAC file, whose frames do not tell where the first one ends.
+
+    What a stream begins with, its name and the head of a STREAMINFO block, stands in no other place by chance.
+    """
+    try:
+        with path.open("rb") as file:
+            before, at_start = b"", True
+            while block := file.read(_SCAN_BYTES):
+                text = before + block
+                if any(text.find(mark, int(at_start)) >= 0 for mark in _FLAC_MARKS):
+                    return True
+                before, at_start = text[1 - len(_FLAC_MARKS[0]) :], False
+    except OSError as error:
+        raise Unavailable(f"{path} cannot be read: {error.strerror or error}") from None
+    return False
+
+
 def _ogg_ends(tail: bytes) -> bool:
     """Whether the last page in these bytes is marked as the last of its stream and is all there."""
     last = tail.rfind(b"OggS")
@@ -493,6 +533,14 @@ def _chunk_end(file: io.BufferedReader, name: bytes, byteorder: str) -> int:
             return 0 if length >= _UNKNOWN_SIZE else file.tell() + length
         file.seek(length + length % 2, os.SEEK_CUR)
     return 0
+
+
+def _follows(file: io.BufferedReader, head: bytes, byteorder: str) -> bool:
+    """Whether another file begins where the RIFF or AIFF file with this head says that it ends."""
+    end = 8 + int.from_bytes(head[4:8], byteorder)  # type: ignore[arg-type]
+    file.seek(end + end % 2)
+    after = file.read(12)
+    return after[:4] == head[:4] and after[8:] == head[8:]
 
 
 def _is_mp3_without_length(path: Path) -> bool:

@@ -46,7 +46,15 @@ _PART = re.compile(
     r"(\d+|[ivx]+|[a-d]|one|two|three|four|five|six|seven|eight|nine|ten)( ?(of|/) ?\d+)?$"
 )
 _ARTIST_DASH = re.compile(r" - ?| ?- ")
-_GUESTS = re.compile(r"[ (\[]+(feat|ft|featuring)\b.*")
+_GUESTS = re.compile(r"[ (\[]+(feat|ft|featuring)\b.*?(?= - |$)")
+# "Song - Live at the Barn", "Song - 2011 Remaster": another recording of a song; in brackets they go with all others.
+_VERSION = re.compile(
+    r"(?<=\S) - (live\b.*|(.+ )?(re)?mix|(.+ )?(edit|version|demo|acoustic|instrumental|take|live|remaster(ed)?)"
+    r"( \d{4})?)$"
+)
+_DISC = re.compile(r"(cd|dis[ck]|lp|side|vinyl)[ .\-]*(\d+|[a-d]|one|two|three|four)")
+# Folders and names of many artists, which make no group.
+_COLLECTIONS = {"various artists", "various", "va", "v.a.", "compilation", "compilations", "soundtrack", "soundtracks"}
 
 
 def assign_splits(
@@ -169,12 +177,14 @@ def groups(names: Sequence[str], titles: Mapping[str, str]) -> dict[str, str]:
     """The group of each song: its artist where one is known, else the song itself without what tells its parts apart.
 
     An artist is what stands before the dash of "Artist - Title", without guests ("feat.") and track numbers, where at
-    least three are named; else the folder, where at least three stand side by side with at most 100 songs each.
+    least three are named; else the folder, where at least three stand side by side with at most 100 songs each. Folders
+    of discs ("CD 1") and of many artists ("Various Artists") are none.
     """
-    songs = {name: _without_parts(_without_number(_plain(titles.get(name, title_of(name))))) for name in names}
-    artists = {name: _artist(song) for name, song in songs.items()}
+    whole = {name: _without_parts(_without_number(_plain(titles.get(name, title_of(name))))) for name in names}
+    artists = {name: _artist(song) for name, song in whole.items()}
     if len({artist for artist in artists.values() if artist}) < _MIN_ARTISTS:
         artists = dict.fromkeys(names, "")
+    songs = {name: _without_parts(_VERSION.sub("", _GUESTS.sub("", song))) for name, song in whole.items()}
     folders = _artist_folders(names)
     return {name: artists[name] or folders[name] or songs[name] or name for name in names}
 
@@ -207,7 +217,7 @@ def _artist(song: str) -> str:
     """What stands before the dash of "Artist - Title", without guests; empty where there is none, or a number."""
     dash = _ARTIST_DASH.search(song)
     artist = _GUESTS.sub("", song[: dash.start()]).strip() if dash else ""
-    return "" if artist.isdigit() else artist
+    return "" if artist.isdigit() or artist in _COLLECTIONS else artist
 
 
 def _artist_folders(names: Sequence[str]) -> dict[str, str]:
@@ -220,9 +230,10 @@ def _artist_folders(names: Sequence[str]) -> dict[str, str]:
 
     def artist(folders: tuple[str, ...]) -> str:
         for depth, folder in enumerate(folders):
-            beside = songs_below[folders[:depth]]
+            beside, text = songs_below[folders[:depth]], _plain(folder)
+            if text in _COLLECTIONS or _DISC.fullmatch(text):
+                continue
             if len(beside) >= _MIN_ARTISTS and beside[folder] <= _MOST_SONGS:
-                text = _plain(folder)
                 return _artist(text) or _GUESTS.sub("", text).strip()  # "Artist - Album" is a folder's name too
         return ""
 

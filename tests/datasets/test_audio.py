@@ -319,6 +319,10 @@ CHAINS = {
     "twice.mp3": [_sound("MP3", "MPEG_LAYER_III", 44100)] * 2,
     "tagged.mp3": [ID3, _sound("MP3", "MPEG_LAYER_III", 44100), ID3, _sound("MP3", "MPEG_LAYER_III", 32000)],
     "rates.aac": [_aac(44100), _aac(48000)],
+    "twice.flac": [_sound("FLAC", "PCM_16", 44100)] * 2,
+    "channels.flac": [_sound("FLAC", "PCM_24", 44100), _sound("FLAC", "PCM_16", 44100, 1)],
+    "twice.wav": [_sound("WAV", "PCM_16", 44100)] * 2,
+    "rates.aiff": [_sound("AIFF", "PCM_16", 44100), _sound("AIFF", "PCM_24", 22050)],
 }
 
 
@@ -330,6 +334,41 @@ def test_files_one_behind_the_other_are_refused_not_read_by_half(tmp_path: Path,
     (tmp_path / name).write_bytes(whole)
     samples_CT, rate = audio.decode(tmp_path / name)
     assert samples_CT.shape[1] == pytest.approx(rate, abs=3000)
+
+
+@pytest.mark.parametrize("at", [-3, 0, 5])
+def test_a_second_flac_stream_is_found_wherever_it_begins(tmp_path: Path, at: int) -> None:
+    """Also where its mark lies in two of the blocks that are looked through."""
+    first = b"fLaC\x00\x00\x00\x22" + bytes(audio._SCAN_BYTES + at - 8)
+    (tmp_path / "a.flac").write_bytes(first)
+    assert not audio._is_chained_flac(tmp_path / "a.flac")
+    (tmp_path / "a.flac").write_bytes(first + b"fLaC\x80\x00\x00\x22" + bytes(34))
+    assert audio._is_chained_flac(tmp_path / "a.flac")
+
+
+def test_what_stands_behind_a_wav_file_is_no_second_one(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(_sound("WAV", "PCM_16", 44100) + b"LIST" + bytes(64))
+    assert audio.decode(tmp_path / "a.wav")[0].shape == (2, 44100)
+
+
+@pytest.mark.parametrize("rate", [RATE, 11025])
+def test_channels_that_cancel_each_other_are_not_made_one(tmp_path: Path, rate: int) -> None:
+    tone_T = _noise(20000, 1)[0]
+    for share, keeps in ((-1.0, False), (-0.9, False), (-0.2, True), (0.0, True), (1.0, True)):
+        pair_CT = np.stack([tone_T, np.float32(share) * tone_T])
+        path = _write(tmp_path / "a.wav", pair_CT, "FLOAT")
+        asked = {"sample_rate": rate, "block_samples": 3000}
+        assert sum(block.shape[0] for block in audio.decode_blocks(path, **asked)) > 2  # type: ignore[arg-type]
+        if keeps:
+            mono_T = np.concatenate(list(audio.decode_blocks(path, channels=1, **asked)), axis=1)[0]  # type: ignore[arg-type]
+            expected_CT = audio.resample(pair_CT.mean(axis=0, keepdims=True), source_rate=RATE, target_rate=rate)
+            np.testing.assert_allclose(mono_T, expected_CT[0], atol=1e-4)
+        else:
+            with pytest.raises(AudioError, match="cancel each other in mono") as caught:
+                list(audio.decode_blocks(path, channels=1, **asked))  # type: ignore[arg-type]
+            assert caught.value.reason == "inverted"
+    silence = _write(tmp_path / "a.wav", np.zeros((2, 5000), np.float32))
+    assert not np.concatenate(list(audio.decode_blocks(silence, sample_rate=rate, channels=1)), axis=1).any()
 
 
 def test_tags_around_an_mp3_are_no_second_file(tmp_path: Path) -> None:

@@ -249,6 +249,16 @@ def test_half_of_a_pair_that_stands_alone_keeps_its_level(
         np.testing.assert_allclose(stems_of(row, ("drums",))[0].T, [expected] * row["num_samples"], atol=2**-15)
 
 
+def test_a_song_that_one_channel_would_silence_is_refused_by_name(tmp_path: Path) -> None:
+    antiphase_CT = _stems(20000, peak=0.3)[0][:1] * np.array([[1], [-1]], np.float32)
+    track = _raw(tmp_path, {"kit": antiphase_CT}, {})
+    (row,) = track_rows(track, sources=("drums",), sample_rate=RATE, channels=2)
+    np.testing.assert_allclose(stems_of(row, ("drums",))[0], antiphase_CT, atol=2**-22)
+    with pytest.raises(AudioError, match=r"kit\.wav: its two channels cancel each other in mono") as caught:
+        track_rows(track, sources=("drums",), sample_rate=RATE, channels=1)
+    assert caught.value.reason == "inverted"
+
+
 def test_integers_are_no_array() -> None:
     integers = Integers(np.full((1, 4), -(1 << 14), np.int16))
     assert (integers.shape, integers.floats().tolist()) == ((1, 4), [[-0.5] * 4])

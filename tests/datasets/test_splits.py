@@ -37,6 +37,20 @@ REAL_NAMES: dict[str, list[list[str]]] = {
     "a folder or two are no artists": [
         ["songs/Dawn"], ["songs/Dusk"], ["more/Noon"], ["more/Night (1)", "songs/Night (2)"],
     ],
+    "discs": [
+        ["CD1/01 Dawn", "CD2/05 - Dawn (reprise)"], ["CD1/02 Dusk"], ["Disc 3/01 Noon"], ["disk_4/01 Night"],
+    ],
+    "compilations": [
+        ["Various Artists/01 Ann - Dawn", "Ann - Dusk", "VA/03 Ann feat. Bob - Noon"],
+        ["Various Artists/02 Bob - Dawn"], ["VA/Cid - Night"], ["Compilation/Dee - Night"],
+        ["Various Artists - Suite (1)", "Various Artists - Suite part 2"], ["Various Artists - Other"],
+        ["Various Artists/07 Untitled"], ["Various Artists/08 Unnamed"],
+    ],
+    "versions": [
+        ["Dawn", "Dawn feat. Ann", "Dawn ft. Bob & Cid", "Dawn - Live at the Barn", "Dawn - Remix", "Dawn - Mono Mix"],
+        ["Dusk - 2011 Remaster", "Dusk - Remastered 2009", "Dusk - Ann Remix (feat. Bob)", "Dusk (acoustic)", "Dusk"],
+        ["Live"], ["Remix"], ["Live Forever"], ["Last Demo"],
+    ],
     "artists below collections": [
         ["train/songs/Ann/Dawn", "train/songs/Ann/Dusk"], ["train/songs/Bob/Dawn"], ["train/songs/Cid/Dawn"],
     ],
