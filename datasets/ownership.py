@@ -24,8 +24,8 @@ FILES_MARKER = ".stemline-files"
 FORMAT_VERSION = 1
 # What a store writes under its root. Others' things may stand beside these, not under these names.
 STORE_FOLDERS = (
-    "canary", "chunks", "forgotten", "listening", "manifests", "mlartifacts", "prefect", "retrainings", "runs",
-    "scored", "separated", "tables",
+    "cache/flows", "cache/jobs", "cache/models", "canary", "chunks", "forgotten", "listening", "manifests",
+    "mlartifacts", "prefect", "retrainings", "runs", "scored", "separated", "tables",
 )  # fmt: skip
 STORE_FILES = ("mlflow.db", "report.html", "curation.html", "dropped.csv")
 LISTED = 5  # names in a message
@@ -89,8 +89,8 @@ def _taken(root: str | Path) -> list[str]:
     files = [name for name in (*STORE_FILES, STORE_MARKER) if _exists(storage.join(root, name))]
     if storage.is_remote(root):
         return files + [f"{name}/" for name in STORE_FOLDERS if storage.names(storage.join(root, name))]
-    folders = [Path(root, name) for name in STORE_FOLDERS if _exists(storage.join(root, name))]
-    return files + [f"{path.name}/" for path in folders if not path.is_dir() or any(path.iterdir())]
+    folders = {name: Path(root, name) for name in STORE_FOLDERS if _exists(storage.join(root, name))}
+    return files + [f"{name}/" for name, path in folders.items() if not path.is_dir() or any(path.iterdir())]
 
 
 def _is_training(result: Path) -> bool:

@@ -96,6 +96,7 @@ PATHS = (
     "train.copy_to", "train.loader.cache", "evaluate.museval_json", "gate.tags", "registry.artifacts", "retrain.canary",
 )  # fmt: skip
 _NAMES_SHIP = ("corpus.taxonomy",)
+_NAME_BYTES = 255  # of one name in a path, on every file system in use
 
 
 def load(preset: str, overrides: Sequence[str] = ()) -> RunConfig:
@@ -104,7 +105,7 @@ def load(preset: str, overrides: Sequence[str] = ()) -> RunConfig:
     for key in PATHS:
         config = _with(config, key.split("."), _absolute_file if key in _NAMES_SHIP else absolute)
     for name, folder in (("root", config.store.root), ("data", config.store.data)):
-        if Path(folder).exists() and not Path(folder).is_dir():
+        if os.path.exists(folder) and not os.path.isdir(folder):
             raise InputError(f"store.{name}={folder} is a file; give a folder, store.{name}=DIR")
     return config
 
@@ -125,10 +126,15 @@ def absolute(path: str) -> str:
     """The path from the root of the file system; an address and an empty text stay as they are."""
     if not path or "://" in path or re.match(r"models:|[a-zA-Z][a-zA-Z0-9+.-]+:/", path):
         return path
-    try:
-        return str(Path(path).expanduser().absolute())
-    except RuntimeError as error:
-        raise InputError(f"{path!r}: there is no such user; a folder that is called so is ./{path}") from error
+    if "\0" in path:
+        raise InputError(f"{path!r}: no file or folder has a null character in its name; give another")
+    at_home = os.path.expanduser(path)  # of text: to pathlib ./~ada is the home of ada as well
+    if at_home == path and path.startswith("~"):
+        raise InputError(f"{path!r}: there is no such user; a folder that is called so is ./{path}")
+    made = str(Path(at_home).absolute())
+    if any(len(os.fsencode(name)) > _NAME_BYTES for name in made.split(os.sep)):
+        raise InputError(f"{path!r:.80}: a name in a path must have <= {_NAME_BYTES} bytes; give a shorter one")
+    return made
 
 
 def override(key: str, value: Any) -> str:

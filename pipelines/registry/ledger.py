@@ -167,9 +167,11 @@ def require_untouched(seen: Snapshot) -> None:
         return
     where = f"is on version {present}" if present else "is gone, perhaps with its version"
     choice = present or (done[-1].before or "N")
+    by_name = "" if present else ", or `stemline promote --version N --force --reason TEXT` for one that never was it"
     raise InputError(
         f"the alias {CHAMPION} of {name} {where}, and the promotion log says version {done[-1].version}: it was moved "
-        f"by hand; `stemline rollback --to {choice}` settles which version it is, and `stemline history` lists them"
+        f"by hand; `stemline rollback --to {choice}` settles which version it is{by_name}, and `stemline history` "
+        "lists them"
     )
 
 

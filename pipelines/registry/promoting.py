@@ -97,7 +97,8 @@ def promote_by_name(
     with connected(store) as client:
         found, made = look_up(client, ref)
         seen = ledger.snapshot(client, config.name)
-        ledger.require_untouched(seen)
+        if seen.champion:  # where there is none any more, this says which it is
+            ledger.require_untouched(seen)
         entry = ledger.finish(client, seen, "forced", version)
         if entry is None:
             if seen.champion == version:
@@ -142,7 +143,9 @@ def _require_champion_once(client: "MlflowClient", seen: Snapshot, made: Any) ->
     if version in once or made.tags.get(decisions.PROMOTED) == "yes":
         return
     known = decisions.notes(made)
-    said = f"the gate refused it: {known[-1].reason}" if known else "no decision about it was ever made"
+    said = "no decision about it was ever made"
+    if known:
+        said = f"the gate {'let it pass' if known[-1].promote else 'refused it'}: {known[-1].reason}"
     raise InputError(
         f"version {version} of {seen.name} was never the champion, and {said.rstrip('.')}. "
         f"`stemline promote --version {version} --force --reason TEXT` makes it the champion all the same"

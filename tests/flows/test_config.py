@@ -230,6 +230,21 @@ def test_the_home_of_nobody_is_refused() -> None:
         door.load("smoke", ["store.root=~nobody-here/store"])
 
 
+@pytest.mark.parametrize("name", ["~", "~nobody-here", "~root/x"])
+def test_a_folder_that_is_called_as_a_home_is_named_from_here(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert door.load("smoke", [f"store.root=./{name}"]).store.root == str(tmp_path / name)
+
+
+@pytest.mark.parametrize("key", ["store.root", "store.data", "corpus.root"])
+@pytest.mark.parametrize(("name", "words"), [("\N{GUITAR}" * 64, "<= 255 bytes"), ("a\\u0000b", "null character")])
+def test_a_name_that_no_file_system_takes_is_refused(key: str, name: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        door.load("smoke", [f'{key}="songs/{name}/x"'])
+
+
 AWKWARD = (
     "/m\N{MULTIPLE MUSICAL NOTES}/a",
     "/\N{GUITAR}=\N{DRUM WITH DRUMSTICKS}/x.y",

@@ -66,7 +66,7 @@ def below(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize(
     "name", ["tables/mine.parquet", "chunks/a.txt", "runs/7/result.json", "manifests/notes.json", "report.html",
-             "mlflow.db"],
+             "mlflow.db", "cache/jobs/accounts.json", "cache/flows/mine.toml"],
 )  # fmt: skip
 def test_a_folder_of_somebodys_does_not_become_a_store(tmp_path: Path, name: str) -> None:
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

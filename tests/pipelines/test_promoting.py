@@ -184,6 +184,19 @@ def test_a_rollback_goes_to_champions_of_before_only(books: Books) -> None:
     assert registry.rollback(CONFIG, store=books.store, to="2").version == "2"
 
 
+def test_where_the_only_champion_is_deleted_another_is_chosen_by_name(books: Books) -> None:
+    books.promote(books.first)
+    second = books.version(2)
+    books.client.delete_model_version("stemline", "1")
+    for act in (lambda: books.promote(second), books.champion):
+        with pytest.raises(InputError, match=r"is gone, .*promote --version N --force --reason TEXT"):
+            act()
+    made, entry = registry.promote_by_name(CONFIG, "2", YES, store=books.store)
+    assert (made.alias, entry.before, books.aliases()) == ("champion", "", {"champion": "2"})
+    assert books.promote(books.version(3)).alias == "champion"
+    assert books.aliases() == {"champion": "3", "previous": "2"}
+
+
 def test_of_two_at_once_one_wins_and_the_other_is_told_whatever_comes_between(books: Books) -> None:
     """Another process promotes, whole, before each call of ours in turn."""
     import mlflow
