@@ -122,11 +122,11 @@ def _opened(key: str) -> pa.NativeFile:
 
 
 def fetch(address: str | Path, target: Path) -> None:
-    """Copy a file to a local path; Changed where an object is another one at the end of the copy."""
-    before = state(address)
+    """Copy a file to a local path; FileNotFoundError where there is none, Changed where an object becomes another."""
+    before = _state(address)
     with _speaking(address), open_reader(address) as file, target.open("wb") as copy:
         shutil.copyfileobj(file, copy, _COPY_BYTES)
-    if is_remote(address) and state(address) != before:
+    if is_remote(address) and _state(address) != before:
         raise Changed(f"{address} changed while it was read")
 
 
@@ -136,18 +136,19 @@ def state(address: str | Path) -> tuple[Any, ...]:
     Size, time of change to the nanosecond, and the object's ETag, or the inode and when that changed. Unavailable where
     the file cannot be looked at.
     """
-    if not is_remote(address):
-        try:
-            status = os.stat(address)
-        except OSError as error:
-            raise Unavailable(f"{address} cannot be read: {error.strerror}") from None
-        return status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns
     try:
-        with _speaking(address), _store().open_input_file(_key(address)) as file:
-            about = file.metadata()
-            return file.size(), about.get("ETag"), about.get("Last-Modified")
-    except FileNotFoundError:
-        raise Unavailable(f"{address} cannot be read: there is no such object") from None
+        return _state(address)
+    except OSError as error:
+        raise Unavailable(f"{address} cannot be read: {error.strerror or 'there is no such object'}") from None
+
+
+def _state(address: str | Path) -> tuple[Any, ...]:
+    if not is_remote(address):
+        status = os.stat(address)
+        return status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns
+    with _speaking(address), _store().open_input_file(_key(address)) as file:
+        about = file.metadata()
+        return file.size(), about.get("ETag"), about.get("Last-Modified")
 
 
 def names(folder: str | Path) -> list[str]:
