@@ -186,8 +186,11 @@ def _noted(address: str) -> dict[str, Any] | None:
 def _written(folder: str | Path, record: str, *, remedy: str) -> dict[str, Any]:
     path = storage.join(folder, record)
     content = _json(path)
-    if isinstance(content, dict) and isinstance(content.get("written"), dict):
-        return dict(content["written"])
+    listed = content.get("written") if isinstance(content, dict) else None
+    if isinstance(listed, dict) and all(
+        isinstance(one, dict) and one.keys() >= _BEGUN.keys() for one in listed.values()
+    ):
+        return dict(listed)
     if isinstance(content, dict) and content.keys() >= _SEPARATION_KEYS:  # separation.json, before it was a record
         files, sizes = content["files"], content["file_bytes"]
         if isinstance(files, dict) and isinstance(sizes, dict):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from datasets import storage
 from datasets.errors import InputError
 from flows.config import RunConfig
 from flows.screen import Screen, table
@@ -24,9 +25,11 @@ def run(config: RunConfig, parts: Sequence[str], *, to: str, screen: Screen) -> 
 
     named = _named(parts)
     try:
+        checkpoint.require_outside(target)
         models = [checkpoint.load_model(registry.resolve(ref, store=config.store.root)) for ref in named.values()]
         weights = _weights(list(named), models)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        with storage.disk_errors(target.parent, remedy="--to NAME.yaml"):
+            target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.stem}-", dir=target.parent) as apart:
             made = interop.export_bag(models, apart, name=target.stem, weights=weights)
             interop.load_bag(made)  # what cannot be read back is no result

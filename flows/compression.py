@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from datasets import storage
 from datasets.errors import InputError
 from flows.config import RunConfig
 from flows.screen import Screen, table
@@ -37,6 +38,8 @@ def _compress(source: Path, target: Path, bits: int) -> Path:
 
     network = checkpoint.load_model(source)
     packing = quantize.uniform(network, bits)
+    with storage.disk_errors(target.parent, remedy="--to DIR"):
+        target.parent.mkdir(parents=True, exist_ok=True)
     lineage = {"bits": bits, "rounded_from": model_ref.describe(source).digest}
     return checkpoint.save(target, network, packing=packing, extra=lineage)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.text import Text
 
+from datasets import storage
 from datasets.errors import InputError
 from datasets.ownership import outputs, require_ours
 from flows.config import RunConfig
@@ -32,8 +33,10 @@ def run(config: RunConfig, model: str, *, to: str, screen: Screen) -> dict[str, 
     described = model_match.describe(model, store=config.store.root)
     source = registry.resolve(model, store=config.store.root)
     try:
+        checkpoint.require_outside(target)
         network = checkpoint.load_model(source)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        with storage.disk_errors(target.parent, remedy=f"--to FILE{target.suffix}"):
+            target.parent.mkdir(parents=True, exist_ok=True)
         with outputs(target.parent, [target.name], remedy=remedy):
             made: Path = getattr(export, KINDS[target.suffix])(network, target)
     except ModelError as error:

@@ -68,6 +68,7 @@ def require_replaceable(folder: str | Path) -> None:
     A checkpoint is one by its `config.json`; other files of it may be missing, but not be other than it says.
     """
     folder = Path(folder)
+    require_outside(folder)
     remedy = "give the name of a new folder, or move that away"
     if folder.is_symlink():
         raise ModelError(f"{folder} is a link to {folder.readlink()}, which a checkpoint would replace; {remedy}")
@@ -87,6 +88,13 @@ def require_replaceable(folder: str | Path) -> None:
                     check_digest(folder / name, str(digest))
         except ModelError as error:
             raise ModelError(f"{folder} holds something that is no checkpoint of ours ({error}); {remedy}") from error
+
+
+def require_outside(path: str | Path) -> None:
+    """ModelError where a file or a folder would lie in a checkpoint, which holds nothing but its own files."""
+    for above in Path(os.path.abspath(path)).parents:
+        if (above / CONFIG).is_file() and (above / WEIGHTS).is_file():
+            raise ModelError(f"{path} would lie in {above}, which holds a model and nothing else; give another place")
 
 
 def load_model(path: str | Path) -> nn.Module:

@@ -7,6 +7,7 @@ version or a dataset that is gone.
 """
 
 import json
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from pipelines.registry.origins import Origin
 
 RECORD = "ancestry.json"  # in the folder of a training, written when it begins
+_TRAINED = re.compile(r"model|step-\d{9}")  # what a training calls its checkpoints; others may lie beside them
 _LISTEN_S = 7200.0  # of stored audio that is listened to for one question, where its sound was not kept
 
 
@@ -125,7 +127,7 @@ class Ancestors:
 
         if ref.startswith("models:"):
             return self.of_version(registry.lineage(ref, store=store).version.uri)
-        kept = noted(Path(ref).parent)
+        kept = noted(Path(ref).parent) if _TRAINED.fullmatch(Path(ref).name) else None
         if kept is None:
             return Ancestry(gaps=(f"{ref} is a file: what it has heard is not known",))
         return self.of_training(kept["datasets"], kept, of=ref)

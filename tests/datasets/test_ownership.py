@@ -63,7 +63,7 @@ def test_a_run_that_writes_nothing_leaves_no_record(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("text", ["my notes", "[]", json.dumps({"files": ["a"]})])
+@pytest.mark.parametrize("text", ["my notes", "[]", json.dumps({"files": ["a"]}), json.dumps({"written": {"a": 3}})])
 def test_a_record_of_somebody_elses_is_not_ours_to_replace(tmp_path: Path, text: str) -> None:
     (tmp_path / FILES_MARKER).write_text(text)
     assert FILES_MARKER in refused(tmp_path, "a")

@@ -41,6 +41,7 @@ def test_each_source_comes_from_the_model_named_for_it(members: dict[str, Path],
         (["drums={drums}", "drums={bass}"], "ft.yaml", "each source once"),
         (["drums={drums}", "bass={bass}"], "ft", "--to .*ft: the name of a new .yaml file would do"),
         (["drums={drums}", "bass=nowhere"], "ft.yaml", "model 'nowhere' not found"),
+        (["drums={drums}", "bass={bass}"], "notes/ft.yaml", "cannot write to .*notes: "),
     ],
 )
 def test_what_makes_no_bag_is_one_message(
@@ -51,6 +52,7 @@ def test_what_makes_no_bag_is_one_message(
     to: str,
     message: str,
 ) -> None:
+    (tmp_path / "notes").write_text("precious")
     given = [part.format(**members) for part in parts]
     assert main(["bag", *given, "--to", str(tmp_path / to)]) == 2
     assert re.search(message, capsys.readouterr().err)

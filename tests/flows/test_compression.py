@@ -43,6 +43,8 @@ def test_a_compressed_checkpoint_is_smaller_and_nearly_the_same_model(
         ("8", "model", "is where the model lies"),
         ("8", "songs", "holds something that is no part of a checkpoint (song.wav)"),
         ("8", "file", "is a file, no checkpoint folder"),
+        ("8", "file/small", "cannot write to"),
+        ("8", "model/deep/small", "holds a model and nothing else"),
     ],
 )
 def test_what_cannot_be_is_one_message_and_nothing_is_lost(
@@ -51,13 +53,14 @@ def test_what_cannot_be_is_one_message_and_nothing_is_lost(
     (tmp_path / "songs").mkdir()
     for place in ("file", "songs/song.wav"):
         (tmp_path / place).write_bytes(b"precious")
-    target = model if to == "model" else tmp_path / to
+    target = model.parent / to if to.startswith("model") else tmp_path / to
     digest = describe(model).digest
     assert main(["compress", str(model), "--bits", bits, "--to", str(target), f"store.root={tmp_path}/store"]) == 2
     assert message in capsys.readouterr().err
     assert describe(model).digest == digest
     assert {(tmp_path / place).read_bytes() for place in ("file", "songs/song.wav")} == {b"precious"}
     assert not (tmp_path / "small").exists()
+    assert {path.name for path in model.iterdir()} == {"weights.safetensors", "config.json"}
 
 
 def test_a_compressed_checkpoint_may_be_replaced_and_a_trained_one_may_not(

@@ -39,3 +39,15 @@ def test_a_bag_is_refused_and_nothing_is_written(tmp_path: Path, capsys: pytest.
     assert main(["export", str(bag), "--to", str(out / "model.onnx"), f"store.root={tmp_path}/store"]) == 2
     assert "a bag of 2 models is no single graph" in capsys.readouterr().err
     assert not list(out.glob("*.onnx"))
+
+
+@pytest.mark.parametrize(("to", "words"), [("model/x.pt2", "holds a model"), ("notes/x.onnx", "cannot write to")])
+def test_no_graph_lies_in_a_checkpoint_or_below_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], to: str, words: str
+) -> None:
+    folder = checkpoint.save(tmp_path / "model", network())
+    (tmp_path / "notes").write_text("precious")
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["export", str(folder), "--to", str(tmp_path / to), f"store.root={tmp_path}/store"]) == 2
+    assert words in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before

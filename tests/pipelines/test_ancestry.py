@@ -198,3 +198,6 @@ def test_a_training_notes_its_start_as_a_version_when_it_begins(store: Path, tmp
     assert ancestry.tags(tmp_path, start="", datasets=uris[:1], store=str(store)) == {"start_uri": "none"}
     began = Ancestors(str(store)).of_ref(str(folder / "model"), store=str(store))
     assert "models:/base/1" in began.versions
+    # What somebody puts beside it is not what was trained there.
+    (gap,) = Ancestors(str(store)).of_ref(str(folder / "another"), store=str(store)).gaps
+    assert "what it has heard is not known" in gap
