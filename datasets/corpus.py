@@ -10,7 +10,7 @@ import re
 import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -146,6 +146,20 @@ def safe_name(text: str) -> str:
     if short and short == text:
         return short
     return f"{short}~{hashlib.sha256(encoded).hexdigest()[:8]}".lstrip("~")
+
+
+def distinct_names(names: Iterable[str], *, taken: Iterable[str] = ()) -> list[str]:
+    """The names, equal ones with " (2)", " (3)" behind them, also where only upper and lower case differ."""
+    used = {name.casefold() for name in taken}
+    made: list[str] = []
+    for wanted in names:
+        name, count = wanted, 1
+        while name.casefold() in used:
+            count += 1
+            name = f"{wanted} ({count})"
+        used.add(name.casefold())
+        made.append(name)
+    return made
 
 
 # --- songs -------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@
 """
 
 import json
+import math
 import statistics
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -133,15 +134,21 @@ def _triggers(facts: Facts, config: RetrainConfig) -> Iterator[_Trigger]:
     if config.max_age_days and facts.champion_at:
         days = _hours_between(facts.champion_at, facts.now) / 24
         words = f"version {facts.champion} is {days:.1f} of {config.max_age_days:g} days old"
-        age = f"{int(days / config.max_age_days)} times old since {facts.champion_at}"
+        age = f"{_times(days, config.max_age_days)} times old since {facts.champion_at}"
         yield _Trigger(words=words, fires=days >= config.max_age_days, occasion=age)
     if config.canary_drop_db and len(facts.canary) > 1:
         drop = facts.canary[0] - facts.canary[-1]
         words = f"the canary songs lost {drop:.2f} dB of {config.canary_drop_db:g}"
-        steps = int(drop / config.canary_drop_db + 1e-9)
-        yield _Trigger(words=words, fires=drop >= config.canary_drop_db, occasion=f"drift {steps} times")
+        drift = f"drift {_times(drop, config.canary_drop_db)} times"
+        yield _Trigger(words=words, fires=drop >= config.canary_drop_db, occasion=drift)
     if config.moved_alias and facts.expected_alias:
         yield _moved(facts)
+
+
+def _times(value: float, limit: float) -> float:
+    """How often a limit is reached; what is no number, as a broken champion scores, stays as it is."""
+    times = value / limit + 1e-9
+    return int(times) if math.isfinite(times) else times
 
 
 def _moved(facts: Facts) -> _Trigger:

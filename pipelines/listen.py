@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from datasets import storage
 from datasets.audio import Samples
-from datasets.corpus import safe_name
+from datasets.corpus import distinct_names, safe_name
 from datasets.errors import InputError
 from datasets.ownership import outputs, require_ours
 from datasets.ranges import NonNegativeInt, Range, check_ranges
@@ -83,14 +83,15 @@ def run(
     code = code_digest("pipelines.listen", "pipelines.report.versus", "models.separate")
     styles = [Path(__file__).with_name("report").joinpath(name).read_text() for name in ("versus.js", "versus.css")]
     key = digest(*(model.digest for model in models), scoring.protocol, config.seconds, code, styles)
+    files = page_names([song.track_id for song in chosen])
     entries = [
         Entry(
-            file=f"{safe_name(song.track_id.replace('/', ' '))}.html",
+            file=file,
             title=song.title,
             gain=pairs.songs[song.track_id],
             scores=_scores(first, second, song.track_id),
         )
-        for song in chosen
+        for song, file in zip(chosen, files, strict=True)
     ]
     pages = [*(entry.file for entry in entries), INDEX]
     with _writing(folder, pages), stage(progress, "listen", len(chosen), "songs") as heard:
@@ -111,6 +112,12 @@ def run(
         storage.write(folder / INDEX, index.encode("utf-8", "replace"))
         heard.finish(f"{folder / INDEX}: {len(chosen)} songs")
     return str(folder / INDEX)
+
+
+def page_names(track_ids: Sequence[str]) -> list[str]:
+    """A file per song, none of which is another's or `index.html`."""
+    wanted = (safe_name(track_id.replace("/", " ")) for track_id in track_ids)
+    return [f"{name}.html" for name in distinct_names(wanted, taken=[Path(INDEX).stem])]
 
 
 def check(out: str) -> None:

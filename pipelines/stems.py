@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from datasets.audio import AudioWriter, Samples, decode_blocks, probe, resample_blocks
-from datasets.corpus import safe_name
+from datasets.corpus import distinct_names, safe_name
 from datasets.errors import AudioError, InputError
 from datasets.ownership import outputs, require_ours, written
 from datasets.ranges import NonNegativeInt, PositiveInt, ProperFraction, check_ranges
@@ -116,17 +116,7 @@ def run(
 
 def unique_names(songs: Sequence[str]) -> list[str]:
     """A safe folder name per song; equal ones get " (2)", " (3)", also where only upper and lower case differ."""
-    names: list[str] = []
-    taken: set[str] = set()
-    for song in songs:
-        wanted = safe_name(Path(song).stem)
-        name, count = wanted, 1
-        while name.casefold() in taken:
-            count += 1
-            name = f"{wanted} ({count})"
-        taken.add(name.casefold())
-        names.append(name)
-    return names
+    return distinct_names(safe_name(Path(song).stem) for song in songs)
 
 
 class _Separator:

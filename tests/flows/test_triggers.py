@@ -1,6 +1,7 @@
 """Whether to train again: each trigger alone fires and says so, and what stands against it is said too."""
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -52,6 +53,15 @@ def test_where_nothing_calls_for_it_every_trigger_is_named_with_its_figures() ->
         "No: 5.0 new clean hours of 10; version 4 is 3.0 of 60 days old; "
         "the canary songs lost 0.10 dB of 0.3; the champion is still version 4."
     )
+
+
+@pytest.mark.parametrize(
+    ("scores", "retrain"), [((6.0, math.nan), False), ((6.0, -math.inf), True), ((math.nan, 6.0), False)]
+)
+def test_a_champion_whose_scores_are_no_numbers_is_judged_all_the_same(
+    scores: tuple[float, ...], retrain: bool
+) -> None:
+    assert judge(replace(QUIET, canary=scores), CONFIG).retrain is retrain
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,11 @@ def test_pages_hold_what_the_models_made_of_the_worst_songs_first(
     assert (tmp_path / listed[0][0]).stat().st_mtime_ns != after[listed[0][0]]
 
 
+def test_no_two_songs_share_a_page_and_none_has_the_place_of_the_list() -> None:
+    names = listen.page_names(["A/one", "A one", "a one", "Index", "B/index"])
+    assert names == ["A one.html", "A one (2).html", "a one (3).html", "Index (2).html", "B index.html"]
+
+
 def test_songs_are_chosen_by_pattern_and_a_pattern_that_fits_none_is_named(
     songs: ShardSet, rivals: tuple[Rival, Rival], tmp_path: Path
 ) -> None:
