@@ -80,11 +80,14 @@ def check_ranges(config: Any, error: Callable[[str], Exception], *, section: str
     """Raises `error` for the first field of a dataclass whose value its annotation does not allow.
 
     Numbers are finite, whole where the annotation says int, and within their `Range`; a `Literal` is one of its
-    choices. `section` stands before the name in the message, as in "train.".
+    choices, and a bool true or false. `section` stands before the name in the message, as in "train.".
     """
     for name, declared in declarations(config.__class__).items():
         if complaint := complain(f"{section}{name}", getattr(config, name), declared):
             raise error(complaint)
+    for name in _flags(config.__class__):
+        if not isinstance(value := getattr(config, name), bool):  # the text "false" would be true
+            raise error(f"{section}{name} must be true or false, got {value!r}")
 
 
 def complain(name: str, value: Any, declared: Declared) -> str:
@@ -105,6 +108,13 @@ def declarations(kind: type) -> dict[str, Declared]:
     hints = typing.get_type_hints(kind, include_extras=True)
     read = {item.name: _read(hints[item.name]) for item in dataclasses.fields(kind)}
     return {name: declared for name, declared in read.items() if declared is not None}
+
+
+@functools.cache
+def _flags(kind: type) -> tuple[str, ...]:
+    """The fields of a dataclass that are true or false."""
+    hints = typing.get_type_hints(kind)
+    return tuple(item.name for item in dataclasses.fields(kind) if hints[item.name] is bool)
 
 
 def _violated(number: Any, declared: Declared) -> str | None:

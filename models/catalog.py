@@ -16,7 +16,6 @@ from .hdemucs import HDemucs, HDemucsConfig
 from .htdemucs import HTDemucs, HTDemucsConfig
 from .sparse import SparseHTDemucs, SparseHTDemucsConfig
 
-MAX_DEPTH = 32  # of what is read from files; no published network has more than 7
 SIX_SOURCES = ("drums", "bass", "other", "vocals", "guitar", "piano")
 
 
@@ -100,9 +99,6 @@ def read_config(config: Mapping[str, Any]) -> Any:
     if not isinstance(family, str) or family not in FAMILIES:
         raise ModelError(f"no family {family!r}: {nearest(str(family), FAMILIES)}")
     known = {field.name: None for field in dataclasses.fields(FAMILIES[family].config_class)}
-    depth = fields.get("depth", 1)
-    if isinstance(depth, int) and depth > MAX_DEPTH:  # mere powers of four would take minutes, and gigabytes
-        raise ModelError(f"depth must be at most {MAX_DEPTH}, got {depth}")
     return _configure(family, fields, known=known)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .blocks import BiLSTM, DConv, group_norm, rescale_convolutions
-from .errors import ModelError, check_audio, check_mixture
+from .errors import ModelError, check_audio, check_mixture, check_size, source_names
 from .levels import Normalization
 from .ranges import PositiveFloat, PositiveInt, check_ranges
 from .spectral import at_least_float32
@@ -46,8 +46,9 @@ class DemucsConfig:
     normalize: Normalization = "track"  # the level of the input, in training and in use: see `levels.py`
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sources", tuple(self.sources))
+        object.__setattr__(self, "sources", source_names(self.sources))
         check_ranges(self, ModelError)
+        check_size(self)
         check_audio(self.sources, self.sample_rate, self.segment_s)
         if self.version == 3 and self.channels % 4:
             raise ModelError(

@@ -2,10 +2,18 @@
 
 import difflib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # `recipe.py` raises errors too, and is read by processes that do without torch
     from torch import Tensor
+
+# Options of networks, and numbers far beyond any that was published: larger ones would take hours, or overflow.
+LARGEST = {
+    "sample_rate": 1_000_000, "audio_channels": 256, "segment_s": 3600, "channels": 2**20, "growth": 16,
+    "nfft": 2**28, "depth": 32, "dconv_depth": 64, "transformer_width": 2**20, "transformer_layers": 1024,
+    "transformer_hidden_scale": 10**8,
+}  # fmt: skip
+MAX_FEATURES = 2**28  # of a layer; 6144 were published
 
 
 class ModelError(ValueError):
@@ -17,6 +25,27 @@ def nearest(word: str, known: Iterable[str]) -> str:
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
+
+
+def source_names(sources: Any) -> tuple[str, ...]:
+    """Sources as a tuple; ModelError where they are one text, whose letters would be taken for sources, or no texts."""
+    names: tuple[Any, ...] = tuple(sources)
+    if isinstance(sources, str) or not all(isinstance(name, str) for name in names):
+        raise ModelError(f"sources must be a list of names, got {sources!r}")
+    return names
+
+
+def check_size(config: Any) -> None:
+    """ModelError where an option is so large that to build the network would take hours, or more than all memory."""
+    for name, largest in LARGEST.items():
+        if (value := getattr(config, name, 0)) > largest:
+            raise ModelError(f"{name} must be at most {largest}, got {value}")
+    features = config.channels * config.growth ** (config.depth - 1)
+    if features > MAX_FEATURES:
+        raise ModelError(
+            f"channels={config.channels} and growth={config.growth} make {features} features in layer {config.depth}: "
+            f"at most {MAX_FEATURES} are possible"
+        )
 
 
 def check_audio(sources: tuple[str, ...], sample_rate: int, segment_s: float) -> None:

@@ -24,7 +24,7 @@ from .blocks import (
     rescale_convolutions,
     standardize,
 )
-from .errors import ModelError, check_audio, check_mixture
+from .errors import ModelError, check_audio, check_mixture, check_size, source_names
 from .levels import Normalization
 from .ranges import NonNegativeInt, PositiveFloat, PositiveInt, check_ranges
 from .spectral import to_channels, to_samples, to_spectrum
@@ -52,8 +52,9 @@ class HDemucsConfig:
     normalize: Normalization = "track"  # the level of the input, in training and in use: see `levels.py`
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sources", tuple(self.sources))
+        object.__setattr__(self, "sources", source_names(self.sources))
         check_ranges(self, ModelError)
+        check_size(self)
         check_audio(self.sources, self.sample_rate, self.segment_s)
         if self.nfft < 64 or self.nfft != 4 ** (self.nfft.bit_length() // 2):
             raise ModelError(f"nfft {self.nfft}: take a power of 4 from 64 on, such as 1024 or 4096")

@@ -23,7 +23,7 @@ from .blocks import (
     rescale_convolutions,
     standardize,
 )
-from .errors import ModelError, check_audio, check_mixture
+from .errors import ModelError, check_audio, check_mixture, check_size, source_names
 from .levels import Normalization
 from .ranges import NonNegativeInt, PositiveFloat, PositiveInt, Range, check_ranges
 from .spectral import to_channels, to_samples, to_spectrum
@@ -59,8 +59,9 @@ class HTDemucsConfig:
     normalize: Normalization = "track"  # the level of the input, in training and in use: see `levels.py`
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sources", tuple(self.sources))
+        object.__setattr__(self, "sources", source_names(self.sources))
         check_ranges(self, ModelError)
+        check_size(self)
         check_audio(self.sources, self.sample_rate, self.segment_s)
         if self.nfft % (2 * STRIDE**self.depth) or self.bottleneck_rows < 3:
             needed = 2 * STRIDE**self.depth

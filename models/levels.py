@@ -5,8 +5,9 @@ the estimates are scaled back. "none": they come as they are. Hybrid networks st
 inside, for any level; Demucs v2 does not, and fails at a level it was not trained on.
 """
 
+import numbers
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +54,11 @@ def track_statistics(blocks: Iterable[Tensor]) -> tuple[float, float]:
 
 def check_statistics(mean: float, std: float) -> None:
     """ModelError unless a track can have these; a deviation of 0 is that of silence."""
-    if not torch.tensor([mean, std]).isfinite().all():
+    given: dict[str, Any] = {"mean": mean, "std": std}
+    for name, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, numbers.Real | Tensor):
+            raise ModelError(f"{name} must be a number, got {value!r}")
+    if not all(abs(value) <= torch.finfo(torch.float32).max for value in (mean, std)):
         raise ModelError(f"mean and std must be finite, got mean={mean} and std={std}")
     if std < 0:
         raise ModelError(f"std must be >= 0, got {std}")

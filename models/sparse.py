@@ -43,7 +43,8 @@ class SparseHTDemucsConfig(HTDemucsConfig):
         0.9  # share of pairs that attention leaves out, as near as a whole k allows
     )
     hash_rounds: Annotated[int, Range(ge=1, le=MAX_ROUNDS)] = 32
-    hash_seed: int = 0  # of the hash in evaluation; training draws a new one at every call
+    # Of the hash in evaluation; training draws a new one at every call.
+    hash_seed: Annotated[int, Range(ge=-(2**63), lt=2**63)] = 0
 
     def __post_init__(self) -> None:
         HTDemucsConfig.__post_init__(self)

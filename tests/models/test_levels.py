@@ -156,9 +156,12 @@ def test_antiphase_stays_finite_in_float16(preset: str) -> None:
         ({"mean": math.nan, "std": 1.0}, "must be finite"),
         ({"mean": 0.0, "std": math.inf}, "must be finite"),
         ({"mean": 0.0, "std": -0.1}, "std must be >= 0, got -0.1"),
+        ({"mean": "a", "std": 1.0}, "mean must be a number, got 'a'"),
+        ({"mean": 0.0, "std": True}, "std must be a number, got True"),
+        ({"mean": 0.0, "std": 10**400}, "must be finite"),
     ],
 )
-def test_statistics_that_no_track_has_are_refused(given: dict[str, float], message: str) -> None:
+def test_statistics_that_no_track_has_are_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         separate(tiny_v2(), noise(2, 4000), **given)
     if len(given) == 2:

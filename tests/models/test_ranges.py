@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
-from models.catalog import FAMILIES, PRESETS, build
+from models.catalog import FAMILIES, PRESETS, build, read_config, to_config
 from models.errors import ModelError
 from models.ranges import NonNegativeInt, Probability, Range, check_ranges, declarations
 from models.recipe import AugmentConfig, LearnerConfig, QuantizeConfig, SingularConfig
@@ -54,6 +54,9 @@ def test_what_is_inside_passes(values: dict[str, Any]) -> None:
         ({"limit": -math.inf}, "limit must be .*got -inf"),
         ({"decays": (0.5, 1.0)}, r"each number of decays must be in \(0, 1\), got 1.0"),
         ({"decays": 0.5}, "decays must be a list of numbers, got 0.5"),
+        ({"on": "false"}, "on must be true or false, got 'false'"),
+        ({"on": None}, "on must be true or false, got None"),
+        ({"on": 1}, "on must be true or false, got 1"),
         ({"version": "three"}, "version must be one of 'one', 'two', got 'three'"),
     ],
 )
@@ -85,6 +88,36 @@ def test_no_number_of_a_network_is_below_0_or_not_finite(preset: str) -> None:
     assert numeric - booleans <= set(declarations(family.config_class))
 
 
+@pytest.mark.parametrize("preset", TINY)
+@pytest.mark.parametrize("huge", [10**9, 10**30])
+def test_an_option_that_would_take_hours_or_all_memory_is_refused_at_once(preset: str, huge: int) -> None:
+    """Also where the value is only read: powers and lists of layers must not be made first."""
+    config = to_config(build(preset))
+    harmless = {"hash_seed", "version", "normalize", "family", "sources", "oversample", "dconv_in_decoder"}
+    for name in config.keys() - harmless:
+        for make in (lambda: build(preset, **{name: huge}), lambda: read_config(config | {name: huge})):  # noqa: B023
+            with pytest.raises(ModelError, match=name):
+                make()
+
+
+def test_a_seed_that_no_generator_takes_is_refused() -> None:
+    with pytest.raises(ModelError, match="hash_seed must be in"):
+        build("sparse-htdemucs-tiny", hash_seed=10**30)
+
+
+def test_widths_that_grow_beyond_all_bounds_are_refused() -> None:
+    for preset in ("htdemucs-tiny", "demucs-v2-tiny", "hdemucs-tiny"):
+        with pytest.raises(ModelError, match=r"channels=262144 and growth=16 make \d+ features in"):
+            build(preset, channels=2**18, growth=16)
+
+
+@pytest.mark.parametrize("sources", ["vocals", "x", [1, 2], [None]])
+def test_sources_are_a_list_of_names(sources: Any) -> None:
+    """The letters of a text are none."""
+    with pytest.raises(ModelError, match="sources must be a list of names"):
+        build("htdemucs-tiny", sources=sources)
+
+
 @pytest.mark.parametrize(
     "option",
     [
@@ -97,6 +130,7 @@ def test_no_number_of_a_network_is_below_0_or_not_finite(preset: str) -> None:
         {"transformer_hidden_scale": 0.0},
         {"transformer_width": 0},
         {"nfft": 0},
+        {"dconv_in_decoder": "false"},
         {"sources": ()},
     ],
 )
