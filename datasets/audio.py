@@ -504,12 +504,13 @@ def _is_chained_flac(path: Path) -> bool:
     """
     try:
         with path.open("rb") as file:
-            before, at_start = b"", True
+            file.seek(_after_id3(file, 0) + 1)  # behind the first byte of the first mark
+            before = b""
             while block := file.read(_SCAN_BYTES):
                 text = before + block
-                if any(text.find(mark, int(at_start)) >= 0 for mark in _FLAC_MARKS):
+                if any(mark in text for mark in _FLAC_MARKS):
                     return True
-                before, at_start = text[1 - len(_FLAC_MARKS[0]) :], False
+                before = text[1 - len(_FLAC_MARKS[0]) :]
     except OSError as error:
         raise Unavailable(f"{path} cannot be read: {error.strerror or error}") from None
     return False

@@ -346,6 +346,14 @@ def test_a_second_flac_stream_is_found_wherever_it_begins(tmp_path: Path, at: in
     assert audio._is_chained_flac(tmp_path / "a.flac")
 
 
+def test_a_tag_before_a_flac_stream_makes_no_second_one(tmp_path: Path) -> None:
+    flac = _sound("FLAC", "PCM_16", 44100)
+    (tmp_path / "a.flac").write_bytes(ID3 + flac)
+    assert audio.decode(tmp_path / "a.flac")[0].shape == (2, 44100)
+    (tmp_path / "a.flac").write_bytes(ID3 + flac + ID3 + flac)
+    assert _reason(tmp_path / "a.flac") == "undecodable"
+
+
 def test_what_stands_behind_a_wav_file_is_no_second_one(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(_sound("WAV", "PCM_16", 44100) + b"LIST" + bytes(64))
     assert audio.decode(tmp_path / "a.wav")[0].shape == (2, 44100)
