@@ -297,7 +297,9 @@ def test_songs_whose_stems_a_model_hears_as_others_are_dropped(
     from ray import cloudpickle
 
     cloudpickle.register_pickle_by_value(bands)  # workers know this model by value
+    known = crosscheck.Listener(path="bands", digest="bands", sources=bands.BandsConfig().sources)
     monkeypatch.setattr(crosscheck, "load", bands.load_bands)
+    monkeypatch.setattr(crosscheck, "listener", {"bands": known}.__getitem__)
     monkeypatch.setattr(registry, "resolve", lambda ref, *, store: {"models:/bands@champion": "bands"}[ref])
     root, store = tmp_path / "c", tmp_path / "s"
     for number, called in enumerate((bands.SOURCES, bands.SOURCES, ("drums", "vocals", "bass"))):
@@ -326,7 +328,7 @@ def test_songs_whose_stems_a_model_hears_as_others_are_dropped(
     assert _curate(ingested, store, config) == result
     assert Path(result.page).read_text(encoding="utf-8") == page
     other = _ingest(root, store, sources=("drums", "bass"))
-    with pytest.raises(InputError, match="separates bass, vocals, drums, the corpus has drums, bass"):
+    with pytest.raises(InputError, match="separates bass, vocals, drums, but the songs have drums, bass"):
         _curate(other, store, config)
 
 
