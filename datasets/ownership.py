@@ -136,6 +136,16 @@ def require_ours(
         )
 
 
+def require_folder(folder: str | Path, *, remedy: str) -> None:
+    """InputError where a folder cannot be made, since it or one above it is a file: asked long before writing."""
+    if storage.is_remote(folder):
+        return
+    wanted = Path(folder).absolute()
+    there = next(path for path in (wanted, *wanted.parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise InputError(f"cannot write to {folder}: {there} is no folder; nothing was touched: {remedy}")
+
+
 @contextmanager
 def outputs(
     folder: str | Path,

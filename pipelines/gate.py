@@ -89,7 +89,7 @@ class Decision:
     gain: Difference | None = None  # over the champion; None where there is none, as all below
     source_gains: Mapping[str, Difference] = field(default_factory=dict)
     slice_gains: Mapping[str, Difference] = field(default_factory=dict)
-    visible: float | None = None  # dB that so many songs show in four of five cases
+    visible: float | None = None  # dB that so many songs show in four of five cases; None for one song as well
     left_out: tuple[str, ...] = ()  # songs that the candidate or the champion has heard in training
     asked: str = ""  # who was asked and gave their word; empty where nobody was, or nobody answered
 
@@ -125,7 +125,7 @@ def decide(
         gain=pairs.gain,
         source_gains=pairs.sources,
         slice_gains=pairs.slices,
-        visible=pairs.gain.visible(config.confidence),
+        visible=pairs.gain.visible(config.confidence) if pairs.gain.num_songs > 1 else None,
         left_out=pairs.left_out,
     )
 

@@ -19,7 +19,7 @@ from datasets import storage
 from datasets.audio import Samples
 from datasets.corpus import distinct_names, safe_name
 from datasets.errors import InputError
-from datasets.ownership import outputs, require_ours
+from datasets.ownership import outputs, require_folder, require_ours
 from datasets.ranges import NonNegativeInt, Range, check_ranges
 from datasets.schema import ShardSet
 from datasets.shards import Song, read_song, read_songs
@@ -121,8 +121,9 @@ def page_names(track_ids: Sequence[str]) -> list[str]:
 
 
 def check(out: str) -> None:
-    """InputError where the folder has an `index.html` of somebody's: found out before hours of scoring."""
+    """InputError where it is no folder, or has an `index.html` of somebody's: found out before hours of scoring."""
     folder = Path(out)
+    require_folder(folder, remedy=_REMEDY)
     require_ours(folder, [INDEX], remedy=_REMEDY, also_ours=lambda name: _is_page(folder / name))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from datasets import storage
 from datasets.corpus import safe_name
 from datasets.errors import InputError
-from datasets.ownership import outputs, require_ours
+from datasets.ownership import outputs, require_folder, require_ours
 from pipelines.scoring import METRICS, SongResult
 
 VERSION = "0.4.1"  # of museval, whose form this is
@@ -35,6 +35,7 @@ def write(folder: str, split: str, results: Iterable[SongResult]) -> list[str]:
 
 def check(folder: str, split: str, songs: Iterable[tuple[str, str]]) -> None:
     """InputError where `write` would refuse to write scores of songs, by title and track id: asked before scoring."""
+    require_folder(storage.join(folder, split), remedy=_REMEDY)
     require_ours(storage.join(folder, split), _names(songs), remedy=_REMEDY)
 
 

@@ -31,9 +31,10 @@ class RegistryConfig:
     )
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[\w.-]+", self.name) or not self.name.strip("."):
+        if not re.fullmatch(r"[\w.-]+", self.name) or self.name == "." or self.name.startswith(".."):
             raise InputError(
-                f"registry.name={self.name!r}: use letters, digits, dot, dash and underscore only, and not dots alone"
+                f"registry.name={self.name!r}: use letters, digits, dot, dash and underscore only, not dots alone, and "
+                "no two dots to begin with"
             )
         if self.name.endswith(LOG):
             raise InputError(f"registry.name must not end in {LOG}, the name of a promotion log; got {self.name!r}")

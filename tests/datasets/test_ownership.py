@@ -7,7 +7,7 @@ import pytest
 
 from datasets import storage
 from datasets.errors import InputError
-from datasets.ownership import FILES_MARKER, claim_store, is_store, outputs, require_ours, written
+from datasets.ownership import FILES_MARKER, claim_store, is_store, outputs, require_folder, require_ours, written
 from tests.s3 import BUCKET, object_store
 
 REMEDY = "choose another"
@@ -68,6 +68,16 @@ def test_a_record_of_somebody_elses_is_not_ours_to_replace(tmp_path: Path, text:
     (tmp_path / FILES_MARKER).write_text(text)
     assert FILES_MARKER in refused(tmp_path, "a")
     assert (tmp_path / FILES_MARKER).read_text() == text
+
+
+def test_a_file_in_the_place_of_a_folder_is_found_out_before_anything_is_written(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("precious")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    for name in ("notes", "notes/deep/er", "gone", "gone/x"):
+        with pytest.raises(InputError, match=f"cannot write to .*{name}: .* is no folder.*{REMEDY}"):
+            require_folder(tmp_path / name, remedy=REMEDY)
+    require_folder(tmp_path, remedy=REMEDY)
+    require_folder(tmp_path / "new" / "er", remedy=REMEDY)
 
 
 def test_a_link_and_a_folder_of_that_name_are_somebodys(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from datasets.strict_json import dumps
 from flows import config as door
 from flows.__main__ import _print_result
 from flows.present_model import curves
+from pipelines.contamination import Contamination
 from pipelines.gate import Decision, GateConfig, decide
 from pipelines.paired import difference
 from pipelines.report import ReportInput, training_section
@@ -30,6 +31,14 @@ def test_a_decision_is_read_back_as_it_was(num_songs: int) -> None:
     assert "Infinity" not in text
     assert "NaN" not in text
     assert repr(door.parse(Decision, text)) == repr(made)  # NaN is not equal to itself
+
+
+def test_a_decision_over_the_one_song_that_nobody_heard_is_read_back() -> None:
+    champion, candidate = summary(1.0, 1.0, model="champion"), summary(3.0, 3.0)
+    heard = Contamination(songs=dict.fromkeys(sorted(candidate.songs)[1:], "the same audio"))
+    made = decide(candidate, champion, GateConfig(), heard=heard)
+    assert (made.num_songs, made.visible) == (1, None)
+    assert repr(door.parse(Decision, dumps(asdict(made)))) == repr(made)
 
 
 def test_a_decision_of_an_older_stemline_is_read() -> None:

@@ -195,6 +195,7 @@ def test_an_experiment_that_was_deleted_is_said_with_the_way_back(tmp_path: Path
     [
         ({"name": "stemline-promotions"}, "must not end in -promotions"),
         ({"name": ".."}, "not dots alone"),
+        ({"name": "..my.model"}, "no two dots to begin with"),
         ({"name": "n" * 201}, "registry.name must have <= 200 characters, got 201"),
         ({"experiment": " "}, "registry.experiment must be a name"),
         ({"experiment": "e" * 201}, "registry.experiment must have <= 200 characters"),
