@@ -250,10 +250,10 @@ def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
 def read_json(path: str | Path) -> dict[str, Any] | None:
     """What `write_json` wrote; None when it is missing or damaged."""
     try:
-        content: dict[str, Any] = json.loads(storage.read(path))
+        content = json.loads(storage.read(path))
     except (OSError, ValueError):
         return None
-    return content
+    return content if isinstance(content, dict) else None
 
 
 def clear_leftovers(store: str | Path) -> int:

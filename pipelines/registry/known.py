@@ -7,6 +7,7 @@ from. Addresses are kept without their passwords.
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from datasets.errors import InputError
 from datasets.shards import read_json, write_json
 from pipelines import registry
 from pipelines.registry.reach import without_password
@@ -24,7 +25,11 @@ def now(store: str) -> str:
 def note(store: str) -> None:
     """Remember the registry that is asked at present."""
     path = Path(store) / FILE
-    before, present = _listed(path), now(store)
+    present = now(store)
+    try:
+        before = _listed(path)
+    except InputError:  # no reason to stop a training; whoever removes things finds out
+        return
     if present not in before:
         write_json(path, {"about": "asked by `stemline gc --keep`", "registries": sorted({*before, present})})
 
@@ -42,7 +47,14 @@ def noted(store: str) -> list[str]:
 
 
 def _listed(path: Path) -> set[str]:
-    return set((read_json(path) or {}).get("registries", ()))
+    """InputError for a file that cannot be read, since nobody knows who would have to be asked."""
+    listed = (read_json(path) or {}).get("registries") if path.exists() else []
+    if not isinstance(listed, list):
+        raise InputError(
+            f"{path} says which registries the store has used, and cannot be read: restore it from a backup, or write "
+            'into it what it should say, such as {"registries": ["mlflow.db"]}'
+        )
+    return set(map(str, listed))
 
 
 def _folder_of(address: str) -> Path | None:

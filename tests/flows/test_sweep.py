@@ -262,3 +262,13 @@ def test_a_second_store_on_the_same_data_is_seen_from_both_sides(config: door.Ru
     one = door.load("smoke", [f"store.root={tmp_path / 'one'}", f"store.data={shared}"])
     with pytest.raises(InputError, match=f"the store {tmp_path / 'two'} keeps"):
         list(sweep.find(one, keep=1, now_s=time.time()))
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"registries": "mlflow.db"}', ""])
+def test_a_damaged_note_of_registries_lets_nothing_go(config: door.RunConfig, text: str) -> None:
+    file = Path(config.store.root) / known.FILE
+    file.write_text(text)
+    with pytest.raises(InputError, match=r"registries\.json says which registries .* cannot be read"):
+        list(sweep.find(config, keep=1, now_s=time.time()))
+    known.note(config.store.root)
+    assert file.read_text() == text
