@@ -143,7 +143,13 @@ def _learned(root: str) -> set[str]:
     named = [uri for origin in every_version(store=root).values() for uri in origin.datasets]
     for record in Path(root).glob(f"runs/*/{ancestry.RECORD}"):
         if not (record.parent / "result.json").exists():
-            named += (ancestry.noted(record.parent) or {}).get("datasets", [])
+            kept = ancestry.noted(record.parent)
+            if kept is None or not isinstance(kept.get("datasets"), list):
+                raise InputError(
+                    f"{record} says which datasets the training in that folder learns from, and cannot be read, so "
+                    "nothing was removed: restore it from a backup, or remove the folder if that training is given up"
+                )
+            named += kept["datasets"]
     return {_name(uri) for uri in named}
 
 

@@ -393,7 +393,7 @@ def tags(folder: Path, *, start: str, datasets: Sequence[str], store: str) -> di
 def noted(folder: Path) -> dict[str, Any] | None:
     """What `note` kept with a training; None for one that began before it was kept."""
     try:
-        content: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return content
+    return content if isinstance(content, dict) else None

@@ -272,3 +272,11 @@ def test_a_damaged_note_of_registries_lets_nothing_go(config: door.RunConfig, te
         list(sweep.find(config, keep=1, now_s=time.time()))
     known.note(config.store.root)
     assert file.read_text() == text
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "{}"])
+def test_a_damaged_record_of_a_training_under_way_lets_nothing_go(config: door.RunConfig, text: str) -> None:
+    record = Path(config.store.root) / "runs" / "at-work" / "ancestry.json"
+    record.write_text(text)
+    with pytest.raises(InputError, match=r"at-work/ancestry\.json says which datasets .* cannot be read"):
+        list(sweep.find(config, keep=1, now_s=time.time()))
