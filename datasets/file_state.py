@@ -4,6 +4,8 @@ A file may change while it is read, a disk may hiccup, a network drop. None of t
 is Unavailable, which nobody remembers; an AudioError comes out only where the same bytes were read twice.
 """
 
+import os
+import stat
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
@@ -72,7 +74,10 @@ def _is_as_listed(file: StemFile) -> bool:
 
 
 def _read_through(path: str) -> None:
+    """Reads a file to its end; a pipe or a device may have none, and is no audio whatever comes out of it."""
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return
         with open(path, "rb", buffering=0) as file:
             while file.read(_BLOCK_BYTES):
                 pass

@@ -111,3 +111,15 @@ def test_errors_of_the_system_while_reading_are_no_verdict(tmp_path: Path) -> No
 
     with pytest.raises(Unavailable, match="/nas/a cannot be read: Stale file handle"):
         read_proven([_listed(tmp_path / "a")], read)
+
+
+@pytest.mark.timeout(60)
+def test_a_pipe_and_a_device_are_refused_without_waiting_for_their_end(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+
+    def read(local: Mapping[str, str]) -> None:
+        raise AudioError("undecodable", "no file of audio")
+
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(AudioError, match="no file of audio"):
+            read_proven([StemFile(path=str(path))], read)
