@@ -105,7 +105,7 @@ _WAYS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "cut ogg": ("undecodable", lambda song: _replace(song, _recoded(song, ".ogg")[:-3000], ".ogg")),
     "only a header": ("undecodable", lambda song: _replace(song, (song / "bass.flac").read_bytes()[:60])),
     "a header that lies": ("undecodable", lambda song: _replace(song, _lying(song), ".wav")),
-    "a dangling link": ("undecodable", _dangling),
+    "a dangling link": ("unavailable", _dangling),
     "a pipe": ("undecodable", _pipe),
     "nan": ("not_finite", lambda song: _other(song, np.full((12000, 2), np.nan), bits="FLOAT")),
     "one infinite sample": ("not_finite", lambda song: _other(
