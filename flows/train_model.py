@@ -87,7 +87,9 @@ def scoring_in(config: EvaluateConfig, place: str) -> EvaluateConfig:
 def run_key(config: RunConfig, corpus: Corpus) -> str:
     """The name of the training that `train_candidate` would carry out, or find finished."""
     material = corpus.material(config.automix_weight)
-    return train.run_key(config.train, config.model, material, sources=config.corpus.sources, store=config.store.root)
+    return train.key_of(
+        train.job_of(config.train, config.model, material, sources=config.corpus.sources, store=config.store.root)
+    )
 
 
 @resumable("train")

@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ class Erased:
     shards: tuple[str, ...] = ()  # that held some of it, and are gone
     manifests: tuple[str, ...] = ()  # that were replaced
     rows: int = 0  # files of a loader's cache that were removed
-    songs: tuple[str, ...] = field(default=())  # ids of songs and mixes that were taken out
+    songs: tuple[str, ...] = ()  # ids of songs and mixes that were taken out
 
 
 def holdings(tables: str, audio: Collection[str]) -> list[Holding]:
@@ -92,25 +92,30 @@ def run(tables: str, audio: Collection[str], *, row_cache: str = "") -> Erased:
         for holding in found:
             _rewrite(tables, holding)
         replaced = _repoint(tables, found)
+        # Before the shards, which alone say what the mixes were that the songs are in.
+        rows = _clear_rows(row_cache, {*audio, *_audio_of(found)})
         for holding in found:
             storage.remove(storage.join(tables, holding.file))
             storage.remove(storage.join(tables, f"chunks/{holding.spec}.json"))
     return Erased(
         shards=tuple(holding.file for holding in found),
         manifests=tuple(replaced),
-        rows=_clear_rows(row_cache, {*audio, *_audio_of(found)}),
+        rows=rows,
         songs=tuple(sorted({name for holding in found for name in holding.gone})),
     )
 
 
 def _mixes_of(tables: str, audio: Collection[str]) -> set[str]:
     """Ids of all mixes that a song with this audio is part of, as far as any plan of the store tells."""
-    songs = {song.track_id for song in ancestry.stored_songs(tables) if song.audio in audio}
-    found: set[str] = set()
-    for manifest in ancestry.manifests(tables):
+    known = list(ancestry.manifests(tables))
+    songs: set[str] = set()
+    for manifest in known:
+        if manifest.step != "automix":
+            songs |= {song.track_id for song in manifest.songs if song.audio in audio}
         songs |= {song["track_id"] for song in ancestry.erased_songs(manifest) if song["audio"] in audio}
         songs |= {part["track_id"] for part in manifest.extra.get("ingredients", ()) if part["audio"] in audio}
-    for manifest in ancestry.manifests(tables):
+    found: set[str] = set()
+    for manifest in known:
         if manifest.table == "plans":
             found |= {
                 plan["mix_id"]

@@ -338,7 +338,9 @@ def _separate_and_score(
     # As JSON text: Arrow would guess types from the first song.
     dataset = ray.data.from_items([{"item": json.dumps(dict(item))} for item in items], override_num_blocks=len(items))
     size = min(config.num_workers, len(items))
-    memory = _memory(config, checkpoint, [find_song(chunks, item["track_id"]) for item in items], num_actors=size)
+    asked = {item["track_id"] for item in items}
+    songs = [song for song in read_songs(chunks) if song.track_id in asked]
+    memory = _memory(config, checkpoint, songs, num_actors=size)
     # Shares of a CPU: whole ones for every model would leave none to score with, and all would wait for ever.
     separating, scoring_one = (0.5, 0.5) if config.use_gpu else (0.9, 0.1)
     separated = dataset.map(

@@ -253,7 +253,6 @@ def _item(
         "root": corpus.root,
         "sources": corpus.sources,
         "config": asdict(config),
-        "spec": plan.spec,
         "tracks": [asdict(track) for track in plan.tracks],
         "keys": {track.track_id: keys[track.track_id] for track in plan.tracks},
     }

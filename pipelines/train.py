@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from pipelines.registry import RegistryConfig
     from pipelines.registry.live import Pump
 
-__all__ = ["Job", "ModelConfig", "TrainConfig", "TrainResult", "read_history", "run", "run_key"]
+__all__ = ["Job", "ModelConfig", "TrainConfig", "TrainResult", "job_of", "key_of", "read_history", "run"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def run(
     A finished run with the same settings, songs and code is returned without starting a worker, an interrupted
     one goes on from its last checkpoint. With `live` the curve is in MLflow while it grows.
     """
-    job = _job(config, model, chunks, sources=sources, store=store, keep=keep)
+    job = job_of(config, model, chunks, sources=sources, store=store, keep=keep)
     name = key_of(job)
     folder = Path(store).expanduser().absolute() / "runs" / name
     if (finished := _finished(folder)) is not None:
@@ -114,7 +114,7 @@ def run(
     return result
 
 
-def run_key(
+def job_of(
     config: TrainConfig,
     model: ModelConfig,
     chunks: Sequence[tuple[ShardSet, float]],
@@ -122,20 +122,8 @@ def run_key(
     sources: Sequence[str],
     store: str,
     keep: Collection[str] | None = None,
-) -> str:
-    """The name of the run that `run` would carry out, or find finished, with the same arguments."""
-    return key_of(_job(config, model, chunks, sources=sources, store=store, keep=keep))
-
-
-def _job(
-    config: TrainConfig,
-    model: ModelConfig,
-    chunks: Sequence[tuple[ShardSet, float]],
-    *,
-    sources: Sequence[str],
-    store: str,
-    keep: Collection[str] | None,
 ) -> Job:
+    """What `run` would carry out, or find finished under the name that `key_of` gives, with the same arguments."""
     model.check()
     return Job(
         config=config,

@@ -79,7 +79,7 @@ class TrainConfig:
     trouble: TroubleConfig = field(default_factory=TroubleConfig)
     checkpoint_every: PositiveInt = 800  # steps; each checkpoint validates too
     log_every: PositiveInt = 10  # steps averaged into one point of the loss curve
-    valid_songs: NonNegativeInt = 16  # of the valid split, the first by id; 0: none, the last weights are the result
+    valid_songs: NonNegativeInt = 16  # from all over the valid split; 0: none, the last weights are the result
     valid_s: NonNegativeFloat = 30.0  # from the middle of each; 0 takes the whole song
     example_s: NonNegativeFloat = 4.0  # of the first of them, as FLAC with what better weights make of it; 0: none
     num_workers: NonNegativeInt = 2  # 0 trains in the calling process, without Ray

@@ -3,17 +3,17 @@
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from datasets.schema import PLANS, MixPlan, Part, ShardSet
-from datasets.shards import address_of, read_manifest, table_of, write_manifest, write_table
+from datasets.shards import table_of, write_manifest, write_table
 from pipelines import ancestry, contamination
 from pipelines.ancestry import Ancestors, Ancestry
 from pipelines.registry import address
+from tests.pipelines.songs import RATE, write_songs
 from tests.pipelines.test_contamination import dataset, song, sounds, tune
 
 pytestmark = pytest.mark.slow
@@ -155,7 +155,7 @@ def test_a_dataset_that_is_gone_or_was_never_told_is_not_known_and_one_that_move
 
 def test_who_learnt_from_mixes_has_heard_what_they_were_made_of(store: Path, heard: dict[str, str]) -> None:
     songs = [("q", "train", "1 louder"), ("r", "train", "0"), ("never mixed", "train", "4")]
-    made_from = dataset(store, "source", songs, heard)
+    dataset(store, "source", songs, heard)
     parts = [{"track_id": name, "audio": audio, "split": "train"} for name, _, audio in songs[:2]]
     mixes = [song("q ~ mix 0", "train", "mixed")]
     extra = {"made_from": "curate-source", "ingredients": parts}
@@ -176,7 +176,28 @@ def test_who_learnt_from_mixes_has_heard_what_they_were_made_of(store: Path, hea
     version = book(store, "mixed", {"dataset_uri": noted.uri})
     both = book(store, "mixed", {"dataset_uri": str(store / "manifests" / "curate-mid.json"), "automix_uri": noted.uri})
     assert {version, both} <= set(Ancestors(str(store)).hearers(Ancestry(), {"1"}).heard)
-    assert asdict(made_from) == asdict(address_of(read_manifest(made_from)))
+
+
+def test_versions_whose_songs_cannot_be_listened_to_are_named(store: Path, heard: dict[str, str]) -> None:
+    deaf = book(store, "deaf", {"dataset_uri": dataset(store, "deaf", [("old", "train", "1 louder")], None).uri})
+    who = Ancestors(str(store)).hearers(Ancestry(), {"1"})
+    assert (who.by_digest, deaf in who.heard) == ((deaf,), False)
+    assert Ancestors(str(store)).hearers(Ancestry(), {"1 louder"}).heard.keys() == {deaf}
+
+
+def test_what_was_not_kept_is_heard_out_of_the_shards_up_to_a_limit_and_kept(tmp_path: Path) -> None:
+    chunks = write_songs(tmp_path, dict.fromkeys("abc", "train"), num_samples=2 * RATE)
+    found = ancestry.of_dataset(chunks.uri)
+    audio = {one.audio for one in found.heard}
+
+    def known(limit_s: float) -> set[str]:
+        return set(ancestry.sounds(found, audio, tables=str(tmp_path), limit_s=limit_s))
+
+    assert known(0.0) == set()
+    some = known(3.0)  # the second of the songs of 2 s begins within it
+    assert len(some) == 2
+    assert known(0.0) == some
+    assert known(1.0) == audio
 
 
 def test_a_training_notes_its_start_as_a_version_when_it_begins(store: Path, tmp_path: Path) -> None:

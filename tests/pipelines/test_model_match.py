@@ -27,6 +27,7 @@ from pipelines.evaluate import EvaluateConfig, score_estimates, score_track, sep
 from pipelines.gate import Pairs
 from pipelines.listen import ListenConfig, Rival
 from pipelines.paired import difference
+from pipelines.report.versus import song_page
 from tests.pipelines.songs import RATE, SOURCES, stems
 
 CONFIG = EvaluateConfig(num_workers=1)
@@ -54,6 +55,14 @@ def network(rate: int = RATE, sources: tuple[str, ...] = SOURCES, seed: int = 0,
     return build("htdemucs-tiny", sources=sources, sample_rate=rate, **asked).eval()
 
 
+def by_hand(model: torch.nn.Module, mixture_CT: np.ndarray, rate: int) -> np.ndarray:
+    """Estimates of a mixture at `RATE`, resampled there and back one after the other, and as long as it is."""
+    given_CT = torch.from_numpy(resample(mixture_CT, source_rate=RATE, target_rate=rate))
+    back = [resample(made_CT.numpy(), source_rate=rate, target_rate=RATE) for made_CT in separate(model, given_CT)]
+    made_SCT = np.stack(back)[..., : mixture_CT.shape[-1]]
+    return np.pad(made_SCT, ((0, 0), (0, 0), (0, mixture_CT.shape[-1] - made_SCT.shape[-1])))
+
+
 def unreachable(*_: Any, **__: Any) -> Any:
     raise AssertionError("a song was about to be computed")
 
@@ -63,11 +72,7 @@ def test_songs_are_scored_at_their_own_rate_whatever_the_model_s(tmp_path: Path,
     chunks, model = write(tmp_path), network(rate)
     true_SCT = torch.from_numpy(read_track(chunks, "b", sources=SOURCES))
     mixture_CT = true_SCT.sum(dim=0)
-    given_CT = torch.from_numpy(resample(mixture_CT.numpy(), source_rate=RATE, target_rate=rate))
-    made_SCT = separate(model, given_CT)
-    back = [resample(made_CT.numpy(), source_rate=rate, target_rate=RATE) for made_CT in made_SCT]
-    expected_SCT = torch.from_numpy(np.stack(back)[..., : mixture_CT.shape[-1]])
-    expected_SCT = torch.nn.functional.pad(expected_SCT, (0, mixture_CT.shape[-1] - expected_SCT.shape[-1]))
+    expected_SCT = torch.from_numpy(by_hand(model, mixture_CT.numpy(), rate))
     estimates_SCT, _ = separate_song(CONFIG, model, chunks, "b")
     assert estimates_SCT.shape == true_SCT.shape
     np.testing.assert_allclose(estimates_SCT, expected_SCT.numpy(), rtol=0, atol=1e-6)
@@ -203,19 +208,34 @@ def test_pages_are_not_begun_for_a_model_of_other_sources(tmp_path: Path, monkey
     assert not (tmp_path / "pages").exists()
 
 
-def test_pages_hold_estimates_at_the_songs_rate(tmp_path: Path) -> None:
+def test_pages_hold_estimates_at_the_songs_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chunks = write(tmp_path / "store")
-    rivals = []
+    true_SCT = read_track(chunks, "b", sources=SOURCES)
+    rivals, expected = [], {"Reference": true_SCT}
     for name, rate in (("new", RATE), ("old", 16_000)):
         model = network(rate)
+        expected[name] = by_hand(model, true_SCT.sum(axis=0), rate)
         rows = [row for song in "bc" for row in score_track(CONFIG, model, chunks, track_id=song, title=song)[0]]
         summary = evaluate.summarize(rows, name, chunks.digest)
         rivals.append(Rival(name=name, checkpoint=str(checkpoint.save(tmp_path / name, model)), scores=summary))
     gain = difference([1.0, 1.0], confidence=0.95)
     pairs = Pairs(gain=gain, songs={"b": 1.0, "c": 1.0}, sources={}, slices={}, left_out=())
+    shown: list[Any] = []
+
+    def page(duel: Any, *arguments: Any, **options: Any) -> str:
+        shown.append(duel)
+        return song_page(duel, *arguments, **options)
+
+    monkeypatch.setattr(listen, "song_page", page)
     asked = ListenConfig(songs=1, seconds=1.0)
     index = listen.run(asked, CONFIG, (rivals[0], rivals[1]), pairs, chunks, out=str(tmp_path / "pages"))
     assert Path(index).is_file()
+    (duel,) = shown
+    assert duel.sample_rate == RATE
+    start = round(duel.start_s * RATE)
+    gain = np.abs(duel.versions["Reference"]).max() / np.abs(true_SCT[..., start : start + RATE]).max()
+    for name, whole_SCT in expected.items():
+        np.testing.assert_allclose(duel.versions[name], gain * whole_SCT[..., start : start + RATE], rtol=0, atol=1e-6)
 
 
 def test_a_reference_is_described_wherever_it_lies(tmp_path: Path) -> None:

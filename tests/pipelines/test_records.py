@@ -63,6 +63,25 @@ def test_another_protocol_name_experiment_or_margin_adds_to_one_training(tmp_pat
 
 
 @MLFLOW
+def test_a_version_that_is_older_or_was_decided_on_is_not_the_candidate_again(tmp_path: Path) -> None:
+    store, one = str(tmp_path / "store"), make_candidate(tmp_path / "1")
+    two = make_candidate(tmp_path / "2", seed=1, run_key="b")
+    first, second = (registry.register(CONFIG, each, store=store) for each in (one, two))
+
+    def candidate() -> str:
+        return str(client(store).get_registered_model("stemline").aliases.get("candidate", ""))
+
+    assert registry.register(CONFIG, one, store=store) == first
+    assert candidate() == second.version
+    registry.promote(first, {"promote": False, "reason": "worse"}, store=store)
+    registry.promote(second, {"promote": True, "reason": "better"}, store=store)
+    assert candidate() == ""
+    for each in (one, two):
+        registry.register(CONFIG, each, store=store)
+        assert candidate() == ""
+
+
+@MLFLOW
 @pytest.mark.parametrize("part", range(4))
 def test_a_registration_killed_at_any_call_is_completed_with_other_free_settings(tmp_path: Path, part: int) -> None:
     """Every fourth call in each part; `make drill-mlflow` dies at every statement of the database."""
