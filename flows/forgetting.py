@@ -26,7 +26,6 @@ from flows.road import prepared
 from flows.screen import Screen, table
 from pipelines import ancestry, erasure
 from pipelines.ancestry import Ancestors, Ancestry, Hearers
-from pipelines.registry import ModelVersion
 
 CANARY = "canary"  # a store inside the store: see flows/deployed.py
 
@@ -160,14 +159,6 @@ def hearers(config: RunConfig, audio: Collection[str]) -> Hearers:
     stored = {one.audio: one for one in ancestry.stored_songs(config.store.tables) if one.audio in audio}
     ancestors = Ancestors(config.store.root, config.store.tables)
     return ancestors.hearers(Ancestry(stored=stored), audio, min_similarity=config.curate.min_similarity)
-
-
-def heard_by(config: RunConfig, audio: Collection[str]) -> tuple[list[ModelVersion], list[ModelVersion]]:
-    """The versions that heard audio with these digests, and those of which that is not known."""
-    who = hearers(config, audio)
-    return [one for one in who.versions if one.uri in who.heard], [
-        one for one in who.versions if one.uri in who.unknown
-    ]
 
 
 # --- what is made, and what stays ---------------------------------------------------------------------------

@@ -80,11 +80,7 @@ def _taken(lock: IO[str]) -> bool:
 def _made(root: str) -> Path:
     if "://" in root:
         raise InputError(f"store.root is {root!r}; a folder on this machine is what works today.")
-    if not root.strip():
-        raise InputError(f"store.root is {root!r}; name a folder, such as store.root=stemline-store")
     folder = Path(root).expanduser().absolute()
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"store.root={root} is a file; name a folder, store.root=DIR")
     require_claimable(folder, setting="store.root")
     try:
         folder.mkdir(parents=True, exist_ok=True)
