@@ -26,10 +26,10 @@ from datasets.storage import is_remote
 class LoaderConfig:
     """How rows get from the store into memory; nothing here changes what they are."""
 
-    threads: NonNegativeInt = 0  # that read and decode, per worker; 0 takes as many as the worker has CPUs
+    threads: NonNegativeInt = 0  # threads that read and decode, per worker; 0 takes as many as the worker has CPUs
     cache: str = ""  # a folder on a local disk for rows already read, shared by all workers of a machine; empty: none
-    cache_gb: NonNegativeFloat = 50.0  # that it may fill, 1e9 bytes
-    cache_form: str = "flac"  # as stored, or "pcm": decoded, at two to three times the room
+    cache_gb: NonNegativeFloat = 50.0  # how much of the disk the cache may fill, in 1e9 bytes
+    cache_form: str = "flac"  # "flac" keeps rows as stored; "pcm" keeps them decoded, at two to three times the room
 
     def __post_init__(self) -> None:
         check_ranges(self, InputError, section="train.loader.")

@@ -36,14 +36,18 @@ PAIR_S = 0.07  # farther apart, two beats are two beats
 class MixRules:
     """How far a stem may be bent to fit."""
 
-    max_tempo_change: Annotated[float, Range(ge=0, le=0.4)] = 0.15  # relative, after octaves
-    octaves: bool = True  # half, double, quarter and fourfold tempo count as the same
-    max_semitones: Annotated[int, Range(ge=0, le=6)] = 3  # with the cents that bring a part to the mix's tuning
-    allow_self: bool = False  # a track may give more than one part of its own mix
+    # Largest relative change of tempo of a part, after octaves
+    max_tempo_change: Annotated[float, Range(ge=0, le=0.4)] = 0.15
+    octaves: bool = True  # count half, double, quarter and fourfold tempo as the same
+    # Largest transposition, with the cents that bring a part to the mix's tuning
+    max_semitones: Annotated[int, Range(ge=0, le=6)] = 3
+    allow_self: bool = False  # let a track give more than one part of its own mix
     min_cover: Probability = 0.5  # share of the mix during which each part must be there
-    max_beat_error_ms: NonNegativeFloat = 35.0  # predicted, median over the beats of a part
-    min_tempo_confidence: Probability = 0.1  # tracks with less are neither reference nor candidate
-    min_phase_confidence: Probability = 0.8  # nor are those whose beats may lie half a beat off
+    # Largest predicted distance between beats, as the median over the beats of a part
+    max_beat_error_ms: NonNegativeFloat = 35.0
+    min_tempo_confidence: Probability = 0.1  # tracks whose tempo is less certain are neither reference nor candidate
+    # Tracks whose beats may lie half a beat off are neither reference nor candidate either
+    min_phase_confidence: Probability = 0.8
 
     def __post_init__(self) -> None:
         check_ranges(self, InputError, section="automix.rules.")

@@ -56,18 +56,26 @@ _NUM_WORST = 3  # seconds
 class Rules:
     """What a song must be like to be kept; every threshold can be set, and each rule be switched off."""
 
-    silence_db: NonPositiveFloat = -40.0  # dBFS; a second of a stem below this is silent
-    min_presence: Probability = 0.3  # of all seconds in which each source must sound; 0 keeps silent stems
-    max_peak_db: AnyNumber = 30.0  # dBFS of a stem's peak: above lie integers taken for floats; 1000 keeps any
-    max_clipped: Probability = 0.0005  # of a stem's samples that lie in flat tops; 1 keeps clipped stems
-    max_offset: Probability = 0.01  # of full scale that a stem's mean may lie off zero; 1 keeps any
-    min_correlation: Correlation = -0.9  # between the channels of a stem; -1 keeps stems that cancel in mono
-    min_cutoff_hz: NonNegativeFloat = 0.0  # where a stem's spectrum may end as if cut; 0 keeps lossy songs (MUSDB18)
-    max_bleed_db: NonPositiveFloat = -25.0  # of another stem in a stem; -20 through a room is read as -25; 0 keeps any
-    max_shift_ms: NonNegativeFloat = 3.0  # of a stem against the mixture that came with it, if any; 1000 keeps any
-    max_residual_db: NonPositiveFloat = -3.0  # of what the stems leave of that mixture; half of it here; 0 keeps any
-    max_label_odds: NonNegativeFloat = 1.0  # log of how much likelier other names for the stems are; 1000 keeps any
-    min_similarity: PositiveFloat = 0.5  # of the shorter song that the other must hold to be its copy; > 1 keeps copies
+    silence_db: NonPositiveFloat = -40.0  # dBFS; a second of a stem below this level counts as silent
+    min_presence: Probability = 0.3  # share of all seconds in which each source must sound; 0 keeps silent stems
+    # dBFS; a stem with a higher peak holds integers that were taken for floats; 1000 keeps any
+    max_peak_db: AnyNumber = 30.0
+    # Share of a stem's samples that may be clipped (in flat tops); 1 keeps clipped stems
+    max_clipped: Probability = 0.0005
+    max_offset: Probability = 0.01  # DC offset: how far from zero a stem's mean may lie, of full scale; 1 keeps any
+    # Least correlation between the channels of a stem; -1 keeps stems that cancel in mono
+    min_correlation: Correlation = -0.9
+    # Lowest frequency at which a stem's spectrum may end as if cut; 0 keeps lossy songs (MUSDB18)
+    min_cutoff_hz: NonNegativeFloat = 0.0
+    # Level of another stem that a stem may hold; -20 through a room reads as -25; 0 keeps any
+    max_bleed_db: NonPositiveFloat = -25.0
+    # Time by which a stem may be off the mixture that came with it, if any; 1000 keeps any
+    max_shift_ms: NonNegativeFloat = 3.0
+    max_residual_db: NonPositiveFloat = -3.0  # level of what the stems leave of that mixture, against it; 0 keeps any
+    # Log of how much likelier other names for the stems may be than their own; 1000 keeps any
+    max_label_odds: NonNegativeFloat = 1.0
+    # Share of the shorter song that another must hold to be its copy; > 1 keeps copies
+    min_similarity: PositiveFloat = 0.5
 
     def __post_init__(self) -> None:
         check_ranges(self, InputError, section="curate.")

@@ -45,8 +45,10 @@ T = TypeVar("T")
 class StoreConfig:
     """Where everything is kept; what lies where inside is not for configuration."""
 
+    # The folder of this machine that holds checkpoints, reports and, unless `data` is set, everything else
     root: str = "stemline-store"
-    data: str = ""  # for songs, tables and what is remembered of them: s3://BUCKET/FOLDER; the root where empty
+    # Where songs, tables and the list of forgotten recordings are kept, such as s3://BUCKET/FOLDER; empty: the root
+    data: str = ""
 
     def __post_init__(self) -> None:
         if not self.root.strip() or (self.data and not self.data.strip()):

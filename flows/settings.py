@@ -1,12 +1,19 @@
 """Every setting as it is declared beside the code that it turns: what documentation and schemas are written from.
 
 Fields of dataclasses say their range in their annotation (`datasets/ranges.py`, and its twin in `models`), their unit
-there or at the end of their name.
+there or at the end of their name, and what they mean in the comment on their line or above it.
 """
 
+import ast
 import dataclasses
+import functools
+import inspect
+import io
+import textwrap
+import tokenize
+import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,14 +28,15 @@ _UNITS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """One leaf of a tree of dataclasses that holds a number, numbers or one of some choices."""
+    """One leaf of a tree of dataclasses."""
 
     name: str  # with its sections, such as train.learner.beta2
-    type: str  # "int", "float", "list of float", "choice"
-    range: str  # what a value must be, such as ">= 0", "in [0, 1)", "finite"
+    type: str  # "int", "float", "list of float", "choice", "text", "list of text", "true or false", "table"
+    range: str  # what a value must be, such as ">= 0", "in [0, 1)", "finite"; "" where it is no number and no choice
     unit: str  # "" where it has none
     default: Any
-    declared: Any  # of `ranges.Declared`, or its twin
+    meaning: str  # "" where nothing is said
+    declared: Any  # of `ranges.Declared`, or its twin; None where it is no number and no choice
 
 
 def declared(kind: type) -> dict[str, Any]:
@@ -42,23 +50,66 @@ def complain(name: str, value: Any, about: Any) -> str:
     return ranges.complain(name, value, about)
 
 
-def numeric(kind: type, at: tuple[str, ...] = ()) -> Iterator[Setting]:
-    """Every such setting in a tree of dataclasses, in the order of its fields."""
-    known, hints = declared(kind), typing.get_type_hints(kind)
+def numeric(kind: type) -> Iterator[Setting]:
+    """The settings in a tree of dataclasses that hold a number, numbers or one of some choices."""
+    return (setting for setting in every(kind) if setting.declared is not None)
+
+
+def every(kind: type, at: tuple[str, ...] = ()) -> Iterator[Setting]:
+    """Every leaf of a tree of dataclasses, in the order of its fields."""
+    known, hints, meant = declared(kind), typing.get_type_hints(kind), meanings(kind)
     for item in dataclasses.fields(kind):
         hint, here = hints[item.name], (*at, item.name)
-        if item.name in known:
-            about = known[item.name]
-            yield Setting(
-                name=".".join(here),
-                type=_type(about),
-                range=f"one of {', '.join(map(str, about.choices))}" if about.choices else str(about.range),
-                unit=about.range.unit or _UNITS.get(item.name.rpartition("_")[2], ""),
-                default=_default(item),
-                declared=about,
-            )
-        elif isinstance(hint, type) and dataclasses.is_dataclass(hint):
-            yield from numeric(hint, here)
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            yield from every(hint, here)
+            continue
+        about = known.get(item.name)
+        yield Setting(
+            name=".".join(here),
+            type=_type(about) if about else _plain_type(hint),
+            range=_range(about) if about else "",
+            unit=(about.range.unit or _UNITS.get(item.name.rpartition("_")[2], "")) if about else "",
+            default=_default(item),
+            meaning=meant.get(item.name, ""),
+            declared=about,
+        )
+
+
+@functools.cache
+def meanings(kind: type) -> Mapping[str, str]:
+    """What is said of each field of a dataclass in the comment at the end of its line, or else in those above it."""
+    found: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        if dataclasses.is_dataclass(base):
+            found.update(_comments_of_fields(textwrap.dedent(inspect.getsource(base))))
+    return found
+
+
+def _comments_of_fields(source: str) -> Iterator[tuple[str, str]]:
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    comments = {token.start: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
+    indented = {line for line, column in comments if not source.splitlines()[line - 1][:column].strip()}
+    by_line = {line: text for (line, _), text in comments.items()}
+    (body,) = ast.parse(source).body
+    for node in body.body if isinstance(body, ast.ClassDef) else ():
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            beside = [by_line[line] for line in range(node.lineno, (node.end_lineno or 0) + 1) if line in by_line]
+            above: list[str] = []
+            while (line := node.lineno - 1 - len(above)) in indented:
+                above.insert(0, by_line[line])
+            yield node.target.id, " ".join(filter(None, beside or above))
+
+
+def _range(about: Any) -> str:
+    return f"one of {', '.join(map(str, about.choices))}" if about.choices else str(about.range)
+
+
+def _plain_type(hint: Any) -> str:
+    """In words, of what is no number."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        hint = next(part for part in typing.get_args(hint) if part is not type(None))
+    words = {str: "text", bool: "true or false", tuple: "list of text"}
+    return words.get(typing.get_origin(hint) or hint, "table")
 
 
 def _type(about: Any) -> str:

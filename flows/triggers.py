@@ -32,13 +32,17 @@ JITTER_H, JITTER = 1.0, 1 / 24  # at most, and of the pause
 class RetrainConfig:
     """When a model is trained again. A trigger at 0 never fires."""
 
-    new_hours: NonNegativeFloat = 10.0  # of clean songs to learn from that the champion has not learned from
-    max_age_days: NonNegativeFloat = 60.0  # since the champion was promoted, or rolled back to
+    # Train again once there are this many hours of clean songs that the champion has not learned from
+    new_hours: NonNegativeFloat = 10.0
+    # Train again once the champion was promoted, or rolled back to, this long ago
+    max_age_days: NonNegativeFloat = 60.0
     canary: str = ""  # a folder of songs with stems on which the champion is scored every time; none where empty
-    canary_drop_db: NonNegativeFloat = 0.3  # of nSDR, against the champion's first score there
-    moved_alias: bool = True  # somebody made another version the champion since the last retraining
-    pause_h: NonNegativeFloat = 24.0  # at least this long from one retraining's beginning to the next
-    gpu_hours_per_month: Annotated[float, Range(ge=0, unit="h")] = 0.0  # 0: not counted
+    # Train again once the champion's nSDR there fell by this much since its first score
+    canary_drop_db: NonNegativeFloat = 0.3
+    moved_alias: bool = True  # train again where somebody made another version the champion since the last retraining
+    pause_h: NonNegativeFloat = 24.0  # least time from one retraining's beginning to the next
+    # Budget of devices times hours in a calendar month; 0: none
+    gpu_hours_per_month: Annotated[float, Range(ge=0, unit="h")] = 0.0
 
     def __post_init__(self) -> None:
         check_ranges(self, InputError, section="retrain.")

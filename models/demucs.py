@@ -36,7 +36,7 @@ class DemucsConfig:
 
     sources: tuple[str, ...] = ("drums", "bass", "other", "vocals")  # order of the estimates
     sample_rate: PositiveInt = 44100  # Hz
-    audio_channels: PositiveInt = 2
+    audio_channels: PositiveInt = 2  # 1 for mono, 2 for stereo
     segment_s: PositiveFloat = 10.0  # seconds to separate at once; any other length works too
     version: Literal[2, 3] = 2  # 2 has an LSTM at the bottom, 3 residual branches
     channels: PositiveInt = 64  # features of the outermost layers

@@ -40,7 +40,7 @@ class HDemucsConfig:
 
     sources: tuple[str, ...] = ("drums", "bass", "other", "vocals")  # order of the estimates
     sample_rate: PositiveInt = 44100  # Hz
-    audio_channels: PositiveInt = 2
+    audio_channels: PositiveInt = 2  # 1 for mono, 2 for stereo
     segment_s: PositiveFloat = 44.0  # seconds to separate at once; any other length works too
     channels: PositiveInt = 48  # features of the outermost layers
     growth: PositiveInt = 2  # factor of features from layer to layer

@@ -39,7 +39,7 @@ class HTDemucsConfig:
 
     sources: tuple[str, ...] = ("drums", "bass", "other", "vocals")  # order of the estimates
     sample_rate: PositiveInt = 44100  # Hz
-    audio_channels: PositiveInt = 2
+    audio_channels: PositiveInt = 2  # 1 for mono, 2 for stereo
     segment_s: PositiveFloat = 7.8  # seconds; what evaluation pads to, and the most it takes
     channels: PositiveInt = 48  # features of the outermost layers
     growth: PositiveInt = 2  # factor of features from layer to layer
@@ -50,7 +50,7 @@ class HTDemucsConfig:
     dconv_in_decoder: bool = True  # False as in the paper's tables, True in all released weights
     transformer_width: PositiveInt = 512  # features per token; another number than the U-Net's adds 1x1 maps around
     transformer_layers: NonNegativeInt = 5  # self- and cross-attention in turn, per domain
-    transformer_heads: PositiveInt = 8
+    transformer_heads: PositiveInt = 8  # attention heads, which must divide the features per token
     transformer_hidden_scale: PositiveFloat = 4.0  # feed-forward features / transformer_width
     dropout: Annotated[float, Range(ge=0, lt=1)] = 0.02  # share of features dropped in the transformer while training
     attention_dropout: Annotated[float, Range(ge=0, lt=1)] = (

@@ -32,34 +32,33 @@ class AugmentConfig:
     Unless said otherwise a probability is that of one stem.
     """
 
-    remix_all: Probability = (
-        0.0  # of a row: each of its stems is drawn from a song of its own, out of the whole dataset
-    )
-    repitch_probability: Probability = 0.0  # of a row: all its stems get another tempo and pitch; published: 0.2
-    repitch_semitones: Annotated[int, Range(ge=0, le=6)] = 2  # at most, up or down
+    # Probability that each stem of a row comes from a song of its own, out of the whole dataset
+    remix_all: Probability = 0.0
+    # Probability that all stems of a row get another tempo and pitch; published: 0.2
+    repitch_probability: Probability = 0.0
+    repitch_semitones: Annotated[int, Range(ge=0, le=6)] = 2  # largest transposition, up or down
     repitch_tempo: NonNegativeFloat = 0.05  # standard deviation of the relative change of tempo
-    repitch_max_tempo: Annotated[float, Range(ge=0, le=0.4)] = (
-        0.12  # where that is cut off; excerpts are read this much longer
-    )
+    # Largest relative change of tempo; excerpts are read this much longer
+    repitch_max_tempo: Annotated[float, Range(ge=0, le=0.4)] = 0.12
     shift_s: NonNegativeFloat = 1.0  # each stem starts up to this much later, independently; 0 leaves them aligned
-    shift_together: bool = False  # all stems of a row by the same time
+    shift_together: bool = False  # delay all stems of a row by the same time
     flip_channels: bool = True  # swap left and right of a stem with probability 1/2
     flip_sign: bool = True  # turn a stem's polarity with probability 1/2
-    eq_probability: Probability = 0.0
-    eq_db: NonNegativeFloat = 6.0  # greatest gain, up or down, drawn for each octave; between them it is smooth
-    saturate_probability: Probability = 0.0
-    saturate_db: NonNegativeFloat = 12.0  # greatest drive into the soft limit; a stem keeps its loudness
-    codec_probability: Probability = 0.0  # what a lossy codec does: treble cut off, the rest coarse in every band
-    width_probability: Probability = 0.0
-    width_max: NonNegativeFloat = 1.5  # gain of the difference of left and right, uniform from 0 (mono)
-    scale_probability: Probability = 1.0  # per batch
-    scale_min: PositiveFloat = 0.25  # gain of each stem, uniform
-    scale_max: PositiveFloat = 1.25
-    mixup_probability: Probability = 0.0  # a stem of the same source from another row of its group is added to it
-    remix_probability: Probability = 1.0  # per batch
-    remix_group: PositiveInt = (
-        4  # stems change places inside groups of this many rows of the global batch; 1 leaves them
-    )
+    eq_probability: Probability = 0.0  # probability that a stem goes through a random equalizer
+    eq_db: NonNegativeFloat = 6.0  # largest gain of the equalizer, up or down, drawn for each octave and smooth between
+    saturate_probability: Probability = 0.0  # probability that a stem is driven into a soft limit
+    saturate_db: NonNegativeFloat = 12.0  # largest drive into the soft limit; a stem keeps its loudness
+    # Probability of what a lossy codec does to a stem: treble cut, all bands coarse
+    codec_probability: Probability = 0.0
+    width_probability: Probability = 0.0  # probability that the stereo width of a stem changes
+    width_max: NonNegativeFloat = 1.5  # largest gain of the difference of left and right, drawn evenly from 0 (mono)
+    scale_probability: Probability = 1.0  # probability that the stems of a batch change their gain
+    scale_min: PositiveFloat = 0.25  # least gain of a stem, drawn evenly
+    scale_max: PositiveFloat = 1.25  # largest gain of a stem
+    # Probability that a stem of the same source from another row of the group is added
+    mixup_probability: Probability = 0.0
+    remix_probability: Probability = 1.0  # probability that the stems of a batch change places between rows
+    remix_group: PositiveInt = 4  # rows of the global batch among which stems change places; 1 leaves them
 
     def __post_init__(self) -> None:
         check_ranges(self, ModelError)
@@ -90,10 +89,12 @@ class AugmentConfig:
 class QuantizeConfig:
     """Differentiable quantisation (Défossez, Adi, Synnaeve 2021): bit widths that are learnt with the weights."""
 
-    penalty: NonNegativeFloat = 0.0  # loss per MiB of the packed model; published: 1e-4 and 3e-4; 0 trains plainly
-    group_size: PositiveInt = 8  # weights that share a width
-    min_mib: NonNegativeFloat = MIN_QUANTIZED_MIB  # in float32; smaller matrices, and vectors, stay float16
-    learning_rate: PositiveFloat = 1e-3  # of the widths, constant; short trainings need more
+    # Loss per MiB of the packed model; published: 1e-4 and 3e-4; 0 trains without quantization
+    penalty: NonNegativeFloat = 0.0
+    group_size: PositiveInt = 8  # weights that share a bit width
+    # Least size of a matrix, in float32, to be quantized; smaller ones, and vectors, stay float16
+    min_mib: NonNegativeFloat = MIN_QUANTIZED_MIB
+    learning_rate: PositiveFloat = 1e-3  # of the bit widths, constant; short trainings need more
 
     def __post_init__(self) -> None:
         check_ranges(self, ModelError)
@@ -103,10 +104,11 @@ class QuantizeConfig:
 class SingularConfig:
     """A penalty on the square of each weight matrix's largest singular value, as in Hybrid Demucs (2111.03600)."""
 
-    penalty: NonNegativeFloat = 0.0  # loss per unit; published: 1e-5; 0 computes nothing
-    min_mib: NonNegativeFloat = 1.0  # in float32; smaller matrices are left alone
-    rank: PositiveInt = 50  # of the random sketch in which the value is looked for
-    iterations: PositiveInt = 4  # of the sketch through the matrix and back
+    # Loss per unit of the squared largest singular values; published: 1e-5; 0 computes nothing
+    penalty: NonNegativeFloat = 0.0
+    min_mib: NonNegativeFloat = 1.0  # least size of a matrix, in float32, to be penalized
+    rank: PositiveInt = 50  # dimensions of the random sketch in which the value is looked for
+    iterations: PositiveInt = 4  # passes of the sketch through the matrix and back
 
     def __post_init__(self) -> None:
         check_ranges(self, ModelError)
@@ -116,31 +118,27 @@ class SingularConfig:
 class LearnerConfig:
     """One optimization step: Adam on the L1 distance between waveforms, as published for HT Demucs."""
 
-    learning_rate: PositiveFloat = 3e-4
-    beta1: Annotated[float, Range(ge=0, lt=1)] = 0.9
-    beta2: Annotated[float, Range(ge=0, lt=1)] = 0.999
-    weight_decay: NonNegativeFloat = 0.0  # decoupled (AdamW) when not 0
-    weight_decay_under: str = ""  # of parameters whose names begin so, such as "crosstransformer."; empty: of all
+    learning_rate: PositiveFloat = 3e-4  # of Adam, after the warm-up
+    beta1: Annotated[float, Range(ge=0, lt=1)] = 0.9  # Adam's decay of the mean of gradients
+    beta2: Annotated[float, Range(ge=0, lt=1)] = 0.999  # Adam's decay of the mean of squared gradients
+    weight_decay: NonNegativeFloat = 0.0  # decoupled weight decay (AdamW); 0: plain Adam
+    weight_decay_under: str = ""  # decay only parameters whose names begin so, such as "crosstransformer."; empty: all
     warmup_steps: NonNegativeInt = 0  # steps over which the learning rate rises from 0
-    final_fraction: Probability = (
-        1.0  # of the learning rate at the last step, reached along a cosine; 1 keeps it constant
-    )
-    max_grad_norm: NonNegativeFloat = 0.0  # 0 does not clip
-    source_weights: tuple[NonNegativeFloat, ...] = ()  # of each source in the loss; empty counts them equally
-    robust_drop: Annotated[float, Range(ge=0, lt=1)] = (
-        0.0  # share of rows with the highest loss that do not count, per source: against wrong labels
-    )
-    robust_group: PositiveInt = 8  # consecutive rows of the global batch among which they are looked for
-    robust_after: NonNegativeInt = 1000  # steps in which all count: an untrained model is worst at what is loud
-    ema_decays: tuple[Annotated[float, Range(gt=0, lt=1)], ...] = (
-        0.9995,
-        0.9999,
-    )  # averages of the weights, each a candidate at validation
-    epoch_ema_decays: tuple[
-        Annotated[float, Range(gt=0, lt=1)], ...
-    ] = ()  # the same, but taking in the weights only every `epoch_steps` steps
-    epoch_steps: PositiveInt = 800
-    precision: str = "float32"  # or "bfloat16": autocast in the forward pass, weights stay float32
+    # Learning rate at the last step as a share of the highest, reached along a cosine; 1: constant
+    final_fraction: Probability = 1.0
+    max_grad_norm: NonNegativeFloat = 0.0  # gradients are clipped to this norm; 0: never
+    source_weights: tuple[NonNegativeFloat, ...] = ()  # weight of each source in the loss; empty counts them equally
+    # Share of rows with the highest loss that do not count, per source: against wrong labels
+    robust_drop: Annotated[float, Range(ge=0, lt=1)] = 0.0
+    # Consecutive rows of the global batch among which the rows of the highest loss are looked for
+    robust_group: PositiveInt = 8
+    robust_after: NonNegativeInt = 1000  # steps in which all rows count: an untrained model is worst at what is loud
+    # Decays of averages of the weights, each a candidate at validation
+    ema_decays: tuple[Annotated[float, Range(gt=0, lt=1)], ...] = (0.9995, 0.9999)
+    # The same for averages that take in the weights only every `epoch_steps` steps
+    epoch_ema_decays: tuple[Annotated[float, Range(gt=0, lt=1)], ...] = ()
+    epoch_steps: PositiveInt = 800  # steps between two updates of the averages of `epoch_ema_decays`
+    precision: str = "float32"  # "float32", or "bfloat16": autocast in the forward pass, weights stay float32
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     quantize: QuantizeConfig = field(default_factory=QuantizeConfig)
     singular: SingularConfig = field(default_factory=SingularConfig)

@@ -36,14 +36,15 @@ CHUNK_ELEMENTS = 2**24  # pairs whose matches are held at a time
 class SparseHTDemucsConfig(HTDemucsConfig):
     """HT Demucs with sparse attention in every layer, by default the paper's largest."""
 
-    segment_s: PositiveFloat = 12.2
-    transformer_layers: NonNegativeInt = 7
+    segment_s: PositiveFloat = 12.2  # seconds; what evaluation pads to, and the most it takes
+    transformer_layers: NonNegativeInt = 7  # self- and cross-attention in turn, per domain
     attention_dropout: Annotated[float, Range(ge=0, lt=1)] = 0.0  # the pattern itself already leaves out most pairs
     sparsity: Annotated[float, Range(ge=0, lt=1)] = (
         0.9  # share of pairs that attention leaves out, as near as a whole k allows
     )
+    # Rounds of hashing; in each a token falls into one of 4 buckets
     hash_rounds: Annotated[int, Range(ge=1, le=MAX_ROUNDS)] = 32
-    # Of the hash in evaluation; training draws a new one at every call.
+    # Seed of the hash in evaluation; training draws a new one at every call
     hash_seed: Annotated[int, Range(ge=-(2**63), lt=2**63)] = 0
 
     def __post_init__(self) -> None:

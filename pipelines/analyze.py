@@ -36,7 +36,8 @@ _SONGS_HELD = 2.3  # a song, a copy of it in passing, and its spectra: measured 
 class AnalyzeConfig:
     """What is listened to."""
 
-    singing_range_db: Annotated[float, Range(gt=0, le=100)] = RANGE_DB  # vocals so far below their peaks are no singing
+    # Vocals that are more than this below their peaks count as no singing
+    singing_range_db: Annotated[float, Range(gt=0, le=100)] = RANGE_DB
 
     def __post_init__(self) -> None:
         check_ranges(self, InputError, section="analyze.")

@@ -47,11 +47,11 @@ _SONGS_HELD = 3.0  # the stems of a mix, as long as its longest part, and what b
 class AutomixConfig:
     """How many mixes are made, and of what."""
 
-    mixes_per_track: NonNegativeInt = 2  # plans with each track as the reference; 0 makes none
-    seed: NonNegativeInt = 0
-    splits: tuple[str, ...] = ("train",)  # tracks of different splits are never mixed
+    mixes_per_track: NonNegativeInt = 2  # mixes planned with each track as the reference; 0 makes none
+    seed: NonNegativeInt = 0  # seed of all plans
+    splits: tuple[str, ...] = ("train",)  # splits of which mixes are made; tracks of different splits are never mixed
     rules: MixRules = field(default_factory=MixRules)
-    mixes_per_shard: PositiveInt = 4  # on average
+    mixes_per_shard: PositiveInt = 4  # mixes in one Parquet file, on average
 
     def __post_init__(self) -> None:
         check_ranges(self, InputError, section="automix.")

@@ -49,17 +49,17 @@ _HELD_SEPARATING, _HELD_SCORING, _HELD_BY_MUSEVAL = 5, 9, 16
 class EvaluateConfig:
     """On which songs and how a model is scored; fields up to the precision are the protocol, without `museval_json`."""
 
-    split: str = "test"
-    overlap: ProperFraction = 0.25  # of neighbouring segments
+    split: str = "test"  # which split is scored: train, valid or test
+    overlap: ProperFraction = 0.25  # share of a segment that the next one covers again
     shifts: NonNegativeInt = 0  # seeded delays to average over
-    window_s: PositiveFloat = 1.0  # BSS Eval's, without overlap
-    all_four: bool = False  # ISR, SIR and SAR beside SDR; some 30 ms for each second of a song
-    scorer: str = "stemline"  # or "museval", which takes some 30 times as long for the same scores
+    window_s: PositiveFloat = 1.0  # length of BSS Eval's windows, which do not overlap
+    all_four: bool = False  # compute ISR, SIR and SAR beside SDR; some 30 ms for each second of a song
+    scorer: str = "stemline"  # "stemline", or "museval", which takes some 30 times as long for the same scores
     museval_json: str = ""  # a folder for the scores of every window, as museval writes them; all_four=true only
-    max_song_s: NonNegativeFloat = 0.0  # from the start of each song; 0 takes the whole song
-    precision: str = "float32"  # or "bfloat16"
-    batch_size: PositiveInt = 1  # segments at once
-    num_workers: PositiveInt = 2  # models in memory, each with a CPU
+    max_song_s: NonNegativeFloat = 0.0  # how much of each song is scored, from its start; 0 takes the whole song
+    precision: str = "float32"  # "float32" or "bfloat16"
+    batch_size: PositiveInt = 1  # segments that a model computes at once
+    num_workers: PositiveInt = 2  # copies of the model in memory, each with a CPU
     use_gpu: bool = False  # one GPU per worker
 
     def __post_init__(self) -> None:

@@ -29,20 +29,26 @@ CLEAN = Contamination()
 class GateConfig:
     """The rules; in dB of nSDR where nothing else is said."""
 
-    min_improvement: Decibels = 3.0  # over the mixture, mean over songs and sources
-    min_nsdr: Decibels = 0.0  # the same mean; silence scores 0 dB, some 5 above the mixture
-    confidence: Annotated[float, Range(ge=0.5, lt=1)] = 0.975  # of each bound; 0.95 passes 8 of 100 equals
+    min_improvement: Decibels = 3.0  # least gain over the mixture, mean over songs and sources
+    min_nsdr: Decibels = 0.0  # least score, the same mean; silence scores 0 dB, the mixture some 5 dB below that
+    # Of each lower bound; at 0.95 some 8 of 100 equal models would pass
+    confidence: Annotated[float, Range(ge=0.5, lt=1)] = 0.975
     min_songs: PositiveInt = 8  # with fewer, no candidate replaces a champion
-    margin: Decibels = 0.0  # that the lower bound of the gain must exceed
-    source_tolerance: Annotated[float, Range(ge=0, unit="dB")] = 0.5  # no source's lower bound may lie further below 0
-    slice_tolerance: Annotated[float, Range(ge=0, unit="dB")] = 1.0  # nor may the mean gain over any slice
-    slices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # patterns of track ids, such as */Jazz*
+    margin: Decibels = 0.0  # what the lower bound of the gain over the champion must exceed
+    # How far below 0 the lower bound of any source's gain may lie
+    source_tolerance: Annotated[float, Range(ge=0, unit="dB")] = 0.5
+    # How far below 0 the mean gain over any slice of the songs may lie
+    slice_tolerance: Annotated[float, Range(ge=0, unit="dB")] = 1.0
+    # Slices of your own: for each name patterns of track ids, such as */Jazz*
+    slices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     tags: str = ""  # a CSV file of track_id,tag, such as genres: each tag is a slice
-    leakage_tolerance_db: NonNegativeFloat = 3.0  # more sound than the champion's where a stem is silent
-    max_size_mb: NonNegativeFloat = 0.0  # of the files of the weights; 0: any
-    max_real_time: NonNegativeFloat = 0.0  # seconds of computing per second of song, as measured in scoring; 0: any
-    approval: bool = False  # a person is asked before a candidate that passed is promoted
-    approval_s: PositiveFloat = 86400.0  # for how long; nobody's word is a no
+    # How much louder than the champion's the leakage into silent stems may be
+    leakage_tolerance_db: NonNegativeFloat = 3.0
+    max_size_mb: NonNegativeFloat = 0.0  # largest size of the files of the weights; 0: any
+    # Most seconds of computing per second of song, as measured in scoring; 0: any
+    max_real_time: NonNegativeFloat = 0.0
+    approval: bool = False  # ask a person before a candidate that passed is promoted
+    approval_s: PositiveFloat = 86400.0  # how long to wait for the answer; none means no
 
     def __post_init__(self) -> None:
         check_ranges(self, InputError, section="gate.")

@@ -50,16 +50,16 @@ _WORKER_BYTES = 500_000_000  # an interpreter with its libraries, and half a min
 class CorpusConfig:
     """Where the songs are, and what is asked of them."""
 
-    root: str = ""  # the folder with the songs; see datasets/corpus.py for the layouts
+    root: str = ""  # the folder with the songs; `stemline corpus` shows how it would be read
     sources: tuple[str, ...] = SOURCES  # every song must have a stem for each
-    taxonomy: str = DEFAULT  # what files are called: a name or a TOML file; see docs/corpus.md
-    unknown: str = "refuse"  # songs with files whose names say nothing, or "leave_out" such files
+    taxonomy: str = DEFAULT  # which file names mean which source: a name that ships, or a TOML file of your own
+    unknown: str = "refuse"  # "refuse" a song that has a file whose name says nothing, or "leave_out" such files
     pad_s: NonNegativeFloat = 5.0  # raw files of one song may end this much before the longest; filled with silence
     allow_outside: bool = False  # a CSV may name files outside the root
-    license: str = "unknown"  # carried along to every chunk
-    split_seed: NonNegativeInt = 0  # draws the splits that no folder states
-    valid_fraction: ProperFraction = 0.1  # of the groups of songs that the draw is about
-    test_fraction: ProperFraction = 0.2
+    license: str = "unknown"  # the licence of the songs, noted with every chunk
+    split_seed: NonNegativeInt = 0  # seed of the draw that gives songs a split where no folder states one
+    valid_fraction: ProperFraction = 0.1  # share of the groups of songs that the draw puts into the validation split
+    test_fraction: ProperFraction = 0.2  # share of the groups of songs that the draw puts into the test split
 
     def __post_init__(self) -> None:
         if not self.sources or len(set(self.sources)) != len(self.sources):
@@ -94,11 +94,13 @@ class CorpusConfig:
 class IngestConfig:
     """How songs are stored."""
 
-    sample_rate: Annotated[int, Range(ge=1, unit="Hz")] = 44100  # other rates are resampled
-    resample_quality: Literal["QQ", "LQ", "MQ", "HQ", "VHQ"] = "HQ"  # soxr's names; -136 dB of aliasing at "HQ"
-    channels: Annotated[int, Range(ge=1, le=2)] = 2  # mono songs are stored with both channels equal
-    bits: Literal["source", 16, 24] = "source"  # "source": 16 where no file of a song has more or is lossless, else 24
-    chunk_s: PositiveInt = CHUNK_S  # seconds of one song per row
+    sample_rate: Annotated[int, Range(ge=1, unit="Hz")] = 44100  # rate at which songs are stored; others are resampled
+    # Quality of resampling, by the names of soxr; "HQ" has -136 dB of aliasing
+    resample_quality: Literal["QQ", "LQ", "MQ", "HQ", "VHQ"] = "HQ"
+    channels: Annotated[int, Range(ge=1, le=2)] = 2  # channels stored; mono songs are stored with both channels equal
+    # Of a stored sample; "source": 16 where no file of a song has more or is lossless, else 24
+    bits: Literal["source", 16, 24] = "source"
+    chunk_s: PositiveInt = CHUNK_S  # seconds of one song in a row of the table of chunks
     min_song_s: NonNegativeFloat = 1.0  # shorter songs are refused
     shard_mb: PositiveInt = 384  # a shard ends with the song that takes it there; small corpora make smaller shards
 

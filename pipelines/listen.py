@@ -40,9 +40,10 @@ _ENERGY_FLOOR = 1e-7
 class ListenConfig:
     """What is put on the pages of `stemline listen`."""
 
-    songs: NonNegativeInt = 8  # those that lost most first; 0 takes all
-    only: tuple[str, ...] = ()  # patterns of track ids, such as */Jazz*; empty takes any
-    seconds: Annotated[float, Range(gt=0, le=120, unit="s")] = 15.0  # of each song; all of it where it is shorter
+    songs: NonNegativeInt = 8  # songs on the pages, those that lost most first; 0 takes all
+    # Take only songs whose track ids match one of these patterns, such as */Jazz*; empty: any
+    only: tuple[str, ...] = ()
+    seconds: Annotated[float, Range(gt=0, le=120, unit="s")] = 15.0  # length of the excerpt of each song
 
     def __post_init__(self) -> None:
         check_ranges(self, InputError, section="listen.")

@@ -40,7 +40,8 @@ _LOSSES_KEPT = 500  # points of the curve that a decision may look back on
 class ModelConfig:
     """Which network, by the name of a preset of `models/catalog.py`, and what to change in it."""
 
-    preset: str = "htdemucs"
+    preset: str = "htdemucs"  # which network, by the name of a preset of models/catalog.py
+    # What to change in it: fields of its configuration, such as model.options.segment_s=12.2
     options: dict[str, Any] = field(default_factory=dict)
     start: str = ""  # weights to begin with: a checkpoint, a file, or models:/NAME@ALIAS; random ones where empty
     fine_tune: bool = False  # the recipe changes trained weights: without `start` it is refused
@@ -72,29 +73,32 @@ class ModelConfig:
 class TrainConfig:
     """How long, on how much, and by whom."""
 
-    steps: PositiveInt = 288_000
+    steps: PositiveInt = 288_000  # optimization steps of the whole training
     batch_size: PositiveInt = 32  # rows of the global batch, shared by the workers; a row is one segment of the model
-    seed: NonNegativeInt = 0
+    seed: NonNegativeInt = 0  # seed of first weights, rows, augmentation and dropout
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     trouble: TroubleConfig = field(default_factory=TroubleConfig)
     checkpoint_every: PositiveInt = 800  # steps; each checkpoint validates too
     log_every: PositiveInt = 10  # steps averaged into one point of the loss curve
-    valid_songs: NonNegativeInt = 16  # from all over the valid split; 0: none, the last weights are the result
-    valid_s: NonNegativeFloat = 30.0  # from the middle of each; 0 takes the whole song
-    example_s: NonNegativeFloat = 4.0  # of the first of them, as FLAC with what better weights make of it; 0: none
+    # Songs from all over the valid split that choose the best weights; 0: none, the last weights win
+    valid_songs: NonNegativeInt = 16
+    valid_s: NonNegativeFloat = 30.0  # how much of each of them is scored, from its middle; 0 takes the whole song
+    # How much of the first of them is kept as FLAC with what better weights make of it; 0: none
+    example_s: NonNegativeFloat = 4.0
     num_workers: NonNegativeInt = 2  # 0 trains in the calling process, without Ray
     min_workers: NonNegativeInt = 0  # go on with as few when machines are lost, and take more again; 0: num_workers
-    elastic_look_s: PositiveFloat = 60.0  # between two looks whether there are machines for more workers
+    elastic_look_s: PositiveFloat = 60.0  # time between two looks whether there are machines for more workers
     micro_batch: NonNegativeInt = 0  # rows that a worker computes at once, where memory is short; 0: all of its share
-    cpus_per_worker: PositiveInt = 1
+    cpus_per_worker: PositiveInt = 1  # CPUs that Ray sets aside for each worker
     use_gpu: bool = False  # one GPU per worker
-    max_failures: NonNegativeInt = 3  # restarts of the workers before giving up
-    hang_s: PositiveFloat = 900.0  # a worker that keeps the others waiting for longer is given up, and all restarted
-    keep_checkpoints: PositiveInt = 2
-    copy_to: str = ""  # s3://BUCKET/FOLDER or a folder: a copy of each checkpoint, for when the run's folder is lost
-    prefetch_batches: NonNegativeInt = 2  # decoded ahead by each worker
+    max_failures: NonNegativeInt = 3  # how often workers are started again before the training gives up
+    hang_s: PositiveFloat = 900.0  # how long one worker may keep the others waiting before all are started again
+    keep_checkpoints: PositiveInt = 2  # newest checkpoints that stay on the disk
+    copy_to: str = ""  # a folder or s3://BUCKET/FOLDER for a copy of each checkpoint, in case the run's folder is lost
+    prefetch_batches: NonNegativeInt = 2  # batches that each worker decodes ahead
     loader: LoaderConfig = field(default_factory=LoaderConfig)
-    silence_weight: Probability = 1.0  # of the time in which sources are silent, when segments are drawn
+    # Weight of the time in which sources are silent, when segments are drawn; 1 draws evenly
+    silence_weight: Probability = 1.0
 
     def __post_init__(self) -> None:
         check_ranges(self, InputError, section="train.")

@@ -21,13 +21,16 @@ from datasets.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Prope
 class TroubleConfig:
     """When a training is in trouble, and what then."""
 
-    max_skipped: NonNegativeInt = 3  # steps in a row without a finite gradient; one more takes the training back
-    diverge_factor: NonNegativeFloat = 3.0  # a point this many times the recent median takes it back too; 0 never
-    diverge_points: PositiveInt = 20  # points the median is taken over
-    max_rollbacks: NonNegativeInt = 3  # one more stops the training
-    rollback_rate: Annotated[float, Range(gt=0, lt=1)] = 0.5  # the learning rate is multiplied by this each time
-    plateau_checkpoints: NonNegativeInt = 0  # without a better score before something is done; 0 never
-    plateau_rate: ProperFraction = 0.0  # the learning rate is multiplied by this on a plateau; 0 ends the training
+    # Steps in a row that may lack a finite gradient; one more goes back to a checkpoint
+    max_skipped: NonNegativeInt = 3
+    # A loss of this many times the recent median goes back to a checkpoint too; 0: never
+    diverge_factor: NonNegativeFloat = 3.0
+    diverge_points: PositiveInt = 20  # points of the loss curve that the median is taken over
+    max_rollbacks: NonNegativeInt = 3  # how often a training may go back; once more stops it
+    # Factor of the learning rate each time a training goes back
+    rollback_rate: Annotated[float, Range(gt=0, lt=1)] = 0.5
+    plateau_checkpoints: NonNegativeInt = 0  # checkpoints without a better score that make a plateau; 0: never
+    plateau_rate: ProperFraction = 0.0  # factor of the learning rate on a plateau; 0 ends the training
 
     def __post_init__(self) -> None:
         check_ranges(self, InputError, section="train.trouble.")

@@ -24,11 +24,10 @@ MAX_NAME = 200  # characters; a database keeps 256 of a name, with what is added
 class RegistryConfig:
     """Names under which versions are kept."""
 
-    name: str = "stemline"  # of the registered model: consumers load models:/NAME@champion
-    experiment: str = "stemline"  # where MLflow shows the runs
-    artifacts: str = (
-        ""  # where a new experiment keeps files: s3://BUCKET/FOLDER; empty: the server's choice, or the store
-    )
+    name: str = "stemline"  # name of the registered model: consumers load models:/NAME@champion
+    experiment: str = "stemline"  # experiment of MLflow that holds the runs
+    # Where a new experiment keeps files: s3://BUCKET/FOLDER; empty: the server's choice, or the store
+    artifacts: str = ""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.-]+", self.name) or self.name == "." or self.name.startswith(".."):

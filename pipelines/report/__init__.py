@@ -33,10 +33,12 @@ SDR = "SDR (BSS Eval v4: median over 1 s windows, then median over songs)"
 class ReportConfig:
     """What the page holds."""
 
-    clip_s: Annotated[float, Range(ge=1, le=30)] = 18.0  # of the players; nine of 30 s are 8 MB, what a mail takes
+    # Length of what is played; nine players of 30 s are 8 MB, what a mail takes
+    clip_s: Annotated[float, Range(ge=1, le=30)] = 18.0
     mixes: Annotated[int, Range(ge=0, le=12)] = 3  # automixes that are drawn and played; 0 leaves them out
-    mix_s: Annotated[float, Range(ge=1, le=30)] = 10.0  # of each
-    augment_s: Annotated[float, Range(ge=0, le=15)] = 5.0  # of the excerpt that augmentation is shown on; 0: none
+    mix_s: Annotated[float, Range(ge=1, le=30)] = 10.0  # length of each of these
+    # Length of the excerpt on which augmentation is shown; 0: none
+    augment_s: Annotated[float, Range(ge=0, le=15)] = 5.0
 
     def __post_init__(self) -> None:
         check_ranges(self, InputError, section="report.")

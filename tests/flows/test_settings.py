@@ -16,6 +16,7 @@ from flows import settings
 from flows.config import RunConfig
 from flows.planning import Hardware
 from flows.settings import Setting
+from models.catalog import FAMILIES
 from pipelines.evaluate import EvaluateConfig
 
 NUMBERS = [setting for setting in settings.numeric(RunConfig) if setting.type != "choice"]
@@ -80,6 +81,60 @@ def test_the_default_and_a_bound_that_belongs_to_the_range_are_inside(setting: S
 def test_the_list_says_range_and_unit(name: str, range: str, unit: str) -> None:
     listed = {setting.name: setting for setting in settings.numeric(RunConfig)}
     assert (listed[name].range, listed[name].unit) == (range, unit)
+
+
+def leaves(kind: type, at: str = "") -> Iterator[str]:
+    """Names of all settings, found without what lists them."""
+    hints = typing.get_type_hints(kind)
+    for item in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(hints[item.name]):
+            yield from leaves(hints[item.name], f"{at}{item.name}.")
+        else:
+            yield f"{at}{item.name}"
+
+
+def test_every_setting_is_listed_with_type_default_and_meaning() -> None:
+    listed = {setting.name: setting for setting in settings.every(RunConfig)}
+    assert list(listed) == list(leaves(RunConfig))
+    assert len(listed) > 150
+    assert [name for name, setting in listed.items() if not setting.type] == []
+    assert [name for name, setting in listed.items() if len(setting.meaning.split()) < 2] == []
+    for name, setting in listed.items():
+        if setting.default is not None and setting.type != "table":  # what is listed is a value that is taken
+            door.build(RunConfig, {}, [door.override(name, setting.default)])
+
+
+def test_every_option_of_every_network_has_a_meaning() -> None:
+    for family in FAMILIES.values():
+        assert [option.name for option in settings.every(family.config_class) if not option.meaning] == []
+
+
+@dataclasses.dataclass
+class _Base:
+    # A paragraph about something else.
+
+    #
+    # of two lines,
+    # above the field
+    first: int = 1
+    second: int = 2  # beside it
+    third: tuple[int, ...] = (
+        1,  # inside
+        2,
+    )
+    fourth: str = "# no comment"
+
+
+@dataclasses.dataclass
+class _Derived(_Base):
+    # not this one
+    second: int = 3  # otherwise
+
+
+def test_a_meaning_is_the_comment_beside_a_field_or_else_above_it() -> None:
+    assert settings.meanings(_Derived) == {
+        "first": "of two lines, above the field", "second": "otherwise", "third": "inside", "fourth": "",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
