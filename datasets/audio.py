@@ -132,7 +132,7 @@ def decode_blocks(
     with closing(_open(path, stream)) as reader:
         blocks = _checked(reader, path)
         if channels == 1 < reader.info.channels:
-            blocks = means(blocks, lambda below_db: _inverted(path, below_db))
+            blocks = means(blocks, str(path))
         else:
             blocks = (to_channels(block, channels) for block in blocks)
         resampled = resample_blocks(
@@ -438,14 +438,6 @@ class _AvReader:
 
     def close(self) -> None:
         self._stack.close()
-
-
-def _inverted(path: str | Path, below_db: float) -> AudioError:
-    return AudioError(
-        "inverted",
-        f"{path}: its two channels cancel each other in mono, their mean is {below_db:.0f} dB below their difference; "
-        "turn one of them over, or keep both channels",
-    )
 
 
 def _truncated(path: Path, detail: str) -> AudioError:

@@ -20,9 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.audio import AudioInfo, Integers, Samples, decode_blocks, encode_flac, integer_blocks, probe
+from datasets.downmix import Cancellation
 from datasets.errors import AudioError
 from datasets.frames import decode_frames, frame_offsets, frames_around
 from datasets.schema import SCHEMA_VERSION, StemFile, Track
+from datasets.stemnames import without_side
 
 Stem = Samples | Integers  # of one source, (C, T); integers as they are where nothing has to be done to them
 
@@ -202,15 +204,39 @@ def _check_alike(track: Track, sources: Sequence[str]) -> dict[StemFile, AudioIn
     return infos
 
 
+class _Pair:
+    """Mono files of a left and a right side, which the store's one channel joins as a stereo file's two are."""
+
+    def __init__(self, files: Sequence[StemFile]) -> None:
+        names = " and ".join(sorted({Path(file.path).name for file in files}))
+        self.lost = Cancellation(f"{names}: the two sides")
+        self._num_files, self._waiting = len(files), len(files)
+        self._sides_CT: Samples | None = None
+
+    def add(self, side: str | None, block_CT: Stem | None, block_samples: int) -> None:
+        """Hear the next block of one of the files; each has one, or None, in every stretch."""
+        if isinstance(block_CT, np.ndarray):
+            if self._sides_CT is None:
+                self._sides_CT = np.zeros((2, block_samples), np.float32)
+            self._sides_CT[int(side == "right"), : block_CT.shape[1]] += block_CT[0]
+        self._waiting -= 1
+        if self._waiting == 0:
+            if self._sides_CT is not None:
+                self.lost.add(self._sides_CT)
+            self._waiting, self._sides_CT = self._num_files, None
+
+
 @dataclass(slots=True, kw_only=True)
 class _Part:
     """One file on its way into the sum of its source."""
 
     source: str
+    file: StemFile
     name: str  # of the file
     position: int  # of the source
     blocks: Iterator[Stem]
     gains_C1: Samples | None
+    pairs: Sequence[_Pair] = ()  # that the file belongs to
     num_samples: int = 0  # decoded so far
     ended: bool = False
 
@@ -228,13 +254,15 @@ def _stretches(
     """All sources of the same stretch, read from all files at once; the files of one source are summed.
 
     A mono file goes into both channels as it is (0 dB), or into one alone if its name says which side it is. What
-    a file of 16-bit integers holds stays as it is where nothing has to be done to it.
+    a file of 16-bit integers holds stays as it is where nothing has to be done to it. AudioError after the last stretch
+    where one channel is asked for and the files of two sides cancel each other.
     """
     slack = None if track.pad_s is None else round(track.pad_s * sample_rate)
     with ExitStack() as stack:
         parts = []
         for position, source in enumerate(sources):
             files = track.stems[source]
+            pairs = _pairs([file for file in files if infos[file].channels == 1]) if channels == 1 else {}
             for file in files:
                 name, gains_C1 = Path(file.path).name, _gains(file, infos[file], channels)
                 blocks = _blocks(
@@ -242,7 +270,12 @@ def _stretches(
                     channels=channels, block_samples=block_samples, resample_quality=resample_quality,
                 )  # fmt: skip
                 stack.callback(blocks.close)
-                parts.append(_Part(source=source, name=name, position=position, blocks=blocks, gains_C1=gains_C1))
+                parts.append(
+                    _Part(
+                        source=source, file=file, name=name, position=position, blocks=blocks, gains_C1=gains_C1,
+                        pairs=pairs.get(file, ()),
+                    )
+                )  # fmt: skip
         done = 0
         while not all(part.ended for part in parts):
             stems: list[Stem] = [np.zeros((channels, 0), np.float32)] * len(sources)
@@ -253,6 +286,23 @@ def _stretches(
             if longest > done:
                 yield [_as_long(stem_CT, longest - done) for stem_CT in stems]
             done = longest
+        for pair in dict.fromkeys(pair for part in parts for pair in part.pairs):
+            pair.lost.check()
+
+
+def _pairs(files: Sequence[StemFile]) -> dict[StemFile, list[_Pair]]:
+    """The pairs of sides that each mono file of one source belongs to: that of its name, and that of all of them."""
+    sided = [file for file in files if file.side is not None]
+    named: dict[str, list[StemFile]] = {}
+    for file in sided:
+        named.setdefault(without_side(file.path), []).append(file)
+    pairs: dict[StemFile, list[_Pair]] = {file: [] for file in sided}
+    for members in [*named.values(), sided] if len(named) > 1 else named.values():
+        if len({file.side for file in members}) == 2:
+            pair = _Pair(members)
+            for file in dict.fromkeys(members):
+                pairs[file].append(pair)
+    return pairs
 
 
 def _blocks(
@@ -281,6 +331,8 @@ def _add_block(part: _Part, stems: list[Stem], block_samples: int) -> None:
     length = 0 if block_CT is None else block_CT.shape[1]
     part.num_samples += length
     part.ended = length < block_samples
+    for pair in part.pairs:
+        pair.add(part.file.side, block_CT, block_samples)
     if block_CT is None:
         return
     if isinstance(block_CT, Integers):

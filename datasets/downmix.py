@@ -1,10 +1,12 @@
 """The one mono mix that everything listens to: of a song in antiphase it is not silence."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
+
+from datasets.errors import AudioError
 
 Samples = NDArray[np.float32]  # as in audio.py, which needs this module
 
@@ -22,22 +24,42 @@ def mono(samples: Samples) -> Samples:
     return cast(Samples, np.where(apart[..., None], side, middle))
 
 
-def means(blocks: Iterable[Samples], lost: Callable[[float], Exception]) -> Iterator[Samples]:
+class Cancellation:
+    """What the mean of two channels loses of a recording that is heard block by block."""
+
+    def __init__(self, channels: str) -> None:
+        self._channels = channels  # in words, for the error
+        self._middle, self._side = 0.0, 0.0  # energies of the mean and of half the difference
+
+    def add(self, pair_CT: Samples) -> None:
+        """Hear the next block (2, T) of both channels."""
+        middle_T, side_T = pair_CT[0] + pair_CT[1], pair_CT[0] - pair_CT[1]
+        self._middle += float(middle_T @ middle_T) / 4
+        self._side += float(side_T @ side_T) / 4
+
+    def check(self) -> None:
+        """AudioError where the mean over the whole recording leaves next to nothing, which is no recording of it."""
+        if self._side <= SIDE_RATIO * self._middle:
+            return
+        below_db = 10 * float(np.log10(self._side / max(self._middle, 1e-12 * self._side)))
+        raise AudioError(
+            "inverted",
+            f"{self._channels} cancel each other in mono, their mean is {below_db:.0f} dB below their difference; "
+            "turn one of them over, or keep both channels",
+        )
+
+
+def means(blocks: Iterable[Samples], name: str) -> Iterator[Samples]:
     """The means (1, T) of a recording's channels, from its blocks (C, T), for what keeps one channel of it.
 
-    A mean that leaves next to nothing of two channels is no recording: `lost` is told how far in dB it lies below their
-    difference over the whole recording, and makes the error that is raised after the last block.
+    AudioError after the last block where the two channels of the recording called `name` cancel each other.
     """
-    middle, side = 0.0, 0.0
+    lost = Cancellation(f"{name}: its two channels")
     for block_CT in blocks:
-        mean_CT: Samples = block_CT.mean(axis=0, keepdims=True, dtype=np.float32)
-        middle += float(np.einsum("ct,ct->", mean_CT, mean_CT))
         if len(block_CT) == 2:
-            half_T = (block_CT[0] - block_CT[1]) / np.float32(2)
-            side += float(half_T @ half_T)
-        yield mean_CT
-    if side > SIDE_RATIO * middle:
-        raise lost(10 * float(np.log10(side / max(middle, 1e-12 * side))))
+            lost.add(block_CT)
+        yield block_CT.mean(axis=0, keepdims=True, dtype=np.float32)
+    lost.check()
 
 
 def cancels(samples: Samples) -> NDArray[np.bool_]:

@@ -196,12 +196,12 @@ def _with_sides(notes: Sequence[FileNote], readings: Sequence[Reading]) -> list[
     sides: dict[str, set[str]] = defaultdict(set)
     for note, reading in zip(notes, readings, strict=True):
         if reading.side:
-            sides[_without_side(note.path)].add(reading.side)
+            sides[without_side(note.path)].add(reading.side)
     return [
         replace(note, side=reading.side)
         if reading.side
         and note.status == "used"
-        and (reading.trailing_side or len(sides[_without_side(note.path)]) == 2)
+        and (reading.trailing_side or len(sides[without_side(note.path)]) == 2)
         else note
         for note, reading in zip(notes, readings, strict=True)
     ]
@@ -216,12 +216,12 @@ def _in_doubt(note: FileNote, detail: str) -> FileNote:
 _SIDE = re.compile(r"(?<![a-z])(l|r|left|right|lft|rgt)(?![a-z])|(?<=[a-z]{2})[lr](?=\W*$)")
 
 
-def _without_side(path: str) -> str:
+def without_side(path: str) -> str:
     return _SIDE.sub("~", _without_suffix(path).casefold())
 
 
 def _without_counts(path: str) -> str:
-    return re.sub(r"\d+", "", _without_side(path))
+    return re.sub(r"\d+", "", without_side(path))
 
 
 def _name(path: str) -> str:

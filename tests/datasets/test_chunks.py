@@ -259,6 +259,42 @@ def test_a_song_that_one_channel_would_silence_is_refused_by_name(tmp_path: Path
     assert caught.value.reason == "inverted"
 
 
+@pytest.mark.parametrize("rate", [RATE, 11025])
+@pytest.mark.parametrize("share", [-1.0, -0.9, -0.2, 0.5])
+def test_a_pair_of_files_that_one_channel_would_silence_is_judged_as_the_file_it_was(
+    tmp_path: Path, share: float, rate: int
+) -> None:
+    """Whether the two sides are two files, or four, or one of stereo, and whatever else sounds beside them."""
+    lead_CT, beside_CT = _stems(20000, peak=0.2)[:, :1]
+    low_CT = beside_CT * np.float32(0.3)
+    pair = {"oh l": lead_CT, "oh r": np.float32(share) * lead_CT}
+    crossed = {"a l": lead_CT, "b l": low_CT, "c r": np.float32(share) * (lead_CT + low_CT)}
+    beside = {**pair, "kick": 2 * beside_CT, "gtr l": beside_CT, "gtr r": 0.7 * beside_CT}
+    whole = {"oh": np.concatenate([lead_CT, np.float32(share) * lead_CT])}
+    for files in (pair, crossed, beside, whole):
+        sides = {name: {"l": "left", "r": "right"}[name[-1]] for name in files if name[-2] == " "}
+        track = _raw(tmp_path, files, sides)
+        asked = {"sources": ("drums",), "sample_rate": rate, "chunk_s": 0.5}
+        assert track_rows(track, channels=2, **asked)  # type: ignore[arg-type]
+        if share > -0.5:
+            assert track_rows(track, channels=1, **asked)  # type: ignore[arg-type]
+            continue
+        with pytest.raises(AudioError, match=r"\.wav: (the two sides|its two channels) cancel each other") as caught:
+            track_rows(track, channels=1, **asked)  # type: ignore[arg-type]
+        assert caught.value.reason == "inverted"
+        assert next(iter(files)) in str(caught.value)
+
+
+def test_files_of_one_side_alone_and_pairs_of_two_sources_cancel_nothing(tmp_path: Path) -> None:
+    lead_CT = _stems(20000, peak=0.3)[0][:1]
+    one = _raw(tmp_path, {"oh l": lead_CT, "room l": -lead_CT / 2}, {"oh l": "left", "room l": "left"})
+    assert track_rows(one, sources=("drums",), sample_rate=RATE, channels=1)
+    two = _raw(tmp_path, {"oh l": lead_CT, "di r": -lead_CT}, {"oh l": "left", "di r": "right"})
+    drums, bass = two.stems["drums"]
+    two = replace(two, stems={"drums": (drums,), "bass": (bass,)})
+    assert track_rows(two, sources=SOURCES, sample_rate=RATE, channels=1)
+
+
 def test_integers_are_no_array() -> None:
     integers = Integers(np.full((1, 4), -(1 << 14), np.int16))
     assert (integers.shape, integers.floats().tolist()) == ((1, 4), [[-0.5] * 4])
