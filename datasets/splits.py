@@ -42,9 +42,11 @@ NO_SIDES: Mapping[str, str] = MappingProxyType({})
 _TRACK_NUMBER = re.compile(r"(\d{1,2}[-.])?\d{2,3} (?=\w)|(\d{1,2}[-.])?\d{1,3} ?[-.)] ?(?=\S)")
 _BRACKET = re.compile(r" ?[(\[{][^()\[\]{}]*[)\]}]$")
 _PART = re.compile(
-    r"(^|[ \-.,:]+)(part|pt|take|excerpt|segment|section|movement|mvt|clip)[ .\-]*"
+    r"(^|[ \-.,:]+)(part|pt|teil|take|excerpt|segment|section|movement|mvt|clip|vol(ume)?|cd|dis[ck])[ .\-]*"
     r"(\d+|[ivx]+|[a-d]|one|two|three|four|five|six|seven|eight|nine|ten)( ?(of|/) ?\d+)?$"
 )
+# "Beatles, The" as libraries sort it, at the end of a name or before its dash.
+_ARTICLE_LAST = re.compile(r"(?P<name>\S[^\-]*), (?P<article>the|die|der|das|les|le|la|los|las|el|il)(?= - |$)")
 _ARTIST_DASH = re.compile(r" - ?| ?- ")
 _GUESTS = re.compile(r"[ (\[]+(feat|ft|featuring)\b.*?(?= - |$)")
 # "Song - Live at the Barn", "Song - 2011 Remaster": another recording of a song; in brackets they go with all others.
@@ -184,7 +186,9 @@ def groups(names: Sequence[str], titles: Mapping[str, str]) -> dict[str, str]:
     artists = {name: _artist(song) for name, song in whole.items()}
     if len({artist for artist in artists.values() if artist}) < _MIN_ARTISTS:
         artists = dict.fromkeys(names, "")
-    songs = {name: _without_parts(_VERSION.sub("", _GUESTS.sub("", song))) for name, song in whole.items()}
+    songs = {
+        name: _article_first(_without_parts(_VERSION.sub("", _GUESTS.sub("", song)))) for name, song in whole.items()
+    }
     folders = _artist_folders(names)
     return {name: artists[name] or folders[name] or songs[name] or name for name in names}
 
@@ -216,8 +220,13 @@ def _without_parts(text: str) -> str:
 def _artist(song: str) -> str:
     """What stands before the dash of "Artist - Title", without guests; empty where there is none, or a number."""
     dash = _ARTIST_DASH.search(song)
-    artist = _GUESTS.sub("", song[: dash.start()]).strip() if dash else ""
-    return "" if artist.isdigit() or artist in _COLLECTIONS else artist
+    artist = _article_first(_GUESTS.sub("", song[: dash.start()]).strip()) if dash else ""
+    return "" if artist.isdigit() or artist in _COLLECTIONS or _DISC.fullmatch(artist) else artist
+
+
+def _article_first(name: str) -> str:
+    """ "The Beatles" of "Beatles, The", so that both are one."""
+    return _ARTICLE_LAST.sub(r"\g<article> \g<name>", name)
 
 
 def _artist_folders(names: Sequence[str]) -> dict[str, str]:
@@ -234,7 +243,8 @@ def _artist_folders(names: Sequence[str]) -> dict[str, str]:
             if text in _COLLECTIONS or _DISC.fullmatch(text):
                 continue
             if len(beside) >= _MIN_ARTISTS and beside[folder] <= _MOST_SONGS:
-                return _artist(text) or _GUESTS.sub("", text).strip()  # "Artist - Album" is a folder's name too
+                # "Artist - Album" is a folder's name too, and "Album CD 1" that of one of its discs
+                return _artist(text) or _article_first(_PART.sub("", _GUESTS.sub("", text)).strip(" -") or text)
         return ""
 
     return {name: artist(folders) for name, folders in above.items()}

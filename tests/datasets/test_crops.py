@@ -12,6 +12,7 @@ from datasets.chunks import SongHeader, song_rows
 from datasets.crops import layout_of, read_crop
 from datasets.dice import dice
 from datasets.errors import InputError
+from datasets.frames import FRAME_SAMPLES
 from datasets.schema import ShardSet
 from datasets.shards import Song
 from tests.datasets.toy_store import RATE, SOURCES, stems, store
@@ -134,6 +135,30 @@ def _crop_of(song: Song) -> Samples:
     out_SCT = np.empty((len(SOURCES), song.channels, song.num_samples), np.float32)
     read_crop(out_SCT, song, 0, SOURCES)
     return out_SCT
+
+
+@pytest.mark.parametrize("fault", ["equal", "falling", "one byte beyond"])
+def test_a_table_of_frames_that_cannot_be_right_is_refused_whatever_is_read_of_it(tmp_path: Path, fault: str) -> None:
+    """Also where the frames asked for begin where they should."""
+    header = SongHeader(track_id="a", title="a", split="train", license="", origin="corpus", sample_rate=RATE)
+    rows = song_rows(stems("a", 40_000), header, sources=SOURCES, chunk_s=40_000 / RATE)
+    shard = shards.write_shard(tmp_path, "k", rows, sources=SOURCES)
+    (song,) = shards.read_songs(shards.write_manifest(tmp_path, table="chunks", step="ingest", key="k", shards=[shard]))
+    path, column = Path(song.path), 1
+    layout, data = layout_of(song.path), bytearray(path.read_bytes())
+    end = int(layout.frames_ends[0, column])
+    size = 4 * (-(-40_000 // FRAME_SAMPLES) + 1)
+    offsets = np.frombuffer(data[end - size : end], "<u4").copy()
+    if fault == "one byte beyond":
+        offsets[-1] = layout.ends[0, column] - layout.frames_ends[0, -1] + 1
+    else:
+        offsets[-3] = offsets[-2] + (fault == "falling")
+    data[end - size : end] = offsets.tobytes()
+    path.write_bytes(data)
+    out_SCT = np.empty((1, 2, 1000), np.float32)
+    read_crop(out_SCT, song, 0, SOURCES[:1])
+    with pytest.raises(InputError, match=f"where the frames of {SOURCES[column]} begin is not as written"):
+        read_crop(out_SCT, song, 0, SOURCES[column : column + 1])
 
 
 def test_a_footer_that_contradicts_itself_is_refused(tmp_path: Path) -> None:

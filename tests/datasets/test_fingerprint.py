@@ -77,6 +77,8 @@ def test_an_excerpt_is_found_with_its_place(songs: dict[str, Samples], known: di
     assert match.similarity > 0.8
     assert match.first_start_s - match.start_s == pytest.approx(4.0, abs=0.3)
     assert "from 0:04" in match.words
+    assert match.start_s < 1.0
+    assert match.stop_s == pytest.approx(5.0, abs=1.0)
 
 
 def test_different_songs_are_no_copies(known: dict[str, Signature]) -> None:

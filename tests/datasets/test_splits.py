@@ -51,6 +51,30 @@ REAL_NAMES: dict[str, list[list[str]]] = {
         ["Dusk - 2011 Remaster", "Dusk - Remastered 2009", "Dusk - Ann Remix (feat. Bob)", "Dusk (acoustic)", "Dusk"],
         ["Live"], ["Remix"], ["Live Forever"], ["Last Demo"],
     ],
+    "volumes, discs and Teile": [
+        ["Etude Vol. 2", "Etude vol 1", "Etude, Volume III", "Etude - Vol.4"],
+        ["Reigen Teil 2", "Reigen - Teil I", "Reigen (Teil 3)", "Reigen_Teil_4 (live)"],
+        ["Harbour CD 2", "Harbour - Disc 1", "Harbour disk two", "Harbour [CD3]"],
+        ["Vol. 1"], ["Vol. 2"], ["Disc 3"],  # these are names
+        ["Revolution 1"], ["Revolution 9"], ["Vorteil 1"], ["Vorteil 2"], ["Disco 2"], ["Discipline 3"], ["ACD 1"],
+    ],
+    "sorted under their second word": [
+        ["The Rolling Stones - Angie", "Rolling Stones, The - Brown Sugar", "03 - Rolling Stones, The ft. Ann - Miss"],
+        ["Die \u00c4rzte - Westerland", "\u00c4rzte, Die - Schrei (Teil 2)"],
+        ["Doors, The - Light My Fire", "THE DOORS \u2013 Riders"],
+        ["The The - This Is the Day", "The, The - Uncertain Smile"],
+        ["Earth, Wind and Fire - September"], ["Stones - Other"], ["Band - Dawn"], ["The Band - Dusk"],
+    ],
+    "titles sorted under their second word": [
+        ["The Boxer", "Boxer, The", "01 Boxer, The (live)"], ["Boxer"], ["Boxer, Theo"], ["Sea, the Sky"],
+    ],
+    "folders sorted under their second word": [
+        ["Beatles, The/Help/01 - Dawn", "The Beatles/Let It Be/02 - Dusk"], ["Who, The/Noon"],
+        ["Wall CD1/Night", "Wall CD 2/Morning"], ["The Wall"],
+    ],
+    "discs are no artists": [
+        ["CD 1 - Dawn"], ["CD 1 - Dusk"], ["CD 2 - Noon"], ["Disc 3 - Night"],
+    ],
     "artists below collections": [
         ["train/songs/Ann/Dawn", "train/songs/Ann/Dusk"], ["train/songs/Bob/Dawn"], ["train/songs/Cid/Dawn"],
     ],

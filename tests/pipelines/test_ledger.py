@@ -1,6 +1,8 @@
 """The promotion log in real books: who was champion after whom, two at once, hands that meddle, and the way back."""
 
+import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -144,6 +146,34 @@ def test_a_promotion_that_was_killed_is_finished_by_itself_and_passed_over_by_ot
     store_client = client(store)
     store_client.delete_model_version_tag(f"{CONFIG.name}-promotions", "4", "state")
     assert [entry.version for entry in registry.history(CONFIG, store=store)] == ["1", "2", "1"]
+
+
+def test_a_rollback_after_a_promotion_that_was_killed_skips_no_champion(
+    registered: tuple[str, list[ModelVersion]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after the alias had moved, before the entry was marked: its champion counts, and so do all before it."""
+    store, (first, second, third) = registered
+    for version in (first, second, third):
+        promote(version, store)
+    client(store).delete_model_version_tag(f"{CONFIG.name}-promotions", "3", "state")
+    assert [entry.number for entry in registry.history(CONFIG, store=store)] == [1, 2, 3]
+    monkeypatch.setattr(ledger, "_AT_WORK_S", 0.0)
+    back = registry.rollback(CONFIG, store=store)
+    assert (back.version, back.before) == ("2", "3")
+    assert aliases(store) == {"champion": "2", "previous": "1"}
+    assert [entry.version for entry in registry.history(CONFIG, store=store)] == ["1", "2", "3", "2"]
+
+
+def test_what_was_done_is_all_that_is_marked_and_the_one_entry_whose_alias_has_moved() -> None:
+    def row(number: int, version: str, state: str) -> Any:
+        told = {"kind": "promotion", "version": version, "before": "", "reason": "", "at": ""}
+        tags = {"entry": json.dumps(told)} | ({"state": state} if state else {})
+        return SimpleNamespace(version=str(number), tags=tags)
+
+    rows = (row(1, "4", "done"), row(2, "5", "done"), row(3, "6", ""), row(4, "7", "done"), row(5, "8", ""))
+    for champion, numbers in (("8", [1, 2, 4, 5]), ("7", [1, 2, 4]), ("6", [1, 2, 4])):
+        seen = ledger.Snapshot(name="a", rows=rows, aliases={"champion": champion})
+        assert [entry.number for entry in seen.done] == numbers
 
 
 def test_an_alias_that_was_moved_or_lost_by_hand_is_named_and_settled(
