@@ -14,7 +14,7 @@ from setuptools.command.sdist import sdist
 HERE = Path(__file__).resolve().parent
 LOCK = "requirements.lock"
 sys.path.insert(0, str(HERE))
-from pipelines.provenance import STAMP, code_commit  # noqa: E402
+from pipelines.runtime.step_keys import STAMP, code_commit  # noqa: E402
 
 
 def _stamp(folder: Path) -> None:

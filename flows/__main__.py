@@ -14,8 +14,8 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 from rich.text import Text
 
-from datasets import strict_json
-from flows.failure import explain
+from datasets.store import strict_json
+from flows.console.error_messages import explain
 
 app = App(
     name="stemline",
@@ -56,7 +56,7 @@ def demo(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
 
     Example: `stemline demo store.root=/tmp/demo`
     """
-    from flows import demo as demonstration
+    from flows.cli.pipeline import demo as demonstration
 
     def job(config: Any, screen: Any) -> dict[str, Any]:
         return demonstration.run(config, verb="demo", screen=screen, debug=options.debug)
@@ -79,9 +79,9 @@ def corpus(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
 
     Example: `stemline corpus corpus.root=songs`
     """
-    from flows import corpus_view
+    from flows.cli.planning import inspect_corpus
 
-    return _carry_out(overrides, options, lambda config, screen: corpus_view.run(config, screen=screen))
+    return _carry_out(overrides, options, lambda config, screen: inspect_corpus.run(config, screen=screen))
 
 
 @app.command(sort_key=2.6)
@@ -100,11 +100,11 @@ def plan(
 
     Example: `stemline plan htdemucs-one-gpu --gpu l4`
     """
-    from flows import planning
+    from flows.cli.planning import plan
 
     def job(config: Any, screen: Any) -> dict[str, Any]:
-        hardware = planning.Hardware(gpu=gpu, memory_gib=memory_gib, mfu=mfu, price=price)
-        return planning.run(config, hardware, measured=measure, screen=screen)
+        hardware = plan.Hardware(gpu=gpu, memory_gib=memory_gib, mfu=mfu, price=price)
+        return plan.run(config, hardware, measured=measure, screen=screen)
 
     if options.preset and preset:  # what stands in its place is the first override then
         overrides = (preset, *overrides)
@@ -117,7 +117,7 @@ def doctor(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
 
     Example: `stemline doctor --preset htdemucs-musdb store.root=store`
     """
-    from flows import doctor as checks
+    from flows.cli.planning import doctor as checks
 
     return _carry_out(overrides, options, lambda config, screen: checks.run(config, screen=screen))
 
@@ -199,9 +199,9 @@ def promote(
         return _until("decide" if dry_run else "promote", overrides, options)
 
     def job(config: Any, screen: Any) -> dict[str, Any]:
-        from flows import promotions
+        from flows.cli.models import champion_history
 
-        return promotions.by_name(config, version, force=force and not dry_run, reason=reason, screen=screen)
+        return champion_history.by_name(config, version, force=force and not dry_run, reason=reason, screen=screen)
 
     return _carry_out(overrides, options, job)
 
@@ -220,9 +220,9 @@ def compare(
     """
 
     def job(config: Any, screen: Any) -> dict[str, Any]:
-        from flows import comparison
+        from flows.cli.models import compare
 
-        return comparison.run(config, first, second, screen=screen, debug=options.debug)
+        return compare.run(config, first, second, screen=screen, debug=options.debug)
 
     return _carry_out(overrides, options, job)
 
@@ -241,9 +241,9 @@ def listen(
     """
 
     def job(config: Any, screen: Any) -> dict[str, Any]:
-        from flows import side_by_side
+        from flows.cli.models import listen
 
-        return side_by_side.run(config, model, against, out=out, screen=screen, debug=options.debug)
+        return listen.run(config, model, against, out=out, screen=screen, debug=options.debug)
 
     return _carry_out(overrides, options, job)
 
@@ -254,9 +254,9 @@ def history(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
 
     Example: `stemline history store.root=store`
     """
-    from flows import promotions
+    from flows.cli.models import champion_history
 
-    return _carry_out(overrides, options, lambda config, screen: promotions.listed(config))
+    return _carry_out(overrides, options, lambda config, screen: champion_history.listed(config))
 
 
 @app.command(sort_key=9.15)
@@ -270,7 +270,7 @@ def lineage(
 
     Example: `stemline lineage models:/stemline@champion store.root=store`
     """
-    from flows import lineage as origins
+    from flows.cli.models import lineage as origins
 
     return _carry_out(overrides, options, lambda config, screen: origins.run(config, what))
 
@@ -285,9 +285,11 @@ def rollback(
 
     Example: `stemline rollback store.root=store`
     """
-    from flows import promotions
+    from flows.cli.models import champion_history
 
-    return _carry_out(overrides, options, lambda config, screen: promotions.rolled_back(config, to=to, screen=screen))
+    return _carry_out(
+        overrides, options, lambda config, screen: champion_history.rolled_back(config, to=to, screen=screen)
+    )
 
 
 @app.command(sort_key=9.3)
@@ -306,9 +308,9 @@ def forget(
     """
 
     def job(config: Any, screen: Any) -> dict[str, Any]:
-        from flows import forgetting
+        from flows.cli.store import forget
 
-        return forgetting.run(config, song, erase=erase, screen=screen, debug=options.debug)
+        return forget.run(config, song, erase=erase, screen=screen, debug=options.debug)
 
     return _carry_out(overrides, options, job)
 
@@ -326,13 +328,13 @@ def separate(
     Example: `stemline separate song.mp3 --model models:/stemline@champion --out stems`
     """
     from flows import config as door
-    from flows import separation
+    from flows.cli.models import separate
 
     settings, files = door.parted(songs)
     if two_stems:
         settings.append(door.override("separate.two_stems", two_stems))
     return _carry_out(
-        settings, options, lambda config, screen: separation.run(config, files, model=model, out=out, screen=screen)
+        settings, options, lambda config, screen: separate.run(config, files, model=model, out=out, screen=screen)
     )
 
 
@@ -348,10 +350,10 @@ def compress(
 
     Example: `stemline compress models:/stemline@champion --bits 8 --to small`
     """
-    from flows import compression
+    from flows.cli.models import compress
 
     return _carry_out(
-        overrides, options, lambda config, screen: compression.run(config, model, bits=bits, to=to, screen=screen)
+        overrides, options, lambda config, screen: compress.run(config, model, bits=bits, to=to, screen=screen)
     )
 
 
@@ -368,11 +370,11 @@ def bag(
 
     Example: `stemline bag drums=A bass=B other=C vocals=D --to ft/ft.yaml`
     """
-    from flows import bagging
     from flows import config as door
+    from flows.cli.models import bag
 
     settings, members = door.parted(parts)
-    return _carry_out(settings, options, lambda config, screen: bagging.run(config, members, to=to, screen=screen))
+    return _carry_out(settings, options, lambda config, screen: bag.run(config, members, to=to, screen=screen))
 
 
 @app.command(sort_key=11.2)
@@ -386,9 +388,9 @@ def export(
 
     Example: `stemline export models:/stemline@champion --to champion.onnx`
     """
-    from flows import exporting
+    from flows.cli.models import export
 
-    return _carry_out(overrides, options, lambda config, screen: exporting.run(config, model, to=to, screen=screen))
+    return _carry_out(overrides, options, lambda config, screen: export.run(config, model, to=to, screen=screen))
 
 
 @app.command(sort_key=12)
@@ -397,9 +399,9 @@ def ui(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
 
     Example: `stemline ui store.root=store`
     """
-    from flows import services
+    from flows.cli.operations import serve
 
-    return _carry_out(overrides, options, lambda config, screen: services.serve_store(config.store.root, screen=screen))
+    return _carry_out(overrides, options, lambda config, screen: serve.serve_store(config.store.root, screen=screen))
 
 
 @app.command(sort_key=13)
@@ -414,7 +416,7 @@ def deploy(
 
     Example: `stemline deploy --preset smoke corpus.root=songs store.root=store --cron "0 3 * * *"`
     """
-    from flows import deploy as deployment
+    from flows.cli.operations import deploy as deployment
 
     return _carry_out(
         overrides,
@@ -431,7 +433,7 @@ def why(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
 
     Example: `stemline why store.root=store retrain.new_hours=5`
     """
-    from flows import deploy as deployment
+    from flows.cli.operations import deploy as deployment
 
     return _carry_out(overrides, options, lambda config, screen: deployment.why(config))
 
@@ -449,10 +451,10 @@ def gc(
 
     Example: `stemline gc store.root=store --keep 3`
     """
-    from flows import sweep
+    from flows.cli.store import gc
 
     return _carry_out(
-        overrides, options, lambda config, screen: sweep.run(config, keep=keep, delete=delete, screen=screen)
+        overrides, options, lambda config, screen: gc.run(config, keep=keep, delete=delete, screen=screen)
     )
 
 
@@ -462,7 +464,7 @@ def inventory(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
 
     Example: `stemline inventory --json > sbom.json`
     """
-    from flows import inventory as stock
+    from flows.cli.operations import sbom as stock
 
     return _carry_out(overrides, options, lambda config, screen: stock.run(as_json=options.json))
 
@@ -499,16 +501,16 @@ def datasets_find(song: str, /, *overrides: Overrides, options: Options = NO_OPT
 
 
 def _of_a_store(overrides: Sequence[str], options: Options, look: Callable[[Any, str], dict[str, Any]]) -> int:
-    from flows import history
+    from flows.cli.store import dataset_versions
 
-    return _carry_out(overrides, options, lambda config, screen: look(history, config.store.tables))
+    return _carry_out(overrides, options, lambda config, screen: look(dataset_versions, config.store.tables))
 
 
 def _until(verb: str, overrides: Sequence[str], options: Options) -> int:
-    from flows import road
+    from flows.cli import session
 
     def job(config: Any, screen: Any) -> dict[str, Any]:
-        return road.run(config, verb=verb, screen=screen, debug=options.debug)
+        return session.run(config, verb=verb, screen=screen, debug=options.debug)
 
     return _carry_out(overrides, options, job)
 
@@ -525,7 +527,7 @@ def _carry_out(
     What came of the job is printed; what went wrong becomes one message and an exit code.
     """
     from flows import config as door
-    from flows.screen import Screen
+    from flows.console.progress_display import Screen
 
     errors = Console(stderr=True, highlight=False)
     try:

@@ -6,12 +6,12 @@ from prefect import flow
 
 from datasets.schema import ShardSet
 from flows.config import RunConfig
-from flows.screen import current
-from flows.step import resumable, step
-from pipelines import analyze, automix, curate, ingest
-from pipelines.automix import AutomixResult
-from pipelines.curate import CurateResult
-from pipelines.ingest import IngestResult
+from flows.console.progress_display import current
+from flows.tasks.prefect_step import resumable, step
+from pipelines.preparation import analyze, automix, curate, ingest
+from pipelines.preparation.automix import AutomixResult
+from pipelines.preparation.curate import CurateResult
+from pipelines.preparation.ingest import IngestResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,23 +20,23 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from datasets import storage
 from datasets.errors import InputError
 from datasets.ranges import NonNegativeFloat, check_ranges
-from datasets.strict_json import restored
+from datasets.store import storage
+from datasets.store.strict_json import restored
 from flows import settings
-from flows.triggers import RetrainConfig
-from pipelines.analyze import AnalyzeConfig
-from pipelines.automix import AutomixConfig
-from pipelines.curate import CurateConfig
-from pipelines.evaluate import EvaluateConfig
-from pipelines.gate import GateConfig
-from pipelines.ingest import CorpusConfig, IngestConfig
-from pipelines.listen import ListenConfig
+from flows.retraining.retrain_policy import RetrainConfig
+from pipelines.evaluation.evaluate import EvaluateConfig
+from pipelines.evaluation.gate import GateConfig
+from pipelines.inference.listening_pages import ListenConfig
+from pipelines.inference.separate_songs import SeparateConfig
+from pipelines.preparation.analyze import AnalyzeConfig
+from pipelines.preparation.automix import AutomixConfig
+from pipelines.preparation.curate import CurateConfig
+from pipelines.preparation.ingest import CorpusConfig, IngestConfig
 from pipelines.registry import RegistryConfig
 from pipelines.report import ReportConfig
-from pipelines.stems import SeparateConfig
-from pipelines.train import ModelConfig, TrainConfig
+from pipelines.training.train import ModelConfig, TrainConfig
 
 T = TypeVar("T")
 

@@ -6,9 +6,9 @@ from prefect import flow
 
 from flows.build_corpus import Corpus, build_corpus
 from flows.config import RunConfig
-from flows.present_model import Shown, present_model
+from flows.report_model import Shown, present_model
 from flows.train_model import Trained, train_model
-from pipelines.audition import SongFiles
+from pipelines.inference.song_files import SongFiles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,24 +7,27 @@ from pathlib import Path
 
 from prefect import flow, task
 
-from datasets import storage
 from datasets.schema import ShardSet
-from datasets.strict_json import dumps
+from datasets.store import storage
+from datasets.store.strict_json import dumps
 from flows import config as door
-from flows.approval import with_approval
 from flows.build_corpus import Corpus, build_corpus
 from flows.config import RunConfig
-from flows.step import resumable, said, step
-from pipelines import ancestry, contamination, evaluate, gate, registry, train
-from pipelines.ancestry import Ancestors, Ancestry
-from pipelines.contamination import Contamination
-from pipelines.curate import CurateConfig
-from pipelines.evaluate import EvaluateConfig, EvaluateResult, ScoreSummary
-from pipelines.gate import Check, Decision
-from pipelines.provenance import code_commit, code_digest
+from flows.tasks.approval import with_approval
+from flows.tasks.prefect_step import resumable, said, step
+from pipelines import registry
+from pipelines.evaluation import evaluate, gate
+from pipelines.evaluation.evaluate import EvaluateConfig, EvaluateResult, ScoreSummary
+from pipelines.evaluation.gate import Check, Decision
+from pipelines.lineage import ancestry, contamination
+from pipelines.lineage.ancestry import Ancestors, Ancestry
+from pipelines.lineage.contamination import Contamination
+from pipelines.preparation.curate import CurateConfig
 from pipelines.registry import Candidate, ModelVersion
 from pipelines.registry.bundle import checkpoint_digest
-from pipelines.train import TrainResult
+from pipelines.runtime.step_keys import code_commit, code_digest
+from pipelines.training import train
+from pipelines.training.train import TrainResult
 
 STEPS = ("train", "evaluate", "decide", "promote")
 
@@ -165,7 +168,7 @@ def register(config: RunConfig, corpus: Corpus, trained: TrainResult, scored: Ev
             "scores_digest": scored.scores.digest,
             "weights_digest": scored.summary.model_digest,
             "protocol": scored.summary.protocol,
-            "code_digest": code_digest("pipelines.train_loop"),
+            "code_digest": code_digest("pipelines.training.train_loop"),
             "commit": code_commit() or "unknown",
             **_origins(config, corpus, trained),
             **({"stopped": trained.stopped} if trained.stopped else {}),

@@ -66,7 +66,7 @@ def _refusal(start: Callable[..., Any], environ: dict[str, Any], status: str, co
 @contextmanager
 def object_store() -> Iterator[ObjectStore]:
     """A server with the bucket `BUCKET`, and the environment that leads every S3 client of this process to it."""
-    from datasets import storage
+    from datasets.store import storage
 
     server = ObjectStore()
     environment = {

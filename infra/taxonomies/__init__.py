@@ -1,1 +1,1 @@
-"""Taxonomies: which words in a file's name mean which source. Data, read by `datasets/taxonomy.py`."""
+"""Taxonomies: which words in a file's name mean which source. Data, read by `datasets/corpus/taxonomy.py`."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets.schema import ShardSet
-from pipelines.registry import decisions, ledger, limits, record
+from pipelines.registry import decisions, limits, promotion_log, run_logging
 from pipelines.registry.books import (
     RegistryConfig,
     address,
@@ -27,9 +27,8 @@ from pipelines.registry.books import (
 )
 from pipelines.registry.bundle import checkpoint_digest
 from pipelines.registry.decisions import Note
-from pipelines.registry.ledger import CANDIDATE, CHAMPION, Promotion
 from pipelines.registry.promoting import champion, history, promote, promote_by_name, rollback, rolled_back
-from pipelines.registry.record import Evaluation, flatten, requirements
+from pipelines.registry.promotion_log import CANDIDATE, CHAMPION, Promotion
 from pipelines.registry.registered import (
     ModelVersion,
     digest_of,
@@ -39,6 +38,7 @@ from pipelines.registry.registered import (
     resolve,
     version_of,
 )
+from pipelines.registry.run_logging import Evaluation, flatten, requirements
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -112,20 +112,20 @@ def register(config: RegistryConfig, candidate: Candidate, *, store: str) -> Mod
     from pipelines.registry import known as registries
 
     digest = checkpoint_digest(Path(candidate.checkpoint))
-    key = record.evaluation_key(candidate, digest)
+    key = run_logging.evaluation_key(candidate, digest)
     with connected(store) as client:
         registries.note(store)
         made = _find(client, config, run_key=candidate.run_key, digest=digest)
         run_id = str(made.run_id) if made else open_run(client, config, candidate.run_key, store=store)
         tags = {}
         if made is None:
-            record.log_run(client, run_id, candidate)
-            model_id = record.log_model(client, run_id, candidate)
+            run_logging.log_run(client, run_id, candidate)
+            model_id = run_logging.log_model(client, run_id, candidate)
         else:
             model_id = str(made.source).removeprefix("models:/")
-        if key and (made is None or f"{record.EVALUATION}{key}" not in made.tags):
-            own = record.log_evaluation(client, run_id, candidate, model_id=model_id, key=key)
-            tags = record.evaluation_tag(client, candidate, key, own)
+        if key and (made is None or f"{run_logging.EVALUATION}{key}" not in made.tags):
+            own = run_logging.log_evaluation(client, run_id, candidate, model_id=model_id, key=key)
+            tags = run_logging.evaluation_tag(client, candidate, key, own)
         if made is None:
             _ensure_registered(client, config.name)
             told = {"run_key": candidate.run_key, "checkpoint_digest": digest, **candidate.lineage}
@@ -137,7 +137,7 @@ def register(config: RegistryConfig, candidate: Candidate, *, store: str) -> Mod
         else:
             for name, text in tags.items():
                 client.set_model_version_tag(config.name, made.version, name, text)
-        record.end_run(client, run_id, "FINISHED")
+        run_logging.end_run(client, run_id, "FINISHED")
         present = aliases(client, config.name)
         if _awaits_decision(made, present):
             client.set_registered_model_alias(config.name, CANDIDATE, str(made.version))
@@ -173,15 +173,15 @@ def lineage(ref: str, *, store: str) -> Lineage:
     require_books(ref, store)
     with connected(store) as client:
         version, made = look_up(client, ref)
-        done = ledger.snapshot(client, version.name).done
-        hidden = [name for name in made.tags if decisions.is_own_tag(name) or name.startswith(record.EVALUATION)]
+        done = promotion_log.snapshot(client, version.name).done
+        hidden = [name for name in made.tags if decisions.is_own_tag(name) or name.startswith(run_logging.EVALUATION)]
         return Lineage(
             version=version,
-            settings=record.settings_of(client, run_or_none(client, version.run_id)),
+            settings=run_logging.settings_of(client, run_or_none(client, version.run_id)),
             tags={name: text for name, text in made.tags.items() if name not in hidden},
             decision=decisions.counting(client, made, is_champion=version.alias == CHAMPION),
             promotions=tuple(entry for entry in done if entry.version == version.version),
-            evaluations=record.evaluations(made.tags),
+            evaluations=run_logging.evaluations(made.tags),
             decisions=tuple(decisions.notes(made)),
         )
 

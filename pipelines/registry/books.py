@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from datasets.errors import InputError
 from pipelines.registry.limits import pages
-from pipelines.registry.reach import check_address, without_password
+from pipelines.registry.server_check import check_address, without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

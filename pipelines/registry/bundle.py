@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datasets.errors import InputError
-from pipelines.provenance import ROOT
+from pipelines.runtime.step_keys import ROOT
 
 MODELS = ROOT / "models"
 SERVED = Path(__file__).with_name("served.py")
@@ -59,8 +59,8 @@ def source_digest(package: Path = MODELS) -> str:
 
 def write_bundle(checkpoint: Path, folder: Path, *, source: Path = MODELS) -> Bundle:
     """Pack the checkpoint and the package at `source` into `folder`; a checkpoint that does not load is refused."""
-    from models.checkpoint import load_model
-    from models.separate import layout
+    from models.inference.separate import layout
+    from models.weights.checkpoint import load_model
 
     files = _file_digests(checkpoint)
     shape = layout(load_model(checkpoint))

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from datasets.errors import InputError
-from datasets.strict_json import dumps
+from datasets.store.strict_json import dumps
 from pipelines.registry import limits
 from pipelines.registry.books import run_or_none
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from datasets.errors import InputError
-from datasets.shards import read_json, write_json
+from datasets.shards.shards import read_json, write_json
 from pipelines import registry
-from pipelines.registry.reach import without_password
+from pipelines.registry.server_check import without_password
 
 FILE = "registries.json"  # in the store's root
 OWN = "mlflow.db"  # the store's own books, wherever the store stands

@@ -1,6 +1,7 @@
 """Where every registered version comes from, under any model name: one look at the whole registry.
 
-A version's tags say from which dataset it learnt and from which weights it began; `pipelines/ancestry.py` follows them.
+A version's tags say from which dataset it learnt and from which weights it began; `pipelines/lineage/ancestry.py`
+follows them.
 """
 
 from dataclasses import dataclass

@@ -5,9 +5,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from datasets.errors import InputError
-from pipelines.registry import decisions, ledger
+from pipelines.registry import decisions, promotion_log
 from pipelines.registry.books import RegistryConfig, aliases, connected, is_new
-from pipelines.registry.ledger import CHAMPION, Promotion, Snapshot
+from pipelines.registry.promotion_log import CHAMPION, Promotion, Snapshot
 from pipelines.registry.registered import ModelVersion, fetch, look_up, version_of
 
 if TYPE_CHECKING:
@@ -25,10 +25,10 @@ def promote(
     decision about it is not kept: comparing it with itself says nothing new. `rules` are kept beside the decision.
     """
     with connected(store) as client:
-        seen = ledger.snapshot(client, version.name)
+        seen = promotion_log.snapshot(client, version.name)
         made = client.get_model_version(version.name, version.version)
         if seen.champion == version.version and _is_settled(seen, made):
-            ledger.finish(client, seen, None, version.version)
+            promotion_log.finish(client, seen, None, version.version)
             return replace(version, alias=CHAMPION)
         why = _why_not(client, seen, version.version, made.tags) if decision["promote"] else ""
         told = {**decision, "promote": False, "reason": why} if why else decision
@@ -36,9 +36,9 @@ def promote(
         if not told["promote"]:
             decisions.tell(client, made, promoted=False)
             return replace(version, alias="") if seen.champion != version.version else version
-        ledger.require_untouched(seen)
+        promotion_log.require_untouched(seen)
         _require_compared(client, seen, told)
-        ledger.move(client, seen, made, kind="promotion", reason=str(told["reason"]), decision=key)
+        promotion_log.move(client, seen, made, kind="promotion", reason=str(told["reason"]), decision=key)
         return replace(version, alias=CHAMPION)
 
 
@@ -66,12 +66,12 @@ def rolled_back(config: RegistryConfig, tags: Mapping[str, str], *, store: str) 
     if is_new(store):
         return ""
     with connected(store) as client:
-        seen = ledger.snapshot(client, config.name)
+        seen = promotion_log.snapshot(client, config.name)
         return _why_not(client, seen, "", tags)
 
 
 def _why_not(client: "MlflowClient", seen: Snapshot, version: str, tags: Mapping[str, str]) -> str:
-    found = ledger.rolled_back_as(client, seen, version, tags)
+    found = promotion_log.rolled_back_as(client, seen, version, tags)
     if found is None:
         return ""
     number, entry = found
@@ -96,15 +96,15 @@ def promote_by_name(
     fetch(ref, store=store)
     with connected(store) as client:
         found, made = look_up(client, ref)
-        seen = ledger.snapshot(client, config.name)
+        seen = promotion_log.snapshot(client, config.name)
         if seen.champion:  # where there is none any more, this says which it is
-            ledger.require_untouched(seen)
-        entry = ledger.finish(client, seen, "forced", version)
+            promotion_log.require_untouched(seen)
+        entry = promotion_log.finish(client, seen, "forced", version)
         if entry is None:
             if seen.champion == version:
                 raise InputError(f"version {version} of {config.name} is the champion already")
             key = decisions.keep(client, made, decision)
-            entry = ledger.move(client, seen, made, kind="forced", reason=str(decision["reason"]), decision=key)
+            entry = promotion_log.move(client, seen, made, kind="forced", reason=str(decision["reason"]), decision=key)
         return replace(found, alias=CHAMPION), entry
 
 
@@ -116,12 +116,12 @@ def rollback(config: RegistryConfig, *, store: str, to: str | None = None) -> Pr
     if is_new(store):
         raise InputError(f"no model is registered in {store} yet: there is nothing to roll back")
     with connected(store) as client:
-        seen = ledger.snapshot(client, config.name)
-        if begun := ledger.finish(client, seen, "rollback", to or ""):
+        seen = promotion_log.snapshot(client, config.name)
+        if begun := promotion_log.finish(client, seen, "rollback", to or ""):
             return begun
-        line = ledger.line_of_champions(seen.done)
+        line = promotion_log.line_of_champions(seen.done)
         if to is None:
-            ledger.require_untouched(seen)
+            promotion_log.require_untouched(seen)
             if len(line) < 2:
                 raise InputError(f"{config.name} had no champion before the present one; rollback --to N takes any")
         target = to or line[-2]
@@ -133,7 +133,7 @@ def rollback(config: RegistryConfig, *, store: str, to: str | None = None) -> Pr
     with connected(store) as client:
         made = client.get_model_version(config.name, target)
         why = f"rolled back from version {seen.champion or 'none'}"
-        return ledger.move(client, seen, made, kind="rollback", reason=why)
+        return promotion_log.move(client, seen, made, kind="rollback", reason=why)
 
 
 def _require_champion_once(client: "MlflowClient", seen: Snapshot, made: Any) -> None:
@@ -159,7 +159,7 @@ def champion(config: RegistryConfig, *, store: str) -> ModelVersion | None:
     with connected(store) as client:
         present = aliases(client, config.name)
         if CHAMPION not in present:
-            ledger.require_untouched(ledger.snapshot(client, config.name))
+            promotion_log.require_untouched(promotion_log.snapshot(client, config.name))
             return None
         return version_of(client.get_model_version(config.name, present[CHAMPION]), present)
 
@@ -169,4 +169,4 @@ def history(config: RegistryConfig, *, store: str) -> list[Promotion]:
     if is_new(store):
         return []
     with connected(store) as client:
-        return ledger.snapshot(client, config.name).done
+        return promotion_log.snapshot(client, config.name).done

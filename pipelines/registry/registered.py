@@ -23,7 +23,7 @@ from pipelines.registry.books import (
     version_or_none,
 )
 from pipelines.registry.bundle import checkpoint_digest
-from pipelines.registry.ledger import CHAMPION
+from pipelines.registry.promotion_log import CHAMPION
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -12,18 +12,18 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Annotated, Any
 
-from datasets import storage
 from datasets.errors import InputError
 from datasets.ranges import Range, check_ranges
 from datasets.schema import REASONS, SOURCES, Score, Verdict
-from pipelines.contamination import Contamination
-from pipelines.progress import Progress, stage
+from datasets.store import storage
+from pipelines.evaluation.scoring import ILL_CONDITIONED
+from pipelines.lineage.contamination import Contamination
+from pipelines.report.augmentation_examples import SoundShown, sounds_section
 from pipelines.report.charts import Curve, SourceScores, curve_plot, legend, score_plot
 from pipelines.report.listening import SongAudio, clips_of, players
 from pipelines.report.mixes import MixShown, mixes_section
 from pipelines.report.page import document, section, source_class, table, text
-from pipelines.report.sounds import SoundShown, sounds_section
-from pipelines.scoring import ILL_CONDITIONED
+from pipelines.runtime.progress import Progress, stage
 
 NSDR = "nSDR (MDX 2021: one energy ratio over the whole song, mean over songs)"
 SDR = "SDR (BSS Eval v4: median over 1 s windows, then median over songs)"

@@ -15,17 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from datasets import storage
-from datasets.audio import Samples, resample, to_channels
-from datasets.dice import spread
-from datasets.quality import Rules
+from datasets.audio.files import Samples, resample, to_channels
+from datasets.quality.measures import Rules
 from datasets.schema import REASONS, SPLITS, Verdict
-from datasets.shards import Song, read_song
-from pipelines.progress import Progress, stage
-from pipelines.provenance import code_digest
+from datasets.seeding import spread
+from datasets.shards.shards import Song, read_song
+from datasets.store import storage
 from pipelines.report.listening import PAGE_RATE, Clip, band_levels, player
 from pipelines.report.page import document, section, table, text
 from pipelines.report.panels import Panel, Shares, histogram, matrix_plot
+from pipelines.runtime.progress import Progress, stage
+from pipelines.runtime.step_keys import code_digest
 
 PAGE, DROPPED = "curation.html", "dropped.csv"
 CLIP_S = 5.0

@@ -13,8 +13,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.audio import Samples, decode_blocks, encode_for_page
-from datasets.downmix import mono
+from datasets.audio.downmix import mono
+from datasets.audio.files import Samples, decode_blocks, encode_for_page
 from datasets.schema import StemFile
 from pipelines.report.page import source_class, text
 

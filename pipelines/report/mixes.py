@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.audio import Samples, resample
-from datasets.dice import spread
-from datasets.downmix import mono
-from datasets.harmony import PITCHES, chroma
-from datasets.profile import DRUMS
-from datasets.render import place
+from datasets.analysis.harmony import PITCHES, chroma
+from datasets.analysis.profile import DRUMS
+from datasets.audio.downmix import mono
+from datasets.audio.files import Samples, resample
+from datasets.mixing.render import place
 from datasets.schema import MixPlan, Part, Profile, ShardSet
-from datasets.shards import Song, read_objects, read_song, read_songs
+from datasets.seeding import spread
+from datasets.shards.shards import Song, read_objects, read_song, read_songs
 from pipelines.report.listening import PAGE_RATE, Clip, band_levels, player, waveform
 from pipelines.report.page import section, source_class, text
 

@@ -11,7 +11,7 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
-_FOLDER = Path(__file__).parent
+_ASSETS = Path(__file__).with_name("assets")
 # Begins the policy of every page, and so tells our pages from others'.
 POLICY = "default-src 'none'; img-src data:; media-src data:; base-uri 'none'; form-action 'none'"
 SOURCE_COLOURS = ("drums", "bass", "other", "vocals")  # the classes that have a colour of their own
@@ -58,7 +58,7 @@ def table(
 def document(title: str, body: str, *, parts: Sequence[str] = ("page",), about: str = "") -> str:
     """The whole page as one file; `parts` names the styles and scripts it takes, `about` is what it was made from."""
     style, script = (
-        "".join(_FOLDER.joinpath(f"{part}.{kind}").read_text(encoding="utf-8") for part in parts)
+        "".join(_ASSETS.joinpath(f"{part}.{kind}").read_text(encoding="utf-8") for part in parts)
         for kind in ("css", "js")
     )
     source = f'<meta name="made-from" content="{text(about)}">' if about else ""

@@ -14,17 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from datasets.dice import dice
-from datasets.synthetic import compose, perform
+from datasets.corpus.synthetic import compose, perform
+from datasets.seeding import dice
 from flows import config as door
-from models import checkpoint
-from models.catalog import build
-from models.learner import Learner
-from models.metrics import nsdr
-from models.model_ref import describe
-from models.quantize import MIB, Packing, packed_bytes, uniform
-from models.recipe import QuantizeConfig
-from models.separate import layout, separate
+from models.inference.separate import layout, separate
+from models.learner_config import QuantizeConfig
+from models.learning.bit_widths import MIB, Packing, packed_bytes, uniform
+from models.learning.learner import Learner
+from models.networks.catalog import build
+from models.scores.metrics import nsdr
+from models.weights import checkpoint
+from models.weights.model_ref import describe
 from tests.bench.table import Row, figure, show
 
 RATE, SONG_S = 22050, 12.0

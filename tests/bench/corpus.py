@@ -29,9 +29,9 @@ import soundfile
 from numpy.typing import NDArray
 from rich.console import Console
 
-from datasets.dice import dice
 from datasets.schema import SOURCES
-from flows.screen import Screen
+from datasets.seeding import dice
+from flows.console.progress_display import Screen
 from tests.bench.table import Row, figure, show
 from tests.pipelines.broken import plant
 
@@ -223,7 +223,7 @@ def _pools() -> Pools:
     songs = [song for name in SETS if (data / name).is_dir() for song in sorted((data / name / "train").iterdir())]
     if songs:
         return {source: [_read(song / f"{source}.flac") for song in songs] for source in SOURCES}
-    from datasets.synthetic import compose, perform
+    from datasets.corpus.synthetic import compose, perform
 
     made = [perform(compose(seed, f"bench {seed}", 12.0), RATE) for seed in range(6)]
     ints = [np.round(stems_SCT.transpose(0, 2, 1) * 32767).astype(np.int16) for stems_SCT in made]
@@ -280,10 +280,10 @@ def _part(wanted: Mapping[str, Any]) -> dict[str, Any]:
     corpus, store = Path(wanted["corpus"]), Path(wanted["store"])
     if wanted["steps"] == ["bare"]:
         return _bare(corpus, wanted["half"])
-    from pipelines import curate, ingest
-    from pipelines.cluster import connect
-    from pipelines.curate import CurateConfig
-    from pipelines.ingest import CorpusConfig, IngestConfig, IngestResult
+    from pipelines.preparation import curate, ingest
+    from pipelines.preparation.curate import CurateConfig
+    from pipelines.preparation.ingest import CorpusConfig, IngestConfig, IngestResult
+    from pipelines.runtime.cluster import connect
 
     settings = CorpusConfig(root=str(corpus), split_seed=1)
     screen = Screen(Console(file=io.StringIO()))

@@ -25,15 +25,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import soundfile
 
-from datasets import shards
-from datasets.audio import Samples, decode
-from datasets.chunks import SongHeader, song_rows
-from datasets.crops import read_crop
-from datasets.dice import dice
-from datasets.frames import frame_offsets, frames_around
+from datasets.audio.files import Samples, decode
+from datasets.audio.flac_frames import frame_offsets, frames_around
+from datasets.corpus.synthetic import compose, perform
+from datasets.loading.crops import read_crop
 from datasets.schema import SOURCES
-from datasets.shards import Song
-from datasets.synthetic import compose, perform
+from datasets.seeding import dice
+from datasets.shards import shards
+from datasets.shards.chunks import SongHeader, song_rows
+from datasets.shards.shards import Song
 from tests.bench.table import Row, figure, show
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"

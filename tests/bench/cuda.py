@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from .models import (
+from tests.bench.models import (
     FORWARD_FLOP,
     H100_FLOPS,
     SAMPLE_RATE,
@@ -29,7 +29,7 @@ from .models import (
     take_turns,
     toy_audio,
 )
-from .table import Row, figure
+from tests.bench.table import Row, figure
 
 BUDGET_S = 470.0
 BATCH = 32
@@ -154,23 +154,22 @@ def attention_rows(device: str, context_s: float, batch: int) -> list[Row]:
 
     Tokens are random, which is the sparse one's worst case: no block is empty. The clustered ones are its best.
     """
-    from models import sparse
-
-    from .sparse import clustered
+    from models.networks import sparse_htdemucs
+    from tests.bench.sparse import clustered
 
     num_tokens = 8 * -(-round(context_s * SAMPLE_RATE) // 1024)
     name = f"attention {context_s} s"
     noise = torch.randn(batch, 8, num_tokens, 64, generator=torch.Generator().manual_seed(0))
     rows = []
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    projection_DR2 = sparse.draw_projection(64, rounds=32, seed=0).to(device)
+    projection_DR2 = sparse_htdemucs.draw_projection(64, rounds=32, seed=0).to(device)
     for kind, x in (("random", noise), ("clustered", clustered(num_tokens, batch=batch))):
         q, k, v = (x.to(device, dtype).clone().requires_grad_(device == "cuda") for _ in range(3))
-        pattern = sparse.find_pattern(q, k, sparsity=0.9, projection_DR2=projection_DR2)
+        pattern = sparse_htdemucs.find_pattern(q, k, sparsity=0.9, projection_DR2=projection_DR2)
 
         def whole(q: Any = q, k: Any = k, v: Any = v) -> Any:
-            found = sparse.find_pattern(q, k, sparsity=0.9, projection_DR2=projection_DR2)
-            return sparse.attend_blocks(q, k, v, found)
+            found = sparse_htdemucs.find_pattern(q, k, sparsity=0.9, projection_DR2=projection_DR2)
+            return sparse_htdemucs.attend_blocks(q, k, v, found)
 
         arms: dict[str, Callable[[], Any]] = {"exact": lambda q=q, k=k, v=v: F.scaled_dot_product_attention(q, k, v)}
         arms["sparse"] = whole
@@ -180,7 +179,7 @@ def attention_rows(device: str, context_s: float, batch: int) -> list[Row]:
             rows.append(figure(f"{name}, {kind}, {arm}", milliseconds, "ms", baseline=baseline[0]))
             rows.append(figure(f"{name}, {kind}, {arm}, peak", gib, "GiB", baseline=baseline[1]))
             baseline = milliseconds, gib
-        empty = 1 - sparse.occupied_blocks(sparse.by_code(pattern)).float().mean().item()
+        empty = 1 - sparse_htdemucs.occupied_blocks(sparse_htdemucs.by_code(pattern)).float().mean().item()
         rows.append(figure(f"{name}, {kind}, empty blocks", 100 * empty, "%"))
     return rows
 

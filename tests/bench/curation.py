@@ -1,7 +1,8 @@
 """`make bench-curation`: known faults planted in songs given as stems, and what curation's rules find of them.
 
 Songs are real, rendered (from ../shared/data when it is there) and synthetic. Every other song, in the order of
-names, is held out: the weights of `datasets/labels.py` never saw it, and the tables are about those songs alone.
+names, is held out: the weights of `datasets/quality/stem_classifier.py` never saw it, and the tables are about those
+songs alone.
 Other thresholds were set with all real and rendered songs in view; the held-out synthetic ones are drawn from a seed
 of their own. A rule's false alarms are counted on good songs and on songs with another fault. With `--model PATH`
 (a checkpoint folder, for instance of `make demo`) the rule that asks a model is held against the swapped songs too.
@@ -18,14 +19,14 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from datasets import defects
-from datasets.audio import Samples, decode
-from datasets.dice import dice
-from datasets.fingerprint import Listener, Signature, find_matches
-from datasets.quality import Meter, Rules, faults
+from datasets.audio.files import Samples, decode
+from datasets.corpus.synthetic import compose, perform
+from datasets.quality.fingerprint import Listener, Signature, find_matches
+from datasets.quality.measures import Meter, Rules, faults
 from datasets.schema import SOURCES
-from datasets.synthetic import compose, perform
+from datasets.seeding import dice
 from tests.bench.table import Row, figure, show
+from tests.datasets import corruptions
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 RATE = 44100
@@ -125,7 +126,7 @@ def _faults(songs: Mapping[str, Samples]) -> Iterator[Row]:
     tallies = {reason: Tally() for reason in TARGETS}
     clock = _Clock()
     for name, stems_SCT in songs.items():
-        alive = len(defects.sounding(stems_SCT)) == len(stems_SCT)
+        alive = len(corruptions.sounding(stems_SCT)) == len(stems_SCT)
         clean = _found(stems_SCT, stems_SCT.sum(axis=0), clock)
         for reason in clean & TARGETS.keys():
             if reason != "silent_source" or alive:  # some songs have no vocals
@@ -133,7 +134,7 @@ def _faults(songs: Mapping[str, Samples]) -> Iterator[Row]:
                 tallies[reason].misses.append(f"{name} as it came")
         for reason, turns in TURNS.items():
             for turn in range(turns):
-                planted = defects.FAULTS[reason](stems_SCT, dice(SEED, name, reason, turn), RATE)
+                planted = corruptions.FAULTS[reason](stems_SCT, dice(SEED, name, reason, turn), RATE)
                 found = _found(planted.stems_SCT, stems_SCT.sum(axis=0), clock)
                 tallies[reason].planted += 1
                 tallies[reason].found += reason in found
@@ -174,7 +175,7 @@ def _bleed_curve(songs: Mapping[str, Samples]) -> Iterator[Row]:
             hits = 0
             for place, stems_SCT in enumerate(some):
                 rng = dice(SEED, "bleed", kind, level_db, place)
-                planted = defects.bleed(stems_SCT, rng, level_db=level_db, kind=kind, sample_rate=RATE)
+                planted = corruptions.bleed(stems_SCT, rng, level_db=level_db, kind=kind, sample_rate=RATE)
                 meter = Meter(sources=SOURCES, sample_rate=RATE)
                 meter.add(planted.stems_SCT[:, :, : 8 * RATE])
                 into, onto = (SOURCES[where] for where in planted.places)
@@ -183,9 +184,9 @@ def _bleed_curve(songs: Mapping[str, Samples]) -> Iterator[Row]:
 
 
 def _with_model(songs: Mapping[str, Samples], path: str) -> Iterator[Row]:
-    from pipelines.crosscheck import load
-    from pipelines.curate import CurateConfig
-    from pipelines.hearing import Levels, confusions, levels_of, matrix
+    from pipelines.preparation.curate import CurateConfig
+    from pipelines.preparation.label_check import load
+    from pipelines.preparation.label_rule import Levels, confusions, levels_of, matrix
 
     model, config = load(path), CurateConfig()
     alone, both = Tally(), Tally()
@@ -195,7 +196,7 @@ def _with_model(songs: Mapping[str, Samples], path: str) -> Iterator[Row]:
         for turn in range(-1, TURNS["swapped"]):
             order = np.arange(len(SOURCES))
             if turn >= 0:
-                planted = defects.swap_labels(stems_SCT, dice(SEED, name, "swapped", turn))
+                planted = corruptions.swap_labels(stems_SCT, dice(SEED, name, "swapped", turn))
                 order[list(planted.places)] = order[list(planted.places)[::-1]]
             levels = Levels(own_NS=heard.own_NS[:, order], heard_NSS=heard.heard_NSS[:, order])
             shares = matrix(levels, silence_db=config.silence_db, heard_db=config.heard_db)
@@ -218,18 +219,18 @@ def _copies() -> Iterator[Row]:
     originals = {name: _signature(samples_CT) for name, samples_CT in songs.items()}
     kinds: dict[str, Callable[[Samples, np.random.Generator], Samples]] = {
         "exact": lambda x, rng: x,
-        "other master": lambda x, rng: defects.remaster(x, rng, sample_rate=RATE),
-        "mp3 at 64 kbit/s": lambda x, rng: defects.transcode(x, codec="mp3", kbps=64, sample_rate=RATE),
-        "half of the song": lambda x, rng: defects.excerpt(x, rng, share=0.5),
-        "a quarter of the song": lambda x, rng: defects.excerpt(x, rng, share=0.25),
+        "other master": lambda x, rng: corruptions.remaster(x, rng, sample_rate=RATE),
+        "mp3 at 64 kbit/s": lambda x, rng: corruptions.transcode(x, codec="mp3", kbps=64, sample_rate=RATE),
+        "half of the song": lambda x, rng: corruptions.excerpt(x, rng, share=0.5),
+        "a quarter of the song": lambda x, rng: corruptions.excerpt(x, rng, share=0.25),
     }
     for percent in (-3, 3, 5):
-        kinds[f"{percent:+d} % tape speed"] = lambda x, rng, by=percent: defects.change_speed(
+        kinds[f"{percent:+d} % tape speed"] = lambda x, rng, by=percent: corruptions.change_speed(
             x, 1 + by / 100, sample_rate=RATE
         )
-    kinds["+3 % tempo"] = lambda x, rng: defects.change_tempo(x, 1.03, sample_rate=RATE)
+    kinds["+3 % tempo"] = lambda x, rng: corruptions.change_tempo(x, 1.03, sample_rate=RATE)
     for semitones in SEMITONES:
-        kinds[f"+{semitones:g} semitones"] = lambda x, rng, by=semitones: defects.transpose(x, by, sample_rate=RATE)
+        kinds[f"+{semitones:g} semitones"] = lambda x, rng, by=semitones: corruptions.transpose(x, by, sample_rate=RATE)
     for kind, change in kinds.items():
         chosen = list(songs) if kind in ("exact", "other master") else list(songs)[::3]
         copies = {f"{name} copy": _signature(change(songs[name], dice(SEED, kind, name))) for name in chosen}
@@ -256,7 +257,7 @@ def _lossy(songs: Mapping[str, Samples]) -> Iterator[Row]:
     whole = [samples_CT for samples_CT in whole if _cutoff(samples_CT) > 20000][:8]
     for codec in ("mp3", "aac", "vorbis"):
         for kbps in KBPS:
-            found = [_cutoff(defects.transcode(x, codec=codec, kbps=kbps, sample_rate=RATE)) for x in whole]
+            found = [_cutoff(corruptions.transcode(x, codec=codec, kbps=kbps, sample_rate=RATE)) for x in whole]
             share = float(np.mean(np.array(found) < 20000))
             name = f"{codec} at {kbps} kbit/s: recall at min_cutoff_hz=20000 (median {np.median(found):.0f} Hz)"
             yield figure(name, share, "")

@@ -17,13 +17,12 @@ from concurrent.futures import ProcessPoolExecutor
 import torch
 from torch import nn
 
-from models import cost
-from models.catalog import PRESETS, build
-from models.dialect import to_kwargs
 from models.errors import ModelError
-
-from .models import SEGMENT_SAMPLES, toy_audio
-from .table import Row, figure, show
+from models.networks import cost
+from models.networks.catalog import PRESETS, build
+from models.weights.demucs_options import to_kwargs
+from tests.bench.models import SEGMENT_SAMPLES, toy_audio
+from tests.bench.table import Row, figure, show
 
 SEGMENT_S = 7.8
 PUBLISHED = [name for name in PRESETS if not name.endswith("tiny") and name != "hdemucs-repro"]  # that is hdemucs-mmi

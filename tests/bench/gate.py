@@ -2,8 +2,8 @@
 
 `make bench-gate` simulates pairs of models: each song's gain is drawn around a known mean with the spread that
 published models show song by song (0.4 to 0.8 dB), bell-shaped, with heavy tails, and skewed. Every trial is a whole
-decision of `pipelines.gate.decide` under the rules as they stand. For comparison, the bare rule "the mean went up" and
-BCa bounds see the same songs.
+decision of `pipelines.evaluation.gate.decide` under the rules as they stand. For comparison, the bare rule "the mean
+went up" and BCa bounds see the same songs.
 """
 
 import argparse
@@ -16,10 +16,10 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.dice import dice
-from pipelines.evaluate import ScoreSummary, SongScore, SourceScore
-from pipelines.gate import Decision, GateConfig, decide
-from pipelines.paired import Difference, _counts
+from datasets.seeding import dice
+from pipelines.evaluation.evaluate import ScoreSummary, SongScore, SourceScore
+from pipelines.evaluation.gate import Decision, GateConfig, decide
+from pipelines.evaluation.paired_bootstrap import Difference, _counts
 from tests.bench.table import Row, figure, show
 
 Array = NDArray[np.float64]

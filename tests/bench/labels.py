@@ -1,4 +1,4 @@
-"""`make bench-labels`: fits the weights of `datasets/labels.py`, and says how well they do on songs left out.
+"""`make bench-labels`: fits the weights of `datasets/quality/stem_classifier.py`; their worth on songs left out.
 
 The songs are the half of `curation.py`'s that its tables are not about: multitracks of ../shared/data in five forms
 (whole, its halves, faster and slower by 12 %), and made-up ones with a small weight. What is made likely is the way in
@@ -16,15 +16,15 @@ from itertools import combinations, permutations
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets import labels
-from datasets.audio import Samples
-from datasets.defects import change_speed
-from datasets.labels import FEATURES, LABELS
-from datasets.quality import Meter, Rules
+from datasets.audio.files import Samples
+from datasets.corpus.synthetic import compose, perform
+from datasets.quality import stem_classifier
+from datasets.quality.measures import Meter, Rules
+from datasets.quality.stem_classifier import FEATURES, LABELS
 from datasets.schema import SOURCES
-from datasets.synthetic import compose, perform
 from tests.bench.curation import RATE, multitracks
 from tests.bench.table import Row, figure, show
+from tests.datasets.corruptions import change_speed
 
 Array = NDArray[np.float64]
 
@@ -113,14 +113,14 @@ def fit(examples: Sequence[Example]) -> tuple[Array, Array, Array]:
 
 
 def _centred(example: Example, mean_D: Array, deviation_D: Array) -> Array:
-    return np.clip((example.features_SD - mean_D) / deviation_D, -labels._FARTHEST, labels._FARTHEST)
+    return np.clip((example.features_SD - mean_D) / deviation_D, -stem_classifier._FARTHEST, stem_classifier._FARTHEST)
 
 
 def _ways(scores_SL: Array, names: Sequence[int]) -> tuple[Array, Array]:
     """Every way to hand out the labels, (W, S), and its score, (W,), as `labels.likeliest` has it."""
     ways_WS = np.array(list(permutations(range(len(LABELS)), len(scores_SL))))
     absent_W = (~np.isin(ways_WS, names)).sum(axis=1)
-    return ways_WS, scores_SL[np.arange(len(scores_SL)), ways_WS].sum(axis=1) - labels.ABSENT * absent_W
+    return ways_WS, scores_SL[np.arange(len(scores_SL)), ways_WS].sum(axis=1) - stem_classifier.ABSENT * absent_W
 
 
 def _doubt(scores_SL: Array, names: Sequence[int]) -> tuple[float, Array]:

@@ -24,14 +24,15 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from datasets import shards, storage
-from datasets.audio import Samples
-from datasets.crops import layout_of, read_crop
-from datasets.dice import dice
-from datasets.loader import Loader, LoaderConfig
-from datasets.row_cache import FORMS, RowCache
+from datasets.audio.files import Samples
+from datasets.loading.crops import layout_of, read_crop
+from datasets.loading.loader import Loader, LoaderConfig
+from datasets.loading.row_cache import FORMS, RowCache
+from datasets.loading.segments import SegmentIndex
 from datasets.schema import SOURCES, ShardSet
-from datasets.segments import SegmentIndex
+from datasets.seeding import dice
+from datasets.shards import shards
+from datasets.store import storage
 from tests.bench.crops import CROP_S, RATE, Material, bytes_read, seek, songs, store
 from tests.bench.table import Row, figure, show
 from tests.s3 import BUCKET, object_store

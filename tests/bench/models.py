@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .table import Row, figure, show
+from tests.bench.table import Row, figure, show
 
 SAMPLE_RATE = 44100
 SEGMENT_SAMPLES = 343980  # 7.8 s
@@ -79,7 +79,7 @@ def reference_model() -> nn.Module:
 
 def our_model() -> nn.Module:
     """Ours with the reference's weights; a strict load proves that it is the same network."""
-    from models.htdemucs import HTDemucs
+    from models.networks.htdemucs import HTDemucs
 
     state = reference_model().state_dict()
     model = HTDemucs()
@@ -124,8 +124,8 @@ def separation(arm: Arm, setting: Setting) -> Callable[[], float | None]:
         apply_model(model, normal_CT[None], shifts=1, split=True, overlap=0.25, device=setting.device)
 
     def ours(mixture_CT: Tensor) -> None:
-        from models.separate import separate
-        from models.tiled import keep_freed_memory
+        from models.inference.separate import separate
+        from models.networks.cpu_kernels import keep_freed_memory
 
         keep_freed_memory()  # as `stemline separate` and the scoring workers do
         dtype = getattr(torch, arm.precision)
@@ -327,7 +327,7 @@ def main() -> int:
     parser.add_argument("--out", help="JSON file for the rows")
     options = parser.parse_args()
     if options.device == "cuda":
-        from .cuda import cuda_rows
+        from tests.bench.cuda import cuda_rows
 
         rows = list(cuda_rows(quick=options.quick))
         machine = torch.cuda.get_device_name()

@@ -19,16 +19,16 @@ from unittest.mock import patch
 
 import numpy as np
 
-from datasets.chunks import SongHeader, song_rows
-from datasets.mixplan import MixRules, plan
-from datasets.profile import profile
+from datasets.analysis.profile import profile
+from datasets.corpus.synthetic import compose, perform
+from datasets.mixing.mixplan import MixRules, plan
 from datasets.schema import SOURCES, Profile
-from datasets.shards import read_song, read_songs, write_manifest, write_shard
-from datasets.synthetic import compose, perform
-from models.augment import augment
-from models.recipe import AugmentConfig
-from pipelines import automix
-from pipelines.cluster import Resources, connect, map_rows
+from datasets.shards.chunks import SongHeader, song_rows
+from datasets.shards.shards import read_song, read_songs, write_manifest, write_shard
+from models.learner_config import AugmentConfig
+from models.learning.augment import augment
+from pipelines.preparation import automix
+from pipelines.runtime.cluster import Resources, connect, map_rows
 from tests.bench.table import Row, figure, show, write
 
 PARTS = ("analysis", "alignment", "rendering", "planning", "augmentation", "workers")

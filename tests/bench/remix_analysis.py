@@ -13,10 +13,10 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from datasets.harmony import chroma, chromagram, key
-from datasets.profile import profile
+from datasets.analysis.harmony import chroma, chromagram, key
+from datasets.analysis.profile import profile
+from datasets.corpus.synthetic import compose, perform
 from datasets.schema import SOURCES
-from datasets.synthetic import compose, perform
 from tests.bench import remix_fit
 from tests.bench.songs_with_truth import KnownSong, known_songs, octave_fair, tempo_right
 from tests.bench.table import Row, figure, show

@@ -1,8 +1,8 @@
 """`python -m tests.bench.remix_fit`: the weights by which beats and bars are chosen, and their worth on new songs.
 
-Both are linear models over what `datasets.rhythm` and `datasets.bars` list as evidence, fitted so that the expected
-F-measure under a softmax over each excerpt's readings is largest. Songs are split in twelve; each twelfth is scored
-with weights fitted to the others, and all excerpts of a song are in the same one.
+Both are linear models over what `datasets.analysis.beats` and `datasets.analysis.downbeats` list as evidence, fitted so
+that the expected F-measure under a softmax over each excerpt's readings is largest. Songs are split in twelve; each
+twelfth is scored with weights fitted to the others, and all excerpts of a song are in the same one.
 """
 
 import sys
@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from datasets import bars, rhythm
-from datasets.harmony import chromagram
-from datasets.onsets import FRAMES_PER_S, ONSET_DELAY_S, onset_envelopes
+from datasets.analysis import beats, downbeats
+from datasets.analysis.harmony import chromagram
+from datasets.analysis.onsets import FRAMES_PER_S, ONSET_DELAY_S, onset_envelopes
 from tests.bench.songs_with_truth import KnownSong, known_songs, octave_fair, plain_f, tempo_right
 from tests.bench.table import Row, figure, show
 
@@ -48,7 +48,7 @@ def choices(songs: Iterable[KnownSong]) -> tuple[list[Choice], list[Choice]]:
         if not song.beats_s.size:
             continue
         onsets = onset_envelopes(song.mixture_T, song.sample_rate)
-        found = list(rhythm.hypotheses(onsets))
+        found = list(beats.hypotheses(onsets))
         times = [one.grid / FRAMES_PER_S + ONSET_DELAY_S for one in found]
         times = [time_s[(time_s >= 0.0) & (time_s < song.mixture_T.size / song.sample_rate)] for time_s in times]
         fair, plain = (np.array([score(song.beats_s, time_s) for time_s in times]) for score in (octave_fair, plain_f))
@@ -60,7 +60,9 @@ def choices(songs: Iterable[KnownSong]) -> tuple[list[Choice], list[Choice]]:
         grids.append(Choice(set=song.set, title=song.title, evidence_HD=evidence_HD, worth_H=worth_H, scores=scores))
         best = int(np.argmax(plain))
         if song.downbeats_s.size and plain[best] >= 0.9:
-            readings.append(_bars_of(song, found[best].grid, bars.readings(onsets, found[best].grid, _chroma(song))))
+            readings.append(
+                _bars_of(song, found[best].grid, downbeats.readings(onsets, found[best].grid, _chroma(song)))
+            )
     return grids, readings
 
 
@@ -71,7 +73,7 @@ def _chroma(song: KnownSong) -> Array:
 def _bars_of(song: KnownSong, grid: Array, evidence_HD: Array) -> Choice:
     times_s = grid / FRAMES_PER_S + ONSET_DELAY_S
     worth = []
-    for metre, phase in bars.READINGS:
+    for metre, phase in downbeats.READINGS:
         first_s = times_s[(np.arange(grid.size) % metre == phase) & (times_s >= 0.0)]
         worth.append(plain_f(song.downbeats_s, first_s))
     worth_H = np.array(worth)
@@ -145,8 +147,8 @@ def rows(songs: Iterable[KnownSong]) -> list[Row]:
 def main() -> int:
     songs = list(known_songs(DATA))
     grids, readings = choices(songs)
-    print("datasets.rhythm.WEIGHTS", fit(grids).round(2).tolist())
-    print("datasets.bars.WEIGHTS", fit(readings).round(2).tolist())
+    print("datasets.analysis.beats.WEIGHTS", fit(grids).round(2).tolist())
+    print("datasets.analysis.downbeats.WEIGHTS", fit(readings).round(2).tolist())
     return show("Beats and bars of songs left out of the fit", rows(songs))
 
 

@@ -12,12 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from datasets.harmony import PITCHES, chroma
-from datasets.mixplan import MixRules, plan
-from datasets.profile import profile
-from datasets.render import find_hits, keep_hits, place, stretch
+from datasets.analysis.harmony import PITCHES, chroma
+from datasets.analysis.profile import profile
+from datasets.corpus.synthetic import compose, perform
+from datasets.mixing.mixplan import MixRules, plan
+from datasets.mixing.render import find_hits, keep_hits, place, stretch
 from datasets.schema import SOURCES, Part
-from datasets.synthetic import compose, perform
 
 Samples = NDArray[np.float32]
 

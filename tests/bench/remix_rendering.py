@@ -20,14 +20,13 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-import datasets.bars
-from datasets import rhythm
-from datasets.chunks import SongHeader, song_rows, stems_of
-from datasets.mixplan import MixRules, has_beat, plan
-from datasets.profile import profile
-from datasets.render import find_hits, keep_hits, place, render, stretch
+from datasets.analysis import beats, downbeats
+from datasets.analysis.profile import profile
+from datasets.corpus.synthetic import compose, perform
+from datasets.mixing.mixplan import MixRules, has_beat, plan
+from datasets.mixing.render import find_hits, keep_hits, place, render, stretch
 from datasets.schema import SOURCES, MixPlan, Part, Profile
-from datasets.synthetic import compose, perform
+from datasets.shards.chunks import SongHeader, song_rows, stems_of
 from tests.bench import remix_fit
 from tests.bench.songs_with_truth import known_songs
 from tests.bench.table import Row, figure
@@ -115,13 +114,13 @@ def _heard(name: str, stems_SCT: Samples, beats_s: Array) -> Song:
 def heard_without_them(songs: list[Song]) -> list[Song]:
     """Each song as it is heard by weights that were fitted to the others; made-up ones are in no fit."""
     grids, readings = remix_fit.choices(known_songs(remix_fit.DATA))
-    beats, bars = remix_fit.fitted_without(grids), remix_fit.fitted_without(readings)
+    beat_weights, bar_weights = remix_fit.fitted_without(grids), remix_fit.fitted_without(readings)
     heard = []
     for song in songs:
         title = song.heard.track_id.split("/")[-1].split(" (")[0]
         with (
-            patch.object(rhythm, "WEIGHTS", beats.get(title, rhythm.WEIGHTS)),
-            patch.object(datasets.bars, "WEIGHTS", bars.get(title, datasets.bars.WEIGHTS)),
+            patch.object(beats, "WEIGHTS", beat_weights.get(title, beats.WEIGHTS)),
+            patch.object(downbeats, "WEIGHTS", bar_weights.get(title, downbeats.WEIGHTS)),
         ):
             anew = _heard(song.heard.track_id, song.stems_SCT, song.beats_s)
         heard.append(replace(anew, heard=replace(anew.heard, loudness_db=song.heard.loudness_db)))

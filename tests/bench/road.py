@@ -22,10 +22,10 @@ from typing import Any
 
 from rich.console import Console
 
-from datasets.synthetic import write_corpus
+from datasets.corpus.synthetic import write_corpus
 from flows import config as door
-from flows import demo
-from flows.screen import Screen
+from flows.cli.pipeline import demo
+from flows.console.progress_display import Screen
 from tests.bench.table import Row, figure, show
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,7 +71,9 @@ def _demo(store: Path) -> tuple[float, dict[str, Any]]:
 
 def _directly(folder: Path) -> Mapping[str, float]:
     """Seconds per stage of the same steps as plain calls, with a listener that only takes the time."""
-    from pipelines import analyze, automix, curate, evaluate, ingest, train
+    from pipelines.evaluation import evaluate
+    from pipelines.preparation import analyze, automix, curate, ingest
+    from pipelines.training import train
 
     songs = folder / "store" / "demo-songs"
     write_corpus(songs, num_songs=demo.NUM_SONGS, seed=demo.SEED, duration_s=demo.SONG_S)
@@ -113,8 +115,11 @@ def _without_ray() -> Iterator[None]:
             separated = separator({"item": json.dumps(dict(item))})
             yield evaluate._score_row(separated, config=config, chunks=chunks, store=store)["title"]
 
-    modules = [importlib.import_module(f"pipelines.{name}") for name in ("ingest", "measure", "analyze", "automix")]
-    evaluate = importlib.import_module("pipelines.evaluate")
+    modules = [
+        importlib.import_module(f"pipelines.preparation.{name}")
+        for name in ("ingest", "signal_stats", "analyze", "automix")
+    ]
+    evaluate = importlib.import_module("pipelines.evaluation.evaluate")
     before = [(module, name, getattr(module, name)) for module in modules for name in ("map_rows", "connect")]
     before += [(evaluate, name, getattr(evaluate, name)) for name in ("connect", "_separate_and_score")]
     try:

@@ -70,7 +70,7 @@ def _parity(excerpts: int) -> Iterator[Row]:
 def _apart(stems_SCT: Array, estimates_SCT: Array) -> tuple[dict[str, float], str]:
     import torch
 
-    from models.bsseval import bss_eval
+    from models.scores.bsseval import bss_eval
 
     given = bss_eval(torch.from_numpy(stems_SCT), torch.from_numpy(estimates_SCT), RATE)
     expected = _museval(stems_SCT, estimates_SCT)
@@ -111,7 +111,7 @@ def _stems(folder: Path) -> Array:
 
 
 def _decoded(path: Path) -> Array:
-    from datasets.audio import decode
+    from datasets.audio.files import decode
 
     stems = [decode(str(path), stream=stream)[0] for stream in range(1, 5)]
     length = min(stem.shape[-1] for stem in stems)
@@ -122,7 +122,7 @@ def _estimates(stems_SCT: Array, *, bits: bool) -> Array:
     """What a soft mask with leakage makes of the mixture: artifacts, interference and filtering at once."""
     import torch
 
-    from models.metrics import ideal_ratio_mask
+    from models.scores.metrics import ideal_ratio_mask
 
     made = ideal_ratio_mask(torch.from_numpy(stems_SCT), exponent=1.0).numpy()
     return np.round(made * 32768) / 32768 if bits else made
@@ -198,9 +198,9 @@ def _call(arm: str, stems_SCT: Array, estimates_SCT: Array) -> Any:
             return lambda: _museval(stems_SCT, estimates_SCT)
         import torch
 
-        from models.bsseval import bss_eval
-        from models.metrics import sdr_windows
-        from models.tiled import keep_freed_memory
+        from models.networks.cpu_kernels import keep_freed_memory
+        from models.scores.bsseval import bss_eval
+        from models.scores.metrics import sdr_windows
 
     keep_freed_memory()  # as in an evaluation
     torch.set_num_threads(1)

@@ -10,7 +10,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from datasets.synthetic import compose, perform
+from datasets.corpus.synthetic import compose, perform
 
 Array = NDArray[np.float64]
 Samples = NDArray[np.float32]

@@ -21,11 +21,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models import sparse
-from models.catalog import build
-
-from .models import toy_audio
-from .table import Row, figure, show
+from models.networks import sparse_htdemucs
+from models.networks.catalog import build
+from tests.bench.models import toy_audio
+from tests.bench.table import Row, figure, show
 
 CONTEXTS_S = (7.8, 12.2, 24.4, 48.8)
 HEADS = 2  # of eight; untrained heads differ by their random weights only
@@ -74,13 +73,13 @@ def queries_and_keys(context_s: float) -> list[tuple[Tensor, Tensor]]:
             raise Enough
 
     for module in model.modules():
-        if isinstance(module, sparse.SparseAttention):
+        if isinstance(module, sparse_htdemucs.SparseAttention):
             module.register_forward_pre_hook(record)
 
-    def exact(q: Tensor, k: Tensor, v: Tensor, pattern: sparse.Pattern) -> Tensor:
+    def exact(q: Tensor, k: Tensor, v: Tensor, pattern: sparse_htdemucs.Pattern) -> Tensor:
         return F.scaled_dot_product_attention(q, k, v)  # a mask of 17000 x 17000 for each head would not fit
 
-    with patch("models.sparse.attend_dense", exact), suppress(Enough):
+    with patch("models.networks.sparse_htdemucs.attend_dense", exact), suppress(Enough):
         model(toy_audio(model.config.segment_samples, seed=1).sum(1))
     return found
 
@@ -93,51 +92,51 @@ def clustered(num_tokens: int, *, batch: int = 1) -> Tensor:
     return centres[:, :, torch.arange(num_tokens) % 10] + 0.1 * noise
 
 
-def pattern_of(q: Tensor, k: Tensor) -> sparse.Pattern:
-    projection_DR2 = sparse.draw_projection(q.shape[-1], rounds=32, seed=0)
-    return sparse.find_pattern(q, k, sparsity=0.9, projection_DR2=projection_DR2)
+def pattern_of(q: Tensor, k: Tensor) -> sparse_htdemucs.Pattern:
+    projection_DR2 = sparse_htdemucs.draw_projection(q.shape[-1], rounds=32, seed=0)
+    return sparse_htdemucs.find_pattern(q, k, sparsity=0.9, projection_DR2=projection_DR2)
 
 
 def pattern_rows(name: str, q: Tensor, k: Tensor) -> Iterator[Row]:
     pattern = pattern_of(q, k)
     probes = torch.linspace(0, q.shape[-2] - 1, PROBES).round().long()
-    probed = sparse.report(q[..., probes, :], k, replace(pattern, query_BHL=pattern.query_BHL[..., probes]))
+    probed = sparse_htdemucs.report(q[..., probes, :], k, replace(pattern, query_BHL=pattern.query_BHL[..., probes]))
     yield figure(f"{name}, queries", q.shape[-2], "tokens")
     yield figure(f"{name}, sparsity", 100 * left_out(pattern), "%", baseline=90.0)
     yield figure(f"{name}, recall", 100 * probed.recall, "%", baseline=100 * probed.best_recall)
     yield figure(f"{name}, recall of the best pattern as sparse", 100 * probed.best_recall, "%")
     yield figure(f"{name}, queries without a key", 100 * probed.queries_alone, "%")
-    occupied = sparse.occupied_blocks(some_blocks(sparse.by_code(pattern))).float().mean().item()
+    occupied = sparse_htdemucs.occupied_blocks(some_blocks(sparse_htdemucs.by_code(pattern))).float().mean().item()
     yield figure(f"{name}, empty blocks", 100 * (1 - occupied), "%")
     yield figure(f"{name}, most a block-sparse kernel can gain", 1 / max(occupied, 1e-9), "x", baseline=1.0)
 
 
-def some_blocks(pattern: sparse.Pattern) -> sparse.Pattern:
+def some_blocks(pattern: sparse_htdemucs.Pattern) -> sparse_htdemucs.Pattern:
     """The same with the queries of `QUERY_BLOCKS` blocks only, evenly spaced; the last block may be a short one."""
-    blocks = pattern.query_BHL.split(sparse.BLOCK, dim=-1)
+    blocks = pattern.query_BHL.split(sparse_htdemucs.BLOCK, dim=-1)
     chosen = torch.linspace(0, len(blocks) - 1, min(len(blocks), QUERY_BLOCKS)).round().long().tolist()
     return replace(pattern, query_BHL=torch.cat([blocks[index] for index in chosen], dim=-1))
 
 
-def left_out(pattern: sparse.Pattern) -> float:
+def left_out(pattern: sparse_htdemucs.Pattern) -> float:
     """Share of pairs that are left out."""
-    return 1 - sparse.kept_pairs(some_blocks(pattern)).float().mean().item()
+    return 1 - sparse_htdemucs.kept_pairs(some_blocks(pattern)).float().mean().item()
 
 
 def cost_rows(name: str, q: Tensor, k: Tensor) -> Iterator[Row]:
     """One layer's attention, eight heads, forward only: exact and fused, and a sparse one's preparation."""
     exact_s = cpu_s(lambda: F.scaled_dot_product_attention(q, k, k))
     yield figure(f"{name}, exact fused attention", exact_s, "CPU s")
-    search_s = cpu_s(lambda: sparse.by_code(pattern_of(q, k)))
+    search_s = cpu_s(lambda: sparse_htdemucs.by_code(pattern_of(q, k)))
     yield figure(f"{name}, hashing, choosing k and sorting", search_s, "CPU s", baseline=exact_s)
-    pattern = sparse.by_code(pattern_of(q[:, :HEADS], k[:, :HEADS]))
+    pattern = sparse_htdemucs.by_code(pattern_of(q[:, :HEADS], k[:, :HEADS]))
     some = some_blocks(pattern)
     share = HEADS * some.query_BHL.shape[-1] / (q.shape[1] * q.shape[-2])
-    blocks_s = cpu_s(lambda: sparse.occupied_blocks(some)) / share
+    blocks_s = cpu_s(lambda: sparse_htdemucs.occupied_blocks(some)) / share
     yield figure(f"{name}, finding occupied blocks", blocks_s, "CPU s", baseline=exact_s)
     pairs = q.shape[1] * q.shape[-2] * k.shape[-2]
     fused = 4 * q.shape[-1] * q.shape[1] * (2 * q.shape[-2] + 2 * k.shape[-2])  # q, k, v and out in float32
-    codes = 8 * q.shape[1] * (q.shape[-2] + k.shape[-2]) + 4 * pairs / sparse.BLOCK**2
+    codes = 8 * q.shape[1] * (q.shape[-2] + k.shape[-2]) + 4 * pairs / sparse_htdemucs.BLOCK**2
     yield figure(f"{name}, memory of exact fused attention", fused / 2**20, "MiB")
     yield figure(f"{name}, at least, of a sparse kernel", (fused + codes) / 2**20, "MiB", baseline=fused / 2**20)
     yield figure(f"{name}, of the dense mask", pairs / 2**20, "MiB", baseline=fused / 2**20)

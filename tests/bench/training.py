@@ -4,9 +4,9 @@ The tiny preset of each family learns from the same songs, each at unit level as
 and rendered ones where `../shared/data` has them. The reference is demucs' own class of the same size and names of
 parameters, initialised by itself, with its L1 loss and torch's Adam, on the very same augmented batches; ours goes
 through `Learner`, as in `stemline train`. Both begin from the weights that the reference drew, for three seeds
-(`tests/models/test_first_weights.py` holds that ours draws alike; `--own-weights` lets it), and take turns step by
-step, so that a loaded machine does harm to both alike; time is CPU seconds of one thread. Sparse HT Demucs and v2 have
-no counterpart in demucs 4.1.0 and stand beside nothing.
+(`tests/models/networks/test_first_weights.py` holds that ours draws alike; `--own-weights` lets it), and take turns
+step by step, so that a loaded machine does harm to both alike; time is CPU seconds of one thread. Sparse HT Demucs and
+v2 have no counterpart in demucs 4.1.0 and stand beside nothing.
 
 Gain is nSDR in dB above that of the unprocessed mixture, mean over songs nobody learned from and their sources; the
 IRM2 oracle's stands beside it. Songs are at 8 kHz, so that all of it takes minutes; steps of the presets as they
@@ -32,21 +32,20 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from datasets.audio import decode, resample
-from datasets.dice import dice
+from datasets.audio.files import decode, resample
+from datasets.corpus.synthetic import compose, perform
 from datasets.schema import SOURCES
-from datasets.synthetic import compose, perform
-from models.augment import augment
-from models.catalog import build
-from models.dialect import to_kwargs
+from datasets.seeding import dice
 from models.errors import ModelError
-from models.learner import Learner
-from models.levels import track_statistics
-from models.metrics import ideal_ratio_mask, nsdr
-from models.recipe import AugmentConfig, LearnerConfig
-from models.separate import separate
-
-from .table import Row, figure, show
+from models.inference.separate import separate
+from models.learner_config import AugmentConfig, LearnerConfig
+from models.learning.augment import augment
+from models.learning.learner import Learner
+from models.networks.catalog import build
+from models.networks.levels import track_statistics
+from models.scores.metrics import ideal_ratio_mask, nsdr
+from models.weights.demucs_options import to_kwargs
+from tests.bench.table import Row, figure, show
 
 ROOT = Path(__file__).resolve().parents[2]
 RENDERED = ROOT.parent / "shared" / "data" / "rendered_stems" / "train"

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from datasets.overrides import Override, read_overrides
+from datasets.quality.overrides import Override, read_overrides
 from pipelines.report import curation
 from tests.contracts.test_report_in_browser import Opened, browser  # noqa: F401
-from tests.pipelines.test_report_curation import make_curation
+from tests.pipelines.report.test_curation import make_curation
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.report.versus import Duel, Entry, index_page, song_page
+from pipelines.report.ab_page import Duel, Entry, index_page, song_page
 from tests.contracts.test_report_in_browser import browser as browser  # the fixture
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from datasets import shards
-from datasets.audio import Samples
-from datasets.chunks import SongHeader, song_rows
-from datasets.dice import dice
+from datasets.audio.files import Samples
+from datasets.seeding import dice
+from datasets.shards import shards
+from datasets.shards.chunks import SongHeader, song_rows
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "corpus.md"
 RATE, NUM_SAMPLES = 8000, 20_000

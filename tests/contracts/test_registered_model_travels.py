@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.provenance import ROOT
 from pipelines.registry import RegistryConfig, address, fetch, promote, register
 from pipelines.registry.bundle import MODELS, write_bundle
-from tests.pipelines.test_registry import make_candidate
+from pipelines.runtime.step_keys import ROOT
+from tests.pipelines.registry.test_registry import make_candidate
 
 pytestmark = pytest.mark.slow
 
@@ -90,8 +90,8 @@ def test_a_bare_process_separates_a_whole_song_as_we_do_and_two_versions_side_by
 ) -> None:
     import torch
 
-    from models.checkpoint import load_model
-    from models.separate import separate
+    from models.inference.separate import separate
+    from models.weights.checkpoint import load_model
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     config, store = RegistryConfig(), str(tmp_path / "store")
@@ -106,7 +106,7 @@ def test_a_bare_process_separates_a_whole_song_as_we_do_and_two_versions_side_by
         + "\n\n_once = separate\n\ndef separate(*args, **options):\n    return 2 * _once(*args, **options)\n"
     )
     other = make_candidate(tmp_path / "other", run_key="e5f6")
-    monkeypatch.setattr("pipelines.registry.record.write_bundle", functools.partial(write_bundle, source=changed))
+    monkeypatch.setattr("pipelines.registry.run_logging.write_bundle", functools.partial(write_bundle, source=changed))
     second = register(config, other, store=store)
 
     song = mixture(8000 * 5 + 123)
@@ -212,8 +212,8 @@ def test_a_served_champion_answers_over_http_with_the_stems_that_were_asked_for(
 ) -> None:
     import torch
 
-    from models.checkpoint import load_model
-    from models.separate import separate
+    from models.inference.separate import separate
+    from models.weights.checkpoint import load_model
 
     song = mixture(8000 * 3 + 17)
     model, song_CT = load_model(registered.checkpoint), torch.from_numpy(song[0])

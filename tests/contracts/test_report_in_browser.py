@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipelines.report import ReportConfig, run
-from tests.pipelines.test_report import make_input
+from tests.pipelines.report.test_report import make_input
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 FLAGS = [

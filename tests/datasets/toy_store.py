@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets import shards
-from datasets.audio import Samples
-from datasets.chunks import SongHeader, song_rows
-from datasets.dice import dice
+from datasets.audio.files import Samples
+from datasets.loading.segments import SegmentIndex, read_row
 from datasets.schema import ShardSet
-from datasets.segments import SegmentIndex, read_row
+from datasets.seeding import dice
+from datasets.shards import shards
+from datasets.shards.chunks import SongHeader, song_rows
 
 RATE = 1000
 SOURCES = ("drums", "bass")

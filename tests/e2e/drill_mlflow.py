@@ -24,9 +24,9 @@ from socket import socket
 
 import numpy as np
 
-from datasets.shards import read_json
-from pipelines import examples
-from pipelines.registry.live import MARK
+from datasets.shards.shards import read_json
+from pipelines.registry.live_metrics import MARK
+from pipelines.runs import examples
 from tests.bench.table import Row, figure, show
 from tests.e2e import drill_registry
 from tests.e2e.drill_training import started

@@ -25,7 +25,7 @@ import soundfile
 from rich.console import Console
 from rich.table import Table
 
-from datasets.synthetic import write_corpus
+from datasets.corpus.synthetic import write_corpus
 from tests.bench.table import Row, figure, show
 from tests.e2e import backup, drill_road, stack
 from tests.e2e.services_here import Cluster, cluster

@@ -17,7 +17,7 @@ from typing import Any
 from pipelines import registry
 from pipelines.registry import Candidate, RegistryConfig
 from tests.bench.table import Row, figure
-from tests.pipelines.test_registry import CHUNKS, make_checkpoint
+from tests.pipelines.registry.test_registry import CHUNKS, make_checkpoint
 
 CONFIG = RegistryConfig()
 KILLED = 137
@@ -81,7 +81,7 @@ def rows(folder: Path, *, every: int = 1) -> Iterator[Row]:
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     import mlflow.pyfunc  # noqa: F401  # seconds, which each of hundreds of children would take
 
-    import models.catalog  # noqa: F401
+    import models.networks.catalog  # noqa: F401
 
     for name, (before, act) in ACTS.items():
         kills, wrong = _drilled(folder / name, before, act, every=every)

@@ -19,7 +19,7 @@ from typing import Any
 
 from rich.console import Console
 
-from datasets.synthetic import write_corpus
+from datasets.corpus.synthetic import write_corpus
 
 ROOT = Path(__file__).resolve().parents[2]
 # As small as the whole road can be walked.

@@ -31,10 +31,11 @@ import numpy as np
 import psutil
 from rich.console import Console
 
-from flows.screen import table
-from pipelines import resume, train
-from pipelines.progress import Silent
+from flows.console.progress_display import table
 from pipelines.registry import RegistryConfig
+from pipelines.runs import run_folder
+from pipelines.runtime.progress import Silent
+from pipelines.training import train
 from tests.pipelines.songs import SOURCES, write_songs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,7 +67,7 @@ class Said(Silent):
 
 def child(store: Path, settings: dict[str, Any]) -> None:
     """The training itself: a tiny network, dropout, averages, a falling rate, and learnt bit widths."""
-    from models.recipe import AugmentConfig, LearnerConfig, QuantizeConfig
+    from models.learner_config import AugmentConfig, LearnerConfig, QuantizeConfig
 
     quiet = "elastic_look_s" in settings
     live = RegistryConfig() if settings.pop("live", False) else None
@@ -136,7 +137,7 @@ class Training:
 
     def workers_at(self) -> list[tuple[int, int]]:
         """Which steps were taken by how many workers, as (step, workers), in the order in which it was done."""
-        rows = [row for path in self.log.parent.glob("runs/*/speed.jsonl") for row in resume.Lines(path).read()]
+        rows = [row for path in self.log.parent.glob("runs/*/speed.jsonl") for row in run_folder.Lines(path).read()]
         return [(row["step"], row["workers"]) for row in rows]
 
     def need(self, until: Callable[[], bool]) -> None:

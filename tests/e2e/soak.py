@@ -53,7 +53,7 @@ def sample(made: Cluster, runners: set[int]) -> Sample:
             held[process.pid] = process.memory_full_info().uss / 2**20
             open_files += process.num_fds() if process.pid not in database else 0
     files = sum(len(names) for _, _, names in os.walk(made.environment["TMPDIR"]))
-    sessions = sum(any(Path("/tmp").glob(f"sl-{runner}-*")) for runner in runners)  # of Ray, see pipelines.cluster
+    sessions = sum(any(Path("/tmp").glob(f"sl-{runner}-*")) for runner in runners)  # Ray's: pipelines.runtime.cluster
     return {
         "memory, MiB": sum(mib for pid, mib in held.items() if pid not in stored),
         "processes": float(len(lasting)),

@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 
 from datasets.schema import ShardSet
-from datasets.shards import read_songs
-from datasets.versions import list_versions
+from datasets.shards.shards import read_songs
+from datasets.shards.versions import list_versions
 from flows import config as door
-from flows import forgetting, triggers
+from flows.cli.store import forget
+from flows.retraining import retrain_policy
 from tests.e2e import drill_road as drill
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(1800)]
@@ -87,7 +88,7 @@ def test_a_song_is_forgotten_by_name_of_those_who_heard_it(walked: Walked) -> No
     assert song.track_id in answer["songs"]
     test = next(song for song in kept if song.split == "test")
     config = door.load("smoke", [f"store.root={walked.store}", f"corpus.root={walked.songs}", *drill.SETTINGS])
-    who = forgetting.hearers(config, {test.audio})
+    who = forget.hearers(config, {test.audio})
     assert who.versions
     assert (who.heard, who.unknown) == ({}, {})  # judging by a song is not learning from it
 
@@ -98,7 +99,7 @@ def _is_step(path: Path) -> bool:
 
 RETRAINED = """
 import json, sys
-from flows.deployed import retrain
+from flows.deployments import retrain
 print("told", json.dumps([retrain(**one) for one in json.load(open(sys.argv[1]))]))
 """
 
@@ -123,7 +124,7 @@ def test_a_retraining_trains_with_a_seed_of_its_own_and_once_on_each_occasion(wa
     first, *others = json.loads(done.stdout.rpartition("told ")[2])
     assert first["retrained"]
     assert first["run_key"] != walked.answer["model"]["trained"]["run_key"]
-    (kept,) = triggers.retrainings(str(walked.store))
+    (kept,) = retrain_policy.retrainings(str(walked.store))
     assert (kept.run_key, kept.champion) == (first["run_key"], "")
     assert kept.ended_at
     assert kept.due_at <= kept.began_at

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-import pipelines.curate
-from datasets import storage
+from datasets.corpus.synthetic import write_corpus
 from datasets.schema import SOURCES
-from datasets.synthetic import write_corpus
-from pipelines import ingest
-from pipelines.curate import CurateConfig
-from pipelines.ingest import CorpusConfig, IngestConfig
+from datasets.store import storage
+from pipelines.preparation import curate as curation
+from pipelines.preparation import ingest
+from pipelines.preparation.curate import CurateConfig
+from pipelines.preparation.ingest import CorpusConfig, IngestConfig
 from tests.s3 import BUCKET, ObjectStore, object_store
 
 pytestmark = pytest.mark.ray
@@ -70,7 +70,7 @@ def test_a_corpus_and_a_store_in_s3_give_the_dataset_that_disks_give(
     there = result(curate(*remote))
     server.failing = 0.0
     ingested = ingest.run(CorpusConfig(root=str(songs)), INGEST, store=str(tmp_path / "store"))
-    here = pipelines.curate.run(CURATE, ingested, store=str(tmp_path / "store"))
+    here = curation.run(CURATE, ingested, store=str(tmp_path / "store"))
     assert there["curated"]["chunks"]["digest"] == here.chunks.digest
     assert there["curated"]["summary"] == here.summary
     assert [verdict.reason for verdict in ingested.rejected] == ["undecodable"]

@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 import soundfile
 
-from datasets.dice import dice
 from datasets.schema import SOURCES
-from pipelines import ingest
-from pipelines.ingest import CorpusConfig, IngestConfig
+from datasets.seeding import dice
+from pipelines.preparation import ingest
+from pipelines.preparation.ingest import CorpusConfig, IngestConfig
 
 _TWO_NODES = """
 import json, os, sys, threading, time
 import psutil
-from pipelines.cluster import connect
-from pipelines.ingest import CorpusConfig, IngestConfig, run
+from pipelines.runtime.cluster import connect
+from pipelines.preparation.ingest import CorpusConfig, IngestConfig, run
 from ray.cluster_utils import Cluster
 
 corpus, undisturbed, killed = sys.argv[1:]

@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from datasets.errors import InputError
-from datasets.fingerprint import find_matches
-from datasets.quality import Meter, Rules, faults
+from datasets.quality.fingerprint import find_matches
+from datasets.quality.measures import Meter, Rules, faults
 from datasets.schema import SOURCES
 from flows import config as door
 from flows.__main__ import main
 from flows.config import RunConfig
-from models import catalog
-from models.learner import Learner
-from pipelines import train
+from models.learning.learner import Learner
+from models.networks import catalog
+from pipelines.training import train
 
 # What was published, by the section of this project's configuration that says it. Recipes and grids of demucs' own code
 # (facebookresearch/demucs: `conf/`, `demucs/grids/`, and the branch v2), where a paper does not give a number.

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from datasets.errors import InputError
-from datasets.loader import LoaderConfig
-from datasets.mixplan import MixRules
+from datasets.loading.loader import LoaderConfig
+from datasets.mixing.mixplan import MixRules
 from flows import config as door
 from flows import settings
+from flows.cli.planning.plan import Hardware
 from flows.config import RunConfig
-from flows.planning import Hardware
 from flows.settings import Setting
-from models.catalog import FAMILIES
-from pipelines.evaluate import EvaluateConfig
+from models.networks.catalog import FAMILIES
+from pipelines.evaluation.evaluate import EvaluateConfig
 
 NUMBERS = [setting for setting in settings.numeric(RunConfig) if setting.type != "choice"]
 

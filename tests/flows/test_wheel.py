@@ -20,9 +20,9 @@ from typing import Any
 import pytest
 
 from flows import config as door
-from flows import services
-from flows.screen import current
-from tests.flows.test_command_line import GIVEN, VERBS
+from flows.cli.operations import serve
+from flows.console.progress_display import current
+from tests.flows.cli.test_command_line import GIVEN, VERBS
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]  # beside others of its kind, an own server starves
 
@@ -32,7 +32,7 @@ EVERY_VERB = """
 import json, sys
 import models, datasets, pipelines, flows, infra
 from flows.__main__ import main
-from pipelines.provenance import code_commit
+from pipelines.runtime.step_keys import code_commit
 
 places = [room.__file__ for room in (models, datasets, pipelines, flows, infra)]
 assert all(place.startswith(sys.prefix) for place in places), places
@@ -130,7 +130,7 @@ def test_every_verb_of_the_wheel_knows_its_settings_and_whose_commit_it_is(wheel
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a Prefect server of its own."""
-    with services._prefect(tmp_path_factory.mktemp("prefect"), current()) as address:
+    with serve._prefect(tmp_path_factory.mktemp("prefect"), current()) as address:
         yield f"{address}api"
 
 

@@ -4,10 +4,10 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
-from models.catalog import FAMILIES, PRESETS, build, read_config, to_config
 from models.errors import ModelError
+from models.learner_config import AugmentConfig, LearnerConfig, QuantizeConfig, SingularConfig
+from models.networks.catalog import FAMILIES, PRESETS, build, read_config, to_config
 from models.ranges import NonNegativeInt, Probability, Range, check_ranges, declarations
-from models.recipe import AugmentConfig, LearnerConfig, QuantizeConfig, SingularConfig
 
 TINY = [name for name in PRESETS if name.endswith("tiny")]
 RECIPES: list[type[Any]] = [LearnerConfig, AugmentConfig, QuantizeConfig, SingularConfig]

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from datasets.dice import dice
 from datasets.schema import SOURCES
+from datasets.seeding import dice
 
 RATE = 8000
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets import shards
-from datasets.audio import Samples
-from datasets.chunks import SongHeader, song_rows
-from datasets.dice import dice
+from datasets.audio.files import Samples
 from datasets.schema import ShardSet
+from datasets.seeding import dice
+from datasets.shards import shards
+from datasets.shards.chunks import SongHeader, song_rows
 
 RATE = 8000
 SOURCES = ("drums", "bass")

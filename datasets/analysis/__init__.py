@@ -1,0 +1,1 @@
+"""Beats, downbeats, harmony and singing of a song."""

@@ -1,0 +1,308 @@
+"""Beat grid and tempo of one track, heard in its mixture; `bars.py` says which beats begin a bar.
+
+The road: onset envelopes (`onsets.py`), their periodicity (autocorrelation, summed over multiples of the beat, under
+a broad prior over tempi), for each likely period the best chain of onsets (dynamic programming after Ellis, "Beat
+Tracking by Dynamic Programming", 2007) with steps that hardly bend, and then a straightened, sub-frame grid: each beat
+moves to where its neighbours and the onsets around it agree. Of all these grids, on the onsets and half a beat off
+them, whole and halved, the one that looks most like a beat wins. Plain numpy: no compiler runs on first use.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from datasets.analysis.downbeats import find_bars
+from datasets.analysis.harmony import chromagram
+from datasets.analysis.onsets import FRAMES_PER_S, ONSET_DELAY_S, Onsets, onset_envelopes, strength_at, widened
+
+Array = NDArray[np.float64]
+Samples = NDArray[np.float32]
+
+MIN_BPM, MAX_BPM = 40.0, 220.0
+PRIOR_BPM = 112.0
+MULTIPLES = ((0.5, 0.5), (1, 1.0), (2, 1.0), (4, 1.0), (8, 0.5))  # of the beat, and the weight of each
+RATIOS = (0.5, 2 / 3, 0.75, 4 / 3, 1.5, 2.0)  # of the best period, looked at beside it
+# With 100 the chain slipped from the beat to the off-beat within a few bars wherever a fill was busy; with this
+# a song may wander by about 5 % from its tempo.
+TIGHTNESS = 1000.0
+SPREAD = 1.25  # between a step and the period at most
+SILENCE_DB = -60.0
+
+# What speaks for a grid, as `_evidence` lists it: onsets of each kind at places in the beat, in twelfths (the two
+# triplets count together), then the autocorrelation at two and four beats, and the octaves above `PRIOR_BPM` and their
+# square. The weights are a linear model's, fitted by a softmax over each excerpt's grids (tests/bench/remix_fit.py).
+PLACES = {"all": (0, 3, 6, 9, (4, 8)), "low": (0, 3, 6, 9), "high": (0, 3, 6, 9)}
+REPEATS = (2, 4)
+WEIGHTS = np.array(
+    [1.17, -0.71, 0.33, 0.39, -1.06, 2.27, -0.4, -0.27, 0.07, 3.77, -1.36, -0.52, -0.48, 1.13, 1.99, 1.59, -0.83]
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beats:
+    """Times in seconds from the start of the track. Without any pulse: tempo 0 and no beats."""
+
+    tempo_bpm: float
+    confidence: float  # 0 to 1
+    phase_confidence: float  # 0 to 1: that beats and bars begin where they do, and not half a beat off
+    beats_s: tuple[float, ...]
+    downbeats_s: tuple[float, ...]  # empty when no beat of the bar stands out
+    downbeat_confidence: float  # 0 to 1
+
+
+NO_BEATS = Beats(
+    tempo_bpm=0.0, confidence=0.0, phase_confidence=0.0, beats_s=(), downbeats_s=(), downbeat_confidence=0.0
+)
+
+
+def beats(signal_T: Samples, sample_rate: int, *, chroma_ND: Array | None = None) -> Beats:
+    """Beats of a mono signal of any sample rate; `NO_BEATS` for silence, and for less than a second.
+
+    `chroma_ND`, by default of the signal itself, is where chords are heard to change, which tells bars apart.
+    """
+    if signal_T.size < sample_rate or not np.any(np.abs(signal_T) > 10.0 ** (SILENCE_DB / 20.0)):
+        return NO_BEATS
+    onsets = onset_envelopes(signal_T, sample_rate)
+    heard = list(hypotheses(onsets))
+    best = max(heard, key=lambda found: found.merit, default=None)
+    if best is None:
+        return NO_BEATS
+    tones_ND = chromagram(signal_T, sample_rate)[0] if chroma_ND is None else chroma_ND
+    rivals = _Rivals.of(best, heard)
+    bars = find_bars(onsets, best.grid, tones_ND, halves=rivals.halves)
+    times_s = best.grid / FRAMES_PER_S + ONSET_DELAY_S
+    inside = (times_s >= 0.0) & (times_s < signal_T.size / sample_rate)
+    return Beats(
+        tempo_bpm=round(60.0 * FRAMES_PER_S / _mean_period(best.grid), 4),
+        confidence=round(best.confidence, 4),
+        phase_confidence=round(rivals.confidence(bars.first_N), 4),
+        beats_s=tuple(round(float(time), 5) for time in times_s[inside]),
+        downbeats_s=tuple(round(float(time), 5) for time in times_s[inside & bars.first_N]),
+        downbeat_confidence=round(bars.certainty, 4),
+    )
+
+
+def _mean_period(grid: Array) -> float:
+    """Frames per beat of a steady grid by regression; of one that drifts, the median step."""
+    steps = np.arange(grid.size)
+    slope, start = np.polyfit(steps, grid, 1)
+    steady = float(np.median(np.abs(grid - start - slope * steps))) < 0.01 * FRAMES_PER_S
+    return float(slope) if steady else float(np.median(np.diff(grid)))
+
+
+# -- hypotheses -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hypothesis:
+    """One reading of the music: where its beats are, in frames, and what speaks for it."""
+
+    grid: Array
+    evidence: Array
+    confidence: float
+
+    @property
+    def merit(self) -> float:
+        return float(self.evidence @ WEIGHTS)
+
+
+def hypotheses(onsets: Onsets) -> Iterator[Hypothesis]:
+    """Beat grids at the likeliest periods and at simple ratios of the best, on the onsets and half a beat off them.
+
+    Of grids faster than `PRIOR_BPM` also either half: a chain of its own at half the tempo may slip where these do not.
+    """
+    envelope_N = onsets.all_N + 0.5 * onsets.low_N
+    total = envelope_N.shape[0]
+    longest = min(int(8 * 60.0 / MIN_BPM * FRAMES_PER_S) + 2, total * 2 // 3)
+    smooth_N = np.convolve(envelope_N, np.hanning(9) / np.hanning(9).sum(), mode="same")
+    correlation = _autocorrelation(smooth_N - smooth_N.mean(), longest)
+    if correlation[0] <= 0.0:
+        return
+    correlation /= correlation[0]
+    near = {"all": widened(onsets.all_N), "low": widened(onsets.low_N), "high": widened(onsets.high_N)}
+    for period in _periods(correlation):
+        chain = _chain(envelope_N, period)
+        if chain.size < 3:
+            continue
+        grid = _fill(_straighten(onsets.all_N, chain, period), total)
+        step = float(np.median(np.diff(grid)))
+        confidence = float(np.clip(_repetition(correlation, np.array([step]), ((1, 1.0), (2, 1.0)))[0], 0.0, 1.0))
+        readings = [grid, grid + 0.5 * step]
+        if step < 60.0 / PRIOR_BPM * FRAMES_PER_S:
+            readings += [grid[::2], grid[1::2]]
+        for reading in readings:
+            reading = reading[reading < total - 1]
+            if reading.size >= 3:
+                yield Hypothesis(grid=reading, evidence=_evidence(near, reading, correlation), confidence=confidence)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rivals:
+    """Odds of other readings against the best grid: beats between its beats, and every second of its beats only.
+
+    The weights make a softmax of merits, so differences of merit are logarithms of odds.
+    """
+
+    between: float
+    halves: tuple[float, float]  # the even ones, the odd ones
+
+    @classmethod
+    def of(cls, best: Hypothesis, heard: Sequence[Hypothesis]) -> "_Rivals":
+        def odds(grid: Array) -> float:
+            same = [float(np.exp(other.merit - best.merit)) for other in heard if _coincide(other.grid, grid)]
+            return max(same, default=0.0)
+
+        between = odds(best.grid + 0.5 * float(np.median(np.diff(best.grid))))
+        return cls(between=between, halves=(odds(best.grid[::2]), odds(best.grid[1::2])))
+
+    def confidence(self, first_N: NDArray[np.bool_]) -> float:
+        """The chance that beats are beats, and that bars begin on them.
+
+        Where the music is half as fast, every second beat lies between two, and only the bars say which of them do.
+        """
+        bars = np.nonzero(first_N)[0]
+        even = float(np.mean(bars % 2 == 0)) if bars.size else 0.5
+        right = 1.0 + even * self.halves[0] + (1.0 - even) * self.halves[1]
+        return right / (1.0 + self.between + sum(self.halves))
+
+
+def _coincide(grid: Array, beats: Array) -> bool:
+    """Whether two grids have the same tempo, within 2 %, and their beats at the same places."""
+    if min(grid.size, beats.size) < 3:
+        return False
+    step = float(np.median(np.diff(beats)))
+    if abs(float(np.median(np.diff(grid))) / step - 1.0) > 0.02:
+        return False
+    right = np.clip(np.searchsorted(beats, grid), 1, beats.size - 1)
+    distance = np.minimum(np.abs(grid - beats[right - 1]), np.abs(grid - beats[right]))
+    return float(np.median(distance)) < 0.2 * step
+
+
+def _periods(correlation: Array) -> list[float]:
+    """Up to a dozen candidate periods in frames, at least 1 % apart."""
+    lags = np.arange(60.0 / MAX_BPM * FRAMES_PER_S, 60.0 / MIN_BPM * FRAMES_PER_S, 0.25)
+    lags = lags[lags < correlation.size - 1]
+    if lags.size < 5:
+        return []
+    octaves = np.log2(60.0 * FRAMES_PER_S / lags / PRIOR_BPM)
+    strength = np.maximum(0.0, _repetition(correlation, lags, MULTIPLES)) * np.exp(-0.5 * np.square(octaves))
+    around = sliding_window_view(np.pad(strength, 2), 5).max(axis=1)
+    peaks = np.nonzero((strength == around) & (strength > 0.0))[0]
+    peaks = peaks[np.argsort(-strength[peaks], kind="stable")][:6]
+    if peaks.size == 0:
+        return []
+    best = float(lags[peaks[0]])
+    related = [best * ratio for ratio in RATIOS if lags[0] <= best * ratio <= lags[-1]]
+    apart: list[float] = []
+    for period in sorted([*map(float, lags[peaks]), *related]):
+        if not apart or period > 1.01 * apart[-1]:
+            apart.append(period)
+    return apart
+
+
+def _repetition(correlation: Array, lags: Array, multiples: Sequence[tuple[float, float]]) -> Array:
+    """Weighted mean of the autocorrelation at multiples of each lag, as far as the track is long enough."""
+    total, weights = np.zeros_like(lags), np.zeros_like(lags)
+    for multiple, weight in multiples:
+        reachable = lags * multiple < correlation.size - 1
+        total += weight * reachable * np.interp(lags * multiple, np.arange(correlation.size), correlation)
+        weights += weight * reachable
+    return np.asarray(total / np.maximum(weights, 1e-9))
+
+
+def _evidence(near: dict[str, Array], grid: Array, correlation: Array) -> Array:
+    """How much a grid looks like the beat, one number for each of `WEIGHTS`.
+
+    Onsets count as log ratios to their mean over the beat, so that neither level nor density matters.
+    """
+    steps = np.diff(grid)
+    step = np.array([np.median(steps)])
+    twelfths = grid[:-1] + np.arange(12)[:, None] / 12 * steps
+    found: list[float] = []
+    for name, places in PLACES.items():
+        level = strength_at(near[name], twelfths).mean(axis=1)
+        share = np.log((level + 0.1) / (level.mean() + 0.1))
+        found += [float(np.mean(share[list(place) if isinstance(place, tuple) else place])) for place in places]
+    found += [float(_repetition(correlation, step, ((multiple, 1.0),))[0]) for multiple in REPEATS]
+    octaves = float(np.log2(60.0 * FRAMES_PER_S / step[0] / PRIOR_BPM))
+    return np.array([*found, octaves, octaves**2])
+
+
+def _autocorrelation(signal_N: Array, longest: int) -> Array:
+    """Unbiased autocorrelation at lags 0 to `longest`."""
+    size = 1 << (signal_N.shape[0] + longest).bit_length()
+    power = np.square(np.abs(np.fft.rfft(signal_N, size)))
+    count = signal_N.shape[0] - np.arange(longest + 1)
+    return np.asarray(np.fft.irfft(power)[: longest + 1] / np.maximum(count, 1))
+
+
+# -- grids ----------------------------------------------------------------------------------------------------
+
+
+def _chain(envelope_N: Array, period: float) -> NDArray[np.int64]:
+    """Frames of the best chain of onsets whose steps stay near `period`.
+
+    A predecessor lies at least most of a period back, so that many frames are decided at once.
+    """
+    from scipy.ndimage import gaussian_filter1d
+
+    deviation = max(period / 32.0, 0.5)
+    smooth_N = gaussian_filter1d(envelope_N, deviation, mode="constant") * deviation * np.sqrt(2 * np.pi)
+    nearest, farthest = max(1, int(period / SPREAD)), int(period * SPREAD) + 1
+    lags = np.arange(nearest, farthest + 1)
+    penalty = -TIGHTNESS * np.square(np.log(lags / period))
+    total = smooth_N.shape[0]
+    score_N = np.concatenate([np.zeros(farthest), smooth_N])
+    before_N = np.full(total, -1, dtype=np.int64)
+    for start in range(0, total, nearest):
+        block = np.arange(start, min(start + nearest, total))
+        options = score_N[block[:, None] + farthest - lags] + penalty
+        choice = options.argmax(axis=1)
+        score_N[block + farthest] += options[np.arange(block.size), choice]
+        before_N[block] = block - lags[choice]
+    tail = max(0, total - int(period))
+    chain = [tail + int(np.argmax(score_N[farthest + tail :]))]
+    while before_N[chain[-1]] >= 0:
+        chain.append(int(before_N[chain[-1]]))
+    return np.array(chain[::-1], dtype=np.int64)
+
+
+def _straighten(envelope_N: Array, chain: NDArray[np.int64], period: float) -> Array:
+    """Beats in fractional frames: a line through the onsets near the 17 beats around each, weighted by strength.
+
+    The line is fitted three times, at last without onsets more than 30 ms off it, and bends by at most 10 %.
+    """
+    reach = max(2, int(0.05 * FRAMES_PER_S))
+    offsets = np.arange(-reach, reach + 1)
+    near = np.pad(envelope_N, reach)[chain[:, None] + offsets + reach] * np.exp(-2.0 * np.square(offsets / reach))
+    strength = near.sum(axis=1) + 1e-6
+    onset = chain + (near * offsets).sum(axis=1) / strength
+    strength = np.minimum(strength, np.percentile(strength, 75) + 1e-6)
+    steps = np.arange(-8, 9)
+    around = np.arange(chain.size)[:, None] + steps
+    inside = (around >= 0) & (around < chain.size)
+    around = np.clip(around, 0, chain.size - 1)
+    times, full = onset[around], strength[around] * inside
+    weight = full
+    for _ in range(3):
+        mass = weight.sum(axis=1)
+        center, level = (weight * steps).sum(axis=1) / mass, (weight * times).sum(axis=1) / mass
+        lean = steps - center[:, None]
+        spread = (weight * np.square(lean)).sum(axis=1)
+        slope = np.where(spread > 0.0, (weight * lean * times).sum(axis=1) / np.maximum(spread, 1e-9), period)
+        slope = np.clip(slope, 0.9 * period, 1.1 * period)
+        value = level - slope * center
+        close = inside & (np.abs(times - value[:, None] - slope[:, None] * steps) <= 0.03 * FRAMES_PER_S)
+        weight = np.where(close.sum(axis=1, keepdims=True) >= 2, full * close, weight)
+    return np.maximum.accumulate(value + 1e-3 * np.arange(value.size))
+
+
+def _fill(grid: Array, total: int) -> Array:
+    """The grid continued at its own pace to both ends of the track."""
+    ahead, behind = float(np.median(np.diff(grid[:9]))), float(np.median(np.diff(grid[-9:])))
+    first = np.arange(grid[0] - ahead, 0.0, -ahead)[::-1] if ahead > 0.0 else np.empty(0)
+    last = np.arange(grid[-1] + behind, total, behind) if behind > 0.0 else np.empty(0)
+    return np.concatenate([first, grid, last])

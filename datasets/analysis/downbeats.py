@@ -1,0 +1,89 @@
+"""Which beats begin a bar, with three or four beats from one to the next.
+
+Bars begin where chords change and where the low drum is, the snare is on two and four, and beats a bar apart are
+alike. All of this is measured beat by beat, and a linear model chooses among the seven readings. Of a grid that may be
+twice as fast as the beat, it takes the snare's beats for two and four, and begins bars between the beats; so the odds
+that the beat is half as fast, on either half of the grid, are weighed in.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datasets.analysis.harmony import FRAMES_PER_S as CHROMA_PER_S
+from datasets.analysis.onsets import FRAMES_PER_S, Onsets, strength_at, widened
+
+Array = NDArray[np.float64]
+
+METRES = (3, 4)
+MIN_CERTAINTY = 0.15  # with less, no downbeat is named
+OFF_BEAT = 4.0  # how much worse a bar that begins between two beats is than one that begins on the wrong beat
+READINGS = tuple((metre, phase) for metre in METRES for phase in range(metre))
+# What speaks for a reading, as `readings` lists it: low sounds and chord changes on one, high sounds on two and four,
+# beats that are like those a bar before, and bars of three. Fitted like the weights of `rhythm.py`.
+WEIGHTS = np.array([1.26, 8.21, 4.6, 1.64, 0.01])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bars:
+    """Which beats of a grid begin a bar; none when no reading stands out."""
+
+    first_N: NDArray[np.bool_]
+    certainty: float  # 0 to 1: how much more probable the best reading is than the next
+
+
+def find_bars(onsets: Onsets, grid: Array, chroma_ND: Array, *, halves: tuple[float, float] = (0.0, 0.0)) -> Bars:
+    """The bars of a grid of beats in onset frames; `chroma_ND` is where chords are heard to change.
+
+    `halves` are the odds, against the grid as it is, that only its even and that only its odd places are beats.
+    """
+    nothing = Bars(first_N=np.zeros(grid.size, dtype=bool), certainty=0.0)
+    if grid.size < 2 * max(METRES):
+        return nothing
+    scores = readings(onsets, grid, chroma_ND) @ WEIGHTS
+    odds = np.exp(scores - scores.max())
+    odds /= odds.sum()
+    for half, chance in enumerate(halves):
+        there = [place for place, (metre, phase) in enumerate(READINGS) if metre == 4 and phase % 2 == half]
+        odds[there] *= 1.0 + OFF_BEAT * chance / odds[there].sum()
+    best, second = np.sort(odds / odds.sum())[::-1][:2]
+    certainty = float(best - second)
+    if certainty < MIN_CERTAINTY:
+        return Bars(first_N=nothing.first_N, certainty=certainty)
+    metre, phase = READINGS[int(np.argmax(odds))]
+    return Bars(first_N=np.arange(grid.size) % metre == phase, certainty=certainty)
+
+
+def readings(onsets: Onsets, grid: Array, chroma_ND: Array) -> Array:
+    """What speaks for each of `READINGS`, (7, 5): one number for each of `WEIGHTS`."""
+    heard = [strength_at(widened(envelope_N), grid) for envelope_N in (onsets.all_N, onsets.low_N, onsets.high_N)]
+    heard.append(_chord_changes(chroma_ND, grid))
+    rows_RN = np.array([values / (values.mean() + 1e-9) for values in heard])
+    return np.array([_evidence(rows_RN, metre, phase) for metre, phase in READINGS])
+
+
+def _evidence(rows_RN: Array, metre: int, phase: int) -> tuple[float, ...]:
+    """Of bars of so many beats, from that beat on, given onsets of all, low and high sounds and chord changes."""
+    place = (np.arange(rows_RN.shape[1]) - phase) % metre
+    _, low_M, high_M, chord_M = np.stack([rows_RN[:, place == beat].mean(axis=1) for beat in range(metre)], axis=1)
+    backbeat = 0.5 * (high_M[1] + high_M[3] - high_M[0] - high_M[2]) if metre == 4 else 0.0
+    lean_RN = rows_RN - rows_RN.mean(axis=1, keepdims=True)
+    alike_R = (lean_RN[:, metre:] * lean_RN[:, :-metre]).mean(axis=1) / (np.square(lean_RN).mean(axis=1) + 1e-6)
+    return low_M[0] - 1.0, chord_M[0] - 1.0, backbeat, float(alike_R.mean()), float(metre == 3)
+
+
+def _chord_changes(chroma_ND: Array, grid: Array) -> Array:
+    """How different the tones of the two beats after each beat are from those of the two before, 0 to 2."""
+    if chroma_ND.shape[0] == 0:
+        return np.zeros(grid.size)
+    sums_ND = np.concatenate([np.zeros((1, 12)), np.cumsum(chroma_ND, axis=0)])
+    step = float(np.median(np.diff(grid)))
+
+    def share(first: Array) -> Array:
+        edges = np.clip(np.stack([first, first + 2 * step]) / FRAMES_PER_S * CHROMA_PER_S, 0, chroma_ND.shape[0])
+        low, high = np.round(edges).astype(np.int64)
+        total_ND = sums_ND[high] - sums_ND[low]
+        return np.asarray(total_ND / (total_ND.sum(axis=1, keepdims=True) + 1e-9))
+
+    return np.asarray(np.abs(share(grid) - share(grid - 2 * step)).sum(axis=1))

@@ -1,0 +1,293 @@
+"""The songs of a corpus folder, with those it cannot use and why, each on one side of a split.
+
+What stands in the folder is found by `layouts.py`, which opens no audio; here songs get their split and the
+fingerprint of their files. What is inside the files is found out at ingest (`chunks.py`).
+"""
+
+import hashlib
+import os
+import re
+import stat
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from datasets.corpus.layouts import LAYOUTS, FoundSong, Rules, find_songs, stray_files
+from datasets.corpus.listing import list_folder
+from datasets.corpus.splits import NO_SIDES, assign_splits, stated_sides
+from datasets.errors import Changed, InputError, Unavailable
+from datasets.schema import SOURCES, StemFile, Track, Verdict
+from datasets.shards.shards import read_json, write_json
+from datasets.store import storage
+
+STANDARD = Rules()
+_UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]')
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+_NAME_BYTES = 120
+_TRIES = 3  # to read a file that somebody is writing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scan:
+    """What a corpus folder holds: usable tracks and refused songs, each in the order of their ids."""
+
+    tracks: tuple[Track, ...]
+    rejected: tuple[Verdict, ...]
+    layout: str
+    drawn: tuple[str, ...]  # the splits that no folder states
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """The songs of a folder as their names have it, before any file is opened."""
+
+    stamps: Mapping[str, storage.Stamp]  # of the files in S3, by address
+    songs: tuple[FoundSong, ...]
+    sides: Mapping[str, tuple[str, str]]  # name -> split, group
+    layout: str  # of most songs
+    drawn: tuple[str, ...]  # the splits that no folder states
+    stray: tuple[str, ...]  # audio files at the top, which belong to no song
+
+
+def survey(
+    root: str | Path,
+    *,
+    sources: Sequence[str] = SOURCES,
+    split_seed: int = 0,
+    valid_fraction: float = 0.1,
+    test_fraction: float = 0.2,
+    known: Mapping[str, str] = NO_SIDES,
+    rules: Rules = STANDARD,
+) -> Survey:
+    """Every song under `root` with how its files were read and its split; InputError where there is none.
+
+    `known` are sides that were drawn before, by song; see `splits.assign_splits`.
+    """
+    folder = storage.absolute(root)
+    listing = list_folder(folder)
+    found = find_songs(listing, sources=sources, rules=rules)
+    stray = stray_files(listing, found)
+    if not found:
+        raise InputError(
+            f"{folder} holds no songs in a layout known here. Looked for sources {', '.join(sources)} in:\n"
+            + "\n".join(f"  - {text}" for text in LAYOUTS.values())
+            + (f"\n{len(stray)} audio files stand in it directly; a folder for each song would do" if stray else "")
+        )
+    sides = assign_splits(
+        [song.name for song in found],
+        seed=split_seed,
+        valid_fraction=valid_fraction,
+        test_fraction=test_fraction,
+        titles={song.name: song.title for song in found},
+        known=known,
+    )
+    return Survey(
+        stamps=listing.stamps,
+        songs=tuple(found),
+        sides=sides,
+        layout=Counter(song.layout for song in found).most_common(1)[0][0],
+        drawn=tuple(stated_sides([song.name for song in found])[1]),
+        stray=stray,
+    )
+
+
+def scan(
+    root: str | Path,
+    *,
+    sources: Sequence[str] = SOURCES,
+    split_seed: int = 0,
+    valid_fraction: float = 0.1,
+    test_fraction: float = 0.2,
+    known: Mapping[str, str] = NO_SIDES,
+    license: str = "unknown",
+    rules: Rules = STANDARD,
+    cache: str | Path | None = None,
+    advance: Callable[[float], None] | None = None,
+) -> Scan:
+    """Every song under `root`, with its split and the fingerprint of its files.
+
+    `cache` is a JSON file that remembers fingerprints by path, size and time of change. `advance` is called
+    with the bytes of each file fingerprinted. See `splits.assign_splits` for the split rule and `known`.
+    """
+    seen = survey(
+        root, sources=sources, split_seed=split_seed, valid_fraction=valid_fraction, test_fraction=test_fraction,
+        known=known, rules=rules,
+    )  # fmt: skip
+    prints = _Fingerprints(cache, advance, seen.stamps, root=storage.absolute(root))
+    tracks, rejected = [], []
+    try:
+        for song in seen.songs:
+            split, group = seen.sides[song.name]
+            if song.reason:
+                rejected.append(_refused(song, split, song.reason, song.detail))
+                continue
+            try:
+                tracks.append(_track(song, split, group, license, sources, prints))
+            except Unavailable as error:
+                rejected.append(_refused(song, split, "unavailable", str(error).replace(f"{prints.root}/", "")))
+    finally:
+        prints.save()
+    return Scan(tracks=tuple(tracks), rejected=tuple(rejected), layout=seen.layout, drawn=seen.drawn)
+
+
+def safe_name(text: str) -> str:
+    """A file name made from any text: unique to the text, on every file system, and never a path.
+
+    Harmless text is kept; where something had to change, a digest of the text is appended.
+    """
+    encoded = text.encode("utf-8", "surrogateescape")
+    name = unicodedata.normalize("NFC", encoded.decode("utf-8", "replace"))
+    name = _UNSAFE.sub("_", name).strip(" .")
+    if _RESERVED.fullmatch(name):
+        name = f"_{name}"
+    short = name.encode()[:_NAME_BYTES].decode("utf-8", "ignore").rstrip(" .")
+    if short and short == text:
+        return short
+    return f"{short}~{hashlib.sha256(encoded).hexdigest()[:8]}".lstrip("~")
+
+
+def distinct_names(names: Iterable[str], *, taken: Iterable[str] = ()) -> list[str]:
+    """The names, equal ones with " (2)", " (3)" behind them, also where only upper and lower case differ."""
+    used = {name.casefold() for name in taken}
+    made: list[str] = []
+    for wanted in names:
+        name, count = wanted, 1
+        while name.casefold() in used:
+            count += 1
+            name = f"{wanted} ({count})"
+        used.add(name.casefold())
+        made.append(name)
+    return made
+
+
+# --- songs -------------------------------------------------------------------------------------------------
+
+
+def _refused(song: FoundSong, split: str, reason: str, detail: str) -> Verdict:
+    return Verdict(
+        track_id=song.name,
+        title=song.title,
+        split=split,
+        keep=False,
+        reason=reason,
+        detail=detail,
+        duration_s=0.0,
+        measures={},
+    )
+
+
+def _track(
+    song: FoundSong, split: str, group: str, license: str, sources: Sequence[str], prints: "_Fingerprints"
+) -> Track:
+    fingerprint = _content(song.files, sources, song.pad_s, prints)
+    return Track(
+        track_id=song.name,
+        title=song.title,
+        group=group,
+        split=split,
+        license=license,
+        layout=song.layout,
+        stems={source: tuple(map(prints.stamped, files)) for source, files in song.files.items()},
+        fingerprint=fingerprint,
+        pad_s=song.pad_s,
+        mixture=tuple(map(prints.stamped, song.mixture)),
+    )
+
+
+def is_listed(track: Track, sources: Sequence[str]) -> bool:
+    """Whether the files of a track hold what they held when they were listed; they are read for it."""
+    return _content(track.stems, sources, track.pad_s, _Fingerprints(None, None, {})) == track.fingerprint
+
+
+def _content(
+    stems: Mapping[str, Sequence[StemFile]], sources: Sequence[str], pad_s: float | None, prints: "_Fingerprints"
+) -> str:
+    """The fingerprint of a track."""
+    content = hashlib.sha256()
+    for source in sources:
+        for file in stems[source]:
+            side = f"\x1f{file.side}" if file.side else ""
+            content.update(f"{source}\x1f{file.stream}{side}\x1f{prints.of(file.path)}\n".encode())
+    if pad_s is not None:
+        content.update(f"pad_s\x1f{pad_s}\n".encode())
+    return content.hexdigest()
+
+
+# --- fingerprints -------------------------------------------------------------------------------------------
+
+
+class _Fingerprints:
+    """SHA-256 of files, remembered between runs by path, size and time of change.
+
+    Objects in S3 are told apart by size and time of change alone: reading them would double the traffic.
+    """
+
+    def __init__(
+        self,
+        cache: str | Path | None,
+        advance: Callable[[float], None] | None,
+        stamps: Mapping[str, storage.Stamp],
+        *,
+        root: str = "",
+    ) -> None:
+        self.root = root
+        self._cache = cache
+        self._advance = advance
+        self._stamps = dict(stamps)
+        # A cache may be lost or damaged at any time; it only saves work.
+        files = (read_json(cache) or {}).get("files") if cache else None
+        self._known: dict[str, list[int | str]] = files if isinstance(files, dict) else {}
+        self._changed = False
+
+    def of(self, path: str) -> str:
+        """The digest of a file; Unavailable where it cannot be read now, or changes each time."""
+        if storage.is_remote(path):
+            stamp = self._stamp(path)
+            if stamp is None:
+                raise Unavailable(f"{path} cannot be read: there is no such object")
+            return f"object:{stamp.size}:{stamp.changed_ns}"
+        try:
+            for _ in range(_TRIES):
+                before = os.stat(path)
+                # The stamp of what is digested: a file that is replaced later differs from it.
+                self._stamps[path] = storage.Stamp(size=before.st_size, changed_ns=before.st_mtime_ns)
+                if not stat.S_ISREG(before.st_mode):
+                    return "unreadable:not a file"  # reading a pipe would wait for ever
+                content = self._digest(path, before)
+                after = os.stat(path)
+                if (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns):
+                    return self._keep(path, after, content)
+        except OSError as error:
+            raise Unavailable(f"{path} cannot be read: {error.strerror}") from None
+        raise Changed(f"{path} changes while it is read")
+
+    def _digest(self, path: str, status: os.stat_result) -> str:
+        known = self._known.get(str(Path(path).absolute()))
+        if known and known[:2] == [status.st_size, status.st_mtime_ns]:
+            return str(known[2])
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def _keep(self, path: str, status: os.stat_result, content: str) -> str:
+        """The digest, remembered where it is new."""
+        key, known = str(Path(path).absolute()), list[int | str]((status.st_size, status.st_mtime_ns, content))
+        if self._known.get(key) != known:
+            self._known[key] = known
+            self._changed = True
+            if self._advance:
+                self._advance(status.st_size)
+        return content
+
+    def stamped(self, file: StemFile) -> StemFile:
+        """The file with its size and time of change, where they can be known."""
+        stamp = self._stamp(file.path)
+        return replace(file, num_bytes=stamp.size, changed_ns=stamp.changed_ns) if stamp else file
+
+    def _stamp(self, path: str) -> storage.Stamp | None:
+        return self._stamps.get(path) or storage.stamp(path)
+
+    def save(self) -> None:
+        if self._cache and self._changed:
+            write_json(self._cache, {"files": self._known})

@@ -1,0 +1,165 @@
+"""Rows of shards on a local disk, so that crops from an object store are asked for once, or decoded once.
+
+Which rows are kept is fixed beforehand: in the order of a digest, as many as the limit holds. So all workers of a
+machine share one folder without speaking to each other, the limit is never passed, and nothing is ever replaced. For
+rows that come round once an epoch that is the best there is: whatever the last ones asked for replaced would be gone
+before its turn.
+
+As "flac" a row is the bytes of its part of the shard. As "pcm" it is its samples, which take two to three times the
+room and a tenth of the time of decoding.
+"""
+
+import hashlib
+import logging
+import os
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from datasets.audio.files import Samples
+from datasets.errors import AudioError, InputError
+from datasets.loading.crops import Layout, Ranges, decode_row, layout_of, load_layouts
+from datasets.shards.shards import Song
+from datasets.store import storage
+
+FORMS = ("flac", "pcm")
+_ROW = re.compile(rf"[0-9a-f]{{32}}-\d+\.({'|'.join(FORMS)})")  # as `_name` gives them
+_ABANDONED_S = 3600  # age of a temporary file whose writer is taken for dead
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, kw_only=True)
+class RowCache:
+    """A folder of rows. Reads and fills it from any number of threads and processes."""
+
+    folder: Path
+    form: str
+    kept: frozenset[str]  # names of the rows that have a place
+    full: bool = field(default=False)  # the disk was, before the limit was reached
+
+    @classmethod
+    def open(cls, folder: str, songs: Sequence[Song], *, limit_bytes: int, form: str = "flac") -> "RowCache":
+        """Rows of these songs up to a limit; rows of other songs, left there by other runs, are removed.
+
+        Rows are known by their names; files of others in the folder stay.
+        """
+        load_layouts(songs)
+        sizes = {}
+        for song in songs:
+            layout = layout_of(song.path)
+            for row in range(song.first_row, song.first_row + song.num_chunks):
+                sizes[_name(song, row, form)] = _size(song, layout, row, form)
+        kept, used = set(), 0
+        for name in sorted(sizes, key=lambda name: hashlib.sha256(name.encode()).digest()):
+            used += sizes[name]
+            if used > limit_bytes:
+                break
+            kept.add(name)
+        cache = cls(folder=Path(folder).expanduser(), form=form, kept=frozenset(kept))
+        with storage.disk_errors(cache.folder):
+            cache.folder.mkdir(parents=True, exist_ok=True)
+            cache._clear()
+        return cache
+
+    def read(self, out_SCT: Samples, song: Song, layout: Layout, *, row: int, skip: int, columns: Sequence[int]) -> int:
+        """Fill out_SCT with a part of a row; the number of bytes read from the shard for it."""
+        name = _name(song, row, self.form)
+        path = self.folder / name
+        if name not in self.kept:
+            return self._from_shard(out_SCT, song, layout, row=row, skip=skip, columns=columns)
+        if self.form == "flac":
+            return self._through_flac(out_SCT, song, layout, row=row, skip=skip, columns=columns)
+        if _read_ints(out_SCT, path, layout, row=row, skip=skip, columns=columns):
+            return 0
+        whole_SCT = np.empty((len(layout.sources), song.channels, int(layout.num_samples[row])), np.float32)
+        num_bytes = self._from_shard(whole_SCT, song, layout, row=row, skip=0, columns=range(len(layout.sources)))
+        out_SCT[:] = whole_SCT[columns, :, skip : skip + out_SCT.shape[2]]
+        self._keep(path, np.rint(whole_SCT / _step(layout, row)).astype(_kind(layout, row)).tobytes())
+        return num_bytes
+
+    def _through_flac(
+        self, out_SCT: Samples, song: Song, layout: Layout, *, row: int, skip: int, columns: Sequence[int]
+    ) -> int:
+        path, (begin, end) = self.folder / _name(song, row, self.form), layout.span(row, row)
+        if not path.is_file() and not self.full:
+            ranges = Ranges(song.path, begin, end)
+            self._keep(path, ranges.read(begin, end))
+            num_bytes = ranges.num_bytes
+        else:
+            num_bytes = 0
+        try:
+            decode_row(out_SCT, layout, Ranges(str(path), begin, end, at=begin), row=row, skip=skip, columns=columns)
+        except (OSError, AudioError, IndexError):  # not kept, or damaged: the shard is the truth
+            path.unlink(missing_ok=True)
+            num_bytes += self._from_shard(out_SCT, song, layout, row=row, skip=skip, columns=columns)
+        return num_bytes
+
+    def _from_shard(
+        self, out_SCT: Samples, song: Song, layout: Layout, *, row: int, skip: int, columns: Sequence[int]
+    ) -> int:
+        ranges = Ranges(song.path, *layout.span(row, row))
+        decode_row(out_SCT, layout, ranges, row=row, skip=skip, columns=columns)
+        return ranges.num_bytes
+
+    def _keep(self, path: Path, data: bytes) -> None:
+        if self.full:
+            return
+        try:
+            storage.write(path, data)
+        except InputError as error:  # training goes on without
+            self.full = True
+            _log.warning("nothing more is kept in the cache: %s", error)
+
+    def _clear(self) -> None:
+        entries = [entry for entry in os.scandir(self.folder) if entry.is_file(follow_symlinks=False)]
+        rows = [entry for entry in entries if _ROW.fullmatch(entry.name)]
+        for entry in rows:
+            if entry.name not in self.kept:
+                Path(entry.path).unlink(missing_ok=True)
+        for entry in entries if rows else ():  # without rows they are not of a cache
+            stale = entry.name.startswith(storage.TEMPORARY) and entry.stat().st_mtime < time.time() - _ABANDONED_S
+            if stale:
+                Path(entry.path).unlink(missing_ok=True)
+
+
+def _name(song: Song, row: int, form: str) -> str:
+    """By content, so that every dataset version finds the rows that it shares with others."""
+    return f"{song.audio}-{row - song.first_row}.{form}"
+
+
+def _size(song: Song, layout: Layout, row: int, form: str) -> int:
+    begin, end = layout.span(row, row)
+    if form == "flac":
+        return end - begin
+    return len(layout.sources) * song.channels * int(layout.num_samples[row]) * _kind(layout, row).itemsize
+
+
+def _kind(layout: Layout, row: int) -> np.dtype[np.signedinteger]:
+    return np.dtype(np.int16 if layout.bits[row] == 16 else np.int32)
+
+
+def _step(layout: Layout, row: int) -> np.float32:
+    """What one of the whole numbers is worth: a power of two."""
+    return np.float32(layout.scale[row] / (1 << int(layout.bits[row]) - 1))
+
+
+def _read_ints(out_SCT: Samples, path: Path, layout: Layout, *, row: int, skip: int, columns: Sequence[int]) -> bool:
+    """Fill out_SCT from a file of samples (S, C, T); False where there is none."""
+    kind, step, total = _kind(layout, row), _step(layout, row), int(layout.num_samples[row])
+    try:
+        file = path.open("rb", buffering=0)
+    except OSError:
+        return False
+    with file:
+        for stem_CT, column in zip(out_SCT, columns, strict=True):
+            for channel, out_T in enumerate(stem_CT):
+                at = ((column * len(stem_CT) + channel) * total + skip) * kind.itemsize
+                data = os.pread(file.fileno(), len(out_T) * kind.itemsize, at)
+                if len(data) < len(out_T) * kind.itemsize:
+                    return False
+                np.multiply(np.frombuffer(data, kind), step, out=out_T)
+    return True

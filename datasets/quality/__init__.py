@@ -1,0 +1,1 @@
+"""What is measured of a song's stems, and what they sound like."""

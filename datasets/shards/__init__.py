@@ -1,0 +1,1 @@
+"""Songs in Parquet: chunks, shards, manifests and their versions."""

@@ -1,0 +1,65 @@
+"""`stemline compress`: a checkpoint in fewer bits, and how many bytes that saved."""
+
+from pathlib import Path
+from typing import Any
+
+from datasets.errors import InputError
+from datasets.store import storage
+from flows.config import RunConfig
+from flows.console.progress_display import Screen, table
+
+
+def run(config: RunConfig, model: str, *, bits: int, to: str, screen: Screen) -> dict[str, Any]:
+    """Writes the checkpoint folder `to`; the sizes of both weight files in bytes."""
+    from models.errors import ModelError
+    from models.weights import model_ref
+    from pipelines import registry
+
+    source, target = registry.resolve(model, store=config.store.root), Path(to)
+    _check_target(target, source)
+    try:
+        made = _compress(source, target, bits)
+    except ModelError as error:
+        raise InputError(str(error)) from error
+    before, after = (model_ref.describe(path).size_bytes for path in (source, made))
+    screen.say(f"✓ {made}")
+    rows = [["before", str(source), f"{before / 2**20:.2f}"], ["after", str(made), f"{after / 2**20:.2f}"]]
+    return {
+        "checkpoint": str(made),
+        "bits": bits,
+        "bytes_before": before,
+        "bytes_after": after,
+        "shown": [table("Compressed", ["", "checkpoint", "MiB"], rows)],
+    }
+
+
+def _compress(source: Path, target: Path, bits: int) -> Path:
+    from models.learning import bit_widths
+    from models.weights import checkpoint, model_ref
+
+    network = checkpoint.load_model(source)
+    packing = bit_widths.uniform(network, bits)
+    with storage.disk_errors(target.parent, remedy="--to DIR"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    lineage = {"bits": bits, "rounded_from": model_ref.describe(source).digest}
+    return checkpoint.save(target, network, packing=packing, extra=lineage)
+
+
+def _check_target(target: Path, source: Path) -> None:
+    """A compressed checkpoint may be replaced, nothing else: neither another run's model nor the one that is read."""
+    from models.errors import ModelError
+    from models.weights import checkpoint
+
+    home = source if source.is_dir() else source.parent
+    if target.exists() and target.samefile(home):
+        raise InputError(f"--to {target} is where the model lies; give another folder")
+    try:
+        checkpoint.require_replaceable(target)
+        if target.is_dir() and any(target.iterdir()):
+            extra = checkpoint.read_config(target).get("extra")
+            if not isinstance(extra, dict) or "rounded_from" not in extra:
+                raise InputError(
+                    f"--to {target} holds a checkpoint that `stemline compress` did not write; give another folder"
+                )
+    except ModelError as error:
+        raise InputError(f"--to {error}") from error

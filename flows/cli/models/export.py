@@ -1,0 +1,49 @@
+"""`stemline export`: a model as one graph without its source, kept with its version where it is a registered one."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from datasets.errors import InputError
+from datasets.store import storage
+from datasets.store.ownership import outputs, require_ours
+from flows.config import RunConfig
+from flows.console.progress_display import Screen
+
+KINDS = {".onnx": "export_onnx", ".pt2": "export_program"}  # functions of models.inference.export
+
+
+def run(config: RunConfig, model: str, *, to: str, screen: Screen) -> dict[str, Any]:
+    """Writes `to`, of one segment for any batch, and attaches it to the version that `model` names, if it names one.
+
+    A graph that was exported before is replaced, a file of somebody's is not.
+    """
+    target = Path(to)
+    if target.suffix not in KINDS:
+        raise InputError(f"--to {to}: a file that ends in {' or '.join(KINDS)} would do")
+
+    from models.errors import ModelError
+    from models.inference import export
+    from models.weights import checkpoint
+    from pipelines import registry
+    from pipelines.evaluation import model_match
+
+    remedy = f"give another name, --to FILE{target.suffix}, or move that away"
+    require_ours(target.parent, [target.name], remedy=remedy)
+    screen.start("export", 0, "")
+    described = model_match.describe(model, store=config.store.root)
+    source = registry.resolve(model, store=config.store.root)
+    try:
+        checkpoint.require_outside(target)
+        network = checkpoint.load_model(source)
+        with storage.disk_errors(target.parent, remedy=f"--to FILE{target.suffix}"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+        with outputs(target.parent, [target.name], remedy=remedy):
+            made: Path = getattr(export, KINDS[target.suffix])(network, target)
+    except ModelError as error:
+        raise InputError(str(error)) from error
+    kept = registry.attach(model, made, store=config.store.root) if model.startswith("models:") else ""
+    screen.finish(f"{made}, {made.stat().st_size / 2**20:.1f} MiB")
+    shown = [Text(f"file     {made}", overflow="fold"), Text(f"kept at  {kept}", overflow="fold")]
+    return {"file": str(made), "kept": kept, "digest": described.digest, "shown": shown if kept else shown[:1]}

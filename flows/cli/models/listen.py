@@ -1,0 +1,43 @@
+"""`stemline listen`: pages on which two models and the true stems are heard side by side."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from flows.cli.session import prepared
+from flows.config import RunConfig
+from flows.console.progress_display import Screen, decibels, table
+from pipelines import registry
+from pipelines.evaluation import gate
+from pipelines.inference import listening_pages
+from pipelines.inference.listening_pages import Rival
+from pipelines.registry.promotion_log import CANDIDATE, CHAMPION
+
+MAX_SONGS = 10
+
+
+def run(config: RunConfig, first: str, second: str, *, out: str, screen: Screen, debug: bool = False) -> dict[str, Any]:
+    """Scores of both on the held-out songs, found again where known, then a page for each song that is chosen."""
+    first = first or f"models:/{config.registry.name}@{CANDIDATE}"
+    second = second or f"models:/{config.registry.name}@{CHAMPION}"
+    folder = Path(out).expanduser().absolute() if out else Path(config.store.root) / "listening"
+    listening_pages.check(str(folder))
+    with prepared(config, verb="listen", screen=screen, debug=debug):
+        from flows.build_corpus import build_corpus
+        from flows.train_model import score_two
+
+        songs = build_corpus(config, until="curate").songs
+        scores = score_two(config, songs, first, second)
+        one, two = (
+            Rival(name=ref, checkpoint=str(registry.resolve(ref, store=config.store.root)), scores=summary)
+            for ref, summary in zip((first, second), scores, strict=True)
+        )
+        pairs = gate.compare(*scores, config.gate)
+        page = listening_pages.run(
+            config.listen, config.evaluate, (one, two), pairs, songs, out=str(folder), progress=screen
+        )
+    lost = sorted(pairs.songs.items(), key=lambda item: (item[1], item[0]))[:MAX_SONGS]
+    rows = [[track_id, decibels(gain, sign=True)] for track_id, gain in lost]
+    shown = [table("Gain of the first in dB nSDR, the least first", ["song", "gain"], rows), Text(f"Open {page}")]
+    return {"page": page, "first": first, "second": second, "songs": dict(lost), "shown": shown}

@@ -1,0 +1,32 @@
+"""`stemline separate`: stems of songs, and what is said of each song."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from datasets.errors import InputError
+from flows import config as door
+from flows.config import RunConfig
+from flows.console.progress_display import Screen, duration, table
+
+
+def run(config: RunConfig, songs: Sequence[str], *, model: str, out: str, screen: Screen) -> dict[str, Any]:
+    """Separates every song that can be read; the exit code is 2 if one could not."""
+    if not songs:
+        raise InputError("No song was given. Example: stemline separate song.mp3 --model models:/stemline@champion")
+
+    from models.networks.cpu_kernels import keep_freed_memory
+    from pipelines import registry
+    from pipelines.inference import separate_songs
+
+    keep_freed_memory()  # this process is for nothing else
+    checkpoint = registry.resolve(model, store=config.store.root)
+    result = separate_songs.run(config.separate, songs, model=str(checkpoint), out=out, progress=screen)
+    if result.songs:
+        door.write(config, Path(out) / "separate.toml")
+    rows = [[song.song, f"{duration(song.num_samples / song.sample_rate)}", song.folder] for song in result.songs]
+    shown: list[Any] = [table("Separated", ["song", "length", "folder"], rows)] if rows else []
+    for failed in result.failed:
+        screen.say(f"✗ {failed.song}: {failed.reason}")
+    return {**asdict(result), "exit_code": 2 if result.failed else 0, "shown": shown}

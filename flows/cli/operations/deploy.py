@@ -1,0 +1,197 @@
+"""`stemline deploy` tells a Prefect server what `infra/prefect.yaml` says; `stemline why` explains the retraining."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import timedelta
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+from rich.text import Text
+
+from datasets.errors import InputError
+from flows import config as door
+from flows.config import RunConfig
+from flows.console.progress_display import Screen, table
+from flows.retraining import retrain_policy
+from flows.tasks.prefect_env import must_answer
+
+ROOT = Path(__file__).resolve().parents[3]
+AUTOMATION = "stemline: crashed runs go on"
+
+
+def run(config: RunConfig, *, preset: str, cron: str, pool: str, directory: str, screen: Screen) -> dict[str, Any]:
+    """Makes the work pool where it is missing, every deployment, and the automation that restarts crashed runs."""
+    url = os.environ.get("PREFECT_API_URL")
+    if not url:
+        raise InputError(
+            "PREFECT_API_URL names no server to deploy to. `prefect server start` starts one on this machine; then "
+            "PREFECT_API_URL=http://127.0.0.1:4200/api"
+        )
+    _check_cron(cron)
+    must_answer(f"{url.rstrip('/')}/health", variable="PREFECT_API_URL")
+    screen.start("deploy", 0, "")
+    _make_pool(pool)
+    told = filled(read(), config, preset, cron=cron, pool=pool, directory=door.absolute(directory) or str(ROOT))
+    _send(told, reschedule=bool(cron))
+    _make_automation()
+    names = [f"{one['entrypoint'].rpartition('.')[2].replace('_', '-')}/{one['name']}" for one in told["deployments"]]
+    screen.finish(f"{len(names)} deployments on {url}, work pool {pool}")
+    return {
+        "deployments": names,
+        "pool": pool,
+        "shown": [Text(f"A worker runs them: prefect worker start --pool {pool}"), *map(Text, names)],
+    }
+
+
+def why(config: RunConfig) -> dict[str, Any]:
+    """Whether the model would be trained again now, in one sentence, and what was done so far."""
+    facts = retrain_policy.look(config)
+    judged = retrain_policy.judge(facts, config.retrain)
+    shown: list[Any] = [Text(judged.sentence, overflow="fold")]
+    if facts.done:
+        rows = [[one.began_at[:16], one.ended_at[:16] or "–", one.champion or "–", one.reason] for one in facts.done]
+        shown.append(table("Retrainings", ["began, UTC", "ended", "champion", "why"], rows[::-1]))
+    return {"retrain": judged.retrain, "why": judged.sentence, "facts": asdict(facts), "shown": shown}
+
+
+def read() -> dict[str, Any]:
+    """infra/prefect.yaml as it is."""
+    told: dict[str, Any] = yaml.safe_load(resources.files("infra").joinpath("prefect.yaml").read_text(encoding="utf-8"))
+    return told
+
+
+def filled(
+    told: Mapping[str, Any], config: RunConfig, preset: str, *, cron: str, pool: str, directory: str
+) -> dict[str, Any]:
+    """The same with the configuration as default parameters, another pool, and another schedule.
+
+    A worker has neither this folder nor a preset that is a file of one's own: so it is told a preset that ships, and
+    whatever differs from that. `cron` is of the retraining; "" leaves it as it is, "off" takes it away.
+    """
+    name = preset if preset in door.presets() else door.nearest_preset(config)
+    fields = {"corpus.root": "songs", "store.root": "store"}
+    parameters = {
+        "preset": name,
+        "songs": config.corpus.root,
+        "store": config.store.root,
+        "overrides": [text for text in door.differences(config, name) if text.partition("=")[0] not in fields],
+    }
+    made = json.loads(json.dumps(told))
+    made.pop("definitions", None)
+    made["pull"] = [{"prefect.deployments.steps.set_working_directory": {"directory": directory}}]
+    for one in made["deployments"]:
+        one["parameters"] = parameters
+        one["work_pool"]["name"] = pool
+        if "schedules" in one and cron:
+            one["schedules"] = [] if cron == "off" else [{"cron": cron, "timezone": "UTC"}]
+    return dict(made)
+
+
+def _check_cron(cron: str) -> None:
+    from prefect.client.schemas.schedules import CronSchedule
+
+    try:
+        CronSchedule(cron="0 0 * * *" if cron in ("", "off") else cron)
+    except ValueError as error:
+        raise InputError(f"--cron must be five fields such as '0 3 * * *', or off, got {cron!r}") from error
+
+
+def _send(told: Mapping[str, Any], *, reschedule: bool) -> None:
+    """Makes each deployment, or brings it up to date; schedules on the server stay unless `reschedule`, pauses always.
+
+    `prefect deploy --all` would do it too, but 3.8.8 ends after the first: it asks for a pool's workers with a limit
+    of null, which its own server refuses. May go with the next Prefect.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate
+    from prefect.client.schemas.objects import ConcurrencyLimitStrategy, ConcurrencyOptions
+    from prefect.client.schemas.schedules import CronSchedule
+    from prefect.exceptions import ObjectNotFound
+    from prefect.flows import load_flow_from_entrypoint
+    from prefect.utilities.callables import parameter_schema
+
+    with get_client(sync_client=True) as client:
+        for one in told["deployments"]:
+            flow: Any = load_flow_from_entrypoint(one["entrypoint"], use_placeholder_flow=False)
+            limit, pool = one["concurrency_limit"], one["work_pool"]
+            content: dict[str, Any] = {
+                "concurrency_limit": limit["limit"],
+                "concurrency_options": ConcurrencyOptions(
+                    collision_strategy=ConcurrencyLimitStrategy(limit["collision_strategy"])
+                ),
+                "parameters": one["parameters"],
+                "description": one["description"],
+                "tags": one["tags"],
+                "work_pool_name": pool["name"],
+                "job_variables": pool["job_variables"],
+                "pull_steps": told["pull"],
+                "entrypoint": one["entrypoint"],
+                "parameter_openapi_schema": parameter_schema(flow).model_dump(),
+                "enforce_parameter_schema": one["enforce_parameter_schema"],
+            }
+            try:
+                known = client.read_deployment_by_name(f"{flow.name}/{one['name']}")
+            except ObjectNotFound:
+                known = None
+            if known and not (reschedule and "schedules" in one):
+                client.update_deployment(known.id, DeploymentUpdate(**content))
+                continue
+            schedules = [
+                DeploymentScheduleCreate(schedule=CronSchedule(**given), active=True)
+                for given in one.get("schedules", [])
+            ]
+            client.create_deployment(client.create_flow(flow), one["name"], schedules=schedules, **content)
+
+
+def _make_pool(name: str) -> None:
+    """A process pool that runs one flow at a time; one that exists stays as it is, whatever its kind."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.exceptions import ObjectAlreadyExists
+
+    with get_client(sync_client=True) as client:
+        try:
+            client.create_work_pool(WorkPoolCreate(name=name, type="process", concurrency_limit=1))
+        except ObjectAlreadyExists:
+            return
+
+
+def _make_automation() -> None:
+    """A run whose process died is scheduled again: it finds what is finished, and listens to the job that still runs.
+
+    `deployed.MAX_STARTS` ends that for a run that dies each time.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.objects import StateType
+    from prefect.events.actions import ChangeFlowRunState
+    from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+    from prefect.events.schemas.events import ResourceSpecification
+
+    automation = AutomationCore(
+        name=AUTOMATION,
+        trigger=EventTrigger(
+            # A worker reports a death twice, half a minute apart: so it has to stay dead for a minute.
+            posture=Posture.Proactive,
+            after={"prefect.flow-run.Crashed"},
+            expect={"prefect.flow-run.Scheduled", "prefect.flow-run.Pending", "prefect.flow-run.Running"},
+            within=timedelta(minutes=1),
+            match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"}),
+            match_related=ResourceSpecification(
+                {"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.stemline"}
+            ),
+            for_each={"prefect.resource.id"},
+            threshold=1,
+        ),
+        actions=[
+            ChangeFlowRunState(
+                name="Scheduled", state=StateType.SCHEDULED, message="Its process died; going on.", force=True
+            )
+        ],
+    )
+    with get_client(sync_client=True) as client:
+        if not client.read_automations_by_name(AUTOMATION):
+            client.create_automation(automation)

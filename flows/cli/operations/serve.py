@@ -1,0 +1,168 @@
+"""`stemline ui`: the report, MLflow and Prefect of one store, served to this machine only, until Ctrl-C."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from datasets.errors import InputError
+from datasets.store.ownership import require_store
+from flows.console.progress_display import Screen
+
+HOST = "127.0.0.1"
+START_WITHIN_S = 120.0
+STOP_WITHIN_S = 10.0
+
+
+def serve_store(root: str, *, screen: Screen) -> dict[str, Any]:
+    """`serve`, where the folder is a store: MLflow and Prefect would begin books of theirs in any folder."""
+    if Path(root).is_dir():
+        require_store(root, setting="store.root")
+    return serve(Path(root), screen=screen)
+
+
+def serve(store: Path, *, screen: Screen, until: threading.Event | None = None) -> dict[str, Any]:
+    """Starts what the store has, says where it is, and stops all of it at Ctrl-C (or when `until` is set)."""
+    store = store.expanduser().absolute()
+    if not store.is_dir():
+        raise InputError(f"There is no store at {store}. `stemline demo` makes one; or name yours with store.root=DIR.")
+    with ExitStack() as running, _interruptible():
+        addresses = {"report": running.enter_context(_report(store / "report.html"))}
+        addresses["MLflow"] = os.environ.get("MLFLOW_TRACKING_URI") or running.enter_context(_mlflow(store, screen))
+        addresses["Prefect"] = os.environ.get("PREFECT_API_URL") or running.enter_context(_prefect(store, screen))
+        for name, address in addresses.items():
+            screen.say(f"{name:<8} {address}")
+        screen.say("Ctrl-C stops them.")
+        with suppress(KeyboardInterrupt):  # this is how it is meant to end
+            (until or threading.Event()).wait()
+    return {"addresses": addresses}
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM ends the servers as Ctrl-C does, instead of leaving them behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _report(path: Path) -> Iterator[str]:
+    """The report file and nothing else of the store; it is read anew at each visit."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            try:
+                body, status = path.read_bytes(), 200
+            except OSError:
+                body, status = b"This store has no report yet: stemline run or stemline demo writes it.", 404
+            self.send_response(status)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            return
+
+    with ThreadingHTTPServer((HOST, 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield f"http://{HOST}:{server.server_address[1]}/"
+        finally:
+            server.shutdown()
+
+
+@contextmanager
+def _mlflow(store: Path, screen: Screen) -> Iterator[str]:
+    port = _free_port()
+    command = [
+        "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1",
+        "--backend-store-uri", f"sqlite:///{store / 'mlflow.db'}",
+        "--default-artifact-root", (store / "mlartifacts").as_uri(),
+    ]  # fmt: skip
+    with _process(command, log=store / "cache" / "ui-mlflow.log", environment={"MLFLOW_DISABLE_TELEMETRY": "true"}):
+        _wait_for(f"http://{HOST}:{port}/health", "MLflow", screen, log=store / "cache" / "ui-mlflow.log")
+        yield f"http://{HOST}:{port}/"
+
+
+@contextmanager
+def _prefect(store: Path, screen: Screen) -> Iterator[str]:
+    port = _free_port()
+    environment = {
+        "PREFECT_HOME": str(store / "prefect"),
+        "PREFECT_API_URL": f"http://{HOST}:{port}/api",  # the page asks this address
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+    }
+    log = store / "cache" / "ui-prefect.log"
+    command = ["-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
+    with _process(command, log=log, environment=environment):
+        _wait_for(f"http://{HOST}:{port}/api/health", "Prefect", screen, log=log)
+        yield f"http://{HOST}:{port}/"
+
+
+@contextmanager
+def _process(command: list[str], *, log: Path, environment: Mapping[str, str]) -> Iterator[None]:
+    """A server in a process group of its own: both start helpers, which end with it."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "wb") as words:
+        process = subprocess.Popen(
+            [sys.executable, *command],
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=words,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield
+    finally:
+        _stop_group(process)
+
+
+def _stop_group(process: "subprocess.Popen[bytes]") -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+            process.wait(STOP_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            continue
+        except ProcessLookupError:
+            break
+    process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_for(url: str, name: str, screen: Screen, *, log: Path) -> None:
+    screen.start(f"start {name}", 0, "")
+    deadline = time.monotonic() + START_WITHIN_S
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(url, timeout=2):
+                screen.finish("")
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.3)
+    raise InputError(f"{name} did not start within {START_WITHIN_S:.0f} s; its log is {log}.")

@@ -1,0 +1,1 @@
+"""Verbs to ask before a run."""

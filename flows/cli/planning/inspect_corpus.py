@@ -1,0 +1,213 @@
+"""`stemline corpus`: how every file of a corpus folder would be read, before anything is decoded."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.text import Text
+
+from datasets.corpus.layouts import ADVICE, FoundSong, as_text
+from datasets.corpus.scan import Survey, survey
+from datasets.corpus.stem_names import STATUSES, FileNote
+from datasets.errors import InputError
+from datasets.schema import REASONS, SPLITS
+from datasets.shards.versions import drawn_sides
+from flows.config import RunConfig
+from flows.console.progress_display import Screen, table
+from pipelines.runtime.progress import stage
+
+MAX_ROWS = 40
+MAX_KINDS = 5
+
+
+@dataclass(slots=True, kw_only=True)
+class _Name:
+    """One way of naming a file, over all songs."""
+
+    name: str
+    status: str
+    source: str
+    kind: str
+    example: str
+    files: int = 0
+    songs: set[str] = field(default_factory=set)
+    details: list[str] = field(default_factory=list)  # what is wrong, as its first file has it
+
+
+def run(config: RunConfig, *, screen: Screen) -> dict[str, Any]:
+    """The songs, the names and what they were read as; the exit code is 2 when no song can be used."""
+    corpus = config.corpus
+    if not corpus.root:
+        raise InputError("corpus.root is not set; corpus.root=DIR names the folder with the songs")
+    with stage(screen, "corpus", 0, "songs") as heard:
+        seen = survey(
+            corpus.root,
+            sources=corpus.sources,
+            split_seed=corpus.split_seed,
+            valid_fraction=corpus.valid_fraction,
+            test_fraction=corpus.test_fraction,
+            known=drawn_sides(config.store.root, corpus.split_rule),
+            rules=corpus.rules,
+        )
+        refused = sum(bool(song.reason) for song in seen.songs)
+        files = sum(len(song.notes) for song in seen.songs)
+        heard.finish(f"{len(seen.songs)} songs, {refused} refused, {files} files; only names were looked at")
+    names = _names(seen.songs)
+    return {
+        "root": corpus.root,
+        "layouts": dict(Counter(song.layout for song in seen.songs)),
+        "drawn_splits": list(seen.drawn),
+        "stray": [as_text(name) for name in seen.stray],
+        "songs": [_song(song, seen) for song in seen.songs],
+        "names": [_plain(name) for name in names],
+        "shown": _tables(seen, names, corpus.sources),
+        "exit_code": 0 if refused < len(seen.songs) else 2,
+    }
+
+
+def _names(songs: Sequence[FoundSong]) -> list[_Name]:
+    """Distinct names, the most frequent first."""
+    names: dict[tuple[str, str, str, str], _Name] = {}
+    for song in songs:
+        for note in song.notes:
+            key = (note.words.lower(), note.status, note.source, note.kind)
+            if key not in names:
+                words, status, source, kind = key
+                names[key] = _Name(
+                    name=as_text(words), status=status, source=source, kind=kind, example=_example(song, note)
+                )
+                names[key].details += [as_text(note.detail)] if note.detail else []
+            names[key].files += 1
+            names[key].songs.add(song.name)
+    return sorted(names.values(), key=lambda name: (-name.files, name.name))
+
+
+def _example(song: FoundSong, note: FileNote) -> str:
+    """The file where it stands; in layouts of songs across folders the note has the whole path already."""
+    return as_text(note.path if song.layout in ("csv", "stem-folders") else f"{song.name}/{note.path}")
+
+
+def _song(song: FoundSong, seen: Survey) -> dict[str, Any]:
+    files = [
+        {"path": as_text(note.path), "status": note.status, "source": note.source, "kind": note.kind, "side": note.side}
+        for note in song.notes
+    ]
+    split, group = seen.sides[song.name]
+    return {
+        "track_id": song.name, "title": song.title, "layout": song.layout, "split": split, "group": group,
+        "reason": song.reason, "detail": song.detail, "files": files,
+    }  # fmt: skip
+
+
+def _plain(name: _Name) -> dict[str, Any]:
+    return {
+        "name": name.name, "status": name.status, "source": name.source, "kind": name.kind, "files": name.files,
+        "songs": len(name.songs), "example": name.example,
+    }  # fmt: skip
+
+
+# --- tables -------------------------------------------------------------------------------------------------
+
+
+def _tables(seen: Survey, names: Sequence[_Name], sources: Sequence[str]) -> list[Any]:
+    used = [name for name in names if name.status == "used"]
+    left_out = [name for name in names if name.status in ("unused", "ignored", "sum")]
+    shown = [_splits_table(seen), _sources_table(seen.songs, sources)]
+    if any(song.layout not in ("musdb18", "musdb18-hq", "folders") for song in seen.songs):
+        shown.append(_names_table("Names, and the source they were read as", used, sources))
+    if left_out:
+        rows = [[name.name, STATUSES[name.status], _kind(name), str(name.files), name.example] for name in left_out]
+        shown.append(_capped("Left out", ["name", "because", "kind", "files", "example"], rows))
+    for status in ("unknown", "ambiguous", "coarse"):
+        doubtful = [name for name in names if name.status == status]
+        if doubtful:
+            shown += _doubts(status, doubtful)
+    if seen.stray:
+        first = ", ".join(map(as_text, seen.stray[:3]))
+        shown.append(
+            Text(
+                f"{len(seen.stray)} audio files stand beside the song folders and belong to none, such as {first}.",
+                style="yellow",
+            )
+        )
+    refused = [song for song in seen.songs if song.reason]
+    if refused:
+        shown.append(_refused_table(refused))
+    return [part for one in shown for part in (Text(""), one)][1:]
+
+
+def _splits_table(seen: Survey) -> Any:
+    rows = []
+    for word, keep in (("usable", True), ("refused", False)):
+        sides = Counter(seen.sides[song.name][0] for song in seen.songs if bool(song.reason) != keep)
+        rows.append([word, *(str(sides[split]) for split in SPLITS), str(sum(sides.values()))])
+    layouts = Counter(song.layout for song in seen.songs)
+    title = f"Songs ({', '.join(f'{count} {layout}' for layout, count in layouts.most_common())})"
+    drawn = [f"{split}, drawn" if split in seen.drawn else split for split in SPLITS]
+    return table(title, ["", *drawn, "all"], rows)
+
+
+def _sources_table(songs: Sequence[FoundSong], sources: Sequence[str]) -> Any:
+    files: Counter[str] = Counter()
+    sides: Counter[tuple[str, str]] = Counter()
+    holding: dict[str, set[str]] = defaultdict(set)
+    kinds: dict[str, Counter[str]] = defaultdict(Counter)
+    for song in songs:
+        for note in song.notes:
+            if note.status == "used":
+                files[note.source] += 1
+                holding[note.source].add(song.name)
+                kinds[note.source][note.kind] += 1
+                if note.side:
+                    sides[note.source, note.side] += 1
+    rows = []
+    for source in sources:
+        several = [f"{kind.replace('_', ' ')} {count}" for kind, count in kinds[source].most_common(MAX_KINDS)]
+        more = "…" if len(kinds[source]) > MAX_KINDS else ""
+        pairs = f"{sides[source, 'left']} + {sides[source, 'right']}" if sides[source, "left"] else "–"
+        rows.append([source, str(len(holding[source])), str(files[source]), pairs, ", ".join(several) + more])
+    return _worded("Sources, refused songs included", ["source", "songs", "files", "left + right", "kinds"], rows)
+
+
+def _names_table(title: str, names: Sequence[_Name], sources: Sequence[str]) -> Any:
+    ordered = sorted(names, key=lambda name: (list(sources).index(name.source), -name.files, name.name))
+    rows = [[name.name, name.source, _kind(name), str(name.files), name.example] for name in ordered]
+    return _capped(title, ["name", "source", "kind", "files", "example"], rows)
+
+
+def _doubts(status: str, names: Sequence[_Name]) -> list[Any]:
+    word = {"unknown": "Unknown names", "ambiguous": "Ambiguous names", "coarse": "Files that hold several sources"}
+    rows = [
+        [name.name, str(name.files), str(len(name.songs)), name.example, "" if status == "unknown" else name.details[0]]
+        for name in names
+    ]
+    columns = ["name", "files", "songs", "example", "" if status == "unknown" else "why"]
+    return [_capped(word[status], columns, rows), Text(f"What would do: {ADVICE[status]}.", style="yellow")]
+
+
+def _refused_table(songs: Sequence[FoundSong]) -> Any:
+    rows = []
+    for reason, count in Counter(song.reason for song in songs).most_common():
+        first = next(song for song in songs if song.reason == reason)
+        detail = first.detail.removesuffix(f"; {ADVICE['unknown']}")  # stands above
+        rows.append([REASONS[reason], str(count), f"{first.title}: {detail}"])
+    return _worded("Songs refused", ["because", "songs", "for example"], rows)
+
+
+def _kind(name: _Name) -> str:
+    return name.kind.replace("_", " ")
+
+
+def _capped(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
+    more = f" (the first {MAX_ROWS} of {len(rows)}; --json has all)" if len(rows) > MAX_ROWS else ""
+    return _worded(title + more, columns, rows[:MAX_ROWS])
+
+
+def _worded(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
+    """A table whose words stand to the left; only counts stand to the right."""
+    made = table(title, columns, rows)
+    for column in made.columns:
+        if column.header not in ("files", "songs", "left + right"):
+            column.justify, column.overflow = "left", "fold"
+    return made

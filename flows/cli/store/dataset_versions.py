@@ -1,0 +1,88 @@
+"""`stemline datasets`: which datasets a store holds, how two of them differ, and which hold a song."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from rich.text import Text
+
+from datasets.shards import versions
+from datasets.shards.versions import Difference, Version
+from flows.console.progress_display import table
+
+MAX_ROWS = 20
+_WORDS = {"changed_audio": "other audio", "changed_split": "other split", "changed_license": "other license"}
+
+
+def listed(store: str) -> dict[str, Any]:
+    """Every dataset of a store, the newest first."""
+    found = versions.list_versions(store)
+    if not found:
+        first = f"stemline ingest corpus.root=SONGS store.root={store}"
+        return {"versions": [], "shown": [Text(f"No dataset in {store} yet; `{first}` makes one.", overflow="fold")]}
+    columns = ["id", "step", "made, UTC", "songs", "train/\nvalid/test", "left\nout", "hours", "size"]
+    shown: list[Any] = [table("Datasets", columns, [_row(version) for version in found])]
+    for version in found:
+        shown += [Text(f"{version.id}  {line}", style="dim", overflow="fold") for line in _remarks(version)]
+    return {"versions": [asdict(version) for version in found], "shown": shown}
+
+
+def differing(store: str, first: str, second: str) -> dict[str, Any]:
+    """What the second dataset holds otherwise than the first."""
+    found = versions.diff(store, first, second)
+    rows = [[name, str(len(getattr(found, field)))] for field, name in _fields().items()]
+    rows.append(["unchanged", str(found.unchanged)])
+    return {**asdict(found), "shown": [table(f"From {first} to {second}", ["", "songs"], rows), *_details(found)]}
+
+
+def holding(store: str, song: str) -> dict[str, Any]:
+    """The datasets that hold a song, and as what."""
+    found = versions.find(store, song)
+    rows = [
+        [version, item.track_id, item.split, f"{item.num_samples / item.sample_rate:.1f}", item.audio[:8], item.license]
+        for version, songs in found.items()
+        for item in songs
+    ]
+    shown = table(f"Datasets with {song!r}", ["id", "track", "split", "s", "audio", "license"], rows[:MAX_ROWS])
+    more = [Text(f"and {len(rows) - MAX_ROWS} more", style="dim")] if len(rows) > MAX_ROWS else []
+    plain = {version: [asdict(item) for item in songs] for version, songs in found.items()}
+    return {"found": plain, "shown": [shown, *more]}
+
+
+def _row(version: Version) -> list[str]:
+    made = datetime.fromisoformat(version.made_at).strftime("%y-%m-%d %H:%M")
+    sides = "/".join(str(count) for count in version.splits.values())
+    cells = [version.id, version.step, made, str(version.num_songs), sides, str(version.num_left_out)]
+    return [*cells, f"{version.hours:.2f}", _size(version.num_bytes)]
+
+
+def _remarks(version: Version) -> list[str]:
+    made_from = [f"from {version.made_from}"] if version.made_from else []
+    changes = version.changed_settings.items()
+    return [*made_from, *(f"{name}: {_plain(old)} → {_plain(new)}" for name, (old, new) in changes)]
+
+
+def _plain(value: Any) -> str:
+    return "unset" if value is None else str(value)
+
+
+def _fields() -> Mapping[str, str]:
+    return {"added": "added", "removed": "removed", **_WORDS}
+
+
+def _details(found: Difference) -> list[Text]:
+    """The songs of each kind of difference, as many as fit on a screen."""
+    lines = []
+    for field, name in _fields().items():
+        content: Sequence[str] | Mapping[str, tuple[str, str]] = getattr(found, field)
+        pairs = content if isinstance(content, Mapping) else dict.fromkeys(content, ("", ""))
+        for song, (old, new) in list(pairs.items())[:MAX_ROWS]:
+            lines.append(Text(f"{name}: {song}" + (f" ({old} → {new})" if field in _WORDS and old != new else "")))
+        if len(pairs) > MAX_ROWS:
+            lines.append(Text(f"{name}: and {len(pairs) - MAX_ROWS} more; --json has them all", style="dim"))
+    return lines
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"

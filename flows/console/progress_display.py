@@ -1,0 +1,212 @@
+"""What a person sees: one live line per stage with its time left, one line when it is done, one table at the end.
+
+Progress goes to stderr, results to stdout, so that `--json` and pipes stay clean.
+"""
+
+import io
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+NAME_WIDTH = 10
+NOTE_EVERY_S = 10.0  # without a terminal, a line at most this often
+
+
+_CURRENT: "ContextVar[Screen | None]" = ContextVar("screen", default=None)
+
+
+def current() -> "Screen":
+    """The screen of the running command; one that only keeps the last lines where there is none, as in tests."""
+    return _CURRENT.get() or Screen(Console(file=io.StringIO()))
+
+
+class Screen:
+    """A `pipelines.runtime.progress.Progress` that draws; also the context that takes the live line away at the end."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._live: Progress | None = None
+        self._task: TaskID | None = None
+        self._name = ""
+        self._began_s = 0.0
+        self._done = 0.0
+        self._total = 0.0
+        self._unit = ""
+        self._note = ""
+        self._said_s = 0.0
+        self.finished: set[str] = set()  # names of stages that ended well
+        self.seconds: dict[str, float] = {}  # spent in each stage
+
+    def __enter__(self) -> "Screen":
+        self._token = _CURRENT.set(self)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._stop()
+        _CURRENT.reset(self._token)
+
+    def start(self, name: str, total: float, unit: str) -> None:
+        self._stop()
+        self._name, self._total, self._unit = name, total, unit
+        self._done, self._note = 0.0, ""
+        self._began_s = self._said_s = time.monotonic()
+        if not self.console.is_terminal:
+            return
+        self._live = Progress(
+            SpinnerColumn(style="cyan"),
+            TextColumn(f"{{task.description:<{NAME_WIDTH}}}", style="bold"),
+            _Bar(bar_width=22, complete_style="cyan", finished_style="cyan", pulse_style="cyan"),
+            _Count(),
+            TextColumn("{task.fields[note]}", style="dim"),
+            _Left(),
+            console=self.console,
+            transient=True,
+        )
+        self._task = self._live.add_task(name, total=total or None, unit=unit, note="")
+        self._live.start()
+
+    def advance(self, amount: float = 1.0) -> None:
+        self._done += amount
+        if self._live is not None and self._task is not None:
+            self._live.advance(self._task, amount)
+        self._say_now_and_then()
+
+    def note(self, text: str) -> None:
+        self._note = text
+        if self._live is not None and self._task is not None:
+            self._live.update(self._task, note=text[:24])
+        self._say_now_and_then()
+
+    def finish(self, summary: str) -> None:
+        elapsed_s = time.monotonic() - self._began_s
+        self.seconds[self._name] = round(self.seconds.get(self._name, 0.0) + elapsed_s, 3)
+        self._stop()
+        if summary:
+            self.finished.add(self._name)
+            self._line(self._name, summary, elapsed_s)
+
+    def cached(self, name: str, summary: str) -> None:
+        """A step whose output was there already."""
+        self._stop()
+        self._line(name, summary, None)
+
+    def detail(self, text: str) -> None:
+        """A remark on the step that just ended."""
+        self._stop()
+        self.console.print(
+            Padding(Text(text, style="dim"), (0, 0, 0, NAME_WIDTH + 3)), width=min(self.console.width, 100)
+        )
+
+    def say(self, text: str) -> None:
+        """One plain line."""
+        self._stop()
+        self.console.print(Text(text))
+
+    @contextmanager
+    def alone_on_stderr(self, log: Path) -> Iterator[None]:
+        """Whatever else writes to stderr, in C++ or in child processes, writes into `log` meanwhile."""
+        try:
+            is_real = sys.stderr.fileno() == 2
+        except (AttributeError, OSError, ValueError):
+            is_real = False
+        if not is_real:
+            yield
+            return
+        log.parent.mkdir(parents=True, exist_ok=True)
+        sys.stderr.flush()
+        before = self.console.file
+        with os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace") as ours, open(log, "ab") as others:
+            os.dup2(others.fileno(), 2)
+            self.console.file = ours
+            try:
+                yield
+            finally:
+                self._stop()
+                sys.stderr.flush()
+                ours.flush()
+                self.console.file = before
+                os.dup2(ours.fileno(), 2)
+
+    def _stop(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+        self._live = self._task = None
+
+    def _line(self, name: str, summary: str, elapsed_s: float | None) -> None:
+        row = Table.grid(padding=(0, 1), expand=True)
+        row.add_column(width=1, style="green")
+        row.add_column(min_width=NAME_WIDTH, max_width=30, style="bold", no_wrap=True, overflow="ellipsis")
+        row.add_column(ratio=1, overflow="fold")
+        row.add_column(justify="right", style="dim", no_wrap=True)
+        row.add_row("✓", Text(name), Text(summary), "as before" if elapsed_s is None else duration(elapsed_s))
+        self.console.print(row, width=min(self.console.width, 100))
+
+    def _say_now_and_then(self) -> None:
+        """For log files: no control characters, and a line only every few seconds."""
+        now = time.monotonic()
+        if self._live is not None or now - self._said_s < NOTE_EVERY_S:
+            return
+        self._said_s = now
+        of = f"/{self._total:g}" if self._total else ""
+        self.console.print(Text(f"  {self._name} {self._done:g}{of} {self._unit} {self._note}".rstrip()))
+
+
+class _Bar(BarColumn):
+    """A bar where the end is known, and nothing where it is not: the spinner says enough."""
+
+    def render(self, task: Task) -> Text:  # type: ignore[override]
+        return super().render(task) if task.total else Text("")  # type: ignore[return-value]
+
+
+class _Count(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        unit = str(task.fields.get("unit", ""))
+        if not task.total:
+            return Text(duration(task.elapsed or 0), style="dim")
+        return Text(f"{task.completed:.0f}/{task.total:.0f} {unit}".rstrip())
+
+
+class _Left(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        left = task.time_remaining
+        return Text("" if not task.total or left is None else f"{duration(left)} left", style="dim")
+
+
+def duration(seconds: float) -> str:
+    """Short words for a length of time: 0.4 s, 12 s, 3 min 05 s, 2 h 10 min."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def decibels(value: float | None, *, sign: bool = False) -> str:
+    """Two decimals, with a sign where asked; a dash where there is no value."""
+    if value is None:
+        return "–"
+    return f"{value:+.2f}" if sign else f"{value:.2f}"
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, strong_last: bool = False) -> Table:
+    """A plain table: words to the left, numbers to the right; the last row may be the sum of the others."""
+    made = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    for index, column in enumerate(columns):
+        made.add_column(column, justify="left" if index == 0 else "right", header_style="dim")
+    for index, row in enumerate(rows):
+        made.add_row(*map(Text, row), style="bold" if strong_last and index == len(rows) - 1 else None)
+    return made

@@ -1,0 +1,160 @@
+"""What a colleague is shown: a held-out song, separated and scored, and the report."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+
+from datasets.errors import InputError
+from datasets.schema import Score, Verdict
+from datasets.shards.shards import read_objects
+from flows import config as door
+from flows.build_corpus import Corpus
+from flows.config import RunConfig
+from flows.tasks.prefect_step import step
+from flows.train_model import Trained, heard_in, of_candidate
+from pipelines import registry, report
+from pipelines.inference import separate_songs, song_files
+from pipelines.inference.separate_songs import SeparatedSong
+from pipelines.inference.song_files import SongFiles
+from pipelines.lineage.ancestry import Ancestors
+from pipelines.lineage.contamination import Contamination
+from pipelines.report import ReportInput, augmentation_examples, mixes
+from pipelines.report.listening import SongAudio
+from pipelines.report.mixes import MixShown
+from pipelines.training import train
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """The separated song, its scores where its true stems are known, and where the report is."""
+
+    song: SongFiles
+    separated: SeparatedSong
+    scores: tuple[Score, ...]
+    report: str
+
+
+@flow(name="present-model", validate_parameters=False)
+def present_model(config: RunConfig, corpus: Corpus, model: Trained, song: SongFiles | None = None) -> Shown:
+    """Without a song, the first held-out one is taken out of its shards."""
+    song = song or take_out_song(config, corpus)
+    separated = separate_song(config, model, song)
+    scores = tuple(song_files.score(song, separated.files))
+    page = write_report(config, corpus, model, song, separated)
+    return Shown(song=song, separated=separated, scores=scores, report=page)
+
+
+@task(name="take-out-song")
+def take_out_song(config: RunConfig, corpus: Corpus) -> SongFiles:
+    return song_files.held_out_song(
+        corpus.songs,
+        split=config.evaluate.split,
+        sources=config.corpus.sources,
+        out=Path(config.store.root) / "separated" / "references",
+    )
+
+
+@task(name="separate")
+def separate_song(config: RunConfig, model: Trained, song: SongFiles) -> SeparatedSong:
+    """Through the registry, as a consumer would."""
+    assert model.version is not None, "promote has not run"
+    checkpoint = registry.fetch(model.version.uri, store=config.store.root)
+    out = Path(config.store.root) / "separated"
+    result = step(
+        "separate",
+        config,
+        lambda progress: separate_songs.run(
+            config.separate, [song.mixture.path], model=str(checkpoint), out=str(out), progress=progress
+        ),
+        words=lambda made: f"{song.title}: {len(made.songs[0].files) if made.songs else 0} stems",
+    )
+    if result.failed:
+        raise InputError(f"{result.failed[0].song}: {result.failed[0].reason}")
+    door.write(config, f"{result.songs[0].folder}.toml")
+    return result.songs[0]
+
+
+@task(name="report")
+def write_report(config: RunConfig, corpus: Corpus, model: Trained, song: SongFiles, separated: SeparatedSong) -> str:
+    assert corpus.curated is not None
+    assert model.candidate is not None
+    assert model.version is not None
+    verdicts = read_objects(corpus.curated.verdicts, Verdict)
+    told = ReportInput(
+        name=model.version.name,
+        version=model.version.version,
+        promoted=model.version.alias == registry.CHAMPION,
+        reason=model.decision.reason if model.decision else "",
+        verdicts=verdicts,
+        licenses=Counter({config.corpus.license: sum(verdict.keep for verdict in verdicts)}),
+        scores=read_objects(model.candidate.scores, Score),
+        split=config.evaluate.split,
+        heard=_heard(config, corpus, model),
+        history=curves(train.read_history(model.trained), config.corpus.sources),
+        sources=config.corpus.sources,
+        song=SongAudio(
+            title=song.title,
+            mixture=song.mixture,
+            estimates=separated.files,
+            references=song.references,
+            license=song.license,
+        ),
+        mixes=_mixes(config, corpus),
+        sounds=augmentation_examples.sounds(
+            corpus.songs,
+            config.train.learner.augment,
+            sources=config.corpus.sources,
+            seconds=config.report.augment_s,
+        ),
+        lineage={
+            "Songs": corpus.ingested.chunks.digest,
+            "Dataset": corpus.songs.digest,
+            "Run": model.trained.run_key,
+            "Weights": model.trained.model_digest,
+            "Scores": model.candidate.scores.digest,
+        },
+        config=door.to_toml(config),
+    )
+    return step(
+        "report",
+        config,
+        lambda progress: report.run(config.report, told, store=config.store.root, progress=progress),
+        words=lambda path: path,
+    )
+
+
+def _heard(config: RunConfig, corpus: Corpus, model: Trained) -> Contamination:
+    ancestors = Ancestors(config.store.root, config.store.tables)
+    return heard_in(config, corpus.songs, [of_candidate(config, corpus, model.trained, ancestors)])
+
+
+def _mixes(config: RunConfig, corpus: Corpus) -> tuple[MixShown, ...]:
+    """The automixes to be shown, where there are any."""
+    if corpus.automixes is None or corpus.profiles is None or not config.report.mixes:
+        return ()
+    return mixes.sample(
+        corpus.automixes.plans,
+        corpus.profiles,
+        corpus.songs,
+        count=config.report.mixes,
+        seconds=config.report.mix_s,
+    )
+
+
+def curves(history: Sequence[Mapping[str, float]], sources: Sequence[str]) -> list[dict[str, Any]]:
+    """The loss curve as the report draws it: losses of the sources in a list, scores of the weights by name.
+
+    A point whose steps were all skipped has no loss.
+    """
+    prefix = "valid_nsdr_"
+    drawn: list[dict[str, Any]] = []
+    for point in history:
+        losses = {name: point[name] for name in ("loss", *(f"loss_{source}" for source in sources)) if name in point}
+        known = {"loss": losses.pop("loss"), "per_source": list(losses.values())} if len(losses) > len(sources) else {}
+        scores = {name.removeprefix(prefix): value for name, value in point.items() if name.startswith(prefix)}
+        drawn.append({"step": point["step"], **known, "valid_nsdr": scores})
+    return drawn

@@ -1,0 +1,1 @@
+"""How a step runs as a Prefect task: resumable, remote, approved, recorded."""

@@ -1,0 +1,68 @@
+"""What a step made, on Prefect's page of its run: a table of figures and addresses, and links to where more is told."""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+from pipelines import registry
+from pipelines.runtime import ray_jobs
+
+_LOG = logging.getLogger(__name__)
+MAX_ROWS = 40
+MAX_CHARACTERS = 300
+
+
+def show(name: str, result: Any) -> None:
+    """Makes the artifact of a step, where there is a run of Prefect's to show it with.
+
+    A server that is away changes nothing of what was made.
+    """
+    from prefect.artifacts import create_markdown_artifact
+    from prefect.context import FlowRunContext, TaskRunContext
+
+    if not (FlowRunContext.get() or TaskRunContext.get()):
+        return
+    try:
+        create_markdown_artifact(markdown=_page(name, result), key=f"step-{name}", description=name)
+    except Exception as error:  # httpx has a dozen kinds of "away"
+        _LOG.warning("%s is not shown on Prefect's page: %s", name, error)
+
+
+def _page(name: str, result: Any) -> str:
+    rows = list(_rows(result))[:MAX_ROWS]
+    table = "\n".join(f"| {key} | {_cell(value)} |" for key, value in rows)
+    return "\n\n".join([f"### {name}", f"| what | value |\n|---|---|\n{table}", *_links(result)])
+
+
+def _rows(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
+    """Every figure, word and address of a result by its dotted name; of lists their length."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, Mapping):
+        for key, below in value.items():
+            yield from _rows(below, f"{at}.{key}" if at else str(key))
+    elif isinstance(value, list | tuple):
+        yield at or "items", f"{len(value)} of them"
+    elif value is not None:
+        yield at or "result", value
+
+
+def _cell(value: Any) -> str:
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    text = text.replace("|", "\\|").replace("\n", " ")
+    return text if len(text) <= MAX_CHARACTERS else text[: MAX_CHARACTERS - 1] + "…"
+
+
+def _links(result: Any) -> Iterator[str]:
+    tracking = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if isinstance(result, registry.ModelVersion) and tracking.startswith("http"):
+        yield f"[The version in MLflow]({_without_password(tracking)}/#/models/{result.name}/versions/{result.version})"
+    if cluster := ray_jobs.server():
+        yield f"[Jobs of the Ray cluster]({cluster.rstrip('/')}/#/jobs)"
+
+
+def _without_password(address: str) -> str:
+    scheme, _, rest = address.rstrip("/").partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"

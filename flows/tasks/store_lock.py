@@ -1,0 +1,102 @@
+"""The store folder as one command holds it: made, writable, and held by one command at a time."""
+
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from datasets.errors import InputError
+from datasets.shards.shards import read_json, write_json
+from datasets.store import storage
+from datasets.store.ownership import claim_store, require_claimable
+from pipelines.registry.known import FILE
+
+LOOK_S = 0.2
+USERS = "stores"  # beside tables that several stores may share: a note of each
+
+
+@contextmanager
+def held(root: str, *, verb: str, data: str = "", patience_s: float = 0.0) -> Iterator[Path]:
+    """The store's folder, made if it is missing; a second command on it waits, then is refused and told who holds it.
+
+    It is marked as a store, and so is the place of its tables, `data`, where that is another; one that is somebody's
+    is refused before anything is written.
+
+    The hold is a kernel lock on `.lock`, so it ends with the process, however the process ends.
+    """
+    if data:
+        require_claimable(data, setting="store.data")
+    folder = _made(root)
+    if data:
+        claim_store(data, setting="store.data")
+        _note_user(data, folder)
+    with open(folder / ".lock", "a+", encoding="utf-8") as lock:
+        deadline_s = time.monotonic() + patience_s
+        while not _taken(lock) and time.monotonic() < deadline_s:
+            time.sleep(LOOK_S)
+        if not _taken(lock):
+            raise InputError(
+                f"The store {root} is in use{_holder(folder / '.lock')}. "
+                "Wait until that ends, or use another store with store.root=DIR."
+            )
+        lock.truncate(0)
+        lock.write(json.dumps({"verb": verb, "pid": os.getpid(), "since": time.strftime("%H:%M:%S")}))
+        lock.flush()
+        yield folder
+
+
+def _note_user(data: str, root: Path) -> None:
+    """Leave word beside tables that this store works on them: others must not take for waste what it needs."""
+    place = storage.join(data, USERS, f"{hashlib.sha256(str(root).encode()).hexdigest()[:12]}.json")
+    if Path(data) != root and storage.stamp(place) is None:
+        write_json(place, {"root": str(root)})
+
+
+def other_users(data: str, root: str) -> dict[str, str]:
+    """Other stores that keep their tables at `data`: their roots, each with the file that says so."""
+    mine = str(Path(root).expanduser().absolute())
+    folder = storage.join(data, USERS)
+    notes = {storage.join(folder, name): read_json(storage.join(folder, name)) for name in storage.names(folder)}
+    found = {str((note or {}).get("root", "an unreadable note")): file for file, note in notes.items()}
+    if not storage.is_remote(data) and any((Path(data) / name).exists() for name in ("mlflow.db", "runs", FILE)):
+        found[str(Path(data).absolute())] = data  # the tables are those of a store that has none elsewhere
+    return {other: file for other, file in found.items() if other != mine}
+
+
+def _taken(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _made(root: str) -> Path:
+    if "://" in root:
+        raise InputError(f"store.root is {root!r}; a folder on this machine is what works today.")
+    folder = Path(root).expanduser().absolute()
+    require_claimable(folder, setting="store.root")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as trial:
+            trial.write(b"stemline")
+        claim_store(folder, setting="store.root")
+    except OSError as error:
+        raise InputError(
+            f"The store folder {root} cannot be written to ({error.strerror}). Choose another with store.root=DIR."
+        ) from error
+    return folder
+
+
+def _holder(path: Path) -> str:
+    try:
+        holder = json.loads(path.read_text(encoding="utf-8"))
+        return f" by `stemline {holder['verb']}`, process {holder['pid']}, since {holder['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return " by another command"

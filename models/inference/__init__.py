@@ -1,0 +1,1 @@
+"""From a mixture to its sources: overlap-add, bags, exported graphs."""

@@ -1,0 +1,1 @@
+"""One training step: learner, losses, augmentation, averages, learnt bit widths."""

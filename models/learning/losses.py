@@ -1,0 +1,73 @@
+"""What is optimized: the mean absolute distance between waveforms, kept apart by source; and a penalty on weights."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ModelError
+from ..learner_config import SingularConfig
+from .augment import generator
+
+
+def l1(estimates_BSCT: Tensor, sources_BSCT: Tensor) -> Tensor:
+    """Mean absolute error of each row and source over channels and samples; shape (B, S), float32."""
+    return (estimates_BSCT.float() - sources_BSCT.float()).abs().mean(dim=(2, 3))
+
+
+def kept(loss_BS: Tensor, drop: float, group: int) -> Tensor:
+    """Weights that leave the highest losses of each source out, their share `drop` of every `group` rows; shape (B, S).
+
+    Kept rows weigh more, so that the mean of the weighted losses is the mean of the kept ones. A stem under the wrong
+    name is what a model that has learned anything is worst at. Groups of consecutive rows make the outcome
+    independent of how many workers share a batch.
+    """
+    if len(loss_BS) % group:
+        raise ModelError(f"{len(loss_BS)} rows are no whole number of robust groups of {group}")
+    dropped = round(drop * group)
+    order_GRS = loss_BS.view(-1, group, loss_BS.shape[1]).argsort(dim=1, stable=True)
+    kept_BS = (order_GRS.argsort(dim=1) < group - dropped).view_as(loss_BS)
+    return kept_BS.to(loss_BS.dtype) * (group / (group - dropped))
+
+
+def weighted_mean(per_source_S: Tensor, weights: tuple[float, ...]) -> Tensor:
+    """Mean over sources by weight; no weights count every source equally."""
+    if not weights:
+        return per_source_S.mean()
+    if len(weights) != len(per_source_S):
+        raise ModelError(f"{len(weights)} source weights for {len(per_source_S)} sources: give one per source")
+    weights_S = torch.tensor(weights, dtype=per_source_S.dtype, device=per_source_S.device)
+    return (per_source_S * weights_S).sum() / weights_S.sum()
+
+
+def singular_penalty(model: nn.Module, config: SingularConfig, *, seed: int, step: int) -> Tensor:
+    """Sum over large weight matrices of the square of the largest singular value; a scalar in float32.
+
+    The value is looked for in a random sketch of `config.rank` dimensions, so it may be a little too small, never
+    too large. Singular vectors count as constants: that is the exact gradient where they are found exactly.
+    """
+    total = torch.zeros((), device=next(model.parameters()).device)
+    for place, matrix in enumerate(_large_matrices(model, config.min_mib)):
+        left, right = _leading_vectors(matrix.detach(), config, generator(seed, step, "singular", place))
+        total = total + (left @ matrix @ right).square()
+    return total
+
+
+def _large_matrices(model: nn.Module, min_mib: float) -> Iterator[Tensor]:
+    """Weights as (outputs, inputs x taps); transposed convolutions keep their outputs in the second dimension."""
+    for module in model.modules():
+        for weight in module.parameters(recurse=False):
+            if weight.dim() > 1 and 4 * weight.numel() >= min_mib * 2**20:
+                turned = isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d)
+                yield (weight.transpose(0, 1) if turned else weight).flatten(1).float()
+
+
+@torch.no_grad()
+def _leading_vectors(matrix: Tensor, config: SingularConfig, dice: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The first pair of singular vectors, by subspace iteration (Halko, Martinsson, Tropp 2011)."""
+    sketch = torch.randn(matrix.shape[1], min(config.rank, *matrix.shape), generator=dice).to(matrix.device)
+    basis = torch.linalg.qr(matrix @ sketch).Q
+    for _ in range(config.iterations):
+        basis = torch.linalg.qr(matrix @ torch.linalg.qr(matrix.T @ basis).Q).Q
+    left, _, right = torch.linalg.svd(basis.T @ matrix, full_matrices=False)
+    return basis @ left[:, 0], right[0]

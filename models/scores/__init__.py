@@ -1,0 +1,1 @@
+"""SDR and its relatives, as museval and MDX define them."""

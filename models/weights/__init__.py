@@ -1,0 +1,1 @@
+"""Checkpoints, published packages and bags: one answer to what a model is."""

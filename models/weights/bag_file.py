@@ -1,0 +1,135 @@
+"""The YAML file of a bag: which packages make up one model, what each counts for, and their segment.
+
+It comes from users and strangers, so it is read with suspicion and nothing is loaded by it: every wrong value is a
+`ModelError` with the file, the value and what is wanted.
+"""
+
+import re
+import reprlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import ModelError
+
+MAX_BYTES = 64 * 1024  # published ones have some hundred
+MAX_MEMBERS = 64  # each is a network in memory
+MAX_SEGMENT_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BagFile:
+    """What a bag's YAML file says, checked as far as that goes without its packages."""
+
+    path: Path
+    members: tuple[Path, ...]  # the packages, in the order of the file; one may be named twice
+    weights: tuple[tuple[float, ...], ...] | None  # [member][source]; None: all count alike
+    segment_s: float | None
+
+
+def read(path: str | Path) -> BagFile:
+    """What the YAML file says; its packages lie beside it, and are looked for but not read."""
+    path = Path(path)
+    if not path.is_file():
+        raise ModelError(f"no bag at {path}: give a .yaml file")
+    content = _parse(path)
+    if not isinstance(content, dict) or "models" not in content:
+        raise ModelError(f"{path} is no bag: want YAML with `models`, a list of signatures, got {_short(content)}")
+    signatures = _signatures(content["models"], path)
+    members = tuple(_find_package(path.parent, signature) for signature in signatures)
+    weights = content.get("weights")
+    try:
+        rows = None if weights is None else check_weights(weights, num_models=len(members))
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
+    return BagFile(path=path, members=members, weights=rows, segment_s=_segment(content.get("segment"), path))
+
+
+def check_weights(weights: Any, *, num_models: int, num_sources: int | None = None) -> tuple[tuple[float, ...], ...]:
+    """The weights as floats; ModelError unless they are a row for each model, with a number >= 0 for each source.
+
+    Every source needs a model that counts for it. Without `num_sources` rows must be equally long.
+    """
+    rows = list(weights) if _is_list(weights) else []
+    if num_sources is None:
+        num_sources = len(rows[0]) if rows and _is_list(rows[0]) else 0
+    wanted = f"weights must be {num_models} rows (models) of {num_sources or 'equally many'} numbers (sources)"
+    if len(rows) != num_models or any(not _is_list(row) or len(row) != num_sources or not row for row in rows):
+        raise ModelError(f"{wanted}, got {_short(weights)}")
+    for value in (value for row in rows for value in row):
+        if not _is_number(value) or not 0 <= value <= 1e30:  # their sums are taken in float32
+            raise ModelError(f"{wanted}, each from 0 to 1e30, got {_short(value)}")
+    numbers = tuple(tuple(float(value) for value in row) for row in rows)
+    for source, column in enumerate(zip(*numbers, strict=True)):
+        if max(column) < 1e-30:
+            raise ModelError(f"every source needs a model with a weight above 0, source {source} has {list(column)}")
+    return numbers
+
+
+def _parse(path: Path) -> Any:
+    """The content of the file, which cannot be large, nor seem small and be large: YAML's aliases are refused."""
+    import yaml  # type: ignore[import-untyped,unused-ignore]
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc,unused-ignore]
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise ValueError("it has an alias (*name), which no bag needs")
+            return super().compose_node(parent, index)
+
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise ModelError(f"{path} is no bag: it has {size} bytes, and {MAX_BYTES} are the most that is read")
+        return yaml.load(path.read_text(encoding="utf-8"), Loader)  # a safe loader, and stricter
+    except ModelError:
+        raise
+    except Exception as error:  # broken or hostile YAML can make its reader fail in any way
+        told = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ModelError(f"{path} is no bag: want YAML with `models`, a list of signatures ({told})") from error
+
+
+def _signatures(models: Any, path: Path) -> list[str]:
+    if not _is_list(models) or not models or len(models) > MAX_MEMBERS:
+        raise ModelError(
+            f"{path} is no bag: `models` must be a list of 1 to {MAX_MEMBERS} signatures, got {_short(models)}"
+        )
+    for signature in models:
+        if not isinstance(signature, str):  # 01234567 would be read as a number, and another one
+            raise ModelError(
+                f"{path} is no bag: a signature must be text, got {_short(signature)}; put it in quotes if it is digits"
+            )
+    return list(models)
+
+
+def _find_package(folder: Path, signature: str) -> Path:
+    """The one file of a signature in a folder, safetensors first."""
+    if not re.fullmatch(r"[\w.]{1,200}", signature):
+        raise ModelError(f"signature {_short(signature)}: want letters, digits, dots and underscores")
+    for pattern in (f"{signature}.safetensors", f"{signature}-*.safetensors", f"{signature}.th", f"{signature}-*.th"):
+        found = sorted(folder.glob(pattern))
+        if len(found) > 1:
+            raise ModelError(f"several files in {folder} claim to be {signature}: {', '.join(f.name for f in found)}")
+        if found:
+            return found[0]
+    raise ModelError(f"{folder} has neither {signature}.safetensors nor {signature}-CHECKSUM.th")
+
+
+def _segment(value: Any, path: Path) -> float | None:
+    if value is None:
+        return None
+    if not _is_number(value) or not 0 < value <= MAX_SEGMENT_S:
+        raise ModelError(f"{path}: segment must be seconds above 0, at most {MAX_SEGMENT_S:g}, got {_short(value)}")
+    return float(value)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+
+
+def _short(value: Any) -> str:
+    return reprlib.repr(value)

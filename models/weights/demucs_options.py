@@ -1,0 +1,371 @@
+"""What the reference's classes call their options, and how that reads as our configurations.
+
+Of each class's options some vary between published models and became fields of ours, some have one value in all of
+them, and some matter only before or during training. A package that sets one of the second kind otherwise is
+refused by name, since its weights would load and sound wrong. The third kind, and options that a class of 4.1.0
+does not have, are passed over; the reference drops the latter too.
+"""
+
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from torch import nn
+
+from ..errors import ModelError
+from ..networks import catalog
+from ..networks.demucs import DemucsConfig
+from ..networks.hdemucs import HDemucsConfig
+from ..networks.htdemucs import HTDemucsConfig
+from .bag_file import MAX_SEGMENT_S
+
+
+@dataclass(frozen=True, slots=True)
+class ClassName:
+    """A class by its path alone; the class itself is never imported."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
+    """The options of one of the reference's classes."""
+
+    defaults: Mapping[str, Any]  # of options that vary; a package may leave them out
+    fixed: Mapping[str, Any]  # options with one value, which is also their default
+    read: Callable[[Mapping[str, Any]], dict[str, Any]]  # options that vary -> to_config's dict
+
+
+def to_our_config(klass: Any, args: Any, kwargs: Any, *, origin: str) -> dict[str, Any]:
+    """The configuration, as `catalog.from_config` takes it, of a package's class and arguments."""
+    if not isinstance(klass, ClassName) or klass.path not in DIALECTS:
+        raise ModelError(
+            f"{origin} is of class {getattr(klass, 'path', klass)!r}: known: {', '.join(sorted(DIALECTS))}"
+        )
+    dialect = DIALECTS[klass.path]
+    if not isinstance(args, Sequence) or len(args) > 1 or not isinstance(kwargs, Mapping):
+        raise ModelError(f"{origin} has arguments that cannot be read: want at most the sources by position")
+    options = dict(kwargs) | ({"sources": args[0]} if args else {})
+    if "sources" not in options:
+        raise ModelError(f"{origin} does not say which sources it separates")
+    try:
+        strange = [
+            f"sets {name}={_short(options[name])}; only {fixed!r} can be built here{_why(name)}"
+            for name, fixed in dialect.fixed.items()
+            if not _same(options.get(name, fixed), fixed)
+        ]
+        if strange:
+            raise ModelError(", and ".join(strange))
+        config = dialect.read({**dialect.defaults, **options})
+        catalog.read_config(config)  # in range as well
+    except ModelError as error:
+        raise ModelError(f"{origin} {error}") from error
+    except Exception as error:  # values of any kind, made by strangers, meet every comparison here
+        raise ModelError(f"{origin} has an option of the wrong kind: {str(error)[:200]}") from error
+    return config
+
+
+def to_kwargs(model: nn.Module) -> tuple[ClassName, dict[str, Any]]:
+    """The class and arguments with which demucs 4.1.0 builds the same network as ours."""
+    config = getattr(model, "config", None)
+    if type(config) is HTDemucsConfig:
+        return ClassName("demucs.htdemucs.HTDemucs"), _write_htdemucs(config)
+    if type(config) is HDemucsConfig:
+        return ClassName("demucs.hdemucs.HDemucs"), _write_hdemucs(config)
+    if type(config) is DemucsConfig and config.version == 3:
+        return ClassName("demucs.demucs.Demucs"), _write_demucs(config)
+    if type(config) is DemucsConfig:
+        raise ModelError(
+            "Demucs v2 cannot be exported: demucs 4.1.0 pads the decoder's convolutions, so it would sound otherwise"
+        )
+    family = catalog.to_config(model)["family"]
+    raise ModelError(f"{family} cannot be exported: demucs 4.1.0 has no network like it")
+
+
+def _why(name: str) -> str:
+    return f" ({NOT_TAKEN_OVER[name]})" if name in NOT_TAKEN_OVER else ""
+
+
+def _same(value: Any, fixed: Any) -> bool:
+    return bool(value == fixed) or (not value and not fixed)  # None, [] and False all turn an option off
+
+
+def _read_audio(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that all families share."""
+    return {
+        "sources": _names(options["sources"]),
+        "sample_rate": _whole(options["samplerate"]),
+        "audio_channels": _whole(options["audio_channels"]),
+        "segment_s": _seconds(options["segment"]),
+        "channels": _whole(options["channels"]),
+        "growth": _whole(options["growth"]),
+        "normalize": "track",  # no option: demucs normalizes songs before training and before separation
+    }
+
+
+def _write_audio(config: DemucsConfig | HDemucsConfig | HTDemucsConfig) -> dict[str, Any]:
+    """The options that all classes share."""
+    return {
+        "sources": list(config.sources),
+        "samplerate": config.sample_rate,
+        "audio_channels": config.audio_channels,
+        "segment": config.segment_s,
+        "channels": config.channels,
+        "growth": config.growth,
+        "depth": config.depth,
+    }
+
+
+def _names(value: Any) -> list[str]:
+    if not isinstance(value, list | tuple) or not all(isinstance(name, str) and name for name in value):
+        raise ModelError(f"has an option of the wrong kind: sources={_short(value)}, want a list of names")
+    return list(value)
+
+
+def _whole(value: Any, most: int = 10**9) -> int:
+    """A whole number, not negative, and not so large that mere arithmetic with it never ends."""
+    if isinstance(value, bool) or not isinstance(value, int | float | Fraction) or not 0 <= value <= most:
+        raise ModelError(f"has an option {_short(value)}: want a whole number, from 0 to {most}")
+    if value != int(value):
+        raise ModelError(f"has an option {_short(value)}: want a whole number")
+    return int(value)
+
+
+def _layers(value: Any) -> int:
+    return _whole(value, most=1000)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | Fraction) or not 0 <= value <= 10**9:
+        raise ModelError(f"has an option of the wrong kind: {_short(value)}, want a number from 0 to 1000000000")
+    return float(value)
+
+
+def _seconds(value: Any) -> float:
+    if not 0 < (seconds := _number(value)) <= MAX_SEGMENT_S:
+        raise ModelError(f"has a segment of {seconds:g} s: want above 0, at most {MAX_SEGMENT_S:g}")
+    return seconds
+
+
+def _flag(value: Any) -> bool:
+    if value is not None and not isinstance(value, int):
+        raise ModelError(f"has an option of the wrong kind: {_short(value)}, want True or False")
+    return bool(value)
+
+
+def _short(value: Any) -> str:
+    return reprlib.repr(value)
+
+
+def _read_htdemucs(options: Mapping[str, Any]) -> dict[str, Any]:
+    fields = _read_audio(options)
+    depth = _layers(options["depth"])
+    if options["norm_starts"] < depth:
+        raise ModelError(
+            f"sets norm_starts={options['norm_starts']}, which puts norms into the U-Net; "
+            f"only {depth} and more can be built here"
+        )
+    if options["dconv_mode"] not in (1, 3):
+        raise ModelError(f"sets dconv_mode={options['dconv_mode']}; only 1 and 3 can be built here")
+    inner = fields["channels"] * fields["growth"] ** (depth - 1)
+    return {
+        "family": "htdemucs",
+        **fields,
+        "depth": depth,
+        "nfft": _whole(options["nfft"]),
+        "dconv_compress": _whole(options["dconv_comp"]),
+        "dconv_depth": _layers(options["dconv_depth"]),
+        "dconv_in_decoder": options["dconv_mode"] == 3,
+        "transformer_width": _whole(options["bottom_channels"]) or inner,
+        "transformer_layers": _layers(options["t_layers"]),
+        "transformer_heads": _whole(options["t_heads"]),
+        "transformer_hidden_scale": _number(options["t_hidden_scale"]),
+        "dropout": _number(options["t_dropout"]),
+        "attention_dropout": _number(options["t_dropout"]),
+    }
+
+
+def _write_htdemucs(config: HTDemucsConfig) -> dict[str, Any]:
+    inner = config.layer_channels[-1]
+    return {
+        **_write_audio(config),
+        "segment": Fraction(config.segment_samples, config.sample_rate),
+        "norm_starts": max(4, config.depth),
+        "nfft": config.nfft,
+        "dconv_comp": config.dconv_compress,
+        "dconv_depth": config.dconv_depth,
+        "dconv_mode": 3 if config.dconv_in_decoder else 1,
+        "bottom_channels": 0 if config.transformer_width == inner else config.transformer_width,
+        "t_layers": config.transformer_layers,
+        "t_heads": config.transformer_heads,
+        "t_hidden_scale": config.transformer_hidden_scale,
+        "t_dropout": config.dropout,
+    }
+
+
+def _read_hdemucs(options: Mapping[str, Any]) -> dict[str, Any]:
+    fields = {
+        "family": "hdemucs",
+        **_read_audio(options),
+        "nfft": _whole(options["nfft"]),
+        "dconv_compress": _whole(options["dconv_comp"]),
+        "dconv_depth": _layers(options["dconv_depth"]),
+    }
+    depth = HDemucsConfig(nfft=fields["nfft"]).depth
+    wanted = {"depth": depth, "norm_starts": depth - 2, "dconv_attn": depth - 2, "dconv_lstm": depth - 2}
+    for name, value in wanted.items():
+        if options[name] != value:
+            raise ModelError(
+                f"sets {name}={options[name]!r}; with nfft {fields['nfft']} only {value} can be built here{_why(name)}"
+            )
+    return fields
+
+
+def _write_hdemucs(config: HDemucsConfig) -> dict[str, Any]:
+    return {
+        **_write_audio(config),
+        "nfft": config.nfft,
+        "norm_starts": config.depth - 2,
+        "dconv_attn": config.depth - 2,
+        "dconv_lstm": config.depth - 2,
+        "dconv_comp": config.dconv_compress,
+        "dconv_depth": config.dconv_depth,
+    }
+
+
+def _read_demucs(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "family": "demucs",
+        **_read_audio(options),
+        "version": 3,
+        "depth": _layers(options["depth"]),
+        "oversample": _flag(options["resample"]),
+    }
+
+
+def _write_demucs(config: DemucsConfig) -> dict[str, Any]:
+    return {**_write_audio(config), "resample": config.oversample}
+
+
+def _read_demucs_v2(options: Mapping[str, Any]) -> dict[str, Any]:
+    segment_s = _whole(options["segment_length"]) / _whole(options["samplerate"])
+    return _read_demucs({**options, "segment": segment_s}) | {"version": 2}
+
+
+# Why published packages are refused: the options that no other published model sets.
+NOT_TAKEN_OVER = {
+    "cac": "amplitude spectrograms with the mixture's phase, in the bags mdx and mdx_extra, were not taken over",
+    "hybrid_old": "the padding of the first hybrid models, in the bags mdx and mdx_extra, was not taken over",
+    "multi_freqs": "weights of their own per frequency band, in the bag mdx, were not taken over",
+    "norm_starts": "hybrid models without norms, in the bag mdx, were not taken over",
+    "rewrite": "time models without 1x1 convolutions and gates, in the bag mdx, were not taken over",
+}
+
+_AUDIO = {"audio_channels": 2, "samplerate": 44100, "segment": 40, "growth": 2}
+_HYBRID_FIXED = {
+    "channels_time": None,
+    "cac": True,
+    "rewrite": True,
+    "multi_freqs": None,
+    "freq_emb": 0.2,
+    "emb_scale": 10,
+    "kernel_size": 8,
+    "stride": 4,
+    "time_stride": 2,
+    "context": 1,
+    "context_enc": 0,
+}
+
+DIALECTS = {
+    "demucs.htdemucs.HTDemucs": Dialect(
+        defaults={
+            **_AUDIO,
+            "segment": 10,
+            "channels": 48,
+            "nfft": 4096,
+            "depth": 4,
+            "norm_starts": 4,
+            "dconv_mode": 1,
+            "dconv_depth": 2,
+            "dconv_comp": 8,
+            "bottom_channels": 0,
+            "t_layers": 5,
+            "t_heads": 8,
+            "t_hidden_scale": 4.0,
+            "t_dropout": 0.0,
+        },
+        fixed={
+            **_HYBRID_FIXED,
+            "t_emb": "sin",
+            "t_norm_in": True,
+            "t_norm_in_group": False,
+            "t_group_norm": False,
+            "t_norm_first": True,
+            "t_norm_out": True,
+            "t_max_period": 10000.0,
+            "t_layer_scale": True,
+            "t_gelu": True,
+            "t_weight_pos_embed": 1.0,
+            "t_sin_random_shift": 0,
+            "t_sparse_self_attn": False,
+            "t_sparse_cross_attn": False,
+            "t_cross_first": False,
+            "use_train_segment": True,
+        },
+        read=_read_htdemucs,
+    ),
+    "demucs.hdemucs.HDemucs": Dialect(
+        defaults={
+            **_AUDIO,
+            "channels": 48,
+            "nfft": 4096,
+            "depth": 6,
+            "norm_starts": 4,
+            "dconv_attn": 4,
+            "dconv_lstm": 4,
+            "dconv_depth": 2,
+            "dconv_comp": 4,
+        },
+        fixed={**_HYBRID_FIXED, "hybrid": True, "hybrid_old": False, "norm_groups": 4, "dconv_mode": 1},
+        read=_read_hdemucs,
+    ),
+    "demucs.demucs.Demucs": Dialect(
+        defaults={**_AUDIO, "channels": 64, "depth": 6, "resample": True},
+        fixed={
+            "rewrite": True,
+            "lstm_layers": 0,
+            "kernel_size": 8,
+            "stride": 4,
+            "context": 1,
+            "gelu": True,
+            "glu": True,
+            "norm_starts": 4,
+            "norm_groups": 4,
+            "dconv_mode": 1,
+            "dconv_depth": 2,
+            "dconv_comp": 4,
+            "dconv_attn": 4,
+            "dconv_lstm": 4,
+            "normalize": True,
+        },
+        read=_read_demucs,
+    ),
+    # The class of the v2 release, before it grew into v3's under another name.
+    "demucs.model.Demucs": Dialect(
+        defaults={**_AUDIO, "channels": 64, "depth": 6, "resample": True, "segment_length": 4 * 10 * 44100},
+        fixed={
+            "rewrite": True,
+            "glu": True,
+            "lstm_layers": 2,
+            "kernel_size": 8,
+            "stride": 4,
+            "context": 3,
+            "normalize": False,
+        },
+        read=_read_demucs_v2,
+    ),
+}
+# Its name in the first packages of hybrid models.
+DIALECTS["demucs.wdemucs.WDemucs"] = DIALECTS["demucs.hdemucs.HDemucs"]

@@ -1,0 +1,1 @@
+"""Scores of held-out songs, and the gate that judges by them."""

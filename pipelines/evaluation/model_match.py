@@ -1,0 +1,91 @@
+"""Whether a model and songs go together: asked before the first song is computed, here and nowhere else.
+
+Sources are matched by name, in whatever order either has them. A song at another sample rate is resampled to the
+model's, and the estimates back, so that all that is said of a song is said at its own rate. All else is refused.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from datasets.audio.files import Samples, resample
+from datasets.errors import InputError
+from datasets.shards.shards import Song, sources_of
+from pipelines.runtime.step_keys import code_digest
+
+if TYPE_CHECKING:
+    from models.weights.model_ref import ModelRef
+
+
+class Interface(Protocol):
+    """What a model takes and gives: a `ModelRef`, or the `Layout` of a loaded one."""
+
+    @property
+    def sources(self) -> Sequence[str]: ...
+    @property
+    def sample_rate(self) -> int: ...
+    @property
+    def audio_channels(self) -> int: ...
+
+
+def describe(ref: str, *, store: str) -> "ModelRef":
+    """What `models:/NAME/N`, `models:/NAME@alias`, a checkpoint, a package or a bag is; InputError where it is none."""
+    from models.errors import ModelError
+    from models.weights import model_ref
+    from pipelines import registry
+
+    path = registry.resolve(ref, store=store)
+    try:
+        found = model_ref.describe(path)
+    except ModelError as error:
+        raise InputError(f"model {ref}: {error}") from error
+    return replace(found, origins=(ref, *found.origins)) if ref.startswith("models:") else found
+
+
+def check(model: Interface, songs: Iterable[Song], *, who: str) -> None:
+    """InputError unless the model separates exactly the sources that each song has, and takes its channels."""
+    first_of_file = {song.path: song for song in reversed(list(songs))}
+    for song in sorted(first_of_file.values(), key=lambda song: song.track_id):
+        check_sources(model.sources, sources_of(song), who=who, what=f"songs such as {song.track_id!r}")
+        if song.channels != model.audio_channels:
+            raise InputError(
+                f"{who} takes {_channels(model.audio_channels)}, but songs such as {song.track_id!r} have "
+                f"{song.channels}: ingest them with ingest.channels={model.audio_channels}, or take another model"
+            )
+
+
+def check_sources(separated: Sequence[str], sources: Sequence[str], *, who: str, what: str) -> None:
+    """InputError unless a model separates exactly these sources, in any order."""
+    if set(separated) != set(sources):
+        raise InputError(
+            f"{who} separates {', '.join(separated)}, but {what} have {', '.join(sources)}: take a model of these "
+            f"sources, or ingest the songs with corpus.sources={list(separated)}"
+        )
+
+
+def _channels(number: int) -> str:
+    return "one channel" if number == 1 else f"{number} channels"
+
+
+def resampling(model: Interface, song: Song) -> list[Any]:
+    """What scores of a song depend on beside song and model where their rates differ; empty where they do not."""
+    if model.sample_rate == song.sample_rate:
+        return []
+    return [song.sample_rate, model.sample_rate, code_digest("datasets.audio.files")]
+
+
+def at_rate_of(
+    model: Interface, mixture_CT: Samples, sample_rate: int, separate: Callable[[Samples], Samples]
+) -> Samples:
+    """Estimates (S, C, T) at the mixture's rate and of its length, from a `separate` that works at the model's."""
+    if model.sample_rate == sample_rate:
+        return separate(mixture_CT)
+    given_CT = resample(mixture_CT, source_rate=sample_rate, target_rate=model.sample_rate)
+    made_SCT = separate(given_CT)
+    flat = resample(made_SCT.reshape(-1, made_SCT.shape[-1]), source_rate=model.sample_rate, target_rate=sample_rate)
+    # There and back may be off by a sample.
+    missing = mixture_CT.shape[-1] - flat.shape[-1]
+    flat = np.pad(flat, ((0, 0), (0, max(0, missing))))[:, : mixture_CT.shape[-1]]
+    return flat.reshape(*made_SCT.shape[:2], -1)

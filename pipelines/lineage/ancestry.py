@@ -1,0 +1,400 @@
+"""Which recordings a model has heard: of its datasets, of what its automixes were made, and of all that it began from.
+
+Whoever asks what a version learnt (the gate, `lineage`, `forget`, `gc`) asks here. A song counts as heard when the
+model was trained or chosen with it. Recordings are the same when their stored audio is, or when one is recognized in
+the other (`datasets/quality/fingerprint.py`). What cannot be known is a gap, told in words: a start that is a plain
+file, a version or a dataset that is gone.
+"""
+
+import json
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from datasets.audio.downmix import mono
+from datasets.corpus.removed_songs import SAME
+from datasets.errors import InputError
+from datasets.quality.fingerprint import Listener, Match, Signature, find_matches, pack, unpack
+from datasets.schema import Landmarks, ShardSet
+from datasets.shards.shards import (
+    Manifest,
+    Song,
+    address_of,
+    read_json,
+    read_manifest,
+    read_objects,
+    read_song_blocks,
+    read_table,
+    write_json,
+)
+from datasets.store import storage
+from pipelines.runtime.step_keys import code_digest, digest
+
+if TYPE_CHECKING:
+    from pipelines.registry import ModelVersion
+    from pipelines.registry.origins import Origin
+
+RECORD = "ancestry.json"  # in the folder of a training, written when it begins
+_TRAINED = re.compile(r"model|step-\d{9}")  # what a training calls its checkpoints; others may lie beside them
+_LISTEN_S = 7200.0  # of stored audio that is listened to for one question, where its sound was not kept
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recording:
+    """A song of a dataset, or a part of its mixes, as a model met it."""
+
+    track_id: str
+    audio: str  # digest of what is, or was, stored of it
+    split: str
+    dataset: str  # the manifest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ancestry:
+    """All that a model has met, and what of that is not known."""
+
+    recordings: tuple[Recording, ...] = ()  # of every split; `heard` leaves out those kept for tests
+    datasets: tuple[str, ...] = ()  # manifests, its own first
+    versions: tuple[str, ...] = ()  # registered ones that it comes from, itself first, if it is one
+    signatures: Mapping[str, Signature] = field(default_factory=dict)  # what they sound like, by the digest of audio
+    stored: Mapping[str, Song] = field(default_factory=dict)  # where they lie, by the digest of the audio
+    mute: tuple[str, ...] = ()  # datasets that keep no sounds, nor the audio to listen to
+    gaps: tuple[str, ...] = ()  # what is not known, and why
+
+    @property
+    def heard(self) -> tuple[Recording, ...]:
+        """What a model was trained or chosen with."""
+        return tuple(one for one in self.recordings if one.split != "test")
+
+    def __or__(self, other: "Ancestry") -> "Ancestry":
+        return Ancestry(
+            recordings=tuple(dict.fromkeys([*self.recordings, *other.recordings])),
+            datasets=tuple(dict.fromkeys([*self.datasets, *other.datasets])),
+            versions=tuple(dict.fromkeys([*self.versions, *other.versions])),
+            signatures={**self.signatures, **other.signatures},
+            stored={**other.stored, **self.stored},
+            mute=tuple(dict.fromkeys([*self.mute, *other.mute])),
+            gaps=tuple(dict.fromkeys([*self.gaps, *other.gaps])),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hearers:
+    """Which versions have heard a recording."""
+
+    versions: tuple["ModelVersion", ...]  # all that were asked about
+    same: Mapping[str, str]  # digests of audio that are the recording, and how that is known
+    heard: Mapping[str, tuple[Recording, ...]]  # by the version's address: what it met the recording as
+    unknown: Mapping[str, tuple[str, ...]]  # others of which it is not known, and why
+    by_digest: tuple[str, ...]  # versions some of whose songs could not be listened to: only equal audio is found
+
+
+class Ancestors:
+    """Answers from one look at the registry of `store`; `tables` is where its datasets are."""
+
+    def __init__(self, store: str, tables: str = "") -> None:
+        from pipelines.registry.origins import every_version
+
+        self.tables = storage.absolute(tables or store)
+        self.origins: Mapping[str, Origin] = every_version(store=store)
+        self._datasets: dict[str, Ancestry] = {}
+        self._sounds: dict[str, Signature] = {}  # each once, though many datasets hold it
+
+    def versions(self) -> list["ModelVersion"]:
+        """Every version of every model, by name and number."""
+        return [origin.version for origin in self.origins.values()]
+
+    def of_version(self, uri: str) -> Ancestry:
+        """What a version has met, back to its first weights; `uri` is models:/NAME/VERSION."""
+        found, seen = Ancestry(), set[str]()
+        while uri:
+            seen.add(uri)
+            origin = self.origins.get(uri)
+            if origin is None:
+                return found | Ancestry(gaps=(f"{uri} was not registered by stemline, or is gone",))
+            found |= self.of_datasets(origin.datasets, of=uri) | Ancestry(versions=(uri,))
+            gap = self._broken(uri, origin.start, origin.start_digest)
+            if gap:
+                return found | Ancestry(gaps=(gap,))
+            uri = "" if origin.start in seen else origin.start
+        return found
+
+    def of_ref(self, ref: str, *, store: str) -> Ancestry:
+        """The same for a model as commands name it: a registered one, or a checkpoint beside which its record lies."""
+        from pipelines import registry
+
+        if ref.startswith("models:"):
+            return self.of_version(registry.lineage(ref, store=store).version.uri)
+        kept = noted(Path(ref).parent) if _TRAINED.fullmatch(Path(ref).name) else None
+        if kept is None:
+            return Ancestry(gaps=(f"{ref} is a file: what it has heard is not known",))
+        return self.of_training(kept["datasets"], kept, of=ref)
+
+    def hearers(self, asked: Ancestry, audio: Collection[str], *, min_similarity: float = SAME) -> "Hearers":
+        """The versions that have heard these recordings, by the digests of their audio, which are among `asked`."""
+        of = {version.uri: self.of_version(version.uri) for version in self.versions()}
+        both = asked
+        for one in of.values():
+            both |= one
+        wanted = {recording.audio for recording in both.heard} | set(audio)
+        heard_s = sounds(both, wanted, tables=self.tables)
+        same = same_recordings(audio, heard_s, min_similarity=min_similarity)
+        met = {uri: tuple(one for one in found.heard if one.audio in same) for uri, found in of.items()}
+        return Hearers(
+            versions=tuple(self.versions()),
+            same=same,
+            heard={uri: recordings for uri, recordings in met.items() if recordings},
+            unknown={uri: found.gaps for uri, found in of.items() if found.gaps and not met[uri]},
+            by_digest=tuple(uri for uri, found in of.items() if {one.audio for one in found.heard} - heard_s.keys()),
+        )
+
+    def of_training(self, datasets: Sequence[str], start: Mapping[str, str], *, of: str) -> Ancestry:
+        """The same for a model that is not registered: its datasets, and the tags that `start_of` gave."""
+        found = self.of_datasets(datasets, of=of)
+        began = start.get("start_uri", "").removeprefix("none")
+        if gap := self._broken(of, began, start.get("start_digest", "")):
+            return found | Ancestry(gaps=(gap,))
+        return found | self.of_version(began) if began else found
+
+    def of_datasets(self, manifests: Sequence[str], *, of: str) -> Ancestry:
+        """What stands in these manifests; a gap for each that is gone, and where none was told."""
+        found = Ancestry() if manifests else Ancestry(gaps=(f"which dataset {of} learnt from was never told",))
+        for uri in manifests:
+            if uri not in self._datasets:
+                one = of_dataset(uri, tables=self.tables)
+                same = {audio: self._sounds.setdefault(audio, sound) for audio, sound in one.signatures.items()}
+                self._datasets[uri] = replace(one, signatures=same)
+            found |= self._datasets[uri]
+        return found
+
+    def _broken(self, uri: str, start: str, start_digest: str) -> str:
+        """Why what a model began from cannot be followed; empty where it can, or where it began from nothing."""
+        if not start:
+            return ""
+        began = f"{uri} began from {start}"
+        if not start.startswith("models:"):
+            return f"{began}: what that file has heard is not known"
+        origin = self.origins.get(start)
+        if origin is None:
+            moved = ", and where the alias was then is not known" if "@" in start else ", which is gone"
+            return f"{began}{moved}"
+        if start_digest and origin.weights_digest and start_digest != origin.weights_digest:
+            return f"{began}, whose weights were others then"
+        return ""
+
+
+# --- one dataset --------------------------------------------------------------------------------------------
+
+
+def of_dataset(uri: str, *, tables: str = "") -> Ancestry:
+    """What stands in one manifest, songs that were erased since included; a gap where it is gone."""
+    manifest = find_dataset(uri, tables=tables)
+    if manifest is None:
+        return Ancestry(datasets=(uri,), gaps=(f"the dataset {uri} is gone",))
+    return _mixed(manifest, uri) if manifest.step == "automix" else _songs(manifest, uri)
+
+
+def find_dataset(uri: str, *, tables: str = "") -> Manifest | None:
+    """A manifest where it was, or under the same name in `tables`, should the store have moved; None if it is gone."""
+    homes = [uri, storage.join(tables, "manifests", uri.rsplit("/", 1)[-1])] if tables and uri else [uri]
+    for address in filter(None, homes):
+        try:
+            return read_manifest(address)
+        except InputError:
+            continue
+    return None
+
+
+def erased_songs(manifest: Manifest) -> list[dict[str, str]]:
+    """Songs whose audio was erased from a dataset: their ids, audio digests and splits."""
+    return list(manifest.extra.get("erased", ()))
+
+
+def _songs(manifest: Manifest, uri: str) -> Ancestry:
+    members = [(song.track_id, song.audio, song.split) for song in manifest.songs]
+    members += [(song["track_id"], song["audio"], song["split"]) for song in erased_songs(manifest)]
+    known = signatures_of(manifest)
+    files = [storage.join(manifest.store, shard.file) for shard in manifest.shards]
+    lost = not known and bool(manifest.songs) and (not files or any(storage.stamp(file) is None for file in files))
+    return Ancestry(
+        recordings=tuple(
+            Recording(track_id=track_id, audio=audio, split=split, dataset=uri) for track_id, audio, split in members
+        ),
+        datasets=(uri,),
+        signatures=known,
+        mute=(uri,) if lost else (),
+        stored={song.audio: song for song in manifest.songs},
+    )
+
+
+def _mixed(manifest: Manifest, uri: str) -> Ancestry:
+    """The songs that the mixes of a dataset were made of: noted with it, or told by the plans of its store."""
+    noted = manifest.extra.get("ingredients")
+    if noted is None:
+        noted = _planned(manifest)
+    made_from = str(manifest.extra.get("made_from", ""))
+    parent = find_dataset(storage.join(manifest.store, "manifests", f"{made_from}.json")) if made_from else None
+    unknown = bool(manifest.songs) and not noted
+    return Ancestry(
+        recordings=tuple(Recording(dataset=uri, **one) for one in noted),
+        datasets=(uri,),
+        signatures=signatures_of(parent) if parent else {},
+        stored={song.audio: song for song in parent.songs} if parent else {},
+        gaps=(f"what the mixes of {uri} were made of is not known",) if unknown else (),
+    )
+
+
+def _planned(manifest: Manifest) -> list[dict[str, str]]:
+    """The same of a dataset that was made before it was noted: every song that a plan of a mix names."""
+    mixes = {song.track_id: song.split for song in manifest.songs}
+    parts: dict[str, str] = {}
+    for table in manifests(manifest.store):
+        for plan in plans_of(table) if table.table == "plans" else ():
+            if plan["mix_id"] in mixes:
+                parts |= {part["track_id"]: mixes[plan["mix_id"]] for part in plan["parts"]}
+    songs = {(song.track_id, song.audio) for song in stored_songs(manifest.store)}
+    return [
+        {"track_id": track_id, "audio": audio, "split": parts[track_id]}
+        for track_id, audio in sorted(songs)
+        if track_id in parts
+    ]
+
+
+def manifests(tables: str) -> Iterator[Manifest]:
+    """Every manifest of a store that can be read."""
+    folder = storage.join(storage.absolute(tables), "manifests")
+    for name in storage.names(folder):
+        if name.endswith(".json") and not name.startswith("."):
+            found = find_dataset(storage.join(folder, name))
+            if found is not None:
+                yield found
+
+
+def stored_songs(tables: str) -> list[Song]:
+    """Every song that a dataset of a store holds, mixes left out, each as often as it is held."""
+    return [song for one in manifests(tables) if one.step != "automix" for song in one.songs]
+
+
+def plans_of(manifest: Manifest) -> list[dict[str, Any]]:
+    """The mixes of a table of plans, each with its `mix_id` and its `parts`."""
+    rows: list[dict[str, Any]] = read_table(address_of(manifest)).select(["mix_id", "parts"]).to_pylist()
+    return rows
+
+
+# --- what recordings sound like -----------------------------------------------------------------------------
+
+
+def signatures_of(manifest: Manifest) -> dict[str, Signature]:
+    """What the songs of a dataset sound like, by the digest of their audio; empty where that is not kept with it."""
+    kept = manifest.extra.get("landmarks")
+    if not kept:
+        return {}
+    # The table lies beside the manifest, wherever the store stood when it was written.
+    address = ShardSet(**{**kept, "uri": storage.join(manifest.store, "manifests", kept["uri"].rsplit("/", 1)[-1])})
+    try:
+        rows = read_objects(address, Landmarks)
+    except (InputError, OSError):
+        return {}
+    return {row.audio: unpack(row.signature) for row in rows}
+
+
+def sounds(of: Ancestry, audio: Collection[str], *, tables: str, limit_s: float = _LISTEN_S) -> dict[str, Signature]:
+    """What these of its recordings sound like, by the digest of the audio: kept, or heard now out of their shards.
+
+    Left out are recordings whose shards are gone, and those beyond `limit_s` seconds of audio to listen to.
+    """
+    found = {one: of.signatures[one] for one in audio if one in of.signatures}
+    for one in sorted(set(audio) - found.keys()):
+        key = digest(one, code_digest("datasets.quality.fingerprint"))
+        cache = storage.join(tables, "cache", "sounds", f"{key}.json")
+        signature = _kept(cache)
+        song = of.stored.get(one)
+        if signature is None and song is not None and limit_s > 0:
+            limit_s -= song.num_samples / song.sample_rate
+            signature = _hear(song)
+            if signature is not None:
+                write_json(cache, {"signature": pack(signature)})
+        if signature is not None:
+            found[one] = signature
+    return found
+
+
+def _kept(cache: str) -> Signature | None:
+    try:
+        return unpack((read_json(cache) or {})["signature"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _hear(song: Song) -> Signature | None:
+    listener = Listener(song.sample_rate)
+    try:
+        for stems_SCT in read_song_blocks(song):
+            listener.add(mono(stems_SCT.sum(axis=0)))
+    except InputError:
+        return None
+    return listener.signature()
+
+
+def same_recordings(
+    asked: Iterable[str], sounds: Mapping[str, Signature], *, min_similarity: float = SAME
+) -> dict[str, str]:
+    """Digests of audio that are the recordings asked for, over others too, each with how it is known.
+
+    `sounds` are the signatures of all that may be one, by the digest of the audio.
+    """
+    found = dict.fromkeys(asked, "the same audio")
+    matches = find_matches(sounds, min_similarity=min_similarity if min_similarity <= 1 else SAME)
+    near: dict[str, list[tuple[str, Match]]] = {}
+    for match in matches:
+        near.setdefault(match.later, []).append((match.first, match))
+        near.setdefault(match.first, []).append((match.later, match))
+    pending = list(found)
+    while pending:
+        for audio, match in near.get(pending.pop(), ()):
+            if audio not in found:
+                found[audio] = f"the same recording, {match.similarity:.0%} of it"
+                pending.append(audio)
+    return found
+
+
+# --- what a training notes ----------------------------------------------------------------------------------
+
+
+def note(folder: Path, *, start: str, datasets: Sequence[str], store: str) -> None:
+    """Keep with a training, when it begins, what it learns from and the version that `model.start` names now."""
+    if not (folder / RECORD).exists():
+        write_json(folder / RECORD, {"datasets": list(datasets), **start_of(start, store=store)})
+
+
+def start_of(start: str, *, store: str) -> dict[str, str]:
+    """Tags for what a training begins from: `start_uri`, "none" for nothing, and `start_digest` of the weights."""
+    from pipelines import registry
+
+    if not start:
+        return {"start_uri": "none"}
+    if not start.startswith("models:"):
+        from models.weights.model_ref import describe
+
+        return {"start_uri": start, "start_digest": describe(start).digest}
+    found = registry.lineage(start, store=store)
+    weights = found.tags.get("weights_digest", "")
+    return {"start_uri": found.version.uri, **({"start_digest": weights} if weights else {})}
+
+
+def tags(folder: Path, *, start: str, datasets: Sequence[str], store: str) -> dict[str, str]:
+    """For a version: what its training noted, or what is so now for one that began before that was kept."""
+    kept: Mapping[str, Any] = noted(folder) or {"datasets": list(datasets)} | start_of(start, store=store)
+    told = {name: str(kept[name]) for name in ("start_uri", "start_digest") if name in kept}
+    return {**told, **({"automix_uri": kept["datasets"][1]} if len(kept["datasets"]) > 1 else {})}
+
+
+def noted(folder: Path) -> dict[str, Any] | None:
+    """What `note` kept with a training; None for one that began before it was kept."""
+    try:
+        content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None

@@ -1,0 +1,1 @@
+"""From a folder of songs to training data: ingest, curation, analysis, automix."""

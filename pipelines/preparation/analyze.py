@@ -1,0 +1,118 @@
+"""Songs to profiles: tempo, beats, chroma, key, singing and loudness of every kept song, one Ray task per song.
+
+A profile is kept by the content of its song, so a rerun, or a corpus with one more song, hears only what has changed.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
+
+from datasets.analysis.profile import profile
+from datasets.analysis.vocal_activity import RANGE_DB
+from datasets.errors import InputError
+from datasets.ranges import Range, check_ranges
+from datasets.schema import PROFILES, Profile, ShardSet
+from datasets.shards.shards import (
+    Song,
+    find_manifest,
+    read_json,
+    read_song,
+    read_songs,
+    sources_of,
+    table_of,
+    write_json,
+    write_table,
+)
+from datasets.store import storage
+from pipelines.runtime.cluster import Resources, connect, map_rows, song_bytes
+from pipelines.runtime.progress import Progress, stage
+from pipelines.runtime.step_keys import code_digest, digest
+
+_LIBRARIES_BYTES = 512 * 2**20  # of a worker before it hears anything
+_SONGS_HELD = 2.3  # a song, a copy of it in passing, and its spectra: measured 2.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnalyzeConfig:
+    """What is listened to."""
+
+    # Vocals that are more than this below their peaks count as no singing
+    singing_range_db: Annotated[float, Range(gt=0, le=100)] = RANGE_DB
+
+    def __post_init__(self) -> None:
+        check_ranges(self, InputError, section="analyze.")
+
+
+def run(
+    config: AnalyzeConfig,
+    chunks: ShardSet,
+    *,
+    kept: Collection[str] | None = None,
+    store: str,
+    progress: Progress | None = None,
+) -> ShardSet:
+    """Table PROFILES of the songs of `chunks` that are in `kept` (all without it), in the order of their ids."""
+    folder = storage.absolute(store)
+    songs = sorted((song for song in read_songs(chunks) if kept is None or song.track_id in kept), key=_id)
+    code = digest(config, code_digest("datasets.analysis.profile"))
+    table_key = digest(chunks.digest, [song.track_id for song in songs], code)
+    finished = find_manifest(folder, step="profiles", key=table_key)
+    if finished is not None:
+        return finished
+    with stage(progress, "analyze", len(songs), "songs") as heard:
+        names = {song.track_id: digest(song.track_id, song.split, song.audio, code) for song in songs}
+        paths = {name: storage.join(folder, "cache", "profiles", f"{key}.json") for name, key in names.items()}
+        found = {track_id: known for track_id, path in paths.items() if (known := _read_profile(path))}
+        heard.advance(len(found))
+        missing = [song for song in songs if song.track_id not in found]
+        if missing:
+            with connect():
+                items = [
+                    {"song": asdict(song), "config": asdict(config), "path": paths[song.track_id]} for song in missing
+                ]
+                longest = song_bytes(missing, num_sources=len(sources_of(missing[0])))
+                need = Resources(memory_bytes=_LIBRARIES_BYTES + int(_SONGS_HELD * longest))
+                for made in map_rows(_analyze_song, items, resources=need):
+                    found[made["track_id"]] = _profile(made)
+                    heard.advance()
+                    heard.note(made["title"])
+        profiles = [found[song.track_id] for song in songs]
+        made_table = write_table(folder, "profiles", table_of(profiles, PROFILES), key=table_key)
+        beating = sum(known.tempo_bpm > 0 for known in profiles)
+        heard.finish(f"{len(profiles)} songs, {beating} with a beat, {len(profiles) - len(missing)} known before")
+    return made_table
+
+
+def _id(song: Song) -> str:
+    return song.track_id
+
+
+def _read_profile(path: str) -> Profile | None:
+    try:
+        return _profile(read_json(path) or {})
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _profile(fields: Mapping[str, Any]) -> Profile:
+    known = {name: fields[name] for name in PROFILES.names if name != "schema_version"}
+    lists = {name: tuple(known[name]) for name in ("beats_s", "downbeats_s", "chroma")}
+    lists["vocals_s"] = tuple((start, stop) for start, stop in known["vocals_s"])
+    levels = dict(sorted(known["loudness_db"].items()))  # the same order from a worker as from the cache
+    return Profile(**{**known, **lists, "loudness_db": levels})
+
+
+def _analyze_song(item: Mapping[str, Any]) -> dict[str, Any]:
+    """The work of one task: hear a song, keep its profile, and return it."""
+    song = Song(**item["song"])
+    heard = profile(
+        read_song(song),
+        track_id=song.track_id,
+        split=song.split,
+        sources=sources_of(song),
+        sample_rate=song.sample_rate,
+        **item["config"],
+    )
+    made = {**asdict(heard), "title": song.title}
+    write_json(item["path"], made)
+    return made

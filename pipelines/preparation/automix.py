@@ -1,0 +1,258 @@
+"""Profiles to mixes: plans first, then the planned mixes as chunk shards of the same schema as ingest's.
+
+A shard's name digests its plans, the audio of the songs in them and the code, so a rerun after any
+interruption renders only what is missing, byte for byte the same. Titles and licenses, which may change without the
+audio, stand in the manifest and not in the shards. Plans that lack a part are kept in the
+table with their reason, and not rendered; a corpus in which nothing fits gives no chunks, and the road goes on.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from datasets.errors import InputError
+from datasets.mixing.mixplan import MixRules, plan
+from datasets.mixing.render import Samples, render
+from datasets.ranges import NonNegativeInt, PositiveInt, check_ranges
+from datasets.schema import PLANS, SCHEMA_VERSION, SPLITS, MixPlan, Part, Profile, ShardSet
+from datasets.shards.chunks import CHUNK_S, SongHeader, song_rows
+from datasets.shards.shards import (
+    Shard,
+    Song,
+    clear_leftovers,
+    cut_points,
+    exclusive,
+    find_manifest,
+    find_shard,
+    read_objects,
+    read_song,
+    read_songs,
+    sources_of,
+    stored_songs,
+    table_of,
+    write_manifest,
+    write_shard,
+    write_table,
+)
+from datasets.store import storage
+from pipelines.runtime.cluster import Resources, connect, map_rows, song_bytes
+from pipelines.runtime.progress import Progress, stage
+from pipelines.runtime.step_keys import code_digest, digest
+
+_LIBRARIES_BYTES = 512 * 2**20  # of a worker before it renders anything
+_SONGS_HELD = 3.0  # the stems of a mix, as long as its longest part, and what becomes of one in passing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AutomixConfig:
+    """How many mixes are made, and of what."""
+
+    mixes_per_track: NonNegativeInt = 2  # mixes planned with each track as the reference; 0 makes none
+    seed: NonNegativeInt = 0  # seed of all plans
+    splits: tuple[str, ...] = ("train",)  # splits of which mixes are made; tracks of different splits are never mixed
+    rules: MixRules = field(default_factory=MixRules)
+    mixes_per_shard: PositiveInt = 4  # mixes in one Parquet file, on average
+
+    def __post_init__(self) -> None:
+        check_ranges(self, InputError, section="automix.")
+        if not set(self.splits) <= set(SPLITS):
+            raise InputError(f"automix.splits is {list(self.splits)}; some of {', '.join(SPLITS)} would do")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AutomixResult:
+    """The recipes, and the mixes made after those that are whole."""
+
+    plans: ShardSet
+    chunks: ShardSet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """The plans that go into one shard, and the digest that names it."""
+
+    spec: str
+    plans: tuple[MixPlan, ...]
+
+
+def run(
+    config: AutomixConfig, chunks: ShardSet, profiles: ShardSet, *, store: str, progress: Progress | None = None
+) -> AutomixResult:
+    """Table PLANS and the chunk shards of the mixes; both may be empty. A finished run is found again."""
+    folder = storage.absolute(store)
+    songs = {song.track_id: song for song in read_songs(chunks)}
+    plans = _plan(config, songs, profiles, folder, progress)
+    jobs = _jobs(config, read_objects(plans, MixPlan), songs)
+    named = {item.mix_id: (_title(item, songs), _license(item, songs)) for job in jobs for item in job.plans}
+    key = digest([job.spec for job in jobs], sorted(named.items()))
+    finished = find_manifest(folder, step="automix", key=key)
+    if finished is None:
+        _render_missing(jobs, songs, folder, progress)
+        written = [_found(folder, job.spec) for job in jobs]
+        mixes = [
+            replace(mix, title=named[mix.track_id][0], license=named[mix.track_id][1])
+            for shard in written
+            for mix in stored_songs(folder, shard)
+        ]
+        extra = {
+            "made_from": chunks.uri.rsplit("/", 1)[-1].removesuffix(".json"),
+            "plans": asdict(plans),
+            "ingredients": _ingredients(jobs, songs),
+        }
+        finished = write_manifest(
+            folder, table="chunks", step="automix", key=key, shards=written, songs=mixes, extra=extra
+        )
+    return AutomixResult(plans=plans, chunks=finished)
+
+
+def _plan(
+    config: AutomixConfig, songs: Mapping[str, Song], profiles: ShardSet, store: str, progress: Progress | None
+) -> ShardSet:
+    choices = asdict(config)
+    choices.pop("mixes_per_shard")
+    key = digest(choices, profiles.digest, code_digest("datasets.mixing.mixplan"))
+    finished = find_manifest(store, step="plans", key=key)
+    if finished is not None:
+        return finished
+    with stage(progress, "plan", 0, "mixes") as heard:
+        known = [item for item in read_objects(profiles, Profile) if item.split in config.splits]
+        made: list[MixPlan] = []
+        if known:
+            like = _like_all([songs[item.track_id] for item in known])
+            made = plan(
+                known,
+                seed=config.seed,
+                mixes_per_track=config.mixes_per_track,
+                rules=config.rules,
+                sources=sources_of(like),
+                sample_rate=like.sample_rate,
+            )
+        table = write_table(store, "plans", table_of(made, PLANS), key=key)
+        heard.finish(_words(made))
+    return table
+
+
+def _like_all(songs: Sequence[Song]) -> Song:
+    """Any of the songs, which are alike in all that a mix cannot bridge."""
+    kinds = {(song.sample_rate, song.channels) for song in songs}
+    if len(kinds) > 1:
+        raise InputError(
+            f"songs differ in (rate, channels): {sorted(kinds)}; ingest them with one ingest.sample_rate, "
+            "or automix.mixes_per_track=0 would do"
+        )
+    return songs[0]
+
+
+def _words(plans: Sequence[MixPlan]) -> str:
+    lacking = [item for item in plans if item.reason]
+    if not lacking:
+        return f"{len(plans)} plans"
+    first = lacking[0].reason.split("; ")[0]  # the table of plans has them all
+    return f"{len(plans)} plans, {len(lacking)} lack a part, such as {lacking[0].mix_id!r}: {first}"
+
+
+def _jobs(config: AutomixConfig, plans: Sequence[MixPlan], songs: Mapping[str, Song]) -> list[_Job]:
+    whole = sorted((item for item in plans if not item.reason), key=_mix_id)
+    code = code_digest("datasets.mixing.render", "datasets.shards.chunks")
+    jobs = []
+    for start, stop in cut_points([item.mix_id for item in whole], per_shard=config.mixes_per_shard):
+        members = tuple(whole[start:stop])
+        used = sorted({part.track_id for item in members for part in item.parts})
+        made_from = [(track_id, songs[track_id].audio) for track_id in used]
+        spec = "mix-" + digest(SCHEMA_VERSION, [asdict(item) for item in members], made_from, code)
+        jobs.append(_Job(spec=spec, plans=members))
+    return jobs
+
+
+def _ingredients(jobs: Sequence[_Job], songs: Mapping[str, Song]) -> list[dict[str, str]]:
+    """The songs that are in the mixes: whoever learns from mixes has heard these."""
+    parts = {(part.track_id, mix.split) for job in jobs for mix in job.plans for part in mix.parts}
+    return [{"track_id": name, "audio": songs[name].audio, "split": split} for name, split in sorted(parts)]
+
+
+def _mix_id(item: MixPlan) -> str:
+    return item.mix_id
+
+
+def _found(store: str, spec: str) -> Shard:
+    written = find_shard(store, spec)
+    assert written is not None, spec
+    return written[0]
+
+
+def _render_missing(jobs: Sequence[_Job], songs: Mapping[str, Song], store: str, progress: Progress | None) -> None:
+    missing = [job for job in jobs if find_shard(store, job.spec) is None]
+    mixes = sum(len(job.plans) for job in missing)
+    with stage(progress, "automix", mixes, "mixes") as heard:
+        if missing:
+            with exclusive(store), connect():
+                clear_leftovers(store)
+                items = [_item(job, songs, store) for job in missing]
+                used = [songs[part.track_id] for job in missing for item in job.plans for part in item.parts]
+                longest = song_bytes(used, num_sources=len(sources_of(used[0])))
+                need = Resources(memory_bytes=_LIBRARIES_BYTES + int(_SONGS_HELD * longest))
+                for done in map_rows(_write_mixes, items, resources=need):
+                    heard.advance(done["num_mixes"])
+                    heard.note(done["last"])
+        nothing = "" if jobs else ": nothing fits, training goes on without"
+        heard.finish(f"{mixes} mixes in {len(missing)} new shards, {len(jobs) - len(missing)} were there{nothing}")
+
+
+def _item(job: _Job, songs: Mapping[str, Song], store: str) -> dict[str, Any]:
+    used = sorted({part.track_id for item in job.plans for part in item.parts})
+    return {
+        "store": store,
+        "spec": job.spec,
+        "plans": [asdict(item) for item in job.plans],
+        "songs": {track_id: asdict(songs[track_id]) for track_id in used},
+    }
+
+
+def _write_mixes(item: Mapping[str, Any]) -> dict[str, Any]:
+    """The work of one task: render the mixes of a shard and write it."""
+    songs = {track_id: Song(**fields) for track_id, fields in item["songs"].items()}
+    plans = [
+        MixPlan(**{**fields, "parts": tuple(Part(**part) for part in fields["parts"])}) for fields in item["plans"]
+    ]
+    sources = sources_of(songs[plans[0].parts[0].track_id])
+
+    def rows() -> Iterator[Mapping[str, Any]]:
+        for mix in plans:
+            yield from mix_rows(mix, songs, sources)
+
+    write_shard(item["store"], item["spec"], rows(), sources=sources)
+    return {"num_mixes": len(plans), "last": plans[-1].mix_id}
+
+
+def _title(mix: MixPlan, songs: Mapping[str, Song]) -> str:
+    """The mix by the title of its reference."""
+    reference = songs[mix.parts[0].track_id]
+    return mix.mix_id.replace(reference.track_id, reference.title, 1)
+
+
+def _license(mix: MixPlan, songs: Mapping[str, Song]) -> str:
+    """Those of all parts together."""
+    return " + ".join(sorted({songs[part.track_id].license for part in mix.parts}))
+
+
+def mix_rows(mix: MixPlan, songs: Mapping[str, Song], sources: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows of table CHUNKS for one mix; the manifest says its title and its license."""
+    header = SongHeader(
+        track_id=mix.mix_id,
+        title=mix.mix_id,
+        split=mix.split,
+        license="",
+        origin="automix",
+        sample_rate=songs[mix.parts[0].track_id].sample_rate,
+    )
+    return song_rows(mix_stems(mix, songs, sources), header, sources=sources, chunk_s=CHUNK_S)
+
+
+def mix_stems(mix: MixPlan, songs: Mapping[str, Song], sources: Sequence[str]) -> Samples:
+    """Stems_SCT of one planned mix, rendered here and now out of the stored songs; nothing is written."""
+
+    def load(track_id: str, source: str) -> Samples:
+        stem_CT: Samples = read_song(songs[track_id], sources=(source,))[0]
+        return stem_CT
+
+    return render(mix, load, songs[mix.parts[0].track_id].sample_rate, sources=sources)

@@ -1,0 +1,438 @@
+"""Corpus to shards: decodes every song once, checks it, and keeps it as FLAC in Parquet.
+
+What is written is a dataset version (`datasets/shards/versions.py`): songs that any shard of the store holds are
+taken from there, the others go into new shards, one Ray task each, under names made from what goes into them. So a
+rerun after any interruption writes only what is missing, byte for byte the same. A song that cannot be used becomes
+a verdict. What the bytes of its files prove is remembered with the shards; what a machine was to blame for is not: such
+a song is left out of this version alone, and the next run tries again.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Annotated, Any, Literal
+
+from datasets.audio.downmix import mono
+from datasets.corpus.layouts import Rules
+from datasets.corpus.removed_songs import REASON as FORGOTTEN
+from datasets.corpus.removed_songs import Forgotten, ForgottenSongs, read_forgotten
+from datasets.corpus.scan import Scan, is_listed, scan
+from datasets.corpus.taxonomy import DEFAULT
+from datasets.errors import AudioError, Changed, InputError, Unavailable
+from datasets.quality.fingerprint import Listener
+from datasets.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, ProperFraction, Range, check_ranges
+from datasets.schema import REASONS, SOURCES, ShardSet, StemFile, Track, Verdict, chunks_schema
+from datasets.shards.chunks import CHUNK_S, stems_of, track_rows
+from datasets.shards.shards import (
+    audio_digest,
+    clear_leftovers,
+    exclusive,
+    find_manifest,
+    read_manifest,
+    write_manifest,
+    write_shard,
+)
+from datasets.shards.versions import ShardPlan, Stored, drawn_sides, plan_shards, read_store, song_key, stored_bytes
+from datasets.store import storage
+from datasets.store.file_state import read_proven
+from pipelines.runtime.cluster import Resources, connect, map_rows
+from pipelines.runtime.progress import Progress, stage
+from pipelines.runtime.step_keys import code_digest, digest
+
+_ROUNDS = 3  # looks at a corpus whose files change while they are read
+_SPREAD = 32  # a corpus makes at least so many shards, that many cores have work, unless they would be tiny
+_TINY_BYTES = 8_000_000
+_WORKER_BYTES = 500_000_000  # an interpreter with its libraries, and half a minute of all stems as floats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CorpusConfig:
+    """Where the songs are, and what is asked of them."""
+
+    root: str = ""  # the folder with the songs; `stemline corpus` shows how it would be read
+    sources: tuple[str, ...] = SOURCES  # every song must have a stem for each
+    taxonomy: str = DEFAULT  # which file names mean which source: a name that ships, or a TOML file of your own
+    unknown: str = "refuse"  # "refuse" a song that has a file whose name says nothing, or "leave_out" such files
+    pad_s: NonNegativeFloat = 5.0  # raw files of one song may end this much before the longest; filled with silence
+    allow_outside: bool = False  # a CSV may name files outside the root
+    license: str = "unknown"  # the licence of the songs, noted with every chunk
+    split_seed: NonNegativeInt = 0  # seed of the draw that gives songs a split where no folder states one
+    valid_fraction: ProperFraction = 0.1  # share of the groups of songs that the draw puts into the validation split
+    test_fraction: ProperFraction = 0.2  # share of the groups of songs that the draw puts into the test split
+
+    def __post_init__(self) -> None:
+        if not self.sources or len(set(self.sources)) != len(self.sources):
+            raise InputError(f"corpus.sources is {list(self.sources)}; one or more different names would do")
+        taken = set(chunks_schema(()).names) & set(self.sources)
+        if taken or not all(source.isidentifier() and source.islower() for source in self.sources):
+            raise InputError(
+                f"corpus.sources is {list(self.sources)}; lower-case words would do, other than column names"
+                + (f" such as {sorted(taken)[0]}" if taken else "")
+            )
+        if self.unknown not in ("refuse", "leave_out"):
+            raise InputError(f'corpus.unknown is {self.unknown!r}; "refuse" or "leave_out" would do')
+        check_ranges(self, InputError, section="corpus.")
+        if self.valid_fraction + self.test_fraction >= 1:
+            raise InputError(
+                "corpus.valid_fraction and corpus.test_fraction together must be < 1, or nothing is left to train on; "
+                f"got {self.valid_fraction} and {self.test_fraction}"
+            )
+
+    @property
+    def split_rule(self) -> dict[str, float]:
+        """What decides on the draw besides the songs' names."""
+        return {"seed": self.split_seed, "valid_fraction": self.valid_fraction, "test_fraction": self.test_fraction}
+
+    @property
+    def rules(self) -> Rules:
+        """How names become sources."""
+        return Rules(taxonomy=self.taxonomy, unknown=self.unknown, pad_s=self.pad_s, allow_outside=self.allow_outside)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IngestConfig:
+    """How songs are stored."""
+
+    sample_rate: Annotated[int, Range(ge=1, unit="Hz")] = 44100  # rate at which songs are stored; others are resampled
+    # Quality of resampling, by the names of soxr; "HQ" has -136 dB of aliasing
+    resample_quality: Literal["QQ", "LQ", "MQ", "HQ", "VHQ"] = "HQ"
+    channels: Annotated[int, Range(ge=1, le=2)] = 2  # channels stored; mono songs are stored with both channels equal
+    # Of a stored sample; "source": 16 where no file of a song has more or is lossless, else 24
+    bits: Literal["source", 16, 24] = "source"
+    chunk_s: PositiveInt = CHUNK_S  # seconds of one song in a row of the table of chunks
+    min_song_s: NonNegativeFloat = 1.0  # shorter songs are refused
+    shard_mb: PositiveInt = 384  # a shard ends with the song that takes it there; small corpora make smaller shards
+
+    def __post_init__(self) -> None:
+        check_ranges(self, InputError, section="ingest.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IngestResult:
+    """The address of the stored songs, and what became of the others."""
+
+    chunks: ShardSet
+    rejected: tuple[Verdict, ...]
+    layout: str
+    drawn: tuple[str, ...]  # the splits that no folder stated
+    # What came with the stems, by track id, where it lies: curation reads it, no store holds it.
+    mixtures: Mapping[str, tuple[StemFile, ...]] = field(default_factory=dict)
+
+
+def run(corpus: CorpusConfig, config: IngestConfig, *, store: str, progress: Progress | None = None) -> IngestResult:
+    """Chunk shards of every usable song; a finished run with the same songs, settings and code is found again.
+
+    InputError when no song can be used at all.
+    """
+    folder = storage.absolute(store)
+    if not corpus.root:
+        raise InputError("corpus.root is not set; corpus.root=DIR names the folder with the songs")
+    forgotten, away = read_forgotten(folder), dict[str, _Away]()
+    for _ in range(_ROUNDS):
+        listed = _list(corpus, config, forgotten, folder, progress)
+        finished = find_manifest(folder, step="ingest", key=listed.key)
+        if finished is not None:
+            break
+        away = _write_missing(listed, config, corpus, forgotten, folder, progress)
+        if not any(one.changed for one in away.values()):  # what has changed since is listed anew
+            break
+    if finished is None:
+        finished = _conclude(listed, away, forgotten, store=folder)
+    mixtures = {track.track_id: track.mixture for track in listed.found.tracks if track.mixture}
+    result = replace(_result(finished), mixtures=mixtures)
+    _require(result.chunks.num_rows, result.rejected, corpus)
+    return result
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Listed:
+    """What a look at the corpus has found, and the key of the version that it makes."""
+
+    found: Scan
+    keys: Mapping[str, str]  # of each track's audio
+    about: Mapping[str, Any]
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Away:
+    """Why a song could not be read this time."""
+
+    detail: str
+    changed: bool  # a file is not the one that was listed
+
+
+def _list(
+    corpus: CorpusConfig, config: IngestConfig, forgotten: ForgottenSongs, store: str, progress: Progress | None
+) -> _Listed:
+    found = _scan(corpus, drawn_sides(store, corpus.split_rule), store, progress)
+    _require(found.tracks, found.rejected, corpus)
+    spec = digest(_decisive(config), corpus.sources, code_digest("datasets.shards.chunks"))
+    keys = {track.track_id: song_key(track, spec=spec) for track in found.tracks}
+    about = {"layout": found.layout, "drawn": found.drawn, "split_rule": corpus.split_rule, "sources": corpus.sources}
+    members = [[keys[t.track_id], t.track_id, t.title, t.split, t.license] for t in found.tracks]
+    key = digest(members, found.rejected, about, *([forgotten.names] if forgotten else []))
+    return _Listed(found=found, keys=keys, about=about, key=key)
+
+
+def _decisive(config: IngestConfig) -> dict[str, Any]:
+    """The settings that decide on what is stored of a song."""
+    return {name: value for name, value in asdict(config).items() if name != "shard_mb"}
+
+
+def _scan(corpus: CorpusConfig, known: Mapping[str, str], store: str, progress: Progress | None) -> Scan:
+    with stage(progress, "scan", 0, "MB") as heard:
+        found = scan(
+            corpus.root,
+            sources=corpus.sources,
+            split_seed=corpus.split_seed,
+            valid_fraction=corpus.valid_fraction,
+            test_fraction=corpus.test_fraction,
+            known=known,
+            license=corpus.license,
+            rules=corpus.rules,
+            cache=storage.join(store, "cache", "fingerprints.json"),
+            advance=lambda num_bytes: heard.advance(num_bytes / 1e6),
+        )
+        heard.finish(f"{len(found.tracks)} songs, {len(found.rejected)} refused, layout {found.layout}")
+    return found
+
+
+def _write_missing(
+    listed: _Listed,
+    config: IngestConfig,
+    corpus: CorpusConfig,
+    forgotten: ForgottenSongs,
+    store: str,
+    progress: Progress | None,
+) -> dict[str, _Away]:
+    """Write the songs that the store does not have; those that could not be read, by id."""
+    tracks, keys, away = listed.found.tracks, listed.keys, dict[str, _Away]()
+    known = read_store(store)
+    missing = [track for track in tracks if not _settled(keys[track.track_id], known, forgotten)]
+    sizes = {track.track_id: stored_bytes(track) for track in tracks}
+    # Of the whole corpus, not of what is missing: a job that goes on plans as the killed one did.
+    aim = min(config.shard_mb * 1_000_000, max(sum(sizes.values()) // _SPREAD, _TINY_BYTES))
+    plans = plan_shards(missing, keys=keys, shard_bytes=aim)
+    with stage(progress, "ingest", len(missing), "songs") as heard:
+        if plans:
+            # A task holds what is encoded of one song until the song is known to be whole.
+            need = Resources(memory_bytes=_WORKER_BYTES + 2 * max(sizes[track.track_id] for track in missing))
+            with exclusive(store), connect():
+                clear_leftovers(store)
+                # The longest first, so that no core is left with one at the end while the others have nothing to do.
+                plans.sort(key=lambda plan: -sum(sizes[track.track_id] for track in plan.tracks))
+                items = [_item(plan, keys, config, corpus, forgotten, store) for plan in plans]
+                for done in map_rows(_write_plan, items, resources=need):
+                    heard.advance(done["num_songs"])
+                    heard.note(done["last"])
+                    away |= {track_id: _Away(**why) for track_id, why in done["away"].items()}
+        unread = f", {len(away)} could not be read and are left to the next run" if away else ""
+        have = len(tracks) - len(missing)
+        heard.finish(f"{len(missing) - len(away)} songs in {len(plans)} new shards, {have} were there{unread}")
+    return away
+
+
+def _settled(key: str, known: Stored, forgotten: ForgottenSongs) -> bool:
+    """Whether a song needs no decoding: what was refused to be forgotten is heard again once nothing is."""
+    return key in known.songs or (
+        key in known.refused and (known.refused[key]["reason"] != FORGOTTEN or bool(forgotten))
+    )
+
+
+def _item(
+    plan: ShardPlan,
+    keys: Mapping[str, str],
+    config: IngestConfig,
+    corpus: CorpusConfig,
+    forgotten: ForgottenSongs,
+    store: str,
+) -> dict[str, Any]:
+    return {
+        "forgotten": [asdict(song) for song in forgotten.songs],
+        "store": store,
+        "root": corpus.root,
+        "sources": corpus.sources,
+        "config": asdict(config),
+        "tracks": [asdict(track) for track in plan.tracks],
+        "keys": {track.track_id: keys[track.track_id] for track in plan.tracks},
+    }
+
+
+class _Incomplete(Exception):
+    """Some songs of a shard could not be read, so it must not get the name that stands for all of them."""
+
+
+def _write_plan(item: Mapping[str, Any]) -> dict[str, Any]:
+    """The work of one task: decode the songs of a plan, write the shard, note keys and refusals in its sidecar.
+
+    Without those that cannot be read now the others are another plan, with a name of its own.
+    """
+    tracks = [_track(fields) for fields in item["tracks"]]
+    away: dict[str, _Away] = {}
+    while left := [track for track in tracks if track.track_id not in away]:
+        (plan,) = plan_shards(left, keys=item["keys"], shard_bytes=sys.maxsize)
+        try:
+            _write_whole(plan, item, away)
+            break
+        except _Incomplete:
+            continue
+    unread = {track_id: asdict(why) for track_id, why in away.items()}
+    return {"num_songs": len(tracks), "last": tracks[-1].title, "away": unread}
+
+
+def _write_whole(plan: ShardPlan, item: Mapping[str, Any], away: dict[str, _Away]) -> None:
+    """Write the shard of a plan; _Incomplete where songs were put into `away`."""
+    config, sources = IngestConfig(**item["config"]), tuple(item["sources"])
+    forgotten = ForgottenSongs(songs=tuple(Forgotten(**song) for song in item["forgotten"]))
+    refused: list[dict[str, Any]] = []
+
+    def rows() -> Iterator[Mapping[str, Any]]:
+        for track in plan.tracks:
+            try:
+                own = _rows_of(track, config, sources, root=storage.absolute(item["root"]))
+                _refuse_forgotten(own, forgotten, sources)
+            except AudioError as error:
+                refused.append(asdict(_refused(track, error.reason, str(error))))
+            except Unavailable as error:
+                away[track.track_id] = _Away(detail=str(error), changed=isinstance(error, Changed))
+            else:
+                yield from own
+        if any(track.track_id in away for track in plan.tracks):
+            raise _Incomplete
+
+    extra = {"keys": {track.track_id: item["keys"][track.track_id] for track in plan.tracks}, "rejected": refused}
+    write_shard(item["store"], plan.spec, rows(), sources=sources, extra=lambda: extra)
+
+
+def _refuse_forgotten(rows: Sequence[Mapping[str, Any]], forgotten: ForgottenSongs, sources: Sequence[str]) -> None:
+    """AudioError where a song, in whatever copy or master, is one that the store is to forget."""
+    if not forgotten or not rows:
+        return
+    listener = Listener(rows[0]["sample_rate"])
+    for row in rows:
+        listener.add(mono(stems_of(row, sources).sum(axis=0)))
+    audio, sound = audio_digest(rows, sources=sources), listener.signature()
+    if found := forgotten.recognized({"": audio}, {"": sound}):
+        raise AudioError(FORGOTTEN, found[""])
+
+
+def _rows_of(track: Track, config: IngestConfig, sources: Sequence[str], *, root: str) -> list[dict[str, Any]]:
+    """Rows of a track, whose files are fetched if they are elsewhere; errors name them as they stand below root.
+
+    Where the corpus stands, and what its files were copied to, must not show in what is stored.
+    """
+    files = {file.path: file for several in track.stems.values() for file in several}
+    copies: dict[str, str] = {}
+
+    def read(local: Mapping[str, str]) -> list[dict[str, Any]]:
+        copies.update({path: address for address, path in local.items()})
+        return track_rows(
+            _at(track, local),
+            sources=sources,
+            sample_rate=config.sample_rate,
+            channels=config.channels,
+            chunk_s=config.chunk_s,
+            min_song_s=config.min_song_s,
+            resample_quality=config.resample_quality,
+            bits=config.bits,
+        )
+
+    try:
+        return read_proven(list(files.values()), read, is_same=lambda: is_listed(track, sources))
+    except (AudioError, Unavailable) as error:
+        detail = str(error)
+        for path, address in copies.items():
+            detail = detail.replace(path, address)
+        detail = detail.replace(f"{root}/", "")
+        if isinstance(error, AudioError):
+            raise AudioError(error.reason, detail) from None
+        raise type(error)(detail) from None
+
+
+def _at(track: Track, local: Mapping[str, str]) -> Track:
+    """The track with its files where they are on this machine."""
+    stems = {
+        source: tuple(replace(file, path=local[file.path]) for file in files) for source, files in track.stems.items()
+    }
+    return replace(track, stems=stems)
+
+
+def _track(fields: Mapping[str, Any]) -> Track:
+    stems = {source: tuple(StemFile(**file) for file in files) for source, files in fields["stems"].items()}
+    mixture = tuple(StemFile(**file) for file in fields["mixture"])
+    return Track(**{**fields, "stems": stems, "mixture": mixture})
+
+
+def _refused(track: Track, reason: str, detail: str) -> Verdict:
+    return Verdict(
+        track_id=track.track_id,
+        title=track.title,
+        split=track.split,
+        keep=False,
+        reason=reason,
+        detail=detail,
+        duration_s=0.0,
+        measures={},
+    )
+
+
+def _conclude(listed: _Listed, away: Mapping[str, _Away], forgotten: ForgottenSongs, *, store: str) -> ShardSet:
+    """The manifest of the version: what the store has of these tracks, with the titles and splits of today.
+
+    Where songs could not be read it is not the version that was asked for, so that the next run does not find it.
+    """
+    found, keys, about = listed.found, listed.keys, listed.about
+    unread = sorted((track_id, why.detail) for track_id, why in away.items())
+    key = digest(listed.key, unread) if unread else listed.key
+    known: Stored = read_store(store)
+    rejected = [asdict(verdict) for verdict in found.rejected]
+    shards, songs = {}, []
+    for track in found.tracks:
+        if keys[track.track_id] in known.songs:
+            shard, song = known.songs[keys[track.track_id]]
+            if why := forgotten.recognized({track.track_id: song.audio}, {}).get(track.track_id):
+                rejected.append(asdict(_refused(track, FORGOTTEN, why)))
+                continue
+            shards[shard.file] = shard
+            songs.append(replace(song, title=track.title, split=track.split, license=track.license))
+        elif track.track_id in away:
+            rejected.append(asdict(_refused(track, "unavailable", away[track.track_id].detail)))
+        else:
+            rejected.append({**known.refused[keys[track.track_id]], "title": track.title, "split": track.split})
+    rejected.sort(key=lambda verdict: verdict["track_id"])
+    return write_manifest(
+        store,
+        table="chunks",
+        step="ingest",
+        key=key,
+        shards=[shards[file] for file in sorted(shards)],
+        songs=songs,
+        extra={**about, "rejected": rejected},
+    )
+
+
+def _result(chunks: ShardSet) -> IngestResult:
+    extra = read_manifest(chunks).extra
+    return IngestResult(
+        chunks=chunks,
+        rejected=tuple(Verdict(**verdict) for verdict in extra["rejected"]),
+        layout=extra["layout"],
+        drawn=tuple(extra["drawn"]),
+    )
+
+
+def _require(usable: Any, rejected: Sequence[Verdict], corpus: CorpusConfig) -> None:
+    """InputError with the reasons and their counts when nothing is usable."""
+    if usable:
+        return
+    lines = []
+    for reason, count in Counter(verdict.reason for verdict in rejected).most_common():
+        example = next(verdict for verdict in rejected if verdict.reason == reason)
+        lines.append(f"  - {reason} ({REASONS[reason]}): {count} songs, such as {example.title!r}: {example.detail}")
+    advice = ""
+    if any(verdict.reason == "missing_stem" for verdict in rejected):
+        advice = f"\ncorpus.sources={list(corpus.sources)} asks for these stems; leave out what the songs do not have"
+        advice = advice.replace("'", '"')
+    raise InputError(f"none of the {len(rejected)} songs in {corpus.root} can be used:\n" + "\n".join(lines) + advice)

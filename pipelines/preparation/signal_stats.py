@@ -1,0 +1,172 @@
+"""Signal measures of many songs: one Ray task per few minutes of audio, remembered by the song's audio.
+
+Adding ten songs to thousands measures ten; a song that is stored under another name measures none. Where a mixture
+came with the stems it is read beside them, from where it lies: it is never stored. Where it cannot be read now, the
+song is measured without it for this once, and nothing of that is remembered. What is measured of one song is in
+`datasets/quality/measures.py`; `curate.py` decides with it.
+"""
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from datasets.audio.files import Samples, decode_blocks
+from datasets.errors import AudioError, Unavailable
+from datasets.quality.fingerprint import Signature, pack, unpack
+from datasets.quality.measures import Meter, Moment, Rules
+from datasets.schema import StemFile
+from datasets.shards.shards import Song, read_json, read_song_blocks, write_json
+from datasets.store import storage
+from datasets.store.file_state import read_proven
+from pipelines.runtime.cluster import connect, map_rows
+from pipelines.runtime.progress import Progress, stage
+from pipelines.runtime.step_keys import code_digest, digest
+
+_TASK_S = 300.0  # of audio that one task measures, unless one song is longer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What the signal of one song says."""
+
+    measures: Mapping[str, float]
+    moments: tuple[Moment, ...]  # its worst seconds
+    signature: Signature
+    unread: str = ""  # why the mixture that came with the song could not be compared this time
+
+
+def run(
+    rules: Rules,
+    songs: Sequence[Song],
+    *,
+    sources: Sequence[str],
+    mixtures: Mapping[str, Sequence[StemFile]],
+    store: str,
+    progress: Progress | None = None,
+) -> dict[str, Measured]:
+    """What was measured of every song, by its id; `mixtures` are the files that came with the stems of some songs."""
+    # The level that counts as silence is the only rule that decides on measures. The digest reaches all imports.
+    spec = [rules.silence_db, list(sources), code_digest("datasets.quality.measures")]
+    caches = {}
+    for song in songs:
+        name = digest(song.audio, state_of(mixtures.get(song.track_id, ())), spec)
+        caches[song.track_id] = storage.join(store, "cache", "measures", f"{name}.json")
+    known = {cache: _read(cache) for cache in set(caches.values())}
+    missing = list({caches[song.track_id]: song for song in songs if known[caches[song.track_id]] is None}.values())
+    with stage(progress, "curate", len(missing), "songs") as heard:
+        if missing:
+            common = {"sources": list(sources), "silence_db": rules.silence_db}
+            items = [
+                {**common, "songs": [_work(song, caches[song.track_id], mixtures) for song in group]}
+                for group in _groups(missing)
+            ]
+            unread: dict[str, Any] = {}
+            with connect():
+                for done in map_rows(_measure_songs, items):
+                    heard.advance(done["num_songs"])
+                    unread |= done["unread"]
+            for cache in {caches[song.track_id] for song in missing}:
+                known[cache] = _measured(unread[cache]) if cache in unread else _read(cache)
+        heard.finish(f"{len(songs)} songs, {len(missing)} of them measured now")
+    return {song.track_id: found for song in songs if (found := known[caches[song.track_id]]) is not None}
+
+
+def state_of(files: Sequence[StemFile]) -> list[str]:
+    """What tells whether files outside the store have changed: names, sizes and times, as the scan found them."""
+    return [f"{file.path} {file.stream} {file.num_bytes} {file.changed_ns}" for file in files]
+
+
+def _work(song: Song, cache: str, mixtures: Mapping[str, Sequence[StemFile]]) -> dict[str, Any]:
+    files = [asdict(file) for file in mixtures.get(song.track_id, ())]
+    return {"song": asdict(song), "cache": cache, "mixture": files}
+
+
+def _groups(songs: Sequence[Song]) -> Iterator[list[Song]]:
+    """Neighbours that one task measures: starting a task costs more than measuring a short song."""
+    group: list[Song] = []
+    total_s = 0.0
+    for song in songs:
+        group.append(song)
+        total_s += song.num_samples / song.sample_rate
+        if total_s >= _TASK_S:
+            yield group
+            group, total_s = [], 0.0
+    if group:
+        yield group
+
+
+def _measure_songs(item: Mapping[str, Any]) -> dict[str, Any]:
+    """The work of one task: the measures of some songs, each into a small file, unless its mixture was out of reach."""
+    unread: dict[str, Any] = {}
+    for work in item["songs"]:
+        song = Song(**work["song"])
+        options = {"sources": item["sources"], "silence_db": item["silence_db"]}
+        mixture = [StemFile(**file) for file in work["mixture"]]
+        why = ""
+        try:
+            meter = _heard_with(mixture, song, **options)
+        except AudioError:  # of the mixture; the stems were read before and stand in the store
+            meter = _heard(song, [], **options)
+        except Unavailable as error:
+            meter, why = _heard(song, [], **options), str(error)
+        moments = [asdict(moment) for moment in meter.worst()]
+        row = {"measures": meter.measures(), "moments": moments, "signature": pack(meter.signature())}
+        if why:
+            unread[work["cache"]] = {**row, "unread": why}
+        else:
+            write_json(work["cache"], row)
+    return {"num_songs": len(item["songs"]), "unread": unread}
+
+
+def _heard_with(mixture: Sequence[StemFile], song: Song, **options: Any) -> Meter:
+    """A meter that heard the song beside its mixture; AudioError and Unavailable as `read_proven` has them."""
+
+    def read(local: Mapping[str, str]) -> Meter:
+        return _heard(song, [replace(file, path=local[file.path]) for file in mixture], **options)
+
+    return read_proven(mixture, read)
+
+
+def _heard(song: Song, mixture: Sequence[StemFile], *, sources: Sequence[str], silence_db: float) -> Meter:
+    """A meter that heard the whole song, and the mixture that came with it where there is one."""
+    meter = Meter(sources=sources, sample_rate=song.sample_rate, silence_db=silence_db)
+    with ExitStack() as stack:
+        files = [stack.enter_context(closing(_stretches(file, song))) for file in mixture]
+        for stems_SCT in read_song_blocks(song, sources=sources):
+            if not files:
+                meter.add(stems_SCT)
+                continue
+            mixture_CT: Samples = np.zeros(stems_SCT.shape[1:], np.float32)
+            for file in files:
+                part_CT = next(file, mixture_CT[:, :0])[:, : mixture_CT.shape[1]]  # a mixture may end early or late
+                mixture_CT[:, : part_CT.shape[1]] += part_CT
+            meter.add(stems_SCT, mixture_CT)
+    return meter
+
+
+def _stretches(file: StemFile, song: Song) -> Generator[Samples, None, None]:
+    """A file as long as the song's chunks, at its rate and channel count."""
+    yield from decode_blocks(
+        file.path,
+        sample_rate=song.sample_rate,
+        channels=song.channels,
+        stream=file.stream,
+        block_samples=song.chunk_samples,
+    )
+
+
+def _read(path: str) -> Measured | None:
+    """What an earlier task wrote; None when it is missing or damaged."""
+    try:
+        return _measured(read_json(path) or {})
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _measured(row: Mapping[str, Any]) -> Measured:
+    moments = tuple(Moment(**moment) for moment in row["moments"])
+    signature = unpack(row["signature"])
+    return Measured(measures=row["measures"], moments=moments, signature=signature, unread=row.get("unread", ""))

@@ -1,0 +1,278 @@
+"""What MLflow is told of a training and of each evaluation, which are runs of their own, and the model that came of it.
+
+A training's parameters are what its key is a digest of, so nothing that is free to change can stand against them. What
+is told twice, as after a kill, is kept once.
+"""
+
+import hashlib
+import json
+import math
+import tempfile
+import tomllib
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from datasets.store.strict_json import dumps
+from pipelines.registry import limits
+from pipelines.registry.books import run_or_none
+from pipelines.registry.bundle import SERVED, Bundle, write_bundle
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    from pipelines.registry import Candidate
+
+# Of a candidate's lineage, what belongs to one evaluation and not to the training.
+OF_EVALUATION = ("protocol", "scores_digest")
+EVALUATION = "evaluation."  # a tag of a version for each of its evaluations
+_CONFIG = "config.toml"  # among a run's documents
+_SHAPE_NOTHING = ("store", "separate", "listen", "report", "retrain")  # its sections that no version depends on
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """One evaluation of a version; another protocol, or other scores, are another one."""
+
+    key: str
+    run_id: str  # of MLflow: nested in the training's, with the scores as its metrics
+    protocol: str
+    scores_digest: str
+    at: str  # UTC, ISO 8601
+
+
+def log_run(client: "MlflowClient", run_id: str, candidate: "Candidate") -> None:
+    """Settings, lineage, loss curve, dataset and documents of its training; what is there already stays."""
+    from mlflow.entities import DatasetInput, InputTag, Metric, RunTag
+
+    run = client.get_run(run_id)
+    _log_params(client, run, candidate.config)
+    own = {key: text for key, text in candidate.lineage.items() if key not in OF_EVALUATION}
+    tags = [RunTag(limits.key(key), limits.value(text, limits.MAX_TAG)) for key, text in own.items()]
+    for batch in limits.batches([tag for tag in tags if tag.key not in run.data.tags], limits.MAX_PARAMS, dict):
+        client.log_batch(run_id, tags=batch)
+    # One fixed time for all rows: MLflow takes a row that it already has for the same one.
+    time_ms = run.info.start_time
+    points = [
+        Metric(limits.key(f"train/{key}"), value, time_ms, int(row["step"]))
+        for row in candidate.history
+        for key, value in _numbers({name: value for name, value in row.items() if name != "step"})
+    ]
+    for metrics in limits.batches(points, limits.MAX_METRICS, dict):
+        client.log_batch(run_id, metrics=metrics)
+    dataset = _dataset(candidate)
+    client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+    _log_documents(client, run_id, candidate)
+
+
+def _log_params(client: "MlflowClient", run: Any, settings: Mapping[str, Any]) -> None:
+    """Those that are not there yet: MLflow refuses to change a parameter, and an older run may hold others."""
+    from mlflow.entities import Param
+
+    flat = {limits.key(key): limits.value(text) for key, text in flatten(settings).items()}
+    params = [Param(key, text) for key, text in flat.items() if key not in run.data.params]
+    for batch in limits.batches(params, limits.MAX_PARAMS, dict):
+        client.log_batch(run.info.run_id, params=batch)
+
+
+def _log_documents(client: "MlflowClient", run_id: str, candidate: "Candidate") -> None:
+    present = {file.path for file in client.list_artifacts(run_id)}
+    for name, text in candidate.documents.items():
+        if name not in present:
+            client.log_text(run_id, text, name)
+
+
+def _dataset(candidate: "Candidate") -> Any:
+    from mlflow.entities import Dataset
+
+    return Dataset(
+        name=candidate.dataset.table,
+        digest=candidate.dataset.digest[:36],
+        source_type="local",
+        source=dumps({"uri": candidate.dataset.uri}),
+        profile=dumps({"num_rows": candidate.dataset.num_rows}),
+    )
+
+
+def end_run(client: "MlflowClient", run_id: str, status: str, *, tags: Mapping[str, str] | None = None) -> None:
+    """Close a run, unless it is closed so already, or gone; tags say why."""
+    run = run_or_none(client, run_id)
+    if run is None:
+        return
+    for key, text in (tags or {}).items():
+        client.set_tag(run_id, key, limits.value(text, limits.MAX_TAG))
+    if run.info.status != status:
+        client.set_terminated(run_id, status)
+
+
+def settings_of(client: "MlflowClient", run: Any | None) -> dict[str, str]:
+    """Every setting that shaped a training, by dotted name: its parameters, and what its configuration says besides."""
+    import mlflow
+
+    if run is None:
+        return {}
+    written: dict[str, str] = {}
+    if _CONFIG in {file.path for file in client.list_artifacts(run.info.run_id)}:
+        tree = tomllib.loads(mlflow.artifacts.load_text(f"{run.info.artifact_uri}/{_CONFIG}"))
+        written = flatten({name: section for name, section in tree.items() if name not in _SHAPE_NOTHING})
+    return written | dict(run.data.params)
+
+
+def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested tables as dotted keys: {"train": {"steps": 20}} becomes {"train.steps": "20"}."""
+    flat: dict[str, str] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        elif isinstance(value, list | tuple) and any(isinstance(below, Mapping) for below in value):
+            flat |= flatten({str(place): below for place, below in enumerate(value)}, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = str(value)
+    return flat
+
+
+def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """Every number in nested mappings and lists, under its path: {"per_source": [1, 2]} has per_source/0 and /1."""
+    if isinstance(value, Mapping):
+        for key, below in value.items():
+            yield from _numbers(below, f"{name}/{key}" if name else str(key))
+    elif isinstance(value, list | tuple):
+        yield from _numbers(dict(enumerate(value)), name)
+    elif isinstance(value, int | float) and math.isfinite(value):
+        yield name, float(value)
+
+
+def log_model(client: "MlflowClient", run_id: str, candidate: "Candidate") -> str:
+    """Log the bundle as a model of this run and return its id; one that is there already is that."""
+    import mlflow
+
+    with tempfile.TemporaryDirectory() as scratch:
+        bundle = write_bundle(Path(candidate.checkpoint), Path(scratch))
+        if known := _known_model(client, run_id, bundle):
+            return known
+        with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
+            # It asks for type hints and an input example; the signature below says more than either.
+            warnings.simplefilter("ignore", UserWarning)
+            info = mlflow.pyfunc.log_model(
+                name="separator",
+                python_model=str(SERVED),
+                artifacts={"checkpoint": str(bundle.checkpoint)},
+                code_paths=[str(bundle.package)],
+                signature=_signature(bundle),
+                pip_requirements=requirements(),
+                tags={
+                    "run_key": candidate.run_key,
+                    "checkpoint_digest": bundle.digest,
+                    "source_package": bundle.package.name,
+                },
+                metadata={"sample_rate": bundle.sample_rate, "sources": list(bundle.sources)},
+            )
+    return str(info.model_id)
+
+
+def _known_model(client: "MlflowClient", run_id: str, bundle: Bundle) -> str:
+    """The model of this run with the same checkpoint and source, if it was logged whole; else empty."""
+    places = [client.get_run(run_id).info.experiment_id]
+    wanted = {"checkpoint_digest": bundle.digest, "source_package": bundle.package.name}
+    found = limits.pages(
+        client.search_logged_models, experiment_ids=places, filter_string=f"source_run_id = '{run_id}'"
+    )
+    whole = [model for model in found if str(model.status) == "READY" and wanted.items() <= model.tags.items()]
+    return str(min(whole, key=lambda model: model.creation_timestamp).model_id) if whole else ""
+
+
+def _signature(bundle: Bundle) -> Any:
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+
+    float32, channels = np.dtype(np.float32), bundle.audio_channels
+    return ModelSignature(
+        inputs=Schema([TensorSpec(float32, (-1, channels, -1))]),
+        outputs=Schema([TensorSpec(float32, (-1, -1, channels, -1))]),
+        params=ParamSchema(
+            [
+                ParamSpec("overlap", DataType.double, 0.25),
+                ParamSpec("shifts", DataType.long, 0),
+                ParamSpec("seed", DataType.long, 0),
+                ParamSpec("stems", DataType.string, list(bundle.sources), shape=(-1,)),
+            ]
+        ),
+    )
+
+
+def requirements() -> list[str]:
+    """What a consumer installs: nothing but MLflow, torch, NumPy and safetensors, in the versions used here."""
+    from importlib.metadata import version
+
+    names = ("mlflow", "numpy", "safetensors", "torch")
+    return [f"{name}=={version(name).split('+')[0]}" for name in names]  # a local build tag is on no index
+
+
+def evaluation_key(candidate: "Candidate", digest: str) -> str:
+    """The name of an evaluation: a digest of weights, songs, protocol and scores; empty where nothing was scored."""
+    if not candidate.scores:
+        return ""
+    told = [
+        candidate.run_key,
+        digest,
+        candidate.dataset.digest,
+        *(candidate.lineage.get(name, "") for name in OF_EVALUATION),
+    ]
+    return hashlib.sha256(dumps([*told, candidate.scores], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def log_evaluation(client: "MlflowClient", run_id: str, candidate: "Candidate", *, model_id: str, key: str) -> str:
+    """A run of its own, nested in the training's, with the scores, which the model has too; found again by its key."""
+    from mlflow.entities import DatasetInput, InputTag, Metric
+
+    parent = client.get_run(run_id)
+    found = client.search_runs(
+        [parent.info.experiment_id], filter_string=f"tags.evaluation_key = '{key}'", max_results=1,
+        order_by=["attributes.start_time ASC"],
+    )  # fmt: skip
+    tags = {
+        "mlflow.parentRunId": run_id,
+        "evaluation_key": key,
+        "evaluated": candidate.run_key,
+        **{name: candidate.lineage[name] for name in OF_EVALUATION if name in candidate.lineage},
+    }
+    short = {name: limits.value(text, limits.MAX_TAG) for name, text in tags.items()}
+    name = f"{candidate.run_key} scored"
+    run = found[0] if found else client.create_run(parent.info.experiment_id, run_name=name, tags=short)
+    own = str(run.info.run_id)
+    if run.info.status == "FINISHED":
+        return own
+    _log_params(client, run, candidate.evaluation)
+    finite = {name: float(score) for name, score in candidate.scores.items() if math.isfinite(score)}
+    metrics = [
+        Metric(
+            limits.key(name), score, run.info.start_time, 0, model_id=model_id,
+            dataset_name=candidate.dataset.table, dataset_digest=candidate.dataset.digest[:36],
+        )
+        for name, score in finite.items()
+    ]  # fmt: skip
+    for batch in limits.batches(metrics, limits.MAX_METRICS, dict):
+        client.log_batch(own, metrics=batch)
+    client.log_inputs(own, [DatasetInput(_dataset(candidate), [InputTag("mlflow.data.context", "evaluation")])])
+    _log_documents(client, own, candidate)
+    client.set_terminated(own)
+    return own
+
+
+def evaluation_tag(client: "MlflowClient", candidate: "Candidate", key: str, run_id: str) -> dict[str, str]:
+    """The tag of a version that names one of its evaluations."""
+    told = {name: candidate.lineage.get(name, "") for name in OF_EVALUATION}
+    at = datetime.fromtimestamp(client.get_run(run_id).info.start_time / 1000, UTC).isoformat(timespec="milliseconds")
+    short = {name: limits.value(text, 1000) for name, text in told.items()}
+    return {f"{EVALUATION}{key}": dumps({"run_id": run_id, "at": at, **short})}
+
+
+def evaluations(tags: Mapping[str, str]) -> tuple[Evaluation, ...]:
+    """Those that the tags of a version name, the oldest first."""
+    own = {name.removeprefix(EVALUATION): text for name, text in tags.items() if name.startswith(EVALUATION)}
+    found = [Evaluation(key=key, **json.loads(text)) for key, text in own.items()]
+    return tuple(sorted(found, key=lambda one: (one.at, one.key)))

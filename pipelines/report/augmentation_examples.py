@@ -1,0 +1,124 @@
+"""The report's sounds of augmentation: one excerpt as it is, and what each change makes of it at its strongest."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from datasets.audio.files import Samples, resample
+from datasets.schema import ShardSet
+from datasets.seeding import spread
+from datasets.shards.shards import Song, read_song, read_songs
+from models.learner_config import REPITCH_MARGIN, AugmentConfig
+from pipelines.report.listening import PAGE_RATE, Clip, band_levels, player
+from pipelines.report.page import section, text
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SoundShown:
+    """The mixture of an excerpt after one change, at `PAGE_RATE`."""
+
+    name: str
+    told: str  # whether this run does it
+    samples_CT: Samples
+
+
+def sounds(
+    chunks: ShardSet, config: AugmentConfig, *, sources: Sequence[str], seconds: float
+) -> tuple[SoundShown, ...]:
+    """An excerpt from the middle of a song of the train split; none without songs or seconds."""
+    known = {song.track_id: song for song in read_songs(chunks) if song.split == "train"}
+    if not known or seconds <= 0:
+        return ()
+    songs = [known[track_id] for track_id in spread(known)[:2]]
+    import torch
+
+    rate = songs[0].sample_rate
+    num_samples = min(round(seconds * rate), songs[0].num_samples)
+    rows = [_excerpt(song, sources, num_samples, config) for song in (songs[0], songs[-1])]
+    sources_BSCT = torch.from_numpy(np.stack(rows))
+    made = _changed(sources_BSCT, config, num_samples=num_samples)
+    return tuple(
+        SoundShown(
+            name=name,
+            told=told,
+            samples_CT=resample(stems_SCT.sum(dim=0).numpy(), source_rate=rate, target_rate=PAGE_RATE),
+        )
+        for name, told, stems_SCT in made
+    )
+
+
+def _excerpt(song: Song, sources: Sequence[str], num_samples: int, config: AugmentConfig) -> Samples:
+    """Long enough for the fastest tempo, silence added where the song is too short."""
+    longest = round(num_samples * (1 + config.repitch_max_tempo)) + 2 * REPITCH_MARGIN
+    start = max(0, (song.num_samples - longest) // 2)
+    read_SCT = read_song(song, sources=sources, start=start, num_samples=longest)
+    excerpt_SCT = np.zeros((*read_SCT.shape[:2], longest), np.float32)
+    excerpt_SCT[:, :, : read_SCT.shape[2]] = read_SCT
+    return excerpt_SCT
+
+
+def _changed(sources_BSCT: "Tensor", config: AugmentConfig, *, num_samples: int) -> "list[tuple[str, str, Tensor]]":
+    """Name, state in this run, and stems of each change."""
+    import torch
+
+    from models.learning import effects
+    from models.learning.augment import generator
+
+    plain_BSCT = sources_BSCT[..., REPITCH_MARGIN : REPITCH_MARGIN + num_samples]
+    stems_SCT, others_SCT = plain_BSCT
+    size = len(stems_SCT)
+    gain_db_SP = torch.rand(size, effects.EQ_OCTAVES, generator=generator("report")) * 2 - 1
+    faster_SCT = effects.repitch(
+        sources_BSCT[0],
+        tempo=1 + config.repitch_max_tempo,
+        semitones=config.repitch_semitones,
+        num_samples=num_samples,
+        margin=REPITCH_MARGIN,
+    )
+    worst = [torch.full((size,), least) for least in (effects.CODEC_CUTOFF[0], effects.CODEC_RATIO_DB[0])]
+    return [
+        ("As it is", "", stems_SCT),
+        ("Tempo and pitch", _told(config.repitch_probability), faster_SCT),
+        ("Equalizer", _told(config.eq_probability), effects.equalize(stems_SCT, config.eq_db * gain_db_SP)),
+        (
+            "Saturation",
+            _told(config.saturate_probability),
+            effects.saturate(stems_SCT, torch.full((size,), config.saturate_db)),
+        ),
+        ("Codec", _told(config.codec_probability), effects.degrade(stems_SCT, *worst)),
+        (
+            "Stereo width",
+            _told(config.width_probability),
+            effects.widen(stems_SCT, torch.full((size,), config.width_max)),
+        ),
+        ("Mixup of two songs", _told(config.mixup_probability), stems_SCT + others_SCT),
+    ]
+
+
+def _told(probability: float) -> str:
+    return f"in this run with probability {probability:g}" if probability else "off in this run"
+
+
+def sounds_section(shown: Sequence[SoundShown]) -> str:
+    """A player for each change."""
+    if not shown:
+        return ""
+    peak = max(1.0, *(float(np.abs(sound.samples_CT).max(initial=0.0)) for sound in shown))
+    clips = [Clip(source="mixture", kind=sound.name, samples_CT=sound.samples_CT / np.float32(peak)) for sound in shown]
+    loudest_db = max(-60.0, float(band_levels(clips[0].samples_CT).max()))
+    level = max(1e-3, *(float(np.abs(clip.samples_CT).max(initial=0.0)) for clip in clips))
+    drawn = [
+        f"<div>{player(clip, 'an excerpt', loudest_db=loudest_db, peak=level, whole=False, preload='none')}"
+        f'<p class="note">{text(sound.told)}</p></div>'
+        for clip, sound in zip(clips, shown, strict=True)
+    ]
+    lead = (
+        "What augmentation may do to stems before they are summed, each at its strongest, on all stems of one excerpt; "
+        "in training most changes are smaller, and each stem has its own."
+    )
+    return section("What augmentation sounds like", f'<div class="players">{"".join(drawn)}</div>', lead=lead)

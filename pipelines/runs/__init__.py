@@ -1,0 +1,1 @@
+"""A training's folder, its examples, and its backup elsewhere."""

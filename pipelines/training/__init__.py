@@ -1,0 +1,1 @@
+"""Training on Ray Train, from the estimate to the finished run."""

@@ -1,0 +1,245 @@
+"""Every song is found or refused by name, and no song ever stands on two sides."""
+
+import os
+import shutil
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from datasets.corpus.layouts import MUSDB_STREAMS
+from datasets.corpus.scan import Scan, safe_name, scan
+from datasets.corpus.splits import MUSDB_VALID
+from datasets.errors import InputError
+from datasets.schema import REASONS, SOURCES
+
+DATA = Path(__file__).parents[3] / "../shared/data"
+
+
+def _song(root: Path, name: str, files: tuple[str, ...] = tuple(f"{source}.wav" for source in SOURCES)) -> Path:
+    folder = root / name
+    folder.mkdir(parents=True)
+    for file in files:
+        (folder / file).write_bytes(f"{name}/{file}".encode("utf-8", "surrogateescape"))
+    return folder
+
+
+def _splits(found: Scan) -> dict[str, str]:
+    return {track.title: track.split for track in found.tracks}
+
+
+def test_song_folders_are_found_with_or_without_split_folders(tmp_path: Path) -> None:
+    for name in ("train/A - One", "valid/B - Two", "test/C - Three"):
+        _song(tmp_path / "split", name)
+    found = scan(tmp_path / "split")
+    assert _splits(found) == {"A - One": "train", "B - Two": "valid", "C - Three": "test"}
+    assert found.drawn == ()
+    for name in ("One", "Two", "Three"):
+        _song(tmp_path / "flat", name)
+    assert sorted(_splits(scan(tmp_path / "flat")).values()) == ["test", "train", "valid"]
+    assert scan(tmp_path / "flat").drawn == ("test", "valid")
+
+
+def test_musdb_hq_moves_its_published_validation_songs_out_of_train(tmp_path: Path) -> None:
+    files = (*(f"{source}.wav" for source in SOURCES), "mixture.wav", "accompaniment.wav", "linear_mixture.wav")
+    for name in ("train/Meaxic - Take A Step", "train/Angela Thomas Wade - Milk Cow Blues", "test/AM Contra - Heart"):
+        _song(tmp_path, name, files)
+    found = scan(tmp_path)
+    assert found.layout == "musdb18-hq"
+    assert [track.split for track in found.tracks] == ["test", "train", "valid"]
+    assert all(set(track.stems) == set(SOURCES) for track in found.tracks)
+    assert len(MUSDB_VALID) == 14
+
+
+def test_stem_files_name_their_streams(tmp_path: Path) -> None:
+    for name in ("train/A - One.stem.mp4", "test/B - Two.stem.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    found = scan(tmp_path)
+    assert found.layout == "musdb18"
+    assert [(track.track_id, track.split) for track in found.tracks] == [
+        ("test/B - Two", "test"),
+        ("train/A - One", "train"),
+    ]
+    assert {source: files[0].stream for source, files in found.tracks[0].stems.items()} == MUSDB_STREAMS
+    assert found.tracks[0].fingerprint != found.tracks[1].fingerprint
+    guitar = scan(tmp_path, sources=("drums", "guitar"))
+    assert [verdict.reason for verdict in guitar.rejected] == ["missing_stem"] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_musdb_lists_the_same_songs_streams_and_validation_split(tmp_path: Path) -> None:
+    if not shutil.which("ffmpeg") or not (DATA / "musdb_stem_mp4").is_dir():
+        pytest.skip("needs ffmpeg (musdb does not import without) and shared/data")
+    import musdb
+
+    database = musdb.DB(root=str(DATA / "musdb_stem_mp4"), subsets="train")
+    found = scan(DATA / "musdb_stem_mp4")
+    assert [track.name for track in database.tracks] == [track.title for track in found.tracks]
+    assert {name: database.setup["stem_ids"][name] for name in SOURCES} == MUSDB_STREAMS
+    assert set(database.setup["validation_tracks"]) == MUSDB_VALID
+
+
+@pytest.mark.parametrize(
+    ("corpus", "songs"),
+    [("cc0_album", 7), ("lmms_demos", 7), ("musdb_stem_mp4", 2), ("real_small", 2), ("rendered_stems", 9)],
+)
+def test_every_shared_set_with_stems_is_found(corpus: str, songs: int) -> None:
+    if not (DATA / corpus).is_dir():
+        pytest.skip("shared/data is not here")
+    found = scan(DATA / corpus)
+    assert (len(found.tracks), found.rejected) == (songs, ())
+    assert {"train", "test"} <= set(_splits(found).values())
+
+
+def test_an_unusable_root_is_refused_with_what_would_do(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"does not exist; set corpus\.root"):
+        scan(tmp_path / "absent")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="not a folder"):
+        scan(tmp_path / "file")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="is empty"):
+        scan(tmp_path / "empty")
+
+
+def test_a_folder_without_a_known_layout_is_told_which_were_looked_for(tmp_path: Path) -> None:
+    _song(tmp_path, "Song", ("mixture.wav", "linear_mixture.wav"))
+    with pytest.raises(InputError) as caught:
+        scan(tmp_path)
+    for word in ("MUSDB18:", "MUSDB18-HQ", "song folders", "drums, bass, other, vocals"):
+        assert word in str(caught.value)
+
+
+def test_missing_and_doubled_stems_are_rows_with_a_reason(tmp_path: Path) -> None:
+    _song(tmp_path, "Good")
+    _song(tmp_path, "No bass", ("drums.wav", "other.wav", "vocals.wav"))
+    _song(tmp_path, "Two drums", ("drums.wav", "drums.flac", "bass.wav", "other.wav", "vocals.wav"))
+    _song(tmp_path, "Nothing", ("notes.txt",))
+    found = scan(tmp_path)
+    assert [track.title for track in found.tracks] == ["Good"]
+    assert [(v.title, v.reason, v.detail) for v in found.rejected] == [
+        ("No bass", "missing_stem", "no file for bass"),
+        ("Two drums", "ambiguous_stem", "drums.flac and drums.wav"),
+    ]
+    assert all(verdict.reason in REASONS and not verdict.keep for verdict in found.rejected)
+    assert len(scan(tmp_path, sources=("drums", "other", "vocals")).tracks) == 2
+
+
+@pytest.mark.parametrize(
+    "name", ["with space", "quo'te\"s", "línea", "новая 歌", "new\nline", "...dots", "..", "a%2e%2e", "-rf *", "tab\t"]
+)
+def test_odd_names_are_found_as_they_are(tmp_path: Path, name: str) -> None:
+    _song(tmp_path, f"artist/{name}" if name != ".." else "artist/ ..")
+    (track,) = scan(tmp_path).tracks
+    assert track.track_id == unicodedata.normalize("NFC", f"artist/{name if name != '..' else ' ..'}")
+    assert all(Path(files[0].path).is_file() for files in track.stems.values())
+
+
+def test_spellings_of_one_name_do_not_share_an_id(tmp_path: Path) -> None:
+    for form in ("NFC", "NFD"):
+        _song(tmp_path, unicodedata.normalize(form, "Für Élise"))
+    found = scan(tmp_path)
+    assert len(found.tracks) == 1
+    assert found.tracks[0].track_id == unicodedata.normalize("NFC", "Für Élise")
+    assert [verdict.reason for verdict in found.rejected] == ["unsafe_name"]
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    try:
+        _song(tmp_path, os.fsdecode(b"bad \xff name"))
+    except OSError:
+        pytest.skip("this file system only takes Unicode names")
+    _song(tmp_path, "Good")
+    found = scan(tmp_path)
+    assert [track.title for track in found.tracks] == ["Good"]
+    assert [(v.title, v.reason) for v in found.rejected] == [("bad \\xff name", "unsafe_name")]
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    _song(tmp_path / "elsewhere", "Song")
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "linked").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (tmp_path / "elsewhere" / "loop").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    assert [track.track_id for track in scan(tmp_path / "corpus").tracks] == ["linked/Song"]
+
+
+def _sides(root: Path) -> dict[str, str]:
+    return {track.track_id: track.split for track in scan(root).tracks}
+
+
+def test_split_folders_of_links_are_believed(tmp_path: Path) -> None:
+    for number in range(6):
+        _song(tmp_path, f"all songs/Song {number}")
+    for number, split in enumerate(("train", "train", "train", "Validation", "test")):
+        (tmp_path / split).mkdir(exist_ok=True)
+        (tmp_path / split / f"Number {number}").symlink_to(f"../all songs/Song {number}")
+    (tmp_path / "train" / "the last one too").symlink_to(tmp_path / "test" / "Number 4")
+    (tmp_path / "test" / "round").symlink_to(tmp_path)
+    assert _sides(tmp_path) == {
+        "Validation/Number 3": "valid", "all songs/Song 5": "train", "test/Number 4": "test", "train/Number 0": "train",
+        "train/Number 1": "train", "train/Number 2": "train",
+    }  # fmt: skip
+    assert scan(tmp_path).drawn == ()
+
+
+def test_a_link_renames_no_song_and_moves_none(tmp_path: Path) -> None:
+    for name in ("train/A - a", "train/B - b", "test/T - t", "valid/V - v"):
+        _song(tmp_path, name)
+    before = _sides(tmp_path)
+    (tmp_path / "favourites").mkdir()
+    for number, name in enumerate(before):
+        (tmp_path / "favourites" / f"{number}").symlink_to(tmp_path / name)
+    (tmp_path / "a first name").symlink_to(tmp_path / "valid" / "V - v")
+    (tmp_path / "train" / "by files").mkdir()
+    for source in SOURCES:  # links to files, instead of to their folder
+        (tmp_path / "train" / "by files" / f"{source}.wav").symlink_to(tmp_path / "test" / "T - t" / f"{source}.wav")
+    assert _sides(tmp_path) == before
+
+
+def test_a_file_under_two_names_counts_once(tmp_path: Path) -> None:
+    song = _song(tmp_path, "Song")
+    (song / "Lead Vox.wav").symlink_to("vocals.wav")
+    (track,) = scan(tmp_path).tracks
+    assert [Path(file.path).name for file in track.stems["vocals"]] == ["vocals.wav"]
+
+
+def test_a_store_inside_the_corpus_folder_is_not_part_of_it(tmp_path: Path) -> None:
+    _song(tmp_path, "Song")
+    for name in ("chunks", "manifests"):
+        (tmp_path / "stemline-store" / name).mkdir(parents=True)
+    _song(tmp_path / "stemline-store" / "separated", "Song")
+    assert [track.track_id for track in scan(tmp_path).tracks] == ["Song"]
+
+
+def test_fingerprints_follow_the_content_and_are_cached(tmp_path: Path) -> None:
+    folder = _song(tmp_path / "c", "Song")
+    cache = tmp_path / "cache" / "fingerprints.json"
+    read: list[float] = []
+    first = scan(tmp_path / "c", cache=cache, advance=read.append).tracks[0]
+    assert len(read) == 4
+    again = scan(tmp_path / "c", cache=cache, advance=read.append).tracks[0]
+    assert (again.fingerprint, len(read)) == (first.fingerprint, 4)
+    (folder / "bass.wav").write_bytes(b"something else of another size")
+    assert scan(tmp_path / "c", cache=cache, advance=read.append).tracks[0].fingerprint != first.fingerprint
+    assert len(read) == 5
+    cache.write_text("{ damaged")
+    scan(tmp_path / "c", cache=cache, advance=read.append)
+    assert len(read) == 9
+
+
+def test_safe_names_are_unique_files_on_any_system(tmp_path: Path) -> None:
+    texts = [
+        "plain song", "../../etc/passwd", "a/b", "a\\b", "", ".", "..", "new\nline", "con", "NUL.txt", "x" * 400, "é",
+        unicodedata.normalize("NFD", "é"), "trailing. ", "quo\"te", "a:b", "歌" * 100, os.fsdecode(b"\xff"), "a_b",
+    ]  # fmt: skip
+    names = [safe_name(text) for text in texts]
+    assert len({name.casefold() for name in names}) == len(texts)
+    assert safe_name("plain song") == "plain song"
+    assert all(name == safe_name(text) for name, text in zip(names, texts, strict=True))
+    for name in names:
+        (tmp_path / name).touch()
+        assert not name.startswith(".")
+        assert not set(name) & set('<>:"/\\|?*\n')
+    assert len(list(tmp_path.iterdir())) == len(texts)

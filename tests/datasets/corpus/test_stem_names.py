@@ -1,0 +1,128 @@
+"""Names of one song's files are read side by side, and what is not certain is noted, not guessed."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from datasets.corpus.stem_names import STATUSES, FileNote, read_label, read_song
+from datasets.corpus.taxonomy import Taxonomy, load
+from datasets.schema import SOURCES
+
+DATA = Path(__file__).parents[3] / "../shared/data"
+
+
+@pytest.fixture(scope="module")
+def taxonomy() -> Taxonomy:
+    return load()
+
+
+def _read(taxonomy: Taxonomy, *paths: str, sources: tuple[str, ...] = SOURCES) -> dict[str, FileNote]:
+    notes = read_song(paths, taxonomy=taxonomy, sources=sources)
+    assert all(note.status in STATUSES and bool(note.source) == (note.status == "used") for note in notes)
+    return {note.path: note for note in notes}
+
+
+def test_a_file_called_like_a_source_is_that_source_even_if_the_taxonomy_never_heard_of_it(taxonomy: Taxonomy) -> None:
+    assert _read(taxonomy, "Theremin.wav", sources=("theremin", "other"))["Theremin.wav"].source == "theremin"
+    assert _read(taxonomy, "bass.flac", sources=("drums", "bass"))["bass.flac"].source == "bass"
+    assert read_label("Theremin", taxonomy=taxonomy, sources=("theremin",)).source == "theremin"
+    assert read_label("E. Gtr", taxonomy=taxonomy, sources=SOURCES).source == "other"
+
+
+def test_left_and_right_are_told_where_they_end_a_name_or_have_a_partner(taxonomy: Taxonomy) -> None:
+    names = ("OH L.wav", "OH R.wav", "Gtr_L_dbl.wav", "L Keys.wav", "R Keys.wav", "R&B Drums.wav", "Room LR.wav")
+    sides = {name: note.side for name, note in _read(taxonomy, *names, "HatL.wav", "PadR2.wav").items()}
+    assert sides == {
+        "OH L.wav": "left", "OH R.wav": "right", "Gtr_L_dbl.wav": "left", "L Keys.wav": "left", "R Keys.wav": "right",
+        "R&B Drums.wav": None, "Room LR.wav": None, "HatL.wav": "left", "PadR2.wav": "right",
+    }  # fmt: skip
+
+
+def test_a_sum_is_left_out_beside_its_parts_and_is_the_stem_without_them(taxonomy: Taxonomy) -> None:
+    beside = _read(taxonomy, "Drum Bus.wav", "Kick.wav", "Vox Bus.wav", "accompaniment.wav")
+    assert {name: note.status for name, note in beside.items()} == {
+        "Drum Bus.wav": "sum", "Kick.wav": "used", "Vox Bus.wav": "used", "accompaniment.wav": "sum",
+    }  # fmt: skip
+    alone = _read(taxonomy, "acapella.wav", "instrumental.wav", sources=("vocals", "accompaniment"))
+    assert [note.source for note in alone.values()] == ["vocals", "accompaniment"]
+    twice = _read(taxonomy, "Drum Bus.wav", "Drum Print.wav", "Vox Bus L.wav", "Vox Bus R.wav")
+    assert [note.status for note in twice.values()] == ["ambiguous", "ambiguous", "used", "used"]
+
+
+def test_what_may_be_a_sum_is_doubted_beside_its_parts(taxonomy: Taxonomy) -> None:
+    notes = _read(taxonomy, "drums.wav", "kick.wav", "shaker.wav")
+    assert notes["drums.wav"].status == "ambiguous"
+    assert "may be the sum of kick.wav" in notes["drums.wav"].detail
+    assert _read(taxonomy, "drums.wav", "shaker.wav")["drums.wav"].source == "drums"
+
+
+def test_a_folder_inside_a_song_speaks_for_files_that_say_too_little(taxonomy: Taxonomy) -> None:
+    notes = _read(
+        taxonomy, "Drums/01.wav", "Vocals/Lead.wav", "Vocals/FX.wav", "Bass/DI.wav", "Guitars/Lead.wav",
+        "Mixes/Song.wav", "Misc/Kick.wav", "Bass/Guitar.wav", "Stems/Zorp.wav", "Vocals/Mix.wav",
+    )  # fmt: skip
+    assert {name: note.source or note.status for name, note in notes.items()} == {
+        "Drums/01.wav": "drums", "Vocals/Lead.wav": "vocals", "Vocals/FX.wav": "vocals", "Bass/DI.wav": "bass",
+        "Guitars/Lead.wav": "other", "Mixes/Song.wav": "ignored", "Misc/Kick.wav": "ambiguous",
+        "Bass/Guitar.wav": "ambiguous", "Stems/Zorp.wav": "unknown", "Vocals/Mix.wav": "ignored",
+    }  # fmt: skip
+
+
+def test_the_songs_own_name_in_every_file_says_nothing(taxonomy: Taxonomy) -> None:
+    names = [f"Bass Instinct - {part}.wav" for part in ("Kick", "Vox", "Zorp", "Bass")]
+    notes = _read(taxonomy, *names, "Bass Instinct.wav")
+    assert [note.source or note.status for note in notes.values()] == ["drums", "vocals", "unknown", "bass", "unknown"]
+    takes = _read(taxonomy, "vox.wav", "vox 2.wav", "vox 3.wav")  # nothing would be left of these
+    assert {note.source for note in takes.values()} == {"vocals"}
+
+
+def test_one_name_in_two_formats_is_in_doubt(taxonomy: Taxonomy) -> None:
+    notes = _read(taxonomy, "Kick.wav", "Kick.flac", "Drums/Snare.wav", "Snare.wav")
+    assert [note.status for note in notes.values()] == ["ambiguous", "ambiguous", "used", "used"]
+
+
+def _real_names() -> dict[str, list[tuple[str, str]]]:
+    """Names of the files that songs of shared/data were summed from, with their sources as judged by ear or by hand."""
+    songs: dict[str, set[tuple[str, str]]] = {}
+    for path in sorted(DATA.glob("*/train/*/*.json")):
+        about, song = json.loads(path.read_text()), songs.setdefault(path.parent.name.split(" (")[0], set())
+        for source, names in {**about.get("stems_from", {}), **about.get("members", {})}.items():
+            song |= {(os.path.splitext(name)[0].replace("/", "_"), source) for name in names}
+        for name, why in (about.get("tracks") or {}).items():
+            song.add((name.removesuffix(".ogg").removesuffix(".ds"), why.split()[0]))
+    return {song: sorted(names) for song, names in songs.items() if names}
+
+
+def test_names_of_real_productions_are_read_right_or_reported(taxonomy: Taxonomy) -> None:
+    songs = _real_names()
+    if not songs:
+        pytest.skip("shared/data is not here")
+    right, wrong, total = 0, [], 0
+    for names in songs.values():
+        notes = read_song([f"{name}.wav" for name, _ in names], taxonomy=taxonomy, sources=SOURCES)
+        for note, (_, source) in zip(notes, names, strict=True):
+            total += 1
+            right += note.source == source
+            wrong += [note.path] if note.status not in ("unknown", "ambiguous") and note.source != source else []
+    assert total > 150
+    assert right / total > 0.8
+    assert wrong == ["MINILOGUE_SYNTH.wav"]  # plays the bass: no name says so
+
+
+def test_a_folder_two_levels_up_names_a_file_that_says_nothing(taxonomy: Taxonomy) -> None:
+    notes = _read(taxonomy, "Drums/close/01.wav", "Drums/close/02.wav", "Bass/takes/best/03.wav", "Vox/x/y/z/04.wav")
+    assert {name: note.source for name, note in notes.items()} == {
+        "Drums/close/01.wav": "drums", "Drums/close/02.wav": "drums", "Bass/takes/best/03.wav": "bass",
+        "Vox/x/y/z/04.wav": "vocals",
+    }  # fmt: skip
+
+
+def test_a_name_that_all_files_share_is_left_out_although_they_are_numbered(taxonomy: Taxonomy) -> None:
+    """The song is called after an instrument; each file also has a number, which does not make it bare."""
+    names = [f"Bass Culture {what} {n}.wav" for n, what in enumerate(("Kick", "Snare", "Tambourine", "Zxq", "Zyq"))]
+    notes = _read(taxonomy, *names)
+    assert notes["Bass Culture Kick 0.wav"].source == "drums"
+    assert notes["Bass Culture Zxq 3.wav"].source != "bass"
+    assert notes["Bass Culture Zyq 4.wav"].source != "bass"

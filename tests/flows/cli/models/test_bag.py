@@ -1,0 +1,77 @@
+"""`stemline bag`: each source from the model that was named for it, read like any other model."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from flows.__main__ import main
+from models.inference.separate import separate
+from models.networks.catalog import build
+from models.weights import checkpoint
+
+
+@pytest.fixture(scope="module")
+def members(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder, made = tmp_path_factory.mktemp("members"), {}
+    for seed, source in enumerate(("drums", "bass")):
+        torch.manual_seed(seed)
+        network = build(
+            "htdemucs-tiny", sources=("drums", "bass"), sample_rate=8000, segment_s=0.25, nfft=512, depth=2,
+            transformer_layers=1,
+        )  # fmt: skip
+        made[source] = checkpoint.save(folder / source, network)
+    return made
+
+
+def test_each_source_comes_from_the_model_named_for_it(members: dict[str, Path], tmp_path: Path) -> None:
+    parts = [f"{source}={path}" for source, path in reversed(members.items())]
+    assert main(["bag", *parts, "--to", str(tmp_path / "ft.yaml")]) == 0
+    mixture_CT = torch.randn(2, 3000, generator=torch.Generator().manual_seed(0))
+    together = separate(checkpoint.load_model(tmp_path / "ft.yaml"), mixture_CT)
+    alone = [separate(checkpoint.load_model(path), mixture_CT)[place] for place, path in enumerate(members.values())]
+    torch.testing.assert_close(together, torch.stack(alone), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("parts", "to", "message"),
+    [
+        (["drums={drums}"], "ft.yaml", "one model for each of drums, bass, got drums"),
+        (["drums={drums}", "drums={bass}"], "ft.yaml", "each source once"),
+        (["drums={drums}", "bass={bass}"], "ft", "--to .*ft: the name of a new .yaml file would do"),
+        (["drums={drums}", "bass=nowhere"], "ft.yaml", "model 'nowhere' not found"),
+        (["drums={drums}", "bass={bass}"], "notes/ft.yaml", "cannot write to .*notes: "),
+    ],
+)
+def test_what_makes_no_bag_is_one_message(
+    members: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    parts: list[str],
+    to: str,
+    message: str,
+) -> None:
+    (tmp_path / "notes").write_text("precious")
+    given = [part.format(**members) for part in parts]
+    assert main(["bag", *given, "--to", str(tmp_path / to)]) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / to).exists()
+
+
+def test_a_bag_takes_the_place_of_nothing(
+    members: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = [f"{source}={path}" for source, path in members.items()]
+    assert main(["bag", *parts, "--to", str(tmp_path / "new" / "ft.yaml")]) == 0
+    made = sorted((tmp_path / "new").iterdir())
+    assert len(made) == 3
+    for path in made:
+        folder = tmp_path / path.stem
+        folder.mkdir()
+        (folder / path.name).write_bytes(b"precious")
+        assert main(["bag", *parts, "--to", str(folder / "ft.yaml")]) == 2
+        assert path.name in capsys.readouterr().err
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == {path.name: b"precious"}
+    (tmp_path / "new" / "ft.yaml").rename(tmp_path / "new" / "before.yaml")
+    assert main(["bag", *parts, "--to", str(tmp_path / "new" / "ft.yaml")]) == 0  # equal packages may stay

@@ -1,0 +1,117 @@
+"""`stemline history` and `stemline rollback` on a real registry, as people and scripts read them."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from datasets.store.strict_json import dumps
+from flows import config as door
+from flows import train_model
+from flows.__main__ import main
+from flows.config import load
+from pipelines import registry
+from pipelines.evaluation.gate import Decision
+from pipelines.registry import RegistryConfig
+from tests.pipelines.registry.test_registry import make_candidate
+
+
+@pytest.mark.slow
+def test_what_was_promoted_is_listed_and_rolled_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    store, config = str(tmp_path / "store"), RegistryConfig()
+    where = f"store.root={store}"
+    assert main(["history", where]) == 0
+    assert "No version of stemline was promoted yet." in capsys.readouterr().out
+    assert main(["rollback", where]) == 2
+    assert "nothing to roll back" in capsys.readouterr().err
+    for seed in (0, 1):
+        candidate = make_candidate(tmp_path / str(seed), run_key=f"run{seed}", seed=seed)
+        version = registry.register(config, candidate, store=store)
+        registry.promote(version, {"promote": True, "reason": f"{seed + 0.25:+.2f} dB nSDR"}, store=store)
+
+    assert main(["rollback", "--json", where]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["version"], answer["before"], answer["uri"]) == ("1", "2", "models:/stemline/1")
+    assert main(["history", where]) == 0
+    shown = capsys.readouterr().out
+    assert shown.index("rolled back from version 2") < shown.index("+1.25 dB nSDR") < shown.index("+0.25 dB nSDR")
+    assert main(["history", "--json", where]) == 0
+    listed = json.loads(capsys.readouterr().out)["promotions"]
+    assert [(entry["kind"], entry["version"]) for entry in listed] == [
+        ("promotion", "1"), ("promotion", "2"), ("rollback", "1"),
+    ]  # fmt: skip
+    assert main(["rollback", "--to", "7", where]) == 2
+    assert "models:/stemline/7 does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_version_is_promoted_by_name_with_a_reason_that_history_keeps(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    store, config = str(tmp_path / "store"), RegistryConfig()
+    where = f"store.root={store}"
+    by_name = ["promote", "--version", "2", "--force", "--reason", "the songs were mislabelled"]
+    assert main([*by_name, where]) == 2
+    assert "there is nothing to promote" in capsys.readouterr().err
+    versions = []
+    for seed in (0, 1):
+        candidate = make_candidate(tmp_path / str(seed), run_key=f"run{seed}", seed=seed)
+        versions.append(registry.register(config, candidate, store=store))
+        registry.promote(versions[-1], {"promote": True, "reason": "better"}, store=store)
+    assert main(["rollback", where]) == 0
+    registry.promote(versions[1], {"promote": True, "reason": "better"}, store=store)
+    capsys.readouterr()
+    assert main(["history", where]) == 0
+    assert "Rolled back from version 2: promoted again only with `stemline promote" in capsys.readouterr().out
+    for missing in (["--version", "2"], ["--force"], ["--version", "2", "--force", "--reason", " "]):
+        assert main(["promote", *missing, where]) == 2
+        assert "give all of --version N, --force and --reason TEXT" in capsys.readouterr().err
+    assert main(["promote", "--version", "7", "--force", "--reason", "x", where]) == 2
+    assert "models:/stemline/7 does not exist" in capsys.readouterr().err
+    assert main([*by_name, "--json", where]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["kind"], told["version"], told["before"]) == ("forced", "2", "1")
+    assert main(["history", "--json", where]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert listed["promotions"][-1]["reason"] == "the songs were mislabelled"
+    assert listed["rolled_back"] == []
+    present = registry.champion(config, store=store)
+    assert present is not None
+    kept = registry.decision_of(present, store=store)
+    assert kept is not None
+    decision = door.parse(Decision, dumps(kept))
+    assert (decision.promote, decision.reason) == (True, "the songs were mislabelled")
+    assert main(["lineage", "models:/stemline/2", where]) == 0
+    assert "no: Version 2 was rolled back from" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.slow
+def test_the_gates_yes_is_a_no_for_what_was_rolled_back_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `run` and every schedule decide, before a person is asked; only what the gate itself says is given here."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    config = load("smoke", [f"store.root={tmp_path / 'store'}"])
+    checkpoints = [make_candidate(tmp_path / str(seed), run_key=f"run{seed}", seed=seed) for seed in (0, 1)]
+    for made in checkpoints:
+        version = registry.register(config.registry, made, store=config.store.root)
+        registry.promote(version, {"promote": True, "reason": "better"}, store=config.store.root)
+
+    def decided(checkpoint: str) -> Decision:
+        yes = Decision(promote=True, reason="better", improvement=5.0, checks=(), num_songs=8)
+        monkeypatch.setattr(train_model, "_judge", lambda *_: yes)
+        trained: Any = SimpleNamespace(checkpoint=checkpoint, model_digest="")
+        nothing: Any = None
+        return train_model._decide(config, nothing, trained, nothing, nothing)
+
+    assert decided(checkpoints[1].checkpoint).promote
+    registry.rollback(config.registry, store=config.store.root)
+    refused = decided(checkpoints[1].checkpoint)
+    assert not refused.promote
+    assert "Version 2 was rolled back from" in refused.reason
+    assert refused.checks[-1].rule == "rollback"
+    assert decided(checkpoints[0].checkpoint).promote

@@ -1,0 +1,282 @@
+"""`stemline gc`: what is referred to stays, what is not can go, and nothing goes before it was asked for."""
+
+import json
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from datasets.errors import InputError
+from datasets.schema import VERDICTS, Verdict
+from datasets.shards.shards import address_of, read_manifest, table_of, write_manifest, write_table
+from flows import config as door
+from flows.__main__ import main
+from flows.cli.store import gc
+from flows.console.progress_display import current
+from flows.tasks.store_lock import held
+from pipelines.registry import known
+from tests.pipelines.lineage.test_ancestry import book
+
+OLD_S = time.time() - 10 * gc.DAY_S
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> door.RunConfig:
+    """A store with two datasets, and one of every kind of waste, all of it ten days old."""
+    store = tmp_path / "store"
+    for number, step in enumerate(("first", "second")):
+        verdict = Verdict(
+            track_id=step, title=step, split="train", keep=True, reason="", detail="", duration_s=1.0, measures={}
+        )
+        write_table(store, "verdicts", table_of([verdict], VERDICTS), key=step)
+        _age(store, OLD_S + number * 100)
+    for name in ("chunks/aaaa.parquet", "chunks/aaaa.json", "tables/.tmp-verdicts-x.parquet-1234", "cache/jobs/a.json"):
+        _write(store / name)
+    for name in ("result.json", "model/weights.safetensors", "step-000000002/learner.pt", "step-000000004/learner.pt"):
+        _write(store / "runs" / "finished" / name)
+    _write(store / "runs" / "at-work" / "step-000000002" / "learner.pt")
+    _age(store, OLD_S, newer=OLD_S + 200)
+    return door.load("smoke", [f"store.root={store}"])
+
+
+def _write(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"x" * 1000)
+
+
+def _age(store: Path, at_s: float, *, newer: float = float("inf")) -> None:
+    """Files and folders changed at a time, but for those that are older already."""
+    for path in store.rglob("*"):
+        if path.stat().st_mtime > newer:
+            os.utime(path, (at_s, at_s))
+
+
+def waste(config: door.RunConfig, *, keep: int = 0) -> set[str]:
+    found = gc.find(config, keep=keep, now_s=time.time())
+    return {str(Path(one.address).relative_to(config.store.root)) for one in found}
+
+
+UNREFERRED = {
+    "chunks/aaaa.parquet", "chunks/aaaa.json", "tables/.tmp-verdicts-x.parquet-1234", "cache/jobs/a.json",
+    "runs/finished/step-000000002", "runs/finished/step-000000004",
+}  # fmt: skip
+
+
+def test_only_what_nothing_refers_to_can_go(config: door.RunConfig) -> None:
+    assert waste(config) == UNREFERRED
+
+
+def test_without_delete_nothing_goes_and_with_it_only_what_was_listed(config: door.RunConfig) -> None:
+    root = Path(config.store.root)
+    before = {path for path in root.rglob("*") if path.is_file()}
+    told = gc.run(config, keep=0, delete=False, screen=current())
+    assert before <= {path for path in root.rglob("*") if path.is_file()}
+    assert len(told["waste"]) == len(UNREFERRED)
+    told = gc.run(config, keep=0, delete=True, screen=current())
+    assert told["removed"]
+    gone = before - set(root.rglob("*"))
+    listed = {root / name for name in UNREFERRED}
+    assert all(any(path == one or one in path.parents for one in listed) for path in gone)
+    assert waste(config) == set()
+    assert (root / "runs/finished/model/weights.safetensors").exists()
+
+
+def test_superseded_versions_go_where_only_the_newest_shall_stay(config: door.RunConfig) -> None:
+    assert waste(config, keep=2) == UNREFERRED
+    more = waste(config, keep=1) - UNREFERRED
+    assert {Path(name).name for name in more} == {"verdicts-first.json", "verdicts-first.parquet"}
+
+
+def test_tables_that_a_kept_dataset_names_stay_with_it(config: door.RunConfig) -> None:
+    store = Path(config.store.root)
+    before = {path: path.stat().st_mtime for path in store.rglob("*")}
+    first = read_manifest(str(next((store / "manifests").glob("*first.json"))))
+    write_table(store, "verdicts", table_of([], VERDICTS), key="third", extra={"heard": asdict(address_of(first))})
+    for path in store.rglob("*"):
+        os.utime(path, (before.get(path, OLD_S + 300),) * 2)
+    more = waste(config, keep=1) - UNREFERRED
+    assert {Path(name).name for name in more} == {"verdicts-second.json", "verdicts-second.parquet"}
+
+
+def test_what_is_younger_than_a_day_may_be_at_work(config: door.RunConfig) -> None:
+    now_s = time.time()
+    for path in Path(config.store.root).rglob("*"):
+        os.utime(path, (now_s, now_s))
+    assert waste(config, keep=1) == set()
+
+
+def test_a_manifest_that_cannot_be_read_stops_everything(config: door.RunConfig) -> None:
+    _write(Path(config.store.root) / "manifests" / "ingest-x.json")
+    with pytest.raises(InputError, match="cannot be read"):
+        waste(config)
+
+
+def test_what_is_no_store_is_refused_and_stays_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine = tmp_path / "experiments"
+    for name in ("tables/a.parquet", "chunks/aaaa.parquet", "runs/7/result.json", "runs/7/step-000000002/weights.pt"):
+        _write(mine / name)
+    _age(tmp_path, OLD_S)
+    before = sorted(mine.rglob("*"))
+    for words in ([], ["--delete"], ["--delete", "--keep", "1"]):
+        assert main(["gc", f"store.root={mine}", *words]) == 2
+        assert "is no store" in capsys.readouterr().err
+    assert main(["gc", f"store.root={tmp_path}/none"]) == 2
+    assert sorted(mine.rglob("*")) == before
+    assert not (tmp_path / "none").exists()
+
+
+def test_files_of_others_inside_a_store_are_no_waste(config: door.RunConfig) -> None:
+    root = Path(config.store.root)
+    for name in (
+        "chunks/my-features.parquet", "chunks/aaaa.txt", "tables/spectra.parquet", "tables/.tmp-notes",
+        "runs/finished/step-000000002/thesis.txt", "runs/finished/step-4-tries/weights.safetensors",
+    ):  # fmt: skip
+        _write(root / name)
+    _age(root, OLD_S, newer=OLD_S + 200)
+    assert waste(config) == UNREFERRED - {"runs/finished/step-000000002"}
+
+
+def test_tables_elsewhere_must_be_a_store_too(config: door.RunConfig, tmp_path: Path) -> None:
+    _write(tmp_path / "data" / "chunks" / "aaaa.parquet")
+    elsewhere = door.load("smoke", [f"store.root={config.store.root}", f"store.data={tmp_path}/data"])
+    with pytest.raises(InputError, match=r"store\.data=.*is no store"):
+        gc.run(elsewhere, keep=0, delete=True, screen=current())
+    assert (tmp_path / "data" / "chunks" / "aaaa.parquet").exists()
+
+
+# -- who is asked before a dataset goes ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def without_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def gone(config: door.RunConfig, *, keep: int = 1) -> set[str]:
+    """The datasets that would go."""
+    return {Path(name).name for name in waste(config, keep=keep) if "manifests/" in name}
+
+
+def dataset(config: door.RunConfig, key: str, at_s: float, **extra: Any) -> str:
+    """One more dataset of songs, changed at a time; its manifest."""
+    made = write_manifest(config.store.tables, table="chunks", step="curate", key=key, shards=[], songs=[], extra=extra)
+    os.utime(made.uri, (at_s, at_s))
+    return made.uri
+
+
+@pytest.mark.slow
+def test_what_a_model_of_any_name_learnt_from_stays_and_what_that_was_made_from(
+    config: door.RunConfig, without_server: None
+) -> None:
+    root = Path(config.store.root)
+    ingested = write_manifest(root, table="chunks", step="ingest", key="old", shards=[], songs=[])
+    write_manifest(root, table="chunks", step="ingest", key="new", shards=[], songs=[])
+    for name, at_s in (("ingest-old", OLD_S), ("ingest-new", OLD_S + 9)):
+        os.utime(root / "manifests" / f"{name}.json", (at_s, at_s))
+    old = dataset(config, "old", OLD_S, made_from="ingest-old", note="the uri of nothing", counts={"uris": 1})
+    other = dataset(config, "other", OLD_S + 1, made_from="ingest-never")
+    mixes = dataset(config, "mixes", OLD_S + 2)
+    dataset(config, "unlearnt", OLD_S + 3)
+    dataset(config, "newest", OLD_S + 4)
+    everything = {
+        "verdicts-first.json", "ingest-old.json", "curate-old.json", "curate-other.json", "curate-mixes.json",
+        "curate-unlearnt.json",
+    }  # fmt: skip
+    assert gone(config) == everything
+    book(root, "another-name", {"dataset_uri": old, "checkpoint_digest": "c"})
+    assert gone(config) == everything - {"curate-old.json", "ingest-old.json"}
+    # The store may have stood elsewhere when it was registered; the key in the name says which dataset it was.
+    book(root, "stemline", {"dataset_uri": f"/elsewhere/manifests/{Path(other).name}", "automix_uri": mixes})
+    assert gone(config) == {"verdicts-first.json", "curate-unlearnt.json"}
+    assert ingested.uri.endswith("ingest-old.json")
+
+
+def test_a_training_that_is_under_way_keeps_its_dataset(config: door.RunConfig, without_server: None) -> None:
+    learnt = dataset(config, "learnt", OLD_S)
+    dataset(config, "newest", OLD_S + 1)
+    record = Path(config.store.root) / "runs" / "at-work" / "ancestry.json"
+    record.write_text(json.dumps({"datasets": [learnt], "start_uri": "none"}))
+    assert "curate-learnt.json" not in gone(config)
+    (record.parent / "result.json").write_text("{}")
+    assert "curate-learnt.json" in gone(config)
+
+
+def test_a_registry_that_is_not_asked_now_stops_it(
+    config: door.RunConfig, without_server: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = config.store.root
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://somebody:secret@mlflow.example:5000/")
+    known.note(root)
+    known.note(root)
+    assert known.noted(root) == ["http://somebody:***@mlflow.example:5000"]
+    assert "secret" not in (Path(root) / known.FILE).read_text()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    before = {path for path in Path(root).rglob("*") if path.is_file()}
+    assert main(["gc", f"store.root={root}", "--keep", "1", "--delete"]) == 2
+    said = capsys.readouterr().err
+    assert "http://somebody:***@mlflow.example:5000, which is not asked now (MLFLOW_TRACKING_URI is not set)" in said
+    assert before <= {path for path in Path(root).rglob("*") if path.is_file()}
+    assert waste(config) == UNREFERRED  # without --keep no dataset goes, and nobody need be asked
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////somewhere/else.db")
+    with pytest.raises(InputError, match=r"MLFLOW_TRACKING_URI names sqlite:////somewhere/else\.db"):
+        waste(config, keep=1)
+
+
+def test_a_registry_of_before_this_was_noted_is_known_by_its_trainings(
+    config: door.RunConfig, without_server: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(config.store.root)
+    mark = root / "runs" / "finished" / "mlflow.json"
+    mark.write_text(json.dumps({"address": "http://mlflow.example:5000", "step": 3}))
+    with pytest.raises(InputError, match=r"registered models at http://mlflow\.example:5000"):
+        waste(config, keep=1)
+    mark.write_text(json.dumps({"address": f"sqlite:///{root / 'mlflow.db'}", "step": 3}))
+    assert known.noted(str(root)) == []
+    # The store has moved since, and its books with it; others' books that cannot be reached are no such thing.
+    mark.write_text(json.dumps({"address": "sqlite:////where/it/stood/mlflow.db", "step": 3}))
+    assert known.noted(str(root)) == ["sqlite:////where/it/stood/mlflow.db"]
+    (mark.parent / "result.json").write_text(json.dumps({"checkpoint": "/where/it/stood/runs/finished/model"}))
+    assert known.noted(str(root)) == []
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}")
+    assert known.now(str(root)) == known.OWN
+
+
+def test_a_second_store_on_the_same_data_is_seen_from_both_sides(config: door.RunConfig, tmp_path: Path) -> None:
+    root = config.store.root
+    second = door.load("smoke", [f"store.root={tmp_path / 'second'}", f"store.data={root}"])
+    with held(second.store.root, verb="curate", data=second.store.data):
+        pass
+    with pytest.raises(InputError, match=f"the store {tmp_path / 'second'} keeps its datasets in {root} as well"):
+        waste(config, keep=1)
+    with pytest.raises(InputError, match=f"the store {root} keeps its datasets in {root} as well"):
+        list(gc.find(second, keep=1, now_s=time.time()))
+    assert waste(config) == UNREFERRED
+    shared = tmp_path / "data"
+    for name in ("one", "two"):
+        with held(str(tmp_path / name), verb="curate", data=str(shared)):
+            pass
+        (tmp_path / name).rename(tmp_path / f"{name} away")  # as from another machine, where it cannot be looked at
+    one = door.load("smoke", [f"store.root={tmp_path / 'one'}", f"store.data={shared}"])
+    with pytest.raises(InputError, match=f"the store {tmp_path / 'two'} keeps"):
+        list(gc.find(one, keep=1, now_s=time.time()))
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"registries": "mlflow.db"}', ""])
+def test_a_damaged_note_of_registries_lets_nothing_go(config: door.RunConfig, text: str) -> None:
+    file = Path(config.store.root) / known.FILE
+    file.write_text(text)
+    with pytest.raises(InputError, match=r"registries\.json says which registries .* cannot be read"):
+        list(gc.find(config, keep=1, now_s=time.time()))
+    known.note(config.store.root)
+    assert file.read_text() == text
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "{}"])
+def test_a_damaged_record_of_a_training_under_way_lets_nothing_go(config: door.RunConfig, text: str) -> None:
+    record = Path(config.store.root) / "runs" / "at-work" / "ancestry.json"
+    record.write_text(text)
+    with pytest.raises(InputError, match=r"at-work/ancestry\.json says which datasets .* cannot be read"):
+        list(gc.find(config, keep=1, now_s=time.time()))

@@ -1,0 +1,155 @@
+"""The command `stemline` before any heavy work: help, settings, exit codes and messages."""
+
+import json
+import re
+import socket
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cyclopts import App
+
+from flows.__main__ import app, main
+
+# What a verb must be given besides settings; with flags that would make it act where it can.
+GIVEN = {
+    "compare": ["a", "b"], "lineage": ["a song"], "forget": ["a song"], "rollback": ["--to", "1"], "gc": ["--delete"],
+    "separate": ["x.wav", "--model", "m", "--out", "o"], "compress": ["m", "--to", "small"], "plan": ["smoke"],
+    "bag": ["drums=a", "--to", "new/bag.yaml"], "export": ["m", "--to", "m.onnx"], "deploy": ["--cron", "off"],
+    "datasets diff": ["1", "2"], "datasets find": ["a song"],
+}  # fmt: skip
+
+
+def verbs(within: App = app) -> Iterator[str]:
+    """Every verb that the command line has, those below another one too."""
+    for name in within:
+        if not name.startswith("-"):
+            below = [f"{name} {one}" for one in verbs(within[name])]
+            yield from [name, *below]
+
+
+VERBS = tuple(verbs())
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_each_verb_has_help_with_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*verb.split(), "--help"]) == 0
+    if verb != "datasets":
+        assert re.search(rf"Example: stemline {verb} ", capsys.readouterr().out)
+
+
+def files(folder: Path) -> dict[str, float]:
+    return {str(path): path.stat().st_mtime for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_printed_settings_are_toml_that_gives_the_same_settings_and_nothing_is_done(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
+    (tmp_path / "store").mkdir()
+    words, store = [*verb.split(), *GIVEN.get(verb, [])], f"store.root={tmp_path}/store"
+    before = files(tmp_path)
+    assert main([*words, "corpus.root=songs", "train.steps=7", store, "--print-config"]) == 0
+    first = capsys.readouterr().out
+    assert files(tmp_path) == before
+    settings = tomllib.loads(first)
+    assert (settings["corpus"]["root"], settings["train"]["steps"]) == (str(tmp_path / "songs"), 7)
+    (tmp_path / "again.toml").write_text(first)
+    again = [word for word in words if (verb, word) != ("plan", "smoke")]
+    assert main([*again, "--preset", "again.toml", "--print-config"]) == 0
+    assert capsys.readouterr().out == first
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_each_verb_refuses_a_preset_that_is_none(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    given = [word for word in GIVEN.get(verb, []) if (verb, word) != ("plan", "smoke")]
+    assert main([*verb.split(), *given, "--preset", "smok"]) == 2
+    assert "did you mean 'smoke'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run", "--preset", "smok"], "did you mean 'smoke'"),
+        (["run", "ingest.sample_rat=1"], "did you mean 'ingest.sample_rate'"),
+        (["run", "ingest.sample_rate=high"], "should be a valid integer"),
+        (["run", "ingest.sample_rate=0"], "ingest.sample_rate must be >= 1, got 0"),
+        (["run", "train.learner.max_grad_norm=-1"], "train.learner.max_grad_norm must be >= 0, got -1"),
+        (["train", "model.options.transformer_layers=-1"], "model.options.transformer_layers must be >= 0, got -1"),
+        (["train", "model.preset=htdemux"], "did you mean 'htdemucs'"),
+        (["run", "songs"], "is not an override"),
+        (["run", "--presett", "x"], "--preset"),
+        (["runn"], "Unknown command"),
+        (["separate", "x.wav", "--out", "y"], "--model"),
+        (["ui", "store.root=/nowhere/at/all"], "There is no store"),
+        (["plan"], "There is no preset ''"),
+        (["plan", "smoke", "--preset", "demo"], "'smoke' is not an override"),
+    ],
+)
+def test_a_bad_command_is_one_message_and_exit_code_2(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
+
+
+def test_debug_shows_the_stack_trace_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--preset", "smok", "--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_store_that_cannot_be_written_is_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ingest", "corpus.root=.", "store.root=/proc/x"]) == 2
+    assert "cannot be written to" in capsys.readouterr().err
+
+
+def test_separating_with_a_model_that_does_not_exist_is_bad_input(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["separate", "x.wav", "--model", str(tmp_path / "none"), "--out", str(tmp_path / "out")]
+    assert main([*words, f"store.root={tmp_path}"]) == 2
+    assert "not found" in capsys.readouterr().err
+
+
+def test_separate_takes_settings_among_the_songs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["separate", "x.wav", "separate.shifts=2", "--two-stems", "vocals", "--model", "m", "--out", "o"]
+    assert main([*words, "--print-config"]) == 0
+    settings = tomllib.loads(capsys.readouterr().out)["separate"]
+    assert (settings["shifts"], settings["two_stems"]) == (2, "vocals")
+
+
+@pytest.mark.parametrize(
+    ("variable", "path", "verb"), [("PREFECT_API_URL", "/api", "ingest"), ("MLFLOW_TRACKING_URI", "", "run")]
+)
+def test_a_named_server_that_does_not_answer_is_said_at_once(
+    variable: str,
+    path: str,
+    verb: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{free.getsockname()[1]}{path}"
+    monkeypatch.setenv(variable, address)
+    assert main([verb, "corpus.root=.", f"store.root={tmp_path}/store"]) == 2
+    captured = capsys.readouterr()
+    assert variable in captured.err
+    assert address in captured.err
+
+
+def test_nothing_but_json_goes_to_stdout_with_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from flows.cli import session
+
+    monkeypatch.setattr(session, "run", lambda config, **_: {"answer": 42, "shown": ["words"]})
+    assert main(["ingest", "corpus.root=.", f"store.root={tmp_path}", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"answer": 42, "seconds": {}}

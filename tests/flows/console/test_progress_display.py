@@ -1,0 +1,86 @@
+"""What a person sees while a job runs, with and without a terminal."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from flows.console.progress_display import Screen, decibels, duration, table
+
+
+def recorded(*, terminal: bool, width: int = 80) -> tuple[Screen, io.StringIO]:
+    text = io.StringIO()
+    return Screen(Console(file=text, force_terminal=terminal, width=width, legacy_windows=False)), text
+
+
+def run_a_stage(screen: Screen) -> None:
+    screen.start("train", 300, "steps")
+    for _ in range(120):
+        screen.advance()
+    screen.note("loss 0.21")
+
+
+def test_without_a_terminal_a_finished_stage_is_one_plain_line() -> None:
+    screen, text = recorded(terminal=False)
+    run_a_stage(screen)
+    screen.finish("300 steps, loss 0.2")
+    assert text.getvalue().count("\n") == 1
+    assert "\x1b" not in text.getvalue()
+    assert "train" in text.getvalue()
+    assert "300 steps, loss 0.2" in text.getvalue()
+
+
+def test_the_live_line_fits_eighty_columns_and_goes_away() -> None:
+    screen, _text = recorded(terminal=True)
+    with screen:
+        run_a_stage(screen)
+        assert screen._live is not None
+        shown = Console(file=io.StringIO(), width=80, force_terminal=False)
+        shown.print(screen._live.get_renderable())
+        assert isinstance(shown.file, io.StringIO)
+        lines = shown.file.getvalue().rstrip("\n").split("\n")
+    assert len(lines) == 1
+    assert "120/300 steps" in lines[0]
+    assert "loss 0.21" in lines[0]
+    assert screen._live is None
+
+
+def test_a_stage_that_failed_leaves_no_line() -> None:
+    screen, text = recorded(terminal=False)
+    screen.start("ingest", 0, "")
+    screen.finish("")
+    assert text.getvalue() == ""
+
+
+def test_a_cached_step_says_so() -> None:
+    screen, text = recorded(terminal=False)
+    screen.cached("ingest", "12 songs")
+    assert "as before" in text.getvalue()
+
+
+def test_song_names_are_printed_as_they_are_and_not_as_markup() -> None:
+    screen, text = recorded(terminal=False)
+    screen.start("separate", 1, "songs")
+    screen.finish("[bold]odd[/name]")
+    assert "[bold]odd[/name]" in text.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.04, "0.0 s"), (9.94, "9.9 s"), (12.4, "12 s"), (59.6, "1 min 00 s"), (185, "3 min 05 s"), (7800, "2 h 10 min")],
+)
+def test_durations_are_short_words(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+def test_decibels_carry_a_sign_only_where_asked() -> None:
+    assert [decibels(3.0), decibels(3.0, sign=True), decibels(-0.5, sign=True), decibels(None)] == [
+        "3.00", "+3.00", "-0.50", "–",
+    ]  # fmt: skip
+
+
+def test_a_table_fits_eighty_columns() -> None:
+    console = Console(file=io.StringIO(), width=80)
+    console.print(table("Scores", ["source", "mixture", "model"], [["drums", "0.1", "5.0"], ["mean", "0", "4"]]))
+    assert isinstance(console.file, io.StringIO)
+    assert all(len(line) <= 80 for line in console.file.getvalue().split("\n"))

@@ -1,0 +1,351 @@
+"""Whether to train again: each trigger alone fires and says so, and what stands against it is said too."""
+
+import json
+import math
+import shutil
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from datasets.errors import InputError
+from datasets.schema import ShardSet
+from flows import config as door
+from flows.retraining.retrain_policy import (
+    Facts,
+    RetrainConfig,
+    Retraining,
+    canary_scores,
+    judge,
+    look,
+    note,
+    note_canary,
+    retrainings,
+    seed_of,
+    unfinished,
+)
+from pipelines.registry import ModelVersion, RegistryConfig, address, champion, promote, register, rollback
+from tests.pipelines.lineage.test_contamination import dataset, sounds, tune
+from tests.pipelines.registry.test_registry import make_candidate
+
+QUIET = Facts(
+    now="2026-11-23T12:00:00+00:00",
+    hours=105.0,
+    champion="4",
+    champion_hours=100.0,
+    champion_at="2026-11-20T12:00:00+00:00",
+    canary=(6.0, 5.9),
+    expected_alias="4",
+)
+CONFIG = RetrainConfig()
+
+
+def done(began: str, ended: str = "", devices: int = 2) -> Retraining:
+    return Retraining(began_at=began, ended_at=ended, devices=devices, champion="4")
+
+
+def test_where_nothing_calls_for_it_every_trigger_is_named_with_its_figures() -> None:
+    judged = judge(QUIET, CONFIG)
+    assert not judged.retrain
+    assert judged.sentence == (
+        "No: 5.0 new clean hours of 10; version 4 is 3.0 of 60 days old; "
+        "the canary songs lost 0.10 dB of 0.3; the champion is still version 4."
+    )
+
+
+@pytest.mark.parametrize(
+    ("scores", "retrain"), [((6.0, math.nan), False), ((6.0, -math.inf), True), ((math.nan, 6.0), False)]
+)
+def test_a_champion_whose_scores_are_no_numbers_is_judged_all_the_same(
+    scores: tuple[float, ...], retrain: bool
+) -> None:
+    assert judge(replace(QUIET, canary=scores), CONFIG).retrain is retrain
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"hours": 112.5}, "Yes: 12.5 new clean hours of 10."),
+        ({"champion_at": "2026-09-01T12:00:00+00:00"}, "Yes: version 4 is 83.0 of 60 days old."),
+        ({"canary": (6.0, 5.8, 5.6)}, "Yes: the canary songs lost 0.40 dB of 0.3."),
+        ({"expected_alias": "5"}, "Yes: the champion was moved from version 5 to 4."),
+        ({"champion": ""}, "Yes: there is no champion yet."),
+        (
+            {"hours": 112.5, "expected_alias": "5"},
+            "Yes: 12.5 new clean hours of 10 and the champion was moved from version 5 to 4.",
+        ),
+    ],
+)
+def test_each_trigger_fires_alone_and_says_why(changed: dict[str, object], words: str) -> None:
+    judged = judge(replace(QUIET, **changed), CONFIG)  # type: ignore[arg-type]
+    assert judged.retrain
+    assert judged.sentence == words
+
+
+def test_a_trigger_at_zero_never_fires() -> None:
+    off = RetrainConfig(new_hours=0, max_age_days=0, canary_drop_db=0, moved_alias=False)
+    facts = replace(QUIET, hours=900.0, canary=(9.0, 1.0), expected_alias="1", champion_at="2020-01-01T00:00:00+00:00")
+    assert judge(facts, off).sentence == "No: every trigger is off."
+
+
+def test_two_within_a_day_are_held_apart() -> None:
+    facts = replace(QUIET, hours=120.0, done=(done("2026-11-23T09:00:00+00:00", "2026-11-23T11:00:00+00:00"),))
+    judged = judge(facts, CONFIG)
+    assert not judged.retrain
+    assert judged.sentence.startswith("Not now: the last one began 3.0 h ago, and 24 h shall lie between, though 20.0")
+    assert judge(facts, replace(CONFIG, pause_h=2.0)).retrain
+
+
+def test_one_that_runs_is_not_joined_by_another_but_one_that_was_killed_is_forgotten() -> None:
+    running = replace(QUIET, hours=120.0, done=(done("2026-11-22T10:00:00+00:00"),))
+    assert "one that began 26.0 h ago is still at work" in judge(running, CONFIG).sentence
+    killed = replace(QUIET, hours=120.0, done=(done("2026-11-20T10:00:00+00:00"),))
+    assert judge(killed, CONFIG).retrain
+
+
+def test_the_month_has_a_budget_of_gpu_hours() -> None:
+    config = replace(CONFIG, gpu_hours_per_month=100.0)
+    first = done("2026-11-02T00:00:00+00:00", "2026-11-03T06:00:00+00:00")  # 2 GPUs for 30 h
+    judged = judge(replace(QUIET, hours=120.0, done=(first,)), config)
+    assert not judged.retrain
+    assert "60.0 GPU hours of 100 are spent this month, and one takes about 60.0" in judged.sentence
+    october = done("2026-10-02T00:00:00+00:00", "2026-10-03T06:00:00+00:00")
+    assert judge(replace(QUIET, hours=120.0, done=(october,)), config).retrain
+
+
+def test_without_clean_songs_there_is_nothing_to_learn_from() -> None:
+    judged = judge(Facts(now=QUIET.now), CONFIG)
+    assert not judged.retrain
+    assert "no clean songs" in judged.sentence
+
+
+def test_a_champion_whose_dataset_is_gone_is_said() -> None:
+    assert "the dataset of version 4 is gone" in judge(replace(QUIET, champion_hours=None), CONFIG).sentence
+
+
+def test_what_was_noted_is_read_again_and_an_end_replaces_its_beginning(tmp_path: Path) -> None:
+    begun = done("2026-11-23T09:00:00+00:00")
+    note(str(tmp_path), done("2026-11-23T10:00:00+00:00"))
+    note(str(tmp_path), begun)
+    ended = replace(begun, ended_at="2026-11-23T09:30:00+00:00")
+    note(str(tmp_path), ended)
+    assert retrainings(str(tmp_path)) == [ended, done("2026-11-23T10:00:00+00:00")]
+    for score in (6.0, 5.5):
+        note_canary(str(tmp_path), "abc", score)
+    assert canary_scores(str(tmp_path), "abc") == [6.0, 5.5]
+    assert canary_scores(str(tmp_path), "another champion") == []
+    assert len(retrainings(str(tmp_path))) == 2
+
+
+def test_a_run_that_is_started_again_finds_what_it_began_and_no_other_run_does(tmp_path: Path) -> None:
+    begun = replace(done("2026-11-23T09:00:00+00:00"), run="killed")
+    note(str(tmp_path), begun)
+    assert unfinished(str(tmp_path), "killed") == begun
+    assert unfinished(str(tmp_path), "another") is None
+    note(str(tmp_path), replace(begun, ended_at="2026-11-23T09:30:00+00:00"))
+    assert unfinished(str(tmp_path), "killed") is None
+
+
+def test_a_negative_threshold_is_refused() -> None:
+    with pytest.raises(InputError, match=r"retrain\.pause_h must be >= 0, got -1"):
+        RetrainConfig(pause_h=-1)
+
+
+def test_a_killed_retraining_is_spent_but_says_nothing_of_what_one_takes() -> None:
+    """Two of 4 GPU hours, and two that were killed on another machine long ago and count as 48 each."""
+    months = [done(f"2026-0{month}-01T00:00:00+00:00", f"2026-0{month}-01T02:00:00+00:00") for month in (5, 6)]
+    killed = [done(f"2026-0{month}-01T00:00:00+00:00") for month in (7, 8, 9)]
+    facts = replace(QUIET, hours=200.0, done=(*months, *killed))
+    assert judge(facts, replace(CONFIG, gpu_hours_per_month=5.0)).retrain
+    judged = judge(facts, replace(CONFIG, gpu_hours_per_month=3.5))
+    assert not judged.retrain
+    assert "one takes about 4.0" in judged.sentence
+
+
+@pytest.mark.parametrize(
+    ("pause_h", "ago_h", "waits"),
+    [
+        (24.0, 23.99, False),
+        (24.0, 23.1, False),
+        (24.0, 22.9, True),
+        (168.0, 167.2, False),
+        (168.0, 166.9, True),
+        (1.0, 0.97, False),
+        (1.0, 0.9, True),
+        (0.0, 0.0, False),
+    ],
+)
+def test_a_schedule_of_the_same_length_as_the_pause_is_not_put_off_by_seconds(
+    pause_h: float, ago_h: float, waits: bool
+) -> None:
+    began = datetime.fromisoformat(QUIET.now) - timedelta(hours=ago_h)
+    facts = replace(QUIET, hours=120.0, done=(done(began.isoformat(), QUIET.now),))
+    assert judge(facts, replace(CONFIG, pause_h=pause_h)).retrain is not waits
+
+
+def test_a_night_that_began_late_does_not_put_off_the_next(tmp_path: Path) -> None:
+    late = replace(done("2026-11-23T08:30:00+00:00", "2026-11-23T11:00:00+00:00"), due_at="2026-11-23T03:00:00+00:00")
+    facts = replace(QUIET, hours=120.0, now="2026-11-24T03:40:00+00:00", due="2026-11-24T03:00:02+00:00", done=(late,))
+    assert judge(facts, CONFIG).retrain
+    assert not judge(replace(facts, due="2026-11-23T20:00:00+00:00"), CONFIG).retrain
+
+
+CALLS: list[dict[str, object]] = [
+    {"hours": 112.5},
+    {"champion_at": "2026-09-01T12:00:00+00:00"},
+    {"canary": (6.0, 5.6)},
+    {"expected_alias": "5"},
+    {"champion": ""},
+]
+
+
+@pytest.mark.parametrize("changed", CALLS)
+def test_what_was_trained_on_the_same_occasion_is_not_trained_again(changed: dict[str, object]) -> None:
+    facts = replace(QUIET, dataset="songs", recipe="code", **changed)  # type: ignore[arg-type]
+    first = judge(facts, CONFIG)
+    before = replace(
+        done("2026-11-20T03:00:00+00:00", "2026-11-20T09:00:00+00:00"),
+        occasion=first.occasion, dataset="songs", recipe="code",
+    )  # fmt: skip
+    again = judge(replace(facts, done=(before,)), CONFIG)
+    assert not again.retrain
+    assert again.sentence == (
+        "Not now: there is nothing to train: the retraining of 2026-11-20T03:00 had the same songs, settings and code, "
+        f"though {first.sentence.removeprefix('Yes: ')}"
+    )
+    for other in ({"dataset": "others"}, {"recipe": "newer"}):
+        assert judge(replace(facts, done=(before,), **other), CONFIG).retrain  # type: ignore[arg-type]
+    assert judge(replace(facts, done=(replace(before, ended_at=""),)), CONFIG).retrain, "it was killed: go on"
+
+
+def test_each_occasion_has_a_seed_of_its_own_and_keeps_it() -> None:
+    later: list[dict[str, object]] = [
+        *CALLS,
+        {"champion_at": "2026-07-01T12:00:00+00:00"},  # twice as old as it may be
+        {"canary": (6.0, 5.3)},  # it drifts on
+        {"expected_alias": "7"},
+        {"champion": "6", "champion_at": "2026-09-01T12:00:00+00:00", "expected_alias": ""},
+    ]
+    occasions = [judge(replace(QUIET, **changed), CONFIG).occasion for changed in later]  # type: ignore[arg-type]
+    seeds = {seed_of(0, occasion) for occasion in occasions}
+    assert len(seeds) == len(later)
+    assert not seeds & {seed_of(1, occasion) for occasion in occasions}
+    assert all(0 < seed < 2**28 for seed in seeds)
+    tomorrow = replace(QUIET, champion_at="2026-09-01T12:00:00+00:00", now="2026-11-24T12:00:00+00:00")
+    assert judge(tomorrow, CONFIG).occasion == occasions[1]
+
+
+def test_a_rollback_of_ours_calls_for_nothing() -> None:
+    facts = replace(QUIET, expected_alias="5", rolled_back=True)
+    judged = judge(facts, CONFIG)
+    assert not judged.retrain
+    assert "the champion was rolled back to version 4" in judged.sentence
+
+
+def test_a_note_from_before_seeds_were_kept_is_read(tmp_path: Path) -> None:
+    folder = tmp_path / "retrainings"
+    folder.mkdir()
+    old = {"began_at": "2026-11-23T09:00:00+00:00", "ended_at": "", "devices": 2, "champion": "", "reason": "Yes."}
+    (folder / "old.json").write_text(json.dumps({**old, "run": "r"}))
+    found = unfinished(str(tmp_path), "r")
+    assert found is not None
+    assert found.seed is None
+
+
+# --- what is known of a store and its registry --------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def heard() -> dict[str, str]:
+    return {**{str(seed): sounds(tune(seed)) for seed in range(4)}, "0 louder": sounds(0.4 * tune(0))}
+
+
+@pytest.fixture(scope="module")
+def empty_books(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's database takes seconds to make."""
+    folder = tmp_path_factory.mktemp("books")
+    books = address(str(folder))
+    mlflow.MlflowClient(tracking_uri=books, registry_uri=books).search_registered_models()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def store(tmp_path: Path, heard: dict[str, str], empty_books: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A champion that learned from songs 0 and 1; song 3 was held out."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copyfile(empty_books, tmp_path / "mlflow.db")
+    members = [("a", "train", "0"), ("b", "train", "1"), ("c", "test", "3")]
+    promoted(tmp_path, 1, dataset(tmp_path, "first", members, heard))
+    return tmp_path
+
+
+def promoted(store: Path, seed: int, songs: ShardSet) -> ModelVersion:
+    made = make_candidate(store / f"{seed}", seed=seed)
+    candidate = replace(made, dataset=songs, lineage={**made.lineage, "dataset_uri": songs.uri})
+    version = register(RegistryConfig(), candidate, store=str(store))
+    decision = {"promote": True, "reason": "better"}
+    return promote(version, {**decision, **_against(store)}, store=str(store))
+
+
+def _against(store: Path) -> dict[str, str]:
+    present = champion(RegistryConfig(), store=str(store))
+    return {"champion_digest": _weights(present, store)} if present else {}
+
+
+def _weights(present: ModelVersion, store: Path) -> str:
+    from pipelines.registry import lineage
+
+    return str(lineage(present.uri, store=str(store)).tags.get("weights_digest", ""))
+
+
+def facts_of(store: Path, songs: ShardSet | None = None) -> Facts:
+    return look(door.load("smoke", [f"store.root={store}"]), songs)
+
+
+def seconds(hours: float | None) -> float:
+    assert hours is not None
+    return round(3600 * hours, 6)
+
+
+@pytest.mark.slow
+def test_new_hours_are_those_that_can_be_learned_from_and_were_not(store: Path, heard: dict[str, str]) -> None:
+    length = seconds(facts_of(store).hours) / 2
+    assert seconds(facts_of(store).champion_hours) == 2 * length
+    # One song came, one went, another is heard in a second master, and what was held out stays so.
+    members = [("a louder", "train", "0 louder"), ("d", "train", "2"), ("c", "test", "3")]
+    second = dataset(store, "second", members, heard)
+    found = facts_of(store)
+    assert (seconds(found.hours), seconds(found.champion_hours)) == (2 * length, length)
+    assert "new clean hours" in judge(found, RetrainConfig(new_hours=length / 3600)).sentence
+    assert judge(found, RetrainConfig(new_hours=length / 3600)).retrain
+    # As many hours as before, and all of them new to it: a difference of sums would be 0.
+    third = dataset(store, "third", [("c", "train", "3"), ("d", "train", "2")], heard)
+    assert seconds(facts_of(store, third).champion_hours) == 0
+    assert seconds(facts_of(store, second).champion_hours) == length
+    assert facts_of(store, second).dataset == second.digest
+    only_tests = dataset(store, "fourth", [("d", "test", "2"), ("c", "valid", "3")], heard)
+    assert facts_of(store, only_tests).hours == 0
+
+
+@pytest.mark.slow
+def test_a_rollback_is_known_as_ours_and_what_it_took_back_is_no_news(store: Path, heard: dict[str, str]) -> None:
+    config = door.load("smoke", [f"store.root={store}"])
+    more = dataset(store, "more", [("a", "train", "0"), ("d", "train", "2")], heard)
+    promoted(store, 2, more)
+    note(str(store), replace(done("2026-11-20T03:00:00+00:00", "2026-11-20T09:00:00+00:00"), champion="2"))
+    rollback(config.registry, store=str(store))
+    found = look(config, more)
+    assert (found.champion, found.expected_alias, found.rolled_back) == ("1", "2", True)
+    assert seconds(found.champion_hours) == seconds(found.hours), "version 2 has learned from d"
+    assert not judge(found, RetrainConfig(new_hours=1e-9)).retrain
+    # Age is counted from the rollback: the old model is not old news by its date.
+    assert datetime.fromisoformat(found.champion_at) > datetime.now(UTC) - timedelta(minutes=10)
+
+
+@pytest.mark.slow
+def test_a_champion_without_its_dataset_is_told_as_such(store: Path, heard: dict[str, str]) -> None:
+    dataset(store, "second", [("d", "train", "2")], heard)
+    (store / "manifests" / "curate-first.json").unlink()
+    assert facts_of(store).champion_hours is None

@@ -1,0 +1,66 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from models.errors import ModelError
+from models.inference.export import export_onnx, export_program, onnx_gap
+from models.inference.separate import Bag
+from models.networks.catalog import build, from_config
+from tests.models.parity import noise
+
+# One shallow preset per architecture, since tracing takes its time per operation.
+PRESETS = {
+    "htdemucs-tiny": {"depth": 2, "nfft": 256, "transformer_layers": 2},
+    "sparse-htdemucs-tiny": {"depth": 1, "nfft": 64, "transformer_layers": 2, "hash_rounds": 4},
+    "hdemucs-tiny": {"nfft": 64},
+    "demucs-v2-tiny": {"depth": 2},
+    "demucs-v3-tiny": {"depth": 2},
+}
+
+
+def shallow(preset: str) -> nn.Module:
+    torch.manual_seed(0)
+    return build(preset, sample_rate=8000, segment_s=0.25, **PRESETS[preset]).eval()
+
+
+@pytest.mark.parametrize("write", [export_program, export_onnx])
+def test_a_bag_is_no_single_graph(write: Any, tmp_path: Path) -> None:
+    bag = Bag([shallow("demucs-v3-tiny"), shallow("demucs-v3-tiny")])
+    with pytest.raises(ModelError, match="a bag of 2 models is no single graph"):
+        write(bag, tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", PRESETS)
+def test_an_exported_program_gives_the_models_estimates_for_any_batch(preset: str, tmp_path: Path) -> None:
+    model = shallow(preset)
+    program = torch.export.load(export_program(model, tmp_path / "model.pt2")).module()
+    for batch in (1, 3):
+        mixture = noise(batch, 2, 2000)
+        torch.testing.assert_close(program(mixture), model(mixture), rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", PRESETS)
+def test_an_onnx_file_gives_the_models_estimates_under_onnxruntime(preset: str, tmp_path: Path) -> None:
+    model = shallow(preset)
+    assert onnx_gap(model, export_onnx(model, tmp_path / "model.onnx")) < 1e-4
+
+
+@pytest.mark.slow
+def test_a_graph_says_at_which_level_it_hears(tmp_path: Path) -> None:
+    import onnxruntime  # type: ignore[import-untyped,unused-ignore]
+
+    for normalize in ("track", "none"):
+        model = build("demucs-v2-tiny", sample_rate=8000, segment_s=0.25, depth=2, normalize=normalize).eval()
+        extra = {"model.json": ""}
+        torch.export.load(export_program(model, tmp_path / "model.pt2"), extra_files=extra)
+        session = onnxruntime.InferenceSession(str(export_onnx(model, tmp_path / "model.onnx")))
+        for text in (extra["model.json"], session.get_modelmeta().custom_metadata_map["model.json"]):
+            assert from_config(json.loads(text)).config == model.config
+            assert json.loads(text)["normalize"] == normalize

@@ -1,0 +1,75 @@
+"""Averaged weights: unbiased, swapped in and out without a trace, resumable."""
+
+import pytest
+import torch
+from torch import nn
+
+from models.errors import ModelError
+from models.learning.ema import WeightAverage
+
+
+def set_weight(model: nn.Linear, value: float) -> None:
+    with torch.no_grad():
+        model.weight.fill_(value)
+
+
+def averaged(average: WeightAverage) -> float:
+    return average.average["weight"].flatten()[0].item()
+
+
+def test_early_averages_are_those_of_the_series_seen_so_far() -> None:
+    model, decay = nn.Linear(2, 2), 0.9
+    average = WeightAverage(model, decay)
+    seen = []
+    for value in (1.0, 5.0, -2.0, 7.0):
+        set_weight(model, value)
+        average.update(model)
+        seen.append(value)
+        weights = [decay**age for age in reversed(range(len(seen)))]
+        expected = sum(w * v for w, v in zip(weights, seen, strict=True)) / sum(weights)
+        assert averaged(average) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_constant_stays_constant() -> None:
+    model = nn.Linear(2, 2)
+    set_weight(model, 3.0)
+    average = WeightAverage(model, 0.999)
+    for _ in range(5):
+        average.update(model)
+    assert averaged(average) == pytest.approx(3.0)
+
+
+def test_swap_gives_the_model_back_its_own_weights_even_after_an_error() -> None:
+    model = nn.Linear(2, 2)
+    set_weight(model, 1.0)
+    average = WeightAverage(model, 0.5)
+    average.update(model)
+    set_weight(model, 2.0)
+
+    def fail_inside() -> None:
+        with average.swap(model):
+            assert model.weight.flatten()[0].item() == 1.0
+            raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"):
+        fail_inside()
+    assert model.weight.flatten()[0].item() == 2.0
+
+
+def test_integer_buffers_are_left_alone() -> None:
+    average = WeightAverage(nn.BatchNorm1d(3), 0.5)
+    assert "num_batches_tracked" not in average.average
+
+
+def test_a_stored_average_goes_on_as_if_never_stopped() -> None:
+    model = nn.Linear(2, 2)
+    first = WeightAverage(model, 0.9)
+    first.update(model)
+    second = WeightAverage(nn.Linear(2, 2), 0.9)
+    second.load_state(first.state())
+    for average in (first, second):
+        set_weight(model, 4.0)
+        average.update(model)
+    assert torch.equal(first.average["weight"], second.average["weight"])
+    with pytest.raises(ModelError, match="other parameters"):
+        WeightAverage(nn.Conv1d(1, 1, 1, bias=False), 0.9).load_state(first.state())

@@ -1,0 +1,308 @@
+"""The gate's rules, one by one: a decision and a sentence, no cluster."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from datasets.errors import InputError
+from datasets.seeding import dice
+from pipelines.evaluation.evaluate import ScoreSummary, SongScore, SourceScore
+from pipelines.evaluation.gate import Decision, GateConfig, decide, with_tags, with_word
+from pipelines.lineage.contamination import Contamination
+
+CONFIG = GateConfig(min_improvement=3.0, confidence=0.95, margin=0.1, source_tolerance=0.5)
+NUM_SONGS = 20
+
+
+def summary(
+    drums: float | Sequence[float],
+    bass: float | Sequence[float],
+    *,
+    model: str = "m",
+    num_songs: int = NUM_SONGS,
+    leakage_db: Mapping[str, float] | None = None,
+) -> ScoreSummary:
+    """Scores of songs named 00, 01 and so on, each louder and longer than the one before."""
+
+    def score(nsdr: float) -> SourceScore:
+        return SourceScore(nsdr=nsdr, mixture_nsdr=-5.0, sdr=None, mixture_sdr=None)
+
+    rows = {
+        source: [value] * num_songs if isinstance(value, float) else list(value)
+        for source, value in (("drums", drums), ("bass", bass))
+    }
+    songs = {
+        f"{place:02d}": SongScore(
+            nsdr={source: values[place] for source, values in rows.items()},
+            leakage_db=leakage_db or {},
+            duration_s=100.0 + place,
+            level_db=-30.0 + place,
+            mixture_nsdr=dict.fromkeys(rows, -5.0),
+        )
+        for place in range(num_songs)
+    }
+    means = {source: sum(values) / num_songs for source, values in rows.items()}
+    return ScoreSummary(
+        model_digest=model,
+        dataset_digest="d",
+        protocol="p",
+        songs=songs,
+        sources={source: score(mean) for source, mean in means.items()},
+        overall=score(sum(means.values()) / 2),
+    )
+
+
+CHAMPION = summary(1.0, 1.0, model="champion")
+
+
+def around(mean: float, spread: float, *, num_songs: int = NUM_SONGS) -> list[float]:
+    """Values of exactly this mean and this deviation."""
+    values = dice(0, "songs").normal(size=num_songs)
+    values = (values - values.mean()) / values.std(ddof=1)
+    return (mean + spread * values).tolist()  # type: ignore[no-any-return]
+
+
+def unmet(decision: Decision) -> list[str]:
+    return [check.rule for check in decision.checks if not check.met]
+
+
+def test_the_first_candidate_is_held_against_the_mixture() -> None:
+    decision = decide(summary(0.0, 2.0), None, CONFIG)
+    assert decision.promote
+    assert decision.improvement == 6.0
+    assert decision.gain is None
+    assert decision.reason == "The first champion: +6.00 dB nSDR over the unprocessed mixture, over 20 songs."
+
+
+@pytest.mark.parametrize("champion", [None, CHAMPION])
+def test_too_little_over_the_mixture_is_never_promoted(champion: ScoreSummary | None) -> None:
+    decision = decide(summary(-2.5, -2.5), champion, CONFIG)
+    assert not decision.promote
+    assert "+2.50 dB nSDR over 20 songs; +3.00 dB are asked for" in decision.reason
+
+
+@pytest.mark.parametrize("champion", [None, CHAMPION])
+def test_turning_everything_down_is_no_separation(champion: ScoreSummary | None) -> None:
+    decision = decide(summary(-0.1, -0.1), champion, CONFIG)
+    assert decision.improvement > CONFIG.min_improvement
+    assert not decision.promote
+    assert "silence scores 0 dB" in decision.reason
+
+
+def test_a_better_candidate_replaces_the_champion() -> None:
+    decision = decide(summary(around(1.5, 0.3), around(1.3, 0.3)), CHAMPION, CONFIG)
+    assert decision.promote
+    assert unmet(decision) == []
+    assert decision.gain is not None
+    assert decision.gain.mean == pytest.approx(0.4)
+    assert 0.2 < decision.gain.low < 0.4 < decision.gain.high < 0.6
+    assert {source: gain.mean for source, gain in decision.source_gains.items()} == pytest.approx(
+        {"drums": 0.5, "bass": 0.3}
+    )
+    assert decision.champion_digest == "champion"
+    assert "+0.40 dB nSDR against the champion over 20 songs" in decision.reason
+    assert "with 95 % confidence" in decision.reason
+
+
+def test_a_gain_that_is_not_sure_is_not_enough_and_the_sentence_says_how_many_songs_are() -> None:
+    decision = decide(summary(around(1.3, 1.0), around(1.3, 1.0)), CHAMPION, CONFIG)
+    assert not decision.promote
+    assert "more than +0.10 dB must be sure" in decision.reason
+    assert "in four of five cases; it would take 156 to show what was seen" in decision.reason
+    assert decide(summary(around(1.3, 0.3), around(1.3, 0.3)), CHAMPION, CONFIG).promote
+    assert decide(summary(around(1.3, 1.0), around(1.3, 1.0)), CHAMPION, replace(CONFIG, confidence=0.5)).promote
+
+
+def test_a_gain_within_the_margin_is_not_enough() -> None:
+    decision = decide(summary(around(1.15, 0.01), around(1.15, 0.01)), CHAMPION, replace(CONFIG, margin=0.2))
+    assert unmet(decision) == ["margin"]
+
+
+def test_a_source_that_loses_too_much_forbids_it() -> None:
+    decision = decide(summary(around(3.0, 0.1), around(0.4, 0.1)), CHAMPION, CONFIG)
+    assert unmet(decision) == ["source_tolerance, bass"]
+    assert decision.reason.startswith("On bass it scores -0.60 dB nSDR against the champion")
+
+
+def test_a_source_that_may_have_lost_too_much_forbids_it_as_well() -> None:
+    assert unmet(decide(summary(around(3.0, 0.1), around(0.6, 1.0)), CHAMPION, CONFIG)) == ["source_tolerance, bass"]
+
+
+def test_a_slice_that_loses_forbids_it() -> None:
+    values = [1.0 - 3.0] * 5 + [4.0] * 15  # the quiet songs are the first and the short ones
+    decision = decide(summary(values, values), CHAMPION, CONFIG)
+    assert unmet(decision) == ["slice_tolerance, quiet", "slice_tolerance, short"]
+    assert "On 5 quiet songs it scores -3.00 dB" in decision.reason
+    named = decide(
+        summary([4.0] * 18 + [-3.0] * 2, 2.0), CHAMPION, replace(CONFIG, slices={"jazz": ("18", "1[9]", "99")})
+    )
+    assert "slice_tolerance, jazz" in unmet(named)
+    assert named.slice_gains["jazz"].num_songs == 2
+
+
+def test_more_sound_where_a_stem_is_silent_forbids_it() -> None:
+    champion = summary(1.0, 1.0, model="champion", leakage_db={"drums": -60.0})
+    for leaked_db, rules in ((-58.0, []), (-50.0, ["leakage_tolerance_db"])):
+        candidate = summary(around(3.0, 0.1), around(3.0, 0.1), leakage_db={"drums": leaked_db, "bass": -10.0})
+        assert unmet(decide(candidate, champion, CONFIG)) == rules
+
+
+def test_budgets_of_size_and_speed_hold_without_a_champion() -> None:
+    config = replace(CONFIG, max_size_mb=10.0, max_real_time=0.5)
+    candidate = replace(summary(3.0, 3.0), size_bytes=11_000_000, real_time=0.4)
+    assert unmet(decide(candidate, None, config)) == ["max_size_mb"]
+    assert unmet(decide(replace(candidate, size_bytes=9, real_time=0.6), None, config)) == ["max_real_time"]
+    assert unmet(decide(replace(candidate, size_bytes=9, real_time=None), None, config)) == ["max_real_time"]
+    assert unmet(decide(replace(candidate, size_bytes=9), None, config)) == []
+
+
+def test_the_champion_does_not_replace_itself() -> None:
+    decision = decide(CHAMPION, CHAMPION, replace(CONFIG, margin=-1.0))
+    assert not decision.promote
+    assert "champion already" in decision.reason
+
+
+def test_few_songs_replace_nobody() -> None:
+    champion, candidate = summary(1.0, 1.0, model="champion", num_songs=7), summary(9.0, 9.0, num_songs=7)
+    decision = decide(candidate, champion, CONFIG)
+    assert unmet(decision) == ["min_songs"]
+    assert decision.reason.startswith("7 songs tell too little of +8.00 dB nSDR against the champion; 8 are asked for")
+
+
+def test_a_song_that_one_of_them_was_trained_with_is_left_out() -> None:
+    drums = [99.0, *([1.0] * 19)]
+    decision = decide(
+        summary(drums, drums),
+        CHAMPION,
+        CONFIG,
+        heard=Contamination(songs={"00": "the same audio", "none of these": ""}),
+    )
+    assert decision.left_out == ("00",)
+    assert decision.num_songs == 19
+    assert decision.gain is not None
+    assert decision.gain.mean == 0
+    assert "1 song that one of them was trained with are left out: 00 (the same audio)." in [
+        check.said for check in decision.checks
+    ]
+    unknown = decide(summary(drums, drums), CHAMPION, CONFIG, heard=Contamination(known=False, by_ear=False))
+    assert any("not known any more" in check.said for check in unknown.checks)
+    with pytest.raises(InputError, match="each of the 20 songs was heard by one of the two in training"):
+        decide(summary(2.0, 2.0), CHAMPION, CONFIG, heard=Contamination(songs=dict.fromkeys(CHAMPION.songs, "")))
+
+
+def test_songs_that_were_heard_count_in_no_rule_and_in_no_number() -> None:
+    values = [25.0] * 10 + [-4.0] * 10  # by far better where it was trained, and below silence where it was not
+    heard = Contamination(songs={f"{place:02d}": "the same audio" for place in range(10)})
+    candidate = summary(values, values)
+    assert decide(candidate, None, CONFIG).promote
+    champion = summary([-9.0] * NUM_SONGS, [-9.0] * NUM_SONGS, model="champion")
+    for rival in (None, champion):
+        decision = decide(candidate, rival, CONFIG, heard=heard)
+        assert not decision.promote
+        assert {"min_improvement", "min_nsdr"} <= set(unmet(decision))
+        assert (decision.improvement, decision.num_songs) == (1.0, 10)
+        assert len(decision.left_out) == 10
+        assert "+1.00 dB nSDR over 10 songs" in decision.reason
+    with pytest.raises(InputError, match="each of the 20 songs was heard by one of the two in training"):
+        decide(candidate, None, CONFIG, heard=Contamination(songs=dict.fromkeys(candidate.songs, "")))
+
+
+def test_the_improvement_is_over_the_mixtures_of_the_songs_that_are_left() -> None:
+    candidate = summary(2.0, 2.0)
+    songs = {
+        name: replace(song, mixture_nsdr=dict.fromkeys(song.nsdr, -20.0 if name < "05" else 0.0))
+        for name, song in candidate.songs.items()
+    }
+    heard = Contamination(songs={f"{place:02d}": "" for place in range(5)})
+    decision = decide(replace(candidate, songs=songs), None, CONFIG, heard=heard)
+    assert decision.improvement == 2.0
+    assert unmet(decision) == ["min_improvement"]
+
+
+def test_a_first_champion_is_said_to_know_no_song_only_where_that_is_known() -> None:
+    def said(heard: Contamination) -> str:
+        return next(
+            check.said for check in decide(summary(2.0, 2.0), None, CONFIG, heard=heard).checks
+            if check.rule == "contamination"
+        )  # fmt: skip
+
+    assert said(Contamination()) == "It was not trained with any of these songs."
+    assert said(Contamination(songs={"03": "the same audio"})).startswith("1 song that it was trained with")
+    unknown = said(Contamination(known=False, gaps=("it began from the file x.th",)))
+    assert "was not trained" not in unknown
+    assert "is not known any more: it began from the file x.th." in unknown
+
+
+def test_one_song_that_leaks_is_not_made_up_for_by_all_others() -> None:
+    champion = summary(1.0, 1.0, model="champion", leakage_db={"bass": -60.0, "drums": -30.0})
+    candidate = summary(around(3.0, 0.1), around(3.0, 0.1), leakage_db={"bass": -80.0, "drums": -50.0})
+    assert decide(candidate, champion, CONFIG).promote
+    songs = {**candidate.songs, "07": replace(candidate.songs["07"], leakage_db={"bass": -56.5, "drums": -50.0})}
+    decision = decide(replace(candidate, songs=songs), champion, CONFIG)
+    assert unmet(decision) == ["leakage_tolerance_db"]
+    assert "Where bass is silent it lets -56.5 dBFS through at worst (in 07), +3.5 dB" in decision.reason
+    heard = Contamination(songs={"07": "the same audio"})
+    assert decide(replace(candidate, songs=songs), champion, CONFIG, heard=heard).promote
+
+
+def test_equal_scores_are_no_gain() -> None:
+    equal = decide(replace(CHAMPION, model_digest="other"), CHAMPION, replace(CONFIG, margin=0.0))
+    assert unmet(equal) == ["margin"]
+
+
+def test_a_person_may_turn_a_yes_into_a_no_and_never_the_other_way_round() -> None:
+    passed = decide(summary(around(1.5, 0.3), around(1.3, 0.3)), CHAMPION, CONFIG)
+    yes = with_word(passed, name="Ada", promote=True, why="the choir is better")
+    assert (yes.promote, yes.asked) == (True, "Ada")
+    assert yes.reason == f"{passed.reason} Ada says yes: the choir is better."
+    no = with_word(passed, name="Ada", promote=False, why="")
+    assert (no.promote, no.reason, unmet(no)) == (False, "Ada says no.", ["approval"])
+    assert not with_word(decide(CHAMPION, CHAMPION, CONFIG), name="Ada", promote=True, why="").promote
+
+
+def test_each_tag_is_a_slice(tmp_path: Path) -> None:
+    file = tmp_path / "tags.csv"
+    file.write_text("track_id,tag\n18,jazz\n19,jazz\n[x],jazz\n18,loud\n")
+    rules = with_tags(replace(CONFIG, tags=str(file), slices={"loud": ("1?",)}))
+    assert rules.slices == {"jazz": ("18", "19", "[[]x]"), "loud": ("1?",)}
+    decision = decide(summary([4.0] * 18 + [-3.0] * 2, 2.0), CHAMPION, rules)
+    assert "slice_tolerance, jazz" in unmet(decision)
+    assert {name: gain.num_songs for name, gain in decision.slice_gains.items()} == {
+        "quiet": 5, "short": 5, "long": 5, "jazz": 2, "loud": 10,
+    }  # fmt: skip
+    file.write_text("song,genre\n18,jazz\n")
+    with pytest.raises(InputError, match=r"\['song', 'genre'\]; track_id,tag in each line would do"):
+        with_tags(rules)
+    with pytest.raises(InputError, match="cannot be read"):
+        with_tags(replace(CONFIG, tags=str(tmp_path / "none.csv")))
+
+
+def test_a_score_that_is_no_number_passes_no_rule() -> None:
+    nan = float("nan")
+    assert not decide(summary(nan, nan), None, CONFIG).promote
+    assert not decide(summary(nan, 9.0), CHAMPION, CONFIG).promote
+
+
+def test_one_song_is_enough_for_a_first_champion_and_is_named_as_one() -> None:
+    assert decide(summary(1.0, 1.0, num_songs=1), None, CONFIG).reason.endswith("over 1 song.")
+    alone = decide(summary(9.0, 9.0, num_songs=1), summary(1.0, 1.0, model="c", num_songs=1), GateConfig(min_songs=1))
+    assert unmet(alone)[0] == "margin"
+
+
+def test_settings_that_mean_nothing_are_refused() -> None:
+    for wrong in ({"confidence": 1.0}, {"confidence": 0.4}, {"min_songs": 0}, {"approval_s": 0.0}):
+        with pytest.raises(InputError, match=rf"gate\.{next(iter(wrong))} must be"):
+            GateConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_scores_of_other_songs_or_protocols_are_not_compared() -> None:
+    with pytest.raises(InputError, match=r"different songs .*such as '19'"):
+        decide(summary(2.0, 2.0, num_songs=19), CHAMPION, CONFIG)
+    with pytest.raises(InputError, match="the audio differs"):
+        decide(replace(summary(2.0, 2.0), dataset_digest="other"), CHAMPION, CONFIG)
+    with pytest.raises(InputError, match="under 'q'"):
+        decide(replace(summary(2.0, 2.0), protocol="q"), CHAMPION, CONFIG)
+    with pytest.raises(InputError, match="no rivals"):
+        decide(replace(summary(2.0, 2.0), sources={"drums": CHAMPION.overall}), CHAMPION, CONFIG)

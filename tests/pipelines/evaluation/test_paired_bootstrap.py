@@ -1,0 +1,85 @@
+"""Bounds that hold as often as they say, and counts of songs that agree with what simulated songs show."""
+
+import math
+
+import numpy as np
+import pytest
+
+from datasets.seeding import dice
+from pipelines.evaluation.paired_bootstrap import difference
+
+
+@pytest.mark.parametrize("num_songs", [8, 20, 50])
+def test_without_a_gain_the_lower_bound_lies_above_zero_in_one_of_twenty_trials_at_most(num_songs: int) -> None:
+    rng = dice(0, "no gain", num_songs)
+    above = sum(
+        difference(rng.normal(0, 0.6, num_songs).tolist(), confidence=0.95, resamples=500).low > 0 for _ in range(600)
+    )
+    assert above / 600 < 0.05 + 2 * math.sqrt(0.05 * 0.95 / 600)
+    assert above > 5  # nor is it so wide that nothing passes
+
+
+def test_what_so_many_songs_are_said_to_show_they_show_in_four_of_five_trials() -> None:
+    rng = dice(0, "a gain")
+    first = difference(rng.normal(0, 0.5, 2000).tolist(), confidence=0.95, resamples=100)
+    needed = first.songs_needed(0.2, 0.95)
+    assert needed == pytest.approx(2.486**2 * 0.25 / 0.04, rel=0.1)
+    seen = [difference(rng.normal(0.2, 0.5, needed).tolist(), confidence=0.95, resamples=500) for _ in range(400)]
+    assert np.mean([one.low > 0 for one in seen]) == pytest.approx(0.8, abs=0.07)
+    assert np.median([one.visible(0.95) for one in seen]) == pytest.approx(0.2, rel=0.1)
+
+
+def test_bounds_lie_around_the_mean_and_do_not_depend_on_order_or_sign() -> None:
+    values = dice(1, "skewed").exponential(1.0, 30)
+    one = difference(values.tolist(), confidence=0.9)
+    assert one == difference(values[::-1].tolist(), confidence=0.9)
+    assert one.low < one.mean < one.high
+    turned = difference((-values).tolist(), confidence=0.9)
+    assert turned.low == pytest.approx(-one.high, abs=0.05)
+    assert one.high - one.mean > one.mean - one.low  # the tail is where it is
+
+
+def test_few_and_equal_songs() -> None:
+    alone = difference([0.3], confidence=0.95)
+    assert (alone.mean, alone.low, alone.high) == (0.3, -math.inf, math.inf)
+    equal = difference([0.1, 0.1 + 1e-17, 0.1], confidence=0.95)
+    assert (equal.low, equal.high) == (pytest.approx(0.1), pytest.approx(0.1))
+    assert difference([0.0, 1.0], confidence=0.95).low == -math.inf  # half of the resamples are one song twice
+
+
+def test_no_difference_takes_no_songs_and_nothing_is_not_a_number_in_silence() -> None:
+    made = difference([0.0, 0.1, -0.1], confidence=0.95)
+    assert made.songs_needed(0.0, 0.95) == 0
+    broken = difference([math.nan, 1.0, 2.0], confidence=0.95)
+    assert not broken.low > 0
+
+
+def test_bounds_are_those_of_a_resampling_that_is_written_out() -> None:
+    """Each resample's mean and standard error by NumPy, one after the other."""
+    values = np.sort(dice(2, "tail").exponential(1.0, 12) ** 3)
+    drawn = np.random.default_rng(0).integers(0, 12, (4000, 12))
+    resampled = [values[picked] for picked in drawn]
+    away = [(one.mean() - values.mean()) / (one.std(ddof=1) / math.sqrt(12)) for one in resampled]
+    error = values.std(ddof=1) / math.sqrt(12)
+    low = values.mean() - error * max(np.quantile(away, 0.95), 1.7959)
+    high = values.mean() - error * min(np.quantile(away, 0.05), -1.7959)
+    made = difference(values.tolist(), confidence=0.95, resamples=4000)
+    assert (made.low, made.high) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
+    assert high - values.mean() > 1.2 * 1.7959 * error  # the resampling decides here, not Student
+
+
+def test_evenly_spread_songs_have_the_bounds_of_student() -> None:
+    """t at 97.5 % with 7 degrees of freedom is 2.3646; where that is wider than what the resampling says it holds."""
+    values = [-1.0, -1.0, -1.0, -1.0, 1.0, 1.0, 1.0, 1.0]
+    made = difference(values, confidence=0.6)
+    spread = math.sqrt(8 / 7)
+    assert made.spread == pytest.approx(spread)
+    assert made.low <= -0.2632 * spread / math.sqrt(8) + 1e-4  # t at 60 % is 0.2632
+    assert made.visible(0.975) == pytest.approx((2.3646 + 0.8416) * spread / math.sqrt(8), rel=1e-4)
+    assert made.songs_needed(1.0, 0.975) == math.ceil((1.9600 + 0.8416) ** 2 * 8 / 7 + 1.9600**2 / 2)
+
+
+def test_thousands_of_songs_get_along_with_fewer_resamples() -> None:
+    values = dice(3, "many").normal(0.1, 1.0, 3000)
+    made = difference(values.tolist(), confidence=0.975)
+    assert made.low == pytest.approx(values.mean() - 1.96 * values.std(ddof=1) / math.sqrt(3000), abs=0.003)

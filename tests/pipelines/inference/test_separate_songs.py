@@ -1,0 +1,301 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from datasets.errors import InputError
+from pipelines.inference.separate_songs import FULL_SCALE, SeparateConfig, SeparateResult, run, unique_names
+
+RATE = 8000
+SOURCES = ("drums", "bass", "other", "vocals")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    import torch
+
+    from models.networks import catalog
+    from models.weights import checkpoint
+
+    torch.manual_seed(0)
+    network = catalog.build("htdemucs-tiny", segment_s=1.0, sample_rate=RATE)
+    return str(checkpoint.save(tmp_path_factory.mktemp("model") / "checkpoint", network))
+
+
+def write_song(path: Path, *, seconds: float = 2.3, rate: int = RATE, channels: int = 2, level: float = 0.1) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    samples_TC = np.random.default_rng(1).normal(0, level, (round(seconds * rate), channels)).astype(np.float32)
+    soundfile.write(path, samples_TC, rate, subtype="FLOAT")
+    return path
+
+
+def separate(song: Path, model: str, out: Path, **options: object) -> SeparateResult:
+    result = run(SeparateConfig(**options), [str(song)], model=model, out=str(out))  # type: ignore[arg-type]
+    assert not result.failed, result.failed
+    return result
+
+
+def read(path: str) -> np.ndarray:
+    return soundfile.read(path, dtype="float32", always_2d=True)[0].T
+
+
+def test_stems_written_in_blocks_are_those_of_the_song_separated_whole(tmp_path: Path, model: str) -> None:
+    import torch
+
+    from models.inference.separate import separate as separate_whole
+    from models.weights.checkpoint import load_model
+
+    song = write_song(tmp_path / "song.wav", seconds=5.3)
+    (done,) = separate(song, model, tmp_path / "out", format="float").songs
+    whole_SCT = separate_whole(load_model(model), torch.from_numpy(read(str(song)))).numpy()
+    stems_SCT = np.stack([read(done.files[source]) for source in SOURCES])
+    np.testing.assert_allclose(stems_SCT, whole_SCT, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(RATE, 2), (RATE, 1), (11025, 2), (44100, 1)])
+def test_stems_have_the_rate_and_to_the_sample_the_length_of_their_song(
+    tmp_path: Path, model: str, rate: int, channels: int
+) -> None:
+    song = write_song(tmp_path / "song.wav", seconds=1.2345, rate=rate, channels=channels)
+    (done,) = separate(song, model, tmp_path / "out").songs
+    for path in done.files.values():
+        info = soundfile.info(path)
+        assert (info.samplerate, info.frames, info.channels) == (rate, soundfile.info(song).frames, 2)
+
+
+@pytest.mark.parametrize(
+    ("format", "container", "subtype"),
+    [
+        ("wav16", "WAV", "PCM_16"),
+        ("wav24", "WAV", "PCM_24"),
+        ("float", "WAV", "FLOAT"),
+        ("flac", "FLAC", "PCM_24"),
+        ("mp3", "MP3", "MPEG_LAYER_III"),
+    ],
+)
+def test_every_format_is_what_it_says(tmp_path: Path, model: str, format: str, container: str, subtype: str) -> None:
+    (done,) = separate(write_song(tmp_path / "song.wav"), model, tmp_path / "out", format=format).songs
+    info = soundfile.info(done.files["bass"])
+    assert (info.format, info.subtype) == (container, subtype)
+    assert Path(done.files["bass"]).stem == "bass"
+
+
+def test_a_rate_that_mp3_does_not_have_becomes_the_next_that_it_has(tmp_path: Path, model: str) -> None:
+    song = write_song(tmp_path / "song.wav", seconds=1, rate=96000)
+    (done,) = separate(song, model, tmp_path / "out", format="mp3").songs
+    assert (done.sample_rate, done.num_samples) == (48000, 48000)
+
+
+def test_loud_stems_get_one_common_gain_and_float_keeps_them_as_they_are(tmp_path: Path, model: str) -> None:
+    song = write_song(tmp_path / "loud.wav", level=30.0)
+    (exact,) = separate(song, model, tmp_path / "float", format="float").songs
+    (fixed,) = separate(song, model, tmp_path / "wav24", format="wav24").songs
+    true_SCT = np.stack([read(exact.files[source]) for source in SOURCES])
+    seen_SCT = np.stack([read(fixed.files[source]) for source in SOURCES])
+    peak = np.abs(true_SCT).max()
+    assert peak > 1
+    assert exact.gain_db == 0
+    assert fixed.gain_db == pytest.approx(20 * np.log10(FULL_SCALE / peak), abs=1e-4)
+    np.testing.assert_allclose(seen_SCT, true_SCT * FULL_SCALE / peak, rtol=0, atol=2**-22)
+
+
+def test_two_stems_are_a_source_and_the_sum_of_the_others(tmp_path: Path, model: str) -> None:
+    song = write_song(tmp_path / "song.wav")
+    (every,) = separate(song, model, tmp_path / "every", format="float").songs
+    (two,) = separate(song, model, tmp_path / "two", format="float", two_stems="vocals").songs
+    assert set(two.files) == {"vocals", "no_vocals"}
+    others = sum(read(every.files[source]) for source in SOURCES if source != "vocals")
+    np.testing.assert_allclose(read(two.files["no_vocals"]), others, rtol=0, atol=1e-6)
+
+
+def test_the_same_command_gives_the_same_bytes(tmp_path: Path, model: str) -> None:
+    song = write_song(tmp_path / "song.wav")
+    written = []
+    for out in ("a", "b"):
+        (done,) = separate(song, model, tmp_path / out, shifts=1, format="float").songs
+        written.append([Path(path).read_bytes() for path in done.files.values()])
+    assert written[0] == written[1]
+
+
+def test_finished_songs_are_found_again_until_something_changes(tmp_path: Path, model: str) -> None:
+    song = write_song(tmp_path / "song.wav")
+    assert not separate(song, model, tmp_path / "out").songs[0].reused
+    (again,) = separate(song, model, tmp_path / "out").songs
+    assert again.reused
+    assert list(again.files) == ["drums", "bass", "other", "vocals"]  # in the model's order, as at first
+    assert not separate(song, model, tmp_path / "out", overlap=0.5).songs[0].reused
+    Path(again.files["bass"]).write_bytes(b"cut off")
+    assert not separate(song, model, tmp_path / "out", overlap=0.5).songs[0].reused
+
+
+def test_a_bag_of_the_same_name_separates_anew(tmp_path: Path) -> None:
+    import torch
+
+    from models.networks import catalog
+    from models.weights import demucs_packages
+
+    song, rms = write_song(tmp_path / "song.wav", seconds=1), []
+    for day, seed in (("monday", 1), ("tuesday", 2)):
+        torch.manual_seed(seed)
+        members = [catalog.build("demucs-v3-tiny", segment_s=1.0, sample_rate=RATE) for _ in range(2)]
+        bag = demucs_packages.export_bag(members, tmp_path / day, name="ft", form="safetensors")
+        (done,) = separate(song, str(bag), tmp_path / "out", format="float").songs
+        assert not done.reused
+        rms.append(np.sqrt(np.mean(read(done.files["drums"]) ** 2)))
+    assert rms[0] != pytest.approx(rms[1], rel=1e-3)
+    assert separate(song, str(bag), tmp_path / "out", format="float").songs[0].reused
+
+
+def test_a_folder_holds_its_stems_a_summary_and_nothing_half_written(tmp_path: Path, model: str) -> None:
+    (done,) = separate(write_song(tmp_path / "song.wav"), model, tmp_path / "out").songs
+    names = {path.name for path in Path(done.folder).iterdir()}
+    assert names == {"drums.wav", "bass.wav", "other.wav", "vocals.wav", "separation.json"}
+    assert json.loads((Path(done.folder) / "separation.json").read_text())["gain_db"] == 0
+
+
+def test_what_a_killed_run_left_is_cleared_away(tmp_path: Path, model: str) -> None:
+    left = tmp_path / "out" / "song"
+    (left / ".partial-x").mkdir(parents=True)
+    (left / ".partial-x" / "0.f32").write_bytes(bytes(100))
+    (left / ".tmp-abc").touch()
+    (done,) = separate(write_song(tmp_path / "song.wav"), model, tmp_path / "out").songs
+    assert not done.reused
+    assert not [path.name for path in left.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("theirs", ["vocals.wav", "separation.json"])
+def test_true_stems_of_somebodys_are_not_replaced(tmp_path: Path, model: str, theirs: str) -> None:
+    song = write_song(tmp_path / "song.wav")
+    corpus = tmp_path / "corpus" / "song"
+    corpus.mkdir(parents=True)
+    for name in (theirs, "cover.jpg", ".tmp-upload", "drums.flac"):
+        (corpus / name).write_bytes(b"precious")
+    (corpus / ".partial-takes").mkdir()
+    (corpus / ".partial-takes" / "one.wav").write_bytes(b"precious")
+    before = {path: path.read_bytes() for path in corpus.rglob("*") if path.is_file()}
+    result = run(SeparateConfig(), [str(song)], model=model, out=str(tmp_path / "corpus"))
+    assert not result.songs
+    assert theirs in result.failed[0].reason
+    assert "choose another --out" in result.failed[0].reason
+    assert {path: path.read_bytes() for path in corpus.rglob("*") if path.is_file()} == before
+    (corpus / theirs).unlink()
+    assert separate(song, model, tmp_path / "corpus").songs  # beside what is theirs there is room
+    assert all(path.read_bytes() == b"precious" for path in before if path.name != theirs)
+
+
+def test_stems_that_somebody_worked_on_stay_and_ours_are_replaced(tmp_path: Path, model: str) -> None:
+    song = write_song(tmp_path / "song.wav")
+    (done,) = separate(song, model, tmp_path / "out").songs
+    assert separate(song, model, tmp_path / "out", format="flac").songs
+    (again,) = separate(song, model, tmp_path / "out", overlap=0.5).songs
+    assert not again.reused
+    drums = Path(done.files["drums"])
+    samples, rate = soundfile.read(drums)
+    for worked_on in (samples[::-1], samples[: len(samples) // 2]):  # of the same length, and trimmed
+        soundfile.write(drums, worked_on, rate)
+        before = drums.read_bytes()
+        (failed,) = run(SeparateConfig(), [str(song)], model=model, out=str(tmp_path / "out")).failed
+        assert "drums.wav" in failed.reason
+        assert drums.read_bytes() == before
+
+
+def test_stems_from_before_there_was_a_record_are_ours(tmp_path: Path, model: str) -> None:
+    song = write_song(tmp_path / "song.wav")
+    (done,) = separate(song, model, tmp_path / "out").songs
+    summary = json.loads((Path(done.folder) / "separation.json").read_text())
+    del summary["written"]
+    (Path(done.folder) / "separation.json").write_text(json.dumps(summary))
+    assert separate(song, model, tmp_path / "out", overlap=0.5).songs
+
+
+def test_bad_songs_are_reported_and_the_others_go_on(tmp_path: Path, model: str) -> None:
+    (tmp_path / "text.wav").write_text("this is no audio")
+    (tmp_path / "empty.flac").touch()
+    soundfile.write(tmp_path / "nan.wav", np.full((RATE, 2), np.nan, np.float32), RATE, subtype="FLOAT")
+    soundfile.write(tmp_path / "none.wav", np.zeros((0, 2), np.float32), RATE)
+    good = write_song(tmp_path / "good.wav")
+    songs = ["text.wav", "empty.flac", "nan.wav", "none.wav", "missing.wav", "."]
+    result = run(
+        SeparateConfig(), [*(str(tmp_path / song) for song in songs), str(good)], model=model, out=str(tmp_path)
+    )
+    assert [Path(song.song).name for song in result.songs] == ["good.wav"]
+    assert len(result.failed) == len(songs)
+    reasons = " ".join(song.reason for song in result.failed)
+    for words in ("zero bytes", "NaN", "no samples", "no such file", "a folder, not a song"):
+        assert words in reasons
+
+
+def test_a_silent_song_gives_silent_finite_stems_of_its_length(tmp_path: Path, model: str) -> None:
+    soundfile.write(tmp_path / "silent.wav", np.zeros((1000, 2), np.float32), RATE)
+    (done,) = separate(tmp_path / "silent.wav", model, tmp_path / "out").songs
+    assert all(np.abs(read(path)).max() < 1e-6 and read(path).shape == (2, 1000) for path in done.files.values())
+
+
+def test_names_are_safe_unique_and_never_paths() -> None:
+    names = unique_names(
+        ["a/Song.wav", "b/song.flac", "c/Song.mp3", "d/../..wav", 'e/x:"\n*?.wav', "f/Ünïcode 漢字.wav"]
+    )
+    assert names[:3] == ["Song", "song (2)", "Song (3)"]
+    assert len({name.casefold() for name in names}) == len(names)
+    assert not any("/" in name or "\n" in name or name.strip(".") == "" for name in names)
+    assert names[-1] == "Ünïcode 漢字"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"format": "ogg"}, "use one of wav16, wav24, float, flac, mp3"),
+        ({"overlap": 1.0}, r"separate\.overlap must be in \[0, 1\)"),
+        ({"shifts": -1}, "must be >= 0"),
+        ({"two_stems": "kazoo"}, "this model has drums, bass, other, vocals"),
+        ({"device": "abacus"}, "is not usable here"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(
+    tmp_path: Path, model: str, options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        run(SeparateConfig(**options), [str(tmp_path / "x.wav")], model=model, out=str(tmp_path))  # type: ignore[arg-type]
+
+
+def test_a_model_that_does_not_load_and_an_output_that_cannot_be_written_are_refused(
+    tmp_path: Path, model: str
+) -> None:
+    song = write_song(tmp_path / "song.wav")
+    (tmp_path / "weights.safetensors").write_bytes(b"half")
+    with pytest.raises(InputError, match="truncated or no safetensors file"):
+        run(SeparateConfig(), [str(song)], model=str(tmp_path / "weights.safetensors"), out=str(tmp_path))
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="choose another --out"):
+        run(SeparateConfig(), [str(song)], model=model, out=str(tmp_path / "file" / "out"))
+
+
+def test_the_file_of_weights_alone_is_a_model(tmp_path: Path, model: str) -> None:
+    song = write_song(tmp_path / "song.wav")
+    (whole,) = separate(song, model, tmp_path / "a").songs
+    (alone,) = separate(song, f"{model}/weights.safetensors", tmp_path / "b").songs
+    assert Path(whole.files["bass"]).read_bytes() == Path(alone.files["bass"]).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells a process' own peak")
+def test_memory_does_not_grow_with_the_song(tmp_path: Path, model: str) -> None:
+    program = (
+        "import pathlib, sys\n"
+        "from pipelines.inference.separate_songs import SeparateConfig, run\n"
+        "result = run(SeparateConfig(batch_size=1), [sys.argv[1]], model=sys.argv[2], out=sys.argv[3])\n"
+        "assert not result.failed, result.failed\n"
+        # Not ru_maxrss, which begins with the memory of the process that started this one.
+        "print(pathlib.Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])\n"
+    )
+    peak_mib = []
+    for seconds in (70, 420):  # both longer than a block
+        song = write_song(tmp_path / f"{seconds}.wav", seconds=seconds)
+        command = [sys.executable, "-c", program, str(song), model, str(tmp_path / "out")]
+        peak_mib.append(int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) / 1024)
+    # The longer song's mixture alone is 26 MiB, its four stems 103.
+    assert peak_mib[1] - peak_mib[0] < 40

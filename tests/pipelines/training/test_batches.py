@@ -1,0 +1,158 @@
+"""What feeds training: the same songs from a disk and from an object store, asked for once and faults mended."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from datasets.errors import InputError
+from datasets.loading.crops import layout_of
+from datasets.loading.loader import LoaderConfig
+from datasets.schema import ShardSet
+from datasets.store import storage
+from models.learner_config import AugmentConfig, LearnerConfig
+from pipelines.training import train
+from pipelines.training.batches import Feed, open_index
+from pipelines.training.train import Job, ModelConfig, TrainConfig
+from tests.pipelines.songs import RATE, SOURCES, write_songs
+from tests.s3 import BUCKET, ObjectStore, object_store
+
+SONGS = {"a": "train", "b": "train", "c": "train", "d": "valid"}
+MODEL = ModelConfig(
+    preset="htdemucs-tiny",
+    options={"segment_s": 0.25, "nfft": 512, "depth": 2, "channels": 4, "transformer_layers": 1},
+)
+CONFIG = TrainConfig(
+    steps=2, batch_size=4, checkpoint_every=2, log_every=1, num_workers=1, valid_s=0.5, max_failures=0,
+    learner=LearnerConfig(ema_decays=(0.9,), augment=AugmentConfig(shift_s=0.05, remix_group=2)),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ObjectStore]:
+    with object_store() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    return write_songs(tmp_path_factory.mktemp("songs"), SONGS)
+
+
+@pytest.fixture(scope="module")
+def there(server: ObjectStore) -> ShardSet:
+    return write_songs(f"s3://{BUCKET}/data", SONGS)  # type: ignore[arg-type]
+
+
+def _job(chunks: ShardSet, **changes: Any) -> Job:
+    config = replace(CONFIG, **changes)
+    return Job(config=config, model=MODEL, sources=SOURCES, chunks=((chunks, 1.0),), keep=None)
+
+
+def _feed(job: Job) -> Feed:
+    return Feed(job, sources=SOURCES, num_samples=RATE, rows=range(job.config.batch_size), start=0)
+
+
+def _asked_for_rows(server: ObjectStore) -> int:
+    return sum(method == "GET" and ".parquet" in path for method, path, _ in server.requests)
+
+
+def test_an_object_store_is_asked_once_for_each_crop_and_with_a_cache_once_for_each_row(
+    server: ObjectStore, here: ShardSet, there: ShardSet, tmp_path: Path
+) -> None:
+    expected = [batch for _, batch in _feed(_job(here, steps=3))]
+    cached = LoaderConfig(threads=3, cache=str(tmp_path), cache_form="pcm")
+    asked = {}
+    for name, loader in (("plain", LoaderConfig(threads=3)), ("cache", cached), ("cache again", cached)):
+        layout_of.cache_clear()
+        storage._opened.cache_clear()
+        feed = _feed(_job(there, steps=3, loader=loader))
+        before = _asked_for_rows(server)
+        server.failing = 0.05
+        got = [batch for _, batch in feed]
+        server.failing = 0.0
+        asked[name] = _asked_for_rows(server) - before
+        assert all(batch.equal(other) for batch, other in zip(got, expected, strict=True))
+    assert feed.loader.num_bytes == 0
+    # 12 crops, or 6 rows; every twentieth request fails and is made again; an object's length takes one more.
+    assert 12 <= asked["plain"] <= 18
+    assert 6 <= asked["cache"] <= 12
+    assert asked["cache again"] == 0
+
+
+def test_what_cannot_be_fed_is_refused_before_any_worker_starts(here: ShardSet, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="longest song has 3"):
+        open_index(_job(here), SOURCES, num_samples=5 * RATE)
+    model = replace(MODEL, options=MODEL.options | {"segment_s": 4.0})
+    with pytest.raises(InputError, match=r"longest song has 3\.00 s .* takes 4\.05 s"):
+        train.run(CONFIG, model, [(here, 1.0)], sources=SOURCES, store=str(tmp_path))
+    with pytest.raises(InputError, match=r"train\.silence_weight must be in \[0, 1\], got 2"):
+        replace(CONFIG, silence_weight=2)
+
+
+def test_an_object_store_that_stays_away_is_named(server: ObjectStore, there: ShardSet) -> None:
+    layout_of.cache_clear()
+    feed = _feed(_job(there))
+    server.refuse_after = 0
+    with pytest.raises(InputError, match=r"songs-k\.parquet.*AWS_ACCESS_KEY_ID"):
+        list(feed)
+    server.refuse_after = None
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_ray_worker_learns_from_s3_what_a_process_learns_from_a_disk_bit_for_bit(
+    ray_local: Any,
+    server: ObjectStore,
+    here: ShardSet,
+    there: ShardSet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import ray.train
+
+    def with_store(self: ray.train.RunConfig) -> None:
+        self.worker_runtime_env = environment
+        as_ever(self)
+
+    # Workers of a Ray that is started for a command inherit its environment; this Ray is older than the server.
+    environment = {"env_vars": {name: value for name, value in os.environ.items() if name.startswith("AWS_")}}
+    as_ever = ray.train.RunConfig.__post_init__
+    monkeypatch.setattr(ray.train.RunConfig, "__post_init__", with_store)
+    server.failing = 0.05
+    far = train.run(CONFIG, MODEL, [(there, 1.0)], sources=SOURCES, store=str(tmp_path / "far"))
+    server.failing = 0.0
+    near = train.run(
+        replace(CONFIG, num_workers=0), MODEL, [(here, 1.0)], sources=SOURCES, store=str(tmp_path / "near")
+    )
+    assert far.run_key == near.run_key
+    assert train.read_history(far) == train.read_history(near)
+    assert far.model_digest == near.model_digest
+
+
+@pytest.mark.parametrize("normalize", ["track", "none"])
+def test_training_hears_songs_at_the_level_that_the_network_asks_for(
+    here: ShardSet, tmp_path: Path, normalize: str
+) -> None:
+    from pipelines.training.train_loop import _Run
+
+    class Alone:
+        rank, world_size, device, folder = 0, 1, torch.device("cpu"), tmp_path
+
+        def prepare(self, model: torch.nn.Module) -> torch.nn.Module:
+            return model
+
+    job = _job(here)
+    job = replace(job, model=replace(MODEL, options={**MODEL.options, "normalize": normalize}))
+    run = _Run(job, Alone())  # type: ignore[arg-type]
+    assert not run.learner.normalizes  # a second time
+    _, batch_BSCT = next(iter(run._open_feed()))
+    at_unit = Feed(job, sources=SOURCES, num_samples=batch_BSCT.shape[-1], rows=run.rows, start=0, normalize=True)
+    as_stored = Feed(job, sources=SOURCES, num_samples=batch_BSCT.shape[-1], rows=run.rows, start=0)
+    expected = at_unit if normalize == "track" else as_stored
+    assert torch.equal(batch_BSCT, next(iter(expected))[1])
+    assert not torch.equal(next(iter(at_unit))[1], next(iter(as_stored))[1])
