@@ -32,16 +32,16 @@ lint: sync ## ruff check, ruff format --check, types, import rules
 	$(BIN)/lint-imports --no-logo
 
 bench-%: sync ## one benchmark, such as bench-road; OUT=FILE.json writes its rows
-	@$(BIN)/python -m tests.bench.$* $(if $(OUT),--out $(OUT))
+	@$(BIN)/python -m tests.benchmarks.$* $(if $(OUT),--out $(OUT))
 
 drill-%: sync ## one drill, such as drill-road: kill -9 at every stage, then finish
-	@$(BIN)/python -m tests.e2e.drill_$*
+	@$(BIN)/python -m tests.drills.drill_$*
 
 stack: sync ## the whole road through a deployment, on every service of a cluster, on loopback; OUT=FILE.json
-	@$(BIN)/python -m tests.e2e.stack $(if $(OUT),--out $(OUT))
+	@$(BIN)/python -m tests.drills.stack $(if $(OUT),--out $(OUT))
 
 soak: sync ## RUNS scheduled retrainings in a row, by default 100, and what grows meanwhile
-	@$(BIN)/python -m tests.e2e.soak --runs $(or $(RUNS),100) $(if $(OUT),--out $(OUT))
+	@$(BIN)/python -m tests.drills.soak --runs $(or $(RUNS),100) $(if $(OUT),--out $(OUT))
 
 audit: ## known vulnerabilities of what the lock names, where the network lets it ask
 	@.ci/audit

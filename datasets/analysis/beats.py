@@ -33,7 +33,7 @@ SILENCE_DB = -60.0
 
 # What speaks for a grid, as `_evidence` lists it: onsets of each kind at places in the beat, in twelfths (the two
 # triplets count together), then the autocorrelation at two and four beats, and the octaves above `PRIOR_BPM` and their
-# square. The weights are a linear model's, fitted by a softmax over each excerpt's grids (tests/bench/remix_fit.py).
+# square. The weights are a linear model's, fitted by a softmax over each excerpt's grids (tests.benchmarks.remix_fit).
 PLACES = {"all": (0, 3, 6, 9, (4, 8)), "low": (0, 3, 6, 9), "high": (0, 3, 6, 9)}
 REPEATS = (2, 4)
 WEIGHTS = np.array(

@@ -34,7 +34,7 @@ _COUNTS = ("total", "low", "mid", "hertz", "frames", "steps", "onsets", "rises",
            "energy", "pitched", "melodic", "glides", "stills", "leaps", "sum", "difference")  # fmt: skip
 FEATURES = ("low", "mid", "onsets", "attack", "flat", "steady", "pitched", "glides", "stills", "leaps", "width",
             "centroid")  # fmt: skip
-# Mean and deviation of each feature, then the weight for each label, by `python -m tests.bench.labels --table`.
+# Mean and deviation of each feature, then the weight for each label, by `python -m tests.benchmarks.labels --table`.
 _TABLE = (
     (-0.831, 3.290, 0.438, 0.200, 0.114, -0.752),  # low: share of energy from 20 to 200 Hz, as a logit
     (-0.890, 2.502, -0.556, -0.331, 0.959, -0.072),  # mid: 300 to 3000 Hz

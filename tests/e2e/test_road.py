@@ -21,7 +21,7 @@ from datasets.shards.versions import list_versions
 from flows import config as door
 from flows.cli.store import forget
 from flows.retraining import retrain_policy
-from tests.e2e import drill_road as drill
+from tests.drills import drill_road as drill
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(1800)]
 

@@ -29,7 +29,7 @@ from models.learner_config import AugmentConfig
 from models.learning.augment import augment
 from pipelines.preparation import automix
 from pipelines.runtime.cluster import Resources, connect, map_rows
-from tests.bench.table import Row, figure, show, write
+from tests.benchmarks.table import Row, figure, show, write
 
 PARTS = ("analysis", "alignment", "rendering", "planning", "augmentation", "workers")
 SONGS, MIXES = 3500, 6
@@ -57,11 +57,11 @@ def main() -> int:
 
 def _measure(part: str) -> list[Row]:
     if part == "analysis":
-        from tests.bench.remix_analysis import rows
+        from tests.benchmarks.remix_analysis import rows
 
         return rows()
     if part in ("alignment", "rendering"):
-        from tests.bench import remix_rendering
+        from tests.benchmarks import remix_rendering
 
         return remix_rendering.alignment() if part == "alignment" else remix_rendering.rendering()
     return {"planning": planning, "workers": workers, "augmentation": augmentation}[part]()

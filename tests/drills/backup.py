@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.services_here import BIN, BUCKETS, DATABASES, Cluster, init_postgres, make_buckets, make_databases
+from tests.drills.services_here import BIN, BUCKETS, DATABASES, Cluster, init_postgres, make_buckets, make_databases
 
 USERS = ("Prefect server", "MLflow server")  # of the databases
 

@@ -33,8 +33,8 @@ from datasets.schema import SOURCES, ShardSet
 from datasets.seeding import dice
 from datasets.shards import shards
 from datasets.store import storage
-from tests.bench.crops import CROP_S, RATE, Material, bytes_read, seek, songs, store
-from tests.bench.table import Row, figure, show
+from tests.benchmarks.crops import CROP_S, RATE, Material, bytes_read, seek, songs, store
+from tests.benchmarks.table import Row, figure, show
 from tests.s3 import BUCKET, object_store
 
 SIZE = round(CROP_S * RATE)

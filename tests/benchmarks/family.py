@@ -21,8 +21,8 @@ from models.errors import ModelError
 from models.networks import cost
 from models.networks.catalog import PRESETS, build
 from models.weights.demucs_options import to_kwargs
-from tests.bench.models import SEGMENT_SAMPLES, toy_audio
-from tests.bench.table import Row, figure, show
+from tests.benchmarks.models import SEGMENT_SAMPLES, toy_audio
+from tests.benchmarks.table import Row, figure, show
 
 SEGMENT_S = 7.8
 PUBLISHED = [name for name in PRESETS if not name.endswith("tiny") and name != "hdemucs-repro"]  # that is hdemucs-mmi

@@ -22,7 +22,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from tests.bench.table import Row, figure, show
+from tests.benchmarks.table import Row, figure, show
 from tests.conftest import SHARED_DATA
 
 Array = NDArray[np.float64]
@@ -161,7 +161,7 @@ def _speed(lengths_s: list[int]) -> Iterator[Row]:
 
 def _alone(arm: str, seconds: int) -> dict[str, Any]:
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    command = [sys.executable, "-m", "tests.bench.scoring", "--arm", arm, str(seconds)]
+    command = [sys.executable, "-m", "tests.benchmarks.scoring", "--arm", arm, str(seconds)]
     done = subprocess.run(command, env={**os.environ, **threads}, check=True, capture_output=True, text=True)
     measured: dict[str, Any] = json.loads(done.stdout)
     return measured

@@ -167,7 +167,7 @@ def started(
     """The training in a process of its own, with more environment variables if there are any."""
     store.mkdir(parents=True, exist_ok=True)
     log = store / "log"
-    command = [sys.executable, "-W", "ignore", "-m", "tests.e2e.drill_training"]
+    command = [sys.executable, "-W", "ignore", "-m", "tests.drills.drill_training"]
     command += ["--child", str(store), json.dumps(settings)]
     environment = os.environ | ({"RAY_ADDRESS": machines.address} if machines else {}) | dict(variables or {})
     with log.open("wb") as out:

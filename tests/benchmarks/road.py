@@ -26,7 +26,7 @@ from datasets.corpus.synthetic import write_corpus
 from flows import config as door
 from flows.cli.pipeline import demo
 from flows.console.progress_display import Screen
-from tests.bench.table import Row, figure, show
+from tests.benchmarks.table import Row, figure, show
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("ingest", "curate", "analyze", "automix", "train", "evaluate")

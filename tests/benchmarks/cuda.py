@@ -1,4 +1,4 @@
-"""What `python -m tests.bench.models --device cuda` adds on a GPU: throughput, loss curves, sparse attention.
+"""What `python -m tests.benchmarks.models --device cuda` adds on a GPU: throughput, loss curves, sparse attention.
 
 Written for one H100 and at most eight minutes. Every part runs in processes of its own under a time limit, the
 dearest last, so that a part that stalls costs its own figures only.
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from tests.bench.models import (
+from tests.benchmarks.models import (
     FORWARD_FLOP,
     H100_FLOPS,
     SAMPLE_RATE,
@@ -29,7 +29,7 @@ from tests.bench.models import (
     take_turns,
     toy_audio,
 )
-from tests.bench.table import Row, figure
+from tests.benchmarks.table import Row, figure
 
 BUDGET_S = 470.0
 BATCH = 32
@@ -155,7 +155,7 @@ def attention_rows(device: str, context_s: float, batch: int) -> list[Row]:
     Tokens are random, which is the sparse one's worst case: no block is empty. The clustered ones are its best.
     """
     from models.networks import sparse_htdemucs
-    from tests.bench.sparse import clustered
+    from tests.benchmarks.sparse import clustered
 
     num_tokens = 8 * -(-round(context_s * SAMPLE_RATE) // 1024)
     name = f"attention {context_s} s"

@@ -20,7 +20,7 @@ from datasets.seeding import dice
 from pipelines.evaluation.evaluate import ScoreSummary, SongScore, SourceScore
 from pipelines.evaluation.gate import Decision, GateConfig, decide
 from pipelines.evaluation.paired_bootstrap import Difference, _counts
-from tests.bench.table import Row, figure, show
+from tests.benchmarks.table import Row, figure, show
 
 Array = NDArray[np.float64]
 

@@ -16,9 +16,9 @@ from typing import Any
 
 from rich.console import Console
 
-from tests.bench.table import Row, figure, show
-from tests.e2e import drill_road, pictures
-from tests.e2e.services_here import BIN, POOL, Cluster, cluster, memory_mib
+from tests.benchmarks.table import Row, figure, show
+from tests.drills import drill_road, pictures
+from tests.drills.services_here import BIN, POOL, Cluster, cluster, memory_mib
 
 SETTINGS = ("store.data=s3://songs/store", "train.num_workers=2", *drill_road.SETTINGS)
 RUN_WITHIN_S = 1500.0

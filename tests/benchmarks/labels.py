@@ -22,8 +22,8 @@ from datasets.quality import stem_classifier
 from datasets.quality.measures import Meter, Rules
 from datasets.quality.stem_classifier import FEATURES, LABELS
 from datasets.schema import SOURCES
-from tests.bench.curation import RATE, multitracks
-from tests.bench.table import Row, figure, show
+from tests.benchmarks.curation import RATE, multitracks
+from tests.benchmarks.table import Row, figure, show
 from tests.datasets.corruptions import change_speed
 
 Array = NDArray[np.float64]

@@ -17,9 +17,9 @@ from datasets.analysis.harmony import chroma, chromagram, key
 from datasets.analysis.profile import profile
 from datasets.corpus.synthetic import compose, perform
 from datasets.schema import SOURCES
-from tests.bench import remix_fit
-from tests.bench.songs_with_truth import KnownSong, known_songs, octave_fair, tempo_right
-from tests.bench.table import Row, figure, show
+from tests.benchmarks import remix_fit
+from tests.benchmarks.songs_with_truth import KnownSong, known_songs, octave_fair, tempo_right
+from tests.benchmarks.table import Row, figure, show
 
 Samples = NDArray[np.float32]
 

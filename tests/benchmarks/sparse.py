@@ -23,8 +23,8 @@ from torch.nn import functional as F
 
 from models.networks import sparse_htdemucs
 from models.networks.catalog import build
-from tests.bench.models import toy_audio
-from tests.bench.table import Row, figure, show
+from tests.benchmarks.models import toy_audio
+from tests.benchmarks.table import Row, figure, show
 
 CONTEXTS_S = (7.8, 12.2, 24.4, 48.8)
 HEADS = 2  # of eight; untrained heads differ by their random weights only

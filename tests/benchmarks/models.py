@@ -1,7 +1,7 @@
 """Ours against demucs 4.1.0: same weights, same machine, interleaved; time, memory and ratios.
 
-    python -m tests.bench.models --device cpu [--quick] [--out FILE.json]
-    python -m tests.bench.models --device cuda --out FILE.json      # at most 8 minutes
+    python -m tests.benchmarks.models --device cpu [--quick] [--out FILE.json]
+    python -m tests.benchmarks.models --device cuda --out FILE.json      # at most 8 minutes
 
 Every arm runs in a process of its own, so its peak memory is its own; the arms take turns, A B A B, and a ratio is
 the median of the ratios within a turn. The reference separates with `apply_model` as its command line calls it
@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tests.bench.table import Row, figure, show
+from tests.benchmarks.table import Row, figure, show
 
 SAMPLE_RATE = 44100
 SEGMENT_SAMPLES = 343980  # 7.8 s
@@ -327,7 +327,7 @@ def main() -> int:
     parser.add_argument("--out", help="JSON file for the rows")
     options = parser.parse_args()
     if options.device == "cuda":
-        from tests.bench.cuda import cuda_rows
+        from tests.benchmarks.cuda import cuda_rows
 
         rows = list(cuda_rows(quick=options.quick))
         machine = torch.cuda.get_device_name()

@@ -25,7 +25,7 @@ from datasets.quality.fingerprint import Listener, Signature, find_matches
 from datasets.quality.measures import Meter, Rules, faults
 from datasets.schema import SOURCES
 from datasets.seeding import dice
-from tests.bench.table import Row, figure, show
+from tests.benchmarks.table import Row, figure, show
 from tests.datasets import corruptions
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"

@@ -27,9 +27,9 @@ import numpy as np
 from datasets.shards.shards import read_json
 from pipelines.registry.live_metrics import MARK
 from pipelines.runs import examples
-from tests.bench.table import Row, figure, show
-from tests.e2e import drill_registry
-from tests.e2e.drill_training import started
+from tests.benchmarks.table import Row, figure, show
+from tests.drills import drill_registry
+from tests.drills.drill_training import started
 
 STEPS = 2400  # so that the training is still going on when the server is back
 SETTINGS = {"steps": STEPS, "checkpoint_every": 40, "num_workers": 0, "live": True}

@@ -34,7 +34,7 @@ from datasets.seeding import dice
 from datasets.shards import shards
 from datasets.shards.chunks import SongHeader, song_rows
 from datasets.shards.shards import Song
-from tests.bench.table import Row, figure, show
+from tests.benchmarks.table import Row, figure, show
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 RATE, CROP_S, SONG_S = 44100, 7.8, 90

@@ -1,4 +1,4 @@
-"""What the services' own pages show of a run, as small PNGs: `python -m tests.e2e.stack --pictures docs/pictures`.
+"""What the services' own pages show of a run, as small PNGs: `python -m tests.drills.stack --pictures docs/pictures`.
 
 Debian's chromium opens them as a person would, with password and token.
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from tests.e2e.services_here import Cluster
+from tests.drills.services_here import Cluster
 
 # Prefect draws a run's timeline with WebGL, which has to do without a graphics card here.
 FLAGS = (

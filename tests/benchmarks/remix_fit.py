@@ -1,4 +1,4 @@
-"""`python -m tests.bench.remix_fit`: the weights by which beats and bars are chosen, and their worth on new songs.
+"""`python -m tests.benchmarks.remix_fit`: the weights by which beats and bars are chosen, and their worth on new songs.
 
 Both are linear models over what `datasets.analysis.beats` and `datasets.analysis.downbeats` list as evidence, fitted so
 that the expected F-measure under a softmax over each excerpt's readings is largest. Songs are split in twelve; each
@@ -18,8 +18,8 @@ from scipy.optimize import minimize
 from datasets.analysis import beats, downbeats
 from datasets.analysis.harmony import chromagram
 from datasets.analysis.onsets import FRAMES_PER_S, ONSET_DELAY_S, onset_envelopes
-from tests.bench.songs_with_truth import KnownSong, known_songs, octave_fair, plain_f, tempo_right
-from tests.bench.table import Row, figure, show
+from tests.benchmarks.songs_with_truth import KnownSong, known_songs, octave_fair, plain_f, tempo_right
+from tests.benchmarks.table import Row, figure, show
 
 Array = NDArray[np.float64]
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"

@@ -25,7 +25,7 @@ from models.networks.catalog import build
 from models.scores.metrics import nsdr
 from models.weights import checkpoint
 from models.weights.model_ref import describe
-from tests.bench.table import Row, figure, show
+from tests.benchmarks.table import Row, figure, show
 
 RATE, SONG_S = 22050, 12.0
 TRAIN_SONGS, TEST_SONGS = 8, 4

@@ -45,7 +45,7 @@ from models.networks.catalog import build
 from models.networks.levels import track_statistics
 from models.scores.metrics import ideal_ratio_mask, nsdr
 from models.weights.demucs_options import to_kwargs
-from tests.bench.table import Row, figure, show
+from tests.benchmarks.table import Row, figure, show
 
 ROOT = Path(__file__).resolve().parents[2]
 RENDERED = ROOT.parent / "shared" / "data" / "rendered_stems" / "train"

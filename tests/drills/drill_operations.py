@@ -26,9 +26,9 @@ from rich.console import Console
 from rich.table import Table
 
 from datasets.corpus.synthetic import write_corpus
-from tests.bench.table import Row, figure, show
-from tests.e2e import backup, drill_road, stack
-from tests.e2e.services_here import Cluster, cluster
+from tests.benchmarks.table import Row, figure, show
+from tests.drills import backup, drill_road, stack
+from tests.drills.services_here import Cluster, cluster
 
 CONSOLE = Console(highlight=False, width=150)
 # Where no accident strikes the first run: it has to leave a champion, and be quick.

@@ -22,9 +22,9 @@ from statistics import median
 import psutil
 from rich.console import Console
 
-from tests.bench.table import Row, figure, show
-from tests.e2e import drill_road, stack
-from tests.e2e.services_here import BIN, Cluster, cluster
+from tests.benchmarks.table import Row, figure, show
+from tests.drills import drill_road, stack
+from tests.drills.services_here import BIN, Cluster, cluster
 
 CONSOLE = Console(highlight=False)
 SETTINGS = (

@@ -32,7 +32,7 @@ from rich.console import Console
 from datasets.schema import SOURCES
 from datasets.seeding import dice
 from flows.console.progress_display import Screen
-from tests.bench.table import Row, figure, show
+from tests.benchmarks.table import Row, figure, show
 from tests.pipelines.broken import plant
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -268,7 +268,7 @@ def _run(
     wanted: dict[str, Any] = {"steps": steps, "corpus": str(corpus), "store": str(store), "num_cpus": num_cpus}
     wanted |= {"added": str(added), "warm": str(warm), "half": half}
     done = subprocess.run(
-        [sys.executable, "-m", "tests.bench.corpus", "--part", json.dumps(wanted)],
+        [sys.executable, "-m", "tests.benchmarks.corpus", "--part", json.dumps(wanted)],
         cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, check=True,
     )  # fmt: skip
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

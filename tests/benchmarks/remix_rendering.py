@@ -27,9 +27,9 @@ from datasets.mixing.mixplan import MixRules, has_beat, plan
 from datasets.mixing.render import find_hits, keep_hits, place, render, stretch
 from datasets.schema import SOURCES, MixPlan, Part, Profile
 from datasets.shards.chunks import SongHeader, song_rows, stems_of
-from tests.bench import remix_fit
-from tests.bench.songs_with_truth import known_songs
-from tests.bench.table import Row, figure
+from tests.benchmarks import remix_fit
+from tests.benchmarks.songs_with_truth import known_songs
+from tests.benchmarks.table import Row, figure
 
 Samples = NDArray[np.float32]
 Array = NDArray[np.float64]
