@@ -31,6 +31,9 @@ lint: sync ## ruff check, ruff format --check, types, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
+docs: sync ## the documentation, as a site in build/docs; warnings are errors
+	@$(BIN)/python -m sphinx -W --keep-going -q -b html -d build/doctrees docs build/docs
+
 bench-%: sync ## one benchmark, such as bench-road; OUT=FILE.json writes its rows
 	@$(BIN)/python -m tests.benchmarks.$* $(if $(OUT),--out $(OUT))
 
@@ -49,4 +52,4 @@ audit: ## known vulnerabilities of what the lock names, where the network lets i
 lock: ## resolve pyproject.toml anew into requirements.lock
 	@.ci/sync lock
 
-.PHONY: help sync demo test quick lint stack soak audit lock
+.PHONY: help sync demo test quick lint docs stack soak audit lock

@@ -483,7 +483,13 @@ def datasets_list(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
 
 
 @shelf.command(name="diff")
-def datasets_diff(first: str, second: str, /, *overrides: Overrides, options: Options = NO_OPTIONS) -> int:
+def datasets_diff(
+    first: Annotated[str, Parameter(help="The beginning of a dataset's id, as `stemline datasets` lists it.")],
+    second: Annotated[str, Parameter(help="The same for the dataset that it is compared with.")],
+    /,
+    *overrides: Overrides,
+    options: Options = NO_OPTIONS,
+) -> int:
     """Show which songs the second dataset adds, drops or holds otherwise; ids as `stemline datasets` lists them.
 
     Example: `stemline datasets diff 3f2a9c 81bb04 store.root=store`
@@ -492,7 +498,12 @@ def datasets_diff(first: str, second: str, /, *overrides: Overrides, options: Op
 
 
 @shelf.command(name="find")
-def datasets_find(song: str, /, *overrides: Overrides, options: Options = NO_OPTIONS) -> int:
+def datasets_find(
+    song: Annotated[str, Parameter(help="Its id, its title or a part of one.")],
+    /,
+    *overrides: Overrides,
+    options: Options = NO_OPTIONS,
+) -> int:
     """Show which datasets hold a song, by its id, its title or a part of one.
 
     Example: `stemline datasets find "Falcon 69" store.root=store`

@@ -1,0 +1,122 @@
+"""API pages: one for each package of the three lower rooms, with autodoc for each of its modules.
+
+The pages are written to docs/reference/api/ when a build begins, and are not committed. Docstrings here are plain text
+with `code` in single backticks, which is made reStructuredText of; fields of dataclasses come from their comments.
+"""
+
+import dataclasses
+import importlib
+import pkgutil
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sphinx.application import Sphinx
+
+from flows import settings
+
+ROOMS = ("models", "datasets", "pipelines")
+INTRODUCTION = [
+    "# Python API", "",
+    "The public modules, by package. Pipelines use datasets and models; these two do not know each other.", "",
+]  # fmt: skip
+_SPECIAL = re.compile(r"(\\|\*|\||(?<=\w)_(?!\w))")  # what reStructuredText takes for markup outside of code
+
+
+def packages() -> dict[str, list[str]]:
+    """Each package of the rooms, and its public modules; packages without any are left out."""
+    found: dict[str, list[str]] = {}
+    for room in ROOMS:
+        found[room] = []
+        for info in pkgutil.walk_packages(importlib.import_module(room).__path__, f"{room}."):
+            if any(part.startswith("_") for part in info.name.split(".")):
+                continue
+            if info.ispkg:
+                found[info.name] = []
+            else:
+                found[info.name.rpartition(".")[0]].append(info.name)
+    return found
+
+
+def page(package: str, modules: list[str]) -> str:
+    """The page of one package, as Markdown."""
+    lines = [f"# {package}", "", *_automodule(package)]
+    for module in modules:
+        lines += [f"## {module.rpartition('.')[2]}", "", f"`{module}`", "", *_automodule(module)]
+    return "\n".join(lines)
+
+
+def _automodule(name: str) -> list[str]:
+    return ["```{eval-rst}", f".. automodule:: {name}", "   :members:", "   :ignore-module-all:", "```", ""]
+
+
+def write_pages(folder: Path) -> None:
+    """All pages and their list; a page that is right already is not touched, so the next build reads less."""
+    wanted = {f"{package}.md": page(package, modules) for package, modules in packages().items()}
+    toctree = ["```{toctree}", ":maxdepth: 1", "", *(name.removesuffix(".md") for name in wanted), "```", ""]
+    wanted["index.md"] = "\n".join([*INTRODUCTION, *toctree])
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob("*.md"):
+        if path.name not in wanted:
+            path.unlink()
+    for name, text in wanted.items():
+        if not (folder / name).exists() or (folder / name).read_text(encoding="utf-8") != text:
+            (folder / name).write_text(text, encoding="utf-8")
+
+
+# Docstrings
+
+
+def to_rst(lines: list[str]) -> list[str]:
+    """A docstring of ours as reStructuredText: indented blocks are literal, marks outside of `code` are escaped."""
+    made: list[str] = []
+    for index, line in enumerate(lines):
+        indented = line.startswith("    ")
+        if indented and index and not lines[index - 1].strip():
+            made += ["::", ""]
+        made.append(line if indented else _escaped(line))
+    return made
+
+
+def _escaped(line: str) -> str:
+    parts = line.split("`")
+    if len(parts) % 2 == 0:  # code goes on in the next line
+        return line
+    return "`".join(
+        part.replace("\\", "\\\\") if index % 2 else _SPECIAL.sub(r"\\\1", part) for index, part in enumerate(parts)
+    )
+
+
+def _joined_code(lines: list[str]) -> list[str]:
+    """Lines joined where a `piece of code` is broken between them."""
+    made: list[str] = []
+    for line in lines:
+        if made and made[-1].count("`") % 2 and not line.startswith("    "):
+            made[-1] += " " + line.strip()
+        else:
+            made.append(line)
+    return made
+
+
+def _fields(kind: Any) -> Iterator[str]:
+    meant = settings.meanings(kind)
+    for item in dataclasses.fields(kind):
+        if meant.get(item.name) and item.init:
+            yield f":param {item.name}: {_escaped(meant[item.name])}"
+
+
+def _on_docstring(_: Sphinx, what: str, name: str, shown: Any, options: Any, lines: list[str]) -> None:
+    lines[:] = to_rst(_joined_code(lines))
+    if what == "class" and dataclasses.is_dataclass(shown) and shown.__module__.split(".")[0] in ROOMS:
+        lines += ["", *_fields(shown), ""]
+
+
+def _on_begin(app: Sphinx) -> None:
+    write_pages(Path(app.srcdir) / "reference" / "api")
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.connect("builder-inited", _on_begin)
+    app.connect("autodoc-process-docstring", _on_docstring)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
