@@ -182,21 +182,25 @@ def keep_freed_memory() -> None:
 
 
 class _Attention(torch.autograd.Function):
-    """Scores, their exponentials and sums are float32 in any precision; products with values and gradients are not."""
+    """In at least float32 throughout, for one tile at a time; only what comes in and goes out is in low precision.
+
+    Most of the time on a CPU goes into other than the products: in bfloat16 they save next to nothing, and round each
+    weight and each gradient of a score.
+    """
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, dropout: float, seed: int) -> Tensor:
-        # Heads in the middle, as the output projection wants them: it then reads this without a copy.
-        out = q.new_empty(q.shape[0], q.shape[2], q.shape[1], v.shape[3]).transpose(1, 2)
         exact = _exact(q)
+        # Heads in the middle, as the output projection wants them: it then reads this without a copy.
+        out = q.new_empty(q.shape[0], q.shape[2], q.shape[1], v.shape[3], dtype=exact).transpose(1, 2)
         log_total = torch.empty(q.shape[:3], dtype=exact)
         scale, keep = q.shape[-1] ** -0.5 * LOG2_E, 1 / (1 - dropout)
         small = bool(q.norm(dim=-1).amax() * k.norm(dim=-1).amax() * scale < LARGEST_PLAIN_SCORE)
         generator = torch.Generator().manual_seed(seed)
         buffer = torch.empty(_num_rows(q, k), k.shape[2], dtype=exact)
-        shares = buffer if q.dtype == exact else torch.empty_like(buffer, dtype=q.dtype)
         for b, h in _heads(q):
-            q_LD, k_MD, v_MD = q[b, h].to(exact) * scale, k[b, h].to(exact).contiguous(), v[b, h].contiguous()
+            q_LD, k_MD, v_MD = (x[b, h].to(exact).contiguous() for x in (q, k, v))
+            q_LD = q_LD * scale
             for rows in _row_tiles(q, k):
                 weights = torch.mm(q_LD[rows], k_MD.t(), out=buffer[: len(q_LD[rows])])
                 largest = None if small else weights.amax(-1, keepdim=True)
@@ -205,59 +209,39 @@ class _Attention(torch.autograd.Function):
                 log_total[b, h, rows] = total.log2() if largest is None else total.log2() + largest[:, 0]
                 if dropout:
                     weights.view(-1).index_fill_(0, dropped_positions(weights.numel(), dropout, generator), 0)
-                factor = (keep / total)[:, None]
-                if q.dtype == exact:
-                    torch.mul(torch.mm(weights, v_MD), factor, out=out[b, h, rows])
-                else:
-                    out[b, h, rows] = torch.mm(torch.mul(weights, factor, out=shares[: len(weights)]), v_MD)
+                torch.mul(torch.mm(weights, v_MD), (keep / total)[:, None], out=out[b, h, rows])
         ctx.save_for_backward(q, k, v, out, log_total)
         ctx.dropout, ctx.seed = dropout, seed
-        return out
+        return out.to(q.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         q, k, v, out, log_total = ctx.saved_tensors
-        dq, dk, dv = (torch.zeros(x.shape, dtype=_exact(q)) for x in (q, k, v))  # many tiles add up here
+        dq, dk, dv = (torch.zeros(x.shape, dtype=out.dtype) for x in (q, k, v))  # many tiles add up here
         scale, keep = q.shape[-1] ** -0.5, 1 / (1 - ctx.dropout)
-        negative_share = (grad.to(_exact(q)) * out).sum(-1).neg_()
+        negative_share = (grad * out).sum(-1).neg_()
         generator = torch.Generator().manual_seed(ctx.seed)
         for b, h in _heads(q):
-            q_LD, k_MD, v_MD = (x[b, h].to(dq.dtype).contiguous() for x in (q, k, v))
+            q_LD, k_MD, v_MD = (x[b, h].to(out.dtype).contiguous() for x in (q, k, v))
             scaled_LD = q_LD * (scale * LOG2_E)
             for rows in _row_tiles(q, k):
                 num_weights = len(q_LD[rows]) * len(k_MD)
                 dropped = dropped_positions(num_weights, ctx.dropout, generator) if ctx.dropout else None
-                grad_LD = grad[b, h, rows].to(dq.dtype) * keep
+                grad_LD = grad[b, h, rows].to(out.dtype) * keep
                 weights = torch.addmm(-log_total[b, h, rows, None], scaled_LD[rows], k_MD.t()).exp2_()
-                kept, flow = _flow(weights, grad_LD, v_MD, negative_share[b, h, rows, None], dropped)
-                _add_product(dv[b, h], kept.t(), grad_LD, dtype=q.dtype)
+                flow = torch.addmm(negative_share[b, h, rows, None], grad_LD, v_MD.t())
+                if dropped is not None:  # a dropped weight had a part in the sum to 1 and in nothing else
+                    rows_of = dropped.div(len(k_MD), rounding_mode="floor")
+                    flow_of = weights.view(-1)[dropped].mul_(negative_share[b, h, rows][rows_of])
+                    weights.view(-1).index_fill_(0, dropped, 0)
+                dv[b, h].addmm_(weights.t(), grad_LD)
                 flow.mul_(weights)
-                _add_product(dq[b, h, rows], flow, k_MD, dtype=q.dtype, factor=scale)
-                _add_product(dk[b, h], flow.t(), q_LD[rows], dtype=q.dtype, factor=scale)
+                if dropped is not None:
+                    flow.view(-1).index_copy_(0, dropped, flow_of)
+                dq[b, h, rows].addmm_(flow, k_MD, alpha=scale)
+                dk[b, h].addmm_(flow.t(), q_LD[rows], alpha=scale)
         return dq.to(q.dtype), dk.to(q.dtype), dv.to(q.dtype), None, None
-
-
-def _flow(
-    weights: Tensor, grad: Tensor, v: Tensor, negative_share: Tensor, dropped: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Of a tile of queries: the weights that were not dropped, and the gradient of all before they are summed to 1."""
-    flow = torch.addmm(negative_share, grad, v.t())
-    if dropped is None:
-        return weights, flow
-    rows = dropped.div(weights.shape[1], rounding_mode="floor")
-    flow.view(-1).index_copy_(0, dropped, negative_share[:, 0][rows])
-    kept = weights.clone()
-    kept.view(-1).index_fill_(0, dropped, 0)
-    return kept, flow
-
-
-def _add_product(total: Tensor, left: Tensor, right: Tensor, *, dtype: torch.dtype, factor: float = 1.0) -> None:
-    """Adds `factor` times a product that is computed in `dtype` to a total in at least float32."""
-    if dtype == total.dtype:
-        total.addmm_(left, right, alpha=factor)
-    else:
-        total.add_(torch.mm(left.to(dtype), right.to(dtype)), alpha=factor)
 
 
 def _exact(x: Tensor) -> torch.dtype:
