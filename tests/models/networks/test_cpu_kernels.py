@@ -143,7 +143,8 @@ def test_onednn_is_asked_once_for_each_precision_and_refuses_what_nobody_measure
 @pytest.mark.slow
 def test_half_precision_runs_on_a_cpu_without_wide_vectors():
     """The tests of half precision once more, in a process whose oneDNN sees an older CPU: it asks at its start."""
-    tests = [f"tests/models/test_{name}.py" for name in ("tiled", "separate", "htdemucs", "demucs", "learner")]
+    names = ("networks/test_cpu_kernels", "inference/test_separate", "networks/test_htdemucs", "networks/test_demucs")
+    tests = [f"tests/models/{name}.py" for name in (*names, "learning/test_learner")]
     asked = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not gpu and not slow", *tests]
     names = "(linear or onednn or half or bfloat16 or autocast) and not wide_vectors"
     seen = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
