@@ -21,7 +21,7 @@ from rich.console import Console
 from datasets.corpus.removed_songs import read_forgotten, write_forgotten
 from datasets.errors import InputError
 from datasets.schema import ShardSet
-from datasets.shards.shards import read_songs
+from datasets.shards.manifests import read_songs
 from datasets.store.ownership import claim_store
 from flows import build_corpus as corpus_road
 from flows import config as door

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from datasets.errors import InputError
 from datasets.quality.fingerprint import Signature, find_matches, unpack
-from datasets.shards.shards import write_json
 from datasets.store import storage
+from datasets.store.json_files import write_json
 
 FOLDER = "forgotten"  # beside chunks, tables and manifests
 REASON = "forgotten"

@@ -19,8 +19,8 @@ from datasets.corpus.listing import list_folder
 from datasets.corpus.splits import NO_SIDES, assign_splits, stated_sides
 from datasets.errors import Changed, InputError, Unavailable
 from datasets.schema import SOURCES, StemFile, Track, Verdict
-from datasets.shards.shards import read_json, write_json
 from datasets.store import storage
+from datasets.store.json_files import read_json, write_json
 
 STANDARD = Rules()
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]')

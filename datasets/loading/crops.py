@@ -21,7 +21,8 @@ from datasets.audio.files import Samples
 from datasets.audio.flac_frames import FRAME_SAMPLES, frames_around
 from datasets.errors import AudioError, InputError
 from datasets.shards.chunks import offsets_in
-from datasets.shards.shards import Song, open_parquet, stored_sources
+from datasets.shards.manifests import Song
+from datasets.shards.shards import open_parquet, stored_sources
 from datasets.store.storage import has_cheap_reads, read_range
 
 if TYPE_CHECKING:

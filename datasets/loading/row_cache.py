@@ -23,7 +23,7 @@ import numpy as np
 from datasets.audio.files import Samples
 from datasets.errors import AudioError, InputError
 from datasets.loading.crops import Layout, Ranges, decode_row, layout_of, load_layouts
-from datasets.shards.shards import Song
+from datasets.shards.manifests import Song
 from datasets.store import storage
 
 FORMS = ("flac", "pcm")

@@ -20,7 +20,7 @@ from datasets.loading.crops import columns_of, layout_of, load_layouts, read_cro
 from datasets.loading.row_cache import RowCache
 from datasets.schema import ShardSet
 from datasets.seeding import dice
-from datasets.shards.shards import Song, read_songs
+from datasets.shards.manifests import Song, read_songs
 
 SILENCE = 1e-5  # a song's level below which it stays as it is: -100 dBFS
 _KNOWN_ORDERS = 32  # of epochs: 1 MB each for 250 hours

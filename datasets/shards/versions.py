@@ -20,8 +20,17 @@ from typing import Any
 
 from datasets.errors import InputError
 from datasets.schema import SCHEMA_VERSION, SPLITS, Track
-from datasets.shards.shards import Manifest, Shard, Song, address_of, find_shard, read_json, read_manifest, stored_songs
+from datasets.shards.manifests import (
+    Manifest,
+    Shard,
+    Song,
+    address_of,
+    read_manifest,
+    stored_songs,
+)
+from datasets.shards.shards import find_shard
 from datasets.store import storage
+from datasets.store.json_files import read_json
 
 # Bytes of 16-bit FLAC per byte of a file, roughly: shards need no better. The rest of the lossless formats, and 1.
 _GROWTH = {".wav": 0.6, ".aif": 0.6, ".aiff": 0.6, ".mp3": 3.5, ".m4a": 3.5, ".mp4": 3.5, ".ogg": 4.0, ".opus": 5.0}

@@ -16,7 +16,7 @@ from datasets.errors import InputError
 from datasets.ranges import NonNegativeFloat, Range, check_ranges
 from datasets.schema import ShardSet
 from datasets.shards import versions
-from datasets.shards.shards import Song, address_of, read_manifest, read_songs
+from datasets.shards.manifests import Song, address_of, read_manifest, read_songs
 from datasets.store import storage
 from pipelines.runtime.step_keys import code_digest, digest
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import IO
 
 from datasets.errors import InputError
-from datasets.shards.shards import read_json, write_json
 from datasets.store import storage
+from datasets.store.json_files import read_json, write_json
 from datasets.store.ownership import claim_store, require_claimable
 from pipelines.registry.known import FILE
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from datasets.audio.files import Samples, resample
 from datasets.errors import InputError
-from datasets.shards.shards import Song, sources_of
+from datasets.shards.manifests import Song
+from datasets.shards.shards import sources_of
 from pipelines.runtime.step_keys import code_digest
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from datasets.errors import InputError
 from datasets.schema import Score
-from datasets.shards.shards import read_json, write_json
 from datasets.store import storage
+from datasets.store.json_files import read_json, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -20,7 +20,8 @@ from datasets.corpus.scan import distinct_names, safe_name
 from datasets.errors import InputError
 from datasets.ranges import NonNegativeInt, Range, check_ranges
 from datasets.schema import ShardSet
-from datasets.shards.shards import Song, read_song, read_songs
+from datasets.shards.manifests import Song, read_songs
+from datasets.shards.shards import read_song
 from datasets.store import storage
 from datasets.store.ownership import outputs, require_folder, require_ours
 from pipelines.evaluation import model_match

@@ -16,7 +16,8 @@ from datasets.corpus.scan import safe_name
 from datasets.errors import InputError
 from datasets.schema import SOURCES, Score, ShardSet, StemFile
 from datasets.seeding import spread
-from datasets.shards.shards import Song, read_song_blocks, read_songs
+from datasets.shards.manifests import Song, read_songs
+from datasets.shards.shards import read_song_blocks
 
 PROTOCOL = "one song, whole; nSDR of the written files"
 

@@ -18,18 +18,11 @@ from datasets.corpus.removed_songs import SAME
 from datasets.errors import InputError
 from datasets.quality.fingerprint import Listener, Match, Signature, find_matches, pack, unpack
 from datasets.schema import Landmarks, ShardSet
-from datasets.shards.shards import (
-    Manifest,
-    Song,
-    address_of,
-    read_json,
-    read_manifest,
-    read_objects,
-    read_song_blocks,
-    read_table,
-    write_json,
-)
+from datasets.shards.manifests import Manifest, Song, address_of, read_manifest
+from datasets.shards.shards import read_song_blocks
+from datasets.shards.tables import read_objects, read_table
 from datasets.store import storage
+from datasets.store.json_files import read_json, write_json
 from pipelines.runtime.step_keys import code_digest, digest
 
 if TYPE_CHECKING:

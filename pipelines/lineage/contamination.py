@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from datasets.quality.fingerprint import Signature, find_matches
 from datasets.schema import ShardSet
-from datasets.shards.shards import Song
+from datasets.shards.manifests import Song
 from pipelines.lineage import ancestry
 from pipelines.lineage.ancestry import Ancestry, Recording
 

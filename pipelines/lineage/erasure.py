@@ -16,18 +16,11 @@ from typing import Any
 
 from datasets.corpus.removed_songs import REASON
 from datasets.schema import SPLITS, Verdict
-from datasets.shards.shards import (
-    Shard,
-    Song,
-    clear_leftovers,
-    exclusive,
-    find_shard,
-    open_parquet,
-    read_json,
-    stored_songs,
-    write_shard,
-)
+from datasets.shards.manifests import Shard, Song, stored_songs
+from datasets.shards.shards import find_shard, open_parquet, write_shard
 from datasets.store import storage
+from datasets.store.json_files import read_json
+from datasets.store.write_lock import clear_leftovers, write_lock
 from pipelines.lineage import ancestry
 from pipelines.runtime.step_keys import digest
 
@@ -85,7 +78,7 @@ def holdings(tables: str, audio: Collection[str]) -> list[Holding]:
 def run(tables: str, audio: Collection[str], *, row_cache: str = "") -> Erased:
     """Take the audio with these digests out of the store `tables`, and out of the cache of a loader."""
     tables = storage.absolute(tables)
-    with exclusive(tables):
+    with write_lock(tables):
         clear_leftovers(tables)
         _clear_unfinished(tables)
         found = holdings(tables, audio)

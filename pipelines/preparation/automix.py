@@ -16,25 +16,18 @@ from datasets.mixing.render import Samples, render
 from datasets.ranges import NonNegativeInt, PositiveInt, check_ranges
 from datasets.schema import PLANS, SCHEMA_VERSION, SPLITS, MixPlan, Part, Profile, ShardSet
 from datasets.shards.chunks import CHUNK_S, SongHeader, song_rows
-from datasets.shards.shards import (
+from datasets.shards.manifests import (
     Shard,
     Song,
-    clear_leftovers,
-    cut_points,
-    exclusive,
     find_manifest,
-    find_shard,
-    read_objects,
-    read_song,
     read_songs,
-    sources_of,
     stored_songs,
-    table_of,
     write_manifest,
-    write_shard,
-    write_table,
 )
+from datasets.shards.shards import cut_points, find_shard, read_song, sources_of, write_shard
+from datasets.shards.tables import read_objects, table_of, write_table
 from datasets.store import storage
+from datasets.store.write_lock import clear_leftovers, write_lock
 from pipelines.runtime.cluster import Resources, connect, map_rows, song_bytes
 from pipelines.runtime.progress import Progress, stage
 from pipelines.runtime.step_keys import code_digest, digest
@@ -185,7 +178,7 @@ def _render_missing(jobs: Sequence[_Job], songs: Mapping[str, Song], store: str,
     mixes = sum(len(job.plans) for job in missing)
     with stage(progress, "automix", mixes, "mixes") as heard:
         if missing:
-            with exclusive(store), connect():
+            with write_lock(store), connect():
                 clear_leftovers(store)
                 items = [_item(job, songs, store) for job in missing]
                 used = [songs[part.track_id] for job in missing for item in job.plans for part in item.parts]

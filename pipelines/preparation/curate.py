@@ -23,16 +23,8 @@ from datasets.quality.measures import Fault, Rules, faults, silent_sources
 from datasets.quality.overrides import Overrides, read_overrides
 from datasets.ranges import AnyNumber, PositiveInt, Probability
 from datasets.schema import LANDMARKS, REASONS, SPLITS, VERDICTS, Landmarks, ShardSet, Verdict
-from datasets.shards.shards import (
-    Manifest,
-    Song,
-    find_manifest,
-    read_manifest,
-    read_objects,
-    table_of,
-    write_manifest,
-    write_table,
-)
+from datasets.shards.manifests import Manifest, Song, find_manifest, read_manifest, write_manifest
+from datasets.shards.tables import read_objects, table_of, write_table
 from datasets.shards.versions import drawn_sides
 from datasets.store import storage
 from pipelines.preparation import label_check, label_rule, signal_stats

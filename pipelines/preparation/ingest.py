@@ -24,18 +24,12 @@ from datasets.quality.fingerprint import Listener
 from datasets.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, ProperFraction, Range, check_ranges
 from datasets.schema import REASONS, SOURCES, ShardSet, StemFile, Track, Verdict, chunks_schema
 from datasets.shards.chunks import CHUNK_S, stems_of, track_rows
-from datasets.shards.shards import (
-    audio_digest,
-    clear_leftovers,
-    exclusive,
-    find_manifest,
-    read_manifest,
-    write_manifest,
-    write_shard,
-)
+from datasets.shards.manifests import find_manifest, read_manifest, write_manifest
+from datasets.shards.shards import audio_digest, write_shard
 from datasets.shards.versions import ShardPlan, Stored, drawn_sides, plan_shards, read_store, song_key, stored_bytes
 from datasets.store import storage
 from datasets.store.file_state import read_proven
+from datasets.store.write_lock import clear_leftovers, write_lock
 from pipelines.runtime.cluster import Resources, connect, map_rows
 from pipelines.runtime.progress import Progress, stage
 from pipelines.runtime.step_keys import code_digest, digest
@@ -219,7 +213,7 @@ def _write_missing(
         if plans:
             # A task holds what is encoded of one song until the song is known to be whole.
             need = Resources(memory_bytes=_WORKER_BYTES + 2 * max(sizes[track.track_id] for track in missing))
-            with exclusive(store), connect():
+            with write_lock(store), connect():
                 clear_leftovers(store)
                 # The longest first, so that no core is left with one at the end while the others have nothing to do.
                 plans.sort(key=lambda plan: -sum(sizes[track.track_id] for track in plan.tracks))

@@ -15,8 +15,10 @@ import numpy as np
 
 from datasets.audio.files import Samples
 from datasets.errors import InputError
-from datasets.shards.shards import Song, read_json, read_song_blocks, write_json
+from datasets.shards.manifests import Song
+from datasets.shards.shards import read_song_blocks
 from datasets.store import storage
+from datasets.store.json_files import read_json, write_json
 from pipelines.evaluation import model_match
 from pipelines.preparation.label_rule import Decibels, Levels, levels_of
 from pipelines.runtime.cluster import connect, quiet_data

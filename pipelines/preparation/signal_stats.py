@@ -18,9 +18,11 @@ from datasets.errors import AudioError, Unavailable
 from datasets.quality.fingerprint import Signature, pack, unpack
 from datasets.quality.measures import Meter, Moment, Rules
 from datasets.schema import StemFile
-from datasets.shards.shards import Song, read_json, read_song_blocks, write_json
+from datasets.shards.manifests import Song
+from datasets.shards.shards import read_song_blocks
 from datasets.store import storage
 from datasets.store.file_state import read_proven
+from datasets.store.json_files import read_json, write_json
 from pipelines.runtime.cluster import connect, map_rows
 from pipelines.runtime.progress import Progress, stage
 from pipelines.runtime.step_keys import code_digest, digest

@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from datasets.errors import InputError
-from datasets.shards.shards import read_json, write_json
+from datasets.store.json_files import read_json, write_json
 from pipelines import registry
 from pipelines.registry.server_check import without_password
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from datasets.shards.shards import read_json, write_json
+from datasets.store.json_files import read_json, write_json
 from pipelines import registry
 from pipelines.registry import limits, run_logging
 from pipelines.registry.server_check import check_address, without_password

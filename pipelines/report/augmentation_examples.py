@@ -9,7 +9,8 @@ import numpy as np
 from datasets.audio.files import Samples, resample
 from datasets.schema import ShardSet
 from datasets.seeding import spread
-from datasets.shards.shards import Song, read_song, read_songs
+from datasets.shards.manifests import Song, read_songs
+from datasets.shards.shards import read_song
 from models.learner_config import REPITCH_MARGIN, AugmentConfig
 from pipelines.report.listening import PAGE_RATE, Clip, band_levels, player
 from pipelines.report.page import section, text

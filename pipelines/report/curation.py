@@ -19,7 +19,8 @@ from datasets.audio.files import Samples, resample, to_channels
 from datasets.quality.measures import Rules
 from datasets.schema import REASONS, SPLITS, Verdict
 from datasets.seeding import spread
-from datasets.shards.shards import Song, read_song
+from datasets.shards.manifests import Song
+from datasets.shards.shards import read_song
 from datasets.store import storage
 from pipelines.report.listening import PAGE_RATE, Clip, band_levels, player
 from pipelines.report.page import document, section, table, text

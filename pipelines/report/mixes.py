@@ -16,7 +16,9 @@ from datasets.audio.files import Samples, resample
 from datasets.mixing.render import place
 from datasets.schema import MixPlan, Part, Profile, ShardSet
 from datasets.seeding import spread
-from datasets.shards.shards import Song, read_objects, read_song, read_songs
+from datasets.shards.manifests import Song, read_songs
+from datasets.shards.shards import read_song
+from datasets.shards.tables import read_objects
 from pipelines.report.listening import PAGE_RATE, Clip, band_levels, player, waveform
 from pipelines.report.page import section, source_class, text
 

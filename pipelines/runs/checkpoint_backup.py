@@ -13,8 +13,8 @@ import uuid
 from pathlib import Path
 
 from datasets.errors import InputError
-from datasets.shards.shards import read_json, write_json
 from datasets.store import storage
+from datasets.store.json_files import read_json, write_json
 from pipelines.runs import run_folder
 
 _TOLD = (run_folder.HISTORY, run_folder.EVENTS)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.errors import InputError
-from datasets.shards.shards import Song
+from datasets.shards.manifests import Song
 from pipelines.runtime.step_keys import ROOMS, ROOT
 
 _LOG = logging.getLogger(__name__)

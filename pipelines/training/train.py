@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from datasets.errors import InputError
 from datasets.schema import ShardSet
-from datasets.shards.shards import read_songs, write_json
+from datasets.shards.manifests import read_songs
+from datasets.store.json_files import write_json
 from models.errors import ModelError
 from pipelines.lineage import ancestry
 from pipelines.runs import run_folder

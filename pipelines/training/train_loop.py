@@ -187,7 +187,7 @@ def train(job: Job, session: Session) -> dict[str, Any]:
 
 def build_model(job: Job) -> "nn.Module":
     """The network of the job, for the sources, rate and channels of the songs unless the options say otherwise."""
-    from datasets.shards.shards import read_songs
+    from datasets.shards.manifests import read_songs
     from models.learning import start
     from models.networks.catalog import build
     from models.weights import checkpoint

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from datasets.seeding import spread
-from datasets.shards.shards import Song, read_song, read_songs
+from datasets.shards.manifests import Song, read_songs
+from datasets.shards.shards import read_song
 from pipelines.runs.examples import Example
 
 if TYPE_CHECKING:

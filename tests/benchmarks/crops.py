@@ -31,9 +31,9 @@ from datasets.corpus.synthetic import compose, perform
 from datasets.loading.crops import read_crop
 from datasets.schema import SOURCES
 from datasets.seeding import dice
-from datasets.shards import shards
+from datasets.shards import manifests, shards
 from datasets.shards.chunks import SongHeader, song_rows
-from datasets.shards.shards import Song
+from datasets.shards.manifests import Song
 from tests.benchmarks.table import Row, figure, show
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -146,12 +146,12 @@ def store(stems_SCT: Samples, folder: Path) -> Material:
     header = SongHeader(track_id="song", title="", split="train", license="", origin="corpus", sample_rate=RATE)
     rows = song_rows(stems_SCT, header, sources=SOURCES, bits=16)
     shard = shards.write_shard(folder, "shard", rows, sources=SOURCES)
-    address = shards.write_manifest(folder, table="chunks", step="bench", key="k", shards=[shard])
+    address = manifests.write_manifest(folder, table="chunks", step="bench", key="k", shards=[shard])
     for source, stem_CT in zip(SOURCES, stems_SCT, strict=True):
         for kind in ("flac", "wav"):
             soundfile.write(folder / f"{source}.{kind}", stem_CT.T, RATE, subtype="PCM_16")
     frames = {source: [(row[source], frame_offsets(row[source])) for row in rows] for source in SOURCES}
-    return Material(song=shards.read_songs(address)[0], files=folder, frames=frames)
+    return Material(song=manifests.read_songs(address)[0], files=folder, frames=frames)
 
 
 def songs() -> Iterator[tuple[str, Samples]]:

@@ -31,7 +31,7 @@ from datasets.loading.row_cache import FORMS, RowCache
 from datasets.loading.segments import SegmentIndex
 from datasets.schema import SOURCES, ShardSet
 from datasets.seeding import dice
-from datasets.shards import shards
+from datasets.shards import manifests
 from datasets.store import storage
 from tests.benchmarks.crops import CROP_S, RATE, Material, bytes_read, seek, songs, store
 from tests.benchmarks.table import Row, figure, show
@@ -107,7 +107,7 @@ def _arms(material: Material, folder: Path) -> Mapping[str, Arm]:
     }
 
 
-def _ours(song: shards.Song, start: int, cache: RowCache | None = None) -> int:
+def _ours(song: manifests.Song, start: int, cache: RowCache | None = None) -> int:
     return read_crop(np.empty((len(SOURCES), 2, SIZE), np.float32), song, start, SOURCES, cache)
 
 
@@ -120,15 +120,15 @@ def _wav_ints(material: Material, start: int) -> int:
     return bytes_read() - before
 
 
-def _in_s3(material: Material, name: str) -> shards.Song:
+def _in_s3(material: Material, name: str) -> manifests.Song:
     """The same song in the bucket."""
     near = Path(material.song.path)
     address = storage.join(f"s3://{BUCKET}", name.replace(" ", "-").replace(",", ""), near.name)
     storage.write(address, near.read_bytes())
-    return shards.Song(**{**_fields(material.song), "path": address})
+    return manifests.Song(**{**_fields(material.song), "path": address})
 
 
-def _fields(song: shards.Song) -> dict[str, object]:
+def _fields(song: manifests.Song) -> dict[str, object]:
     return {name: getattr(song, name) for name in song.__dataclass_fields__}
 
 
@@ -173,7 +173,7 @@ def _burst(task: tuple[ShardSet, int]) -> tuple[float, float]:
     What remains is work, and waiting for locks and files: what two on free cores would take.
     """
     address, count = task
-    (song,) = shards.read_songs(address)
+    (song,) = manifests.read_songs(address)
     out_SCT: Samples = np.empty((len(SOURCES), 2, SIZE), np.float32)
     read_crop(out_SCT, song, 0, SOURCES)
     queue = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat")
@@ -210,7 +210,7 @@ def stalls(material: Material) -> list[Row]:
 
 
 def _address(material: Material) -> ShardSet:
-    address = shards.find_manifest(material.files, step="bench", key="k")
+    address = manifests.find_manifest(material.files, step="bench", key="k")
     assert address is not None
     return address
 

@@ -24,7 +24,8 @@ from datasets.corpus.synthetic import compose, perform
 from datasets.mixing.mixplan import MixRules, plan
 from datasets.schema import SOURCES, Profile
 from datasets.shards.chunks import SongHeader, song_rows
-from datasets.shards.shards import read_song, read_songs, write_manifest, write_shard
+from datasets.shards.manifests import read_songs, write_manifest
+from datasets.shards.shards import read_song, write_shard
 from models.learner_config import AugmentConfig
 from models.learning.augment import augment
 from pipelines.preparation import automix

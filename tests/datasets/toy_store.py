@@ -9,7 +9,7 @@ from datasets.audio.files import Samples
 from datasets.loading.segments import SegmentIndex, read_row
 from datasets.schema import ShardSet
 from datasets.seeding import dice
-from datasets.shards import shards
+from datasets.shards import manifests, shards
 from datasets.shards.chunks import SongHeader, song_rows
 
 RATE = 1000
@@ -31,7 +31,7 @@ def store(
         header = SongHeader(track_id=name, title=name, split=split, license="", origin="corpus", sample_rate=RATE)
         rows += song_rows(stems(name, num_samples), header, sources=SOURCES, chunk_s=2, bits=bits)
     shard = shards.write_shard(root or folder, key, rows, sources=SOURCES)
-    return shards.write_manifest(root or folder, table="chunks", step="ingest", key=key, shards=[shard])
+    return manifests.write_manifest(root or folder, table="chunks", step="ingest", key=key, shards=[shard])
 
 
 def batch(

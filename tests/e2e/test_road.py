@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from datasets.schema import ShardSet
-from datasets.shards.shards import read_songs
+from datasets.shards.manifests import read_songs
 from datasets.shards.versions import list_versions
 from flows import config as door
 from flows.cli.store import forget

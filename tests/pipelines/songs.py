@@ -8,7 +8,7 @@ import numpy as np
 from datasets.audio.files import Samples
 from datasets.schema import ShardSet
 from datasets.seeding import dice
-from datasets.shards import shards
+from datasets.shards import manifests, shards
 from datasets.shards.chunks import SongHeader, song_rows
 
 RATE = 8000
@@ -32,4 +32,4 @@ def write_songs(store: Path, songs: Mapping[str, str], *, num_samples: int = 3 *
         header = SongHeader(track_id=name, title=name, split=split, license="", origin="corpus", sample_rate=RATE)
         rows += song_rows(stems(name, num_samples), header, sources=SOURCES, chunk_s=2)
     shard = shards.write_shard(store, f"songs-{key}", rows, sources=SOURCES)
-    return shards.write_manifest(store, table="chunks", step="ingest", key=key, shards=[shard])
+    return manifests.write_manifest(store, table="chunks", step="ingest", key=key, shards=[shard])

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from datasets.schema import SPLITS
 from datasets.shards import versions
-from datasets.shards.shards import Song
+from datasets.shards.manifests import Song
 from flows.cli.store import forget
 from flows.config import RunConfig
 from flows.console.progress_display import table

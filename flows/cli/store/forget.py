@@ -20,7 +20,7 @@ from datasets.errors import InputError
 from datasets.quality.fingerprint import Signature, pack
 from datasets.schema import ShardSet
 from datasets.shards import versions
-from datasets.shards.shards import Song, read_manifest
+from datasets.shards.manifests import Song, read_manifest
 from datasets.store import storage
 from flows.cli.session import prepared
 from flows.config import RunConfig

@@ -15,7 +15,7 @@ from typing import Any
 from rich.text import Text
 
 from datasets.errors import InputError
-from datasets.shards.shards import Manifest, read_manifest
+from datasets.shards.manifests import Manifest, read_manifest
 from datasets.store import ownership, storage
 from flows.config import RunConfig
 from flows.console.progress_display import Screen, table

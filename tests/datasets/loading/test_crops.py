@@ -13,9 +13,9 @@ from datasets.loading import crops
 from datasets.loading.crops import layout_of, read_crop
 from datasets.schema import ShardSet
 from datasets.seeding import dice
-from datasets.shards import shards
+from datasets.shards import manifests, shards, tables
 from datasets.shards.chunks import SongHeader, song_rows
-from datasets.shards.shards import Song
+from datasets.shards.manifests import Song
 from datasets.store import storage
 from tests.datasets.toy_store import RATE, SOURCES, stems, store
 
@@ -31,8 +31,8 @@ def mono_and_deep(tmp_path: Path) -> tuple[dict[str, Song], dict[str, Samples]]:
         bits, chunk_s = (16, 20.48) if name == "c" else (24, 12.345)
         rows += song_rows(stems_SCT, header, sources=SOURCES, chunk_s=chunk_s, bits=bits)
     shard = shards.write_shard(tmp_path, "k", rows, sources=SOURCES)
-    address = shards.write_manifest(tmp_path, table="chunks", step="ingest", key="k", shards=[shard])
-    return {song.track_id: song for song in shards.read_songs(address)}, songs
+    address = manifests.write_manifest(tmp_path, table="chunks", step="ingest", key="k", shards=[shard])
+    return {song.track_id: song for song in manifests.read_songs(address)}, songs
 
 
 def test_any_crop_is_the_part_of_the_whole_song(mono_and_deep: tuple[dict[str, Song], dict[str, Samples]]) -> None:
@@ -63,14 +63,16 @@ def _music_store(folder: Path, *, bits: int = 16) -> Song:
     header = SongHeader(track_id="m", title="m", split="train", license="", origin="corpus", sample_rate=rate)
     rows = song_rows(stems_SCT, header, sources=names, bits=bits)
     shard = shards.write_shard(folder, "m", rows, sources=names)
-    return shards.read_songs(shards.write_manifest(folder, table="chunks", step="ingest", key="m", shards=[shard]))[0]
+    return manifests.read_songs(
+        manifests.write_manifest(folder, table="chunks", step="ingest", key="m", shards=[shard])
+    )[0]
 
 
 def test_a_crop_reads_little_more_than_its_share_of_the_flac(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     song, sources, size = _music_store(tmp_path), ("drums", "bass", "other", "vocals"), round(7.8 * 44100)
     out_SCT = np.empty((4, 2, size), np.float32)
     starts = dice(0, "starts").integers(0, song.num_samples - size, 12).tolist()
-    rows = [*shards.read_rows(_address(tmp_path), columns=list(sources))]
+    rows = [*tables.read_rows(_address(tmp_path), columns=list(sources))]
     share = sum(len(row[source]) for row in rows for source in sources) / song.num_samples * size
     for start in starts:
         num_bytes = read_crop(out_SCT, song, start, sources)
@@ -93,14 +95,14 @@ def test_a_crop_reads_little_more_than_its_share_of_the_flac(tmp_path: Path, mon
 
 
 def _address(folder: Path) -> ShardSet:
-    found = shards.find_manifest(folder, step="ingest", key="m")
+    found = manifests.find_manifest(folder, step="ingest", key="m")
     assert found is not None
     return found
 
 
 def test_a_flipped_bit_in_what_a_crop_reads_is_noticed_and_the_shard_named(tmp_path: Path) -> None:
     address = store(tmp_path, {"a": ("train", 30_000)})
-    (song,) = shards.read_songs(address)
+    (song,) = manifests.read_songs(address)
     path, out_SCT = tmp_path / "chunks" / "k.parquet", np.empty((2, 2, 2000), np.float32)
     assert read_crop(out_SCT, song, 0, SOURCES) > 8000
     data = path.read_bytes()
@@ -115,7 +117,7 @@ def test_a_flipped_bit_in_what_a_crop_reads_is_noticed_and_the_shard_named(tmp_p
 
 def test_wherever_a_bit_is_flipped_what_is_read_is_right_or_refused(tmp_path: Path) -> None:
     address = store(tmp_path, {"a": ("train", 9000)})
-    (song,) = shards.read_songs(address)
+    (song,) = manifests.read_songs(address)
     path, whole_SCT = Path(song.path), stems("a", 9000)
     data = path.read_bytes()
     end_of_data = len(data) - int.from_bytes(data[-8:-4], "little")  # pyarrow may abort on a flip in the footer
@@ -145,7 +147,9 @@ def test_a_table_of_frames_that_cannot_be_right_is_refused_whatever_is_read_of_i
     header = SongHeader(track_id="a", title="a", split="train", license="", origin="corpus", sample_rate=RATE)
     rows = song_rows(stems("a", 40_000), header, sources=SOURCES, chunk_s=40_000 / RATE)
     shard = shards.write_shard(tmp_path, "k", rows, sources=SOURCES)
-    (song,) = shards.read_songs(shards.write_manifest(tmp_path, table="chunks", step="ingest", key="k", shards=[shard]))
+    (song,) = manifests.read_songs(
+        manifests.write_manifest(tmp_path, table="chunks", step="ingest", key="k", shards=[shard])
+    )
     path, column = Path(song.path), 1
     layout, data = layout_of(song.path), bytearray(path.read_bytes())
     end = int(layout.frames_ends[0, column])
@@ -166,7 +170,7 @@ def test_a_table_of_frames_that_cannot_be_right_is_refused_whatever_is_read_of_i
 def test_a_footer_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
     """The scale of a row stands in the footer as its least and as its greatest value."""
     address = store(tmp_path, {"a": ("train", 1900)})
-    (song,) = shards.read_songs(address)
+    (song,) = manifests.read_songs(address)
     path, one, two = Path(song.path), np.float32(1).tobytes(), np.float32(2).tobytes()
     data, said = path.read_bytes(), []
     at = len(data) - 8 - int.from_bytes(data[-8:-4], "little")

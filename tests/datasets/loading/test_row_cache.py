@@ -10,8 +10,8 @@ from datasets.loading import crops, row_cache
 from datasets.loading.crops import read_crop
 from datasets.loading.row_cache import FORMS, RowCache
 from datasets.seeding import dice
-from datasets.shards import shards
-from datasets.shards.shards import Song
+from datasets.shards import manifests
+from datasets.shards.manifests import Song
 from datasets.store import storage
 from tests.datasets.toy_store import SOURCES, stems, store
 
@@ -34,7 +34,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def _songs(folder: Path, *, bits: int = 16) -> list[Song]:
-    return list(shards.read_songs(store(folder, {name: ("train", n) for name, n in LENGTHS.items()}, bits=bits)))
+    return list(manifests.read_songs(store(folder, {name: ("train", n) for name, n in LENGTHS.items()}, bits=bits)))
 
 
 def _read_all(songs: list[Song], cache: RowCache) -> int:

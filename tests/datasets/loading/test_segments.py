@@ -12,7 +12,7 @@ from datasets.loading.crops import song_level
 from datasets.loading.segments import SegmentIndex, draw
 from datasets.schema import ShardSet
 from datasets.seeding import dice
-from datasets.shards import shards
+from datasets.shards import manifests, shards
 from datasets.shards.chunks import SongHeader, song_rows
 from tests.datasets.toy_store import RATE, SOURCES, batch, stems, store
 
@@ -125,7 +125,7 @@ def _half_silent(folder: Path) -> ShardSet:
         header = SongHeader(track_id=name, title=name, split="train", license="", origin="corpus", sample_rate=RATE)
         rows += song_rows(stems_SCT, header, sources=SOURCES, chunk_s=2)
     shard = shards.write_shard(folder, "k", rows, sources=SOURCES)
-    return shards.write_manifest(folder, table="chunks", step="ingest", key="k", shards=[shard])
+    return manifests.write_manifest(folder, table="chunks", step="ingest", key="k", shards=[shard])
 
 
 def _active(index: SegmentIndex, *, remix_all: float = 0.0) -> float:
@@ -151,7 +151,7 @@ def test_where_a_source_is_silent_everywhere_its_time_cannot_be_left_out(tmp_pat
     stems_SCT[1] = 0
     header = SongHeader(track_id="a", title="a", split="train", license="", origin="corpus", sample_rate=RATE)
     shard = shards.write_shard(tmp_path, "k", song_rows(stems_SCT, header, sources=SOURCES), sources=SOURCES)
-    address = shards.write_manifest(tmp_path, table="chunks", step="ingest", key="k", shards=[shard])
+    address = manifests.write_manifest(tmp_path, table="chunks", step="ingest", key="k", shards=[shard])
     with pytest.raises(InputError, match=r"no stored second of bass .*train\.silence_weight=0\.1"):
         SegmentIndex.open([(address, 1.0)], sources=SOURCES, split="train", silence_weight=0.0)
     SegmentIndex.open([(address, 1.0)], sources=SOURCES, split="train", silence_weight=0.1)
@@ -177,7 +177,7 @@ def test_songs_of_two_rates_are_refused(tmp_path: Path) -> None:
     header = SongHeader(track_id="x", title="x", split="train", license="", origin="corpus", sample_rate=2 * RATE)
     rows = song_rows(stems("x", 3000), header, sources=SOURCES)
     shard = shards.write_shard(tmp_path, "x", rows, sources=SOURCES)
-    other = shards.write_manifest(tmp_path, table="chunks", step="ingest", key="x", shards=[shard])
+    other = manifests.write_manifest(tmp_path, table="chunks", step="ingest", key="x", shards=[shard])
     tables = [(store(tmp_path, SONGS), 1.0), (other, 1.0)]
     with pytest.raises(InputError, match=r"\(1000, 2\), \(2000, 2\).*one ingest\.sample_rate"):
         SegmentIndex.open(tables, sources=SOURCES, split="train")
@@ -211,8 +211,8 @@ def test_the_level_counts_each_chunk_by_its_length_and_only_the_sources_asked_fo
     header = SongHeader(track_id="a", title="a", split="train", license="", origin="corpus", sample_rate=RATE)
     rows = song_rows(np.concatenate([quiet, loud], axis=2), header, sources=SOURCES, chunk_s=2, bits=24)
     shard = shards.write_shard(tmp_path, "k", rows, sources=SOURCES)
-    address = shards.write_manifest(tmp_path, table="chunks", step="ingest", key="k", shards=[shard])
-    (song,) = shards.read_songs(address)
+    address = manifests.write_manifest(tmp_path, table="chunks", step="ingest", key="k", shards=[shard])
+    (song,) = manifests.read_songs(address)
     power = (4000 * 0.01**2 + 500 * 0.5**2) / 4500
     assert song_level(song, SOURCES[:1]) == pytest.approx(power**0.5, rel=1e-3)
     assert song_level(song, SOURCES) == pytest.approx((2 * power) ** 0.5, rel=1e-3)

@@ -16,8 +16,9 @@ from datasets.audio.files import Samples
 from datasets.errors import InputError
 from datasets.schema import PLANS, VERDICTS, MixPlan, Part, ShardSet, Verdict
 from datasets.seeding import dice
-from datasets.shards import shards
+from datasets.shards import manifests, shards, tables
 from datasets.shards.chunks import SongHeader, song_rows
+from datasets.store import write_lock
 
 RATE = 8000
 SOURCES = ("drums", "bass")
@@ -40,7 +41,7 @@ def _chunks(store: Path) -> ShardSet:
         shards.write_shard(store, "first", _rows("a", "b"), sources=SOURCES),
         shards.write_shard(store, "second", _rows("c"), sources=SOURCES),
     ]
-    return shards.write_manifest(store, table="chunks", step="ingest", key="k", shards=written)
+    return manifests.write_manifest(store, table="chunks", step="ingest", key="k", shards=written)
 
 
 def test_no_shard_grows_beyond_four_times_its_mean_and_none_is_lost() -> None:
@@ -88,7 +89,7 @@ def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
 
 def test_songs_are_read_back_whole_or_in_part(tmp_path: Path) -> None:
     address = _chunks(tmp_path)
-    assert [song.track_id for song in shards.read_songs(address)] == ["a", "b", "c"]
+    assert [song.track_id for song in manifests.read_songs(address)] == ["a", "b", "c"]
     whole_SCT = shards.read_track(address, "b")
     np.testing.assert_allclose(whole_SCT, _stems("b"), atol=2**-23)
     part_SCT = shards.read_track(address, "b", sources=("bass",), start=7990, num_samples=9000)
@@ -100,23 +101,23 @@ def test_songs_are_read_back_whole_or_in_part(tmp_path: Path) -> None:
 
 def test_rows_are_filtered_before_their_audio_is_read(tmp_path: Path) -> None:
     address = _chunks(tmp_path)
-    rows = list(shards.read_rows(address, columns=["index", "track_id"], where={"track_id": {"a", "c"}, "index": 1}))
+    rows = list(tables.read_rows(address, columns=["index", "track_id"], where={"track_id": {"a", "c"}, "index": 1}))
     assert rows == [{"index": 1, "track_id": "a"}, {"index": 1, "track_id": "c"}]
-    assert len(list(shards.read_rows(address))) == address.num_rows == 9
+    assert len(list(tables.read_rows(address))) == address.num_rows == 9
 
 
 def test_a_selection_shows_its_songs_on_their_sides(tmp_path: Path) -> None:
-    whole = shards.read_manifest(_chunks(tmp_path))
+    whole = manifests.read_manifest(_chunks(tmp_path))
     sides = {"a": "test", "c": "valid"}
     songs = [replace(song, split=sides[song.track_id]) for song in whole.songs if song.track_id in sides]
-    chosen = shards.write_manifest(
+    chosen = manifests.write_manifest(
         tmp_path, table="chunks", step="curate", key="k", shards=whole.shards, songs=songs[::-1]
     )
-    assert [(song.track_id, song.split) for song in shards.read_songs(chosen)] == [("a", "test"), ("c", "valid")]
-    rows = list(shards.read_rows(chosen, columns=["track_id", "split"]))
+    assert [(song.track_id, song.split) for song in manifests.read_songs(chosen)] == [("a", "test"), ("c", "valid")]
+    rows = list(tables.read_rows(chosen, columns=["track_id", "split"]))
     assert {(row["track_id"], row["split"]) for row in rows} == set(sides.items())
     assert len(rows) == chosen.num_rows == 6
-    assert {row["index"] for row in shards.read_rows(chosen, where={"split": "valid"})} == {0, 1, 2}
+    assert {row["index"] for row in tables.read_rows(chosen, where={"split": "valid"})} == {0, 1, 2}
     with pytest.raises(InputError, match="no song 'b'"):
         shards.read_track(chosen, "b")
     assert chosen.digest != _chunks(tmp_path).digest
@@ -124,39 +125,39 @@ def test_a_selection_shows_its_songs_on_their_sides(tmp_path: Path) -> None:
 
 def test_a_digest_is_that_of_the_songs_whatever_shards_they_lie_in(tmp_path: Path) -> None:
     written = [shards.write_shard(tmp_path, name, _rows(name), sources=SOURCES) for name in ("c", "b", "a")]
-    apart = shards.write_manifest(tmp_path, table="chunks", step="ingest", key="apart", shards=written)
+    apart = manifests.write_manifest(tmp_path, table="chunks", step="ingest", key="apart", shards=written)
     together = _chunks(tmp_path)
     assert apart.digest == together.digest
-    assert [song.track_id for song in shards.read_songs(apart)] == ["a", "b", "c"]
-    moved = [replace(song, split="test") for song in shards.read_songs(apart)]
-    other = shards.write_manifest(tmp_path, table="chunks", step="ingest", key="other", shards=written, songs=moved)
+    assert [song.track_id for song in manifests.read_songs(apart)] == ["a", "b", "c"]
+    moved = [replace(song, split="test") for song in manifests.read_songs(apart)]
+    other = manifests.write_manifest(tmp_path, table="chunks", step="ingest", key="other", shards=written, songs=moved)
     assert other.digest != apart.digest
 
 
 def test_a_finished_table_is_found_and_a_lost_or_cut_one_is_not(tmp_path: Path) -> None:
     address = _chunks(tmp_path)
-    assert shards.find_manifest(tmp_path, step="ingest", key="k") == address
-    assert shards.find_manifest(tmp_path, step="ingest", key="other") is None
+    assert manifests.find_manifest(tmp_path, step="ingest", key="k") == address
+    assert manifests.find_manifest(tmp_path, step="ingest", key="other") is None
     assert shards.find_shard(tmp_path, "first") is not None
     path = tmp_path / "chunks" / "first.parquet"
     path.write_bytes(path.read_bytes()[:-10])
-    assert shards.find_manifest(tmp_path, step="ingest", key="k") is None
+    assert manifests.find_manifest(tmp_path, step="ingest", key="k") is None
     assert shards.find_shard(tmp_path, "first") is None
     with pytest.raises(InputError, match=r"first\.parquet is damaged: it has"):
-        list(shards.read_rows(address))
+        list(tables.read_rows(address))
     (tmp_path / "chunks" / "second.json").write_text("{")
     assert shards.find_shard(tmp_path, "second") is None
 
 
 def test_a_flipped_bit_is_found_and_the_shard_named(tmp_path: Path) -> None:
     address = _chunks(tmp_path)
-    shards.verify(address)
+    tables.verify(address)
     path = tmp_path / "chunks" / "second.parquet"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 4
     path.write_bytes(data)
     with pytest.raises(InputError, match=r"second\.parquet is damaged: its checksum"):
-        shards.verify(address)
+        tables.verify(address)
     with pytest.raises(InputError, match=r"second\.parquet is damaged in 'c': .*page"):
         shards.read_track(address, "c")
 
@@ -164,7 +165,7 @@ def test_a_flipped_bit_is_found_and_the_shard_named(tmp_path: Path) -> None:
 def test_a_bit_flipped_anywhere_in_the_footer_changes_nothing_or_is_named(tmp_path: Path) -> None:
     address = _chunks(tmp_path)
     columns = ["track_id", "index", "num_samples", "drums_rms_db", "drums_crc32"]
-    rows = list(shards.read_rows(address, columns=columns))
+    rows = list(tables.read_rows(address, columns=columns))
     whole_SCT = shards.read_track(address, "c")
     path = tmp_path / "chunks" / "second.parquet"
     data = path.read_bytes()
@@ -175,7 +176,7 @@ def test_a_bit_flipped_anywhere_in_the_footer_changes_nothing_or_is_named(tmp_pa
         damaged[-1 - int(rng.integers(footer))] ^= 1 << int(rng.integers(8))
         path.write_bytes(damaged)
         try:
-            assert list(shards.read_rows(address, columns=columns)) == rows
+            assert list(tables.read_rows(address, columns=columns)) == rows
             np.testing.assert_array_equal(shards.read_track(address, "c"), whole_SCT)
         except InputError as error:
             messages.append(str(error))
@@ -188,12 +189,12 @@ def test_an_unknown_schema_version_is_refused(tmp_path: Path) -> None:
     content = json.loads(Path(address.uri).read_text())
     Path(address.uri).write_text(json.dumps({**content, "schema_version": 99}))
     with pytest.raises(InputError, match="schema version 99; this program reads version 2"):
-        shards.read_songs(address)
+        manifests.read_songs(address)
     row = {**_rows("a")[0], "schema_version": 98}
     later = shards.write_shard(tmp_path, "later", [row], sources=SOURCES)
-    address = shards.write_manifest(tmp_path, table="chunks", step="ingest", key="l", shards=[later])
+    address = manifests.write_manifest(tmp_path, table="chunks", step="ingest", key="l", shards=[later])
     with pytest.raises(InputError, match=r"later\.parquet has schema version 98"):
-        list(shards.read_rows(address))
+        list(tables.read_rows(address))
 
 
 def test_a_writer_that_dies_leaves_no_shard_and_its_rest_is_cleared(tmp_path: Path) -> None:
@@ -205,7 +206,7 @@ def test_a_writer_that_dies_leaves_no_shard_and_its_rest_is_cleared(tmp_path: Pa
         shards.write_shard(tmp_path, "x", rows(), sources=SOURCES)
     assert list((tmp_path / "chunks").iterdir()) == []
     (tmp_path / "chunks" / ".tmp-x.parquet-1").touch()
-    assert shards.clear_leftovers(tmp_path) == 1
+    assert write_lock.clear_leftovers(tmp_path) == 1
     assert shards.find_shard(tmp_path, "x") is None
 
 
@@ -228,11 +229,11 @@ def test_a_killed_writer_leaves_nothing_with_a_name(tmp_path: Path) -> None:
 
 
 def test_two_jobs_do_not_write_to_one_store(tmp_path: Path) -> None:
-    with shards.exclusive(tmp_path):
-        second = shards.exclusive(tmp_path)
+    with write_lock.write_lock(tmp_path):
+        second = write_lock.write_lock(tmp_path)
         with pytest.raises(InputError, match=f"process {os.getpid()} is writing"), second:
             pass
-    with shards.exclusive(tmp_path):
+    with write_lock.write_lock(tmp_path):
         pass
 
 
@@ -240,7 +241,7 @@ def test_a_store_that_cannot_be_written_is_named_with_what_would_do(tmp_path: Pa
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"cannot write to .*store\.root=DIR"):
         _chunks(tmp_path / "file" / "store")
-    with pytest.raises(InputError, match="cannot write to"), shards.exclusive(tmp_path / "file" / "store"):
+    with pytest.raises(InputError, match="cannot write to"), write_lock.write_lock(tmp_path / "file" / "store"):
         pass
 
 
@@ -266,19 +267,19 @@ def test_border_values_come_back_from_their_tables(tmp_path: Path) -> None:
         duration_s=12.5, measures={"bass_presence": 0.1, "bass_peak": 0.5},
     )  # fmt: skip
     kept = replace(verdict, keep=True, reason="", measures={})
-    table = shards.table_of([verdict, kept], VERDICTS)
-    address = shards.write_table(tmp_path, "verdicts", table, key="k", step="curate", extra={"kept": 1})
-    assert shards.read_objects(address, Verdict) == [verdict, kept]
-    assert shards.read_manifest(address).extra == {"kept": 1}
+    table = tables.table_of([verdict, kept], VERDICTS)
+    address = tables.write_table(tmp_path, "verdicts", table, key="k", step="curate", extra={"kept": 1})
+    assert tables.read_objects(address, Verdict) == [verdict, kept]
+    assert manifests.read_manifest(address).extra == {"kept": 1}
     part = Part(track_id="a", source="bass", stretch=1.5, semitones=-2, shift_samples=-7, gain_db=-1.0)
     plan = MixPlan(
         mix_id="m", seed=3, split="train", tempo_bpm=120, key="", parts=(part, part), beat_error_ms=1.0,
         key_distance=0.2, reason="",
     )  # fmt: skip
-    plans = shards.write_table(tmp_path, "plans", shards.table_of([plan], PLANS), key="k")
-    assert shards.read_objects(plans, MixPlan) == [plan]
+    plans = tables.write_table(tmp_path, "plans", tables.table_of([plan], PLANS), key="k")
+    assert tables.read_objects(plans, MixPlan) == [plan]
     assert (
-        shards.write_table(tmp_path / "other", "plans", shards.table_of([plan], PLANS), key="z").digest == plans.digest
+        tables.write_table(tmp_path / "other", "plans", tables.table_of([plan], PLANS), key="z").digest == plans.digest
     )
 
 
@@ -287,8 +288,10 @@ def test_a_selection_from_a_store_named_by_a_relative_path_keeps_its_shards(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     written = shards.write_shard("store", "first", _rows("a", "b"), sources=SOURCES)
-    shards.write_manifest("store", table="chunks", step="ingest", key="k", shards=[written])
-    songs = shards.read_manifest("store/manifests/ingest-k.json").songs
-    chosen = shards.write_manifest("store", table="chunks", step="curate", key="c", shards=[written], songs=songs[:1])
-    assert [shard.file for shard in shards.read_manifest(chosen).shards] == ["chunks/first.parquet"]
-    assert np.allclose(shards.read_song(shards.read_songs(chosen)[0]), _stems("a"), atol=1e-4)
+    manifests.write_manifest("store", table="chunks", step="ingest", key="k", shards=[written])
+    songs = manifests.read_manifest("store/manifests/ingest-k.json").songs
+    chosen = manifests.write_manifest(
+        "store", table="chunks", step="curate", key="c", shards=[written], songs=songs[:1]
+    )
+    assert [shard.file for shard in manifests.read_manifest(chosen).shards] == ["chunks/first.parquet"]
+    assert np.allclose(shards.read_song(manifests.read_songs(chosen)[0]), _stems("a"), atol=1e-4)

@@ -11,7 +11,7 @@ import pytest
 from datasets.errors import InputError
 from datasets.schema import ShardSet, StemFile, Track
 from datasets.seeding import dice
-from datasets.shards import shards, versions
+from datasets.shards import manifests, shards, versions
 from datasets.shards.chunks import SongHeader, song_rows
 from datasets.shards.versions import plan_shards, song_key, stored_bytes
 
@@ -91,7 +91,7 @@ def test_sizes_are_those_of_the_files_by_kind_and_streams_count_once() -> None:
     assert stored_bytes(replace(_track("x"), stems=streams)) == 1400
 
 
-def _song(store: Path, name: str, *, audio: str, split: str = "train") -> shards.Shard:
+def _song(store: Path, name: str, *, audio: str, split: str = "train") -> manifests.Shard:
     header = SongHeader(track_id=name, title=name, split=split, license="", origin="corpus", sample_rate=RATE)
     stems = dice(0, audio).uniform(-0.5, 0.5, (2, 2, 9000)).astype("float32")
     rows = song_rows(stems, header, sources=SOURCES, chunk_s=1)
@@ -101,7 +101,7 @@ def _song(store: Path, name: str, *, audio: str, split: str = "train") -> shards
 def _version(store: Path, key: str, songs: dict[str, str], *, step: str = "ingest", **extra: object) -> ShardSet:
     """A dataset of songs of this audio, made one second after the one before."""
     written = [_song(store, name, audio=audio) for name, audio in songs.items()]
-    address = shards.write_manifest(store, table="chunks", step=step, key=key, shards=written, extra=extra)
+    address = manifests.write_manifest(store, table="chunks", step=step, key=key, shards=written, extra=extra)
     made_s = 1_700_000_000 + len(list((store / "manifests").glob("*.json")))
     os.utime(address.uri, (made_s, made_s))
     return address
@@ -130,9 +130,9 @@ def test_versions_are_listed_with_what_they_hold_and_what_changed(tmp_path: Path
 def test_two_versions_differ_by_song_audio_split_and_license(tmp_path: Path) -> None:
     _version(tmp_path, "one", {"a": "1", "b": "1", "c": "1", "d": "1"})
     second = _version(tmp_path, "two", {"a": "1", "b": "2", "c": "1", "e": "1"})
-    whole = shards.read_manifest(second)
+    whole = manifests.read_manifest(second)
     moved = [replace(song, split="test", license="CC0") if song.track_id == "c" else song for song in whole.songs]
-    shards.write_manifest(tmp_path, table="chunks", step="ingest", key="two", shards=whole.shards, songs=moved)
+    manifests.write_manifest(tmp_path, table="chunks", step="ingest", key="two", shards=whole.shards, songs=moved)
     found = versions.diff(tmp_path, "one", "ingest-two")
     assert (found.added, found.removed, found.changed_audio) == (("e",), ("d",), ("b",))
     assert (found.changed_split, found.changed_license) == ({"c": ("train", "test")}, {"c": ("", "CC0")})
@@ -204,7 +204,7 @@ def test_sides_drawn_by_the_same_rule_are_remembered_the_latest_first(tmp_path: 
             rows += song_rows(np.zeros((2, 1, 100), np.float32), header, sources=SOURCES)
         shard = shards.write_shard(tmp_path, f"s{number}", rows, sources=SOURCES)
         extra = {"split_rule": made_by} if made_by else {}
-        shards.write_manifest(tmp_path, table="chunks", step=step, key=f"{number}", shards=[shard], extra=extra)
+        manifests.write_manifest(tmp_path, table="chunks", step=step, key=f"{number}", shards=[shard], extra=extra)
         os.utime(tmp_path / "manifests" / f"{step}-{number}.json", (number, number))
     assert versions.drawn_sides(tmp_path, rule) == {"A": "train", "B": "train", "D": "valid"}
     assert versions.drawn_sides(tmp_path, rule, step="curate") == {"A": "test"}

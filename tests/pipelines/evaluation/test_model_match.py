@@ -13,9 +13,10 @@ import torch
 from datasets.audio.files import resample
 from datasets.errors import InputError
 from datasets.schema import ShardSet
-from datasets.shards import shards
+from datasets.shards import manifests, shards, tables
 from datasets.shards.chunks import SongHeader, song_rows
-from datasets.shards.shards import find_song, read_track
+from datasets.shards.manifests import find_song
+from datasets.shards.shards import read_track
 from models.inference.separate import separate
 from models.learning.start import begin
 from models.networks.catalog import build
@@ -47,7 +48,7 @@ def write(
         header = SongHeader(track_id=name, title=name, split=split, license="", origin="corpus", sample_rate=rate)
         rows += song_rows(np.stack(moved), header, sources=sources, chunk_s=2)
     shard = shards.write_shard(store, f"songs-{rate}", rows, sources=sources)
-    return shards.write_manifest(store, table="chunks", step="ingest", key="k", shards=[shard])
+    return manifests.write_manifest(store, table="chunks", step="ingest", key="k", shards=[shard])
 
 
 def network(rate: int = RATE, sources: tuple[str, ...] = SOURCES, seed: int = 0, **options: Any) -> torch.nn.Module:
@@ -153,10 +154,10 @@ def test_an_absent_source_is_no_damage(tmp_path: Path) -> None:
         read_track(chunks, "b", sources=("drums", "vocals", "other"))
     assert "delete" not in str(seen.value)
     with pytest.raises(InputError, match="has no column vocals") as seen:
-        list(shards.read_rows(chunks, columns=["track_id", "vocals"]))
+        list(tables.read_rows(chunks, columns=["track_id", "vocals"]))
     assert "delete" not in str(seen.value)
     with pytest.raises(InputError, match="has no column genre"):
-        list(shards.read_rows(chunks, where={"genre": "jazz"}))
+        list(tables.read_rows(chunks, where={"genre": "jazz"}))
 
 
 def test_estimates_at_another_rate_than_the_song_s_are_refused(tmp_path: Path) -> None:

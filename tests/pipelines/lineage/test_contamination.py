@@ -8,7 +8,8 @@ import pytest
 from datasets.quality.fingerprint import Listener, pack
 from datasets.schema import LANDMARKS, Landmarks, ShardSet
 from datasets.seeding import dice
-from datasets.shards.shards import Song, table_of, write_manifest, write_table
+from datasets.shards.manifests import Song, write_manifest
+from datasets.shards.tables import table_of, write_table
 from pipelines.lineage.contamination import SAME_AUDIO, find, heard_songs, learnt_songs
 
 RATE = 11025

@@ -10,18 +10,11 @@ import numpy as np
 import pytest
 
 from datasets.schema import PLANS, MixPlan, Part, ShardSet
-from datasets.shards import shards
+from datasets.shards import manifests, shards
 from datasets.shards.chunks import SongHeader, song_rows
-from datasets.shards.shards import (
-    Song,
-    read_manifest,
-    read_song,
-    table_of,
-    verify,
-    write_manifest,
-    write_shard,
-    write_table,
-)
+from datasets.shards.manifests import Song, read_manifest, write_manifest
+from datasets.shards.shards import read_song, write_shard
+from datasets.shards.tables import table_of, verify, write_table
 from datasets.shards.versions import read_store
 from datasets.store import storage
 from pipelines.lineage import ancestry, erasure
@@ -29,7 +22,7 @@ from tests.pipelines.songs import RATE, SOURCES, stems
 from tests.s3 import BUCKET, object_store
 
 
-def shard(store: Path | str, spec: str, names: list[str], *, origin: str = "corpus") -> shards.Shard:
+def shard(store: Path | str, spec: str, names: list[str], *, origin: str = "corpus") -> manifests.Shard:
     rows = []
     for name in names:
         header = SongHeader(track_id=name, title=name, split="train", license="", origin=origin, sample_rate=RATE)

@@ -10,7 +10,9 @@ from datasets.corpus.synthetic import Score, compose, perform
 from datasets.errors import InputError
 from datasets.schema import SOURCES, Profile, ShardSet
 from datasets.shards.chunks import SongHeader, song_rows
-from datasets.shards.shards import read_objects, write_manifest, write_shard
+from datasets.shards.manifests import write_manifest
+from datasets.shards.shards import write_shard
+from datasets.shards.tables import read_objects
 from pipelines.preparation import analyze
 from pipelines.preparation.analyze import AnalyzeConfig
 

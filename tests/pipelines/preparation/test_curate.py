@@ -15,7 +15,7 @@ from datasets.errors import InputError
 from datasets.quality.fingerprint import unpack
 from datasets.schema import SOURCES, Landmarks, ShardSet, Verdict
 from datasets.seeding import dice
-from datasets.shards import shards
+from datasets.shards import manifests, tables
 from pipelines import registry
 from pipelines.preparation import curate, ingest, label_check, signal_stats
 from pipelines.preparation.curate import CurateConfig, CurateResult
@@ -47,7 +47,7 @@ def _curate(ingested: IngestResult, store: Path, config: CurateConfig | None = N
 
 
 def _verdicts(result: CurateResult) -> dict[str, Verdict]:
-    return {verdict.title: verdict for verdict in shards.read_objects(result.verdicts, Verdict)}
+    return {verdict.title: verdict for verdict in tables.read_objects(result.verdicts, Verdict)}
 
 
 def test_each_song_is_kept_or_dropped_for_its_reason(ray_local: Any, tmp_path: Path) -> None:
@@ -71,13 +71,13 @@ def test_each_song_is_kept_or_dropped_for_its_reason(ray_local: Any, tmp_path: P
     assert "vocals in 0%" in verdicts["Silent"].detail
     assert verdicts["Song A"].measures["bass_presence"] == 1.0
     assert result.kept == tuple(f"Song {letter}" for letter in "ABCDEF")
-    assert {song.track_id for song in shards.read_songs(result.chunks)} == set(result.kept)
+    assert {song.track_id for song in manifests.read_songs(result.chunks)} == set(result.kept)
     dropped = {"empty_file": 1, "clipped": 1, "silent_source": 1, "leak": 1}
     assert (result.summary["songs"], result.summary["kept"], result.summary["dropped"]) == (10, 6, dropped)
     assert sum(result.summary["splits"].values()) == 6
     # What they sound like is kept with the dataset: models compared on it later must not have heard them elsewhere.
-    kept = shards.read_manifest(result.chunks)
-    sounds = shards.read_objects(ShardSet(**kept.extra["landmarks"]), Landmarks)
+    kept = manifests.read_manifest(result.chunks)
+    sounds = tables.read_objects(ShardSet(**kept.extra["landmarks"]), Landmarks)
     assert [(one.track_id, one.audio) for one in sounds] == [(song.track_id, song.audio) for song in kept.songs]
     assert all(len(unpack(one.signature)) > 1 for one in sounds)
 
@@ -101,7 +101,9 @@ def test_finished_verdicts_are_found_and_new_thresholds_measure_nothing_again(
     lenient = _curate(ingested, store, CurateConfig(min_presence=0))
     assert set(lenient.kept) == {*result.kept, "Silent"}
     assert lenient.chunks.digest != result.chunks.digest
-    Path(shards.read_manifest(result.verdicts).store, shards.read_manifest(result.verdicts).shards[0].file).unlink()
+    Path(
+        manifests.read_manifest(result.verdicts).store, manifests.read_manifest(result.verdicts).shards[0].file
+    ).unlink()
     assert _curate(ingested, store) == result
 
 
@@ -129,14 +131,14 @@ def test_a_drawn_split_that_came_out_empty_is_dealt_again(ray_local: Any, tmp_pa
     names = [f"Song {letter}" for letter in "ABCDEF"]
     for name in names:
         _song(tmp_path / "probe", name)
-    sides = {song.title: song.split for song in shards.read_songs(_ingest(tmp_path / "probe", store).chunks)}
+    sides = {song.title: song.split for song in manifests.read_songs(_ingest(tmp_path / "probe", store).chunks)}
     for name in names:
         _song(root, name, silent=("bass",) if sides[name] == "test" else ())
     result = _curate(_ingest(root, store), store, require=("train", "test"))
     assert len(result.kept) == 5
-    assert {song.split for song in shards.read_songs(result.chunks)} == {"train", "valid", "test"}
+    assert {song.split for song in manifests.read_songs(result.chunks)} == {"train", "valid", "test"}
     verdicts = _verdicts(result)
-    assert {song.title: song.split for song in shards.read_songs(result.chunks)} == {
+    assert {song.title: song.split for song in manifests.read_songs(result.chunks)} == {
         title: verdict.split for title, verdict in verdicts.items() if verdict.keep
     }
 

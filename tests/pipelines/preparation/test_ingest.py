@@ -22,7 +22,8 @@ from datasets.errors import InputError
 from datasets.loading.segments import SegmentIndex
 from datasets.schema import SOURCES
 from datasets.seeding import dice
-from datasets.shards import shards
+from datasets.shards import manifests, shards
+from datasets.store import write_lock
 from pipelines.preparation import ingest
 from pipelines.preparation.ingest import CorpusConfig, IngestConfig, IngestResult
 from tests.datasets.toy_store import batch
@@ -72,7 +73,7 @@ def test_songs_are_stored_exactly_and_a_second_run_finds_them(
     corpus = _corpus(tmp_path / "c", 3)
     result = _run(corpus, tmp_path / "s")
     assert result.rejected == ()
-    songs = shards.read_songs(result.chunks)
+    songs = manifests.read_songs(result.chunks)
     assert [song.track_id for song in songs] == ["test/Song Z", "train/Song A", "train/Song B", "train/Song C"]
     assert sorted(song.split for song in songs) == ["test", "train", "train", "valid"]
     assert result.drawn == ("valid",)
@@ -115,7 +116,7 @@ def test_songs_that_come_change_or_go_cost_what_they_are_and_old_versions_stay(r
     run_again(decodes=[])
     corpus = replace(corpus, license="CC0", split_seed=1)
     run_again(decodes=[])
-    assert {song.license for song in shards.read_songs(versions[-1].chunks)} == {"CC0"}
+    assert {song.license for song in manifests.read_songs(versions[-1].chunks)} == {"CC0"}
     assert len({version.chunks.digest for version in versions[:4]}) == 4
     assert [_ids(version) for version in versions] == expected
     assert "train/Song C" in expected[2]
@@ -133,7 +134,7 @@ def test_songs_that_come_change_or_go_cost_what_they_are_and_old_versions_stay(r
 
 
 def _ids(result: IngestResult) -> list[str]:
-    return [song.track_id for song in shards.read_songs(result.chunks)]
+    return [song.track_id for song in manifests.read_songs(result.chunks)]
 
 
 @pytest.mark.ray
@@ -161,7 +162,7 @@ def test_songs_broken_in_any_way_are_rows_with_their_reason_and_the_job_goes_on(
     result = _run(CorpusConfig(root=str(root)), tmp_path / "s")
     assert {verdict.title: verdict.reason for verdict in result.rejected} == due
     assert len(due) >= 20
-    assert [song.title for song in shards.read_songs(result.chunks)] == ['Good, "quoted" né\nsong']
+    assert [song.title for song in manifests.read_songs(result.chunks)] == ['Good, "quoted" né\nsong']
     assert not any(str(tmp_path) in verdict.detail for verdict in result.rejected)
     assert all(verdict.detail for verdict in result.rejected)
     assert _run(CorpusConfig(root=str(root)), tmp_path / "s") == result
@@ -213,7 +214,7 @@ def test_a_second_job_on_a_store_is_refused_before_it_starts_ray(
 ) -> None:
     monkeypatch.setattr(ingest, "connect", _no_work)
     corpus = _corpus(tmp_path / "c", 1)
-    with shards.exclusive(tmp_path / "s"), pytest.raises(InputError, match=f"process {os.getpid()} is writing"):
+    with write_lock.write_lock(tmp_path / "s"), pytest.raises(InputError, match=f"process {os.getpid()} is writing"):
         _run(corpus, tmp_path / "s")
     assert list((tmp_path / "s" / "chunks").glob("*.*")) == [tmp_path / "s" / "chunks" / ".lock"]
 
@@ -317,7 +318,7 @@ def test_what_cannot_be_read_for_a_while_is_tried_again(
     first = _run(corpus, store)
     assert _refusals(first) == {"train/Song B": "unavailable"}
     assert str(tmp_path) not in first.rejected[0].detail
-    assert len(shards.read_songs(first.chunks)) == 3
+    assert len(manifests.read_songs(first.chunks)) == 3
     before = _contents(store)
     mend()
     decoded = _in_this_process(monkeypatch)
@@ -383,7 +384,7 @@ def test_songs_keep_their_side_in_a_store_that_grows(tmp_path: Path, monkeypatch
     _in_this_process(monkeypatch)
     corpus, seen = CorpusConfig(root=str(tmp_path / "c")), dict[str, str]()
     for number in range(5, 12):
-        sides = {song.track_id: song.split for song in shards.read_songs(_run(corpus, tmp_path / "s").chunks)}
+        sides = {song.track_id: song.split for song in manifests.read_songs(_run(corpus, tmp_path / "s").chunks)}
         assert {name: sides[name] for name in seen} == seen
         assert set(sides.values()) == {"train", "valid", "test"}
         seen = sides

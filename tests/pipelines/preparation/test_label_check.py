@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from datasets.audio.files import Samples
 from datasets.errors import InputError
-from datasets.shards import shards
+from datasets.shards import manifests, shards
 from datasets.shards.chunks import SongHeader, song_rows
-from datasets.shards.shards import Song
+from datasets.shards.manifests import Song
 from models.networks.catalog import build
 from models.weights import checkpoint
 from models.weights.demucs_packages import export_bag
@@ -76,8 +76,8 @@ def write_song(store: Path, name: str, stems: dict[str, Samples], *, rate: int =
     header = SongHeader(track_id=name, title=name, split="train", license="", origin="corpus", sample_rate=rate)
     rows = song_rows(np.stack([stems[source] for source in SOURCES]), header, sources=SOURCES, chunk_s=3)
     shard = shards.write_shard(store, f"songs-{name}", rows, sources=SOURCES)
-    address = shards.write_manifest(store, table="chunks", step="ingest", key=name, shards=[shard])
-    return shards.read_songs(address)[0]
+    address = manifests.write_manifest(store, table="chunks", step="ingest", key=name, shards=[shard])
+    return manifests.read_songs(address)[0]
 
 
 def right(seconds: int = 6) -> dict[str, Samples]:

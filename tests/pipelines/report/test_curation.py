@@ -11,7 +11,7 @@ import pytest
 
 from datasets.quality.measures import Rules
 from datasets.schema import Verdict
-from datasets.shards.shards import read_songs
+from datasets.shards.manifests import read_songs
 from pipelines.report import curation
 from pipelines.report.curation import MAX_PLAYERS, CurationInput, Evidence, choose, dropped_table, is_about, render, run
 from pipelines.report.panels import Panel, histogram, matrix_plot

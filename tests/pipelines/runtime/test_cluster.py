@@ -18,7 +18,7 @@ import soundfile
 from datasets.errors import InputError
 from datasets.schema import SOURCES
 from datasets.seeding import dice
-from datasets.shards.shards import Song
+from datasets.shards.manifests import Song
 from pipelines.runtime import cluster
 from pipelines.runtime.cluster import Resources, connect, map_rows
 

@@ -19,7 +19,7 @@ from torch import nn
 
 from datasets.errors import InputError
 from datasets.schema import ShardSet
-from datasets.shards import shards
+from datasets.shards import manifests, shards
 from datasets.shards.chunks import SongHeader, song_rows
 from models.errors import ModelError
 from models.learner_config import AugmentConfig, LearnerConfig
@@ -405,7 +405,7 @@ def test_held_out_songs_at_another_rate_and_other_channels_are_refused(chunks: S
         header = SongHeader(track_id=name, title=name, split=split, license="", origin="corpus", sample_rate=rate)
         rows += song_rows(stems(name, 3 * RATE), header, sources=SOURCES, chunk_s=2)
     shard = shards.write_shard(tmp_path, "mixed", rows, sources=SOURCES)
-    mixed = shards.write_manifest(tmp_path, table="chunks", step="ingest", key="mixed", shards=[shard])
+    mixed = manifests.write_manifest(tmp_path, table="chunks", step="ingest", key="mixed", shards=[shard])
     with pytest.raises(InputError, match=r"cannot be mixed: \[8000, 16000\] Hz"):
         train.run(CONFIG, MODEL, [(mixed, 1.0)], sources=SOURCES, store=str(tmp_path))
     mono = replace(MODEL, options=MODEL.options | {"audio_channels": 1})

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from datasets.schema import ShardSet
-from datasets.shards.shards import read_song, read_songs
+from datasets.shards.manifests import read_songs
+from datasets.shards.shards import read_song
 from models.inference.separate import separate
 from models.learner_config import QuantizeConfig
 from models.scores.metrics import nsdr

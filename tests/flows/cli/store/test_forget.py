@@ -14,7 +14,7 @@ from datasets.corpus.removed_songs import read_forgotten
 from datasets.errors import InputError
 from datasets.schema import SOURCES
 from datasets.seeding import dice
-from datasets.shards.shards import read_songs
+from datasets.shards.manifests import read_songs
 from flows.build_corpus import Corpus
 from flows.cli.models import lineage
 from flows.cli.store import forget

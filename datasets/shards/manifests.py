@@ -1,0 +1,196 @@
+"""Manifests: the JSON files that declare a table finished, list its shards, and say where the songs of a dataset lie.
+
+A store is one folder, on a disk or in S3: `chunks/<spec>.parquet` with its sidecar `<spec>.json`,
+`tables/<table>-<key>.parquet`, `manifests/<step>-<key>.json`. Files get their names when they are written whole
+(`storage.py`); the sidecar follows its shard and the manifest comes last, so whatever has a name is finished.
+
+Chunk files never change and are shared: a manifest of table CHUNKS lists its songs, in the order of their ids,
+and where each lies. What may change without the audio (split, title, license) is read from that list, never
+from the rows. `versions.py` says how a new version reuses the shards of older ones.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets.errors import InputError
+from datasets.schema import SCHEMA_VERSION, ShardSet
+from datasets.store import storage
+from datasets.store.json_files import read_json, write_json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """One Parquet file of a finished table; `file` is relative to the store."""
+
+    file: str
+    num_rows: int
+    num_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Song:
+    """Where the chunks of one song are: row groups `first_row` to `first_row + num_chunks` of `path`."""
+
+    track_id: str
+    title: str
+    split: str
+    license: str = ""
+    audio: str = ""  # digest of what is stored of the song: equal digests are equal samples
+    num_bytes: int = 0  # of its FLAC
+    sample_rate: int
+    channels: int
+    num_samples: int
+    chunk_samples: int  # of every chunk but the last
+    first_row: int
+    num_chunks: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What a manifest says: the shards of a table in order, and what the step wants remembered of the run."""
+
+    store: str
+    table: str
+    step: str
+    key: str
+    shards: tuple[Shard, ...]
+    songs: "tuple[Song, ...]"  # of a chunk table, in the order of their ids
+    extra: Mapping[str, Any]
+
+
+def write_manifest(
+    store: str | Path,
+    *,
+    table: str,
+    step: str,
+    key: str,
+    shards: Sequence[Shard],
+    songs: Iterable[Song] | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> ShardSet:
+    """Declare a table finished. `extra` is anything JSON-sized to be found again by `read_manifest`.
+
+    `songs` says which songs of its shards a chunk table has, and on which sides (all, as they were written,
+    without it); shards in which it has none are left out.
+    """
+    path = _manifest_path(store, step, key)
+    members: list[Song] = []
+    if table == "chunks":
+        chosen = [song for shard in shards for song in stored_songs(store, shard)] if songs is None else songs
+        members = sorted(chosen, key=lambda song: song.track_id)
+        used = {storage.absolute(song.path) for song in members}  # they may come from a store named by a relative path
+        shards = [shard for shard in shards if storage.join(storage.absolute(store), shard.file) in used]
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "table": table,
+        "step": step,
+        "key": key,
+        "shards": [asdict(shard) for shard in shards],
+        "songs": [_without_folder(song, storage.absolute(store)) for song in members],
+        "extra": dict(extra or {}),
+    }
+    write_json(path, content)
+    return address_of(read_manifest(path))
+
+
+def find_manifest(store: str | Path, *, step: str, key: str) -> ShardSet | None:
+    """The finished table of an earlier run; None when there is none or one of its files is not as it was left."""
+    path = _manifest_path(store, step, key)
+    if storage.stamp(path) is None:
+        return None
+    try:
+        manifest = read_manifest(path)
+    except InputError:
+        return None
+    return address_of(manifest) if all(is_whole(manifest.store, shard) for shard in manifest.shards) else None
+
+
+def read_manifest(address: ShardSet | str) -> Manifest:
+    """What stands in a manifest; InputError when it is missing or of an unknown schema."""
+    path = address.uri if isinstance(address, ShardSet) else address
+    store = path.rsplit("/", 2)[0]
+    try:
+        content = json.loads(storage.read(path))
+    except FileNotFoundError:
+        raise InputError(f"no manifest at {path}; run the step that makes it again") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"the manifest {path} cannot be read: {error}") from None
+    check_version(content.get("schema_version"), path)
+    return Manifest(
+        store=store,
+        table=content["table"],
+        step=content["step"],
+        key=content["key"],
+        shards=tuple(Shard(**shard) for shard in content["shards"]),
+        songs=tuple(Song(**{**song, "path": storage.join(store, song["path"])}) for song in content["songs"]),
+        extra=content["extra"],
+    )
+
+
+def read_songs(address: ShardSet) -> tuple[Song, ...]:
+    """Every song of a chunk table, in the order of their ids: the same for one content, however it came about."""
+    return read_manifest(address).songs
+
+
+def find_song(address: ShardSet, track_id: str) -> Song:
+    """A song of a chunk table by its id."""
+    for song in read_songs(address):
+        if song.track_id == track_id:
+            return song
+    raise InputError(f"no song {track_id!r} in {address.uri}")
+
+
+def stored_songs(store: str | Path, shard: Shard) -> list[Song]:
+    """The songs of a shard as they were written, in the order of its rows; InputError when its sidecar is lost."""
+    path = storage.join(storage.absolute(store), shard.file)
+    sidecar = read_json(path.removesuffix(".parquet") + ".json")
+    if sidecar is None:
+        raise InputError(f"the sidecar of shard {path} cannot be read; run ingest again")
+    return [Song(**song, path=path) for song in sidecar["songs"]]
+
+
+def is_whole(store: str | Path, shard: Shard) -> bool:
+    """Whether the file of a shard is there and as long as it was."""
+    seen = storage.stamp(storage.join(store, shard.file))
+    return seen is not None and seen.size == shard.num_bytes
+
+
+def address_of(manifest: Manifest) -> ShardSet:
+    """The address of a finished table. The digest of a chunk table says nothing of its shards, only of its songs."""
+    songs = [[song.track_id, song.split, song.audio] for song in manifest.songs]
+    content = songs if manifest.table == "chunks" else [shard.sha256 for shard in manifest.shards]
+    return ShardSet(
+        uri=_manifest_path(manifest.store, manifest.step, manifest.key),
+        table=manifest.table,
+        num_rows=sum(part.num_chunks for part in manifest.songs)
+        if manifest.table == "chunks"
+        else sum(shard.num_rows for shard in manifest.shards),
+        digest=_digest(content)[:16],
+    )
+
+
+def _without_folder(song: Song, store: str) -> dict[str, Any]:
+    path = storage.absolute(song.path) if song.path else ""
+    return {**asdict(song), "path": path.removeprefix(store).lstrip("/")}
+
+
+def _manifest_path(store: str | Path, step: str, key: str) -> str:
+    return storage.join(storage.absolute(store), "manifests", f"{step}-{key}.json")
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, ensure_ascii=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def check_version(version: Any, path: str) -> None:
+    if version != SCHEMA_VERSION:
+        raise InputError(
+            f"{path} has schema version {version}; this program reads version {SCHEMA_VERSION}. "
+            "Build the store again, or use the program version that wrote it"
+        )
