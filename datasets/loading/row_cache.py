@@ -22,7 +22,7 @@ import numpy as np
 
 from datasets.audio.files import Samples
 from datasets.errors import AudioError, InputError
-from datasets.loading.crops import Layout, Ranges, decode_row, layout_of, load_layouts
+from datasets.loading.shard_layout import ByteRanges, ShardLayout, decode_row, layout_of, load_layouts
 from datasets.shards.manifests import Song
 from datasets.store import storage
 
@@ -65,7 +65,9 @@ class RowCache:
             cache._clear()
         return cache
 
-    def read(self, out_SCT: Samples, song: Song, layout: Layout, *, row: int, skip: int, columns: Sequence[int]) -> int:
+    def read(
+        self, out_SCT: Samples, song: Song, layout: ShardLayout, *, row: int, skip: int, columns: Sequence[int]
+    ) -> int:
         """Fill out_SCT with a part of a row; the number of bytes read from the shard for it."""
         name = _name(song, row, self.form)
         path = self.folder / name
@@ -82,26 +84,28 @@ class RowCache:
         return num_bytes
 
     def _through_flac(
-        self, out_SCT: Samples, song: Song, layout: Layout, *, row: int, skip: int, columns: Sequence[int]
+        self, out_SCT: Samples, song: Song, layout: ShardLayout, *, row: int, skip: int, columns: Sequence[int]
     ) -> int:
         path, (begin, end) = self.folder / _name(song, row, self.form), layout.span(row, row)
         if not path.is_file() and not self.full:
-            ranges = Ranges(song.path, begin, end)
+            ranges = ByteRanges(song.path, begin, end)
             self._keep(path, ranges.read(begin, end))
             num_bytes = ranges.num_bytes
         else:
             num_bytes = 0
         try:
-            decode_row(out_SCT, layout, Ranges(str(path), begin, end, at=begin), row=row, skip=skip, columns=columns)
+            decode_row(
+                out_SCT, layout, ByteRanges(str(path), begin, end, at=begin), row=row, skip=skip, columns=columns
+            )
         except (OSError, AudioError, IndexError):  # not kept, or damaged: the shard is the truth
             path.unlink(missing_ok=True)
             num_bytes += self._from_shard(out_SCT, song, layout, row=row, skip=skip, columns=columns)
         return num_bytes
 
     def _from_shard(
-        self, out_SCT: Samples, song: Song, layout: Layout, *, row: int, skip: int, columns: Sequence[int]
+        self, out_SCT: Samples, song: Song, layout: ShardLayout, *, row: int, skip: int, columns: Sequence[int]
     ) -> int:
-        ranges = Ranges(song.path, *layout.span(row, row))
+        ranges = ByteRanges(song.path, *layout.span(row, row))
         decode_row(out_SCT, layout, ranges, row=row, skip=skip, columns=columns)
         return ranges.num_bytes
 
@@ -131,23 +135,25 @@ def _name(song: Song, row: int, form: str) -> str:
     return f"{song.audio}-{row - song.first_row}.{form}"
 
 
-def _size(song: Song, layout: Layout, row: int, form: str) -> int:
+def _size(song: Song, layout: ShardLayout, row: int, form: str) -> int:
     begin, end = layout.span(row, row)
     if form == "flac":
         return end - begin
     return len(layout.sources) * song.channels * int(layout.num_samples[row]) * _kind(layout, row).itemsize
 
 
-def _kind(layout: Layout, row: int) -> np.dtype[np.signedinteger]:
+def _kind(layout: ShardLayout, row: int) -> np.dtype[np.signedinteger]:
     return np.dtype(np.int16 if layout.bits[row] == 16 else np.int32)
 
 
-def _step(layout: Layout, row: int) -> np.float32:
+def _step(layout: ShardLayout, row: int) -> np.float32:
     """What one of the whole numbers is worth: a power of two."""
     return np.float32(layout.scale[row] / (1 << int(layout.bits[row]) - 1))
 
 
-def _read_ints(out_SCT: Samples, path: Path, layout: Layout, *, row: int, skip: int, columns: Sequence[int]) -> bool:
+def _read_ints(
+    out_SCT: Samples, path: Path, layout: ShardLayout, *, row: int, skip: int, columns: Sequence[int]
+) -> bool:
     """Fill out_SCT from a file of samples (S, C, T); False where there is none."""
     kind, step, total = _kind(layout, row), _step(layout, row), int(layout.num_samples[row])
     try:

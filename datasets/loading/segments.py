@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from datasets.audio.files import Samples
 from datasets.errors import InputError
-from datasets.loading.crops import columns_of, layout_of, load_layouts, read_crop, song_level
+from datasets.loading.crops import read_crop, song_level
 from datasets.loading.row_cache import RowCache
+from datasets.loading.shard_layout import columns_of, layout_of, load_layouts
 from datasets.schema import ShardSet
 from datasets.seeding import dice
 from datasets.shards.manifests import Song, read_songs

@@ -25,10 +25,11 @@ import numpy as np
 import soundfile
 
 from datasets.audio.files import Samples
-from datasets.loading.crops import layout_of, read_crop
+from datasets.loading.crops import read_crop
 from datasets.loading.loader import Loader, LoaderConfig
 from datasets.loading.row_cache import FORMS, RowCache
 from datasets.loading.segments import SegmentIndex
+from datasets.loading.shard_layout import layout_of
 from datasets.schema import SOURCES, ShardSet
 from datasets.seeding import dice
 from datasets.shards import manifests

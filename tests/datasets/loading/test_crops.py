@@ -9,8 +9,9 @@ import pytest
 from datasets.audio.files import Samples
 from datasets.audio.flac_frames import FRAME_SAMPLES
 from datasets.errors import InputError
-from datasets.loading import crops
-from datasets.loading.crops import layout_of, read_crop
+from datasets.loading import shard_layout
+from datasets.loading.crops import read_crop
+from datasets.loading.shard_layout import layout_of
 from datasets.schema import ShardSet
 from datasets.seeding import dice
 from datasets.shards import manifests, shards, tables
@@ -84,8 +85,8 @@ def test_a_crop_reads_little_more_than_its_share_of_the_flac(tmp_path: Path, mon
         return storage.read_range(path, begin, end)
 
     requests: list[int] = []
-    monkeypatch.setattr(crops, "read_range", read_range)
-    monkeypatch.setattr(crops, "has_cheap_reads", lambda path: False)
+    monkeypatch.setattr(shard_layout, "read_range", read_range)
+    monkeypatch.setattr(shard_layout, "has_cheap_reads", lambda path: False)
     again_SCT = np.empty_like(out_SCT)
     for start in starts:
         requests.clear()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from datasets.errors import InputError
-from datasets.loading import crops, row_cache
+from datasets.loading import row_cache, shard_layout
 from datasets.loading.crops import read_crop
 from datasets.loading.row_cache import FORMS, RowCache
 from datasets.seeding import dice
@@ -28,8 +28,8 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             asked.append(path)
         return storage.read_range(path, begin, end)
 
-    monkeypatch.setattr(crops, "read_range", read_range)
-    monkeypatch.setattr(crops, "has_cheap_reads", lambda path: not path.endswith(".parquet"))
+    monkeypatch.setattr(shard_layout, "read_range", read_range)
+    monkeypatch.setattr(shard_layout, "has_cheap_reads", lambda path: not path.endswith(".parquet"))
     return asked
 
 

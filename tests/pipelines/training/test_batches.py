@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from datasets.errors import InputError
-from datasets.loading.crops import layout_of
 from datasets.loading.loader import LoaderConfig
+from datasets.loading.shard_layout import layout_of
 from datasets.schema import ShardSet
 from datasets.store import storage
 from models.learner_config import AugmentConfig, LearnerConfig
