@@ -187,6 +187,7 @@ class _Heard:
     shares_SS: Shares | None = None  # what a model hears in its stems
     reason: str = ""
     detail: str = ""
+    remark: str = ""  # why the mixture that came with the song was not compared with its stems
     evidence: tuple[Evidence, ...] = ()
 
 
@@ -200,8 +201,16 @@ def _judged(song: Song, known: Measured, config: CurateConfig, sources: Sequence
         signature=known.signature,
         reason=broken[0].reason if broken else "",
         detail="; ".join(fault.detail for fault in first),
+        remark=_remark(known),
         evidence=tuple(_moments(first, known)),
     )
+
+
+def _remark(known: Measured) -> str:
+    if not known.broken and not known.unread:
+        return ""
+    next_time = "; the next run tries again" if known.unread else ""
+    return f"not compared with the mixture that came with it: {known.broken or known.unread}{next_time}"
 
 
 def _moments(broken: Sequence[Fault], known: Measured) -> Iterator[Evidence]:
@@ -294,7 +303,12 @@ def _verdicts(
     verdicts, copies = _without_copies(verdicts, signatures, by_hand, min_similarity=config.min_similarity)
     shown = [item for item in heard if item.evidence and item.song.track_id not in to_go]
     evidence = {item.song.track_id: item.evidence for item in shown}
-    return _dealt_again(verdicts, about), {**evidence, **copies}
+    remarks = {item.song.track_id: item.remark for item in heard}
+    told = [
+        replace(verdict, detail="; ".join(filter(None, (verdict.detail, remarks[verdict.track_id]))))
+        for verdict in verdicts
+    ]
+    return _dealt_again(told, about), {**evidence, **copies}
 
 
 def _shares(item: _Heard, sources: Sequence[str]) -> dict[str, float]:

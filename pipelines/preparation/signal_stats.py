@@ -2,7 +2,8 @@
 
 Adding ten songs to thousands measures ten; a song that is stored under another name measures none. Where a mixture
 came with the stems it is read beside them, from where it lies: it is never stored. Where it cannot be read now, the
-song is measured without it for this once, and nothing of that is remembered. What is measured of one song is in
+song is measured without it for this once, and nothing of that is remembered; where its bytes are no usable audio, the
+song is measured without it for good, and that is said. What is measured of one song is in
 `datasets/quality/measures.py`; `curate.py` decides with it.
 """
 
@@ -38,6 +39,7 @@ class Measured:
     moments: tuple[Moment, ...]  # its worst seconds
     signature: Signature
     unread: str = ""  # why the mixture that came with the song could not be compared this time
+    broken: str = ""  # why it never can be: what its bytes are
 
 
 def run(
@@ -107,17 +109,17 @@ def _measure_songs(item: Mapping[str, Any]) -> dict[str, Any]:
         song = Song(**work["song"])
         options = {"sources": item["sources"], "silence_db": item["silence_db"]}
         mixture = [StemFile(**file) for file in work["mixture"]]
-        why = ""
+        told = {"unread": "", "broken": ""}
         try:
             meter = _heard_with(mixture, song, **options)
-        except AudioError:  # of the mixture; the stems were read before and stand in the store
-            meter = _heard(song, [], **options)
+        except AudioError as error:  # of the mixture; the stems were read before and stand in the store
+            meter, told["broken"] = _heard(song, [], **options), str(error)
         except Unavailable as error:
-            meter, why = _heard(song, [], **options), str(error)
+            meter, told["unread"] = _heard(song, [], **options), str(error)
         moments = [asdict(moment) for moment in meter.worst()]
-        row = {"measures": meter.measures(), "moments": moments, "signature": pack(meter.signature())}
-        if why:
-            unread[work["cache"]] = {**row, "unread": why}
+        row = {"measures": meter.measures(), "moments": moments, "signature": pack(meter.signature()), **told}
+        if told["unread"]:
+            unread[work["cache"]] = row
         else:
             write_json(work["cache"], row)
     return {"num_songs": len(item["songs"]), "unread": unread}
@@ -171,4 +173,6 @@ def _read(path: str) -> Measured | None:
 def _measured(row: Mapping[str, Any]) -> Measured:
     moments = tuple(Moment(**moment) for moment in row["moments"])
     signature = unpack(row["signature"])
-    return Measured(measures=row["measures"], moments=moments, signature=signature, unread=row.get("unread", ""))
+    return Measured(
+        measures=row["measures"], moments=moments, signature=signature, unread=row["unread"], broken=row["broken"]
+    )

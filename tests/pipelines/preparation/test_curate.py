@@ -190,10 +190,16 @@ def test_verdicts_without_a_mixture_that_was_out_of_reach_do_not_last(ray_local:
     _song(root, "test/Song T")
     mixture = root / "train/Song B/mixture.wav"
     soundfile.write(mixture, 0.1 * dice(0, "other").standard_normal((4 * RATE, 2)), RATE, subtype="FLOAT")
+    (root / "train/Song C/mixture.wav").write_bytes(b"no sound at all" * 99)
     ingested = _ingest(root, store)
     mixture.rename(tmp_path / "away.wav")
     without = _curate(ingested, store)
-    assert _verdicts(without)["Song B"].keep
+    told = _verdicts(without)
+    assert told["Song B"].keep
+    assert told["Song B"].detail.endswith("the next run tries again")
+    assert told["Song C"].keep
+    assert "Song C/mixture.wav: no decoder knows this file" in told["Song C"].detail
+    assert told["Song A"].detail == ""
     (tmp_path / "away.wav").rename(mixture)
     with_mixture = _curate(ingested, store)
     assert _verdicts(with_mixture)["Song B"].reason == "unlike_mixture"

@@ -110,19 +110,23 @@ def test_a_mixture_that_cannot_be_read_for_once_is_not_remembered(
     os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     for _ in range(2):
         with_mixture = run()["a"]
-        assert with_mixture.unread == ""
+        assert (with_mixture.unread, with_mixture.broken) == ("", "")
         assert with_mixture.measures["residual_db"] < -60
     assert measured_now == [1, 1]
 
 
-def test_a_mixture_whose_bytes_are_no_audio_is_remembered(
-    song: Song, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("fault", ["no audio", "cut", "not finite"])
+def test_a_mixture_whose_bytes_are_no_audio_is_remembered_and_said(
+    song: Song, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    path = tmp_path / "mixture.wav"
-    path.write_bytes(b"no sound at all" * 99)
+    path = write_mixture(tmp_path / "mixture.wav", song, gain=np.nan if fault == "not finite" else 1.0)
+    if fault != "not finite":
+        path.write_bytes(path.read_bytes()[:9999] if fault == "cut" else b"no sound at all" * 99)
     files = {"a": (StemFile(path=str(path), num_bytes=path.stat().st_size, changed_ns=path.stat().st_mtime_ns),)}
     measured_now = _run_here(monkeypatch)
     for _ in range(2):
         found = signal_stats.run(Rules(), [song], sources=SOURCES, mixtures=files, store=str(tmp_path))["a"]
         assert (found.unread, "residual_db" in found.measures) == ("", False)
+        assert "mixture.wav" in found.broken
+        assert {"no audio": "no decoder", "cut": "truncated", "not finite": "NaN"}[fault] in found.broken
     assert measured_now == [1]
