@@ -21,6 +21,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from datasets.audio.containers import chained, check
 from datasets.audio.downmix import means
 from datasets.errors import AudioError, InputError, Unavailable
 
@@ -308,6 +309,7 @@ def _open(path: str | Path, stream: int | None) -> _Reader:
             raise AudioError("undecodable", f"{path}: not a file")
         if size == 0:
             raise AudioError("empty_file", f"{path}: a file of zero bytes")
+        check(path)
         if stream is None and path.suffix.lower() not in _AV_SUFFIXES and not _is_mp3_without_length(path):
             try:
                 return _SoundFileReader(path)
@@ -370,7 +372,7 @@ class _SoundFileReader:
         if count < self.info.num_samples:
             raise _truncated(self._path, f"{count} of {self.info.num_samples} samples decode")
         if self._file.format == "FLAC" and _is_chained_flac(self._path):
-            raise _chained(self._path)
+            raise chained(self._path)
 
     def close(self) -> None:
         self._file.close()
@@ -452,14 +454,14 @@ def _check_whole(path: Path) -> None:
         if head[:4] == b"RIFF" and head[8:] == b"WAVE":
             promised = _chunk_end(file, b"data", "little")
             if _follows(file, head, "little"):
-                raise _chained(path)
+                raise chained(path)
         elif head[:4] == b"FORM" and head[8:] in (b"AIFF", b"AIFC"):
             promised = _chunk_end(file, b"SSND", "big")
             if _follows(file, head, "big"):
-                raise _chained(path)
+                raise chained(path)
         elif head[:4] == b"OggS":
             if _is_chained_ogg(file):
-                raise _chained(path)
+                raise chained(path)
             file.seek(max(0, size - 65536))
             if not _ogg_ends(file.read()):
                 raise _truncated(path, "its last page is missing")
@@ -468,12 +470,6 @@ def _check_whole(path: Path) -> None:
             return
     if promised > size:
         raise _truncated(path, f"its header promises {promised} bytes and it has {size}")
-
-
-def _chained(path: Path) -> AudioError:
-    return AudioError(
-        "undecodable", f"{path}: several files in one, of which decoders read the first; split or join them"
-    )
 
 
 def _is_chained_ogg(file: io.BufferedReader) -> bool:
@@ -556,7 +552,7 @@ def _is_mp3_without_length(path: Path) -> bool:
             file.seek(_after_id3(file, start + int.from_bytes(head[at : at + 4], "big")))
             follows = file.read(4)
             if len(follows) == 4 and _is_mpeg_frame(follows):
-                raise _chained(path)
+                raise chained(path)
     return False
 
 
