@@ -310,7 +310,8 @@ def _open(path: str | Path, stream: int | None) -> _Reader:
         if size == 0:
             raise AudioError("empty_file", f"{path}: a file of zero bytes")
         check(path)
-        if stream is None and path.suffix.lower() not in _AV_SUFFIXES and not _is_mp3_without_length(path):
+        unsized = _is_mp3_without_length(path) or _is_wav_without_length(path)
+        if stream is None and path.suffix.lower() not in _AV_SUFFIXES and not unsized:
             try:
                 return _SoundFileReader(path)
             except soundfile.LibsndfileError as error:
@@ -554,6 +555,17 @@ def _is_mp3_without_length(path: Path) -> bool:
             if len(follows) == 4 and _is_mpeg_frame(follows):
                 raise chained(path)
     return False
+
+
+def _is_wav_without_length(path: Path) -> bool:
+    """A WAV that says 0 bytes of audio, as of a recorder that lost power, and has more than chunks behind that."""
+    with path.open("rb") as file:
+        size, head = os.fstat(file.fileno()).st_size, file.read(12)
+        if head[:4] != b"RIFF" or head[8:] != b"WAVE" or _chunk_end(file, b"data", "little") != file.tell():
+            return False
+        after = file.read(8)
+        is_chunk = after[:4].isascii() and after[:4].decode().isprintable()
+        return len(after) > 0 and not (is_chunk and file.tell() + int.from_bytes(after[4:], "little") <= size)
 
 
 def _after_id3(file: io.BufferedReader, start: int) -> int:

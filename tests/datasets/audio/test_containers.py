@@ -10,8 +10,8 @@ import soundfile
 
 from datasets.audio import files as audio
 from datasets.audio.containers import check
-from datasets.seeding import dice
 from datasets.errors import AudioError
+from datasets.seeding import dice
 
 RATE = 44100
 NOISE_TC = 0.1 * dice(0, "containers").standard_normal((RATE, 2))

@@ -196,6 +196,25 @@ def test_a_wav_from_a_pipe_says_no_length_and_is_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(files.decode(path)[0], samples_CT)
 
 
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
+@pytest.mark.parametrize("riff", [0, None])
+def test_a_wav_that_says_no_audio_is_read_to_the_end_of_the_file(
+    tmp_path: Path, subtype: str, riff: int | None
+) -> None:
+    samples_CT = _noise(4000)
+    path = _write(tmp_path / "a.wav", samples_CT, subtype)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"data") + 4
+    data[at : at + 4] = bytes(4)
+    if riff is not None:
+        data[4:8] = bytes(4)
+    path.write_bytes(data)
+    np.testing.assert_array_equal(files.decode(path)[0], samples_CT)
+    for tail in (b"", b"LIST" + (8).to_bytes(4, "little") + b"INFOISFT"):
+        path.write_bytes(data[: at + 4] + tail)  # honestly empty
+        assert files.decode(path)[0].shape == (2, 0)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_samples_that_are_no_numbers_are_found(tmp_path: Path, value: float) -> None:
     samples_CT = _noise(4000)
