@@ -35,8 +35,8 @@ from pipelines.preparation.automix import AutomixConfig
 from pipelines.preparation.curate import CurateConfig
 from pipelines.preparation.ingest import CorpusConfig, IngestConfig
 from pipelines.registry import RegistryConfig
-from pipelines.report import ReportConfig
-from pipelines.training.train import ModelConfig, TrainConfig
+from pipelines.report.report_input import ReportConfig
+from pipelines.training.train_loop import ModelConfig, TrainConfig
 
 T = TypeVar("T")
 

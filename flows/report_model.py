@@ -16,15 +16,16 @@ from flows.build_corpus import Corpus
 from flows.config import RunConfig
 from flows.tasks.prefect_step import step
 from flows.train_model import Trained, heard_in, of_candidate
-from pipelines import registry, report
+from pipelines import registry
 from pipelines.inference import separate_songs, song_files
 from pipelines.inference.separate_songs import SeparatedSong
 from pipelines.inference.song_files import SongFiles
 from pipelines.lineage.ancestry import Ancestors
 from pipelines.lineage.contamination import Contamination
-from pipelines.report import ReportInput, augmentation_examples, mixes
+from pipelines.report import augmentation_examples, mixes, model_report
 from pipelines.report.listening import SongAudio
-from pipelines.report.mixes import MixShown
+from pipelines.report.mixes import MixExample
+from pipelines.report.report_input import ReportInput
 from pipelines.training import train
 
 
@@ -104,7 +105,7 @@ def write_report(config: RunConfig, corpus: Corpus, model: Trained, song: SongFi
             license=song.license,
         ),
         mixes=_mixes(config, corpus),
-        sounds=augmentation_examples.sounds(
+        sounds=augmentation_examples.examples(
             corpus.songs,
             config.train.learner.augment,
             sources=config.corpus.sources,
@@ -122,7 +123,7 @@ def write_report(config: RunConfig, corpus: Corpus, model: Trained, song: SongFi
     return step(
         "report",
         config,
-        lambda progress: report.run(config.report, told, store=config.store.root, progress=progress),
+        lambda progress: model_report.run(config.report, told, store=config.store.root, progress=progress),
         words=lambda path: path,
     )
 
@@ -132,7 +133,7 @@ def _heard(config: RunConfig, corpus: Corpus, model: Trained) -> Contamination:
     return heard_in(config, corpus.songs, [of_candidate(config, corpus, model.trained, ancestors)])
 
 
-def _mixes(config: RunConfig, corpus: Corpus) -> tuple[MixShown, ...]:
+def _mixes(config: RunConfig, corpus: Corpus) -> tuple[MixExample, ...]:
     """The automixes to be shown, where there are any."""
     if corpus.automixes is None or corpus.profiles is None or not config.report.mixes:
         return ()

@@ -28,7 +28,7 @@ from pipelines.evaluation import model_match
 from pipelines.evaluation.evaluate import EvaluateConfig, ScoreSummary, separate_song
 from pipelines.evaluation.gate import Pairs
 from pipelines.report import ab_page
-from pipelines.report.ab_page import Duel, Entry, index_page, song_page
+from pipelines.report.ab_page import ABEntry, ABPair, index_page, song_page
 from pipelines.report.page import POLICY
 from pipelines.runtime.progress import Progress, stage
 from pipelines.runtime.step_keys import code_digest, digest
@@ -90,7 +90,7 @@ def run(
     key = digest(*(model.digest for model in models), scoring.protocol, config.seconds, code, styles)
     files = page_names([song.track_id for song in chosen])
     entries = [
-        Entry(
+        ABEntry(
             file=file,
             title=song.title,
             gain=pairs.songs[song.track_id],
@@ -182,7 +182,7 @@ class _Separators:
         self._config, self._checkpoints, self._chunks = config, checkpoints, chunks
         self._models: list[Any] = []
 
-    def duel(self, song: Song, entry: Entry, names: tuple[str, str], seconds: float) -> Duel:
+    def duel(self, song: Song, entry: ABEntry, names: tuple[str, str], seconds: float) -> ABPair:
         """The excerpt of one song as all three have it, at one gain that lets nothing clip."""
         sources = tuple(entry.scores)
         limit = round(self._config.max_song_s * song.sample_rate) or None
@@ -198,7 +198,7 @@ class _Separators:
         }
         # Any choice of stems may be heard together: the sum of all magnitudes passes full scale in none.
         peak = max(1.0, *(float(np.abs(item_SCT).sum(axis=0).max(initial=0.0)) for item_SCT in versions.values()))
-        return Duel(
+        return ABPair(
             title=song.title,
             license=song.license,
             sample_rate=song.sample_rate,

@@ -3,7 +3,7 @@
 What is measured and what a model hears is remembered by the song's audio, so that another threshold or one more
 song costs next to nothing. A person may overrule any verdict (`datasets/quality/overrides.py`). What follows curation
 reads its `chunks`, a selection of the same shards: the songs that were kept, each on its final side of the split.
-`report/curation.py` shows why.
+`report/curation/curation_page.py` shows why.
 """
 
 from collections import Counter
@@ -32,8 +32,8 @@ from pipelines.preparation.ingest import IngestResult
 from pipelines.preparation.label_check import Listener
 from pipelines.preparation.label_rule import Confusion, Levels, Shares
 from pipelines.preparation.signal_stats import Measured
-from pipelines.report import curation
-from pipelines.report.curation import CurationInput, Evidence
+from pipelines.report.curation import curation_input, curation_page
+from pipelines.report.curation.curation_input import CurationInput, Evidence
 from pipelines.runtime.progress import Progress
 from pipelines.runtime.step_keys import code_digest, digest
 
@@ -68,7 +68,7 @@ class CurateResult:
     chunks: ShardSet
     kept: tuple[str, ...]
     summary: Mapping[str, Any]  # songs, kept, dropped by reason, songs per split, hours
-    page: str  # the path of curation.html
+    page: str  # the path of curation_page.html
 
 
 def run(
@@ -99,7 +99,11 @@ def run(
     forgotten = read_forgotten(folder)
     key = digest(decisive, made_from, mixtures, code, *([forgotten.names] if forgotten else []))
     finished = find_manifest(folder, step="curate", key=key)
-    if finished is None or find_manifest(folder, step="verdicts", key=key) is None or not curation.is_about(here, key):
+    if (
+        finished is None
+        or find_manifest(folder, step="verdicts", key=key) is None
+        or not curation_page.is_about(here, key)
+    ):
         finished = _curate(
             config, ingested, stored, by_hand, forgotten, model, store=folder, home=here, key=key, progress=progress
         )
@@ -169,7 +173,7 @@ def _curate(
         by_hand=tuple(by_hand.songs),
         model=config.model,
     )
-    curation.run(told, store=home, progress=progress)
+    curation_page.run(told, store=home, progress=progress)
     signatures = {item.song.track_id: item.signature for item in heard}
     return _select(verdicts, table, stored, by_hand, signatures, store=store, key=key)
 
@@ -479,7 +483,7 @@ def _result(chunks: ShardSet, home: Path) -> CurateResult:
         chunks=chunks,
         kept=tuple(song.track_id for song in manifest.songs),
         summary=manifest.extra["summary"],
-        page=str(home / curation.PAGE),
+        page=str(home / curation_input.PAGE),
     )
 
 

@@ -1,4 +1,4 @@
-"""The report's sounds of augmentation: one excerpt as it is, and what each change makes of it at its strongest."""
+"""The report's examples of augmentation: one excerpt unchanged, and after each effect at its strongest."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,36 +20,36 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SoundShown:
-    """The mixture of an excerpt after one change, at `PAGE_RATE`."""
+class AugmentationExample:
+    """The mixture of an excerpt after one effect, at `PAGE_RATE`."""
 
     name: str
-    told: str  # whether this run does it
+    in_this_run: str  # whether this run applies it, and how often
     samples_CT: Samples
 
 
-def sounds(
+def examples(
     chunks: ShardSet, config: AugmentConfig, *, sources: Sequence[str], seconds: float
-) -> tuple[SoundShown, ...]:
+) -> tuple[AugmentationExample, ...]:
     """An excerpt from the middle of a song of the train split; none without songs or seconds."""
-    known = {song.track_id: song for song in read_songs(chunks) if song.split == "train"}
-    if not known or seconds <= 0:
+    train_songs = {song.track_id: song for song in read_songs(chunks) if song.split == "train"}
+    if not train_songs or seconds <= 0:
         return ()
-    songs = [known[track_id] for track_id in spread(known)[:2]]
+    songs = [train_songs[track_id] for track_id in spread(train_songs)[:2]]
     import torch
 
     rate = songs[0].sample_rate
     num_samples = min(round(seconds * rate), songs[0].num_samples)
     rows = [_excerpt(song, sources, num_samples, config) for song in (songs[0], songs[-1])]
     sources_BSCT = torch.from_numpy(np.stack(rows))
-    made = _changed(sources_BSCT, config, num_samples=num_samples)
+    examples = _effects(sources_BSCT, config, num_samples=num_samples)
     return tuple(
-        SoundShown(
+        AugmentationExample(
             name=name,
-            told=told,
+            in_this_run=in_this_run,
             samples_CT=resample(stems_SCT.sum(dim=0).numpy(), source_rate=rate, target_rate=PAGE_RATE),
         )
-        for name, told, stems_SCT in made
+        for name, in_this_run, stems_SCT in examples
     )
 
 
@@ -63,8 +63,8 @@ def _excerpt(song: Song, sources: Sequence[str], num_samples: int, config: Augme
     return excerpt_SCT
 
 
-def _changed(sources_BSCT: "Tensor", config: AugmentConfig, *, num_samples: int) -> "list[tuple[str, str, Tensor]]":
-    """Name, state in this run, and stems of each change."""
+def _effects(sources_BSCT: "Tensor", config: AugmentConfig, *, num_samples: int) -> "list[tuple[str, str, Tensor]]":
+    """Name, use in this run, and stems of each effect."""
     import torch
 
     from models.learning import effects
@@ -84,29 +84,29 @@ def _changed(sources_BSCT: "Tensor", config: AugmentConfig, *, num_samples: int)
     worst = [torch.full((size,), least) for least in (effects.CODEC_CUTOFF[0], effects.CODEC_RATIO_DB[0])]
     return [
         ("As it is", "", stems_SCT),
-        ("Tempo and pitch", _told(config.repitch_probability), faster_SCT),
-        ("Equalizer", _told(config.eq_probability), effects.equalize(stems_SCT, config.eq_db * gain_db_SP)),
+        ("Tempo and pitch", _how_often(config.repitch_probability), faster_SCT),
+        ("Equalizer", _how_often(config.eq_probability), effects.equalize(stems_SCT, config.eq_db * gain_db_SP)),
         (
             "Saturation",
-            _told(config.saturate_probability),
+            _how_often(config.saturate_probability),
             effects.saturate(stems_SCT, torch.full((size,), config.saturate_db)),
         ),
-        ("Codec", _told(config.codec_probability), effects.degrade(stems_SCT, *worst)),
+        ("Codec", _how_often(config.codec_probability), effects.degrade(stems_SCT, *worst)),
         (
             "Stereo width",
-            _told(config.width_probability),
+            _how_often(config.width_probability),
             effects.widen(stems_SCT, torch.full((size,), config.width_max)),
         ),
-        ("Mixup of two songs", _told(config.mixup_probability), stems_SCT + others_SCT),
+        ("Mixup of two songs", _how_often(config.mixup_probability), stems_SCT + others_SCT),
     ]
 
 
-def _told(probability: float) -> str:
+def _how_often(probability: float) -> str:
     return f"in this run with probability {probability:g}" if probability else "off in this run"
 
 
-def sounds_section(shown: Sequence[SoundShown]) -> str:
-    """A player for each change."""
+def augmentation_section(shown: Sequence[AugmentationExample]) -> str:
+    """A player for each effect."""
     if not shown:
         return ""
     peak = max(1.0, *(float(np.abs(sound.samples_CT).max(initial=0.0)) for sound in shown))
@@ -115,11 +115,11 @@ def sounds_section(shown: Sequence[SoundShown]) -> str:
     level = max(1e-3, *(float(np.abs(clip.samples_CT).max(initial=0.0)) for clip in clips))
     drawn = [
         f"<div>{player(clip, 'an excerpt', loudest_db=loudest_db, peak=level, whole=False, preload='none')}"
-        f'<p class="note">{text(sound.told)}</p></div>'
+        f'<p class="note">{text(sound.in_this_run)}</p></div>'
         for clip, sound in zip(clips, shown, strict=True)
     ]
     lead = (
         "What augmentation may do to stems before they are summed, each at its strongest, on all stems of one excerpt; "
         "in training most changes are smaller, and each stem has its own."
     )
-    return section("What augmentation sounds like", f'<div class="players">{"".join(drawn)}</div>', lead=lead)
+    return section("What augmentation examples like", f'<div class="players">{"".join(drawn)}</div>', lead=lead)

@@ -95,9 +95,9 @@ def players(song: SongAudio, clips: Sequence[Clip], scores: Mapping[str, str]) -
     parts = []
     for clip in clips:
         if clip.kind != "Mixture" and (clip.kind == "Reference" or clip.source not in song.references):
-            told = f' <span class="note">{text(scores[clip.source])}</span>' if clip.source in scores else ""
+            score = f' <span class="note">{text(scores[clip.source])}</span>' if clip.source in scores else ""
             dot = f'<span class="{source_class(clip.source)}"><span class="dot"></span></span>'
-            parts.append(f"<h3>{dot}{text(clip.source.capitalize())}{told}</h3>")
+            parts.append(f"<h3>{dot}{text(clip.source.capitalize())}{score}</h3>")
         whole = clip.kind == "Mixture" or clip.source not in song.references
         parts.append(player(clip, song.title, loudest_db=loudest_db, peak=peak, whole=whole))
     return f'<div class="players">{"".join(parts)}</div>'

@@ -26,7 +26,7 @@ Beats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PartShown:
+class PartExample:
     """A few seconds of one part, before and after, at `PAGE_RATE`."""
 
     part: Part
@@ -39,51 +39,53 @@ class PartShown:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MixShown:
+class MixExample:
     """A few seconds of a mix."""
 
     plan: MixPlan
     title: str
     license: str
     beats_s: tuple[float, ...]  # of the reference: the grid
-    parts: tuple[PartShown, ...]  # the reference's own first
+    parts: tuple[PartExample, ...]  # the reference's own first
 
 
 def sample(
     plans: ShardSet, profiles: ShardSet, chunks: ShardSet, *, count: int, seconds: float
-) -> tuple[MixShown, ...]:
+) -> tuple[MixExample, ...]:
     """Some seconds of up to `count` whole plans, from all over the corpus, each of another reference."""
-    whole = {made.parts[0].track_id: made for made in read_objects(plans, MixPlan) if not made.reason}
+    whole = {plan.parts[0].track_id: plan for plan in read_objects(plans, MixPlan) if not plan.reason}
     chosen = [whole[name] for name in sorted(spread(whole)[:count])]
-    known = {profile.track_id: profile for profile in read_objects(profiles, Profile)}
+    profiles_by_id = {profile.track_id: profile for profile in read_objects(profiles, Profile)}
     songs = {song.track_id: song for song in read_songs(chunks)}
-    return tuple(show(made, known, songs, seconds=seconds) for made in chosen)
+    return tuple(mix_example(plan, profiles_by_id, songs, seconds=seconds) for plan in chosen)
 
 
-def show(made: MixPlan, profiles: Mapping[str, Profile], songs: Mapping[str, Song], *, seconds: float) -> MixShown:
+def mix_example(
+    plan: MixPlan, profiles: Mapping[str, Profile], songs: Mapping[str, Song], *, seconds: float
+) -> MixExample:
     """The middle of the stretch in which all parts of the mix play."""
-    reference = songs[made.parts[0].track_id]
+    reference = songs[plan.parts[0].track_id]
     rate = reference.sample_rate
     spans = [
         (part.shift_samples, part.shift_samples + round(part.stretch * songs[part.track_id].num_samples))
-        for part in made.parts
+        for part in plan.parts
     ]
     begin, end = max(0, *(first for first, _ in spans)), min(reference.num_samples, *(last for _, last in spans))
     length = max(1, min(round(seconds * rate), end - begin))
     start = begin + (end - begin - length) // 2
-    return MixShown(
-        plan=made,
+    return MixExample(
+        plan=plan,
         title=reference.title,
-        license=" + ".join(sorted({songs[part.track_id].license for part in made.parts})),
+        license=" + ".join(sorted({songs[part.track_id].license for part in plan.parts})),
         beats_s=_inside(np.asarray(profiles[reference.track_id].beats_s) - start / rate, length / rate),
         parts=tuple(
             _part(part, songs[part.track_id], profiles[part.track_id], start=start, length=length)
-            for part in made.parts
+            for part in plan.parts
         ),
     )
 
 
-def _part(part: Part, song: Song, profile: Profile, *, start: int, length: int) -> PartShown:
+def _part(part: Part, song: Song, profile: Profile, *, start: int, length: int) -> PartExample:
     rate = song.sample_rate
     stem_CT = read_song(song, sources=(part.source,))[0]
     after_CT = place(stem_CT, replace(part, shift_samples=part.shift_samples - start), rate, num_samples=length)
@@ -92,14 +94,14 @@ def _part(part: Part, song: Song, profile: Profile, *, start: int, length: int) 
     beats_s = part.stretch * np.asarray(profile.beats_s) + (part.shift_samples - start) / rate
     pitched = part.source != DRUMS
     at = max(0, round((start - part.shift_samples) / part.stretch))  # what sounds there, before it was bent
-    heard_T = mono(stem_CT[:, at : at + round(length / part.stretch)])
-    return PartShown(
+    source_T = mono(stem_CT[:, at : at + round(length / part.stretch)])
+    return PartExample(
         part=part,
         title=song.title,
         before_CT=_for_page(before_CT, rate),
         after_CT=_for_page(after_CT, rate),
         beats_s=_inside(beats_s, length / rate),
-        chroma_before=chroma(heard_T, rate) if pitched else (),
+        chroma_before=chroma(source_T, rate) if pitched else (),
         chroma_after=chroma(mono(after_CT), rate) if pitched else (),
     )
 
@@ -115,7 +117,7 @@ def _for_page(samples_CT: Samples, rate: int) -> Samples:
 # -- drawing --------------------------------------------------------------------------------------------------
 
 
-def mixes_section(mixes: Sequence[MixShown]) -> str:
+def mixes_section(mixes: Sequence[MixExample]) -> str:
     """A figure and two players for each mix."""
     if not mixes:
         return ""
@@ -123,32 +125,32 @@ def mixes_section(mixes: Sequence[MixShown]) -> str:
         "A few seconds out of the automixes that training draws from. Lines are the beats of the song that opens the "
         "mix; ticks below are the beats of each part, where the plan has moved them."
     )
-    told = (
-        "Chroma: how much of a part falls on each pitch class from C to B, filled; the outline is all other pitched "
-        "parts of the mix together, and the number how far the two are apart (0 to 2)."
+    chroma_note = (
+        "Chroma: the share of a part on each pitch class from C to B, filled; the outline is all other pitched "
+        "parts of the mix together, and the number the distance between the two (0 to 2)."
     )
-    note = f'<p class="note">{told} The stems of <em>as they were</em> play at their own tempo and pitch.</p>'
-    return section("What it learned from: automixes", *(_mix(made) for made in mixes), note, lead=lead)
+    note = f'<p class="note">{chroma_note} The stems of <em>as they were</em> play at their own tempo and pitch.</p>'
+    return section("What it learned from: automixes", *(_mix(mix) for mix in mixes), note, lead=lead)
 
 
-def _mix(made: MixShown) -> str:
-    plan = made.plan
+def _mix(mix: MixExample) -> str:
+    plan = mix.plan
     facts = [f"{plan.tempo_bpm:.1f} bpm", plan.key, f"predicted beat error {plan.beat_error_ms:.1f} ms"]
     facts.append(f"key distance {plan.key_distance:.2f}")
-    length = min(part.after_CT.shape[1] for part in made.parts)
-    before_CT = _sum([part.before_CT for part in made.parts], length)
-    after_CT = _sum([part.after_CT for part in made.parts], length)
+    length = min(part.after_CT.shape[1] for part in mix.parts)
+    before_CT = _sum([part.before_CT for part in mix.parts], length)
+    after_CT = _sum([part.after_CT for part in mix.parts], length)
     peak = max(1.0, float(np.abs(before_CT).max()), float(np.abs(after_CT).max()))
     clips = [
         Clip(source="mixture", kind=kind, samples_CT=samples_CT / np.float32(peak))
         for kind, samples_CT in (("As they were", before_CT), ("Automix", after_CT))
     ]
     loudest_db = max(-60.0, *(float(band_levels(clip.samples_CT).max()) for clip in clips))
-    drawn = [player(clip, made.title, loudest_db=loudest_db, peak=1.0, whole=False, preload="none") for clip in clips]
-    rows = "".join(_row(part, made) for part in made.parts)
-    terms = f'<p class="note">{text(made.license)}</p>' if made.license else ""
+    drawn = [player(clip, mix.title, loudest_db=loudest_db, peak=1.0, whole=False, preload="none") for clip in clips]
+    rows = "".join(_row(part, mix) for part in mix.parts)
+    terms = f'<p class="note">{text(mix.license)}</p>' if mix.license else ""
     return (
-        f'<div class="mix"><h3>{text(made.title)}</h3><p class="note">{text(", ".join(filter(None, facts)))}</p>'
+        f'<div class="mix"><h3>{text(mix.title)}</h3><p class="note">{text(", ".join(filter(None, facts)))}</p>'
         f'<div class="parts">{rows}</div><div class="players">{"".join(drawn)}</div>{terms}</div>'
     )
 
@@ -160,17 +162,17 @@ def _sum(parts: Sequence[Samples], length: int) -> Samples:
     return total_CT
 
 
-def _row(shown: PartShown, made: MixShown) -> str:
+def _row(shown: PartExample, mix: MixExample) -> str:
     """One part: what was done to it, its waveform under the grid, and its chroma before and after."""
     part = shown.part
-    others = [other.chroma_after for other in made.parts if other is not shown and other.chroma_after]
+    others = [other.chroma_after for other in mix.parts if other is not shown and other.chroma_after]
     context = tuple(np.mean(others, axis=0).tolist()) if others else ()
     pictures = _chromas(shown, context) if shown.chroma_before and shown.chroma_after else ""
     kind = source_class(part.source)
     return (
         f'<figure class="part {kind}"><figcaption><span class="dot"></span><strong>{text(part.source.capitalize())}'
         f"</strong> of {text(shown.title)}<br>{text(_done(part))}</figcaption>"
-        f'<div class="grid">{_under_grid(shown, made)}</div>{pictures}</figure>'
+        f'<div class="grid">{_under_grid(shown, mix)}</div>{pictures}</figure>'
     )
 
 
@@ -188,7 +190,7 @@ def _done(part: Part) -> str:
     return ", ".join(words)
 
 
-def _under_grid(shown: PartShown, made: MixShown) -> str:
+def _under_grid(shown: PartExample, mix: MixExample) -> str:
     length_s = shown.after_CT.shape[1] / PAGE_RATE
     peak = max(1e-3, float(np.abs(shown.after_CT.mean(axis=0)).max()))
 
@@ -196,22 +198,22 @@ def _under_grid(shown: PartShown, made: MixShown) -> str:
         drawn = "".join(f"M{1000 * beat / length_s:.1f} {top}V{bottom}" for beat in beats_s)
         return f'<path class="{kind}" vector-effect="non-scaling-stroke" d="{drawn}"/>' if drawn else ""
 
-    label = f"{shown.part.source} of {shown.title}: {len(shown.beats_s)} beats under {len(made.beats_s)} of the grid"
+    label = f"{shown.part.source} of {shown.title}: {len(shown.beats_s)} beats under {len(mix.beats_s)} of the grid"
     grid = (
         f'<svg class="beats" viewBox="0 0 1000 100" preserveAspectRatio="none" role="img" aria-label="{text(label)}">'
-        f"{lines(made.beats_s, 'beat', 0, 100)}{lines(shown.beats_s, 'own-beat', 80, 100)}</svg>"
+        f"{lines(mix.beats_s, 'beat', 0, 100)}{lines(shown.beats_s, 'own-beat', 80, 100)}</svg>"
     )
     return waveform(shown.after_CT, peak=peak) + grid
 
 
-def _chromas(shown: PartShown, context: Sequence[float]) -> str:
+def _chromas(shown: PartExample, context: Sequence[float]) -> str:
     """Two strips of twelve bars."""
     drawn = []
     for when, own in (("before", shown.chroma_before), ("after", shown.chroma_after)):
-        told = when
+        label = when
         if context:
             distance = float(np.abs(np.asarray(own) - np.asarray(context)).sum())
-            told = f"{when}: {distance:.2f} away"
+            label = f"{when}: {distance:.2f} away"
         tallest = max(*own, *context, 1e-9)
         marks = []
         for index, share in enumerate(own):
@@ -228,7 +230,7 @@ def _chromas(shown: PartShown, context: Sequence[float]) -> str:
             if "#" not in name
         )
         drawn.append(
-            f'<div><span class="note">{text(told)}</span><svg class="chroma" viewBox="0 0 144 62" role="img" '
-            f'aria-label="Chroma {text(told)}">{"".join(marks)}{names}</svg></div>'
+            f'<div><span class="note">{text(label)}</span><svg class="chroma" viewBox="0 0 144 62" role="img" '
+            f'aria-label="Chroma {text(label)}">{"".join(marks)}{names}</svg></div>'
         )
     return f'<div class="chromas">{"".join(drawn)}</div>'

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from datasets.quality.overrides import Override, read_overrides
-from pipelines.report import curation
+from pipelines.report.curation import curation_page
 from tests.contracts.test_report_in_browser import Opened, browser  # noqa: F401
 from tests.pipelines.report.test_curation import make_curation
 
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("curation")
-    return Path(curation.run(make_curation(folder), store=folder))
+    return Path(curation_page.run(make_curation(folder), store=folder))
 
 
 @pytest.fixture

@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.report.ab_page import Duel, Entry, index_page, song_page
+from pipelines.report.ab_page import ABEntry, ABPair, index_page, song_page
 from tests.contracts.test_report_in_browser import browser as browser  # the fixture
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 RATE, SECONDS = 16_000, 4
 NAMES = ("models:/stemline/2", "models:/stemline/1")
 ENTRIES = [
-    Entry(file="one.html", title="One <b>", gain=-1.0, scores={"drums": (4.0, 5.0), "bass": (2.0, 3.0)}),
-    Entry(file="two.html", title="Two", gain=0.5, scores={"drums": (4.5, 4.0), "bass": (3.5, 3.0)}),
+    ABEntry(file="one.html", title="One <b>", gain=-1.0, scores={"drums": (4.0, 5.0), "bass": (2.0, 3.0)}),
+    ABEntry(file="two.html", title="Two", gain=0.5, scores={"drums": (4.5, 4.0), "bass": (3.5, 3.0)}),
 ]
 # Everything that goes to the loudspeakers is also kept here.
 RECORDER = """
@@ -40,7 +40,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("listening")
     ramp_CT = np.tile(np.linspace(0, 0.5, RATE * SECONDS, endpoint=False, dtype=np.float32), (2, 1))
     quiet_CT = np.full_like(ramp_CT, 0.25)
-    duel = Duel(
+    duel = ABPair(
         title="One <b>", license="", sample_rate=RATE, start_s=61.0, sources=("drums", "bass"),
         versions={
             name: np.stack([sign * ramp_CT, sign * quiet_CT])

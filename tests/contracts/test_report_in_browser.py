@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from pipelines.report import ReportConfig, run
-from tests.pipelines.report.test_report import make_input
+from pipelines.report.model_report import run
+from pipelines.report.report_input import ReportConfig
+from tests.pipelines.report.test_model_report import make_input
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 FLAGS = [

@@ -1,7 +1,8 @@
 """What the report is told of a training."""
 
 from flows.report_model import curves
-from pipelines.report import ReportInput, training_section
+from pipelines.report.model_report import training_section
+from pipelines.report.report_input import ReportInput
 
 
 def test_a_point_of_skipped_steps_alone_breaks_no_report() -> None:

@@ -9,19 +9,9 @@ import soundfile
 from datasets.audio.files import Samples, decode
 from datasets.errors import InputError
 from datasets.quality.bandwidth import cutoff_hz
+from datasets.quality.fingerprint import Signature, find_duplicates
 from datasets.quality.loudness import k_weighting
-from datasets.quality.measures import (
-    Meter,
-    Moment,
-    Rules,
-    Signature,
-    faults,
-    find_duplicates,
-    flat_share,
-    judge,
-    measure,
-    silent_sources,
-)
+from datasets.quality.measures import Meter, Moment, Rules, faults, flat_share, judge, measure, silent_sources
 from datasets.quality.stem_classifier import likeliest
 from datasets.seeding import dice
 

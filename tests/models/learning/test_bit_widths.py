@@ -10,10 +10,10 @@ from safetensors.torch import load_file, safe_open, save_file
 from torch import Tensor, nn
 
 from models.errors import ModelError
-from models.learner_config import AugmentConfig, QuantizeConfig, SingularConfig
+from models.learner_config import AugmentConfig, LearnerConfig, QuantizeConfig, SingularConfig
 from models.learning.augment import augment
 from models.learning.bit_widths import MIB, BitWidths, Grid, pack, packed_bytes, rounded, uniform, unpack
-from models.learning.learner import Learner, LearnerConfig, unwrap
+from models.learning.learner import Learner, unwrap
 from models.networks.catalog import build
 from models.weights import checkpoint
 from models.weights.model_ref import describe

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from models.errors import ModelError
-from models.learner_config import AugmentConfig, QuantizeConfig, SingularConfig
+from models.learner_config import AugmentConfig, LearnerConfig, QuantizeConfig, SingularConfig
 from models.learning import losses
-from models.learning.learner import Learner, LearnerConfig, _optimizer, learning_rate
+from models.learning.learner import Learner, _optimizer, learning_rate
 from models.learning.losses import kept
 from models.networks.catalog import build
 from models.scores.metrics import nsdr

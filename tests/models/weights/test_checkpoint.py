@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from models.errors import ModelError
-from models.learner_config import AugmentConfig
-from models.learning.learner import Learner, LearnerConfig
+from models.learner_config import AugmentConfig, LearnerConfig
+from models.learning.learner import Learner
 from models.networks.catalog import build, to_config
 from models.weights import checkpoint
 from models.weights.model_ref import describe

@@ -14,7 +14,8 @@ from flows.report_model import curves
 from pipelines.evaluation.gate import Decision, GateConfig, decide
 from pipelines.evaluation.paired_bootstrap import difference
 from pipelines.lineage.contamination import Contamination
-from pipelines.report import ReportInput, training_section
+from pipelines.report.model_report import training_section
+from pipelines.report.report_input import ReportInput
 from tests.pipelines.evaluation.test_gate import around, summary
 
 

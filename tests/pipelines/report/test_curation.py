@@ -12,10 +12,12 @@ import pytest
 from datasets.quality.measures import Rules
 from datasets.schema import Verdict
 from datasets.shards.manifests import read_songs
-from pipelines.report import curation
-from pipelines.report.curation import MAX_PLAYERS, CurationInput, Evidence, choose, dropped_table, is_about, render, run
-from pipelines.report.panels import Panel, histogram, matrix_plot
-from tests.pipelines.report.test_report import EVIL, Page
+from pipelines.report.curation import excerpts, rule_sections
+from pipelines.report.curation.curation_input import CurationInput, Evidence
+from pipelines.report.curation.curation_page import dropped_table, is_about, render, run
+from pipelines.report.curation.excerpts import MAX_PLAYERS, choose
+from pipelines.report.curation.plots import Panel, histogram, matrix_plot
+from tests.pipelines.report.test_model_report import EVIL, Page
 from tests.pipelines.songs import RATE, SOURCES, write_songs
 
 LIMITS: dict[str, Any] = {"min_own": 0.7, "max_foreign": 0.3}
@@ -78,7 +80,7 @@ def test_the_page_says_how_many_songs_each_reason_cost(page: str) -> None:
     for reason in ("silent_source", "mislabelled", "duplicate", "undecodable"):
         assert f">{reason}</th>" in page
     assert "the same audio as another song" in page
-    assert "Of 1 song no audio could be read. The table below" in page
+    assert " 1 song could not be read. The table below" in page
     assert "more have no player" not in page
 
 
@@ -100,10 +102,10 @@ def test_evidence_has_players_that_load_when_started(page: str, made: CurationIn
 
 def test_quiet_moments_are_turned_up_and_loud_ones_down() -> None:
     quiet_CT = np.full((2, 10), 0.01, np.float32)
-    louder_CT, gain_db = curation._audible(quiet_CT)
-    assert gain_db == curation.MAX_GAIN_DB
+    louder_CT, gain_db = excerpts._audible(quiet_CT)
+    assert gain_db == excerpts.MAX_GAIN_DB
     assert louder_CT.max() == pytest.approx(0.01 * 10 ** (24 / 20), rel=1e-5)
-    turned_CT, said_db = curation._audible(np.full((2, 10), 2.0, np.float32))
+    turned_CT, said_db = excerpts._audible(np.full((2, 10), 2.0, np.float32))
     assert (float(turned_CT.max()), said_db) == (pytest.approx(1.0), 0.0)
 
 
@@ -136,12 +138,16 @@ def test_every_rule_s_measure_is_drawn_with_its_limit_and_a_rule_that_is_off_wit
         "drums_heard_as_drums": 0.6, "drums_heard_as_bass": 0.2, "drums_heard_as_vocals": 0.4, "drums_shift_ms": -5.0,
     }  # fmt: skip
     one = replace(verdict("a"), measures=measures)
-    drawn = {panel.title: panel for panel in curation.panels(replace(made, verdicts=[one]))}
+    drawn = {panel.title: panel for panel in rule_sections.panels(replace(made, verdicts=[one]))}
     assert list(drawn) == [
-        "Presence", "Bleed", "Bandwidth", "Shift", "Residual", "Heard as itself", "Heard as another",
+        "Presence", "Bleed", "Bandwidth", "Shift", "Residual", "Recognized as itself", "Taken for another",
     ]  # fmt: skip
-    assert (drawn["Presence"].least, drawn["Heard as itself"].least, drawn["Heard as another"].most) == (0.3, 0.7, 0.3)
-    assert drawn["Heard as another"].values["drums"] == [0.4]
+    assert (drawn["Presence"].least, drawn["Recognized as itself"].least, drawn["Taken for another"].most) == (
+        0.3,
+        0.7,
+        0.3,
+    )
+    assert drawn["Taken for another"].values["drums"] == [0.4]
     assert drawn["Shift"].values["drums"] == [5.0]
     assert drawn["Residual"].values[""] == [-70.0]  # what is less stands at the end of the axis
     assert drawn["Bandwidth"].least is None
@@ -175,7 +181,7 @@ def test_the_page_and_the_list_are_written_whole_and_found_again(made: CurationI
 
 def test_a_corpus_without_a_model_or_a_fault_has_no_such_sections(made: CurationInput) -> None:
     page = render(replace(made, verdicts=[verdict("a")], evidence={}, matrices={}, model="", by_hand=()))
-    assert "What the model hears" not in page
+    assert "What the model recognizes" not in page
     assert "How it sounds" not in page
     assert "<h1>1 of 1 song kept</h1>" in page
     assert dropped_table([verdict("a")]).count("\n") == 1
@@ -184,7 +190,7 @@ def test_a_corpus_without_a_model_or_a_fault_has_no_such_sections(made: Curation
 def test_what_cannot_be_heard_has_no_player_and_is_counted_apart(made: CurationInput) -> None:
     page = render(replace(made, evidence={"d": made.evidence["d"]}))
     assert page.count("<audio") == 1
-    assert "2 songs more were dropped for what cannot be heard, such as silence. Of 1 song no audio" in page
+    assert "2 songs more were dropped for a reason that cannot be heard, such as silence. 1 song could not" in page
     assert "have no player" not in page
 
 

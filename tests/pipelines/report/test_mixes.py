@@ -15,10 +15,11 @@ from datasets.shards.shards import read_song
 from datasets.shards.tables import read_objects, table_of, write_table
 from models.learner_config import AugmentConfig
 from pipelines.preparation.automix import mix_stems
-from pipelines.report import ReportConfig, ReportInput, render
-from pipelines.report.augmentation_examples import sounds, sounds_section
+from pipelines.report.augmentation_examples import augmentation_section, examples
 from pipelines.report.listening import PAGE_RATE
-from pipelines.report.mixes import MixShown, mixes_section, sample
+from pipelines.report.mixes import MixExample, mixes_section, sample
+from pipelines.report.model_report import render
+from pipelines.report.report_input import ReportConfig, ReportInput
 from tests.pipelines.preparation.test_analyze import SAMPLE_RATE, scores, stored
 
 EVIL = "<b onclick='x'>"
@@ -42,11 +43,11 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ShardSet]:
 
 
 @pytest.fixture(scope="module")
-def shown(tables: dict[str, ShardSet]) -> tuple[MixShown, ...]:
+def shown(tables: dict[str, ShardSet]) -> tuple[MixExample, ...]:
     return sample(tables["plans"], tables["profiles"], tables["chunks"], count=2, seconds=3.0)
 
 
-def test_what_is_shown_is_what_is_rendered(tables: dict[str, ShardSet], shown: tuple[MixShown, ...]) -> None:
+def test_what_is_shown_is_what_is_rendered(tables: dict[str, ShardSet], shown: tuple[MixExample, ...]) -> None:
     assert len(shown) == 2
     songs = {song.track_id: song for song in read_songs(tables["chunks"])}
     made = shown[0]
@@ -66,7 +67,7 @@ def test_what_is_shown_is_what_is_rendered(tables: dict[str, ShardSet], shown: t
         assert np.median(nearest) < 0.035
 
 
-def test_each_part_has_its_grid_and_each_pitched_part_its_chroma(shown: tuple[MixShown, ...]) -> None:
+def test_each_part_has_its_grid_and_each_pitched_part_its_chroma(shown: tuple[MixExample, ...]) -> None:
     page = mixes_section(shown)
     assert page.count('<figure class="part') == sum(len(made.parts) for made in shown)
     assert page.count('class="chroma"') == 2 * sum(part.part.source != "drums" for made in shown for part in made.parts)
@@ -76,11 +77,11 @@ def test_each_part_has_its_grid_and_each_pitched_part_its_chroma(shown: tuple[Mi
     assert beats[0].count("M") == len(shown[0].beats_s)
 
 
-def test_names_are_text_and_a_report_without_mixes_has_no_section(shown: tuple[MixShown, ...]) -> None:
+def test_names_are_text_and_a_report_without_mixes_has_no_section(shown: tuple[MixExample, ...]) -> None:
     evil = replace(shown[0], title=EVIL, license=EVIL, parts=tuple(replace(one, title=EVIL) for one in shown[0].parts))
     assert EVIL not in mixes_section([evil])
     assert mixes_section(()) == ""
-    assert sounds_section(()) == ""
+    assert augmentation_section(()) == ""
     assert "automixes" in render(ReportConfig(), ReportInput(name="model", mixes=shown))
 
 
@@ -92,14 +93,14 @@ def test_a_table_of_plans_that_lack_parts_shows_nothing(tables: dict[str, ShardS
 
 def test_every_change_is_heard_and_the_page_says_which_the_run_makes(tables: dict[str, ShardSet]) -> None:
     config = AugmentConfig(eq_probability=0.25)
-    made = sounds(tables["chunks"], config, sources=SOURCES, seconds=2.0)
+    made = examples(tables["chunks"], config, sources=SOURCES, seconds=2.0)
     assert [sound.name for sound in made][:2] == ["As it is", "Tempo and pitch"]
     for sound in made:
         assert sound.samples_CT.shape == (2, 2 * PAGE_RATE)
         assert np.isfinite(sound.samples_CT).all()
     original_CT = made[0].samples_CT
     assert all(np.abs(sound.samples_CT - original_CT).max() > 1e-3 for sound in made[1:])
-    page = sounds_section(made)
+    page = augmentation_section(made)
     assert "in this run with probability 0.25" in page
     assert page.count("off in this run") == len(made) - 2
-    assert sounds(tables["chunks"], config, sources=SOURCES, seconds=0.0) == ()
+    assert examples(tables["chunks"], config, sources=SOURCES, seconds=0.0) == ()

@@ -17,7 +17,7 @@ from datasets.store import storage
 from models.learner_config import AugmentConfig, LearnerConfig
 from pipelines.training import train
 from pipelines.training.batches import Feed, open_index
-from pipelines.training.train import Job, ModelConfig, TrainConfig
+from pipelines.training.train_loop import Job, ModelConfig, TrainConfig
 from tests.pipelines.songs import RATE, SOURCES, write_songs
 from tests.s3 import BUCKET, ObjectStore, object_store
 

@@ -30,7 +30,8 @@ from pipelines.runs import run_folder
 from pipelines.runtime.progress import Silent
 from pipelines.training import train, train_loop
 from pipelines.training.batches import Feed
-from pipelines.training.train import LocalSession, ModelConfig, TrainConfig, TrainResult
+from pipelines.training.train import LocalSession, TrainResult
+from pipelines.training.train_loop import ModelConfig, TrainConfig
 from tests.pipelines.songs import RATE, SOURCES, stems, write_songs
 
 MODEL = ModelConfig(

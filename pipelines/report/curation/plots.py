@@ -12,7 +12,6 @@ from pipelines.report.charts import nice_ticks
 from pipelines.report.page import source_class, text
 
 Shares = NDArray[np.float64]
-
 _WIDTH, _LEFT, _RIGHT, _TOP, _ROW = 320, 58, 20, 18, 34
 _BARS = 32
 
@@ -31,7 +30,7 @@ class Panel:
 
 
 def histogram(panel: Panel) -> str:
-    """How the songs spread over a measure, a row per source on one axis; what the rule drops lies on tinted ground."""
+    """How the songs spread over a measure, a row per source on one axis; what the rule drops is shaded."""
     rows = {source: [v for v in values if math.isfinite(v)] for source, values in panel.values.items()}
     rows = {source: values for source, values in rows.items() if values}
     if not rows:
@@ -104,7 +103,7 @@ def _is_out(value: float, panel: Panel) -> bool:
 
 
 def _outside(panel: Panel, axis: _Axis, *, bottom: float) -> list[str]:
-    """The ground beyond the limits."""
+    """The shading beyond the limits."""
     stretches = []
     if panel.least is not None:
         stretches.append((float(_LEFT), axis.x(panel.least)))
@@ -136,7 +135,7 @@ def _bars(values: Sequence[float], axis: _Axis, *, source: str, base: float) -> 
 def matrix_plot(
     shares_SS: Shares, sources: Sequence[str], *, min_own: float, max_foreign: float, small: bool = False
 ) -> str:
-    """Rows are what stems are called, columns what the model hears; what breaks the rule has a border."""
+    """Rows are the labels of stems, columns what the model recognizes; cells that break the rule have a border."""
     cell, left, top = (34, 54, 18) if small else (72, 84, 44)
     size = len(sources)
     width, height = left + cell * size + 4, top + cell * size + 4
@@ -148,8 +147,8 @@ def matrix_plot(
         short = text(name[:3] if small else name)
         marks.append(f'<text x="{left + middle:.1f}" y="{top - 7}" text-anchor="middle">{short}</text>')
     if not small:
-        marks.append(f'<text x="{left - 8}" y="{top - 26}" text-anchor="end">called</text>')
-        marks.append(f'<text x="{left + cell * size / 2:.1f}" y="{top - 26}" text-anchor="middle">heard as</text>')
+        marks.append(f'<text x="{left - 8}" y="{top - 26}" text-anchor="end">label</text>')
+        marks.append(f'<text x="{left + cell * size / 2:.1f}" y="{top - 26}" text-anchor="middle">recognized as</text>')
     for row in range(size):
         for column in range(size):
             share = float(shares_SS[row, column])
@@ -163,7 +162,7 @@ def matrix_plot(
         for j in range(size)
         if math.isfinite(shares_SS[i, j]) and (shares_SS[i, j] <= min_own if i == j else shares_SS[i, j] >= max_foreign)
     )
-    label = f"Shares of seconds, called as heard: {worst or 'all within the rule'}"
+    label = f"Shares of seconds, label and what the model recognizes: {worst or 'all within the rule'}"
     kind = "small matrix" if small else "matrix"
     return (
         f'<svg class="{kind}" width="{width}" height="{height}" viewBox="0 0 {width} {height}" role="img" '

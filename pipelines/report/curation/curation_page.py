@@ -1,0 +1,115 @@
+"""`curation.html`: which songs were kept, why the others were not, and how that sounds; one file, no network.
+
+Read `run`, then the sections in the order of the page. Whoever disagrees presses a button beside a song and gets the
+file that `curate.overrides` takes.
+"""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from datasets.schema import REASONS, SPLITS, Verdict
+from datasets.store import storage
+from pipelines.report.curation.curation_input import DROPPED, PAGE, CurationInput
+from pipelines.report.curation.excerpts import listening_section
+from pipelines.report.curation.rule_sections import measures_section, model_section
+from pipelines.report.curation.songs_table import songs_section
+from pipelines.report.formatting import count_songs
+from pipelines.report.page import document, section, table, text
+from pipelines.runtime.progress import Progress, stage
+from pipelines.runtime.step_keys import code_digest
+
+
+def is_about(store: Path, key: str) -> bool:
+    """Whether the store's page is that of this curation, by this code."""
+    try:
+        with (store / PAGE).open(encoding="utf-8") as file:
+            return f'content="{_made_from(key)}"' in file.read(2000)
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _made_from(key: str) -> str:
+    return f"{key}-{code_digest('pipelines.report.curation.curation_page')}"
+
+
+def run(data: CurationInput, *, store: Path, progress: Progress | None = None) -> str:
+    """Write `dropped.csv` and then `curation.html` into the store, each whole or not at all; the page's path.
+
+    The same input gives the same bytes.
+    """
+    with stage(progress, "page") as progress:
+        storage.write(store / DROPPED, dropped_table(data.verdicts).encode())
+        page = render(data).encode("utf-8", "replace")
+        storage.write(store / PAGE, page)
+        progress.finish(f"{PAGE} and {DROPPED}, {len(page) / 1e6:.1f} MB")
+    return str(store / PAGE)
+
+
+def dropped_table(verdicts: Sequence[Verdict]) -> str:
+    """The dropped songs as CSV, for spreadsheets and shells."""
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, lineterminator="\n")
+    columns = ("track_id", "title", "split", "reason", "detail", "duration_s")
+    writer.writerow(columns)
+    for verdict in verdicts:
+        if not verdict.keep:
+            writer.writerow([asdict(verdict)[name] for name in columns])
+    return out.getvalue()
+
+
+def render(data: CurationInput) -> str:
+    """The page as text."""
+    parts = [headline(data), reasons_section(data), measures_section(data), model_section(data),
+             listening_section(data), songs_section(data)]  # fmt: skip
+    return document("Curation", "".join(parts), parts=("page", "curation"), about=_made_from(data.key))
+
+
+def headline(data: CurationInput) -> str:
+    """How much was kept, in one sentence and a few numbers."""
+    kept = [verdict for verdict in data.verdicts if verdict.keep]
+    facts = {"Songs kept": f"{len(kept)} <small>of {len(data.verdicts)}</small>", "Music kept": _total_duration(kept)}
+    for split in SPLITS:
+        facts[split.capitalize()] = f"{sum(v.split == split for v in kept)} <small>songs</small>"
+    if data.by_hand:
+        facts["Decided manually"] = str(len(data.by_hand))
+    listed = "".join(f"<div><dt>{text(name)}</dt><dd>{value}</dd></div>" for name, value in facts.items())
+    by_model = f" and by what {data.model} recognizes in its stems" if data.model else ""
+    return (
+        f'<header><p class="eyebrow">Curation</p><h1>{len(kept)} of {count_songs(len(data.verdicts))} kept</h1>'
+        f"<p>Every song was judged by its signal{text(by_model)}. Nothing was deleted: dropped songs stay in the "
+        f'store, and a manual decision brings them back.</p><dl class="facts">{listed}</dl></header>'
+    )
+
+
+def reasons_section(data: CurationInput) -> str:
+    """How many songs were dropped for each reason."""
+    total = max(1, len(data.verdicts))
+    counts = Counter(verdict.reason for verdict in data.verdicts if not verdict.keep)
+    kept = sum(verdict.keep for verdict in data.verdicts)
+    rows = [["Kept", "", str(kept), _bar(kept / total, kept=True)]]
+    rows += [
+        [text(reason), text(REASONS.get(reason, "")), str(count), _bar(count / total)]
+        for reason, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    ]
+    shown = table(["Verdict", "What it means", "Songs", "Share of all"], rows, numeric=(2,))
+    return section("Kept and dropped", f'<div class="tally">{shown}</div>')
+
+
+def _bar(share: float, *, kept: bool = False) -> str:
+    style = ' class="kept"' if kept else ""
+    return (
+        f'<svg viewBox="0 0 100 4" preserveAspectRatio="none" aria-hidden="true"><g{style}>'
+        f'<rect width="{max(0.4, 100 * share):.1f}" height="4" rx="0.5"/></g></svg>'
+    )
+
+
+def _total_duration(verdicts: Sequence[Verdict]) -> str:
+    seconds: Any = sum(verdict.duration_s for verdict in verdicts)
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} <small>min</small>" if seconds >= 90 else f"{seconds:.0f} <small>s</small>"
+    return f"{seconds / 3600:.1f} <small>h</small>"
