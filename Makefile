@@ -1,5 +1,5 @@
-# Every command of the house. On a bare machine `make demo` and `make test` are the only two to know:
-# both sync first, which costs nothing when nothing changed.
+# Every command of the house. On a bare machine `make demo` and `make test` are the only two to know: the first installs
+# what stemline runs on, the second what tests use as well. Both cost nothing when nothing changed.
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -11,10 +11,16 @@ OUT ?=
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z][a-z%-]*:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
-sync: ## uv if missing, .venv, exactly requirements.lock, the project editable, system pieces
-	@.ci/sync
+install: ## what stemline runs on: uv if missing, .venv, exactly requirements.lock, the project editable
+	@.ci/sync runtime
 
-demo: sync ## the whole road on a laptop, with synthetic songs, in minutes
+extras: ## the same, and what services on other machines and ONNX files ask for (requirements-extras.lock)
+	@.ci/sync extras
+
+sync: ## all that, what tests and checks use (requirements-dev.lock), and the programs that tests start
+	@.ci/sync dev
+
+demo: install ## the whole road on a laptop, with synthetic songs, in minutes
 	@$(BIN)/stemline demo
 
 # Two processes, as much of a test is waiting. Those that start Ray come last: some of the others hold that it has not.
@@ -46,10 +52,10 @@ stack: sync ## the whole road through a deployment, on every service of a cluste
 soak: sync ## RUNS scheduled retrainings in a row, by default 100, and what grows meanwhile
 	@$(BIN)/python -m tests.drills.soak --runs $(or $(RUNS),100) $(if $(OUT),--out $(OUT))
 
-audit: ## known vulnerabilities of what the lock names, where the network lets it ask
+audit: ## known vulnerabilities of what the locks name, where the network lets it ask
 	@.ci/audit
 
-lock: ## resolve pyproject.toml anew into requirements.lock
+lock: install ## resolve pyproject.toml anew into the three locks; UPGRADE=1 takes the newest of everything
 	@.ci/sync lock
 
-.PHONY: help sync demo test quick lint docs stack soak audit lock
+.PHONY: help install extras sync demo test quick lint docs stack soak audit lock

@@ -53,7 +53,7 @@ def export_onnx(model: nn.Module, path: str | Path) -> Path:
     """Write an ONNX file of one input, `mixture`, and one output, `estimates`; its metadata hold the model's config."""
     for needed in ("onnx", "onnxscript"):
         if importlib.util.find_spec(needed) is None:
-            raise ModelError(f"an ONNX file needs the package {needed}: install it first")
+            raise ModelError(f"an ONNX file needs the package {needed}, which stemline's extra `onnx` brings")
     path = Path(path)
     temporary = _temporary(path, ".onnx")
     with _lstm_in_one_step(), warnings.catch_warnings():

@@ -38,7 +38,7 @@ def shipped_song() -> SongFiles:
     folders = list(found.submodule_search_locations or ()) if found else []
     songs = sorted(path for folder in folders for path in Path(folder, "data").glob("*.stem.mp4"))
     if not songs:
-        raise InputError("the stempeg package brings no .stem.mp4 file here; `make sync` installs it")
+        raise InputError("the stempeg package brings no .stem.mp4 file here; `make install` installs it")
     path = str(songs[0])
     streams = {source: (StemFile(path=path, stream=place),) for place, source in enumerate(SOURCES, start=1)}
     title = songs[0].name.removesuffix(".stem.mp4")

@@ -74,14 +74,14 @@ def check(needs: Needs) -> Iterator[Finding]:
             yield look(needs)
         except Exception as error:  # whatever is broken, the other checks are worth having
             words = (str(error).strip() or type(error).__name__).splitlines()[0]
-            yield Finding(name=name, state="fault", seen=words, mend="see the words on the left; `make sync` may help")
+            yield Finding(name=name, state="fault", seen=words, mend="see the words on the left; try `make install`")
 
 
 def _python(needs: Needs) -> Finding:
     version = platform.python_version()
     if not (3, 11) <= tuple(map(int, version.split(".")[:2])) < (3, 15):
         return Finding(
-            name="python", state="fault", seen=version, mend="install Python 3.11, 3.12, 3.13 or 3.14, then `make sync`"
+            name="python", state="fault", seen=version, mend="install Python 3.11 to 3.14, then `make install`"
         )
     if sys.dont_write_bytecode and not _is_compiled("torch"):
         seen = f"{version}, which compiles all that it imports anew in every process"
@@ -109,7 +109,7 @@ def _versions(needs: Needs) -> Finding:
     words = ", ".join(f"{name} {version}" for name, version in seen.items())
     if wrong:
         asked = ", ".join(f"{name} {'/'.join(sorted(pins[name]))}" for name in wrong)
-        return Finding(name="versions", state="warning", seen=words, mend=f"the lock has {asked}: `make sync`")
+        return Finding(name="versions", state="warning", seen=words, mend=f"the lock has {asked}: `make install`")
     return Finding(name="versions", state="ok", seen=words)
 
 
@@ -182,10 +182,10 @@ def _codecs(needs: Needs) -> Finding:
     missing = [words for codec, words in CODECS.items() if codec not in av.codecs_available]
     if missing:
         seen = f"PyAV {av.__version__} decodes no {', '.join(missing)}"
-        return Finding(name="codecs", state="fault", seen=seen, mend="`make sync` installs PyAV's own wheel")
+        return Finding(name="codecs", state="fault", seen=seen, mend="`make install` installs PyAV's own wheel")
     if "FLAC" not in soundfile.available_formats():
         seen = f"libsndfile {soundfile.__libsndfile_version__} writes no FLAC"
-        return Finding(name="codecs", state="fault", seen=seen, mend="`make sync` installs soundfile's own wheel")
+        return Finding(name="codecs", state="fault", seen=seen, mend="`make install` installs soundfile's own wheel")
     return Finding(name="codecs", state="ok", seen=", ".join(CODECS.values()))
 
 

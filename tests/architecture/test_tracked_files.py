@@ -1,13 +1,10 @@
-"""What git tracks: nothing large, secret or tied to one machine, and a lock that fits pyproject.toml."""
+"""What git tracks: nothing large, secret or tied to one machine, and no lock of another tool."""
 
 import re
 import subprocess
-import tomllib
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
 MAX_BYTES = 1_000_000
 # Built from parts, so that this file does not find itself.
@@ -50,18 +47,3 @@ def test_no_file_holds_a_secret(tracked: list[Path]) -> None:
 
 def test_no_uv_lock_is_committed(tracked: list[Path]) -> None:
     assert "uv.lock" not in {path.name for path in tracked}
-
-
-def test_the_lock_satisfies_every_dependency_of_the_project(repository: Path) -> None:
-    pins: dict[str, list[str]] = {}
-    for line in (repository / "requirements.lock").read_text(encoding="utf-8").splitlines():
-        if pinned := re.match(r"([A-Za-z0-9._-]+)==([^ ;\\]+)", line):
-            pins.setdefault(canonicalize_name(pinned[1]), []).append(pinned[2])
-    project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))
-    wanted = [Requirement(text) for text in project["project"]["dependencies"] + project["dependency-groups"]["dev"]]
-    wrong = {
-        str(need): pins.get(canonicalize_name(need.name))
-        for need in wanted
-        if not any(need.specifier.contains(v) for v in pins.get(canonicalize_name(need.name), []))
-    }
-    assert wrong == {}, "run `make lock`"
