@@ -3,7 +3,7 @@
 Decoders stop silently where a file was cut off, and play the first of several that were put one behind the other. One
 table tells the containers apart by their first bytes; each has a walk along its outermost parts, which believes no
 size beyond the file's end. What is no part of the container, such as tags at the end, ends a walk. Ogg, MP3 and FLAC,
-which have no such parts, are looked at in `files.py`.
+which have no such parts, are looked at in `headers.py`.
 """
 
 import os

@@ -6,9 +6,8 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from datasets.audio.samples import Samples
 from datasets.errors import AudioError
-
-Samples = NDArray[np.float32]  # as in audio.py, which needs this module
 
 # The difference of two channels is heard instead of their mean where it is at least this many times as strong, 6 dB.
 # Ordinary stereo never gets there, so what was measured of it stands.

@@ -23,7 +23,7 @@ from scipy.io import wavfile
 from scipy.signal import butter, lfilter, sosfilt
 
 from datasets.analysis.harmony import PITCHES
-from datasets.audio.files import AudioWriter
+from datasets.audio.writers import AudioWriter
 from datasets.errors import InputError
 from datasets.schema import SOURCES
 from datasets.seeding import dice

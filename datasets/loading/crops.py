@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from datasets.audio.files import Samples
+from datasets.audio.samples import Samples
 from datasets.errors import AudioError, InputError
 from datasets.loading.row_cache import RowCache
 from datasets.loading.shard_layout import ByteRanges, columns_of, decode_row, layout_of

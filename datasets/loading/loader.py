@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from datasets.audio.files import Samples
+from datasets.audio.samples import Samples
 from datasets.errors import InputError
 from datasets.loading.row_cache import FORMS, RowCache
 from datasets.loading.segments import SegmentIndex, read_row

@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.audio.files import Samples
+from datasets.audio.samples import Samples
 from datasets.errors import InputError
 from datasets.loading.crops import read_crop, song_level
 from datasets.loading.row_cache import RowCache

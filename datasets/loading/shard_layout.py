@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from datasets.audio.files import Samples
 from datasets.audio.flac_frames import FRAME_SAMPLES, frames_around
+from datasets.audio.samples import Samples
 from datasets.errors import AudioError, InputError
 from datasets.shards.chunks import offsets_in
 from datasets.shards.manifests import Song

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.audio.downmix import cancels, mono
-from datasets.audio.files import Samples
+from datasets.audio.samples import Samples
 
 Array = NDArray[np.float64]
 

@@ -15,7 +15,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from datasets.audio.downmix import mono
-from datasets.audio.files import Samples
+from datasets.audio.samples import Samples
 from datasets.errors import InputError
 from datasets.quality.alignment import RANGE_S, Alignment
 from datasets.quality.bandwidth import cutoff_hz

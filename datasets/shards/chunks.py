@@ -20,8 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.audio.downmix import Cancellation
-from datasets.audio.files import AudioInfo, Integers, Samples, decode_blocks, encode_flac, integer_blocks, probe
+from datasets.audio.files import decode_blocks, integer_blocks, probe
 from datasets.audio.flac_frames import decode_frames, frame_offsets, frames_around
+from datasets.audio.samples import AudioInfo, Integers, Samples
+from datasets.audio.writers import encode_flac
 from datasets.corpus.stem_names import without_side
 from datasets.errors import AudioError
 from datasets.schema import SCHEMA_VERSION, StemFile, Track

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datasets.audio.files import Samples
+from datasets.audio.samples import Samples
 from datasets.errors import AudioError, InputError, Unavailable
 from datasets.schema import SCHEMA_VERSION, ShardSet, chunks_schema
 from datasets.shards.chunks import stems_of

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from datasets.audio.files import Samples, resample
+from datasets.audio.resampling import resample
+from datasets.audio.samples import Samples
 from datasets.errors import InputError
 from datasets.shards.manifests import Song
 from datasets.shards.shards import sources_of
@@ -74,7 +75,7 @@ def resampling(model: Interface, song: Song) -> list[Any]:
     """What scores of a song depend on beside song and model where their rates differ; empty where they do not."""
     if model.sample_rate == song.sample_rate:
         return []
-    return [song.sample_rate, model.sample_rate, code_digest("datasets.audio.files")]
+    return [song.sample_rate, model.sample_rate, code_digest("datasets.audio.resampling")]
 
 
 def at_rate_of(

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.audio.files import Samples
+from datasets.audio.samples import Samples
 from datasets.corpus.scan import distinct_names, safe_name
 from datasets.errors import InputError
 from datasets.ranges import NonNegativeInt, Range, check_ranges

@@ -21,7 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from datasets.audio.files import AudioWriter, Samples, decode_blocks, probe, resample_blocks
+from datasets.audio.files import decode_blocks, probe
+from datasets.audio.resampling import resample_blocks
+from datasets.audio.samples import Samples
+from datasets.audio.writers import AudioWriter
 from datasets.corpus.scan import distinct_names, safe_name
 from datasets.errors import AudioError, InputError
 from datasets.ranges import NonNegativeInt, PositiveInt, ProperFraction, check_ranges

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.audio.files import AudioWriter, Samples, decode
+from datasets.audio.files import decode
+from datasets.audio.samples import Samples
+from datasets.audio.writers import AudioWriter
 from datasets.corpus.scan import safe_name
 from datasets.errors import InputError
 from datasets.schema import SOURCES, Score, ShardSet, StemFile

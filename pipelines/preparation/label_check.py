@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from datasets.audio.files import Samples
+from datasets.audio.samples import Samples
 from datasets.errors import InputError
 from datasets.shards.manifests import Song
 from datasets.shards.shards import read_song_blocks

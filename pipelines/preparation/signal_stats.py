@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from datasets.audio.files import Samples, decode_blocks
+from datasets.audio.files import decode_blocks
+from datasets.audio.samples import Samples
 from datasets.errors import AudioError, Unavailable
 from datasets.quality.fingerprint import Signature, pack, unpack
 from datasets.quality.measures import Meter, Moment, Rules

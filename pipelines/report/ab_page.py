@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from datasets.audio.files import Samples, encode_flac
+from datasets.audio.samples import Samples
+from datasets.audio.writers import encode_flac
 from pipelines.report.listening import band_levels, spectrogram, waveform
 from pipelines.report.page import document, section, source_class, table, text
 

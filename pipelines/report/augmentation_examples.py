@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from datasets.audio.files import Samples, resample
+from datasets.audio.resampling import resample
+from datasets.audio.samples import Samples
 from datasets.schema import ShardSet
 from datasets.seeding import spread
 from datasets.shards.manifests import Song, read_songs

@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.audio.downmix import mono
-from datasets.audio.files import Samples, decode_blocks, encode_for_page
+from datasets.audio.files import decode_blocks
+from datasets.audio.samples import Samples
+from datasets.audio.writers import encode_for_page
 from datasets.schema import StemFile
 from pipelines.report.page import source_class, text
 

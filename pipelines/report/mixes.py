@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from datasets.analysis.harmony import PITCHES, chroma
 from datasets.analysis.profile import DRUMS
 from datasets.audio.downmix import mono
-from datasets.audio.files import Samples, resample
+from datasets.audio.resampling import resample
+from datasets.audio.samples import Samples
 from datasets.mixing.render import place
 from datasets.schema import MixPlan, Part, Profile, ShardSet
 from datasets.seeding import spread

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.audio.files import Samples, encode_flac
+from datasets.audio.samples import Samples
+from datasets.audio.writers import encode_flac
 from datasets.corpus.scan import safe_name
 from datasets.store.storage import disk_errors
 from pipelines.runs.run_folder import checkpoint_name

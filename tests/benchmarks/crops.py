@@ -25,8 +25,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import soundfile
 
-from datasets.audio.files import Samples, decode
+from datasets.audio.files import decode
 from datasets.audio.flac_frames import frame_offsets, frames_around
+from datasets.audio.samples import Samples
 from datasets.corpus.synthetic import compose, perform
 from datasets.loading.crops import read_crop
 from datasets.schema import SOURCES

@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from datasets.audio.files import Samples, decode
+from datasets.audio.files import decode
+from datasets.audio.samples import Samples
 from datasets.corpus.synthetic import compose, perform
 from datasets.quality.fingerprint import Listener, Signature, find_matches
 from datasets.quality.measures import Meter, Rules, faults

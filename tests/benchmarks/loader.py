@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from datasets.audio.files import Samples
+from datasets.audio.samples import Samples
 from datasets.loading.crops import read_crop
 from datasets.loading.loader import Loader, LoaderConfig
 from datasets.loading.row_cache import FORMS, RowCache

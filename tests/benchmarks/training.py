@@ -32,7 +32,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from datasets.audio.files import decode, resample
+from datasets.audio.files import decode
+from datasets.audio.resampling import resample
 from datasets.corpus.synthetic import compose, perform
 from datasets.schema import SOURCES
 from datasets.seeding import dice

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from datasets.audio.files import Samples
+from datasets.audio.samples import Samples
 from datasets.seeding import dice
 from datasets.shards import shards
 from datasets.shards.chunks import SongHeader, song_rows

@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from datasets.audio.files import Samples, decode, resample
+from datasets.audio.files import decode
+from datasets.audio.resampling import resample
+from datasets.audio.samples import Samples
 
 MIN_LEVEL_DB = -60.0  # of a stem that something can be done to
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from datasets.audio.files import Samples
+from datasets.audio.samples import Samples
 from datasets.corpus.synthetic import compose, perform
 from datasets.quality.measures import Meter, Moment, Rules, faults, judge
 from datasets.schema import REASONS, SOURCES

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.audio.files import Samples
+from datasets.audio.samples import Samples
 from datasets.loading.segments import SegmentIndex, read_row
 from datasets.schema import ShardSet
 from datasets.seeding import dice

@@ -5,7 +5,8 @@ from itertools import zip_longest
 
 import numpy as np
 
-from datasets.audio.files import Samples, resample, to_channels
+from datasets.audio.resampling import resample
+from datasets.audio.samples import Samples, to_channels
 from datasets.schema import REASONS, Verdict
 from datasets.seeding import spread
 from datasets.shards.manifests import Song

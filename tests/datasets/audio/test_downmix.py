@@ -5,7 +5,7 @@ import pytest
 
 from datasets.analysis.profile import profile
 from datasets.audio.downmix import cancels, mono
-from datasets.audio.files import Samples
+from datasets.audio.samples import Samples
 from datasets.mixing.render import find_hits
 from datasets.quality.alignment import Alignment
 from datasets.quality.fingerprint import Listener

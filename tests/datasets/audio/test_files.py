@@ -12,21 +12,21 @@ import numpy as np
 import pytest
 import soundfile
 
-from datasets.audio import files
+from datasets.audio import files, headers, resampling, samples, writers
 from datasets.errors import AudioError, InputError, Unavailable
 from datasets.seeding import dice
 
 RATE = 8000
 
 
-def _noise(num_samples: int, channels: int = 2, *, bits: int = 16, seed: int = 0) -> files.Samples:
+def _noise(num_samples: int, channels: int = 2, *, bits: int = 16, seed: int = 0) -> samples.Samples:
     """Noise on the grid of a `bits`-bit file, so that exact round trips can be asserted."""
     half = 1 << (bits - 1)
     ints = dice(seed, "noise").integers(-half // 2, half // 2, (channels, num_samples))
     return (ints / half).astype(np.float32)
 
 
-def _write(path: Path, samples_CT: files.Samples, subtype: str | None = None, rate: int = RATE) -> Path:
+def _write(path: Path, samples_CT: samples.Samples, subtype: str | None = None, rate: int = RATE) -> Path:
     soundfile.write(path, samples_CT.T, rate, subtype=subtype)
     return path
 
@@ -41,7 +41,7 @@ def _reason(path: Path, *, stream: int | None = None) -> str:
 @pytest.mark.parametrize(("bits", "depth"), [(16, 16), (16, 24), (24, 24)])
 def test_flac_bytes_return_samples_on_their_grid_exactly(bits: int, depth: int) -> None:
     samples_CT = _noise(3000, bits=bits)
-    flac = io.BytesIO(files.encode_flac(samples_CT, sample_rate=RATE, bits=depth))
+    flac = io.BytesIO(writers.encode_flac(samples_CT, sample_rate=RATE, bits=depth))
     assert soundfile.info(flac).subtype == f"PCM_{depth}"
     flac.seek(0)
     np.testing.assert_array_equal(soundfile.read(flac, dtype="float32")[0].T, samples_CT)
@@ -55,7 +55,7 @@ def test_files_are_rounded_to_the_nearest_step(tmp_path: Path, format: str, bits
     edges_T = np.array([-1e-9, 1e-9, 0.4, 0.6, -0.4, -0.6], np.float32) / np.float32([1, 1, *[full_scale] * 4])
     beyond_T = np.array([-1.0, -1.5, -300.0, 1.0, 1.5, 300.0], np.float32)
     written_CT = np.concatenate([noise_CT, np.stack([edges_T] * 2), np.stack([beyond_T] * 2)], axis=1)
-    with files.AudioWriter(tmp_path / "a", sample_rate=RATE, channels=2, format=format) as writer:
+    with writers.AudioWriter(tmp_path / "a", sample_rate=RATE, channels=2, format=format) as writer:
         writer.write(written_CT)
     steps_CT = soundfile.read(tmp_path / "a", dtype="int32")[0].T / (1 << 32 - bits)
     error_CT = steps_CT[:, :50000] - noise_CT.astype(np.float64) * full_scale
@@ -68,7 +68,7 @@ def test_files_are_rounded_to_the_nearest_step(tmp_path: Path, format: str, bits
 def test_flac_rounds_to_the_nearest_step_and_cuts_off_at_full_scale() -> None:
     step = np.float32(2**-15)
     samples_CT = np.array([[0.4, 0.6, -0.6, 40000, -40000]], np.float32) * step
-    flac = io.BytesIO(files.encode_flac(samples_CT, sample_rate=RATE, bits=16))
+    flac = io.BytesIO(writers.encode_flac(samples_CT, sample_rate=RATE, bits=16))
     assert soundfile.read(flac, dtype="int16")[0].tolist() == [0, 1, -1, 32767, -32768]
 
 
@@ -113,7 +113,7 @@ def test_blocks_are_resampled_as_the_whole_is(tmp_path: Path) -> None:
     tone_CT = np.stack([np.sin(2 * np.pi * 440 * time_s)] * 2).astype(np.float32) * 0.5
     path = _write(tmp_path / "tone.wav", tone_CT, "FLOAT")
     streamed_CT = np.concatenate(list(files.decode_blocks(path, sample_rate=11025, block_samples=1000)), axis=1)
-    whole_CT = files.resample(tone_CT, source_rate=RATE, target_rate=11025)
+    whole_CT = resampling.resample(tone_CT, source_rate=RATE, target_rate=11025)
     assert streamed_CT.shape == whole_CT.shape == (2, 22050)
     np.testing.assert_allclose(streamed_CT, whole_CT, atol=1e-4)
     expected_T = 0.5 * np.sin(2 * np.pi * 440 * np.arange(22050) / 11025)
@@ -122,11 +122,11 @@ def test_blocks_are_resampled_as_the_whole_is(tmp_path: Path) -> None:
 
 def test_channels_are_repeated_averaged_or_cut() -> None:
     stereo_CT = _noise(10)
-    np.testing.assert_array_equal(files.to_channels(stereo_CT[:1], 2), stereo_CT[[0, 0]])
-    np.testing.assert_allclose(files.to_channels(stereo_CT, 1)[0], stereo_CT.mean(axis=0), atol=1e-7)
-    assert files.to_channels(_noise(10, 6), 2).shape == (2, 10)
+    np.testing.assert_array_equal(samples.to_channels(stereo_CT[:1], 2), stereo_CT[[0, 0]])
+    np.testing.assert_allclose(samples.to_channels(stereo_CT, 1)[0], stereo_CT.mean(axis=0), atol=1e-7)
+    assert samples.to_channels(_noise(10, 6), 2).shape == (2, 10)
     with pytest.raises(ValueError, match="cannot spread"):
-        files.to_channels(stereo_CT, 3)
+        samples.to_channels(stereo_CT, 3)
 
 
 def test_zero_bytes_and_folders_have_their_reasons(tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_writer_and_decoder_agree(tmp_path: Path, format: str, tolerance: float)
     samples_CT = _noise(5000)
     path = tmp_path / "song"
     for _ in range(2):
-        with files.AudioWriter(path, sample_rate=RATE, channels=2, format=format) as writer:
+        with writers.AudioWriter(path, sample_rate=RATE, channels=2, format=format) as writer:
             writer.write(samples_CT[:, :1234])
             writer.write(samples_CT[:, 1234:])
     np.testing.assert_allclose(files.decode(path)[0], samples_CT, atol=tolerance, rtol=0)
@@ -239,7 +239,7 @@ def test_writer_and_decoder_agree(tmp_path: Path, format: str, tolerance: float)
 def test_the_same_samples_give_the_same_bytes(tmp_path: Path, format: str, monkeypatch: pytest.MonkeyPatch) -> None:
     samples_CT = _noise(30000)
     for name in ("a", "b"):
-        with files.AudioWriter(tmp_path / name, sample_rate=RATE, channels=2, format=format) as writer:
+        with writers.AudioWriter(tmp_path / name, sample_rate=RATE, channels=2, format=format) as writer:
             writer.write(samples_CT)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     head = (tmp_path / "a").read_bytes()[:256]
@@ -249,7 +249,7 @@ def test_the_same_samples_give_the_same_bytes(tmp_path: Path, format: str, monke
 
 def test_a_writer_that_fails_leaves_nothing(tmp_path: Path) -> None:
     def fail() -> None:
-        with files.AudioWriter(tmp_path / "a.wav", sample_rate=RATE, channels=2, format="wav16") as writer:
+        with writers.AudioWriter(tmp_path / "a.wav", sample_rate=RATE, channels=2, format="wav16") as writer:
             writer.write(_noise(100))
             raise RuntimeError("stop")
 
@@ -260,17 +260,17 @@ def test_a_writer_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_writer_refuses_what_it_cannot_write(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="wav16"):
-        files.AudioWriter(tmp_path / "a", sample_rate=RATE, channels=2, format="wma")
+        writers.AudioWriter(tmp_path / "a", sample_rate=RATE, channels=2, format="wma")
     with pytest.raises(InputError, match="flac would do"):
-        files.AudioWriter(tmp_path / "a", sample_rate=96000, channels=2, format="mp3")
+        writers.AudioWriter(tmp_path / "a", sample_rate=96000, channels=2, format="mp3")
     with pytest.raises(InputError, match="cannot write"):
-        files.AudioWriter(tmp_path / "nowhere" / "a", sample_rate=RATE, channels=2, format="wav16")
+        writers.AudioWriter(tmp_path / "nowhere" / "a", sample_rate=RATE, channels=2, format="wav16")
 
 
 @pytest.mark.parametrize("rate", [44100, 5000])
 def test_audio_for_a_page_is_small_and_plays(tmp_path: Path, rate: int) -> None:
     time_s = np.arange(rate) / rate
-    data, mime = files.encode_for_page(np.stack([np.sin(2 * np.pi * 220 * time_s)] * 2).astype(np.float32), rate)
+    data, mime = writers.encode_for_page(np.stack([np.sin(2 * np.pi * 220 * time_s)] * 2).astype(np.float32), rate)
     assert mime == "audio/mpeg"
     (tmp_path / "a.mp3").write_bytes(data)
     decoded_CT, decoded_rate = files.decode(tmp_path / "a.mp3")
@@ -358,11 +358,11 @@ def test_files_one_behind_the_other_are_refused_not_read_by_half(tmp_path: Path,
 @pytest.mark.parametrize("at", [-3, 0, 5])
 def test_a_second_flac_stream_is_found_wherever_it_begins(tmp_path: Path, at: int) -> None:
     """Also where its mark lies in two of the blocks that are looked through."""
-    first = b"fLaC\x00\x00\x00\x22" + bytes(files._SCAN_BYTES + at - 8)
+    first = b"fLaC\x00\x00\x00\x22" + bytes(headers._SCAN_BYTES + at - 8)
     (tmp_path / "a.flac").write_bytes(first)
-    assert not files._is_chained_flac(tmp_path / "a.flac")
+    assert not headers.is_chained_flac(tmp_path / "a.flac")
     (tmp_path / "a.flac").write_bytes(first + b"fLaC\x80\x00\x00\x22" + bytes(34))
-    assert files._is_chained_flac(tmp_path / "a.flac")
+    assert headers.is_chained_flac(tmp_path / "a.flac")
 
 
 def test_a_tag_before_a_flac_stream_makes_no_second_one(tmp_path: Path) -> None:
@@ -388,7 +388,7 @@ def test_channels_that_cancel_each_other_are_not_made_one(tmp_path: Path, rate: 
         assert sum(block.shape[0] for block in files.decode_blocks(path, **asked)) > 2  # type: ignore[arg-type]
         if keeps:
             mono_T = np.concatenate(list(files.decode_blocks(path, channels=1, **asked)), axis=1)[0]  # type: ignore[arg-type]
-            expected_CT = files.resample(pair_CT.mean(axis=0, keepdims=True), source_rate=RATE, target_rate=rate)
+            expected_CT = resampling.resample(pair_CT.mean(axis=0, keepdims=True), source_rate=RATE, target_rate=rate)
             np.testing.assert_allclose(mono_T, expected_CT[0], atol=1e-4)
         else:
             with pytest.raises(AudioError, match="cancel each other in mono") as caught:
@@ -412,4 +412,4 @@ def test_streams_side_by_side_in_one_ogg_file_are_no_chain(tmp_path: Path) -> No
     first[14] ^= 1  # the serial number
     (tmp_path / "a.ogg").write_bytes(ogg[:length] + bytes(first) + ogg[length:])
     with (tmp_path / "a.ogg").open("rb") as file:
-        assert not files._is_chained_ogg(file)
+        assert not headers._is_chained_ogg(file)

@@ -7,8 +7,9 @@ import pytest
 import soundfile
 
 from datasets.audio import flac_frames
-from datasets.audio.files import Samples, encode_flac
 from datasets.audio.flac_frames import FRAME_SAMPLES, decode_frames, frame_offsets, frames_around
+from datasets.audio.samples import Samples
+from datasets.audio.writers import encode_flac
 from datasets.errors import AudioError
 from datasets.seeding import dice
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.audio.files import Samples
 from datasets.audio.flac_frames import FRAME_SAMPLES
+from datasets.audio.samples import Samples
 from datasets.errors import InputError
 from datasets.loading import shard_layout
 from datasets.loading.crops import read_crop

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from datasets.audio.files import Samples
+from datasets.audio.samples import Samples
 from datasets.corpus.synthetic import compose, perform
 from datasets.quality.fingerprint import Listener, Match, Signature, clock, find_duplicates, find_matches, pack, unpack
 from datasets.seeding import dice

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.audio.files import resample
+from datasets.audio.resampling import resample
 from datasets.errors import InputError
 from datasets.schema import ShardSet
 from datasets.shards import manifests, shards, tables

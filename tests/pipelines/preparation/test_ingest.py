@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from datasets.audio.files import Samples
+from datasets.audio.samples import Samples
 from datasets.errors import InputError
 from datasets.loading.segments import SegmentIndex
 from datasets.schema import SOURCES

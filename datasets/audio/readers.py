@@ -1,0 +1,194 @@
+"""The two decoders behind one interface, and the error that each of their failures stands for.
+
+libsndfile reads what it can (wav, flac, ogg, mp3, aiff); PyAV, which carries ffmpeg's libraries in its
+wheel, reads the rest. Both stop silently at the end of a cut-off file, so what the header promises is
+compared with what came out.
+"""
+
+import errno
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from datasets.audio.containers import chained, check
+from datasets.audio.headers import (
+    check_header,
+    is_chained_flac,
+    is_mp3_without_length,
+    is_wav_without_length,
+    truncated,
+)
+from datasets.audio.samples import AudioInfo, Samples
+from datasets.errors import AudioError, InputError, Unavailable
+
+# Containers that libsndfile does not know; asking it first would only cost time.
+_AV_SUFFIXES = {".m4a", ".mp4", ".aac", ".mka", ".mkv", ".webm", ".wma", ".mov", ".ac3"}
+# Formats whose stated duration is a promise rather than an estimate from the bit rate.
+_AV_EXACT = {"mov", "mp4", "m4a", "matroska", "webm", "flac", "wav", "aiff"}
+_AV_TOLERANCE_S = 0.25
+_READ_SAMPLES = 1 << 15  # stays in the cache until it has been checked and copied
+# What PyAV may take a file for. It knows formats without any header, too, and decodes a web page as a telephone call.
+_AV_FORMATS = {"aac", "ac3", "aiff", "asf", "au", "caf", "eac3", "flac", "matroska", "mov", "mp3", "ogg", "w64", "wav"}
+_DEEP_SUBTYPES = {"PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ALAC_20", "ALAC_24", "ALAC_32"}
+_SYSTEM_ERROR = 2  # of libsndfile: the operating system refused
+# What FFmpeg passes on from the operating system, and never says of a file's content. EIO is not among them.
+_MACHINE_ERRORS = {
+    errno.ENOENT, errno.EACCES, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT,
+    errno.ETIMEDOUT, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ECONNRESET,
+    errno.ECONNREFUSED, errno.ECONNABORTED, errno.ENOTCONN, errno.EBUSY, errno.ENODEV, errno.ENXIO,
+}  # fmt: skip
+
+
+class Reader(Protocol):
+    info: AudioInfo
+
+    def blocks(self) -> Iterator[Samples]: ...
+    def close(self) -> None: ...
+
+
+def open_reader(path: str | Path, stream: int | None) -> Reader:
+    """A reader of a file; AudioError where its bytes are no audio, Unavailable where they cannot be read."""
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        if not path.is_file():
+            raise AudioError("undecodable", f"{path}: not a file")
+        if size == 0:
+            raise AudioError("empty_file", f"{path}: a file of zero bytes")
+        check(path)
+        unsized = is_mp3_without_length(path) or is_wav_without_length(path)
+        if stream is None and path.suffix.lower() not in _AV_SUFFIXES and not unsized:
+            try:
+                return SoundFileReader(path)
+            except soundfile.LibsndfileError as error:
+                if error.code == _SYSTEM_ERROR:
+                    raise Unavailable(f"{path} cannot be read: {error}") from None
+                # else PyAV may know the format
+        path.open("rb").close()  # the errors of PyAV do not tell a file that it may not read from one it cannot decode
+    except OSError as error:
+        raise Unavailable(f"{path} cannot be read: {error.strerror or error}") from None
+    return _AvReader(path, stream or 0)
+
+
+def checked_blocks(reader: Reader, path: str | Path) -> Iterator[Samples]:
+    for block_CT in reader.blocks():
+        with np.errstate(invalid="ignore", over="ignore"):
+            total = block_CT.sum()  # one NaN or infinity makes the sum one
+        if not np.isfinite(total):
+            raise AudioError("not_finite", f"{path}: holds NaN or infinite samples")
+        yield block_CT
+
+
+class SoundFileReader:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        check_header(path)
+        self._file = soundfile.SoundFile(path)
+        frames = self._file.frames if self._file.frames < 1 << 62 else 0
+        self.info = AudioInfo(
+            sample_rate=self._file.samplerate,
+            channels=self._file.channels,
+            num_samples=frames,
+            bits=24 if self._file.subtype in _DEEP_SUBTYPES else 16,
+            integers=self._file.subtype == "PCM_16",
+        )
+
+    def blocks(self) -> Iterator[Samples]:
+        yield from self._read(_READ_SAMPLES, "float32")
+
+    def integers(self, block_samples: int) -> Iterator[NDArray[np.int16]]:
+        yield from self._read(block_samples, "int16")
+
+    def _read(self, block_samples: int, dtype: str) -> Iterator[Any]:
+        count = 0
+        try:
+            while len(block_TC := self._file.read(block_samples, dtype=dtype, always_2d=True)):
+                count += len(block_TC)
+                yield block_TC.T
+        except soundfile.LibsndfileError as error:
+            if error.code == _SYSTEM_ERROR:
+                raise Unavailable(f"{self._path} cannot be read: {error}") from None
+            raise AudioError("undecodable", f"{self._path}: decoding stopped after {count} samples ({error})") from None
+        if count < self.info.num_samples:
+            raise truncated(self._path, f"{count} of {self.info.num_samples} samples decode")
+        if self._file.format == "FLAC" and is_chained_flac(self._path):
+            raise chained(self._path)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _AvReader:
+    def __init__(self, path: Path, stream: int) -> None:
+        import av
+
+        self._path = path
+        self._stack = ExitStack()
+        try:
+            self._container = self._stack.enter_context(av.open(str(path), metadata_errors="replace"))
+        except (av.error.FFmpegError, OSError) as error:
+            raise _av_error(path, error, f"no decoder knows this file ({error.strerror})") from None
+        format_name = self._container.format.name
+        if not _AV_FORMATS & set(format_name.split(",")):
+            self.close()
+            raise AudioError(
+                "undecodable", f"{path}: no decoder knows this file (it may be {format_name}, or no audio)"
+            )
+        streams = self._container.streams.audio
+        if stream >= len(streams):
+            self.close()
+            raise AudioError("undecodable", f"{path}: has {len(streams)} audio streams, number {stream} was asked for")
+        self._stream = streams[stream]
+        context = self._stream.codec_context
+        rate = context.sample_rate
+        if rate < 1 or context.layout.nb_channels < 1:  # a format guessed from the file's name
+            self.close()
+            raise AudioError("undecodable", f"{path}: no decoder knows this file (it states no sample rate)")
+        duration, base = self._stream.duration, self._stream.time_base
+        known = duration is not None and base is not None
+        self.info = AudioInfo(
+            sample_rate=rate,
+            channels=context.layout.nb_channels,
+            num_samples=round(duration * base * rate) if known else 0,  # type: ignore[operator]
+            bits=24 if context.codec.lossless and context.format.bits > 16 else 16,
+        )
+
+    def blocks(self) -> Iterator[Samples]:
+        import av
+
+        # Planar float; the resampler only converts the sample format, rate and layout stay.
+        to_float = av.AudioResampler(format="fltp")
+        count = 0
+        try:
+            for frame in self._container.decode(self._stream):
+                if frame.sample_rate != self.info.sample_rate:
+                    rates = f"{self.info.sample_rate} to {frame.sample_rate} Hz"
+                    raise AudioError("undecodable", f"{self._path}: the sample rate changes on the way, from {rates}")
+                for converted in to_float.resample(frame):
+                    block_CT = np.ascontiguousarray(converted.to_ndarray(), dtype=np.float32)
+                    if block_CT.shape[0] != self.info.channels:
+                        raise AudioError("undecodable", f"{self._path}: the channel count changes on the way")
+                    count += block_CT.shape[1]
+                    yield block_CT
+        except av.error.FFmpegError as error:
+            raise _av_error(self._path, error, f"decoding stopped after {count} samples ({error})") from None
+        exact = bool(_AV_EXACT & set(self._container.format.name.split(",")))
+        if exact and count < self.info.num_samples - _AV_TOLERANCE_S * self.info.sample_rate:
+            raise truncated(self._path, f"{count} of {self.info.num_samples} samples decode")
+        if count == 0:
+            raise AudioError("undecodable", f"{self._path}: no audio in it")
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+def _av_error(path: Path, error: Exception, detail: str) -> InputError:
+    """The machine's or the file's error that stands behind one of PyAV."""
+    if getattr(error, "errno", None) in _MACHINE_ERRORS:
+        return Unavailable(f"{path} cannot be read: {getattr(error, 'strerror', error)}")
+    return AudioError("undecodable", f"{path}: {detail}")
