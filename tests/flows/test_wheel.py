@@ -108,8 +108,10 @@ def test_the_wheel_holds_every_file_of_our_packages_and_what_it_was_built_from(w
         names = {name for name in packed.namelist() if ".dist-info/" not in name}
         assert packed.read("infra/commit").decode().strip() == wheel.commit
         assert packed.read("infra/requirements.lock") == (repository / "requirements.lock").read_bytes()
-    packages = [path.parent for room in ROOMS for path in (repository / room).rglob("__init__.py")]
-    files = {path for package in packages for path in package.iterdir() if path.is_file() and path.suffix != ".pyc"}
+    kept = run("git", "ls-files", *ROOMS, cwd=repository)
+    packages = {path.parent for room in ROOMS for path in (repository / room).rglob("__init__.py")}
+    packages |= {package / "assets" for package in packages}
+    files = {path for file in kept.splitlines() if (path := repository / file).parent in packages}
     wanted = {str(path.relative_to(repository)) for path in files}
     assert names - wanted == {"infra/commit", "infra/requirements.lock"}
     assert wanted - names == {"infra/compose.yaml"}  # which no verb opens
