@@ -1,4 +1,4 @@
-"""The whole road: a corpus from songs, a model from the corpus, and something to show."""
+"""The whole pipeline: a corpus from songs, a model from the corpus, and something to show."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from pipelines.inference.song_files import SongFiles
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FullRun:
-    """The three parts of the road."""
+    """Its three parts."""
 
     corpus: Corpus
     model: Trained
@@ -26,3 +26,10 @@ def full_run(config: RunConfig, song: SongFiles | None = None) -> FullRun:
     corpus = build_corpus(config)
     model = train_model(config, corpus)
     return FullRun(corpus=corpus, model=model, presented=present_model(config, corpus, model, song))
+
+
+def run_all(config: RunConfig) -> FullRun:
+    """The same steps within the flow run that calls it, without subflows: these would stay "running" after a crash."""
+    corpus = build_corpus.fn(config)
+    model = train_model.fn(config, corpus)
+    return FullRun(corpus=corpus, model=model, presented=present_model.fn(config, corpus, model))

@@ -1,7 +1,8 @@
 """Whether a model is worth training again: what is known, what follows from it, and the sentence that says why.
 
 `judge` is a pure function of facts; `look` gathers them from the store and the registry; somebody else acts
-(`deployed.retrain`). What was done is kept as one small file per retraining, which is also what a budget is counted by.
+(`flows/retrain_model.py`). What was done is kept as one small file per retraining, which is also what a budget is
+counted by.
 """
 
 import json

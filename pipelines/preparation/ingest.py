@@ -44,7 +44,7 @@ _WORKER_BYTES = 500_000_000  # an interpreter with its libraries, and half a min
 class CorpusConfig:
     """Where the songs are, and what is asked of them."""
 
-    root: str = ""  # the folder with the songs; `stemline corpus` shows how it would be read
+    root: str = ""  # the folder with the songs; `stemline inspect` shows how it would be read
     sources: tuple[str, ...] = SOURCES  # every song must have a stem for each
     taxonomy: str = DEFAULT  # which file names mean which source: a name that ships, or a TOML file of your own
     unknown: str = "refuse"  # "refuse" a song that has a file whose name says nothing, or "leave_out" such files

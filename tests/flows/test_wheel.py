@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from flows import config as door
-from flows.cli.operations import serve
+from flows.cli.operations import ui
 from flows.console.progress_display import current
 from tests.flows.cli.test_command_line import GIVEN, VERBS
 
@@ -132,7 +132,7 @@ def test_every_verb_of_the_wheel_knows_its_settings_and_whose_commit_it_is(wheel
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a Prefect server of its own."""
-    with serve._prefect(tmp_path_factory.mktemp("prefect"), current()) as address:
+    with ui._prefect(tmp_path_factory.mktemp("prefect"), current()) as address:
         yield f"{address}api"
 
 

@@ -5,12 +5,33 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from cyclopts import Parameter
 
 from datasets.errors import InputError
 from datasets.store import storage
+from flows import config as settings
+from flows.cli.options import NO_OPTIONS, Options
+from flows.cli.session import run_verb
 from flows.config import RunConfig
 from flows.console.progress_display import Screen, table
+
+
+def bag(
+    *parts: Annotated[
+        str,
+        Parameter(name="SOURCE=MODEL", help="For each source its model; settings may follow."),
+    ],
+    to: Annotated[str, Parameter(help="The bag, NAME.yaml; its packages are put beside it.")],
+    options: Options = NO_OPTIONS,
+) -> int:
+    """Combine fine-tunings, one for each source, into one model that is read like any other.
+
+    Example: `stemline bag drums=A bass=B other=C vocals=D --to ft/ft.yaml`
+    """
+    overrides, members = settings.parted(parts)
+    return run_verb(overrides, options, lambda config, screen: run(config, members, to=to, screen=screen))
 
 
 def run(config: RunConfig, parts: Sequence[str], *, to: str, screen: Screen) -> dict[str, Any]:

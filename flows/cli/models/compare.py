@@ -7,7 +7,8 @@ from typing import Any
 from rich.text import Text
 
 from flows.cli.models import lineage
-from flows.cli.session import prepared
+from flows.cli.options import NO_OPTIONS, ModelRef, Options, Overrides
+from flows.cli.session import prepared, run_verb
 from flows.config import RunConfig
 from flows.console.progress_display import Screen, decibels, table
 from pipelines.evaluation import gate
@@ -16,6 +17,24 @@ from pipelines.evaluation.gate import Pairs
 from pipelines.lineage.contamination import Contamination
 
 MAX_SONGS = 5  # at either end
+
+
+def compare(
+    first: ModelRef,
+    second: ModelRef,
+    /,
+    *overrides: Overrides,
+    options: Options = NO_OPTIONS,
+) -> int:
+    """Score two models on the same held-out songs: what the first gains, song by song, and how certain that is.
+
+    Example: `stemline compare models:/stemline/4 models:/stemline@champion corpus.root=songs`
+    """
+    return run_verb(
+        overrides,
+        options,
+        lambda config, screen: run(config, first, second, screen=screen, debug=options.debug),
+    )
 
 
 def run(config: RunConfig, first: str, second: str, *, screen: Screen, debug: bool = False) -> dict[str, Any]:

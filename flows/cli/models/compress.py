@@ -1,12 +1,30 @@
 """`stemline compress`: a checkpoint in fewer bits, and how many bytes that saved."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from cyclopts import Parameter
 
 from datasets.errors import InputError
 from datasets.store import storage
+from flows.cli.options import NO_OPTIONS, ModelRef, Options, Overrides
+from flows.cli.session import run_verb
 from flows.config import RunConfig
 from flows.console.progress_display import Screen, table
+
+
+def compress(
+    model: ModelRef,
+    *overrides: Overrides,
+    to: Annotated[str, Parameter(help="Folder for the compressed checkpoint.")],
+    bits: Annotated[int, Parameter(help="Per weight of the large matrices, 2 to 15; 16 stores float16.")] = 8,
+    options: Options = NO_OPTIONS,
+) -> int:
+    """Store a model in fewer bits; `separate` and `evaluate` read it like any other.
+
+    Example: `stemline compress models:/stemline@champion --bits 8 --to small`
+    """
+    return run_verb(overrides, options, lambda config, screen: run(config, model, bits=bits, to=to, screen=screen))
 
 
 def run(config: RunConfig, model: str, *, bits: int, to: str, screen: Screen) -> dict[str, Any]:

@@ -1,17 +1,33 @@
 """`stemline export`: a model as one graph without its source, kept with its version where it is a registered one."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from cyclopts import Parameter
 from rich.text import Text
 
 from datasets.errors import InputError
 from datasets.store import storage
 from datasets.store.ownership import outputs, require_ours
+from flows.cli.options import NO_OPTIONS, ModelRef, Options, Overrides
+from flows.cli.session import run_verb
 from flows.config import RunConfig
 from flows.console.progress_display import Screen
 
 KINDS = {".onnx": "export_onnx", ".pt2": "export_program"}  # functions of models.inference.export
+
+
+def export(
+    model: ModelRef,
+    *overrides: Overrides,
+    to: Annotated[str, Parameter(help="FILE.onnx or FILE.pt2 (torch.export).")],
+    options: Options = NO_OPTIONS,
+) -> int:
+    """Write a model as one graph that needs none of our source; a registered version keeps it and its digest.
+
+    Example: `stemline export models:/stemline@champion --to champion.onnx`
+    """
+    return run_verb(overrides, options, lambda config, screen: run(config, model, to=to, screen=screen))
 
 
 def run(config: RunConfig, model: str, *, to: str, screen: Screen) -> dict[str, Any]:

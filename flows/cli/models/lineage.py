@@ -3,13 +3,16 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
 
+from cyclopts import Parameter
 from rich.text import Text
 
 from datasets.schema import SPLITS
 from datasets.shards import versions
 from datasets.shards.manifests import Song
+from flows.cli.options import NO_OPTIONS, Options, Overrides
+from flows.cli.session import run_verb
 from flows.cli.store import forget
 from flows.config import RunConfig
 from flows.console.progress_display import table
@@ -23,6 +26,19 @@ _ORIGINS = {
     "commit": "commit", "code_digest": "code", "corpus_digest": "corpus", "dataset_digest": "dataset",
     "dataset_uri": "manifest", "weights_digest": "weights", "scores_digest": "scores", "protocol": "protocol",
 }  # fmt: skip
+
+
+def lineage(
+    what: Annotated[str, Parameter(help="models:/NAME/VERSION or models:/NAME@alias; or a song, by id or title.")],
+    /,
+    *overrides: Overrides,
+    options: Options = NO_OPTIONS,
+) -> int:
+    """Show what a version was made from (songs, settings, code), or which versions learned from a song.
+
+    Example: `stemline lineage models:/stemline@champion store.root=store`
+    """
+    return run_verb(overrides, options, lambda config, screen: run(config, what))
 
 
 def run(config: RunConfig, what: str) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """`stemline listen`: pages on which two models and the true stems are heard side by side."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from cyclopts import Parameter
 from rich.text import Text
 
-from flows.cli.session import prepared
+from flows.cli.options import NO_OPTIONS, Options, Overrides
+from flows.cli.session import prepared, run_verb
 from flows.config import RunConfig
 from flows.console.progress_display import Screen, decibels, table
 from pipelines import registry
@@ -15,6 +17,24 @@ from pipelines.inference.listening_pages import Rival
 from pipelines.registry.promotion_log import CANDIDATE, CHAMPION
 
 MAX_SONGS = 10
+
+
+def listen(
+    *overrides: Overrides,
+    model: Annotated[str, Parameter(help="As `compare` takes it; by default the candidate.")] = "",
+    against: Annotated[str, Parameter(help="The same; by default the champion.")] = "",
+    out: Annotated[str, Parameter(help="Folder for the pages; by default `listening` in the store.")] = "",
+    options: Options = NO_OPTIONS,
+) -> int:
+    """Make A/B listening pages of two models and the true stems, also blind; the worst songs first.
+
+    Example: `stemline listen --model models:/stemline/4 corpus.root=songs listen.songs=4`
+    """
+    return run_verb(
+        overrides,
+        options,
+        lambda config, screen: run(config, model, against, out=out, screen=screen, debug=options.debug),
+    )
 
 
 def run(config: RunConfig, first: str, second: str, *, out: str, screen: Screen, debug: bool = False) -> dict[str, Any]:

@@ -3,12 +3,33 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from cyclopts import Parameter
 
 from datasets.errors import InputError
-from flows import config as door
+from flows import config as settings
+from flows.cli.options import NO_OPTIONS, ModelRef, Options
+from flows.cli.session import run_verb
 from flows.config import RunConfig
 from flows.console.progress_display import Screen, duration, table
+
+
+def separate(
+    *songs: Annotated[str, Parameter(name="SONG", help="Audio files; settings such as separate.shifts=1 may follow.")],
+    model: ModelRef,
+    out: Annotated[str, Parameter(help="Folder for the stems: one folder per song in it.")],
+    two_stems: Annotated[str, Parameter(show_default=False, help="A source: write it and the sum of the others.")] = "",
+    options: Options = NO_OPTIONS,
+) -> int:
+    """Separate songs into stems with a registered model, a checkpoint folder or a file.
+
+    Example: `stemline separate song.mp3 --model models:/stemline@champion --out stems`
+    """
+    overrides, files = settings.parted(songs)
+    if two_stems:
+        overrides.append(settings.override("separate.two_stems", two_stems))
+    return run_verb(overrides, options, lambda config, screen: run(config, files, model=model, out=out, screen=screen))
 
 
 def run(config: RunConfig, songs: Sequence[str], *, model: str, out: str, screen: Screen) -> dict[str, Any]:
@@ -24,7 +45,7 @@ def run(config: RunConfig, songs: Sequence[str], *, model: str, out: str, screen
     checkpoint = registry.resolve(model, store=config.store.root)
     result = separate_songs.run(config.separate, songs, model=str(checkpoint), out=out, progress=screen)
     if result.songs:
-        door.write(config, Path(out) / "separate.toml")
+        settings.write(config, Path(out) / "separate.toml")
     rows = [[song.song, f"{duration(song.num_samples / song.sample_rate)}", song.folder] for song in result.songs]
     shown: list[Any] = [table("Separated", ["song", "length", "folder"], rows)] if rows else []
     for failed in result.failed:

@@ -1,26 +1,46 @@
-"""`stemline deploy` tells a Prefect server what `infra/prefect.yaml` says; `stemline why` explains the retraining."""
+"""`stemline deploy` registers the flows of `infra/prefect.yaml` with a Prefect server."""
 
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
 from datetime import timedelta
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml  # type: ignore[import-untyped]
+from cyclopts import Parameter
 from rich.text import Text
 
 from datasets.errors import InputError
 from flows import config as door
+from flows.cli.options import NO_OPTIONS, PRESET, Options, Overrides
+from flows.cli.session import run_verb
 from flows.config import RunConfig
-from flows.console.progress_display import Screen, table
-from flows.retraining import retrain_policy
+from flows.console.progress_display import Screen
 from flows.tasks.prefect_env import must_answer
 
 ROOT = Path(__file__).resolve().parents[3]
 AUTOMATION = "stemline: crashed runs go on"
+
+
+def deploy(
+    *overrides: Overrides,
+    cron: Annotated[str, Parameter(help='When `retrain` checks whether to train, such as "0 3 * * *"; or off.')] = "",
+    pool: Annotated[str, Parameter(help="Work pool; created with the process type if it does not exist.")] = "stemline",
+    directory: Annotated[str, Parameter(help="Where workers find this project; by default where it is here.")] = "",
+    options: Options = NO_OPTIONS,
+) -> int:
+    """Register the flows with the Prefect server at PREFECT_API_URL, so that its workers run them with these settings.
+
+    Example: `stemline deploy --preset smoke corpus.root=songs store.root=store --cron "0 3 * * *"`
+    """
+
+    def job(config: RunConfig, screen: Screen) -> dict[str, Any]:
+        preset = options.preset or PRESET
+        return run(config, preset=preset, cron=cron, pool=pool, directory=directory, screen=screen)
+
+    return run_verb(overrides, options, job)
 
 
 def run(config: RunConfig, *, preset: str, cron: str, pool: str, directory: str, screen: Screen) -> dict[str, Any]:
@@ -45,17 +65,6 @@ def run(config: RunConfig, *, preset: str, cron: str, pool: str, directory: str,
         "pool": pool,
         "shown": [Text(f"A worker runs them: prefect worker start --pool {pool}"), *map(Text, names)],
     }
-
-
-def why(config: RunConfig) -> dict[str, Any]:
-    """Whether the model would be trained again now, in one sentence, and what was done so far."""
-    facts = retrain_policy.look(config)
-    judged = retrain_policy.judge(facts, config.retrain)
-    shown: list[Any] = [Text(judged.sentence, overflow="fold")]
-    if facts.done:
-        rows = [[one.began_at[:16], one.ended_at[:16] or "–", one.champion or "–", one.reason] for one in facts.done]
-        shown.append(table("Retrainings", ["began, UTC", "ended", "champion", "why"], rows[::-1]))
-    return {"retrain": judged.retrain, "why": judged.sentence, "facts": asdict(facts), "shown": shown}
 
 
 def read() -> dict[str, Any]:
@@ -163,7 +172,7 @@ def _make_pool(name: str) -> None:
 def _make_automation() -> None:
     """A run whose process died is scheduled again: it finds what is finished, and listens to the job that still runs.
 
-    `deployed.MAX_STARTS` ends that for a run that dies each time.
+    `deployments.MAX_STARTS` ends that for a run that dies each time.
     """
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.objects import StateType

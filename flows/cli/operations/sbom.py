@@ -1,4 +1,4 @@
-"""`stemline inventory`: what this program is built on, with versions and licences; `--json` is a CycloneDX 1.6 SBOM."""
+"""`stemline sbom`: what this program is built on, with versions and licences; `--json` is a CycloneDX 1.6 SBOM."""
 
 import re
 from collections.abc import Iterator
@@ -8,6 +8,8 @@ from typing import Any
 
 from rich.text import Text
 
+from flows.cli.options import NO_OPTIONS, Options, Overrides
+from flows.cli.session import run_verb
 from flows.console.progress_display import table
 
 _UNSAID = "not stated"
@@ -25,11 +27,19 @@ class Package:
     needs: tuple[str, ...]
 
 
+def sbom(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
+    """List every dependency with its version and licence; as CycloneDX with --json.
+
+    Example: `stemline sbom --json > sbom.json`
+    """
+    return run_verb(overrides, options, lambda config, screen: run(as_json=options.json))
+
+
 def run(*, as_json: bool) -> dict[str, Any]:
     """Everything that an installation without development tools needs."""
     found = sorted(packages(), key=lambda package: package.name)
     if as_json:
-        return {"document": sbom(found)}
+        return {"document": cyclonedx(found)}
     rows = [[package.name, package.version, package.licence] for package in found]
     unsaid = sum(package.licence == _UNSAID for package in found)
     shown = [
@@ -54,7 +64,7 @@ def packages(root: str = "stemline") -> Iterator[Package]:
             yield Package(name=_plain(found.name), version=found.version, licence=_licence(found), needs=needs)
 
 
-def sbom(found: list[Package]) -> dict[str, Any]:
+def cyclonedx(found: list[Package]) -> dict[str, Any]:
     """CycloneDX 1.6 as JSON; without a serial number or a time, so that equal installations give equal bytes."""
     return {
         "bomFormat": "CycloneDX",

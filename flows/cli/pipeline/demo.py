@@ -4,7 +4,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from flows.cli.session import prepared
+from flows.cli.options import NO_OPTIONS, Options, Overrides
+from flows.cli.session import prepared, run_verb
 from flows.config import RunConfig
 from flows.console.progress_display import Screen
 from pipelines.evaluation.evaluate import ScoreSummary
@@ -13,6 +14,19 @@ NUM_SONGS = 12
 SONG_S = 12.0
 SEED = 0
 MIN_GAIN_DB = 3.0  # over the unprocessed mixture on held-out toy songs; less means that something is broken
+
+
+def demo(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
+    """The whole pipeline with synthetic songs, and a real one separated at the end; minutes on a laptop.
+
+    Example: `stemline demo store.root=/tmp/demo`
+    """
+    return run_verb(
+        overrides,
+        options,
+        lambda config, screen: run(config, verb="demo", screen=screen, debug=options.debug),
+        preset="demo",
+    )
 
 
 def run(config: RunConfig, *, verb: str, screen: Screen, debug: bool = False) -> dict[str, Any]:

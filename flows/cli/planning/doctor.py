@@ -5,6 +5,8 @@ from typing import Any
 
 from rich.text import Text
 
+from flows.cli.options import NO_OPTIONS, Options, Overrides
+from flows.cli.session import run_verb
 from flows.config import RunConfig
 from flows.console.progress_display import Screen, table
 from pipelines.runtime import preflight
@@ -12,6 +14,14 @@ from pipelines.runtime.preflight import Finding, Needs
 from pipelines.runtime.progress import stage
 
 MARKS = {"ok": "✓", "warning": "!", "fault": "✗"}
+
+
+def doctor(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
+    """Check versions, processor, memory, store, codecs, servers, GPUs and Ray, and say how to fix each fault.
+
+    Example: `stemline doctor --preset htdemucs-musdb store.root=store`
+    """
+    return run_verb(overrides, options, lambda config, screen: run(config, screen=screen))
 
 
 def run(config: RunConfig, *, screen: Screen) -> dict[str, Any]:

@@ -1,14 +1,17 @@
 """`stemline plan`: what a training will take before it is started, and whether it fits."""
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
+from cyclopts import Parameter
 from rich.text import Text
 
 from datasets.corpus.scan import survey
 from datasets.errors import InputError
 from datasets.ranges import NonNegativeFloat, Probability, complain, declarations
 from datasets.shards import versions
+from flows.cli.options import NO_OPTIONS, Options, Overrides
+from flows.cli.session import run_verb
 from flows.config import RunConfig
 from flows.console.progress_display import Screen, duration, table
 from models.errors import ModelError
@@ -30,6 +33,31 @@ class Hardware:
         for name, declared in declarations(Hardware).items():
             if complaint := complain("--" + name.replace("_", "-"), getattr(self, name), declared):
                 raise InputError(complaint)
+
+
+def plan(
+    preset: Annotated[str, Parameter(help="A name, or a .toml file; --preset works as well.")] = "",
+    /,
+    *overrides: Overrides,
+    gpu: Annotated[str, Parameter(help="h100, h200, a100-80, a100-40, l4, rtx4090 or v100-32.")] = "",
+    memory_gib: Annotated[float, Parameter(help="Of one device, instead of its own.")] = 0.0,
+    mfu: Annotated[float, Parameter(help="Share of the peak rate that you have measured, such as 0.3.")] = 0.0,
+    price: Annotated[float, Parameter(help="Dollars per device and hour, instead of a list price.")] = 0.0,
+    measure: Annotated[bool, Parameter(negative="", show_default=False, help="Take real steps here.")] = False,
+    options: Options = NO_OPTIONS,
+) -> int:
+    """Say what a training will take, in steps, memory, time and money, and whether it fits.
+
+    Example: `stemline plan htdemucs-one-gpu --gpu l4`
+    """
+
+    def job(config: RunConfig, screen: Screen) -> dict[str, Any]:
+        hardware = Hardware(gpu=gpu, memory_gib=memory_gib, mfu=mfu, price=price)
+        return run(config, hardware, measured=measure, screen=screen)
+
+    if options.preset and preset:  # then the first argument is an override
+        overrides = (preset, *overrides)
+    return run_verb(overrides, options, job, preset=preset)
 
 
 def run(config: RunConfig, hardware: Hardware, *, measured: bool, screen: Screen) -> dict[str, Any]:

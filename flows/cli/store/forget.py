@@ -10,8 +10,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from cyclopts import Parameter
 from rich.text import Text
 
 from datasets.corpus.removed_songs import Forgotten, read_forgotten, write_forgotten
@@ -22,7 +23,8 @@ from datasets.schema import ShardSet
 from datasets.shards import versions
 from datasets.shards.manifests import Song, read_manifest
 from datasets.store import storage
-from flows.cli.session import prepared
+from flows.cli.options import NO_OPTIONS, Options, Overrides
+from flows.cli.session import prepared, run_verb
 from flows.config import RunConfig
 from flows.console.progress_display import Screen, table
 from pipelines.lineage import ancestry, erasure
@@ -38,6 +40,26 @@ class Recording:
     track_id: str  # as it was asked for
     names: Mapping[str, str]  # title by track id
     songs: Mapping[str, Forgotten]  # by the digest of the audio
+
+
+def forget(
+    song: Annotated[str, Parameter(help="Its id, its title or a part of one, as `stemline datasets find` takes it.")],
+    /,
+    *overrides: Overrides,
+    erase: Annotated[
+        bool, Parameter(negative="", show_default=False, help="Remove its audio from the stored shards as well.")
+    ] = False,
+    options: Options = NO_OPTIONS,
+) -> int:
+    """Leave a recording out of every later run, make a dataset without it, and list versions that learned from it.
+
+    Example: `stemline forget "Falcon 69" corpus.root=songs store.root=store`
+    """
+    return run_verb(
+        overrides,
+        options,
+        lambda config, screen: run(config, song, erase=erase, screen=screen, debug=options.debug),
+    )
 
 
 def run(config: RunConfig, song: str, *, erase: bool = False, screen: Screen, debug: bool = False) -> dict[str, Any]:

@@ -10,13 +10,16 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from cyclopts import Parameter
 from rich.text import Text
 
 from datasets.errors import InputError
 from datasets.shards.manifests import Manifest, read_manifest
 from datasets.store import ownership, storage
+from flows.cli.options import NO_OPTIONS, Options, Overrides
+from flows.cli.session import run_verb
 from flows.config import RunConfig
 from flows.console.progress_display import Screen, table
 from flows.tasks.store_lock import held, other_users
@@ -41,6 +44,21 @@ class Waste:
     address: str
     kind: str
     num_bytes: int
+
+
+def gc(
+    *overrides: Overrides,
+    keep: Annotated[int, Parameter(help="Newest versions of each dataset that stay; 0: all of them.")] = 0,
+    delete: Annotated[
+        bool, Parameter(negative="", show_default=False, help="Remove it, instead of listing it.")
+    ] = False,
+    options: Options = NO_OPTIONS,
+) -> int:
+    """List what nothing in a store refers to any more; with --delete, remove it.
+
+    Example: `stemline gc store.root=store --keep 3`
+    """
+    return run_verb(overrides, options, lambda config, screen: run(config, keep=keep, delete=delete, screen=screen))
 
 
 def run(config: RunConfig, *, keep: int, delete: bool, screen: Screen) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 import json
 import re
 import socket
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +12,10 @@ from pathlib import Path
 import pytest
 from cyclopts import App
 
+import flows.cli
+from flows.__main__ import VERBS as GROUPS
 from flows.__main__ import app, main
+from tests.architecture.test_rooms import HEAVY
 
 # What a verb must be given besides settings; with flags that would make it act where it can.
 GIVEN = {
@@ -99,6 +104,40 @@ def test_a_bad_command_is_one_message_and_exit_code_2(
     assert captured.out == ""
 
 
+@pytest.mark.parametrize(("verb", "name"), [("corpus", "inspect"), ("inventory", "sbom"), ("why", "retrain --explain")])
+def test_a_verb_of_before_answers_with_its_name_of_today(
+    verb: str, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([verb, "store.root=/tmp/none"]) == 2
+    assert f"`stemline {verb}` is called `stemline {name}` now" in capsys.readouterr().err
+    assert name.split()[0] in VERBS
+
+
+@pytest.mark.slow
+def test_no_verb_imports_anything_heavy_before_it_runs_and_help_imports_nothing_of_a_verb() -> None:
+    program = f"""
+import sys
+from flows.__main__ import VERBS, app
+assert not [name for name in sys.modules if name.startswith("flows.cli.")]
+verbs = [app[verb] for _, verbs in VERBS.values() for verb in verbs]
+print(len(verbs), *[name for name in {HEAVY!r} if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.split() == [str(sum(" " not in verb for verb in VERBS))]
+
+
+def test_the_help_groups_the_verbs_and_each_is_a_file_of_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    at = [shown.index(f"─ {title} ─") for title in GROUPS]
+    assert at == sorted(at)
+    assert "Decode the songs of a folder" in shown
+    for package, verbs in GROUPS.values():
+        folder = Path(flows.cli.__path__[0], package)
+        assert {path.stem for path in folder.glob("*.py")} == {"__init__", *verbs}
+        assert len(list(folder.glob("*.py"))) <= 12
+
+
 def test_debug_shows_the_stack_trace_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--preset", "smok", "--debug"]) == 2
     assert "Traceback" in capsys.readouterr().err
@@ -150,6 +189,6 @@ def test_nothing_but_json_goes_to_stdout_with_json(
 ) -> None:
     from flows.cli import session
 
-    monkeypatch.setattr(session, "run", lambda config, **_: {"answer": 42, "shown": ["words"]})
+    monkeypatch.setattr(session, "run_steps", lambda config, **_: {"answer": 42, "shown": ["words"]})
     assert main(["ingest", "corpus.root=.", f"store.root={tmp_path}", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"answer": 42, "seconds": {}}

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from datasets.errors import InputError
 from datasets.schema import ShardSet, Verdict
-from flows import build_corpus, deployments, train_model
+from flows import build_corpus, retrain_model, train_model
 from flows import config as door
 from flows.build_corpus import Corpus
 from flows.console.progress_display import Screen
@@ -44,7 +44,8 @@ def corpus() -> Corpus:
     "step",
     [
         build_corpus.ingest_songs, build_corpus.curate_songs, build_corpus.analyze_songs, build_corpus.automix_songs,
-        train_model.train_candidate, train_model.score_candidate, train_model.score_champion, deployments.score_canary,
+        train_model.train_candidate, train_model.score_candidate, train_model.score_champion,
+        retrain_model.score_canary,
     ],
 )  # fmt: skip
 def test_whatever_a_step_takes_crosses_the_border_unchanged(step: Any) -> None:

@@ -136,7 +136,7 @@ def test_the_place_of_the_tables_is_claimed_as_well(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("setting", ["store.root=", "store.root=  ", "store.root=\t", "store.data= "])
-@pytest.mark.parametrize("verb", ["gc", "history", "train", "datasets", "doctor", "corpus", "why", "ui"])
+@pytest.mark.parametrize("verb", ["gc", "history", "train", "datasets", "doctor", "inspect", "retrain", "ui"])
 def test_a_store_without_a_name_is_refused_by_every_verb(
     verb: str, setting: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -156,16 +156,16 @@ def test_a_store_that_is_a_file_is_refused(tmp_path: Path, capsys: pytest.Captur
 
 @pytest.mark.parametrize(
     "words",
-    [["history"], ["lineage", "models:/stemline/1"], ["lineage", "a song"], ["why"], ["datasets"], ["gc"],
-     ["gc", "--keep", "2"], ["gc", "--delete"], ["train", "--print-config"], ["corpus", "corpus.root=."],
-     ["rollback"], ["inventory"]],
+    [["history"], ["lineage", "models:/stemline/1"], ["lineage", "a song"], ["retrain", "--explain"], ["datasets"],
+     ["gc"], ["gc", "--keep", "2"], ["gc", "--delete"], ["train", "--print-config"], ["inspect", "corpus.root=."],
+     ["rollback"], ["sbom"]],
     ids=" ".join,
 )  # fmt: skip
 def test_a_verb_that_only_looks_makes_no_folder(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    given = [] if words == ["inventory"] else [f"store.root={tmp_path}/none"]
+    given = [] if words == ["sbom"] else [f"store.root={tmp_path}/none"]
     assert main([*words, *given]) in (0, 2)
     assert not list(tmp_path.iterdir())
 
@@ -179,7 +179,9 @@ def test_no_servers_begin_their_books_in_a_folder_of_somebodys(
     assert below(tmp_path) == {"thesis.txt": b"precious"}
 
 
-@pytest.mark.parametrize("words", [["history"], ["lineage", "models:/stemline/1"], ["why"], ["rollback"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "words", [["history"], ["lineage", "models:/stemline/1"], ["retrain", "--explain"], ["rollback"]], ids=" ".join
+)
 def test_a_registry_that_is_not_there_yet_is_not_begun_by_looking(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from datasets.store.strict_json import dumps
 from flows import config as door
-from flows.__main__ import _print_result
+from flows.cli.session import print_result
 from flows.report_model import curves
 from pipelines.evaluation.gate import Decision, GateConfig, decide
 from pipelines.evaluation.paired_bootstrap import difference
@@ -56,7 +56,7 @@ def test_a_decision_of_an_older_stemline_is_read() -> None:
 
 
 def test_a_result_with_open_bounds_is_strict_json(capsys: pytest.CaptureFixture[str]) -> None:
-    _print_result({"gain": asdict(difference([1.0], confidence=0.975)), "worst": [-math.inf]}, as_json=True)
+    print_result({"gain": asdict(difference([1.0], confidence=0.975)), "worst": [-math.inf]}, as_json=True)
     shown = json.loads(capsys.readouterr().out, parse_constant=lambda word: pytest.fail(word))
     assert shown["gain"] == {"mean": 1.0, "low": None, "high": None, "spread": None, "num_songs": 1}
     assert shown["worst"] == [None]

@@ -114,9 +114,3 @@ def test_without_a_server_to_deploy_to_it_says_how_to_get_one(
 def test_a_misspelt_setting_is_refused_before_anything_is_deployed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["deploy", "train.stpes=4"]) == 2
     assert "did you mean 'train.steps'" in capsys.readouterr().err
-
-
-def test_why_of_a_new_store_is_a_sentence(tmp_path: Path) -> None:
-    told = deploy.why(door.load("smoke", [f"store.root={tmp_path}"]))
-    assert told["retrain"] is False
-    assert told["why"] == "No: there are no clean songs to learn from yet."

@@ -3,16 +3,60 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
+from cyclopts import App, Parameter
 from rich.text import Text
 
 from datasets.shards import versions
 from datasets.shards.versions import Difference, Version
+from flows.cli.options import NO_OPTIONS, Options, Overrides
+from flows.cli.session import run_verb
 from flows.console.progress_display import table
 
 MAX_ROWS = 20
 _WORDS = {"changed_audio": "other audio", "changed_split": "other split", "changed_license": "other license"}
+
+
+datasets = App(name="datasets", help="List a store's datasets, how two differ, and which hold a song.")
+
+
+@datasets.default
+def list_datasets(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
+    """List the datasets of a store: songs, hours, splits, size, and which settings changed.
+
+    Example: `stemline datasets store.root=store`
+    """
+    return run_verb(overrides, options, lambda config, screen: listed(config.store.tables))
+
+
+@datasets.command
+def diff(
+    first: Annotated[str, Parameter(help="The beginning of a dataset's id, as `stemline datasets` lists it.")],
+    second: Annotated[str, Parameter(help="The same for the dataset that it is compared with.")],
+    /,
+    *overrides: Overrides,
+    options: Options = NO_OPTIONS,
+) -> int:
+    """Show which songs the second dataset adds, drops or holds otherwise; ids as `stemline datasets` lists them.
+
+    Example: `stemline datasets diff 3f2a9c 81bb04 store.root=store`
+    """
+    return run_verb(overrides, options, lambda config, screen: differing(config.store.tables, first, second))
+
+
+@datasets.command
+def find(
+    song: Annotated[str, Parameter(help="Its id, its title or a part of one.")],
+    /,
+    *overrides: Overrides,
+    options: Options = NO_OPTIONS,
+) -> int:
+    """Show which datasets hold a song, by its id, its title or a part of one.
+
+    Example: `stemline datasets find "Falcon 69" store.root=store`
+    """
+    return run_verb(overrides, options, lambda config, screen: holding(config.store.tables, song))
 
 
 def listed(store: str) -> dict[str, Any]:

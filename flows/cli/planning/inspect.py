@@ -1,4 +1,4 @@
-"""`stemline corpus`: how every file of a corpus folder would be read, before anything is decoded."""
+"""`stemline inspect`: how every file of a corpus folder would be read, before anything is decoded."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -13,6 +13,8 @@ from datasets.corpus.stem_names import STATUSES, FileNote
 from datasets.errors import InputError
 from datasets.schema import REASONS, SPLITS
 from datasets.shards.versions import drawn_sides
+from flows.cli.options import NO_OPTIONS, Options, Overrides
+from flows.cli.session import run_verb
 from flows.config import RunConfig
 from flows.console.progress_display import Screen, table
 from pipelines.runtime.progress import stage
@@ -35,12 +37,20 @@ class _Name:
     details: list[str] = field(default_factory=list)  # what is wrong, as its first file has it
 
 
+def inspect(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
+    """Show how every file of a folder would be read: which source, which split, what is refused. Decodes nothing.
+
+    Example: `stemline inspect corpus.root=songs`
+    """
+    return run_verb(overrides, options, lambda config, screen: run(config, screen=screen))
+
+
 def run(config: RunConfig, *, screen: Screen) -> dict[str, Any]:
     """The songs, the names and what they were read as; the exit code is 2 when no song can be used."""
     corpus = config.corpus
     if not corpus.root:
         raise InputError("corpus.root is not set; corpus.root=DIR names the folder with the songs")
-    with stage(screen, "corpus", 0, "songs") as heard:
+    with stage(screen, "inspect", 0, "songs") as heard:
         seen = survey(
             corpus.root,
             sources=corpus.sources,

@@ -9,7 +9,7 @@ import psutil
 import pytest
 from rich.console import Console
 
-from flows.cli.operations import serve
+from flows.cli.operations import ui
 from flows.console.progress_display import Screen
 
 
@@ -34,7 +34,7 @@ def test_the_pages_answer_while_it_runs_and_no_process_is_left_after(
     (tmp_path / "report.html").write_text("<p>the report</p>")
     before = {child.pid for child in psutil.Process().children(recursive=True)}
     screen, over = Listening(), threading.Event()
-    thread = threading.Thread(target=serve.serve, args=(tmp_path,), kwargs={"screen": screen, "until": over})
+    thread = threading.Thread(target=ui.serve, args=(tmp_path,), kwargs={"screen": screen, "until": over})
     thread.start()
     deadline = time.monotonic() + 300
     while len(screen.lines) < 4 and time.monotonic() < deadline and thread.is_alive():

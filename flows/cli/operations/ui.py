@@ -17,11 +17,21 @@ from typing import Any
 
 from datasets.errors import InputError
 from datasets.store.ownership import require_store
+from flows.cli.options import NO_OPTIONS, Options, Overrides
+from flows.cli.session import run_verb
 from flows.console.progress_display import Screen
 
 HOST = "127.0.0.1"
 START_WITHIN_S = 120.0
 STOP_WITHIN_S = 10.0
+
+
+def ui(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
+    """Serve the report, MLflow and Prefect of a store on this machine until Ctrl-C.
+
+    Example: `stemline ui store.root=store`
+    """
+    return run_verb(overrides, options, lambda config, screen: serve_store(config.store.root, screen=screen))
 
 
 def serve_store(root: str, *, screen: Screen) -> dict[str, Any]:

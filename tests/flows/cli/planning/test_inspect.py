@@ -1,4 +1,4 @@
-"""`stemline corpus` shows how every file would be read, and opens none."""
+"""`stemline inspect` shows how every file would be read, and opens none."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ def test_every_name_is_shown_with_what_it_was_read_as(
     songs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "160")
-    assert main(["corpus", f"corpus.root={songs}"]) == 0
+    assert main(["inspect", f"corpus.root={songs}"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     for words in (
         "Songs (3 multitrack, 1 folders)",
@@ -45,7 +45,7 @@ def test_every_name_is_shown_with_what_it_was_read_as(
 
 
 def test_json_has_every_file(songs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["corpus", f"corpus.root={songs}", "--json", "corpus.unknown=leave_out"]) == 0
+    assert main(["inspect", f"corpus.root={songs}", "--json", "corpus.unknown=leave_out"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert sum(len(song["files"]) for song in result["songs"]) == sum(map(len, FILES.values()))
     assert {song["title"]: song["reason"] for song in result["songs"]} == {
@@ -59,8 +59,8 @@ def test_json_has_every_file(songs: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_a_corpus_without_a_usable_song_exits_with_2(songs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["corpus", f"corpus.root={songs}", 'corpus.sources=["choir","horns"]']) == 2
-    assert main(["corpus"]) == 2
+    assert main(["inspect", f"corpus.root={songs}", 'corpus.sources=["choir","horns"]']) == 2
+    assert main(["inspect"]) == 2
     assert "corpus.root=DIR names the folder" in capsys.readouterr().err
 
 
@@ -69,8 +69,8 @@ def test_a_taxonomy_of_ones_own_is_used_and_its_path_becomes_absolute(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("own.toml").write_text('extends = "default"\n[ignore]\nwords = ["zorp"]\n')
-    assert main(["corpus", f"corpus.root={songs}", "corpus.taxonomy=own.toml", "--json"]) == 0
+    assert main(["inspect", f"corpus.root={songs}", "corpus.taxonomy=own.toml", "--json"]) == 0
     reasons = {song["title"]: song["reason"] for song in json.loads(capsys.readouterr().out)["songs"]}
     assert reasons["Cleo - Three"] == ""
-    assert main(["corpus", "corpus.taxonomy=own.toml", "--print-config"]) == 0
+    assert main(["inspect", "corpus.taxonomy=own.toml", "--print-config"]) == 0
     assert f'taxonomy = "{tmp_path}/own.toml"' in capsys.readouterr().out

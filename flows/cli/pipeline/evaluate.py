@@ -1,0 +1,12 @@
+"""`stemline evaluate`."""
+
+from flows.cli.options import NO_OPTIONS, Options, Overrides
+from flows.cli.session import run_until
+
+
+def evaluate(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
+    """Separate and score every held-out song with the trained model and the champion.
+
+    Example: `stemline evaluate corpus.root=songs`
+    """
+    return run_until("evaluate", overrides, options)

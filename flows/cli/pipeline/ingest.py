@@ -1,0 +1,12 @@
+"""`stemline ingest`."""
+
+from flows.cli.options import NO_OPTIONS, Options, Overrides
+from flows.cli.session import run_until
+
+
+def ingest(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
+    """Decode the songs of a folder into Parquet shards.
+
+    Example: `stemline ingest corpus.root=songs store.root=store`
+    """
+    return run_until("ingest", overrides, options)

@@ -1,0 +1,64 @@
+"""`stemline promote`: through the gate; or past it, by version, with a person's reason."""
+
+import math
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from datasets.errors import InputError
+from flows.cli.options import NO_OPTIONS, Options, Overrides
+from flows.cli.session import run_until, run_verb
+from flows.config import RunConfig
+from flows.console.progress_display import Screen
+from pipelines import registry
+from pipelines.evaluation.gate import Check, Decision
+
+
+def promote(
+    *overrides: Overrides,
+    dry_run: Annotated[
+        bool, Parameter(negative="", show_default=False, help="Say what the gate would decide; register nothing.")
+    ] = False,
+    version: Annotated[
+        int | None, Parameter(show_default=False, help="Promote this version past the gate; with --force and --reason.")
+    ] = None,
+    force: Annotated[bool, Parameter(negative="", show_default=False, help="Pass the gate; with --version.")] = False,
+    reason: Annotated[str, Parameter(show_default=False, help="Why, for `stemline history`.")] = "",
+    options: Options = NO_OPTIONS,
+) -> int:
+    """Register the trained model, and make it the champion if the gate lets it pass.
+
+    What was rolled back from, and what the gate refused, is promoted by name only: --version, --force and --reason.
+
+    Example: `stemline promote --dry-run corpus.root=songs`
+    """
+    if version is None and not force and not reason:
+        return run_until("decide" if dry_run else "promote", overrides, options)
+    return run_verb(
+        overrides,
+        options,
+        lambda config, screen: by_name(config, version, force=force and not dry_run, reason=reason, screen=screen),
+    )
+
+
+def by_name(config: RunConfig, version: int | None, *, force: bool, reason: str, screen: Screen) -> dict[str, Any]:
+    """A version becomes the champion past the gate, as a decision with a person's reason; nothing is trained."""
+    if version is None or not force or not reason.strip():
+        given = [f"--version {version}"] if version is not None else []
+        given += [*(["--force"] if force else []), *([f"--reason {reason!r}"] if reason else [])]
+        raise InputError(
+            "to promote past the gate, give all of --version N, --force and --reason TEXT, without --dry-run; got "
+            + (" ".join(given) or "none of them")
+        )
+    screen.start("promote", 0, "")
+    why = reason.strip()
+    decision = Decision(
+        promote=True, reason=why, improvement=math.nan, num_songs=0, checks=(Check(rule="force", met=True, said=why),)
+    )
+    made, entry = registry.promote_by_name(config.registry, str(version), asdict(decision), store=config.store.root)
+    screen.finish(
+        f"models:/{made.name}@{registry.CHAMPION} is version {made.version}, past the gate, instead of "
+        f"{entry.before or 'none'}"
+    )
+    return {**asdict(entry), "uri": made.uri}
