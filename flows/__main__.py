@@ -40,7 +40,8 @@ def build_app() -> App:
     )
     for title, (package, verbs) in VERBS.items():
         group = Group.create_ordered(title)
-        for order, verb in enumerate(verbs):
+        for verb in verbs:
+            order = VERB_NAMES.index(verb)
             app.command(f"flows.cli.{package}.{verb}:{verb}", name=verb, group=group, sort_key=order)
     other = Group.create_ordered("Other")
     for flag in ("--help", "--version"):
