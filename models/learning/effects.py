@@ -19,6 +19,11 @@ CODEC_RATIO_DB = 8.0, 20.0  # how far the noise lies below each band, worst and 
 VOCODER_WINDOW = 2048
 PEAK_REACH = 2  # bins on either side that a spectral peak exceeds
 ATTACK_RISE = 4.0  # growth of the energy from one frame to the next from which on a hit is heard
+LEVEL_BANDS = (
+    24  # in which the vocoder's output gets the level of its input; 41 Hz apart in the bass, 0.3 octaves on top
+)
+LEVEL_REACH = 4  # frames of half a window on either side over which levels are averaged
+MAX_LEVEL_GAIN = math.sqrt(2)  # frames of unrelated phases lose 3.1 dB in overlap-add
 
 
 def equalize(stems_KCT: Tensor, gain_db_KP: Tensor) -> Tensor:
@@ -97,8 +102,9 @@ def _overlap_halves(frames_KCNT: Tensor) -> Tensor:
 def repitch(stems_KCT: Tensor, *, tempo: float, semitones: float, num_samples: int, margin: int) -> Tensor:
     """`num_samples` of the stems played `tempo` times as fast and transposed, from sample `margin` on.
 
-    A phase vocoder that takes the phases afresh at hits, so drums stay sharp, and turns all channels alike, so they
-    keep their places and phases; then resampling by a Fourier transform. Where the input ends the output is silent.
+    A phase vocoder that takes the phases afresh at hits, so drums stay sharp, turns all channels alike, so they
+    keep their places and phases, and keeps the level of middle and side in each band; then resampling by a Fourier
+    transform. Where the input ends the output is silent.
     """
     ratio = 2 ** (semitones / 12)
     wanted = math.ceil((num_samples + 1) * ratio) + 2 * VOCODER_WINDOW  # before resampling
@@ -114,24 +120,73 @@ def repitch(stems_KCT: Tensor, *, tempo: float, semitones: float, num_samples: i
     return stretched_KCT[..., lead : lead + num_samples]
 
 
+# torchaudio's phase vocoder (2.11) takes 14 to 18 % less time, but white noise loses 3.3 dB in it where ours keeps its
+# level, the side of a narrow stem gains 5.9 to 8.6 dB, and a sine at 0.9 of its speed has an SNR of 33 dB (ours 78).
 def _vocode(stems_KCT: Tensor, *, speed: float, first: float, num_samples: int) -> Tensor:
     """`num_samples` of the stems at another speed, their pitch kept; sample 0 is sample `first` of the input."""
     window, hop = VOCODER_WINDOW, VOCODER_WINDOW // 4
-    num_frames = num_samples // hop + 5
+    num_frames = num_samples // hop + 6
     start_N = torch.round(first + (torch.arange(num_frames) - 2) * (hop * speed)).long() - window // 2
     reach = max(0, -int(start_N.min()) + hop), max(0, int(start_N.max()) + window - stems_KCT.shape[-1])
-    padded_KCT = F.pad(stems_KCT, reach)
+    rows_KCTW = F.pad(stems_KCT, reach).unfold(-1, window, 1)
+    start_N = (start_N + reach[0]).to(stems_KCT.device)
     hann_T = torch.hann_window(window, dtype=stems_KCT.dtype, device=stems_KCT.device)
-    index_NT = (start_N + reach[0])[:, None] + torch.arange(window)
-    index_NT = index_NT.to(stems_KCT.device)
-    here_KCNF = torch.fft.rfft(padded_KCT[..., index_NT] * hann_T)
-    before_KCNF = torch.fft.rfft(padded_KCT[..., index_NT - hop] * hann_T)
+    here_KCNF = torch.fft.rfft(rows_KCTW[..., start_N, :] * hann_T)
+    before_KCNF = torch.fft.rfft(rows_KCTW[..., start_N - hop, :] * hann_T)
     turn_K1NF = _turns(here_KCNF, before_KCNF)
     frames_KCNT = torch.fft.irfft(here_KCNF * torch.polar(torch.ones_like(turn_K1NF), turn_K1NF), window) * hann_T / 1.5
     quarters = frames_KCNT.reshape(*frames_KCNT.shape[:-1], 4, hop).unbind(-2)
     summed = sum(F.pad(quarter, (0, 0, place, 3 - place)) for place, quarter in enumerate(quarters))
     assert isinstance(summed, Tensor)
-    return summed.flatten(-2)[..., 2 * hop + window // 2 :][..., :num_samples]
+    whole_KCT = summed[..., 3:num_frames, :].flatten(-2)  # where four frames overlap
+    return _restore_level(whole_KCT, here_KCNF[..., 3:-3:2, :])[..., hop:][..., :num_samples]
+
+
+def _restore_level(made_KCT: Tensor, wanted_KCNF: Tensor) -> Tensor:
+    """The vocoder's output with the energy of the frames that it was made from, half a window apart.
+
+    Where phases of neighbouring frames do not belong together (noise, a side that is weaker than the middle it turns
+    with) overlap-add cancels up to 3.1 dB. Gains are taken per band and frame from energies averaged over 0.2 s, of
+    middle and side rather than left and right, and interpolated over bins. Half a window is lost at either end.
+    """
+    is_stereo = made_KCT.shape[1] == 2
+    made_KCT, wanted_KCNF = (_middle_and_side(x) if is_stereo else x for x in (made_KCT, wanted_KCNF))
+    hann_T = torch.hann_window(VOCODER_WINDOW, dtype=made_KCT.dtype, device=made_KCT.device)
+    made_KCNF = torch.fft.rfft(made_KCT.unfold(-1, VOCODER_WINDOW, VOCODER_WINDOW // 2) * hann_T)
+    bands_FB = _level_bands(made_KCNF.shape[-1]).to(made_KCT)
+    made_KCNB, wanted_KCNB = (
+        _moving_mean(_power(frames) @ bands_FB) for frames in (made_KCNF, wanted_KCNF[..., : made_KCNF.shape[-2], :])
+    )
+    floor_K111 = 1e-9 * wanted_KCNB.amax(dim=(1, 2, 3), keepdim=True) + 1e-20
+    gain_KCNB = ((wanted_KCNB + floor_K111) / (made_KCNB + floor_K111)).sqrt()
+    gain_KCNF = gain_KCNB.clamp(1 / MAX_LEVEL_GAIN, MAX_LEVEL_GAIN) @ bands_FB.T
+    level_KCT = _overlap_halves(torch.fft.irfft(made_KCNF * gain_KCNF, VOCODER_WINDOW))
+    return 0.5 * _middle_and_side(level_KCT) if is_stereo else level_KCT
+
+
+def _middle_and_side(stereo_KCx: Tensor) -> Tensor:
+    """Sum and difference of two channels; of those, twice the channels."""
+    left_Kx, right_Kx = stereo_KCx.unbind(1)
+    return torch.stack([left_Kx + right_Kx, left_Kx - right_Kx], dim=1)
+
+
+def _level_bands(num_bins: int) -> Tensor:
+    """Overlapping triangles, whose sum is 1 at each bin, (F, B)."""
+    place_F = torch.log1p(torch.arange(num_bins) * (110 / num_bins))
+    place_F = place_F * ((LEVEL_BANDS - 1) / place_F[-1])
+    return (1 - (place_F[:, None] - torch.arange(LEVEL_BANDS)).abs()).clamp(min=0)
+
+
+def _moving_mean(power_KCNB: Tensor) -> Tensor:
+    """Over 2 * LEVEL_REACH + 1 frames, fewer at the ends."""
+    rows_KNB = power_KCNB.flatten(0, 1)
+    width = 2 * LEVEL_REACH + 1
+    mean_KBN: Tensor = F.avg_pool1d(rows_KNB.mT, width, stride=1, padding=LEVEL_REACH, count_include_pad=False)
+    return mean_KBN.mT.reshape(power_KCNB.shape)
+
+
+def _power(spectrum: Tensor) -> Tensor:
+    return spectrum.real.square() + spectrum.imag.square()
 
 
 def _turns(here_KCNF: Tensor, before_KCNF: Tensor) -> Tensor:
@@ -139,12 +194,17 @@ def _turns(here_KCNF: Tensor, before_KCNF: Tensor) -> Tensor:
 
     `before` are the frames a hop earlier in the input. At hits the turn is zero: phases are those of the input.
     Elsewhere all bins around a peak turn as it does (identity phase locking, Laroche and Dolson 1999), or overlapping
-    frames would cancel each other. Channels are heard by their power, whatever their polarity.
+    frames would cancel each other. Channels are heard by their power, whatever their polarity. Below 11 Hz nothing
+    turns: bin 0 has no phase, and of bins that follow it half would be lost.
     """
     # What stands a hop before a frame in the input stands a hop before it in the output too, if it turns as that did.
     step_KNF = torch.angle((here_KCNF[..., :-1, :] * before_KCNF[..., 1:, :].conj()).sum(dim=1))
-    power_KNF, earlier_KNF = (frames.abs().square().sum(dim=1) for frames in (here_KCNF, before_KCNF))
-    return _accumulate(F.pad(step_KNF, (0, 0, 1, 0)), _nearest_peaks(power_KNF), _hits(power_KNF, earlier_KNF))[:, None]
+    power_KNF, earlier_KNF = (_power(frames).sum(dim=1) for frames in (here_KCNF, before_KCNF))
+    peak_KNF = _nearest_peaks(power_KNF)
+    turn_KNF = _accumulate(F.pad(step_KNF, (0, 0, 1, 0)), peak_KNF, _hits(power_KNF, earlier_KNF))
+    turn_KNF[..., :4].masked_fill_(peak_KNF[..., :4] == 0, 0.0)
+    turn_KNF[..., 0] = 0.0
+    return turn_KNF[:, None]
 
 
 def _hits(power_KNF: Tensor, earlier_KNF: Tensor) -> Tensor:

@@ -99,6 +99,35 @@ def test_repitch_keeps_what_is_wide_and_where_it_stands() -> None:
         assert abs(decibels((mix * bent[0]).sum(0), (mix * source[0]).sum(0))) < 0.5
 
 
+def pink_noise(seed: int, seconds: float = 3.0) -> Tensor:
+    """Noise of equal power per octave down to 1 Hz, (T,)."""
+    spectrum_F = torch.fft.rfft(torch.randn(round(seconds * RATE), generator=torch.Generator().manual_seed(seed)))
+    pink_T = torch.fft.irfft(spectrum_F / torch.arange(len(spectrum_F)).clamp(min=round(seconds)).sqrt())
+    return 0.1 * pink_T / pink_T.std()
+
+
+@pytest.mark.parametrize(("tempo", "semitones"), [(1.07, 0), (0.9, 0), (0.95, -2)])
+@pytest.mark.parametrize("width", [1.0, 0.1, 0.003])
+def test_repitch_keeps_the_level_of_noise_and_of_a_side_that_has_nothing_of_the_middle(
+    width: float, tempo: float, semitones: int
+) -> None:
+    middle_T, side_T = pink_noise(5), width * pink_noise(6)
+    stems = torch.stack([middle_T + side_T, middle_T - side_T])[None]
+    bent = effects.repitch(stems, tempo=tempo, semitones=semitones, num_samples=90000, margin=MARGIN)
+    source = stems[..., MARGIN : MARGIN + round(90000 * tempo)]
+    for sign in (1.0, -1.0):
+        mix = torch.tensor([1.0, sign])[:, None]
+        assert abs(decibels((mix * bent[0]).sum(0), (mix * source[0]).sum(0))) < 0.35  # 1 to 2 dB were lost
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_repitch_keeps_the_level_of_any_number_of_channels(channels: int) -> None:
+    stems = torch.stack([pink_noise(7 + channel) for channel in range(channels)])[None]
+    bent = effects.repitch(stems, tempo=1.05, semitones=0, num_samples=90000, margin=MARGIN)
+    assert bent.shape == (1, channels, 90000)
+    assert abs(decibels(bent, stems[..., MARGIN : MARGIN + round(90000 * 1.05)])) < 0.35
+
+
 def test_turns_add_up_frame_by_frame_as_they_do_all_at_once() -> None:
     generator = torch.Generator().manual_seed(0)
     step_KNF = torch.randn(2, 37, 20, generator=generator)
