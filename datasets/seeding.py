@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import numpy as np
 
 
-def dice(seed: int, *row_id: str | int) -> np.random.Generator:
+def row_rng(seed: int, *row_id: str | int) -> np.random.Generator:
     """A generator for one row: the same seed and row id give the same numbers on any worker, in any order."""
     text = "\x1f".join(f"{type(part).__name__}:{part}" for part in (seed, *row_id))
     digest = hashlib.sha256(text.encode()).digest()

@@ -10,7 +10,7 @@ from prefect import flow, task
 
 from datasets.errors import InputError
 from datasets.schema import Score, Verdict
-from datasets.shards.tables import read_objects
+from datasets.shards.arrow_tables import read_objects
 from flows import config as door
 from flows.build_corpus import Corpus
 from flows.config import RunConfig

@@ -7,7 +7,7 @@ from statistics import fmean
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
-from datasets.corpus.removed_songs import read_forgotten, write_forgotten
+from datasets.corpus.removed_songs import read_removed_songs, write_removed_songs
 from datasets.schema import ShardSet
 from datasets.shards.manifests import read_songs
 from datasets.store.ownership import claim_store
@@ -94,7 +94,7 @@ def _watch_canary(config: RunConfig) -> None:
     if present is not None:
         apart = _canary_of(config)
         claim_store(apart.store.root, setting="the canary's store")
-        write_forgotten(apart.store.tables, read_forgotten(config.store.tables).songs)
+        write_removed_songs(apart.store.tables, read_removed_songs(config.store.tables).songs)
         songs = build_corpus.build_corpus.fn(apart, until="curate").songs
         retrain_policy.note_canary(config.store.tables, present.digest, score_canary(config, songs))
 

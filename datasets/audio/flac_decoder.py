@@ -53,7 +53,7 @@ _inlined: Any = numba.njit(inline="always")
 _part: Any = numba.njit
 
 
-def _kept(signature: Any) -> Any:
+def _compiled(signature: Any) -> Any:
     """A decorator: machine code from here on, kept for the next process where that can be."""
 
     def decorate(function: Any) -> Any:
@@ -269,7 +269,7 @@ def _store(out_CT: Any, done: Any, one: Any, two: Any, skip: Any, count: Any, ch
             out_CT[1, done + k] = np.float32(right) * gain
 
 
-@_kept(
+@_compiled(
     types.UniTuple(types.int64, 2)(
         _BYTES, _ROOM, types.float32[:, :], types.int64, types.int64, types.float64, types.uint16[:, ::1]
     )

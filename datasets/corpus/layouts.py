@@ -15,7 +15,7 @@ from typing import Any
 
 from datasets.corpus.csv_index import group_rows, read_rows
 from datasets.corpus.listing import Listing, is_audio, upwards
-from datasets.corpus.splits import split_alias, stated_split, title_of
+from datasets.corpus.splits import last_part, split_alias, stated_split
 from datasets.corpus.stem_names import FileNote, read_label, read_song
 from datasets.corpus.taxonomy import DEFAULT, Taxonomy, load
 from datasets.errors import Unavailable
@@ -46,7 +46,7 @@ _SHOWN = 4  # names in a verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
+class LayoutRules:
     """How names become sources; the fields are explained in `pipelines.preparation.ingest.CorpusConfig`."""
 
     taxonomy: str = DEFAULT
@@ -77,10 +77,10 @@ class _Asked:
     listing: Listing
     sources: tuple[str, ...]
     taxonomy: Taxonomy
-    rules: Rules
+    rules: LayoutRules
 
 
-def find_songs(listing: Listing, *, sources: Sequence[str], rules: Rules) -> list[FoundSong]:
+def find_songs(listing: Listing, *, sources: Sequence[str], rules: LayoutRules) -> list[FoundSong]:
     """Every song of a listing, sorted by name; a CSV at the top lists all there is, else each layout finds its own."""
     asked = _Asked(listing=listing, sources=tuple(sources), taxonomy=load(rules.taxonomy), rules=rules)
     found = list(_csv_songs(asked))
@@ -136,7 +136,9 @@ def _real_path(listing: Listing, file: StemFile) -> str:
 def _unreadable(folder: str, why: str) -> FoundSong:
     """A folder that may hold songs for all we know."""
     detail = f"the folder cannot be looked into: {why}"
-    return _named(FoundSong(name=folder, title=title_of(folder), layout="folders", reason="unavailable", detail=detail))
+    return _named(
+        FoundSong(name=folder, title=last_part(folder), layout="folders", reason="unavailable", detail=detail)
+    )
 
 
 def stray_files(listing: Listing, found: Sequence[FoundSong]) -> tuple[str, ...]:
@@ -201,7 +203,7 @@ def _moises_songs(asked: _Asked) -> tuple[list[FoundSong], set[str]]:
 
 
 def _moises_song(asked: _Asked, folder: str, about: Mapping[str, Any], tracks: Sequence[tuple[str, str]]) -> FoundSong:
-    title = " - ".join(str(about[key]) for key in ("artist", "song") if about.get(key)) or title_of(folder)
+    title = " - ".join(str(about[key]) for key in ("artist", "song") if about.get(key)) or last_part(folder)
     parts = []
     for stem, file in sorted(tracks):
         path = f"{stem}/{file}"
@@ -287,7 +289,7 @@ def _csv_song(asked: _Asked, name: str, rows: Sequence[Mapping[str, str]]) -> Fo
         if not inside and not asked.rules.allow_outside:
             return _named(
                 FoundSong(
-                    name=name, title=title_of(name), layout="csv", reason="unsafe_name",
+                    name=name, title=last_part(name), layout="csv", reason="unsafe_name",
                     detail=f"{row['path']} lies outside the corpus folder; corpus.allow_outside=true allows that",
                 )
             )  # fmt: skip
@@ -394,7 +396,7 @@ def _song(
         detail = "; ".join(" and ".join(os.path.basename(file.path) for file in files[source]) for source in doubled)
     return _named(
         FoundSong(
-            name=name, title=title_of(name), layout=layout, files={key: tuple(value) for key, value in files.items()},
+            name=name, title=last_part(name), layout=layout, files={key: tuple(value) for key, value in files.items()},
             notes=tuple(note for note, _ in parts), reason=reason, detail=detail,
         )
     )  # fmt: skip
@@ -440,7 +442,7 @@ def _named(song: FoundSong) -> FoundSong:
     if not _is_text(song.name):
         shown = as_text(song.name)
         return FoundSong(
-            name=shown, title=title_of(shown), layout=song.layout, reason="unsafe_name",
+            name=shown, title=last_part(shown), layout=song.layout, reason="unsafe_name",
             detail="its name is not valid Unicode",
         )  # fmt: skip
     if ".." in song.name.split("/"):

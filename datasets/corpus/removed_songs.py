@@ -21,7 +21,7 @@ SAME = 0.5  # share of the shorter of two songs that must be one recording
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Forgotten:
+class RemovedSong:
     """A song that was to be forgotten."""
 
     track_id: str
@@ -32,10 +32,10 @@ class Forgotten:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ForgottenSongs:
+class RemovedSongs:
     """All of a store."""
 
-    songs: tuple[Forgotten, ...] = ()
+    songs: tuple[RemovedSong, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.songs)
@@ -65,10 +65,10 @@ class ForgottenSongs:
         return found
 
 
-NOTHING = ForgottenSongs()
+NOTHING = RemovedSongs()
 
 
-def read_forgotten(store: str | Path) -> ForgottenSongs:
+def read_removed_songs(store: str | Path) -> RemovedSongs:
     """What a store is to forget; InputError for a file that cannot be read, since nobody knows what it forbids."""
     folder = storage.join(storage.absolute(store), FOLDER)
     songs = []
@@ -76,16 +76,16 @@ def read_forgotten(store: str | Path) -> ForgottenSongs:
         if not name.endswith(".json") or name.startswith("."):
             continue
         try:
-            songs.append(Forgotten(**json.loads(storage.read(storage.join(folder, name)))))
+            songs.append(RemovedSong(**json.loads(storage.read(storage.join(folder, name)))))
         except (OSError, ValueError, TypeError) as error:
             raise InputError(
                 f"{storage.join(folder, name)} says which song is to be forgotten, and cannot be read ({error}): "
                 "restore it from a backup, or remove it and run `stemline forget` for that song again"
             ) from None
-    return ForgottenSongs(songs=tuple(sorted(songs, key=lambda song: song.audio)))
+    return RemovedSongs(songs=tuple(sorted(songs, key=lambda song: song.audio)))
 
 
-def write_forgotten(store: str | Path, songs: Iterable[Forgotten]) -> None:
+def write_removed_songs(store: str | Path, songs: Iterable[RemovedSong]) -> None:
     """Add songs to those that a store is to forget; one that is there already stays as it is."""
     folder = storage.join(storage.absolute(store), FOLDER)
     for song in songs:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from datasets.corpus.layouts import LAYOUTS, FoundSong, Rules, find_songs, stray_files
+from datasets.corpus.layouts import LAYOUTS, FoundSong, LayoutRules, find_songs, stray_files
 from datasets.corpus.listing import list_folder
 from datasets.corpus.splits import NO_SIDES, assign_splits, stated_sides
 from datasets.errors import Changed, InputError, Unavailable
@@ -22,7 +22,7 @@ from datasets.schema import SOURCES, StemFile, Track, Verdict
 from datasets.store import storage
 from datasets.store.json_files import read_json, write_json
 
-STANDARD = Rules()
+STANDARD = LayoutRules()
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]')
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 _NAME_BYTES = 120
@@ -36,18 +36,18 @@ class Scan:
     tracks: tuple[Track, ...]
     rejected: tuple[Verdict, ...]
     layout: str
-    drawn: tuple[str, ...]  # the splits that no folder states
+    drawn_splits: tuple[str, ...]  # the splits that no folder states
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Survey:
+class SongSurvey:
     """The songs of a folder as their names have it, before any file is opened."""
 
     stamps: Mapping[str, storage.Stamp]  # of the files in S3, by address
     songs: tuple[FoundSong, ...]
     sides: Mapping[str, tuple[str, str]]  # name -> split, group
     layout: str  # of most songs
-    drawn: tuple[str, ...]  # the splits that no folder states
+    drawn_splits: tuple[str, ...]  # the splits that no folder states
     stray: tuple[str, ...]  # audio files at the top, which belong to no song
 
 
@@ -59,8 +59,8 @@ def survey(
     valid_fraction: float = 0.1,
     test_fraction: float = 0.2,
     known: Mapping[str, str] = NO_SIDES,
-    rules: Rules = STANDARD,
-) -> Survey:
+    rules: LayoutRules = STANDARD,
+) -> SongSurvey:
     """Every song under `root` with how its files were read and its split; InputError where there is none.
 
     `known` are sides that were drawn before, by song; see `splits.assign_splits`.
@@ -83,12 +83,12 @@ def survey(
         titles={song.name: song.title for song in found},
         known=known,
     )
-    return Survey(
+    return SongSurvey(
         stamps=listing.stamps,
         songs=tuple(found),
         sides=sides,
         layout=Counter(song.layout for song in found).most_common(1)[0][0],
-        drawn=tuple(stated_sides([song.name for song in found])[1]),
+        drawn_splits=tuple(stated_sides([song.name for song in found])[1]),
         stray=stray,
     )
 
@@ -102,7 +102,7 @@ def scan(
     test_fraction: float = 0.2,
     known: Mapping[str, str] = NO_SIDES,
     license: str = "unknown",
-    rules: Rules = STANDARD,
+    rules: LayoutRules = STANDARD,
     cache: str | Path | None = None,
     advance: Callable[[float], None] | None = None,
 ) -> Scan:
@@ -129,7 +129,7 @@ def scan(
                 rejected.append(_refused(song, split, "unavailable", str(error).replace(f"{prints.root}/", "")))
     finally:
         prints.save()
-    return Scan(tracks=tuple(tracks), rejected=tuple(rejected), layout=seen.layout, drawn=seen.drawn)
+    return Scan(tracks=tuple(tracks), rejected=tuple(rejected), layout=seen.layout, drawn_splits=seen.drawn_splits)
 
 
 def safe_name(text: str) -> str:

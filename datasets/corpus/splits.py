@@ -38,7 +38,7 @@ _MIN_ARTISTS = 3  # that must be named before names are taken for artists
 _MOST_SONGS = 100  # in a folder that is taken for an artist; what holds more is a collection
 NO_SIDES: Mapping[str, str] = MappingProxyType({})
 
-# All of these look at plain text: see `_plain`.
+# All of these look at plain text: see `_normalized`.
 _TRACK_NUMBER = re.compile(r"(\d{1,2}[-.])?\d{2,3} (?=\w)|(\d{1,2}[-.])?\d{1,3} ?[-.)] ?(?=\S)")
 _BRACKET = re.compile(r" ?[(\[{][^()\[\]{}]*[)\]}]$")
 _PART = re.compile(
@@ -108,7 +108,7 @@ def split_alias(folder: str) -> str:
     return lower if lower in SPLITS else ""
 
 
-def title_of(name: str) -> str:
+def last_part(name: str) -> str:
     """The last part of a name under the root."""
     return name.rsplit("/", 1)[-1]
 
@@ -119,7 +119,7 @@ def stated_sides(names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     one_pool = len({side for side in sides.values() if side}) < 2
     for name, side in sides.items():
         if one_pool or side in ("", "train"):
-            sides[name] = "valid" if title_of(name) in MUSDB_VALID else "train"
+            sides[name] = "valid" if last_part(name) in MUSDB_VALID else "train"
     return sides, [split for split in ("test", "valid") if split not in sides.values()]
 
 
@@ -182,7 +182,7 @@ def groups(names: Sequence[str], titles: Mapping[str, str]) -> dict[str, str]:
     least three are named; else the folder, where at least three stand side by side with at most 100 songs each. Folders
     of discs ("CD 1") and of many artists ("Various Artists") are none.
     """
-    whole = {name: _without_parts(_without_number(_plain(titles.get(name, title_of(name))))) for name in names}
+    whole = {name: _without_parts(_without_number(_normalized(titles.get(name, last_part(name))))) for name in names}
     artists = {name: _artist(song) for name, song in whole.items()}
     if len({artist for artist in artists.values() if artist}) < _MIN_ARTISTS:
         artists = dict.fromkeys(names, "")
@@ -193,7 +193,7 @@ def groups(names: Sequence[str], titles: Mapping[str, str]) -> dict[str, str]:
     return {name: artists[name] or folders[name] or songs[name] or name for name in names}
 
 
-def _plain(text: str) -> str:
+def _normalized(text: str) -> str:
     """A name without what differs between two spellings of it: case, kinds of dashes, underscores, spaces."""
     text = unicodedata.normalize("NFKC", text).casefold().replace("_", " ")
     text = "".join("-" if unicodedata.category(letter) == "Pd" or letter == "\u2212" else letter for letter in text)
@@ -239,7 +239,7 @@ def _artist_folders(names: Sequence[str]) -> dict[str, str]:
 
     def artist(folders: tuple[str, ...]) -> str:
         for depth, folder in enumerate(folders):
-            beside, text = songs_below[folders[:depth]], _plain(folder)
+            beside, text = songs_below[folders[:depth]], _normalized(folder)
             if text in _COLLECTIONS or _DISC.fullmatch(text):
                 continue
             if len(beside) >= _MIN_ARTISTS and beside[folder] <= _MOST_SONGS:

@@ -26,7 +26,7 @@ from datasets.analysis.harmony import PITCHES
 from datasets.audio.writers import AudioWriter
 from datasets.errors import InputError
 from datasets.schema import SOURCES
-from datasets.seeding import dice
+from datasets.seeding import row_rng
 
 Samples = NDArray[np.float32]
 
@@ -59,7 +59,7 @@ SECOND_WORDS = ("Harbour", "Letters", "Machine", "Meadow", "Orbit", "River", "Si
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Note:
+class NoteEvent:
     start_s: float
     duration_s: float
     midi: float
@@ -83,7 +83,7 @@ class SongTruth:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Truth:
+class CorpusTruth:
     """The whole corpus; `folder` is where it was written."""
 
     folder: str
@@ -99,7 +99,7 @@ class Truth:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Score:
+class Composition:
     """A song on paper: what `perform` plays."""
 
     seed: int
@@ -125,8 +125,8 @@ class Score:
     def key(self) -> str:
         return f"{PITCHES[self.tonic]} {self.mode}"
 
-    def dice(self, part: str) -> np.random.Generator:
-        return dice(self.seed, "song", self.song_id, part)
+    def rng(self, part: str) -> np.random.Generator:
+        return row_rng(self.seed, "song", self.song_id, part)
 
 
 def write_corpus(
@@ -138,7 +138,7 @@ def write_corpus(
     sample_rate: int = 44100,
     splits: Mapping[str, int] | None = None,
     defects: bool = True,
-) -> Truth:
+) -> CorpusTruth:
     """Write the corpus and its `truth.json`, and return the truth.
 
     `splits` says how many songs stand in each split folder; by default about a sixth each in `valid` and
@@ -190,7 +190,7 @@ def write_corpus(
     return _truth(root, rows)
 
 
-def read_truth(folder: str | os.PathLike[str]) -> Truth:
+def read_truth(folder: str | os.PathLike[str]) -> CorpusTruth:
     """The truth of a corpus that `write_corpus` wrote."""
     found = _read_truth(Path(folder))
     if found is None:
@@ -229,12 +229,12 @@ def _foreign(root: Path, found: Mapping[str, Any] | None) -> list[str]:
     return [name for name, path in files.items() if path.is_symlink() or not is_ours(name, path)]
 
 
-def _truth(root: Path, songs: list[dict[str, Any]]) -> Truth:
+def _truth(root: Path, songs: list[dict[str, Any]]) -> CorpusTruth:
     lists = ("beats_s", "downbeats_s")
     rows: list[dict[str, Any]] = [
         {name: tuple(value) if name in lists else value for name, value in song.items()} for song in songs
     ]
-    return Truth(folder=str(root), songs=tuple(SongTruth(**row) for row in rows))
+    return CorpusTruth(folder=str(root), songs=tuple(SongTruth(**row) for row in rows))
 
 
 def _default_splits(num_songs: int) -> dict[str, int]:
@@ -259,12 +259,14 @@ def _write_songs(
     return songs
 
 
-def _title(score: Score) -> str:
-    rng = score.dice("title")
+def _title(score: Composition) -> str:
+    rng = score.rng("title")
     return f"Toy {score.song_id} - {rng.choice(FIRST_WORDS)} {rng.choice(SECOND_WORDS)}"
 
 
-def _song_truth(score: Score, *, folder: str, title: str, split: str, defect: str = "", reason: str = "") -> SongTruth:
+def _song_truth(
+    score: Composition, *, folder: str, title: str, split: str, defect: str = "", reason: str = ""
+) -> SongTruth:
     return SongTruth(
         folder=folder,
         title=title,
@@ -396,14 +398,14 @@ DEFECTS = (
 # -- the song on paper ----------------------------------------------------------------------------------------
 
 
-def compose(seed: int, song_id: str, duration_s: float) -> Score:
+def compose(seed: int, song_id: str, duration_s: float) -> Composition:
     """Tempo (70 to 160 bpm), key and chords of one song; the same seed and id give the same song."""
-    rng = dice(seed, "song", song_id, "score")
+    rng = row_rng(seed, "song", song_id, "score")
     mode = str(rng.choice(sorted(SCALES)))
     tempo_bpm = round(float(np.exp(rng.uniform(np.log(70.0), np.log(160.0)))), 2)
     progression = PROGRESSIONS[mode][rng.integers(len(PROGRESSIONS[mode]))]
     num_bars = int(np.ceil(duration_s * tempo_bpm / 60.0 / BEATS_PER_BAR)) + 1
-    return Score(
+    return Composition(
         seed=seed,
         song_id=song_id,
         duration_s=duration_s,
@@ -420,7 +422,7 @@ def _triad(mode: str, degree: int) -> tuple[int, int, int]:
     return root, third, fifth
 
 
-def _step_times(score: Score) -> tuple[float, int]:
+def _step_times(score: Composition) -> tuple[float, int]:
     """Length of a sixteenth note in seconds, and the number of bars that begin within the song."""
     step_s = 60.0 / score.tempo_bpm / 4.0
     return step_s, int(np.ceil((score.duration_s - score.first_beat_s) / (16 * step_s)))
@@ -429,13 +431,13 @@ def _step_times(score: Score) -> tuple[float, int]:
 # -- the band -------------------------------------------------------------------------------------------------
 
 
-def perform(score: Score, sample_rate: int) -> Samples:
+def perform(score: Composition, sample_rate: int) -> Samples:
     """The song's stems, float32 of shape (4, 2, T), below full scale both alone and summed."""
     num_samples = round(score.duration_s * sample_rate)
     players = {"drums": _drums, "bass": _bass, "other": _other, "vocals": _vocals}
     stems_SCT: NDArray[np.float64] = np.zeros((len(SOURCES), 2, num_samples))
     for index, source in enumerate(SOURCES):
-        rng = score.dice(source)
+        rng = score.rng(source)
         dry_CT = players[source](score, rng, num_samples, sample_rate)
         stem_CT = _room(dry_CT, rng, sample_rate, wet=0.08 if source == "bass" else 0.25)
         level_db = LEVELS_DB[source] + rng.uniform(-1.5, 1.5)
@@ -484,7 +486,7 @@ def _add(track_T: NDArray[np.float64], start: int, sound_T: NDArray[np.float64])
 # -- drums ----------------------------------------------------------------------------------------------------
 
 
-def _drums(score: Score, rng: np.random.Generator, num_samples: int, sample_rate: int) -> NDArray[np.float64]:
+def _drums(score: Composition, rng: np.random.Generator, num_samples: int, sample_rate: int) -> NDArray[np.float64]:
     kit = _drum_kit(rng, sample_rate)
     places = {"kick": 0.0, "snare": 0.05, "hat": rng.uniform(0.2, 0.5), "crash": -0.4}
     step_s, num_bars = _step_times(score)
@@ -562,7 +564,7 @@ def _hertz(midi: float) -> float:
     return float(440.0 * 2.0 ** ((midi - 69.0) / 12.0))
 
 
-def _play(notes: list[Note], timbre: Timbre, num_samples: int, sample_rate: int) -> NDArray[np.float64]:
+def _play(notes: list[NoteEvent], timbre: Timbre, num_samples: int, sample_rate: int) -> NDArray[np.float64]:
     track_T = np.zeros(num_samples)
     for note in notes:
         held = max(1, round(note.duration_s * sample_rate))
@@ -579,7 +581,7 @@ def _play(notes: list[Note], timbre: Timbre, num_samples: int, sample_rate: int)
     return track_T
 
 
-def _bass(score: Score, rng: np.random.Generator, num_samples: int, sample_rate: int) -> NDArray[np.float64]:
+def _bass(score: Composition, rng: np.random.Generator, num_samples: int, sample_rate: int) -> NDArray[np.float64]:
     timbre = Timbre(
         tilt=rng.uniform(0.9, 1.4),
         odd=rng.choice((0.0, 0.9)),
@@ -602,11 +604,11 @@ def _bass(score: Score, rng: np.random.Generator, num_samples: int, sample_rate:
             midi -= 12 if midi > 50 else 0
             start_s = score.first_beat_s + (16 * bar + step) * step_s
             velocity = 1.0 if step == 0 else rng.uniform(0.7, 0.95)
-            notes.append(Note(start_s=start_s, duration_s=0.85 * length * step_s, midi=midi, velocity=velocity))
+            notes.append(NoteEvent(start_s=start_s, duration_s=0.85 * length * step_s, midi=midi, velocity=velocity))
     return _pan(_play(notes, timbre, num_samples, sample_rate), 0.0)
 
 
-def _other(score: Score, rng: np.random.Generator, num_samples: int, sample_rate: int) -> NDArray[np.float64]:
+def _other(score: Composition, rng: np.random.Generator, num_samples: int, sample_rate: int) -> NDArray[np.float64]:
     """A wide pad that holds the chords, and an arpeggio above it on one side."""
     pad_CT = np.stack(
         [_play(_pad_notes(score), _pad_timbre(rng, cents), num_samples, sample_rate) for cents in (-6.0, 6.0)]
@@ -637,17 +639,19 @@ def _pad_timbre(rng: np.random.Generator, cents: float) -> Timbre:
     )
 
 
-def _pad_notes(score: Score) -> list[Note]:
+def _pad_notes(score: Composition) -> list[NoteEvent]:
     step_s, num_bars = _step_times(score)
     base = 55 + (score.tonic - 7) % 12 - 12  # the tonic between G2 and F#3, chords above it
     return [
-        Note(start_s=score.first_beat_s + 16 * bar * step_s, duration_s=15.5 * step_s, midi=base + tone, velocity=0.6)
+        NoteEvent(
+            start_s=score.first_beat_s + 16 * bar * step_s, duration_s=15.5 * step_s, midi=base + tone, velocity=0.6
+        )
         for bar in range(num_bars)
         for tone in score.chords[bar]
     ]
 
 
-def _arpeggio_notes(score: Score, rng: np.random.Generator) -> list[Note]:
+def _arpeggio_notes(score: Composition, rng: np.random.Generator) -> list[NoteEvent]:
     step_s, num_bars = _step_times(score)
     every = int(rng.choice((2, 2, 4)))
     order = rng.permutation(4)
@@ -660,14 +664,14 @@ def _arpeggio_notes(score: Score, rng: np.random.Generator) -> list[Note]:
             midi = base + chord[order[position % 4]]
             midi -= 12 if midi > 88 else 0
             velocity = 1.0 if step % 4 == 0 else 0.75
-            notes.append(Note(start_s=start_s, duration_s=every * step_s, midi=midi, velocity=velocity))
+            notes.append(NoteEvent(start_s=start_s, duration_s=every * step_s, midi=midi, velocity=velocity))
     return notes
 
 
 # -- the voice ------------------------------------------------------------------------------------------------
 
 
-def _vocals(score: Score, rng: np.random.Generator, num_samples: int, sample_rate: int) -> NDArray[np.float64]:
+def _vocals(score: Composition, rng: np.random.Generator, num_samples: int, sample_rate: int) -> NDArray[np.float64]:
     """A pulse train through formants that change with each syllable, with vibrato, breath and sibilants."""
     syllables = _melody(score, rng)
     pitch_T, level_T, onsets = _contours(syllables, rng, num_samples, sample_rate)
@@ -687,7 +691,7 @@ def _vocals(score: Score, rng: np.random.Generator, num_samples: int, sample_rat
     return _pan(sung_T + _sibilants(onsets, rng, num_samples, sample_rate), rng.uniform(-0.1, 0.1))
 
 
-def _melody(score: Score, rng: np.random.Generator) -> list[Note]:
+def _melody(score: Composition, rng: np.random.Generator) -> list[NoteEvent]:
     """Phrases of syllables on scale steps near the chord, each two bars long and followed by a rest."""
     step_s, num_bars = _step_times(score)
     scale = SCALES[score.mode]
@@ -704,13 +708,13 @@ def _melody(score: Score, rng: np.random.Generator) -> list[Note]:
         midi = center + scale[degree % 7] + 12 * (degree // 7)
         start_s = score.first_beat_s + step * step_s
         duration_s = (length - 0.4) * step_s
-        notes.append(Note(start_s=start_s, duration_s=duration_s, midi=midi, velocity=rng.uniform(0.75, 1.0)))
+        notes.append(NoteEvent(start_s=start_s, duration_s=duration_s, midi=midi, velocity=rng.uniform(0.75, 1.0)))
         step += length
     return notes
 
 
 def _contours(
-    syllables: list[Note], rng: np.random.Generator, num_samples: int, sample_rate: int
+    syllables: list[NoteEvent], rng: np.random.Generator, num_samples: int, sample_rate: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
     """Pitch in MIDI numbers and loudness, both (T,), and the sample at which each syllable begins."""
     onsets = np.array([round(note.start_s * sample_rate) for note in syllables], dtype=np.int64)

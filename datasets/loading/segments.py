@@ -20,7 +20,7 @@ from datasets.loading.crops import read_crop, song_level
 from datasets.loading.row_cache import RowCache
 from datasets.loading.shard_layout import columns_of, layout_of, load_layouts
 from datasets.schema import ShardSet
-from datasets.seeding import dice
+from datasets.seeding import row_rng
 from datasets.shards.manifests import Song, read_songs
 
 SILENCE = 1e-5  # a song's level below which it stays as it is: -100 dBFS
@@ -180,7 +180,7 @@ def draw(
 
     Rows that are not remixed are the same whatever the probability.
     """
-    remixed = dice(seed, "remix-all", number).random() < remix_all
+    remixed = row_rng(seed, "remix-all", number).random() < remix_all
     streams = range(1, 1 + len(index.sources)) if remixed else (0,)
     return [_place(index, stream, seed=seed, number=number, num_samples=num_samples) for stream in streams]
 
@@ -204,5 +204,5 @@ def _place(index: SegmentIndex, stream: int, *, seed: int, number: int, num_samp
 @lru_cache(maxsize=_KNOWN_ORDERS)
 def _order(seed: int, stream: int, epoch: int, num_rows: int) -> NDArray[np.float64]:
     """The chances of an epoch's rows, in their order: evenly spaced, from a beginning that each epoch has to itself."""
-    rng = dice(seed, "order", stream, epoch)
+    rng = row_rng(seed, "order", stream, epoch)
     return (rng.permutation(num_rows) + rng.random()) / num_rows

@@ -1,6 +1,6 @@
 """Which stems go together, and how each is stretched, shifted and transposed: recipes, not audio.
 
-Each track is the reference of a few mixes. One of its sources, drawn by dice, opens the mix and stays as it
+Each track is the reference of a few mixes. One of its sources, drawn at random, opens the mix and stays as it
 is; the others come from tracks of the same split whose tempo, up to an octave, and key lie within the
 limits. Candidates are found in an index sorted by tempo, so that the work per mix does not grow with the
 corpus. `render.py` carries a plan out.
@@ -20,7 +20,7 @@ from datasets.analysis.profile import DRUMS
 from datasets.errors import InputError
 from datasets.ranges import NonNegativeFloat, Probability, Range, check_ranges
 from datasets.schema import MixPlan, Part, Profile
-from datasets.seeding import dice
+from datasets.seeding import row_rng
 
 Array = NDArray[np.float64]
 
@@ -84,12 +84,12 @@ class TempoIndex:
         usable = [item for item in profiles if item.split == split and has_beat(item, rules)]
         self._entries = sorted(((self._place(item.tempo_bpm), item.track_id, item) for item in usable), key=_first_two)
         self._places = [place for place, _, _ in self._entries]
-        self._grids = {item.track_id: Grid.of(item) for item in usable}
+        self._grids = {item.track_id: BeatGrid.of(item) for item in usable}
 
-    def grid(self, track_id: str) -> "Grid":
+    def grid(self, track_id: str) -> "BeatGrid":
         return self._grids[track_id]
 
-    def near(self, tempo_bpm: float) -> "Nearby":
+    def near(self, tempo_bpm: float) -> "TempoCandidates":
         """Tracks whose tempo can be brought to this one, in order of tempo and id."""
         low, high = (np.log2(1.0 + sign * self.rules.max_tempo_change) for sign in (-1.0, 1.0))
         center = self._place(tempo_bpm)
@@ -99,14 +99,14 @@ class TempoIndex:
             start = bisect_left(self._places, center + turn - high - 1e-12)
             stop = bisect_right(self._places, center + turn - low + 1e-12)
             spans.append(range(max(start, spans[-1].stop) if spans else start, stop))
-        return Nearby(self._entries, spans)
+        return TempoCandidates(self._entries, spans)
 
     def _place(self, tempo_bpm: float) -> float:
         place = float(np.log2(tempo_bpm))
         return place % 1.0 if self.rules.octaves else place
 
 
-class Nearby:
+class TempoCandidates:
     """Stretches of an index; nothing is copied."""
 
     def __init__(self, entries: Sequence[tuple[float, str, Profile]], spans: Sequence[range]) -> None:
@@ -118,8 +118,8 @@ class Nearby:
     def __iter__(self) -> Iterator[Profile]:
         return (self._entries[place][2] for span in self._spans for place in span)
 
-    def drawn(self, rng: np.random.Generator, count: int) -> Iterator[Profile]:
-        """Up to `count` of them, none twice, in an order of the dice; the work is that of those taken."""
+    def shuffled(self, rng: np.random.Generator, count: int) -> Iterator[Profile]:
+        """Up to `count` of them, none twice, in random order; the work is that of those taken."""
         moved: dict[int, int] = {}  # where a shuffle of the whole list would have put what stood at these places
         total = len(self)
         for place, share in enumerate(rng.random(min(count, total)).tolist()):
@@ -149,12 +149,12 @@ def has_beat(profile: Profile, rules: MixRules) -> bool:
 def _plan_one(
     reference: Profile, copy: int, index: TempoIndex, *, seed: int, sources: tuple[str, ...], sample_rate: int
 ) -> MixPlan:
-    rng = dice(seed, "mix", reference.track_id, copy)
+    rng = row_rng(seed, "mix", reference.track_id, copy)
     order = [sources[place] for place in rng.permutation(len(sources))]
     own = next((source for source in order if sounds(reference, source)), None)
     missing: list[str] = []
     parts: list[Part] = []
-    found: list[Found] = []
+    found: list[FittingPart] = []
     if not has_beat(reference, index.rules):
         missing.append("the reference has no clear beat")
     elif own is None:
@@ -163,7 +163,7 @@ def _plan_one(
         parts.append(_own_part(reference, own))
         search = _Search(reference=reference, index=index, near=index.near(reference.tempo_bpm), rng=rng)
         # Drums have no key: beside them the first pitched part sets it.
-        tones = NO_TONES if own == DRUMS else Tones(chroma=reference.chroma, tuning_cents=reference.tuning_cents)
+        tones = NO_TONES if own == DRUMS else PartTones(chroma=reference.chroma, tuning_cents=reference.tuning_cents)
         for source in (source for source in order if source != own):
             fitting = search.find(source, tones, sample_rate=sample_rate)
             if isinstance(fitting, str):
@@ -198,24 +198,24 @@ def _own_part(reference: Profile, source: str) -> Part:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tones:
+class PartTones:
     """What a part must agree with; without chroma, with nothing."""
 
     chroma: tuple[float, ...] = ()
     tuning_cents: float = 0.0
 
 
-NO_TONES = Tones()
+NO_TONES = PartTones()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class FittingPart:
     """A part that fits, and how well."""
 
     part: Part
     error_ms: float
     distance: float | None  # in key; None where there was nothing to clash with
-    tones: Tones  # of the part as it will sound
+    tones: PartTones  # of the part as it will sound
 
 
 @dataclass(slots=True, kw_only=True)
@@ -224,15 +224,15 @@ class _Search:
 
     reference: Profile
     index: TempoIndex
-    near: Nearby
+    near: TempoCandidates
     rng: np.random.Generator
     # Alignments within one mix are remembered, so that stems of the same song stay together.
-    fits: dict[str, "Alignment | None"] = field(default_factory=dict)
+    fits: dict[str, "BeatAlignment | None"] = field(default_factory=dict)
 
-    def find(self, source: str, tones: Tones, *, sample_rate: int) -> Found | str:
-        """The first candidate, in an order drawn by dice, that sounds, fits in key, and can be aligned; or why none."""
+    def find(self, source: str, tones: PartTones, *, sample_rate: int) -> FittingPart | str:
+        """The first candidate, in random order, that sounds, fits in key, and can be aligned; or why none."""
         refused: Counter[str] = Counter()
-        for candidate in self.near.drawn(self.rng, MAX_TRIES):
+        for candidate in self.near.shuffled(self.rng, MAX_TRIES):
             if candidate.track_id == self.reference.track_id and not self.index.rules.allow_self:
                 continue
             if not sounds(candidate, source):
@@ -255,10 +255,10 @@ class _Search:
                 gain_db=_gain_db(self.reference, candidate, source),
                 cents=turn.cents,
             )
-            return Found(part=part, error_ms=fit.error_ms, distance=turn.distance, tones=turn.tones)
+            return FittingPart(part=part, error_ms=fit.error_ms, distance=turn.distance, tones=turn.tones)
         return self._explain(refused)
 
-    def _fit(self, candidate: Profile) -> "Alignment | None":
+    def _fit(self, candidate: Profile) -> "BeatAlignment | None":
         if candidate.track_id not in self.fits:
             own, other = self.index.grid(self.reference.track_id), self.index.grid(candidate.track_id)
             self.fits[candidate.track_id] = align(own, other, self.index.rules, self.rng)
@@ -279,7 +279,7 @@ class _Turn:
     semitones: int = 0
     cents: float = 0.0
     distance: float | None = None
-    tones: Tones = NO_TONES
+    tones: PartTones = NO_TONES
 
     @property
     def total_semitones(self) -> float:
@@ -290,12 +290,12 @@ class _Turn:
 NO_TURN = _Turn()
 
 
-def _turn(tones: Tones, candidate: Profile) -> _Turn:
+def _turn(tones: PartTones, candidate: Profile) -> _Turn:
     """Whole semitones by chroma, which both songs have in their own tuning, and the difference of those tunings."""
     if not candidate.chroma:
         return NO_TURN
     if not tones.chroma:
-        return _Turn(tones=Tones(chroma=candidate.chroma, tuning_cents=candidate.tuning_cents))
+        return _Turn(tones=PartTones(chroma=candidate.chroma, tuning_cents=candidate.tuning_cents))
     semitones, distance = semitone_distance(tones.chroma, candidate.chroma, 6)
     cents = round(tones.tuning_cents - candidate.tuning_cents, 2)
     if abs(semitones + cents / 100) > 6:  # the same pitches are nearer from the other side
@@ -305,7 +305,7 @@ def _turn(tones: Tones, candidate: Profile) -> _Turn:
         semitones=semitones,
         cents=cents if abs(cents) >= MIN_CENTS else 0.0,
         distance=distance,
-        tones=Tones(chroma=turned, tuning_cents=tones.tuning_cents),
+        tones=PartTones(chroma=turned, tuning_cents=tones.tuning_cents),
     )
 
 
@@ -321,7 +321,7 @@ def _gain_db(reference: Profile, candidate: Profile, source: str) -> float:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Alignment:
+class BeatAlignment:
     """Time t of a stem goes to `stretch * t + shift_s` of the mix."""
 
     stretch: float
@@ -330,7 +330,7 @@ class Alignment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Grid:
+class BeatGrid:
     """The beats of one track as arrays, made once: planning compares each with many others."""
 
     duration_s: float
@@ -341,7 +341,7 @@ class Grid:
     bar_s: float
 
     @classmethod
-    def of(cls, profile: Profile) -> "Grid":
+    def of(cls, profile: Profile) -> "BeatGrid":
         beats_s, downbeats_s = np.asarray(profile.beats_s), np.asarray(profile.downbeats_s)
         beat_s, bar_s = (
             float(np.median(np.diff(times_s))) if times_s.size > 1 else 0.0 for times_s in (beats_s, downbeats_s)
@@ -356,11 +356,11 @@ class Grid:
         )
 
 
-def align(reference: Grid, candidate: Grid, rules: MixRules, rng: np.random.Generator) -> Alignment | None:
+def align(reference: BeatGrid, candidate: BeatGrid, rules: MixRules, rng: np.random.Generator) -> BeatAlignment | None:
     """Where and how fast the candidate plays along; None when it is too short or its beats do not fit.
 
     Downbeat meets downbeat where both tracks have them, else beat meets beat. Among the places that cover
-    the mix equally well the dice choose.
+    the mix equally well one is chosen at random.
     """
     octaves = float(np.round(np.log2(reference.tempo_bpm / candidate.tempo_bpm))) if rules.octaves else 0.0
     stretch = candidate.tempo_bpm * 2.0**octaves / reference.tempo_bpm
@@ -384,7 +384,7 @@ def align(reference: Grid, candidate: Grid, rules: MixRules, rng: np.random.Gene
     return fit if fit.error_ms <= rules.max_beat_error_ms else None
 
 
-def _same_metre(reference: Grid, candidate: Grid, stretch: float) -> bool:
+def _same_metre(reference: BeatGrid, candidate: BeatGrid, stretch: float) -> bool:
     """Whether bars are equally long, up to octaves: bars of three and of four beats drift apart, beat by beat."""
     if not reference.bar_s or not candidate.bar_s:
         return True
@@ -392,7 +392,7 @@ def _same_metre(reference: Grid, candidate: Grid, stretch: float) -> bool:
     return abs(octaves - round(octaves)) < 0.1
 
 
-def _one_pulse(reference: Grid, candidate: Grid, octaves: float) -> bool:
+def _one_pulse(reference: BeatGrid, candidate: BeatGrid, octaves: float) -> bool:
     """Whether beats alone tell how two songs go together.
 
     Grids an octave apart fit in two ways, one of them off the beat, and so do grids that may have been heard at
@@ -401,7 +401,7 @@ def _one_pulse(reference: Grid, candidate: Grid, octaves: float) -> bool:
     return octaves == 0.0 and max(reference.tempo_bpm, candidate.tempo_bpm) <= FASTEST_PULSE_BPM
 
 
-def _refine(reference: Grid, candidate: Grid, stretch: float, shift_s: float) -> Alignment | None:
+def _refine(reference: BeatGrid, candidate: BeatGrid, stretch: float, shift_s: float) -> BeatAlignment | None:
     """The line through pairs of beats that fall together; tempo figures are too coarse for minutes of music."""
     error_ms = 0.0
     for _ in range(2):
@@ -420,7 +420,7 @@ def _refine(reference: Grid, candidate: Grid, stretch: float, shift_s: float) ->
         left = wanted - stretch * source
         shift_s = float(np.median(left))
         error_ms = 1000.0 * float(np.median(np.abs(left - shift_s)))
-    return Alignment(stretch=stretch, shift_s=shift_s, error_ms=error_ms)
+    return BeatAlignment(stretch=stretch, shift_s=shift_s, error_ms=error_ms)
 
 
 def _pairs(few: Array, many: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -21,7 +21,7 @@ _AGREE_S = 0.001  # shifts that differ by no more are the same
 _SILENT = 1e-8  # mean square, -80 dBFS
 
 
-class Alignment:
+class MixtureAlignment:
     """Listens to stems (S, C, T) and their mixture (C, T), one second after the other."""
 
     def __init__(self, num_sources: int, sample_rate: int) -> None:

@@ -25,7 +25,7 @@ _MIN_FOCUS = 0.65  # of the filter's phases that one delay explains; unison of t
 _SOUNDING = 1e-7  # mean square, -70 dBFS: below, a stem is gated and says nothing
 
 
-class Bleed:
+class BleedMeter:
     """Listens to the spectra of all stems, second by second."""
 
     def __init__(self, num_sources: int, num_bins: int) -> None:

@@ -1,6 +1,6 @@
-"""Recognizes the same recording in other clothes: equalized, compressed, coded, a little faster or higher, or cut.
+"""Recognizes the same recording despite EQ, compression, codec, speed or pitch changes, or cuts.
 
-A `Listener` hears a song and keeps landmarks: triples of neighbouring spectral peaks. Of a triple the two intervals in
+A `FingerprintExtractor` keeps the landmarks of a song: triples of neighbouring spectral peaks. The two intervals in
 semitones and the ratio of the two times survive transposition and change of speed (after Six and Leman, "Panako", ISMIR
 2014; peaks after Wang, "An industrial-strength audio search algorithm", ISMIR 2003). `find_matches` looks for songs
 that share landmarks in an index sorted by them, and believes a pair of songs only when one line in time, one speed and
@@ -92,8 +92,8 @@ def unpack(text: str) -> Signature:
 # --- hearing ------------------------------------------------------------------------------------------------
 
 
-class Listener:
-    """Hears a mono signal in consecutive blocks, in bounded memory: some 2 MB and the landmarks."""
+class FingerprintExtractor:
+    """The landmarks of a mono signal given in consecutive blocks, in bounded memory: some 2 MB and the landmarks."""
 
     def __init__(self, sample_rate: int) -> None:
         self._stream = soxr.ResampleStream(sample_rate, RATE, 1, dtype="float32") if sample_rate != RATE else None

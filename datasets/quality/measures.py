@@ -1,8 +1,8 @@
 """What can be said of a song by its signal, and the verdict on it.
 
-A `Meter` hears a song block by block and holds a few numbers per second: `measures` are its numbers for the whole
-song, `worst` the seconds that speak most against it, `signature` what it is recognized by. `faults` holds the
-numbers against the `Rules`, `judge` makes keep or the first reason of them; `fingerprint.find_matches` and
+`StemStatistics` takes a song block by block and holds a few numbers per second: `measures` are its numbers for the
+whole song, `worst` the seconds that speak most against it, `signature` what it is recognized by. `faults` holds the
+numbers against the `QualityRules`, `judge` makes keep or the first reason of them; `fingerprint.find_matches` and
 `find_duplicates` compare songs with each other. The presence rule is that of the HT Demucs paper (Rouard et al.
 2023): a source must be louder than -40 dB in at least 30 % of seconds.
 """
@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from datasets.audio.downmix import mono
 from datasets.audio.samples import Samples
 from datasets.errors import InputError
-from datasets.quality.alignment import RANGE_S, Alignment
+from datasets.quality.alignment import RANGE_S, MixtureAlignment
 from datasets.quality.bandwidth import cutoff_hz
-from datasets.quality.bleed import NO_BLEED_DB, Bleed
-from datasets.quality.fingerprint import Listener, Signature, clock, find_duplicates
+from datasets.quality.bleed import NO_BLEED_DB, BleedMeter
+from datasets.quality.fingerprint import FingerprintExtractor, Signature, clock, find_duplicates
 from datasets.quality.loudness import STEPS_PER_S, KWeighting, integrated, lufs
-from datasets.quality.stem_classifier import LABELS, MIN_RATE, Labels, likeliest
+from datasets.quality.stem_classifier import LABELS, MIN_RATE, StemClassifier, likeliest
 from datasets.ranges import (
     AnyNumber,
     Correlation,
@@ -33,7 +33,17 @@ from datasets.ranges import (
     check_ranges,
 )
 
-__all__ = ["Fault", "Meter", "Moment", "Rules", "Signature", "faults", "find_duplicates", "judge", "measure"]
+__all__ = [
+    "QualityRules",
+    "RuleViolation",
+    "Signature",
+    "StemStatistics",
+    "WorstSegment",
+    "faults",
+    "find_duplicates",
+    "judge",
+    "measure",
+]
 
 Array = NDArray[np.float64]
 
@@ -53,7 +63,7 @@ _NUM_WORST = 3  # seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
+class QualityRules:
     """What a song must be like to be kept; every threshold can be set, and each rule be switched off."""
 
     silence_db: NonPositiveFloat = -40.0  # dBFS; a second of a stem below this level counts as silent
@@ -82,7 +92,7 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Moment:
+class WorstSegment:
     """Where in a song something is at its worst; worth listening to, whether or not a rule forbids it."""
 
     reason: str  # of `schema.REASONS`
@@ -94,7 +104,7 @@ class Moment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
+class RuleViolation:
     """One rule that a song breaks."""
 
     reason: str  # of `schema.REASONS`
@@ -102,13 +112,13 @@ class Fault:
     detail: str  # in words, with the seconds where it is worst
     other: str = ""  # the second source, where two are concerned
 
-    def worst(self, moments: Sequence[Moment]) -> list[Moment]:
-        """Those of `Meter.worst` that are about this fault, the worst first."""
+    def worst(self, moments: Sequence[WorstSegment]) -> list[WorstSegment]:
+        """Those of `StemStatistics.worst` that are about this fault, the worst first."""
         key = (self.reason, self.source, self.other)
         return [moment for moment in moments if (moment.reason, moment.source, moment.other) == key]
 
 
-class Meter:
+class StemStatistics:
     """Measures of one song, heard in consecutive blocks of stems_SCT of any length.
 
     With each block may come the same stretch of the mixture file that the stems came with, or with none.
@@ -121,23 +131,23 @@ class Meter:
         self._rest: Samples | None = None
         self._num_samples = 0
         self._weighting = KWeighting(sample_rate)
-        self._listener = Listener(sample_rate)
+        self._listener = FingerprintExtractor(sample_rate)
         self._seconds: dict[str, list[Array]] = {}  # name -> an array of shape (S, ...) for each second
         self._window = np.hanning(_window_samples(sample_rate) + 1)[:-1].astype(np.float32)
         num_bins = len(self._window) // 2 + 1
-        self._bleed = Bleed(len(self._sources), num_bins)
-        self._labels = Labels(len(self._sources), sample_rate, num_bins) if sample_rate >= MIN_RATE else None
+        self._bleed = BleedMeter(len(self._sources), num_bins)
+        self._labels = StemClassifier(len(self._sources), sample_rate, num_bins) if sample_rate >= MIN_RATE else None
         self._long_term = np.zeros((len(self._sources), num_bins))
         self._weights: list[float] = []  # of the seconds: 1, and less for a last one that is not whole
         self._spectra_s = 0.0  # of the song that `_long_term` sums
-        self._alignment: Alignment | None = None
+        self._alignment: MixtureAlignment | None = None
         self._ended = False
 
     def add(self, stems_SCT: Samples, mixture_CT: Samples | None = None) -> None:
         """Hear the next block."""
-        assert not self._ended, "measures were taken; a new Meter would do"
+        assert not self._ended, "measures were taken; a new StemStatistics would do"
         if not self._num_samples and mixture_CT is not None:
-            self._alignment = Alignment(len(self._sources), self._rate)
+            self._alignment = MixtureAlignment(len(self._sources), self._rate)
         assert (mixture_CT is None) == (self._alignment is None), "the mixture comes with every block or with none"
         self._num_samples += stems_SCT.shape[2]
         block = stems_SCT if mixture_CT is None else np.concatenate([stems_SCT, mixture_CT[None]])
@@ -261,9 +271,9 @@ class Meter:
         both = float(np.sqrt(left * right))
         return float(np.clip(self._mean(self._series("cross")[:, position]) / both, -1, 1)) if both > 0 else 1.0
 
-    def worst(self) -> tuple[Moment, ...]:
+    def worst(self) -> tuple[WorstSegment, ...]:
         """Per reason and source up to three stretches of seconds where it is worst, the worst first."""
-        moments: list[Moment] = []
+        moments: list[WorstSegment] = []
         levels_NS = _db(self._series("power").mean(axis=2))
         for position, source in enumerate(self._sources):
             moments += _stretches("silent_source", source, -levels_NS[:, position], floor=-self._silence_db)
@@ -291,8 +301,8 @@ class Meter:
 def measure(
     stems_SCT: Samples, *, sources: Sequence[str], sample_rate: int, silence_db: float = -40.0
 ) -> dict[str, float]:
-    """The measures of a song in memory; see `Meter.measures`."""
-    meter = Meter(sources=sources, sample_rate=sample_rate, silence_db=silence_db)
+    """The measures of a song in memory; see `StemStatistics.measures`."""
+    meter = StemStatistics(sources=sources, sample_rate=sample_rate, silence_db=silence_db)
     meter.add(stems_SCT)
     return meter.measures()
 
@@ -301,7 +311,7 @@ def measure(
 
 
 def judge(
-    measures: Mapping[str, float], rules: Rules, *, sources: Sequence[str], moments: Sequence[Moment] = ()
+    measures: Mapping[str, float], rules: QualityRules, *, sources: Sequence[str], moments: Sequence[WorstSegment] = ()
 ) -> tuple[bool, str, str]:
     """Keep or not, the reason of `schema.REASONS`, and the evidence in words: the first of `faults` decides."""
     for fault in faults(measures, rules, sources=sources, moments=moments):
@@ -310,76 +320,82 @@ def judge(
 
 
 def faults(
-    measures: Mapping[str, float], rules: Rules, *, sources: Sequence[str], moments: Sequence[Moment] = ()
-) -> tuple[Fault, ...]:
-    """Every rule that the song breaks; `moments` of `Meter.worst` add where."""
+    measures: Mapping[str, float], rules: QualityRules, *, sources: Sequence[str], moments: Sequence[WorstSegment] = ()
+) -> tuple[RuleViolation, ...]:
+    """Every rule that the song breaks; `moments` of `StemStatistics.worst` add where."""
     rooms = (_silence, _waveform, _spectrum, _mixture, _names)
     found = [fault for room in rooms for fault in room(measures, rules, sources)]
     return tuple(replace(fault, detail=fault.detail + _where(fault, moments)) for fault in found)
 
 
-def silent_sources(measures: Mapping[str, float], rules: Rules, *, sources: Sequence[str]) -> list[str]:
+def silent_sources(measures: Mapping[str, float], rules: QualityRules, *, sources: Sequence[str]) -> list[str]:
     """The sources that sound in too few seconds."""
     return [source for source in sources if measures[f"{source}_presence"] < rules.min_presence]
 
 
-def _silence(measures: Mapping[str, float], rules: Rules, sources: Sequence[str]) -> Iterator[Fault]:
+def _silence(measures: Mapping[str, float], rules: QualityRules, sources: Sequence[str]) -> Iterator[RuleViolation]:
     silent = silent_sources(measures, rules, sources=sources)
     if silent:
         heard = ", ".join(f"{source} in {measures[f'{source}_presence']:.0%}" for source in silent)
         detail = f"sounds above {rules.silence_db:g} dB: {heard} of seconds"
-        yield Fault(reason="silent_source", source=silent[0], detail=detail)
+        yield RuleViolation(reason="silent_source", source=silent[0], detail=detail)
 
 
-def _waveform(measures: Mapping[str, float], rules: Rules, sources: Sequence[str]) -> Iterator[Fault]:
+def _waveform(measures: Mapping[str, float], rules: QualityRules, sources: Sequence[str]) -> Iterator[RuleViolation]:
     for source in sources:
         peak_db = float(_db(np.square(measures[f"{source}_peak"])))
         if peak_db > rules.max_peak_db:
             detail = f"{source}: its highest sample is {peak_db:.0f} dB beyond full scale"
-            yield Fault(reason="too_loud", source=source, detail=detail)
+            yield RuleViolation(reason="too_loud", source=source, detail=detail)
         clipped, offset = measures[f"{source}_clipped"], measures[f"{source}_offset"]
         correlation = measures[f"{source}_correlation"]
         if clipped > rules.max_clipped:
-            yield Fault(reason="clipped", source=source, detail=f"{source}: {clipped:.2%} of samples in flat tops")
+            yield RuleViolation(
+                reason="clipped", source=source, detail=f"{source}: {clipped:.2%} of samples in flat tops"
+            )
         if offset > rules.max_offset:
-            yield Fault(reason="offset", source=source, detail=f"{source}: mean {offset:.1%} of full scale off zero")
+            yield RuleViolation(
+                reason="offset", source=source, detail=f"{source}: mean {offset:.1%} of full scale off zero"
+            )
         if correlation < rules.min_correlation:
             detail = f"{source}: its channels cancel each other, correlation {correlation:.2f}"
-            yield Fault(reason="inverted", source=source, detail=detail)
+            yield RuleViolation(reason="inverted", source=source, detail=detail)
 
 
-def _spectrum(measures: Mapping[str, float], rules: Rules, sources: Sequence[str]) -> Iterator[Fault]:
+def _spectrum(measures: Mapping[str, float], rules: QualityRules, sources: Sequence[str]) -> Iterator[RuleViolation]:
     for source in sources:
         cutoff = measures[f"{source}_cutoff_hz"]
         if cutoff < rules.min_cutoff_hz:
-            yield Fault(reason="lossy", source=source, detail=f"{source}: its spectrum is cut off at {cutoff:.0f} Hz")
+            yield RuleViolation(
+                reason="lossy", source=source, detail=f"{source}: its spectrum is cut off at {cutoff:.0f} Hz"
+            )
         for other in sources:
             level = measures.get(f"{source}_bleed_{other}_db", NO_BLEED_DB)
             if level > rules.max_bleed_db and rules.max_bleed_db < 0:
                 detail = f"{source}: {other} is heard in it at {level:.0f} dB"
-                yield Fault(reason="bleed", source=source, detail=detail, other=other)
+                yield RuleViolation(reason="bleed", source=source, detail=detail, other=other)
 
 
-def _mixture(measures: Mapping[str, float], rules: Rules, sources: Sequence[str]) -> Iterator[Fault]:
+def _mixture(measures: Mapping[str, float], rules: QualityRules, sources: Sequence[str]) -> Iterator[RuleViolation]:
     for source in sources:
         shift = measures.get(f"{source}_shift_ms", 0.0)
         if abs(shift) > rules.max_shift_ms and rules.max_shift_ms < 1000 * RANGE_S:
             detail = f"{source}: {abs(shift):.1f} ms {'after' if shift > 0 else 'before'} its place in the mixture"
-            yield Fault(reason="misaligned", source=source, detail=detail)
+            yield RuleViolation(reason="misaligned", source=source, detail=detail)
     if (residual := measures.get("residual_db", NO_BLEED_DB)) > rules.max_residual_db:
         detail = f"the stems leave {residual:.1f} dB of the mixture that came with them"
-        yield Fault(reason="unlike_mixture", source="", detail=detail)
+        yield RuleViolation(reason="unlike_mixture", source="", detail=detail)
 
 
-def _names(measures: Mapping[str, float], rules: Rules, sources: Sequence[str]) -> Iterator[Fault]:
+def _names(measures: Mapping[str, float], rules: QualityRules, sources: Sequence[str]) -> Iterator[RuleViolation]:
     given, odds = likeliest(measures, sources)
     if odds > rules.max_label_odds and rules.max_label_odds < _NO_ODDS:
         wrong = {source: label for source, label in given.items() if source != label}
         words = ", ".join(f"{source} sounds like {label}" for source, label in wrong.items())
-        yield Fault(reason="swapped", source=next(iter(wrong)), detail=f"{words}; log odds {odds:.1f}")
+        yield RuleViolation(reason="swapped", source=next(iter(wrong)), detail=f"{words}; log odds {odds:.1f}")
 
 
-def _where(fault: Fault, moments: Sequence[Moment]) -> str:
+def _where(fault: RuleViolation, moments: Sequence[WorstSegment]) -> str:
     """The worst stretches of a fault, in the order of time."""
     own = sorted((moment.start_s, moment.stop_s) for moment in fault.worst(moments))
     if not own or fault.reason == "silent_source":
@@ -430,13 +446,13 @@ def _loudest(tenths: Array) -> float:
     return float(lufs(np.convolve(tenths, np.full(width, 1 / width), "valid").max()))
 
 
-def _stretches(reason: str, source: str, badness_N: Array, *, floor: float, other: str = "") -> Iterator[Moment]:
+def _stretches(reason: str, source: str, badness_N: Array, *, floor: float, other: str = "") -> Iterator[WorstSegment]:
     """The worst seconds above `floor`, neighbours joined, the worst first."""
     worst = np.argsort(-badness_N, kind="stable")[:_NUM_WORST]
     chosen = np.sort(worst[badness_N[worst] > floor])
     groups = np.split(chosen, np.flatnonzero(np.diff(chosen) > 1) + 1) if chosen.size else []
     for group in sorted(groups, key=lambda seconds: -badness_N[seconds].max()):
-        yield Moment(
+        yield WorstSegment(
             reason=reason,
             source=source,
             start_s=float(group[0]),

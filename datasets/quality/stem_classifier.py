@@ -51,7 +51,7 @@ _TABLE = (
 )
 
 
-class Labels:
+class StemClassifier:
     """Listens to the spectra of all stems, second by second."""
 
     def __init__(self, num_sources: int, sample_rate: int, num_bins: int) -> None:

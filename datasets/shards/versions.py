@@ -54,7 +54,7 @@ class ShardPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stored:
+class StoredSongs:
     """What earlier jobs made of songs, by song key: where they lie, or the verdict that refused them."""
 
     songs: Mapping[str, tuple[Shard, Song]]
@@ -70,7 +70,7 @@ def song_key(track: Track, *, spec: str) -> str:
     return _digest([SCHEMA_VERSION, spec, track.track_id, track.fingerprint, parts, track.pad_s])
 
 
-def read_store(store: str | Path) -> Stored:
+def read_store(store: str | Path) -> StoredSongs:
     """The songs of every whole shard that ingest wrote into a store; of two shards with one song, the first by name."""
     songs: dict[str, tuple[Shard, Song]] = {}
     refused: dict[str, Mapping[str, Any]] = {}
@@ -83,7 +83,7 @@ def read_store(store: str | Path) -> Stored:
                 songs.setdefault(keys[song.track_id], (shard, song))
             for verdict in extra["rejected"]:
                 refused.setdefault(keys[verdict["track_id"]], verdict)
-    return Stored(songs=songs, refused=refused)
+    return StoredSongs(songs=songs, refused=refused)
 
 
 def _ingested(store: str | Path, spec: str) -> tuple[Shard, list[Song], Mapping[str, Any]] | None:
@@ -177,7 +177,7 @@ class Version:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
+class VersionDiff:
     """What a second version holds otherwise than a first; ids in order."""
 
     added: tuple[str, ...]
@@ -202,12 +202,12 @@ def list_versions(store: str | Path) -> list[Version]:
     return versions[::-1]
 
 
-def diff(store: str | Path, first: str, second: str) -> Difference:
+def diff(store: str | Path, first: str, second: str) -> VersionDiff:
     """How the second version differs from the first; each is named by its id, or by the first digits of it."""
     return difference(_resolve(store, first).songs, _resolve(store, second).songs)
 
 
-def difference(first: Iterable[Song], second: Iterable[Song]) -> Difference:
+def difference(first: Iterable[Song], second: Iterable[Song]) -> VersionDiff:
     """What the second of two lists of songs holds otherwise than the first."""
     one, two = ({song.track_id: song for song in songs} for songs in (first, second))
     both = sorted(set(one) & set(two))
@@ -215,7 +215,7 @@ def difference(first: Iterable[Song], second: Iterable[Song]) -> Difference:
     licenses = {name: (one[name].license, two[name].license) for name in both}
     audio = tuple(name for name in both if one[name].audio != two[name].audio)
     changed_split = {name: pair for name, pair in splits.items() if pair[0] != pair[1]}
-    return Difference(
+    return VersionDiff(
         added=tuple(sorted(set(two) - set(one))),
         removed=tuple(sorted(set(one) - set(two))),
         changed_audio=audio,

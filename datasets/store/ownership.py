@@ -121,7 +121,7 @@ def require_ours(
     `also_ours` says whether a file that the record does not know as it is now is plainly ours all the same: from
     before there were records, or no longer what it was by a damage.
     """
-    written = _written(folder, record, remedy=remedy)
+    written = _recorded_files(folder, record, remedy=remedy)
     foreign = [
         name
         for name in names
@@ -161,7 +161,7 @@ def outputs(
     """
     names = list(names)
     require_ours(folder, names, remedy=remedy, record=record, also_ours=also_ours)
-    before = _written(folder, record, remedy=remedy)
+    before = _recorded_files(folder, record, remedy=remedy)
     _record(folder, record, before | {name: _BEGUN for name in names})
     try:
         yield
@@ -171,9 +171,9 @@ def outputs(
         _record(folder, record, kept | {name: noted for name, noted in now.items() if noted is not None})
 
 
-def written(folder: str | Path, record: str = FILES_MARKER) -> dict[str, Any]:
+def recorded_files(folder: str | Path, record: str = FILES_MARKER) -> dict[str, Any]:
     """What a record says that we wrote: the size and the SHA-256 of each file, by its name."""
-    return _written(folder, record, remedy="move it away")
+    return _recorded_files(folder, record, remedy="move it away")
 
 
 def _is_ours(address: str, noted: Mapping[str, Any] | None) -> bool:
@@ -193,7 +193,7 @@ def _noted(address: str) -> dict[str, Any] | None:
     return None if stamp is None else {"bytes": stamp.size, "sha256": _digest(address)}
 
 
-def _written(folder: str | Path, record: str, *, remedy: str) -> dict[str, Any]:
+def _recorded_files(folder: str | Path, record: str, *, remedy: str) -> dict[str, Any]:
     path = storage.join(folder, record)
     content = _json(path)
     listed = content.get("written") if isinstance(content, dict) else None

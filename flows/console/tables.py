@@ -9,7 +9,7 @@ from typing import Any
 from rich.text import Text
 
 from datasets.schema import REASONS, MixPlan, Profile, Score, Verdict
-from datasets.shards.tables import read_objects
+from datasets.shards.arrow_tables import read_objects
 from flows.build_corpus import Corpus
 from flows.console.progress_display import decibels, table
 from flows.full_run import FullRun

@@ -17,9 +17,9 @@ from datasets.audio.samples import Samples
 from datasets.errors import InputError
 from datasets.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ProperFraction, check_ranges
 from datasets.schema import SCORES, SPLITS, Score, ShardSet
+from datasets.shards.arrow_tables import read_objects, table_of, write_table
 from datasets.shards.manifests import Song, find_manifest, find_song, read_manifest, read_songs
 from datasets.shards.shards import read_song, sources_of
-from datasets.shards.tables import read_objects, table_of, write_table
 from datasets.store import storage
 from pipelines.evaluation import model_match, museval_json, scoring
 from pipelines.evaluation.scoring import SCORERS, Protocol, SongResult

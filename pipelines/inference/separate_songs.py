@@ -28,7 +28,7 @@ from datasets.audio.writers import AudioWriter
 from datasets.corpus.scan import distinct_names, safe_name
 from datasets.errors import AudioError, InputError
 from datasets.ranges import NonNegativeInt, PositiveInt, ProperFraction, check_ranges
-from datasets.store.ownership import outputs, require_ours, written
+from datasets.store.ownership import outputs, recorded_files, require_ours
 from pipelines.runtime.progress import Progress, stage
 from pipelines.runtime.step_keys import code_digest, digest
 
@@ -199,7 +199,7 @@ def _separate_song(separator: _Separator, song: Path, folder: Path, progress: Pr
     names = [_file_name(stem, separator.config.format) for stem in separator.stems]
 
     def is_damaged(name: str) -> bool:
-        return name in written(folder, SUMMARY) and _is_damaged(folder / name)
+        return name in recorded_files(folder, SUMMARY) and _is_damaged(folder / name)
 
     require_ours(folder, names, remedy=REMEDY, record=SUMMARY, also_ours=is_damaged)
     mixture = _Mixture(song, separator)
@@ -356,7 +356,7 @@ def _write_summary(folder: Path, key: str, result: SeparatedSong) -> None:
     files = {stem: Path(path).name for stem, path in result.files.items()}
     sizes = {stem: Path(path).stat().st_size for stem, path in result.files.items()}
     summary = {"key": key, **asdict(result), "folder": ".", "files": files, "file_bytes": sizes}
-    summary["written"] = written(folder, SUMMARY)
+    summary["written"] = recorded_files(folder, SUMMARY)
     partial = folder / f".{SUMMARY}.partial"
     partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     os.replace(partial, folder / SUMMARY)

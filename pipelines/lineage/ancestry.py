@@ -16,11 +16,18 @@ from typing import TYPE_CHECKING, Any
 from datasets.audio.downmix import mono
 from datasets.corpus.removed_songs import SAME
 from datasets.errors import InputError
-from datasets.quality.fingerprint import Listener, Match, Signature, find_matches, pack, unpack
+from datasets.quality.fingerprint import (
+    FingerprintExtractor,
+    Match,
+    Signature,
+    find_matches,
+    pack,
+    unpack,
+)
 from datasets.schema import Landmarks, ShardSet
+from datasets.shards.arrow_tables import read_objects, read_table
 from datasets.shards.manifests import Manifest, Song, address_of, read_manifest
 from datasets.shards.shards import read_song_blocks
-from datasets.shards.tables import read_objects, read_table
 from datasets.store import storage
 from datasets.store.json_files import read_json, write_json
 from pipelines.runtime.step_keys import code_digest, digest
@@ -322,7 +329,7 @@ def _kept(cache: str) -> Signature | None:
 
 
 def _hear(song: Song) -> Signature | None:
-    listener = Listener(song.sample_rate)
+    listener = FingerprintExtractor(song.sample_rate)
     try:
         for stems_SCT in read_song_blocks(song):
             listener.add(mono(stems_SCT.sum(axis=0)))

@@ -12,9 +12,9 @@ from datasets.analysis.vocal_activity import RANGE_DB
 from datasets.errors import InputError
 from datasets.ranges import Range, check_ranges
 from datasets.schema import PROFILES, Profile, ShardSet
+from datasets.shards.arrow_tables import table_of, write_table
 from datasets.shards.manifests import Song, find_manifest, read_songs
 from datasets.shards.shards import read_song, sources_of
-from datasets.shards.tables import table_of, write_table
 from datasets.store import storage
 from datasets.store.json_files import read_json, write_json
 from pipelines.runtime.cluster import Resources, connect, map_rows, song_bytes

@@ -15,6 +15,7 @@ from datasets.mixing.mixplan import MixRules, plan
 from datasets.mixing.render import Samples, render
 from datasets.ranges import NonNegativeInt, PositiveInt, check_ranges
 from datasets.schema import PLANS, SCHEMA_VERSION, SPLITS, MixPlan, Part, Profile, ShardSet
+from datasets.shards.arrow_tables import read_objects, table_of, write_table
 from datasets.shards.chunks import CHUNK_S, SongHeader, song_rows
 from datasets.shards.manifests import (
     Shard,
@@ -25,7 +26,6 @@ from datasets.shards.manifests import (
     write_manifest,
 )
 from datasets.shards.shards import cut_points, find_shard, read_song, sources_of, write_shard
-from datasets.shards.tables import read_objects, table_of, write_table
 from datasets.store import storage
 from datasets.store.write_lock import clear_leftovers, write_lock
 from pipelines.runtime.cluster import Resources, connect, map_rows, song_bytes

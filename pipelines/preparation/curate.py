@@ -14,17 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from datasets.corpus.removed_songs import NOTHING, SAME, ForgottenSongs, read_forgotten
+from datasets.corpus.removed_songs import NOTHING, SAME, RemovedSongs, read_removed_songs
 from datasets.corpus.removed_songs import REASON as FORGOTTEN
 from datasets.corpus.splits import assign_splits
 from datasets.errors import InputError
 from datasets.quality.fingerprint import Match, Signature, find_matches, pack
-from datasets.quality.measures import Fault, Rules, faults, silent_sources
+from datasets.quality.measures import QualityRules, RuleViolation, faults, silent_sources
 from datasets.quality.overrides import Overrides, read_overrides
 from datasets.ranges import AnyNumber, PositiveInt, Probability
 from datasets.schema import LANDMARKS, REASONS, SPLITS, VERDICTS, Landmarks, ShardSet, Verdict
+from datasets.shards.arrow_tables import read_objects, table_of, write_table
 from datasets.shards.manifests import Manifest, Song, find_manifest, read_manifest, write_manifest
-from datasets.shards.tables import read_objects, table_of, write_table
 from datasets.shards.versions import drawn_sides
 from datasets.store import storage
 from pipelines.preparation import label_check, label_rule, signal_stats
@@ -44,7 +44,7 @@ _NOT_DECISIVE = ("model", "overrides", "num_workers", "use_gpu", "batch_size")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CurateConfig(Rules):
+class CurateConfig(QualityRules):
     """The rules on the signal, those on what a model hears, and what a person decided."""
 
     # A model to check the labels with: models:/NAME@champion, a checkpoint or a bag; empty: none is asked
@@ -96,7 +96,7 @@ def run(
     code = code_digest("datasets.quality.measures", "datasets.corpus.splits")
     made_from = [Path(ingested.chunks.uri).stem, ingested.chunks.digest, model.digest if model else "", by_hand.digest]
     mixtures = {track_id: signal_stats.state_of(files) for track_id, files in sorted(ingested.mixtures.items())}
-    forgotten = read_forgotten(folder)
+    forgotten = read_removed_songs(folder)
     key = digest(decisive, made_from, mixtures, code, *([forgotten.names] if forgotten else []))
     finished = find_manifest(folder, step="curate", key=key)
     if (
@@ -137,7 +137,7 @@ def _curate(
     ingested: IngestResult,
     stored: Manifest,
     by_hand: Overrides,
-    forgotten: ForgottenSongs,
+    forgotten: RemovedSongs,
     model: Listener | None,
     *,
     store: str,
@@ -217,7 +217,7 @@ def _remark(known: Measured) -> str:
     return f"not compared with the mixture that came with it: {known.broken or known.unread}{next_time}"
 
 
-def _moments(broken: Sequence[Fault], known: Measured) -> Iterator[Evidence]:
+def _moments(broken: Sequence[RuleViolation], known: Measured) -> Iterator[Evidence]:
     """The worst seconds of each fault, the middle of the song for one that is everywhere; none of pure silence."""
     for fault in broken:
         if fault.source and known.measures[f"{fault.source}_peak"] < _INAUDIBLE:
@@ -279,7 +279,7 @@ def _verdicts(
     heard: Sequence[_Heard],
     by_hand: Overrides,
     about: Mapping[str, Any],
-    forgotten: ForgottenSongs = NOTHING,
+    forgotten: RemovedSongs = NOTHING,
 ) -> tuple[list[Verdict], dict[str, tuple[Evidence, ...]]]:
     """Verdicts on all stored songs, and the moments that show why."""
     verdicts = [

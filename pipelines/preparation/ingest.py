@@ -14,19 +14,27 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from datasets.audio.downmix import mono
-from datasets.corpus.layouts import Rules
+from datasets.corpus.layouts import LayoutRules
 from datasets.corpus.removed_songs import REASON as FORGOTTEN
-from datasets.corpus.removed_songs import Forgotten, ForgottenSongs, read_forgotten
+from datasets.corpus.removed_songs import RemovedSong, RemovedSongs, read_removed_songs
 from datasets.corpus.scan import Scan, is_listed, scan
 from datasets.corpus.taxonomy import DEFAULT
 from datasets.errors import AudioError, Changed, InputError, Unavailable
-from datasets.quality.fingerprint import Listener
+from datasets.quality.fingerprint import FingerprintExtractor
 from datasets.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, ProperFraction, Range, check_ranges
 from datasets.schema import REASONS, SOURCES, ShardSet, StemFile, Track, Verdict, chunks_schema
 from datasets.shards.chunks import CHUNK_S, stems_of, track_rows
 from datasets.shards.manifests import find_manifest, read_manifest, write_manifest
 from datasets.shards.shards import audio_digest, write_shard
-from datasets.shards.versions import ShardPlan, Stored, drawn_sides, plan_shards, read_store, song_key, stored_bytes
+from datasets.shards.versions import (
+    ShardPlan,
+    StoredSongs,
+    drawn_sides,
+    plan_shards,
+    read_store,
+    song_key,
+    stored_bytes,
+)
 from datasets.store import storage
 from datasets.store.file_state import read_proven
 from datasets.store.write_lock import clear_leftovers, write_lock
@@ -79,9 +87,11 @@ class CorpusConfig:
         return {"seed": self.split_seed, "valid_fraction": self.valid_fraction, "test_fraction": self.test_fraction}
 
     @property
-    def rules(self) -> Rules:
+    def rules(self) -> LayoutRules:
         """How names become sources."""
-        return Rules(taxonomy=self.taxonomy, unknown=self.unknown, pad_s=self.pad_s, allow_outside=self.allow_outside)
+        return LayoutRules(
+            taxonomy=self.taxonomy, unknown=self.unknown, pad_s=self.pad_s, allow_outside=self.allow_outside
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +132,7 @@ def run(corpus: CorpusConfig, config: IngestConfig, *, store: str, progress: Pro
     folder = storage.absolute(store)
     if not corpus.root:
         raise InputError("corpus.root is not set; corpus.root=DIR names the folder with the songs")
-    forgotten, away = read_forgotten(folder), dict[str, _Away]()
+    forgotten, away = read_removed_songs(folder), dict[str, _Away]()
     for _ in range(_ROUNDS):
         listed = _list(corpus, config, forgotten, folder, progress)
         finished = find_manifest(folder, step="ingest", key=listed.key)
@@ -158,13 +168,18 @@ class _Away:
 
 
 def _list(
-    corpus: CorpusConfig, config: IngestConfig, forgotten: ForgottenSongs, store: str, progress: Progress | None
+    corpus: CorpusConfig, config: IngestConfig, forgotten: RemovedSongs, store: str, progress: Progress | None
 ) -> _Listed:
     found = _scan(corpus, drawn_sides(store, corpus.split_rule), store, progress)
     _require(found.tracks, found.rejected, corpus)
     spec = digest(_decisive(config), corpus.sources, code_digest("datasets.shards.chunks"))
     keys = {track.track_id: song_key(track, spec=spec) for track in found.tracks}
-    about = {"layout": found.layout, "drawn": found.drawn, "split_rule": corpus.split_rule, "sources": corpus.sources}
+    about = {
+        "layout": found.layout,
+        "drawn": found.drawn_splits,
+        "split_rule": corpus.split_rule,
+        "sources": corpus.sources,
+    }
     members = [[keys[t.track_id], t.track_id, t.title, t.split, t.license] for t in found.tracks]
     key = digest(members, found.rejected, about, *([forgotten.names] if forgotten else []))
     return _Listed(found=found, keys=keys, about=about, key=key)
@@ -197,7 +212,7 @@ def _write_missing(
     listed: _Listed,
     config: IngestConfig,
     corpus: CorpusConfig,
-    forgotten: ForgottenSongs,
+    forgotten: RemovedSongs,
     store: str,
     progress: Progress | None,
 ) -> dict[str, _Away]:
@@ -228,7 +243,7 @@ def _write_missing(
     return away
 
 
-def _settled(key: str, known: Stored, forgotten: ForgottenSongs) -> bool:
+def _settled(key: str, known: StoredSongs, forgotten: RemovedSongs) -> bool:
     """Whether a song needs no decoding: what was refused to be forgotten is heard again once nothing is."""
     return key in known.songs or (
         key in known.refused and (known.refused[key]["reason"] != FORGOTTEN or bool(forgotten))
@@ -240,7 +255,7 @@ def _item(
     keys: Mapping[str, str],
     config: IngestConfig,
     corpus: CorpusConfig,
-    forgotten: ForgottenSongs,
+    forgotten: RemovedSongs,
     store: str,
 ) -> dict[str, Any]:
     return {
@@ -279,7 +294,7 @@ def _write_plan(item: Mapping[str, Any]) -> dict[str, Any]:
 def _write_whole(plan: ShardPlan, item: Mapping[str, Any], away: dict[str, _Away]) -> None:
     """Write the shard of a plan; _Incomplete where songs were put into `away`."""
     config, sources = IngestConfig(**item["config"]), tuple(item["sources"])
-    forgotten = ForgottenSongs(songs=tuple(Forgotten(**song) for song in item["forgotten"]))
+    forgotten = RemovedSongs(songs=tuple(RemovedSong(**song) for song in item["forgotten"]))
     refused: list[dict[str, Any]] = []
 
     def rows() -> Iterator[Mapping[str, Any]]:
@@ -300,11 +315,11 @@ def _write_whole(plan: ShardPlan, item: Mapping[str, Any], away: dict[str, _Away
     write_shard(item["store"], plan.spec, rows(), sources=sources, extra=lambda: extra)
 
 
-def _refuse_forgotten(rows: Sequence[Mapping[str, Any]], forgotten: ForgottenSongs, sources: Sequence[str]) -> None:
+def _refuse_forgotten(rows: Sequence[Mapping[str, Any]], forgotten: RemovedSongs, sources: Sequence[str]) -> None:
     """AudioError where a song, in whatever copy or master, is one that the store is to forget."""
     if not forgotten or not rows:
         return
-    listener = Listener(rows[0]["sample_rate"])
+    listener = FingerprintExtractor(rows[0]["sample_rate"])
     for row in rows:
         listener.add(mono(stems_of(row, sources).sum(axis=0)))
     audio, sound = audio_digest(rows, sources=sources), listener.signature()
@@ -372,7 +387,7 @@ def _refused(track: Track, reason: str, detail: str) -> Verdict:
     )
 
 
-def _conclude(listed: _Listed, away: Mapping[str, _Away], forgotten: ForgottenSongs, *, store: str) -> ShardSet:
+def _conclude(listed: _Listed, away: Mapping[str, _Away], forgotten: RemovedSongs, *, store: str) -> ShardSet:
     """The manifest of the version: what the store has of these tracks, with the titles and splits of today.
 
     Where songs could not be read it is not the version that was asked for, so that the next run does not find it.
@@ -380,7 +395,7 @@ def _conclude(listed: _Listed, away: Mapping[str, _Away], forgotten: ForgottenSo
     found, keys, about = listed.found, listed.keys, listed.about
     unread = sorted((track_id, why.detail) for track_id, why in away.items())
     key = digest(listed.key, unread) if unread else listed.key
-    known: Stored = read_store(store)
+    known: StoredSongs = read_store(store)
     rejected = [asdict(verdict) for verdict in found.rejected]
     shards, songs = {}, []
     for track in found.tracks:

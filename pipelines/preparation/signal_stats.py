@@ -18,7 +18,7 @@ from datasets.audio.files import decode_blocks
 from datasets.audio.samples import Samples
 from datasets.errors import AudioError, Unavailable
 from datasets.quality.fingerprint import Signature, pack, unpack
-from datasets.quality.measures import Meter, Moment, Rules
+from datasets.quality.measures import QualityRules, StemStatistics, WorstSegment
 from datasets.schema import StemFile
 from datasets.shards.manifests import Song
 from datasets.shards.shards import read_song_blocks
@@ -37,14 +37,14 @@ class Measured:
     """What the signal of one song says."""
 
     measures: Mapping[str, float]
-    moments: tuple[Moment, ...]  # its worst seconds
+    moments: tuple[WorstSegment, ...]  # its worst seconds
     signature: Signature
     unread: str = ""  # why the mixture that came with the song could not be compared this time
     broken: str = ""  # why it never can be: what its bytes are
 
 
 def run(
-    rules: Rules,
+    rules: QualityRules,
     songs: Sequence[Song],
     *,
     sources: Sequence[str],
@@ -126,18 +126,18 @@ def _measure_songs(item: Mapping[str, Any]) -> dict[str, Any]:
     return {"num_songs": len(item["songs"]), "unread": unread}
 
 
-def _heard_with(mixture: Sequence[StemFile], song: Song, **options: Any) -> Meter:
+def _heard_with(mixture: Sequence[StemFile], song: Song, **options: Any) -> StemStatistics:
     """A meter that heard the song beside its mixture; AudioError and Unavailable as `read_proven` has them."""
 
-    def read(local: Mapping[str, str]) -> Meter:
+    def read(local: Mapping[str, str]) -> StemStatistics:
         return _heard(song, [replace(file, path=local[file.path]) for file in mixture], **options)
 
     return read_proven(mixture, read)
 
 
-def _heard(song: Song, mixture: Sequence[StemFile], *, sources: Sequence[str], silence_db: float) -> Meter:
+def _heard(song: Song, mixture: Sequence[StemFile], *, sources: Sequence[str], silence_db: float) -> StemStatistics:
     """A meter that heard the whole song, and the mixture that came with it where there is one."""
-    meter = Meter(sources=sources, sample_rate=song.sample_rate, silence_db=silence_db)
+    meter = StemStatistics(sources=sources, sample_rate=song.sample_rate, silence_db=silence_db)
     with ExitStack() as stack:
         files = [stack.enter_context(closing(_stretches(file, song))) for file in mixture]
         for stems_SCT in read_song_blocks(song, sources=sources):
@@ -172,7 +172,7 @@ def _read(path: str) -> Measured | None:
 
 
 def _measured(row: Mapping[str, Any]) -> Measured:
-    moments = tuple(Moment(**moment) for moment in row["moments"])
+    moments = tuple(WorstSegment(**moment) for moment in row["moments"])
     signature = unpack(row["signature"])
     return Measured(
         measures=row["measures"], moments=moments, signature=signature, unread=row["unread"], broken=row["broken"]

@@ -17,9 +17,9 @@ from datasets.audio.samples import Samples
 from datasets.mixing.render import place
 from datasets.schema import MixPlan, Part, Profile, ShardSet
 from datasets.seeding import spread
+from datasets.shards.arrow_tables import read_objects
 from datasets.shards.manifests import Song, read_songs
 from datasets.shards.shards import read_song
-from datasets.shards.tables import read_objects
 from pipelines.report.listening import PAGE_RATE, Clip, band_levels, player, waveform
 from pipelines.report.page import section, source_class, text
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from datasets.corpus.synthetic import compose, perform
-from datasets.seeding import dice
+from datasets.seeding import row_rng
 from flows import config as door
 from models.inference.separate import layout, separate
 from models.learner_config import QuantizeConfig
@@ -98,7 +98,7 @@ def _batch(songs: list[Tensor], learner: Learner, step: int, num_rows: int) -> T
     length = layout(learner.model).segment_samples + learner.shift_samples
     rows = []
     for row in range(num_rows):
-        rng = dice(0, step, row)
+        rng = row_rng(0, step, row)
         song = songs[rng.integers(len(songs))]
         start = rng.integers(song.shape[-1] - length)
         rows.append(song[..., start : start + length])

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from datasets.schema import SOURCES
-from datasets.seeding import dice
+from datasets.seeding import row_rng
 from flows.console.progress_display import Screen
 from tests.benchmarks.table import Row, figure, show
 from tests.pipelines.broken import plant
@@ -163,7 +163,7 @@ def _bytes_in(store: Path) -> int:
 
 def _disk_mb_s(folder: Path) -> float:
     """What the disk below the folder takes, as shards are written: all at once, then waited for."""
-    data = dice(0, "disk").bytes(128_000_000)
+    data = row_rng(0, "disk").bytes(128_000_000)
     began = time.monotonic()
     with (folder / "disk").open("wb") as file:
         file.write(data)
@@ -240,7 +240,7 @@ def _write_song(folder: Path, pools: Pools, number: int, song_s: float) -> None:
     folder.mkdir(parents=True)
     length = round(song_s * RATE)
     for source, pool in pools.items():
-        rng = dice(0, source, number)
+        rng = row_rng(0, source, number)
         parts: list[NDArray[np.int16]] = []
         while sum(map(len, parts)) < length:
             stem_TC = pool[int(rng.integers(len(pool)))]

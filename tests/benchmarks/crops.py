@@ -31,7 +31,7 @@ from datasets.audio.samples import Samples
 from datasets.corpus.synthetic import compose, perform
 from datasets.loading.crops import read_crop
 from datasets.schema import SOURCES
-from datasets.seeding import dice
+from datasets.seeding import row_rng
 from datasets.shards import manifests, shards
 from datasets.shards.chunks import SongHeader, song_rows
 from datasets.shards.manifests import Song
@@ -68,7 +68,7 @@ def main() -> int:
 def measure(name: str, stems_SCT: Samples, folder: Path, *, num_crops: int) -> list[Row]:
     material = store(stems_SCT, folder)
     size = round(CROP_S * RATE)
-    starts = dice(0, "crops", name).integers(0, material.song.num_samples - size, num_crops).tolist()
+    starts = row_rng(0, "crops", name).integers(0, material.song.num_samples - size, num_crops).tolist()
     arms: dict[str, Callable[[int], int]] = {
         "ours": lambda start: _ours(material, start, size),
         "whole row groups": lambda start: _row_groups(material, start, size),
@@ -171,7 +171,7 @@ def songs() -> Iterator[tuple[str, Samples]]:
 
 def _looped(path: Path) -> Samples:
     once_SCT = np.stack([decode(path, stream=1 + k)[0] for k in range(len(SOURCES))])
-    gains = dice(0, "gains").uniform(0.25, 1, (-(-SONG_S * RATE // once_SCT.shape[2]), len(SOURCES), 2, 1))
+    gains = row_rng(0, "gains").uniform(0.25, 1, (-(-SONG_S * RATE // once_SCT.shape[2]), len(SOURCES), 2, 1))
     return _rounded(np.concatenate([once_SCT * gain for gain in gains.astype(np.float32)], axis=2))
 
 

@@ -22,10 +22,10 @@ import soundfile
 from datasets.audio.files import decode
 from datasets.audio.samples import Samples
 from datasets.corpus.synthetic import compose, perform
-from datasets.quality.fingerprint import Listener, Signature, find_matches
-from datasets.quality.measures import Meter, Rules, faults
+from datasets.quality.fingerprint import FingerprintExtractor, Signature, find_matches
+from datasets.quality.measures import QualityRules, StemStatistics, faults
 from datasets.schema import SOURCES
-from datasets.seeding import dice
+from datasets.seeding import row_rng
 from tests.benchmarks.table import Row, figure, show
 from tests.datasets import corruptions
 
@@ -135,7 +135,7 @@ def _faults(songs: Mapping[str, Samples]) -> Iterator[Row]:
                 tallies[reason].misses.append(f"{name} as it came")
         for reason, turns in TURNS.items():
             for turn in range(turns):
-                planted = corruptions.FAULTS[reason](stems_SCT, dice(SEED, name, reason, turn), RATE)
+                planted = corruptions.FAULTS[reason](stems_SCT, row_rng(SEED, name, reason, turn), RATE)
                 found = _found(planted.stems_SCT, stems_SCT.sum(axis=0), clock)
                 tallies[reason].planted += 1
                 tallies[reason].found += reason in found
@@ -160,13 +160,13 @@ class _Clock:
 
 def _found(stems_SCT: Samples, mixture_CT: Samples, clock: _Clock) -> set[str]:
     """The reasons of all rules that the song breaks."""
-    meter = Meter(sources=SOURCES, sample_rate=RATE)
+    meter = StemStatistics(sources=SOURCES, sample_rate=RATE)
     began = time.process_time()
     meter.add(stems_SCT, mixture_CT)
     measures = meter.measures()
     clock.cpu_s += time.process_time() - began
     clock.audio_s += stems_SCT.shape[2] / RATE
-    return {fault.reason for fault in faults(measures, Rules(), sources=SOURCES)}
+    return {fault.reason for fault in faults(measures, QualityRules(), sources=SOURCES)}
 
 
 def _bleed_curve(songs: Mapping[str, Samples]) -> Iterator[Row]:
@@ -175,12 +175,12 @@ def _bleed_curve(songs: Mapping[str, Samples]) -> Iterator[Row]:
         for level_db in BLEED_DB:
             hits = 0
             for place, stems_SCT in enumerate(some):
-                rng = dice(SEED, "bleed", kind, level_db, place)
+                rng = row_rng(SEED, "bleed", kind, level_db, place)
                 planted = corruptions.bleed(stems_SCT, rng, level_db=level_db, kind=kind, sample_rate=RATE)
-                meter = Meter(sources=SOURCES, sample_rate=RATE)
+                meter = StemStatistics(sources=SOURCES, sample_rate=RATE)
                 meter.add(planted.stems_SCT[:, :, : 8 * RATE])
                 into, onto = (SOURCES[where] for where in planted.places)
-                hits += meter.measures().get(f"{into}_bleed_{onto}_db", -90.0) > Rules().max_bleed_db
+                hits += meter.measures().get(f"{into}_bleed_{onto}_db", -90.0) > QualityRules().max_bleed_db
             yield figure(f"bleed at {level_db} dB, {kind}: recall ({len(some)} songs of 8 s)", hits / len(some), "")
 
 
@@ -197,7 +197,7 @@ def _with_model(songs: Mapping[str, Samples], path: str) -> Iterator[Row]:
         for turn in range(-1, TURNS["swapped"]):
             order = np.arange(len(SOURCES))
             if turn >= 0:
-                planted = corruptions.swap_labels(stems_SCT, dice(SEED, name, "swapped", turn))
+                planted = corruptions.swap_labels(stems_SCT, row_rng(SEED, name, "swapped", turn))
                 order[list(planted.places)] = order[list(planted.places)[::-1]]
             levels = Levels(own_NS=heard.own_NS[:, order], heard_NSS=heard.heard_NSS[:, order])
             shares = matrix(levels, silence_db=config.silence_db, heard_db=config.heard_db)
@@ -234,7 +234,7 @@ def _copies() -> Iterator[Row]:
         kinds[f"+{semitones:g} semitones"] = lambda x, rng, by=semitones: corruptions.transpose(x, by, sample_rate=RATE)
     for kind, change in kinds.items():
         chosen = list(songs) if kind in ("exact", "other master") else list(songs)[::3]
-        copies = {f"{name} copy": _signature(change(songs[name], dice(SEED, kind, name))) for name in chosen}
+        copies = {f"{name} copy": _signature(change(songs[name], row_rng(SEED, kind, name))) for name in chosen}
         found = {(match.first, match.later) for match in find_matches(originals | copies, min_similarity=0.5)}
         right = {pair for pair in found if pair[1].removesuffix(" copy") == pair[0]}
         asked = kind in ("exact", "other master")
@@ -245,7 +245,7 @@ def _copies() -> Iterator[Row]:
 
 
 def _signature(samples_CT: Samples) -> Signature:
-    listener = Listener(RATE)
+    listener = FingerprintExtractor(RATE)
     mono_T = np.ascontiguousarray(samples_CT.mean(axis=0))
     for start in range(0, len(mono_T), RATE):
         listener.add(mono_T[start : start + RATE])
@@ -265,7 +265,7 @@ def _lossy(songs: Mapping[str, Samples]) -> Iterator[Row]:
 
 
 def _cutoff(samples_CT: Samples) -> float:
-    meter = Meter(sources=("other",), sample_rate=RATE)
+    meter = StemStatistics(sources=("other",), sample_rate=RATE)
     meter.add(samples_CT[None])
     return meter.measures()["other_cutoff_hz"]
 
@@ -276,7 +276,7 @@ def _index(num_songs: int) -> Iterator[Row]:
     A drawn landmark has the pitch of one, the reach of another and the hash of a third.
     """
     pool = np.concatenate([_signature(samples_CT)[1:] for _, samples_CT in mixtures()])
-    rng, count, length = dice(SEED, "index"), 4200, 240 * 43  # 17.5 a second, and frames
+    rng, count, length = row_rng(SEED, "index"), 4200, 240 * 43  # 17.5 a second, and frames
     signatures: dict[str, Signature] = {}
     for number in range(num_songs):
         pitch, reach, hashed = (rng.choice(pool, count) >> np.uint64(shift) for shift in (20, 29, 36))

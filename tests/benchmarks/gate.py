@@ -16,7 +16,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.seeding import dice
+from datasets.seeding import row_rng
 from pipelines.evaluation.evaluate import ScoreSummary, SongScore, SourceScore
 from pipelines.evaluation.gate import Decision, GateConfig, decide
 from pipelines.evaluation.paired_bootstrap import Difference, _counts
@@ -96,7 +96,7 @@ def _itself() -> Row:
 
 def _gains(shape: str, num_songs: int, gain_db: float, trial: int) -> Array:
     """Gains (songs, sources): what a song does to all sources, and what it does to each, in equal parts."""
-    rng = dice(0, "gate", shape, num_songs, round(gain_db, 4), trial)
+    rng = row_rng(0, "gate", shape, num_songs, round(gain_db, 4), trial)
     draw = SHAPES[shape]
     together_N1, apart_NS = draw(rng, (num_songs, 1)), draw(rng, (num_songs, len(SOURCES)))
     # The mean over sources has a variance of 1: half from the song, half from four sources.

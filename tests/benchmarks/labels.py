@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from datasets.audio.samples import Samples
 from datasets.corpus.synthetic import compose, perform
 from datasets.quality import stem_classifier
-from datasets.quality.measures import Meter, Rules
+from datasets.quality.measures import QualityRules, StemStatistics
 from datasets.quality.stem_classifier import FEATURES, LABELS
 from datasets.schema import SOURCES
 from tests.benchmarks.curation import RATE, multitracks
@@ -73,7 +73,7 @@ def _faster(stems_SCT: Samples, speed: float) -> Samples:
 
 
 def _example(title: str, stems_SCT: Samples, *, weight: float, whole: bool) -> Iterator[Example]:
-    meter = Meter(sources=SOURCES, sample_rate=RATE)
+    meter = StemStatistics(sources=SOURCES, sample_rate=RATE)
     meter.add(stems_SCT)
     assert meter._labels is not None
     features_SD = meter._labels.features()
@@ -151,7 +151,7 @@ def cross_validate(examples: Sequence[Example]) -> Iterator[Row]:
                 doubts.append(_doubt(scores_SL, example.names)[0])
                 false.append(_margin(scores_SL, example.names))
                 margins += [_margin(scores_SL, names) for names in _exchanged(example.names)]
-    limit = Rules().max_label_odds
+    limit = QualityRules().max_label_odds
     found = sum(margin > limit for margin in margins)
     yield figure("songs left out in turn", len(doubts), "songs")
     yield figure("doubt about the right names", float(np.mean(doubts)), "nats")

@@ -31,7 +31,7 @@ from datasets.loading.row_cache import FORMS, RowCache
 from datasets.loading.segments import SegmentIndex
 from datasets.loading.shard_layout import layout_of
 from datasets.schema import SOURCES, ShardSet
-from datasets.seeding import dice
+from datasets.seeding import row_rng
 from datasets.shards import manifests
 from datasets.store import storage
 from tests.benchmarks.crops import CROP_S, RATE, Material, bytes_read, seek, songs, store
@@ -69,7 +69,7 @@ def main() -> int:
 
 def rates(material: Material, folder: Path, *, num_crops: int) -> tuple[dict[str, float], dict[str, float]]:
     """Crops per processor second of each arm, median, and megabytes that it reads for each, mean."""
-    starts = dice(0, "crops").integers(0, material.song.num_samples - SIZE, num_crops).tolist()
+    starts = row_rng(0, "crops").integers(0, material.song.num_samples - SIZE, num_crops).tolist()
     arms = _arms(material, folder)
     seconds: dict[str, list[float]] = {arm: [] for arm in arms}
     megabytes: dict[str, list[float]] = {arm: [] for arm in arms}
@@ -179,7 +179,7 @@ def _burst(task: tuple[ShardSet, int]) -> tuple[float, float]:
     read_crop(out_SCT, song, 0, SOURCES)
     queue = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat")
     began, queued_ns = time.perf_counter(), int(queue.read_text().split()[1])
-    for start in dice(0, "process").integers(0, song.num_samples - SIZE, count).tolist():
+    for start in row_rng(0, "process").integers(0, song.num_samples - SIZE, count).tolist():
         read_crop(out_SCT, song, start, SOURCES)
     taken = time.perf_counter() - began
     return taken, taken - (int(queue.read_text().split()[1]) - queued_ns) / 1e9

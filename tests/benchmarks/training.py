@@ -36,7 +36,7 @@ from datasets.audio.files import decode
 from datasets.audio.resampling import resample
 from datasets.corpus.synthetic import compose, perform
 from datasets.schema import SOURCES
-from datasets.seeding import dice
+from datasets.seeding import row_rng
 from models.errors import ModelError
 from models.inference.separate import separate
 from models.learner_config import AugmentConfig, LearnerConfig
@@ -151,7 +151,7 @@ def batch(songs: Sequence[Tensor], *, seed: int, step: int) -> Tensor:
     num_samples = AUGMENT.input_samples(round(SEGMENT_S * RATE), RATE)
     rows = []
     for row in range(BATCH):
-        rng = dice(seed, "row", step, row)
+        rng = row_rng(seed, "row", step, row)
         song_SCT = songs[int(rng.integers(len(songs)))]
         start = int(rng.integers(song_SCT.shape[-1] - num_samples))
         rows.append(song_SCT[..., start : start + num_samples])

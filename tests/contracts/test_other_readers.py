@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from datasets.audio.samples import Samples
-from datasets.seeding import dice
+from datasets.seeding import row_rng
 from datasets.shards import shards
 from datasets.shards.chunks import SongHeader, song_rows
 
@@ -17,7 +17,7 @@ RATE, NUM_SAMPLES = 8000, 20_000
 
 
 def _stems(name: str) -> Samples:
-    ints = dice(0, name).integers(-(1 << 14), 1 << 14, (2, 2, NUM_SAMPLES))
+    ints = row_rng(0, name).integers(-(1 << 14), 1 << 14, (2, 2, NUM_SAMPLES))
     return (ints / (1 << 13) if name == "loud" else ints / (1 << 15)).astype(np.float32)
 
 

@@ -7,9 +7,9 @@ import pytest
 
 from datasets.audio.samples import Samples
 from datasets.corpus.synthetic import compose, perform
-from datasets.quality.measures import Meter, Moment, Rules, faults, judge
+from datasets.quality.measures import QualityRules, StemStatistics, WorstSegment, faults, judge
 from datasets.schema import REASONS, SOURCES
-from datasets.seeding import dice
+from datasets.seeding import row_rng
 from tests.datasets import corruptions
 
 RATE = 44100
@@ -21,15 +21,15 @@ def song_SCT() -> Samples:
     return perform(compose(3, "1", 8.0), RATE)
 
 
-def _heard(stems_SCT: Samples, mixture_CT: Samples | None) -> tuple[dict[str, float], tuple[Moment, ...]]:
-    meter = Meter(sources=SOURCES, sample_rate=RATE)
+def _heard(stems_SCT: Samples, mixture_CT: Samples | None) -> tuple[dict[str, float], tuple[WorstSegment, ...]]:
+    meter = StemStatistics(sources=SOURCES, sample_rate=RATE)
     meter.add(stems_SCT, mixture_CT)
     return meter.measures(), meter.worst()
 
 
 def test_a_good_song_breaks_no_rule(song_SCT: Samples) -> None:
     measures, moments = _heard(song_SCT, song_SCT.sum(axis=0))
-    assert faults(measures, Rules(), sources=SOURCES, moments=moments) == ()
+    assert faults(measures, QualityRules(), sources=SOURCES, moments=moments) == ()
     assert measures["residual_db"] < -60
 
 
@@ -47,21 +47,21 @@ OFF = {
 
 @pytest.mark.parametrize("reason", sorted(corruptions.FAULTS))
 def test_a_planted_fault_is_found_under_its_reason_and_told_with_its_stem(song_SCT: Samples, reason: str) -> None:
-    planted = corruptions.FAULTS[reason](song_SCT, dice(1, reason), RATE)
+    planted = corruptions.FAULTS[reason](song_SCT, row_rng(1, reason), RATE)
     measures, moments = _heard(planted.stems_SCT, song_SCT.sum(axis=0))
-    found = {fault.reason: fault for fault in faults(measures, Rules(), sources=SOURCES, moments=moments)}
+    found = {fault.reason: fault for fault in faults(measures, QualityRules(), sources=SOURCES, moments=moments)}
     # Stems that were shifted or silenced do not sum to the mixture either.
     assert found.keys() - {"unlike_mixture"} == {reason}
     assert SOURCES[planted.places[0]] in found[reason].detail
     assert reason in REASONS
-    assert judge(measures, Rules(), sources=SOURCES)[0] is False
-    off = Rules(max_residual_db=0.0, **OFF[reason])
+    assert judge(measures, QualityRules(), sources=SOURCES)[0] is False
+    off = QualityRules(max_residual_db=0.0, **OFF[reason])
     assert judge(measures, off, sources=SOURCES) == (True, "", "")
 
 
 def test_the_same_seed_plants_the_same_fault(song_SCT: Samples) -> None:
     for plant in corruptions.FAULTS.values():
-        one, again, *others = (plant(song_SCT, dice(seed, "song"), RATE) for seed in (1, 1, 2, 3, 4))
+        one, again, *others = (plant(song_SCT, row_rng(seed, "song"), RATE) for seed in (1, 1, 2, 3, 4))
         np.testing.assert_array_equal(one.stems_SCT, again.stems_SCT)
         assert one.places == again.places
         assert not all(np.array_equal(one.stems_SCT, other.stems_SCT) for other in others)
@@ -69,7 +69,7 @@ def test_the_same_seed_plants_the_same_fault(song_SCT: Samples) -> None:
 
 @pytest.mark.parametrize("shift_s", [-0.4, -0.006, 0.02, 0.9])
 def test_a_shift_is_measured(song_SCT: Samples, shift_s: float) -> None:
-    planted = corruptions.misalign(song_SCT, dice(2, "shift"), shift_s=shift_s, sample_rate=RATE)
+    planted = corruptions.misalign(song_SCT, row_rng(2, "shift"), shift_s=shift_s, sample_rate=RATE)
     measures, _ = _heard(planted.stems_SCT, song_SCT.sum(axis=0))
     shifts = {source: measures[f"{source}_shift_ms"] for source in SOURCES if f"{source}_shift_ms" in measures}
     assert shifts.pop(SOURCES[planted.places[0]]) == pytest.approx(1000 * shift_s, abs=0.2)
@@ -78,7 +78,7 @@ def test_a_shift_is_measured(song_SCT: Samples, shift_s: float) -> None:
 
 @pytest.mark.parametrize("level_db", [-10.0, -20.0])
 def test_the_level_of_bleed_is_measured(song_SCT: Samples, level_db: float) -> None:
-    planted = corruptions.bleed(song_SCT, dice(0, "bleed"), level_db=level_db, kind="plain", sample_rate=RATE)
+    planted = corruptions.bleed(song_SCT, row_rng(0, "bleed"), level_db=level_db, kind="plain", sample_rate=RATE)
     measures, _ = _heard(planted.stems_SCT, None)
     into, onto = (SOURCES[place] for place in planted.places)
     assert measures[f"{into}_bleed_{onto}_db"] == pytest.approx(level_db, abs=2.0)
@@ -88,18 +88,18 @@ def test_the_level_of_bleed_is_measured(song_SCT: Samples, level_db: float) -> N
 def test_stems_of_another_song_are_unlike_the_mixture(song_SCT: Samples) -> None:
     other_SCT = perform(compose(3, "2", 8.0), RATE)
     measures, moments = _heard(song_SCT, other_SCT.sum(axis=0))
-    found = {fault.reason for fault in faults(measures, Rules(), sources=SOURCES, moments=moments)}
+    found = {fault.reason for fault in faults(measures, QualityRules(), sources=SOURCES, moments=moments)}
     assert "unlike_mixture" in found
     assert any(moment.reason == "unlike_mixture" for moment in moments)
 
 
 @pytest.mark.parametrize("gain", [1.0, 0.3])
 def test_clipping_is_found_below_full_scale_too_with_its_seconds(song_SCT: Samples, gain: float) -> None:
-    planted = corruptions.clip(song_SCT, dice(4, "clip"), share=0.01, gain=gain)
+    planted = corruptions.clip(song_SCT, row_rng(4, "clip"), share=0.01, gain=gain)
     measures, moments = _heard(planted.stems_SCT, None)
     source = SOURCES[planted.places[0]]
     assert measures[f"{source}_clipped"] == pytest.approx(0.01, rel=0.5)
-    _, reason, detail = judge(measures, Rules(), sources=SOURCES, moments=moments)
+    _, reason, detail = judge(measures, QualityRules(), sources=SOURCES, moments=moments)
     assert reason == "clipped"
     assert f"{source}: " in detail
     assert "worst at 0:0" in detail
@@ -107,17 +107,17 @@ def test_clipping_is_found_below_full_scale_too_with_its_seconds(song_SCT: Sampl
 
 @pytest.mark.parametrize(("codec", "kbps", "highest_hz"), [("mp3", 128, 17500), ("aac", 128, 18000)])
 def test_a_lossy_copy_ends_where_its_codec_cut(song_SCT: Samples, codec: str, kbps: int, highest_hz: float) -> None:
-    noise_CT = (0.05 * dice(0, "noise").standard_normal((2, 3 * RATE))).astype(np.float32)
+    noise_CT = (0.05 * row_rng(0, "noise").standard_normal((2, 3 * RATE))).astype(np.float32)
     source_CT = song_SCT.sum(axis=0)[:, : 3 * RATE] + noise_CT
     lossy_CT = corruptions.transcode(source_CT, codec=codec, kbps=kbps, sample_rate=RATE)
     cutoffs = []
     for samples_CT in (source_CT, lossy_CT):
-        meter = Meter(sources=("other",), sample_rate=RATE)
+        meter = StemStatistics(sources=("other",), sample_rate=RATE)
         meter.add(samples_CT[None])
         cutoffs.append(meter.measures()["other_cutoff_hz"])
     assert cutoffs[0] == RATE / 2
     assert 14000 < cutoffs[1] < highest_hz
-    rules = Rules(min_cutoff_hz=20000.0, min_presence=0.0)
+    rules = QualityRules(min_cutoff_hz=20000.0, min_presence=0.0)
     assert judge(meter.measures(), rules, sources=("other",))[1] == "lossy"
 
 

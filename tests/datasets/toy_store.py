@@ -8,7 +8,7 @@ import numpy as np
 from datasets.audio.samples import Samples
 from datasets.loading.segments import SegmentIndex, read_row
 from datasets.schema import ShardSet
-from datasets.seeding import dice
+from datasets.seeding import row_rng
 from datasets.shards import manifests, shards
 from datasets.shards.chunks import SongHeader, song_rows
 
@@ -18,7 +18,7 @@ SOURCES = ("drums", "bass")
 
 def stems(name: str, num_samples: int) -> Samples:
     """Two stems of noise, of 16 bits, that differ from song to song."""
-    ints = dice(0, name).integers(-(1 << 14), 1 << 14, (2, 2, num_samples))
+    ints = row_rng(0, name).integers(-(1 << 14), 1 << 14, (2, 2, num_samples))
     return (ints / (1 << 15)).astype(np.float32)
 
 

@@ -194,10 +194,10 @@ def tell(step: int) -> int:
     return step
 
 
-def kill_drivers(store: Path, dice: np.random.Generator, times: int, machines: Machines | None) -> list[int]:
+def kill_drivers(store: Path, rng: np.random.Generator, times: int, machines: Machines | None) -> list[int]:
     """SIGKILL to one driver after the other, each at a step of its own, as it had told of it."""
     steps = []
-    for step in sorted(int(step) for step in dice.choice(range(1, STEPS), times, replace=False)):
+    for step in sorted(int(step) for step in rng.choice(range(1, STEPS), times, replace=False)):
         steps.append(_kill_driver(store, step, machines))
     return steps
 
@@ -209,28 +209,28 @@ def _kill_driver(store: Path, step: int, machines: Machines | None) -> int:
         return tell(training.step())
 
 
-def cut_short(store: Path, dice: np.random.Generator, times: int, machines: Machines | None) -> list[int]:
+def cut_short(store: Path, rng: np.random.Generator, times: int, machines: Machines | None) -> list[int]:
     """Drivers killed, and each time a file of the newest checkpoint cut short; the steps of those checkpoints."""
     steps = []
-    for step in sorted(int(step) for step in dice.choice(range(2 * CHECKPOINT_EVERY + 1, STEPS), times, replace=False)):
+    for step in sorted(int(step) for step in rng.choice(range(2 * CHECKPOINT_EVERY + 1, STEPS), times, replace=False)):
         _kill_driver(store, step, machines)
         newest = sorted(store.glob("runs/*/step-*"))[-1]
         files = sorted(path for path in newest.rglob("*") if path.is_file())
-        victim = files[int(dice.integers(len(files)))]
-        victim.write_bytes(victim.read_bytes()[: int(dice.integers(victim.stat().st_size))])
+        victim = files[int(rng.integers(len(files)))]
+        victim.write_bytes(victim.read_bytes()[: int(rng.integers(victim.stat().st_size))])
         steps.append(int(newest.name.removeprefix("step-")))
     return steps
 
 
 def strike(
-    store: Path, dice: np.random.Generator, times: int, blow: Callable[[], None], machines: Machines
+    store: Path, rng: np.random.Generator, times: int, blow: Callable[[], None], machines: Machines
 ) -> list[int]:
     """One training with two workers that is struck again and again and goes on by itself; at which steps."""
     steps = []
     with started(store, {"num_workers": 2}, machines) as training:
         for _ in range(times):
             # A training taken back is told of again only when it gets further than ever before.
-            target = training.step() + int(dice.integers(1, max(2, min(_SPREAD, (STEPS - 4) // times))))
+            target = training.step() + int(rng.integers(1, max(2, min(_SPREAD, (STEPS - 4) // times))))
             training.need(lambda target=target: training.step() >= target and len(workers()) == 2)  # type: ignore[misc]
             gone = {worker.pid for worker in workers()}
             blow()
@@ -281,18 +281,18 @@ ACCIDENTS = (*ALONE, "ray-worker", "ray-hang", "ray-driver", "node", "elastic")
 
 def play(accident: str, store: Path, *, times: int, seed: int, machines: Machines | None) -> list[int]:
     """A training that meets with an accident again and again, until it is finished: at which steps."""
-    dice = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     if accident in ("driver", "ray-driver"):
-        return kill_drivers(store, dice, times, machines)
+        return kill_drivers(store, rng, times, machines)
     if accident == "truncated":
-        return cut_short(store, dice, times, machines)
+        return cut_short(store, rng, times, machines)
     assert machines is not None
     if accident == "elastic":
         return lose_and_regain(store, machines)
 
     def one(blow: signal.Signals) -> None:
         found = workers()
-        found[int(dice.integers(len(found)))].send_signal(blow)
+        found[int(rng.integers(len(found)))].send_signal(blow)
 
     def another_machine() -> None:
         machines.lose()
@@ -303,7 +303,7 @@ def play(accident: str, store: Path, *, times: int, seed: int, machines: Machine
         "ray-hang": lambda: one(signal.SIGSTOP),
         "node": another_machine,
     }
-    return strike(store, dice, 1 if accident == "ray-hang" else times, blows[accident], machines)
+    return strike(store, rng, 1 if accident == "ray-hang" else times, blows[accident], machines)
 
 
 def compare(

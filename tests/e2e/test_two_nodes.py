@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from datasets.schema import SOURCES
-from datasets.seeding import dice
+from datasets.seeding import row_rng
 from pipelines.preparation import ingest
 from pipelines.preparation.ingest import CorpusConfig, IngestConfig
 
@@ -91,7 +91,7 @@ def test_two_nodes_and_one_that_dies_at_work_give_the_bytes_of_one(
         folder = tmp_path / "c" / f"train/Song {number:02d}"
         folder.mkdir(parents=True)
         for source in SOURCES:
-            noise = dice(0, number, source).standard_normal((240_000, 2)) * 0.1
+            noise = row_rng(0, number, source).standard_normal((240_000, 2)) * 0.1
             soundfile.write(folder / f"{source}.flac", noise, 8000, subtype="PCM_16")
     corpus, stores = CorpusConfig(root=str(tmp_path / "c")), [tmp_path / name for name in ("one", "two", "killed")]
     ingest.run(corpus, IngestConfig(sample_rate=8000, shard_mb=1), store=str(stores[0]))

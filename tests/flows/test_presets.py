@@ -10,7 +10,7 @@ import torch
 
 from datasets.errors import InputError
 from datasets.quality.fingerprint import find_matches
-from datasets.quality.measures import Meter, Rules, faults
+from datasets.quality.measures import QualityRules, StemStatistics, faults
 from datasets.schema import SOURCES
 from flows import config as door
 from flows.__main__ import main
@@ -163,7 +163,7 @@ def test_the_networks_of_the_recipes_are_those_that_were_published() -> None:
 
 
 @cache
-def broken_song() -> Meter:
+def broken_song() -> StemStatistics:
     """Stems that break the rules: silent, in flat tops and off zero, inverted, and one in another."""
     random = np.random.default_rng(0)
     noise = (0.2 * random.standard_normal((4, 1, 6 * 44100))).astype(np.float32)
@@ -173,7 +173,7 @@ def broken_song() -> Meter:
     stems[3] = 0.1 * stems[2]  # vocals: the other stem, softer
     stems[0, :, 44100:] = 0  # drums: one second of six
     mixture = np.roll(stems.sum(axis=0), 2000, axis=1)[::-1] * 0.5 + noise[3]
-    meter = Meter(sources=SOURCES, sample_rate=44100)
+    meter = StemStatistics(sources=SOURCES, sample_rate=44100)
     meter.add(stems, mixture)
     return meter
 
@@ -182,7 +182,7 @@ def broken_song() -> Meter:
 def test_curation_keeps_what_was_published(name: str) -> None:
     rules = door.load(name).curate
     heard = broken_song()
-    dropped = {fault.reason for fault in faults(heard.measures(), Rules(), sources=SOURCES)}
+    dropped = {fault.reason for fault in faults(heard.measures(), QualityRules(), sources=SOURCES)}
     assert {"silent_source", "clipped", "offset", "inverted"} <= dropped
     assert faults(heard.measures(), rules, sources=SOURCES) == ()
     worst = dict.fromkeys(heard.measures(), -1e4) | {key: 1e4 for key in heard.measures() if "as_" in key}
@@ -191,11 +191,11 @@ def test_curation_keeps_what_was_published(name: str) -> None:
     worst |= {f"{source}_correlation": -1.0 for source in SOURCES} | {f"{source}_cutoff_hz": 0.0 for source in SOURCES}
     worst |= {f"{source}_peak": 16384.0 for source in SOURCES}
     worst |= {"residual_db": 0.0, "bass_bleed_drums_db": -0.1}
-    reasons = {fault.reason for fault in faults(worst, Rules(), sources=SOURCES)}
+    reasons = {fault.reason for fault in faults(worst, QualityRules(), sources=SOURCES)}
     assert {"misaligned", "unlike_mixture", "bleed", "too_loud"} <= reasons
     assert faults(worst, rules, sources=SOURCES) == ()
     copies = {"a": heard.signature(), "b": heard.signature()}
-    assert find_matches(copies, min_similarity=Rules().min_similarity)
+    assert find_matches(copies, min_similarity=QualityRules().min_similarity)
     assert not find_matches(copies, min_similarity=rules.min_similarity)
     assert rules.model == ""
 

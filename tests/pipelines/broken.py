@@ -10,7 +10,7 @@ import numpy as np
 import soundfile
 
 from datasets.schema import SOURCES
-from datasets.seeding import dice
+from datasets.seeding import row_rng
 
 RATE = 8000
 
@@ -19,7 +19,7 @@ def write_song(folder: Path, *, duration_s: float = 1.5) -> Path:
     """A good song of noise: four stereo stems of 16-bit FLAC."""
     folder.mkdir(parents=True)
     for source in SOURCES:
-        noise_TC = dice(0, folder.name, source).standard_normal((round(duration_s * RATE), 2)) * 0.1
+        noise_TC = row_rng(0, folder.name, source).standard_normal((round(duration_s * RATE), 2)) * 0.1
         soundfile.write(folder / f"{source}.flac", noise_TC, RATE, subtype="PCM_16")
     return folder
 
@@ -63,7 +63,7 @@ def _other(
 
 
 def _noise(num_samples: int = 12000, channels: int = 2) -> "np.typing.NDArray[np.float64]":
-    return dice(0, "other").standard_normal((num_samples, channels)) * 0.1
+    return row_rng(0, "other").standard_normal((num_samples, channels)) * 0.1
 
 
 def _lying(folder: Path) -> bytes:
@@ -97,9 +97,9 @@ _WAYS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "zero bytes": ("empty_file", lambda song: _replace(song, b"")),
     "text": ("undecodable", lambda song: _replace(song, b"404 not found\n" * 300)),
     "text as wav": ("undecodable", lambda song: _replace(song, b"<html>404</html>" * 300, ".wav")),
-    "random bytes": ("undecodable", lambda song: _replace(song, dice(0, "x").bytes(9000))),
-    "random bytes as mp3": ("undecodable", lambda song: _replace(song, dice(1, "x").bytes(9000), ".mp3")),
-    "random bytes as m4a": ("undecodable", lambda song: _replace(song, dice(2, "x").bytes(9000), ".m4a")),
+    "random bytes": ("undecodable", lambda song: _replace(song, row_rng(0, "x").bytes(9000))),
+    "random bytes as mp3": ("undecodable", lambda song: _replace(song, row_rng(1, "x").bytes(9000), ".mp3")),
+    "random bytes as m4a": ("undecodable", lambda song: _replace(song, row_rng(2, "x").bytes(9000), ".m4a")),
     "cut flac": ("undecodable", _cut),
     "cut wav": ("undecodable", lambda song: _replace(song, _recoded(song, ".wav")[:-9000], ".wav")),
     "cut ogg": ("undecodable", lambda song: _replace(song, _recoded(song, ".ogg")[:-3000], ".ogg")),
@@ -122,6 +122,6 @@ _WAYS: dict[str, tuple[str, Callable[[Path], None]]] = {
 
 def _stem_files(root: Path) -> dict[str, str]:
     """Containers that are none, or that end too early."""
-    (root / "garbage.stem.mp4").write_bytes(dice(3, "x").bytes(9000))
+    (root / "garbage.stem.mp4").write_bytes(row_rng(3, "x").bytes(9000))
     (root / "empty.stem.mp4").write_bytes(b"")
     return {"garbage": "undecodable", "empty": "empty_file"}

@@ -7,7 +7,7 @@ import numpy as np
 
 from datasets.audio.samples import Samples
 from datasets.schema import ShardSet
-from datasets.seeding import dice
+from datasets.seeding import row_rng
 from datasets.shards import manifests, shards
 from datasets.shards.chunks import SongHeader, song_rows
 
@@ -17,7 +17,7 @@ SOURCES = ("drums", "bass")
 
 def stems(name: str, num_samples: int) -> Samples:
     """Drums that are bursts of noise, and a bass that is a tone; both differ from song to song."""
-    rng = dice(0, name)
+    rng = row_rng(0, name)
     time_T = np.arange(num_samples) / RATE
     period_s = rng.uniform(0.2, 0.4)
     drums_CT = rng.standard_normal((2, num_samples)) * np.exp(-(time_T % period_s) * 40)

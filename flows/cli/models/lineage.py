@@ -146,7 +146,7 @@ def _changed(changed: Mapping[str, tuple[Any, Any]]) -> Any:
     return table(f"Settings that differ{more}", ["setting", "first", "second"], rows[:MAX_ROWS])
 
 
-def _of_datasets(found: versions.Difference | None) -> list[Any]:
+def _of_datasets(found: versions.VersionDiff | None) -> list[Any]:
     if found is None:
         return [Text("The dataset of one of the two is gone, or was never told.")]
     counts = [

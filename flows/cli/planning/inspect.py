@@ -8,7 +8,7 @@ from typing import Any
 from rich.text import Text
 
 from datasets.corpus.layouts import ADVICE, FoundSong, as_text
-from datasets.corpus.scan import Survey, survey
+from datasets.corpus.scan import SongSurvey, survey
 from datasets.corpus.stem_names import STATUSES, FileNote
 from datasets.errors import InputError
 from datasets.schema import REASONS, SPLITS
@@ -67,7 +67,7 @@ def run(config: RunConfig, *, screen: Screen) -> dict[str, Any]:
     return {
         "root": corpus.root,
         "layouts": dict(Counter(song.layout for song in seen.songs)),
-        "drawn_splits": list(seen.drawn),
+        "drawn_splits": list(seen.drawn_splits),
         "stray": [as_text(name) for name in seen.stray],
         "songs": [_song(song, seen) for song in seen.songs],
         "names": [_plain(name) for name in names],
@@ -98,7 +98,7 @@ def _example(song: FoundSong, note: FileNote) -> str:
     return as_text(note.path if song.layout in ("csv", "stem-folders") else f"{song.name}/{note.path}")
 
 
-def _song(song: FoundSong, seen: Survey) -> dict[str, Any]:
+def _song(song: FoundSong, seen: SongSurvey) -> dict[str, Any]:
     files = [
         {"path": as_text(note.path), "status": note.status, "source": note.source, "kind": note.kind, "side": note.side}
         for note in song.notes
@@ -120,7 +120,7 @@ def _plain(name: _Name) -> dict[str, Any]:
 # --- tables -------------------------------------------------------------------------------------------------
 
 
-def _tables(seen: Survey, names: Sequence[_Name], sources: Sequence[str]) -> list[Any]:
+def _tables(seen: SongSurvey, names: Sequence[_Name], sources: Sequence[str]) -> list[Any]:
     used = [name for name in names if name.status == "used"]
     left_out = [name for name in names if name.status in ("unused", "ignored", "sum")]
     shown = [_splits_table(seen), _sources_table(seen.songs, sources)]
@@ -147,14 +147,14 @@ def _tables(seen: Survey, names: Sequence[_Name], sources: Sequence[str]) -> lis
     return [part for one in shown for part in (Text(""), one)][1:]
 
 
-def _splits_table(seen: Survey) -> Any:
+def _splits_table(seen: SongSurvey) -> Any:
     rows = []
     for word, keep in (("usable", True), ("refused", False)):
         sides = Counter(seen.sides[song.name][0] for song in seen.songs if bool(song.reason) != keep)
         rows.append([word, *(str(sides[split]) for split in SPLITS), str(sum(sides.values()))])
     layouts = Counter(song.layout for song in seen.songs)
     title = f"Songs ({', '.join(f'{count} {layout}' for layout, count in layouts.most_common())})"
-    drawn = [f"{split}, drawn" if split in seen.drawn else split for split in SPLITS]
+    drawn = [f"{split}, drawn" if split in seen.drawn_splits else split for split in SPLITS]
     return table(title, ["", *drawn, "all"], rows)
 
 

@@ -9,7 +9,7 @@ from cyclopts import App, Parameter
 from rich.text import Text
 
 from datasets.shards import versions
-from datasets.shards.versions import Difference, Version
+from datasets.shards.versions import Version, VersionDiff
 from flows.cli.options import NO_OPTIONS, Options, Overrides
 from flows.cli.session import run_verb
 from flows.console.progress_display import table
@@ -115,7 +115,7 @@ def _fields() -> Mapping[str, str]:
     return {"added": "added", "removed": "removed", **_WORDS}
 
 
-def _details(found: Difference) -> list[Text]:
+def _details(found: VersionDiff) -> list[Text]:
     """The songs of each kind of difference, as many as fit on a screen."""
     lines = []
     for field, name in _fields().items():

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from rich.text import Text
 
-from datasets.corpus.removed_songs import Forgotten, read_forgotten, write_forgotten
+from datasets.corpus.removed_songs import RemovedSong, read_removed_songs, write_removed_songs
 from datasets.corpus.scan import safe_name
 from datasets.errors import InputError
 from datasets.quality.fingerprint import Signature, pack
@@ -39,7 +39,7 @@ class Recording:
 
     track_id: str  # as it was asked for
     names: Mapping[str, str]  # title by track id
-    songs: Mapping[str, Forgotten]  # by the digest of the audio
+    songs: Mapping[str, RemovedSong]  # by the digest of the audio
 
 
 def forget(
@@ -72,7 +72,7 @@ def run(config: RunConfig, song: str, *, erase: bool = False, screen: Screen, de
 
         recording = _recording(config, song)
         for tables in _stores(config):
-            write_forgotten(tables, recording.songs.values())
+            write_removed_songs(tables, recording.songs.values())
         # Before the new dataset: a corpus with nothing left to train on must not keep the audio from going.
         erased = _erase(config, recording, screen) if erase else []
         corpus = build_corpus(config, until="curate")
@@ -125,7 +125,7 @@ def _known(config: RunConfig) -> set[tuple[str, str, str]]:
             if manifest.step != "automix":
                 found |= {(song.track_id, song.title, song.audio) for song in manifest.songs}
                 found |= {(one["track_id"], one["title"], one["audio"]) for one in ancestry.erased_songs(manifest)}
-        found |= {(song.track_id, song.title, song.audio) for song in read_forgotten(tables).songs}
+        found |= {(song.track_id, song.title, song.audio) for song in read_removed_songs(tables).songs}
     return found
 
 
@@ -143,14 +143,14 @@ def _recording(config: RunConfig, name: str) -> Recording:
     track_id = _one(called, name)
     store = _whole(_stores(config))
     heard = ancestry.sounds(store, store.stored.keys() | store.signatures.keys(), tables=tables, limit_s=float("inf"))
-    before = {song.audio: song for song in read_forgotten(tables).songs}
+    before = {song.audio: song for song in read_removed_songs(tables).songs}
     same = ancestry.same_recordings(called[track_id], heard, min_similarity=config.curate.min_similarity)
     known = [one for one in sorted(_known(config)) if one[2] in same]
     names = {audio: (known_id, title) for known_id, title, audio in known}
     at = datetime.now(UTC).isoformat(timespec="seconds")
     songs = {
         audio: before.get(audio)
-        or Forgotten(
+        or RemovedSong(
             track_id=names[audio][0],
             title=names[audio][1],
             audio=audio,
@@ -193,7 +193,7 @@ def _require_free(config: RunConfig, songs: ShardSet) -> None:
     sounds = ancestry.signatures_of(manifest)
     members = {song.track_id: song.audio for song in manifest.songs}
     heard = {track_id: sounds[audio] for track_id, audio in members.items() if audio in sounds}
-    found = read_forgotten(config.store.tables).recognized(members, heard)
+    found = read_removed_songs(config.store.tables).recognized(members, heard)
     if found:
         raise RuntimeError(f"the new dataset {songs.uri} still holds what is to be forgotten: {found}")
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from datasets.quality.measures import Rules
+from datasets.quality.measures import QualityRules
 from datasets.schema import Verdict
 from datasets.shards.manifests import Song
 from pipelines.report.curation.plots import Shares
@@ -27,7 +27,7 @@ class CurationInput:
     """Everything the page shows."""
 
     key: str  # of the curation: the page of an equal one is not made again
-    rules: Rules
+    rules: QualityRules
     sources: Sequence[str]
     verdicts: Sequence[Verdict]  # on all songs
     songs: Mapping[str, Song]  # those that are stored

@@ -11,10 +11,10 @@ import soundfile
 from datasets.audio import files as audio
 from datasets.audio.containers import check
 from datasets.errors import AudioError
-from datasets.seeding import dice
+from datasets.seeding import row_rng
 
 RATE = 44100
-NOISE_TC = 0.1 * dice(0, "containers").standard_normal((RATE, 2))
+NOISE_TC = 0.1 * row_rng(0, "containers").standard_normal((RATE, 2))
 ID3V1 = b"TAG" + bytes(125)
 APE = b"APETAGEX" + bytes(24)
 

@@ -7,17 +7,17 @@ from datasets.analysis.profile import profile
 from datasets.audio.downmix import cancels, mono
 from datasets.audio.samples import Samples
 from datasets.mixing.render import find_hits
-from datasets.quality.alignment import Alignment
-from datasets.quality.fingerprint import Listener
+from datasets.quality.alignment import MixtureAlignment
+from datasets.quality.fingerprint import FingerprintExtractor
 from datasets.quality.measures import measure
-from datasets.seeding import dice
+from datasets.seeding import row_rng
 
 RATE = 22050
 
 
 def beat(seconds: float = 12.0, *, bpm: float = 120.0) -> Samples:
     """A mono song: chords that change every bar, and noise on the beats."""
-    rng, time_T = dice(1, "beat"), np.arange(round(seconds * RATE)) / RATE
+    rng, time_T = row_rng(1, "beat"), np.arange(round(seconds * RATE)) / RATE
     bar_T = (time_T * bpm / 240).astype(int) % 3
     song_T = np.zeros_like(time_T)
     for number, notes in enumerate(((220.0, 261.6, 329.6), (174.6, 220.0, 261.6), (196.0, 246.9, 293.7))):
@@ -33,7 +33,7 @@ def stereo(mono_T: Samples, *, polarity: float) -> Samples:
 
 
 def test_the_mono_mix_of_ordinary_stereo_is_its_mean_to_the_bit() -> None:
-    rng = dice(0, "stereo")
+    rng = row_rng(0, "stereo")
     middle, side = (rng.standard_normal((5, 1, 3000)).astype(np.float32) for _ in range(2))
     for width in (0.0, 0.5, 1.0, 1.9):
         samples = np.concatenate([middle + width * side, middle - width * side], axis=1).astype(np.float32)
@@ -44,7 +44,7 @@ def test_the_mono_mix_of_ordinary_stereo_is_its_mean_to_the_bit() -> None:
 
 
 def test_each_signal_is_told_apart_by_itself() -> None:
-    noise_T = dice(0, "noise").standard_normal(3000).astype(np.float32)
+    noise_T = row_rng(0, "noise").standard_normal(3000).astype(np.float32)
     signals = np.stack([stereo(noise_T, polarity=polarity) for polarity in (1, -1, 0, -0.9)])
     assert cancels(signals).tolist() == [False, True, False, True]
     np.testing.assert_allclose(mono(signals), np.outer([1, 1, 0.5, 0.95], noise_T), rtol=1e-5, atol=1e-6)
@@ -66,10 +66,10 @@ def test_antiphase_has_the_beats_key_and_singing_of_its_twin() -> None:
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_antiphase_has_the_fingerprint_and_hits_of_its_twin(seed: int) -> None:
-    song_T = beat() + 0.01 * dice(seed, "more").standard_normal(12 * RATE).astype(np.float32)
+    song_T = beat() + 0.01 * row_rng(seed, "more").standard_normal(12 * RATE).astype(np.float32)
     heard = []
     for polarity in (1, -1):
-        listener = Listener(RATE)
+        listener = FingerprintExtractor(RATE)
         for block_CT in np.split(stereo(song_T, polarity=polarity), 12, axis=1):
             listener.add(mono(block_CT))
         heard.append(listener.signature())
@@ -81,13 +81,13 @@ def test_antiphase_has_the_fingerprint_and_hits_of_its_twin(seed: int) -> None:
 
 
 def test_a_late_stem_in_antiphase_is_found_in_its_mixture() -> None:
-    rng = dice(3, "late")
+    rng = row_rng(3, "late")
     parts_ST = rng.standard_normal((3, 8 * RATE)).astype(np.float32)
     stems_SCT = np.stack([stereo(part_T, polarity=sign) for part_T, sign in zip(parts_ST, (1, 1, -1), strict=True)])
     mixture_CT = stems_SCT.sum(axis=0)
     late = round(0.1 * RATE)
     stems_SCT[2] = np.roll(stems_SCT[2], late, axis=1)
-    alignment = Alignment(3, RATE)
+    alignment = MixtureAlignment(3, RATE)
     for start in range(0, 8 * RATE, RATE):
         alignment.add(stems_SCT[:, :, start : start + RATE], mixture_CT[:, start : start + RATE])
     shifts = alignment.shifts_s()

@@ -14,7 +14,7 @@ import soundfile
 
 from datasets.audio import files, headers, resampling, samples, writers
 from datasets.errors import AudioError, InputError, Unavailable
-from datasets.seeding import dice
+from datasets.seeding import row_rng
 
 RATE = 8000
 
@@ -22,7 +22,7 @@ RATE = 8000
 def _noise(num_samples: int, channels: int = 2, *, bits: int = 16, seed: int = 0) -> samples.Samples:
     """Noise on the grid of a `bits`-bit file, so that exact round trips can be asserted."""
     half = 1 << (bits - 1)
-    ints = dice(seed, "noise").integers(-half // 2, half // 2, (channels, num_samples))
+    ints = row_rng(seed, "noise").integers(-half // 2, half // 2, (channels, num_samples))
     return (ints / half).astype(np.float32)
 
 
@@ -51,7 +51,7 @@ def test_flac_bytes_return_samples_on_their_grid_exactly(bits: int, depth: int) 
 def test_files_are_rounded_to_the_nearest_step(tmp_path: Path, format: str, bits: int) -> None:
     """Truncation errs by half a step on average and turns silence just below zero into a step."""
     full_scale = 1 << bits - 1
-    noise_CT = (0.1 * dice(0).standard_normal((2, 50000))).astype(np.float32)
+    noise_CT = (0.1 * row_rng(0).standard_normal((2, 50000))).astype(np.float32)
     edges_T = np.array([-1e-9, 1e-9, 0.4, 0.6, -0.4, -0.6], np.float32) / np.float32([1, 1, *[full_scale] * 4])
     beyond_T = np.array([-1.0, -1.5, -300.0, 1.0, 1.5, 300.0], np.float32)
     written_CT = np.concatenate([noise_CT, np.stack([edges_T] * 2), np.stack([beyond_T] * 2)], axis=1)
@@ -326,7 +326,7 @@ def _aac(rate: int, layout: str = "stereo") -> bytes:
 
 def _sound(format: str, subtype: str, rate: int, channels: int = 2) -> bytes:
     buffer = io.BytesIO()
-    soundfile.write(buffer, 0.1 * dice(0).standard_normal((rate, channels)), rate, format=format, subtype=subtype)
+    soundfile.write(buffer, 0.1 * row_rng(0).standard_normal((rate, channels)), rate, format=format, subtype=subtype)
     return buffer.getvalue()
 
 

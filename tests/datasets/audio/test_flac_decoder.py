@@ -11,12 +11,12 @@ from datasets.audio.flac_frames import FRAME_SAMPLES, frame_offsets
 from datasets.audio.samples import Samples
 from datasets.audio.writers import encode_flac
 from datasets.errors import AudioError
-from datasets.seeding import dice
+from datasets.seeding import row_rng
 
 
 def music(kind: str, num_samples: int, *, channels: int = 2) -> Samples:
     """Stems that make the encoder use every way it has: constants, samples as they are, differences, prediction."""
-    rng = dice(0, kind)
+    rng = row_rng(0, kind)
     time = np.arange(num_samples) / 44100
     if kind == "silence":
         return np.zeros((channels, num_samples), np.float32)
@@ -40,7 +40,7 @@ def music(kind: str, num_samples: int, *, channels: int = 2) -> Samples:
 def test_crops_are_those_of_libavcodec(kind: str, bits: int, channels: int) -> None:
     num_samples = 9 * FRAME_SAMPLES + 192
     coded = encode_flac(music(kind, num_samples, channels=channels), sample_rate=44100, bits=bits)
-    offsets, rng = frame_offsets(coded), dice(1, "crops")
+    offsets, rng = frame_offsets(coded), row_rng(1, "crops")
     starts = [0, 1, 4095, 4096, num_samples - 1, *rng.integers(0, num_samples, 15).tolist()]
     for start in starts:
         length = int(rng.integers(1, num_samples - start + 1))
@@ -82,7 +82,7 @@ def test_every_flipped_bit_is_noticed_and_nothing_else_is_touched() -> None:
     coded = encode_flac(music("music", 5 * FRAME_SAMPLES), sample_rate=44100, bits=16)
     offsets, room = frame_offsets(coded), np.full((3, 2, 3 * FRAME_SAMPLES), 7, np.float32)
     good = coded[offsets[1] : offsets[4]]
-    for bit in [*range(64), *dice(0, "bits").integers(0, 8 * len(good), 400).tolist()]:
+    for bit in [*range(64), *row_rng(0, "bits").integers(0, 8 * len(good), 400).tolist()]:
         bad = bytearray(good)
         bad[bit // 8] ^= 1 << bit % 8
         with pytest.raises(AudioError, match="damaged FLAC frame"):
@@ -93,7 +93,7 @@ def test_every_flipped_bit_is_noticed_and_nothing_else_is_touched() -> None:
 def test_frames_with_a_right_checksum_over_nonsense_are_refused_within_their_bounds() -> None:
     """What no accident makes: random bytes behind a header, with their CRC. They decode to something or are refused."""
     coded = encode_flac(music("music", 3 * FRAME_SAMPLES), sample_rate=44100, bits=16)
-    offsets, rng = frame_offsets(coded), dice(0, "nonsense")
+    offsets, rng = frame_offsets(coded), row_rng(0, "nonsense")
     room = np.full((3, 2, FRAME_SAMPLES), 7, np.float32)
     refused = 0
     for length in rng.integers(10, 9000, 600).tolist():

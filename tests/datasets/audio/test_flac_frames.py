@@ -11,12 +11,12 @@ from datasets.audio.flac_frames import FRAME_SAMPLES, decode_frames, frame_offse
 from datasets.audio.samples import Samples
 from datasets.audio.writers import encode_flac
 from datasets.errors import AudioError
-from datasets.seeding import dice
+from datasets.seeding import row_rng
 
 
 def _music(num_samples: int, *, channels: int = 2, seed: int = 0) -> Samples:
     """Falling tones with a little noise: compresses to about half, as music does, in frames of all kinds."""
-    rng = dice(seed, "music")
+    rng = row_rng(seed, "music")
     time = np.arange(num_samples) / 44100
     tones = np.stack([np.sin(2 * np.pi * (220 + 3 * k) * time) * np.exp(-3 * (time % 0.5)) for k in range(channels)])
     tones[:, : num_samples // 8] = 0
@@ -38,7 +38,7 @@ def test_crops_from_frames_are_those_of_the_whole(rate: int, bits: int, channels
     whole_CT, offsets = _decoded(flac), frame_offsets(flac)
     assert len(offsets) == -(-num_samples // FRAME_SAMPLES) + 1
     assert offsets[-1] == len(flac)
-    rng = dice(1, "crops")
+    rng = row_rng(1, "crops")
     starts = [0, 1, 4095, 4096, num_samples - 4096, num_samples - 1, *rng.integers(0, num_samples, 20).tolist()]
     for start in starts:
         length = int(rng.integers(1, num_samples - start + 1))
@@ -71,7 +71,7 @@ def test_songs_of_whole_frames_and_of_one_sample(num_samples: int) -> None:
 def test_samples_that_look_like_a_header_are_not_taken_for_one() -> None:
     """Noise is stored as it is, so the bytes of a header of frame 1 can stand among the samples of frame 0."""
     num_samples = 3 * FRAME_SAMPLES
-    ints_T = dice(0, "noise").integers(-(1 << 15), 1 << 15, num_samples)
+    ints_T = row_rng(0, "noise").integers(-(1 << 15), 1 << 15, num_samples)
     flac = encode_flac((ints_T / (1 << 15)).astype(np.float32)[None], sample_rate=44100, bits=16)
     offsets = frame_offsets(flac)
     header = flac[offsets[1] : offsets[1] + 6]
@@ -87,7 +87,7 @@ def test_every_flipped_bit_in_frames_is_noticed() -> None:
     good = flac[offsets[1] : offsets[4]]
     decode_frames(good, out_CT, first=1)
     header = range(8 * 8)
-    for bit in [*header, *dice(0, "bits").integers(0, 8 * len(good), 300).tolist()]:
+    for bit in [*header, *row_rng(0, "bits").integers(0, 8 * len(good), 300).tolist()]:
         bad = bytearray(good)
         bad[bit // 8] ^= 1 << bit % 8
         with pytest.raises(AudioError):

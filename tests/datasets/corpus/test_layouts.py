@@ -11,12 +11,12 @@ import pytest
 import soundfile
 
 from datasets.audio.files import decode
-from datasets.corpus.layouts import FoundSong, Rules
+from datasets.corpus.layouts import FoundSong, LayoutRules
 from datasets.corpus.listing import list_folder
 from datasets.corpus.scan import scan, survey
 from datasets.errors import InputError
 from datasets.schema import REASONS, SOURCES
-from datasets.seeding import dice
+from datasets.seeding import row_rng
 from datasets.shards.chunks import stems_of, track_rows
 from datasets.store import storage
 
@@ -33,7 +33,7 @@ def _touch(root: Path, paths: Iterable[str]) -> Path:
 
 
 def _songs(root: Path, sources: tuple[str, ...] = SOURCES, **rules: Any) -> dict[str, FoundSong]:
-    songs = {song.name: song for song in survey(root, sources=sources, rules=Rules(**rules)).songs}
+    songs = {song.name: song for song in survey(root, sources=sources, rules=LayoutRules(**rules)).songs}
     assert all(not song.reason or song.reason in REASONS for song in songs.values())
     return songs
 
@@ -101,7 +101,7 @@ def test_more_stems_than_asked_for_go_where_the_tree_puts_them(tmp_path: Path) -
 
 
 def test_a_song_of_raw_files_is_stored_as_their_sum(tmp_path: Path) -> None:
-    noise = dice(0, "raw").uniform(-0.1, 0.1, (6, 12000)).astype(np.float32)
+    noise = row_rng(0, "raw").uniform(-0.1, 0.1, (6, 12000)).astype(np.float32)
     files = {
         "Kick": noise[0], "OH L": noise[1], "OH R": noise[2], "sub": noise[3], "Pad": noise[4:6],
         "Vox": noise[0][:9000],
@@ -109,7 +109,7 @@ def test_a_song_of_raw_files_is_stored_as_their_sum(tmp_path: Path) -> None:
     (tmp_path / "Song").mkdir()
     for name, samples in files.items():
         soundfile.write(tmp_path / f"Song/{name}.wav", samples.T, RATE, subtype="FLOAT")
-    (track,) = scan(tmp_path, rules=Rules(pad_s=0.5)).tracks
+    (track,) = scan(tmp_path, rules=LayoutRules(pad_s=0.5)).tracks
     (row,) = track_rows(track, sources=SOURCES, sample_rate=RATE)
     drums_CT, bass_CT, other_CT, vocals_CT = stems_of(row, SOURCES)
     np.testing.assert_allclose(drums_CT, noise[0] + noise[1:3], atol=2**-15)
@@ -146,7 +146,7 @@ def test_how_a_file_is_used_changes_the_fingerprint(tmp_path: Path) -> None:
     before = scan(tmp_path).tracks[0].fingerprint
     (tmp_path / "S/Clap L.wav").rename(tmp_path / "S/Clap R.wav")
     assert scan(tmp_path).tracks[0].fingerprint != before
-    assert scan(tmp_path, rules=Rules(pad_s=1)).tracks[0].fingerprint != scan(tmp_path).tracks[0].fingerprint
+    assert scan(tmp_path, rules=LayoutRules(pad_s=1)).tracks[0].fingerprint != scan(tmp_path).tracks[0].fingerprint
 
 
 # --- MUSDB18 and MoisesDB -------------------------------------------------------------------------------------

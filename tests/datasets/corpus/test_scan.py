@@ -33,11 +33,11 @@ def test_song_folders_are_found_with_or_without_split_folders(tmp_path: Path) ->
         _song(tmp_path / "split", name)
     found = scan(tmp_path / "split")
     assert _splits(found) == {"A - One": "train", "B - Two": "valid", "C - Three": "test"}
-    assert found.drawn == ()
+    assert found.drawn_splits == ()
     for name in ("One", "Two", "Three"):
         _song(tmp_path / "flat", name)
     assert sorted(_splits(scan(tmp_path / "flat")).values()) == ["test", "train", "valid"]
-    assert scan(tmp_path / "flat").drawn == ("test", "valid")
+    assert scan(tmp_path / "flat").drawn_splits == ("test", "valid")
 
 
 def test_musdb_hq_moves_its_published_validation_songs_out_of_train(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_split_folders_of_links_are_believed(tmp_path: Path) -> None:
         "Validation/Number 3": "valid", "all songs/Song 5": "train", "test/Number 4": "test", "train/Number 0": "train",
         "train/Number 1": "train", "train/Number 2": "train",
     }  # fmt: skip
-    assert scan(tmp_path).drawn == ()
+    assert scan(tmp_path).drawn_splits == ()
 
 
 def test_a_link_renames_no_song_and_moves_none(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from datasets.loading import shard_layout
 from datasets.loading.crops import read_crop
 from datasets.loading.shard_layout import layout_of
 from datasets.schema import ShardSet
-from datasets.seeding import dice
-from datasets.shards import manifests, shards, tables
+from datasets.seeding import row_rng
+from datasets.shards import arrow_tables, manifests, shards
 from datasets.shards.chunks import SongHeader, song_rows
 from datasets.shards.manifests import Song
 from datasets.store import storage
@@ -38,7 +38,7 @@ def mono_and_deep(tmp_path: Path) -> tuple[dict[str, Song], dict[str, Samples]]:
 
 def test_any_crop_is_the_part_of_the_whole_song(mono_and_deep: tuple[dict[str, Song], dict[str, Samples]]) -> None:
     songs, wholes = mono_and_deep
-    rng = dice(0, "crops")
+    rng = row_rng(0, "crops")
     for name, song in songs.items():
         whole_SCT = wholes[name]
         np.testing.assert_array_equal(shards.read_song(song), whole_SCT)
@@ -58,7 +58,7 @@ def _music_store(folder: Path, *, bits: int = 16) -> Song:
     time = np.arange(40 * rate) / rate
     stems_SCT = np.empty((4, 2, len(time)), np.float32)
     for k in range(4):
-        rng = dice(k, "music")
+        rng = row_rng(k, "music")
         tone = 0.3 * np.sin(2 * np.pi * 110 * (k + 1) * time) * np.exp(-2 * (time % 0.5))
         stems_SCT[k] = tone + rng.standard_normal((2, len(time)), np.float32) * np.float32(1.5e-4)
     header = SongHeader(track_id="m", title="m", split="train", license="", origin="corpus", sample_rate=rate)
@@ -72,8 +72,8 @@ def _music_store(folder: Path, *, bits: int = 16) -> Song:
 def test_a_crop_reads_little_more_than_its_share_of_the_flac(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     song, sources, size = _music_store(tmp_path), ("drums", "bass", "other", "vocals"), round(7.8 * 44100)
     out_SCT = np.empty((4, 2, size), np.float32)
-    starts = dice(0, "starts").integers(0, song.num_samples - size, 12).tolist()
-    rows = [*tables.read_rows(_address(tmp_path), columns=list(sources))]
+    starts = row_rng(0, "starts").integers(0, song.num_samples - size, 12).tolist()
+    rows = [*arrow_tables.read_rows(_address(tmp_path), columns=list(sources))]
     share = sum(len(row[source]) for row in rows for source in sources) / song.num_samples * size
     for start in starts:
         num_bytes = read_crop(out_SCT, song, start, sources)
@@ -108,7 +108,7 @@ def test_a_flipped_bit_in_what_a_crop_reads_is_noticed_and_the_shard_named(tmp_p
     assert read_crop(out_SCT, song, 0, SOURCES) > 8000
     data = path.read_bytes()
     begin = data.index(b"fLaC") + 100
-    for bit in dice(0, "bits").integers(0, 8 * 2000, 50).tolist():
+    for bit in row_rng(0, "bits").integers(0, 8 * 2000, 50).tolist():
         bad = bytearray(data)
         bad[begin + bit // 8] ^= 1 << bit % 8
         path.write_bytes(bad)
@@ -122,7 +122,7 @@ def test_wherever_a_bit_is_flipped_what_is_read_is_right_or_refused(tmp_path: Pa
     path, whole_SCT = Path(song.path), stems("a", 9000)
     data = path.read_bytes()
     end_of_data = len(data) - int.from_bytes(data[-8:-4], "little")  # pyarrow may abort on a flip in the footer
-    rng, refused = dice(0, "flips"), {"crop": 0, "song": 0}
+    rng, refused = row_rng(0, "flips"), {"crop": 0, "song": 0}
     for place in rng.integers(0, end_of_data, 400).tolist():
         bad = bytearray(data)
         bad[place] ^= 1 << int(rng.integers(8))

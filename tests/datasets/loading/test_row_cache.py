@@ -9,7 +9,7 @@ from datasets.errors import InputError
 from datasets.loading import row_cache, shard_layout
 from datasets.loading.crops import read_crop
 from datasets.loading.row_cache import FORMS, RowCache
-from datasets.seeding import dice
+from datasets.seeding import row_rng
 from datasets.shards import manifests
 from datasets.shards.manifests import Song
 from datasets.store import storage
@@ -117,7 +117,7 @@ def test_a_damaged_file_of_the_cache_is_made_again(tmp_path: Path, form: str) ->
     for number, file in enumerate(sorted(cache.folder.iterdir())):
         data = bytearray(file.read_bytes())
         if form == "flac" and number % 2:
-            for place in dice(0, number).integers(0, len(data), 200):
+            for place in row_rng(0, number).integers(0, len(data), 200):
                 data[place] ^= 0xFF
         else:
             del data[100:]

@@ -11,7 +11,7 @@ from datasets.errors import InputError
 from datasets.loading.crops import song_level
 from datasets.loading.segments import SegmentIndex, draw
 from datasets.schema import ShardSet
-from datasets.seeding import dice
+from datasets.seeding import row_rng
 from datasets.shards import manifests, shards
 from datasets.shards.chunks import SongHeader, song_rows
 from tests.datasets.toy_store import RATE, SOURCES, batch, stems, store
@@ -191,7 +191,7 @@ def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
     batch(index, [0], num_samples=500)
     path.write_bytes(data[:1000])
     with pytest.raises(InputError, match=r"k\.parquet cannot be read"):
-        batch(index, [dice(0).integers(1 << 20)], num_samples=500)
+        batch(index, [row_rng(0).integers(1 << 20)], num_samples=500)
 
 
 @pytest.mark.parametrize("remix_all", [0.0, 1.0])

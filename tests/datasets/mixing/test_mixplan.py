@@ -5,9 +5,16 @@ import numpy as np
 import pytest
 
 from datasets.errors import InputError
-from datasets.mixing.mixplan import Alignment, Grid, MixRules, TempoIndex, align, plan
+from datasets.mixing.mixplan import (
+    BeatAlignment,
+    BeatGrid,
+    MixRules,
+    TempoIndex,
+    align,
+    plan,
+)
 from datasets.schema import SOURCES, Profile
-from datasets.seeding import dice
+from datasets.seeding import row_rng
 
 MAJOR = np.array([5.0, 0.5, 3.5, 0.5, 4.5, 4.0, 0.5, 4.5, 0.5, 3.5, 0.5, 4.0])
 RULES = MixRules()
@@ -204,21 +211,21 @@ def test_semitones_and_cents_together_keep_within_the_limit(
 def test_the_tempo_limit_holds_for_what_is_rendered() -> None:
     """A tempo figure within the limit, of beats that are 1.5 % slower than it says."""
     reference, other = song("a", 100.0), replace(song("b", 87.0 * 0.985), tempo_bpm=87.0)
-    fit = align(Grid.of(reference), Grid.of(other), replace(RULES, max_tempo_change=0.2), dice(0))
+    fit = align(BeatGrid.of(reference), BeatGrid.of(other), replace(RULES, max_tempo_change=0.2), row_rng(0))
     assert fit is not None
     assert abs(1 / fit.stretch - 1) > 0.16
-    assert align(Grid.of(reference), Grid.of(other), replace(RULES, max_tempo_change=0.15), dice(0)) is None
+    assert align(BeatGrid.of(reference), BeatGrid.of(other), replace(RULES, max_tempo_change=0.15), row_rng(0)) is None
 
 
 @pytest.mark.parametrize("tempo_bpm", [108.0, 120.0, 131.0, 61.0, 238.0])
 @pytest.mark.parametrize("barred", [True, False])
 def test_beats_fall_together_after_alignment(tempo_bpm: float, barred: bool) -> None:
     reference, other = song("a", first_s=0.3, barred=barred), song("b", tempo_bpm, first_s=0.07, barred=barred)
-    fit = align(Grid.of(reference), Grid.of(other), RULES, dice(0))
+    fit = align(BeatGrid.of(reference), BeatGrid.of(other), RULES, row_rng(0))
     if not barred and (tempo_bpm < 100.0 or tempo_bpm > 150.0):
         assert fit is None  # which of two beats is the slower song's, only bars would tell
         return
-    assert isinstance(fit, Alignment)
+    assert isinstance(fit, BeatAlignment)
     assert fit.error_ms < 1.0
     moved = fit.stretch * np.array(other.downbeats_s if barred else other.beats_s) + fit.shift_s
     own = np.array(reference.downbeats_s if barred else reference.beats_s)
@@ -232,7 +239,7 @@ def test_beats_fall_together_after_alignment(tempo_bpm: float, barred: bool) -> 
 def test_a_coarse_tempo_does_not_drift_over_minutes() -> None:
     reference = song("a", 120.0, duration_s=240.0)
     other = replace(song("b", 125.0, duration_s=240.0), tempo_bpm=125.06)
-    fit = align(Grid.of(reference), Grid.of(other), MixRules(min_cover=0.9), dice(0))
+    fit = align(BeatGrid.of(reference), BeatGrid.of(other), MixRules(min_cover=0.9), row_rng(0))
     assert fit is not None
     assert fit.stretch == pytest.approx(125.0 / 120.0, rel=1e-5)
 
@@ -240,14 +247,14 @@ def test_a_coarse_tempo_does_not_drift_over_minutes() -> None:
 def test_beats_that_wander_are_refused() -> None:
     rng = np.random.default_rng(0)
     wandering = replace(song("b"), beats_s=tuple((np.arange(0.2, 30.0, 0.5) + rng.uniform(-0.2, 0.2, 60)).tolist()))
-    loose = Grid.of(replace(wandering, downbeats_s=()))
-    assert align(Grid.of(song("a")), loose, MixRules(max_beat_error_ms=15.0), dice(0)) is None
+    loose = BeatGrid.of(replace(wandering, downbeats_s=()))
+    assert align(BeatGrid.of(song("a")), loose, MixRules(max_beat_error_ms=15.0), row_rng(0)) is None
 
 
 def test_a_waltz_is_not_mixed_with_a_march() -> None:
     beats_s = song("b").beats_s
     waltz = replace(song("b"), downbeats_s=beats_s[::3])
-    assert align(Grid.of(song("a")), Grid.of(waltz), RULES, dice(0)) is None
+    assert align(BeatGrid.of(song("a")), BeatGrid.of(waltz), RULES, row_rng(0)) is None
     plans = plan([song("a"), waltz], seed=0, mixes_per_track=1, rules=RULES, sources=("bass", "other"))
     assert "of beats or bars that do not fit" in plans[0].reason
 
@@ -267,8 +274,8 @@ def test_the_index_finds_what_a_scan_finds() -> None:
 
 def test_candidates_are_drawn_without_repeats_and_each_as_often() -> None:
     near = TempoIndex([song(f"{number:02d}", 100.0 + number / 4) for number in range(40)], "train", RULES).near(105.0)
-    assert len({item.track_id for item in near.drawn(dice(0), 100)}) == len(near) == 40
-    firsts = [next(iter(near.drawn(dice(seed), 1))).track_id for seed in range(2000)]
+    assert len({item.track_id for item in near.shuffled(row_rng(0), 100)}) == len(near) == 40
+    firsts = [next(iter(near.shuffled(row_rng(seed), 1))).track_id for seed in range(2000)]
     counts = [firsts.count(item.track_id) for item in near]
     assert min(counts) > 20
     assert max(counts) < 90

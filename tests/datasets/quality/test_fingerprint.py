@@ -5,8 +5,17 @@ import pytest
 
 from datasets.audio.samples import Samples
 from datasets.corpus.synthetic import compose, perform
-from datasets.quality.fingerprint import Listener, Match, Signature, clock, find_duplicates, find_matches, pack, unpack
-from datasets.seeding import dice
+from datasets.quality.fingerprint import (
+    FingerprintExtractor,
+    Match,
+    Signature,
+    clock,
+    find_duplicates,
+    find_matches,
+    pack,
+    unpack,
+)
+from datasets.seeding import row_rng
 from tests.datasets import corruptions
 
 RATE = 22050
@@ -24,7 +33,7 @@ def known(songs: dict[str, Samples]) -> dict[str, Signature]:
 
 
 def _signature(samples_CT: Samples, *, block: int = RATE) -> Signature:
-    listener = Listener(RATE)
+    listener = FingerprintExtractor(RATE)
     mono_T = np.ascontiguousarray(samples_CT.mean(axis=0))
     for start in range(0, len(mono_T), block):
         listener.add(mono_T[start : start + block])
@@ -43,7 +52,7 @@ def test_a_copy_in_other_clothes_is_found(songs: dict[str, Samples], known: dict
     copy_CT = {
         "exact": lambda: original_CT,
         "quieter": lambda: original_CT * np.float32(0.1),
-        "master": lambda: corruptions.remaster(original_CT, dice(0, "master"), sample_rate=RATE),
+        "master": lambda: corruptions.remaster(original_CT, row_rng(0, "master"), sample_rate=RATE),
         "mp3": lambda: corruptions.transcode(original_CT, codec="mp3", kbps=64, sample_rate=RATE),
     }[kind]()
     match = _only_match(known, copy_CT)
@@ -97,7 +106,7 @@ def test_a_signature_hardly_depends_on_the_blocks_it_was_heard_in(
 
 def test_silence_and_nothing_have_no_landmarks() -> None:
     silent = _signature(np.zeros((2, 5 * RATE), np.float32))
-    empty = Listener(RATE).signature()
+    empty = FingerprintExtractor(RATE).signature()
     assert len(silent) == len(empty) == 1
     assert find_duplicates({"a": silent, "b": silent, "c": empty}, min_similarity=0.5) == {}
     assert find_duplicates({}, min_similarity=0.5) == {}

@@ -12,9 +12,18 @@ from datasets.errors import InputError
 from datasets.quality.bandwidth import cutoff_hz
 from datasets.quality.fingerprint import Signature, find_duplicates
 from datasets.quality.loudness import k_weighting
-from datasets.quality.measures import Meter, Moment, Rules, faults, flat_share, judge, measure, silent_sources
+from datasets.quality.measures import (
+    QualityRules,
+    StemStatistics,
+    WorstSegment,
+    faults,
+    flat_share,
+    judge,
+    measure,
+    silent_sources,
+)
 from datasets.quality.stem_classifier import likeliest
-from datasets.seeding import dice
+from datasets.seeding import row_rng
 
 RATE = 8000
 SOURCES = ("drums", "bass")
@@ -22,7 +31,7 @@ SOURCES = ("drums", "bass")
 
 def _song(name: str = "song", *, duration_s: float = 10.0, level: float = 0.1) -> Samples:
     """Stems with energy where instruments have it: low-passed noise with a slow envelope."""
-    rng = dice(0, name)
+    rng = row_rng(0, name)
     num_samples = round(duration_s * RATE)
     noise = rng.standard_normal((2, 2, num_samples + 15))
     kernel = np.ones(16) / 4
@@ -30,14 +39,14 @@ def _song(name: str = "song", *, duration_s: float = 10.0, level: float = 0.1) -
     return (smooth * level * (1 + 0.5 * np.sin(np.arange(num_samples) / RATE))).astype(np.float32)
 
 
-def _judge(stems_SCT: Samples, rules: Rules | None = None) -> tuple[bool, str, str]:
-    rules = rules or Rules()
+def _judge(stems_SCT: Samples, rules: QualityRules | None = None) -> tuple[bool, str, str]:
+    rules = rules or QualityRules()
     measures = measure(stems_SCT, sources=SOURCES, sample_rate=RATE, silence_db=rules.silence_db)
     return judge(measures, rules, sources=SOURCES)
 
 
 def _signature(stems_SCT: Samples) -> Signature:
-    meter = Meter(sources=SOURCES[: stems_SCT.shape[0]], sample_rate=RATE)
+    meter = StemStatistics(sources=SOURCES[: stems_SCT.shape[0]], sample_rate=RATE)
     meter.add(stems_SCT)
     return meter.signature()
 
@@ -64,7 +73,7 @@ def test_the_last_partial_second_counts_by_its_length(block_s: float) -> None:
     tail = slice(2 * RATE, None)
     stems_SCT[0, :, tail] = np.clip(40 * stems_SCT[0, :, tail], -1, 1) * 0.5 + 0.25
     stems_SCT[1, :, tail] = 0.0
-    meter = Meter(sources=SOURCES, sample_rate=RATE)
+    meter = StemStatistics(sources=SOURCES, sample_rate=RATE)
     for start in range(0, stems_SCT.shape[2], round(block_s * RATE)):
         meter.add(stems_SCT[:, :, start : start + round(block_s * RATE)])
     measures = meter.measures()
@@ -87,7 +96,7 @@ def test_a_mixture_is_compared_to_its_last_sample() -> None:
     mixture_CT[:, 2 * RATE :] = 0.3 * np.random.default_rng(6).standard_normal((2, RATE // 2))
     measures, moments = [], []
     for stop in (2 * RATE, 5 * RATE // 2):
-        meter = Meter(sources=SOURCES, sample_rate=RATE)
+        meter = StemStatistics(sources=SOURCES, sample_rate=RATE)
         meter.add(stems_SCT[:, :, :stop], mixture_CT[:, :stop])
         measures.append(meter.measures()["residual_db"])
         moments.append([moment for moment in meter.worst() if moment.reason == "unlike_mixture"])
@@ -115,7 +124,7 @@ def test_pauses_do_not_count_for_loudness() -> None:
     """The gates: ten seconds of a tone are as loud with as many of near silence behind them."""
     tone = np.zeros((1, 2, 20 * RATE), np.float32)
     tone[:, :, : 10 * RATE] = 0.1 * np.sin(2 * np.pi * 997 * np.arange(10 * RATE) / RATE)
-    tone[:, :, 10 * RATE :] = 1e-3 * dice(0, "hiss").standard_normal(10 * RATE)
+    tone[:, :, 10 * RATE :] = 1e-3 * row_rng(0, "hiss").standard_normal(10 * RATE)
     with_pause = measure(tone, sources=("other",), sample_rate=RATE)["lufs"]
     assert with_pause == pytest.approx(-20.0, abs=0.2)  # both channels
     assert measure(tone[:, :, : 10 * RATE], sources=("other",), sample_rate=RATE)["lufs"] == pytest.approx(
@@ -128,13 +137,13 @@ def test_an_offset_and_inverted_channels_are_found() -> None:
     off_SCT = stems_SCT.copy()
     off_SCT[0] += 0.05
     assert _judge(off_SCT)[1] == "offset"
-    assert _judge(off_SCT, Rules(max_offset=1))[0]
+    assert _judge(off_SCT, QualityRules(max_offset=1))[0]
     inverted_SCT = stems_SCT.copy()
     inverted_SCT[1, 1] = -inverted_SCT[1, 0]
     kept, reason, detail = _judge(inverted_SCT)
     assert (kept, reason) == (False, "inverted")
     assert "bass" in detail
-    assert _judge(inverted_SCT, Rules(min_correlation=-1))[0]
+    assert _judge(inverted_SCT, QualityRules(min_correlation=-1))[0]
 
 
 def test_the_worst_seconds_are_told_in_order() -> None:
@@ -142,23 +151,23 @@ def test_the_worst_seconds_are_told_in_order() -> None:
     loud_T = np.clip(stems_SCT[0, 0] * 20, -0.8, 0.8)
     stems_SCT[0, :, 3 * RATE : 5 * RATE] = loud_T[3 * RATE : 5 * RATE]
     stems_SCT[0, :, 7 * RATE : 7 * RATE + RATE // 4] = loud_T[7 * RATE : 7 * RATE + RATE // 4]
-    meter = Meter(sources=SOURCES, sample_rate=RATE)
+    meter = StemStatistics(sources=SOURCES, sample_rate=RATE)
     meter.add(stems_SCT)
     moments = [moment for moment in meter.worst() if moment.reason == "clipped"]
     assert [(moment.start_s, moment.stop_s) for moment in moments] == [(3.0, 5.0), (7.0, 8.0)]
     assert {moment.source for moment in moments} == {"drums"}
     assert moments[0].value > moments[1].value > 0
-    found = faults(meter.measures(), Rules(), sources=SOURCES, moments=meter.worst())
+    found = faults(meter.measures(), QualityRules(), sources=SOURCES, moments=meter.worst())
     assert found[0].detail.endswith("worst at 0:03-0:05, 0:07-0:08")
 
 
 def test_a_fault_between_two_stems_tells_its_own_seconds_only() -> None:
     moments = [
-        Moment(reason="bleed", source="bass", other=other, start_s=start_s, stop_s=start_s + 1, value=1.0)
+        WorstSegment(reason="bleed", source="bass", other=other, start_s=start_s, stop_s=start_s + 1, value=1.0)
         for other, start_s in (("drums", 2.0), ("vocals", 5.0))
     ]
     measures = measure(_song(), sources=SOURCES, sample_rate=RATE) | {"bass_bleed_drums_db": -10.0}
-    (fault,) = faults(measures, Rules(), sources=SOURCES, moments=moments)
+    (fault,) = faults(measures, QualityRules(), sources=SOURCES, moments=moments)
     assert (fault.source, fault.other, fault.worst(moments)) == ("bass", "drums", moments[:1])
     assert fault.detail == "bass: drums is heard in it at -10 dB, worst at 0:02-0:03"
 
@@ -204,7 +213,7 @@ def test_names_are_handed_out_anew_only_among_stems_that_were_heard() -> None:
 @pytest.mark.parametrize("block", [1000, 8000, 12345, 240000])
 def test_measures_do_not_depend_on_the_blocks_they_were_heard_in(block: int) -> None:
     stems_SCT = _song()
-    meter = Meter(sources=SOURCES, sample_rate=RATE)
+    meter = StemStatistics(sources=SOURCES, sample_rate=RATE)
     for start in range(0, stems_SCT.shape[2], block):
         meter.add(stems_SCT[:, :, start : start + block])
     assert meter.measures() == pytest.approx(measure(stems_SCT, sources=SOURCES, sample_rate=RATE))
@@ -224,7 +233,7 @@ def test_a_source_must_sound_in_thirty_percent_of_seconds(seconds: int, keep: bo
     if not keep:
         assert "bass in 20%" in detail
         assert "drums" not in detail
-        assert _judge(stems_SCT, Rules(min_presence=0))[0]
+        assert _judge(stems_SCT, QualityRules(min_presence=0))[0]
 
 
 @pytest.mark.parametrize(("level_db", "keep"), [(-39, True), (-41, False)])
@@ -235,13 +244,13 @@ def test_silence_begins_at_minus_forty_db(level_db: float, keep: bool) -> None:
     stems_SCT[0] = tone_T
     assert power > 0
     assert _judge(stems_SCT)[0] is keep
-    assert _judge(stems_SCT, Rules(silence_db=-60))[0]
+    assert _judge(stems_SCT, QualityRules(silence_db=-60))[0]
 
 
 def test_an_all_silent_song_and_an_empty_one_are_silent() -> None:
     assert _judge(np.zeros((2, 2, 3 * RATE), np.float32))[1] == "silent_source"
     assert _judge(np.zeros((2, 2, RATE // 2), np.float32))[1] == "silent_source"
-    rules = Rules()
+    rules = QualityRules()
     measures = measure(np.zeros((2, 2, RATE), np.float32), sources=SOURCES, sample_rate=RATE)
     assert silent_sources(measures, rules, sources=SOURCES) == ["drums", "bass"]
 
@@ -253,7 +262,7 @@ def test_clipping_is_found_and_loudness_is_not_clipping() -> None:
     kept, reason, detail = _judge(clipped_SCT)
     assert (kept, reason) == (False, "clipped")
     assert "drums" in detail
-    assert _judge(clipped_SCT, Rules(max_clipped=1))[0]
+    assert _judge(clipped_SCT, QualityRules(max_clipped=1))[0]
     loud_SCT = stems_SCT / np.abs(stems_SCT).max()
     assert _judge(loud_SCT)[0]
     sine_SCT = np.broadcast_to(np.sin(2 * np.pi * 50 * np.arange(4 * RATE) / RATE), (2, 2, 4 * RATE)).astype(np.float32)
@@ -264,10 +273,10 @@ def test_clipping_is_found_and_loudness_is_not_clipping() -> None:
 def test_integers_taken_for_floats_are_too_loud_to_be_kept(gain: float, kept: bool) -> None:
     stems_SCT = _song()
     stems_SCT[1] *= np.float32(gain) / np.abs(stems_SCT[1]).max()
-    verdict = _judge(stems_SCT, Rules(max_offset=1))
+    verdict = _judge(stems_SCT, QualityRules(max_offset=1))
     assert verdict[:2] == (kept, "" if kept else "too_loud")
     assert kept or verdict[2] == f"bass: its highest sample is {20 * np.log10(gain):.0f} dB beyond full scale"
-    assert _judge(stems_SCT, Rules(max_offset=1, max_peak_db=1000))[1] != "too_loud"
+    assert _judge(stems_SCT, QualityRules(max_offset=1, max_peak_db=1000))[1] != "too_loud"
 
 
 def test_copies_are_found_and_the_first_name_stays() -> None:
@@ -287,7 +296,7 @@ def test_copies_are_found_and_the_first_name_stays() -> None:
 
 def test_a_lossy_copy_is_found(tmp_path: Path) -> None:
     rate = 44100
-    noise = dice(0, "music").standard_normal((2, 10 * rate + 399))
+    noise = row_rng(0, "music").standard_normal((2, 10 * rate + 399))
     song_CT = np.apply_along_axis(lambda row: np.convolve(row, np.hanning(400) / 50, "valid"), 1, noise).astype(
         np.float32
     )
@@ -296,7 +305,7 @@ def test_a_lossy_copy_is_found(tmp_path: Path) -> None:
     copy_CT, _ = decode(tmp_path / "song.mp3")
     signatures = {}
     for name, samples_CT in (("a", song_CT), ("b", copy_CT), ("c", song_CT[:, ::-1])):
-        meter = Meter(sources=("other",), sample_rate=rate)
+        meter = StemStatistics(sources=("other",), sample_rate=rate)
         meter.add(np.ascontiguousarray(samples_CT)[None])
         signatures[name] = meter.signature()
     assert find_duplicates(signatures, min_similarity=0.9) == {"b": "a"}
@@ -325,4 +334,4 @@ def test_unrelated_songs_of_equal_length_are_not_duplicates() -> None:
 )
 def test_rules_that_make_no_sense_are_refused_by_their_key(bad: dict[str, float]) -> None:
     with pytest.raises(InputError, match=rf"curate\.{next(iter(bad))}"):
-        Rules(**bad)
+        QualityRules(**bad)

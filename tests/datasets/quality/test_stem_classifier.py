@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from datasets.audio.samples import Samples
-from datasets.quality.measures import Meter
+from datasets.quality.measures import StemStatistics
 from datasets.quality.stem_classifier import ABSENT, FEATURES, LABELS, likeliest
-from datasets.seeding import dice
+from datasets.seeding import row_rng
 
 RATE = 44100
 TIME_T = np.arange(4 * RATE) / RATE
@@ -18,7 +18,7 @@ def _stem(mono_T: Samples, *, side_T: Samples | float = 0.0) -> Samples:
 
 def _features(*stems_CT: Samples) -> list[dict[str, float]]:
     sources = LABELS[: len(stems_CT)]
-    meter = Meter(sources=sources, sample_rate=RATE)
+    meter = StemStatistics(sources=sources, sample_rate=RATE)
     meter.add(np.stack(stems_CT))
     assert meter._labels is not None
     return [dict(zip(FEATURES, row, strict=True)) for row in meter._labels.features().tolist()]
@@ -30,7 +30,7 @@ def _tone(hertz: float) -> Samples:
 
 
 def test_a_tone_is_steady_pitched_and_still_and_bursts_of_noise_are_not() -> None:
-    noise_T = 0.2 * dice(0, "noise").standard_normal(len(TIME_T)) * np.exp(-20 * (TIME_T % 0.25))
+    noise_T = 0.2 * row_rng(0, "noise").standard_normal(len(TIME_T)) * np.exp(-20 * (TIME_T % 0.25))
     tone, drum = _features(_stem(_tone(220.0)), _stem(noise_T))
     assert tone["steady"] > 0.99 > 0.9 > drum["steady"]
     assert tone["pitched"] > 0.8 > 0.4 > drum["pitched"]

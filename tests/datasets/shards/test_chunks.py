@@ -14,7 +14,7 @@ from datasets.audio.samples import Integers, Samples
 from datasets.audio.writers import encode_flac
 from datasets.errors import AudioError
 from datasets.schema import StemFile, Track, chunks_schema
-from datasets.seeding import dice
+from datasets.seeding import row_rng
 from datasets.shards.chunks import SongHeader, song_rows, stems_of, track_rows
 
 RATE = 8000
@@ -23,7 +23,7 @@ HEADER = SongHeader(track_id="a/b", title="b", split="train", license="CC0", ori
 
 
 def _stems(num_samples: int, *, peak: float = 0.5) -> Samples:
-    ints = dice(0, "stems").integers(-(1 << 15), 1 << 15, (2, 2, num_samples))
+    ints = row_rng(0, "stems").integers(-(1 << 15), 1 << 15, (2, 2, num_samples))
     return (ints / (1 << 15) * peak).astype(np.float32)
 
 
@@ -115,7 +115,7 @@ def test_the_depth_is_that_of_the_files_unless_asked_for(
 
 
 def test_a_file_of_16_bits_comes_back_bit_for_bit_at_half_the_size(tmp_path: Path) -> None:
-    ints_SCT = dice(0, "ints").integers(-(1 << 15), 1 << 15, (2, 2, 20000)).astype(np.int16)
+    ints_SCT = row_rng(0, "ints").integers(-(1 << 15), 1 << 15, (2, 2, 20000)).astype(np.int16)
     stems_SCT = ints_SCT / np.float32(1 << 15)
     track = _track(tmp_path, {source: (stems_SCT[k], RATE) for k, source in enumerate(SOURCES)}, "PCM_16")
     rows = track_rows(track, sources=SOURCES, sample_rate=RATE, chunk_s=1)

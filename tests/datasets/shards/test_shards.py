@@ -15,8 +15,8 @@ import pytest
 from datasets.audio.samples import Samples
 from datasets.errors import InputError
 from datasets.schema import PLANS, VERDICTS, MixPlan, Part, ShardSet, Verdict
-from datasets.seeding import dice
-from datasets.shards import manifests, shards, tables
+from datasets.seeding import row_rng
+from datasets.shards import arrow_tables, manifests, shards
 from datasets.shards.chunks import SongHeader, song_rows
 from datasets.store import write_lock
 
@@ -25,7 +25,7 @@ SOURCES = ("drums", "bass")
 
 
 def _stems(name: str, num_samples: int = 20000) -> Samples:
-    return dice(0, name).uniform(-0.5, 0.5, (2, 2, num_samples)).astype(np.float32)
+    return row_rng(0, name).uniform(-0.5, 0.5, (2, 2, num_samples)).astype(np.float32)
 
 
 def _rows(*names: str) -> list[dict[str, object]]:
@@ -101,9 +101,11 @@ def test_songs_are_read_back_whole_or_in_part(tmp_path: Path) -> None:
 
 def test_rows_are_filtered_before_their_audio_is_read(tmp_path: Path) -> None:
     address = _chunks(tmp_path)
-    rows = list(tables.read_rows(address, columns=["index", "track_id"], where={"track_id": {"a", "c"}, "index": 1}))
+    rows = list(
+        arrow_tables.read_rows(address, columns=["index", "track_id"], where={"track_id": {"a", "c"}, "index": 1})
+    )
     assert rows == [{"index": 1, "track_id": "a"}, {"index": 1, "track_id": "c"}]
-    assert len(list(tables.read_rows(address))) == address.num_rows == 9
+    assert len(list(arrow_tables.read_rows(address))) == address.num_rows == 9
 
 
 def test_a_selection_shows_its_songs_on_their_sides(tmp_path: Path) -> None:
@@ -114,10 +116,10 @@ def test_a_selection_shows_its_songs_on_their_sides(tmp_path: Path) -> None:
         tmp_path, table="chunks", step="curate", key="k", shards=whole.shards, songs=songs[::-1]
     )
     assert [(song.track_id, song.split) for song in manifests.read_songs(chosen)] == [("a", "test"), ("c", "valid")]
-    rows = list(tables.read_rows(chosen, columns=["track_id", "split"]))
+    rows = list(arrow_tables.read_rows(chosen, columns=["track_id", "split"]))
     assert {(row["track_id"], row["split"]) for row in rows} == set(sides.items())
     assert len(rows) == chosen.num_rows == 6
-    assert {row["index"] for row in tables.read_rows(chosen, where={"split": "valid"})} == {0, 1, 2}
+    assert {row["index"] for row in arrow_tables.read_rows(chosen, where={"split": "valid"})} == {0, 1, 2}
     with pytest.raises(InputError, match="no song 'b'"):
         shards.read_track(chosen, "b")
     assert chosen.digest != _chunks(tmp_path).digest
@@ -144,20 +146,20 @@ def test_a_finished_table_is_found_and_a_lost_or_cut_one_is_not(tmp_path: Path) 
     assert manifests.find_manifest(tmp_path, step="ingest", key="k") is None
     assert shards.find_shard(tmp_path, "first") is None
     with pytest.raises(InputError, match=r"first\.parquet is damaged: it has"):
-        list(tables.read_rows(address))
+        list(arrow_tables.read_rows(address))
     (tmp_path / "chunks" / "second.json").write_text("{")
     assert shards.find_shard(tmp_path, "second") is None
 
 
 def test_a_flipped_bit_is_found_and_the_shard_named(tmp_path: Path) -> None:
     address = _chunks(tmp_path)
-    tables.verify(address)
+    arrow_tables.verify(address)
     path = tmp_path / "chunks" / "second.parquet"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 4
     path.write_bytes(data)
     with pytest.raises(InputError, match=r"second\.parquet is damaged: its checksum"):
-        tables.verify(address)
+        arrow_tables.verify(address)
     with pytest.raises(InputError, match=r"second\.parquet is damaged in 'c': .*page"):
         shards.read_track(address, "c")
 
@@ -165,18 +167,18 @@ def test_a_flipped_bit_is_found_and_the_shard_named(tmp_path: Path) -> None:
 def test_a_bit_flipped_anywhere_in_the_footer_changes_nothing_or_is_named(tmp_path: Path) -> None:
     address = _chunks(tmp_path)
     columns = ["track_id", "index", "num_samples", "drums_rms_db", "drums_crc32"]
-    rows = list(tables.read_rows(address, columns=columns))
+    rows = list(arrow_tables.read_rows(address, columns=columns))
     whole_SCT = shards.read_track(address, "c")
     path = tmp_path / "chunks" / "second.parquet"
     data = path.read_bytes()
     footer = int.from_bytes(data[-8:-4], "little") + 8
-    rng, messages = dice(0, "flips"), []
+    rng, messages = row_rng(0, "flips"), []
     for _ in range(150):
         damaged = bytearray(data)
         damaged[-1 - int(rng.integers(footer))] ^= 1 << int(rng.integers(8))
         path.write_bytes(damaged)
         try:
-            assert list(tables.read_rows(address, columns=columns)) == rows
+            assert list(arrow_tables.read_rows(address, columns=columns)) == rows
             np.testing.assert_array_equal(shards.read_track(address, "c"), whole_SCT)
         except InputError as error:
             messages.append(str(error))
@@ -194,7 +196,7 @@ def test_an_unknown_schema_version_is_refused(tmp_path: Path) -> None:
     later = shards.write_shard(tmp_path, "later", [row], sources=SOURCES)
     address = manifests.write_manifest(tmp_path, table="chunks", step="ingest", key="l", shards=[later])
     with pytest.raises(InputError, match=r"later\.parquet has schema version 98"):
-        list(tables.read_rows(address))
+        list(arrow_tables.read_rows(address))
 
 
 def test_a_writer_that_dies_leaves_no_shard_and_its_rest_is_cleared(tmp_path: Path) -> None:
@@ -267,19 +269,20 @@ def test_border_values_come_back_from_their_tables(tmp_path: Path) -> None:
         duration_s=12.5, measures={"bass_presence": 0.1, "bass_peak": 0.5},
     )  # fmt: skip
     kept = replace(verdict, keep=True, reason="", measures={})
-    table = tables.table_of([verdict, kept], VERDICTS)
-    address = tables.write_table(tmp_path, "verdicts", table, key="k", step="curate", extra={"kept": 1})
-    assert tables.read_objects(address, Verdict) == [verdict, kept]
+    table = arrow_tables.table_of([verdict, kept], VERDICTS)
+    address = arrow_tables.write_table(tmp_path, "verdicts", table, key="k", step="curate", extra={"kept": 1})
+    assert arrow_tables.read_objects(address, Verdict) == [verdict, kept]
     assert manifests.read_manifest(address).extra == {"kept": 1}
     part = Part(track_id="a", source="bass", stretch=1.5, semitones=-2, shift_samples=-7, gain_db=-1.0)
     plan = MixPlan(
         mix_id="m", seed=3, split="train", tempo_bpm=120, key="", parts=(part, part), beat_error_ms=1.0,
         key_distance=0.2, reason="",
     )  # fmt: skip
-    plans = tables.write_table(tmp_path, "plans", tables.table_of([plan], PLANS), key="k")
-    assert tables.read_objects(plans, MixPlan) == [plan]
+    plans = arrow_tables.write_table(tmp_path, "plans", arrow_tables.table_of([plan], PLANS), key="k")
+    assert arrow_tables.read_objects(plans, MixPlan) == [plan]
     assert (
-        tables.write_table(tmp_path / "other", "plans", tables.table_of([plan], PLANS), key="z").digest == plans.digest
+        arrow_tables.write_table(tmp_path / "other", "plans", arrow_tables.table_of([plan], PLANS), key="z").digest
+        == plans.digest
     )
 
 

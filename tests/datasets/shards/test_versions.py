@@ -10,7 +10,7 @@ import pytest
 
 from datasets.errors import InputError
 from datasets.schema import ShardSet, StemFile, Track
-from datasets.seeding import dice
+from datasets.seeding import row_rng
 from datasets.shards import manifests, shards, versions
 from datasets.shards.chunks import SongHeader, song_rows
 from datasets.shards.versions import plan_shards, song_key, stored_bytes
@@ -47,7 +47,7 @@ def _plan(tracks: list[Track], *, shard_bytes: int = 1000) -> dict[str, list[str
 
 
 def test_a_plan_is_the_same_in_any_order_and_whatever_part_of_it_is_left_to_do() -> None:
-    sizes = [int(size) for size in dice(0, "sizes").integers(50, 700, 60)]
+    sizes = [int(size) for size in row_rng(0, "sizes").integers(50, 700, 60)]
     tracks = _corpus(sizes)
     whole = _plan(tracks)
     assert list(_plan(tracks[::-1])) == list(whole)
@@ -93,7 +93,7 @@ def test_sizes_are_those_of_the_files_by_kind_and_streams_count_once() -> None:
 
 def _song(store: Path, name: str, *, audio: str, split: str = "train") -> manifests.Shard:
     header = SongHeader(track_id=name, title=name, split=split, license="", origin="corpus", sample_rate=RATE)
-    stems = dice(0, audio).uniform(-0.5, 0.5, (2, 2, 9000)).astype("float32")
+    stems = row_rng(0, audio).uniform(-0.5, 0.5, (2, 2, 9000)).astype("float32")
     rows = song_rows(stems, header, sources=SOURCES, chunk_s=1)
     return shards.write_shard(store, f"{name}-{audio}", rows, sources=SOURCES)
 
@@ -172,7 +172,7 @@ def test_only_whole_shards_of_ingest_count_as_stored(tmp_path: Path) -> None:
         refused = {"track_id": f"{name} bad", "reason": "empty_file"}
         extra = {"keys": {name: f"key {name}", f"{name} bad": f"key {name} bad"}, "rejected": [refused]}
         header = SongHeader(track_id=name, title=name, split="train", license="", origin="corpus", sample_rate=RATE)
-        stems = dice(0, name).uniform(-0.5, 0.5, (2, 2, 9000)).astype("float32")
+        stems = row_rng(0, name).uniform(-0.5, 0.5, (2, 2, 9000)).astype("float32")
         rows = song_rows(stems, header, sources=SOURCES, chunk_s=1)
         shards.write_shard(tmp_path, name, rows, sources=SOURCES, extra=lambda: extra)
 

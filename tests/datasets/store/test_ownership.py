@@ -7,7 +7,15 @@ import pytest
 
 from datasets.errors import InputError
 from datasets.store import storage
-from datasets.store.ownership import FILES_MARKER, claim_store, is_store, outputs, require_folder, require_ours, written
+from datasets.store.ownership import (
+    FILES_MARKER,
+    claim_store,
+    is_store,
+    outputs,
+    recorded_files,
+    require_folder,
+    require_ours,
+)
 from tests.s3 import BUCKET, object_store
 
 REMEDY = "choose another"
@@ -29,14 +37,14 @@ def test_what_we_wrote_may_be_written_again_and_what_somebody_put_there_may_not(
     put(tmp_path, a="1", b="2")
     put(tmp_path, a="3", c="4")
     assert (tmp_path / "a").read_text() == "3"
-    assert sorted(written(tmp_path)) == ["a", "b", "c"]
+    assert sorted(recorded_files(tmp_path)) == ["a", "b", "c"]
     (tmp_path / "d").write_text("precious")
     said = refused(tmp_path, "a", "d")
     assert "holds d, which stemline did not write" in said
     assert "choose another" in said
     with pytest.raises(InputError), outputs(tmp_path, ["a", "d"], remedy=REMEDY):
         raise AssertionError("nothing may be written before all are known as ours")
-    assert sorted(written(tmp_path)) == ["a", "b", "c"]
+    assert sorted(recorded_files(tmp_path)) == ["a", "b", "c"]
 
 
 def test_a_file_that_somebody_changed_is_theirs(tmp_path: Path) -> None:
@@ -51,7 +59,7 @@ def test_after_a_kill_what_was_begun_is_ours_and_what_was_never_written_is_not_r
     with outputs(tmp_path, ["a", "b"], remedy=REMEDY):
         (tmp_path / "a").write_text("half")
         while_writing = (tmp_path / FILES_MARKER).read_text()
-    assert sorted(written(tmp_path)) == ["a"]
+    assert sorted(recorded_files(tmp_path)) == ["a"]
     (tmp_path / FILES_MARKER).write_text(while_writing)  # as a kill would leave it
     (tmp_path / "b").write_text("whole")
     require_ours(tmp_path, ["a", "b"], remedy=REMEDY)

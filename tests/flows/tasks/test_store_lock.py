@@ -13,7 +13,7 @@ import pytest
 
 from datasets.errors import InputError
 from datasets.schema import VERDICTS
-from datasets.shards.tables import table_of, write_table
+from datasets.shards.arrow_tables import table_of, write_table
 from datasets.store.ownership import STORE_MARKER, is_store
 from flows.__main__ import main
 from flows.tasks import store_lock

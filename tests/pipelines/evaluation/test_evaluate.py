@@ -11,8 +11,8 @@ import torch
 
 from datasets.errors import InputError
 from datasets.schema import Score, ShardSet
+from datasets.shards.arrow_tables import read_objects
 from datasets.shards.shards import read_track
-from datasets.shards.tables import read_objects
 from models.inference.separate import separate
 from models.networks.catalog import build
 from models.scores import bsseval

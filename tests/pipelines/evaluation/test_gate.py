@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from datasets.errors import InputError
-from datasets.seeding import dice
+from datasets.seeding import row_rng
 from pipelines.evaluation.evaluate import ScoreSummary, SongScore, SourceScore
 from pipelines.evaluation.gate import Decision, GateConfig, decide, with_tags, with_word
 from pipelines.lineage.contamination import Contamination
@@ -59,7 +59,7 @@ CHAMPION = summary(1.0, 1.0, model="champion")
 
 def around(mean: float, spread: float, *, num_songs: int = NUM_SONGS) -> list[float]:
     """Values of exactly this mean and this deviation."""
-    values = dice(0, "songs").normal(size=num_songs)
+    values = row_rng(0, "songs").normal(size=num_songs)
     values = (values - values.mean()) / values.std(ddof=1)
     return (mean + spread * values).tolist()  # type: ignore[no-any-return]
 

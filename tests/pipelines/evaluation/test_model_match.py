@@ -13,7 +13,7 @@ import torch
 from datasets.audio.resampling import resample
 from datasets.errors import InputError
 from datasets.schema import ShardSet
-from datasets.shards import manifests, shards, tables
+from datasets.shards import arrow_tables, manifests, shards
 from datasets.shards.chunks import SongHeader, song_rows
 from datasets.shards.manifests import find_song
 from datasets.shards.shards import read_track
@@ -154,10 +154,10 @@ def test_an_absent_source_is_no_damage(tmp_path: Path) -> None:
         read_track(chunks, "b", sources=("drums", "vocals", "other"))
     assert "delete" not in str(seen.value)
     with pytest.raises(InputError, match="has no column vocals") as seen:
-        list(tables.read_rows(chunks, columns=["track_id", "vocals"]))
+        list(arrow_tables.read_rows(chunks, columns=["track_id", "vocals"]))
     assert "delete" not in str(seen.value)
     with pytest.raises(InputError, match="has no column genre"):
-        list(tables.read_rows(chunks, where={"genre": "jazz"}))
+        list(arrow_tables.read_rows(chunks, where={"genre": "jazz"}))
 
 
 def test_estimates_at_another_rate_than_the_song_s_are_refused(tmp_path: Path) -> None:

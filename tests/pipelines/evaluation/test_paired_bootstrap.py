@@ -5,13 +5,13 @@ import math
 import numpy as np
 import pytest
 
-from datasets.seeding import dice
+from datasets.seeding import row_rng
 from pipelines.evaluation.paired_bootstrap import difference
 
 
 @pytest.mark.parametrize("num_songs", [8, 20, 50])
 def test_without_a_gain_the_lower_bound_lies_above_zero_in_one_of_twenty_trials_at_most(num_songs: int) -> None:
-    rng = dice(0, "no gain", num_songs)
+    rng = row_rng(0, "no gain", num_songs)
     above = sum(
         difference(rng.normal(0, 0.6, num_songs).tolist(), confidence=0.95, resamples=500).low > 0 for _ in range(600)
     )
@@ -20,7 +20,7 @@ def test_without_a_gain_the_lower_bound_lies_above_zero_in_one_of_twenty_trials_
 
 
 def test_what_so_many_songs_are_said_to_show_they_show_in_four_of_five_trials() -> None:
-    rng = dice(0, "a gain")
+    rng = row_rng(0, "a gain")
     first = difference(rng.normal(0, 0.5, 2000).tolist(), confidence=0.95, resamples=100)
     needed = first.songs_needed(0.2, 0.95)
     assert needed == pytest.approx(2.486**2 * 0.25 / 0.04, rel=0.1)
@@ -30,7 +30,7 @@ def test_what_so_many_songs_are_said_to_show_they_show_in_four_of_five_trials() 
 
 
 def test_bounds_lie_around_the_mean_and_do_not_depend_on_order_or_sign() -> None:
-    values = dice(1, "skewed").exponential(1.0, 30)
+    values = row_rng(1, "skewed").exponential(1.0, 30)
     one = difference(values.tolist(), confidence=0.9)
     assert one == difference(values[::-1].tolist(), confidence=0.9)
     assert one.low < one.mean < one.high
@@ -56,7 +56,7 @@ def test_no_difference_takes_no_songs_and_nothing_is_not_a_number_in_silence() -
 
 def test_bounds_are_those_of_a_resampling_that_is_written_out() -> None:
     """Each resample's mean and standard error by NumPy, one after the other."""
-    values = np.sort(dice(2, "tail").exponential(1.0, 12) ** 3)
+    values = np.sort(row_rng(2, "tail").exponential(1.0, 12) ** 3)
     drawn = np.random.default_rng(0).integers(0, 12, (4000, 12))
     resampled = [values[picked] for picked in drawn]
     away = [(one.mean() - values.mean()) / (one.std(ddof=1) / math.sqrt(12)) for one in resampled]
@@ -80,6 +80,6 @@ def test_evenly_spread_songs_have_the_bounds_of_student() -> None:
 
 
 def test_thousands_of_songs_get_along_with_fewer_resamples() -> None:
-    values = dice(3, "many").normal(0.1, 1.0, 3000)
+    values = row_rng(3, "many").normal(0.1, 1.0, 3000)
     made = difference(values.tolist(), confidence=0.975)
     assert made.low == pytest.approx(values.mean() - 1.96 * values.std(ddof=1) / math.sqrt(3000), abs=0.003)

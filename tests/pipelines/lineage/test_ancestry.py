@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from datasets.schema import PLANS, MixPlan, Part, ShardSet
+from datasets.shards.arrow_tables import table_of, write_table
 from datasets.shards.manifests import write_manifest
-from datasets.shards.tables import table_of, write_table
 from pipelines.lineage import ancestry, contamination
 from pipelines.lineage.ancestry import Ancestors, Ancestry
 from pipelines.registry import address

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.quality.fingerprint import Listener, pack
+from datasets.quality.fingerprint import FingerprintExtractor, pack
 from datasets.schema import LANDMARKS, Landmarks, ShardSet
-from datasets.seeding import dice
+from datasets.seeding import row_rng
+from datasets.shards.arrow_tables import table_of, write_table
 from datasets.shards.manifests import Song, write_manifest
-from datasets.shards.tables import table_of, write_table
 from pipelines.lineage.contamination import SAME_AUDIO, find, heard_songs, learnt_songs
 
 RATE = 11025
@@ -17,7 +17,7 @@ RATE = 11025
 
 def tune(seed: int, *, speed: float = 1.0) -> np.ndarray:
     """Twenty seconds of tones that begin at drawn times, mono."""
-    rng = dice(seed, "tune")
+    rng = row_rng(seed, "tune")
     time_T = np.arange(int(20 * RATE / speed)) / RATE * speed
     sound = np.zeros(len(time_T))
     for start_s in np.sort(rng.uniform(0, 19, 120)):
@@ -28,7 +28,7 @@ def tune(seed: int, *, speed: float = 1.0) -> np.ndarray:
 
 
 def sounds(mono_T: np.ndarray) -> str:
-    listener = Listener(RATE)
+    listener = FingerprintExtractor(RATE)
     listener.add(mono_T)
     return pack(listener.signature())
 

@@ -11,10 +11,10 @@ import pytest
 
 from datasets.schema import PLANS, MixPlan, Part, ShardSet
 from datasets.shards import manifests, shards
+from datasets.shards.arrow_tables import table_of, verify, write_table
 from datasets.shards.chunks import SongHeader, song_rows
 from datasets.shards.manifests import Song, read_manifest, write_manifest
 from datasets.shards.shards import read_song, write_shard
-from datasets.shards.tables import table_of, verify, write_table
 from datasets.shards.versions import read_store
 from datasets.store import storage
 from pipelines.lineage import ancestry, erasure

@@ -6,27 +6,27 @@ from typing import Any
 import numpy as np
 import pytest
 
-from datasets.corpus.synthetic import Score, compose, perform
+from datasets.corpus.synthetic import Composition, compose, perform
 from datasets.errors import InputError
 from datasets.schema import SOURCES, Profile, ShardSet
+from datasets.shards.arrow_tables import read_objects
 from datasets.shards.chunks import SongHeader, song_rows
 from datasets.shards.manifests import write_manifest
 from datasets.shards.shards import write_shard
-from datasets.shards.tables import read_objects
 from pipelines.preparation import analyze
 from pipelines.preparation.analyze import AnalyzeConfig
 
 SAMPLE_RATE = 16000
 
 
-def scores(count: int) -> list[Score]:
+def scores(count: int) -> list[Composition]:
     """Songs of nearly one tempo and one key, so that they match."""
     return [
         replace(compose(5, str(number), 8.0), tempo_bpm=118.0 + number, tonic=number % 3) for number in range(count)
     ]
 
 
-def stored(store: Path, songs: Sequence[Score], *, splits: Sequence[str] = ("train",)) -> ShardSet:
+def stored(store: Path, songs: Sequence[Composition], *, splits: Sequence[str] = ("train",)) -> ShardSet:
     """A chunk table of these songs, two to a shard."""
     shards = []
     for start in range(0, len(songs), 2):

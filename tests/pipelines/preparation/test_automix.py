@@ -8,9 +8,9 @@ from datasets.analysis.profile import profile
 from datasets.errors import InputError
 from datasets.mixing.mixplan import MixRules, plan
 from datasets.schema import SOURCES, MixPlan, chunks_schema
+from datasets.shards.arrow_tables import read_objects, read_rows, verify
 from datasets.shards.manifests import read_manifest, read_songs, write_manifest
 from datasets.shards.shards import read_song, read_track
-from datasets.shards.tables import read_objects, read_rows, verify
 from pipelines.lineage import ancestry
 from pipelines.preparation import analyze, automix
 from pipelines.preparation.analyze import AnalyzeConfig

@@ -14,8 +14,8 @@ from datasets.corpus.synthetic import write_corpus
 from datasets.errors import InputError
 from datasets.quality.fingerprint import unpack
 from datasets.schema import SOURCES, Landmarks, ShardSet, Verdict
-from datasets.seeding import dice
-from datasets.shards import manifests, tables
+from datasets.seeding import row_rng
+from datasets.shards import arrow_tables, manifests
 from pipelines import registry
 from pipelines.preparation import curate, ingest, label_check, signal_stats
 from pipelines.preparation.curate import CurateConfig, CurateResult
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.ray
 def _song(root: Path, name: str, *, silent: tuple[str, ...] = (), gain: float = 0.1) -> Path:
     folder = root / name
     folder.mkdir(parents=True)
-    noise = dice(0, name).standard_normal((4, 2, 4 * RATE + 15))
+    noise = row_rng(0, name).standard_normal((4, 2, 4 * RATE + 15))
     for source, stem_CT in zip(SOURCES, noise, strict=True):
         smooth_CT = np.apply_along_axis(lambda row: np.convolve(row, np.ones(16) / 4, "valid"), 1, stem_CT)
         level = 0.0 if source in silent else gain
@@ -47,7 +47,7 @@ def _curate(ingested: IngestResult, store: Path, config: CurateConfig | None = N
 
 
 def _verdicts(result: CurateResult) -> dict[str, Verdict]:
-    return {verdict.title: verdict for verdict in tables.read_objects(result.verdicts, Verdict)}
+    return {verdict.title: verdict for verdict in arrow_tables.read_objects(result.verdicts, Verdict)}
 
 
 def test_each_song_is_kept_or_dropped_for_its_reason(ray_local: Any, tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_each_song_is_kept_or_dropped_for_its_reason(ray_local: Any, tmp_path: P
     assert sum(result.summary["splits"].values()) == 6
     # What they sound like is kept with the dataset: models compared on it later must not have heard them elsewhere.
     kept = manifests.read_manifest(result.chunks)
-    sounds = tables.read_objects(ShardSet(**kept.extra["landmarks"]), Landmarks)
+    sounds = arrow_tables.read_objects(ShardSet(**kept.extra["landmarks"]), Landmarks)
     assert [(one.track_id, one.audio) for one in sounds] == [(song.track_id, song.audio) for song in kept.songs]
     assert all(len(unpack(one.signature)) > 1 for one in sounds)
 
@@ -189,7 +189,7 @@ def test_verdicts_without_a_mixture_that_was_out_of_reach_do_not_last(ray_local:
         _song(root, f"train/Song {letter}")
     _song(root, "test/Song T")
     mixture = root / "train/Song B/mixture.wav"
-    soundfile.write(mixture, 0.1 * dice(0, "other").standard_normal((4 * RATE, 2)), RATE, subtype="FLOAT")
+    soundfile.write(mixture, 0.1 * row_rng(0, "other").standard_normal((4 * RATE, 2)), RATE, subtype="FLOAT")
     (root / "train/Song C/mixture.wav").write_bytes(b"no sound at all" * 99)
     ingested = _ingest(root, store)
     mixture.rename(tmp_path / "away.wav")

@@ -21,7 +21,7 @@ from datasets.audio.samples import Samples
 from datasets.errors import InputError
 from datasets.loading.segments import SegmentIndex
 from datasets.schema import SOURCES
-from datasets.seeding import dice
+from datasets.seeding import row_rng
 from datasets.shards import manifests, shards
 from datasets.store import write_lock
 from pipelines.preparation import ingest
@@ -34,7 +34,7 @@ CONFIG = IngestConfig(sample_rate=RATE, shard_mb=1)
 
 
 def _stems(name: str, duration_s: float = 2.0) -> Samples:
-    ints = dice(0, name).integers(-9000, 9000, (4, 2, round(duration_s * RATE)))
+    ints = row_rng(0, name).integers(-9000, 9000, (4, 2, round(duration_s * RATE)))
     return (ints / 32768).astype(np.float32)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from datasets.quality.measures import Rules
+from datasets.quality.measures import QualityRules
 from datasets.quality.measures import measure as measure_stems
 from datasets.schema import StemFile
 from datasets.shards.manifests import Song, read_songs
@@ -94,7 +94,7 @@ def test_a_mixture_that_cannot_be_read_for_once_is_not_remembered(
     path = write_mixture(tmp_path / "mixture.wav", song)
     stamp, whole = path.stat(), path.read_bytes()
     files = {"a": (StemFile(path=str(path), num_bytes=stamp.st_size, changed_ns=stamp.st_mtime_ns),)}
-    run = partial(signal_stats.run, Rules(), [song], sources=SOURCES, mixtures=files, store=str(tmp_path))
+    run = partial(signal_stats.run, QualityRules(), [song], sources=SOURCES, mixtures=files, store=str(tmp_path))
     measured_now = _run_here(monkeypatch)
     if trouble == "changed":
         path.write_bytes(whole + b"more")
@@ -125,7 +125,7 @@ def test_a_mixture_whose_bytes_are_no_audio_is_remembered_and_said(
     files = {"a": (StemFile(path=str(path), num_bytes=path.stat().st_size, changed_ns=path.stat().st_mtime_ns),)}
     measured_now = _run_here(monkeypatch)
     for _ in range(2):
-        found = signal_stats.run(Rules(), [song], sources=SOURCES, mixtures=files, store=str(tmp_path))["a"]
+        found = signal_stats.run(QualityRules(), [song], sources=SOURCES, mixtures=files, store=str(tmp_path))["a"]
         assert (found.unread, "residual_db" in found.measures) == ("", False)
         assert "mixture.wav" in found.broken
         assert {"no audio": "no decoder", "cut": "truncated", "not finite": "NaN"}[fault] in found.broken

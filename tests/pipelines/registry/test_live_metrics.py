@@ -220,23 +220,23 @@ def test_a_look_at_a_long_training_reads_what_is_new(
 def test_a_tail_tells_what_the_whole_file_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     """Appended to, cut short in a line, taken back, and begun again by another process, at any place of the blocks."""
     monkeypatch.setattr(run_folder.Tail, "_BLOCK", 37)
-    dice = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     path, heard, step, done = tmp_path / "rows.jsonl", dict[int, float](), 0, 0
     lines, tail = run_folder.Lines(path), run_folder.Tail(path)
     for _ in range(60):
-        match dice.integers(5):
+        match rng.integers(5):
             case 0 | 1:
-                for _ in range(dice.integers(1, 6)):
+                for _ in range(rng.integers(1, 6)):
                     step += 1
-                    lines.append({"step": step, "value": float(dice.random())})
+                    lines.append({"step": step, "value": float(rng.random())})
             case 2:
-                back = int(dice.integers(done, step + 1))
+                back = int(rng.integers(done, step + 1))
                 lines.keep(lambda row, back=back: row["step"] <= back)
                 step = back
             case 3:
                 tail, heard = run_folder.Tail(path), {}
             case 4:
-                done = int(dice.integers(done, step + 1))  # delivered so far
+                done = int(rng.integers(done, step + 1))  # delivered so far
         anew, rows = tail.look(done)
         heard = {} if anew else heard
         heard |= {row["step"]: row["value"] for row in rows}

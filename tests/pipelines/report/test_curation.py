@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from datasets.quality.measures import Rules
+from datasets.quality.measures import QualityRules
 from datasets.schema import Verdict
 from datasets.shards.manifests import read_songs
 from pipelines.report.curation import excerpts, rule_sections
@@ -37,7 +37,7 @@ def make_curation(store: Path) -> CurationInput:
     shares_SS = np.array([[0.1, 0.9], [0.0, 1.0]])
     return CurationInput(
         key="key",
-        rules=Rules(),
+        rules=QualityRules(),
         sources=SOURCES,
         verdicts=[
             verdict("a"), verdict("b"), verdict("c", reason="silent_source", presence=0.1),

@@ -10,9 +10,9 @@ import pytest
 from datasets.analysis.profile import profile
 from datasets.mixing.mixplan import MixRules, plan
 from datasets.schema import PLANS, PROFILES, SOURCES, MixPlan, ShardSet
+from datasets.shards.arrow_tables import read_objects, table_of, write_table
 from datasets.shards.manifests import read_songs
 from datasets.shards.shards import read_song
-from datasets.shards.tables import read_objects, table_of, write_table
 from models.learner_config import AugmentConfig
 from pipelines.preparation.automix import mix_stems
 from pipelines.report.augmentation_examples import augmentation_section, examples

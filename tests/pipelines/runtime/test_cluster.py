@@ -17,7 +17,7 @@ import soundfile
 
 from datasets.errors import InputError
 from datasets.schema import SOURCES
-from datasets.seeding import dice
+from datasets.seeding import row_rng
 from datasets.shards.manifests import Song
 from pipelines.runtime import cluster
 from pipelines.runtime.cluster import Resources, connect, map_rows
@@ -163,7 +163,7 @@ def test_ray_address_sends_the_same_job_to_a_cluster_with_code_and_settings(
     for name in ("One", "Two", "Three"):
         (tmp_path / "c" / name).mkdir(parents=True)
         for source in SOURCES:
-            noise = dice(0, name, source).standard_normal((16000, 2)) * 0.1
+            noise = row_rng(0, name, source).standard_normal((16000, 2)) * 0.1
             soundfile.write(tmp_path / "c" / name / f"{source}.wav", noise, 8000)
     address = ray_local.get_runtime_context().gcs_address
     environment = {

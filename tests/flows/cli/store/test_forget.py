@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from datasets.corpus.removed_songs import read_forgotten
+from datasets.corpus.removed_songs import read_removed_songs
 from datasets.errors import InputError
 from datasets.schema import SOURCES
-from datasets.seeding import dice
+from datasets.seeding import row_rng
 from datasets.shards.manifests import read_songs
 from flows.build_corpus import Corpus
 from flows.cli.models import lineage
@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 def write_song(root: Path, name: str, *, like: str = "", gain: float = 0.1) -> None:
     folder = root / name
     folder.mkdir(parents=True)
-    noise = dice(0, like or name).standard_normal((4, 2, 4 * RATE + 15))
+    noise = row_rng(0, like or name).standard_normal((4, 2, 4 * RATE + 15))
     for source, stem_CT in zip(SOURCES, noise, strict=True):
         smooth_CT = np.apply_along_axis(lambda row: np.convolve(row, np.ones(16) / 4, "valid"), 1, stem_CT)
         soundfile.write(folder / f"{source}.wav", smooth_CT.T * gain, RATE, subtype="FLOAT")
@@ -121,7 +121,7 @@ def test_erased_its_audio_is_in_no_file_of_the_store_and_it_is_forgotten_still(
     assert {str(Path(place.split(" (seconds")[0]).relative_to(store)) for place in told["still_in"]} == {
         "report.html", "listening/Artist - Song.html", "separated/Artist - Song", "runs/older/examples",
     }  # fmt: skip
-    assert set(read_forgotten(config.store.tables).names) == audio
+    assert set(read_removed_songs(config.store.tables).names) == audio
     # The dataset that was trained on stays readable, and the version's ancestry known.
     assert {song.track_id for song in read_songs(before.songs)} == OTHERS
     again = forget.run(config, "Artist - Song", erase=True, screen=current())
@@ -151,4 +151,4 @@ def test_a_name_that_fits_several_songs_or_none_is_refused(ray_local: Any, confi
         forget.run(config, "train/", screen=current())
     with pytest.raises(InputError, match="has a song called"):
         forget.run(config, "nobody's", screen=current())
-    assert not read_forgotten(config.store.tables)
+    assert not read_removed_songs(config.store.tables)

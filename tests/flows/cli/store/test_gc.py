@@ -11,8 +11,8 @@ import pytest
 
 from datasets.errors import InputError
 from datasets.schema import VERDICTS, Verdict
+from datasets.shards.arrow_tables import table_of, write_table
 from datasets.shards.manifests import address_of, read_manifest, write_manifest
-from datasets.shards.tables import table_of, write_table
 from flows import config as door
 from flows.__main__ import main
 from flows.cli.store import gc
