@@ -54,6 +54,7 @@ class StemFile:
     side: str | None = None  # "left" or "right": where a mono file belongs; a stereo file goes in as it is
     num_bytes: int = field(default=0, compare=False)  # of the file; 0 where that is not known
     changed_ns: int = field(default=0, compare=False)  # when the file last changed, since the epoch
+    content: str = field(default="", compare=False)  # SHA-256 of the file; empty where nobody asks for it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

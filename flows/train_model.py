@@ -25,7 +25,7 @@ from pipelines.lineage.contamination import Contamination
 from pipelines.preparation.curate import CurateConfig
 from pipelines.registry import Candidate, ModelVersion
 from pipelines.registry.bundle import checkpoint_digest
-from pipelines.runtime.step_keys import code_commit, code_digest
+from pipelines.runtime.step_keys import code_commit
 from pipelines.training import train
 from pipelines.training.train import TrainResult
 
@@ -168,7 +168,7 @@ def register(config: RunConfig, corpus: Corpus, trained: TrainResult, scored: Ev
             "scores_digest": scored.scores.digest,
             "weights_digest": scored.summary.model_digest,
             "protocol": scored.summary.protocol,
-            "code_digest": code_digest("pipelines.training.train_loop"),
+            "train_version": train.STEP.words,
             "commit": code_commit() or "unknown",
             **_origins(config, corpus, trained),
             **({"stopped": trained.stopped} if trained.stopped else {}),

@@ -192,7 +192,7 @@ def _track(
         stems={source: tuple(map(prints.stamped, files)) for source, files in song.files.items()},
         fingerprint=fingerprint,
         pad_s=song.pad_s,
-        mixture=tuple(map(prints.stamped, song.mixture)),
+        mixture=tuple(map(prints.with_content, song.mixture)),
     )
 
 
@@ -284,6 +284,18 @@ class _Fingerprints:
         """The file with its size and time of change, where they can be known."""
         stamp = self._stamp(file.path)
         return replace(file, num_bytes=stamp.size, changed_ns=stamp.changed_ns) if stamp else file
+
+    def with_content(self, file: StemFile) -> StemFile:
+        """The stamped file with its digest; what cannot be read now is known by size and time of change alone.
+
+        Nothing is remembered of a mixture that cannot be read, so a digest of another kind leads to no wrong result.
+        """
+        try:
+            content = self.of(file.path)
+        except Unavailable:
+            content = ""
+        stamped = self.stamped(file)
+        return replace(stamped, content=content or f"unread:{stamped.num_bytes}:{stamped.changed_ns}")
 
     def _stamp(self, path: str) -> storage.Stamp | None:
         return self._stamps.get(path) or storage.stamp(path)

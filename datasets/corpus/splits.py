@@ -14,6 +14,9 @@ from types import MappingProxyType
 
 from datasets.schema import SPLITS
 
+# Raise it when the same names and settings are dealt otherwise (CONTRIBUTING.md)
+VERSION = 1
+
 # The 14 songs of MUSDB18's train folder that published results use for validation.
 MUSDB_VALID = frozenset(
     {

@@ -24,6 +24,9 @@ from datasets.seeding import row_rng
 
 Array = NDArray[np.float64]
 
+# Raise it when the same profiles and settings give other plans (CONTRIBUTING.md)
+VERSION = 1
+
 SILENT_DB = -60.0
 MAX_GAIN_DB = 12.0
 MAX_TRIES = 64  # candidates looked at for one part before the plan goes without it

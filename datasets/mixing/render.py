@@ -20,6 +20,9 @@ from datasets.schema import MixPlan, Part
 Samples = NDArray[np.float32]
 Load = Callable[[str, str], Samples]  # (track id, source) -> samples_CT
 
+# Raise it when the same plan and stems give other samples (CONTRIBUTING.md)
+VERSION = 1
+
 MARGIN_S = 1.0  # around the needed stretch of a stem, so that the stretcher's windows see real music
 FADE_S = 0.01  # where a stem is cut, so that it does not click
 STRETCH_SEED = 1

@@ -22,6 +22,9 @@ Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Signature = NDArray[np.uint64]  # the length in frames, then one landmark each; see `_FIELDS`
 
+# Of signatures: raise it when the same recording gives another one (CONTRIBUTING.md)
+VERSION = 1
+
 RATE = 11025
 WINDOW = 2048  # 0.19 s
 HOP = 256  # 23 ms

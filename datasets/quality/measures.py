@@ -47,6 +47,9 @@ __all__ = [
 
 Array = NDArray[np.float64]
 
+# Of measures and rules: raise it when the same stems measure, or are judged, otherwise (CONTRIBUTING.md)
+VERSION = 1
+
 _FLOOR_DB = -120.0
 _FLAT_STEP = 2.0**-15  # samples within one step of 16 bits stand still
 _FLAT_EDGE = 8 * _FLAT_STEP  # a round top of the same width falls by half of this at most beside it

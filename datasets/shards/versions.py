@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.errors import InputError
-from datasets.schema import SCHEMA_VERSION, SPLITS, Track
+from datasets.schema import SPLITS, Track
 from datasets.shards.manifests import (
     Manifest,
     Shard,
@@ -62,12 +62,6 @@ class StoredSongs:
 
     def __contains__(self, key: str) -> bool:
         return key in self.songs or key in self.refused
-
-
-def song_key(track: Track, *, spec: str) -> str:
-    """A digest of all that decides on the audio stored for a track; `spec` stands for settings and code."""
-    parts = [[source, [[file.stream, file.side] for file in files]] for source, files in sorted(track.stems.items())]
-    return _digest([SCHEMA_VERSION, spec, track.track_id, track.fingerprint, parts, track.pad_s])
 
 
 def read_store(store: str | Path) -> StoredSongs:

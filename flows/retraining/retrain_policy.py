@@ -8,7 +8,7 @@ counted by.
 import json
 import math
 import statistics
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,12 +19,13 @@ from datasets.schema import ShardSet
 from datasets.shards import versions
 from datasets.shards.manifests import Song, address_of, read_manifest, read_songs
 from datasets.store import storage
-from pipelines.runtime.step_keys import code_digest, digest
+from pipelines.runtime.step_keys import Step, digest
 
 if TYPE_CHECKING:
     from flows.config import RunConfig
     from pipelines.registry import ModelVersion, Promotion
 
+RECIPE = Step(name="recipe", version=1)
 ABANDONED_H = 48.0  # a retraining that began that long ago and never ended was killed
 # A schedule's runs do not begin to the second: a pause of a day and a nightly schedule go together.
 JITTER_H, JITTER = 1.0, 1 / 24  # at most, and of the pause
@@ -285,15 +286,33 @@ def _hours(songs: Iterable[Song]) -> float:
     return sum(song.num_samples / song.sample_rate for song in songs) / 3600
 
 
-def recipe(config: "RunConfig") -> str:
-    """A digest of all but songs and seeds of a retraining's own that shapes a model."""
-    from pipelines.lineage import ancestry
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecipeInputs:
+    """All but songs, and seeds of a retraining's own, that shapes a model besides its settings."""
 
-    return digest(
-        config.corpus.sources, config.analyze, config.automix, config.automix_weight, config.model, config.train,
-        ancestry.start_of(config.model.start, store=config.store.root) if config.model.start else {},
-        code_digest("pipelines.training.train_loop", "pipelines.preparation.automix"),
-    )  # fmt: skip
+    sources: tuple[str, ...]
+    start: Mapping[str, str]  # the weights that it begins with
+    versions: Mapping[str, int]  # of the steps that make its mixes and its weights
+
+
+def recipe(config: "RunConfig") -> str:
+    """The key of what a retraining does with the same songs: it changes with settings and versions of steps."""
+    from pipelines.lineage import ancestry
+    from pipelines.preparation import analyze, automix
+    from pipelines.training import train
+
+    inputs = RecipeInputs(
+        sources=tuple(config.corpus.sources),
+        start=ancestry.start_of(config.model.start, store=config.store.root) if config.model.start else {},
+        versions={
+            **analyze.STEP.versions,
+            **automix.PLAN.versions,
+            **automix.STEP.versions,
+            **train.STEP.versions,
+        },
+    )
+    settings = [config.analyze, config.automix, config.automix_weight, config.model, config.train]
+    return RECIPE.key(inputs, settings)
 
 
 def _utc(at: str) -> str:

@@ -12,7 +12,7 @@ import sys
 import time
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,41 @@ from datasets.store import storage, strict_json
 from flows import config as door
 from flows.console.error_messages import explain
 from flows.console.progress_display import Screen, current
+from pipelines.evaluation import evaluate
+from pipelines.preparation import analyze, automix, curate, ingest, label_check
 from pipelines.runtime import ray_jobs
 from pipelines.runtime.ray_jobs import Errand, Job, JobLostError
-from pipelines.runtime.step_keys import code_digest, digest
+from pipelines.runtime.step_keys import Step
+from pipelines.training import train
 
 _LOG = logging.getLogger("flows.tasks.remote_step")
+VERSION = 1  # of calls and answers
+STEP = Step(
+    name="job",
+    version=VERSION,
+    # A job that began before a step changed would do other work: nobody must wait for its answer.
+    uses={
+        **ingest.SONG.versions,
+        **curate.STEP.versions,
+        **label_check.STEP.versions,
+        **analyze.STEP.versions,
+        **automix.PLAN.versions,
+        **automix.STEP.versions,
+        **train.STEP.versions,
+        **evaluate.STEP.versions,
+    },
+)
 MARK = "@stemline "
 SAY_EVERY_S = 2.0
 _CALLS = ("start", "advance", "note", "finish", "cached", "detail", "say")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """All that decides on what a job does."""
+
+    step: str
+    arguments: Mapping[str, Any]
 
 
 class JobFailedError(RuntimeError):
@@ -48,9 +75,9 @@ def send(server: str, name: str, function: Callable[..., Any], arguments: Mappin
     """
     config = next(value for value in arguments.values() if isinstance(value, door.RunConfig))
     where = f"{function.__module__}:{function.__qualname__}"
-    call = json.dumps({"function": where, "arguments": {key: _plain(value) for key, value in arguments.items()}})
-    # Other code would do other work: it must not listen to a job that began before it.
-    key = f"{name}-{digest(call, code_digest(function.__module__))[:12]}"
+    inputs = Inputs(step=name, arguments={key: _plain(value) for key, value in arguments.items()})
+    call = json.dumps({"function": where, "arguments": inputs.arguments})
+    key = f"{name}-{STEP.key(inputs)[:12]}"
     folder = storage.join(config.store.tables, "cache", "jobs")
     asked = storage.join(folder, f"{key}.json")
     storage.write(asked, call.encode())

@@ -21,15 +21,25 @@ from datasets.shards.arrow_tables import read_objects, table_of, write_table
 from datasets.shards.manifests import Song, find_manifest, find_song, read_manifest, read_songs
 from datasets.shards.shards import read_song, sources_of
 from datasets.store import storage
+from models import inference, networks
+from models import scores as score_code
 from pipelines.evaluation import model_match, museval_json, scoring
+from pipelines.evaluation.model_match import Resampling
 from pipelines.evaluation.scoring import SCORERS, Protocol, SongResult
 from pipelines.runtime.cluster import connect, quiet_data, side_by_side, song_bytes
 from pipelines.runtime.progress import Progress, stage
-from pipelines.runtime.step_keys import code_digest, digest
+from pipelines.runtime.step_keys import Step
 
 if TYPE_CHECKING:
     from models.weights.model_ref import ModelRef
 
+# Raise it when the same model, songs and protocol give other rows of scores (CONTRIBUTING.md)
+VERSION = 1
+STEP = Step(
+    name="evaluate",
+    version=VERSION,
+    uses={"inference": inference.VERSION, "networks": networks.VERSION, "scores": score_code.VERSION},
+)
 PRECISIONS = ("float32", "bfloat16")
 _TORCH_BYTES = 2**30  # of a worker before it has a song
 # Songs' worth of memory, all stems of one in float32, measured: the song, its estimates, and what is in passing.
@@ -79,6 +89,25 @@ class EvaluateConfig:
     def measures(self) -> Protocol:
         """What scoring a song needs to know of all this."""
         return Protocol(text=self.protocol, window_s=self.window_s, all_four=self.all_four, scorer=self.scorer)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SongInputs:
+    """All that decides on the scores of a song."""
+
+    model: str  # the digest of its weights and configuration
+    audio: str
+    protocol: str
+    columns: tuple[str, ...]
+    resampling: Resampling | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """All that decides on a table of scores."""
+
+    dataset: str  # its digest
+    songs: tuple[tuple[str, SongInputs], ...]  # by id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,20 +182,12 @@ def run(
     folder = storage.absolute(store)
     songs = _songs_of(config, chunks, keep)
     model = check(config, checkpoint, chunks, keep=keep)
-    code = code_digest(
-        "models.scores.metrics", "models.scores.bsseval", "models.inference.separate", "models.networks.catalog"
-    )
-    asked = [config.protocol, SCORES.names, code]
-    resampled = {song.sample_rate: model_match.resampling(model, song) for song in songs}
-    told = [how for _, how in sorted(resampled.items()) if how]
-    key = digest(model.digest, chunks.digest, [song.track_id for song in songs], *asked, *told)
+    about = [_inputs(config, model, song, chunks) for song in songs]
+    ids = (song.track_id for song in songs)
+    key = STEP.key(Inputs(dataset=chunks.digest, songs=tuple(zip(ids, about, strict=True))))
     scores = find_manifest(folder, step="evaluate", key=key)
     if scores is None or config.museval_json:
-        keys = [
-            digest(model.digest, song.audio or [chunks.digest, song.track_id], *asked, *resampled[song.sample_rate])
-            for song in songs
-        ]
-        by_key = dict(zip(keys, songs, strict=True))
+        by_key = dict(zip(map(STEP.key, about), songs, strict=True))
         results = _results(config, checkpoint, model.digest, chunks, by_key, folder, progress)
         if config.museval_json:
             museval_json.write(config.museval_json, config.split, results)
@@ -178,6 +199,16 @@ def run(
     took = read_manifest(scores).extra["real_time"]
     summary = replace(summary, size_bytes=model.size_bytes, real_time=took)
     return EvaluateResult(scores=scores, summary=summary)
+
+
+def _inputs(config: EvaluateConfig, model: "ModelRef", song: Song, chunks: ShardSet) -> SongInputs:
+    return SongInputs(
+        model=model.digest,
+        audio=song.audio or f"{chunks.digest} {song.track_id}",  # of a store from before the audio had digests
+        protocol=config.protocol,
+        columns=tuple(SCORES.names),
+        resampling=model_match.resampling(model, song),
+    )
 
 
 def check(

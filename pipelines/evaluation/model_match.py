@@ -5,17 +5,17 @@ model's, and the estimates back, so that all that is said of a song is said at i
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from datasets import audio
 from datasets.audio.resampling import resample
 from datasets.audio.samples import Samples
 from datasets.errors import InputError
 from datasets.shards.manifests import Song
 from datasets.shards.shards import sources_of
-from pipelines.runtime.step_keys import code_digest
 
 if TYPE_CHECKING:
     from models.weights.model_ref import ModelRef
@@ -71,11 +71,20 @@ def _channels(number: int) -> str:
     return "one channel" if number == 1 else f"{number} channels"
 
 
-def resampling(model: Interface, song: Song) -> list[Any]:
-    """What scores of a song depend on beside song and model where their rates differ; empty where they do not."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resampling:
+    """What estimates of a song depend on besides song and model where their rates differ."""
+
+    song_rate: int
+    model_rate: int
+    audio_version: int = audio.VERSION
+
+
+def resampling(model: Interface, song: Song) -> Resampling | None:
+    """How a song gets to the model's rate and back; None where it has that rate."""
     if model.sample_rate == song.sample_rate:
-        return []
-    return [song.sample_rate, model.sample_rate, code_digest("datasets.audio.resampling")]
+        return None
+    return Resampling(song_rate=song.sample_rate, model_rate=model.sample_rate)
 
 
 def at_rate_of(

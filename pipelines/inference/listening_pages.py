@@ -24,15 +24,23 @@ from datasets.shards.manifests import Song, read_songs
 from datasets.shards.shards import read_song
 from datasets.store import storage
 from datasets.store.ownership import outputs, require_folder, require_ours
+from models import inference, networks
 from pipelines.evaluation import model_match
 from pipelines.evaluation.evaluate import EvaluateConfig, ScoreSummary, separate_song
 from pipelines.evaluation.gate import Pairs
-from pipelines.report import ab_page
+from pipelines.evaluation.model_match import Resampling
 from pipelines.report.ab_page import ABEntry, ABPair, index_page, song_page
 from pipelines.report.page import POLICY
 from pipelines.runtime.progress import Progress, stage
-from pipelines.runtime.step_keys import code_digest, digest
+from pipelines.runtime.step_keys import Step
 
+# Raise it when the same models and songs give pages that sound or say something else (CONTRIBUTING.md)
+VERSION = 1
+STEP = Step(
+    name="listening_pages",
+    version=VERSION,
+    uses={"inference": inference.VERSION, "networks": networks.VERSION},
+)
 INDEX = "index.html"
 _REMEDY = "choose another folder with --out, or move that away"
 _ENERGY_FLOOR = 1e-7
@@ -49,6 +57,21 @@ class ListenConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, InputError, section="listen.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """All that decides on the page of a song."""
+
+    models: tuple[str, ...]  # digests of weights and configuration
+    names: tuple[str, ...]
+    protocol: str
+    seconds: float
+    audio: str
+    license: str
+    around: tuple[str, str]  # the pages before and after
+    entry: ABEntry  # title and scores
+    resampling: tuple[Resampling | None, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,11 +106,6 @@ def run(
     for model, rival in zip(models, rivals, strict=True):
         model_match.check(model, chosen, who=rival.name)
     folder, separators = Path(out), _Separators(scoring, (first.checkpoint, second.checkpoint), chunks)
-    code = code_digest("pipelines.inference.listening_pages", "pipelines.report.ab_page", "models.inference.separate")
-    styles = [
-        Path(ab_page.__file__).parent.joinpath("assets", name).read_text() for name in ("ab_page.js", "ab_page.css")
-    ]
-    key = digest(*(model.digest for model in models), scoring.protocol, config.seconds, code, styles)
     files = page_names([song.track_id for song in chosen])
     entries = [
         ABEntry(
@@ -105,8 +123,18 @@ def run(
                 entries[place - 1].file if place else "",
                 entries[place + 1].file if place + 1 < len(chosen) else "",
             )
-            resampled = [model_match.resampling(model, song) for model in models]
-            about = digest(key, song.audio, around, first.name, second.name, song.license, resampled)
+            inputs = Inputs(
+                models=tuple(model.digest for model in models),
+                names=(first.name, second.name),
+                protocol=scoring.protocol,
+                seconds=config.seconds,
+                audio=song.audio,
+                license=song.license,
+                around=around,
+                entry=entry,
+                resampling=tuple(model_match.resampling(model, song) for model in models),
+            )
+            about = STEP.key(inputs)
             if not _stands(folder / entry.file, about):
                 duel = separators.duel(song, entry, (first.name, second.name), config.seconds)
                 page = song_page(duel, entry, around=around, about=about)

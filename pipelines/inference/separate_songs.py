@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from datasets import audio
 from datasets.audio.files import decode_blocks, probe
 from datasets.audio.resampling import resample_blocks
 from datasets.audio.samples import Samples
@@ -29,12 +30,20 @@ from datasets.corpus.scan import distinct_names, safe_name
 from datasets.errors import AudioError, InputError
 from datasets.ranges import NonNegativeInt, PositiveInt, ProperFraction, check_ranges
 from datasets.store.ownership import outputs, recorded_files, require_ours
+from models import inference, networks
 from pipelines.runtime.progress import Progress, stage
-from pipelines.runtime.step_keys import code_digest, digest
+from pipelines.runtime.step_keys import Step
 
 if TYPE_CHECKING:
     from torch import nn
 
+# Raise it when the same song, model and settings give other stems (CONTRIBUTING.md)
+VERSION = 1
+STEP = Step(
+    name="separate_songs",
+    version=VERSION,
+    uses={"audio": audio.VERSION, "inference": inference.VERSION, "networks": networks.VERSION},
+)
 FORMATS = {"wav16": "wav", "wav24": "wav", "float": "wav", "flac": "flac", "mp3": "mp3"}  # -> extension
 MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 FULL_SCALE = 1 - 2**-15  # the largest positive value that 16 bits hold
@@ -58,6 +67,14 @@ class SeparateConfig:
         if self.format not in FORMATS:
             raise InputError(f"separate.format={self.format!r}: use one of {', '.join(FORMATS)}")
         check_ranges(self, InputError, section="separate.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """All that decides on the stems of a song besides the settings."""
+
+    model: str  # the digest of its weights and configuration
+    song: str  # the digest of its file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +140,7 @@ def unique_names(songs: Sequence[str]) -> list[str]:
 
 
 class _Separator:
-    """A loaded model with its settings, and a digest of everything that shapes its stems."""
+    """A loaded model with its settings, and the digest of its weights and configuration."""
 
     def __init__(self, config: SeparateConfig, model: str) -> None:
         from models.errors import ModelError
@@ -143,7 +160,7 @@ class _Separator:
             raise InputError(
                 f"separate.two_stems={config.two_stems!r}: this model has {', '.join(self.layout.sources)}"
             )
-        self.digest = digest(config, described.digest, code_digest("pipelines.inference.separate_songs"))
+        self.digest = described.digest
 
     @property
     def stems(self) -> tuple[str, ...]:
@@ -193,7 +210,7 @@ def _device(name: str) -> str:
 def _separate_song(separator: _Separator, song: Path, folder: Path, progress: Progress | None) -> SeparatedSong:
     if not song.is_file():
         raise InputError(f"{song}: {'a folder, not a song' if song.is_dir() else 'no such file'}")
-    key = digest(separator.digest, _content_digest(song))
+    key = STEP.key(Inputs(model=separator.digest, song=_content_digest(song)), separator.config)
     if (finished := _finished(song, folder, key)) is not None:
         return finished
     names = [_file_name(stem, separator.config.format) for stem in separator.stems]

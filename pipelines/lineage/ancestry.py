@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from datasets.audio.downmix import mono
 from datasets.corpus.removed_songs import SAME
 from datasets.errors import InputError
+from datasets.quality import fingerprint
 from datasets.quality.fingerprint import (
     FingerprintExtractor,
     Match,
@@ -30,12 +31,15 @@ from datasets.shards.manifests import Manifest, Song, address_of, read_manifest
 from datasets.shards.shards import read_song_blocks
 from datasets.store import storage
 from datasets.store.json_files import read_json, write_json
-from pipelines.runtime.step_keys import code_digest, digest
+from pipelines.runtime.step_keys import Step
 
 if TYPE_CHECKING:
     from pipelines.registry import ModelVersion
     from pipelines.registry.origins import Origin
 
+# Raise it when the same stored song gives another file of what it sounds like (CONTRIBUTING.md)
+VERSION = 1
+STEP = Step(name="sounds", version=VERSION, uses={"fingerprint": fingerprint.VERSION})
 RECORD = "ancestry.json"  # in the folder of a training, written when it begins
 _TRAINED = re.compile(r"model|step-\d{9}")  # what a training calls its checkpoints; others may lie beside them
 _LISTEN_S = 7200.0  # of stored audio that is listened to for one question, where its sound was not kept
@@ -300,6 +304,13 @@ def signatures_of(manifest: Manifest) -> dict[str, Signature]:
     return {row.audio: unpack(row.signature) for row in rows}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """All that decides on what a recording sounds like."""
+
+    audio: str
+
+
 def sounds(of: Ancestry, audio: Collection[str], *, tables: str, limit_s: float = _LISTEN_S) -> dict[str, Signature]:
     """What these of its recordings sound like, by the digest of the audio: kept, or heard now out of their shards.
 
@@ -307,8 +318,7 @@ def sounds(of: Ancestry, audio: Collection[str], *, tables: str, limit_s: float 
     """
     found = {one: of.signatures[one] for one in audio if one in of.signatures}
     for one in sorted(set(audio) - found.keys()):
-        key = digest(one, code_digest("datasets.quality.fingerprint"))
-        cache = storage.join(tables, "cache", "sounds", f"{key}.json")
+        cache = storage.join(tables, "cache", "sounds", f"{STEP.key(Inputs(audio=one))}.json")
         signature = _kept(cache)
         song = of.stored.get(one)
         if signature is None and song is not None and limit_s > 0:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
+from datasets import analysis, audio
 from datasets.analysis.profile import profile
 from datasets.analysis.vocal_activity import RANGE_DB
 from datasets.errors import InputError
@@ -19,8 +20,11 @@ from datasets.store import storage
 from datasets.store.json_files import read_json, write_json
 from pipelines.runtime.cluster import Resources, connect, map_rows, song_bytes
 from pipelines.runtime.progress import Progress, stage
-from pipelines.runtime.step_keys import code_digest, digest
+from pipelines.runtime.step_keys import Step
 
+# Raise it when the same songs give another table of profiles (CONTRIBUTING.md)
+VERSION = 1
+STEP = Step(name="analyze", version=VERSION, uses={"analysis": analysis.VERSION, "audio": audio.VERSION})
 _LIBRARIES_BYTES = 512 * 2**20  # of a worker before it hears anything
 _SONGS_HELD = 2.3  # a song, a copy of it in passing, and its spectra: measured 2.2
 
@@ -36,6 +40,23 @@ class AnalyzeConfig:
         check_ranges(self, InputError, section="analyze.")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SongInputs:
+    """All that decides on the profile of a song besides the settings."""
+
+    track_id: str
+    split: str
+    audio: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """All that decides on a table of profiles besides the settings."""
+
+    dataset: str  # the digest of all its songs
+    songs: tuple[str, ...]  # the ids of those that are kept
+
+
 def run(
     config: AnalyzeConfig,
     chunks: ShardSet,
@@ -47,13 +68,13 @@ def run(
     """Table PROFILES of the songs of `chunks` that are in `kept` (all without it), in the order of their ids."""
     folder = storage.absolute(store)
     songs = sorted((song for song in read_songs(chunks) if kept is None or song.track_id in kept), key=_id)
-    code = digest(config, code_digest("datasets.analysis.profile"))
-    table_key = digest(chunks.digest, [song.track_id for song in songs], code)
+    about = {song.track_id: SongInputs(track_id=song.track_id, split=song.split, audio=song.audio) for song in songs}
+    table_key = STEP.key(Inputs(dataset=chunks.digest, songs=tuple(about)), config)
     finished = find_manifest(folder, step="profiles", key=table_key)
     if finished is not None:
         return finished
     with stage(progress, "analyze", len(songs), "songs") as heard:
-        names = {song.track_id: digest(song.track_id, song.split, song.audio, code) for song in songs}
+        names = {track_id: STEP.key(inputs, config) for track_id, inputs in about.items()}
         paths = {name: storage.join(folder, "cache", "profiles", f"{key}.json") for name, key in names.items()}
         found = {track_id: known for track_id, path in paths.items() if (known := _read_profile(path))}
         heard.advance(len(found))

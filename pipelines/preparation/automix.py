@@ -10,7 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from datasets import audio, shards
 from datasets.errors import InputError
+from datasets.mixing import mixplan
+from datasets.mixing import render as rendering
 from datasets.mixing.mixplan import MixRules, plan
 from datasets.mixing.render import Samples, render
 from datasets.ranges import NonNegativeInt, PositiveInt, check_ranges
@@ -30,8 +33,16 @@ from datasets.store import storage
 from datasets.store.write_lock import clear_leftovers, write_lock
 from pipelines.runtime.cluster import Resources, connect, map_rows, song_bytes
 from pipelines.runtime.progress import Progress, stage
-from pipelines.runtime.step_keys import code_digest, digest
+from pipelines.runtime.step_keys import Step
 
+# Raise it when the same plans and songs give other shards of mixes (CONTRIBUTING.md)
+VERSION = 1
+PLAN = Step(name="plan", version=VERSION, uses={"mixplan": mixplan.VERSION})
+STEP = Step(
+    name="automix",
+    version=VERSION,
+    uses={"audio": audio.VERSION, "render": rendering.VERSION, "shards": shards.VERSION},
+)
 _LIBRARIES_BYTES = 512 * 2**20  # of a worker before it renders anything
 _SONGS_HELD = 3.0  # the stems of a mix, as long as its longest part, and what becomes of one in passing
 
@@ -50,6 +61,35 @@ class AutomixConfig:
         check_ranges(self, InputError, section="automix.")
         if not set(self.splits) <= set(SPLITS):
             raise InputError(f"automix.splits is {list(self.splits)}; some of {', '.join(SPLITS)} would do")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanInputs:
+    """All that decides on plans besides the settings."""
+
+    profiles: str  # the digest of their table
+    sources: tuple[str, ...]
+    sample_rate: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardInputs:
+    """All that decides on a shard of mixes."""
+
+    schema_version: int
+    chunk_s: int
+    plans: tuple[MixPlan, ...]
+    songs: tuple[tuple[str, str], ...]  # id and audio of all that are in them
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """All that decides on a dataset of mixes."""
+
+    made_from: str  # the name of the dataset that the songs are of
+    plans: str  # the name of their table
+    shards: tuple[str, ...]
+    named: Mapping[str, tuple[str, str]]  # titles and licences, by mix
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +117,14 @@ def run(
     plans = _plan(config, songs, profiles, folder, progress)
     jobs = _jobs(config, read_objects(plans, MixPlan), songs)
     named = {item.mix_id: (_title(item, songs), _license(item, songs)) for job in jobs for item in job.plans}
-    key = digest([job.spec for job in jobs], sorted(named.items()))
+    made_from = chunks.uri.rsplit("/", 1)[-1].removesuffix(".json")
+    about = Inputs(
+        made_from=made_from,
+        plans=plans.uri.rsplit("/", 1)[-1].removesuffix(".json"),
+        shards=tuple(job.spec for job in jobs),
+        named=named,
+    )
+    key = STEP.key(about)
     finished = find_manifest(folder, step="automix", key=key)
     if finished is None:
         _render_missing(jobs, songs, folder, progress)
@@ -88,7 +135,7 @@ def run(
             for mix in stored_songs(folder, shard)
         ]
         extra = {
-            "made_from": chunks.uri.rsplit("/", 1)[-1].removesuffix(".json"),
+            "made_from": made_from,
             "plans": asdict(plans),
             "ingredients": _ingredients(jobs, songs),
         }
@@ -101,17 +148,20 @@ def run(
 def _plan(
     config: AutomixConfig, songs: Mapping[str, Song], profiles: ShardSet, store: str, progress: Progress | None
 ) -> ShardSet:
-    choices = asdict(config)
-    choices.pop("mixes_per_shard")
-    key = digest(choices, profiles.digest, code_digest("datasets.mixing.mixplan"))
+    known = [item for item in read_objects(profiles, Profile) if item.split in config.splits]
+    like = _like_all([songs[item.track_id] for item in known]) if known else None
+    about = PlanInputs(
+        profiles=profiles.digest,
+        sources=tuple(sources_of(like)) if like else (),
+        sample_rate=like.sample_rate if like else 0,
+    )
+    key = PLAN.key(about, {name: value for name, value in asdict(config).items() if name != "mixes_per_shard"})
     finished = find_manifest(store, step="plans", key=key)
     if finished is not None:
         return finished
     with stage(progress, "plan", 0, "mixes") as heard:
-        known = [item for item in read_objects(profiles, Profile) if item.split in config.splits]
         made: list[MixPlan] = []
-        if known:
-            like = _like_all([songs[item.track_id] for item in known])
+        if like:
             made = plan(
                 known,
                 seed=config.seed,
@@ -146,14 +196,17 @@ def _words(plans: Sequence[MixPlan]) -> str:
 
 def _jobs(config: AutomixConfig, plans: Sequence[MixPlan], songs: Mapping[str, Song]) -> list[_Job]:
     whole = sorted((item for item in plans if not item.reason), key=_mix_id)
-    code = code_digest("datasets.mixing.render", "datasets.shards.chunks")
     jobs = []
     for start, stop in cut_points([item.mix_id for item in whole], per_shard=config.mixes_per_shard):
         members = tuple(whole[start:stop])
         used = sorted({part.track_id for item in members for part in item.parts})
-        made_from = [(track_id, songs[track_id].audio) for track_id in used]
-        spec = "mix-" + digest(SCHEMA_VERSION, [asdict(item) for item in members], made_from, code)
-        jobs.append(_Job(spec=spec, plans=members))
+        about = ShardInputs(
+            schema_version=SCHEMA_VERSION,
+            chunk_s=CHUNK_S,
+            plans=members,
+            songs=tuple((track_id, songs[track_id].audio) for track_id in used),
+        )
+        jobs.append(_Job(spec=f"mix-{STEP.key(about)}", plans=members))
     return jobs
 
 

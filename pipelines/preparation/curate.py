@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from datasets.corpus import splits
 from datasets.corpus.removed_songs import NOTHING, SAME, RemovedSongs, read_removed_songs
 from datasets.corpus.removed_songs import REASON as FORGOTTEN
 from datasets.corpus.splits import assign_splits
@@ -35,8 +36,11 @@ from pipelines.preparation.signal_stats import Measured
 from pipelines.report.curation import curation_input, curation_page
 from pipelines.report.curation.curation_input import CurationInput, Evidence
 from pipelines.runtime.progress import Progress
-from pipelines.runtime.step_keys import code_digest, digest
+from pipelines.runtime.step_keys import Step, incomplete_key
 
+# Raise it when the same measures and levels give other verdicts (CONTRIBUTING.md)
+VERSION = 1
+STEP = Step(name="curate", version=VERSION, uses={"splits": splits.VERSION, **signal_stats.STEP.versions})
 _FOR_THE_MODEL = ("", "swapped")  # signal alone is no proof of a wrong name
 _INAUDIBLE = 1e-4  # of full scale; a player turns quiet stems up by 24 dB, which leaves this at -56
 # How the model is run, and where to find what else decides: the key holds the content instead.
@@ -58,6 +62,18 @@ class CurateConfig(QualityRules):
     num_workers: PositiveInt = 2  # copies of the model in memory, each with a CPU
     use_gpu: bool = False  # one GPU for each copy of the model
     batch_size: PositiveInt = 1  # segments that a model computes at once; more is faster on a GPU
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """All that decides on the verdicts besides the rules."""
+
+    dataset: str  # the name of what ingest wrote, which tells refusals and splits
+    songs: str  # the digest of its songs
+    mixtures: Mapping[str, tuple[str, ...]]  # the contents of the files that came with songs, by track id
+    model: Mapping[str, Any]  # that is asked: its digest, and the versions of the code that asks it
+    by_hand: str  # the digest of a person's decisions
+    forgotten: tuple[str, ...]  # recordings that the store is to forget
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,11 +109,16 @@ def run(
     by_hand = _by_hand(config, stored.songs, ingested.rejected)
     model = _listener(config, stored.extra["sources"], str(here))
     decisive = {name: value for name, value in asdict(config).items() if name not in _NOT_DECISIVE}
-    code = code_digest("datasets.quality.measures", "datasets.corpus.splits")
-    made_from = [Path(ingested.chunks.uri).stem, ingested.chunks.digest, model.digest if model else "", by_hand.digest]
-    mixtures = {track_id: signal_stats.state_of(files) for track_id, files in sorted(ingested.mixtures.items())}
     forgotten = read_removed_songs(folder)
-    key = digest(decisive, made_from, mixtures, code, *([forgotten.names] if forgotten else []))
+    about = Inputs(
+        dataset=Path(ingested.chunks.uri).stem,
+        songs=ingested.chunks.digest,
+        mixtures={track_id: signal_stats.contents(files) for track_id, files in sorted(ingested.mixtures.items())},
+        model={"digest": model.digest, **label_check.STEP.versions} if model else {},
+        by_hand=by_hand.digest,
+        forgotten=tuple(forgotten.names),
+    )
+    key = STEP.key(about, decisive)
     finished = find_manifest(folder, step="curate", key=key)
     if (
         finished is None
@@ -151,7 +172,9 @@ def _curate(
         config, stored.songs, sources=sources, mixtures=ingested.mixtures, store=store, progress=progress
     )
     if unread := sorted((track_id, known.unread) for track_id, known in measured.items() if known.unread):
-        key = digest(key, unread)  # not the verdicts that were asked for: the next run measures these songs again
+        key = incomplete_key(
+            key, unread
+        )  # not the verdicts that were asked for: the next run measures these songs again
     heard = [_judged(song, measured[song.track_id], config, sources) for song in stored.songs]
     if model is not None:
         heard = _cross_checked(heard, config, model, sources, store, progress)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, Literal
 
+from datasets import audio, shards
 from datasets.audio.downmix import mono
 from datasets.corpus.layouts import LayoutRules
 from datasets.corpus.removed_songs import REASON as FORGOTTEN
@@ -22,7 +23,7 @@ from datasets.corpus.taxonomy import DEFAULT
 from datasets.errors import AudioError, Changed, InputError, Unavailable
 from datasets.quality.fingerprint import FingerprintExtractor
 from datasets.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, ProperFraction, Range, check_ranges
-from datasets.schema import REASONS, SOURCES, ShardSet, StemFile, Track, Verdict, chunks_schema
+from datasets.schema import REASONS, SCHEMA_VERSION, SOURCES, ShardSet, StemFile, Track, Verdict, chunks_schema
 from datasets.shards.chunks import CHUNK_S, stems_of, track_rows
 from datasets.shards.manifests import find_manifest, read_manifest, write_manifest
 from datasets.shards.shards import audio_digest, write_shard
@@ -32,7 +33,6 @@ from datasets.shards.versions import (
     drawn_sides,
     plan_shards,
     read_store,
-    song_key,
     stored_bytes,
 )
 from datasets.store import storage
@@ -40,8 +40,12 @@ from datasets.store.file_state import read_proven
 from datasets.store.write_lock import clear_leftovers, write_lock
 from pipelines.runtime.cluster import Resources, connect, map_rows
 from pipelines.runtime.progress import Progress, stage
-from pipelines.runtime.step_keys import code_digest, digest
+from pipelines.runtime.step_keys import Step, incomplete_key
 
+# Raise it when the same files and settings give other songs, or other refusals (CONTRIBUTING.md)
+VERSION = 1
+SONG = Step(name="ingest", version=VERSION, uses={"audio": audio.VERSION, "shards": shards.VERSION})
+DATASET = Step(name="dataset", version=VERSION)  # of songs under their keys, which hold the versions above
 _ROUNDS = 3  # looks at a corpus whose files change while they are read
 _SPREAD = 32  # a corpus makes at least so many shards, that many cores have work, unless they would be tiny
 _TINY_BYTES = 8_000_000
@@ -113,6 +117,28 @@ class IngestConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SongInputs:
+    """All that decides on the audio stored for a song besides the settings."""
+
+    schema_version: int
+    sources: tuple[str, ...]
+    track_id: str
+    fingerprint: str  # of the content of its files
+    parts: Mapping[str, tuple[tuple[int | None, str | None], ...]]  # stream and side of each file, by source
+    pad_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """All that decides on a dataset."""
+
+    songs: tuple[tuple[str, ...], ...]  # key, id, title, split and licence
+    rejected: tuple[Verdict, ...]
+    about: Mapping[str, Any]  # the layout, what was drawn and by which rule, the sources
+    forgotten: tuple[str, ...]  # recordings that the store is to forget
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class IngestResult:
     """The address of the stored songs, and what became of the others."""
 
@@ -172,17 +198,29 @@ def _list(
 ) -> _Listed:
     found = _scan(corpus, drawn_sides(store, corpus.split_rule), store, progress)
     _require(found.tracks, found.rejected, corpus)
-    spec = digest(_decisive(config), corpus.sources, code_digest("datasets.shards.chunks"))
-    keys = {track.track_id: song_key(track, spec=spec) for track in found.tracks}
+    keys = {track.track_id: song_key(track, config, corpus.sources) for track in found.tracks}
     about = {
         "layout": found.layout,
         "drawn": found.drawn_splits,
         "split_rule": corpus.split_rule,
         "sources": corpus.sources,
     }
-    members = [[keys[t.track_id], t.track_id, t.title, t.split, t.license] for t in found.tracks]
-    key = digest(members, found.rejected, about, *([forgotten.names] if forgotten else []))
+    songs = tuple((keys[t.track_id], t.track_id, t.title, t.split, t.license) for t in found.tracks)
+    key = DATASET.key(Inputs(songs=songs, rejected=found.rejected, about=about, forgotten=tuple(forgotten.names)))
     return _Listed(found=found, keys=keys, about=about, key=key)
+
+
+def song_key(track: Track, config: IngestConfig, sources: Sequence[str]) -> str:
+    """The name under which the audio of a track is stored, or why it is refused."""
+    inputs = SongInputs(
+        schema_version=SCHEMA_VERSION,
+        sources=tuple(sources),
+        track_id=track.track_id,
+        fingerprint=track.fingerprint,
+        parts={source: tuple((file.stream, file.side) for file in files) for source, files in track.stems.items()},
+        pad_s=track.pad_s,
+    )
+    return SONG.key(inputs, _decisive(config))
 
 
 def _decisive(config: IngestConfig) -> dict[str, Any]:
@@ -394,7 +432,7 @@ def _conclude(listed: _Listed, away: Mapping[str, _Away], forgotten: RemovedSong
     """
     found, keys, about = listed.found, listed.keys, listed.about
     unread = sorted((track_id, why.detail) for track_id, why in away.items())
-    key = digest(listed.key, unread) if unread else listed.key
+    key = incomplete_key(listed.key, unread) if unread else listed.key
     known: StoredSongs = read_store(store)
     rejected = [asdict(verdict) for verdict in found.rejected]
     shards, songs = {}, []

@@ -13,27 +13,45 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from datasets import audio as audio_code
 from datasets.audio.samples import Samples
 from datasets.errors import InputError
 from datasets.shards.manifests import Song
 from datasets.shards.shards import read_song_blocks
 from datasets.store import storage
 from datasets.store.json_files import read_json, write_json
+from models import inference, networks
 from pipelines.evaluation import model_match
 from pipelines.preparation.label_rule import Decibels, Levels, levels_of
 from pipelines.runtime.cluster import connect, quiet_data
 from pipelines.runtime.progress import Progress, stage
-from pipelines.runtime.step_keys import code_digest, digest
+from pipelines.runtime.step_keys import Step
 
 if TYPE_CHECKING:
     from torch import nn
 
+# Raise it when the same model hears other levels in the same stems (CONTRIBUTING.md)
+VERSION = 1
+STEP = Step(
+    name="label_check",
+    version=VERSION,
+    uses={"audio": audio_code.VERSION, "inference": inference.VERSION, "networks": networks.VERSION},
+)
 _STEPS_PER_DB = 100  # levels are remembered in hundredths
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """All that decides on the levels that a model hears in a song."""
+
+    audio: str
+    sources: tuple[str, ...]
+    model: str  # the digest of its weights and configuration
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Listener:
-    """A model that stems can be held against; its results are remembered by the digest of weights and code."""
+    """A model that stems can be held against, known by its weights and configuration, wherever it lies."""
 
     path: str
     digest: str
@@ -56,7 +74,7 @@ def load(path: str) -> "nn.Module":
 
 
 def listener(path: str) -> Listener:
-    """The model at `path`, known by what it is and by the code, wherever it lies."""
+    """The model at `path`."""
     from models.errors import ModelError
     from models.weights.model_ref import describe
 
@@ -64,8 +82,7 @@ def listener(path: str) -> Listener:
         model = describe(path)
     except ModelError as error:
         raise InputError(f"curate.model {path}: {error}") from error
-    code = code_digest("pipelines.preparation.label_rule", "models.networks.catalog")
-    return Listener(path=path, digest=digest(model.digest, code), sources=model.sources)
+    return Listener(path=path, digest=model.digest, sources=model.sources)
 
 
 # --- the job ------------------------------------------------------------------------------------------------
@@ -84,10 +101,8 @@ def run(
 ) -> dict[str, Levels]:
     """Levels by the digest of a song's audio, of which `songs` names one song each."""
     model.check(sources)
-    caches = {
-        audio: storage.join(store, "cache", "heard", f"{digest(audio, list(sources), model.digest)}.json")
-        for audio in songs
-    }
+    keys = {audio: STEP.key(Inputs(audio=audio, sources=tuple(sources), model=model.digest)) for audio in songs}
+    caches = {audio: storage.join(store, "cache", "heard", f"{key}.json") for audio, key in keys.items()}
     found = {audio: levels for audio, path in caches.items() if (levels := read_levels(path)) is not None}
     missing = [audio for audio in songs if audio not in found]
     if missing:

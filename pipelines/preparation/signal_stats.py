@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from datasets import audio
 from datasets.audio.files import decode_blocks
 from datasets.audio.samples import Samples
 from datasets.errors import AudioError, Unavailable
+from datasets.quality import fingerprint, measures
 from datasets.quality.fingerprint import Signature, pack, unpack
 from datasets.quality.measures import QualityRules, StemStatistics, WorstSegment
 from datasets.schema import StemFile
@@ -27,9 +29,26 @@ from datasets.store.file_state import read_proven
 from datasets.store.json_files import read_json, write_json
 from pipelines.runtime.cluster import connect, map_rows
 from pipelines.runtime.progress import Progress, stage
-from pipelines.runtime.step_keys import code_digest, digest
+from pipelines.runtime.step_keys import Step
 
+# Raise it when the same song gives another file of measures (CONTRIBUTING.md)
+VERSION = 1
+STEP = Step(
+    name="signal_stats",
+    version=VERSION,
+    uses={"audio": audio.VERSION, "fingerprint": fingerprint.VERSION, "measures": measures.VERSION},
+)
 _TASK_S = 300.0  # of audio that one task measures, unless one song is longer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """All that decides on the measures of a song; of the rules the level that counts as silence does."""
+
+    audio: str
+    sources: tuple[str, ...]
+    mixture: tuple[str, ...]  # what `contents` says of the files that came with it
+    silence_db: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,12 +72,11 @@ def run(
     progress: Progress | None = None,
 ) -> dict[str, Measured]:
     """What was measured of every song, by its id; `mixtures` are the files that came with the stems of some songs."""
-    # The level that counts as silence is the only rule that decides on measures. The digest reaches all imports.
-    spec = [rules.silence_db, list(sources), code_digest("datasets.quality.measures")]
     caches = {}
     for song in songs:
-        name = digest(song.audio, state_of(mixtures.get(song.track_id, ())), spec)
-        caches[song.track_id] = storage.join(store, "cache", "measures", f"{name}.json")
+        mixture = contents(mixtures.get(song.track_id, ()))
+        about = Inputs(audio=song.audio, sources=tuple(sources), mixture=mixture, silence_db=rules.silence_db)
+        caches[song.track_id] = storage.join(store, "cache", "measures", f"{STEP.key(about)}.json")
     known = {cache: _read(cache) for cache in set(caches.values())}
     missing = list({caches[song.track_id]: song for song in songs if known[caches[song.track_id]] is None}.values())
     with stage(progress, "curate", len(missing), "songs") as heard:
@@ -79,9 +97,9 @@ def run(
     return {song.track_id: found for song in songs if (found := known[caches[song.track_id]]) is not None}
 
 
-def state_of(files: Sequence[StemFile]) -> list[str]:
-    """What tells whether files outside the store have changed: names, sizes and times, as the scan found them."""
-    return [f"{file.path} {file.stream} {file.num_bytes} {file.changed_ns}" for file in files]
+def contents(files: Sequence[StemFile]) -> tuple[str, ...]:
+    """What files outside the store hold, wherever they lie: the streams that are read, and the scan's fingerprints."""
+    return tuple(f"{file.content} {file.stream}" for file in files)
 
 
 def _work(song: Song, cache: str, mixtures: Mapping[str, Sequence[StemFile]]) -> dict[str, Any]:

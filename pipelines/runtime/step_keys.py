@@ -1,17 +1,18 @@
-"""What a result was made from: digests of configuration and code, and the keys that name finished steps.
+"""What a result was made from: the keys that name finished steps, and the commit that is noted beside them.
 
-A step's key is a digest of everything that can change its output. Outputs are stored under it, so a rerun
-finds what is still valid and redoes the rest, whatever the scheduler remembers.
+A step's key is made of its name, the versions of the code that its result passes through, the settings that decide and
+one declared record of its inputs. Outputs are stored under it, so a rerun finds what is still valid and redoes the
+rest, whatever the scheduler remembers. Versions are integers that people raise when results change (CONTRIBUTING.md,
+"How to change a step"), so a comment or a moved file changes no key; commits are noted and never part of one.
 """
 
-import ast
 import hashlib
 import json
 import os
 import subprocess
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,40 @@ STAMP = "infra/commit"  # beside the packages of a wheel: the commit that it was
 ROOMS = ("models", "datasets", "pipelines", "flows", "infra")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """Something whose results are stored: its name, the version of what it writes, and that of what it relies on."""
+
+    name: str
+    version: int
+    uses: Mapping[str, int] = field(default_factory=dict)  # versions of code in common, by the name of what it does
+
+    @property
+    def versions(self) -> dict[str, int]:
+        """Its own version and all that it uses: what a step that builds on its results uses in turn."""
+        return {**self.uses, self.name: self.version}
+
+    @property
+    def words(self) -> str:
+        """Its versions for people, such as "train 1 (learning 1, networks 2)"."""
+        used = ", ".join(f"{name} {version}" for name, version in sorted(self.uses.items()))
+        return f"{self.name} {self.version}" + (f" ({used})" if used else "")
+
+    def key(self, inputs: Any, settings: Any = None) -> str:
+        """The name of the result for one record of inputs, a dataclass, and the settings that decide on it."""
+        if not is_dataclass(inputs) or isinstance(inputs, type):
+            raise TypeError(f"the inputs of {self.name} must be a declared record, got {type(inputs).__name__}")
+        return digest(self.name, self.versions, settings, inputs)
+
+
+def incomplete_key(key: str, missing: Any) -> str:
+    """The name of a result that lacks some of what was asked for, so that the next run does not take it for whole."""
+    return digest(key, missing)
+
+
 def digest(*parts: Any) -> str:
     """Sixteen hex digits over the JSON form of the parts; dataclasses count by their fields."""
-    plain = [asdict(part) if is_dataclass(part) and not isinstance(part, type) else part for part in parts]
-    text = json.dumps(plain, sort_keys=True, separators=(",", ":"), default=_jsonable)
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=_jsonable)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -35,45 +66,10 @@ def _jsonable(value: Any) -> Any:
         return dict(value)
     if isinstance(value, (set, frozenset)):
         return sorted(value)
-    return str(value)
-
-
-@cache
-def code_digest(*modules: str) -> str:
-    """A digest of the source of these modules and of everything of ours that they import, however deep."""
-    seen: dict[str, str] = {}
-    pending = list(modules)
-    while pending:
-        module = pending.pop()
-        path = _source_of(module)
-        if path is None or module in seen:
-            continue
-        source = path.read_text(encoding="utf-8")
-        seen[module] = hashlib.sha256(source.encode()).hexdigest()
-        pending += _imports(source, module, is_package=path.name == "__init__.py")
-    return digest(sorted(seen.items()))
-
-
-def _source_of(module: str) -> Path | None:
-    if module.split(".")[0] not in ROOMS:
-        return None
-    stem = ROOT.joinpath(*module.split("."))
-    for path in (stem.with_suffix(".py"), stem / "__init__.py"):
-        if path.is_file():
-            return path
-    return None
-
-
-def _imports(source: str, module: str, *, is_package: bool) -> list[str]:
-    names: list[str] = []
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            parents = module.split(".")[: len(module.split(".")) - node.level + is_package] if node.level else []
-            base = ".".join([*parents, *([node.module] if node.module else [])])
-            names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
-    return names
+    if isinstance(value, Path):
+        return str(value)
+    # The text of anything else may hold an address in memory, or the name of a class.
+    raise TypeError(f"a key cannot be made of a {type(value).__name__}")
 
 
 @cache

@@ -20,16 +20,18 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from datasets import audio, loading
 from datasets.errors import InputError
 from datasets.schema import ShardSet
 from datasets.shards.manifests import read_songs
 from datasets.store.json_files import write_json
+from models import inference, learning, networks, scores
 from models.errors import ModelError
 from pipelines.lineage import ancestry
 from pipelines.runs import run_folder
 from pipelines.runtime.cluster import connect
 from pipelines.runtime.progress import Progress, stage
-from pipelines.runtime.step_keys import code_digest, digest
+from pipelines.runtime.step_keys import Step
 from pipelines.training import train_loop
 from pipelines.training.batches import open_index
 from pipelines.training.train_loop import Job, ModelConfig, TrainConfig
@@ -45,6 +47,20 @@ __all__ = ["Job", "ModelConfig", "TrainConfig", "TrainResult", "job_of", "key_of
 _LOG = logging.getLogger(__name__)
 
 # Decide on speed and survival only: a run may go on with others.
+# Raise it when the same songs and settings give other weights (CONTRIBUTING.md)
+VERSION = 1
+STEP = Step(
+    name="train",
+    version=VERSION,
+    uses={
+        "audio": audio.VERSION,
+        "inference": inference.VERSION,  # of the validation, which chooses among weights
+        "learning": learning.VERSION,
+        "loading": loading.VERSION,
+        "networks": networks.VERSION,
+        "scores": scores.VERSION,
+    },
+)
 _FREE = {
     "num_workers", "min_workers", "elastic_look_s", "micro_batch", "cpus_per_worker", "use_gpu", "max_failures",
     "hang_s", "keep_checkpoints", "copy_to", "prefetch_batches", "loader", "example_s",
@@ -137,18 +153,29 @@ def job_of(
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """All that decides on a training besides its settings."""
+
+    preset: str
+    options: Mapping[str, Any]
+    start: str  # the digest of the weights to begin with; empty for random ones
+    sources: tuple[str, ...]
+    songs: tuple[tuple[str, float], ...]  # digests of datasets, and how often each is drawn from
+    keep: tuple[str, ...] | None
+
+
 def key_of(job: Job) -> str:
-    """The name of the run: a digest of configuration, songs and code."""
-    return digest(
-        {name: value for name, value in asdict(job.config).items() if name not in _FREE},
-        job.model.preset,
-        job.model.options,
-        _start_digest(job.model),
-        job.sources,
-        [(chunks.digest, weight) for chunks, weight in job.chunks],
-        job.keep,
-        code_digest("pipelines.training.train_loop"),
+    """The name of the run."""
+    inputs = Inputs(
+        preset=job.model.preset,
+        options=job.model.options,
+        start=_start_digest(job.model),
+        sources=job.sources,
+        songs=tuple((chunks.digest, weight) for chunks, weight in job.chunks),
+        keep=job.keep,
     )
+    return STEP.key(inputs, {name: value for name, value in asdict(job.config).items() if name not in _FREE})
 
 
 def key_settings(

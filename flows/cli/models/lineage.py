@@ -23,7 +23,7 @@ from pipelines.registry import Lineage, ModelVersion
 MAX_ROWS = 20
 # Of a version's tags, in the order shown; `stemline lineage --json` has all.
 _ORIGINS = {
-    "commit": "commit", "code_digest": "code", "corpus_digest": "corpus", "dataset_digest": "dataset",
+    "commit": "commit", "train_version": "version", "corpus_digest": "corpus", "dataset_digest": "dataset",
     "dataset_uri": "manifest", "weights_digest": "weights", "scores_digest": "scores", "protocol": "protocol",
 }  # fmt: skip
 
@@ -95,7 +95,10 @@ def differences(config: RunConfig, first: str, second: str) -> dict[str, Any]:
     names = sorted(one.settings.keys() | two.settings.keys())
     settings = {name: (one.settings.get(name), two.settings.get(name)) for name in names}
     changed = {name: pair for name, pair in settings.items() if pair[0] != pair[1]}
-    code = [(name, one.tags.get(name), two.tags.get(name)) for name in ("commit", "code_digest")]
+    code = [
+        ("commit", one.tags.get("commit"), two.tags.get("commit")),
+        ("train_version", _train_version(one.tags), _train_version(two.tags)),
+    ]
     changed |= {name: (before, now) for name, before, now in code if before != now}
     songs = [_songs(config, lineage.version) for lineage in (one, two)]
     # What the first has otherwise than the second, as with the gains.
@@ -113,6 +116,12 @@ def ancestries(config: RunConfig, *refs: str) -> list[Ancestry]:
     return [ancestors.of_ref(ref, store=config.store.root) for ref in refs]
 
 
+def _train_version(tags: Mapping[str, str]) -> str | None:
+    """The versions of the steps that a training's weights came from; before there were any, a digest of the code."""
+    before = tags.get("code_digest")
+    return tags.get("train_version") or (f"code {before}" if before else None)
+
+
 def _songs(config: RunConfig, version: ModelVersion) -> tuple[Song, ...] | None:
     """The songs of the dataset that a version learnt from; None where it is gone, or was never told."""
     manifest = find_dataset(version.dataset_uri, tables=config.store.tables)
@@ -122,7 +131,8 @@ def _songs(config: RunConfig, version: ModelVersion) -> tuple[Song, ...] | None:
 def _shown(found: Lineage, songs: Sequence[Song] | None, ancestry: Ancestry) -> list[Any]:
     version = found.version
     sides = Counter(song.split for song in songs or ())
-    rows = [[name, found.tags.get(tag, "–")] for tag, name in _ORIGINS.items()]
+    tags = {**found.tags, "train_version": _train_version(found.tags) or "–"}
+    rows = [[name, tags.get(tag, "–")] for tag, name in _ORIGINS.items()]
     counted = "gone" if songs is None else ", ".join(f"{sides[split]} {split}" for split in SPLITS)
     rows += [["songs", counted], ["settings", f"{len(found.settings)}, config.toml of run {version.run_id}"]]
     rows += [["began from", uri] for uri in ancestry.versions[1:]]

@@ -8,7 +8,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,11 @@ from pipelines.report.curation.songs_table import songs_section
 from pipelines.report.formatting import count_songs
 from pipelines.report.page import document, section, table, text
 from pipelines.runtime.progress import Progress, stage
-from pipelines.runtime.step_keys import code_digest
+from pipelines.runtime.step_keys import Step
+
+# Raise it when the same verdicts give a page that says something else (CONTRIBUTING.md)
+VERSION = 1
+STEP = Step(name="curation_page", version=VERSION)
 
 
 def is_about(store: Path, key: str) -> bool:
@@ -33,8 +37,15 @@ def is_about(store: Path, key: str) -> bool:
         return False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """All that decides on the page."""
+
+    curation: str  # its key
+
+
 def _made_from(key: str) -> str:
-    return f"{key}-{code_digest('pipelines.report.curation.curation_page')}"
+    return f"{key}-{STEP.key(Inputs(curation=key))}"
 
 
 def run(data: CurationInput, *, store: Path, progress: Progress | None = None) -> str:

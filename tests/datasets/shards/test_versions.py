@@ -13,7 +13,7 @@ from datasets.schema import ShardSet, StemFile, Track
 from datasets.seeding import row_rng
 from datasets.shards import manifests, shards, versions
 from datasets.shards.chunks import SongHeader, song_rows
-from datasets.shards.versions import plan_shards, song_key, stored_bytes
+from datasets.shards.versions import plan_shards, stored_bytes
 
 RATE = 8000
 SOURCES = ("drums", "bass")
@@ -41,7 +41,7 @@ def _corpus(sizes: list[int]) -> list[Track]:
 
 
 def _plan(tracks: list[Track], *, shard_bytes: int = 1000) -> dict[str, list[str]]:
-    keys = {track.track_id: song_key(track, spec="s") for track in tracks}
+    keys = {track.track_id: f"{track.fingerprint} {track.pad_s} {track.stems}" for track in tracks}
     plans = plan_shards(tracks, keys=keys, shard_bytes=shard_bytes)
     return {plan.spec: [track.track_id for track in plan.tracks] for plan in plans}
 
@@ -70,17 +70,6 @@ def test_the_name_of_a_shard_stands_for_all_that_its_rows_hold() -> None:
         replace(track, stems={"drums": (replace(track.stems["drums"][0], side="left"),)}),
     ]
     assert len({next(iter(_plan([one]))) for one in [track, *others]}) == 7
-
-
-def test_a_songs_key_is_that_of_its_audio_and_not_of_its_place_or_side() -> None:
-    (track,) = _corpus([10])
-    elsewhere = {"drums": (StemFile(path="moved/000.flac", num_bytes=10),)}
-    moved = replace(track, stems=elsewhere, split="test", license="CC0", title="t")
-    key = song_key(track, spec="s")
-    assert song_key(moved, spec="s") == key
-    assert song_key(track, spec="other") != key
-    assert song_key(replace(track, fingerprint="g"), spec="s") != key
-    assert song_key(replace(track, track_id="other"), spec="s") != key
 
 
 def test_sizes_are_those_of_the_files_by_kind_and_streams_count_once() -> None:

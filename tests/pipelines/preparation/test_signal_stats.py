@@ -68,10 +68,12 @@ def test_a_mixture_that_cannot_be_read_leaves_the_other_measures(song: Song, tmp
     assert measured(song, tmp_path, tmp_path / "mixture.wav") == measured(song, tmp_path)
 
 
-def test_the_state_of_a_file_follows_its_size_and_time_of_change() -> None:
-    file = StemFile(path="mixture.wav", num_bytes=1, changed_ns=1)
-    others = [replace(file, num_bytes=2), replace(file, changed_ns=2), replace(file, stream=1)]
-    assert len({tuple(signal_stats.state_of([one])) for one in [file, *others]}) == 4
+def test_mixtures_are_known_by_what_they_hold_and_not_by_place_or_time() -> None:
+    file = StemFile(path="mixture.wav", num_bytes=1, changed_ns=1, content="c")
+    moved = replace(file, path="elsewhere.wav", changed_ns=2)
+    assert signal_stats.contents([moved]) == signal_stats.contents([file])
+    others = [replace(file, content="d"), replace(file, stream=1)]
+    assert len({signal_stats.contents(files) for files in ([], [file], [file, file], *([one] for one in others))}) == 5
 
 
 def _run_here(monkeypatch: pytest.MonkeyPatch) -> list[int]:
