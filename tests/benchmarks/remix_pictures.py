@@ -1,4 +1,4 @@
-"""`make bench-remix_pictures`: the drawings of docs/remix.md, from made-up songs; the same bytes every time."""
+"""`make bench-remix_pictures` draws the pictures of docs/explanation/automix.md, the same bytes every time."""
 
 import argparse
 import sys

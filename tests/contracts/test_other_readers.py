@@ -1,4 +1,4 @@
-"""Shards are for everybody: what docs/corpus.md says of reading them elsewhere runs, and gives the stored samples."""
+"""Shards are for everybody: what docs/how-to/read-shards.md says runs, and gives the stored samples."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ from datasets.seeding import row_rng
 from datasets.shards import shards
 from datasets.shards.chunks import SongHeader, song_rows
 
-DOCS = Path(__file__).resolve().parents[2] / "docs" / "corpus.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "read-shards.md"
 RATE, NUM_SAMPLES = 8000, 20_000
 
 
@@ -32,7 +32,7 @@ def shard(tmp_path: Path) -> str:
 
 def _run(tool: str, shard: str) -> dict[str, Any]:
     """What the snippet of the documentation that imports `tool` leaves behind."""
-    section = DOCS.read_text(encoding="utf-8").split("## Reading the shards elsewhere")[1].split("\n## ")[0]
+    section = DOCS.read_text(encoding="utf-8")
     (code,) = (code for code in re.findall(r"```python\n(.*?)```", section, re.DOTALL) if re.search(tool, code))
     names: dict[str, Any] = {"shard": shard}
     exec(code, names)
