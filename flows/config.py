@@ -8,7 +8,6 @@ misspelt key is refused with the nearest real one.
 import difflib
 import functools
 import json
-import math
 import os
 import re
 import tomllib
@@ -19,6 +18,8 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar, cast
+
+import tomli_w
 
 from datasets.errors import InputError
 from datasets.ranges import NonNegativeFloat, check_ranges
@@ -233,7 +234,7 @@ def _adapter(kind: Any) -> Any:
 
 def to_toml(config: Any) -> str:
     """The whole configuration as TOML; `build` makes an equal one of it. None is written as absence."""
-    return "\n".join(_toml_lines(asdict(config), at=())).strip() + "\n"
+    return tomli_w.dumps(_without_none(asdict(config)))
 
 
 def write(config: Any, path: str | Path) -> None:
@@ -413,38 +414,19 @@ def _copy(tree: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in tree.items()}
 
 
-def _toml_lines(tree: Mapping[str, Any], *, at: tuple[str, ...]) -> Iterator[str]:
-    for key, value in tree.items():
-        if value is not None and not isinstance(value, Mapping):
-            yield f"{_toml_key(key)} = {_toml_value(value)}"
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield ""
-            yield f"[{'.'.join(_toml_key(part) for part in (*at, key))}]"
-            yield from _toml_lines(value, at=(*at, key))
-
-
-def _toml_key(key: str) -> str:
-    return key if key and all(c.isascii() and (c.isalnum() or c in "-_") for c in key) else _toml_string(key)
+def _without_none(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_none(value) if isinstance(value, Mapping) else value
+        for key, value in tree.items()
+        if value is not None
+    }
 
 
 def _toml_value(value: Any) -> str:
-    match value:
-        case bool():
-            return "true" if value else "false"
-        case str():
-            return _toml_string(value)
-        case float() if not math.isfinite(value):
-            return str(value)  # TOML writes inf, -inf and nan as Python does
-        case int() | float():
-            return repr(value)
-        case Mapping():
-            return "{" + ", ".join(f"{_toml_key(k)} = {_toml_value(v)}" for k, v in value.items()) + "}"
-        case list() | tuple():
-            return "[" + ", ".join(_toml_value(item) for item in value) + "]"
-    raise TypeError(f"{value!r} has no form in TOML")
-
-
-def _toml_string(text: str) -> str:
-    # JSON's escapes are TOML's, except that TOML wants DEL escaped and no surrogate pairs.
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+    """One value in one line; tomli-w itself puts each item of an array on its own."""
+    text = ""
+    for line in tomli_w.dumps({"_": [[value]]}).split("\n"):  # nested, since tables would become sections otherwise
+        part = line.strip(" ")
+        text = text.removesuffix(",") if part.startswith("]") else text + " " * text.endswith(",")
+        text += part
+    return text.removeprefix("_ = [[").removesuffix("]]")

@@ -138,6 +138,22 @@ def test_a_wrong_value_is_refused_in_plain_words(override: str, words: str) -> N
         made(override)
 
 
+@pytest.mark.parametrize("value", [
+    True, 3, -2.5, float("inf"), 1e-9, "", 'a "b" \\ c\n\x7f', "ends in ]", "[[", ", ]", "\u2028\x85 x", " a ", (),
+    (1, "b,"), (("a", 1.0), ()), {}, {"odd key": [1, {"x": "]"}], "nested": {"deep": [[]]}}, [{"a": 1}, {"a": 2}],
+])  # fmt: skip
+def test_an_override_of_any_value_is_one_line_that_reads_back(value: Any) -> None:
+    key, _, text = door.override("a.b", value).partition("=")
+    assert key == "a.b"
+    assert "\n" not in text
+    assert tomllib.loads(f"value = {text}")["value"] == json.loads(json.dumps(value))
+
+
+def test_overrides_of_arrays_read_as_one_would_write_them() -> None:
+    assert door.override("a", (0.9, 1, "b")) == 'a=[0.9, 1, "b"]'
+    assert door.override("a", [[1, 2], []]) == "a=[[1, 2], []]"
+
+
 def test_the_written_configuration_builds_an_equal_one() -> None:
     odd = Tree(
         seed=7,

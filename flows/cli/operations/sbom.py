@@ -1,10 +1,11 @@
 """`stemline sbom`: what this program is built on, with versions and licences; `--json` is a CycloneDX 1.6 SBOM."""
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import Distribution, distributions, version
-from typing import Any
+from importlib.metadata import Distribution, distribution, distributions, version
+from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
@@ -12,9 +13,20 @@ from flows.cli.options import NO_OPTIONS, Options, Overrides
 from flows.cli.session import run_verb
 from flows.console.progress_display import table
 
+if TYPE_CHECKING:
+    from cyclonedx.model.component import Component
+
 _UNSAID = "not stated"
 # Extras in pyproject.toml: what they bring is needed, what other extras would bring is not.
 _ASKED = {"ray": ("data", "default", "train")}
+
+# Classifiers and words that mean one licence of SPDX's list. "BSD License" and the like do not say which one they mean.
+_SPDX = {
+    "MIT License": "MIT", "Apache Software License": "Apache-2.0", "ISC License (ISCL)": "ISC",
+    "Mozilla Public License 2.0 (MPL 2.0)": "MPL-2.0", "Python Software Foundation License": "PSF-2.0",
+    "Apache 2.0": "Apache-2.0", "Apache License 2.0": "Apache-2.0", "Apache License, Version 2.0": "Apache-2.0",
+    "BSD 3-Clause License": "BSD-3-Clause", "3-Clause BSD License": "BSD-3-Clause",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,30 +78,35 @@ def packages(root: str = "stemline") -> Iterator[Package]:
 
 def cyclonedx(found: list[Package]) -> dict[str, Any]:
     """CycloneDX 1.6 as JSON; without a serial number or a time, so that equal installations give equal bytes."""
-    return {
-        "bomFormat": "CycloneDX",
-        "specVersion": "1.6",
-        "version": 1,
-        "metadata": {"component": {"type": "application", "name": "stemline", "version": version("stemline")}},
-        "components": [
-            {
-                "type": "library",
-                "bom-ref": _purl(package),
-                "name": package.name,
-                "version": package.version,
-                "purl": _purl(package),
-                "licenses": [{"license": {"name": package.licence}}],
-            }
-            for package in found
-        ],
-        "dependencies": [
-            {
-                "ref": _purl(package),
-                "dependsOn": [_purl(other) for other in found if other.name in package.needs],
-            }
-            for package in found
-        ],
-    }
+    from cyclonedx.model.bom import Bom
+    from cyclonedx.model.component import Component, ComponentType
+    from cyclonedx.output.json import JsonV1Dot6
+
+    root = Component(type=ComponentType.APPLICATION, name="stemline", version=version("stemline"), bom_ref="stemline")
+    components = {package.name: _component(package) for package in found}
+    bom = Bom(components=components.values())
+    bom.metadata.component = root
+    bom.register_dependency(root, [components[name] for name in direct() if name in components])
+    for package in found:
+        bom.register_dependency(components[package.name], [components[n] for n in package.needs if n in components])
+    document: dict[str, Any] = json.loads(JsonV1Dot6(bom).output_as_string())
+    del document["serialNumber"], document["metadata"]["timestamp"]
+    return document
+
+
+def direct(root: str = "stemline") -> tuple[str, ...]:
+    """Names of what `root` itself asks for."""
+    return tuple(sorted(set(_needs(distribution(root)))))
+
+
+def _component(package: Package) -> "Component":
+    from cyclonedx.contrib.license.factories import LicenseFactory
+    from cyclonedx.model.component import Component
+    from packageurl import PackageURL
+
+    purl = PackageURL("pypi", name=package.name, version=package.version)
+    said = [] if package.licence == _UNSAID else [LicenseFactory().make_from_string(package.licence)]
+    return Component(name=package.name, version=package.version, purl=purl, bom_ref=str(purl), licenses=said)
 
 
 def _needs(found: Distribution) -> Iterator[str]:
@@ -105,22 +122,22 @@ def _needs(found: Distribution) -> Iterator[str]:
 
 
 def _licence(found: Distribution) -> str:
-    """The SPDX expression where one is given, else the classifiers, else the first line of what is said."""
+    """An SPDX identifier or expression where the package gives one in any form, else its own words in a line."""
+    from cyclonedx.spdx import is_expression
+
     told = found.metadata
-    if expression := told.get_all("License-Expression"):
-        return str(expression[0])
+    given = told.get_all("License-Expression") or told.get_all("License") or [""]
+    said = str(given[0]).strip()
+    said = _SPDX.get(said, said)
+    if said and is_expression(said):  # an identifier alone is one as well
+        return str(said)
     kinds = [line.rpartition(" :: ")[2] for line in told.get_all("Classifier") or [] if line.startswith("License ::")]
-    kinds = [kind for kind in kinds if kind != "OSI Approved"]
+    kinds = [_SPDX.get(kind, kind) for kind in kinds if kind != "OSI Approved"]
     if kinds:
         return " or ".join(kinds)
-    said = str((told.get_all("License") or [""])[0]).strip().splitlines()
-    return said[0][:60] if said and said[0] != "UNKNOWN" else _UNSAID
+    return said.splitlines()[0][:60] if said and said != "UNKNOWN" else _UNSAID
 
 
 def _plain(name: str) -> str:
     """A name as package indexes compare it."""
     return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def _purl(package: Package) -> str:
-    return f"pkg:pypi/{package.name}@{package.version}"
