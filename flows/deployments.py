@@ -125,7 +125,7 @@ def _model_summary(model: Trained) -> dict[str, Any]:
 def _prepared(verb: str, config: RunConfig) -> Iterator[RunConfig]:
     """The configuration, with the store locked, one Ray session for all steps, and the screen in the run's log."""
     from pipelines import registry
-    from pipelines.registry.server_check import check_address
+    from pipelines.registry.connection import check_address
     from pipelines.runtime.cluster import session
 
     if (runtime.flow_run.run_count or 1) > MAX_STARTS:

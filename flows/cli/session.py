@@ -110,7 +110,7 @@ def run_steps(config: RunConfig, *, verb: str, screen: Screen, debug: bool = Fal
 def prepared(config: RunConfig, *, verb: str, screen: Screen, debug: bool) -> Iterator[None]:
     """The store locked, named services reachable, Prefect's home in the store, one Ray session for all steps."""
     from pipelines import registry
-    from pipelines.registry.server_check import check_address
+    from pipelines.registry.connection import check_address
     from pipelines.runtime.cluster import session
 
     with held(config.store.root, verb=verb, data=config.store.data) as store, _terminable():

@@ -15,7 +15,7 @@ from datasets.errors import InputError
 from datasets.store import storage
 from datasets.store.json_files import read_json, write_json
 from datasets.store.ownership import claim_store, require_claimable
-from pipelines.registry.known import FILE
+from pipelines.registry.used_registries import FILE
 
 LOOK_S = 0.2
 USERS = "stores"  # beside tables that several stores may share: a note of each

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from datasets.store.json_files import read_json, write_json
-from pipelines import registry
 from pipelines.registry import limits, run_logging
-from pipelines.registry.server_check import check_address, without_password
+from pipelines.registry.connection import RegistryConfig, address, check_address, without_password
+from pipelines.registry.entities import open_run
 from pipelines.runs import examples, run_folder
 
 _LOG = logging.getLogger(__name__)
@@ -31,9 +31,9 @@ ENDED, STOPPED = "ended", "stopped"  # tags of an MLflow run: why a training fai
 class Pump:
     """Delivers the curve of one run's folder."""
 
-    def __init__(self, config: registry.RegistryConfig, folder: Path, *, store: str) -> None:
+    def __init__(self, config: RegistryConfig, folder: Path, *, store: str) -> None:
         self.config, self.folder, self.store = config, folder, store
-        self.uri = registry.address(store)
+        self.uri = address(store)
         self.complaint = ""  # why the last delivery failed
         self._tails = {
             "train": run_folder.Tail(folder / run_folder.HISTORY),
@@ -191,7 +191,7 @@ class Pump:
             logging.getLogger("mlflow").setLevel(logging.ERROR)
             self._client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
         if not self._run_id:
-            self._run_id = registry.open_run(self._client, self.config, self.folder.name, store=self.store)
+            self._run_id = open_run(self._client, self.config, self.folder.name, store=self.store)
         return self._run_id, int(self._client.get_run(self._run_id).info.start_time)
 
     def _log(self, run_id: str, rows: list[tuple[int, str, float]], time_ms: int) -> None:
@@ -202,7 +202,7 @@ class Pump:
             self._client.log_batch(run_id, metrics=batch)
 
 
-def deliver_rest(config: registry.RegistryConfig, folder: Path, *, store: str, stopped: str = "") -> None:
+def deliver_rest(config: RegistryConfig, folder: Path, *, store: str, stopped: str = "") -> None:
     """What a finished run could not deliver in its time, tried once more."""
     pump = Pump(config, folder, store=store)
     pump.stopped = stopped

@@ -7,13 +7,22 @@ follows them.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipelines import registry
-from pipelines.registry import ModelVersion
-from pipelines.registry.books import connected, is_new, run_or_none
+from pipelines.registry.connection import connected, is_new
+from pipelines.registry.entities import run_or_none
 from pipelines.registry.limits import pages
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+from collections.abc import Mapping
+
+from pipelines.registry import run_logging
+from pipelines.registry.connection import RegistryConfig
+from pipelines.registry.entities import CHAMPION, aliases, model_versions
+from pipelines.registry.promotion import decisions, promotion_log
+from pipelines.registry.promotion.decisions import Note
+from pipelines.registry.promotion.promotion_log import Promotion
+from pipelines.registry.run_logging import Evaluation
+from pipelines.registry.version_lookup import ModelVersion, look_up, require_books, version_of
 
 NOTHING = "none"  # of a tag: it began from random weights
 
@@ -35,8 +44,7 @@ def every_version(*, store: str) -> dict[str, Origin]:
         return {}
     with connected(store) as client:
         champions = {
-            model.name: str(model.aliases.get(registry.CHAMPION, ""))
-            for model in pages(client.search_registered_models)
+            model.name: str(model.aliases.get(CHAMPION, "")) for model in pages(client.search_registered_models)
         }
         found = [
             _origin(client, made, is_champion=champions.get(made.name) == str(made.version))
@@ -61,7 +69,7 @@ def _origin(client: "MlflowClient", made: Any, *, is_champion: bool) -> Origin:
             run_id=str(made.run_id),
             run_key=tags.get("run_key", ""),
             digest=tags.get("checkpoint_digest", ""),
-            alias=registry.CHAMPION if is_champion else "",
+            alias=CHAMPION if is_champion else "",
             dataset_uri=tags.get("dataset_uri", ""),
         ),
         datasets=tuple(tags[name] for name in ("dataset_uri", "automix_uri") if tags.get(name)),
@@ -74,3 +82,57 @@ def _origin(client: "MlflowClient", made: Any, *, is_champion: bool) -> Origin:
 def _setting(client: "MlflowClient", run_id: str) -> str:
     run = run_or_none(client, run_id)
     return f"a setting of run {run_id}, which is gone" if run is None else str(run.data.params.get("model.start", ""))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lineage:
+    """What a version was made from, how it was scored, and what was decided about it."""
+
+    version: ModelVersion
+    settings: Mapping[str, str]  # by dotted name: those of the training, and of all that came before it
+    tags: Mapping[str, str]  # digests, commit; the protocol of the evaluation that it was registered with
+    decision: Mapping[str, Any] | None  # that counts: the promoting one, else the last
+    promotions: tuple[Promotion, ...]  # of this version, the oldest first
+    evaluations: tuple[Evaluation, ...] = ()  # the oldest first
+    decisions: tuple[Note, ...] = ()  # every one, the oldest first
+
+
+def versions(config: RegistryConfig, *, store: str) -> list[ModelVersion]:
+    """Every registered version, the oldest first."""
+    if is_new(store):
+        return []
+    with connected(store) as client:
+        present = aliases(client, config.name)
+        return [version_of(made, present) for made in model_versions(client, config.name)]
+
+
+def lineage(ref: str, *, store: str) -> Lineage:
+    """Everything that the registry knows about where a version comes from."""
+    require_books(ref, store)
+    with connected(store) as client:
+        version, made = look_up(client, ref)
+        done = promotion_log.snapshot(client, version.name).done
+        hidden = [name for name in made.tags if decisions.is_own_tag(name) or name.startswith(run_logging.EVALUATION)]
+        return Lineage(
+            version=version,
+            settings=run_logging.settings_of(client, run_or_none(client, version.run_id)),
+            tags={name: text for name, text in made.tags.items() if name not in hidden},
+            decision=decisions.counting(client, made, is_champion=version.alias == CHAMPION),
+            promotions=tuple(entry for entry in done if entry.version == version.version),
+            evaluations=run_logging.evaluations(made.tags),
+            decisions=tuple(decisions.notes(made)),
+        )
+
+
+def decision_of(version: ModelVersion, *, store: str) -> dict[str, Any] | None:
+    """The decision about a version that counts: the one that promoted it, else the last; None if there is none."""
+    with connected(store) as client:
+        made = client.get_model_version(version.name, version.version)
+        return decisions.counting(client, made, is_champion=version.alias == CHAMPION)
+
+
+def decisions_of(version: ModelVersion, *, store: str) -> list[dict[str, Any]]:
+    """Every decision about a version, the oldest first."""
+    with connected(store) as client:
+        made = client.get_model_version(version.name, version.version)
+        return [decisions.read(client, made, note.key) for note in decisions.notes(made)]

@@ -10,27 +10,42 @@ import math
 import tempfile
 import tomllib
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from datasets.schema import ShardSet
 from datasets.store.strict_json import dumps
 from pipelines.registry import limits
-from pipelines.registry.books import run_or_none
 from pipelines.registry.bundle import SERVED, Bundle, write_bundle
+from pipelines.registry.entities import run_or_none
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-    from pipelines.registry import Candidate
 
 # Of a candidate's lineage, what belongs to one evaluation and not to the training.
 OF_EVALUATION = ("protocol", "scores_digest")
 EVALUATION = "evaluation."  # a tag of a version for each of its evaluations
 _CONFIG = "config.toml"  # among a run's documents
 _SHAPE_NOTHING = ("store", "separate", "listen", "report", "retrain")  # its sections that no version depends on
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A trained and scored checkpoint, with everything that should be told about it."""
+
+    run_key: str
+    checkpoint: str  # folder
+    dataset: ShardSet  # the chunks that it learned from
+    config: Mapping[str, Any]  # what the run key is a digest of; nested tables become dotted parameters
+    history: Sequence[Mapping[str, Any]] = ()  # points with a "step"; numbers nest as in {"valid_nsdr": {"raw": 5.1}}
+    scores: Mapping[str, float] = field(default_factory=dict)  # such as {"test/nsdr/drums": 5.1}, in dB
+    evaluation: Mapping[str, Any] = field(default_factory=dict)  # settings of the evaluation that gave these scores
+    # Digests, commit, counts: tags of run and version; "protocol" and "scores_digest" are those of the evaluation.
+    lineage: Mapping[str, str] = field(default_factory=dict)
+    documents: Mapping[str, str] = field(default_factory=dict)  # file name -> text, kept with the run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +59,7 @@ class Evaluation:
     at: str  # UTC, ISO 8601
 
 
-def log_run(client: "MlflowClient", run_id: str, candidate: "Candidate") -> None:
+def log_run(client: "MlflowClient", run_id: str, candidate: Candidate) -> None:
     """Settings, lineage, loss curve, dataset and documents of its training; what is there already stays."""
     from mlflow.entities import DatasetInput, InputTag, Metric, RunTag
 
@@ -78,14 +93,14 @@ def _log_params(client: "MlflowClient", run: Any, settings: Mapping[str, Any]) -
         client.log_batch(run.info.run_id, params=batch)
 
 
-def _log_documents(client: "MlflowClient", run_id: str, candidate: "Candidate") -> None:
+def _log_documents(client: "MlflowClient", run_id: str, candidate: Candidate) -> None:
     present = {file.path for file in client.list_artifacts(run_id)}
     for name, text in candidate.documents.items():
         if name not in present:
             client.log_text(run_id, text, name)
 
 
-def _dataset(candidate: "Candidate") -> Any:
+def _dataset(candidate: Candidate) -> Any:
     from mlflow.entities import Dataset
 
     return Dataset(
@@ -145,7 +160,7 @@ def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
         yield name, float(value)
 
 
-def log_model(client: "MlflowClient", run_id: str, candidate: "Candidate") -> str:
+def log_model(client: "MlflowClient", run_id: str, candidate: Candidate) -> str:
     """Log the bundle as a model of this run and return its id; one that is there already is that."""
     import mlflow
 
@@ -212,7 +227,7 @@ def requirements() -> list[str]:
     return [f"{name}=={version(name).split('+')[0]}" for name in names]  # a local build tag is on no index
 
 
-def evaluation_key(candidate: "Candidate", digest: str) -> str:
+def evaluation_key(candidate: Candidate, digest: str) -> str:
     """The name of an evaluation: a digest of weights, songs, protocol and scores; empty where nothing was scored."""
     if not candidate.scores:
         return ""
@@ -225,7 +240,7 @@ def evaluation_key(candidate: "Candidate", digest: str) -> str:
     return hashlib.sha256(dumps([*told, candidate.scores], sort_keys=True).encode()).hexdigest()[:16]
 
 
-def log_evaluation(client: "MlflowClient", run_id: str, candidate: "Candidate", *, model_id: str, key: str) -> str:
+def log_evaluation(client: "MlflowClient", run_id: str, candidate: Candidate, *, model_id: str, key: str) -> str:
     """A run of its own, nested in the training's, with the scores, which the model has too; found again by its key."""
     from mlflow.entities import DatasetInput, InputTag, Metric
 
@@ -263,7 +278,7 @@ def log_evaluation(client: "MlflowClient", run_id: str, candidate: "Candidate", 
     return own
 
 
-def evaluation_tag(client: "MlflowClient", candidate: "Candidate", key: str, run_id: str) -> dict[str, str]:
+def evaluation_tag(client: "MlflowClient", candidate: Candidate, key: str, run_id: str) -> dict[str, str]:
     """The tag of a version that names one of its evaluations."""
     told = {name: candidate.lineage.get(name, "") for name in OF_EVALUATION}
     at = datetime.fromtimestamp(client.get_run(run_id).info.start_time / 1000, UTC).isoformat(timespec="milliseconds")

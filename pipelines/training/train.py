@@ -204,10 +204,10 @@ def _told_live(live: "RegistryConfig | None", folder: Path, store: str) -> "Abst
     """Inside, the curve in the folder is followed and told to MLflow."""
     if live is None:
         return nullcontext()
-    from pipelines.registry import known
+    from pipelines.registry import used_registries
     from pipelines.registry.live_metrics import Pump
 
-    known.note(store)
+    used_registries.record(store)
     return Pump(live, folder, store=store).running()
 
 

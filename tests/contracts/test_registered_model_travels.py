@@ -24,7 +24,7 @@ import pytest
 from pipelines.registry import RegistryConfig, address, fetch, promote, register
 from pipelines.registry.bundle import MODELS, write_bundle
 from pipelines.runtime.step_keys import ROOT
-from tests.pipelines.registry.test_registry import make_candidate
+from tests.pipelines.registry.test_registration import make_candidate
 
 pytestmark = pytest.mark.slow
 

@@ -17,7 +17,7 @@ from typing import Any
 from pipelines import registry
 from pipelines.registry import Candidate, RegistryConfig
 from tests.benchmarks.table import Row, figure
-from tests.pipelines.registry.test_registry import CHUNKS, make_checkpoint
+from tests.pipelines.registry.test_registration import CHUNKS, make_checkpoint
 
 CONFIG = RegistryConfig()
 KILLED = 137

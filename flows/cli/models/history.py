@@ -11,7 +11,8 @@ from flows.cli.session import run_verb
 from flows.config import RunConfig
 from flows.console.progress_display import table
 from pipelines import registry
-from pipelines.registry import Promotion, promotion_log
+from pipelines.registry import Promotion
+from pipelines.registry.promotion import promotion_log
 
 
 def history(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:

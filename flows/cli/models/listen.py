@@ -14,7 +14,7 @@ from pipelines import registry
 from pipelines.evaluation import gate
 from pipelines.inference import listening_pages
 from pipelines.inference.listening_pages import Rival
-from pipelines.registry.promotion_log import CANDIDATE, CHAMPION
+from pipelines.registry.entities import CANDIDATE, CHAMPION
 
 MAX_SONGS = 10
 

@@ -24,7 +24,7 @@ from flows.config import RunConfig
 from flows.console.progress_display import Screen, table
 from flows.tasks.store_lock import held, other_users
 from pipelines.lineage import ancestry
-from pipelines.registry import known
+from pipelines.registry import used_registries
 from pipelines.registry.origins import every_version
 
 DAY_S = 86_400.0
@@ -136,16 +136,18 @@ def _kept(config: RunConfig, manifests: Mapping[str, Manifest], keep: int) -> di
 
 def _require_all_known(config: RunConfig, keep: int) -> None:
     """InputError where somebody may need a dataset who is not asked: another registry, or another store."""
-    asked, root = known.now(config.store.root), config.store.root
-    silent = [one for one in known.noted(root) if one != asked]
+    asked, root = used_registries.current(config.store.root), config.store.root
+    silent = [one for one in used_registries.recorded(root) if one != asked]
     if silent:
-        where = "MLFLOW_TRACKING_URI is not set" if asked == known.OWN else f"MLFLOW_TRACKING_URI names {asked}"
-        named = ["its own mlflow.db" if one == known.OWN else one for one in silent]
+        where = (
+            "MLFLOW_TRACKING_URI is not set" if asked == used_registries.OWN else f"MLFLOW_TRACKING_URI names {asked}"
+        )
+        named = ["its own mlflow.db" if one == used_registries.OWN else one for one in silent]
         raise InputError(
             f"--keep {keep}: the store {root} has registered models at {' and at '.join(named)}, which is not asked "
             f"now ({where}), so what they learnt from is not known and nothing was removed. Set MLFLOW_TRACKING_URI "
-            f"to that registry and run it again; if it is no more, take it out of {Path(root) / known.FILE} and "
-            "remove the mlflow.json files below runs that name it"
+            f"to that registry and run it again; if it is no more, take it out of "
+            f"{Path(root) / used_registries.FILE} and remove the mlflow.json files below runs that name it"
         )
     others = other_users(config.store.tables, root)
     if others:

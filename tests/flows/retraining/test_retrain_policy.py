@@ -28,7 +28,7 @@ from flows.retraining.retrain_policy import (
 )
 from pipelines.registry import ModelVersion, RegistryConfig, address, champion, promote, register, rollback
 from tests.pipelines.lineage.test_contamination import dataset, sounds, tune
-from tests.pipelines.registry.test_registry import make_candidate
+from tests.pipelines.registry.test_registration import make_candidate
 
 QUIET = Facts(
     now="2026-11-23T12:00:00+00:00",

@@ -8,7 +8,7 @@ import pytest
 from flows.__main__ import main
 from pipelines import registry
 from pipelines.registry import RegistryConfig
-from tests.pipelines.registry.test_registry import make_candidate
+from tests.pipelines.registry.test_registration import make_candidate
 
 
 @pytest.mark.slow

@@ -16,9 +16,9 @@ from flows.cli.models import lineage
 from flows.config import load
 from flows.console.progress_display import current
 from pipelines import registry
-from pipelines.registry import RegistryConfig, known
+from pipelines.registry import RegistryConfig, used_registries
 from tests.pipelines.evaluation.test_gate import summary
-from tests.pipelines.registry.test_registry import make_candidate
+from tests.pipelines.registry.test_registration import make_candidate
 from tests.pipelines.songs import write_songs
 
 pytestmark = pytest.mark.slow
@@ -67,7 +67,7 @@ def test_a_version_tells_its_songs_settings_code_and_decisions(store: str, capsy
 
 
 def test_the_store_notes_the_registry_that_it_registers_at(store: str) -> None:
-    assert known.noted(store) == [known.OWN]
+    assert used_registries.recorded(store) == [used_registries.OWN]
 
 
 def test_a_song_tells_who_heard_it(store: str, capsys: pytest.CaptureFixture[str]) -> None:

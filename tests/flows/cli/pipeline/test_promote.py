@@ -15,7 +15,7 @@ from flows.config import load
 from pipelines import registry
 from pipelines.evaluation.gate import Decision
 from pipelines.registry import RegistryConfig
-from tests.pipelines.registry.test_registry import make_candidate
+from tests.pipelines.registry.test_registration import make_candidate
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from flows.__main__ import main
 from flows.cli.store import gc
 from flows.console.progress_display import current
 from flows.tasks.store_lock import held
-from pipelines.registry import known
+from pipelines.registry import used_registries
 from tests.pipelines.lineage.test_ancestry import book
 
 OLD_S = time.time() - 10 * gc.DAY_S
@@ -210,10 +210,10 @@ def test_a_registry_that_is_not_asked_now_stops_it(
 ) -> None:
     root = config.store.root
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://somebody:secret@mlflow.example:5000/")
-    known.note(root)
-    known.note(root)
-    assert known.noted(root) == ["http://somebody:***@mlflow.example:5000"]
-    assert "secret" not in (Path(root) / known.FILE).read_text()
+    used_registries.record(root)
+    used_registries.record(root)
+    assert used_registries.recorded(root) == ["http://somebody:***@mlflow.example:5000"]
+    assert "secret" not in (Path(root) / used_registries.FILE).read_text()
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     before = {path for path in Path(root).rglob("*") if path.is_file()}
     assert main(["gc", f"store.root={root}", "--keep", "1", "--delete"]) == 2
@@ -235,14 +235,14 @@ def test_a_registry_of_before_this_was_noted_is_known_by_its_trainings(
     with pytest.raises(InputError, match=r"registered models at http://mlflow\.example:5000"):
         waste(config, keep=1)
     mark.write_text(json.dumps({"address": f"sqlite:///{root / 'mlflow.db'}", "step": 3}))
-    assert known.noted(str(root)) == []
+    assert used_registries.recorded(str(root)) == []
     # The store has moved since, and its books with it; others' books that cannot be reached are no such thing.
     mark.write_text(json.dumps({"address": "sqlite:////where/it/stood/mlflow.db", "step": 3}))
-    assert known.noted(str(root)) == ["sqlite:////where/it/stood/mlflow.db"]
+    assert used_registries.recorded(str(root)) == ["sqlite:////where/it/stood/mlflow.db"]
     (mark.parent / "result.json").write_text(json.dumps({"checkpoint": "/where/it/stood/runs/finished/model"}))
-    assert known.noted(str(root)) == []
+    assert used_registries.recorded(str(root)) == []
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}")
-    assert known.now(str(root)) == known.OWN
+    assert used_registries.current(str(root)) == used_registries.OWN
 
 
 def test_a_second_store_on_the_same_data_is_seen_from_both_sides(config: door.RunConfig, tmp_path: Path) -> None:
@@ -267,11 +267,11 @@ def test_a_second_store_on_the_same_data_is_seen_from_both_sides(config: door.Ru
 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"registries": "mlflow.db"}', ""])
 def test_a_damaged_note_of_registries_lets_nothing_go(config: door.RunConfig, text: str) -> None:
-    file = Path(config.store.root) / known.FILE
+    file = Path(config.store.root) / used_registries.FILE
     file.write_text(text)
     with pytest.raises(InputError, match=r"registries\.json says which registries .* cannot be read"):
         list(gc.find(config, keep=1, now_s=time.time()))
-    known.note(config.store.root)
+    used_registries.record(config.store.root)
     assert file.read_text() == text
 
 

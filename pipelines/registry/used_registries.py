@@ -9,23 +9,23 @@ from urllib.parse import urlsplit
 
 from datasets.errors import InputError
 from datasets.store.json_files import read_json, write_json
-from pipelines import registry
-from pipelines.registry.server_check import without_password
+from pipelines.registry.connection import address as registry_address
+from pipelines.registry.connection import without_password
 
 FILE = "registries.json"  # in the store's root
 OWN = "mlflow.db"  # the store's own books, wherever the store stands
 
 
-def now(store: str) -> str:
-    """The registry that is asked at present, as it is noted."""
-    address = without_password(registry.address(store)).rstrip("/")
+def current(store: str) -> str:
+    """The registry that is asked at present, as it is recorded."""
+    address = without_password(registry_address(store)).rstrip("/")
     return OWN if _folder_of(address) == Path(store).resolve() else address
 
 
-def note(store: str) -> None:
+def record(store: str) -> None:
     """Remember the registry that is asked at present."""
     path = Path(store) / FILE
-    present = now(store)
+    present = current(store)
     try:
         before = _listed(path)
     except InputError:  # no reason to stop a training; whoever removes things finds out
@@ -34,8 +34,8 @@ def note(store: str) -> None:
         write_json(path, {"about": "asked by `stemline gc --keep`", "registries": sorted({*before, present})})
 
 
-def noted(store: str) -> list[str]:
-    """Every registry that the store has used, also as its trainings tell that began before this was noted."""
+def recorded(store: str) -> list[str]:
+    """Every registry that the store has used, also as its trainings tell that began before this was recorded."""
     root = Path(store)
     found = _listed(root / FILE)
     for mark in sorted(root.glob("runs/*/mlflow.json")):
@@ -64,6 +64,6 @@ def _folder_of(address: str) -> Path | None:
 
 
 def _stood(run: Path) -> Path | None:
-    """Where the store stood when a training ended: its books were there then, and are here now."""
+    """Where the store stood when a training ended: its books were there then, and are here current."""
     model = (read_json(run / "result.json") or {}).get("checkpoint", "")
     return Path(model).parents[2] if len(Path(model).parts) > 3 else None

@@ -30,7 +30,7 @@ from pipelines.registry import (
     resolve,
 )
 from pipelines.registry.bundle import checkpoint_digest, source_digest, write_bundle
-from pipelines.registry.server_check import check_address
+from pipelines.registry.connection import check_address
 
 CONFIG = RegistryConfig()
 CHUNKS = ShardSet(uri="manifests/ingest-1.json", table="chunks", num_rows=12, digest="d" * 64)
@@ -127,7 +127,7 @@ def test_a_registration_that_was_killed_is_finished_by_the_next(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipelines.registry._ensure_registered", die)
+        patch.setattr("pipelines.registry.registration._ensure_registered", die)
         with pytest.raises(KeyboardInterrupt):
             register(CONFIG, candidate, store=store)
     version = register(CONFIG, candidate, store=store)
@@ -207,7 +207,7 @@ def test_the_environment_is_left_as_it_was(store: str, candidate: Candidate) -> 
 def test_a_server_that_never_answers_is_an_input_error_within_seconds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.registry.server_check.PATIENCE_S", 0.5)
+    monkeypatch.setattr("pipelines.registry.connection.PATIENCE_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as mute:  # accepts, and says nothing
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{mute.getsockname()[1]}")
         start = time.monotonic()

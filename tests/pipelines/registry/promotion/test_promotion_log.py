@@ -9,9 +9,10 @@ import pytest
 
 from datasets.errors import InputError
 from pipelines import registry
-from pipelines.registry import Candidate, ModelVersion, RegistryConfig, promotion_log
-from pipelines.registry.promotion_log import Promotion, line_of_champions
-from tests.pipelines.registry.test_registry import CONFIG, client, make_candidate
+from pipelines.registry import Candidate, ModelVersion, RegistryConfig
+from pipelines.registry.promotion import promotion_log
+from pipelines.registry.promotion.promotion_log import Promotion, line_of_champions
+from tests.pipelines.registry.test_registration import CONFIG, client, make_candidate
 
 pytestmark = pytest.mark.slow
 

@@ -12,22 +12,12 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from datasets.errors import InputError
-from pipelines.registry.books import (
-    address,
-    aliases,
-    connected,
-    is_new,
-    model_names,
-    model_versions,
-    registered,
-    version_or_none,
-)
 from pipelines.registry.bundle import checkpoint_digest
-from pipelines.registry.promotion_log import CHAMPION
+from pipelines.registry.connection import address, connected, is_new
+from pipelines.registry.entities import CHAMPION, aliases, model_names, model_versions, registered, version_or_none
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
 MAX_NAMED = 20  # models or versions in a message
 
 

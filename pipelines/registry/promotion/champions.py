@@ -1,14 +1,15 @@
-"""Which version is the champion: promoted by the gate, by name, or by going back; each is one act (`ledger.py`)."""
+"""Which version is the champion: promoted by the gate, by name, or by a rollback; each is an entry of the log."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from datasets.errors import InputError
-from pipelines.registry import decisions, promotion_log
-from pipelines.registry.books import RegistryConfig, aliases, connected, is_new
-from pipelines.registry.promotion_log import CHAMPION, Promotion, Snapshot
-from pipelines.registry.registered import ModelVersion, fetch, look_up, version_of
+from pipelines.registry.connection import RegistryConfig, connected, is_new
+from pipelines.registry.entities import CHAMPION, aliases
+from pipelines.registry.promotion import decisions, promotion_log
+from pipelines.registry.promotion.promotion_log import Promotion, Snapshot
+from pipelines.registry.version_lookup import ModelVersion, fetch, look_up, version_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

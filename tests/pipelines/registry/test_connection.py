@@ -13,7 +13,7 @@ from datasets.errors import InputError
 from pipelines import registry
 from pipelines.registry import Candidate, RegistryConfig
 from pipelines.registry.bundle import checkpoint_digest
-from tests.pipelines.registry.test_registry import make_candidate
+from tests.pipelines.registry.test_registration import make_candidate
 from tests.postgres import Database, database
 from tests.s3 import BUCKET, ObjectStore, object_store
 
@@ -117,14 +117,14 @@ def test_a_database_that_goes_away_in_the_middle_is_told_and_the_next_try_finish
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", postgres.url)
     config, store = RegistryConfig(name="other", experiment="other"), str(tmp_path / "store")
-    log_model = registry.record.log_model
+    log_model = registry.run_logging.log_model
 
     def stop_first(*arguments: Any, **options: Any) -> str:
         postgres.stop()
         return log_model(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(registry.record, "log_model", stop_first)
+        patch.setattr(registry.run_logging, "log_model", stop_first)
         with pytest.raises(InputError, match=r"books:\*\*\*@.* refused, or went away: .*; when it answers, the same"):
             registry.register(config, candidates[0], store=store)
     with pytest.raises(InputError, match=r"MLflow does not answer at .*; start the server"):

@@ -11,11 +11,12 @@ import pytest
 
 from datasets.errors import InputError
 from pipelines import registry
-from pipelines.registry import ModelVersion, RegistryConfig, decisions, promotion_log
+from pipelines.registry import ModelVersion, RegistryConfig
 from pipelines.registry.bundle import checkpoint_digest
-from pipelines.registry.promotion_log import Promotion, rolled_back
+from pipelines.registry.promotion import decisions, promotion_log
+from pipelines.registry.promotion.promotion_log import Promotion, rolled_back
 from tests.pipelines.kills import dying
-from tests.pipelines.registry.test_registry import CONFIG, client, make_candidate
+from tests.pipelines.registry.test_registration import CONFIG, client, make_candidate
 
 pytestmark = pytest.mark.slow
 

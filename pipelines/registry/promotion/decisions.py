@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any
 from datasets.errors import InputError
 from datasets.store.strict_json import dumps
 from pipelines.registry import limits
-from pipelines.registry.books import run_or_none
+from pipelines.registry.entities import run_or_none
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
 COUNTS, PROMOTED = "decision", "promoted"
 _EACH = "decision."
 

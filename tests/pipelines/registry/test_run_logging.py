@@ -12,7 +12,7 @@ from pipelines.registry import Candidate, RegistryConfig, limits
 from pipelines.training import train
 from pipelines.training.train_loop import ModelConfig, TrainConfig
 from tests.pipelines.kills import dying
-from tests.pipelines.registry.test_registry import CHUNKS, CONFIG, client, make_candidate
+from tests.pipelines.registry.test_registration import CHUNKS, CONFIG, client, make_candidate
 
 MLFLOW = pytest.mark.slow
 

@@ -16,15 +16,22 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from datasets.errors import InputError
-from pipelines.registry import decisions, limits
-from pipelines.registry.books import LOG, aliases, create_model, model_versions, version_or_none
+from pipelines.registry import limits
+from pipelines.registry.connection import LOG
+from pipelines.registry.entities import (
+    CANDIDATE,
+    CHAMPION,
+    PREVIOUS,
+    aliases,
+    create_model,
+    model_versions,
+    version_or_none,
+)
+from pipelines.registry.promotion import decisions
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-CHAMPION, CANDIDATE, PREVIOUS = "champion", "candidate", "previous"
 Kind = Literal["promotion", "rollback", "forced"]
-
 _STATE, _ENTRY = "state", "entry"
 _SAME = ("checkpoint_digest", "weights_digest")  # tags by which a version is known under another number
 _OF = "version."  # before these tags, on an entry, which is no version of a model itself
@@ -173,9 +180,6 @@ def require_untouched(seen: Snapshot) -> None:
         f"by hand; `stemline rollback --to {choice}` settles which version it is{by_name}, and `stemline history` "
         "lists them"
     )
-
-
-# --- one act ------------------------------------------------------------------------------------------------
 
 
 def _own(seen: Snapshot, kind: Kind | None, version: str) -> Any | None:

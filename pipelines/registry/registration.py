@@ -1,0 +1,95 @@
+"""Registers a trained checkpoint with its run, evaluation and tags; the same again adds nothing."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.registry import limits, run_logging, used_registries
+from pipelines.registry.bundle import checkpoint_digest
+from pipelines.registry.connection import RegistryConfig, connected
+from pipelines.registry.entities import (
+    CANDIDATE,
+    aliases,
+    create_model,
+    model_versions,
+    open_run,
+)
+from pipelines.registry.promotion import decisions
+from pipelines.registry.run_logging import Candidate
+from pipelines.registry.version_lookup import (
+    ModelVersion,
+    digest_of,
+    look_up,
+    version_of,
+)
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+def register(config: RegistryConfig, candidate: Candidate, *, store: str) -> ModelVersion:
+    """Log the run and register the checkpoint; found again by run key and digest, so a rerun adds nothing.
+
+    Scores that are not known yet are added as another evaluation of the version. Killed at any line, the same command
+    completes it.
+    """
+    digest = checkpoint_digest(Path(candidate.checkpoint))
+    key = run_logging.evaluation_key(candidate, digest)
+    with connected(store) as client:
+        used_registries.record(store)
+        made = _find(client, config, run_key=candidate.run_key, digest=digest)
+        run_id = str(made.run_id) if made else open_run(client, config, candidate.run_key, store=store)
+        tags = {}
+        if made is None:
+            run_logging.log_run(client, run_id, candidate)
+            model_id = run_logging.log_model(client, run_id, candidate)
+        else:
+            model_id = str(made.source).removeprefix("models:/")
+        if key and (made is None or f"{run_logging.EVALUATION}{key}" not in made.tags):
+            own = run_logging.log_evaluation(client, run_id, candidate, model_id=model_id, key=key)
+            tags = run_logging.evaluation_tag(client, candidate, key, own)
+        if made is None:
+            _ensure_registered(client, config.name)
+            told = {"run_key": candidate.run_key, "checkpoint_digest": digest, **candidate.lineage}
+            tags = {limits.key(name): limits.value(text, limits.MAX_TAG) for name, text in told.items()} | tags
+            # The tags arrive together with the version: a version without its digest never exists.
+            made = client.create_model_version(
+                config.name, f"models:/{model_id}", run_id=run_id, tags=tags, model_id=model_id
+            )
+        else:
+            for name, text in tags.items():
+                client.set_model_version_tag(config.name, made.version, name, text)
+        run_logging.end_run(client, run_id, "FINISHED")
+        present = aliases(client, config.name)
+        if _awaits_decision(made, present):
+            client.set_registered_model_alias(config.name, CANDIDATE, str(made.version))
+        return version_of(made, present)
+
+
+def _ensure_registered(client: "MlflowClient", name: str) -> None:
+    create_model(client, name, "Whole songs in, their stems out.")
+
+
+def _find(client: "MlflowClient", config: RegistryConfig, *, run_key: str, digest: str) -> Any | None:
+    found = model_versions(client, config.name, run_key)
+    return next((made for made in found if made.tags.get("checkpoint_digest") == digest), None)
+
+
+def _awaits_decision(made: Any, present: Mapping[str, str]) -> bool:
+    """Whether a version should be the candidate: nothing was decided about it, and no later one was registered."""
+    later = int(present.get(CANDIDATE, "0")) > int(made.version)
+    return not later and str(made.version) not in present.values() and not decisions.notes(made)
+
+
+def attach(ref: str, file: Path, *, store: str) -> str:
+    """The address of a file that is now kept with a version, such as its graph; a tag names it and its digest."""
+    with connected(store) as client:
+        version, _ = look_up(client, ref)
+        folder = f"exports/{version.name}/{version.version}"
+        client.log_artifact(version.run_id, str(file), folder)
+        kept = f"{client.get_run(version.run_id).info.artifact_uri}/{folder}/{file.name}"
+        told = f"{kept} sha256:{digest_of(file)}"
+        client.set_model_version_tag(
+            version.name, version.version, limits.key(f"export.{file.name}"), limits.value(told, limits.MAX_TAG)
+        )
+    return kept
