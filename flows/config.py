@@ -37,7 +37,7 @@ from pipelines.preparation.curate import CurateConfig
 from pipelines.preparation.ingest import CorpusConfig, IngestConfig
 from pipelines.registry import RegistryConfig
 from pipelines.report.report_input import ReportConfig
-from pipelines.training.train_loop import ModelConfig, TrainConfig
+from pipelines.training.job import ModelConfig, TrainConfig
 
 T = TypeVar("T")
 

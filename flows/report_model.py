@@ -26,7 +26,7 @@ from pipelines.report import augmentation_examples, mixes, model_report
 from pipelines.report.listening import SongAudio
 from pipelines.report.mixes import MixExample
 from pipelines.report.report_input import ReportInput
-from pipelines.training import train
+from pipelines.training import train_result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +95,7 @@ def write_report(config: RunConfig, corpus: Corpus, model: Trained, song: SongFi
         scores=read_objects(model.candidate.scores, Score),
         split=config.evaluate.split,
         heard=_heard(config, corpus, model),
-        history=curves(train.read_history(model.trained), config.corpus.sources),
+        history=curves(train_result.read_history(model.trained), config.corpus.sources),
         sources=config.corpus.sources,
         song=SongAudio(
             title=song.title,

@@ -26,8 +26,8 @@ from pipelines.preparation.curate import CurateConfig
 from pipelines.registry import Candidate, ModelVersion
 from pipelines.registry.bundle import checkpoint_digest
 from pipelines.runtime.step_keys import code_commit
-from pipelines.training import train
-from pipelines.training.train import TrainResult
+from pipelines.training import train, train_result
+from pipelines.training.train_result import TrainResult
 
 STEPS = ("train", "evaluate", "decide", "promote")
 
@@ -159,7 +159,7 @@ def register(config: RunConfig, corpus: Corpus, trained: TrainResult, scored: Ev
             config.train, config.model, corpus.material(config.automix_weight), sources=config.corpus.sources
         ),
         evaluation={"evaluate": asdict(config.evaluate)},
-        history=train.read_history(trained),
+        history=train_result.read_history(trained),
         scores=_flat_scores(scored),
         lineage={
             "corpus_digest": corpus.ingested.chunks.digest,

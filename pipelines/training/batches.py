@@ -9,7 +9,7 @@ from datasets.loading.segments import SegmentIndex
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pipelines.training.train_loop import Job
+    from pipelines.training.job import Job
 
 
 def open_index(job: "Job", sources: Sequence[str], *, num_samples: int = 0) -> SegmentIndex:

@@ -13,7 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from datasets.errors import InputError
-from pipelines.training.train_loop import ModelConfig, TrainConfig
+from pipelines.training.job import ModelConfig, TrainConfig
 
 if TYPE_CHECKING:
     import torch

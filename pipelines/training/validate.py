@@ -1,6 +1,6 @@
-"""Which of a training's weights are best: the present ones and their averages, scored on songs they did not see.
+"""Which of a training's weights are best: the present ones and their averages, scored on songs that are held out.
 
-What they make of a few seconds of the first of these songs is handed on, to be listened to.
+Their estimates of a few seconds of the first of these songs are returned too, as an example to listen to.
 """
 
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from models.learning.learner import Learner
-    from pipelines.training.train_loop import Job, Session
+    from pipelines.training.job import Job, Session
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class Excerpt:
     """What is scored of one song."""
 
     song: Song
@@ -30,14 +30,14 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Material:
-    """What candidates are scored on."""
+class ValidationSongs:
+    """What candidate weights are scored on."""
 
-    parts: tuple[Part, ...]
+    excerpts: tuple[Excerpt, ...]
     held_out: bool  # else they were trained on: that tells a good average from a bad one, and no more
 
 
-def material(job: "Job") -> Material:
+def select_songs(job: "Job") -> ValidationSongs:
     """The middle of songs from all over the valid split; of the train split where the valid split is empty."""
     config, keep = job.config, job.keep
     songs = {
@@ -50,25 +50,27 @@ def material(job: "Job") -> Material:
         for split in ("valid", "train")
     }
     split = "valid" if songs["valid"] else "train"
-    parts = []
+    excerpts = []
     for track_id in spread(songs[split])[: config.valid_songs]:
         song = songs[split][track_id]
-        asked = round(config.valid_s * song.sample_rate) or song.num_samples
-        num_samples = min(asked, song.num_samples)
-        parts.append(Part(song=song, start=(song.num_samples - num_samples) // 2, num_samples=num_samples))
-    return Material(parts=tuple(parts), held_out=split == "valid")
+        wanted = round(config.valid_s * song.sample_rate) or song.num_samples
+        num_samples = min(wanted, song.num_samples)
+        excerpts.append(Excerpt(song=song, start=(song.num_samples - num_samples) // 2, num_samples=num_samples))
+    return ValidationSongs(excerpts=tuple(excerpts), held_out=split == "valid")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scored:
-    """What was found about some weights."""
+class CandidateScore:
+    """How some weights scored."""
 
     nsdr: float  # dB, mean over songs and sources, by their weights in the loss
     example: Example | None  # of the first song; the first worker's alone
 
 
-def candidates(learner: "Learner", parts: Sequence[Part], session: "Session", *, example_s: float) -> dict[str, Scored]:
-    """What the present weights, "raw", and each average, as stored, make of the songs.
+def score_candidates(
+    learner: "Learner", excerpts: Sequence[Excerpt], session: "Session", *, example_s: float
+) -> dict[str, CandidateScore]:
+    """The scores of the present weights, "raw", and of each average, as stored.
 
     Without the shift trick: the same weights always score the same.
     """
@@ -79,11 +81,11 @@ def candidates(learner: "Learner", parts: Sequence[Part], session: "Session", *,
     scores = {}
     for name in ("raw", *averages):
         with averages.get(name, nullcontext()), learner.as_stored():
-            scores[name] = _score(learner, parts, session, example_s=example_s)
+            scores[name] = _score(learner, excerpts, session, example_s=example_s)
     return scores
 
 
-def _score(learner: "Learner", parts: Sequence[Part], session: "Session", *, example_s: float) -> Scored:
+def _score(learner: "Learner", excerpts: Sequence[Excerpt], session: "Session", *, example_s: float) -> CandidateScore:
     import torch
     import torch.distributed
 
@@ -95,24 +97,26 @@ def _score(learner: "Learner", parts: Sequence[Part], session: "Session", *, exa
     network = unwrap(learner.model)
     total = torch.zeros((), dtype=torch.float64, device=session.device)
     example = None
-    for part in parts[session.rank :: session.world_size]:
-        stems = read_song(part.song, sources=layout(network).sources, start=part.start, num_samples=part.num_samples)
+    for excerpt in excerpts[session.rank :: session.world_size]:
+        stems = read_song(
+            excerpt.song, sources=layout(network).sources, start=excerpt.start, num_samples=excerpt.num_samples
+        )
         stems_SCT = torch.from_numpy(stems)
         estimates_SCT = separate(network, stems_SCT.sum(dim=0), device=session.device)
         total += weighted_mean(nsdr(stems_SCT, estimates_SCT), learner.config.source_weights).to(total)
-        if part is parts[0] and example_s:
-            example = _middle(part, stems_SCT, estimates_SCT, layout(network).sources, example_s)
+        if excerpt is excerpts[0] and example_s:
+            example = _middle(excerpt, stems_SCT, estimates_SCT, layout(network).sources, example_s)
     if session.world_size > 1:
         torch.distributed.all_reduce(total)
-    return Scored(nsdr=total.item() / len(parts), example=example)
+    return CandidateScore(nsdr=total.item() / len(excerpts), example=example)
 
 
 def _middle(
-    part: Part, stems_SCT: "Tensor", estimates_SCT: "Tensor", sources: tuple[str, ...], example_s: float
+    excerpt: Excerpt, stems_SCT: "Tensor", estimates_SCT: "Tensor", sources: tuple[str, ...], example_s: float
 ) -> Example:
-    rate = part.song.sample_rate
-    num_samples = min(part.num_samples, max(1, round(example_s * rate)))
-    piece = slice((part.num_samples - num_samples) // 2, (part.num_samples + num_samples) // 2)
+    rate = excerpt.song.sample_rate
+    num_samples = min(excerpt.num_samples, max(1, round(example_s * rate)))
+    piece = slice((excerpt.num_samples - num_samples) // 2, (excerpt.num_samples + num_samples) // 2)
     return Example(
         references_SCT=stems_SCT[..., piece].numpy(),
         estimates_SCT=estimates_SCT[..., piece].cpu().numpy(),

@@ -35,7 +35,7 @@ from flows.console.progress_display import table
 from pipelines.registry import RegistryConfig
 from pipelines.runs import run_folder
 from pipelines.runtime.progress import Silent
-from pipelines.training import train
+from pipelines.training import train, train_result
 from tests.pipelines.songs import SOURCES, write_songs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,7 +87,7 @@ def child(store: Path, settings: dict[str, Any]) -> None:
     result = train.run(
         config, model, [(chunks, 1.0)], sources=SOURCES, store=str(store), progress=Said(), live=live
     )  # fmt: skip
-    outcome = {"weights": result.model_digest, "nsdr": result.best_nsdr, "history": train.read_history(result)}
+    outcome = {"weights": result.model_digest, "nsdr": result.best_nsdr, "history": train_result.read_history(result)}
     (store / "outcome.json").write_text(json.dumps(outcome))
 
 

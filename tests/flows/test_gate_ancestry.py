@@ -15,7 +15,7 @@ from flows.config import load
 from pipelines.evaluation.evaluate import EvaluateResult, ScoreSummary
 from pipelines.evaluation.gate import Decision
 from pipelines.lineage import ancestry
-from pipelines.training.train import TrainResult
+from pipelines.training.train_result import TrainResult
 from tests.pipelines.evaluation.test_gate import summary
 from tests.pipelines.lineage.test_ancestry import book, client
 from tests.pipelines.lineage.test_contamination import dataset, sounds, tune

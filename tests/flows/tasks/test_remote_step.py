@@ -22,7 +22,7 @@ from pipelines.preparation.curate import CurateResult
 from pipelines.preparation.ingest import IngestResult
 from pipelines.runtime import cluster, ray_jobs
 from pipelines.runtime.ray_jobs import JobLostError
-from pipelines.training.train import TrainResult
+from pipelines.training.train_result import TrainResult
 
 CHUNKS = ShardSet(uri="s3://songs/manifests/a.json", table="chunks", num_rows=3, digest="d" * 8)
 REFUSED = Verdict(

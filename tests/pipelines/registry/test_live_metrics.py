@@ -17,7 +17,7 @@ from pipelines.registry import RegistryConfig
 from pipelines.registry.live_metrics import MARK, Pump
 from pipelines.runs import examples, run_folder
 from pipelines.runtime.progress import Silent
-from pipelines.training import train
+from pipelines.training import train, train_result
 from pipelines.training.divergence_recovery import TroubleConfig
 from tests.pipelines.songs import SOURCES, write_songs
 from tests.pipelines.training.test_train import CONFIG as TRAINING
@@ -155,7 +155,7 @@ def test_a_training_tells_its_curve_and_registering_it_tells_nothing_twice(tmp_p
     result = train.run(TRAINING, MODEL, [(chunks, 1.0)], sources=SOURCES, store=str(tmp_path), live=CONFIG)
     pump = Pump(CONFIG, Path(result.history).parent, store=str(tmp_path))
     assert pump.delivered() == result.steps
-    history = train.read_history(result)
+    history = train_result.read_history(result)
     client = MlflowClient(tracking_uri=pump.uri)
     run_id = registry.open_run(client, CONFIG, result.run_key, store=str(tmp_path))
     candidate = registry.Candidate(
@@ -258,7 +258,7 @@ def test_a_training_that_diverged_or_was_stopped_is_closed_so_until_it_goes_on(
 ) -> None:
     chunks = write_songs(tmp_path / "songs", {"a": "train", "b": "train", "c": "valid"})
 
-    def learn_on() -> train.TrainResult:
+    def learn_on() -> train_result.TrainResult:
         return train.run(TRAINING, MODEL, [(chunks, 1.0)], sources=SOURCES, store=str(tmp_path), live=CONFIG)
 
     losses = Learner._losses

@@ -10,7 +10,7 @@ from datasets.errors import InputError
 from pipelines import registry
 from pipelines.registry import Candidate, RegistryConfig, limits
 from pipelines.training import train
-from pipelines.training.train_loop import ModelConfig, TrainConfig
+from pipelines.training.job import ModelConfig, TrainConfig
 from tests.pipelines.kills import dying
 from tests.pipelines.registry.test_registration import CHUNKS, CONFIG, client, make_candidate
 

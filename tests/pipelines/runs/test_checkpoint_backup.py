@@ -8,7 +8,7 @@ import pytest
 
 from datasets.errors import InputError
 from pipelines.runs import checkpoint_backup, run_folder
-from pipelines.training import train
+from pipelines.training import train, train_result
 from tests.pipelines.songs import write_songs
 from tests.pipelines.training.test_train import CONFIG, MODEL, SOURCES, run_until_killed
 from tests.s3 import BUCKET, object_store
@@ -33,7 +33,7 @@ def test_a_run_whose_folder_is_lost_goes_on_from_the_bucket_also_when_requests_f
         resumed = train.run(config, MODEL, [(chunks, 1.0)], sources=SOURCES, store=str(tmp_path / "lost"))
         assert any("step-000000003/current/learner.pt" in path for _, path, _ in server.requests[asked:])
     assert resumed.model_digest == expected.model_digest
-    assert train.read_history(resumed) == train.read_history(expected)
+    assert train_result.read_history(resumed) == train_result.read_history(expected)
     assert not resumed.troubles
 
 

@@ -15,9 +15,9 @@ from datasets.loading.shard_layout import layout_of
 from datasets.schema import ShardSet
 from datasets.store import storage
 from models.learner_config import AugmentConfig, LearnerConfig
-from pipelines.training import train
+from pipelines.training import train, train_result
 from pipelines.training.batches import Feed, open_index
-from pipelines.training.train_loop import Job, ModelConfig, TrainConfig
+from pipelines.training.job import Job, ModelConfig, TrainConfig
 from tests.pipelines.songs import RATE, SOURCES, write_songs
 from tests.s3 import BUCKET, ObjectStore, object_store
 
@@ -130,7 +130,7 @@ def test_a_ray_worker_learns_from_s3_what_a_process_learns_from_a_disk_bit_for_b
         replace(CONFIG, num_workers=0), MODEL, [(here, 1.0)], sources=SOURCES, store=str(tmp_path / "near")
     )
     assert far.run_key == near.run_key
-    assert train.read_history(far) == train.read_history(near)
+    assert train_result.read_history(far) == train_result.read_history(near)
     assert far.model_digest == near.model_digest
 
 
@@ -138,7 +138,7 @@ def test_a_ray_worker_learns_from_s3_what_a_process_learns_from_a_disk_bit_for_b
 def test_training_hears_songs_at_the_level_that_the_network_asks_for(
     here: ShardSet, tmp_path: Path, normalize: str
 ) -> None:
-    from pipelines.training.train_loop import _Run
+    from pipelines.training.train_loop import _Loop
 
     class Alone:
         rank, world_size, device, folder = 0, 1, torch.device("cpu"), tmp_path
@@ -148,7 +148,7 @@ def test_training_hears_songs_at_the_level_that_the_network_asks_for(
 
     job = _job(here)
     job = replace(job, model=replace(MODEL, options={**MODEL.options, "normalize": normalize}))
-    run = _Run(job, Alone())  # type: ignore[arg-type]
+    run = _Loop(job, Alone())  # type: ignore[arg-type]
     assert not run.learner.normalizes  # a second time
     _, batch_BSCT = next(iter(run._open_feed()))
     at_unit = Feed(job, sources=SOURCES, num_samples=batch_BSCT.shape[-1], rows=run.rows, start=0, normalize=True)

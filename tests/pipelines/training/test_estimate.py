@@ -10,7 +10,7 @@ from flows import config as door
 from models.networks import cost
 from models.networks.catalog import build
 from pipelines.training.estimate import DEVICES, GIB, Device, make
-from pipelines.training.train_loop import ModelConfig, TrainConfig
+from pipelines.training.job import ModelConfig, TrainConfig
 
 TINY = ModelConfig(preset="htdemucs-tiny", options={"segment_s": 2.0})
 CONFIG = TrainConfig(batch_size=32, num_workers=1, use_gpu=True, steps=1000)

@@ -28,10 +28,11 @@ from models.weights import checkpoint
 from models.weights.checkpoint import load_model
 from pipelines.runs import run_folder
 from pipelines.runtime.progress import Silent
-from pipelines.training import train, train_loop
+from pipelines.training import train, train_loop, train_result, workers
 from pipelines.training.batches import Feed
-from pipelines.training.train import LocalSession, TrainResult
-from pipelines.training.train_loop import ModelConfig, TrainConfig
+from pipelines.training.job import ModelConfig, TrainConfig
+from pipelines.training.train_result import TrainResult
+from pipelines.training.workers import LocalSession
 from tests.pipelines.songs import RATE, SOURCES, stems, write_songs
 
 MODEL = ModelConfig(
@@ -79,7 +80,7 @@ class Listener(Silent):
 
 
 def test_a_run_ends_with_a_model_a_curve_and_a_score(undisturbed: TrainResult) -> None:
-    history = train.read_history(undisturbed)
+    history = train_result.read_history(undisturbed)
     assert [point["step"] for point in history] == [2, 3, 5, 6]
     assert {"loss", "loss_drums", "loss_bass", "grad_norm", "learning_rate"} <= history[0].keys()
     assert {"valid_nsdr", "valid_nsdr_raw", "valid_nsdr_ema-0.9"} <= history[1].keys()
@@ -108,7 +109,7 @@ def run_until_killed(at_step: int, chunks: ShardSet, store: Path, **options: Any
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(LocalSession, "tell", die)
+        patch.setattr(LocalSession, "report_progress", die)
         with pytest.raises(KeyboardInterrupt):
             run(CONFIG, chunks, store, **options)
 
@@ -120,7 +121,7 @@ def test_a_killed_run_goes_on_and_ends_as_if_undisturbed(
     run_until_killed(at_step, chunks, tmp_path)
     resumed = run(CONFIG, chunks, tmp_path)
     assert resumed.model_digest == undisturbed.model_digest
-    assert train.read_history(resumed) == train.read_history(undisturbed)
+    assert train_result.read_history(resumed) == train_result.read_history(undisturbed)
     assert examples_of(resumed) == examples_of(undisturbed)
     assert {"examples/reference/mixture.flac", "examples/step-000000003/drums.flac"} <= examples_of(resumed).keys()
 
@@ -160,7 +161,7 @@ def test_a_truncated_checkpoint_is_set_aside_and_the_one_before_it_used(
         history.write('{"step": 6, "loss": 0.')
     resumed = run(CONFIG, chunks, tmp_path)
     assert resumed.model_digest == undisturbed.model_digest
-    assert train.read_history(resumed) == train.read_history(undisturbed)
+    assert train_result.read_history(resumed) == train_result.read_history(undisturbed)
     assert (folder / "damaged-step-000000006").is_dir()
     assert len(resumed.troubles) == 1
     assert resumed.troubles[0].startswith("step 3: passed over a damaged checkpoint: step-000000006: ")
@@ -208,7 +209,7 @@ def test_a_step_without_a_finite_gradient_is_skipped_and_counted(
 ) -> None:
     wreck(monkeypatch, {1})
     result = run(CONFIG, chunks, tmp_path)
-    history = train.read_history(result)
+    history = train_result.read_history(result)
     assert [point.get("skipped") for point in history] == [1, None, None, None]
     assert all(math.isfinite(value) for point in history for value in point.values())
     assert result.steps == 6
@@ -222,7 +223,7 @@ def test_too_many_skipped_steps_take_it_back_to_the_checkpoint_with_a_lower_rate
     config = replace(CONFIG, trouble=replace(CONFIG.trouble, max_skipped=1))
     result = run(config, chunks, tmp_path)
     assert result.troubles == ("step 5: rollback: 2 steps in a row had no finite gradient",)
-    before, after = train.read_history(undisturbed), train.read_history(result)
+    before, after = train_result.read_history(undisturbed), train_result.read_history(result)
     assert after[:2] == before[:2]
     assert [point["step"] for point in after] == [2, 3, 5, 6]
     assert [point["learning_rate"] for point in after[2:]] == [point["learning_rate"] / 2 for point in before[2:]]
@@ -235,20 +236,20 @@ def test_a_killed_run_remembers_that_it_was_taken_back(
     wreck(monkeypatch, {3, 4})
     expected = run(config, chunks, tmp_path / "whole")
     wreck(monkeypatch, {3, 4})
-    step = train_loop._Run._note
+    step = train_loop._Loop._after_step
 
-    def die(self: train_loop._Run, metrics: Any) -> Any:
+    def die(self: train_loop._Loop, metrics: Any) -> Any:
         if self.rollbacks and self.step == 4:
             raise KeyboardInterrupt
         return step(self, metrics)
 
-    monkeypatch.setattr(train_loop._Run, "_note", die)
+    monkeypatch.setattr(train_loop._Loop, "_after_step", die)
     with pytest.raises(KeyboardInterrupt):
         run(config, chunks, tmp_path / "killed")
     monkeypatch.undo()
     resumed = run(config, chunks, tmp_path / "killed")
     assert resumed.model_digest == expected.model_digest
-    assert train.read_history(resumed) == train.read_history(expected)
+    assert train_result.read_history(resumed) == train_result.read_history(expected)
 
 
 def test_a_plateau_ends_the_training_where_asked(chunks: ShardSet, tmp_path: Path) -> None:
@@ -260,14 +261,14 @@ def test_a_plateau_ends_the_training_where_asked(chunks: ShardSet, tmp_path: Pat
     )  # fmt: skip
     result = run(config, chunks, tmp_path)
     assert result.steps < 12
-    assert [point["step"] for point in train.read_history(result)][-1] == result.steps
+    assert [point["step"] for point in train_result.read_history(result)][-1] == result.steps
     assert result.best_step <= result.steps - 2
 
 
 def test_parts_of_a_batch_learn_what_the_whole_does(chunks: ShardSet, undisturbed: TrainResult, tmp_path: Path) -> None:
     result = run(replace(CONFIG, micro_batch=1), chunks, tmp_path)
     assert result.run_key == undisturbed.run_key
-    for here, there in zip(train.read_history(undisturbed), train.read_history(result), strict=True):
+    for here, there in zip(train_result.read_history(undisturbed), train_result.read_history(result), strict=True):
         assert there == pytest.approx(here, rel=1e-3)
 
 
@@ -314,7 +315,7 @@ class Share:
     def prepare(self, model: nn.Module) -> nn.Module:
         return model
 
-    def tell(self, step: int, text: str) -> None:
+    def report_progress(self, step: int, text: str) -> None:
         return
 
 
@@ -345,7 +346,7 @@ def test_with_nobody_held_out_averages_are_chosen_by_what_was_learned_and_no_sco
     chunks: ShardSet, tmp_path: Path
 ) -> None:
     result = run(CONFIG, chunks, tmp_path, keep={"a", "b"})
-    last = train.read_history(result)[-1]
+    last = train_result.read_history(result)[-1]
     scores = {name: last[f"train_nsdr_{name}"] for name in ("raw", "ema-0.9")}
     assert result.best_weights == max(scores, key=lambda name: scores[name])
     assert (result.best_nsdr, result.best_step) == (None, 6)
@@ -353,7 +354,7 @@ def test_with_nobody_held_out_averages_are_chosen_by_what_was_learned_and_no_sco
 
 
 def test_songs_that_were_not_kept_are_not_learned_from(chunks: ShardSet, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no song stands in the train split"):
+    with pytest.raises(InputError, match="the train split is empty"):
         run(CONFIG, chunks, tmp_path, keep={"c", "d"})
 
 
@@ -366,8 +367,8 @@ def test_a_loss_that_is_not_finite_stops_with_advice(chunks: ShardSet, tmp_path:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch_size": 5}, "train.batch_size=5 is no whole number of groups of 2 rows.* 6 would do"),
-        ({"batch_size": 2, "num_workers": 2}, "does not divide among train.num_workers=2.* 4 would do"),
+        ({"batch_size": 5}, "train.batch_size must be divisible by 2, .* got 5; use 6"),
+        ({"batch_size": 2, "num_workers": 2}, "train.batch_size must be >= 4, 2 rows for each of train.num_workers=2"),
         ({"num_workers": 1, "min_workers": 2}, r"train\.min_workers must be <= train\.num_workers \(1\), got 2"),
         ({"steps": 0}, r"train\.steps must be >= 1, got 0"),
         ({"valid_s": -1.0}, "train.valid_s"),
@@ -441,7 +442,7 @@ def test_two_ray_workers_learn_what_one_process_does(
     result = run(replace(CONFIG, num_workers=2), chunks, tmp_path, progress=listener)
     assert result.run_key == undisturbed.run_key
     assert listener.advanced == 6
-    for here, there in zip(train.read_history(undisturbed), train.read_history(result), strict=True):
+    for here, there in zip(train_result.read_history(undisturbed), train_result.read_history(result), strict=True):
         assert there == pytest.approx(here, rel=1e-3)
     # The result was lost, the checkpoints were not: nothing is trained again.
     (tmp_path / "runs" / result.run_key / "result.json").unlink()
@@ -449,7 +450,7 @@ def test_two_ray_workers_learn_what_one_process_does(
 
 
 def test_what_the_user_has_to_mend_is_not_tried_again_by_ray_and_a_lost_worker_is() -> None:
-    policy = train._no_second_try()
+    policy = workers._no_second_try()
     policy.after_exception(None, {1: RuntimeError("connection closed by peer")})
     with pytest.raises(InputError, match="shard x is damaged"):
         policy.after_exception(None, {0: RuntimeError("gloo"), 1: InputError("shard x is damaged")})
@@ -460,7 +461,7 @@ def test_what_a_worker_shows_stands_on_the_page_that_prometheus_reads(ray_local:
     @ray_local.remote(num_cpus=0)
     class Worker:
         def show(self) -> None:
-            train.show("abc", {"loss": 0.25, "loss_lead vocals": 0.5})
+            workers.export_metrics("abc", {"loss": 0.25, "loss_lead vocals": 0.5})
 
     worker = Worker.remote()
     ray_local.get(worker.show.remote())
@@ -491,23 +492,23 @@ def test_more_cores_than_this_machine_has_are_refused_and_a_cluster_may_grow(
     machine = SimpleNamespace(cluster_resources=lambda: {"CPU": 4.0})
     config = replace(CONFIG, num_workers=2, batch_size=16)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    train._check_cores(replace(config, cpus_per_worker=2), machine)
+    workers._check_cores(replace(config, cpus_per_worker=2), machine)
     with pytest.raises(InputError, match=message):
-        train._check_cores(replace(config, **changes), machine)
+        workers._check_cores(replace(config, **changes), machine)
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
-    train._check_cores(replace(config, **changes), machine)
+    workers._check_cores(replace(config, **changes), machine)
 
 
 def test_speed_counts_no_validation(chunks: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipelines.training import validate
 
-    real = validate.candidates
+    real = validate.score_candidates
 
     def slow(*arguments: Any, **options: Any) -> Any:
         time.sleep(3.0)
         return real(*arguments, **options)
 
-    monkeypatch.setattr(validate, "candidates", slow)
+    monkeypatch.setattr(validate, "score_candidates", slow)
     result = run(replace(CONFIG, steps=8, checkpoint_every=4, log_every=1), chunks, tmp_path)
     rows = run_folder.Lines(Path(result.history).with_name(run_folder.SPEED)).read()
     speeds = {row["step"]: row["rows_per_s"] for row in rows}

@@ -16,8 +16,9 @@ from models.scores.metrics import nsdr
 from models.weights.checkpoint import load_model, load_packing
 from models.weights.model_ref import describe
 from pipelines.registry.bundle import write_bundle
-from pipelines.training import train
-from pipelines.training.train import LocalSession, TrainResult
+from pipelines.training import train, train_result
+from pipelines.training.train_result import TrainResult
+from pipelines.training.workers import LocalSession
 from tests.pipelines.songs import SOURCES, write_songs
 from tests.pipelines.training.test_train import CONFIG as PLAIN
 from tests.pipelines.training.test_train import MODEL, SONGS
@@ -52,7 +53,7 @@ def test_the_result_is_packed_and_scores_what_validation_said(undisturbed: Train
     stems_SCT = torch.from_numpy(read_song(song, sources=SOURCES))
     estimates_SCT = separate(load_model(checkpoint), stems_SCT.sum(dim=0))
     assert nsdr(stems_SCT, estimates_SCT).mean().item() == pytest.approx(undisturbed.best_nsdr, abs=1e-4)
-    sizes = [point["size_mib"] for point in train.read_history(undisturbed)]
+    sizes = [point["size_mib"] for point in train_result.read_history(undisturbed)]
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[-1] < sizes[0]
 
@@ -60,20 +61,20 @@ def test_the_result_is_packed_and_scores_what_validation_said(undisturbed: Train
 def test_a_killed_run_ends_with_the_same_packed_bytes(
     chunks: ShardSet, undisturbed: TrainResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tell = LocalSession.tell
+    report_progress = LocalSession.report_progress
 
     def die(self: LocalSession, step: int, text: str) -> None:
         if step == 5:
             raise KeyboardInterrupt
-        tell(self, step, text)
+        report_progress(self, step, text)
 
-    monkeypatch.setattr(LocalSession, "tell", die)
+    monkeypatch.setattr(LocalSession, "report_progress", die)
     with pytest.raises(KeyboardInterrupt):
         run(chunks, tmp_path)
     monkeypatch.undo()
     resumed = run(chunks, tmp_path)
     assert resumed.model_digest == undisturbed.model_digest
-    assert train.read_history(resumed) == train.read_history(undisturbed)
+    assert train_result.read_history(resumed) == train_result.read_history(undisturbed)
 
 
 def test_the_code_that_travels_with_a_registered_model_reads_it(

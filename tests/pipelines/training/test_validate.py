@@ -9,29 +9,33 @@ from pipelines.training import validate
 from tests.pipelines.songs import RATE, write_songs
 
 
-def _material(chunks: Any, *, count: int, keep: Any = None) -> validate.Material:
+def _selected(chunks: Any, *, count: int, keep: Any = None) -> validate.ValidationSongs:
     config = SimpleNamespace(valid_songs=count, valid_s=0.01)
-    return validate.material(SimpleNamespace(config=config, keep=keep, chunks=[(chunks, 1.0)]))  # type: ignore[arg-type]
+    return validate.select_songs(SimpleNamespace(config=config, keep=keep, chunks=[(chunks, 1.0)]))  # type: ignore[arg-type]
 
 
 def test_validation_songs_are_not_the_first_of_the_alphabet(tmp_path: Path) -> None:
     names = [f"{folder}/{number:02d}" for folder in ("a set", "second", "the third") for number in range(12)]
     chunks = write_songs(tmp_path, dict.fromkeys(names, "valid") | {"a train song": "train"}, num_samples=400)
-    chosen = _material(chunks, count=9)
+    chosen = _selected(chunks, count=9)
     assert chosen.held_out
-    folders = Counter(part.song.track_id.split("/")[0] for part in chosen.parts)
+    folders = Counter(excerpt.song.track_id.split("/")[0] for excerpt in chosen.excerpts)
     assert len(folders) == 3
     assert max(folders.values()) <= 6
-    assert {(part.start, part.num_samples) for part in chosen.parts} == {((400 - RATE // 100) // 2, RATE // 100)}
+    assert {(excerpt.start, excerpt.num_samples) for excerpt in chosen.excerpts} == {
+        ((400 - RATE // 100) // 2, RATE // 100)
+    }
     # Another song is at most one of them, and pushes one out.
     more = write_songs(tmp_path / "more", dict.fromkeys([*names, "another/one"], "valid"), num_samples=400)
-    before, after = ({part.song.track_id for part in found.parts} for found in (chosen, _material(more, count=9)))
+    before, after = (
+        {excerpt.song.track_id for excerpt in found.excerpts} for found in (chosen, _selected(more, count=9))
+    )
     assert len(before - after) <= 1
     assert after - before <= {"another/one"}
 
 
 def test_where_the_valid_split_is_empty_train_songs_are_scored_and_it_is_said(tmp_path: Path) -> None:
     chunks = write_songs(tmp_path, {"a": "train", "b": "train", "c": "test"}, num_samples=400)
-    chosen = _material(chunks, count=5, keep={"b", "c"})
+    chosen = _selected(chunks, count=5, keep={"b", "c"})
     assert not chosen.held_out
-    assert [part.song.track_id for part in chosen.parts] == ["b"]
+    assert [excerpt.song.track_id for excerpt in chosen.excerpts] == ["b"]

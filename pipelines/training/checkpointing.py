@@ -1,0 +1,117 @@
+"""The checkpoints of a training: what they hold, how they are written while it goes on, and how it resumes from one."""
+
+import copy
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.runs import run_folder
+from pipelines.training.job import Job
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from models.learning.bit_widths import Packing
+    from models.learning.learner import Learner
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopState:
+    """What the loop decides by, beside the weights; every worker has the same."""
+
+    step: int  # steps done
+    losses: Sequence[float]
+    scores: Sequence[float]
+    skipped_in_a_row: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BestWeights:
+    """The best weights so far, as they will be stored, on the CPU."""
+
+    model: "nn.Module"
+    info: dict[str, Any]  # step, weights ("raw" or an average) and nSDR
+    packing: "Packing | None"
+
+    @classmethod
+    def of(cls, learner: "Learner", network: "nn.Module", *, step: int, name: str, nsdr: float | None) -> "BestWeights":
+        """A copy of the present weights, "raw", or of an average."""
+        averages = {average.name: average for average in learner.averages}
+        with averages[name].swap(network) if name in averages else nullcontext(), learner.as_stored():
+            model = copy.deepcopy(network).cpu()
+        return cls(model=model, info={"step": step, "weights": name, "nsdr": nsdr}, packing=learner.packing())
+
+
+def writer(job: Job, folder: Path) -> run_folder.Writer:
+    """Writes checkpoints in the background, and copies each to `copy_to` if that is set."""
+    from pipelines.runs import checkpoint_backup
+
+    config = job.config
+
+    def back_up(step: int) -> None:
+        checkpoint_backup.put(folder, step, config.copy_to, keep=config.keep_checkpoints)
+
+    return run_folder.Writer(folder, keep=config.keep_checkpoints, copy=back_up if config.copy_to else None)
+
+
+def save(
+    writer: run_folder.Writer, state: LoopState, *, network: "nn.Module", learner: "Learner", best: BestWeights
+) -> str:
+    """Begin to write a checkpoint of everything that matters; why an earlier one has no copy, empty where it has."""
+    from models.weights import checkpoint
+
+    model, learner_state = copy.deepcopy(network).cpu(), _cpu_copy(learner.state())
+    extra = {
+        "step": state.step,
+        "losses": list(state.losses),
+        "scores": list(state.scores),
+        "skipped_in_a_row": state.skipped_in_a_row,
+    }
+    best_info = dict(best.info)
+
+    def fill(folder: Path) -> None:
+        checkpoint.save(folder / run_folder.CURRENT, model, learner=learner_state, extra=extra)
+        checkpoint.save(folder / run_folder.BEST, best.model, extra=best_info, packing=best.packing)
+
+    writer.wait()
+    complaint = writer.complaint
+    writer.submit(state.step, fill)
+    return complaint
+
+
+def restore(folder: Path, step: int, *, network: "nn.Module", learner: "Learner") -> tuple[LoopState, BestWeights]:
+    """Load the checkpoint of a step into network and learner."""
+    from models.weights import checkpoint
+
+    current, best = (folder / run_folder.checkpoint_name(step) / name for name in (run_folder.CURRENT, run_folder.BEST))
+    stored = checkpoint.load_model(current)
+    checkpoint.load_state(network, stored.state_dict(), origin=str(current.parent))
+    learner.load_state(checkpoint.load_learner(current))
+    extra = checkpoint.read_config(current)["extra"]
+    state = LoopState(
+        step=step,
+        losses=list(extra["losses"]),
+        scores=list(extra["scores"]),
+        skipped_in_a_row=int(extra["skipped_in_a_row"]),
+    )
+    return state, BestWeights(
+        model=checkpoint.load_model(best),
+        info=checkpoint.read_config(best)["extra"],
+        packing=checkpoint.load_packing(best),
+    )
+
+
+def _cpu_copy(value: Any) -> Any:
+    """A copy, on the CPU, of a state of tensors and numbers, which training goes on to change."""
+    import torch
+
+    match value:
+        case torch.Tensor():
+            return value.detach().to("cpu", copy=True)
+        case dict():
+            return {key: _cpu_copy(item) for key, item in value.items()}
+        case list() | tuple():
+            return type(value)(_cpu_copy(item) for item in value)
+    return value

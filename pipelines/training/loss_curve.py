@@ -1,0 +1,125 @@
+"""The curve of a training as it grows: losses averaged over steps and workers, validation scores, and speed.
+
+One file holds the losses and scores, which a kill leaves as they would have been; another holds speed and memory.
+"""
+
+import math
+import resource
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from pipelines.runs import run_folder
+from pipelines.training.job import Job, Session
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from models.learning.learner import StepMetrics
+    from pipelines.training.batches import Feed
+
+_MAX_LOSSES = 500  # points of the curve that a decision may look back on
+
+
+class LossCurve:
+    """Collects the metrics of steps and writes them down, point by point.
+
+    `rows_weight` is this worker's number of rows relative to an equal division.
+    """
+
+    def __init__(self, job: Job, session: Session, *, sources: Sequence[str], rows_weight: float) -> None:
+        self.config, self.session = job.config, session
+        self.sources, self.rows_weight = sources, rows_weight
+        self.losses: list[float] = []
+        self._history = run_folder.Lines(session.folder / run_folder.HISTORY)
+        self._speed = run_folder.Lines(session.folder / run_folder.SPEED)
+        self._pending: list[StepMetrics] = []  # of the steps since the last point
+        self._feed: Feed | None = None
+        self._last_point = (time.monotonic(), 0.0)  # when, and how long batches were waited for until then
+
+    def start_clock(self, feed: "Feed") -> None:
+        """Measure speed from now on, and the waiting for these batches."""
+        self._feed = feed
+        self._last_point = (time.monotonic(), 0.0)
+
+    def leave_out(self, seconds: float) -> None:
+        """Do not count these seconds as training, such as those of a validation."""
+        self._last_point = (self._last_point[0] + seconds, self._last_point[1])
+
+    def add(self, metrics: "StepMetrics") -> bool:
+        """Take in a step; whether enough of them are there for a point."""
+        self._pending.append(metrics)
+        return len(self._pending) >= self.config.log_every
+
+    def write_point(self, step: int) -> bool:
+        """Average the steps since the last point over themselves and the workers, skipped ones left out.
+
+        False where there were none.
+        """
+        steps, self._pending = self._pending, []
+        if not steps:
+            return False
+        loss, *per_source, grad_norm = self._averages(steps)
+        point = {"step": step, "loss": loss, "grad_norm": grad_norm, "learning_rate": steps[-1].learning_rate}
+        point |= {f"loss_{source}": value for source, value in zip(self.sources, per_source, strict=True)}
+        if (size_mib := steps[-1].size_mib) is not None:
+            point["size_mib"] = size_mib.item()
+        if skipped := sum(metrics.skipped for metrics in steps):
+            point["skipped"] = skipped
+        self.write(point)
+        self.losses = [*self.losses, loss][-_MAX_LOSSES:]
+        self._write_speed(step, len(steps))
+        self.session.report_progress(step, f"loss {loss:.4f}")
+        return True
+
+    def write(self, point: dict[str, float]) -> None:
+        """One line of the curve; values that are not finite, for which JSON has no number, are left out."""
+        if self.session.rank == 0:
+            finite = {name: value for name, value in point.items() if math.isfinite(value)}
+            self._history.append(finite)
+            self.session.report_metrics(finite)
+
+    def _averages(self, steps: "Sequence[StepMetrics]") -> list[float]:
+        """Loss, loss per source, norm of the gradient."""
+        import torch
+
+        rows = [
+            torch.cat([metrics.loss[None], metrics.per_source, metrics.grad_norm[None]])
+            for metrics in steps
+            if not metrics.skipped
+        ]
+        mean = torch.stack(rows).mean(dim=0) if rows else torch.full((len(self.sources) + 2,), math.nan)
+        averages: list[float] = self._mean_over_workers(mean.to(self.session.device)).tolist()
+        return averages
+
+    def _mean_over_workers(self, values: "Tensor") -> "Tensor":
+        """Weighted by the rows that each had."""
+        import torch.distributed
+
+        if self.session.world_size > 1:
+            values = values * self.rows_weight
+            torch.distributed.all_reduce(values)
+        return values / self.session.world_size
+
+    def _write_speed(self, step: int, num_steps: int) -> None:
+        import torch
+
+        if self.session.rank or self._feed is None:
+            return
+        now, stalled_s = time.monotonic(), self._feed.stalled_s
+        seconds = max(now - self._last_point[0], 1e-9)
+        row = {
+            "step": step,
+            "workers": self.session.world_size,
+            "rows_per_s": num_steps * self.config.batch_size / seconds,
+            "stall": (stalled_s - self._last_point[1]) / seconds,
+        }
+        row["memory_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        if self.session.device.type == "cuda":
+            row["memory_gib"] = torch.cuda.max_memory_allocated(self.session.device) / 2**30
+            with suppress(ModuleNotFoundError, RuntimeError):  # pynvml is missing, or the driver refuses
+                row["gpu"] = torch.cuda.utilization(self.session.device) / 100
+        self._speed.append(row)
+        self.session.report_metrics(row)
+        self._last_point = (now, stalled_s)

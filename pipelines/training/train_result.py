@@ -1,0 +1,95 @@
+"""What a finished training leaves: the best model out of its last checkpoint, and `result.json`, written last."""
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from datasets.errors import InputError
+from datasets.store.json_files import write_json
+from models.errors import ModelError
+from pipelines.runs import run_folder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainResult:
+    """A finished training. `checkpoint` and `history` are addresses."""
+
+    checkpoint: str  # the folder of the best model, for `models.weights.checkpoint.load_model`
+    run_key: str
+    model_digest: str  # SHA-256 of its weights
+    history: str  # the loss curve, for `read_history`
+    steps: int
+    best_step: int
+    best_weights: str  # "raw", or "ema-" and the decay of the average
+    best_nsdr: float | None  # dB, mean over the valid split; None where it is empty
+    stopped: str = ""  # why it stopped before its last step; empty where it did not
+    troubles: tuple[str, ...] = ()  # what was done on the way, such as "step 800: rollback: the loss rose ..."
+    seconds: float  # in training, this time and before interruptions not counted
+
+
+def read_history(result: TrainResult) -> list[dict[str, float]]:
+    """The loss curve: points with step, loss, loss_SOURCE, grad_norm, learning_rate.
+
+    A point whose steps were all skipped has neither loss nor grad_norm. Points at a checkpoint also have
+    valid_nsdr_WEIGHTS for each candidate, in dB, and the best of them as valid_nsdr; train_nsdr_WEIGHTS where no song
+    was held out. `skipped` counts steps that were left out.
+    """
+    return run_folder.merged(run_folder.Lines(Path(result.history)).read())
+
+
+def conclude(folder: Path, run_key: str, *, seconds: float, stopped: str) -> TrainResult:
+    """Copy the best model out of the last checkpoint; `result.json` comes last."""
+    from models.weights import checkpoint
+
+    found = run_folder.find(folder)
+    assert found.newest is not None
+    target = folder / "model"
+    try:
+        checkpoint.require_replaceable(target)
+    except ModelError as error:
+        raise InputError(f"the trained model has no place: {error}; then run the same command again") from error
+    temporary = Path(tempfile.mkdtemp(prefix=".model-", dir=folder))
+    shutil.copytree(found.newest / run_folder.BEST, temporary, dirs_exist_ok=True)
+    checkpoint.load_model(temporary)  # a damaged copy must not become a result
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(temporary, target)
+    saved = checkpoint.read_config(target)
+    events = run_folder.Lines(folder / run_folder.EVENTS).read()
+    result = TrainResult(
+        checkpoint=str(target),
+        run_key=run_key,
+        model_digest=saved["weights_sha256"],
+        history=str(folder / run_folder.HISTORY),
+        steps=found.step,
+        best_step=saved["extra"]["step"],
+        best_weights=saved["extra"]["weights"],
+        best_nsdr=saved["extra"]["nsdr"],
+        stopped=stopped,
+        troubles=tuple(f"step {event['step']}: {event['did']}: {event['why']}" for event in events),
+        seconds=round(seconds, 3),
+    )
+    write_json(folder / "result.json", asdict(result))
+    return result
+
+
+def find_result(folder: Path) -> TrainResult | None:
+    """The result of a finished run; its addresses are those of this store, wherever it stood when it was written."""
+    try:
+        content = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    here = {"checkpoint": str(folder / "model"), "history": str(folder / run_folder.HISTORY)}
+    return TrainResult(**(content | here | {"troubles": tuple(content["troubles"])}))
+
+
+def summary(result: TrainResult) -> str:
+    score = "" if result.best_nsdr is None else f", valid nSDR {result.best_nsdr:.2f} dB"
+    troubles = f"; stopped early: {result.stopped}" if result.stopped else ""
+    troubles += f"; {result.troubles[-1]}" if result.troubles else ""
+    return (
+        f"{result.steps} steps in {result.seconds:.0f} s, best at {result.best_step} ({result.best_weights}){score}"
+        f"{troubles}"
+    )
