@@ -116,7 +116,16 @@ def _on_begin(app: Sphinx) -> None:
     write_pages(Path(app.srcdir) / "reference" / "api")
 
 
+def _on_end(app: Sphinx, exception: Exception | None) -> None:
+    """Pages of an earlier build that are no more are removed; Sphinx leaves them."""
+    made = {"search", "genindex", "py-modindex", *app.env.found_docs}
+    for path in Path(app.outdir).rglob("*.html"):
+        if path.relative_to(app.outdir).with_suffix("").as_posix() not in made and "_static" not in path.parts:
+            path.unlink()
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("builder-inited", _on_begin)
+    app.connect("build-finished", _on_end)
     app.connect("autodoc-process-docstring", _on_docstring)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
