@@ -1,8 +1,8 @@
-"""The errors a user can mend; the command line prints them without a stack trace and exits with 2."""
+"""The errors a user can fix; the command line prints them without a stack trace and exits with 2."""
 
 
 class InputError(ValueError):
-    """Something the user gave is wrong. The message says what was seen and what would do."""
+    """Something the user gave is wrong. The message says what was seen, and what is allowed."""
 
 
 class Unavailable(InputError):

@@ -55,4 +55,4 @@ def to_channels(samples_CT: Samples, channels: int) -> Samples:
         return mean_CT
     if have > channels:
         return samples_CT[:channels]
-    raise ValueError(f"cannot spread {have} channels over {channels}; 1 or {channels} would do")
+    raise ValueError(f"samples must have 1 or {channels} channels, got {have}")

@@ -38,11 +38,11 @@ class AudioWriter:
 
     def __init__(self, path: str | Path, *, sample_rate: int, channels: int, format: str = "wav16") -> None:
         if format not in _SUBTYPES:
-            raise InputError(f"unknown audio format {format!r}; one of {', '.join(_SUBTYPES)} would do")
+            raise InputError(f"audio format must be one of {', '.join(_SUBTYPES)}, got {format!r}")
         if format == "mp3" and (sample_rate not in _MP3_RATES or channels > 2):
             raise InputError(
                 f"MP3 holds one or two channels at {', '.join(map(str, _MP3_RATES))} Hz, "
-                f"not {channels} at {sample_rate} Hz; flac would do"
+                f"got {channels} at {sample_rate} Hz; use flac"
             )
         self.path = Path(path)
         self._format, self._channels = format, channels
@@ -63,7 +63,7 @@ class AudioWriter:
         self._num_samples += samples_CT.shape[1]
         bytes_per_sample = {"wav16": 2, "wav24": 3, "float": 4}.get(self._format, 0)
         if self._num_samples * self._channels * bytes_per_sample > _WAV_LIMIT_BYTES:
-            raise InputError(f"{self.path.name} would pass the 4 GiB that a WAV file can hold; flac would do")
+            raise InputError(f"{self.path.name} would exceed the 4 GiB that a WAV file can hold; use flac")
         samples_TC = np.ascontiguousarray(samples_CT.T)
         try:
             if bits := _INTEGER_BITS.get(self._format):  # libsndfile truncates floats in WAV and scales them in FLAC

@@ -15,6 +15,7 @@ from typing import Any
 
 from datasets.corpus.csv_index import group_rows, read_rows
 from datasets.corpus.listing import Listing, is_audio, upwards
+from datasets.corpus.musdb18 import stem_streams
 from datasets.corpus.splits import last_part, split_alias, stated_split
 from datasets.corpus.stem_names import FileNote, read_label, read_song
 from datasets.corpus.taxonomy import DEFAULT, Taxonomy, load
@@ -34,9 +35,6 @@ LAYOUTS = {
     "csv": "CSV files with the columns `instrum` and `path`, and `song` if need be",
 }
 STEM_FILE = ".stem.mp4"
-# The streams of a MUSDB18 file as musdb's mus.yaml states them; stream 0 is the mixture. musdb itself is not
-# asked, since importing it fails without an ffmpeg command; a test compares the two.
-MUSDB_STREAMS = {"drums": 1, "bass": 2, "other": 3, "vocals": 4}
 # What MoisesDB's stems are in the default taxonomy. Its own four stems count percussion as other; so do we there.
 MOISES_KINDS = {
     "vocals": "vocals", "bass": "bass", "drums": "drums", "guitar": "guitar", "piano": "piano", "other": "other",
@@ -159,7 +157,7 @@ def _stem_file_songs(asked: _Asked) -> Iterator[FoundSong]:
                 address = asked.listing.address(path)
                 parts = [
                     (_stated_kind(asked, kind, kind), StemFile(path=address, stream=stream))
-                    for kind, stream in MUSDB_STREAMS.items()
+                    for kind, stream in stem_streams().items()
                 ]
                 song = _song(asked, path[: -len(STEM_FILE)], "musdb18", parts)
                 yield replace(song, mixture=(StemFile(path=address, stream=0),))

@@ -73,7 +73,7 @@ def survey(
         raise InputError(
             f"{folder} holds no songs in a layout known here. Looked for sources {', '.join(sources)} in:\n"
             + "\n".join(f"  - {text}" for text in LAYOUTS.values())
-            + (f"\n{len(stray)} audio files stand in it directly; a folder for each song would do" if stray else "")
+            + (f"\n{len(stray)} audio files are directly in it: give each song a folder of its own" if stray else "")
         )
     sides = assign_splits(
         [song.name for song in found],

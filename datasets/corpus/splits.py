@@ -12,30 +12,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
+from datasets.corpus.musdb18 import validation_songs
 from datasets.schema import SPLITS
 
 # Raise it when the same names and settings are dealt otherwise (CONTRIBUTING.md)
 VERSION = 1
 
-# The 14 songs of MUSDB18's train folder that published results use for validation.
-MUSDB_VALID = frozenset(
-    {
-        "Actions - One Minute Smile",
-        "Clara Berry And Wooldog - Waltz For My Victims",
-        "Johnny Lokke - Promises & Lies",
-        "Patrick Talbot - A Reason To Leave",
-        "Triviul - Angelsaint",
-        "Alexander Ross - Goodbye Bolero",
-        "Fergessen - Nos Palpitants",
-        "Leaf - Summerghost",
-        "Skelpolu - Human Mistakes",
-        "Young Griffo - Pennies",
-        "ANiMAL - Rockshow",
-        "James May - On The Line",
-        "Meaxic - Take A Step",
-        "Traffic Experiment - Sirens",
-    }
-)
 _ALIASES = {"validation": "valid", "val": "valid", "training": "train"}
 _MIN_ARTISTS = 3  # that must be named before names are taken for artists
 _MOST_SONGS = 100  # in a folder that is taken for an artist; what holds more is a collection
@@ -122,7 +104,7 @@ def stated_sides(names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     one_pool = len({side for side in sides.values() if side}) < 2
     for name, side in sides.items():
         if one_pool or side in ("", "train"):
-            sides[name] = "valid" if last_part(name) in MUSDB_VALID else "train"
+            sides[name] = "valid" if last_part(name) in validation_songs() else "train"
     return sides, [split for split in ("test", "valid") if split not in sides.values()]
 
 

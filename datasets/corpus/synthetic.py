@@ -151,7 +151,7 @@ def write_corpus(
     """
     root = Path(folder)
     if num_songs < 1 or duration_s < 1.0:
-        raise InputError(f"a corpus of {num_songs} songs of {duration_s} s: at least 1 song of at least 1 s would do")
+        raise InputError(f"num_songs and duration_s must be >= 1, got {num_songs} and {duration_s}")
     shares = _default_splits(num_songs) if splits is None else dict(splits) or {"": num_songs}
     if sum(shares.values()) != num_songs:
         raise InputError(f"splits {shares} do not sum to {num_songs} songs")

@@ -184,10 +184,10 @@ def load(name: str | Path = DEFAULT) -> Taxonomy:
     tree = _read_tree(str(name))
     base = tree.pop("extends", None)
     if base is not None and base not in shipped():
-        raise InputError(f"the taxonomy {name} extends {base!r}; one of {', '.join(shipped())} would do")
+        raise InputError(f"the taxonomy {name} extends {base!r}; it must extend one of {', '.join(shipped())}")
     taxonomy = _build(tree, name=str(name), within=load(str(base)) if base is not None else None)
     if not taxonomy.parents:
-        raise InputError(f"the taxonomy {name} names no kind of sound; a table such as [vocals] with words would do")
+        raise InputError(f"the taxonomy {name} names no kind of sound: add a table such as [vocals] with words")
     return taxonomy
 
 
@@ -205,7 +205,7 @@ def _read_tree(name: str) -> dict[str, Any]:
             text = Path(name).expanduser().read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(
-                f"the taxonomy {name!r} cannot be read: {error}; a TOML file or one of {', '.join(shipped())} would do"
+                f"the taxonomy {name!r} cannot be read: {error}; give a TOML file or one of {', '.join(shipped())}"
             ) from None
     try:
         return tomllib.loads(text)
@@ -255,7 +255,7 @@ def _tables(tree: Mapping[str, Any], name: str) -> Iterator[tuple[str, str | Non
                 f"the taxonomy {name} has {key!r} outside any table; words stand in tables such as [vocals] or [ignore]"
             )
         if parent is not None and not key.isidentifier():
-            raise InputError(f"the taxonomy {name} calls a kind {key!r}; lower-case letters, digits and _ would do")
+            raise InputError(f"the taxonomy {name} calls a kind {key!r}; use lower-case letters, digits and _")
         yield key, parent, table
         if parent is not None:
             pending += [(below, key, value) for below, value in table.items() if isinstance(value, Mapping)]
@@ -269,5 +269,5 @@ def _lists(table: Mapping[str, Any], *, kind: str, special: bool, name: str) -> 
         if key not in known:
             raise InputError(f"the taxonomy {name} has {key!r} under {kind!r}; known there: {', '.join(known)}")
         if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
-            raise InputError(f"the taxonomy {name} has {kind}.{key} = {value!r}; a list of words in quotes would do")
+            raise InputError(f"the taxonomy {name} has {kind}.{key} = {value!r}; it must be a list of words in quotes")
         yield key, value

@@ -34,9 +34,11 @@ class LoaderConfig:
     def __post_init__(self) -> None:
         check_ranges(self, InputError, section="train.loader.")
         if is_remote(self.cache):
-            raise InputError(f"train.loader.cache={self.cache} is no folder of this machine; /SCRATCH/rows would do")
+            raise InputError(
+                f"train.loader.cache must be a folder of this machine, such as /SCRATCH/rows, got {self.cache}"
+            )
         if self.cache_form not in FORMS:
-            raise InputError(f"train.loader.cache_form={self.cache_form!r}; one of {', '.join(FORMS)} would do")
+            raise InputError(f"train.loader.cache_form must be one of {', '.join(FORMS)}, got {self.cache_form!r}")
 
     def open_cache(self, index: SegmentIndex) -> RowCache | None:
         """The cache for the songs of an index; None where no folder is named."""

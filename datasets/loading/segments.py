@@ -63,7 +63,7 @@ class SegmentIndex:
         ]
         songs = [song for _, chosen in tables for song in chosen]
         if not songs:
-            raise InputError(f"no stored song is in split {split!r}; more songs, or gentler curate rules, would do")
+            raise InputError(f"the {split} split is empty: add songs, or relax the rules of curate")
         _check_alike(songs, segment_samples)
         for first in {song.path.rpartition("/")[0]: song for song in songs}.values():
             columns_of(layout_of(first.path), first.path, sources)
@@ -123,7 +123,7 @@ def _check_alike(songs: Sequence[Song], segment_samples: int) -> None:
         rate = songs[0].sample_rate
         raise InputError(
             f"the longest song has {longest / rate:.2f} s and a row of training takes {segment_samples / rate:.2f} s "
-            "(model.options.segment_s and what the augmentation adds); longer songs or a shorter segment would do"
+            "(model.options.segment_s and what the augmentation adds); use longer songs or a shorter segment"
         )
 
 
@@ -145,7 +145,7 @@ def _stretches(
 def _check_heard(totals: NDArray[np.float64], sources: Sequence[str]) -> None:
     silent = [source for source, total in zip(["any source", *sources], totals[:, 0], strict=True) if total <= 0]
     if silent:
-        raise InputError(f"no stored second of {silent[0]} passes -40 dBFS; train.silence_weight=0.1 would do")
+        raise InputError(f"no stored second of {silent[0]} passes -40 dBFS: set train.silence_weight > 0, such as 0.1")
 
 
 def read_row(

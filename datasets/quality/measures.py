@@ -147,8 +147,8 @@ class StemStatistics:
         self._ended = False
 
     def add(self, stems_SCT: Samples, mixture_CT: Samples | None = None) -> None:
-        """Hear the next block."""
-        assert not self._ended, "measures were taken; a new StemStatistics would do"
+        """Add the next block."""
+        assert not self._ended, "add() after measures(): make a new StemStatistics"
         if not self._num_samples and mixture_CT is not None:
             self._alignment = MixtureAlignment(len(self._sources), self._rate)
         assert (mixture_CT is None) == (self._alignment is None), "the mixture comes with every block or with none"

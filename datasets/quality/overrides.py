@@ -72,13 +72,15 @@ def _rows(path: str, content: str) -> Iterator[tuple[str, dict[str, str]]]:
     reader = csv.reader(io.StringIO(content, newline=""))
     header = [name.strip() for name in next(reader, [])]
     if sorted(header) != sorted(COLUMNS):
-        raise InputError(f"curate.overrides={path} has the columns {header}; {','.join(COLUMNS)} would do")
+        raise InputError(
+            f"curate.overrides={path} must have the columns {','.join(COLUMNS)}, got {','.join(header) or 'nothing'}"
+        )
     for cells in reader:
         if not cells:
             continue
         place = f"line {reader.line_num}"
         if len(cells) != len(header):
-            raise InputError(f"curate.overrides={path}, {place}: {len(cells)} cells; {len(header)} would do")
+            raise InputError(f"curate.overrides={path}, {place}: must have {len(header)} cells, got {len(cells)}")
         yield place, dict(zip(header, cells, strict=True))
 
 
@@ -89,11 +91,11 @@ def _toml_rows(path: str, content: str) -> Iterator[tuple[str, dict[str, str]]]:
         raise InputError(f"curate.overrides={path} is not valid TOML: {error}") from None
     songs = tree.get("song", [])
     if set(tree) - {"song"} or not isinstance(songs, list) or not all(isinstance(song, dict) for song in songs):
-        raise InputError(f"curate.overrides={path} holds {', '.join(tree)}; tables [[song]] alone would do")
+        raise InputError(f"curate.overrides={path} must hold tables [[song]] alone, got {', '.join(tree)}")
     for number, song in enumerate(songs, start=1):
         if set(song) != set(COLUMNS):
             seen = ", ".join(song) or "nothing"
-            raise InputError(f"curate.overrides={path}, song {number}: {seen}; {', '.join(COLUMNS)} would do")
+            raise InputError(f"curate.overrides={path}, song {number}: must have {', '.join(COLUMNS)}, got {seen}")
         yield f"song {number}", {name: str(value) for name, value in song.items()}
 
 
@@ -108,9 +110,9 @@ def _mistake(
     if track_id in seen:
         return f"{track_id!r} is decided twice"
     if verdict not in VERDICTS:
-        return f"{track_id!r}: verdict {verdict!r}; keep or drop would do"
+        return f"{track_id!r}: verdict must be keep or drop, got {verdict!r}"
     if not row["why"].strip():
-        return f"{track_id!r}: no reason; a few words under why would do"
+        return f"{track_id!r}: no reason: write a few words under why"
     if verdict == "keep" and track_id in unstored:
         return f"{track_id!r} cannot be kept, its audio is not there: {unstored[track_id]}"
     return ""

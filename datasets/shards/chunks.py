@@ -192,13 +192,13 @@ def _power(second_CT: Samples | NDArray[np.int16]) -> float:
 def _check_alike(track: Track, sources: Sequence[str]) -> dict[StemFile, AudioInfo]:
     """What each file of a track says of itself; AudioError unless all state one rate and one count of channels.
 
-    One or two channels would do. Raw tracks (`track.pad_s`) may be mono and stereo side by side.
+    Files have one or two channels. Raw tracks (`track.pad_s`) may be mono and stereo side by side.
     """
     named = {f"{source} ({file.path})": file for source in sources for file in track.stems[source]}
     infos = {file: probe(file.path, stream=file.stream) for file in named.values()}
     for name, file in named.items():
         if not 1 <= infos[file].channels <= 2:
-            raise AudioError("channel_mismatch", f"{name}: {infos[file].channels} channels; one or two would do")
+            raise AudioError("channel_mismatch", f"{name}: must have one or two channels, got {infos[file].channels}")
     for reason, field, unit in (("rate_mismatch", "sample_rate", "Hz"), ("channel_mismatch", "channels", "channels")):
         seen = {name: getattr(infos[file], field) for name, file in named.items()}
         if len(set(seen.values())) > 1 and (reason == "rate_mismatch" or track.pad_s is None):

@@ -60,7 +60,7 @@ def absolute(address: str | Path) -> str:
         return str(Path(address).expanduser().absolute())
     bucket = str(address)[len(_S3) :].split("/")[0]
     if not bucket:
-        raise InputError(f"{address} names no bucket; s3://BUCKET/FOLDER would do")
+        raise InputError(f"{address} names no bucket; write s3://BUCKET/FOLDER")
     return str(address).rstrip("/")
 
 
@@ -326,7 +326,7 @@ def remove(address: str | Path) -> None:
 
 @contextmanager
 def disk_errors(folder: Path, needed: Callable[[], int] = lambda: 0, *, remedy: str = _OTHER_STORE) -> Iterator[None]:
-    """Disk errors as messages that say which folder, and what would do."""
+    """Disk errors as messages that say which folder, and what to change."""
     try:
         yield
     except OSError as error:
@@ -364,7 +364,7 @@ def _key(address: str | Path) -> str:
 
 @contextmanager
 def _speaking(address: str | Path) -> Iterator[None]:
-    """What an object store refuses, in words that say what would do; missing files stay FileNotFoundError."""
+    """What an object store refuses, as messages that say what to change; missing files stay FileNotFoundError."""
     try:
         yield
     except FileNotFoundError:

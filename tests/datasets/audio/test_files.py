@@ -125,7 +125,7 @@ def test_channels_are_repeated_averaged_or_cut() -> None:
     np.testing.assert_array_equal(samples.to_channels(stereo_CT[:1], 2), stereo_CT[[0, 0]])
     np.testing.assert_allclose(samples.to_channels(stereo_CT, 1)[0], stereo_CT.mean(axis=0), atol=1e-7)
     assert samples.to_channels(_noise(10, 6), 2).shape == (2, 10)
-    with pytest.raises(ValueError, match="cannot spread"):
+    with pytest.raises(ValueError, match=r"must have 1 or \d+ channels, got"):
         samples.to_channels(stereo_CT, 3)
 
 
@@ -261,7 +261,7 @@ def test_a_writer_that_fails_leaves_nothing(tmp_path: Path) -> None:
 def test_a_writer_refuses_what_it_cannot_write(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="wav16"):
         writers.AudioWriter(tmp_path / "a", sample_rate=RATE, channels=2, format="wma")
-    with pytest.raises(InputError, match="flac would do"):
+    with pytest.raises(InputError, match="use flac"):
         writers.AudioWriter(tmp_path / "a", sample_rate=96000, channels=2, format="mp3")
     with pytest.raises(InputError, match="cannot write"):
         writers.AudioWriter(tmp_path / "nowhere" / "a", sample_rate=RATE, channels=2, format="wav16")

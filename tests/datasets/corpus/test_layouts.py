@@ -366,7 +366,7 @@ def test_system_files_are_not_audio(tmp_path: Path) -> None:
 
 def test_audio_beside_the_song_folders_is_named(tmp_path: Path) -> None:
     _touch(tmp_path, [f"{source}.wav" for source in SOURCES])
-    with pytest.raises(InputError, match="4 audio files stand in it directly; a folder for each song would do"):
+    with pytest.raises(InputError, match="4 audio files are directly in it: give each song a folder of its own"):
         survey(tmp_path)
     _touch(tmp_path, [f"S/{source}.wav" for source in SOURCES])
     assert survey(tmp_path).stray == tuple(f"{source}.wav" for source in sorted(SOURCES))
@@ -374,5 +374,5 @@ def test_audio_beside_the_song_folders_is_named(tmp_path: Path) -> None:
 
 def test_an_unknown_taxonomy_is_refused(tmp_path: Path) -> None:
     _touch(tmp_path, ["S/drums.wav"])
-    with pytest.raises(InputError, match="a TOML file or one of default would do"):
+    with pytest.raises(InputError, match="give a TOML file or one of default"):
         _songs(tmp_path, taxonomy="nowhere.toml")

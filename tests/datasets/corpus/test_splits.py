@@ -2,7 +2,8 @@
 
 import pytest
 
-from datasets.corpus.splits import MUSDB_VALID, assign_splits, groups
+from datasets.corpus.musdb18 import validation_songs
+from datasets.corpus.splits import assign_splits, groups
 
 # Names as people give them; those of one row belong together, those of different rows do not.
 REAL_NAMES: dict[str, list[list[str]]] = {
@@ -193,6 +194,6 @@ def test_only_splits_that_no_folder_states_are_drawn() -> None:
     sides = _assign(stated)
     assert {name for name, side in sides.items() if side == "test"} == {"test/Song X", "test/Song Y"}
     assert list(sides.values()).count("valid") >= 1
-    published = sorted(MUSDB_VALID)[:2]
+    published = sorted(validation_songs())[:2]
     sides = _assign([*stated, *(f"train/{name}" for name in published)])
     assert [name for name, side in sides.items() if side == "valid"] == [f"train/{name}" for name in published]

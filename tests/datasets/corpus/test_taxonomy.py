@@ -109,9 +109,9 @@ def test_a_file_of_ones_own_adds_moves_and_ignores_words(tmp_path: Path) -> None
         ('[ignore]\nweak = ["x"]\n', "known there: words, patterns"),
         ('[vocals]\nwords = "vox"\n', "a list of words in quotes"),
         ('[vocals]\nwords = ["--"]\n', "a letter or a digit is missing"),
-        ('["my vocals"]\nwords = ["x"]\n', "lower-case letters, digits and _ would do"),
+        ('["my vocals"]\nwords = ["x"]\n', "use lower-case letters, digits and _"),
         ('extends = "default"\n[kick]\nwords = ["x"]\n', "'kick' below '' and below 'kit'"),
-        ('extends = "nowhere"\n', "extends 'nowhere'; one of default would do"),
+        ('extends = "nowhere"\n', "extends 'nowhere'; it must extend one of default"),
         ("", "names no kind of sound"),
     ],
 )

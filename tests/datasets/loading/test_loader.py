@@ -104,8 +104,8 @@ def test_a_fault_in_a_thread_is_raised_where_its_batch_is_due(index: SegmentInde
     [
         ({"threads": -1}, r"train\.loader\.threads must be >= 0, got -1"),
         ({"cache_gb": -0.5}, r"train\.loader\.cache_gb must be >= 0, got -0\.5"),
-        ({"cache": "s3://bucket/rows"}, r"no folder of this machine"),
-        ({"cache_form": "mp3"}, r"cache_form='mp3'; one of flac, pcm"),
+        ({"cache": "s3://bucket/rows"}, r"must be a folder of this machine"),
+        ({"cache_form": "mp3"}, r"cache_form must be one of flac, pcm, got 'mp3'"),
     ],
 )
 def test_a_setting_that_cannot_work_is_refused_by_name(settings: dict[str, Any], message: str) -> None:

@@ -152,7 +152,7 @@ def test_where_a_source_is_silent_everywhere_its_time_cannot_be_left_out(tmp_pat
     header = SongHeader(track_id="a", title="a", split="train", license="", origin="corpus", sample_rate=RATE)
     shard = shards.write_shard(tmp_path, "k", song_rows(stems_SCT, header, sources=SOURCES), sources=SOURCES)
     address = manifests.write_manifest(tmp_path, table="chunks", step="ingest", key="k", shards=[shard])
-    with pytest.raises(InputError, match=r"no stored second of bass .*train\.silence_weight=0\.1"):
+    with pytest.raises(InputError, match=r"no stored second of bass .*train\.silence_weight"):
         SegmentIndex.open([(address, 1.0)], sources=SOURCES, split="train", silence_weight=0.0)
     SegmentIndex.open([(address, 1.0)], sources=SOURCES, split="train", silence_weight=0.1)
 
@@ -160,9 +160,9 @@ def test_where_a_source_is_silent_everywhere_its_time_cannot_be_left_out(tmp_pat
 def test_an_index_that_cannot_be_drawn_from_is_refused(tmp_path: Path) -> None:
     address = store(tmp_path, {"a": ("train", 900)})
     for kwargs in ({"split": "valid"}, {"split": "train", "keep": {"z"}}):
-        with pytest.raises(InputError, match=r"no stored song is in split '(valid|train)'"):
+        with pytest.raises(InputError, match=r"the (valid|train) split is empty"):
             SegmentIndex.open([(address, 1.0)], sources=SOURCES, **kwargs)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="no stored song"):
+    with pytest.raises(InputError, match="the train split is empty"):
         SegmentIndex.open([], sources=SOURCES, split="train")
     with pytest.raises(InputError, match="weight"):
         SegmentIndex.open([(address, -1.0)], sources=SOURCES, split="train")
