@@ -79,21 +79,21 @@ class Track:
 class Verdict:
     """Keep or drop, with a reason from `REASONS` (empty when kept) and what was measured."""
 
-    track_id: str
-    title: str
-    split: str
-    keep: bool
-    reason: str
-    detail: str
-    duration_s: float
-    measures: Mapping[str, float]
+    track_id: str  # the path of the song under the root of the corpus
+    title: str  # of the song
+    split: str  # train, valid or test
+    keep: bool  # whether curation kept it
+    reason: str  # one of the reasons below; empty when kept
+    detail: str  # the reason in words, with numbers
+    duration_s: float  # of the song
+    measures: Mapping[str, float]  # what was measured of it, by the name of the measure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Landmarks:
     """What a kept song sounds like, to know it again in another master, an excerpt or at another speed."""
 
-    track_id: str
+    track_id: str  # the path of the song under the root of the corpus
     audio: str  # digest of what is stored of the song
     signature: str  # as `fingerprint.pack` writes it
 
@@ -102,13 +102,13 @@ class Landmarks:
 class Profile:
     """Tempo, beats, chroma, key and singing of one track; times in seconds from the start of the track."""
 
-    track_id: str
-    split: str
-    duration_s: float
+    track_id: str  # the path of the song under the root of the corpus
+    split: str  # train, valid or test
+    duration_s: float  # of the song
     tempo_bpm: float  # 0 when no beat was found
     tempo_confidence: float  # 0 to 1
-    beats_s: tuple[float, ...]
-    downbeats_s: tuple[float, ...]
+    beats_s: tuple[float, ...]  # times of the beats
+    downbeats_s: tuple[float, ...]  # times of the first beats of bars
     chroma: tuple[float, ...]  # 12 shares from C to B that sum to 1; empty when nothing is pitched
     key: str  # "A minor"; empty when unknown
     key_confidence: float  # 0 to 1
@@ -123,12 +123,12 @@ class Profile:
 class Part:
     """One stem's place in a mix plan; fields are applied in this order."""
 
-    track_id: str
-    source: str
+    track_id: str  # the song that gives the stem
+    source: str  # which of its stems
     stretch: float  # output duration / input duration; 1.0 leaves the tempo alone
     semitones: int  # drums always 0: transposed cymbals sound wrong long before they clash
     shift_samples: int  # start in the mix, counted after stretching; negative cuts the stem's start
-    gain_db: float
+    gain_db: float  # applied to the stem
     cents: float = 0.0  # added to the semitones: what brings the part's tuning to that of the mix
 
 
@@ -136,39 +136,39 @@ class Part:
 class MixPlan:
     """Which stems go together and how; `reason` says why parts are missing, and is empty for a whole plan."""
 
-    mix_id: str
-    seed: int
-    split: str
-    tempo_bpm: float
-    key: str
-    parts: tuple[Part, ...]
+    mix_id: str  # names the mix
+    seed: int  # of its random choices
+    split: str  # of all its songs
+    tempo_bpm: float  # of the mix
+    key: str  # of the mix, such as "A minor"; empty when unknown
+    parts: tuple[Part, ...]  # one for each source
     beat_error_ms: float  # predicted median distance between the beats of the parts
     key_distance: float  # predicted mean L1 distance between chromas, 0 to 2
-    reason: str
+    reason: str  # why parts are missing; empty for a whole plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
     """One source of one held-out track. Decibels; None where the metric was not asked for or is undefined."""
 
-    track_id: str
-    title: str
-    source: str
-    protocol: str
+    track_id: str  # the path of the song under the root of the corpus
+    title: str  # of the song
+    source: str  # the stem that is scored
+    protocol: str  # all that scores depend on beside model and song, in words
     nsdr: float  # MDX 2021: one energy ratio over the whole track
     sdr: float | None  # BSS Eval v4: median over 1 s windows
-    mixture_nsdr: float  # the same two for the unprocessed mixture as the estimate
-    mixture_sdr: float | None
-    isr: float | None = None  # BSS Eval v4: medians over 1 s windows, as sdr
-    sir: float | None = None
-    sar: float | None = None
+    mixture_nsdr: float  # nsdr of the unprocessed mixture as the estimate
+    mixture_sdr: float | None  # sdr of the same
+    isr: float | None = None  # image to spatial distortion (BSS Eval v4), median over 1 s windows
+    sir: float | None = None  # source to interference, likewise
+    sar: float | None = None  # source to artifacts, likewise
     leakage_db: float | None = None  # RMS of the estimate in windows where the stem is silent, dBFS
     si_sdr: float | None = None  # scale-invariant SDR over the whole track
-    ceiling_nsdr: float | None = None  # nsdr and sdr of the IRM2 oracle (a mask made from the true stems); no bound
-    ceiling_sdr: float | None = None
+    ceiling_nsdr: float | None = None  # nsdr of the IRM2 oracle (a mask made from the true stems); no upper bound
+    ceiling_sdr: float | None = None  # sdr of the same
     solver: str = ""  # of BSS Eval's equations; "lu": rounding errors decide on isr, sir and sar
     conditioning: float | None = None  # of these equations, 0 to 1
-    duration_s: float = 0.0
+    duration_s: float = 0.0  # of what was scored
     level_db: float = 0.0  # RMS of the mixture, dBFS
 
 
@@ -190,29 +190,30 @@ def chunks_schema(sources: Sequence[str]) -> pa.Schema:
     footer alone says where in the file each FLAC lies (`segments.py` reads crops by it).
     """
     fields = [
-        ("schema_version", pa.int32()),
-        ("track_id", pa.string()),
-        ("title", pa.string()),
-        ("split", pa.string()),
-        ("license", pa.string()),
+        ("schema_version", pa.int32()),  # raised when a column is renamed
+        ("track_id", pa.string()),  # the path of the song under the root of the corpus
+        ("title", pa.string()),  # of the song
+        ("split", pa.string()),  # as it was drawn or stated when the row was written; the manifest says today's
+        ("license", pa.string()),  # of the song
         ("origin", pa.string()),  # "corpus" or "automix"
-        ("index", pa.int32()),
-        ("start_samples", pa.int64()),
-        ("num_samples", pa.int32()),
-        ("sample_rate", pa.int32()),
-        ("channels", pa.int32()),
+        ("index", pa.int32()),  # of the row in its song
+        ("start_samples", pa.int64()),  # where the row begins in its song
+        ("num_samples", pa.int32()),  # of the row
+        ("sample_rate", pa.int32()),  # Hz
+        ("channels", pa.int32()),  # 1 or 2
         ("bits", pa.int32()),  # 16 or 24, of the FLAC
-        ("scale", pa.float32()),
+        ("scale", pa.float32()),  # a stored sample times this is the sample of the song
     ]
     for source in sources:
         fields += [
-            (f"{source}_rms_db", pa.float32()),
-            (f"{source}_peak", pa.float32()),
+            (f"{source}_rms_db", pa.float32()),  # dBFS
+            (f"{source}_peak", pa.float32()),  # highest absolute sample
             (f"{source}_activity", pa.float32()),  # share of the time in seconds of more than -40 dBFS
             (f"{source}_crc32", pa.uint32()),  # of the FLAC
         ]
     # uint32, little-endian: where each frame of 4096 samples begins in the FLAC, and the FLAC's length.
     fields += [(f"{source}_frames", pa.binary()) for source in sources]
+    # A whole FLAC file.
     fields += [(source, pa.large_binary()) for source in sources]
     return pa.schema([pa.field(name, kind, nullable=False) for name, kind in fields])
 

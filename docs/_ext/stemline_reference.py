@@ -4,6 +4,7 @@ A page of docs/reference names what it wants in a comment, `<!-- generated: verb
 is read; nothing generated is committed. The functions return Markdown and know nothing of Sphinx, so tests call them.
 """
 
+import inspect
 import re
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -215,13 +216,22 @@ def presets_markdown() -> str:
 def tables() -> dict[str, tuple[pa.Schema, Mapping[str, str]]]:
     """Every table that we write: its columns, and what is said of them in the code."""
     return {
-        "CHUNKS": (schema.chunks_schema(schema.SOURCES), {}),
+        "CHUNKS": (schema.chunks_schema(schema.SOURCES), _of_chunks()),
         "VERDICTS": (schema.VERDICTS, settings.meanings(schema.Verdict)),
         "LANDMARKS": (schema.LANDMARKS, settings.meanings(schema.Landmarks)),
         "PROFILES": (schema.PROFILES, settings.meanings(schema.Profile)),
         "PLANS": (schema.PLANS, settings.meanings(schema.MixPlan)),
         "SCORES": (schema.SCORES, settings.meanings(schema.Score)),
     }
+
+
+def _of_chunks() -> dict[str, str]:
+    """What the comments in `chunks_schema` say, of columns that every source has for each of them."""
+    source_text = inspect.getsource(schema.chunks_schema)
+    said = dict(re.findall(r"""\(f?"([\w{}]+)", pa\.\w+\(\)\), *# (.*)""", source_text))
+    for words, name in re.findall(r"""# (.*)\n +fields \+= \[\((?:f"([\w{}]+)"|source)""", source_text):
+        said[name or "{source}"] = words
+    return {name.replace("{source}", source): words for name, words in said.items() for source in schema.SOURCES}
 
 
 def tables_markdown() -> str:
@@ -235,7 +245,8 @@ def tables_markdown() -> str:
 
 
 def _columns_table(columns: Any, meant: Mapping[str, str]) -> list[str]:
-    rows = [(f"`{one.name}`", f"`{_kind(one.type)}`", meant.get(one.name, "")) for one in columns]
+    meant = {"schema_version": "raised when a column is renamed", **meant}
+    rows = [(f"`{one.name}`", f"`{_kind(one.type)}`", meant[one.name]) for one in columns]
     return _table(("column", "type", "meaning"), rows)
 
 

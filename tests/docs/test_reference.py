@@ -94,7 +94,9 @@ def test_every_table_is_there_with_every_column(reference: Any) -> None:
     text = reference.tables_markdown()
     for name, (columns, _) in reference.tables().items():
         section = text.partition(f"## {name}\n")[2].partition("\n## ")[0]
-        assert re.findall(r"^\| `(\w+)`", section, re.M) == columns.names
+        rows = dict(re.findall(r"^\| `(\w+)` \| `[^`]+` \| (.*) \|$", section, re.M))
+        assert list(rows) == columns.names
+        assert [column for column, meaning in rows.items() if not meaning] == []
     assert all(f"| `{reason}` | {words} |" in text for reason, words in schema.REASONS.items())
 
 
