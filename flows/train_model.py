@@ -18,7 +18,7 @@ from flows.tasks.prefect_step import resumable, said, step
 from pipelines import registry
 from pipelines.evaluation import evaluate, gate
 from pipelines.evaluation.evaluate import EvaluateConfig, EvaluateResult, ScoreSummary
-from pipelines.evaluation.gate import Check, Decision
+from pipelines.evaluation.gate import Check, GateDecision
 from pipelines.lineage import ancestry, contamination
 from pipelines.lineage.ancestry import Ancestors, Ancestry
 from pipelines.lineage.contamination import Contamination
@@ -39,7 +39,7 @@ class Trained:
     trained: TrainResult
     candidate: EvaluateResult | None = None
     champion: EvaluateResult | None = None  # None as well where there is no champion yet
-    decision: Decision | None = None
+    decision: GateDecision | None = None
     version: ModelVersion | None = None
 
 
@@ -188,7 +188,7 @@ def register(config: RunConfig, corpus: Corpus, trained: TrainResult, scored: Ev
     )
 
 
-def _kept(config: RunConfig, version: ModelVersion) -> Decision | None:
+def _kept(config: RunConfig, version: ModelVersion) -> GateDecision | None:
     """The decision that made this version the champion, on a rerun: comparing it with itself says nothing."""
     if version.alias != registry.CHAMPION:
         return None
@@ -196,10 +196,10 @@ def _kept(config: RunConfig, version: ModelVersion) -> Decision | None:
     if kept is None:
         return None
     try:
-        decision: Decision = door.parse(Decision, dumps(kept))
+        decision: GateDecision = door.parse(GateDecision, dumps(kept))
     except ValueError:  # an older stemline's, with other fields
         promoted, why = bool(kept["promote"]), str(kept["reason"])
-        decision = Decision(promote=promoted, reason=why, improvement=math.nan, checks=(), num_songs=0)
+        decision = GateDecision(promote=promoted, reason=why, improvement=math.nan, checks=(), num_songs=0)
     return decision
 
 
@@ -209,7 +209,7 @@ def _decide(
     trained: TrainResult,
     candidate: EvaluateResult,
     champion: EvaluateResult | None,
-) -> Decision:
+) -> GateDecision:
     """The gate's word on what was trained with this corpus; a no where it was rolled back from."""
     decision = _judge(config, corpus, trained, candidate, champion)
     why = registry.rolled_back(config.registry, _digests(trained), store=config.store.root) if decision.promote else ""
@@ -231,7 +231,7 @@ def _judge(
     trained: TrainResult,
     candidate: EvaluateResult,
     champion: EvaluateResult | None,
-) -> Decision:
+) -> GateDecision:
     ancestors = Ancestors(config.store.root, config.store.tables)
     rivals = [of_candidate(config, corpus, trained, ancestors)]
     present = registry.champion(config.registry, store=config.store.root) if champion else None
@@ -277,7 +277,7 @@ def _flat_scores(scored: EvaluateResult) -> dict[str, float]:
 
 
 @task(name="promote")
-def promote(config: RunConfig, version: ModelVersion, decision: Decision) -> ModelVersion:
+def promote(config: RunConfig, version: ModelVersion, decision: GateDecision) -> ModelVersion:
     return step(
         "promote",
         config,

@@ -15,7 +15,7 @@ from flows.console.progress_display import decibels, table
 from flows.full_run import FullRun
 from flows.train_model import Trained
 from pipelines.evaluation.evaluate import ScoreSummary, SourceScore
-from pipelines.evaluation.gate import Decision
+from pipelines.evaluation.gate import GateDecision
 from pipelines.evaluation.paired_bootstrap import Difference
 from pipelines.evaluation.scoring import ILL_CONDITIONED
 from pipelines.registry import ModelVersion
@@ -79,7 +79,7 @@ def model_tables(model: Trained) -> list[Any]:
     return shown
 
 
-def _decision(decision: Decision, version: ModelVersion | None) -> list[Any]:
+def _decision(decision: GateDecision, version: ModelVersion | None) -> list[Any]:
     """The gate's word; with a champion, the gains and how sure they are."""
     shown: list[Any] = []
     if decision.gain is not None:

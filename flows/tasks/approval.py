@@ -12,7 +12,7 @@ from prefect.input import RunInput
 from flows.config import RunConfig
 from flows.console.progress_display import current, duration
 from pipelines.evaluation import gate
-from pipelines.evaluation.gate import Decision
+from pipelines.evaluation.gate import GateDecision
 from pipelines.runtime.progress import stage
 
 LOOK_EVERY_S = 5
@@ -26,7 +26,7 @@ class Word(RunInput):
     why: str = ""
 
 
-def with_approval(config: RunConfig, decision: Decision) -> Decision:
+def with_approval(config: RunConfig, decision: GateDecision) -> GateDecision:
     """The decision with the word of a person who was asked; as it is where there is nothing to ask."""
     if not (config.gate.approval and decision.promote):
         return decision

@@ -26,7 +26,7 @@ from flows.console.progress_display import Screen, current
 from pipelines.evaluation import evaluate
 from pipelines.preparation import analyze, automix, curate, ingest, label_check
 from pipelines.runtime import ray_jobs
-from pipelines.runtime.ray_jobs import Errand, Job, JobLostError
+from pipelines.runtime.ray_jobs import JobLostError, JobSpec, RayJob
 from pipelines.runtime.step_keys import Step
 from pipelines.training import train
 
@@ -86,12 +86,14 @@ def send(server: str, name: str, function: Callable[..., Any], arguments: Mappin
         answer = storage.join(folder, f"{job}.answer.json")
         return f"python -m flows.tasks.remote_step {shlex.quote(asked)} {shlex.quote(answer)}"
 
-    job = ray_jobs.attend(server, Errand(name=key, command=command, run=run), hear=_Listener(current()))
+    job = ray_jobs.submit_or_attach(
+        server, JobSpec(name=key, command=command, run=run), on_log_line=_Listener(current())
+    )
     _LOG.info("%s: job %s of %s, %s", name, job.id, server, job.status)
     return _answer(job, storage.join(folder, f"{job.id}.answer.json"), typing.get_type_hints(function)["return"])
 
 
-def _answer(job: Job, address: str, kind: Any) -> Any:
+def _answer(job: RayJob, address: str, kind: Any) -> Any:
     try:
         told = json.loads(storage.read(address))
     except FileNotFoundError:

@@ -92,7 +92,7 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SongInputs:
+class EvaluateSongInputs:
     """All that decides on the scores of a song."""
 
     model: str  # the digest of its weights and configuration
@@ -103,11 +103,11 @@ class SongInputs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Inputs:
+class EvaluateInputs:
     """All that decides on a table of scores."""
 
     dataset: str  # its digest
-    songs: tuple[tuple[str, SongInputs], ...]  # by id
+    songs: tuple[tuple[str, EvaluateSongInputs], ...]  # by id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,7 +184,7 @@ def run(
     model = check(config, checkpoint, chunks, keep=keep)
     about = [_inputs(config, model, song, chunks) for song in songs]
     ids = (song.track_id for song in songs)
-    key = STEP.key(Inputs(dataset=chunks.digest, songs=tuple(zip(ids, about, strict=True))))
+    key = STEP.key(EvaluateInputs(dataset=chunks.digest, songs=tuple(zip(ids, about, strict=True))))
     scores = find_manifest(folder, step="evaluate", key=key)
     if scores is None or config.museval_json:
         by_key = dict(zip(map(STEP.key, about), songs, strict=True))
@@ -201,8 +201,8 @@ def run(
     return EvaluateResult(scores=scores, summary=summary)
 
 
-def _inputs(config: EvaluateConfig, model: "ModelRef", song: Song, chunks: ShardSet) -> SongInputs:
-    return SongInputs(
+def _inputs(config: EvaluateConfig, model: "ModelRef", song: Song, chunks: ShardSet) -> EvaluateSongInputs:
+    return EvaluateSongInputs(
         model=model.digest,
         audio=song.audio or f"{chunks.digest} {song.track_id}",  # of a store from before the audio had digests
         protocol=config.protocol,

@@ -83,7 +83,7 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
+class GateDecision:
     """What the gate says and why: in one sentence, rule by rule, and in numbers for tables."""
 
     promote: bool
@@ -102,7 +102,7 @@ class Decision:
 
 def decide(
     candidate: ScoreSummary, champion: ScoreSummary | None, config: GateConfig, *, heard: Contamination = CLEAN
-) -> Decision:
+) -> GateDecision:
     """Promote, or say which rules forbid it. InputError if the two were not scored alike.
 
     Songs that one of the two `heard` in training are left out before any rule is applied, and of every number.
@@ -114,14 +114,14 @@ def decide(
     alone = (*_alone(unheard, config), _contamination(left_out, heard, num_models=1 if champion is None else 2))
     if champion is None:
         reason = _obstacle(alone) or f"The first champion: {_over_mixture(unheard)}, over {_songs(unheard.songs)}."
-        return Decision(
+        return GateDecision(
             promote=all(check.met for check in alone), reason=reason, improvement=unheard.overall.improvement,
             checks=alone, num_songs=len(unheard.songs), left_out=left_out,
         )  # fmt: skip
     pairs = compare(candidate, champion, config, heard=heard.songs)
     checks = (*alone, *_beside(unheard, _over_remaining(champion, left_out), config, pairs))
     praise = f"It scores {_sure(pairs.gain, config)} and {_over_mixture(unheard)}."
-    return Decision(
+    return GateDecision(
         promote=all(check.met for check in checks),
         reason=_obstacle(checks) or praise,
         improvement=unheard.overall.improvement,
@@ -322,12 +322,12 @@ def _contamination(left_out: Sequence[str], heard: Contamination, *, num_models:
     if not heard.known:
         why = f": {'; '.join(heard.gaps)}" if heard.gaps else ""
         said += f" All that {one} was trained with is not known any more{why}."
-    if not heard.by_ear:
+    if not heard.by_fingerprint:
         said += " Only equal audio was looked for; datasets curated anew tell other masters and excerpts, too."
     return Check(rule="contamination", met=True, said=said)
 
 
-def with_word(decision: Decision, *, name: str, promote: bool, why: str) -> Decision:
+def with_word(decision: GateDecision, *, name: str, promote: bool, why: str) -> GateDecision:
     """The decision after a person was asked who may only turn a yes into a no; nobody is a `name` that is empty."""
     answer = "yes" if promote else "no"
     said = f"{name} says {answer}{f': {why}' if why else ''}." if name else f"{why}."

@@ -60,7 +60,7 @@ class ListenConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Inputs:
+class ListenInputs:
     """All that decides on the page of a song."""
 
     models: tuple[str, ...]  # digests of weights and configuration
@@ -75,7 +75,7 @@ class Inputs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rival:
+class ComparedModel:
     """A model to listen to: its reference, its checkpoint on this machine, and its scores."""
 
     name: str
@@ -86,7 +86,7 @@ class Rival:
 def run(
     config: ListenConfig,
     scoring: EvaluateConfig,
-    rivals: tuple[Rival, Rival],
+    rivals: tuple[ComparedModel, ComparedModel],
     pairs: Pairs,
     chunks: ShardSet,
     *,
@@ -123,7 +123,7 @@ def run(
                 entries[place - 1].file if place else "",
                 entries[place + 1].file if place + 1 < len(chosen) else "",
             )
-            inputs = Inputs(
+            inputs = ListenInputs(
                 models=tuple(model.digest for model in models),
                 names=(first.name, second.name),
                 protocol=scoring.protocol,
@@ -189,7 +189,7 @@ def _chosen(config: ListenConfig, pairs: Pairs, songs: Sequence[Song]) -> list[S
     return fitting[: config.songs or None]
 
 
-def _scores(first: Rival, second: Rival, track_id: str) -> dict[str, tuple[float, float]]:
+def _scores(first: ComparedModel, second: ComparedModel, track_id: str) -> dict[str, tuple[float, float]]:
     """nSDR in dB of both models, by source."""
     one, two = first.scores.songs[track_id].nsdr, second.scores.songs[track_id].nsdr
     return {source: (one[source], two[source]) for source in one}

@@ -70,7 +70,7 @@ class SeparateConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Inputs:
+class SeparateInputs:
     """All that decides on the stems of a song besides the settings."""
 
     model: str  # the digest of its weights and configuration
@@ -210,7 +210,7 @@ def _device(name: str) -> str:
 def _separate_song(separator: _Separator, song: Path, folder: Path, progress: Progress | None) -> SeparatedSong:
     if not song.is_file():
         raise InputError(f"{song}: {'a folder, not a song' if song.is_dir() else 'no such file'}")
-    key = STEP.key(Inputs(model=separator.digest, song=_content_digest(song)), separator.config)
+    key = STEP.key(SeparateInputs(model=separator.digest, song=_content_digest(song)), separator.config)
     if (finished := _finished(song, folder, key)) is not None:
         return finished
     names = [_file_name(stem, separator.config.format) for stem in separator.stems]

@@ -305,7 +305,7 @@ def signatures_of(manifest: Manifest) -> dict[str, Signature]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Inputs:
+class AncestryInputs:
     """All that decides on what a recording sounds like."""
 
     audio: str
@@ -318,7 +318,7 @@ def sounds(of: Ancestry, audio: Collection[str], *, tables: str, limit_s: float 
     """
     found = {one: of.signatures[one] for one in audio if one in of.signatures}
     for one in sorted(set(audio) - found.keys()):
-        cache = storage.join(tables, "cache", "sounds", f"{STEP.key(Inputs(audio=one))}.json")
+        cache = storage.join(tables, "cache", "sounds", f"{STEP.key(AncestryInputs(audio=one))}.json")
         signature = _kept(cache)
         song = of.stored.get(one)
         if signature is None and song is not None and limit_s > 0:

@@ -25,7 +25,7 @@ class Contamination:
 
     songs: Mapping[str, str] = field(default_factory=dict)  # track id -> how it is known that a model learnt from it
     known: bool = True  # False where a dataset is gone, or what a model began from is not known
-    by_ear: bool = True  # False where only digests could be compared
+    by_fingerprint: bool = True  # False where only digests could be compared
     gaps: tuple[str, ...] = ()  # what is not known, and why, in words
 
 
@@ -45,14 +45,14 @@ def find(
     asked = [song for song in ours.recordings if song.split == split]
     learnt = learnt_songs(both.recordings, split=split)
     found = dict.fromkeys(heard_songs(ours.recordings, learnt, split=split), SAME_AUDIO)
-    by_ear = min_similarity <= 1
-    if by_ear:
+    by_fingerprint = min_similarity <= 1
+    if by_fingerprint:
         left = {song.track_id: song.audio for song in asked if song.track_id not in found}
         wanted = {song.audio for song in learnt} | set(left.values())
         sounds = ancestry.sounds(both, wanted, tables=tables)
-        by_ear = wanted <= sounds.keys() and not both.mute
+        by_fingerprint = wanted <= sounds.keys() and not both.mute
         found |= _recognized(left, learnt, sounds, min_similarity=min_similarity)
-    return Contamination(songs=found, known=not both.gaps, by_ear=by_ear, gaps=both.gaps)
+    return Contamination(songs=found, known=not both.gaps, by_fingerprint=by_fingerprint, gaps=both.gaps)
 
 
 def learnt_songs(songs: Iterable[AnySong], *, split: str) -> list[AnySong]:

@@ -41,7 +41,7 @@ class AnalyzeConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SongInputs:
+class AnalyzeSongInputs:
     """All that decides on the profile of a song besides the settings."""
 
     track_id: str
@@ -50,7 +50,7 @@ class SongInputs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Inputs:
+class AnalyzeInputs:
     """All that decides on a table of profiles besides the settings."""
 
     dataset: str  # the digest of all its songs
@@ -68,8 +68,10 @@ def run(
     """Table PROFILES of the songs of `chunks` that are in `kept` (all without it), in the order of their ids."""
     folder = storage.absolute(store)
     songs = sorted((song for song in read_songs(chunks) if kept is None or song.track_id in kept), key=_id)
-    about = {song.track_id: SongInputs(track_id=song.track_id, split=song.split, audio=song.audio) for song in songs}
-    table_key = STEP.key(Inputs(dataset=chunks.digest, songs=tuple(about)), config)
+    about = {
+        song.track_id: AnalyzeSongInputs(track_id=song.track_id, split=song.split, audio=song.audio) for song in songs
+    }
+    table_key = STEP.key(AnalyzeInputs(dataset=chunks.digest, songs=tuple(about)), config)
     finished = find_manifest(folder, step="profiles", key=table_key)
     if finished is not None:
         return finished

@@ -83,7 +83,7 @@ class ShardInputs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Inputs:
+class AutomixInputs:
     """All that decides on a dataset of mixes."""
 
     made_from: str  # the name of the dataset that the songs are of
@@ -118,7 +118,7 @@ def run(
     jobs = _jobs(config, read_objects(plans, MixPlan), songs)
     named = {item.mix_id: (_title(item, songs), _license(item, songs)) for job in jobs for item in job.plans}
     made_from = chunks.uri.rsplit("/", 1)[-1].removesuffix(".json")
-    about = Inputs(
+    about = AutomixInputs(
         made_from=made_from,
         plans=plans.uri.rsplit("/", 1)[-1].removesuffix(".json"),
         shards=tuple(job.spec for job in jobs),

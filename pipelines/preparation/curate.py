@@ -30,9 +30,9 @@ from datasets.shards.versions import drawn_sides
 from datasets.store import storage
 from pipelines.preparation import label_check, label_rule, signal_stats
 from pipelines.preparation.ingest import IngestResult
-from pipelines.preparation.label_check import Listener
+from pipelines.preparation.label_check import LabelModel
 from pipelines.preparation.label_rule import Confusion, Levels, Shares
-from pipelines.preparation.signal_stats import Measured
+from pipelines.preparation.signal_stats import SongStats
 from pipelines.report.curation import curation_input, curation_page
 from pipelines.report.curation.curation_input import CurationInput, Evidence
 from pipelines.runtime.progress import Progress
@@ -65,7 +65,7 @@ class CurateConfig(QualityRules):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Inputs:
+class CurateInputs:
     """All that decides on the verdicts besides the rules."""
 
     dataset: str  # the name of what ingest wrote, which tells refusals and splits
@@ -110,7 +110,7 @@ def run(
     model = _listener(config, stored.extra["sources"], str(here))
     decisive = {name: value for name, value in asdict(config).items() if name not in _NOT_DECISIVE}
     forgotten = read_removed_songs(folder)
-    about = Inputs(
+    about = CurateInputs(
         dataset=Path(ingested.chunks.uri).stem,
         songs=ingested.chunks.digest,
         mixtures={track_id: signal_stats.contents(files) for track_id, files in sorted(ingested.mixtures.items())},
@@ -142,13 +142,13 @@ def _by_hand(config: CurateConfig, songs: Sequence[Song], rejected: Sequence[Ver
     return read_overrides(config.overrides, known=[*(song.track_id for song in songs), *unstored], unstored=unstored)
 
 
-def _listener(config: CurateConfig, sources: Sequence[str], store: str) -> Listener | None:
+def _listener(config: CurateConfig, sources: Sequence[str], store: str) -> LabelModel | None:
     """The model that is asked, or None where the rule is off."""
     if not config.model:
         return None
     from pipelines import registry
 
-    model = label_check.listener(str(registry.resolve(config.model, store=store)))
+    model = label_check.label_model(str(registry.resolve(config.model, store=store)))
     model.check(sources)
     return model
 
@@ -159,7 +159,7 @@ def _curate(
     stored: Manifest,
     by_hand: Overrides,
     forgotten: RemovedSongs,
-    model: Listener | None,
+    model: LabelModel | None,
     *,
     store: str,
     home: Path,
@@ -218,7 +218,7 @@ class _Heard:
     evidence: tuple[Evidence, ...] = ()
 
 
-def _judged(song: Song, known: Measured, config: CurateConfig, sources: Sequence[str]) -> _Heard:
+def _judged(song: Song, known: SongStats, config: CurateConfig, sources: Sequence[str]) -> _Heard:
     """The song with the first rule on its signal that it breaks, and the worst second of every such stem."""
     broken = faults(known.measures, config, sources=sources, moments=known.moments)
     first = [fault for fault in broken if fault.reason == broken[0].reason]
@@ -233,14 +233,14 @@ def _judged(song: Song, known: Measured, config: CurateConfig, sources: Sequence
     )
 
 
-def _remark(known: Measured) -> str:
+def _remark(known: SongStats) -> str:
     if not known.broken and not known.unread:
         return ""
     next_time = "; the next run tries again" if known.unread else ""
     return f"not compared with the mixture that came with it: {known.broken or known.unread}{next_time}"
 
 
-def _moments(broken: Sequence[RuleViolation], known: Measured) -> Iterator[Evidence]:
+def _moments(broken: Sequence[RuleViolation], known: SongStats) -> Iterator[Evidence]:
     """The worst seconds of each fault, the middle of the song for one that is everywhere; none of pure silence."""
     for fault in broken:
         if fault.source and known.measures[f"{fault.source}_peak"] < _INAUDIBLE:
@@ -255,7 +255,7 @@ def _moments(broken: Sequence[RuleViolation], known: Measured) -> Iterator[Evide
 def _cross_checked(
     heard: Sequence[_Heard],
     config: CurateConfig,
-    model: Listener,
+    model: LabelModel,
     sources: Sequence[str],
     store: str,
     progress: Progress | None,

@@ -117,7 +117,7 @@ class IngestConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SongInputs:
+class IngestSongInputs:
     """All that decides on the audio stored for a song besides the settings."""
 
     schema_version: int
@@ -129,7 +129,7 @@ class SongInputs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Inputs:
+class IngestInputs:
     """All that decides on a dataset."""
 
     songs: tuple[tuple[str, ...], ...]  # key, id, title, split and licence
@@ -206,13 +206,13 @@ def _list(
         "sources": corpus.sources,
     }
     songs = tuple((keys[t.track_id], t.track_id, t.title, t.split, t.license) for t in found.tracks)
-    key = DATASET.key(Inputs(songs=songs, rejected=found.rejected, about=about, forgotten=tuple(forgotten.names)))
+    key = DATASET.key(IngestInputs(songs=songs, rejected=found.rejected, about=about, forgotten=tuple(forgotten.names)))
     return _Listed(found=found, keys=keys, about=about, key=key)
 
 
 def song_key(track: Track, config: IngestConfig, sources: Sequence[str]) -> str:
     """The name under which the audio of a track is stored, or why it is refused."""
-    inputs = SongInputs(
+    inputs = IngestSongInputs(
         schema_version=SCHEMA_VERSION,
         sources=tuple(sources),
         track_id=track.track_id,

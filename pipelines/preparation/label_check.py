@@ -41,7 +41,7 @@ _STEPS_PER_DB = 100  # levels are remembered in hundredths
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Inputs:
+class LabelCheckInputs:
     """All that decides on the levels that a model hears in a song."""
 
     audio: str
@@ -50,7 +50,7 @@ class Inputs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Listener:
+class LabelModel:
     """A model that stems can be held against, known by its weights and configuration, wherever it lies."""
 
     path: str
@@ -73,7 +73,7 @@ def load(path: str) -> "nn.Module":
         raise InputError(f"curate.model {path}: {error}") from error
 
 
-def listener(path: str) -> Listener:
+def label_model(path: str) -> LabelModel:
     """The model at `path`."""
     from models.errors import ModelError
     from models.weights.model_ref import describe
@@ -82,7 +82,7 @@ def listener(path: str) -> Listener:
         model = describe(path)
     except ModelError as error:
         raise InputError(f"curate.model {path}: {error}") from error
-    return Listener(path=path, digest=model.digest, sources=model.sources)
+    return LabelModel(path=path, digest=model.digest, sources=model.sources)
 
 
 # --- the job ------------------------------------------------------------------------------------------------
@@ -90,7 +90,7 @@ def listener(path: str) -> Listener:
 
 def run(
     songs: Mapping[str, Song],
-    model: Listener,
+    model: LabelModel,
     *,
     sources: Sequence[str],
     store: str,
@@ -101,7 +101,9 @@ def run(
 ) -> dict[str, Levels]:
     """Levels by the digest of a song's audio, of which `songs` names one song each."""
     model.check(sources)
-    keys = {audio: STEP.key(Inputs(audio=audio, sources=tuple(sources), model=model.digest)) for audio in songs}
+    keys = {
+        audio: STEP.key(LabelCheckInputs(audio=audio, sources=tuple(sources), model=model.digest)) for audio in songs
+    }
     caches = {audio: storage.join(store, "cache", "heard", f"{key}.json") for audio, key in keys.items()}
     found = {audio: levels for audio, path in caches.items() if (levels := read_levels(path)) is not None}
     missing = [audio for audio in songs if audio not in found]

@@ -42,7 +42,7 @@ _TASK_S = 300.0  # of audio that one task measures, unless one song is longer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Inputs:
+class SignalStatsInputs:
     """All that decides on the measures of a song; of the rules the level that counts as silence does."""
 
     audio: str
@@ -52,7 +52,7 @@ class Inputs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
+class SongStats:
     """What the signal of one song says."""
 
     measures: Mapping[str, float]
@@ -70,12 +70,14 @@ def run(
     mixtures: Mapping[str, Sequence[StemFile]],
     store: str,
     progress: Progress | None = None,
-) -> dict[str, Measured]:
+) -> dict[str, SongStats]:
     """What was measured of every song, by its id; `mixtures` are the files that came with the stems of some songs."""
     caches = {}
     for song in songs:
         mixture = contents(mixtures.get(song.track_id, ()))
-        about = Inputs(audio=song.audio, sources=tuple(sources), mixture=mixture, silence_db=rules.silence_db)
+        about = SignalStatsInputs(
+            audio=song.audio, sources=tuple(sources), mixture=mixture, silence_db=rules.silence_db
+        )
         caches[song.track_id] = storage.join(store, "cache", "measures", f"{STEP.key(about)}.json")
     known = {cache: _read(cache) for cache in set(caches.values())}
     missing = list({caches[song.track_id]: song for song in songs if known[caches[song.track_id]] is None}.values())
@@ -181,7 +183,7 @@ def _stretches(file: StemFile, song: Song) -> Generator[Samples, None, None]:
     )
 
 
-def _read(path: str) -> Measured | None:
+def _read(path: str) -> SongStats | None:
     """What an earlier task wrote; None when it is missing or damaged."""
     try:
         return _measured(read_json(path) or {})
@@ -189,9 +191,9 @@ def _read(path: str) -> Measured | None:
         return None
 
 
-def _measured(row: Mapping[str, Any]) -> Measured:
+def _measured(row: Mapping[str, Any]) -> SongStats:
     moments = tuple(WorstSegment(**moment) for moment in row["moments"])
     signature = unpack(row["signature"])
-    return Measured(
+    return SongStats(
         measures=row["measures"], moments=moments, signature=signature, unread=row["unread"], broken=row["broken"]
     )

@@ -28,7 +28,7 @@ MARK = "mlflow.json"  # in the folder of a run: how far its curve and its exampl
 ENDED, STOPPED = "ended", "stopped"  # tags of an MLflow run: why a training failed, and why it stopped early
 
 
-class Pump:
+class MetricsForwarder:
     """Delivers the curve of one run's folder."""
 
     def __init__(self, config: RegistryConfig, folder: Path, *, store: str) -> None:
@@ -95,7 +95,7 @@ class Pump:
         write_json(self.folder / MARK, {"address": without_password(self.uri), "run_id": run_id, **done})
 
     @contextmanager
-    def running(self) -> Iterator["Pump"]:
+    def running(self) -> Iterator["MetricsForwarder"]:
         """Deliver from a thread while the body runs, and what is left when it has ended; never an error.
 
         The MLflow run is RUNNING meanwhile, and closed at the end: FINISHED, KILLED where somebody stopped the
@@ -204,7 +204,7 @@ class Pump:
 
 def deliver_rest(config: RegistryConfig, folder: Path, *, store: str, stopped: str = "") -> None:
     """What a finished run could not deliver in its time, tried once more."""
-    pump = Pump(config, folder, store=store)
+    pump = MetricsForwarder(config, folder, store=store)
     pump.stopped = stopped
     pump.try_to_send()
     if not pump.complaint and not pump.is_closed():

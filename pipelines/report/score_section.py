@@ -73,7 +73,7 @@ def _training_overlap(data: ReportInput) -> str:
         return f", {len(trained_on)} of them used in training: {text(names)}."
     if not data.heard.known:
         return f"; it is not known whether any was used in training: {text('; '.join(data.heard.gaps))}."
-    if not data.heard.by_ear:
+    if not data.heard.by_fingerprint:
         return ", none with the same audio as a training song; other masters were not checked for."
     return ", none used in training."
 

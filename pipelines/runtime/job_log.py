@@ -21,16 +21,16 @@ _LAST_S = 10.0  # for what a job wrote at its end to arrive
 
 
 class JobLog:
-    """Follows the log of a job from a thread; `hear` is given each line once, in order."""
+    """Follows the log of a job from a thread; `on_log_line` is called with each line once, in order."""
 
-    def __init__(self, client: "JobSubmissionClient", name: str, hear: Callable[[str], None]) -> None:
-        self._client, self._name, self._hear = client, name, hear
+    def __init__(self, client: "JobSubmissionClient", name: str, on_log_line: Callable[[str], None]) -> None:
+        self._client, self._name, self._on_log_line = client, name, on_log_line
         self._came: SimpleQueue[str] = SimpleQueue()
         self._loop = asyncio.new_event_loop()
         self._following: asyncio.Task[None] | None = None
         self._thread = threading.Thread(target=self._run, name="job-log", daemon=True)
         self._gave_up = False
-        self._heard = 0  # characters that came so far, whole lines or not
+        self._offset = 0  # characters that came so far, whole lines or not
         self._line = ""  # that has not ended yet
         self._began_s = time.monotonic()
         self._fetch_at_s = 0.0  # since then
@@ -43,12 +43,12 @@ class JobLog:
         with suppress(RuntimeError):  # the loop has ended by itself
             self._loop.call_soon_threadsafe(lambda: self._following and self._following.cancel())
 
-    def hear(self) -> None:
+    def pass_on(self) -> None:
         """Hand on what came since the last call. Where nothing can be followed, it is fetched, less and less often."""
         self._take()
         waited_s = time.monotonic() - self._began_s
         if self._gave_up and waited_s >= self._fetch_at_s:
-            self._add(self._client.get_job_logs(self._name)[self._heard :])
+            self._add(self._client.get_job_logs(self._name)[self._offset :])
             self._fetch_at_s = _GROWN * waited_s
 
     def end(self) -> None:
@@ -56,9 +56,9 @@ class JobLog:
         self._thread.join(timeout=_LAST_S)
         self._take()
         # Once, whole: a connection that was closed on the way looks like the end.
-        self._add(self._client.get_job_logs(self._name)[self._heard :])
+        self._add(self._client.get_job_logs(self._name)[self._offset :])
         if self._line:
-            self._hear(self._line)
+            self._on_log_line(self._line)
 
     def _take(self) -> None:
         with suppress(Empty):
@@ -66,10 +66,10 @@ class JobLog:
                 self._add(self._came.get_nowait())
 
     def _add(self, text: str) -> None:
-        self._heard += len(text)
+        self._offset += len(text)
         *lines, self._line = (self._line + text).split("\n")
         for line in lines:
-            self._hear(line)
+            self._on_log_line(line)
 
     # --- in the thread ---
 

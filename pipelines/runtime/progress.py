@@ -21,8 +21,8 @@ class Progress(Protocol):
         """The stage is over; one line says what came of it."""
 
 
-class Silent:
-    """A listener that hears nothing, so that jobs need not ask whether anybody listens."""
+class NullProgress:
+    """Shows nothing, so that jobs need not ask whether there is a display."""
 
     def start(self, name: str, total: float, unit: str) -> None:
         return
@@ -37,18 +37,18 @@ class Silent:
         return
 
 
-def listener(progress: Progress | None) -> Progress:
-    """The given listener, or a silent one."""
-    return Silent() if progress is None else progress
+def or_null(progress: Progress | None) -> Progress:
+    """The given progress, or one that shows nothing."""
+    return NullProgress() if progress is None else progress
 
 
 @contextmanager
 def stage(progress: Progress | None, name: str, total: float = 0, unit: str = "") -> Iterator[Progress]:
     """A stage that is closed with an empty summary when its body raises; the body itself calls `finish` otherwise."""
-    heard = listener(progress)
-    heard.start(name, total, unit)
+    shown = or_null(progress)
+    shown.start(name, total, unit)
     try:
-        yield heard
+        yield shown
     except BaseException:
-        heard.finish("")
+        shown.finish("")
         raise

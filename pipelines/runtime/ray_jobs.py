@@ -30,7 +30,7 @@ class JobLostError(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Errand:
+class JobSpec:
     """What is to be done; equal names mean the same work."""
 
     name: str  # letters, digits and dashes
@@ -39,7 +39,7 @@ class Errand:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class RayJob:
     """A job that has ended; `status` is SUCCEEDED, FAILED or STOPPED."""
 
     id: str
@@ -54,23 +54,23 @@ def server() -> str | None:
     return address if address.startswith(("http://", "https://")) else None
 
 
-def attend(address: str, errand: Errand, *, hear: Callable[[str], None]) -> Job:
-    """The job of an errand at its end; `hear` is given every line it writes.
+def submit_or_attach(address: str, spec: JobSpec, *, on_log_line: Callable[[str], None]) -> RayJob:
+    """The job of a specification at its end; `on_log_line` is called with every line it writes.
 
-    A job of that name that runs is listened to, one that this run has finished is taken as it is, else one is sent.
+    A running job of that name is attached to, one that this run has finished is taken as it is, else one is submitted.
     Ctrl-C stops the job; a process that is killed does not.
     """
     client = _client(address)
-    found = _known(client, errand)
-    if found is None and errand.run:
-        _end_others(client, errand.run)
-    name = found or _send(client, errand)
+    found = _find(client, spec)
+    if found is None and spec.run:
+        _end_others(client, spec.run)
+    name = found or _submit(client, spec)
     try:
-        status, message = _follow(client, name, hear)
+        status, message = _follow(client, name, on_log_line)
     except KeyboardInterrupt:
         client.stop_job(name)
         raise
-    return Job(id=name, status=status, message=message, attached=found is not None)
+    return RayJob(id=name, status=status, message=message, attached=found is not None)
 
 
 def stop(address: str, run: str) -> list[str]:
@@ -124,27 +124,27 @@ def _client(address: str) -> "JobSubmissionClient":
         ) from None
 
 
-def _known(client: "JobSubmissionClient", errand: Errand) -> str | None:
+def _find(client: "JobSubmissionClient", spec: JobSpec) -> str | None:
     """A job of that name that runs, or that this very run has finished."""
-    for job in _attempts(client, errand):
+    for job in _attempts(client, spec):
         status = _word(job.status)
-        if status not in _OVER or (status == "SUCCEEDED" and (job.metadata or {}).get(_RUN) == errand.run):
+        if status not in _OVER or (status == "SUCCEEDED" and (job.metadata or {}).get(_RUN) == spec.run):
             return str(job.submission_id)
     return None
 
 
-def _attempts(client: "JobSubmissionClient", errand: Errand) -> list[Any]:
-    return [job for job in client.list_jobs() if (job.submission_id or "").rpartition("-")[0] == errand.name]
+def _attempts(client: "JobSubmissionClient", spec: JobSpec) -> list[Any]:
+    return [job for job in client.list_jobs() if (job.submission_id or "").rpartition("-")[0] == spec.name]
 
 
-def _send(client: "JobSubmissionClient", errand: Errand) -> str:
+def _submit(client: "JobSubmissionClient", spec: JobSpec) -> str:
     """Ids are used once: the first free number after the name is the attempt. Whoever sent it first is listened to."""
-    number = len(_attempts(client, errand)) + 1
-    name = f"{errand.name}-{number}"
+    number = len(_attempts(client, spec)) + 1
+    name = f"{spec.name}-{number}"
     environment = {"working_dir": str(ROOT), "excludes": EXCLUDES, "env_vars": forwarded(secrets=False)}
     try:
         return client.submit_job(
-            entrypoint=errand.command(name), submission_id=name, runtime_env=environment, metadata={_RUN: errand.run}
+            entrypoint=spec.command(name), submission_id=name, runtime_env=environment, metadata={_RUN: spec.run}
         )
     except RuntimeError:
         if name in {job.submission_id for job in client.list_jobs()}:
@@ -152,15 +152,15 @@ def _send(client: "JobSubmissionClient", errand: Errand) -> str:
         raise
 
 
-def _follow(client: "JobSubmissionClient", name: str, hear: Callable[[str], None]) -> tuple[str, str]:
+def _follow(client: "JobSubmissionClient", name: str, on_log_line: Callable[[str], None]) -> tuple[str, str]:
     """Status and message of a job once it is over."""
     pause_s, answered_s = LOOK_S[0], time.monotonic()
-    with JobLog(client, name, hear) as log:
+    with JobLog(client, name, on_log_line) as log:
         while True:
             try:
                 info = client.get_job_info(name)  # before the log, which is then whole when the job is over
                 over = _word(info.status) in _OVER
-                log.end() if over else log.hear()
+                log.end() if over else log.pass_on()
                 answered_s = time.monotonic()
             except (OSError, RuntimeError) as error:
                 if "404" in str(error) or time.monotonic() - answered_s > PATIENCE_S:

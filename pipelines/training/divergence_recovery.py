@@ -18,7 +18,7 @@ from datasets.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Prope
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TroubleConfig:
+class RecoveryConfig:
     """When a training is in trouble, and what then."""
 
     # Steps in a row that may lack a finite gradient; one more goes back to a checkpoint
@@ -39,23 +39,23 @@ class TroubleConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
+class RecoveryDecision:
     """What to do, and why in a few words."""
 
     do: Literal["go", "rollback", "stop"]
     why: str = ""
 
 
-GO = Decision(do="go")
+GO = RecoveryDecision(do="go")
 
 
-def after_steps(config: TroubleConfig, *, skipped_in_a_row: int) -> Decision:
+def after_steps(config: RecoveryConfig, *, skipped_in_a_row: int) -> RecoveryDecision:
     if skipped_in_a_row > config.max_skipped:
-        return Decision(do="rollback", why=f"{skipped_in_a_row} steps in a row had no finite gradient")
+        return RecoveryDecision(do="rollback", why=f"{skipped_in_a_row} steps in a row had no finite gradient")
     return GO
 
 
-def after_point(config: TroubleConfig, losses: Sequence[float]) -> Decision:
+def after_point(config: RecoveryConfig, losses: Sequence[float]) -> RecoveryDecision:
     """On the losses of the curve so far, the newest last; those of skipped steps alone are not finite."""
     finite = [loss for loss in losses[:-1] if math.isfinite(loss)][-config.diverge_points :]
     if not config.diverge_factor or len(finite) < config.diverge_points or not math.isfinite(losses[-1]):
@@ -63,27 +63,27 @@ def after_point(config: TroubleConfig, losses: Sequence[float]) -> Decision:
     usual = statistics.median(finite)
     if losses[-1] <= config.diverge_factor * usual:
         return GO
-    return Decision(do="rollback", why=f"the loss rose from {usual:.4g} to {losses[-1]:.4g}")
+    return RecoveryDecision(do="rollback", why=f"the loss rose from {usual:.4g} to {losses[-1]:.4g}")
 
 
-def after_score(config: TroubleConfig, scores: Sequence[float]) -> Decision:
+def after_score(config: RecoveryConfig, scores: Sequence[float]) -> RecoveryDecision:
     """On the scores of all checkpoints so far, the newest last."""
     if not math.isfinite(scores[-1]):
-        return Decision(do="rollback", why="the score of the validation is not finite")
+        return RecoveryDecision(do="rollback", why="the score of the validation is not finite")
     if config.plateau_rate or not config.plateau_checkpoints or num_plateaus(config, scores) < 1:
         return GO
-    return Decision(
+    return RecoveryDecision(
         do="stop", why=f"no better score in {config.plateau_checkpoints} checkpoints, {max(scores):.2f} dB is the best"
     )
 
 
-def rate_factor(config: TroubleConfig, *, rollbacks: int, scores: Sequence[float]) -> float:
+def rate_factor(config: RecoveryConfig, *, rollbacks: int, scores: Sequence[float]) -> float:
     """What the learning rate of the recipe is multiplied by."""
     lowered: float = config.rollback_rate**rollbacks
     return lowered * (config.plateau_rate ** num_plateaus(config, scores) if config.plateau_rate else 1.0)
 
 
-def num_plateaus(config: TroubleConfig, scores: Sequence[float]) -> int:
+def num_plateaus(config: RecoveryConfig, scores: Sequence[float]) -> int:
     """How often the scores stood still for `plateau_checkpoints`; counting starts anew after each."""
     best, waited, plateaus = -math.inf, 0, 0
     for score in scores if config.plateau_checkpoints else ():

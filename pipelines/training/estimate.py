@@ -61,7 +61,7 @@ DEVICES = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
+class MeasuredSteps:
     """What real steps on a device of this machine took, `rows` at once."""
 
     rows: int
@@ -117,7 +117,7 @@ def make(
     channels: int = 2,
     corpus_h: float | None = None,
     mfu: float = 0.0,
-    measured: Measured | None = None,
+    measured: MeasuredSteps | None = None,
 ) -> Plan:
     """The plan of a training; `mfu` above 0 replaces what is assumed, and a measurement replaces both."""
     cost, segment_s = price(model, sources=sources, sample_rate=sample_rate, channels=channels)
@@ -277,7 +277,7 @@ def _core_tflops() -> float:
 
 def measure(
     config: TrainConfig, model: ModelConfig, *, sources: tuple[str, ...], device: Device, rows: int
-) -> Measured:
+) -> MeasuredSteps:
     """Real steps on this machine with noise for songs: the least time of a few, and a GPU's peak memory."""
     import torch
 
@@ -302,7 +302,7 @@ def measure(
         began = time.monotonic()
         learner.step(stems, step=step)  # waits for the device: it asks whether the gradient is finite
         best = min(best, time.monotonic() - began) if step else best
-    return Measured(
+    return MeasuredSteps(
         rows=rows,
         seconds=best,
         peak_gib=_peak_gib(where),

@@ -12,7 +12,7 @@ from datasets.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from datasets.schema import ShardSet
 from models.errors import ModelError
 from models.learner_config import LearnerConfig
-from pipelines.training.divergence_recovery import TroubleConfig
+from pipelines.training.divergence_recovery import RecoveryConfig
 
 if TYPE_CHECKING:
     import torch
@@ -62,7 +62,7 @@ class TrainConfig:
     batch_size: PositiveInt = 32  # rows of the global batch, shared by the workers; a row is one segment of the model
     seed: NonNegativeInt = 0  # seed of first weights, rows, augmentation and dropout
     learner: LearnerConfig = field(default_factory=LearnerConfig)
-    trouble: TroubleConfig = field(default_factory=TroubleConfig)
+    trouble: RecoveryConfig = field(default_factory=RecoveryConfig)
     checkpoint_every: PositiveInt = 800  # steps; each checkpoint validates too
     log_every: PositiveInt = 10  # steps averaged into one point of the loss curve
     # Songs from all over the valid split that choose the best weights; 0: none, the last weights win

@@ -29,7 +29,7 @@ from pipelines.training.workers import train_here, train_on_ray
 
 if TYPE_CHECKING:
     from pipelines.registry import RegistryConfig
-    from pipelines.registry.live_metrics import Pump
+    from pipelines.registry.live_metrics import MetricsForwarder
 _LOG = logging.getLogger(__name__)
 # Raise it when the same songs and settings give other weights (CONTRIBUTING.md)
 VERSION = 1
@@ -121,7 +121,7 @@ def job_of(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Inputs:
+class TrainInputs:
     """All that decides on a training besides its settings."""
 
     preset: str
@@ -134,7 +134,7 @@ class Inputs:
 
 def key_of(job: Job) -> str:
     """The name of the run."""
-    inputs = Inputs(
+    inputs = TrainInputs(
         preset=job.model.preset,
         options=job.model.options,
         start=_start_digest(job.model),
@@ -167,15 +167,17 @@ def _bring_back(folder: Path, config: TrainConfig) -> None:
             _LOG.warning("a copy of a checkpoint in %s was passed over: %s", config.copy_to, passed)
 
 
-def _live_metrics(live: "RegistryConfig | None", folder: Path, store: str) -> "AbstractContextManager[Pump | None]":
+def _live_metrics(
+    live: "RegistryConfig | None", folder: Path, store: str
+) -> "AbstractContextManager[MetricsForwarder | None]":
     """Inside, the curve in the folder is followed and sent to MLflow."""
     if live is None:
         return nullcontext()
     from pipelines.registry import used_registries
-    from pipelines.registry.live_metrics import Pump
+    from pipelines.registry.live_metrics import MetricsForwarder
 
     used_registries.record(store)
-    return Pump(live, folder, store=store).running()
+    return MetricsForwarder(live, folder, store=store).running()
 
 
 def _resolved(model: ModelConfig, store: str) -> ModelConfig:

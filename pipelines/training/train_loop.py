@@ -15,7 +15,7 @@ from pipelines.runs import examples, run_folder
 from pipelines.training import checkpointing, divergence_recovery, validate
 from pipelines.training.batches import Feed
 from pipelines.training.checkpointing import BestWeights, LoopState
-from pipelines.training.divergence_recovery import Decision
+from pipelines.training.divergence_recovery import RecoveryDecision
 from pipelines.training.job import Job, Session, build_model
 from pipelines.training.loss_curve import LossCurve
 
@@ -72,7 +72,7 @@ class _Loop:
         self.scores: list[float] = []
         self.best: BestWeights | None = None
 
-    def run(self) -> Decision:
+    def run(self) -> RecoveryDecision:
         """Train until the last step or a decision."""
         import torch
 
@@ -144,7 +144,7 @@ class _Loop:
 
     # --- steps and checkpoints ------------------------------------------------------------------------------
 
-    def _after_step(self, metrics: "StepMetrics") -> Decision:
+    def _after_step(self, metrics: "StepMetrics") -> RecoveryDecision:
         """Count a step; every `log_every` of them become a point of the loss curve."""
         self.step += 1
         enough_for_a_point = self.curve.add(metrics)
@@ -152,12 +152,12 @@ class _Loop:
         decision = divergence_recovery.after_steps(self.config.trouble, skipped_in_a_row=self.skipped_in_a_row)
         return self._write_point() if decision.do == "go" and enough_for_a_point else decision
 
-    def _write_point(self) -> Decision:
+    def _write_point(self) -> RecoveryDecision:
         if not self.curve.write_point(self.step):
             return divergence_recovery.GO
         return divergence_recovery.after_point(self.config.trouble, self.curve.losses)
 
-    def _commit(self) -> Decision:
+    def _commit(self) -> RecoveryDecision:
         """Validate, decide, and begin to write a checkpoint of everything that matters."""
         if (decision := self._write_point()).do != "go":
             return decision
@@ -177,7 +177,7 @@ class _Loop:
         if complaint:
             self.record("went on without a copy of a checkpoint", complaint)
 
-    def _validate(self) -> Decision:
+    def _validate(self) -> RecoveryDecision:
         """Score the present weights and their averages, and remember the best so far.
 
         If the validation split is empty, the best of this checkpoint is remembered, whatever was before: it is scored

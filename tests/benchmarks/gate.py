@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from datasets.seeding import row_rng
 from pipelines.evaluation.evaluate import ScoreSummary, SongScore, SourceScore
-from pipelines.evaluation.gate import Decision, GateConfig, decide
+from pipelines.evaluation.gate import GateConfig, GateDecision, decide
 from pipelines.evaluation.paired_bootstrap import Difference, _counts
 from tests.benchmarks.table import Row, figure, show
 
@@ -103,7 +103,7 @@ def _gains(shape: str, num_songs: int, gain_db: float, trial: int) -> Array:
     return gain_db + SPREAD_DB * math.sqrt(0.5) * (together_N1 + math.sqrt(len(SOURCES)) * apart_NS)
 
 
-def _decided(gains_NS: Array, rules: GateConfig, *, same: bool = False) -> Decision:
+def _decided(gains_NS: Array, rules: GateConfig, *, same: bool = False) -> GateDecision:
     champion = _summary(np.zeros_like(gains_NS), "champion")
     return decide(_summary(gains_NS, "champion" if same else "candidate"), champion, rules)
 

@@ -34,7 +34,7 @@ from rich.console import Console
 from flows.console.progress_display import table
 from pipelines.registry import RegistryConfig
 from pipelines.runs import run_folder
-from pipelines.runtime.progress import Silent
+from pipelines.runtime.progress import NullProgress
 from pipelines.training import train, train_result
 from tests.pipelines.songs import SOURCES, write_songs
 
@@ -53,7 +53,7 @@ ELASTIC = {"steps": 1500, "checkpoint_every": 50, "elastic_look_s": 1.0, "valid_
 _SAME_ROWS = 1e-3  # of a loss; other rows change it by tens of per cent
 
 
-class Said(Silent):
+class Said(NullProgress):
     """Writes how far the training is, for whoever holds the knife."""
 
     def __init__(self) -> None:

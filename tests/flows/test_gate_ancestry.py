@@ -13,7 +13,7 @@ from flows import train_model
 from flows.build_corpus import Corpus
 from flows.config import load
 from pipelines.evaluation.evaluate import EvaluateResult, ScoreSummary
-from pipelines.evaluation.gate import Decision
+from pipelines.evaluation.gate import GateDecision
 from pipelines.lineage import ancestry
 from pipelines.training.train_result import TrainResult
 from tests.pipelines.evaluation.test_gate import summary
@@ -39,7 +39,7 @@ def of(songs: Mapping[str, float], *, model: str) -> ScoreSummary:
     return replace(made, songs=dict(zip(songs, made.songs.values(), strict=True)))
 
 
-def judged(store: Path, songs: ShardSet, candidate: ScoreSummary, champion: ScoreSummary | None = None) -> Decision:
+def judged(store: Path, songs: ShardSet, candidate: ScoreSummary, champion: ScoreSummary | None = None) -> GateDecision:
     """The decision on a training of the store that is called `run`."""
 
     def scored(of: ScoreSummary | None) -> Any:

@@ -87,7 +87,10 @@ def _shown(first: str, second: str, one: ScoreSummary, two: ScoreSummary, pairs:
 
 
 def _not_known(heard: Contamination) -> list[Any]:
-    lines = [*heard.gaps, *([] if heard.by_ear else ["only equal audio was looked for, no other masters or excerpts"])]
+    lines = [
+        *heard.gaps,
+        *([] if heard.by_fingerprint else ["only equal audio was looked for, no other masters or excerpts"]),
+    ]
     return [Text(f"not known: {line}", style="dim", overflow="fold") for line in lines]
 
 

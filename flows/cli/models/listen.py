@@ -13,7 +13,7 @@ from flows.console.progress_display import Screen, decibels, table
 from pipelines import registry
 from pipelines.evaluation import gate
 from pipelines.inference import listening_pages
-from pipelines.inference.listening_pages import Rival
+from pipelines.inference.listening_pages import ComparedModel
 from pipelines.registry.entities import CANDIDATE, CHAMPION
 
 MAX_SONGS = 10
@@ -50,7 +50,7 @@ def run(config: RunConfig, first: str, second: str, *, out: str, screen: Screen,
         songs = build_corpus(config, until="curate").songs
         scores = score_two(config, songs, first, second)
         one, two = (
-            Rival(name=ref, checkpoint=str(registry.resolve(ref, store=config.store.root)), scores=summary)
+            ComparedModel(name=ref, checkpoint=str(registry.resolve(ref, store=config.store.root)), scores=summary)
             for ref, summary in zip((first, second), scores, strict=True)
         )
         pairs = gate.compare(*scores, config.gate)

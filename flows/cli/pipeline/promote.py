@@ -12,7 +12,7 @@ from flows.cli.session import run_until, run_verb
 from flows.config import RunConfig
 from flows.console.progress_display import Screen
 from pipelines import registry
-from pipelines.evaluation.gate import Check, Decision
+from pipelines.evaluation.gate import Check, GateDecision
 
 
 def promote(
@@ -53,7 +53,7 @@ def by_name(config: RunConfig, version: int | None, *, force: bool, reason: str,
         )
     screen.start("promote", 0, "")
     why = reason.strip()
-    decision = Decision(
+    decision = GateDecision(
         promote=True, reason=why, improvement=math.nan, num_songs=0, checks=(Check(rule="force", met=True, said=why),)
     )
     made, entry = registry.promote_by_name(config.registry, str(version), asdict(decision), store=config.store.root)

@@ -17,7 +17,7 @@ from flows.console.progress_display import Screen, duration, table
 from models.errors import ModelError
 from pipelines.runtime.progress import stage
 from pipelines.training import estimate as planning
-from pipelines.training.estimate import Device, Measured, Plan
+from pipelines.training.estimate import Device, MeasuredSteps, Plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +116,7 @@ def _corpus(config: RunConfig) -> tuple[int | None, float | None, str]:
     return sum(not song.reason for song in seen.songs), None, "by their names; hours are known after stemline ingest"
 
 
-def _measure(config: RunConfig, device: Device, screen: Screen) -> Measured:
+def _measure(config: RunConfig, device: Device, screen: Screen) -> MeasuredSteps:
     screen.note("real steps")
     share = config.train.batch_size // max(1, config.train.num_workers)
     rows = (config.train.micro_batch or share) if config.train.use_gpu else 1
@@ -128,7 +128,7 @@ def _songs(num_songs: int | None, hours: float | None, found: str) -> list[str]:
     return ["songs", "–" if num_songs is None else f"{num_songs:,}", words]
 
 
-def _shown(made: Plan, songs: list[str], config: RunConfig, device: Device, taken: Measured | None) -> list[Any]:
+def _shown(made: Plan, songs: list[str], config: RunConfig, device: Device, taken: MeasuredSteps | None) -> list[Any]:
     heard = f"{made.heard_h:,.{0 if made.heard_h >= 10 else 2}f} h" + (
         f", {made.passes:,.0f} times the corpus" if made.passes else ""
     )

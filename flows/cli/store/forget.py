@@ -34,7 +34,7 @@ CANARY = "canary"  # a store inside the store: see flows/deployments.py
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recording:
+class SongToForget:
     """Every copy of one song that a store knows."""
 
     track_id: str  # as it was asked for
@@ -136,7 +136,7 @@ def _one(found: Mapping[str, set[str]], name: str) -> str:
     return next(iter(found))
 
 
-def _recording(config: RunConfig, name: str) -> Recording:
+def _recording(config: RunConfig, name: str) -> SongToForget:
     """The song and every copy of it that the store knows, by ear."""
     tables = storage.absolute(config.store.tables)
     called = songs_called(config, name)
@@ -160,7 +160,7 @@ def _recording(config: RunConfig, name: str) -> Recording:
         for audio in sorted(same)
     }
     ids = {known_id: title for known_id, title, _ in known}
-    return Recording(track_id=track_id, names=ids, songs=songs)
+    return SongToForget(track_id=track_id, names=ids, songs=songs)
 
 
 def _whole(stores: Sequence[str]) -> Ancestry:
@@ -204,7 +204,7 @@ def _stores(config: RunConfig) -> list[str]:
     return [config.store.tables, *([str(canary)] if canary.is_dir() else [])]
 
 
-def _erase(config: RunConfig, recording: Recording, screen: Screen) -> list[str]:
+def _erase(config: RunConfig, recording: SongToForget, screen: Screen) -> list[str]:
     """What was removed or rewritten."""
     done: list[str] = []
     screen.start("erase", 0, "")
@@ -216,7 +216,7 @@ def _erase(config: RunConfig, recording: Recording, screen: Screen) -> list[str]
     return done
 
 
-def _where_it_lies(config: RunConfig, recording: Recording) -> Iterator[str]:
+def _where_it_lies(config: RunConfig, recording: SongToForget) -> Iterator[str]:
     """Addresses below the store that hold, or may hold, audio of the recording."""
     for tables in _stores(config):
         for holding in erasure.holdings(tables, recording.songs.keys()):
@@ -240,7 +240,7 @@ def _where_it_lies(config: RunConfig, recording: Recording) -> Iterator[str]:
             yield f"{folder} (seconds of a held-out song of that training, and of it in the files of its MLflow run)"
 
 
-def _may_hold(examples: Path, recording: Recording, *, tables: str) -> bool:
+def _may_hold(examples: Path, recording: SongToForget, *, tables: str) -> bool:
     """Whether the song that a training's examples are of may be the recording: one that it was chosen with."""
     kept = ancestry.noted(examples.parent)
     if kept is None:
@@ -250,7 +250,7 @@ def _may_hold(examples: Path, recording: Recording, *, tables: str) -> bool:
 
 
 def _shown(
-    recording: Recording, who: Hearers, *, dataset: str, erased: Sequence[str], lies: Sequence[str]
+    recording: SongToForget, who: Hearers, *, dataset: str, erased: Sequence[str], lies: Sequence[str]
 ) -> list[Any]:
     alias = {version.uri: version.alias or "–" for version in who.versions}
     rows = [[uri, alias[uri], "heard it: retrain"] for uri in who.heard]

@@ -38,14 +38,14 @@ def is_about(store: Path, key: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Inputs:
+class CurationPageInputs:
     """All that decides on the page."""
 
     curation: str  # its key
 
 
 def _made_from(key: str) -> str:
-    return f"{key}-{STEP.key(Inputs(curation=key))}"
+    return f"{key}-{STEP.key(CurationPageInputs(curation=key))}"
 
 
 def run(data: CurationInput, *, store: Path, progress: Progress | None = None) -> str:

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from flows.config import RunConfig
-from pipelines.evaluation.gate import Decision, GateConfig
+from pipelines.evaluation.gate import GateConfig, GateDecision
 
 pytestmark = pytest.mark.slow
 
-PASSED = Decision(promote=True, reason="It scores more.", improvement=5.0, checks=(), num_songs=20)
+PASSED = GateDecision(promote=True, reason="It scores more.", improvement=5.0, checks=(), num_songs=20)
 ASKS = RunConfig(gate=GateConfig(approval=True, approval_s=60.0))
 
 
@@ -33,14 +33,14 @@ def looked_at_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(approval, "LOOK_EVERY_S", 0.2)
 
 
-def decide(config: RunConfig, decision: Decision = PASSED) -> Decision:
+def decide(config: RunConfig, decision: GateDecision = PASSED) -> GateDecision:
     """The decision as the road makes it, inside another flow that goes on afterwards."""
     from prefect import flow
 
     from flows.tasks.approval import with_approval
 
     @flow(name="road", validate_parameters=False)
-    def road(config: RunConfig, decision: Decision) -> Decision:
+    def road(config: RunConfig, decision: GateDecision) -> GateDecision:
         return with_approval(config, decision)
 
     return road(config, decision)

@@ -20,7 +20,7 @@ from models.scores.metrics import nsdr
 from models.weights import checkpoint
 from pipelines.evaluation import evaluate, scoring
 from pipelines.evaluation.evaluate import EvaluateConfig, score_estimates, score_track, summarize
-from pipelines.runtime.progress import Silent
+from pipelines.runtime.progress import NullProgress
 from tests.pipelines.songs import RATE, SOURCES, write_songs
 
 with warnings.catch_warnings():
@@ -148,7 +148,7 @@ def test_an_empty_split_is_named(chunks: ShardSet, tmp_path: Path) -> None:
         EvaluateConfig(split="dev")
 
 
-class Impatient(Silent):
+class Impatient(NullProgress):
     """Pulls the plug after so many songs, and counts those it heard of."""
 
     def __init__(self, songs: int) -> None:

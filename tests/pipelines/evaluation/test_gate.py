@@ -9,7 +9,7 @@ import pytest
 from datasets.errors import InputError
 from datasets.seeding import row_rng
 from pipelines.evaluation.evaluate import ScoreSummary, SongScore, SourceScore
-from pipelines.evaluation.gate import Decision, GateConfig, decide, with_tags, with_word
+from pipelines.evaluation.gate import GateConfig, GateDecision, decide, with_tags, with_word
 from pipelines.lineage.contamination import Contamination
 
 CONFIG = GateConfig(min_improvement=3.0, confidence=0.95, margin=0.1, source_tolerance=0.5)
@@ -64,7 +64,7 @@ def around(mean: float, spread: float, *, num_songs: int = NUM_SONGS) -> list[fl
     return (mean + spread * values).tolist()  # type: ignore[no-any-return]
 
 
-def unmet(decision: Decision) -> list[str]:
+def unmet(decision: GateDecision) -> list[str]:
     return [check.rule for check in decision.checks if not check.met]
 
 
@@ -186,7 +186,7 @@ def test_a_song_that_one_of_them_was_trained_with_is_left_out() -> None:
     assert "1 song that one of them was trained with are left out: 00 (the same audio)." in [
         check.said for check in decision.checks
     ]
-    unknown = decide(summary(drums, drums), CHAMPION, CONFIG, heard=Contamination(known=False, by_ear=False))
+    unknown = decide(summary(drums, drums), CHAMPION, CONFIG, heard=Contamination(known=False, by_fingerprint=False))
     assert any("not known any more" in check.said for check in unknown.checks)
     with pytest.raises(InputError, match="each of the 20 songs was heard by one of the two in training"):
         decide(summary(2.0, 2.0), CHAMPION, CONFIG, heard=Contamination(songs=dict.fromkeys(CHAMPION.songs, "")))

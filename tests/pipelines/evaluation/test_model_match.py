@@ -28,7 +28,7 @@ from pipelines.evaluation.evaluate import EvaluateConfig, score_estimates, score
 from pipelines.evaluation.gate import Pairs
 from pipelines.evaluation.paired_bootstrap import difference
 from pipelines.inference import listening_pages
-from pipelines.inference.listening_pages import ListenConfig, Rival
+from pipelines.inference.listening_pages import ComparedModel, ListenConfig
 from pipelines.report.ab_page import song_page
 from tests.pipelines.songs import RATE, SOURCES, stems
 
@@ -198,7 +198,9 @@ def test_pages_are_not_begun_for_a_model_of_other_sources(tmp_path: Path, monkey
     chunks = write(tmp_path / "store")
     scores: Any = SimpleNamespace(songs={}, protocol="p")
     rivals = [
-        Rival(name=name, checkpoint=str(checkpoint.save(tmp_path / name, network(sources=sources))), scores=scores)
+        ComparedModel(
+            name=name, checkpoint=str(checkpoint.save(tmp_path / name, network(sources=sources))), scores=scores
+        )
         for name, sources in (("new", SOURCES), ("old", ("drums", "bass", "vocals")))
     ]
     gain = difference([1.0, 1.0], confidence=0.95)
@@ -218,7 +220,7 @@ def test_pages_hold_estimates_at_the_songs_rate(tmp_path: Path, monkeypatch: pyt
         expected[name] = by_hand(model, true_SCT.sum(axis=0), rate)
         rows = [row for song in "bc" for row in score_track(CONFIG, model, chunks, track_id=song, title=song)[0]]
         summary = evaluate.summarize(rows, name, chunks.digest)
-        rivals.append(Rival(name=name, checkpoint=str(checkpoint.save(tmp_path / name, model)), scores=summary))
+        rivals.append(ComparedModel(name=name, checkpoint=str(checkpoint.save(tmp_path / name, model)), scores=summary))
     gain = difference([1.0, 1.0], confidence=0.95)
     pairs = Pairs(gain=gain, songs={"b": 1.0, "c": 1.0}, sources={}, slices={}, left_out=())
     shown: list[Any] = []

@@ -21,7 +21,7 @@ from pipelines.evaluation import gate
 from pipelines.evaluation.evaluate import EvaluateConfig, score_track, summarize
 from pipelines.evaluation.gate import GateConfig
 from pipelines.inference import listening_pages
-from pipelines.inference.listening_pages import ListenConfig, Rival, excerpt
+from pipelines.inference.listening_pages import ComparedModel, ListenConfig, excerpt
 from tests.pipelines.songs import RATE, SOURCES, write_songs
 
 SCORING = EvaluateConfig()
@@ -49,7 +49,7 @@ def songs(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
 
 
 @pytest.fixture(scope="module")
-def rivals(songs: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> tuple[Rival, Rival]:
+def rivals(songs: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> tuple[ComparedModel, ComparedModel]:
     made = []
     for seed, name in enumerate(("new", "old")):
         torch.manual_seed(seed)
@@ -61,12 +61,12 @@ def rivals(songs: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> tuple[R
             row for track_id in ("A/one", "B/two") for row in
             score_track(SCORING, model, songs, track_id=track_id, title=track_id)[0]
         ]  # fmt: skip
-        made.append(Rival(name=name, checkpoint=str(folder), scores=summarize(scores, name, songs.digest)))
+        made.append(ComparedModel(name=name, checkpoint=str(folder), scores=summarize(scores, name, songs.digest)))
     return made[0], made[1]
 
 
 def test_pages_hold_what_the_models_made_of_the_worst_songs_first(
-    songs: ShardSet, rivals: tuple[Rival, Rival], tmp_path: Path
+    songs: ShardSet, rivals: tuple[ComparedModel, ComparedModel], tmp_path: Path
 ) -> None:
     pairs = gate.compare(rivals[0].scores, rivals[1].scores, GateConfig())
     config = ListenConfig(seconds=1.0)
@@ -96,7 +96,7 @@ def test_no_two_songs_share_a_page_and_none_has_the_place_of_the_list() -> None:
 
 
 def test_songs_are_chosen_by_pattern_and_a_pattern_that_fits_none_is_named(
-    songs: ShardSet, rivals: tuple[Rival, Rival], tmp_path: Path
+    songs: ShardSet, rivals: tuple[ComparedModel, ComparedModel], tmp_path: Path
 ) -> None:
     pairs = gate.compare(rivals[0].scores, rivals[1].scores, GateConfig())
     index = Path(
@@ -109,7 +109,7 @@ def test_songs_are_chosen_by_pattern_and_a_pattern_that_fits_none_is_named(
 
 @pytest.mark.parametrize("name", ["index.html", "A one.html"])
 def test_pages_of_somebodys_are_not_replaced(
-    songs: ShardSet, rivals: tuple[Rival, Rival], tmp_path: Path, name: str
+    songs: ShardSet, rivals: tuple[ComparedModel, ComparedModel], tmp_path: Path, name: str
 ) -> None:
     pairs = gate.compare(rivals[0].scores, rivals[1].scores, GateConfig())
     out, config = tmp_path / "site", ListenConfig(seconds=0.5, only=("A/*",))

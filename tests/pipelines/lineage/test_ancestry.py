@@ -94,7 +94,7 @@ def test_the_gate_sees_what_was_heard_before_by_digest_and_by_ear(store: Path) -
     assert dict(alone.songs) == {}
     top = Ancestors(str(store)).of_version("models:/top/1")
     found = contamination.find(held_out, [top], split="test", min_similarity=0.5)
-    assert (set(found.songs), found.known, found.by_ear) == ({"x again", "y"}, True, True)
+    assert (set(found.songs), found.known, found.by_fingerprint) == ({"x again", "y"}, True, True)
     assert found.songs["y"] == contamination.SAME_AUDIO
     assert "(training) x from 0:00" in found.songs["x again"]
 

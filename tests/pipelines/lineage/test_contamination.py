@@ -65,7 +65,7 @@ def test_another_speed_of_a_song_that_the_champion_learnt_from_is_heard(tmp_path
     champions = dataset(tmp_path, "b", [("old", "train", "1"), ("named otherwise", "valid", "2")], heard)
     found = find(ours, [champions.uri], split="test", min_similarity=0.5)
     assert found.known
-    assert found.by_ear
+    assert found.by_fingerprint
     assert set(found.songs) == {"odd", "same"}
     assert found.songs["same"] == SAME_AUDIO
     assert "is (training) old from 0:00" in found.songs["odd"]
@@ -77,12 +77,12 @@ def test_what_cannot_be_looked_at_is_said(tmp_path: Path, heard: dict[str, str])
     songs = [("new", "test", "0"), ("twice", "test", "1"), ("twice again", "train", "1")]
     ours, deaf = dataset(tmp_path, "a", songs, heard), dataset(tmp_path, "b", [("old", "train", "0")], None)
     gone = find(ours, [str(tmp_path / "manifests" / "none.json")], split="test", min_similarity=0.5)
-    assert (gone.known, gone.by_ear, set(gone.songs)) == (False, True, {"twice"})
+    assert (gone.known, gone.by_fingerprint, set(gone.songs)) == (False, True, {"twice"})
     assert not find(ours, [""], split="test", min_similarity=0.5).known
     by_digest = find(ours, [deaf.uri], split="test", min_similarity=0.5)
-    assert (by_digest.known, by_digest.by_ear, set(by_digest.songs)) == (True, False, {"new", "twice"})
+    assert (by_digest.known, by_digest.by_fingerprint, set(by_digest.songs)) == (True, False, {"new", "twice"})
     (tmp_path / "tables" / "landmarks-a.parquet").unlink()
-    assert not find(ours, [], split="test", min_similarity=0.5).by_ear
+    assert not find(ours, [], split="test", min_similarity=0.5).by_fingerprint
 
 
 def test_songs_that_both_are_compared_on_or_kept_for_tests_were_not_learnt_from() -> None:

@@ -54,7 +54,7 @@ def test_each_song_is_kept_or_dropped_for_its_reason(ray_local: Any, tmp_path: P
     root, store = tmp_path / "c", tmp_path / "s"
     for letter in "ABCDEF":
         _song(root, f"Song {letter}")
-    _song(root, "Silent", silent=("vocals",))
+    _song(root, "NullProgress", silent=("vocals",))
     _song(root, "Clipped", gain=2.0)
     shutil.copytree(root / "Song C", root / "Song C again")
     (_song(root, "Broken") / "drums.wav").write_bytes(b"")
@@ -64,11 +64,11 @@ def test_each_song_is_kept_or_dropped_for_its_reason(ray_local: Any, tmp_path: P
     assert {title: verdict.reason for title, verdict in verdicts.items() if not verdict.keep} == {
         "Broken": "empty_file",
         "Clipped": "clipped",
-        "Silent": "silent_source",
+        "NullProgress": "silent_source",
         "Song C again": "leak",  # the draw has put the two on different sides
     }
     assert verdicts["Song C again"].detail.startswith("the same audio as the test song Song C: 0:00-0:0")
-    assert "vocals in 0%" in verdicts["Silent"].detail
+    assert "vocals in 0%" in verdicts["NullProgress"].detail
     assert verdicts["Song A"].measures["bass_presence"] == 1.0
     assert result.kept == tuple(f"Song {letter}" for letter in "ABCDEF")
     assert {song.track_id for song in manifests.read_songs(result.chunks)} == set(result.kept)
@@ -88,7 +88,7 @@ def test_finished_verdicts_are_found_and_new_thresholds_measure_nothing_again(
     root, store = tmp_path / "c", tmp_path / "s"
     for letter in "ABC":
         _song(root, f"Song {letter}")
-    _song(root, "Silent", silent=("vocals",))
+    _song(root, "NullProgress", silent=("vocals",))
     ingested = _ingest(root, store)
     result = _curate(ingested, store)
 
@@ -99,7 +99,7 @@ def test_finished_verdicts_are_found_and_new_thresholds_measure_nothing_again(
     monkeypatch.setattr(signal_stats, "connect", no_work)
     assert _curate(ingested, store) == result
     lenient = _curate(ingested, store, CurateConfig(min_presence=0))
-    assert set(lenient.kept) == {*result.kept, "Silent"}
+    assert set(lenient.kept) == {*result.kept, "NullProgress"}
     assert lenient.chunks.digest != result.chunks.digest
     Path(
         manifests.read_manifest(result.verdicts).store, manifests.read_manifest(result.verdicts).shards[0].file
@@ -306,9 +306,9 @@ def test_songs_whose_stems_a_model_hears_as_others_are_dropped(
     from ray import cloudpickle
 
     cloudpickle.register_pickle_by_value(bands)  # workers know this model by value
-    known = label_check.Listener(path="bands", digest="bands", sources=bands.BandsConfig().sources)
+    known = label_check.LabelModel(path="bands", digest="bands", sources=bands.BandsConfig().sources)
     monkeypatch.setattr(label_check, "load", bands.load_bands)
-    monkeypatch.setattr(label_check, "listener", {"bands": known}.__getitem__)
+    monkeypatch.setattr(label_check, "label_model", {"bands": known}.__getitem__)
     monkeypatch.setattr(registry, "resolve", lambda ref, *, store: {"models:/bands@champion": "bands"}[ref])
     root, store = tmp_path / "c", tmp_path / "s"
     for number, called in enumerate((bands.SOURCES, bands.SOURCES, ("drums", "vocals", "bass"))):

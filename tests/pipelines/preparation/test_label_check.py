@@ -20,7 +20,7 @@ from models.networks.catalog import build
 from models.weights import checkpoint
 from models.weights.demucs_packages import export_bag
 from pipelines.preparation import label_check
-from pipelines.preparation.label_check import Listener, read_levels, stem_blocks, write_levels
+from pipelines.preparation.label_check import LabelModel, read_levels, stem_blocks, write_levels
 from pipelines.preparation.label_rule import Levels, confusions, in_words, levels_of, matrix
 
 RATE = 8000
@@ -180,7 +180,7 @@ def test_levels_come_back_from_their_file_and_damage_counts_as_missing(tmp_path:
 
 
 def test_a_model_of_other_sources_is_refused_with_both_named() -> None:
-    model = Listener(path="m", digest="d", sources=("drums", "other"))
+    model = LabelModel(path="m", digest="d", sources=("drums", "other"))
     with pytest.raises(InputError, match=r"m separates drums, other, but the songs have drums, bass, vocals"):
         model.check(SOURCES)
     model.check(("other", "drums"))
@@ -193,14 +193,14 @@ def test_a_model_is_known_by_weights_and_configuration_not_by_its_place(tmp_path
     shorter = build("htdemucs-tiny", segment_s=0.5, **options)
     shorter.load_state_dict(model.state_dict())
     paths = [checkpoint.save(tmp_path / name, one) for name, one in (("a", model), ("b", model), ("c", shorter))]
-    a, b, c = (label_check.listener(str(path)) for path in paths)
+    a, b, c = (label_check.label_model(str(path)) for path in paths)
     assert (a.digest, a.sources) == (b.digest, SOURCES)
     assert c.digest != a.digest
     bag = export_bag([model, model], tmp_path / "bag", name="two", weights=[[1, 0, 0], [0, 1, 1]])
-    assert label_check.listener(str(bag)).sources == SOURCES
-    assert label_check.listener(str(bag)).digest not in {a.digest, c.digest}
+    assert label_check.label_model(str(bag)).sources == SOURCES
+    assert label_check.label_model(str(bag)).digest not in {a.digest, c.digest}
     with pytest.raises(InputError, match=r"curate\.model .*nowhere: no checkpoint"):
-        label_check.listener(str(tmp_path / "nowhere"))
+        label_check.label_model(str(tmp_path / "nowhere"))
 
 
 @pytest.mark.ray
@@ -216,7 +216,7 @@ def test_songs_are_heard_once_by_actors_whatever_their_names_and_thresholds(
     options: dict[str, Any] = {
         "sources": SOURCES, "store": tmp_path, "num_workers": 2, "use_gpu": False, "batch_size": 2,
     }  # fmt: skip
-    model = Listener(path="bands", digest="d", sources=BandsConfig().sources)
+    model = LabelModel(path="bands", digest="d", sources=BandsConfig().sources)
     found = label_check.run(given, model, **options)
     for song in songs:
         expected = listen(song, batch_size=2)

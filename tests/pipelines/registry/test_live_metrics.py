@@ -14,11 +14,11 @@ from datasets.errors import InputError
 from models.learning.learner import Learner
 from pipelines import registry
 from pipelines.registry import RegistryConfig
-from pipelines.registry.live_metrics import MARK, Pump
+from pipelines.registry.live_metrics import MARK, MetricsForwarder
 from pipelines.runs import examples, run_folder
-from pipelines.runtime.progress import Silent
+from pipelines.runtime.progress import NullProgress
 from pipelines.training import train, train_result
-from pipelines.training.divergence_recovery import TroubleConfig
+from pipelines.training.divergence_recovery import RecoveryConfig
 from tests.pipelines.songs import SOURCES, write_songs
 from tests.pipelines.training.test_train import CONFIG as TRAINING
 from tests.pipelines.training.test_train import MODEL
@@ -52,7 +52,7 @@ def heard(folder: Path, step: int) -> None:
     examples.write(folder, step, example)
 
 
-def files(pump: Pump) -> set[str]:
+def files(pump: MetricsForwarder) -> set[str]:
     """The examples that MLflow has."""
     from mlflow import MlflowClient
 
@@ -66,7 +66,7 @@ def files(pump: Pump) -> set[str]:
     }
 
 
-def curve(pump: Pump, name: str) -> list[tuple[int, float]]:
+def curve(pump: MetricsForwarder, name: str) -> list[tuple[int, float]]:
     """Every value that MLflow has, in the order of its steps."""
     from mlflow import MlflowClient
 
@@ -77,14 +77,14 @@ def curve(pump: Pump, name: str) -> list[tuple[int, float]]:
 
 
 def test_points_come_with_their_checkpoint_and_every_step_once_over_restarts(folder: Path, tmp_path: Path) -> None:
-    pump = Pump(CONFIG, folder, store=str(tmp_path))
+    pump = MetricsForwarder(CONFIG, folder, store=str(tmp_path))
     learn(folder, to=6, checkpoint=4)
     assert pump.send() == 4
     assert pump.send() == 0
     # Killed, and on another machine with other sums: steps 5 and 6 come again, and are told as they were in the end.
     run_folder.Lines(folder / run_folder.HISTORY).keep(lambda point: point["step"] <= 4)
     learn(folder, first=5, to=8, checkpoint=8, of=1.5)
-    again = Pump(CONFIG, folder, store=str(tmp_path))
+    again = MetricsForwarder(CONFIG, folder, store=str(tmp_path))
     assert again.send() == 4
     steps, losses = zip(*curve(again, "train/loss"), strict=True)
     assert steps == tuple(range(1, 9))
@@ -100,7 +100,7 @@ def test_points_come_with_their_checkpoint_and_every_step_once_over_restarts(fol
 def test_a_server_that_is_away_is_told_later_and_nothing_is_lost(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pump = Pump(CONFIG, folder, store=str(tmp_path))
+    pump = MetricsForwarder(CONFIG, folder, store=str(tmp_path))
     there: Any = pump.uri
     pump.uri = "http://127.0.0.1:9"
     learn(folder, to=4, checkpoint=4)
@@ -122,7 +122,7 @@ def test_a_server_that_is_away_is_told_later_and_nothing_is_lost(
 def test_an_example_comes_with_its_checkpoint_and_none_is_sent_again(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pump = Pump(CONFIG, folder, store=str(tmp_path))
+    pump = MetricsForwarder(CONFIG, folder, store=str(tmp_path))
     learn(folder, to=4, checkpoint=4)
     heard(folder, 4)
     heard(folder, 6)  # its checkpoint is still being written
@@ -144,7 +144,7 @@ def test_an_example_comes_with_its_checkpoint_and_none_is_sent_again(
 def test_another_server_gets_all_of_it(folder: Path, tmp_path: Path) -> None:
     learn(folder, to=2, checkpoint=2)
     (folder / MARK).write_text(json.dumps({"address": "http://elsewhere", "run_id": "x", "step": 2}))
-    assert Pump(CONFIG, folder, store=str(tmp_path)).delivered() == -1
+    assert MetricsForwarder(CONFIG, folder, store=str(tmp_path)).delivered() == -1
     assert registry.address(str(tmp_path)).startswith("sqlite:///")
 
 
@@ -153,7 +153,7 @@ def test_a_training_tells_its_curve_and_registering_it_tells_nothing_twice(tmp_p
 
     chunks = write_songs(tmp_path / "songs", {"a": "train", "b": "train", "c": "valid"})
     result = train.run(TRAINING, MODEL, [(chunks, 1.0)], sources=SOURCES, store=str(tmp_path), live=CONFIG)
-    pump = Pump(CONFIG, Path(result.history).parent, store=str(tmp_path))
+    pump = MetricsForwarder(CONFIG, Path(result.history).parent, store=str(tmp_path))
     assert pump.delivered() == result.steps
     history = train_result.read_history(result)
     client = MlflowClient(tracking_uri=pump.uri)
@@ -195,7 +195,7 @@ def test_a_look_at_a_long_training_reads_what_is_new(
     learn(folder, to=3000, checkpoint=2990)
     with (folder / run_folder.HISTORY).open("a") as file:
         file.write('{"step": 3001, "lo')  # being written
-    pump = Pump(CONFIG, folder, store=str(tmp_path))
+    pump = MetricsForwarder(CONFIG, folder, store=str(tmp_path))
     pump._mark("run", step=2990, examples=-1)
     seen = parsed(monkeypatch)
     assert pump.send() == 0  # nothing is certain beyond the checkpoint
@@ -292,10 +292,10 @@ def test_a_training_that_stopped_early_says_so(tmp_path: Path, live: RegistryCon
     chunks = write_songs(tmp_path / "songs", {"a": "train", "b": "train", "c": "valid"})
     # Far too fast: no score is better than the first.
     recipe = replace(TRAINING.learner, learning_rate=0.5, final_fraction=1.0)
-    trouble = TroubleConfig(plateau_checkpoints=1, diverge_factor=0)
+    trouble = RecoveryConfig(plateau_checkpoints=1, diverge_factor=0)
     config = replace(TRAINING, steps=60, checkpoint_every=2, trouble=trouble, learner=recipe)
 
-    class Said(Silent):
+    class Said(NullProgress):
         summary = ""
 
         def finish(self, summary: str) -> None:

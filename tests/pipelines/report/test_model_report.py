@@ -274,7 +274,7 @@ def test_never_heard_in_training_is_said_only_where_it_is_known() -> None:
 
     assert lead(Contamination()) == ", none used in training."
     assert lead(Contamination(songs={"b": "", "elsewhere": ""})) == ", 1 of them used in training: b."
-    assert lead(Contamination(by_ear=False)).endswith("other masters were not checked for.")
+    assert lead(Contamination(by_fingerprint=False)).endswith("other masters were not checked for.")
     assert lead(Contamination(known=False, gaps=("it began from x.th",))).endswith(
         "used in training: it began from x.th."
     )

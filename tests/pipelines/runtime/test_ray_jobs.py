@@ -14,7 +14,7 @@ from aiohttp import web
 from datasets.errors import InputError
 from pipelines.runtime import job_log, ray_jobs
 from pipelines.runtime.cluster import EXCLUDES
-from pipelines.runtime.ray_jobs import Errand
+from pipelines.runtime.ray_jobs import JobSpec
 
 ENDED_S = 1.5  # after the first question, the job is over
 
@@ -59,9 +59,9 @@ def test_of_the_folder_of_all_installed_packages_a_cluster_is_sent_ours(tmp_path
 
 def test_where_no_cluster_takes_jobs_it_says_so_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:9")
-    errand = Errand(name="train-1", command=lambda job: f"true {job}", run="run")
+    spec = JobSpec(name="train-1", command=lambda job: f"true {job}", run="run")
     with pytest.raises(InputError, match=r"no Ray cluster takes jobs at http://127\.0\.0\.1:9"):
-        ray_jobs.attend("http://127.0.0.1:9", errand, hear=lambda line: None)
+        ray_jobs.submit_or_attach("http://127.0.0.1:9", spec, on_log_line=lambda line: None)
 
 
 class Cluster:

@@ -6,7 +6,7 @@ import pytest
 
 from datasets.errors import InputError
 from pipelines.training.divergence_recovery import (
-    TroubleConfig,
+    RecoveryConfig,
     after_point,
     after_score,
     after_steps,
@@ -14,7 +14,7 @@ from pipelines.training.divergence_recovery import (
     rate_factor,
 )
 
-CONFIG = TroubleConfig(diverge_points=3, max_skipped=2)
+CONFIG = RecoveryConfig(diverge_points=3, max_skipped=2)
 
 
 def test_a_few_skipped_steps_are_nothing_and_one_more_is_too_many() -> None:
@@ -34,7 +34,7 @@ def test_a_few_skipped_steps_are_nothing_and_one_more_is_too_many() -> None:
 )
 def test_a_loss_far_above_its_recent_median_has_run_away(losses: list[float], do: str) -> None:
     assert after_point(CONFIG, losses).do == do
-    assert after_point(TroubleConfig(diverge_factor=0.0, diverge_points=3), losses).do == "go"
+    assert after_point(RecoveryConfig(diverge_factor=0.0, diverge_points=3), losses).do == "go"
 
 
 def test_a_score_that_is_no_number_takes_the_training_back() -> None:
@@ -42,19 +42,19 @@ def test_a_score_that_is_no_number_takes_the_training_back() -> None:
 
 
 def test_a_plateau_is_as_many_scores_without_a_better_one_and_then_counts_anew() -> None:
-    config = TroubleConfig(plateau_checkpoints=2, plateau_rate=0.5)
+    config = RecoveryConfig(plateau_checkpoints=2, plateau_rate=0.5)
     counts = [num_plateaus(config, [3, 4, 4, 3, 2, 4, 5, 1, 1][:length]) for length in range(10)]
     assert counts == [0, 0, 0, 0, 1, 1, 2, 2, 2, 3]
-    assert num_plateaus(TroubleConfig(), [1, 1, 1, 1]) == 0
+    assert num_plateaus(RecoveryConfig(), [1, 1, 1, 1]) == 0
 
 
 def test_a_plateau_lowers_the_rate_or_ends_the_training() -> None:
     scores = [3.0, 2.0, 2.5]
-    lower = TroubleConfig(plateau_checkpoints=2, plateau_rate=0.5)
+    lower = RecoveryConfig(plateau_checkpoints=2, plateau_rate=0.5)
     assert after_score(lower, scores).do == "go"
     assert rate_factor(lower, rollbacks=0, scores=scores) == 0.5
     assert rate_factor(lower, rollbacks=2, scores=scores[:2]) == 0.25
-    stop = after_score(TroubleConfig(plateau_checkpoints=2), scores)
+    stop = after_score(RecoveryConfig(plateau_checkpoints=2), scores)
     assert stop.do == "stop"
     assert "3.00 dB is the best" in stop.why
 
@@ -71,4 +71,4 @@ def test_a_plateau_lowers_the_rate_or_ends_the_training() -> None:
 )
 def test_a_setting_that_cannot_work_is_refused_by_name(changes: dict[str, float]) -> None:
     with pytest.raises(InputError, match=next(iter(changes))):
-        TroubleConfig(**changes)  # type: ignore[arg-type]
+        RecoveryConfig(**changes)  # type: ignore[arg-type]

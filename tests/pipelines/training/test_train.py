@@ -27,7 +27,7 @@ from models.networks.catalog import build
 from models.weights import checkpoint
 from models.weights.checkpoint import load_model
 from pipelines.runs import run_folder
-from pipelines.runtime.progress import Silent
+from pipelines.runtime.progress import NullProgress
 from pipelines.training import train, train_loop, train_result, workers
 from pipelines.training.batches import Feed
 from pipelines.training.job import ModelConfig, TrainConfig
@@ -67,7 +67,7 @@ def undisturbed(chunks: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> T
     return run(CONFIG, chunks, tmp_path_factory.mktemp("store"))
 
 
-class Listener(Silent):
+class Listener(NullProgress):
     def __init__(self) -> None:
         self.started: list[str] = []
         self.advanced = 0.0

@@ -13,7 +13,7 @@ from flows import train_model
 from flows.__main__ import main
 from flows.config import load
 from pipelines import registry
-from pipelines.evaluation.gate import Decision
+from pipelines.evaluation.gate import GateDecision
 from pipelines.registry import RegistryConfig
 from tests.pipelines.registry.test_registration import make_candidate
 
@@ -54,7 +54,7 @@ def test_a_version_is_promoted_by_name_with_a_reason_that_history_keeps(
     assert present is not None
     kept = registry.decision_of(present, store=store)
     assert kept is not None
-    decision = door.parse(Decision, dumps(kept))
+    decision = door.parse(GateDecision, dumps(kept))
     assert (decision.promote, decision.reason) == (True, "the songs were mislabelled")
     assert main(["lineage", "models:/stemline/2", where]) == 0
     assert "no: Version 2 was rolled back from" in " ".join(capsys.readouterr().out.split())
@@ -70,8 +70,8 @@ def test_the_gates_yes_is_a_no_for_what_was_rolled_back_from(tmp_path: Path, mon
         version = registry.register(config.registry, made, store=config.store.root)
         registry.promote(version, {"promote": True, "reason": "better"}, store=config.store.root)
 
-    def decided(checkpoint: str) -> Decision:
-        yes = Decision(promote=True, reason="better", improvement=5.0, checks=(), num_songs=8)
+    def decided(checkpoint: str) -> GateDecision:
+        yes = GateDecision(promote=True, reason="better", improvement=5.0, checks=(), num_songs=8)
         monkeypatch.setattr(train_model, "_judge", lambda *_: yes)
         trained: Any = SimpleNamespace(checkpoint=checkpoint, model_digest="")
         nothing: Any = None

@@ -11,7 +11,7 @@ from datasets.store.strict_json import dumps
 from flows import config as door
 from flows.cli.session import print_result
 from flows.report_model import curves
-from pipelines.evaluation.gate import Decision, GateConfig, decide
+from pipelines.evaluation.gate import GateConfig, GateDecision, decide
 from pipelines.evaluation.paired_bootstrap import difference
 from pipelines.lineage.contamination import Contamination
 from pipelines.report.model_report import training_section
@@ -19,7 +19,7 @@ from pipelines.report.report_input import ReportInput
 from tests.pipelines.evaluation.test_gate import around, summary
 
 
-def decided(num_songs: int, **rules: Any) -> Decision:
+def decided(num_songs: int, **rules: Any) -> GateDecision:
     champion = summary(1.0, 1.0, model="champion", num_songs=num_songs)
     gains = around(3.0, 0.3, num_songs=num_songs)
     return decide(summary(gains, gains, num_songs=num_songs), champion, GateConfig(**rules))
@@ -31,7 +31,7 @@ def test_a_decision_is_read_back_as_it_was(num_songs: int) -> None:
     text = dumps(asdict(made), indent=2)
     assert "Infinity" not in text
     assert "NaN" not in text
-    assert repr(door.parse(Decision, text)) == repr(made)  # NaN is not equal to itself
+    assert repr(door.parse(GateDecision, text)) == repr(made)  # NaN is not equal to itself
 
 
 def test_a_decision_over_the_one_song_that_nobody_heard_is_read_back() -> None:
@@ -39,7 +39,7 @@ def test_a_decision_over_the_one_song_that_nobody_heard_is_read_back() -> None:
     heard = Contamination(songs=dict.fromkeys(sorted(candidate.songs)[1:], "the same audio"))
     made = decide(candidate, champion, GateConfig(), heard=heard)
     assert (made.num_songs, made.visible) == (1, None)
-    assert repr(door.parse(Decision, dumps(asdict(made)))) == repr(made)
+    assert repr(door.parse(GateDecision, dumps(asdict(made)))) == repr(made)
 
 
 def test_a_decision_of_an_older_stemline_is_read() -> None:
@@ -52,7 +52,7 @@ def test_a_decision_of_an_older_stemline_is_read() -> None:
         return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
     made = decided(8)
-    assert repr(door.parse(Decision, json.dumps(words(asdict(made))))) == repr(made)
+    assert repr(door.parse(GateDecision, json.dumps(words(asdict(made))))) == repr(made)
 
 
 def test_a_result_with_open_bounds_is_strict_json(capsys: pytest.CaptureFixture[str]) -> None:
