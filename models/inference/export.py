@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..errors import ModelError
 from ..networks import catalog
-from .separate import Bag
+from ..networks.bag import Bag
 
 DESCRIPTION = "model.json"  # the name under which a file holds the config of its model
 MOST_BATCH = 256  # a bound that torch.export wants to know

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ModelError
-from ..learning.augment import generator
-from ..networks.levels import Normalization, check_statistics, finite, normalization, track_statistics
+from ..networks.bag import Bag, interface
+from ..networks.levels import check_statistics, finite, track_statistics
 from ..ranges import NonNegativeInt, PositiveInt, Range, check_ranges
-from ..weights.bag_file import check_weights
+from ..rng import generator
 from .threads import can_differ, num_threads_here
 
 MAX_SHIFT_S = 0.5  # longest delay of the shift trick
@@ -25,60 +25,10 @@ STD_EPSILON = 1e-8  # keeps a silent track finite
 MAX_SIDE_BY_SIDE = 4  # batches computed at once on a CPU: a segment of HT Demucs holds about a gigabyte meanwhile
 
 
-class Bag(nn.Module):
-    """Several models whose estimates are averaged, with a weight per model and source."""
-
-    def __init__(self, models: Sequence[nn.Module], weights: Sequence[Sequence[float]] | None = None) -> None:
-        """`weights[m][s]` counts model m for source s; by default all count alike."""
-        super().__init__()
-        if not models:
-            raise ModelError("a bag needs at least one model")
-        layouts = {layout(model).interface for model in models}
-        if len(layouts) > 1:
-            shared = "sources, sample rate, channels and normalization"
-            raise ModelError(f"the models of a bag must share {shared}, got {sorted(layouts)}")
-        self.models = nn.ModuleList(models)
-        num_sources = len(layout(models[0]).sources)
-        weights = weights if weights is not None else [[1.0] * num_sources] * len(models)
-        weights = check_weights(weights, num_models=len(models), num_sources=num_sources)
-        total_S = torch.tensor(weights, dtype=torch.float32).sum(dim=0)
-        self.shares = [tuple((torch.tensor(row) / total_S).tolist()) for row in weights]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
-    """What a model takes and gives, whatever its family."""
-
-    sources: tuple[str, ...]
-    sample_rate: int
-    audio_channels: int
-    segment_samples: int
-    normalize: Normalization
-
-    @property
-    def interface(self) -> tuple[tuple[str, ...], int, int, Normalization]:
-        """What models must have in common to answer the same mixture together."""
-        return self.sources, self.sample_rate, self.audio_channels, self.normalize
-
-
-def layout(model: nn.Module) -> Layout:
-    """The layout of a model, or that of a bag's first member."""
-    if isinstance(model, Bag):
-        return layout(model.models[0])
-    config: Any = model.config
-    return Layout(
-        sources=tuple(config.sources),
-        sample_rate=config.sample_rate,
-        audio_channels=config.audio_channels,
-        segment_samples=config.segment_samples,
-        normalize=normalization(model),
-    )
-
-
 def input_statistics(model: nn.Module, blocks: Iterable[Tensor]) -> tuple[float, float]:
     """Mean and deviation by which the model's input is normalized, for `separate_stream`; reads all blocks (C, T)."""
     mean, std = track_statistics(blocks)
-    return (mean, std) if layout(model).normalize == "track" else (0.0, 1.0)
+    return (mean, std) if interface(model).normalize == "track" else (0.0, 1.0)
 
 
 def separate(
@@ -115,7 +65,7 @@ def separate(
         raise ModelError(f"give both mean and std of the track, or neither, got mean={mean} and std={std}")
     check_statistics(mean, std)
     normal_CT = (mixture_CT - mean) / (std + STD_EPSILON)
-    estimates_SCT = torch.zeros(len(layout(model).sources), *mixture_CT.shape, device=mixture_CT.device)
+    estimates_SCT = torch.zeros(len(interface(model).sources), *mixture_CT.shape, device=mixture_CT.device)
     previous: nn.Module | None = None
     for member, delay, share_S11 in _passes(model, options):
         if member is not previous:
@@ -124,7 +74,7 @@ def separate(
         assert ready is not None
         stream = _Stream(ready, options, delay=delay)
         position = 0
-        for out_SCT in stream.run(torch.split(normal_CT, 8 * stream.layout.segment_samples, dim=-1)):
+        for out_SCT in stream.run(torch.split(normal_CT, 8 * stream.interface.segment_samples, dim=-1)):
             end = position + out_SCT.shape[-1]
             estimates_SCT[..., position:end] += (share_S11.to(out_SCT) * out_SCT).to(estimates_SCT.device)
             position = end
@@ -198,10 +148,10 @@ class _Stream:
     def __init__(self, model: nn.Module, options: _Options, *, delay: int) -> None:
         self.model, self.options = model, options
         self.device = device = _home(model)
-        self.layout = layout(model)
+        self.interface = interface(model)
         # Windows have the length that the model wants: it need not pad them.
         self.with_context = {"with_context": True} if getattr(model, "takes_context", False) else {}
-        segment = self.layout.segment_samples
+        segment = self.interface.segment_samples
         self.stride = int((1 - options.overlap) * segment)
         if not self.stride:
             raise ModelError(f"overlap={options.overlap} leaves no step between segments of {segment} samples")
@@ -209,13 +159,13 @@ class _Stream:
         fall = torch.arange(segment - segment // 2, 0, -1)
         self.weight_T = (torch.cat([rise, fall]) / fall[0]).to(device)
         self.history = max(_valid_length(model, segment), _valid_length(model, 1))  # context any segment can ask for
-        self.input_CT = torch.zeros(self.layout.audio_channels, delay)
+        self.input_CT = torch.zeros(self.interface.audio_channels, delay)
         self.input_start = 0
         self.next_segment = 0
         side_by_side = device.type == "cpu" and can_differ()
         self.num_side_by_side = min(torch.get_num_threads(), MAX_SIDE_BY_SIDE) if side_by_side else 1
         self.pending: list[tuple[int, Tensor]] = []  # length of the segment, its window
-        self.sum_SCT = torch.zeros(len(self.layout.sources), self.layout.audio_channels, segment, device=device)
+        self.sum_SCT = torch.zeros(len(self.interface.sources), self.interface.audio_channels, segment, device=device)
         self.sum_weight_T = torch.zeros(segment, device=device)
         self.still_to_drop = delay
 
@@ -229,7 +179,7 @@ class _Stream:
         """Take in a block; give what became final."""
         self.input_CT = torch.cat([self.input_CT.to(block_CT.device), block_CT], dim=-1)
         end = self.input_start + self.input_CT.shape[-1]
-        segment = self.layout.segment_samples
+        segment = self.interface.segment_samples
         extra = _valid_length(self.model, segment) - segment
         while self.next_segment + segment + extra - extra // 2 <= end:
             yield from self._plan(segment, end)
@@ -242,7 +192,7 @@ class _Stream:
         """The track has ended; give all the rest."""
         end = self.input_start + self.input_CT.shape[-1]
         while self.next_segment < end:
-            yield from self._plan(min(self.layout.segment_samples, end - self.next_segment), end)
+            yield from self._plan(min(self.interface.segment_samples, end - self.next_segment), end)
         yield from self._compute()
 
     def _plan(self, length: int, end: int) -> Iterator[Tensor]:
@@ -339,10 +289,10 @@ class _Lane:
 def _passes(model: nn.Module, options: _Options) -> Iterator[tuple[nn.Module, int, Tensor]]:
     """Every run through the track that the result averages: model, delay in samples, share per source (S, 1, 1)."""
     members = list(model.models) if isinstance(model, Bag) else [model]
-    shares = model.shares if isinstance(model, Bag) else [(1.0,) * len(layout(model).sources)]
+    shares = model.shares if isinstance(model, Bag) else [(1.0,) * len(interface(model).sources)]
     for index, (member, share) in enumerate(zip(members, shares, strict=True)):
         share_S11 = torch.tensor(share)[:, None, None] / max(1, options.shifts)
-        longest = int(MAX_SHIFT_S * layout(member).sample_rate) if options.shifts else 0
+        longest = int(MAX_SHIFT_S * interface(member).sample_rate) if options.shifts else 0
         for shift in range(max(1, options.shifts)):
             dice = generator(options.seed, "delay", index, shift)
             yield member, int(torch.randint(longest + 1, (1,), generator=dice)), share_S11
@@ -398,7 +348,7 @@ def _valid_length(model: nn.Module, length: int) -> int:
 
 
 def _check(model: nn.Module, mixture_CT: Tensor) -> None:
-    channels = layout(model).audio_channels
+    channels = interface(model).audio_channels
     if mixture_CT.ndim != 2 or mixture_CT.shape[0] != channels:
         raise ModelError(f"a mixture of shape {tuple(mixture_CT.shape)}: this model takes ({channels}, samples)")
 

@@ -4,7 +4,6 @@ Every number drawn depends on (seed, step, row of the global batch) and on nothi
 alike, up to rounding, however many workers share it. What the sound of a stem goes through is in `effects.py`.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from ..errors import ModelError
 from ..learner_config import REPITCH_MARGIN, AugmentConfig
+from ..rng import generator
 from . import effects
 
 
@@ -48,12 +48,6 @@ def augment(
     if config.remix_group > 1 and remixed < config.remix_probability:
         sources_BSCT = _remix(sources_BSCT, config.remix_group, seed=seed, step=step, rows=rows)
     return sources_BSCT
-
-
-def generator(*parts: int | str) -> torch.Generator:
-    """A generator seeded by all the parts together; neighbouring integers give unrelated streams."""
-    digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
 class _Draw(NamedTuple):

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from ..errors import ModelError
 from ..learner_config import LearnerConfig
 from ..networks.levels import normalization, unit_level
+from ..weights.packing import Packing
 from . import losses
 from .augment import augment
-from .bit_widths import BitWidths, Grid
+from .bit_widths import BitWidths
 from .ema import WeightAverage
 
 
@@ -118,7 +119,7 @@ class Learner:
             size_mib=self.widths.size_mib().detach() if self.widths else None,
         )
 
-    def packing(self) -> dict[str, Grid] | None:
+    def packing(self) -> Packing | None:
         """How the model is to be stored with the widths learnt so far; None stores it as it is."""
         return self.widths.packing() if self.widths else None
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..errors import ModelError
 from ..learner_config import SingularConfig
-from .augment import generator
+from ..rng import generator
 
 
 def l1(estimates_BSCT: Tensor, sources_BSCT: Tensor) -> Tensor:

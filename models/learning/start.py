@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ModelError
-from ..inference.separate import Bag
 from ..networks import catalog
-from ..weights.checkpoint import load_state
+from ..networks.bag import Bag
+from ..weights.state_dict import load_state
 
 # Do not change what the weights compute, or are what fine-tuning is about.
 FREE = {"sources", "segment_s", "dropout", "attention_dropout", "sparsity", "hash_rounds", "hash_seed"}

@@ -6,12 +6,12 @@ It comes from users and strangers, so it is read with suspicion and nothing is l
 
 import re
 import reprlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError
+from ..networks.bag import check_weights, is_list, is_number
 
 MAX_BYTES = 64 * 1024  # published ones have some hundred
 MAX_MEMBERS = 64  # each is a network in memory
@@ -46,27 +46,6 @@ def read(path: str | Path) -> BagFile:
     return BagFile(path=path, members=members, weights=rows, segment_s=_segment(content.get("segment"), path))
 
 
-def check_weights(weights: Any, *, num_models: int, num_sources: int | None = None) -> tuple[tuple[float, ...], ...]:
-    """The weights as floats; ModelError unless they are a row for each model, with a number >= 0 for each source.
-
-    Every source needs a model that counts for it. Without `num_sources` rows must be equally long.
-    """
-    rows = list(weights) if _is_list(weights) else []
-    if num_sources is None:
-        num_sources = len(rows[0]) if rows and _is_list(rows[0]) else 0
-    wanted = f"weights must be {num_models} rows (models) of {num_sources or 'equally many'} numbers (sources)"
-    if len(rows) != num_models or any(not _is_list(row) or len(row) != num_sources or not row for row in rows):
-        raise ModelError(f"{wanted}, got {_short(weights)}")
-    for value in (value for row in rows for value in row):
-        if not _is_number(value) or not 0 <= value <= 1e30:  # their sums are taken in float32
-            raise ModelError(f"{wanted}, each from 0 to 1e30, got {_short(value)}")
-    numbers = tuple(tuple(float(value) for value in row) for row in rows)
-    for source, column in enumerate(zip(*numbers, strict=True)):
-        if max(column) < 1e-30:
-            raise ModelError(f"every source needs a model with a weight above 0, source {source} has {list(column)}")
-    return numbers
-
-
 def _parse(path: Path) -> Any:
     """The content of the file, which cannot be large, nor seem small and be large: YAML's aliases are refused."""
     import yaml  # type: ignore[import-untyped,unused-ignore]
@@ -90,7 +69,7 @@ def _parse(path: Path) -> Any:
 
 
 def _signatures(models: Any, path: Path) -> list[str]:
-    if not _is_list(models) or not models or len(models) > MAX_MEMBERS:
+    if not is_list(models) or not models or len(models) > MAX_MEMBERS:
         raise ModelError(
             f"{path} is no bag: `models` must be a list of 1 to {MAX_MEMBERS} signatures, got {_short(models)}"
         )
@@ -118,17 +97,9 @@ def _find_package(folder: Path, signature: str) -> Path:
 def _segment(value: Any, path: Path) -> float | None:
     if value is None:
         return None
-    if not _is_number(value) or not 0 < value <= MAX_SEGMENT_S:
+    if not is_number(value) or not 0 < value <= MAX_SEGMENT_S:
         raise ModelError(f"{path}: segment must be seconds above 0, at most {MAX_SEGMENT_S:g}, got {_short(value)}")
     return float(value)
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
 
 
 def _short(value: Any) -> str:

@@ -13,25 +13,21 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_safetensors
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import ModelError
-from ..learning.bit_widths import Packing, pack, unpack
 from ..networks import catalog
+from .packing import Packing
+from .weights_file import build_network, read_weights, sha256_of, to_bytes
 
 FORMAT_VERSION = 1
 WEIGHTS, CONFIG, LEARNER = "weights.safetensors", "config.json", "learner.pt"
 NEEDED = ("model", "weights_sha256")  # in `config.json`
 FILES = (WEIGHTS, CONFIG, LEARNER)  # all that a checkpoint folder holds
-BAGS = (".yaml", ".yml")
-PUBLISHED = (".th", *BAGS)
-PACKED = "packed"  # the entry of the file's header that says what is bit-packed and how
-LISTED = 8  # differing tensors named in a message
+LISTED = 8  # foreign files named in a message
 
 
 def save(
@@ -45,7 +41,7 @@ def save(
     """Write a checkpoint; it appears under its name whole, or not at all. `extra` is any JSON to keep with it.
 
     A checkpoint of that name is replaced; ModelError, and nothing is touched, where anything else has that name.
-    `learner` is `Learner.state()`. With a packing (`quantize.py`) weights are
+    `learner` is `Learner.state()`. With a packing (`packing.py`) weights are
     rounded and bit-packed, and whoever reads the checkpoint need not know.
     """
     folder = Path(folder)
@@ -97,24 +93,12 @@ def require_outside(path: str | Path) -> None:
             raise ModelError(f"{path} would lie in {above}, which holds a model and nothing else; give another place")
 
 
-def load_model(path: str | Path) -> nn.Module:
-    """The model of a checkpoint folder or of its `weights.safetensors` alone, in evaluation mode, on the CPU.
-
-    Also of a published package, `.th` or `.safetensors`, and of a bag, `.yaml` with its packages beside it.
-    """
-    path = Path(path)
-    if path.is_dir():
-        config = read_config(path)
-        check_digest(path / WEIGHTS, config["weights_sha256"])
-        return _build(config["model"], _read_weights(path / WEIGHTS), origin=path / WEIGHTS)
-    if not path.is_file():
-        raise ModelError(f"no checkpoint at {path}: give a folder with {CONFIG}, or a .safetensors file")
-    stored = None if path.suffix in PUBLISHED else _read_weights(path)
-    if stored is None or stored.model is None:
-        from . import demucs_packages  # which itself reads weights with `load_state`
-
-        return demucs_packages.load_bag(path) if path.suffix in BAGS else demucs_packages.load_package(path)
-    return _build(stored.model, stored, origin=path)
+def load(folder: str | Path) -> nn.Module:
+    """The model of a checkpoint folder, in evaluation mode, on the CPU."""
+    folder = Path(folder)
+    config = read_config(folder)
+    check_digest(folder / WEIGHTS, config["weights_sha256"])
+    return build_network(config["model"], read_weights(folder / WEIGHTS), origin=folder / WEIGHTS)
 
 
 def check(folder: str | Path) -> None:
@@ -128,7 +112,7 @@ def check(folder: str | Path) -> None:
 
 def load_packing(folder: str | Path) -> Packing | None:
     """How the weights of a checkpoint folder were packed, for `save`; None if they were not."""
-    return _read_weights(Path(folder) / WEIGHTS).packing
+    return read_weights(Path(folder) / WEIGHTS).packing
 
 
 def load_learner(folder: str | Path) -> dict[str, Any]:
@@ -160,36 +144,6 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     return config
 
 
-def stored_config(path: str | Path) -> dict[str, Any] | None:
-    """The configuration that a file of weights holds, from its header alone; None where it holds none."""
-    try:
-        with safe_open(Path(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} is truncated or no safetensors file: {error}") from error
-    return _described(metadata, Path(path))[0]
-
-
-def load_state(model: nn.Module, state: Mapping[str, Tensor], *, origin: str) -> None:
-    """Fill a model strictly; a state of another configuration is refused with the names and shapes that differ."""
-    own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    given = {name: tuple(value.shape) for name, value in state.items()}
-    differences = [f"{name}: the model wants {own[name]}, the file lacks it" for name in own.keys() - given.keys()]
-    differences += [f"{name}: the file has {given[name]}, the model lacks it" for name in given.keys() - own.keys()]
-    differences += [
-        f"{name}: the model wants {own[name]}, the file has {given[name]}"
-        for name in own.keys() & given.keys()
-        if own[name] != given[name]
-    ]
-    if differences:
-        listed = "\n  ".join(sorted(differences)[:LISTED])
-        rest = f"\n  and {len(differences) - LISTED} more" if len(differences) > LISTED else ""
-        raise ModelError(
-            f"{origin} belongs to another configuration; {len(differences)} tensors differ:\n  {listed}{rest}"
-        )
-    model.load_state_dict(dict(state))
-
-
 def _write(
     folder: Path,
     model: nn.Module,
@@ -198,19 +152,11 @@ def _write(
     extra: Mapping[str, Any] | None,
     packing: Packing | None,
 ) -> None:
-    model_config = catalog.to_config(model)
-    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    # With its configuration inside, the file of weights can travel alone. One entry only: safetensors writes several
-    # in random order, and equal models should be equal files.
-    metadata = {"model": json.dumps(model_config, sort_keys=True)}
-    if packing is not None:
-        state, described = pack(state, packing)
-        metadata = {PACKED: json.dumps({"model": model_config, "tensors": described}, sort_keys=True)}
-    weights = to_safetensors(state, metadata=metadata)
+    weights = to_bytes(model, packing=packing)
     (folder / WEIGHTS).write_bytes(weights)
     config = {
         "format_version": FORMAT_VERSION,
-        "model": model_config,
+        "model": catalog.to_config(model),
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "extra": dict(extra or {}),
     }
@@ -239,77 +185,6 @@ def _replace_folder(temporary: Path, folder: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _build(model_config: Mapping[str, Any], stored: "_Stored", *, origin: Path) -> nn.Module:
-    model = build_for(model_config, stored.state, origin=str(origin))
-    load_state(model, stored.state, origin=str(origin))
-    return model.eval()
-
-
-def build_for(config: Mapping[str, Any], state: Mapping[str, Tensor], *, origin: str) -> nn.Module:
-    """A network of the configuration that is to have this state; one far larger is not built, whoever asks for it."""
-    try:
-        described = catalog.read_config(config)
-        layers = [described.depth, *(getattr(described, name, 0) for name in ("dconv_depth", "transformer_layers"))]
-        if max(layers) > len(state) or _least_size(described) > sum(value.numel() for value in state.values()):
-            raise ModelError("it belongs to another configuration: to a larger network than its weights can fill")
-        return catalog.from_config(config)
-    except ModelError as error:
-        raise ModelError(f"{origin}: {error}") from None
-    except (RuntimeError, ArithmeticError, ValueError, TypeError, MemoryError) as error:
-        raise ModelError(f"{origin} describes a network that cannot be built: {str(error)[:200]}") from error
-
-
-def _least_size(config: Any) -> float:
-    """Elements of the largest of some tensors that a network of this configuration has."""
-    inner, audio = config.layer_channels[-1], config.audio_channels * len(config.sources)
-    sizes: list[float] = [config.channels * max(audio, getattr(config, "nfft", 0) // 8), inner * inner]
-    if getattr(config, "transformer_layers", 0):
-        width: int = config.transformer_width
-        sizes += [width * inner, width * width * max(1.0, config.transformer_hidden_scale)]
-    return max(sizes)
-
-
-class _Stored(NamedTuple):
-    """What a file of weights holds."""
-
-    model: dict[str, Any] | None  # the configuration
-    state: dict[str, Tensor]
-    packing: Packing | None
-
-
-def _read_weights(path: Path) -> _Stored:
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} is truncated or no safetensors file: {error}") from error
-    model, packed = _described(metadata, path)
-    if PACKED in metadata:
-        return _Stored(model, *unpack(tensors, packed, origin=str(path)))
-    return _Stored(model, tensors, None)
-
-
-def _described(metadata: Mapping[str, str], path: Path) -> tuple[dict[str, Any] | None, Any]:
-    """The configuration in a file's header, and what is said there of packed tensors."""
-    if PACKED in metadata:
-        described = _parse(metadata[PACKED], path)
-        if not isinstance(described.get("model"), dict):
-            raise ModelError(f"{path} was altered: its description holds no configuration")
-        return described["model"], described.get("tensors")
-    return (_parse(metadata["model"], path) if "model" in metadata else None), None
-
-
-def _parse(text: str, path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ModelError(f"{path} was altered: its description is no JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path} was altered: its description is no object of JSON")
-    return content
-
-
 def check_digest(path: Path, expected: str) -> str:
     """The file's SHA-256; ModelError where it is another than `config.json` says."""
     if not path.is_file():
@@ -319,9 +194,3 @@ def check_digest(path: Path, expected: str) -> str:
             f"{path} is truncated or was altered: its SHA-256 is {seen[:12]}…, {CONFIG} says {expected[:12]}…"
         )
     return seen
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes in 64 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,7 +2,7 @@
 
 A package is a `.th` file (a pickled dict of class, arguments and weights) or a `.safetensors` file (the same in its
 metadata); a bag is a YAML file that names packages beside it. Pickles are read by torch's weights-only unpickler,
-which calls nothing: the known classes come out as names, and anything else is refused. `dialect.py` translates
+which calls nothing: the known classes come out as names, and anything else is refused. `demucs_options.py` translates
 the reference's options to our configurations.
 """
 
@@ -14,7 +14,6 @@ import pickle
 import re
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from fractions import Fraction
 from pathlib import Path
@@ -27,11 +26,11 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from ..errors import ModelError
-from ..inference.separate import Bag
 from ..networks import catalog
-from . import bag_file
-from .checkpoint import build_for, load_model, load_state, sha256_of, stored_config
+from ..networks.bag import Bag
 from .demucs_options import DIALECTS, ClassName, to_kwargs, to_our_config
+from .state_dict import build_for, load_state
+from .weights_file import sha256_of
 
 CHECKSUM = re.compile(r"-([0-9a-f]{8,64})$")  # at the end of a file's stem; the SHA-256 starts with it
 DATES = ("%Y%m%d", "%d%m%Y", "%m%d%Y", "%Y%m%d%H%M", "%Y%m%d%H%M%S")  # as people put them at the end of a name
@@ -61,26 +60,6 @@ def package_config(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     read = _read_safetensors if path.suffix == ".safetensors" else _read_pickle
     return _config_of(read(path, weights=False), path)
-
-
-def load_bag(path: str | Path) -> Bag:
-    """The models that a bag's YAML file names, from the packages beside it, with its weights and segment."""
-    bag = bag_file.read(path)
-    members = [_load_member(file) for file in bag.members]
-    try:
-        if bag.segment_s is not None:
-            for member in members:
-                _set_segment(member, bag.segment_s)
-        return Bag(members, bag.weights)
-    except ModelError as error:
-        raise ModelError(f"{path}: {error}") from None
-
-
-def _load_member(path: Path) -> nn.Module:
-    """A package, or a file of weights of ours."""
-    if path.suffix == ".safetensors" and stored_config(path) is not None:
-        return load_model(path)
-    return load_package(path)
 
 
 def export_package(
@@ -223,12 +202,6 @@ def _tensors(state: Any, path: Path) -> dict[str, Tensor]:
         if not torch.isfinite(value).all():
             raise ModelError(f"{path} has weights that are not finite, in {name}")
     return {str(name): value.float() for name, value in state.items()}
-
-
-def _set_segment(model: Any, segment_s: float) -> None:
-    """A bag sets its members' segment; HT Demucs can only be asked for less than what it was trained on."""
-    if catalog.to_config(model)["family"] != "htdemucs" or segment_s <= model.config.segment_s:
-        model.config = replace(model.config, segment_s=segment_s)
 
 
 def _write(folder: Path, name: str, content: bytes) -> Path:

@@ -14,9 +14,12 @@ from typing import Any
 
 from ..errors import ModelError, check_audio
 from ..networks import catalog
+from ..networks.bag import check_weights
 from ..networks.levels import Normalization
 from . import bag_file, demucs_packages
-from .checkpoint import BAGS, CONFIG, WEIGHTS, check_digest, read_config, sha256_of, stored_config
+from .checkpoint import WEIGHTS, check_digest, read_config
+from .loading import ModelKind, kind_of
+from .weights_file import sha256_of, stored_config
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +35,7 @@ class ModelRef:
     origins: tuple[str, ...]  # where it came from: a registered version's address, then files
 
     @property
-    def interface(self) -> tuple[tuple[str, ...], int, int, Normalization]:
+    def interface_key(self) -> tuple[tuple[str, ...], int, int, Normalization]:
         """What models must have in common to answer the same mixture together."""
         return self.sources, self.sample_rate, self.audio_channels, self.normalize
 
@@ -45,13 +48,18 @@ def describe(path: str | Path) -> ModelRef:
     """
     path = Path(path).absolute()
     try:
-        if path.is_dir():
-            return _of_folder(path)
-        if not path.is_file():
-            raise ModelError(f"no checkpoint at {path}: give a folder with {CONFIG}, or a .safetensors file")
-        return _of_bag(path) if path.suffix in BAGS else _of_file(path)
+        return _describe(path)
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _describe(path: Path) -> ModelRef:
+    kind = kind_of(path)
+    if kind is ModelKind.CHECKPOINT:
+        return _of_folder(path)
+    if kind is ModelKind.BAG:
+        return _of_bag(path)
+    return _of_weights(path) if kind is ModelKind.WEIGHTS else _of_package(path)
 
 
 def _of_folder(folder: Path) -> ModelRef:
@@ -65,27 +73,30 @@ def _of_folder(folder: Path) -> ModelRef:
     return _ref(model, digest=digest, files=[weights], origins=[folder])
 
 
-def _of_file(path: Path) -> ModelRef:
-    config = None if path.suffix == ".th" else stored_config(path)
-    digest = sha256_of(path)
-    if config is None:
-        config = demucs_packages.package_config(path)
-        demucs_packages.verify_checksum(path, digest)
+def _of_weights(path: Path) -> ModelRef:
+    config = stored_config(path)
+    assert config is not None
+    return _ref(config, digest=sha256_of(path), files=[path], origins=[path])
+
+
+def _of_package(path: Path) -> ModelRef:
+    config, digest = demucs_packages.package_config(path), sha256_of(path)
+    demucs_packages.verify_checksum(path, digest)
     return _ref(config, digest=digest, files=[path], origins=[path])
 
 
 def _of_bag(path: Path) -> ModelRef:
     bag = bag_file.read(path)
-    by_file = {file: _of_file(file) for file in dict.fromkeys(bag.members)}
+    by_file = {file: _describe(file) for file in dict.fromkeys(bag.members)}
     members = [by_file[file] for file in bag.members]
-    interfaces = {member.interface for member in members}
+    interfaces = {member.interface_key for member in members}
     if len(interfaces) > 1:
         shared = "sources, sample rate, channels and normalization"
         raise ModelError(f"{path}: the models of a bag must share {shared}, got {sorted(interfaces)}")
-    sources, sample_rate, audio_channels, normalize = members[0].interface
+    sources, sample_rate, audio_channels, normalize = members[0].interface_key
     weights = bag.weights or ((1.0,) * len(sources),) * len(members)
     try:
-        weights = bag_file.check_weights(weights, num_models=len(members), num_sources=len(sources))
+        weights = check_weights(weights, num_models=len(members), num_sources=len(sources))
         if bag.segment_s is not None:
             check_audio(sources, sample_rate, bag.segment_s)
     except ModelError as error:

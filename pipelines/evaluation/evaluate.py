@@ -412,7 +412,7 @@ class _Separator:
         import torch
 
         from models.networks.cpu_kernels import keep_freed_memory
-        from models.weights.checkpoint import load_model
+        from models.weights.loading import load_model
         from models.weights.model_ref import describe
 
         self.config, self.chunks = config, chunks
@@ -426,10 +426,10 @@ class _Separator:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         import numpy as np
 
-        from models.inference.separate import layout
+        from models.networks.bag import interface
 
         item = json.loads(row["item"])
-        item |= {"sources": list(layout(self.model).sources), "input_error": ""}
+        item |= {"sources": list(interface(self.model).sources), "input_error": ""}
         estimates_SCT = np.zeros((0, 0, 0), np.float32)
         try:
             if item.pop("model_digest") != self.digest:  # its scores would be kept under another's name
@@ -447,7 +447,8 @@ def separate_song(config: EvaluateConfig, model: Any, chunks: ShardSet, track_id
     """
     import torch
 
-    from models.inference.separate import layout, separate
+    from models.inference.separate import separate
+    from models.networks.bag import interface
 
     def separated(mixture_CT: Samples) -> Samples:
         estimates_SCT = separate(
@@ -462,7 +463,7 @@ def separate_song(config: EvaluateConfig, model: Any, chunks: ShardSet, track_id
         made_SCT: Samples = estimates_SCT.float().cpu().numpy()
         return made_SCT
 
-    wants, song = layout(model), find_song(chunks, track_id)
+    wants, song = interface(model), find_song(chunks, track_id)
     model_match.check(wants, [song], who="the model")
     mixture_CT = _stems(config, song, wants.sources).sum(dim=0).numpy()
     began = time.monotonic()
@@ -474,11 +475,11 @@ def score_track(
     config: EvaluateConfig, model: Any, chunks: ShardSet, *, track_id: str, title: str
 ) -> tuple[list[Score], float]:
     """One song through a model in this process: a score per source, and the seconds that separating it took."""
-    from models.inference.separate import layout
+    from models.networks.bag import interface
 
     estimates_SCT, seconds = separate_song(config, model, chunks, track_id)
     result = score_estimates(
-        config, chunks, estimates_SCT, track_id=track_id, title=title, sources=layout(model).sources, seconds=seconds
+        config, chunks, estimates_SCT, track_id=track_id, title=title, sources=interface(model).sources, seconds=seconds
     )
     return list(result.scores), seconds
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Interface(Protocol):
-    """What a model takes and gives: a `ModelRef`, or the `Layout` of a loaded one."""
+    """What a model takes and gives: a `ModelRef`, or the `ModelInterface` of a loaded one."""
 
     @property
     def sources(self) -> Sequence[str]: ...

@@ -238,7 +238,7 @@ class _Separators:
     def _loaded(self) -> list[Any]:
         import torch
 
-        from models.weights.checkpoint import load_model
+        from models.weights.loading import load_model
 
         if not self._models:
             device = torch.device("cuda" if self._config.use_gpu else "cpu")
@@ -246,10 +246,10 @@ class _Separators:
         return self._models
 
     def _separate(self, model: Any, song: Song, sources: Sequence[str]) -> Samples:
-        from models.inference.separate import layout
+        from models.networks.bag import interface
 
         estimates_SCT, _ = separate_song(self._config, model, self._chunks, song.track_id)
-        order = [layout(model).sources.index(source) for source in sources]
+        order = [interface(model).sources.index(source) for source in sources]
         return np.asarray(estimates_SCT[order], np.float32)
 
 

@@ -144,8 +144,8 @@ class _Separator:
 
     def __init__(self, config: SeparateConfig, model: str) -> None:
         from models.errors import ModelError
-        from models.inference.separate import layout
-        from models.weights.checkpoint import load_model
+        from models.networks.bag import interface
+        from models.weights.loading import load_model
         from models.weights.model_ref import describe
 
         self.config = config
@@ -154,18 +154,18 @@ class _Separator:
             self.model: nn.Module = load_model(model)
         except ModelError as error:
             raise InputError(f"model {model}: {error}") from error
-        self.layout = layout(self.model)
+        self.interface = interface(self.model)
         self.device = _device(config.device)
-        if config.two_stems and config.two_stems not in self.layout.sources:
+        if config.two_stems and config.two_stems not in self.interface.sources:
             raise InputError(
-                f"separate.two_stems={config.two_stems!r}: this model has {', '.join(self.layout.sources)}"
+                f"separate.two_stems={config.two_stems!r}: this model has {', '.join(self.interface.sources)}"
             )
         self.digest = described.digest
 
     @property
     def stems(self) -> tuple[str, ...]:
         only = self.config.two_stems
-        return (only, f"no_{only}") if only else self.layout.sources
+        return (only, f"no_{only}") if only else self.interface.sources
 
     def stems_of(self, mixture: Iterator[Samples], *, mean: float, std: float) -> Iterator[Samples]:
         """Blocks of stems (S, C, T) at the model's rate, S as in `stems`, from blocks of the mixture."""
@@ -187,7 +187,7 @@ class _Separator:
         ):
             block_SCT = estimates_SCT.cpu().numpy()
             if config.two_stems:
-                chosen = self.layout.sources.index(config.two_stems)
+                chosen = self.interface.sources.index(config.two_stems)
                 others_CT = np.delete(block_SCT, chosen, axis=0).sum(axis=0)
                 block_SCT = np.stack([block_SCT[chosen], others_CT])
             yield block_SCT
@@ -247,8 +247,8 @@ class _Mixture:
 
         from models.inference.separate import input_statistics
 
-        self.path, self.model_rate = path, separator.layout.sample_rate
-        self.channels = separator.layout.audio_channels
+        self.path, self.model_rate = path, separator.interface.sample_rate
+        self.channels = separator.interface.audio_channels
         self.sample_rate = probe(path).sample_rate
         self.num_samples = 0
         blocks = (torch.from_numpy(block_CT) for block_CT in self._count())

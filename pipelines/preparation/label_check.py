@@ -65,7 +65,7 @@ class LabelModel:
 def load(path: str) -> "nn.Module":
     """The model of a checkpoint folder, a file of weights, a published package (.th) or a bag (.yaml)."""
     from models.errors import ModelError
-    from models.weights.checkpoint import load_model
+    from models.weights.loading import load_model
 
     try:
         return load_model(path).eval()

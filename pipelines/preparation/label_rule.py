@@ -50,9 +50,10 @@ def levels_of(
     """
     import torch
 
-    from models.inference.separate import input_statistics, layout, separate_stream
+    from models.inference.separate import input_statistics, separate_stream
+    from models.networks.bag import interface
 
-    shape = layout(model)
+    shape = interface(model)
     order = [shape.sources.index(source) for source in sources]
 
     def stem(source: str) -> Iterator[Samples]:

@@ -59,11 +59,11 @@ def source_digest(package: Path = MODELS) -> str:
 
 def write_bundle(checkpoint: Path, folder: Path, *, source: Path = MODELS) -> Bundle:
     """Pack the checkpoint and the package at `source` into `folder`; a checkpoint that does not load is refused."""
-    from models.inference.separate import layout
-    from models.weights.checkpoint import load_model
+    from models.networks.bag import interface
+    from models.weights.loading import load_model
 
     files = _file_digests(checkpoint)
-    shape = layout(load_model(checkpoint))
+    shape = interface(load_model(checkpoint))
     package = folder / f"stem_separator_{source_digest(source)}"
     for path in sorted(source.rglob("*.py")):
         target = package / path.relative_to(source)

@@ -33,8 +33,8 @@ class StemSeparator(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defin
         self.sources: list[str] = bundle["sources"]
         self.channels: int = bundle["audio_channels"]
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        checkpoint = importlib.import_module(f"{bundle['package']}.weights.checkpoint")
-        self.model = checkpoint.load_model(folder).to(self.device).eval()
+        loading = importlib.import_module(f"{bundle['package']}.weights.loading")
+        self.model = loading.load_model(folder).to(self.device).eval()
         self.separate = importlib.import_module(f"{bundle['package']}.inference.separate").separate
 
     def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> Any:

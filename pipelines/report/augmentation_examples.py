@@ -69,7 +69,7 @@ def _effects(sources_BSCT: "Tensor", config: AugmentConfig, *, num_samples: int)
     import torch
 
     from models.learning import effects
-    from models.learning.augment import generator
+    from models.rng import generator
 
     plain_BSCT = sources_BSCT[..., REPITCH_MARGIN : REPITCH_MARGIN + num_samples]
     stems_SCT, others_SCT = plain_BSCT

@@ -13,8 +13,8 @@ from pipelines.training.job import Job
 if TYPE_CHECKING:
     from torch import nn
 
-    from models.learning.bit_widths import Packing
     from models.learning.learner import Learner
+    from models.weights.packing import Packing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,10 +84,12 @@ def save(
 def restore(folder: Path, step: int, *, network: "nn.Module", learner: "Learner") -> tuple[LoopState, BestWeights]:
     """Load the checkpoint of a step into network and learner."""
     from models.weights import checkpoint
+    from models.weights.loading import load_model
+    from models.weights.state_dict import load_state
 
     current, best = (folder / run_folder.checkpoint_name(step) / name for name in (run_folder.CURRENT, run_folder.BEST))
-    stored = checkpoint.load_model(current)
-    checkpoint.load_state(network, stored.state_dict(), origin=str(current.parent))
+    stored = load_model(current)
+    load_state(network, stored.state_dict(), origin=str(current.parent))
     learner.load_state(checkpoint.load_learner(current))
     extra = checkpoint.read_config(current)["extra"]
     state = LoopState(
@@ -97,7 +99,7 @@ def restore(folder: Path, step: int, *, network: "nn.Module", learner: "Learner"
         skipped_in_a_row=int(extra["skipped_in_a_row"]),
     )
     return state, BestWeights(
-        model=checkpoint.load_model(best),
+        model=load_model(best),
         info=checkpoint.read_config(best)["extra"],
         packing=checkpoint.load_packing(best),
     )

@@ -174,13 +174,13 @@ def price(model: ModelConfig, *, sources: tuple[str, ...], sample_rate: int, cha
 def _price(preset: str, options: str) -> "tuple[Cost, float]":
     import torch
 
-    from models.inference.separate import layout
     from models.networks import cost
+    from models.networks.bag import interface
     from models.networks.catalog import build
 
     changes = json.loads(options)
     with torch.device("meta"):
-        shape = layout(build(preset, **changes))
+        shape = interface(build(preset, **changes))
     found = cost.of(
         lambda: build(preset, **changes), num_channels=shape.audio_channels, num_samples=shape.segment_samples
     )
@@ -281,8 +281,8 @@ def measure(
     """Real steps on this machine with noise for songs: the least time of a few, and a GPU's peak memory."""
     import torch
 
-    from models.inference.separate import layout
     from models.learning.learner import Learner
+    from models.networks.bag import interface
     from models.networks.catalog import build
 
     where = torch.device("cuda" if config.use_gpu else "cpu")
@@ -290,7 +290,7 @@ def measure(
         raise InputError("there is no GPU here to measure on; train.use_gpu=false, or no --measure, would do")
     cost, _ = price(model, sources=sources, sample_rate=44100, channels=2)
     network = build(model.preset, **({"sources": sources} | model.options)).to(where)
-    shape = layout(network)
+    shape = interface(network)
     augment = replace(config.learner.augment, remix_probability=0.0)
     learner = Learner(network, replace(config.learner, augment=augment), device=where, total_steps=config.steps)
     samples = augment.input_samples(shape.segment_samples, shape.sample_rate)

@@ -160,7 +160,7 @@ def build_model(job: Job) -> "nn.Module":
     from datasets.shards.manifests import read_songs
     from models.learning import start
     from models.networks.catalog import build
-    from models.weights import checkpoint
+    from models.weights.loading import load_model
 
     songs = read_songs(job.chunks[0][0])
     described = {
@@ -170,5 +170,5 @@ def build_model(job: Job) -> "nn.Module":
     }
     network = build(job.model.preset, **(described | job.model.options))
     if job.model.start:
-        start.begin(network, checkpoint.load_model(job.model.start), origin=f"model.start={job.model.start}")
+        start.begin(network, load_model(job.model.start), origin=f"model.start={job.model.start}")
     return network

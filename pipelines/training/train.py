@@ -218,9 +218,9 @@ def _check(job: Job) -> None:
             f"songs of several sample rates or channel counts cannot be mixed: {sorted(rates)} Hz, {sorted(channels)} "
             "channels"
         )
-    from models.inference.separate import layout
+    from models.networks.bag import interface
 
-    wanted = layout(build_model(job))
+    wanted = interface(build_model(job))
     if wanted.sources != job.sources:
         raise InputError(f"the model separates {list(wanted.sources)}, the songs have {list(job.sources)}")
     if wanted.sample_rate not in rates:

@@ -43,19 +43,19 @@ class _Loop:
     def __init__(self, job: Job, session: Session) -> None:
         import torch
 
-        from models.inference.separate import layout
         from models.learning.learner import Learner
+        from models.networks.bag import interface
 
         config = job.config
         torch.manual_seed(config.seed)  # the same first weights on every worker
         self.job, self.config, self.session = job, config, session
         self.network = build_model(job)
-        self.layout = layout(self.network)
+        self.interface = interface(self.network)
         self.learner = Learner(
             session.prepare(self.network),
             config.learner,
             device=session.device,
-            sample_rate=self.layout.sample_rate,
+            sample_rate=self.interface.sample_rate,
             total_steps=config.steps,
             seed=config.seed,
             rows_at_once=config.micro_batch,
@@ -63,7 +63,7 @@ class _Loop:
         )
         self.rows = config.rows_of(session.rank, session.world_size)
         self.rows_weight = len(self.rows) * session.world_size / config.batch_size
-        self.curve = LossCurve(job, session, sources=self.layout.sources, rows_weight=self.rows_weight)
+        self.curve = LossCurve(job, session, sources=self.interface.sources, rows_weight=self.rows_weight)
         self.events = run_folder.Lines(session.folder / run_folder.EVENTS)
         self.writer = checkpointing.writer(job, session.folder)
         self.step = 0  # steps done
@@ -97,14 +97,14 @@ class _Loop:
         return divergence_recovery.GO
 
     def _open_feed(self) -> Feed:
-        layout = self.layout
+        interface = self.interface
         return Feed(
             self.job,
-            sources=layout.sources,
-            num_samples=self.config.learner.augment.input_samples(layout.segment_samples, layout.sample_rate),
+            sources=interface.sources,
+            num_samples=self.config.learner.augment.input_samples(interface.segment_samples, interface.sample_rate),
             rows=self.rows,
             start=self.step,
-            normalize=layout.normalize == "track",
+            normalize=interface.normalize == "track",
         )
 
     def record(self, what: str, why: str) -> None:

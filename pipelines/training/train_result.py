@@ -17,7 +17,7 @@ from pipelines.runs import run_folder
 class TrainResult:
     """A finished training. `checkpoint` and `history` are addresses."""
 
-    checkpoint: str  # the folder of the best model, for `models.weights.checkpoint.load_model`
+    checkpoint: str  # the folder of the best model, for `models.weights.loading.load_model`
     run_key: str
     model_digest: str  # SHA-256 of its weights
     history: str  # the loss curve, for `read_history`
@@ -43,6 +43,7 @@ def read_history(result: TrainResult) -> list[dict[str, float]]:
 def conclude(folder: Path, run_key: str, *, seconds: float, stopped: str) -> TrainResult:
     """Copy the best model out of the last checkpoint; `result.json` comes last."""
     from models.weights import checkpoint
+    from models.weights.loading import load_model
 
     found = run_folder.find(folder)
     assert found.newest is not None
@@ -53,7 +54,7 @@ def conclude(folder: Path, run_key: str, *, seconds: float, stopped: str) -> Tra
         raise InputError(f"the trained model has no place: {error}; then run the same command again") from error
     temporary = Path(tempfile.mkdtemp(prefix=".model-", dir=folder))
     shutil.copytree(found.newest / run_folder.BEST, temporary, dirs_exist_ok=True)
-    checkpoint.load_model(temporary)  # a damaged copy must not become a result
+    load_model(temporary)  # a damaged copy must not become a result
     shutil.rmtree(target, ignore_errors=True)
     os.replace(temporary, target)
     saved = checkpoint.read_config(target)

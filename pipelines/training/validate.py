@@ -89,9 +89,10 @@ def _score(learner: "Learner", excerpts: Sequence[Excerpt], session: "Session", 
     import torch
     import torch.distributed
 
-    from models.inference.separate import layout, separate
+    from models.inference.separate import separate
     from models.learning.learner import unwrap
     from models.learning.losses import weighted_mean
+    from models.networks.bag import interface
     from models.scores.metrics import nsdr
 
     network = unwrap(learner.model)
@@ -99,13 +100,13 @@ def _score(learner: "Learner", excerpts: Sequence[Excerpt], session: "Session", 
     example = None
     for excerpt in excerpts[session.rank :: session.world_size]:
         stems = read_song(
-            excerpt.song, sources=layout(network).sources, start=excerpt.start, num_samples=excerpt.num_samples
+            excerpt.song, sources=interface(network).sources, start=excerpt.start, num_samples=excerpt.num_samples
         )
         stems_SCT = torch.from_numpy(stems)
         estimates_SCT = separate(network, stems_SCT.sum(dim=0), device=session.device)
         total += weighted_mean(nsdr(stems_SCT, estimates_SCT), learner.config.source_weights).to(total)
         if excerpt is excerpts[0] and example_s:
-            example = _middle(excerpt, stems_SCT, estimates_SCT, layout(network).sources, example_s)
+            example = _middle(excerpt, stems_SCT, estimates_SCT, interface(network).sources, example_s)
     if session.world_size > 1:
         torch.distributed.all_reduce(total)
     return CandidateScore(nsdr=total.item() / len(excerpts), example=example)

@@ -17,14 +17,16 @@ from torch import Tensor, nn
 from datasets.corpus.synthetic import compose, perform
 from datasets.seeding import row_rng
 from flows import config as door
-from models.inference.separate import layout, separate
+from models.inference.separate import separate
 from models.learner_config import QuantizeConfig
-from models.learning.bit_widths import MIB, Packing, packed_bytes, uniform
 from models.learning.learner import Learner
+from models.networks.bag import interface
 from models.networks.catalog import build
 from models.scores.metrics import nsdr
 from models.weights import checkpoint
+from models.weights.loading import load_model
 from models.weights.model_ref import describe
+from models.weights.packing import MIB, Packing, packed_bytes, uniform_packing
 from tests.benchmarks.table import Row, figure, show
 
 RATE, SONG_S = 22050, 12.0
@@ -53,7 +55,7 @@ def measure(folder: Path, steps: int, penalties: list[float]) -> list[Row]:
     plain = _train(train, steps, penalty=0.0).model
     arms: dict[str, tuple[nn.Module, Packing | None]] = {"float32": (plain, None)}
     for name, bits in (("float16", 16), ("int8", 8), ("int4", 4), ("int3", 3), ("int2", 2)):
-        arms[name] = plain, uniform(plain, bits, min_mib=MIN_MIB)
+        arms[name] = plain, uniform_packing(plain, bits, min_mib=MIN_MIB)
     for penalty in penalties:
         learner = _train(train, steps, penalty=penalty)
         arms[f"learnt, penalty {penalty:g}"] = learner.model, learner.packing()
@@ -61,7 +63,7 @@ def measure(folder: Path, steps: int, penalties: list[float]) -> list[Row]:
     rows: list[Row] = []
     for name, (model, packing) in arms.items():
         saved = checkpoint.save(folder / "model", model, packing=packing)
-        score, size = _score(checkpoint.load_model(saved), test), describe(saved).size_bytes / MIB
+        score, size = _score(load_model(saved), test), describe(saved).size_bytes / MIB
         full_size, full_score = (rows[0]["value"], rows[1]["value"]) if rows else (None, None)
         rows.append(figure(f"{name}: size", size, "MiB", baseline=full_size))
         lost = TOLERATED_DB.get(name.split(",")[0])
@@ -75,7 +77,10 @@ def _full_size() -> list[Row]:
     model = build("htdemucs")
     state = model.state_dict()
     plain = sum(value.nbytes for value in state.values()) / MIB
-    sizes = {f"int{bits}" if bits < 16 else "float16": packed_bytes(state, uniform(model, bits)) for bits in (16, 8, 4)}
+    sizes = {
+        f"int{bits}" if bits < 16 else "float16": packed_bytes(state, uniform_packing(model, bits))
+        for bits in (16, 8, 4)
+    }
     return [figure(f"HT Demucs, {name}: size", size / MIB, "MiB", baseline=plain) for name, size in sizes.items()]
 
 
@@ -95,7 +100,7 @@ def _train(songs: list[Tensor], steps: int, *, penalty: float) -> Learner:
 
 
 def _batch(songs: list[Tensor], learner: Learner, step: int, num_rows: int) -> Tensor:
-    length = layout(learner.model).segment_samples + learner.shift_samples
+    length = interface(learner.model).segment_samples + learner.shift_samples
     rows = []
     for row in range(num_rows):
         rng = row_rng(0, step, row)

@@ -91,7 +91,7 @@ def test_a_bare_process_separates_a_whole_song_as_we_do_and_two_versions_side_by
     import torch
 
     from models.inference.separate import separate
-    from models.weights.checkpoint import load_model
+    from models.weights.loading import load_model
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     config, store = RegistryConfig(), str(tmp_path / "store")
@@ -101,8 +101,8 @@ def test_a_bare_process_separates_a_whole_song_as_we_do_and_two_versions_side_by
     # The same weights, but code that gives twice the samples.
     changed = tmp_path / "changed" / "models"
     shutil.copytree(MODELS, changed, ignore=shutil.ignore_patterns("__pycache__"))
-    (changed / "separate.py").write_text(
-        (changed / "separate.py").read_text()
+    (changed / "inference" / "separate.py").write_text(
+        (changed / "inference" / "separate.py").read_text()
         + "\n\n_once = separate\n\ndef separate(*args, **options):\n    return 2 * _once(*args, **options)\n"
     )
     other = make_candidate(tmp_path / "other", run_key="e5f6")
@@ -213,7 +213,7 @@ def test_a_served_champion_answers_over_http_with_the_stems_that_were_asked_for(
     import torch
 
     from models.inference.separate import separate
-    from models.weights.checkpoint import load_model
+    from models.weights.loading import load_model
 
     song = mixture(8000 * 3 + 17)
     model, song_CT = load_model(registered.checkpoint), torch.from_numpy(song[0])

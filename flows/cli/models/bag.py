@@ -42,18 +42,19 @@ def run(config: RunConfig, parts: Sequence[str], *, to: str, screen: Screen) -> 
 
     from models.errors import ModelError
     from models.weights import checkpoint, demucs_packages
+    from models.weights.loading import load_model
     from pipelines import registry
 
     named = _named(parts)
     try:
         checkpoint.require_outside(target)
-        models = [checkpoint.load_model(registry.resolve(ref, store=config.store.root)) for ref in named.values()]
+        models = [load_model(registry.resolve(ref, store=config.store.root)) for ref in named.values()]
         weights = _weights(list(named), models)
         with storage.disk_errors(target.parent, remedy="--to NAME.yaml"):
             target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.stem}-", dir=target.parent) as apart:
             made = demucs_packages.export_bag(models, apart, name=target.stem, weights=weights)
-            demucs_packages.load_bag(made)  # what cannot be read back is no result
+            load_model(made)  # what cannot be read back is no result
             _move_in(Path(apart), target)
     except ModelError as error:
         raise InputError(str(error)) from error
@@ -92,9 +93,9 @@ def _named(parts: Sequence[str]) -> dict[str, str]:
 
 def _weights(named: Sequence[str], models: Sequence[Any]) -> list[list[float]]:
     """One row per model: it counts for the source that it is named for, and for no other."""
-    from models.inference.separate import layout
+    from models.networks.bag import interface
 
-    sources = layout(models[0]).sources if models else ()
+    sources = interface(models[0]).sources if models else ()
     if sorted(named) != sorted(sources):
         raise InputError(
             f"a bag needs one model for each of {', '.join(sources) or 'its sources'}, got {', '.join(named) or 'none'}"

@@ -52,11 +52,12 @@ def run(config: RunConfig, model: str, *, bits: int, to: str, screen: Screen) ->
 
 
 def _compress(source: Path, target: Path, bits: int) -> Path:
-    from models.learning import bit_widths
     from models.weights import checkpoint, model_ref
+    from models.weights.loading import load_model
+    from models.weights.packing import uniform_packing
 
-    network = checkpoint.load_model(source)
-    packing = bit_widths.uniform(network, bits)
+    network = load_model(source)
+    packing = uniform_packing(network, bits)
     with storage.disk_errors(target.parent, remedy="--to DIR"):
         target.parent.mkdir(parents=True, exist_ok=True)
     lineage = {"bits": bits, "rounded_from": model_ref.describe(source).digest}

@@ -42,6 +42,7 @@ def run(config: RunConfig, model: str, *, to: str, screen: Screen) -> dict[str, 
     from models.errors import ModelError
     from models.inference import export
     from models.weights import checkpoint
+    from models.weights.loading import load_model
     from pipelines import registry
     from pipelines.evaluation import model_match
 
@@ -52,7 +53,7 @@ def run(config: RunConfig, model: str, *, to: str, screen: Screen) -> dict[str, 
     source = registry.resolve(model, store=config.store.root)
     try:
         checkpoint.require_outside(target)
-        network = checkpoint.load_model(source)
+        network = load_model(source)
         with storage.disk_errors(target.parent, remedy=f"--to FILE{target.suffix}"):
             target.parent.mkdir(parents=True, exist_ok=True)
         with outputs(target.parent, [target.name], remedy=remedy):

@@ -8,7 +8,7 @@ from torch import nn
 
 from models.errors import ModelError
 from models.inference.export import export_onnx, export_program, onnx_gap
-from models.inference.separate import Bag
+from models.networks.bag import Bag
 from models.networks.catalog import build, from_config
 from tests.models.parity import noise
 

@@ -12,7 +12,8 @@ from demucs.htdemucs import HTDemucs as Oracle
 from torch import Tensor, nn
 
 from models.errors import ModelError
-from models.inference.separate import Bag, layout, separate, separate_stream
+from models.inference.separate import separate, separate_stream
+from models.networks.bag import Bag, interface
 from models.networks.htdemucs import HTDemucs, HTDemucsConfig
 from models.networks.levels import track_statistics
 
@@ -295,4 +296,4 @@ def test_a_bag_refuses_members_and_weights_that_do_not_fit() -> None:
         Bag([Toy(), Toy()], [[1.0, 1.0]])
     with pytest.raises(ModelError, match="weight above 0"):
         Bag([Toy()], [[1.0, 0.0]])
-    assert layout(Bag([Toy()])).sources == SOURCES
+    assert interface(Bag([Toy()])).sources == SOURCES

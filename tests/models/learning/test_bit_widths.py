@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from models.errors import ModelError
 from models.learner_config import AugmentConfig, LearnerConfig, QuantizeConfig, SingularConfig
 from models.learning.augment import augment
-from models.learning.bit_widths import MIB, BitWidths, Grid, pack, packed_bytes, rounded, uniform, unpack
+from models.learning.bit_widths import BitWidths
 from models.learning.learner import Learner, unwrap
 from models.networks.catalog import build
 from models.weights import checkpoint
+from models.weights.loading import load_model
 from models.weights.model_ref import describe
+from models.weights.packing import MIB, QuantizationGrid, pack, packed_bytes, rounded, uniform_packing, unpack
 
 PLAIN = AugmentConfig(shift_s=0.0, scale_probability=0.0, remix_probability=0.0, remix_group=1)
 SMALL = {"sample_rate": 8000, "segment_s": 0.25, "nfft": 512, "depth": 2, "channels": 4, "transformer_layers": 1}
@@ -37,13 +39,13 @@ def batch(step: int) -> Tensor:
     return 0.1 * torch.randn(2, 4, 2, 2000, generator=dice(step))
 
 
-def grid(num_weights: int, bits: list[int], group_size: int, num_ranges: int = 1) -> Grid:
+def grid(num_weights: int, bits: list[int], group_size: int, num_ranges: int = 1) -> QuantizationGrid:
     num_groups = -(-num_weights // group_size)
     widths = torch.tensor([bits[place % len(bits)] for place in range(num_groups)], dtype=torch.uint8)
-    return Grid(bits_G=widths, group_size=group_size, num_ranges=num_ranges)
+    return QuantizationGrid(bits_G=widths, group_size=group_size, num_ranges=num_ranges)
 
 
-def through_the_file(state: dict[str, Tensor], packing: dict[str, Grid]) -> dict[str, Tensor]:
+def through_the_file(state: dict[str, Tensor], packing: dict[str, QuantizationGrid]) -> dict[str, Tensor]:
     return unpack(*pack(state, packing), origin="a file")[0]
 
 
@@ -100,7 +102,7 @@ def test_equal_weights_and_vectors_and_integers_and_what_overflows_float16_come_
 @pytest.mark.parametrize("bits", [2, 4, 8, 15, 16])
 def test_the_file_is_as_large_as_predicted_and_loads_as_what_was_scored(bits: int, tmp_path: Path) -> None:
     model = small()
-    packing = uniform(model, bits, min_mib=0.0005)
+    packing = uniform_packing(model, bits, min_mib=0.0005)
     folder = checkpoint.save(tmp_path / "model", model, packing=packing)
     file = folder / "weights.safetensors"
     header = 8 + int.from_bytes(file.read_bytes()[:8], "little")
@@ -108,7 +110,7 @@ def test_the_file_is_as_large_as_predicted_and_loads_as_what_was_scored(bits: in
     assert file.stat().st_size - header == packed_bytes(model.state_dict(), packing)
     expected = rounded(model.state_dict(), packing)
     for place in (folder, file):
-        loaded = checkpoint.load_model(place).state_dict()
+        loaded = load_model(place).state_dict()
         assert all(torch.equal(loaded[name], value) for name, value in expected.items())
 
 
@@ -117,7 +119,7 @@ def test_the_same_weights_make_the_same_bytes_and_a_loaded_model_makes_them_agai
     with torch.no_grad():
         widths.logits_G.normal_(std=2.0, generator=dice())
     first = checkpoint.save(tmp_path / "a", model, packing=widths.packing())
-    again = checkpoint.save(tmp_path / "b", checkpoint.load_model(first), packing=checkpoint.load_packing(first))
+    again = checkpoint.save(tmp_path / "b", load_model(first), packing=checkpoint.load_packing(first))
     assert describe(first).digest == describe(again).digest
     assert checkpoint.load_packing(checkpoint.save(tmp_path / "c", model)) is None
 
@@ -125,7 +127,7 @@ def test_the_same_weights_make_the_same_bytes_and_a_loaded_model_makes_them_agai
 def test_widths_out_of_range_and_models_without_matrices_are_refused() -> None:
     for bits in (1, 17):
         with pytest.raises(ModelError, match=f"{bits} bits: give 2 to 15, or 16 for float16"):
-            uniform(small(), bits)
+            uniform_packing(small(), bits)
     with pytest.raises(ModelError, match=r"no weight matrix has 9 MiB: a smaller quantize\.min_mib would do"):
         BitWidths(small(), replace(QUANTIZE, min_mib=9.0))
 
@@ -166,18 +168,18 @@ def test_a_packed_file_whose_parts_do_not_fit_is_refused(packed: Path, tmp_path:
     text = "{" if how == "no json" else json.dumps(described)
     save_file(tensors, tmp_path / "weights.safetensors", metadata={"packed": text})
     with pytest.raises(ModelError, match="altered"):
-        checkpoint.load_model(tmp_path / "weights.safetensors")
+        load_model(tmp_path / "weights.safetensors")
 
 
 def test_a_truncated_packed_file_and_a_flipped_bit_in_a_folder_are_refused(packed: Path, tmp_path: Path) -> None:
     data = packed.read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(data[:-10])
     with pytest.raises(ModelError, match="truncated"):
-        checkpoint.load_model(tmp_path / "cut.safetensors")
+        load_model(tmp_path / "cut.safetensors")
     (tmp_path / "config.json").write_bytes(packed.with_name("config.json").read_bytes())
     (tmp_path / "weights.safetensors").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     with pytest.raises(ModelError, match="truncated or was altered"):
-        checkpoint.load_model(tmp_path)
+        load_model(tmp_path)
 
 
 class Matrix(nn.Module):
@@ -263,7 +265,7 @@ def test_a_resumed_training_with_learnt_widths_equals_one_that_never_stopped(pre
     for step in range(2):
         first.step(batch(step), step=step)
     checkpoint.save(tmp_path / "model", first.model, learner=first.state())
-    second = make(checkpoint.load_model(tmp_path / "model"))
+    second = make(load_model(tmp_path / "model"))
     second.load_state(checkpoint.load_learner(tmp_path / "model"))
     for step in range(2, 4):
         second.step(batch(step), step=step)
@@ -323,7 +325,7 @@ def test_inside_as_stored_the_model_is_what_its_file_will_hold(tmp_path: Path) -
     assert all(torch.equal(value, before[name]) for name, value in learner.model.state_dict().items())
     saved = checkpoint.save(tmp_path / "model", learner.model, packing=learner.packing())
     with torch.no_grad():
-        assert torch.equal(checkpoint.load_model(saved)(mixture_BCT), scored)
+        assert torch.equal(load_model(saved)(mixture_BCT), scored)
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from models.errors import ModelError
-from models.inference.separate import Bag
 from models.learning.start import begin
+from models.networks.bag import Bag
 from models.networks.catalog import build, to_config
 from tests.models.parity import noise
 

@@ -11,14 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from models.errors import ModelError
-from models.inference.separate import Bag, input_statistics, separate, separate_stream
+from models.inference.separate import input_statistics, separate, separate_stream
 from models.learner_config import AugmentConfig, LearnerConfig, QuantizeConfig, SingularConfig
 from models.learning import losses
 from models.learning.learner import Learner
+from models.networks.bag import Bag
 from models.networks.catalog import FAMILIES, PRESETS, build, from_config, to_config
 from models.networks.levels import track_statistics, unit_level
 from models.scores.metrics import nsdr
 from models.weights import checkpoint, demucs_options
+from models.weights.loading import load_model
 
 RATE = 8000
 PLAIN = AugmentConfig(
@@ -198,7 +200,7 @@ def test_the_normalization_is_saved_and_a_checkpoint_from_before_it_sounds_as_it
     checkpoint.save(tmp_path / "new", tiny_v2(normalize="none"))
     stored = json.loads((tmp_path / "new" / "config.json").read_text())["model"]
     assert stored["normalize"] == "none"
-    assert checkpoint.load_model(tmp_path / "new").config.normalize == "none"  # type: ignore[union-attr]
+    assert load_model(tmp_path / "new").config.normalize == "none"  # type: ignore[union-attr]
     for family in FAMILIES:
         config = to_config(build(next(name for name in PRESETS if name.startswith(family) and "tiny" in name)))
         del config["normalize"]

@@ -20,7 +20,8 @@ from models.networks.sparse_htdemucs import (
     occupied_blocks,
     report,
 )
-from models.weights.checkpoint import load_model, save
+from models.weights.checkpoint import save
+from models.weights.loading import load_model
 
 
 def vectors(*shape: int, seed: int = 0) -> Tensor:

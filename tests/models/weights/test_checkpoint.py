@@ -13,7 +13,9 @@ from models.learner_config import AugmentConfig, LearnerConfig
 from models.learning.learner import Learner
 from models.networks.catalog import build, to_config
 from models.weights import checkpoint
+from models.weights.loading import load_model
 from models.weights.model_ref import describe
+from models.weights.state_dict import load_state
 
 SMALL = {"sample_rate": 8000, "segment_s": 0.25, "nfft": 512, "depth": 2}
 
@@ -39,7 +41,7 @@ def copy(saved: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", [".", "weights.safetensors"])
 def test_the_folder_and_its_weights_alone_load_the_same_model(saved: Path, name: str) -> None:
-    model = checkpoint.load_model(saved / name)
+    model = load_model(saved / name)
     mixture_BCT = torch.randn(1, 2, 2000, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         assert torch.equal(model(mixture_BCT), small()(mixture_BCT))
@@ -132,7 +134,7 @@ def test_the_learner_goes_on_from_a_folder(tmp_path: Path) -> None:
     learner = Learner(model, LearnerConfig(ema_decays=(0.9,), augment=augment))
     learner.step(torch.randn(1, 4, 2, 2000), step=0)
     checkpoint.save(tmp_path / "model", model, learner=learner.state())
-    again = Learner(checkpoint.load_model(tmp_path / "model"), LearnerConfig(ema_decays=(0.9,), augment=augment))
+    again = Learner(load_model(tmp_path / "model"), LearnerConfig(ema_decays=(0.9,), augment=augment))
     again.load_state(checkpoint.load_learner(tmp_path / "model"))
     batch = torch.randn(1, 4, 2, 2000)
     assert torch.equal(learner.step(batch, step=1).loss, again.step(batch, step=1).loss)
@@ -148,21 +150,21 @@ def test_a_broken_file_is_named(copy: Path, how: str) -> None:
     else:
         weights.write_bytes(data[:-100] if how == "truncated" else data[:-1] + bytes([data[-1] ^ 1]))
     with pytest.raises(ModelError, match=r"weights\.safetensors"):
-        checkpoint.load_model(copy)
+        load_model(copy)
 
 
 def test_a_truncated_file_of_weights_alone_is_named(copy: Path) -> None:
     weights = copy / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(ModelError, match=r"weights\.safetensors is truncated"):
-        checkpoint.load_model(weights)
+        load_model(weights)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"format_version": 99}', '{"format_version": 1}'])
 def test_a_config_that_says_nothing_is_named(copy: Path, text: str) -> None:
     (copy / "config.json").write_text(text)
     with pytest.raises(ModelError, match=r"config\.json"):
-        checkpoint.load_model(copy)
+        load_model(copy)
 
 
 def test_weights_of_another_configuration_are_listed(copy: Path) -> None:
@@ -170,7 +172,7 @@ def test_weights_of_another_configuration_are_listed(copy: Path) -> None:
     config["model"]["channels"] = 12
     (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match=r"another configuration") as error:
-        checkpoint.load_model(copy)
+        load_model(copy)
     assert "the model wants (12, 4, 8, 1), the file has (8, 4, 8, 1)" in str(error.value) or "more" in str(error.value)
 
 
@@ -180,7 +182,7 @@ def test_a_network_far_larger_than_its_weights_is_not_built(copy: Path) -> None:
         changed = config | {"model": config["model"] | {name: value}}
         (copy / "config.json").write_text(json.dumps(changed))
         with pytest.raises(ModelError, match="larger network than its weights can fill"):
-            checkpoint.load_model(copy)
+            load_model(copy)
 
 
 def test_a_configuration_that_nothing_can_be_built_from_is_named_with_its_file(copy: Path) -> None:
@@ -193,22 +195,22 @@ def test_a_configuration_that_nothing_can_be_built_from_is_named_with_its_file(c
         config["model"] | {"sources": []},
     ):
         (copy / "config.json").write_text(json.dumps(config | {"model": model}))
-        for read in (checkpoint.load_model, describe):
+        for read in (load_model, describe):
             with pytest.raises(ModelError, match=str(copy)):
                 read(copy)
 
 
 def test_missing_and_surplus_tensors_are_both_listed() -> None:
     with pytest.raises(ModelError) as error:
-        checkpoint.load_state(nn.Linear(2, 2), {"weight": torch.zeros(2, 3), "gain": torch.zeros(1)}, origin="a file")
+        load_state(nn.Linear(2, 2), {"weight": torch.zeros(2, 3), "gain": torch.zeros(1)}, origin="a file")
     for text in ("bias: the model wants (2,)", "gain: the file has (1,)", "weight: the model wants (2, 2)"):
         assert text in str(error.value)
 
 
 def test_nothing_there_and_nothing_to_go_on_with_are_said(saved: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no checkpoint at"):
-        checkpoint.load_model(tmp_path / "nowhere")
+    with pytest.raises(ModelError, match="no model at"):
+        load_model(tmp_path / "nowhere")
     with pytest.raises(ModelError, match=r"no config\.json"):
-        checkpoint.load_model(tmp_path)
+        load_model(tmp_path)
     with pytest.raises(ModelError, match=r"no learner\.pt"):
         checkpoint.load_learner(saved)

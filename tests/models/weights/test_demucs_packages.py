@@ -24,8 +24,8 @@ from torch import nn
 from models.errors import ModelError
 from models.inference.separate import separate
 from models.networks.catalog import build, from_config, to_config
-from models.weights.checkpoint import load_model
-from models.weights.demucs_packages import export_bag, export_package, load_bag, load_package
+from models.weights.demucs_packages import export_bag, export_package, load_package
+from models.weights.loading import load_model
 from tests.models.parity import forward_gap, noise
 
 SOURCES = ["voice", "rest"]
@@ -149,7 +149,7 @@ def test_the_stock_command_line_separates_with_our_export(presets: list[str], tm
     torch.manual_seed(0)
     members = [build(preset, sources=SOURCES, segment_s=1.5).eval() for preset in presets]
     weights = [[1.0, 0.0], [1.0, 2.0]] if len(members) == 2 else None
-    bag = load_bag(export_bag(members, tmp_path, name="mine", weights=weights))
+    bag = load_model(export_bag(members, tmp_path, name="mine", weights=weights))
     song = noise(2, 2 * 44100)
     soundfile.write(tmp_path / "song.wav", song.T.numpy(), 44100, subtype="FLOAT")
     command = [sys.executable, "-m", "demucs", "--repo", tmp_path, "-n", "mine", "--shifts", "0", "--float32"]
@@ -194,7 +194,7 @@ def test_a_bag_of_two_travels_with_weights_and_segment_both_ways(tmp_path: Path)
         build("demucs-v3-tiny", sources=SOURCES, sample_rate=8000).eval(),
     ]
     path = export_bag(members, tmp_path, name="pair", weights=[[1, 0], [1, 2]], segment_s=1.5)
-    bag, song = load_bag(path), noise(2, 30_000)
+    bag, song = load_model(path), noise(2, 30_000)
     assert [member.config.segment_s for member in bag.models] == [1.5, 1.5]
     assert bag.shares == [(0.5, 0.0), (0.5, 1.0)]
     assert gap(separate(bag, song), apply_reference(get_model("pair", repo=tmp_path), song)) < 1e-4
@@ -202,9 +202,9 @@ def test_a_bag_of_two_travels_with_weights_and_segment_both_ways(tmp_path: Path)
 
 def test_a_bags_segment_never_lengthens_ht_demucs(tmp_path: Path) -> None:
     export_bag([build("htdemucs-tiny")], tmp_path, name="one", segment_s=44)
-    assert load_bag(tmp_path / "one.yaml").models[0].config.segment_s == 3.0
+    assert load_model(tmp_path / "one.yaml").models[0].config.segment_s == 3.0
     export_bag([build("htdemucs-tiny")], tmp_path / "short", name="one", segment_s=2)
-    assert load_bag(tmp_path / "short" / "one.yaml").models[0].config.segment_s == 2
+    assert load_model(tmp_path / "short" / "one.yaml").models[0].config.segment_s == 2
 
 
 def test_bare_weights_load_with_a_preset(tmp_path: Path) -> None:
@@ -347,16 +347,16 @@ def test_an_option_that_no_class_has_is_passed_over_as_in_the_reference(tmp_path
 def test_a_broken_bag_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "bag.yaml").write_text(text)
     with pytest.raises(ModelError, match=r"is no bag|want letters"):
-        load_bag(tmp_path / "bag.yaml")
+        load_model(tmp_path / "bag.yaml")
 
 
 def test_a_bag_names_the_package_it_lacks(tmp_path: Path) -> None:
     path = export_bag([build("demucs-v3-tiny")], tmp_path, name="one")
     next(tmp_path.glob("*.th")).unlink()
     with pytest.raises(ModelError, match=r"neither one_0\.safetensors nor one_0-CHECKSUM\.th"):
-        load_bag(path)
-    with pytest.raises(ModelError, match="no bag at"):
-        load_bag(tmp_path / "other.yaml")
+        load_model(path)
+    with pytest.raises(ModelError, match="no model at"):
+        load_model(tmp_path / "other.yaml")
 
 
 def test_version_2_cannot_be_exported_and_says_why(tmp_path: Path) -> None:

@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from models.errors import ModelError
-from models.learning.bit_widths import uniform
 from models.networks.catalog import build, to_config
-from models.weights import checkpoint, demucs_packages
+from models.weights import checkpoint, demucs_packages, loading
 from models.weights.bag_file import MAX_BYTES
+from models.weights.loading import load_model
 from models.weights.model_ref import ModelRef, describe
+from models.weights.packing import uniform_packing
 
 SOURCES = ("voice", "rest")
 WEIGHTS = [[1.0, 0.0], [0.0, 1.0]]
@@ -47,16 +48,18 @@ def test_a_checkpoint_s_digest_is_that_of_its_weights_in_a_folder_or_alone(tmp_p
     )
     alone = Path(shutil.copy(weights, tmp_path / "alone.safetensors"))
     assert describe(alone).digest == found.digest
-    assert describe(alone).interface == found.interface
+    assert describe(alone).interface_key == found.interface_key
     moved = folder.rename(tmp_path / "elsewhere")
     assert describe(moved).digest == found.digest
 
 
 def test_a_packed_checkpoint_is_described_from_its_header(tmp_path: Path) -> None:
     model = network()
-    folder = checkpoint.save(tmp_path / "model", model, packing=uniform(model, 4, min_mib=0.001))
+    folder = checkpoint.save(tmp_path / "model", model, packing=uniform_packing(model, 4, min_mib=0.001))
     assert (
-        describe(folder).interface == describe(folder / "weights.safetensors").interface == (SOURCES, 8000, 2, "track")
+        describe(folder).interface_key
+        == describe(folder / "weights.safetensors").interface_key
+        == (SOURCES, 8000, 2, "track")
     )
 
 
@@ -79,7 +82,7 @@ def test_a_package_is_described_as_the_model_that_it_is(tmp_path: Path, form: An
     path = demucs_packages.export_package(network(), tmp_path, signature="mine", form=form)
     found = describe(path)
     assert found.digest == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert found.interface == (SOURCES, 8000, 2, "track")
+    assert found.interface_key == (SOURCES, 8000, 2, "track")
     assert found.size_bytes == path.stat().st_size
 
 
@@ -102,9 +105,10 @@ def test_weights_are_not_loaded_for_a_description(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(torch, "load", only_mapped)
     monkeypatch.setattr(demucs_packages.catalog, "from_config", barred)
-    monkeypatch.setattr(checkpoint, "_read_weights", barred)
+    for module in (checkpoint, loading):
+        monkeypatch.setattr(module, "read_weights", barred)
     monkeypatch.setattr(demucs_packages, "_tensors", barred)
-    assert {describe(path).interface for path in paths} == {(SOURCES, 8000, 2, "track")}
+    assert {describe(path).interface_key for path in paths} == {(SOURCES, 8000, 2, "track")}
     assert mapped == [True, True]
 
 
@@ -152,7 +156,7 @@ def test_a_bag_may_hold_checkpoints_own_files_of_weights(tmp_path: Path) -> None
     shutil.copy(folder / "weights.safetensors", tmp_path / "mine.safetensors")
     (tmp_path / "bag.yaml").write_text("models: [mine, mine]\n")
     assert describe(tmp_path / "bag.yaml").size_bytes == 2 * describe(folder).size_bytes
-    loaded = checkpoint.load_model(tmp_path / "bag.yaml")
+    loaded = load_model(tmp_path / "bag.yaml")
     assert [to_config(member) for member in loaded.models] == [to_config(network())] * 2  # type: ignore[union-attr]
 
 
@@ -160,7 +164,7 @@ def test_what_is_no_model_is_said(tmp_path: Path) -> None:
     (tmp_path / "song.wav").write_bytes(b"RIFF")
     torch.save(network().state_dict(), tmp_path / "bare.th")
     for path, words in {
-        "nothing": "no checkpoint at",
+        "nothing": "no model at",
         "song.wav": "no safetensors file",
         "bare.th": "does not say of what",
         ".": "no config.json",
@@ -226,7 +230,7 @@ BOMB = "a: &a [x, x]\n" + "".join(
         ("models: [ft_0]\nrest: " + "x" * MAX_BYTES, "are the most that is read"),
     ],
 )
-@pytest.mark.parametrize("read", [describe, checkpoint.load_model], ids=["describe", "load"])
+@pytest.mark.parametrize("read", [describe, load_model], ids=["describe", "load"])
 def test_a_bag_of_a_user_is_read_or_refused_by_name(tmp_path: Path, text: str, words: str, read: Any) -> None:
     bag(tmp_path)
     (tmp_path / "mine.yaml").write_text(text)
@@ -245,7 +249,7 @@ def test_members_of_two_interfaces_are_no_bag(tmp_path: Path) -> None:
     demucs_packages.export_package(network(), tmp_path, signature="a")
     demucs_packages.export_package(network(sample_rate=16000), tmp_path, signature="b")
     (tmp_path / "mine.yaml").write_text("models: [a, b]")
-    for read in (describe, checkpoint.load_model):
+    for read in (describe, load_model):
         with pytest.raises(ModelError, match="must share sources, sample rate, channels and normalization"):
             read(tmp_path / "mine.yaml")
 
@@ -259,14 +263,14 @@ def test_a_date_in_a_name_is_no_checksum(tmp_path: Path, name: str, form: Any) -
     path = demucs_packages.export_package(network(), tmp_path, signature="mine", form=form)
     dated = path.rename(tmp_path / f"{name}.{form}")
     assert describe(dated).sources == SOURCES
-    assert to_config(checkpoint.load_model(dated)) == to_config(network())
+    assert to_config(load_model(dated)) == to_config(network())
 
 
 @pytest.mark.parametrize("ending", ["facade01", "99999999", "20241331", "20240230", "18890101", "0" * 64])
 def test_what_is_no_date_is_a_checksum(tmp_path: Path, ending: str) -> None:
     path = demucs_packages.export_package(network(), tmp_path, signature="mine")
     named = path.rename(tmp_path / f"mine-{ending}.th")
-    for read in (describe, checkpoint.load_model):
+    for read in (describe, load_model):
         with pytest.raises(ModelError, match=r"altered: its name says SHA-256 .*give it another end"):
             read(named)
 
@@ -276,6 +280,6 @@ def test_an_altered_package_with_a_checksum_is_refused_before_it_is_read(tmp_pat
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(bytes(data))
-    for read in (describe, checkpoint.load_model):
+    for read in (describe, load_model):
         with pytest.raises(ModelError, match="altered"):
             read(path)

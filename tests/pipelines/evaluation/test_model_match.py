@@ -22,6 +22,7 @@ from models.learning.start import begin
 from models.networks.catalog import build
 from models.scores.metrics import nsdr
 from models.weights import checkpoint, demucs_packages
+from models.weights.loading import load_model
 from models.weights.model_ref import describe
 from pipelines.evaluation import evaluate, model_match
 from pipelines.evaluation.evaluate import EvaluateConfig, score_estimates, score_track, separate_song
@@ -265,7 +266,7 @@ def test_two_bags_of_one_name_are_scored_apart(ray_local: Any, tmp_path: Path) -
     assert bags[0].read_text() == bags[1].read_text()
     for bag in bags:
         told = evaluate.run(CONFIG, str(bag), chunks, store=str(tmp_path / "store")).summary
-        model = checkpoint.load_model(bag)
+        model = load_model(bag)
         true = {row.source: row.nsdr for row in score_track(CONFIG, model, chunks, track_id="b", title="b")[0]}
         assert told.songs["b"].nsdr == pytest.approx(true, abs=1e-3)
         assert told.size_bytes == sum(path.stat().st_size for path in bag.parent.glob("*.th"))

@@ -47,7 +47,7 @@ def test_stems_written_in_blocks_are_those_of_the_song_separated_whole(tmp_path:
     import torch
 
     from models.inference.separate import separate as separate_whole
-    from models.weights.checkpoint import load_model
+    from models.weights.loading import load_model
 
     song = write_song(tmp_path / "song.wav", seconds=5.3)
     (done,) = separate(song, model, tmp_path / "out", format="float").songs

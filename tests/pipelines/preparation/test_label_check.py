@@ -130,7 +130,7 @@ def test_a_song_of_another_rate_or_shorter_than_a_second_is_heard_too(tmp_path: 
 
 
 def test_a_bag_and_another_batch_hear_the_same(tmp_path: Path) -> None:
-    from models.inference.separate import Bag
+    from models.networks.bag import Bag
 
     song = write_song(tmp_path, "a", {**right(), "drums": tones(*["vocals"] * 3, *["drums"] * 3)})
     one = listen(song)

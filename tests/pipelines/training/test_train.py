@@ -25,7 +25,7 @@ from models.errors import ModelError
 from models.learner_config import AugmentConfig, LearnerConfig
 from models.networks.catalog import build
 from models.weights import checkpoint
-from models.weights.checkpoint import load_model
+from models.weights.loading import load_model
 from pipelines.runs import run_folder
 from pipelines.runtime.progress import NullProgress
 from pipelines.training import train, train_loop, train_result, workers

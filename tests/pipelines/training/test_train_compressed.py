@@ -13,7 +13,8 @@ from datasets.shards.shards import read_song
 from models.inference.separate import separate
 from models.learner_config import QuantizeConfig
 from models.scores.metrics import nsdr
-from models.weights.checkpoint import load_model, load_packing
+from models.weights.checkpoint import load_packing
+from models.weights.loading import load_model
 from models.weights.model_ref import describe
 from pipelines.registry.bundle import write_bundle
 from pipelines.training import train, train_result
@@ -82,6 +83,6 @@ def test_the_code_that_travels_with_a_registered_model_reads_it(
 ) -> None:
     bundle = write_bundle(Path(undisturbed.checkpoint), tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    travelled = importlib.import_module(f"{bundle.package.name}.weights.checkpoint").load_model(bundle.checkpoint)
+    travelled = importlib.import_module(f"{bundle.package.name}.weights.loading").load_model(bundle.checkpoint)
     expected = load_model(undisturbed.checkpoint).state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in travelled.state_dict().items())

@@ -10,6 +10,7 @@ from flows.__main__ import main
 from models.inference.separate import separate
 from models.networks.catalog import build
 from models.weights import checkpoint
+from models.weights.loading import load_model
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +30,8 @@ def test_each_source_comes_from_the_model_named_for_it(members: dict[str, Path],
     parts = [f"{source}={path}" for source, path in reversed(members.items())]
     assert main(["bag", *parts, "--to", str(tmp_path / "ft.yaml")]) == 0
     mixture_CT = torch.randn(2, 3000, generator=torch.Generator().manual_seed(0))
-    together = separate(checkpoint.load_model(tmp_path / "ft.yaml"), mixture_CT)
-    alone = [separate(checkpoint.load_model(path), mixture_CT)[place] for place, path in enumerate(members.values())]
+    together = separate(load_model(tmp_path / "ft.yaml"), mixture_CT)
+    alone = [separate(load_model(path), mixture_CT)[place] for place, path in enumerate(members.values())]
     torch.testing.assert_close(together, torch.stack(alone), atol=1e-6, rtol=1e-5)
 
 

@@ -9,6 +9,7 @@ import torch
 from flows.__main__ import main
 from models.networks.catalog import build
 from models.weights import checkpoint
+from models.weights.loading import load_model
 from models.weights.model_ref import describe
 
 
@@ -30,7 +31,7 @@ def test_a_compressed_checkpoint_is_smaller_and_nearly_the_same_model(
     assert told["bytes_after"] < at_most * told["bytes_before"]
     extra = checkpoint.read_config(tmp_path / "small")["extra"]
     assert extra == {"bits": bits, "rounded_from": describe(model).digest}
-    before, after = (dict(checkpoint.load_model(path).named_parameters()) for path in (model, tmp_path / "small"))
+    before, after = (dict(load_model(path).named_parameters()) for path in (model, tmp_path / "small"))
     for name, weight in before.items():
         half = 2**-11 * weight.abs().max()  # what float16 loses
         assert (weight - after[name]).abs().max() <= (weight.max() - weight.min()) / (2**bits - 1) + half
@@ -66,7 +67,7 @@ def test_what_cannot_be_is_one_message_and_nothing_is_lost(
 def test_a_compressed_checkpoint_may_be_replaced_and_a_trained_one_may_not(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    others = checkpoint.save(tmp_path / "runs" / "other" / "model", checkpoint.load_model(model), extra={"step": 9})
+    others = checkpoint.save(tmp_path / "runs" / "other" / "model", load_model(model), extra={"step": 9})
     words = ["compress", str(model), f"store.root={tmp_path}/store", "--to"]
     assert main([*words, str(others)]) == 2
     assert "that `stemline compress` did not write" in capsys.readouterr().err
