@@ -76,7 +76,7 @@ def beats(signal_T: Samples, sample_rate: int, *, chroma_ND: Array | None = None
     times_s = best.grid / FRAMES_PER_S + ONSET_DELAY_S
     inside = (times_s >= 0.0) & (times_s < signal_T.size / sample_rate)
     return Beats(
-        tempo_bpm=round(60.0 * FRAMES_PER_S / _mean_period(best.grid), 4),
+        tempo_bpm=round(tempo_of(best.grid / FRAMES_PER_S), 4),
         confidence=round(best.confidence, 4),
         phase_confidence=round(rivals.confidence(bars.first_N), 4),
         beats_s=tuple(round(float(time), 5) for time in times_s[inside]),
@@ -85,12 +85,12 @@ def beats(signal_T: Samples, sample_rate: int, *, chroma_ND: Array | None = None
     )
 
 
-def _mean_period(grid: Array) -> float:
-    """Frames per beat of a steady grid by regression; of one that drifts, the median step."""
-    steps = np.arange(grid.size)
-    slope, start = np.polyfit(steps, grid, 1)
-    steady = float(np.median(np.abs(grid - start - slope * steps))) < 0.01 * FRAMES_PER_S
-    return float(slope) if steady else float(np.median(np.diff(grid)))
+def tempo_of(beats_s: Array) -> float:
+    """Beats per minute of at least two beats: by regression where they are steady, else by the median step."""
+    steps = np.arange(beats_s.size)
+    slope, start = np.polyfit(steps, beats_s, 1)
+    steady = float(np.median(np.abs(beats_s - start - slope * steps))) < 0.01
+    return 60.0 / float(slope if steady else np.median(np.diff(beats_s)))
 
 
 # -- hypotheses -----------------------------------------------------------------------------------------------

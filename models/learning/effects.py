@@ -26,6 +26,8 @@ LEVEL_REACH = 4  # frames of half a window on either side over which levels are 
 MAX_LEVEL_GAIN = math.sqrt(2)  # frames of unrelated phases lose 3.1 dB in overlap-add
 
 
+# torchaudio's `equalizer_biquad`s (2.11) in a row take 17 to 22 times as long for nine octaves, miss the gains by up to
+# 1.9 dB where neighbours overlap, and turn phases by 0.9 radians.
 def equalize(stems_KCT: Tensor, gain_db_KP: Tensor) -> Tensor:
     """The stems through a smooth filter without delay, whose gain goes through P points an octave apart.
 
@@ -112,6 +114,9 @@ def repitch(stems_KCT: Tensor, *, tempo: float, semitones: float, num_samples: i
     first = margin - lead * tempo / ratio
     stretched_KCT = _vocode(stems_KCT, speed=tempo / ratio, first=first, num_samples=wanted)
     if semitones:
+        # torchaudio's resample (2.11) at the nearest ratio of small numbers takes 0.03 to 0.07 CPU s where this takes
+        # 0.07 to 0.16, but tones come out at an SNR of 32 dB by default, and of 99 to 112 with 64 zero crossings under
+        # a Kaiser window; here of 130.
         size = round(wanted / ratio)
         spectrum_KCF = torch.fft.rfft(stretched_KCT)
         kept = min(spectrum_KCF.shape[-1], size // 2 + 1)

@@ -5,7 +5,7 @@ A profile is kept by the content of its song, so a rerun, or a corpus with one m
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from datasets import analysis, audio
 from datasets.analysis.profile import profile
@@ -26,13 +26,17 @@ from pipelines.runtime.step_keys import Step
 VERSION = 1
 STEP = Step(name="analyze", version=VERSION, uses={"analysis": analysis.VERSION, "audio": audio.VERSION})
 _LIBRARIES_BYTES = 512 * 2**20  # of a worker before it hears anything
-_SONGS_HELD = 2.3  # a song, a copy of it in passing, and its spectra: measured 2.2
+# A song, copies of it in passing, and its spectra: measured 2.2, and 4.2 beside more libraries
+_SONGS_HELD = {"stemline": 2.3, "librosa": 4.8}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnalyzeConfig:
-    """What is listened to."""
+    """How songs are analyzed."""
 
+    # "stemline", or "librosa": its beat tracker on the drums and its chroma of the rest, as in Demucs' automix, without
+    # downbeats; takes 8 times as long, and the first use compiles for 20 s
+    method: Literal["stemline", "librosa"] = "stemline"
     # Vocals that are more than this below their peaks count as no singing
     singing_range_db: Annotated[float, Range(gt=0, le=100)] = RANGE_DB
 
@@ -87,7 +91,7 @@ def run(
                     {"song": asdict(song), "config": asdict(config), "path": paths[song.track_id]} for song in missing
                 ]
                 longest = song_bytes(missing, num_sources=len(sources_of(missing[0])))
-                need = Resources(memory_bytes=_LIBRARIES_BYTES + int(_SONGS_HELD * longest))
+                need = Resources(memory_bytes=_LIBRARIES_BYTES + int(_SONGS_HELD[config.method] * longest))
                 for made in map_rows(_analyze_song, items, resources=need):
                     found[made["track_id"]] = _profile(made)
                     heard.advance()

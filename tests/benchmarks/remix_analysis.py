@@ -13,7 +13,9 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
+from datasets.analysis.beats import beats
 from datasets.analysis.harmony import chroma, chromagram, key
+from datasets.analysis.librosa_profile import beats_and_chroma
 from datasets.analysis.profile import profile
 from datasets.corpus.synthetic import compose, perform
 from datasets.schema import SOURCES
@@ -36,7 +38,13 @@ def rows() -> list[Row]:
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         songs = list(known_songs(remix_fit.DATA))
-        return [*_beat_rows(songs), *_key_rows(songs), *_tuning_rows(songs), *_speed_rows()]
+        return [
+            *_beat_rows(songs),
+            *_key_rows(songs),
+            *_tuning_rows(songs),
+            *_method_rows([song for song in songs if song.drums_T is not None]),
+            *_speed_rows(),
+        ]
 
 
 def _beat_rows(songs: Sequence[KnownSong]) -> list[Row]:
@@ -94,21 +102,53 @@ def _tuning_rows(songs: Sequence[KnownSong]) -> list[Row]:
     return [figure(label, float(np.median(errors)), "cents", target=5.0, spread=(min(errors), max(errors)))]
 
 
+def _method_rows(songs: Sequence[KnownSong]) -> list[Row]:
+    """Both of `analyze.method` on songs with stems; ours, the baseline, with the weights that are shipped."""
+    import mir_eval
+
+    beat_f: dict[str, list[tuple[float, float]]] = {}
+    keys: dict[str, list[tuple[float, float]]] = {}
+    for song in songs:
+        assert song.drums_T is not None
+        rate = song.sample_rate
+        pulse, tones, _ = beats_and_chroma(song.drums_T, song.pitched_T, song.mixture_T, rate)
+        if song.beats_s.size:
+            found = (np.array(one.beats_s) for one in (pulse, beats(song.mixture_T, rate)))
+            score, own = (octave_fair(song.beats_s, times_s) for times_s in found)
+            beat_f.setdefault(song.set, []).append((score, own))
+        if song.key:
+            named = [key(shares)[0] for shares in (tones, chroma(song.pitched_T, rate))]
+            score, own = (mir_eval.key.weighted_score(song.key, name) if name else 0.0 for name in named)
+            keys.setdefault(song.set, []).append((score, own))
+    return [
+        figure(
+            f"analyze.method=librosa, {what}, {len(pairs)} of {name}", float(np.mean(pairs, axis=0)[0]), "share",
+            baseline=float(np.mean(pairs, axis=0)[1]), more=True,
+        )
+        for what, scores in (("beat F", beat_f), ("key, weighted", keys))
+        for name, pairs in scores.items()
+    ]  # fmt: skip
+
+
 def _speed_rows() -> list[Row]:
     """CPU seconds of a whole profile out of four stems, in turns with librosa's two calls on one signal."""
     songs = [perform(compose(91, str(number), SONG_S), RATE) for number in range(2)]
-    for run in (_ours, _naive):
+    for run in (_ours, _naive, _by_librosa):
         run(songs[0][:, :, : 12 * RATE])  # compiles and imports
-    ours, naive = [], []
+    ours, naive, librosa = [], [], []
     for _ in range(TURNS):
         for stems_SCT in songs:
             ours.append(_cpu_s(_ours, stems_SCT))
             naive.append(_cpu_s(_naive, stems_SCT))
+            librosa.append(_cpu_s(_by_librosa, stems_SCT))
     ratios = [theirs / own for theirs, own in zip(naive, ours, strict=True)]
     spread = (min(ratios), max(ratios))
     label = f"analysis of {SONG_S:.0f} s of four stems"
     return [
         figure(f"{label}, CPU", float(np.median(ours)), "s", baseline=float(np.median(naive))),
+        figure(
+            f"{label}, analyze.method=librosa, CPU", float(np.median(librosa)), "s", baseline=float(np.median(ours))
+        ),
         figure(f"{label}, against librosa", float(np.median(ratios)), "x", target=3.0, more=True, spread=spread),
     ]
 
@@ -121,6 +161,10 @@ def _cpu_s(run: Callable[[Samples], object], stems_SCT: Samples) -> float:
 
 def _ours(stems_SCT: Samples) -> object:
     return profile(stems_SCT, track_id="song", split="train", sources=SOURCES, sample_rate=RATE)
+
+
+def _by_librosa(stems_SCT: Samples) -> object:
+    return profile(stems_SCT, track_id="song", split="train", sources=SOURCES, sample_rate=RATE, method="librosa")
 
 
 def _naive(stems_SCT: Samples) -> object:

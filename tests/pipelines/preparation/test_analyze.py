@@ -50,6 +50,11 @@ def test_a_range_of_nothing_is_refused() -> None:
         AnalyzeConfig(singing_range_db=0.0)
 
 
+def test_a_method_that_is_not_known_is_refused_by_its_name() -> None:
+    with pytest.raises(InputError, match=r"analyze.method must be one of 'stemline', 'librosa', got 'essentia'"):
+        AnalyzeConfig(method="essentia")  # type: ignore[arg-type]
+
+
 @pytest.mark.ray
 def test_songs_are_heard_once(ray_local: object, tmp_path: Path) -> None:
     songs = scores(3)
@@ -73,3 +78,14 @@ def test_songs_are_heard_once(ray_local: object, tmp_path: Path) -> None:
     Path(made.uri).unlink()  # as if killed before the end: the cache answers
     assert analyze.run(AnalyzeConfig(), chunks, store=str(tmp_path)) == made
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache" / "profiles").iterdir()} == before
+
+    by_librosa = analyze.run(AnalyzeConfig(method="librosa"), chunks, kept=[profiles[0].track_id], store=str(tmp_path))
+    assert by_librosa.digest != kept.digest  # another method is another result, and is not taken from the cache
+    (other,) = read_objects(by_librosa, Profile)
+    assert (other.track_id, other.downbeats_s, other.loudness_db) == (
+        profiles[0].track_id,
+        (),
+        profiles[0].loudness_db,
+    )
+    assert other.beats_s
+    assert other.beats_s != profiles[0].beats_s
