@@ -75,7 +75,7 @@ def _on_the_beat(onset_N: Array, frames: NDArray[np.int64]) -> float:
     """
     near_N = np.maximum(np.maximum(onset_N, np.roll(onset_N, 1)), np.roll(onset_N, -1))
     on, between = (float(np.square(near_N[at]).mean()) for at in (frames, (frames[1:] + frames[:-1]) // 2))
-    return on**1.5 / max(on**1.5 + between**1.5, 1e-12)
+    return float(on**1.5 / max(on**1.5 + between**1.5, 1e-12))
 
 
 def _without_rests(signal_T: Samples) -> Samples:
