@@ -231,6 +231,7 @@ def _evidence(near: dict[str, Array], grid: Array, correlation: Array) -> Array:
     return np.array([*found, octaves, octaves**2])
 
 
+# librosa.autocorrelate takes as long and is not divided by the number of products; its tempogram takes 3.9 s a song.
 def _autocorrelation(signal_N: Array, longest: int) -> Array:
     """Unbiased autocorrelation at lags 0 to `longest`."""
     size = 1 << (signal_N.shape[0] + longest).bit_length()
