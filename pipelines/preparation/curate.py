@@ -292,8 +292,8 @@ def _labelled(item: _Heard, levels: Levels, config: CurateConfig, sources: Seque
 
 
 def _worst(levels: Levels, found: Confusion, config: CurateConfig, sources: Sequence[str]) -> Evidence:
-    index, heard_as = sources.index(found.source), sources.index(found.heard_as or found.source)
-    second = label_rule.worst_second(levels, index=index, heard_as=heard_as, silence_db=config.silence_db)
+    index, predicted_as = sources.index(found.source), sources.index(found.predicted_as or found.source)
+    second = label_rule.worst_second(levels, index=index, predicted_as=predicted_as, silence_db=config.silence_db)
     return Evidence(source=found.source, start_s=second, stop_s=second + 1.0, words=f"called {found.source}")
 
 
@@ -335,7 +335,7 @@ def _verdicts(
         replace(verdict, detail="; ".join(filter(None, (verdict.detail, remarks[verdict.track_id]))))
         for verdict in verdicts
     ]
-    return _dealt_again(told, about), {**evidence, **copies}
+    return _resplit(told, about), {**evidence, **copies}
 
 
 def _shares(item: _Heard, sources: Sequence[str]) -> dict[str, float]:
@@ -343,9 +343,9 @@ def _shares(item: _Heard, sources: Sequence[str]) -> dict[str, float]:
     if item.shares_SS is None:
         return {}
     named = {
-        f"{called}_heard_as_{heard_as}": float(item.shares_SS[i, j])
+        f"{called}_heard_as_{predicted_as}": float(item.shares_SS[i, j])
         for i, called in enumerate(sources)
-        for j, heard_as in enumerate(sources)
+        for j, predicted_as in enumerate(sources)
     }
     return {name: share for name, share in named.items() if not np.isnan(share)}
 
@@ -445,7 +445,7 @@ def _side_by_side(match: Match, name: str) -> tuple[Evidence, ...]:
     return (later, first) if name == match.later else (first, later)
 
 
-def _dealt_again(verdicts: list[Verdict], about: Mapping[str, Any]) -> list[Verdict]:
+def _resplit(verdicts: list[Verdict], about: Mapping[str, Any]) -> list[Verdict]:
     """The same verdicts; where a split that was drawn has no kept song left, it takes one group of them.
 
     All others keep their sides: a dropped song moves nobody else. Whoever was taken by an earlier version stays there.

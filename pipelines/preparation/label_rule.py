@@ -126,9 +126,9 @@ class Confusion:
     """A stem that the model does not hear as what it is called, or hears as something else too."""
 
     source: str  # what the stem is called
-    heard_as: str  # what the model hears most, other than that
-    own: float  # share of its seconds heard as what it is called
-    foreign: float  # share of its seconds heard as `heard_as`
+    predicted_as: str  # what the model hears most, other than that
+    self_share: float  # share of its seconds heard as what it is called
+    other_share: float  # share of its seconds heard as `predicted_as`
 
 
 def confusions(shares_SS: Shares, *, sources: Sequence[str], min_own: float, max_foreign: float) -> list[Confusion]:
@@ -136,31 +136,39 @@ def confusions(shares_SS: Shares, *, sources: Sequence[str], min_own: float, max
     found = []
     for index, source in enumerate(sources):
         own, others = float(shares_SS[index, index]), np.delete(shares_SS[index], index)
-        foreign = float(others.max(initial=0.0))
-        if np.isnan(own) or (own > min_own and foreign < max_foreign):
+        other = float(others.max(initial=0.0))
+        if np.isnan(own) or (own > min_own and other < max_foreign):
             continue
-        heard_as = [name for name in sources if name != source][int(others.argmax())] if len(others) else ""
-        found.append(Confusion(source=source, heard_as=heard_as, own=own, foreign=foreign))
+        predicted_as = [name for name in sources if name != source][int(others.argmax())] if len(others) else ""
+        found.append(Confusion(source=source, predicted_as=predicted_as, self_share=own, other_share=other))
     return found
 
 
 def in_words(found: Sequence[Confusion], *, max_foreign: float) -> str:
     """The confusions as a sentence; two that point at each other are called swapped."""
     told = []
-    clear = {one.source: one.heard_as for one in found if one.foreign >= max_foreign and one.foreign > one.own}
+    clear = {
+        one.source: one.predicted_as
+        for one in found
+        if one.other_share >= max_foreign and one.other_share > one.self_share
+    }
     swapped = sorted({tuple(sorted((a, b))) for a, b in clear.items() if clear.get(b) == a})
     told += [f"{one} and {other} look swapped" for one, other in swapped]
     for one in found:
-        if one.foreign >= max_foreign:
-            own = f", as {one.source} in {one.own:.0%}"
-            told.append(f"the stem called {one.source} is heard as {one.heard_as} in {one.foreign:.0%} of seconds{own}")
+        if one.other_share >= max_foreign:
+            own = f", as {one.source} in {one.self_share:.0%}"
+            told.append(
+                f"the stem called {one.source} is heard as {one.predicted_as} in {one.other_share:.0%} of seconds{own}"
+            )
         else:
-            told.append(f"the stem called {one.source} is heard as {one.source} in only {one.own:.0%} of seconds")
+            told.append(
+                f"the stem called {one.source} is heard as {one.source} in only {one.self_share:.0%} of seconds"
+            )
     return "; ".join(told)
 
 
-def worst_second(levels: Levels, *, index: int, heard_as: int, silence_db: float) -> int:
+def worst_second(levels: Levels, *, index: int, predicted_as: int, silence_db: float) -> int:
     """The second in which stem `index` sounds and the model hears most of another source in it."""
     own_N, heard_N = levels.own_NS[:, index], levels.heard_NSS[:, index]
-    excess_N = heard_N[:, heard_as] - heard_N[:, index]
+    excess_N = heard_N[:, predicted_as] - heard_N[:, index]
     return int(np.where(own_N > silence_db, excess_N, -np.inf).argmax())

@@ -161,15 +161,15 @@ def test_a_dropped_song_moves_nobody_unless_it_was_the_last_of_its_side(valid: f
     about = {"drawn": ["test", "valid"], "split_rule": rule}
     assert list(sides.values()).count("valid") != 1
     for dropped in names:
-        moved = {v.track_id: v.split for v in curate._dealt_again(_drawn(sides, dropped), about) if v.keep}
+        moved = {v.track_id: v.split for v in curate._resplit(_drawn(sides, dropped), about) if v.keep}
         assert moved == {name: side for name, side in sides.items() if name != dropped}
     lonely = dict.fromkeys(names, "train") | {"Song 07": "test"} | ({"Song 08": "valid"} if valid else {})
-    again = {v.track_id: v.split for v in curate._dealt_again(_drawn(lonely, "Song 07"), about) if v.keep}
+    again = {v.track_id: v.split for v in curate._resplit(_drawn(lonely, "Song 07"), about) if v.keep}
     (taken,) = [name for name, side in again.items() if side != lonely[name]]
     assert again[taken] == "test"
     # It stays there when the dropped song is back, or when others join.
     known = {**about, "curated_sides": again}
-    assert {v.track_id for v in curate._dealt_again(_drawn(lonely), known) if v.split == "test"} == {taken, "Song 07"}
+    assert {v.track_id for v in curate._resplit(_drawn(lonely), known) if v.split == "test"} == {taken, "Song 07"}
 
 
 def test_a_split_that_folders_state_is_not_refilled(ray_local: Any, tmp_path: Path) -> None:
@@ -312,10 +312,10 @@ def test_songs_whose_stems_a_model_hears_as_others_are_dropped(
     monkeypatch.setattr(registry, "resolve", lambda ref, *, store: {"models:/bands@champion": "bands"}[ref])
     root, store = tmp_path / "c", tmp_path / "s"
     for number, called in enumerate((bands.SOURCES, bands.SOURCES, ("drums", "vocals", "bass"))):
-        for heard_as, name in zip(called, bands.SOURCES, strict=True):
+        for predicted_as, name in zip(called, bands.SOURCES, strict=True):
             path = root / f"train/Song {number}" / f"{name}.wav"
             path.parent.mkdir(parents=True, exist_ok=True)
-            soundfile.write(path, bands.tones(*[heard_as] * (5 + number)).T, bands.RATE, subtype="FLOAT")
+            soundfile.write(path, bands.tones(*[predicted_as] * (5 + number)).T, bands.RATE, subtype="FLOAT")
     ingested = _ingest(root, store, sources=bands.SOURCES)
     config = CurateConfig(model="models:/bands@champion", min_similarity=2)  # equal tones are equal recordings
     result = _curate(ingested, store, config)

@@ -144,7 +144,7 @@ def test_a_bag_and_another_batch_hear_the_same(tmp_path: Path) -> None:
 def test_the_words_name_what_a_stem_is_heard_as() -> None:
     swapped_SS = np.array([[1, 0, 0], [0, 0.03, 0.92], [0, 0.95, 0.01]])
     found = confusions(swapped_SS, sources=SOURCES, min_own=0.7, max_foreign=0.3)
-    assert [(one.source, one.heard_as) for one in found] == [("bass", "vocals"), ("vocals", "bass")]
+    assert [(one.source, one.predicted_as) for one in found] == [("bass", "vocals"), ("vocals", "bass")]
     assert in_words(found, max_foreign=0.3) == (
         "bass and vocals look swapped; the stem called bass is heard as vocals in 92% of seconds, as bass in 3%; "
         "the stem called vocals is heard as bass in 95% of seconds, as vocals in 1%"
