@@ -38,7 +38,7 @@ lint: sync ## ruff check, ruff format --check, types, import rules
 	$(BIN)/lint-imports --no-logo
 
 docs: sync ## the documentation, as a site in build/docs; warnings are errors
-	@$(BIN)/python -m sphinx -W --keep-going -q -b html -d build/doctrees docs build/docs
+	@$(BIN)/python -m sphinx -W --keep-going -q -a -b html -d build/doctrees docs build/docs
 
 bench-%: sync ## one benchmark, such as bench-road; OUT=FILE.json writes its rows
 	@$(BIN)/python -m tests.benchmarks.$* $(if $(OUT),--out $(OUT))

@@ -23,8 +23,8 @@ FETCHED = {"script": "src", "img": "src", "iframe": "src", "audio": "src", "sour
 
 @pytest.fixture(scope="module")
 def site(repository: Path) -> Path:
-    """build/docs, as `make docs` makes it; what is there already is only brought up to date."""
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "-d", "build/doctrees"]
+    """build/docs, as `make docs` makes it; what was read already is read again only if it changed."""
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-a", "-b", "html", "-d", "build/doctrees"]
     made = subprocess.run(
         [*command, "docs", "build/docs"],
         cwd=repository,
