@@ -120,7 +120,7 @@ VARIABLES = [
 ]
 
 PHRASES = {
-    r"\bwould do\b": "X must be >= 0, got Y",
+    r"(?<! it)(?<! gate) would do\b": "X must be >= 0, got Y",
     r"stands in the (train|valid|test|validation) split": "the train split is empty",
     r"are no rivals": "their sources differ; they cannot be compared",
     r"is no whole number of groups": "must be divisible by {group}",
@@ -139,10 +139,9 @@ PHRASES = {
 
 ALLOWED: dict[tuple[str, str], int] = {
     ("docs", "A person's word"): 1,
-    ("docs", r"\bwould do\b"): 3,
     ("docs", "in four of five cases"): 1,
+    ("flows", r"(?<! it)(?<! gate) would do\b"): 8,
     ("flows", "A person's word"): 1,
-    ("flows", r"\bwould do\b"): 8,
     ("flows", "class Relay"): 1,
     ("flows", "class Waste"): 1,
     ("flows", "function carry_out"): 1,
@@ -153,14 +152,13 @@ ALLOWED: dict[tuple[str, str], int] = {
     ("flows", "variable door"): 5,
     ("flows", "variable moved_alias"): 1,
     ("flows", "variable pause_h"): 1,
-    ("models", r"\bwould do\b"): 2,
+    ("models", r"(?<! it)(?<! gate) would do\b"): 2,
     ("models", "class PartingLayer"): 1,
-    ("models", "function _halved"): 1,
     ("models", "function as_stored"): 1,
     ("models", "function attend"): 1,
     ("models", "variable final_fraction"): 1,
+    ("pipelines", r"(?<! it)(?<! gate) would do\b"): 28,
     ("pipelines", "[Pp]ages for ears"): 1,
-    ("pipelines", r"\bwould do\b"): 28,
     ("pipelines", "are no rivals"): 1,
     ("pipelines", "function written"): 1,
     ("pipelines", "in four of five cases"): 4,
