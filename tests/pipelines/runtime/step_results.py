@@ -15,8 +15,8 @@ import struct
 import sys
 import tempfile
 import wave
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,8 @@ from datasets.corpus import synthetic
 from datasets.corpus.splits import assign_splits
 from datasets.mixing.mixplan import MixRules
 from datasets.quality.measures import QualityRules
-from datasets.schema import MixPlan, Profile, Score, Verdict
-from datasets.shards.arrow_tables import read_objects
+from datasets.schema import PROFILES, MixPlan, Profile, Score, ShardSet, Verdict
+from datasets.shards.arrow_tables import read_objects, table_of, write_table
 from datasets.shards.manifests import read_songs
 from datasets.shards.shards import read_song
 from models.learner_config import AugmentConfig, LearnerConfig
@@ -134,10 +134,12 @@ def all_results(folder: Path) -> Iterator[tuple[Step, Results]]:
 
     profiles = analyze.run(analyze.AnalyzeConfig(), ingested.chunks, store=store)
     yield analyze.STEP, {one.track_id: _profile(one) for one in read_objects(profiles, Profile)}
-    rules = MixRules(
-        min_tempo_confidence=0, min_phase_confidence=0, max_beat_error_ms=1000, min_cover=0, max_semitones=6
+    mixes = automix.run(
+        automix.AutomixConfig(mixes_per_track=1, rules=MixRules(min_cover=0.1, max_semitones=6)),
+        ingested.chunks,
+        _steady(read_objects(profiles, Profile), store),
+        store=store,
     )
-    mixes = automix.run(automix.AutomixConfig(mixes_per_track=1, rules=rules), ingested.chunks, profiles, store=store)
     yield automix.PLAN, {one.mix_id: asdict(one) for one in read_objects(mixes.plans, MixPlan)}
     yield automix.STEP, {song.track_id: _levels(read_song(song)) for song in read_songs(mixes.chunks)}
 
@@ -170,6 +172,28 @@ def all_results(folder: Path) -> Iterator[tuple[Step, Results]]:
     )
     toys = sorted((folder / "toys").rglob("*.wav"))
     yield SYNTHETIC, {str(path.relative_to(folder / "toys")): _levels(np.stack([_decoded(path)])) for path in toys}
+
+
+def _steady(profiles: Sequence[Profile], store: str) -> ShardSet:
+    """Profiles with beats and keys that are stated, not heard, so that mixes need stretching and transposing."""
+    songs = [one for one in profiles if one.split == "train"]
+    stated = [
+        replace(
+            one,
+            tempo_bpm=60 / beat_s,
+            tempo_confidence=1.0,
+            phase_confidence=1.0,
+            downbeat_confidence=0.0,
+            beats_s=tuple(beat_s * number for number in range(int(SECONDS / beat_s))),
+            downbeats_s=(),
+            key=key,
+            key_confidence=1.0,
+            tuning_cents=0.0,
+            loudness_db={"drums": -20.0, "bass": -22.0},
+        )
+        for one, beat_s, key in zip(songs, (0.5, 0.52), ("C major", "D major"), strict=True)
+    ]
+    return write_table(store, "profiles", table_of(stated, PROFILES), key="stated")
 
 
 def _decoded(path: str | Path) -> Any:
