@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # `recipe.py` raises errors too, and is read by processes that do without torch
+if TYPE_CHECKING:  # `learner_config.py` raises errors too, and is read by processes that do without torch
     from torch import Tensor
 
 # Options of networks, and numbers far beyond any that was published: larger ones would take hours, or overflow.
@@ -17,7 +17,7 @@ MAX_FEATURES = 2**28  # of a layer; 6144 were published
 
 
 class ModelError(ValueError):
-    """A configuration, file or batch that no model here can use. The message says what was seen and what would do."""
+    """A configuration, file or batch that no model here can use; the message names value, constraint and remedy."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -157,8 +157,8 @@ def _passes(model: nn.Module, options: SeparationOptions) -> Iterator[tuple[nn.M
         share_S11 = torch.tensor(share)[:, None, None] / max(1, options.shifts)
         longest = int(MAX_SHIFT_S * interface(member).sample_rate) if options.shifts else 0
         for shift in range(max(1, options.shifts)):
-            dice = generator(options.seed, "delay", index, shift)
-            yield member, int(torch.randint(longest + 1, (1,), generator=dice)), share_S11
+            rng = generator(options.seed, "delay", index, shift)
+            yield member, int(torch.randint(longest + 1, (1,), generator=rng)), share_S11
 
 
 def _check(model: nn.Module, mixture_CT: Tensor) -> None:

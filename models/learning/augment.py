@@ -30,21 +30,21 @@ def augment(
     num_samples = longest - shift_samples
     if num_samples < 1:
         raise ModelError(f"segments of {sources_BSCT.shape[-1]} samples cannot be shifted by {shift_samples}")
-    dice = _Dice(seed=seed, step=step, rows=rows)
+    rng = _RowRandom(seed=seed, step=step, rows=rows)
     if config.repitch_probability:
-        sources_BSCT = _repitch(sources_BSCT, config, dice, num_samples=longest)
+        sources_BSCT = _repitch(sources_BSCT, config, rng, num_samples=longest)
     draws = [_draw_row(config, num_sources, shift_samples, seed=seed, step=step, row=row) for row in rows]
     sources_BSCT = _shift(sources_BSCT, torch.stack([draw.offset_S for draw in draws]), num_samples)
     if config.flip_channels:
         sources_BSCT = _flip(sources_BSCT, torch.stack([draw.flip_S for draw in draws]))
-    sources_BSCT = _colour(sources_BSCT, config, dice)
+    sources_BSCT = _colour(sources_BSCT, config, rng)
     batch_generator = generator(seed, step, "batch")
     scaled, remixed = torch.rand(2, generator=batch_generator).tolist()
     if config.flip_sign or scaled < config.scale_probability:
         gains = [draw.sign_S * (draw.gain_S if scaled < config.scale_probability else 1) for draw in draws]
         sources_BSCT = sources_BSCT * torch.stack(gains).to(sources_BSCT)[..., None, None]
     if config.mixup_probability:
-        sources_BSCT = _mixup(sources_BSCT, config, dice)
+        sources_BSCT = _mixup(sources_BSCT, config, rng)
     if config.remix_group > 1 and remixed < config.remix_probability:
         sources_BSCT = _remix(sources_BSCT, config.remix_group, seed=seed, step=step, rows=rows)
     return sources_BSCT
@@ -61,12 +61,12 @@ class _Draw(NamedTuple):
 
 def _draw_row(config: AugmentConfig, num_sources: int, shift_samples: int, *, seed: int, step: int, row: int) -> _Draw:
     """Everything is drawn, used or not, so that turning one augmentation off leaves the others as they were."""
-    dice = generator(seed, step, "row", row)
-    offset_S = torch.randint(shift_samples + 1, (num_sources,), generator=dice)
+    rng = generator(seed, step, "row", row)
+    offset_S = torch.randint(shift_samples + 1, (num_sources,), generator=rng)
     offset_S = offset_S[:1].expand(num_sources) if config.shift_together else offset_S
-    flip_S = torch.rand(num_sources, generator=dice) < 0.5
-    negative_S = torch.rand(num_sources, generator=dice) < 0.5
-    gain_S = config.scale_min + (config.scale_max - config.scale_min) * torch.rand(num_sources, generator=dice)
+    flip_S = torch.rand(num_sources, generator=rng) < 0.5
+    negative_S = torch.rand(num_sources, generator=rng) < 0.5
+    gain_S = config.scale_min + (config.scale_max - config.scale_min) * torch.rand(num_sources, generator=rng)
     sign_S = torch.where(negative_S & config.flip_sign, -1.0, 1.0)
     return _Draw(offset_S, flip_S, sign_S, gain_S)
 
@@ -83,7 +83,7 @@ def _flip(sources_BSCT: Tensor, flip_BS: Tensor) -> Tensor:
     return torch.where(flip_BS.to(sources_BSCT.device)[..., None, None], sources_BSCT.flip(2), sources_BSCT)
 
 
-class _Dice(NamedTuple):
+class _RowRandom(NamedTuple):
     """Numbers for the rows at hand; what one change draws moves no other's numbers."""
 
     seed: int
@@ -102,11 +102,11 @@ class _Dice(NamedTuple):
         )
 
 
-def _repitch(sources_BSCT: Tensor, config: AugmentConfig, dice: _Dice, *, num_samples: int) -> Tensor:
+def _repitch(sources_BSCT: Tensor, config: AugmentConfig, rng: _RowRandom, *, num_samples: int) -> Tensor:
     """The first `num_samples` of every row, after a margin; of some rows in another tempo and pitch."""
     out_BSCT = sources_BSCT[..., REPITCH_MARGIN : REPITCH_MARGIN + num_samples].clone()
-    chosen_B2 = dice.uniform("repitch", 2)
-    tempo_B = (config.repitch_tempo * dice.normal("tempo", 1)[:, 0]).clamp(
+    chosen_B2 = rng.uniform("repitch", 2)
+    tempo_B = (config.repitch_tempo * rng.normal("tempo", 1)[:, 0]).clamp(
         -config.repitch_max_tempo, config.repitch_max_tempo
     )
     for row, (chance, pitch) in enumerate(chosen_B2.tolist()):
@@ -122,12 +122,12 @@ def _repitch(sources_BSCT: Tensor, config: AugmentConfig, dice: _Dice, *, num_sa
     return out_BSCT
 
 
-def _colour(sources_BSCT: Tensor, config: AugmentConfig, dice: _Dice) -> Tensor:
+def _colour(sources_BSCT: Tensor, config: AugmentConfig, rng: _RowRandom) -> Tensor:
     """Changes to the sound of single stems."""
     num_sources = sources_BSCT.shape[1]
 
     def some(what: str, probability: float, effect: Callable[..., Tensor], *parameters_BSP: Tensor) -> Tensor:
-        chosen_BS = dice.uniform(what, num_sources) < probability
+        chosen_BS = rng.uniform(what, num_sources) < probability
         if not chosen_BS.any():
             return sources_BSCT
         drawn = [parameter[chosen_BS].to(sources_BSCT) for parameter in parameters_BSP]
@@ -137,29 +137,29 @@ def _colour(sources_BSCT: Tensor, config: AugmentConfig, dice: _Dice) -> Tensor:
         return out_BSCT
 
     if config.eq_probability:
-        gain_BSP = config.eq_db * (2 * dice.uniform("eq gain", num_sources, effects.EQ_OCTAVES) - 1)
+        gain_BSP = config.eq_db * (2 * rng.uniform("eq gain", num_sources, effects.EQ_OCTAVES) - 1)
         sources_BSCT = some("eq", config.eq_probability, effects.equalize, gain_BSP)
     if config.saturate_probability:
-        drive_BS = config.saturate_db * dice.uniform("drive", num_sources)
+        drive_BS = config.saturate_db * rng.uniform("drive", num_sources)
         sources_BSCT = some("saturate", config.saturate_probability, effects.saturate, drive_BS)
     if config.codec_probability:
         names = {"cutoff": effects.CODEC_CUTOFF, "ratio": effects.CODEC_RATIO_DB}
         cutoff_BS, ratio_BS = (
-            low + (high - low) * dice.uniform(name, num_sources) for name, (low, high) in names.items()
+            low + (high - low) * rng.uniform(name, num_sources) for name, (low, high) in names.items()
         )
         sources_BSCT = some("codec", config.codec_probability, effects.degrade, cutoff_BS, ratio_BS)
     if config.width_probability:
-        width_BS = config.width_max * dice.uniform("wide", num_sources)
+        width_BS = config.width_max * rng.uniform("wide", num_sources)
         sources_BSCT = some("width", config.width_probability, effects.widen, width_BS)
     return sources_BSCT
 
 
-def _mixup(sources_BSCT: Tensor, config: AugmentConfig, dice: _Dice) -> Tensor:
+def _mixup(sources_BSCT: Tensor, config: AugmentConfig, rng: _RowRandom) -> Tensor:
     """Some stems with that of the same source of the next row of their group added, at up to its own loudness."""
     num_sources, group = sources_BSCT.shape[1], config.remix_group
-    _check_groups(dice.rows, group)
-    chosen_BS = dice.uniform("mixup", num_sources) < config.mixup_probability
-    gain_BS = (chosen_BS * dice.uniform("mixup gain", num_sources)).to(sources_BSCT)
+    _check_groups(rng.rows, group)
+    chosen_BS = rng.uniform("mixup", num_sources) < config.mixup_probability
+    gain_BS = (chosen_BS * rng.uniform("mixup gain", num_sources)).to(sources_BSCT)
     following = [row - row % group + (row + 1) % group for row in range(len(sources_BSCT))]
     return sources_BSCT + gain_BS[..., None, None] * sources_BSCT[following]
 
@@ -170,8 +170,8 @@ def _remix(sources_BSCT: Tensor, group: int, *, seed: int, step: int, rows: Sequ
     firsts = _check_groups(rows, group)
     index_BS = torch.empty(num_rows, num_sources, dtype=torch.long)
     for start, first in zip(range(0, num_rows, group), firsts, strict=True):
-        dice = generator(seed, step, "group", first)
-        order_GS = torch.stack([torch.randperm(group, generator=dice) for _ in range(num_sources)], dim=1)
+        rng = generator(seed, step, "group", first)
+        order_GS = torch.stack([torch.randperm(group, generator=rng) for _ in range(num_sources)], dim=1)
         index_BS[start : start + group] = start + order_GS
     index_BS = index_BS.to(sources_BSCT.device)
     return sources_BSCT[index_BS, torch.arange(num_sources, device=sources_BSCT.device)]

@@ -35,7 +35,9 @@ class BitWidths:
         self.config = config
         self.weights = large_matrices(model, config.min_mib)
         if not self.weights:
-            raise ModelError(f"no weight matrix has {config.min_mib:g} MiB: a smaller quantize.min_mib would do")
+            raise ModelError(
+                f"quantize.min_mib must be at most the size of the largest weight matrix, got {config.min_mib:g} MiB"
+            )
         device = next(iter(self.weights.values())).device
         self.groups = [-(-weight.numel() // config.group_size) for weight in self.weights.values()]
         share = (FIRST_BITS - MIN_BITS) / (MAX_BITS - MIN_BITS)
@@ -107,12 +109,12 @@ class BitWidths:
     def _offsets(self, seed: int, step: int) -> list[Tensor]:
         """Noise of each weight: uniform, as wide as the distance between neighbours on its grid."""
         device = self.logits_G.device
-        dice = torch.Generator(device).manual_seed(generator(seed, step, "weights").initial_seed())
+        rng = torch.Generator(device).manual_seed(generator(seed, step, "weights").initial_seed())
         share_G = 1 / (torch.exp2(self.bits()) - 1)
         offsets = []
         for weight, share in zip(self.weights.values(), torch.split(share_G, self.groups), strict=True):
             low, high = weight.detach().aminmax()
-            noise_GK = torch.rand(len(share), self.config.group_size, generator=dice, device=device) - 0.5
+            noise_GK = torch.rand(len(share), self.config.group_size, generator=rng, device=device) - 0.5
             scaled_GK = (high - low) * share[:, None] * noise_GK
             offsets.append(scaled_GK.flatten()[: weight.numel()].view_as(weight))
         return offsets

@@ -63,9 +63,9 @@ def _large_matrices(model: nn.Module, min_mib: float) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
-def _leading_vectors(matrix: Tensor, config: SingularConfig, dice: torch.Generator) -> tuple[Tensor, Tensor]:
+def _leading_vectors(matrix: Tensor, config: SingularConfig, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """The first pair of singular vectors, by subspace iteration (Halko, Martinsson, Tropp 2011)."""
-    sketch = torch.randn(matrix.shape[1], min(config.rank, *matrix.shape), generator=dice).to(matrix.device)
+    sketch = torch.randn(matrix.shape[1], min(config.rank, *matrix.shape), generator=rng).to(matrix.device)
     basis = torch.linalg.qr(matrix @ sketch).Q
     for _ in range(config.iterations):
         basis = torch.linalg.qr(matrix @ torch.linalg.qr(matrix.T @ basis).Q).Q
