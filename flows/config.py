@@ -27,13 +27,13 @@ from datasets.store import storage
 from datasets.store.strict_json import restored
 from flows import settings
 from flows.retraining.retrain_policy import RetrainConfig
-from pipelines.evaluation.evaluate import EvaluateConfig
+from pipelines.evaluation.evaluate_config import EvaluateConfig
 from pipelines.evaluation.gate import GateConfig
 from pipelines.inference.listening_pages import ListenConfig
-from pipelines.inference.separate_songs import SeparateConfig
+from pipelines.inference.separate_config import SeparateConfig
 from pipelines.preparation.analyze import AnalyzeConfig
 from pipelines.preparation.automix import AutomixConfig
-from pipelines.preparation.curate import CurateConfig
+from pipelines.preparation.curate_config import CurateConfig
 from pipelines.preparation.ingest import CorpusConfig, IngestConfig
 from pipelines.registry import RegistryConfig
 from pipelines.report.report_input import ReportConfig

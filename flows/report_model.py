@@ -18,8 +18,8 @@ from flows.tasks.prefect_step import step
 from flows.train_model import Trained, heard_in, of_candidate
 from pipelines import registry
 from pipelines.inference import separate_songs, song_files
-from pipelines.inference.separate_songs import SeparatedSong
 from pipelines.inference.song_files import SongFiles
+from pipelines.inference.stem_files import SeparatedSong
 from pipelines.lineage.ancestry import Ancestors
 from pipelines.lineage.contamination import Contamination
 from pipelines.report import augmentation_examples, mixes, model_report

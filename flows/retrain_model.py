@@ -18,7 +18,7 @@ from flows.retraining import retrain_policy
 from flows.retraining.retrain_policy import Facts, Judgement, Retraining
 from flows.tasks.prefect_step import resumable
 from pipelines import registry
-from pipelines.evaluation.evaluate import SongScore
+from pipelines.evaluation.summary import SongScore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

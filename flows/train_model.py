@@ -17,12 +17,14 @@ from flows.tasks.approval import with_approval
 from flows.tasks.prefect_step import resumable, said, step
 from pipelines import registry
 from pipelines.evaluation import evaluate, gate
-from pipelines.evaluation.evaluate import EvaluateConfig, EvaluateResult, ScoreSummary
+from pipelines.evaluation.evaluate import EvaluateResult
+from pipelines.evaluation.evaluate_config import EvaluateConfig
 from pipelines.evaluation.gate import Check, GateDecision
+from pipelines.evaluation.summary import ScoreSummary
 from pipelines.lineage import ancestry, contamination
 from pipelines.lineage.ancestry import Ancestors, Ancestry
 from pipelines.lineage.contamination import Contamination
-from pipelines.preparation.curate import CurateConfig
+from pipelines.preparation.curate_config import CurateConfig
 from pipelines.registry import Candidate, ModelVersion
 from pipelines.registry.bundle import checkpoint_digest
 from pipelines.runtime.step_keys import code_commit

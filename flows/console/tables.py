@@ -14,10 +14,10 @@ from flows.build_corpus import Corpus
 from flows.console.progress_display import decibels, table
 from flows.full_run import FullRun
 from flows.train_model import Trained
-from pipelines.evaluation.evaluate import ScoreSummary, SourceScore
 from pipelines.evaluation.gate import GateDecision
 from pipelines.evaluation.paired_bootstrap import Difference
 from pipelines.evaluation.scoring import ILL_CONDITIONED
+from pipelines.evaluation.summary import ScoreSummary, SourceScore
 from pipelines.registry import ModelVersion
 
 MAX_ROWS = 20

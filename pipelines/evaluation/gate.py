@@ -18,8 +18,8 @@ from typing import Annotated
 from datasets.errors import InputError
 from datasets.ranges import Decibels, NonNegativeFloat, PositiveFloat, PositiveInt, Range, check_ranges
 from datasets.store import storage
-from pipelines.evaluation.evaluate import ScoreSummary, SongScore, SourceScore
 from pipelines.evaluation.paired_bootstrap import Difference, difference
+from pipelines.evaluation.summary import ScoreSummary, SongScore, SourceScore
 from pipelines.lineage.contamination import Contamination
 
 CLEAN = Contamination()

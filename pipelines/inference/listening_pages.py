@@ -26,9 +26,11 @@ from datasets.store import storage
 from datasets.store.ownership import outputs, require_folder, require_ours
 from models import inference, networks
 from pipelines.evaluation import model_match
-from pipelines.evaluation.evaluate import EvaluateConfig, ScoreSummary, separate_song
+from pipelines.evaluation.evaluate_config import EvaluateConfig
 from pipelines.evaluation.gate import Pairs
 from pipelines.evaluation.model_match import Resampling
+from pipelines.evaluation.scoring_job import separate_song
+from pipelines.evaluation.summary import ScoreSummary
 from pipelines.report.ab_page import ABEntry, ABPair, index_page, song_page
 from pipelines.report.page import POLICY
 from pipelines.runtime.progress import Progress, stage

@@ -9,15 +9,11 @@ touched.
 """
 
 import hashlib
-import json
-import os
-import re
-import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,15 +24,28 @@ from datasets.audio.samples import Samples
 from datasets.audio.writers import AudioWriter
 from datasets.corpus.scan import distinct_names, safe_name
 from datasets.errors import AudioError, InputError
-from datasets.ranges import NonNegativeInt, PositiveInt, ProperFraction, check_ranges
 from datasets.store.ownership import outputs, recorded_files, require_ours
 from models import inference, networks
+from pipelines.inference.separate_config import SeparateConfig
+from pipelines.inference.stem_files import (
+    FULL_SCALE,
+    SUMMARY,
+    SeparatedSong,
+    Spool,
+    clear,
+    exactly,
+    file_name,
+    find_separated,
+    is_damaged_stem,
+    make_folder,
+    writable_rate,
+    write_summary,
+)
 from pipelines.runtime.progress import Progress, stage
 from pipelines.runtime.step_keys import Step
 
 if TYPE_CHECKING:
     from torch import nn
-
 # Raise it when the same song, model and settings give other stems (CONTRIBUTING.md)
 VERSION = 1
 STEP = Step(
@@ -44,29 +53,7 @@ STEP = Step(
     version=VERSION,
     uses={"audio": audio.VERSION, "inference": inference.VERSION, "networks": networks.VERSION},
 )
-FORMATS = {"wav16": "wav", "wav24": "wav", "float": "wav", "flac": "flac", "mp3": "mp3"}  # -> extension
-MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
-FULL_SCALE = 1 - 2**-15  # the largest positive value that 16 bits hold
-SUMMARY = "separation.json"  # the record of what is ours, from the first stem on; its key, last: the stems are whole
 REMEDY = "choose another --out, or move that away"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SeparateConfig:
-    """How songs are separated and what is written."""
-
-    format: str = "wav16"  # of the stems: wav16, wav24, float (32-bit WAV), flac (24 bit) or mp3
-    two_stems: str = ""  # a source to write with "no_<source>", the sum of the others; empty writes every source
-    overlap: ProperFraction = 0.25  # share of a segment that the next one covers again
-    shifts: NonNegativeInt = 0  # delayed copies to average over; each costs a whole pass
-    batch_size: PositiveInt = 1  # segments computed together; more is faster on a GPU
-    seed: NonNegativeInt = 0  # seed of the delays of `shifts`
-    device: str = "auto"  # cpu, cuda, mps, or "auto": the best of them that is there
-
-    def __post_init__(self) -> None:
-        if self.format not in FORMATS:
-            raise InputError(f"separate.format={self.format!r}: use one of {', '.join(FORMATS)}")
-        check_ranges(self, InputError, section="separate.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,19 +62,6 @@ class SeparateInputs:
 
     model: str  # the digest of its weights and configuration
     song: str  # the digest of its file
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SeparatedSong:
-    """Where one song's stems are; `gain_db` is 0 unless they had to be turned down to fit the format."""
-
-    song: str
-    folder: str
-    files: Mapping[str, str]  # stem -> path
-    sample_rate: int
-    num_samples: int
-    gain_db: float
-    reused: bool  # found finished, from an earlier run with the same song, model and settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +95,7 @@ def run(
     if not songs:
         raise InputError("no song given: name at least one audio file")
     separator = _Separator(config, model)
-    _make_folder(Path(out))
+    make_folder(Path(out))
     done: list[SeparatedSong] = []
     failed: list[FailedSong] = []
     for song, name in zip(songs, unique_names(songs), strict=True):
@@ -211,29 +185,29 @@ def _separate_song(separator: _Separator, song: Path, folder: Path, progress: Pr
     if not song.is_file():
         raise InputError(f"{song}: {'a folder, not a song' if song.is_dir() else 'no such file'}")
     key = STEP.key(SeparateInputs(model=separator.digest, song=_content_digest(song)), separator.config)
-    if (finished := _finished(song, folder, key)) is not None:
+    if (finished := find_separated(song, folder, key)) is not None:
         return finished
-    names = [_file_name(stem, separator.config.format) for stem in separator.stems]
+    names = [file_name(stem, separator.config.format) for stem in separator.stems]
 
     def is_damaged(name: str) -> bool:
-        return name in recorded_files(folder, SUMMARY) and _is_damaged(folder / name)
+        return name in recorded_files(folder, SUMMARY) and is_damaged_stem(folder / name)
 
     require_ours(folder, names, remedy=REMEDY, record=SUMMARY, also_ours=is_damaged)
     mixture = _Mixture(song, separator)
     with stage(progress, "separate", total=mixture.duration_s, unit="s") as heard:
         heard.note(song.name)
-        _make_folder(folder)
-        _clear(folder)
+        make_folder(folder)
+        clear(folder)
         with (
             outputs(folder, names, remedy=REMEDY, record=SUMMARY, also_ours=is_damaged),
             tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as scratch,
         ):
-            spool = _Spool(Path(scratch), separator.stems)
+            spool = Spool(Path(scratch), separator.stems)
             for block_SCT in separator.stems_of(mixture.blocks(), mean=mixture.mean, std=mixture.std):
                 spool.write(block_SCT)
                 heard.advance(block_SCT.shape[-1] / mixture.model_rate)
             result = _write_stems(spool, mixture, folder, separator.config)
-        _write_summary(folder, key, result)
+        write_summary(folder, key, result)
         turned = f", turned down by {-result.gain_db:.1f} dB to fit {separator.config.format}" if result.gain_db else ""
         heard.finish(f"{song.name}: {len(result.files)} stems in {folder}{turned}")
     return result
@@ -272,34 +246,22 @@ class _Mixture:
         return resample_blocks(counted(), source_rate=self.sample_rate, target_rate=self.model_rate)
 
 
-class _Spool:
-    """Stems as raw float32 on disk: the common gain is known only when the whole song has been separated."""
-
-    def __init__(self, folder: Path, stems: Sequence[str]) -> None:
-        self.paths = {stem: folder / f"{index}.f32" for index, stem in enumerate(stems)}
-        self.channels = 0
-        self.peak = 0.0
-
-    def write(self, block_SCT: Samples) -> None:
-        self.channels = block_SCT.shape[1]
-        self.peak = max(self.peak, float(np.abs(block_SCT).max(initial=0.0)))
-        for path, stem_CT in zip(self.paths.values(), block_SCT, strict=True):
-            with path.open("ab") as file:
-                file.write(np.ascontiguousarray(stem_CT.T, dtype=np.float32).tobytes())
-
-    def read(self, stem: str, *, block_samples: int = 1 << 18) -> Iterator[Samples]:
-        with self.paths[stem].open("rb") as file:
-            while data := file.read(block_samples * self.channels * 4):
-                yield np.ascontiguousarray(np.frombuffer(data, dtype=np.float32).reshape(-1, self.channels).T)
+def _content_digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _write_stems(spool: _Spool, mixture: _Mixture, folder: Path, config: SeparateConfig) -> SeparatedSong:
-    sample_rate = _writable_rate(mixture.sample_rate, config.format)
+def _write_stems(spool: Spool, mixture: _Mixture, folder: Path, config: SeparateConfig) -> SeparatedSong:
+    sample_rate = writable_rate(mixture.sample_rate, config.format)
     num_samples = round(mixture.num_samples * sample_rate / mixture.sample_rate)
 
     def blocks_of(stem: str) -> Iterator[Samples]:
         converted = resample_blocks(spool.read(stem), source_rate=mixture.model_rate, target_rate=sample_rate)
-        return _exactly(converted, num_samples)
+        return exactly(converted, num_samples)
 
     peak = spool.peak
     if sample_rate != mixture.model_rate:  # resampling moves peaks a little
@@ -307,7 +269,7 @@ def _write_stems(spool: _Spool, mixture: _Mixture, folder: Path, config: Separat
     gain = 1.0 if config.format == "float" or peak <= FULL_SCALE else FULL_SCALE / peak
     files = {}
     for stem in spool.paths:
-        path = folder / _file_name(stem, config.format)
+        path = folder / file_name(stem, config.format)
         with AudioWriter(path, sample_rate=sample_rate, channels=spool.channels, format=config.format) as writer:
             for block_CT in blocks_of(stem):
                 writer.write(block_CT * np.float32(gain) if gain != 1.0 else block_CT)
@@ -321,99 +283,3 @@ def _write_stems(spool: _Spool, mixture: _Mixture, folder: Path, config: Separat
         gain_db=20 * float(np.log10(gain)),
         reused=False,
     )
-
-
-def _writable_rate(sample_rate: int, format: str) -> int:
-    """The song's own rate, or for MP3, which has nine of them, the next higher, at most 48 kHz."""
-    if format != "mp3":
-        return sample_rate
-    return next((rate for rate in MP3_RATES if rate >= sample_rate), MP3_RATES[-1])
-
-
-def _exactly(blocks: Iterator[Samples], num_samples: int) -> Iterator[Samples]:
-    """The blocks, cut or zero-padded at the end: resampling there and back may be off by a sample."""
-    left = num_samples
-    channels = 1
-    for block_CT in blocks:
-        channels = block_CT.shape[0]
-        if left <= 0:
-            return
-        yield block_CT[:, :left]
-        left -= min(left, block_CT.shape[-1])
-    if left > 0:
-        yield np.zeros((channels, left), dtype=np.float32)
-
-
-def _file_name(stem: str, format: str) -> str:
-    return f"{safe_name(stem)}.{FORMATS[format]}"
-
-
-def _is_damaged(path: Path) -> bool:
-    """Whether nothing can be heard of a file any more: a stem of ours in pieces is nobody's work."""
-    if not path.is_file() or path.is_symlink():
-        return False
-    try:
-        probe(path)
-    except AudioError:
-        return True
-    return False
-
-
-def _clear(folder: Path) -> None:
-    """Remove what a killed run left half written, known by the names that `_Spool` and `AudioWriter` give."""
-    for leftover in folder.glob(".partial-*"):
-        if leftover.is_dir() and all(re.fullmatch(r"\d+\.f32", path.name) for path in leftover.iterdir()):
-            shutil.rmtree(leftover, ignore_errors=True)
-    for leftover in folder.glob(".tmp-*"):
-        if re.fullmatch(r"\.tmp-[0-9a-f]+", leftover.name):
-            leftover.unlink(missing_ok=True)
-
-
-def _write_summary(folder: Path, key: str, result: SeparatedSong) -> None:
-    files = {stem: Path(path).name for stem, path in result.files.items()}
-    sizes = {stem: Path(path).stat().st_size for stem, path in result.files.items()}
-    summary = {"key": key, **asdict(result), "folder": ".", "files": files, "file_bytes": sizes}
-    summary["written"] = recorded_files(folder, SUMMARY)
-    partial = folder / f".{SUMMARY}.partial"
-    partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, folder / SUMMARY)
-
-
-def _finished(song: Path, folder: Path, key: str) -> SeparatedSong | None:
-    """What an earlier run left in the folder, if it is the same work and still whole."""
-    try:
-        summary: dict[str, Any] = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-        whole = summary["key"] == key and all(
-            (folder / name).stat().st_size == summary["file_bytes"][stem] for stem, name in summary["files"].items()
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    if not whole:
-        return None
-    return SeparatedSong(
-        song=str(song),
-        folder=str(folder),
-        files={stem: str(folder / name) for stem, name in summary["files"].items()},
-        sample_rate=summary["sample_rate"],
-        num_samples=summary["num_samples"],
-        gain_db=summary["gain_db"],
-        reused=True,
-    )
-
-
-def _content_digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written to: {error.strerror}; choose another --out") from error
-    if shutil.disk_usage(folder).free == 0:
-        raise InputError(f"no space left for {folder}; free some or choose another --out")

@@ -281,7 +281,7 @@ def _part(wanted: Mapping[str, Any]) -> dict[str, Any]:
     if wanted["steps"] == ["bare"]:
         return _bare(corpus, wanted["half"])
     from pipelines.preparation import curate, ingest
-    from pipelines.preparation.curate import CurateConfig
+    from pipelines.preparation.curate_config import CurateConfig
     from pipelines.preparation.ingest import CorpusConfig, IngestConfig, IngestResult
     from pipelines.runtime.cluster import connect
 

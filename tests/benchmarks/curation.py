@@ -185,7 +185,7 @@ def _bleed_curve(songs: Mapping[str, Samples]) -> Iterator[Row]:
 
 
 def _with_model(songs: Mapping[str, Samples], path: str) -> Iterator[Row]:
-    from pipelines.preparation.curate import CurateConfig
+    from pipelines.preparation.curate_config import CurateConfig
     from pipelines.preparation.label_check import load
     from pipelines.preparation.label_rule import Levels, confusions, levels_of, matrix
 

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.seeding import row_rng
-from pipelines.evaluation.evaluate import ScoreSummary, SongScore, SourceScore
 from pipelines.evaluation.gate import GateConfig, GateDecision, decide
 from pipelines.evaluation.paired_bootstrap import Difference, _counts
+from pipelines.evaluation.summary import ScoreSummary, SongScore, SourceScore
 from tests.benchmarks.table import Row, figure, show
 
 Array = NDArray[np.float64]

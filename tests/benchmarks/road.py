@@ -99,6 +99,7 @@ def _directly(folder: Path) -> Mapping[str, float]:
 @contextmanager
 def _without_ray() -> Iterator[None]:
     """The jobs' own work functions, called one after the other in this process."""
+    from pipelines.evaluation import scoring_job
 
     def one_by_one(work: Callable[[Any], Any], items: Sequence[Any], **_: Any) -> Iterator[Any]:
         return (work(item) for item in items)
@@ -110,10 +111,10 @@ def _without_ray() -> Iterator[None]:
     def score(
         config: Any, checkpoint: str, chunks: Any, items: Sequence[Mapping[str, str]], store: str
     ) -> Iterator[str]:
-        separator = evaluate._Separator(config, checkpoint, chunks)
+        separator = scoring_job.Separator(config, checkpoint, chunks)
         for item in items:
             separated = separator({"item": json.dumps(dict(item))})
-            yield evaluate._score_row(separated, config=config, chunks=chunks, store=store)["title"]
+            yield scoring_job.score_row(separated, config=config, chunks=chunks, store=store)["title"]
 
     modules = [
         importlib.import_module(f"pipelines.preparation.{name}")
@@ -121,10 +122,10 @@ def _without_ray() -> Iterator[None]:
     ]
     evaluate = importlib.import_module("pipelines.evaluation.evaluate")
     before = [(module, name, getattr(module, name)) for module in modules for name in ("map_rows", "connect")]
-    before += [(evaluate, name, getattr(evaluate, name)) for name in ("connect", "_separate_and_score")]
+    before += [(evaluate, name, getattr(evaluate, name)) for name in ("connect", "separate_and_score")]
     try:
         for module, name, _ in before:
-            setattr(module, name, {"map_rows": one_by_one, "connect": nothing, "_separate_and_score": score}[name])
+            setattr(module, name, {"map_rows": one_by_one, "connect": nothing, "separate_and_score": score}[name])
         yield
     finally:
         for module, name, value in before:

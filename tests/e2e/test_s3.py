@@ -15,7 +15,7 @@ from datasets.schema import SOURCES
 from datasets.store import storage
 from pipelines.preparation import curate as curation
 from pipelines.preparation import ingest
-from pipelines.preparation.curate import CurateConfig
+from pipelines.preparation.curate_config import CurateConfig
 from pipelines.preparation.ingest import CorpusConfig, IngestConfig
 from tests.s3 import BUCKET, ObjectStore, object_store
 

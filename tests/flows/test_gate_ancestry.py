@@ -12,8 +12,9 @@ from datasets.schema import ShardSet
 from flows import train_model
 from flows.build_corpus import Corpus
 from flows.config import load
-from pipelines.evaluation.evaluate import EvaluateResult, ScoreSummary
+from pipelines.evaluation.evaluate import EvaluateResult
 from pipelines.evaluation.gate import GateDecision
+from pipelines.evaluation.summary import ScoreSummary
 from pipelines.lineage import ancestry
 from pipelines.training.train_result import TrainResult
 from tests.pipelines.evaluation.test_gate import summary

@@ -17,7 +17,7 @@ from flows.cli.planning.plan import Hardware
 from flows.config import RunConfig
 from flows.settings import Setting
 from models.networks.catalog import FAMILIES
-from pipelines.evaluation.evaluate import EvaluateConfig
+from pipelines.evaluation.evaluate_config import EvaluateConfig
 
 NUMBERS = [setting for setting in settings.numeric(RunConfig) if setting.type != "choice"]
 

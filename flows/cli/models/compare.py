@@ -12,8 +12,8 @@ from flows.cli.session import prepared, run_verb
 from flows.config import RunConfig
 from flows.console.progress_display import Screen, decibels, table
 from pipelines.evaluation import gate
-from pipelines.evaluation.evaluate import ScoreSummary
 from pipelines.evaluation.gate import Pairs
+from pipelines.evaluation.summary import ScoreSummary
 from pipelines.lineage.contamination import Contamination
 
 MAX_SONGS = 5  # at either end

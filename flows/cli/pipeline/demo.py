@@ -8,7 +8,7 @@ from flows.cli.options import NO_OPTIONS, Options, Overrides
 from flows.cli.session import prepared, run_verb
 from flows.config import RunConfig
 from flows.console.progress_display import Screen
-from pipelines.evaluation.evaluate import ScoreSummary
+from pipelines.evaluation.summary import ScoreSummary
 
 NUM_SONGS = 12
 SONG_S = 12.0

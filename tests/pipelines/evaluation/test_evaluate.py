@@ -19,7 +19,9 @@ from models.scores import bsseval
 from models.scores.metrics import nsdr
 from models.weights import checkpoint
 from pipelines.evaluation import evaluate, scoring
-from pipelines.evaluation.evaluate import EvaluateConfig, score_estimates, score_track, summarize
+from pipelines.evaluation.evaluate_config import EvaluateConfig
+from pipelines.evaluation.scoring_job import score_estimates, score_track
+from pipelines.evaluation.summary import summarize
 from pipelines.runtime.progress import NullProgress
 from tests.pipelines.songs import RATE, SOURCES, write_songs
 
@@ -196,5 +198,5 @@ def test_a_killed_evaluation_goes_on_where_it_was_and_workers_change_no_score(
     theirs = store.agg_frames_tracks_scores()
     for source, row in first.summary.sources.items():
         assert theirs[source, "SDR"] == pytest.approx(row.sdr, abs=1e-4)
-    monkeypatch.delattr(evaluate, "_separate_and_score")
+    monkeypatch.delattr(evaluate, "separate_and_score")
     assert evaluate.run(asked, folder, chunks, store=str(killed)) == first

@@ -8,8 +8,8 @@ import pytest
 
 from datasets.errors import InputError
 from datasets.seeding import row_rng
-from pipelines.evaluation.evaluate import ScoreSummary, SongScore, SourceScore
 from pipelines.evaluation.gate import GateConfig, GateDecision, decide, with_tags, with_word
+from pipelines.evaluation.summary import ScoreSummary, SongScore, SourceScore
 from pipelines.lineage.contamination import Contamination
 
 CONFIG = GateConfig(min_improvement=3.0, confidence=0.95, margin=0.1, source_tolerance=0.5)

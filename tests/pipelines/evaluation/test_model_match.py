@@ -24,10 +24,12 @@ from models.scores.metrics import nsdr
 from models.weights import checkpoint, demucs_packages
 from models.weights.loading import load_model
 from models.weights.model_ref import describe
-from pipelines.evaluation import evaluate, model_match
-from pipelines.evaluation.evaluate import EvaluateConfig, score_estimates, score_track, separate_song
+from pipelines.evaluation import evaluate, model_match, scoring_job
+from pipelines.evaluation.evaluate_config import EvaluateConfig
 from pipelines.evaluation.gate import Pairs
 from pipelines.evaluation.paired_bootstrap import difference
+from pipelines.evaluation.scoring_job import score_estimates, score_track, separate_song
+from pipelines.evaluation.summary import summarize
 from pipelines.inference import listening_pages
 from pipelines.inference.listening_pages import ComparedModel, ListenConfig
 from pipelines.report.ab_page import song_page
@@ -176,11 +178,11 @@ def test_a_model_that_changes_while_it_is_scored_is_noticed(tmp_path: Path) -> N
     item = {"key": "k", "track_id": "b", "title": "B", "model_digest": describe(folder).digest}
     row = {"item": json.dumps(item)}
     num_threads = torch.get_num_threads()
-    whole = evaluate._Separator(CONFIG, folder, chunks)(row)
+    whole = scoring_job.Separator(CONFIG, folder, chunks)(row)
     assert json.loads(whole["item"])["input_error"] == ""
     assert whole["estimates_SCT"].shape == (2, 2, 24_001)
     checkpoint.save(tmp_path / "model", network(seed=1))
-    told = json.loads(evaluate._Separator(CONFIG, folder, chunks)(row)["item"])["input_error"]
+    told = json.loads(scoring_job.Separator(CONFIG, folder, chunks)(row)["item"])["input_error"]
     torch.set_num_threads(num_threads)  # an actor has its process to itself
     assert "was changed while it was being scored" in told
 
@@ -220,8 +222,8 @@ def test_pages_hold_estimates_at_the_songs_rate(tmp_path: Path, monkeypatch: pyt
         model = network(rate)
         expected[name] = by_hand(model, true_SCT.sum(axis=0), rate)
         rows = [row for song in "bc" for row in score_track(CONFIG, model, chunks, track_id=song, title=song)[0]]
-        summary = evaluate.summarize(rows, name, chunks.digest)
-        rivals.append(ComparedModel(name=name, checkpoint=str(checkpoint.save(tmp_path / name, model)), scores=summary))
+        scored = summarize(rows, name, chunks.digest)
+        rivals.append(ComparedModel(name=name, checkpoint=str(checkpoint.save(tmp_path / name, model)), scores=scored))
     gain = difference([1.0, 1.0], confidence=0.95)
     pairs = Pairs(gain=gain, songs={"b": 1.0, "c": 1.0}, sources={}, slices={}, left_out=())
     shown: list[Any] = []

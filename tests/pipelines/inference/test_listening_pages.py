@@ -18,8 +18,10 @@ from datasets.store.ownership import FILES_MARKER
 from models.networks.catalog import build
 from models.weights import checkpoint
 from pipelines.evaluation import gate
-from pipelines.evaluation.evaluate import EvaluateConfig, score_track, summarize
+from pipelines.evaluation.evaluate_config import EvaluateConfig
 from pipelines.evaluation.gate import GateConfig
+from pipelines.evaluation.scoring_job import score_track
+from pipelines.evaluation.summary import summarize
 from pipelines.inference import listening_pages
 from pipelines.inference.listening_pages import ComparedModel, ListenConfig, excerpt
 from tests.pipelines.songs import RATE, SOURCES, write_songs

@@ -8,7 +8,9 @@ import pytest
 import soundfile
 
 from datasets.errors import InputError
-from pipelines.inference.separate_songs import FULL_SCALE, SeparateConfig, SeparateResult, run, unique_names
+from pipelines.inference.separate_config import SeparateConfig
+from pipelines.inference.separate_songs import SeparateResult, run, unique_names
+from pipelines.inference.stem_files import FULL_SCALE
 
 RATE = 8000
 SOURCES = ("drums", "bass", "other", "vocals")

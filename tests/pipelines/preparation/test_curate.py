@@ -17,8 +17,9 @@ from datasets.schema import SOURCES, Landmarks, ShardSet, Verdict
 from datasets.seeding import row_rng
 from datasets.shards import arrow_tables, manifests
 from pipelines import registry
-from pipelines.preparation import curate, ingest, label_check, signal_stats
-from pipelines.preparation.curate import CurateConfig, CurateResult
+from pipelines.preparation import corpus_rules, curate, ingest, label_check, signal_stats
+from pipelines.preparation.curate import CurateResult
+from pipelines.preparation.curate_config import CurateConfig
 from pipelines.preparation.ingest import CorpusConfig, IngestConfig, IngestResult
 from tests.pipelines.preparation import test_label_check as bands
 
@@ -161,15 +162,15 @@ def test_a_dropped_song_moves_nobody_unless_it_was_the_last_of_its_side(valid: f
     about = {"drawn": ["test", "valid"], "split_rule": rule}
     assert list(sides.values()).count("valid") != 1
     for dropped in names:
-        moved = {v.track_id: v.split for v in curate._resplit(_drawn(sides, dropped), about) if v.keep}
+        moved = {v.track_id: v.split for v in corpus_rules.resplit(_drawn(sides, dropped), about) if v.keep}
         assert moved == {name: side for name, side in sides.items() if name != dropped}
     lonely = dict.fromkeys(names, "train") | {"Song 07": "test"} | ({"Song 08": "valid"} if valid else {})
-    again = {v.track_id: v.split for v in curate._resplit(_drawn(lonely, "Song 07"), about) if v.keep}
+    again = {v.track_id: v.split for v in corpus_rules.resplit(_drawn(lonely, "Song 07"), about) if v.keep}
     (taken,) = [name for name, side in again.items() if side != lonely[name]]
     assert again[taken] == "test"
     # It stays there when the dropped song is back, or when others join.
     known = {**about, "curated_sides": again}
-    assert {v.track_id for v in curate._resplit(_drawn(lonely), known) if v.split == "test"} == {taken, "Song 07"}
+    assert {v.track_id for v in corpus_rules.resplit(_drawn(lonely), known) if v.split == "test"} == {taken, "Song 07"}
 
 
 def test_a_split_that_folders_state_is_not_refilled(ray_local: Any, tmp_path: Path) -> None:

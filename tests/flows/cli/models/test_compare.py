@@ -12,7 +12,7 @@ from flows import config as door
 from flows import train_model
 from models.networks.catalog import build
 from models.weights import checkpoint
-from pipelines.evaluation import evaluate
+from pipelines.evaluation import evaluate, evaluate_config
 from tests.pipelines.songs import RATE, SOURCES, write_songs
 
 
@@ -37,8 +37,8 @@ def test_the_second_model_is_refused_before_the_first_is_scored(
 
 
 def test_no_models_museval_files_replace_anothers() -> None:
-    asked = evaluate.EvaluateConfig(all_four=True, museval_json="scores")
+    asked = evaluate_config.EvaluateConfig(all_four=True, museval_json="scores")
     assert train_model.scoring_in(asked, "") == asked
     folders = {train_model.scoring_in(asked, place).museval_json for place in ("", "champion", "first", "second")}
     assert folders == {"scores", "scores/champion", "scores/first", "scores/second"}
-    assert train_model.scoring_in(evaluate.EvaluateConfig(), "champion") == evaluate.EvaluateConfig()
+    assert train_model.scoring_in(evaluate_config.EvaluateConfig(), "champion") == evaluate_config.EvaluateConfig()

@@ -5,7 +5,7 @@ import pytest
 from datasets.schema import Score
 from flows.cli.pipeline.demo import _complaint
 from flows.console.tables import _real_cells
-from pipelines.evaluation.evaluate import ScoreSummary, SourceScore
+from pipelines.evaluation.summary import ScoreSummary, SourceScore
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,130 @@
+"""Scores of songs summed up: means and medians per source and over all of them."""
+
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from datasets.errors import InputError
+from datasets.schema import Score
+from pipelines.evaluation import scoring
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceScore:
+    """Scores over all songs, in dB: nSDR as the mean (MDX 2021), SDR as the median over songs of medians over windows
+    (SiSEC 2018); ISR, SIR and SAR as SDR, without songs on whose scores rounding errors decide.
+    """
+
+    nsdr: float
+    mixture_nsdr: float  # of the unprocessed mixture as the estimate
+    sdr: float | None  # None where no window of any song has a score
+    mixture_sdr: float | None
+    isr: float | None = None  # as sdr; None where they were not asked for
+    sir: float | None = None
+    sar: float | None = None
+    ceiling_nsdr: float | None = None  # of the IRM2 oracle, a mask made from the true stems; no bound
+    ceiling_sdr: float | None = None
+    sdr_mean: float | None = None  # mean over songs of medians over windows
+    si_sdr: float | None = None  # mean over songs
+
+    @property
+    def improvement(self) -> float:
+        """nSDR gained over the unprocessed mixture, in dB."""
+        return self.nsdr - self.mixture_nsdr
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SongScore:
+    """What the gate looks at in one song."""
+
+    nsdr: Mapping[str, float]  # per source, dB
+    leakage_db: Mapping[str, float]  # of sources with silent windows: RMS of the estimate in them, dBFS
+    duration_s: float
+    level_db: float  # RMS of the mixture, dBFS
+    mixture_nsdr: Mapping[str, float] = field(default_factory=dict)  # of the unprocessed mixture; empty: not kept
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreSummary:
+    """What a model scored, and exactly on what."""
+
+    model_digest: str
+    dataset_digest: str
+    protocol: str
+    songs: Mapping[str, SongScore]  # by track id
+    sources: Mapping[str, SourceScore]
+    overall: SourceScore  # mean over sources
+    size_bytes: int = 0  # of the files of the weights
+    real_time: float | None = None  # seconds of computing per second of song, on the machine that scored
+    # Songs by what solved BSS Eval's equations, where all four scores were asked for; "lu": rounding errors decide.
+    solvers: Mapping[str, int] = field(default_factory=dict)
+
+
+def summarize(scores: Sequence[Score], model_digest: str, dataset_digest: str) -> ScoreSummary:
+    """Means and medians over songs, per source and overall; all scores must be of one protocol."""
+    protocols = {score.protocol for score in scores}
+    if len(protocols) != 1:
+        raise InputError(f"scores of {len(protocols)} protocols cannot be summed up: {sorted(protocols)}")
+    by_source: dict[str, list[Score]] = {}
+    for score in scores:
+        by_source.setdefault(score.source, []).append(score)
+    sources = {source: _over_songs(rows) for source, rows in by_source.items()}
+    return ScoreSummary(
+        model_digest=model_digest,
+        dataset_digest=dataset_digest,
+        protocol=protocols.pop(),
+        songs=_songs(scores),
+        sources=sources,
+        overall=_over_sources(list(sources.values())),
+        solvers=dict(
+            sorted(Counter({score.track_id: score.solver for score in scores if score.solver}.values()).items())
+        ),
+    )
+
+
+def _songs(scores: Sequence[Score]) -> dict[str, SongScore]:
+    rows: dict[str, list[Score]] = {}
+    for score in sorted(scores, key=lambda score: score.track_id):
+        rows.setdefault(score.track_id, []).append(score)
+    return {
+        track_id: SongScore(
+            nsdr={score.source: score.nsdr for score in own},
+            leakage_db={score.source: score.leakage_db for score in own if score.leakage_db is not None},
+            duration_s=own[0].duration_s,
+            level_db=own[0].level_db,
+            mixture_nsdr={score.source: score.mixture_nsdr for score in own},
+        )
+        for track_id, own in rows.items()
+    }
+
+
+def _over_songs(scores: Sequence[Score]) -> SourceScore:
+    median, mean = statistics.median, statistics.fmean
+    sound = [score for score in scores if score.solver != scoring.ILL_CONDITIONED]
+    return SourceScore(
+        nsdr=mean(score.nsdr for score in scores),
+        mixture_nsdr=mean(score.mixture_nsdr for score in scores),
+        ceiling_nsdr=_over_known(mean, [score.ceiling_nsdr for score in scores]),
+        sdr=_over_known(median, [score.sdr for score in scores]),
+        mixture_sdr=_over_known(median, [score.mixture_sdr for score in scores]),
+        ceiling_sdr=_over_known(median, [score.ceiling_sdr for score in scores]),
+        sdr_mean=_over_known(mean, [score.sdr for score in scores]),
+        si_sdr=_over_known(mean, [score.si_sdr for score in scores]),
+        isr=_over_known(median, [score.isr for score in sound]),
+        sir=_over_known(median, [score.sir for score in sound]),
+        sar=_over_known(median, [score.sar for score in sound]),
+    )
+
+
+def _over_sources(scores: Sequence[SourceScore]) -> SourceScore:
+    """Mean over sources, score by score."""
+    names = [field.name for field in fields(SourceScore)]
+    means = {name: _over_known(statistics.fmean, [getattr(score, name) for score in scores]) for name in names}
+    return SourceScore(**means)  # type: ignore[arg-type]  # nSDR is always known
+
+
+def _over_known(reduce: Any, values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(reduce(known)) if known else None

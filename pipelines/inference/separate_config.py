@@ -1,0 +1,26 @@
+"""How songs are separated and what is written."""
+
+from dataclasses import dataclass
+
+from datasets.errors import InputError
+from datasets.ranges import NonNegativeInt, PositiveInt, ProperFraction, check_ranges
+
+FORMATS = {"wav16": "wav", "wav24": "wav", "float": "wav", "flac": "flac", "mp3": "mp3"}  # -> extension
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeparateConfig:
+    """How songs are separated and what is written."""
+
+    format: str = "wav16"  # of the stems: wav16, wav24, float (32-bit WAV), flac (24 bit) or mp3
+    two_stems: str = ""  # a source to write with "no_<source>", the sum of the others; empty writes every source
+    overlap: ProperFraction = 0.25  # share of a segment that the next one covers again
+    shifts: NonNegativeInt = 0  # delayed copies to average over; each costs a whole pass
+    batch_size: PositiveInt = 1  # segments computed together; more is faster on a GPU
+    seed: NonNegativeInt = 0  # seed of the delays of `shifts`
+    device: str = "auto"  # cpu, cuda, mps, or "auto": the best of them that is there
+
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise InputError(f"separate.format={self.format!r}: use one of {', '.join(FORMATS)}")
+        check_ranges(self, InputError, section="separate.")

@@ -1,0 +1,111 @@
+"""The rules on one song: the first that it breaks, on its signal or on its labels, and the seconds that show it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from datasets.quality.fingerprint import Signature
+from datasets.quality.measures import RuleViolation, faults
+from datasets.shards.manifests import Song
+from pipelines.preparation import label_check, label_rule
+from pipelines.preparation.curate_config import CurateConfig
+from pipelines.preparation.label_check import LabelModel
+from pipelines.preparation.label_rule import Confusion, Levels, Shares
+from pipelines.preparation.signal_stats import SongStats
+from pipelines.report.curation.curation_input import Evidence
+from pipelines.runtime.progress import Progress
+
+_FOR_THE_MODEL = ("", "swapped")  # signal alone is no proof of a wrong name
+_INAUDIBLE = 1e-4  # of full scale; a player turns quiet stems up by 24 dB, which leaves this at -56
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedSong:
+    """What was measured of one song, and what the rules make of it."""
+
+    song: Song
+    measures: Mapping[str, float]
+    signature: Signature
+    shares_SS: Shares | None = None  # what a model hears in its stems
+    reason: str = ""
+    detail: str = ""
+    remark: str = ""  # why the mixture that came with the song was not compared with its stems
+    evidence: tuple[Evidence, ...] = ()
+
+
+def judged(song: Song, known: SongStats, config: CurateConfig, sources: Sequence[str]) -> JudgedSong:
+    """The song with the first rule on its signal that it breaks, and the worst second of every such stem."""
+    broken = faults(known.measures, config, sources=sources, moments=known.moments)
+    first = [fault for fault in broken if fault.reason == broken[0].reason]
+    return JudgedSong(
+        song=song,
+        measures=known.measures,
+        signature=known.signature,
+        reason=broken[0].reason if broken else "",
+        detail="; ".join(fault.detail for fault in first),
+        remark=_remark(known),
+        evidence=tuple(_moments(first, known)),
+    )
+
+
+def _remark(known: SongStats) -> str:
+    if not known.broken and not known.unread:
+        return ""
+    next_time = "; the next run tries again" if known.unread else ""
+    return f"not compared with the mixture that came with it: {known.broken or known.unread}{next_time}"
+
+
+def _moments(broken: Sequence[RuleViolation], known: SongStats) -> Iterator[Evidence]:
+    """The worst seconds of each fault, the middle of the song for one that is everywhere; none of pure silence."""
+    for fault in broken:
+        if fault.source and known.measures[f"{fault.source}_peak"] < _INAUDIBLE:
+            continue
+        middle_s = known.measures["duration_s"] / 2
+        worst = fault.worst(known.moments)
+        start_s, stop_s = (worst[0].start_s, worst[0].stop_s) if worst else (middle_s, middle_s)
+        words = f"with {fault.other} in it" if fault.other else ""
+        yield Evidence(source=fault.source, start_s=start_s, stop_s=stop_s, words=words)
+
+
+def cross_checked(
+    heard: Sequence[JudgedSong],
+    config: CurateConfig,
+    model: LabelModel,
+    sources: Sequence[str],
+    store: str,
+    progress: Progress | None,
+) -> list[JudgedSong]:
+    """The same; songs that break no rule so far, or that of likely names alone, are played to the model."""
+    asked = {item.song.audio: item.song for item in heard if item.reason in _FOR_THE_MODEL}
+    levels = label_check.run(
+        asked,
+        model,
+        sources=sources,
+        store=store,
+        num_workers=config.num_workers,
+        use_gpu=config.use_gpu,
+        batch_size=config.batch_size,
+        progress=progress,
+    )
+    return [
+        _labelled(item, levels[item.song.audio], config, sources) if item.reason in _FOR_THE_MODEL else item
+        for item in heard
+    ]
+
+
+def _labelled(item: JudgedSong, levels: Levels, config: CurateConfig, sources: Sequence[str]) -> JudgedSong:
+    """The song with the label rule applied to what the model heard."""
+    shares_SS = label_rule.matrix(levels, silence_db=config.silence_db, heard_db=config.heard_db)
+    item = replace(item, shares_SS=shares_SS)
+    found = label_rule.confusions(shares_SS, sources=sources, min_own=config.min_own, max_foreign=config.max_foreign)
+    if not found:
+        words = f"{item.detail}; the model hears every stem as what it is called" if item.reason else ""
+        return replace(item, detail=words)
+    words = label_rule.in_words(found, max_foreign=config.max_foreign)
+    evidence = tuple(_worst(levels, one, config, sources) for one in found)
+    return replace(item, reason="mislabelled", detail=words, evidence=evidence)
+
+
+def _worst(levels: Levels, found: Confusion, config: CurateConfig, sources: Sequence[str]) -> Evidence:
+    index, predicted_as = sources.index(found.source), sources.index(found.predicted_as or found.source)
+    second = label_rule.worst_second(levels, index=index, predicted_as=predicted_as, silence_db=config.silence_db)
+    return Evidence(source=found.source, start_s=second, stop_s=second + 1.0, words=f"called {found.source}")
