@@ -1,9 +1,9 @@
 """Whether a candidate may replace the champion: rules in, a decision with its reasons out, and nothing else.
 
-Both must have been scored on the same songs under the same protocol. They are compared song by song (`paired.py`),
-and the candidate is promoted only if the lower bound of its gain lies above the margin and no source is likely to be
-worse than the tolerance. The first candidate of all is held against the unprocessed mixture alone. Decisions are made
-on nSDR, which every song has.
+Both must have been scored on the same songs under the same protocol. They are compared song by song
+(`paired_bootstrap.py`), and the candidate is promoted only if the lower bound of its gain lies above the margin and no
+source is likely to be worse than the tolerance. The first candidate of all is held against the unprocessed mixture
+alone. Decisions are made on nSDR, which every song has.
 """
 
 import csv

@@ -1,7 +1,7 @@
 """What a model hears in the stems of many songs, each alone: a Ray Data job with the model in actors.
 
 Levels per second are remembered by the song's audio and the model, so that another threshold or one more song costs
-nothing. What is computed of one song is in `hearing.py`; `curate.py` decides with it.
+nothing. What is computed of one song is in `label_rule.py`; `curate.py` decides with it.
 """
 
 import base64

@@ -2,7 +2,7 @@
 
 Stem i of a song is the model's whole input. P[i, j] is the share of the seconds in which stem i sounds where the
 model's output j is at most 10 dB quieter than the stem itself. A song whose labels are right has P[i, i] > 70 % and
-P[i, j] < 30 %. Plain functions on one song; `crosscheck.py` runs them over many.
+P[i, j] < 30 %. Plain functions on one song; `label_check.py` runs them over many.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -135,7 +135,7 @@ def _check_cores(config: TrainConfig, ray: Any) -> None:
 
 
 def _fit(job: Job, folder: Path, progress_actor: Any) -> dict[str, Any]:
-    """Ray Train starts the workers, and starts them again when one is lost; checkpoints are ours, see `resume.py`."""
+    """Ray Train starts the workers, and restarts them when one is lost; see `checkpointing.py` for checkpoints."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 
