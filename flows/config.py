@@ -37,6 +37,7 @@ from pipelines.preparation.curate_config import CurateConfig
 from pipelines.preparation.ingest import CorpusConfig, IngestConfig
 from pipelines.registry import RegistryConfig
 from pipelines.report.report_input import ReportConfig
+from pipelines.runtime.renamed_settings import current_name, current_tree
 from pipelines.training.job import ModelConfig, TrainConfig
 
 T = TypeVar("T")
@@ -95,8 +96,9 @@ class RunConfig:
 # Settings that name a file or a folder. `load` makes them absolute, so that a stored configuration and a deployment
 # mean the same from any folder and on a worker; addresses (s3://..., models:/...) and names that ship stay as given.
 PATHS = (
-    "store.root", "store.data", "corpus.root", "corpus.taxonomy", "curate.model", "curate.overrides", "model.start",
-    "train.copy_to", "train.loader.cache", "evaluate.museval_json", "gate.tags", "registry.artifacts", "retrain.canary",
+    "store.root", "store.data", "corpus.root", "corpus.taxonomy", "curate.model", "curate.overrides", "model.init_from",
+    "train.backup_uri", "train.loader.cache", "evaluate.museval_json", "gate.tags", "registry.artifacts",
+    "retrain.canary",
 )  # fmt: skip
 _NAMES_SHIP = ("corpus.taxonomy",)
 _NAME_BYTES = 255  # of one name in a path, on every file system in use
@@ -198,9 +200,19 @@ def read_preset(name: str) -> dict[str, Any]:
             "the path of a .toml file will do as well."
         )
     try:
-        return tomllib.loads(text)
+        return _renamed_if_stored(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"The preset {name!r} is not valid TOML: {error}.") from error
+
+
+def _renamed_if_stored(tree: dict[str, Any]) -> dict[str, Any]:
+    """What a run stored beside its outputs names every section, and is read whatever a setting was called then.
+
+    What a person wrote names some, and is told the new name.
+    """
+    added_later = {"retrain", "listen"}
+    sections = {name for name, hint in (_fields_of(RunConfig) or {}).items() if _fields_of(hint) is not None}
+    return current_tree(tree) if sections - added_later <= tree.keys() else tree
 
 
 def build(kind: type[T], tree: Mapping[str, Any], overrides: Sequence[str] = ()) -> T:
@@ -328,6 +340,8 @@ def _refuse_unknown(kind: Any, tree: Mapping[str, Any], *, at: tuple[str, ...], 
         here = ".".join((*at, key))
         if key not in names:
             here = ".".join((here, *_first_path(value)))
+            if current_name(here) != here:
+                raise InputError(f"The setting {here!r} is called {current_name(here)!r} now.")
             raise InputError(f"There is no setting {here!r}{_nearest_setting(root or kind, here)}")
         if isinstance(value, Mapping):
             _refuse_unknown(names[key], value, at=(*at, key), root=root or kind)

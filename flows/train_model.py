@@ -254,7 +254,7 @@ def _origins(config: RunConfig, corpus: Corpus, trained: TrainResult) -> dict[st
     """Tags that say from which version a training began, and which automixes it drew from."""
     return ancestry.tags(
         Path(trained.checkpoint).parent,
-        start=config.model.start,
+        start=config.model.init_from,
         datasets=[table.uri for table, weight in corpus.material(config.automix_weight) if weight],
         store=config.store.root,
     )

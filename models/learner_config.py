@@ -101,7 +101,7 @@ class QuantizeConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SingularConfig:
+class SpectralPenaltyConfig:
     """A penalty on the square of each weight matrix's largest singular value, as in Hybrid Demucs (2111.03600)."""
 
     # Loss per unit of the squared largest singular values; published: 1e-5; 0 computes nothing
@@ -125,14 +125,14 @@ class LearnerConfig:
     weight_decay_under: str = ""  # decay only parameters whose names begin so, such as "crosstransformer."; empty: all
     warmup_steps: NonNegativeInt = 0  # steps over which the learning rate rises from 0
     # Learning rate at the last step as a share of the highest, reached along a cosine; 1: constant
-    final_fraction: Probability = 1.0
+    min_lr_ratio: Probability = 1.0
     max_grad_norm: NonNegativeFloat = 0.0  # gradients are clipped to this norm; 0: never
     source_weights: tuple[NonNegativeFloat, ...] = ()  # weight of each source in the loss; empty counts them equally
     # Share of rows with the highest loss that do not count, per source: against wrong labels
-    robust_drop: Annotated[float, Range(ge=0, lt=1)] = 0.0
+    trim_loss_drop: Annotated[float, Range(ge=0, lt=1)] = 0.0
     # Consecutive rows of the global batch among which the rows of the highest loss are looked for
-    robust_group: PositiveInt = 8
-    robust_after: NonNegativeInt = 1000  # steps in which all rows count: an untrained model is worst at what is loud
+    trim_loss_group: PositiveInt = 8
+    trim_loss_after: NonNegativeInt = 1000  # steps in which all rows count: an untrained model is worst at what is loud
     # Decays of averages of the weights, each a candidate at validation
     ema_decays: tuple[Annotated[float, Range(gt=0, lt=1)], ...] = (0.9995, 0.9999)
     # The same for averages that take in the weights only every `epoch_steps` steps
@@ -141,7 +141,7 @@ class LearnerConfig:
     precision: str = "float32"  # "float32", or "bfloat16": autocast in the forward pass, weights stay float32
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     quantize: QuantizeConfig = field(default_factory=QuantizeConfig)
-    singular: SingularConfig = field(default_factory=SingularConfig)
+    spectral_penalty: SpectralPenaltyConfig = field(default_factory=SpectralPenaltyConfig)
 
     def __post_init__(self) -> None:
         check_ranges(self, ModelError)
@@ -149,10 +149,10 @@ class LearnerConfig:
             raise ModelError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
         if self.epoch_ema_decays and self.epoch_steps < 2:
             raise ModelError(f"epoch_steps must be >= 2 with epoch_ema_decays, got {self.epoch_steps}")
-        if self.robust_drop and not 1 <= round(self.robust_drop * self.robust_group) < self.robust_group:
+        if self.trim_loss_drop and not 1 <= round(self.trim_loss_drop * self.trim_loss_group) < self.trim_loss_group:
             raise ModelError(
-                f"robust_drop must take between one row and all but one of robust_group={self.robust_group} "
-                f"rows, got {self.robust_drop}"
+                f"trim_loss_drop must take between one row and all but one of trim_loss_group={self.trim_loss_group} "
+                f"rows, got {self.trim_loss_drop}"
             )
         if self.source_weights and not sum(self.source_weights):
             raise ModelError(f"source_weights must not all be 0, got {self.source_weights}")

@@ -42,8 +42,9 @@ class RetrainConfig:
     canary: str = ""  # a folder of songs with stems on which the champion is scored every time; none where empty
     # Train again once the champion's nSDR there fell by this much since its first score
     canary_drop_db: NonNegativeFloat = 0.3
-    moved_alias: bool = True  # train again where somebody made another version the champion since the last retraining
-    pause_h: NonNegativeFloat = 24.0  # least time from one retraining's beginning to the next
+    # Train again where somebody made another version the champion since the last retraining
+    on_manual_promotion: bool = True
+    min_interval_h: NonNegativeFloat = 24.0  # least time from one retraining's beginning to the next
     # Budget of devices times hours in a calendar month; 0: none
     gpu_hours_per_month: Annotated[float, Range(ge=0, unit="h")] = 0.0
 
@@ -148,7 +149,7 @@ def _triggers(facts: Facts, config: RetrainConfig) -> Iterator[_Trigger]:
         words = f"the canary songs lost {drop:.2f} dB of {config.canary_drop_db:g}"
         drift = f"drift {_times(drop, config.canary_drop_db)} times"
         yield _Trigger(words=words, fires=drop >= config.canary_drop_db, occasion=drift)
-    if config.moved_alias and facts.expected_alias:
+    if config.on_manual_promotion and facts.expected_alias:
         yield _moved(facts)
 
 
@@ -175,8 +176,8 @@ def _objections(facts: Facts, config: RetrainConfig, occasion: str) -> Iterator[
         if not last.ended_at and running < ABANDONED_H:
             yield f"one that began {running:.1f} h ago is still at work"
         ago = _hours_between(last.due_at or last.began_at, facts.due or facts.now)
-        if ago < config.pause_h - min(JITTER_H, JITTER * config.pause_h):
-            yield f"the last one began {max(0.0, ago):.1f} h ago, and {config.pause_h:g} h shall lie between"
+        if ago < config.min_interval_h - min(JITTER_H, JITTER * config.min_interval_h):
+            yield f"the last one began {max(0.0, ago):.1f} h ago; the minimum interval is {config.min_interval_h:g} h"
     for one in facts.done:
         if one.ended_at and (one.occasion, one.dataset, one.recipe) == (occasion, facts.dataset, facts.recipe):
             yield nothing_to_train(one)
@@ -303,7 +304,7 @@ def recipe(config: "RunConfig") -> str:
 
     inputs = RecipeInputs(
         sources=tuple(config.corpus.sources),
-        start=ancestry.start_of(config.model.start, store=config.store.root) if config.model.start else {},
+        start=ancestry.start_of(config.model.init_from, store=config.store.root) if config.model.init_from else {},
         versions={
             **analyze.STEP.versions,
             **automix.PLAN.versions,

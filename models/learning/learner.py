@@ -58,12 +58,14 @@ class Learner:
         Batches of more than `rows_at_once` rows go through the model in parts, whose gradients are summed; 0 never
         splits.
         """
-        if config.final_fraction < 1 and total_steps < 1:
+        if config.min_lr_ratio < 1 and total_steps < 1:
             raise ModelError("a falling learning rate needs to know total_steps")
         if rows_at_once < 0:
             raise ModelError(f"rows_at_once must be >= 0, got {rows_at_once}")
-        if config.robust_drop and rows_at_once % config.robust_group:
-            raise ModelError(f"rows_at_once={rows_at_once} splits groups of robust_group={config.robust_group} rows")
+        if config.trim_loss_drop and rows_at_once % config.trim_loss_group:
+            raise ModelError(
+                f"rows_at_once={rows_at_once} splits groups of trim_loss_group={config.trim_loss_group} rows"
+            )
         self.config, self.seed, self.total_steps = config, seed, total_steps
         self.rows_at_once = rows_at_once
         self.normalizes = normalization(unwrap(model)) == "track" and not normalized
@@ -100,7 +102,7 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         with self.widths.noisy(seed=self.seed, step=step) if self.widths else nullcontext():
             per_source_S = self._backward(sources_BSCT, step=step, share=share)
-        if self.config.singular.penalty:
+        if self.config.spectral_penalty.penalty:
             self._penalize(step)
         grad_norm = self._grad_norm()
         finite = bool(grad_norm.isfinite())  # waits for the device, once per step
@@ -166,13 +168,14 @@ class Learner:
         with autocast(self.device, self.config.precision):
             estimates_BSCT = self.model(sources_BSCT.sum(dim=1))
         loss_BS = losses.l1(estimates_BSCT, sources_BSCT)
-        if self.config.robust_drop and step >= self.config.robust_after:
-            loss_BS = loss_BS * losses.kept(loss_BS.detach(), self.config.robust_drop, self.config.robust_group)
+        if self.config.trim_loss_drop and step >= self.config.trim_loss_after:
+            loss_BS = loss_BS * losses.kept(loss_BS.detach(), self.config.trim_loss_drop, self.config.trim_loss_group)
         return loss_BS.mean(dim=0)
 
     def _penalize(self, step: int) -> None:
         """Adds the penalty's gradients, those of the weights without noise; every worker's are the same."""
-        config, weights = self.config.singular, [weight for weight in self.model.parameters() if weight.requires_grad]
+        config = self.config.spectral_penalty
+        weights = [weight for weight in self.model.parameters() if weight.requires_grad]
         penalty = config.penalty * losses.singular_penalty(unwrap(self.model), config, seed=self.seed, step=step)
         for weight, gradient in zip(weights, torch.autograd.grad(penalty, weights, allow_unused=True), strict=True):
             if gradient is not None:
@@ -201,10 +204,10 @@ def learning_rate(config: LearnerConfig, *, step: int, total_steps: int) -> floa
     """The rate at a step counted from 0: a linear rise over the warm-up, then a cosine down to the final fraction."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
-    if config.final_fraction == 1:
+    if config.min_lr_ratio == 1:
         return config.learning_rate
     done = (step - config.warmup_steps) / max(1, total_steps - 1 - config.warmup_steps)
-    fall = (1 - config.final_fraction) * (1 - math.cos(math.pi * min(1.0, done))) / 2
+    fall = (1 - config.min_lr_ratio) * (1 - math.cos(math.pi * min(1.0, done))) / 2
     return config.learning_rate * (1 - fall)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ModelError
-from ..learner_config import SingularConfig
+from ..learner_config import SpectralPenaltyConfig
 from ..rng import generator
 
 
@@ -40,7 +40,7 @@ def weighted_mean(per_source_S: Tensor, weights: tuple[float, ...]) -> Tensor:
     return (per_source_S * weights_S).sum() / weights_S.sum()
 
 
-def singular_penalty(model: nn.Module, config: SingularConfig, *, seed: int, step: int) -> Tensor:
+def singular_penalty(model: nn.Module, config: SpectralPenaltyConfig, *, seed: int, step: int) -> Tensor:
     """Sum over large weight matrices of the square of the largest singular value; a scalar in float32.
 
     The value is looked for in a random sketch of `config.rank` dimensions, so it may be a little too small, never
@@ -63,7 +63,7 @@ def _large_matrices(model: nn.Module, min_mib: float) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
-def _leading_vectors(matrix: Tensor, config: SingularConfig, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+def _leading_vectors(matrix: Tensor, config: SpectralPenaltyConfig, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """The first pair of singular vectors, by subspace iteration (Halko, Martinsson, Tropp 2011)."""
     sketch = torch.randn(matrix.shape[1], min(config.rank, *matrix.shape), generator=rng).to(matrix.device)
     basis = torch.linalg.qr(matrix @ sketch).Q

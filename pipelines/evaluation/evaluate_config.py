@@ -18,9 +18,9 @@ class EvaluateConfig:
     overlap: ProperFraction = 0.25  # share of a segment that the next one covers again
     shifts: NonNegativeInt = 0  # seeded delays to average over
     window_s: PositiveFloat = 1.0  # length of BSS Eval's windows, which do not overlap
-    all_four: bool = False  # compute ISR, SIR and SAR beside SDR; some 30 ms for each second of a song
+    full_bss_eval: bool = False  # compute ISR, SIR and SAR beside SDR; some 30 ms for each second of a song
     scorer: str = "stemline"  # "stemline", or "museval", which takes some 30 times as long for the same scores
-    museval_json: str = ""  # a folder for the scores of every window, as museval writes them; all_four=true only
+    museval_json: str = ""  # a folder for the scores of every window, as museval writes them; full_bss_eval=true only
     max_song_s: NonNegativeFloat = 0.0  # how much of each song is scored, from its start; 0 takes the whole song
     precision: str = "float32"  # "float32" or "bfloat16"
     batch_size: PositiveInt = 1  # segments that a model computes at once
@@ -34,8 +34,8 @@ class EvaluateConfig:
             raise InputError(f"evaluate.precision={self.precision!r}; one of {', '.join(PRECISIONS)} would do")
         if self.scorer not in SCORERS:
             raise InputError(f"evaluate.scorer={self.scorer!r}; one of {', '.join(SCORERS)} would do")
-        if self.museval_json and not self.all_four:
-            raise InputError("evaluate.museval_json is set, and its files hold all four scores; all_four=true would do")
+        if self.museval_json and not self.full_bss_eval:
+            raise InputError("evaluate.museval_json needs all four scores: set evaluate.full_bss_eval=true")
         check_ranges(self, InputError, section="evaluate.")
 
     @property
@@ -43,7 +43,7 @@ class EvaluateConfig:
         """Everything that scores depend on beside model and songs, in a line for tables."""
         length = f"first {self.max_song_s:g} s" if self.max_song_s else "whole songs"
         return (
-            f"{self.split}, {length}; nSDR, BSS Eval v4 {'SDR, ISR, SIR, SAR' if self.all_four else 'SDR'} in "
+            f"{self.split}, {length}; nSDR, BSS Eval v4 {'SDR, ISR, SIR, SAR' if self.full_bss_eval else 'SDR'} in "
             f"{self.window_s:g} s windows; "
             f"overlap {self.overlap:g}, shifts {self.shifts}, {self.precision}"
             + ("" if self.scorer == "stemline" else f"; by {self.scorer}")
@@ -52,4 +52,6 @@ class EvaluateConfig:
     @property
     def measures(self) -> Protocol:
         """What scoring a song needs to know of all this."""
-        return Protocol(text=self.protocol, window_s=self.window_s, all_four=self.all_four, scorer=self.scorer)
+        return Protocol(
+            text=self.protocol, window_s=self.window_s, full_bss_eval=self.full_bss_eval, scorer=self.scorer
+        )

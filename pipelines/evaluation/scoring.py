@@ -30,7 +30,7 @@ class Protocol:
 
     text: str  # all that scores depend on beside model and song, in a line for tables
     window_s: float
-    all_four: bool
+    full_bss_eval: bool
     scorer: str  # of `SCORERS`
 
 
@@ -136,13 +136,13 @@ def _windows(
     from models.scores.metrics import sdr_windows
 
     if protocol.scorer == "museval":
-        asked = METRICS if protocol.all_four else METRICS[:1]
+        asked = METRICS if protocol.full_bss_eval else METRICS[:1]
         return {
             name: score_SW
             for name, score_SW in _by_museval(stems_SCT, estimates_SCT, window_samples).items()
             if name in asked
         }, {}
-    if not protocol.all_four:
+    if not protocol.full_bss_eval:
         return {"sdr": sdr_windows(stems_SCT, estimates_SCT, window_samples)}, {}
     found = bss_eval(stems_SCT, estimates_SCT, window_samples)
     windows = {name: getattr(found, f"{name}_SW") for name in METRICS}

@@ -73,7 +73,7 @@ def _memory(
     longest = song_bytes(songs, num_sources=len(sources_of(songs[0])))
     separating = _TORCH_BYTES + 2 * describe(checkpoint).size_bytes + _HELD_SEPARATING * longest
     held = _HELD_BY_MUSEVAL if config.scorer == "museval" else _HELD_SCORING
-    scoring_one = _TORCH_BYTES * (2 if config.all_four else 1) + held * longest
+    scoring_one = _TORCH_BYTES * (2 if config.full_bss_eval else 1) + held * longest
     return side_by_side(separating, scoring_one, num_actors=num_actors)
 
 

@@ -374,7 +374,7 @@ def same_recordings(
 
 
 def note(folder: Path, *, start: str, datasets: Sequence[str], store: str) -> None:
-    """Keep with a training, when it begins, what it learns from and the version that `model.start` names now."""
+    """Keep with a training, when it begins, what it learns from and the version that `model.init_from` names now."""
     if not (folder / RECORD).exists():
         write_json(folder / RECORD, {"datasets": list(datasets), **start_of(start, store=store)})
 

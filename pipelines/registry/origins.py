@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.registry.connection import connected, is_new
 from pipelines.registry.entities import run_or_none
 from pipelines.registry.limits import pages
+from pipelines.runtime.renamed_settings import current_names
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -81,7 +82,9 @@ def _origin(client: "MlflowClient", made: Any, *, is_champion: bool) -> Origin:
 
 def _setting(client: "MlflowClient", run_id: str) -> str:
     run = run_or_none(client, run_id)
-    return f"a setting of run {run_id}, which is gone" if run is None else str(run.data.params.get("model.start", ""))
+    if run is None:
+        return f"a setting of run {run_id}, which is gone"
+    return str(current_names(run.data.params).get("model.init_from", ""))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

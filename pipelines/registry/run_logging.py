@@ -21,6 +21,7 @@ from datasets.store.strict_json import dumps
 from pipelines.registry import limits
 from pipelines.registry.bundle import SERVED, Bundle, write_bundle
 from pipelines.registry.entities import run_or_none
+from pipelines.runtime.renamed_settings import current_names
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -133,7 +134,7 @@ def settings_of(client: "MlflowClient", run: Any | None) -> dict[str, str]:
     if _CONFIG in {file.path for file in client.list_artifacts(run.info.run_id)}:
         tree = tomllib.loads(mlflow.artifacts.load_text(f"{run.info.artifact_uri}/{_CONFIG}"))
         written = flatten({name: section for name, section in tree.items() if name not in _SHAPE_NOTHING})
-    return written | dict(run.data.params)
+    return current_names(written) | current_names(run.data.params)
 
 
 def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

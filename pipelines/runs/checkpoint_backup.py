@@ -113,4 +113,4 @@ def check(address: str) -> None:
         storage.write(probe, b"")
         storage.remove(probe)
     except InputError as error:
-        raise InputError(f"train.copy_to={address} takes no checkpoints: {error}") from error
+        raise InputError(f"train.backup_uri={address} takes no checkpoints: {error}") from error

@@ -45,15 +45,15 @@ class BestWeights:
 
 
 def writer(job: Job, folder: Path) -> run_folder.Writer:
-    """Writes checkpoints in the background, and copies each to `copy_to` if that is set."""
+    """Writes checkpoints in the background, and copies each to `backup_uri` if that is set."""
     from pipelines.runs import checkpoint_backup
 
     config = job.config
 
     def back_up(step: int) -> None:
-        checkpoint_backup.put(folder, step, config.copy_to, keep=config.keep_checkpoints)
+        checkpoint_backup.put(folder, step, config.backup_uri, keep=config.keep_checkpoints)
 
-    return run_folder.Writer(folder, keep=config.keep_checkpoints, copy=back_up if config.copy_to else None)
+    return run_folder.Writer(folder, keep=config.keep_checkpoints, copy=back_up if config.backup_uri else None)
 
 
 def save(

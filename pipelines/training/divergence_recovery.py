@@ -33,9 +33,9 @@ class RecoveryConfig:
     plateau_rate: ProperFraction = 0.0  # factor of the learning rate on a plateau; 0 ends the training
 
     def __post_init__(self) -> None:
-        check_ranges(self, InputError, section="train.trouble.")
+        check_ranges(self, InputError, section="train.recovery.")
         if 0 < self.diverge_factor <= 1:
-            raise InputError(f"train.trouble.diverge_factor must be 0 (never) or > 1, got {self.diverge_factor}")
+            raise InputError(f"train.recovery.diverge_factor must be 0 (never) or > 1, got {self.diverge_factor}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

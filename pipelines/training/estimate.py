@@ -233,14 +233,14 @@ class _Room:
         for setting, other in (("", precision), ("train.learner.precision=bfloat16 ", "bfloat16")):
             if fitting := self._rows_that_fit(other):
                 return f"{setting}train.micro_batch={min(rows, fitting)}"
-        least = self.config.learner.robust_group if self.config.learner.robust_drop else 1
+        least = self.config.learner.trim_loss_group if self.config.learner.trim_loss_drop else 1
         scale = (self.limit_gib - self.fixed_gib) / (least * self.row_gib(precision))
         if scale * self.segment_s >= 1:
             return f"train.micro_batch={least} model.options.segment_s={math.floor(10 * scale * self.segment_s) / 10:g}"
         return f"a device with {math.ceil(self.needed_gib(least, precision) / HEADROOM)} GiB of memory"
 
     def _rows_that_fit(self, precision: str) -> int:
-        group = self.config.learner.robust_group if self.config.learner.robust_drop else 1
+        group = self.config.learner.trim_loss_group if self.config.learner.trim_loss_drop else 1
         rows = math.floor((self.limit_gib - self.fixed_gib) / self.row_gib(precision))
         return max(0, rows // group * group)
 

@@ -26,7 +26,7 @@ class ModelConfig:
     preset: str = "htdemucs"  # which network, by the name of a preset of models/catalog.py
     # What to change in it: fields of its configuration, such as model.options.segment_s=12.2
     options: dict[str, Any] = field(default_factory=dict)
-    start: str = ""  # weights to begin with: a checkpoint, a file, or models:/NAME@ALIAS; random ones where empty
+    init_from: str = ""  # weights to begin with: a checkpoint, a file, or models:/NAME@ALIAS; random ones where empty
     fine_tune: bool = False  # the recipe changes trained weights: without `start` it is refused
 
     def check(self) -> None:
@@ -47,10 +47,10 @@ class ModelConfig:
             raise InputError(
                 f"model.options.{message}" if is_option else f"model.preset={self.preset}: {message}"
             ) from error
-        if self.fine_tune and not self.start:
+        if self.fine_tune and not self.init_from:
             raise InputError(
-                "model.start must name the weights to fine-tune (model.fine_tune is true), got none; for example "
-                "model.start=models:/stemline@champion, or model.start=FOLDER of a checkpoint"
+                "model.init_from must name the weights to fine-tune (model.fine_tune is true), got none; for example "
+                "model.init_from=models:/stemline@champion, or model.init_from=FOLDER of a checkpoint"
             )
 
 
@@ -62,7 +62,7 @@ class TrainConfig:
     batch_size: PositiveInt = 32  # rows of the global batch, shared by the workers; a row is one segment of the model
     seed: NonNegativeInt = 0  # seed of first weights, rows, augmentation and dropout
     learner: LearnerConfig = field(default_factory=LearnerConfig)
-    trouble: RecoveryConfig = field(default_factory=RecoveryConfig)
+    recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
     checkpoint_every: PositiveInt = 800  # steps; each checkpoint validates too
     log_every: PositiveInt = 10  # steps averaged into one point of the loss curve
     # Songs from all over the valid split that choose the best weights; 0: none, the last weights win
@@ -72,14 +72,16 @@ class TrainConfig:
     example_s: NonNegativeFloat = 4.0
     num_workers: NonNegativeInt = 2  # 0 trains in the calling process, without Ray
     min_workers: NonNegativeInt = 0  # go on with as few when machines are lost, and take more again; 0: num_workers
-    elastic_look_s: PositiveFloat = 60.0  # time between two looks whether there are machines for more workers
+    elastic_check_s: PositiveFloat = 60.0  # time between two looks whether there are machines for more workers
     micro_batch: NonNegativeInt = 0  # rows that a worker computes at once, where memory is short; 0: all of its share
     cpus_per_worker: PositiveInt = 1  # CPUs that Ray sets aside for each worker
     use_gpu: bool = False  # one GPU per worker
     max_failures: NonNegativeInt = 3  # how often workers are started again before the training gives up
-    hang_s: PositiveFloat = 900.0  # how long one worker may keep the others waiting before all are started again
+    # How long one worker may keep the others waiting before all are started again
+    worker_timeout_s: PositiveFloat = 900.0
     keep_checkpoints: PositiveInt = 2  # newest checkpoints that stay on the disk
-    copy_to: str = ""  # a folder or s3://BUCKET/FOLDER for a copy of each checkpoint, in case the run's folder is lost
+    # A folder or s3://BUCKET/FOLDER for a copy of each checkpoint, in case the run's folder is lost
+    backup_uri: str = ""
     prefetch_batches: NonNegativeInt = 2  # batches that each worker decodes ahead
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     # Weight of the time in which sources are silent, when segments are drawn; 1 draws evenly
@@ -99,17 +101,17 @@ class TrainConfig:
             raise InputError(
                 f"train.batch_size must be divisible by {group}, the rows that are remixed or compared together, got "
                 f"{self.batch_size}; use {-(-self.batch_size // group) * group}, or a smaller "
-                "train.learner.augment.remix_group or robust_group"
+                "train.learner.augment.remix_group or trim_loss_group"
             )
         if self.batch_size // group < workers:
             raise InputError(
                 f"train.batch_size must be >= {workers * group}, {group} rows for each of train.num_workers={workers}, "
                 f"got {self.batch_size}; or use train.num_workers={self.batch_size // group}"
             )
-        if self.learner.robust_drop and self.micro_batch % self.learner.robust_group:
+        if self.learner.trim_loss_drop and self.micro_batch % self.learner.trim_loss_group:
             raise InputError(
-                f"train.micro_batch must be divisible by train.learner.robust_group={self.learner.robust_group}, got "
-                f"{self.micro_batch}"
+                f"train.micro_batch must be divisible by train.learner.trim_loss_group={self.learner.trim_loss_group}, "
+                f"got {self.micro_batch}"
             )
 
     @property
@@ -117,7 +119,7 @@ class TrainConfig:
         """Rows of the global batch that stay with one worker."""
         augment = self.learner.augment
         remixed = augment.remix_group if augment.remix_probability or augment.mixup_probability else 1
-        return math.lcm(remixed, self.learner.robust_group if self.learner.robust_drop else 1)
+        return math.lcm(remixed, self.learner.trim_loss_group if self.learner.trim_loss_drop else 1)
 
     def rows_of(self, rank: int, world_size: int) -> range:
         """A worker's share of the global batch: whole groups, as evenly as they go."""
@@ -169,6 +171,6 @@ def build_model(job: Job) -> "nn.Module":
         "audio_channels": songs[0].channels,
     }
     network = build(job.model.preset, **(described | job.model.options))
-    if job.model.start:
-        start.begin(network, load_model(job.model.start), origin=f"model.start={job.model.start}")
+    if job.model.init_from:
+        start.begin(network, load_model(job.model.init_from), origin=f"model.init_from={job.model.init_from}")
     return network

@@ -47,8 +47,8 @@ STEP = Step(
 )
 # Decide on speed and survival only: a run may go on with others.
 _FREE = {
-    "num_workers", "min_workers", "elastic_look_s", "micro_batch", "cpus_per_worker", "use_gpu", "max_failures",
-    "hang_s", "keep_checkpoints", "copy_to", "prefetch_batches", "loader", "example_s",
+    "num_workers", "min_workers", "elastic_check_s", "micro_batch", "cpus_per_worker", "use_gpu", "max_failures",
+    "worker_timeout_s", "keep_checkpoints", "backup_uri", "prefetch_batches", "loader", "example_s",
 }  # fmt: skip
 
 
@@ -79,15 +79,15 @@ def run(
         return finished
     _check(job)
     folder.mkdir(parents=True, exist_ok=True)
-    ancestry.note(folder, start=model.start, datasets=[table.uri for table, _ in job.chunks], store=store)
-    if config.copy_to:
+    ancestry.note(folder, start=model.init_from, datasets=[table.uri for table, _ in job.chunks], store=store)
+    if config.backup_uri:
         _bring_back(folder, config)
     started = time.monotonic()
     with stage(progress, "train", config.steps, "steps") as progress, _live_metrics(live, folder, store) as forwarder:
         outcome = train_here(job, folder, progress) if config.num_workers == 0 else train_on_ray(job, folder, progress)
         if "diverged" in outcome:
             raise InputError(
-                f"training diverged at step {outcome['diverged']}, after {config.trouble.max_rollbacks} rollbacks: "
+                f"training diverged at step {outcome['diverged']}, after {config.recovery.max_rollbacks} rollbacks: "
                 f"{outcome['why']}; use a lower train.learner.learning_rate than {config.learner.learning_rate}, or "
                 "train.learner.max_grad_norm=5"
             )
@@ -161,10 +161,10 @@ def _bring_back(folder: Path, config: TrainConfig) -> None:
     """Begin with the newest whole copy where the folder has no whole checkpoint of its own."""
     from pipelines.runs import checkpoint_backup
 
-    checkpoint_backup.check(config.copy_to)
+    checkpoint_backup.check(config.backup_uri)
     if run_folder.find(folder).newest is None:
-        for passed in checkpoint_backup.get(folder, config.copy_to):
-            _LOG.warning("a copy of a checkpoint in %s was passed over: %s", config.copy_to, passed)
+        for passed in checkpoint_backup.get(folder, config.backup_uri):
+            _LOG.warning("a copy of a checkpoint in %s was passed over: %s", config.backup_uri, passed)
 
 
 def _live_metrics(
@@ -182,18 +182,18 @@ def _live_metrics(
 
 def _resolved(model: ModelConfig, store: str) -> ModelConfig:
     """With a path where a registered model was named as the start."""
-    if not model.start:
+    if not model.init_from:
         return model
     from pipelines import registry
 
-    return replace(model, start=str(registry.resolve(model.start, store=store)))
+    return replace(model, init_from=str(registry.resolve(model.init_from, store=store)))
 
 
 def _start_digest(model: ModelConfig) -> str:
     """Of the weights themselves: it does not matter where they lie."""
     from models.weights import model_ref
 
-    return model_ref.describe(model.start).digest if model.start else ""
+    return model_ref.describe(model.init_from).digest if model.init_from else ""
 
 
 def _check(job: Job) -> None:

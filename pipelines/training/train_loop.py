@@ -31,7 +31,7 @@ def train(job: Job, session: Session) -> dict[str, Any]:
             decision = loop.run()
         if decision.do != "rollback":
             return {"step": loop.step, "stopped": decision.why}
-        if loop.rollbacks >= job.config.trouble.max_rollbacks:
+        if loop.rollbacks >= job.config.recovery.max_rollbacks:
             return {"diverged": loop.step, "why": decision.why}
         loop.record("rollback", decision.why)
         del loop  # before the next takes a device's memory
@@ -78,7 +78,7 @@ class _Loop:
 
         config, session = self.config, self.session
         self._restore()
-        if self.scores and (decision := divergence_recovery.after_score(config.trouble, self.scores)).do == "stop":
+        if self.scores and (decision := divergence_recovery.after_score(config.recovery, self.scores)).do == "stop":
             return decision
         feed = self._open_feed()
         self.curve.start_clock(feed)
@@ -86,7 +86,7 @@ class _Loop:
             # Dropout draws from torch's global generator: seeded by step, a resumed run drops what it would have.
             torch.manual_seed(config.seed * 1_000_003 + step * session.world_size + session.rank)
             self.learner.rate_factor = divergence_recovery.rate_factor(
-                config.trouble, rollbacks=self.rollbacks, scores=self.scores
+                config.recovery, rollbacks=self.rollbacks, scores=self.scores
             )
             metrics = self.learner.step(batch_BSCT, step=step, rows=self.rows, share=self.rows_weight)
             decision = self._after_step(metrics)
@@ -149,13 +149,13 @@ class _Loop:
         self.step += 1
         enough_for_a_point = self.curve.add(metrics)
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if metrics.skipped else 0
-        decision = divergence_recovery.after_steps(self.config.trouble, skipped_in_a_row=self.skipped_in_a_row)
+        decision = divergence_recovery.after_steps(self.config.recovery, skipped_in_a_row=self.skipped_in_a_row)
         return self._write_point() if decision.do == "go" and enough_for_a_point else decision
 
     def _write_point(self) -> RecoveryDecision:
         if not self.curve.write_point(self.step):
             return divergence_recovery.GO
-        return divergence_recovery.after_point(self.config.trouble, self.curve.losses)
+        return divergence_recovery.after_point(self.config.recovery, self.curve.losses)
 
     def _commit(self) -> RecoveryDecision:
         """Validate, decide, and begin to write a checkpoint of everything that matters."""
@@ -196,7 +196,7 @@ class _Loop:
         self.curve.write({"step": self.step, **point})
         self.session.report_progress(self.step, f"{split} nSDR {scores[name]:.2f} dB")
         self.scores.append(scores[name])
-        decision = divergence_recovery.after_score(self.config.trouble, self.scores)
+        decision = divergence_recovery.after_score(self.config.recovery, self.scores)
         better = self.best is None or not selection.held_out or scores[name] > self.best.info["nsdr"]
         if decision.do != "rollback" and better:
             self._remember(name, scores[name] if selection.held_out else None)

@@ -26,7 +26,7 @@ class TrainResult:
     best_weights: str  # "raw", or "ema-" and the decay of the average
     best_nsdr: float | None  # dB, mean over the valid split; None where it is empty
     stopped: str = ""  # why it stopped before its last step; empty where it did not
-    troubles: tuple[str, ...] = ()  # what was done on the way, such as "step 800: rollback: the loss rose ..."
+    interventions: tuple[str, ...] = ()  # what was done on the way, such as "step 800: rollback: the loss rose ..."
     seconds: float  # in training, this time and before interruptions not counted
 
 
@@ -69,7 +69,7 @@ def conclude(folder: Path, run_key: str, *, seconds: float, stopped: str) -> Tra
         best_weights=saved["extra"]["weights"],
         best_nsdr=saved["extra"]["nsdr"],
         stopped=stopped,
-        troubles=tuple(f"step {event['step']}: {event['did']}: {event['why']}" for event in events),
+        interventions=tuple(f"step {event['step']}: {event['did']}: {event['why']}" for event in events),
         seconds=round(seconds, 3),
     )
     write_json(folder / "result.json", asdict(result))
@@ -83,14 +83,15 @@ def find_result(folder: Path) -> TrainResult | None:
     except FileNotFoundError:
         return None
     here = {"checkpoint": str(folder / "model"), "history": str(folder / run_folder.HISTORY)}
-    return TrainResult(**(content | here | {"troubles": tuple(content["troubles"])}))
+    interventions = content.pop("troubles", None) or content.get("interventions", ())  # their name in 0.1.0
+    return TrainResult(**(content | here | {"interventions": tuple(interventions)}))
 
 
 def summary(result: TrainResult) -> str:
     score = "" if result.best_nsdr is None else f", valid nSDR {result.best_nsdr:.2f} dB"
-    troubles = f"; stopped early: {result.stopped}" if result.stopped else ""
-    troubles += f"; {result.troubles[-1]}" if result.troubles else ""
+    interventions = f"; stopped early: {result.stopped}" if result.stopped else ""
+    interventions += f"; {result.interventions[-1]}" if result.interventions else ""
     return (
         f"{result.steps} steps in {result.seconds:.0f} s, best at {result.best_step} ({result.best_weights}){score}"
-        f"{troubles}"
+        f"{interventions}"
     )

@@ -143,10 +143,12 @@ def _fit(job: Job, folder: Path, progress_actor: Any) -> dict[str, Any]:
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"job": job, "folder": folder, "progress_actor": progress_actor},
-        torch_config=TorchConfig(backend="nccl" if config.use_gpu else "gloo", timeout_s=round(config.hang_s)),
+        torch_config=TorchConfig(
+            backend="nccl" if config.use_gpu else "gloo", timeout_s=round(config.worker_timeout_s)
+        ),
         scaling_config=ScalingConfig(
             num_workers=_workers(config),
-            elastic_resize_monitor_interval_s=config.elastic_look_s,  # type: ignore[call-arg]  # V2's, not V1's
+            elastic_resize_monitor_interval_s=config.elastic_check_s,  # type: ignore[call-arg]  # V2's, not V1's
             use_gpu=config.use_gpu,
             resources_per_worker={"CPU": config.cpus_per_worker, **({"GPU": 1} if config.use_gpu else {})},
         ),

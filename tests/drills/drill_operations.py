@@ -163,7 +163,7 @@ def cancel(made: Cluster) -> Outcome:
 def drift(made: Cluster) -> Outcome:
     """The champion does worse on the canary songs than it did, and `retrain` acts on it once, though it is killed."""
     canary, before = made.folder / "canary", stack.versions(made)
-    settings = [*LIGHT, f"retrain.canary={canary}", "retrain.canary_drop_db=0.05", "retrain.pause_h=0"]
+    settings = [*LIGHT, f"retrain.canary={canary}", "retrain.canary_drop_db=0.05", "retrain.min_interval_h=0"]
     write_corpus(canary, num_songs=2, seed=7, duration_s=4.0, defects=False, splits={})
     first = _retrained(made, stack.start_run(made, "retrain/stemline", overrides=settings))
     assert first.startswith("No: "), first

@@ -49,7 +49,7 @@ _SPREAD = 8  # steps to let pass before the next blow, at most
 # A training that lasts long enough to lose a machine and get one back. It hardly learns, so that the loss of a step
 # tells which rows it saw.
 # Ray looks at its machines every 20 s.
-ELASTIC = {"steps": 1500, "checkpoint_every": 50, "elastic_look_s": 1.0, "valid_songs": 0}
+ELASTIC = {"steps": 1500, "checkpoint_every": 50, "elastic_check_s": 1.0, "valid_songs": 0}
 _SAME_ROWS = 1e-3  # of a loss; other rows change it by tens of per cent
 
 
@@ -69,18 +69,18 @@ def child(store: Path, settings: dict[str, Any]) -> None:
     """The training itself: a tiny network, dropout, averages, a falling rate, and learnt bit widths."""
     from models.learner_config import AugmentConfig, LearnerConfig, QuantizeConfig
 
-    quiet = "elastic_look_s" in settings
+    quiet = "elastic_check_s" in settings
     live = RegistryConfig() if settings.pop("live", False) else None
     chunks = write_songs(store.parent / "songs", {"a": "train", "b": "train", "c": "valid"})
     options = {"segment_s": 0.25, "nfft": 512, "depth": 2, "channels": 4, "transformer_layers": 1}
     learner = LearnerConfig(
-        learning_rate=1e-6 if quiet else 2e-3, final_fraction=0.1, ema_decays=(0.9,), max_grad_norm=1.0,
+        learning_rate=1e-6 if quiet else 2e-3, min_lr_ratio=0.1, ema_decays=(0.9,), max_grad_norm=1.0,
         augment=AugmentConfig(shift_s=0.05, remix_group=2),
         quantize=QuantizeConfig(penalty=0.0 if quiet else 0.01, min_mib=0.0005),
     )  # fmt: skip
     usual = {"steps": STEPS, "checkpoint_every": CHECKPOINT_EVERY}
     config = train.TrainConfig(
-        batch_size=4, log_every=1, valid_s=0.5, learner=learner, max_failures=MAX_FAILURES, hang_s=HANG_S,
+        batch_size=4, log_every=1, valid_s=0.5, learner=learner, max_failures=MAX_FAILURES, worker_timeout_s=HANG_S,
         **(usual | settings),
     )  # fmt: skip
     model = train.ModelConfig(preset="htdemucs-tiny", options=options | {"dropout": 0.0 if quiet else 0.1})

@@ -29,7 +29,7 @@ from tests.drills.services_here import BIN, Cluster, cluster
 CONSOLE = Console(highlight=False)
 SETTINGS = (
     *drill_road.SETTINGS, "train.steps=2", "train.num_workers=0", "evaluate.num_workers=1", "retrain.max_age_days=1e-9",
-    "retrain.pause_h=0",
+    "retrain.min_interval_h=0",
 )  # fmt: skip
 # Of SQLAlchemy, each 5 connections and 10 more for a moment: Prefect's server's, those of MLflow's runs and registry.
 POOLS = 3 * (5 + 10)

@@ -110,7 +110,7 @@ def test_a_retraining_trains_with_a_seed_of_its_own_and_once_on_each_occasion(wa
         "train.num_workers=0",
         "registry.name=other",
         "gate.min_nsdr=99.0",
-        "retrain.pause_h=0",
+        "retrain.min_interval_h=0",
     ]
     # The third differs in what changes no model.
     asked = [{"preset": "smoke", "songs": str(walked.songs), "store": str(walked.store), "overrides": settings}] * 2

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import tomllib
 import types
 import typing
@@ -14,6 +15,10 @@ import pytest
 
 from datasets.errors import InputError
 from flows import config as door
+from flows import settings
+from flows.__main__ import main
+from flows.config import RunConfig
+from pipelines.runtime import renamed_settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,7 +231,7 @@ def test_a_path_is_that_of_where_the_command_was_given_and_an_address_stays(
     key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def read(text: str) -> str:
-        value: Any = door.load("smoke", ["evaluate.all_four=true", f"{key}={text}"])
+        value: Any = door.load("smoke", ["evaluate.full_bss_eval=true", f"{key}={text}"])
         for name in key.split("."):
             value = getattr(value, name)
         return str(value)
@@ -301,3 +306,28 @@ def test_settings_are_told_from_songs_and_models(tmp_path: Path, monkeypatch: py
     Path("train.wav=").write_bytes(b"")
     words = ["a.wav", "store.root=x=y", "drums=runs/KEY/model", "train.wav=", "train.loader.cache=/c", "x" * 9000]
     assert door.parted(words) == (["store.root=x=y", "train.loader.cache=/c"], [words[0], *words[2:4], words[5]])
+
+
+@pytest.mark.parametrize(("old", "new"), renamed_settings.RENAMED.items())
+def test_a_setting_of_before_answers_with_its_name_of_today_and_is_read_where_a_run_stored_it(
+    old: str, new: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    leaf = next(setting.name for setting in settings.every(RunConfig) if f"{setting.name}.".startswith(f"{new}."))
+    before = old + leaf.removeprefix(new)
+    changed = door.override(before, door._value_at(RunConfig(), leaf))
+    assert main(["train", changed, "--print-config"]) == 2
+    assert f"{before!r} is called {leaf!r} now" in capsys.readouterr().err
+    name = old.rpartition(".")[2]
+    above, _, last = before.rpartition(".")
+    (tmp_path / "mine.toml").write_text(f"[{above}]\n{last} = 1\n")
+    assert main(["train", "--preset", str(tmp_path / "mine.toml"), "--print-config"]) == 2
+    assert f"is called {leaf!r} now" in capsys.readouterr().err
+    wanted = door.load("hdemucs-repro", ["train.steps=7", "model.init_from=m", "retrain.min_interval_h=3"])
+    text = door.to_toml(wanted)
+    if leaf == new:  # a setting, else a section
+        stored = re.sub(rf"^{new.rpartition('.')[2]} = ", f"{name} = ", text, flags=re.M)
+    else:
+        stored = text.replace(f"[{new}]", f"[{old}]")
+    assert stored != text
+    (tmp_path / "stored.toml").write_text(stored)
+    assert door.load(str(tmp_path / "stored.toml")) == wanted

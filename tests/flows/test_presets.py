@@ -24,9 +24,10 @@ from pipelines.training import train
 EVERY: dict[str, Any] = {
     "train.learner.learning_rate": 3e-4, "train.learner.beta1": 0.9, "train.learner.beta2": 0.999,
     "train.learner.weight_decay": 0.0, "train.learner.max_grad_norm": 0.0, "train.learner.warmup_steps": 0,
-    "train.learner.final_fraction": 1.0, "train.learner.precision": "float32", "train.learner.robust_drop": 0.0,
+    "train.learner.min_lr_ratio": 1.0, "train.learner.precision": "float32", "train.learner.trim_loss_drop": 0.0,
     "train.learner.ema_decays": (0.9995, 0.9999), "train.learner.epoch_ema_decays": (0.9, 0.95),
-    "train.learner.source_weights": (), "train.learner.singular.penalty": 0.0, "train.learner.quantize.penalty": 0.0,
+    "train.learner.source_weights": (), "train.learner.spectral_penalty.penalty": 0.0,
+    "train.learner.quantize.penalty": 0.0,
     "train.learner.augment.repitch_probability": 0.2, "train.learner.augment.repitch_semitones": 2,
     "train.learner.augment.repitch_tempo": 0.05, "train.learner.augment.repitch_max_tempo": 0.12,
     "train.learner.augment.shift_s": 1.0, "train.learner.augment.shift_together": False,
@@ -43,8 +44,9 @@ EVERY: dict[str, Any] = {
 # arXiv 2111.03600: grid `repro`, with the preset of singular values `base2`.
 REPRO: dict[str, Any] = {
     "train.steps": 600 * 287, "train.batch_size": 64, "train.seed": 42, "train.valid_songs": 14,
-    "train.learner.beta2": 0.9998, "train.learner.singular.penalty": 1e-5, "train.learner.singular.min_mib": 1.0,
-    "train.learner.singular.rank": 100, "train.learner.singular.iterations": 4,
+    "train.learner.beta2": 0.9998, "train.learner.spectral_penalty.penalty": 1e-5,
+    "train.learner.spectral_penalty.min_mib": 1.0,
+    "train.learner.spectral_penalty.rank": 100, "train.learner.spectral_penalty.iterations": 4,
     "model.options": {"segment_s": 8.68}, "evaluate.shifts": 1,
 }  # fmt: skip
 # arXiv 2211.08553: grid `mmi`; 14 and 8 songs to validate; batches of 32, 1200 epochs of 800.
@@ -112,7 +114,7 @@ def test_a_preset_takes_a_step_at_reduced_size(name: str) -> None:
     learner_config = replace(
         config.train.learner,
         augment=replace(config.train.learner.augment, shift_s=0.05),
-        singular=replace(config.train.learner.singular, min_mib=0.001, rank=4, iterations=1),
+        spectral_penalty=replace(config.train.learner.spectral_penalty, min_mib=0.001, rank=4, iterations=1),
     )
     torch.manual_seed(0)
     network = small_model(config)
@@ -205,12 +207,12 @@ def test_a_fine_tuning_without_weights_to_begin_with_is_refused(
     name: str, tmp_path: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = door.load(name)
-    with pytest.raises(InputError, match=r"model\.start must name .+ for example model\.start=models:/"):
+    with pytest.raises(InputError, match=r"model\.init_from must name .+ for example model\.init_from=models:/"):
         train.run(config.train, config.model, [], sources=SOURCES, store=str(tmp_path))
     store = f"store.root={tmp_path / 'store'}"
     for verb in ("train", "run", "promote"):
         assert main([verb, "--preset", name, store, f"corpus.root={tmp_path}"]) == 2
-        assert "model.start must name" in capsys.readouterr().err
+        assert "model.init_from must name" in capsys.readouterr().err
     assert not (tmp_path / "store").exists()  # refused before anything was begun
     assert main(["train", "--preset", name, store, "--print-config"]) == 0  # to look at it, nothing is needed
     assert "fine_tune = true" in capsys.readouterr().out

@@ -170,7 +170,7 @@ def test_what_is_deployed_again_keeps_the_schedules_and_pauses_of_the_server(
     given = [door.override("store.root", told["store"]), door.override("corpus.root", told["songs"])]
     monkeypatch.chdir("/")
     assert door.load(told["preset"], [*given, *told["overrides"]]) == wanted
-    assert (wanted.train.steps, wanted.model.start) == (7, str(tmp_path / "first \N{GUITAR}"))
+    assert (wanted.train.steps, wanted.model.init_from) == (7, str(tmp_path / "first \N{GUITAR}"))
     (pulled,) = first["retrain"]["pull_steps"]
     assert str(wheel.environment) in pulled["prefect.deployments.steps.set_working_directory"]["directory"]
 

@@ -5,12 +5,12 @@ from typing import Annotated, Any, Literal
 import pytest
 
 from models.errors import ModelError
-from models.learner_config import AugmentConfig, LearnerConfig, QuantizeConfig, SingularConfig
+from models.learner_config import AugmentConfig, LearnerConfig, QuantizeConfig, SpectralPenaltyConfig
 from models.networks.catalog import FAMILIES, PRESETS, build, read_config, to_config
 from models.ranges import NonNegativeInt, Probability, Range, check_ranges, declarations
 
 TINY = [name for name in PRESETS if name.endswith("tiny")]
-RECIPES: list[type[Any]] = [LearnerConfig, AugmentConfig, QuantizeConfig, SingularConfig]
+RECIPES: list[type[Any]] = [LearnerConfig, AugmentConfig, QuantizeConfig, SpectralPenaltyConfig]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,4 +144,4 @@ def test_a_network_that_could_not_run_is_not_built(option: dict[str, Any]) -> No
 )
 def test_zero_is_a_value(option: dict[str, Any]) -> None:
     build("htdemucs-tiny", **option)
-    LearnerConfig(weight_decay=0.0, max_grad_norm=0.0, warmup_steps=0, robust_drop=0.0)
+    LearnerConfig(weight_decay=0.0, max_grad_norm=0.0, warmup_steps=0, trim_loss_drop=0.0)

@@ -85,7 +85,7 @@ def test_each_trigger_fires_alone_and_says_why(changed: dict[str, object], words
 
 
 def test_a_trigger_at_zero_never_fires() -> None:
-    off = RetrainConfig(new_hours=0, max_age_days=0, canary_drop_db=0, moved_alias=False)
+    off = RetrainConfig(new_hours=0, max_age_days=0, canary_drop_db=0, on_manual_promotion=False)
     facts = replace(QUIET, hours=900.0, canary=(9.0, 1.0), expected_alias="1", champion_at="2020-01-01T00:00:00+00:00")
     assert judge(facts, off).sentence == "No: every trigger is off."
 
@@ -94,8 +94,8 @@ def test_two_within_a_day_are_held_apart() -> None:
     facts = replace(QUIET, hours=120.0, done=(done("2026-11-23T09:00:00+00:00", "2026-11-23T11:00:00+00:00"),))
     judged = judge(facts, CONFIG)
     assert not judged.retrain
-    assert judged.sentence.startswith("Not now: the last one began 3.0 h ago, and 24 h shall lie between, though 20.0")
-    assert judge(facts, replace(CONFIG, pause_h=2.0)).retrain
+    assert judged.sentence.startswith("Not now: the last one began 3.0 h ago; the minimum interval is 24 h, though 20")
+    assert judge(facts, replace(CONFIG, min_interval_h=2.0)).retrain
 
 
 def test_one_that_runs_is_not_joined_by_another_but_one_that_was_killed_is_forgotten() -> None:
@@ -149,8 +149,8 @@ def test_a_run_that_is_started_again_finds_what_it_began_and_no_other_run_does(t
 
 
 def test_a_negative_threshold_is_refused() -> None:
-    with pytest.raises(InputError, match=r"retrain\.pause_h must be >= 0, got -1"):
-        RetrainConfig(pause_h=-1)
+    with pytest.raises(InputError, match=r"retrain\.min_interval_h must be >= 0, got -1"):
+        RetrainConfig(min_interval_h=-1)
 
 
 def test_a_killed_retraining_is_spent_but_says_nothing_of_what_one_takes() -> None:
@@ -165,7 +165,7 @@ def test_a_killed_retraining_is_spent_but_says_nothing_of_what_one_takes() -> No
 
 
 @pytest.mark.parametrize(
-    ("pause_h", "ago_h", "waits"),
+    ("min_interval_h", "ago_h", "waits"),
     [
         (24.0, 23.99, False),
         (24.0, 23.1, False),
@@ -178,11 +178,11 @@ def test_a_killed_retraining_is_spent_but_says_nothing_of_what_one_takes() -> No
     ],
 )
 def test_a_schedule_of_the_same_length_as_the_pause_is_not_put_off_by_seconds(
-    pause_h: float, ago_h: float, waits: bool
+    min_interval_h: float, ago_h: float, waits: bool
 ) -> None:
     began = datetime.fromisoformat(QUIET.now) - timedelta(hours=ago_h)
     facts = replace(QUIET, hours=120.0, done=(done(began.isoformat(), QUIET.now),))
-    assert judge(facts, replace(CONFIG, pause_h=pause_h)).retrain is not waits
+    assert judge(facts, replace(CONFIG, min_interval_h=min_interval_h)).retrain is not waits
 
 
 def test_a_night_that_began_late_does_not_put_off_the_next(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_whatever_a_step_takes_crosses_the_border_unchanged(step: Any) -> None:
         Corpus: corpus(),
         TrainResult: TrainResult(
             checkpoint="c", run_key="k", model_digest="m", history="h", steps=7, best_step=6, best_weights="raw",
-            best_nsdr=None, troubles=("step 3: skipped",), seconds=1.5,
+            best_nsdr=None, interventions=("step 3: skipped",), seconds=1.5,
         ),
     }  # fmt: skip
     function = step.fn.__wrapped__

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, safe_open, save_file
 from torch import Tensor, nn
 
 from models.errors import ModelError
-from models.learner_config import AugmentConfig, LearnerConfig, QuantizeConfig, SingularConfig
+from models.learner_config import AugmentConfig, LearnerConfig, QuantizeConfig, SpectralPenaltyConfig
 from models.learning.augment import augment
 from models.learning.bit_widths import BitWidths
 from models.learning.learner import Learner, unwrap
@@ -279,8 +279,8 @@ def test_a_resumed_training_with_learnt_widths_equals_one_that_never_stopped(pre
 
 
 def test_inside_a_data_parallel_wrapper_a_step_is_the_same(tmp_path: Path) -> None:
-    singular = SingularConfig(penalty=1e-3, min_mib=0.001)
-    config = replace(CONFIG, singular=singular)
+    singular = SpectralPenaltyConfig(penalty=1e-3, min_mib=0.001)
+    config = replace(CONFIG, spectral_penalty=singular)
     alone = Learner(small(), config)
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from models.errors import ModelError
-from models.learner_config import AugmentConfig, LearnerConfig, QuantizeConfig, SingularConfig
+from models.learner_config import AugmentConfig, LearnerConfig, QuantizeConfig, SpectralPenaltyConfig
 from models.learning import losses
 from models.learning.learner import Learner, _optimizer, learning_rate
 from models.learning.losses import kept
@@ -98,7 +98,7 @@ def test_bfloat16_learns_too() -> None:
 
 
 def test_the_learning_rate_rises_then_falls_along_a_cosine() -> None:
-    config = LearnerConfig(learning_rate=1.0, warmup_steps=4, final_fraction=0.1)
+    config = LearnerConfig(learning_rate=1.0, warmup_steps=4, min_lr_ratio=0.1)
     rates = [learning_rate(config, step=step, total_steps=20) for step in range(20)]
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
     assert rates[4] == 1.0
@@ -120,8 +120,8 @@ def test_weight_decay_is_decoupled() -> None:
         ({"precision": "float8"}, "float32, bfloat16"),
         ({"ema_decays": (1.0,)}, "ema_decays"),
         ({"source_weights": (0.0, 0.0)}, "source_weights"),
-        ({"final_fraction": 2.0}, "final_fraction"),
-        ({"robust_drop": 0.01}, "robust_drop"),
+        ({"min_lr_ratio": 2.0}, "min_lr_ratio"),
+        ({"trim_loss_drop": 0.01}, "trim_loss_drop"),
         ({"epoch_ema_decays": (0.9,), "epoch_steps": 1}, "epoch_steps"),
     ],
 )
@@ -207,7 +207,7 @@ def tones_and_hiss(step: int, *, swapped: int) -> Tensor:
 
 def test_leaving_out_the_highest_losses_helps_where_names_were_exchanged() -> None:
     def clean_loss(drop: float, swapped: int) -> float:
-        config = replace(CONFIG, learning_rate=0.01, ema_decays=(), robust_drop=drop, robust_after=40)
+        config = replace(CONFIG, learning_rate=0.01, ema_decays=(), trim_loss_drop=drop, trim_loss_after=40)
         learner = Learner(Filters(), config)
         for step in range(120):
             learner.step(tones_and_hiss(step, swapped=swapped), step=step)
@@ -245,8 +245,8 @@ def test_an_epochs_average_takes_the_weights_even_if_the_last_step_was_skipped()
 def test_the_penalty_is_on_the_weights_and_not_on_the_noise_of_quantisation(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     model = build("hdemucs-tiny", sources=("a", "b"), sample_rate=8000, segment_s=0.5)
-    singular, quantize = SingularConfig(penalty=1.0, min_mib=0.01), QuantizeConfig(penalty=1e-3)
-    learner = Learner(model, replace(CONFIG, singular=singular, quantize=quantize), sample_rate=8000)
+    singular, quantize = SpectralPenaltyConfig(penalty=1.0, min_mib=0.01), QuantizeConfig(penalty=1e-3)
+    learner = Learner(model, replace(CONFIG, spectral_penalty=singular, quantize=quantize), sample_rate=8000)
     assert learner.widths is not None
     with torch.no_grad():
         learner.widths.logits_G.fill_(-6.0)  # widths of two bits: noise as large as the weights
@@ -268,7 +268,7 @@ def test_the_penalty_counts_once_however_the_batch_is_split() -> None:
     def gradients(rows_at_once: int, penalty: float) -> Tensor:
         torch.manual_seed(0)
         model = build("demucs-v2-tiny", sources=("a", "b"), sample_rate=8000, segment_s=0.5, depth=3)
-        config = replace(CONFIG, singular=SingularConfig(penalty=penalty, min_mib=0.001))
+        config = replace(CONFIG, spectral_penalty=SpectralPenaltyConfig(penalty=penalty, min_mib=0.001))
         Learner(model, config, sample_rate=8000, rows_at_once=rows_at_once).step(sources(4, 4000), step=0)
         return torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.grad is not None])
 

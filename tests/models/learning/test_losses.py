@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from models.errors import ModelError
-from models.learner_config import AugmentConfig, LearnerConfig, SingularConfig
+from models.learner_config import AugmentConfig, LearnerConfig, SpectralPenaltyConfig
 from models.learning.learner import Learner
 from models.learning.losses import l1, singular_penalty, weighted_mean
 
@@ -49,7 +49,7 @@ class Weights(nn.Module):
         return [self.linear.weight, self.conv.weight.flatten(1), transposed, *lstm]
 
 
-SINGULAR = SingularConfig(penalty=1.0, min_mib=900 * 4 / 2**20)
+SINGULAR = SpectralPenaltyConfig(penalty=1.0, min_mib=900 * 4 / 2**20)
 
 
 def test_the_penalty_is_the_exact_sum_of_squared_largest_singular_values() -> None:
@@ -95,7 +95,7 @@ def test_training_with_the_penalty_lowers_what_it_punishes_and_tells_the_loss_wi
             learning_rate=0.01,
             ema_decays=(),
             augment=AugmentConfig(shift_s=0.0, remix_group=1),
-            singular=SingularConfig(penalty=penalty, min_mib=0.0),
+            spectral_penalty=SpectralPenaltyConfig(penalty=penalty, min_mib=0.0),
         )
         learner = Learner(model, config)
         sources_BSCT = torch.randn(2, 2, 2, 100, generator=torch.Generator().manual_seed(1))
@@ -112,4 +112,4 @@ def test_training_with_the_penalty_lowers_what_it_punishes_and_tells_the_loss_wi
 @pytest.mark.parametrize("changes", [{"penalty": -1.0}, {"rank": 0}, {"iterations": 0}, {"min_mib": -1.0}])
 def test_a_knob_of_the_penalty_out_of_range_is_named(changes: dict[str, float]) -> None:
     with pytest.raises(ModelError, match=next(iter(changes))):
-        SingularConfig(**changes)  # type: ignore[arg-type]
+        SpectralPenaltyConfig(**changes)  # type: ignore[arg-type]

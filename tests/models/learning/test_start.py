@@ -66,8 +66,8 @@ def test_estimates_follow_the_names_of_the_sources(name: str, order: tuple[str, 
 def test_weights_that_mean_something_else_are_refused_with_both_values(options: dict[str, Any], words: str) -> None:
     ours = network(2)
     before = {key: value.clone() for key, value in ours.state_dict().items()}
-    with pytest.raises(ModelError, match=f"model.start=x .*{words}"):
-        begin(ours, network(1, **options), origin="model.start=x")
+    with pytest.raises(ModelError, match=f"model.init_from=x .*{words}"):
+        begin(ours, network(1, **options), origin="model.init_from=x")
     assert all(torch.equal(value, before[key]) for key, value in ours.state_dict().items())
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from models.errors import ModelError
 from models.inference.separate import input_statistics, separate, separate_stream
-from models.learner_config import AugmentConfig, LearnerConfig, QuantizeConfig, SingularConfig
+from models.learner_config import AugmentConfig, LearnerConfig, QuantizeConfig, SpectralPenaltyConfig
 from models.learning import losses
 from models.learning.learner import Learner
 from models.networks.bag import Bag
@@ -95,8 +95,8 @@ def test_penalties_keep_their_strength_beside_the_loss(level: float) -> None:
         return torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None])
 
     plain = gradients(CONFIG, level)
-    penalty = SingularConfig(penalty=1e-2, min_mib=0.001)
-    added = gradients(replace(CONFIG, singular=penalty), level) - plain
+    penalty = SpectralPenaltyConfig(penalty=1e-2, min_mib=0.001)
+    added = gradients(replace(CONFIG, spectral_penalty=penalty), level) - plain
     model = tiny_v2()
     (penalty.penalty * losses.singular_penalty(model, penalty, seed=0, step=0)).backward()
     alone = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]

@@ -76,7 +76,7 @@ def test_a_limit_scores_the_start_and_is_another_protocol(chunks: ShardSet, mode
 
 
 def test_both_scorers_say_the_same_of_all_four_scores(chunks: ShardSet, model: torch.nn.Module) -> None:
-    asked = replace(CONFIG, all_four=True)
+    asked = replace(CONFIG, full_bss_eval=True)
     by_scorer = {
         scorer: score_track(replace(asked, scorer=scorer), model, chunks, track_id="b", title="B")[0]
         for scorer in ("stemline", "museval")
@@ -94,7 +94,7 @@ def test_both_scorers_say_the_same_of_all_four_scores(chunks: ShardSet, model: t
 @pytest.mark.parametrize("scorer", ["stemline", "museval"])
 def test_silence_has_no_ratios_in_windows_and_a_finite_nsdr(chunks: ShardSet, scorer: str) -> None:
     silence = np.zeros((len(SOURCES), 2, 3 * RATE), np.float32)
-    asked = replace(CONFIG, all_four=True, scorer=scorer)
+    asked = replace(CONFIG, full_bss_eval=True, scorer=scorer)
     about: dict[str, Any] = {"track_id": "b", "title": "B", "sources": SOURCES, "sample_rate": RATE, "seconds": 1.0}
     scores = score_estimates(asked, chunks, silence, **about).scores
     assert [(row.sdr, row.isr, row.sir, row.sar) for row in scores] == [(None,) * 4] * 2
@@ -169,7 +169,7 @@ def test_a_killed_evaluation_goes_on_where_it_was_and_workers_change_no_score(
     ray_local: Any, chunks: ShardSet, model: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = str(checkpoint.save(tmp_path / "model", model))
-    asked = replace(CONFIG, all_four=True, museval_json=str(tmp_path / "museval"))
+    asked = replace(CONFIG, full_bss_eval=True, museval_json=str(tmp_path / "museval"))
     killed = tmp_path / "killed"
     with pytest.raises(KeyboardInterrupt):
         evaluate.run(asked, folder, chunks, store=str(killed), progress=Impatient(1))

@@ -72,7 +72,7 @@ def store(tmp_path: Path, heard: dict[str, str], empty_books: Path) -> Path:
         {"dataset_uri": mid.uri, "weights_digest": "m", "start_uri": "models:/base/1", "start_digest": "b"},
     )
     # As it was registered before starts were noted: the setting alone says it.
-    book(tmp_path, "top", {"dataset_uri": top.uri, "weights_digest": "t"}, params={"model.start": "models:/mid/1"})
+    book(tmp_path, "top", {"dataset_uri": top.uri, "weights_digest": "t"}, params={"model.init_from": "models:/mid/1"})
     return tmp_path
 
 
@@ -123,7 +123,7 @@ def test_every_version_that_heard_a_copy_is_named_under_whatever_name(store: Pat
 def test_a_start_that_cannot_be_followed_is_not_known(store: Path, start: str, said: str) -> None:
     uri = str(store / "manifests" / "curate-mid.json")
     noted = book(store, "odd", {"dataset_uri": uri, "start_uri": start})
-    setting = book(store, "odd", {"dataset_uri": uri}, params={"model.start": start})
+    setting = book(store, "odd", {"dataset_uri": uri}, params={"model.init_from": start})
     later = book(store, "later", {"dataset_uri": uri, "start_uri": noted})
     ancestors = Ancestors(str(store))
     for version in (noted, setting, later):

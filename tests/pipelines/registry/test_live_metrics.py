@@ -291,9 +291,9 @@ def test_a_training_that_stopped_early_says_so(tmp_path: Path, live: RegistryCon
     """At its end, or in the next command where MLflow was not told then."""
     chunks = write_songs(tmp_path / "songs", {"a": "train", "b": "train", "c": "valid"})
     # Far too fast: no score is better than the first.
-    recipe = replace(TRAINING.learner, learning_rate=0.5, final_fraction=1.0)
-    trouble = RecoveryConfig(plateau_checkpoints=1, diverge_factor=0)
-    config = replace(TRAINING, steps=60, checkpoint_every=2, trouble=trouble, learner=recipe)
+    recipe = replace(TRAINING.learner, learning_rate=0.5, min_lr_ratio=1.0)
+    recovery = RecoveryConfig(plateau_checkpoints=1, diverge_factor=0)
+    config = replace(TRAINING, steps=60, checkpoint_every=2, recovery=recovery, learner=recipe)
 
     class Said(NullProgress):
         summary = ""

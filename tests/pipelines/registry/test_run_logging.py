@@ -229,7 +229,8 @@ def test_names_that_mlflow_would_refuse_are_refused_before(options: dict[str, st
 def test_parameters_are_what_the_run_key_is_a_digest_of() -> None:
     shown = registry.flatten(
         train.key_settings(
-            TrainConfig(num_workers=0, copy_to="s3://b/x"), ModelConfig(preset="htdemucs", options={"segment_s": 1.0}),
+            TrainConfig(num_workers=0, backup_uri="s3://b/x"),
+            ModelConfig(preset="htdemucs", options={"segment_s": 1.0}),
             [(CHUNKS, 1.0), (CHUNKS, 0.5)], sources=["bass"],
         )
     )  # fmt: skip
@@ -237,5 +238,5 @@ def test_parameters_are_what_the_run_key_is_a_digest_of() -> None:
     assert shown["model.options.segment_s"] == "1.0"
     assert shown["songs.1.weight"] == "0.5"
     assert shown["corpus.sources"] == "['bass']"
-    free = {"train.num_workers", "train.copy_to", "train.loader.cache", "train.use_gpu", "model.start"}
+    free = {"train.num_workers", "train.backup_uri", "train.loader.cache", "train.use_gpu", "model.init_from"}
     assert not free & shown.keys()

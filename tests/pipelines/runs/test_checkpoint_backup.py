@@ -22,19 +22,21 @@ def test_a_run_whose_folder_is_lost_goes_on_from_the_bucket_also_when_requests_f
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chunks = write_songs(tmp_path / "songs", {"a": "train", "b": "train", "c": "valid"})
-    monkeypatch.setattr("tests.pipelines.training.test_train.CONFIG", replace(CONFIG, copy_to=f"s3://{BUCKET}/copies"))
+    monkeypatch.setattr(
+        "tests.pipelines.training.test_train.CONFIG", replace(CONFIG, backup_uri=f"s3://{BUCKET}/copies")
+    )
     expected = train.run(CONFIG, MODEL, [(chunks, 1.0)], sources=SOURCES, store=str(tmp_path / "whole"))
     with object_store() as server:
         run_until_killed(5, chunks, tmp_path / "lost")
         shutil.rmtree(tmp_path / "lost")
         server.failing = 0.2
         asked = len(server.requests)
-        config = replace(CONFIG, copy_to=f"s3://{BUCKET}/copies")
+        config = replace(CONFIG, backup_uri=f"s3://{BUCKET}/copies")
         resumed = train.run(config, MODEL, [(chunks, 1.0)], sources=SOURCES, store=str(tmp_path / "lost"))
         assert any("step-000000003/current/learner.pt" in path for _, path, _ in server.requests[asked:])
     assert resumed.model_digest == expected.model_digest
     assert train_result.read_history(resumed) == train_result.read_history(expected)
-    assert not resumed.troubles
+    assert not resumed.interventions
 
 
 def make(folder: Path, step: int) -> None:
@@ -108,7 +110,7 @@ def test_a_copy_takes_the_place_of_a_damaged_checkpoint(copied: Path, tmp_path: 
 
 def test_a_place_that_takes_nothing_is_named_before_training_begins(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"train\.copy_to=.*takes no checkpoints"):
+    with pytest.raises(InputError, match=r"train\.backup_uri=.*takes no checkpoints"):
         checkpoint_backup.check(str(tmp_path / "file" / "below"))
 
 

@@ -146,7 +146,7 @@ def all_results(folder: Path) -> Iterator[tuple[Step, Results]]:
     config = train.TrainConfig(
         steps=4, batch_size=4, checkpoint_every=2, log_every=1, num_workers=0, valid_s=1.0,
         learner=LearnerConfig(
-            learning_rate=1e-3, ema_decays=(0.9,), final_fraction=0.1,
+            learning_rate=1e-3, ema_decays=(0.9,), min_lr_ratio=0.1,
             augment=AugmentConfig(shift_s=0.05, remix_group=2),
         ),
     )  # fmt: skip

@@ -75,7 +75,7 @@ def test_short_of_one_row_bfloat16_is_advised_then_a_shorter_segment_then_a_larg
 
 
 def test_groups_that_are_judged_together_are_not_split_by_advice() -> None:
-    learner = replace(CONFIG.learner, robust_drop=0.125)
+    learner = replace(CONFIG.learner, trim_loss_drop=0.125)
     roomy = plan(replace(CONFIG, learner=learner))
     memory_gib = (roomy.memory_gib - 20 * roomy.row_gib) / 0.9
     assert plan(replace(CONFIG, learner=learner), device=small(memory_gib)).advice == "train.micro_batch=8"

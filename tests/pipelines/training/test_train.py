@@ -47,7 +47,7 @@ CONFIG = TrainConfig(
     num_workers=0,
     valid_s=1.0,
     learner=LearnerConfig(
-        learning_rate=2e-3, ema_decays=(0.9,), augment=AugmentConfig(shift_s=0.05, remix_group=2), final_fraction=0.1
+        learning_rate=2e-3, ema_decays=(0.9,), augment=AugmentConfig(shift_s=0.05, remix_group=2), min_lr_ratio=0.1
     ),
 )
 SONGS = {"a": "train", "b": "train", "c": "valid", "d": "test"}
@@ -163,8 +163,8 @@ def test_a_truncated_checkpoint_is_set_aside_and_the_one_before_it_used(
     assert resumed.model_digest == undisturbed.model_digest
     assert train_result.read_history(resumed) == train_result.read_history(undisturbed)
     assert (folder / "damaged-step-000000006").is_dir()
-    assert len(resumed.troubles) == 1
-    assert resumed.troubles[0].startswith("step 3: passed over a damaged checkpoint: step-000000006: ")
+    assert len(resumed.interventions) == 1
+    assert resumed.interventions[0].startswith("step 3: passed over a damaged checkpoint: step-000000006: ")
 
 
 def test_a_full_disk_at_a_checkpoint_says_what_would_do_and_the_run_goes_on_once_there_is_room(
@@ -220,9 +220,9 @@ def test_too_many_skipped_steps_take_it_back_to_the_checkpoint_with_a_lower_rate
     chunks: ShardSet, undisturbed: TrainResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wreck(monkeypatch, {3, 4})
-    config = replace(CONFIG, trouble=replace(CONFIG.trouble, max_skipped=1))
+    config = replace(CONFIG, recovery=replace(CONFIG.recovery, max_skipped=1))
     result = run(config, chunks, tmp_path)
-    assert result.troubles == ("step 5: rollback: 2 steps in a row had no finite gradient",)
+    assert result.interventions == ("step 5: rollback: 2 steps in a row had no finite gradient",)
     before, after = train_result.read_history(undisturbed), train_result.read_history(result)
     assert after[:2] == before[:2]
     assert [point["step"] for point in after] == [2, 3, 5, 6]
@@ -232,7 +232,7 @@ def test_too_many_skipped_steps_take_it_back_to_the_checkpoint_with_a_lower_rate
 def test_a_killed_run_remembers_that_it_was_taken_back(
     chunks: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = replace(CONFIG, trouble=replace(CONFIG.trouble, max_skipped=1))
+    config = replace(CONFIG, recovery=replace(CONFIG.recovery, max_skipped=1))
     wreck(monkeypatch, {3, 4})
     expected = run(config, chunks, tmp_path / "whole")
     wreck(monkeypatch, {3, 4})
@@ -256,7 +256,7 @@ def test_a_plateau_ends_the_training_where_asked(chunks: ShardSet, tmp_path: Pat
     # After an immense step nothing gets better, and the score falls short of the first.
     config = replace(
         CONFIG, checkpoint_every=1, steps=12, log_every=1, valid_s=0.5,
-        trouble=replace(CONFIG.trouble, plateau_checkpoints=2, diverge_factor=0.0),
+        recovery=replace(CONFIG.recovery, plateau_checkpoints=2, diverge_factor=0.0),
         learner=replace(CONFIG.learner, learning_rate=0.5, ema_decays=()),
     )  # fmt: skip
     result = run(config, chunks, tmp_path)
@@ -372,7 +372,7 @@ def test_a_loss_that_is_not_finite_stops_with_advice(chunks: ShardSet, tmp_path:
         ({"num_workers": 1, "min_workers": 2}, r"train\.min_workers must be <= train\.num_workers \(1\), got 2"),
         ({"steps": 0}, r"train\.steps must be >= 1, got 0"),
         ({"valid_s": -1.0}, "train.valid_s"),
-        ({"elastic_look_s": 0.0}, r"train\.elastic_look_s must be > 0, got 0\.0"),
+        ({"elastic_check_s": 0.0}, r"train\.elastic_check_s must be > 0, got 0\.0"),
     ],
 )
 def test_a_setting_that_cannot_work_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
@@ -396,7 +396,7 @@ def test_a_model_of_another_rate_or_of_other_sources_is_refused(chunks: ShardSet
 def test_weights_of_another_network_to_begin_with_are_refused(
     chunks: ShardSet, undisturbed: TrainResult, tmp_path: Path
 ) -> None:
-    model = ModelConfig(preset=MODEL.preset, options=MODEL.options | {"channels": 8}, start=undisturbed.checkpoint)
+    model = ModelConfig(preset=MODEL.preset, options=MODEL.options | {"channels": 8}, init_from=undisturbed.checkpoint)
     with pytest.raises(ModelError, match=r"channels 4 where the training has 8; set model\.options\.channels=4"):
         train.run(CONFIG, model, [(chunks, 1.0)], sources=SOURCES, store=str(tmp_path))
 
@@ -422,8 +422,9 @@ def test_weights_of_another_rate_or_other_sources_to_begin_with_are_refused(chun
     ):
         given = build(MODEL.preset, **({"sources": SOURCES, "sample_rate": RATE} | MODEL.options | changes))
         folder = checkpoint.save(tmp_path / "start", given)
+        model = replace(MODEL, init_from=str(folder))
         with pytest.raises(ModelError, match=words):
-            train.run(CONFIG, replace(MODEL, start=str(folder)), [(chunks, 1.0)], sources=SOURCES, store=str(tmp_path))
+            train.run(CONFIG, model, [(chunks, 1.0)], sources=SOURCES, store=str(tmp_path))
         assert not list((tmp_path / "runs").glob("*/step-*"))
 
 

@@ -37,7 +37,7 @@ def test_the_second_model_is_refused_before_the_first_is_scored(
 
 
 def test_no_models_museval_files_replace_anothers() -> None:
-    asked = evaluate_config.EvaluateConfig(all_four=True, museval_json="scores")
+    asked = evaluate_config.EvaluateConfig(full_bss_eval=True, museval_json="scores")
     assert train_model.scoring_in(asked, "") == asked
     folders = {train_model.scoring_in(asked, place).museval_json for place in ("", "champion", "first", "second")}
     assert folders == {"scores", "scores/champion", "scores/first", "scores/second"}

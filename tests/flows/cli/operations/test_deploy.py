@@ -83,7 +83,12 @@ def test_a_worker_elsewhere_means_what_was_meant_here(
         folder.mkdir()
     monkeypatch.chdir(here)
     relative = [f"{key}=of {key} \N{GUITAR}" for key in door.PATHS if key != "corpus.taxonomy"]
-    mine = ["train.steps=7", "evaluate.all_four=true", 'gate.slices={loud = ["a", "b"]}', "corpus.taxonomy=mine.toml"]
+    mine = [
+        "train.steps=7",
+        "evaluate.full_bss_eval=true",
+        'gate.slices={loud = ["a", "b"]}',
+        "corpus.taxonomy=mine.toml",
+    ]
     (here / "mine.toml").write_text(door.to_toml(door.load("hdemucs-repro", ["curate.max_clipped=0.25"])))
     config = door.load(preset, [*relative, *mine])
     told = deploy.filled(deploy.read(), config, preset, cron="", pool="gpus", directory="project")
@@ -91,7 +96,7 @@ def test_a_worker_elsewhere_means_what_was_meant_here(
     for one in told["deployments"]:
         assert one["parameters"]["preset"] == {"mine.toml": "hdemucs-repro"}.get(preset, preset)
         assert deployments.resolved(**one["parameters"]) == config
-    assert config.model.start == str(here / "of model.start \N{GUITAR}")
+    assert config.model.init_from == str(here / "of model.init_from \N{GUITAR}")
 
 
 @pytest.mark.parametrize("cron", ["daily", "0 3 * *", "99 3 * * *"])
