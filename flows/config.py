@@ -26,7 +26,7 @@ from datasets.ranges import NonNegativeFloat, check_ranges
 from datasets.store import storage
 from datasets.store.strict_json import restored
 from flows import settings
-from flows.retraining.retrain_policy import RetrainConfig
+from flows.retrain_policy import RetrainConfig
 from pipelines.evaluation.evaluate_config import EvaluateConfig
 from pipelines.evaluation.gate import GateConfig
 from pipelines.inference.listening_pages import ListenConfig

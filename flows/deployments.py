@@ -15,10 +15,10 @@ from datasets.errors import InputError
 from flows import build_corpus as corpus_flow
 from flows import config as settings
 from flows import full_run as whole_pipeline
-from flows import retrain_model
 from flows import train_model as model_flow
 from flows.config import RunConfig
 from flows.full_run import FullRun
+from flows.retraining import retrain_model
 from flows.tasks.run_log import RunScreen
 from flows.tasks.store_lock import held
 from flows.train_model import Trained

@@ -93,7 +93,7 @@ def run_steps(config: RunConfig, *, verb: str, screen: Screen, debug: bool = Fal
         config.model.check()  # not after an hour of ingesting
     with prepared(config, verb=verb, screen=screen, debug=debug):
         from flows import build_corpus, full_run, train_model
-        from flows.console.tables import corpus_tables, model_tables, run_tables
+        from flows.cli.result_tables import corpus_tables, model_tables, run_tables
 
         if verb in CORPUS_STEPS:
             corpus = build_corpus.build_corpus(config, until=verb)

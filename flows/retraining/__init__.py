@@ -1,1 +1,1 @@
-"""When a model is trained again, and the record of it."""
+"""A retraining as it is carried out, what it is decided by, and the record of it."""

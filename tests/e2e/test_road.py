@@ -20,7 +20,7 @@ from datasets.shards.manifests import read_songs
 from datasets.shards.versions import list_versions
 from flows import config as door
 from flows.cli.store import forget
-from flows.retraining import retrain_policy
+from flows.retraining import retrain_log
 from tests.drills import drill_road as drill
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(1800)]
@@ -124,7 +124,7 @@ def test_a_retraining_trains_with_a_seed_of_its_own_and_once_on_each_occasion(wa
     first, *others = json.loads(done.stdout.rpartition("told ")[2])
     assert first["retrained"]
     assert first["run_key"] != walked.answer["model"]["trained"]["run_key"]
-    (kept,) = retrain_policy.retrainings(str(walked.store))
+    (kept,) = retrain_log.retrainings(str(walked.store))
     assert (kept.run_key, kept.champion) == (first["run_key"], "")
     assert kept.ended_at
     assert kept.due_at <= kept.began_at

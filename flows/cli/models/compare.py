@@ -67,7 +67,7 @@ def run(config: RunConfig, first: str, second: str, *, screen: Screen, debug: bo
 
 
 def _shown(first: str, second: str, one: ScoreSummary, two: ScoreSummary, pairs: Pairs) -> Sequence[Any]:
-    from flows.console.tables import gain_table
+    from flows.cli.result_tables import gain_table
 
     sources = {**one.sources, "mean": one.overall}
     others = {**two.sources, "mean": two.overall}

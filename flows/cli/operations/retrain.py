@@ -6,11 +6,12 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from rich.text import Text
 
+from flows import retrain_policy
 from flows.cli.options import NO_OPTIONS, Options, Overrides
 from flows.cli.session import prepared, run_verb
 from flows.config import RunConfig
 from flows.console.progress_display import Screen, table
-from flows.retraining import retrain_policy
+from flows.retraining import retrain_log
 
 RUN = "stemline retrain"  # under this name a retraining by hand is noted, and continued after a kill
 
@@ -37,10 +38,10 @@ def run(config: RunConfig, *, screen: Screen, debug: bool = False) -> dict[str, 
     """Whether it was trained again and why, and what came of it."""
     config.model.check()  # not after an hour of ingesting
     with prepared(config, verb="retrain", screen=screen, debug=debug):
-        from flows.console.tables import run_tables
-        from flows.retrain_model import retrain_model
+        from flows.cli.result_tables import run_tables
+        from flows.retraining.retrain_model import retrain_model
 
-        result = retrain_model(config, run=RUN, due=retrain_policy.now())
+        result = retrain_model(config, run=RUN, due=retrain_log.now())
     shown: list[Any] = [Text(result.reason, overflow="fold")]
     if result.full_run is None:
         return {"retrained": False, "why": result.reason, "shown": shown}
@@ -50,7 +51,7 @@ def run(config: RunConfig, *, screen: Screen, debug: bool = False) -> dict[str, 
 
 def explained(config: RunConfig) -> dict[str, Any]:
     """Whether the model would be trained again now, in one sentence, and what was done so far."""
-    facts = retrain_policy.look(config)
+    facts = retrain_log.look(config)
     judged = retrain_policy.judge(facts, config.retrain)
     shown: list[Any] = [Text(judged.sentence, overflow="fold")]
     if facts.done:

@@ -33,7 +33,7 @@ def run(config: RunConfig, *, verb: str, screen: Screen, debug: bool = False) ->
     """The exit code is 1 if the model does not beat the mixture by `MIN_GAIN_DB`, and silence."""
     with prepared(config, verb=verb, screen=screen, debug=debug):
         from datasets.corpus.synthetic import write_corpus
-        from flows.console.tables import demo_tables
+        from flows.cli.result_tables import demo_tables
         from flows.full_run import full_run
         from pipelines.inference.song_files import shipped_song
 

@@ -4,7 +4,7 @@ import pytest
 
 from datasets.schema import Score
 from flows.cli.pipeline.demo import _complaint
-from flows.console.tables import _real_cells
+from flows.cli.result_tables import _real_cells
 from pipelines.evaluation.summary import ScoreSummary, SourceScore
 
 

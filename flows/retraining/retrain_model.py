@@ -11,11 +11,11 @@ from datasets.corpus.removed_songs import read_removed_songs, write_removed_song
 from datasets.schema import ShardSet
 from datasets.shards.manifests import read_songs
 from datasets.store.ownership import claim_store
-from flows import build_corpus, train_model
+from flows import build_corpus, retrain_policy, train_model
 from flows.config import RunConfig
 from flows.full_run import FullRun, run_all
-from flows.retraining import retrain_policy
-from flows.retraining.retrain_policy import Facts, Judgement, Retraining
+from flows.retrain_policy import Facts, Judgement, Retraining
+from flows.retraining import retrain_log
 from flows.tasks.prefect_step import resumable
 from pipelines import registry
 from pipelines.evaluation.summary import SongScore
@@ -36,12 +36,12 @@ def retrain_model(config: RunConfig, *, run: str, due: str) -> RetrainResult:
     `run` names who does it: after a kill, the same one continues what it began. `due` is when it was to begin (UTC,
     ISO 8601): how long it waited, and how long songs took, does not count for the minimum interval.
     """
-    begun = retrain_policy.unfinished(config.store.tables, run)
+    begun = retrain_log.unfinished(config.store.tables, run)
     if begun is None:
         dataset = build_corpus.build_corpus.fn(config, until="curate").songs
         if config.retrain.canary:
             _watch_canary(config)
-        facts = retrain_policy.look(config, dataset, due=due)
+        facts = retrain_log.look(config, dataset, due=due)
         judged = retrain_policy.judge(facts, config.retrain)
         if judged.retrain:
             begun, judged = _begin(config, facts, judged, run=run)
@@ -51,8 +51,8 @@ def retrain_model(config: RunConfig, *, run: str, due: str) -> RetrainResult:
             return RetrainResult(reason=judged.sentence)
     result = run_all(_seeded(config, begun))
     present = registry.champion(config.registry, store=config.store.root)
-    ended = replace(begun, ended_at=retrain_policy.now(), champion=present.version if present else "")
-    retrain_policy.note(config.store.tables, ended)
+    ended = replace(begun, ended_at=retrain_log.now(), champion=present.version if present else "")
+    retrain_log.note(config.store.tables, ended)
     return RetrainResult(reason=begun.reason, full_run=result)
 
 
@@ -62,7 +62,7 @@ def _begin(config: RunConfig, facts: Facts, judged: Judgement, *, run: str) -> t
     None, and why, where the very same training ended before.
     """
     begun = Retraining(
-        began_at=retrain_policy.now(),
+        began_at=retrain_log.now(),
         due_at=facts.due,
         devices=config.train.num_workers if config.train.use_gpu else 0,
         reason=judged.sentence,
@@ -79,7 +79,7 @@ def _begin(config: RunConfig, facts: Facts, judged: Judgement, *, run: str) -> t
         why = f"Not now: {retrain_policy.nothing_to_train(same)}, though {judged.sentence.removeprefix('Yes: ')}"
         return None, replace(judged, retrain=False, sentence=why)
     begun = replace(begun, run_key=key)
-    retrain_policy.note(config.store.tables, begun)
+    retrain_log.note(config.store.tables, begun)
     return begun, judged
 
 
@@ -96,7 +96,7 @@ def _watch_canary(config: RunConfig) -> None:
         claim_store(apart.store.root, setting="the canary's store")
         write_removed_songs(apart.store.tables, read_removed_songs(config.store.tables).songs)
         songs = build_corpus.build_corpus.fn(apart, until="curate").songs
-        retrain_policy.note_canary(config.store.tables, present.digest, score_canary(config, songs))
+        retrain_log.note_canary(config.store.tables, present.digest, score_canary(config, songs))
 
 
 @resumable("canary")

@@ -13,17 +13,13 @@ import pytest
 from datasets.errors import InputError
 from datasets.schema import ShardSet
 from flows import config as door
-from flows.retraining.retrain_policy import (
-    Facts,
-    RetrainConfig,
-    Retraining,
+from flows.retrain_policy import Facts, RetrainConfig, Retraining, judge, seed_of
+from flows.retraining.retrain_log import (
     canary_scores,
-    judge,
     look,
     note,
     note_canary,
     retrainings,
-    seed_of,
     unfinished,
 )
 from pipelines.registry import ModelVersion, RegistryConfig, address, champion, promote, register, rollback
