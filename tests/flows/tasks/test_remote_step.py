@@ -78,7 +78,7 @@ def test_a_call_names_a_step_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_an_answer_is_a_result_or_the_error_that_it_was_there(tmp_path: Path) -> None:
-    path, job = tmp_path / "answer.json", ray_jobs.Job(id="train-1", status="SUCCEEDED", message="", attached=False)
+    path, job = tmp_path / "answer.json", ray_jobs.RayJob(id="train-1", status="SUCCEEDED", message="", attached=False)
     with pytest.raises(JobLostError, match="train-1 ended without an answer"):
         remote_step._answer(job, str(path), IngestResult)
     with pytest.raises(InputError, match="was stopped"):

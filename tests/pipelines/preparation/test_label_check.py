@@ -199,7 +199,7 @@ def test_a_model_is_known_by_weights_and_configuration_not_by_its_place(tmp_path
     bag = export_bag([model, model], tmp_path / "bag", name="two", weights=[[1, 0, 0], [0, 1, 1]])
     assert label_check.label_model(str(bag)).sources == SOURCES
     assert label_check.label_model(str(bag)).digest not in {a.digest, c.digest}
-    with pytest.raises(InputError, match=r"curate\.model .*nowhere: no checkpoint"):
+    with pytest.raises(InputError, match=r"curate\.model .*nowhere: no model at"):
         label_check.label_model(str(tmp_path / "nowhere"))
 
 

@@ -37,7 +37,7 @@ def all_keys() -> dict[str, str]:
     config = ingest.IngestConfig()
     song_key = ingest.song_key(TRACK, config, ("drums",))
     resampling = model_match.Resampling(song_rate=1, model_rate=2)
-    scored = evaluate.SongInputs(model="m", audio="a", protocol="p", columns=("c",), resampling=resampling)
+    scored = evaluate.EvaluateSongInputs(model="m", audio="a", protocol="p", columns=("c",), resampling=resampling)
     job = train.Job(
         config=train.TrainConfig(), model=train.ModelConfig(), sources=("drums",), chunks=((SONGS, 0.5),), keep=None
     )
@@ -46,18 +46,22 @@ def all_keys() -> dict[str, str]:
         automix_weight=0.5, model=train.ModelConfig(), train=train.TrainConfig(),
     )  # fmt: skip
     records: list[tuple[step_keys.Step, Any, Any]] = [
-        (ingest.DATASET, ingest.Inputs(songs=((song_key, "i"),), rejected=(), about={"a": 1}, forgotten=("f",)), None),
+        (
+            ingest.DATASET,
+            ingest.IngestInputs(songs=((song_key, "i"),), rejected=(), about={"a": 1}, forgotten=("f",)),
+            None,
+        ),
         (
             signal_stats.STEP,
-            signal_stats.Inputs(
+            signal_stats.SignalStatsInputs(
                 audio="a", sources=("drums",), mixture=signal_stats.contents(TRACK.stems["drums"]), silence_db=-40.0
             ),
             None,
         ),
-        (label_check.STEP, label_check.Inputs(audio="a", sources=("drums",), model="m"), None),
+        (label_check.STEP, label_check.LabelCheckInputs(audio="a", sources=("drums",), model="m"), None),
         (
             curate.STEP,
-            curate.Inputs(
+            curate.CurateInputs(
                 dataset="d",
                 songs="s",
                 mixtures={"a": ("c 0",)},
@@ -67,15 +71,15 @@ def all_keys() -> dict[str, str]:
             ),
             asdict(curate.CurateConfig()),
         ),
-        (curation_page.STEP, curation_page.Inputs(curation="k"), None),
-        (analyze.STEP, analyze.SongInputs(track_id="i", split="train", audio="a"), analyze.AnalyzeConfig()),
+        (curation_page.STEP, curation_page.CurationPageInputs(curation="k"), None),
+        (analyze.STEP, analyze.AnalyzeSongInputs(track_id="i", split="train", audio="a"), analyze.AnalyzeConfig()),
         (automix.PLAN, automix.PlanInputs(profiles="p", sources=("drums",), sample_rate=1), automix.AutomixConfig()),
         (automix.STEP, automix.ShardInputs(schema_version=1, chunk_s=2, plans=(PLAN,), songs=(("i", "a"),)), None),
-        (evaluate.STEP, evaluate.Inputs(dataset="d", songs=(("i", scored),)), None),
-        (separate_songs.STEP, separate_songs.Inputs(model="m", song="s"), separate_songs.SeparateConfig()),
+        (evaluate.STEP, evaluate.EvaluateInputs(dataset="d", songs=(("i", scored),)), None),
+        (separate_songs.STEP, separate_songs.SeparateInputs(model="m", song="s"), separate_songs.SeparateConfig()),
         (
             listening_pages.STEP,
-            listening_pages.Inputs(
+            listening_pages.ListenInputs(
                 models=("a", "b"),
                 names=("x", "y"),
                 protocol="p",
@@ -88,7 +92,7 @@ def all_keys() -> dict[str, str]:
             ),
             None,
         ),
-        (ancestry.STEP, ancestry.Inputs(audio="a"), None),
+        (ancestry.STEP, ancestry.AncestryInputs(audio="a"), None),
         (remote_step.STEP, remote_step.Inputs(step="ingest", arguments={"config": {"a": 1}}), None),
     ]
     return {
