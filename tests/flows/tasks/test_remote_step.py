@@ -12,10 +12,11 @@ from rich.console import Console
 
 from datasets.errors import InputError
 from datasets.schema import ShardSet, Verdict
-from flows import build_corpus, retrain_model, train_model
+from flows import build_corpus, train_model
 from flows import config as door
 from flows.build_corpus import Corpus
 from flows.console.progress_display import Screen
+from flows.retraining import retrain_model
 from flows.tasks import artifacts, remote_step
 from flows.tasks.prefect_step import lost_a_worker
 from pipelines.preparation.curate import CurateResult
