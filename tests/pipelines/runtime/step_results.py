@@ -121,7 +121,7 @@ def all_results(folder: Path) -> Iterator[tuple[Step, Results]]:
     yield curate.STEP, {"verdicts": verdicts, "drawn": {name: side for name, (side, _) in drawn.items()}}
     yield curation_page.STEP, {"words": _words(Path(curated.page).read_text(encoding="utf-8"))}
     levels = label_check.run(
-        {songs[0].audio: songs[0]}, label_check.listener(model), sources=SOURCES, store=store,
+        {songs[0].audio: songs[0]}, label_check.label_model(model), sources=SOURCES, store=store,
         num_workers=1, use_gpu=False, batch_size=1,
     )  # fmt: skip
     yield (
