@@ -41,7 +41,7 @@ from pipelines.lineage import ancestry
 from pipelines.preparation import analyze, automix, curate, ingest, label_check, signal_stats
 from pipelines.report.curation import curation_page
 from pipelines.runtime.step_keys import Step
-from pipelines.training import train
+from pipelines.training import train, train_result
 
 NOTED = Path(__file__).with_suffix(".json")
 RATE, SECONDS, SOURCES = 8000, 6, ("drums", "bass")
@@ -155,7 +155,7 @@ def all_results(folder: Path) -> Iterator[tuple[Step, Results]]:
         sources=SOURCES, store=store,
     )  # fmt: skip
     curve = [{name: point[name] for name in ("step", "loss", "grad_norm") if name in point}
-             for point in train.read_history(trained)]  # fmt: skip
+             for point in train_result.read_history(trained)]  # fmt: skip
     yield train.STEP, {"curve": curve, "best_step": trained.best_step, "best_nsdr": trained.best_nsdr}
     scored = evaluate.run(evaluate.EvaluateConfig(num_workers=1, shifts=1), model, ingested.chunks, store=store)
     names = ("nsdr", "mixture_nsdr", "sdr", "si_sdr", "level_db")
