@@ -113,7 +113,7 @@ def prepared(config: RunConfig, *, verb: str, screen: Screen, debug: bool) -> It
     from pipelines.registry.connection import check_address
     from pipelines.runtime.cluster import session
 
-    with held(config.store.root, verb=verb, data=config.store.data) as store, _terminable():
+    with held(config.store.root, verb=verb, data=config.store.data) as store, terminable():
         screen.say(f"stemline {verb} · store {config.store.root}")
         if verb in WITH_REGISTRY:
             check_address(registry.address(str(store)))  # not after an hour of training
@@ -124,8 +124,8 @@ def prepared(config: RunConfig, *, verb: str, screen: Screen, debug: bool) -> It
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM ends a command as Ctrl-C does, so that Ray and Prefect are taken down with it."""
+def terminable() -> Iterator[None]:
+    """SIGTERM ends a command as Ctrl-C does, so that Ray, Prefect and MLflow are taken down with it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -53,7 +53,7 @@ _CALLS = ("start", "advance", "note", "finish", "cached", "detail", "say")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Inputs:
+class JobInputs:
     """All that decides on what a job does."""
 
     step: str
@@ -75,7 +75,7 @@ def send(server: str, name: str, function: Callable[..., Any], arguments: Mappin
     """
     config = next(value for value in arguments.values() if isinstance(value, door.RunConfig))
     where = f"{function.__module__}:{function.__qualname__}"
-    inputs = Inputs(step=name, arguments={key: _plain(value) for key, value in arguments.items()})
+    inputs = JobInputs(step=name, arguments={key: _plain(value) for key, value in arguments.items()})
     call = json.dumps({"function": where, "arguments": inputs.arguments})
     key = f"{name}-{STEP.key(inputs)[:12]}"
     folder = storage.join(config.store.tables, "cache", "jobs")

@@ -18,7 +18,7 @@ from typing import Any
 from datasets.errors import InputError
 from datasets.store.ownership import require_store
 from flows.cli.options import NO_OPTIONS, Options, Overrides
-from flows.cli.session import run_verb
+from flows.cli.session import run_verb, terminable
 from flows.console.progress_display import Screen
 
 HOST = "127.0.0.1"
@@ -46,7 +46,7 @@ def serve(store: Path, *, screen: Screen, until: threading.Event | None = None) 
     store = store.expanduser().absolute()
     if not store.is_dir():
         raise InputError(f"There is no store at {store}. `stemline demo` makes one; or name yours with store.root=DIR.")
-    with ExitStack() as running, _interruptible():
+    with ExitStack() as running, terminable():
         addresses = {"report": running.enter_context(_report(store / "report.html"))}
         addresses["MLflow"] = os.environ.get("MLFLOW_TRACKING_URI") or running.enter_context(_mlflow(store, screen))
         addresses["Prefect"] = os.environ.get("PREFECT_API_URL") or running.enter_context(_prefect(store, screen))
@@ -56,19 +56,6 @@ def serve(store: Path, *, screen: Screen, until: threading.Event | None = None) 
         with suppress(KeyboardInterrupt):  # this is how it is meant to end
             (until or threading.Event()).wait()
     return {"addresses": addresses}
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM ends the servers as Ctrl-C does, instead of leaving them behind."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ import soundfile
 from datasets.audio.samples import Samples
 from datasets.errors import InputError
 from datasets.loading.segments import SegmentIndex
-from datasets.schema import SOURCES
+from datasets.schema import SOURCES, StemFile, Track
 from datasets.seeding import row_rng
 from datasets.shards import manifests, shards
 from datasets.store import write_lock
@@ -392,3 +392,32 @@ def test_songs_keep_their_side_in_a_store_that_grows(tmp_path: Path, monkeypatch
     # Another draw is asked for by another seed, and found again under it.
     others = [_run(replace(corpus, split_seed=seed), tmp_path / "s").chunks.digest for seed in (1, 0, 1)]
     assert others[0] == others[2] != others[1]
+
+
+def test_a_songs_key_is_that_of_its_audio_and_not_of_its_place_or_split() -> None:
+    track = Track(
+        track_id="song",
+        title="song",
+        group="g",
+        split="train",
+        license="unknown",
+        layout="folders",
+        fingerprint="f",
+        stems={"drums": (StemFile(path="here/drums.wav", num_bytes=10, changed_ns=1),)},
+    )
+
+    def key(track: Track = track, config: IngestConfig = CONFIG, sources: tuple[str, ...] = ("drums",)) -> str:
+        return ingest.song_key(track, config, sources)
+
+    elsewhere = {"drums": (StemFile(path="moved/drums.wav", num_bytes=10, changed_ns=2),)}
+    same = replace(track, stems=elsewhere, split="test", license="CC0", title="t")
+    assert key(same) == key(config=replace(CONFIG, shard_mb=2)) == key()
+    others = [
+        key(replace(track, fingerprint="g")),
+        key(replace(track, track_id="other")),
+        key(replace(track, stems={"drums": (replace(track.stems["drums"][0], stream=1),)})),
+        key(replace(track, stems={"drums": (replace(track.stems["drums"][0], side="left"),)})),
+        key(config=replace(CONFIG, sample_rate=16_000)),
+        key(sources=("drums", "bass")),
+    ]
+    assert len({key(), *others}) == 7

@@ -93,7 +93,7 @@ def all_keys() -> dict[str, str]:
             None,
         ),
         (ancestry.STEP, ancestry.AncestryInputs(audio="a"), None),
-        (remote_step.STEP, remote_step.Inputs(step="ingest", arguments={"config": {"a": 1}}), None),
+        (remote_step.STEP, remote_step.JobInputs(step="ingest", arguments={"config": {"a": 1}}), None),
     ]
     return {
         **{step.name: step.key(inputs, settings) for step, inputs, settings in records},

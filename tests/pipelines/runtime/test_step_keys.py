@@ -1,14 +1,16 @@
-"""Which commit is noted: that of our checkout, that of which a wheel was built, and never a user's own."""
+"""What keys hang on, and which commit is noted: ours or that of the wheel, and never that of a user's repository."""
 
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipelines.runtime import step_keys
-from pipelines.runtime.step_keys import STAMP, code_commit
+from pipelines.runtime.step_keys import STAMP, Step, code_commit
 
 OURS = '[project]\nname = "stemline"\n'
 
@@ -83,3 +85,41 @@ def test_without_git_nothing_is_known(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("PATH", "")
     assert shutil.which("git") is None
     assert code_commit() == ""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    songs: tuple[str, ...] = ("a", "b")
+    mixtures: Mapping[str, str] = field(default_factory=dict)
+
+
+STEP = Step(name="mix", version=1, uses={"audio": 1, "render": 1})
+
+
+def test_a_key_hangs_on_name_versions_settings_and_inputs_and_on_no_order_of_names() -> None:
+    key = STEP.key(Inputs(mixtures={"a": "1", "b": "2"}), {"rate": 44100, "seed": 0})
+    assert STEP.key(Inputs(mixtures={"b": "2", "a": "1"}), {"seed": 0, "rate": 44100}) == key
+    turned = replace(STEP, uses={"render": 1, "audio": 1})
+    assert turned.key(Inputs(mixtures={"a": "1", "b": "2"}), {"rate": 44100, "seed": 0}) == key
+    others = [
+        replace(STEP, name="other").key(Inputs()),
+        replace(STEP, version=2).key(Inputs()),
+        replace(STEP, uses={"audio": 2, "render": 1}).key(Inputs()),
+        replace(STEP, uses={}).key(Inputs()),
+        STEP.key(Inputs(), {"seed": 1}),
+        STEP.key(Inputs(songs=("b", "a"))),
+        STEP.key(Inputs(mixtures={"a": "1"})),
+        step_keys.incomplete_key(STEP.key(Inputs()), ["a"]),
+    ]
+    assert len({STEP.key(Inputs()), *others}) == 9
+
+
+@pytest.mark.parametrize("wrong", [{"songs": 1}, ("a",), "a", Inputs])
+def test_inputs_that_are_no_declared_record_make_no_key(wrong: Any) -> None:
+    with pytest.raises(TypeError, match="the inputs of mix must be a declared record"):
+        STEP.key(wrong)
+
+
+def test_what_has_no_text_of_its_own_makes_no_key() -> None:
+    with pytest.raises(TypeError, match="a key cannot be made of a object"):
+        STEP.key(Inputs(), {"model": object()})
