@@ -19,9 +19,7 @@ CODEC_RATIO_DB = 8.0, 20.0  # how far the noise lies below each band, worst and 
 VOCODER_WINDOW = 2048
 PEAK_REACH = 2  # bins on either side that a spectral peak exceeds
 ATTACK_RISE = 4.0  # growth of the energy from one frame to the next from which on a hit is heard
-LEVEL_BANDS = (
-    24  # in which the vocoder's output gets the level of its input; 41 Hz apart in the bass, 0.3 octaves on top
-)
+LEVEL_BANDS = 24  # where the vocoder's output gets its input's level: 41 Hz apart in the bass, 0.3 octaves on top
 LEVEL_REACH = 4  # frames of half a window on either side over which levels are averaged
 MAX_LEVEL_GAIN = math.sqrt(2)  # frames of unrelated phases lose 3.1 dB in overlap-add
 

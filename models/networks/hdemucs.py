@@ -44,9 +44,8 @@ class HDemucsConfig:
     segment_s: PositiveFloat = 44.0  # seconds to separate at once; any other length works too
     channels: PositiveInt = 48  # features of the outermost layers
     growth: PositiveInt = 2  # factor of features from layer to layer
-    nfft: PositiveInt = (
-        4096  # samples per STFT window, a power of 4; each factor of 4 beyond 4 is a layer more per branch
-    )
+    # samples per STFT window, a power of 4; each factor of 4 beyond 4 is a layer more per branch
+    nfft: PositiveInt = 4096
     dconv_compress: PositiveInt = 4  # features are squeezed by this inside a residual branch
     dconv_depth: NonNegativeInt = 2  # residual branches per encoder layer
     normalize: Normalization = "track"  # the level of the input, in training and in use: see `levels.py`

@@ -53,9 +53,8 @@ class HTDemucsConfig:
     transformer_heads: PositiveInt = 8  # attention heads, which must divide the features per token
     transformer_hidden_scale: PositiveFloat = 4.0  # feed-forward features / transformer_width
     dropout: Annotated[float, Range(ge=0, lt=1)] = 0.02  # share of features dropped in the transformer while training
-    attention_dropout: Annotated[float, Range(ge=0, lt=1)] = (
-        0.02  # the same for attention weights; 0 is far faster on CPUs
-    )
+    # the same for attention weights; 0 is far faster on CPUs
+    attention_dropout: Annotated[float, Range(ge=0, lt=1)] = 0.02
     normalize: Normalization = "track"  # the level of the input, in training and in use: see `levels.py`
 
     def __post_init__(self) -> None:

@@ -39,9 +39,8 @@ class SparseHTDemucsConfig(HTDemucsConfig):
     segment_s: PositiveFloat = 12.2  # seconds; what evaluation pads to, and the most it takes
     transformer_layers: NonNegativeInt = 7  # self- and cross-attention in turn, per domain
     attention_dropout: Annotated[float, Range(ge=0, lt=1)] = 0.0  # the pattern itself already leaves out most pairs
-    sparsity: Annotated[float, Range(ge=0, lt=1)] = (
-        0.9  # share of pairs that attention leaves out, as near as a whole k allows
-    )
+    # share of pairs that attention leaves out, as near as a whole k allows
+    sparsity: Annotated[float, Range(ge=0, lt=1)] = 0.9
     # Rounds of hashing; in each a token falls into one of 4 buckets
     hash_rounds: Annotated[int, Range(ge=1, le=MAX_ROUNDS)] = 32
     # Seed of the hash in evaluation; training draws a new one at every call

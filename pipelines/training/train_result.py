@@ -89,9 +89,9 @@ def find_result(folder: Path) -> TrainResult | None:
 
 def summary(result: TrainResult) -> str:
     score = "" if result.best_nsdr is None else f", valid nSDR {result.best_nsdr:.2f} dB"
-    interventions = f"; stopped early: {result.stopped}" if result.stopped else ""
-    interventions += f"; {result.interventions[-1]}" if result.interventions else ""
+    remarks = f"; stopped early: {result.stopped}" if result.stopped else ""
+    remarks += f"; {result.interventions[-1]}" if result.interventions else ""
     return (
         f"{result.steps} steps in {result.seconds:.0f} s, best at {result.best_step} ({result.best_weights}){score}"
-        f"{interventions}"
+        f"{remarks}"
     )
