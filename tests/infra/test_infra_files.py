@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from importlib.metadata import version
 from importlib.resources import files
@@ -215,3 +216,11 @@ def test_monitoring_reads_and_every_panel_asks_something(infra: Path) -> None:
     asked += [rule["expr"] for group in rules["groups"] for rule in group["rules"]]
     assert len(asked) == len(board["panels"]) + 5
     assert {job for text in asked for job in re.findall(r'job="(\w+)"', text)} <= jobs
+
+
+def test_files_name_the_image_of_this_version(repository: Path, infra: Path) -> None:
+    project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    texts = [path.read_text(encoding="utf-8") for path in sorted(infra.rglob("*")) if path.suffix in (".yaml", ".json")]
+    tags = re.findall(r'stemline:(\d[^\s"]*)|newTag: "(.*)"', "\n".join(texts))
+    assert {image or tag for image, tag in tags} == {project["version"]}
+    assert len(tags) == 6
