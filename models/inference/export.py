@@ -73,10 +73,10 @@ def onnx_gap(model: nn.Module, path: str | Path, *, seed: int = 0) -> float:
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     mixture = _example(model, seed=seed)
-    found: Any = session.run(["estimates"], {"mixture": mixture.numpy()})[0]
+    output: Any = session.run(["estimates"], {"mixture": mixture.numpy()})[0]
     with torch.no_grad():
         expected = copy.deepcopy(model).cpu().eval()(mixture)
-    return float((torch.from_numpy(found) - expected).abs().max() / expected.abs().max())
+    return float((torch.from_numpy(output) - expected).abs().max() / expected.abs().max())
 
 
 @contextmanager

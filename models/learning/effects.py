@@ -18,7 +18,7 @@ CODEC_CUTOFF = 0.45, 0.82  # of half the sample rate, worst and best: 10 to 18 k
 CODEC_RATIO_DB = 8.0, 20.0  # how far the noise lies below each band, worst and best
 VOCODER_WINDOW = 2048
 PEAK_REACH = 2  # bins on either side that a spectral peak exceeds
-ATTACK_RISE = 4.0  # growth of the energy from one frame to the next from which on a hit is heard
+ATTACK_RISE = 4.0  # growth of the energy from one frame to the next from which on it counts as a hit
 LEVEL_BANDS = 24  # where the vocoder's output gets its input's level: 41 Hz apart in the bass, 0.3 octaves on top
 LEVEL_REACH = 4  # frames of half a window on either side over which levels are averaged
 MAX_LEVEL_GAIN = math.sqrt(2)  # frames of unrelated phases lose 3.1 dB in overlap-add
@@ -197,7 +197,7 @@ def _turns(here_KCNF: Tensor, before_KCNF: Tensor) -> Tensor:
 
     `before` are the frames a hop earlier in the input. At hits the turn is zero: phases are those of the input.
     Elsewhere all bins around a peak turn as it does (identity phase locking, Laroche and Dolson 1999), or overlapping
-    frames would cancel each other. Channels are heard by their power, whatever their polarity. Below 11 Hz nothing
+    frames would cancel each other. Channels count by their power, whatever their polarity. Below 11 Hz nothing
     turns: bin 0 has no phase, and of bins that follow it half would be lost.
     """
     # What stands a hop before a frame in the input stands a hop before it in the output too, if it turns as that did.
@@ -231,7 +231,7 @@ def _nearest_peaks(power_KNF: Tensor) -> Tensor:
 def _accumulate(step_KNF: Tensor, peak_KNF: Tensor, is_hit_KN: Tensor) -> Tensor:
     """Turns (K, N, F): at a hit 0, else at each bin's peak the turn of the frame before and the step.
 
-    A turn depends on one bin of the frame before, so on one bin of any earlier frame: how it does is found for 1, 2,
+    A turn depends on one bin of the frame before, so on one bin of any earlier frame: this is computed for 1, 2,
     4, ... frames back, for all frames at once.
     """
     turn_KNF, bin_KNF = step_KNF.gather(-1, peak_KNF), peak_KNF

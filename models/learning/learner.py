@@ -125,7 +125,7 @@ class Learner:
         """How the model is to be stored with the widths learnt so far; None stores it as it is."""
         return self.widths.packing() if self.widths else None
 
-    def as_stored(self) -> AbstractContextManager[None]:
+    def quantized(self) -> AbstractContextManager[None]:
         """Inside the context the model has the values that its file will hold."""
         return self.widths.rounding(unwrap(self.model)) if self.widths else nullcontext()
 

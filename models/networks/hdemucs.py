@@ -126,13 +126,13 @@ class HDemucs(nn.Module):
         inner = self.encoder[-1](merged[:, :, 0])
         # The way up starts from nothing: all it knows comes through the skips.
         inner = self.decoder[0](torch.zeros_like(inner), inner, merged.shape[-1])
-        parting = self.decoder[1]
-        assert isinstance(parting, DecoderLayer)
-        before = parting.merge(inner[:, :, None], merged)
-        return parting.expand(before, num_rows), self.tdecoder[0](before[:, :, 0], length_t)
+        decode = self.decoder[1]
+        assert isinstance(decode, DecoderLayer)
+        before = decode.merge(inner[:, :, None], merged)
+        return decode.expand(before, num_rows), self.tdecoder[0](before[:, :, 0], length_t)
 
 
-class JoiningLayer(nn.Module):
+class BranchMerge(nn.Module):
     """The temporal branch's last encoder layer: a convolution to the shape of a spectrogram with one row."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -144,7 +144,7 @@ class JoiningLayer(nn.Module):
         return y
 
 
-class PartingLayer(nn.Module):
+class BranchSplit(nn.Module):
     """The temporal branch's first decoder layer, which starts from what the spectral one has merged."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -203,6 +203,6 @@ def _temporal_branch(config: HDemucsConfig) -> tuple[nn.ModuleList, nn.ModuleLis
         encoder.append(EncoderLayer(widths[i], inner, spectral=False, dconv=dconv))
         decoder.insert(0, DecoderLayer(inner, outs[i], spectral=False, last=i == 0))
     outer, joint = config.layer_channels[-3], config.layer_channels[-2]
-    encoder.append(JoiningLayer(outer, joint))
-    decoder.insert(0, PartingLayer(joint, outer))
+    encoder.append(BranchMerge(outer, joint))
+    decoder.insert(0, BranchSplit(joint, outer))
     return encoder, decoder

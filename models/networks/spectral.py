@@ -112,13 +112,13 @@ class _Synthesis(torch.autograd.Function):
         for number, part in enumerate(window.chunk(4)):
             torch.mul(grad[..., number : number + num_frames, :], part, out=quarters[..., number, :])
         spectrum = torch.view_as_real(torch.fft.rfft(quarters.flatten(-2), norm="ortho"))[..., :num_rows, :]
-        found = grad.new_empty(ctx.shape, dtype=ctx.dtype)
-        by_frame = _by_frame(found)
-        # All rows but the first stand for their mirror image too; that one's imaginary part is not heard.
+        gradient = grad.new_empty(ctx.shape, dtype=ctx.dtype)
+        by_frame = _by_frame(gradient)
+        # All rows but the first stand for their mirror image too; that one's imaginary part has no effect.
         torch.mul(spectrum, 2 if std is None else 2 * std[..., None], out=by_frame)
         by_frame[..., 0, 0] /= 2
         by_frame[..., 0, 1] = 0
-        return found, None, None, None
+        return gradient, None, None, None
 
 
 def _reflect(samples: Tensor, left: int, right: int) -> Tensor:

@@ -50,7 +50,7 @@ def sdr_windows(reference_SCT: Tensor, estimate_SCT: Tensor, window_samples: int
                  for true_CT, made_CT in zip(true_SCT, made_SCT, strict=True)]  # fmt: skip
         energies_2S = torch.tensor([_energies(*pair, spare_T) for pair in pairs], dtype=torch.float64).T
         if not energies_2S.isfinite().all():
-            raise ModelError("a reference or an estimate holds NaN or infinite samples; nothing can be said of it")
+            raise ModelError("a reference or an estimate holds NaN or infinite samples; it cannot be scored")
         ratio_S = 10 * torch.log10(energies_2S[0] / energies_2S[1])
         silent = any(_silent(true_CT) or _silent(made_CT) for true_CT, made_CT in pairs)
         ratios_WS.append(torch.full_like(ratio_S, torch.nan) if silent else ratio_S)

@@ -64,8 +64,8 @@ def _parse(path: Path) -> Any:
     except ModelError:
         raise
     except Exception as error:  # broken or hostile YAML can make its reader fail in any way
-        told = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ModelError(f"{path} is no bag: want YAML with `models`, a list of signatures ({told})") from error
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ModelError(f"{path} is no bag: want YAML with `models`, a list of signatures ({reason})") from error
 
 
 def _signatures(models: Any, path: Path) -> list[str]:
@@ -86,11 +86,12 @@ def _find_package(folder: Path, signature: str) -> Path:
     if not re.fullmatch(r"[\w.]{1,200}", signature):
         raise ModelError(f"signature {_short(signature)}: want letters, digits, dots and underscores")
     for pattern in (f"{signature}.safetensors", f"{signature}-*.safetensors", f"{signature}.th", f"{signature}-*.th"):
-        found = sorted(folder.glob(pattern))
-        if len(found) > 1:
-            raise ModelError(f"several files in {folder} claim to be {signature}: {', '.join(f.name for f in found)}")
-        if found:
-            return found[0]
+        packages = sorted(folder.glob(pattern))
+        if len(packages) > 1:
+            names = ", ".join(package.name for package in packages)
+            raise ModelError(f"several files in {folder} claim to be {signature}: {names}")
+        if packages:
+            return packages[0]
     raise ModelError(f"{folder} has neither {signature}.safetensors nor {signature}-CHECKSUM.th")
 
 

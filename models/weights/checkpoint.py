@@ -72,15 +72,15 @@ def require_replaceable(folder: str | Path) -> None:
         return
     if not folder.is_dir():
         raise ModelError(f"{folder} is a file, no checkpoint folder, and stays as it is; {remedy}")
-    found = sorted(path.name + ("/" if path.is_dir() else "") for path in folder.iterdir())
-    if foreign := [name for name in found if name not in FILES]:
+    names = sorted(path.name + ("/" if path.is_dir() else "") for path in folder.iterdir())
+    if foreign := [name for name in names if name not in FILES]:
         listed = ", ".join(foreign[:LISTED]) + (f" and {len(foreign) - LISTED} more" if len(foreign) > LISTED else "")
         raise ModelError(f"{folder} holds something that is no part of a checkpoint ({listed}); {remedy}")
-    if found:
+    if names:
         try:
             config = read_config(folder)
             for name, digest in ((WEIGHTS, config["weights_sha256"]), (LEARNER, config.get("learner_sha256"))):
-                if name in found:
+                if name in names:
                     check_digest(folder / name, str(digest))
         except ModelError as error:
             raise ModelError(f"{folder} holds something that is no checkpoint of ours ({error}); {remedy}") from error

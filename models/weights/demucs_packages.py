@@ -117,10 +117,10 @@ def verify_checksum(path: Path, sha256: str) -> None:
 
     Digits alone that read as a day are a date: one checksum in some 36 000 looks like that.
     """
-    found = CHECKSUM.search(path.stem)
-    if found and not sha256.startswith(found[1]) and not _is_date(found[1]):
+    match = CHECKSUM.search(path.stem)
+    if match and not sha256.startswith(match[1]) and not _is_date(match[1]):
         raise ModelError(
-            f"{path} is truncated or was altered: its name says SHA-256 {found[1]}…, it is {sha256[: len(found[1])]}…; "
+            f"{path} is truncated or was altered: its name says SHA-256 {match[1]}…, it is {sha256[: len(match[1])]}…; "
             "where the name means something else, give it another end"
         )
 
@@ -163,8 +163,8 @@ def _read_pickle(path: Path, *, weights: bool = True) -> dict[str, Any]:
 
 def _reason(error: Exception) -> str:
     text = str(error)
-    if found := re.search(r"GLOBAL (\S+)", text):
-        return f"its pickle asks for {found[1]}, and only weights and the classes of Demucs are read"
+    if match := re.search(r"GLOBAL (\S+)", text):
+        return f"its pickle asks for {match[1]}, and only weights and the classes of Demucs are read"
     if isinstance(error, RuntimeError | EOFError):
         return f"it is truncated or no torch file ({text.splitlines()[0] if text else 'no content'})"
     return (

@@ -71,6 +71,6 @@ def _load_bag(path: Path) -> Bag:
 
 
 def _set_segment(model: Any, segment_s: float) -> None:
-    """A bag sets its members' segment; HT Demucs can only be asked for less than what it was trained on."""
+    """A bag sets its members' segment; HT Demucs allows only less than what it was trained on."""
     if catalog.to_config(model)["family"] != "htdemucs" or segment_s <= model.config.segment_s:
         model.config = replace(model.config, segment_s=segment_s)

@@ -80,7 +80,7 @@ def sha256_of(path: Path) -> str:
 
 
 def _described(metadata: Mapping[str, str], path: Path) -> tuple[dict[str, Any] | None, Any]:
-    """The configuration in a file's header, and what is said there of packed tensors."""
+    """The configuration in a file's header, and its entry on packed tensors."""
     if PACKED in metadata:
         described = _parse(metadata[PACKED], path)
         if not isinstance(described.get("model"), dict):

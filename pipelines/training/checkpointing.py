@@ -39,7 +39,7 @@ class BestWeights:
     def of(cls, learner: "Learner", network: "nn.Module", *, step: int, name: str, nsdr: float | None) -> "BestWeights":
         """A copy of the present weights, "raw", or of an average."""
         averages = {average.name: average for average in learner.averages}
-        with averages[name].swap(network) if name in averages else nullcontext(), learner.as_stored():
+        with averages[name].swap(network) if name in averages else nullcontext(), learner.quantized():
             model = copy.deepcopy(network).cpu()
         return cls(model=model, info={"step": step, "weights": name, "nsdr": nsdr}, packing=learner.packing())
 

@@ -80,7 +80,7 @@ def score_candidates(
     averages = {average.name: average.swap(network) for average in learner.averages if average.count}
     scores = {}
     for name in ("raw", *averages):
-        with averages.get(name, nullcontext()), learner.as_stored():
+        with averages.get(name, nullcontext()), learner.quantized():
             scores[name] = _score(learner, excerpts, session, example_s=example_s)
     return scores
 

@@ -314,11 +314,11 @@ def test_without_penalties_a_step_is_what_it_was_and_nothing_more_is_stored() ->
     assert learner.packing() is None
 
 
-def test_inside_as_stored_the_model_is_what_its_file_will_hold(tmp_path: Path) -> None:
+def test_inside_quantized_the_model_is_what_its_file_will_hold(tmp_path: Path) -> None:
     learner = Learner(small(), CONFIG)
     learner.step(batch(0), step=0)
     before = {name: value.clone() for name, value in learner.model.state_dict().items()}
-    with learner.as_stored():
+    with learner.quantized():
         mixture_BCT = batch(1).sum(dim=1)
         with torch.no_grad():
             scored = learner.model.eval()(mixture_BCT)
