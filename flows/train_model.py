@@ -218,7 +218,7 @@ def _decide(
     if not why:
         return decision
     return replace(
-        decision, promote=False, reason=why, checks=(*decision.checks, Check(rule="rollback", met=False, said=why))
+        decision, promote=False, reason=why, checks=(*decision.checks, Check(rule="rollback", met=False, message=why))
     )
 
 
@@ -241,7 +241,7 @@ def _judge(
         rivals.append(ancestors.of_version(present.uri))
     heard = heard_in(config, corpus.songs, rivals)
     summary = champion.summary if champion else None
-    return gate.decide(candidate.summary, summary, gate.with_tags(config.gate), heard=heard)
+    return gate.decide(candidate.summary, summary, gate.with_tags(config.gate), contamination=heard)
 
 
 def of_candidate(config: RunConfig, corpus: Corpus, trained: TrainResult, ancestors: Ancestors) -> Ancestry:

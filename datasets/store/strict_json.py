@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 NULL = "null"  # of a field's metadata: the float that null stands for there, NaN where nothing is said
+FORMER_NAME = "former_name"  # of a field's metadata: the name under which older stemlines stored it
 
 
 def dumps(value: Any, *, indent: int | None = None, sort_keys: bool = False) -> str:
@@ -47,7 +48,7 @@ def restored(kind: Any, tree: Any) -> Any:
     """A tree of JSON for `kind` in which null is a float again, where `kind` has a float that may not be None.
 
     A field's metadata says which: `field(metadata={NULL: -math.inf})`; NaN where it says nothing. The words that older
-    stemlines wrote instead, "inf", "-inf" and "nan", are read too.
+    stemlines wrote instead, "inf", "-inf" and "nan", are read too, and so is a field under its `FORMER_NAME`.
     """
     return _restored(kind, tree, null=math.nan)
 
@@ -60,6 +61,7 @@ def _restored(kind: Any, tree: Any, *, null: float) -> Any:
         return tree if tree is None or len(parts) != 1 else _restored(parts[0], tree, null=null)
     if isinstance(tree, Mapping) and isinstance(kind, type) and dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
+        tree = _with_current_names(kind, tree)
         fields = {field.name: field for field in dataclasses.fields(kind) if field.name in tree}
         own = {
             name: _restored(hints[name], tree[name], null=field.metadata.get(NULL, math.nan))
@@ -73,3 +75,8 @@ def _restored(kind: Any, tree: Any, *, null: float) -> Any:
         each = inner if len(inner) == len(tree) and inner[-1] is not Ellipsis else (inner[0],) * len(tree)
         return [_restored(own, below, null=null) for own, below in zip(each, tree, strict=True)]
     return tree
+
+
+def _with_current_names(kind: Any, tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    former = {field.metadata.get(FORMER_NAME): field.name for field in dataclasses.fields(kind)}
+    return {name if (now := former.get(name)) is None or now in tree else now: value for name, value in tree.items()}

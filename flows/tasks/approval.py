@@ -33,15 +33,15 @@ def with_approval(config: RunConfig, decision: GateDecision) -> GateDecision:
     patience_s = config.gate.approval_s
     with stage(current(), "approval"):
         try:
-            word = ask(decision.reason, [check.said for check in decision.checks], patience_s=patience_s)
+            word = ask(decision.reason, [check.message for check in decision.checks], patience_s=patience_s)
         except FlowPauseTimeout:
             why = f"Nobody approved it within {duration(patience_s)}"
-            answered = gate.with_word(decision, name="", promote=False, why=why)
+            answered = gate.after_approval(decision, name="", promote=False, why=why)
         else:
             name = word.name.strip()
             why = word.why.strip().rstrip(".") if name else "Somebody answered without a name, which counts for nothing"
-            answered = gate.with_word(decision, name=name, promote=bool(name) and word.promote, why=why)
-        current().finish(answered.checks[-1].said)
+            answered = gate.after_approval(decision, name=name, promote=bool(name) and word.promote, why=why)
+        current().finish(answered.checks[-1].message)
     return answered
 
 

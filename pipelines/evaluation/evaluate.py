@@ -92,8 +92,8 @@ def run(
         rows = [score for result in results for score in result.scores]
         scores = write_table(folder, "scores", table_of(rows, SCORES), key=key, step="evaluate", extra=extra)
     summary = summarize(read_objects(scores, Score), model.digest, chunks.digest)
-    took = read_manifest(scores).extra["real_time"]
-    summary = replace(summary, size_bytes=model.size_bytes, real_time=took)
+    factor = read_manifest(scores).extra["real_time"]
+    summary = replace(summary, size_bytes=model.size_bytes, real_time_factor=factor)
     return EvaluateResult(scores=scores, summary=summary)
 
 
@@ -126,8 +126,8 @@ def _songs_of(config: EvaluateConfig, chunks: ShardSet, keep: Collection[str] | 
     chosen = [song for song in songs if song.split == config.split and (keep is None or song.track_id in keep)]
     if not chosen:
         raise InputError(
-            f"none of {len(songs)} songs stands in the {config.split} split; a corpus with a {config.split} folder, or "
-            "a larger corpus.test_fraction would do"
+            f"the {config.split} split is empty: none of {len(songs)} songs is in it; put songs into a folder "
+            f"{config.split} of the corpus, or raise corpus.{'valid' if config.split == 'valid' else 'test'}_fraction"
         )
     return sorted(chosen, key=lambda song: song.track_id)
 
@@ -170,7 +170,9 @@ def _results(
                     heard.note(title)
         results = [found for key in songs if (found := find(key)) is not None]
         if len(results) < len(songs):
-            raise InputError(f"scores written to {store} are not there; a folder that all nodes see, or S3, would do")
+            raise InputError(
+                f"scores written to {store} are not there: set store.root to a folder that all nodes share, or to S3"
+            )
         mean = statistics.fmean(score.nsdr for result in results for score in result.scores)
         known = f", {len(songs) - len(missing)} of them known" if len(missing) < len(songs) else ""
         heard.finish(f"{len(songs)} songs{known}, mean nSDR {mean:.2f} dB")

@@ -29,11 +29,11 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
-            raise InputError(f"evaluate.split={self.split!r}; one of {', '.join(SPLITS)} would do")
+            raise InputError(f"evaluate.split must be one of {', '.join(SPLITS)}, got {self.split!r}")
         if self.precision not in PRECISIONS:
-            raise InputError(f"evaluate.precision={self.precision!r}; one of {', '.join(PRECISIONS)} would do")
+            raise InputError(f"evaluate.precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
         if self.scorer not in SCORERS:
-            raise InputError(f"evaluate.scorer={self.scorer!r}; one of {', '.join(SCORERS)} would do")
+            raise InputError(f"evaluate.scorer must be one of {', '.join(SCORERS)}, got {self.scorer!r}")
         if self.museval_json and not self.full_bss_eval:
             raise InputError("evaluate.museval_json needs all four scores: set evaluate.full_bss_eval=true")
         check_ranges(self, InputError, section="evaluate.")

@@ -2,7 +2,7 @@
 
 Both must have been scored on the same songs under the same protocol. They are compared song by song
 (`paired_bootstrap.py`), and the candidate is promoted only if the lower bound of its gain lies above the margin and no
-source is likely to be worse than the tolerance. The first candidate of all is held against the unprocessed mixture
+source is likely to be worse than the tolerance. The first candidate of all is compared with the unprocessed mixture
 alone. Decisions are made on nSDR, which every song has.
 """
 
@@ -18,6 +18,7 @@ from typing import Annotated
 from datasets.errors import InputError
 from datasets.ranges import Decibels, NonNegativeFloat, PositiveFloat, PositiveInt, Range, check_ranges
 from datasets.store import storage
+from datasets.store.strict_json import FORMER_NAME
 from pipelines.evaluation.paired_bootstrap import Difference, difference
 from pipelines.evaluation.summary import ScoreSummary, SongScore, SourceScore
 from pipelines.lineage.contamination import Contamination
@@ -62,11 +63,11 @@ def with_tags(config: GateConfig) -> GateConfig:
         rows = list(csv.reader(io.StringIO(storage.read(config.tags).decode("utf-8-sig"))))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
-            f"gate.tags={config.tags} cannot be read ({error}); a CSV file of track_id,tag would do"
+            f"gate.tags must be a CSV file of track_id,tag; {config.tags} cannot be read ({error})"
         ) from None
     header = [name.strip() for name in rows[0]] if rows else []
     if header != ["track_id", "tag"] or any(len(row) != 2 for row in rows[1:] if row):
-        raise InputError(f"gate.tags={config.tags} has the columns {header}; track_id,tag in each line would do")
+        raise InputError(f"gate.tags must have the columns track_id,tag in each line, got {header} in {config.tags}")
     members: dict[str, list[str]] = {}
     for track_id, tag in filter(None, rows[1:]):
         members.setdefault(tag.strip(), []).append(glob.escape(track_id.strip()))
@@ -75,63 +76,66 @@ def with_tags(config: GateConfig) -> GateConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One rule, as it came out."""
+    """The outcome of one rule."""
 
     rule: str
     met: bool
-    said: str  # a sentence for people
+    message: str = field(metadata={FORMER_NAME: "said"})  # a sentence for people
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateDecision:
-    """What the gate says and why: in one sentence, rule by rule, and in numbers for tables."""
+    """The gate's decision and why: in one sentence, rule by rule, and in numbers for tables."""
 
     promote: bool
     reason: str
     improvement: float  # over the mixture, dB
     checks: tuple[Check, ...]
     num_songs: int  # that were compared
-    champion_digest: str = ""  # of the champion that it was held against; empty where there is none
+    champion_digest: str = ""  # of the champion that it was compared with; empty where there is none
     gain: Difference | None = None  # over the champion; None where there is none, as all below
     source_gains: Mapping[str, Difference] = field(default_factory=dict)
     slice_gains: Mapping[str, Difference] = field(default_factory=dict)
-    visible: float | None = None  # dB that so many songs show in four of five cases; None for one song as well
-    left_out: tuple[str, ...] = ()  # songs that the candidate or the champion has heard in training
-    asked: str = ""  # who was asked and gave their word; empty where nobody was, or nobody answered
+    # Gain in dB that this many songs detect at 80 % power; None for one song as well
+    min_detectable_gain: float | None = field(default=None, metadata={FORMER_NAME: "visible"})
+    left_out: tuple[str, ...] = ()  # songs that the candidate or the champion was trained with
+    # Who was asked for approval and answered; empty where nobody was asked, or nobody answered
+    approver: str = field(default="", metadata={FORMER_NAME: "asked"})
 
 
 def decide(
-    candidate: ScoreSummary, champion: ScoreSummary | None, config: GateConfig, *, heard: Contamination = CLEAN
+    candidate: ScoreSummary, champion: ScoreSummary | None, config: GateConfig, *, contamination: Contamination = CLEAN
 ) -> GateDecision:
     """Promote, or say which rules forbid it. InputError if the two were not scored alike.
 
-    Songs that one of the two `heard` in training are left out before any rule is applied, and of every number.
+    Songs that one of the two was trained with are left out of every rule and of every number.
     """
     if champion is not None:
         _require_comparable(candidate, champion)
-    left_out = tuple(sorted(heard.songs.keys() & candidate.songs.keys()))
-    unheard = _over_remaining(candidate, left_out)
-    alone = (*_alone(unheard, config), _contamination(left_out, heard, num_models=1 if champion is None else 2))
+    left_out = tuple(sorted(contamination.songs.keys() & candidate.songs.keys()))
+    scores = _over_remaining(candidate, left_out)
+    num_models = 1 if champion is None else 2
+    alone = (*_alone(scores, config), _contamination(left_out, contamination, num_models=num_models))
     if champion is None:
-        reason = _obstacle(alone) or f"The first champion: {_over_mixture(unheard)}, over {_songs(unheard.songs)}."
+        reason = _obstacle(alone) or f"The first champion: {_over_mixture(scores)}, over {_songs(scores.songs)}."
         return GateDecision(
-            promote=all(check.met for check in alone), reason=reason, improvement=unheard.overall.improvement,
-            checks=alone, num_songs=len(unheard.songs), left_out=left_out,
+            promote=all(check.met for check in alone), reason=reason, improvement=scores.overall.improvement,
+            checks=alone, num_songs=len(scores.songs), left_out=left_out,
         )  # fmt: skip
-    pairs = compare(candidate, champion, config, heard=heard.songs)
-    checks = (*alone, *_beside(unheard, _over_remaining(champion, left_out), config, pairs))
-    praise = f"It scores {_sure(pairs.gain, config)} and {_over_mixture(unheard)}."
+    pairs = compare(candidate, champion, config, left_out=contamination.songs)
+    checks = (*alone, *_against_champion(scores, _over_remaining(champion, left_out), config, pairs))
+    praise = f"It scores {_with_bound(pairs.gain, config)}, and {_over_mixture(scores)}."
     return GateDecision(
         promote=all(check.met for check in checks),
         reason=_obstacle(checks) or praise,
-        improvement=unheard.overall.improvement,
+        improvement=scores.overall.improvement,
         checks=checks,
         num_songs=pairs.gain.num_songs,
         champion_digest=champion.model_digest,
         gain=pairs.gain,
         source_gains=pairs.sources,
         slice_gains=pairs.slices,
-        visible=pairs.gain.visible(config.confidence) if pairs.gain.num_songs > 1 else None,
+        min_detectable_gain=pairs.gain.min_detectable_gain(config.confidence) if pairs.gain.num_songs > 1 else None,
         left_out=pairs.left_out,
     )
 
@@ -148,11 +152,11 @@ class Pairs:
 
 
 def compare(
-    candidate: ScoreSummary, champion: ScoreSummary, config: GateConfig, *, heard: Collection[str] = ()
+    candidate: ScoreSummary, champion: ScoreSummary, config: GateConfig, *, left_out: Collection[str] = ()
 ) -> Pairs:
     """What the first of two, scored alike, gains over the second; InputError where they were not scored alike."""
     _require_comparable(candidate, champion)
-    left_out = tuple(sorted(set(heard) & candidate.songs.keys()))
+    left_out = tuple(sorted(set(left_out) & candidate.songs.keys()))
     gains = {
         track_id: {source: score.nsdr[source] - champion.songs[track_id].nsdr[source] for source in candidate.sources}
         for track_id, score in _remaining(candidate, left_out).items()
@@ -179,8 +183,8 @@ def _remaining(summary: ScoreSummary, left_out: Collection[str]) -> dict[str, So
     songs = {track_id: score for track_id, score in summary.songs.items() if track_id not in left_out}
     if not songs:
         raise InputError(
-            f"each of the {_songs(summary.songs)} was heard by one of the two in training; compare them on songs that "
-            "neither has heard, such as those of another corpus.test_fraction or corpus.root"
+            f"one of the two was trained with each of the {_songs(summary.songs)}; compare them on songs that neither "
+            "was trained with, such as those of another corpus.test_fraction or corpus.root"
         )
     return songs
 
@@ -191,12 +195,12 @@ def _over_remaining(summary: ScoreSummary, left_out: Collection[str]) -> ScoreSu
     if len(songs) == len(summary.songs):
         return summary
 
-    def over(source: str, told: SourceScore) -> SourceScore:
-        floors = [song.mixture_nsdr.get(source, told.mixture_nsdr) for song in songs.values()]
+    def over(source: str, score: SourceScore) -> SourceScore:
+        floors = [song.mixture_nsdr.get(source, score.mixture_nsdr) for song in songs.values()]
         nsdr = statistics.fmean(song.nsdr[source] for song in songs.values())
         return SourceScore(nsdr=nsdr, mixture_nsdr=statistics.fmean(floors), sdr=None, mixture_sdr=None)
 
-    sources = {source: over(source, told) for source, told in summary.sources.items()}
+    sources = {source: over(source, score) for source, score in summary.sources.items()}
     overall = SourceScore(
         nsdr=statistics.fmean(score.nsdr for score in sources.values()),
         mixture_nsdr=statistics.fmean(score.mixture_nsdr for score in sources.values()),
@@ -209,139 +213,144 @@ def _over_remaining(summary: ScoreSummary, left_out: Collection[str]) -> ScoreSu
 def _require_comparable(candidate: ScoreSummary, champion: ScoreSummary) -> None:
     if candidate.protocol != champion.protocol:
         raise InputError(
-            f"the candidate was scored under {candidate.protocol!r}, the champion under {champion.protocol!r}: scoring "
-            "both under one protocol would do"
+            f"the candidate was scored under {candidate.protocol!r}, the champion under {champion.protocol!r}: score "
+            "both under one protocol"
         )
     if candidate.dataset_digest != champion.dataset_digest or candidate.songs.keys() != champion.songs.keys():
         only = sorted(candidate.songs.keys() ^ champion.songs.keys())
-        seen = f"{len(only)} songs were heard by one of them only, such as {only[0]!r}" if only else "the audio differs"
-        raise InputError(f"candidate and champion were scored on different songs ({seen}): scoring both anew would do")
+        why = f"{_songs(only)} scored for one of them only, such as {only[0]!r}" if only else "the audio differs"
+        raise InputError(f"candidate and champion were scored on different songs ({why}): score both again")
     if set(candidate.sources) != set(champion.sources):
         raise InputError(
             f"the candidate separates {sorted(candidate.sources)}, the champion {sorted(champion.sources)}: "
-            "they are no rivals; another registry.name would do"
+            "their sources differ; they cannot be compared. Set another registry.name"
         )
 
 
 def _slices(songs: Mapping[str, SongScore], config: GateConfig) -> dict[str, list[str]]:
     """Quarters of the songs, from eight on: the quietest, the longest, the shortest; and what the settings name."""
-    found: dict[str, list[str]] = {}
+    slices: dict[str, list[str]] = {}
     quarter = len(songs) // 4
     if quarter >= 2:
         by_level = sorted(songs, key=lambda track_id: (songs[track_id].level_db, track_id))
         by_length = sorted(songs, key=lambda track_id: (songs[track_id].duration_s, track_id))
-        found = {"quiet": by_level[:quarter], "short": by_length[:quarter], "long": by_length[-quarter:]}
+        slices = {"quiet": by_level[:quarter], "short": by_length[:quarter], "long": by_length[-quarter:]}
     for name, patterns in config.slices.items():
         members = [
             track_id for track_id in songs if any(fnmatch.fnmatchcase(track_id, pattern) for pattern in patterns)
         ]
-        if len(members) >= 2:  # of one song no mean is known, let alone how sure it is
-            found[name] = members
-    return found
+        if len(members) >= 2:  # one song alone has no confidence bound
+            slices[name] = members
+    return slices
 
 
 # -- rules ----------------------------------------------------------------------------------------------------
 
 
 def _alone(candidate: ScoreSummary, config: GateConfig) -> Iterator[Check]:
-    """What needs no champion. All rules are written so that a score that is no number passes none."""
+    """Rules that need no champion. All are written so that a score of NaN passes none."""
     improvement, nsdr = candidate.overall.improvement, candidate.overall.nsdr
     yield Check(
         rule="min_improvement",
         met=improvement >= config.min_improvement,
-        said=f"It improves on the unprocessed mixture by {improvement:+.2f} dB nSDR over {_songs(candidate.songs)}; "
-        f"{config.min_improvement:+.2f} dB are asked for.",
+        message=f"It improves on the unprocessed mixture by {improvement:+.2f} dB nSDR over {_songs(candidate.songs)}; "
+        f"the minimum is {config.min_improvement:+.2f} dB.",
     )
     yield Check(
         rule="min_nsdr",
         met=nsdr >= config.min_nsdr,
-        said=f"It scores {nsdr:+.2f} dB nSDR over {_songs(candidate.songs)}; {config.min_nsdr:+.2f} dB are asked for, "
-        "and silence scores 0 dB.",
+        message=f"It scores {nsdr:+.2f} dB nSDR over {_songs(candidate.songs)}; the minimum is "
+        f"{config.min_nsdr:+.2f} dB, and silence scores 0 dB.",
     )
     if config.max_size_mb:
         size_mb = candidate.size_bytes / 1e6
         yield Check(
             rule="max_size_mb",
             met=size_mb <= config.max_size_mb,
-            said=f"Its files have {size_mb:.1f} MB; {config.max_size_mb:g} MB are allowed.",
+            message=f"Its weights take {size_mb:.1f} MB; the limit is {config.max_size_mb:g} MB.",
         )
     if config.max_real_time:
-        real_time = candidate.real_time
+        factor = candidate.real_time_factor
         yield Check(
             rule="max_real_time",
-            met=real_time is not None and real_time <= config.max_real_time,
-            said="How long it took to separate the songs was not measured; scoring them anew would do."
-            if real_time is None
-            else f"It took {real_time:.2f} s for a second of song; {config.max_real_time:g} s are allowed.",
+            met=factor is not None and factor <= config.max_real_time,
+            message="The time to separate the songs was not measured; score them again."
+            if factor is None
+            else f"A second of song takes {factor:.2f} s to separate; the limit is {config.max_real_time:g} s.",
         )
 
 
-def _beside(candidate: ScoreSummary, champion: ScoreSummary, config: GateConfig, pairs: Pairs) -> Iterator[Check]:
-    """What the champion is needed for."""
+def _against_champion(
+    candidate: ScoreSummary, champion: ScoreSummary, config: GateConfig, pairs: Pairs
+) -> Iterator[Check]:
+    """Rules that compare with the champion."""
     gain = pairs.gain
     yield Check(
         rule="other_weights",
         met=candidate.model_digest != champion.model_digest,
-        said="It is the champion already: the same weights."
+        message="It is the champion already: the same weights."
         if candidate.model_digest == champion.model_digest
-        else "Its weights are others than the champion's.",
+        else "Its weights differ from the champion's.",
     )
     yield Check(
         rule="min_songs",
         met=gain.num_songs >= config.min_songs,
-        said=f"{_songs(range(gain.num_songs))} tell too little of {gain.mean:+.2f} dB nSDR against the champion; "
-        f"{config.min_songs} are asked for.",
+        message=f"{_songs(gain.num_songs)} cannot confirm {gain.mean:+.2f} dB nSDR against the champion; the minimum "
+        f"is {config.min_songs}.",
     )
-    yield Check(rule="margin", met=gain.low > config.margin, said=_gain_said(gain, config))
+    yield Check(rule="margin", met=gain.low > config.margin, message=_gain_message(gain, config))
     for source, own in pairs.sources.items():
         yield Check(
             rule=f"source_tolerance, {source}",
             met=own.low >= -config.source_tolerance,
-            said=f"On {source} it scores {_sure(own, config)}; a loss of {config.source_tolerance:.2f} dB is allowed.",
+            message=_source_message(source, own, config),
         )
     for name, own in pairs.slices.items():
         yield Check(
             rule=f"slice_tolerance, {name}",
             met=own.mean >= -config.slice_tolerance,
-            said=f"On {own.num_songs} {name} songs it scores {own.mean:+.2f} dB nSDR against the champion; a loss of "
-            f"{config.slice_tolerance:.2f} dB is allowed.",
+            message=f"On {own.num_songs} {name} songs it scores {own.mean:+.2f} dB nSDR against the champion; the "
+            f"limit is a loss of {config.slice_tolerance:.2f} dB.",
         )
     yield from _leakage(candidate, champion, config)
 
 
-def _contamination(left_out: Sequence[str], heard: Contamination, *, num_models: int) -> Check:
-    """Never an obstacle: songs that would flatter a model are not among those that any rule looks at."""
-    one, none = ("one of them", "Neither was") if num_models == 2 else ("it", "It was not")
+def _contamination(left_out: Sequence[str], contamination: Contamination, *, num_models: int) -> Check:
+    """Always met: songs that would flatter a model are left out of every other rule."""
+    model, neither = ("one of the two", "Neither was") if num_models == 2 else ("it", "It was not")
     if left_out:
-        named = ", ".join(f"{track_id} ({heard.songs[track_id]})" for track_id in left_out)
-        said = f"{_songs(left_out)} that {one} was trained with are left out: {named}."
-    elif heard.known:
-        said = f"{none} trained with any of these songs."
+        reasons = ", ".join(f"{track_id} ({contamination.songs[track_id]})" for track_id in left_out)
+        verb = "is" if len(left_out) == 1 else "are"
+        message = f"{_songs(left_out)} that {model} was trained with {verb} left out: {reasons}."
+    elif contamination.known:
+        message = f"{neither} trained with any of these songs."
     else:
-        said = "None of these songs was found among what is known of the training."
-    if not heard.known:
-        why = f": {'; '.join(heard.gaps)}" if heard.gaps else ""
-        said += f" All that {one} was trained with is not known any more{why}."
-    if not heard.by_fingerprint:
-        said += " Only equal audio was looked for; datasets curated anew tell other masters and excerpts, too."
-    return Check(rule="contamination", met=True, said=said)
+        message = "None of these songs is among the known training songs."
+    if not contamination.known:
+        why = f": {'; '.join(contamination.gaps)}" if contamination.gaps else ""
+        message += f" The record of what {model} was trained with is incomplete{why}."
+    if not contamination.by_fingerprint:
+        message += (
+            " Only identical audio was looked for; curate the dataset again to detect other masters and excerpts."
+        )
+    return Check(rule="contamination", met=True, message=message)
 
 
-def with_word(decision: GateDecision, *, name: str, promote: bool, why: str) -> GateDecision:
-    """The decision after a person was asked who may only turn a yes into a no; nobody is a `name` that is empty."""
+def after_approval(decision: GateDecision, *, name: str, promote: bool, why: str) -> GateDecision:
+    """The decision after a person was asked for approval, who may only turn a yes into a no; no `name`: no answer."""
     answer = "yes" if promote else "no"
-    said = f"{name} says {answer}{f': {why}' if why else ''}." if name else f"{why}."
+    message = f"{name} says {answer}{f': {why}' if why else ''}." if name else f"{why}."
     return replace(
         decision,
         promote=decision.promote and promote,
-        reason=f"{decision.reason} {said}" if promote else said,
-        checks=(*decision.checks, Check(rule="approval", met=promote, said=said)),
-        asked=name,
+        reason=f"{decision.reason} {message}" if promote else message,
+        checks=(*decision.checks, Check(rule="approval", met=promote, message=message)),
+        approver=name,
     )
 
 
 def _leakage(candidate: ScoreSummary, champion: ScoreSummary, config: GateConfig) -> Iterator[Check]:
-    """More sound where a stem is silent, which no ratio to the reference tells well; the worst song counts."""
+    """More leakage where a stem is silent, which no ratio to the reference measures well; the worst song counts."""
     more: dict[str, tuple[float, float, str]] = {}
     for source in candidate.sources:
         ours, theirs = _worst_leak(candidate, source), _worst_leak(champion, source)
@@ -353,8 +362,8 @@ def _leakage(candidate: ScoreSummary, champion: ScoreSummary, config: GateConfig
         yield Check(
             rule="leakage_tolerance_db",
             met=excess_db <= config.leakage_tolerance_db,
-            said=f"Where {source} is silent it lets {leaked_db:.1f} dBFS through at worst (in {track_id}), "
-            f"{excess_db:+.1f} dB against the champion's worst; {config.leakage_tolerance_db:+.1f} dB are allowed.",
+            message=f"Where {source} is silent it leaks up to {leaked_db:.1f} dBFS (in {track_id}), "
+            f"{excess_db:+.1f} dB against the champion's worst; the limit is {config.leakage_tolerance_db:+.1f} dB.",
         )
 
 
@@ -364,26 +373,37 @@ def _worst_leak(scores: ScoreSummary, source: str) -> tuple[float, str] | None:
     return max(leaks) if leaks else None
 
 
-# -- words ----------------------------------------------------------------------------------------------------
+# -- messages ----------------------------------------------------------------------------------------------------
 
 
 def _obstacle(checks: Sequence[Check]) -> str | None:
-    return next((check.said for check in checks if not check.met), None)
+    return next((check.message for check in checks if not check.met), None)
 
 
-def _gain_said(gain: Difference, config: GateConfig) -> str:
-    said = f"It scores {_sure(gain, config)}; more than {config.margin:+.2f} dB must be sure."
+def _gain_message(gain: Difference, config: GateConfig) -> str:
+    message = f"It scores {_with_bound(gain, config)}; the bound must exceed {config.margin:+.2f} dB."
     if gain.num_songs < 2:
-        return said
-    seen = f"So many songs show {gain.visible(config.confidence):.2f} dB in four of five cases"
+        return message
+    detectable = (
+        f"With {_songs(gain.num_songs)} the detectable gain at 80 % power is "
+        f"{gain.min_detectable_gain(config.confidence):.2f} dB"
+    )
     needed = gain.songs_needed(gain.mean - config.margin, config.confidence)
-    return f"{said} {seen}; it would take {needed} to show what was seen." if needed else f"{said} {seen}."
+    return f"{message} {detectable}{f'; the observed gain needs {_songs(needed)}' if needed else ''}."
 
 
-def _sure(gain: Difference, config: GateConfig) -> str:
+def _source_message(source: str, gain: Difference, config: GateConfig) -> str:
+    at_worst = f"may be worse by up to {-gain.low:.2f} dB" if gain.low < 0 else f"gains at least {gain.low:.2f} dB"
     return (
-        f"{gain.mean:+.2f} dB nSDR against the champion over {_songs(range(gain.num_songs))}, {gain.low:+.2f} dB or "
-        f"more with {100 * config.confidence:g} % confidence"
+        f"{source} scores {gain.mean:+.2f} dB nSDR against the champion and {at_worst} "
+        f"({100 * config.confidence:g} % bound); the limit is a loss of {config.source_tolerance:.2f} dB."
+    )
+
+
+def _with_bound(gain: Difference, config: GateConfig) -> str:
+    return (
+        f"{gain.mean:+.2f} dB nSDR against the champion over {_songs(gain.num_songs)} (lower "
+        f"{100 * config.confidence:g} % bound {gain.low:+.2f} dB)"
     )
 
 
@@ -391,5 +411,6 @@ def _over_mixture(candidate: ScoreSummary) -> str:
     return f"{candidate.overall.improvement:+.2f} dB nSDR over the unprocessed mixture"
 
 
-def _songs(songs: Sized) -> str:
-    return f"{len(songs)} song{'s' if len(songs) != 1 else ''}"
+def _songs(songs: Sized | int) -> str:
+    count = songs if isinstance(songs, int) else len(songs)
+    return f"{count} song{'s' if count != 1 else ''}"

@@ -71,7 +71,7 @@ def read(folder: str | Path) -> dict[str, Windows]:
     """The windows of every song in a folder of museval's files and the folders in it, by the name of the file."""
     paths = sorted(Path(folder).glob("**/*.json"))
     if not paths:
-        raise InputError(f"no file *.json in {folder}; a folder that museval wrote would do")
+        raise InputError(f"{folder} must be a folder that museval wrote: there is no *.json file in it")
     return {path.stem: _windows(path) for path in paths}
 
 

@@ -1,9 +1,9 @@
-"""What paired differences allow to say: their mean, how sure it is, and how much so many songs can show at all.
+"""Paired differences: their mean, its confidence bounds, and the gain that a number of songs can detect.
 
 Two models are compared song by song, since songs differ far more (by 5 dB and more) than models do on one song (0.4
 to 0.8 dB). The bounds are those of the studentized bootstrap (Efron and Tibshirani 1993, chapter 12), or Student's
 where those are wider. BCa bounds, the usual choice, are too narrow for few songs: with 8 or 12 of them they promote
-7 to 13 of 100 rivals that are no better; see `make bench-gate`.
+7 to 13 of 100 candidates that are no better; see `make bench-gate`.
 """
 
 import math
@@ -18,7 +18,7 @@ from datasets.store.strict_json import NULL
 
 Array = NDArray[np.float64]
 
-_POWER = 0.8  # the chance that one usually asks for
+_POWER = 0.8  # the usual choice
 _MAX_COUNTS = 5_000_000  # 40 MB; thousands of songs get along with fewer resamples
 
 
@@ -32,18 +32,18 @@ class Difference:
     spread: float  # standard deviation over songs
     num_songs: int
 
-    def visible(self, confidence: float) -> float:
-        """The true difference in dB that this many songs of this spread would show in four of five cases."""
-        sure = _student(confidence, self.num_songs - 1) + _normal(_POWER)
-        return sure * self.spread / math.sqrt(self.num_songs)
+    def min_detectable_gain(self, confidence: float) -> float:
+        """The true difference in dB that this many songs of this spread detect at 80 % power."""
+        quantiles = _student(confidence, self.num_songs - 1) + _normal(_POWER)
+        return quantiles * self.spread / math.sqrt(self.num_songs)
 
     def songs_needed(self, difference: float, confidence: float) -> int:
-        """How many songs of this spread would show a difference in four of five cases; 0 where none is asked for."""
+        """How many songs of this spread detect a difference at 80 % power; 0 where the difference is not positive."""
         if not difference > 0 or not self.spread > 0:
             return 0
-        sure = _normal(confidence)
-        # The second term is what Student's bounds ask beyond the normal ones (Guenther 1981).
-        return math.ceil(((sure + _normal(_POWER)) * self.spread / difference) ** 2 + sure**2 / 2)
+        quantile = _normal(confidence)
+        # The second term is what Student's bounds need beyond the normal ones (Guenther 1981).
+        return math.ceil(((quantile + _normal(_POWER)) * self.spread / difference) ** 2 + quantile**2 / 2)
 
 
 def difference(values: Sequence[float], *, confidence: float, resamples: int = 10_000, seed: int = 0) -> Difference:

@@ -117,14 +117,14 @@ def score_song(
 def _require_sound(stems_SCT: "Tensor", estimates_SCT: "Tensor", sources: Sequence[str], title: str) -> None:
     if stems_SCT.shape != estimates_SCT.shape:
         raise InputError(
-            f"{title}: estimates of shape {tuple(estimates_SCT.shape)} for stems of {tuple(stems_SCT.shape)} (sources, "
-            "channels, samples); a model that returns as many samples as it gets would do"
+            f"{title}: a model must return as many samples as it gets; estimates have the shape "
+            f"{tuple(estimates_SCT.shape)}, stems {tuple(stems_SCT.shape)} (sources, channels, samples)"
         )
     broken = [source for source, made_CT in zip(sources, estimates_SCT, strict=True) if not made_CT.isfinite().all()]
     if broken:
         raise InputError(
-            f"{title}: the model's estimate of {', '.join(broken)} holds NaN or infinite samples; weights that were "
-            "saved before training went astray, or precision float32, would do"
+            f"{title}: the model's estimate of {', '.join(broken)} holds NaN or infinite samples; use weights that "
+            "were saved before training diverged, or evaluate.precision=float32"
         )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from datasets.errors import InputError
 from datasets.schema import Score
+from datasets.store.strict_json import FORMER_NAME
 from pipelines.evaluation import scoring
 
 
@@ -57,7 +58,8 @@ class ScoreSummary:
     sources: Mapping[str, SourceScore]
     overall: SourceScore  # mean over sources
     size_bytes: int = 0  # of the files of the weights
-    real_time: float | None = None  # seconds of computing per second of song, on the machine that scored
+    # Seconds of computing per second of song, on the machine that scored
+    real_time_factor: float | None = field(default=None, metadata={FORMER_NAME: "real_time"})
     # Songs by what solved BSS Eval's equations, where all four scores were asked for; "lu": rounding errors decide.
     solvers: Mapping[str, int] = field(default_factory=dict)
 

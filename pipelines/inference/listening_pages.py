@@ -1,4 +1,4 @@
-"""Pages for ears: two models and the true stems of chosen songs, switched in the middle of a note.
+"""A/B listening pages: two models and the true stems of chosen songs, switched in the middle of a note.
 
 Both models separate each song whole, as it was scored. What is kept is the stretch in which the first loses most
 against the second, or gains most where it is the better one over the song; `pipelines/report/ab_page.py` makes a

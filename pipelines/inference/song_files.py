@@ -56,7 +56,7 @@ def held_out_song(chunks: ShardSet, *, split: str, sources: Sequence[str], out: 
     """A song of a split, always the same one, as float WAV files below `out`: `mixture` and one per source."""
     songs = {song.track_id: song for song in read_songs(chunks) if song.split == split}
     if not songs:
-        raise InputError(f"no song stands in the {split} split; a larger corpus.test_fraction would do")
+        raise InputError(f"the {split} split is empty; raise corpus.{'valid' if split == 'valid' else 'test'}_fraction")
     song = songs[spread(songs)[0]]
     folder = Path(out) / safe_name(song.title)
     # The mixture carries the title: its stems will be put into a folder of that name.

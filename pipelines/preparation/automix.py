@@ -60,7 +60,7 @@ class AutomixConfig:
     def __post_init__(self) -> None:
         check_ranges(self, InputError, section="automix.")
         if not set(self.splits) <= set(SPLITS):
-            raise InputError(f"automix.splits is {list(self.splits)}; some of {', '.join(SPLITS)} would do")
+            raise InputError(f"automix.splits must be some of {', '.join(SPLITS)}, got {list(self.splits)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,8 +180,8 @@ def _like_all(songs: Sequence[Song]) -> Song:
     kinds = {(song.sample_rate, song.channels) for song in songs}
     if len(kinds) > 1:
         raise InputError(
-            f"songs differ in (rate, channels): {sorted(kinds)}; ingest them with one ingest.sample_rate, "
-            "or automix.mixes_per_track=0 would do"
+            f"songs to be mixed must have one sample rate and number of channels, got {sorted(kinds)}: "
+            "ingest them with one ingest.sample_rate, or set automix.mixes_per_track=0"
         )
     return songs[0]
 

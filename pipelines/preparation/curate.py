@@ -246,5 +246,5 @@ def _nothing_left(split: str, config: CurateConfig, ingested: IngestResult, resu
     if summary["dropped"].get("duplicate"):
         lines.append("curate.min_similarity=2 keeps duplicates.")
     if summary["kept"]:
-        lines.append(f"Songs per split: {summary['splits']}; more songs, or another corpus.split_seed, would do.")
+        lines.append(f"Songs per split: {summary['splits']}; add songs, or set another corpus.split_seed.")
     return "\n".join(lines)

@@ -69,15 +69,15 @@ class CorpusConfig:
 
     def __post_init__(self) -> None:
         if not self.sources or len(set(self.sources)) != len(self.sources):
-            raise InputError(f"corpus.sources is {list(self.sources)}; one or more different names would do")
+            raise InputError(f"corpus.sources must be one or more different names, got {list(self.sources)}")
         taken = set(chunks_schema(()).names) & set(self.sources)
         if taken or not all(source.isidentifier() and source.islower() for source in self.sources):
             raise InputError(
-                f"corpus.sources is {list(self.sources)}; lower-case words would do, other than column names"
-                + (f" such as {sorted(taken)[0]}" if taken else "")
+                f"corpus.sources must be lower-case words other than column names, got {list(self.sources)}"
+                + (f"; {sorted(taken)[0]} is a column" if taken else "")
             )
         if self.unknown not in ("refuse", "leave_out"):
-            raise InputError(f'corpus.unknown is {self.unknown!r}; "refuse" or "leave_out" would do')
+            raise InputError(f'corpus.unknown must be "refuse" or "leave_out", got {self.unknown!r}')
         check_ranges(self, InputError, section="corpus.")
         if self.valid_fraction + self.test_fraction >= 1:
             raise InputError(

@@ -78,7 +78,7 @@ def levels_of(
         heard.append(outputs.levels())
     levels = Levels(own_NS=np.stack(own, axis=1), heard_NSS=np.stack(heard, axis=1))
     if not np.isfinite(levels.heard_NSS).all():
-        raise InputError("the model gives values that are not finite; another checkpoint would do")
+        raise InputError("the model's estimates hold NaN or infinite samples; set curate.model to another checkpoint")
     return levels
 
 

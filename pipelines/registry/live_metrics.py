@@ -59,7 +59,7 @@ class MetricsForwarder:
         Interrupted and done again it adds nothing: MLflow takes a value with the same step and time for the same, and
         a file takes the place of the one with its name.
         """
-        certain = run_folder.written(self.folder)
+        certain = run_folder.newest_step(self.folder)
         told = self._send_curve(certain)
         self._send_examples(certain)
         return told

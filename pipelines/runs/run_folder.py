@@ -69,7 +69,7 @@ def tidy(folder: Path, found: Found) -> None:
         Lines(folder / name).keep(lambda row: True)
 
 
-def written(folder: Path) -> int:
+def newest_step(folder: Path) -> int:
     """The step of the newest checkpoint by name, 0 without one; whether it is whole is not looked at."""
     return max((int(path.name.removeprefix(_PREFIX)) for path in _steps(folder)), default=0)
 

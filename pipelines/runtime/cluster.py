@@ -286,13 +286,14 @@ def _probe(address: str) -> None:
     """InputError unless something at the address speaks gRPC; Ray itself would wait for minutes."""
     if address.startswith(("http://", "https://")):
         raise InputError(
-            f"RAY_ADDRESS {address!r} takes jobs, which steps of a run are; for this, host:port of the cluster would do"
+            f"RAY_ADDRESS must be host:port of the cluster for this command, got {address!r}, to which only steps of a "
+            "run can be submitted"
         )
     if address == "auto":
         return  # answered at once from files on this machine
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
-        raise InputError(f"RAY_ADDRESS {address!r} is no address; host:port, ray://host:port or auto would do")
+        raise InputError(f"RAY_ADDRESS must be host:port, ray://host:port or auto, got {address!r}")
     advice = "start the cluster, correct RAY_ADDRESS, or unset it to work on this machine"
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_PROBE_S).close()

@@ -41,7 +41,7 @@ class Finding:
     name: str
     state: Literal["ok", "warning", "fault"]
     seen: str
-    mend: str = ""  # what would do; empty where nothing is wrong
+    mend: str = ""  # the remedy; empty where nothing is wrong
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +74,7 @@ def check(needs: Needs) -> Iterator[Finding]:
             yield look(needs)
         except Exception as error:  # whatever is broken, the other checks are worth having
             words = (str(error).strip() or type(error).__name__).splitlines()[0]
-            yield Finding(name=name, state="fault", seen=words, mend="see the words on the left; try `make install`")
+            yield Finding(name=name, state="fault", seen=words, mend="see the message; try `make install`")
 
 
 def _python(needs: Needs) -> Finding:
@@ -225,7 +225,7 @@ def _gpus(needs: Needs) -> Finding:
     devices = [torch.cuda.get_device_properties(place) for place in range(torch.cuda.device_count())]
     seen = ", ".join(f"{device.name} ({device.total_memory / GIB:.0f} GiB)" for device in devices)
     if len(devices) < wanted and not os.environ.get("RAY_ADDRESS"):
-        mend = f"train.num_workers={len(devices)} would do: a worker takes a GPU"
+        mend = f"set train.num_workers={len(devices)}: each worker takes a GPU"
         return Finding(name="GPUs", state="fault", seen=f"{seen}; {wanted} asked for", mend=mend)
     return Finding(name="GPUs", state="ok", seen=seen)
 

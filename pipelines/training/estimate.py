@@ -287,7 +287,7 @@ def measure(
 
     where = torch.device("cuda" if config.use_gpu else "cpu")
     if config.use_gpu and not torch.cuda.is_available():
-        raise InputError("there is no GPU here to measure on; train.use_gpu=false, or no --measure, would do")
+        raise InputError("there is no GPU here to measure on: set train.use_gpu=false, or leave out --measure")
     cost, _ = price(model, sources=sources, sample_rate=44100, channels=2)
     network = build(model.preset, **({"sources": sources} | model.options)).to(where)
     shape = interface(network)

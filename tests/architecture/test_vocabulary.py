@@ -138,8 +138,6 @@ PHRASES = {
 }
 
 ALLOWED: dict[tuple[str, str], int] = {
-    ("docs", "A person's word"): 1,
-    ("docs", "in four of five cases"): 1,
     ("flows", r"(?<! it)(?<! gate) would do\b"): 8,
     ("flows", "A person's word"): 1,
     ("flows", "class Relay"): 1,
@@ -153,17 +151,6 @@ ALLOWED: dict[tuple[str, str], int] = {
     ("flows", "variable moved_alias"): 1,
     ("flows", "variable pause_h"): 1,
     ("models", "function attend"): 1,
-    ("pipelines", r"(?<! it)(?<! gate) would do\b"): 28,
-    ("pipelines", "[Pp]ages for ears"): 1,
-    ("pipelines", "are no rivals"): 1,
-    ("pipelines", "function written"): 1,
-    ("pipelines", "in four of five cases"): 4,
-    ("pipelines", "see the words on the left"): 1,
-    ("pipelines", "variable all_four"): 2,
-    ("pipelines", "variable copy_to"): 1,
-    ("pipelines", "variable elastic_look_s"): 1,
-    ("pipelines", "variable hang_s"): 1,
-    ("pipelines", "variable troubles"): 3,
 }
 
 

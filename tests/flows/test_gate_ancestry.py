@@ -71,7 +71,7 @@ def test_a_first_champion_is_not_judged_by_songs_that_its_start_had_heard(
     client(tmp_path).delete_model_version("elsewhere", "1")
     unknown = judged(tmp_path, songs, of({"x": 30.0, "y": -4.0}, model="m"))
     assert unknown.left_out == ()
-    assert any("the candidate began from models:/elsewhere/1, which is gone" in one.said for one in unknown.checks)
+    assert any("the candidate began from models:/elsewhere/1, which is gone" in one.message for one in unknown.checks)
 
 
 def test_what_the_champion_began_from_counts_as_well(tmp_path: Path, heard: dict[str, str]) -> None:

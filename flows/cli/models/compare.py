@@ -50,7 +50,7 @@ def run(config: RunConfig, first: str, second: str, *, screen: Screen, debug: bo
         one, two = compare_models(config, first, second)
         songs = build_corpus(config, until="curate").songs
         heard = heard_in(config, songs, lineage.ancestries(config, first, second))
-        pairs = gate.compare(one, two, gate.with_tags(config.gate), heard=heard.songs)
+        pairs = gate.compare(one, two, gate.with_tags(config.gate), left_out=heard.songs)
     plain = asdict(pairs)
     return {
         "first": first,

@@ -54,7 +54,11 @@ def by_name(config: RunConfig, version: int | None, *, force: bool, reason: str,
     screen.start("promote", 0, "")
     why = reason.strip()
     decision = GateDecision(
-        promote=True, reason=why, improvement=math.nan, num_songs=0, checks=(Check(rule="force", met=True, said=why),)
+        promote=True,
+        reason=why,
+        improvement=math.nan,
+        num_songs=0,
+        checks=(Check(rule="force", met=True, message=why),),
     )
     made, entry = registry.promote_by_name(config.registry, str(version), asdict(decision), store=config.store.root)
     screen.finish(

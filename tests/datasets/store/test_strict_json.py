@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from datasets.store.strict_json import NULL, dumps, restored
+from datasets.store.strict_json import FORMER_NAME, NULL, dumps, restored
 
 
 @dataclass(frozen=True)
@@ -71,3 +71,19 @@ def test_the_words_of_an_older_stemline_are_read() -> None:
     assert tree["low"] == -math.inf
     assert math.isnan(tree["spread"])
     assert tree["unknown"] == "inf"
+
+
+def test_a_renamed_field_is_read_under_both_of_its_names() -> None:
+    @dataclass(frozen=True)
+    class Renamed:
+        gain: float | None = field(default=None, metadata={FORMER_NAME: "visible"})
+        name: str = ""
+
+    for stored in (
+        {"visible": 1.5, "name": "a"},
+        {"gain": 1.5, "name": "a"},
+        {"gain": 1.5, "visible": 2.5, "name": "a"},
+    ):
+        tree = restored(Renamed, stored)
+        assert (tree["gain"], tree["name"]) == (1.5, "a")
+    assert restored(list[Renamed], [{"visible": 1.5}]) == [{"gain": 1.5}]

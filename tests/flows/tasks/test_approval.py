@@ -80,7 +80,7 @@ def test_who_said_yes_and_why_stands_in_the_decision() -> None:
     thread = answer({"promote": True, "name": " Ada ", "why": "The choir is better."})
     decision = decide(ASKS)
     thread.join(30)
-    assert (decision.promote, decision.asked) == (True, "Ada")
+    assert (decision.promote, decision.approver) == (True, "Ada")
     assert decision.reason == "It scores more. Ada says yes: The choir is better."
     assert decision.checks[-1].rule == "approval"
 
@@ -94,14 +94,14 @@ def test_a_no_and_a_yes_without_a_name_promote_nothing() -> None:
     thread = answer({"promote": True, "name": " "})
     decision = decide(ASKS)
     thread.join(30)
-    assert (decision.promote, decision.asked) == (False, "")
+    assert (decision.promote, decision.approver) == (False, "")
     assert decision.reason == "Somebody answered without a name, which counts for nothing."
 
 
 @pytest.mark.usefixtures("prefect_server")
 def test_nobody_is_a_no_and_the_road_goes_on() -> None:
     decision = decide(replace(ASKS, gate=GateConfig(approval=True, approval_s=1.0)))
-    assert (decision.promote, decision.asked) == (False, "")
+    assert (decision.promote, decision.approver) == (False, "")
     assert decision.reason == "Nobody approved it within 1.0 s."
 
 

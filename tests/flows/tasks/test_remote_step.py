@@ -137,7 +137,7 @@ def test_jobs_are_asked_for_by_a_web_address_only(monkeypatch: pytest.MonkeyPatc
     assert ray_jobs.server() is None
     monkeypatch.setenv("RAY_ADDRESS", "http://head:8265")
     assert ray_jobs.server() == "http://head:8265"
-    with pytest.raises(InputError, match="takes jobs"), cluster.connect():
+    with pytest.raises(InputError, match="RAY_ADDRESS must be host:port"), cluster.connect():
         pass
 
 

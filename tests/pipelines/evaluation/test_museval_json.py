@@ -67,7 +67,7 @@ def test_songs_of_one_title_get_files_of_their_own(tmp_path: Path) -> None:
 
 
 def test_what_is_no_file_of_museval_s_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no file \*\.json"):
+    with pytest.raises(InputError, match=r"must be a folder that museval wrote: there is no \*\.json"):
         museval_json.read(tmp_path)
     (tmp_path / "song.json").write_text('{"targets": [{"name": "drums", "frames": [{}]}]}')
     with pytest.raises(InputError, match=r"song\.json is no file of museval's"):

@@ -26,7 +26,7 @@ def test_what_so_many_songs_are_said_to_show_they_show_in_four_of_five_trials() 
     assert needed == pytest.approx(2.486**2 * 0.25 / 0.04, rel=0.1)
     seen = [difference(rng.normal(0.2, 0.5, needed).tolist(), confidence=0.95, resamples=500) for _ in range(400)]
     assert np.mean([one.low > 0 for one in seen]) == pytest.approx(0.8, abs=0.07)
-    assert np.median([one.visible(0.95) for one in seen]) == pytest.approx(0.2, rel=0.1)
+    assert np.median([one.min_detectable_gain(0.95) for one in seen]) == pytest.approx(0.2, rel=0.1)
 
 
 def test_bounds_lie_around_the_mean_and_do_not_depend_on_order_or_sign() -> None:
@@ -75,7 +75,7 @@ def test_evenly_spread_songs_have_the_bounds_of_student() -> None:
     spread = math.sqrt(8 / 7)
     assert made.spread == pytest.approx(spread)
     assert made.low <= -0.2632 * spread / math.sqrt(8) + 1e-4  # t at 60 % is 0.2632
-    assert made.visible(0.975) == pytest.approx((2.3646 + 0.8416) * spread / math.sqrt(8), rel=1e-4)
+    assert made.min_detectable_gain(0.975) == pytest.approx((2.3646 + 0.8416) * spread / math.sqrt(8), rel=1e-4)
     assert made.songs_needed(1.0, 0.975) == math.ceil((1.9600 + 0.8416) ** 2 * 8 / 7 + 1.9600**2 / 2)
 
 

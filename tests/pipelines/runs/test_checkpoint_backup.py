@@ -72,7 +72,7 @@ def test_files_of_others_beside_checkpoints_and_their_copies_stay(copied: Path, 
     assert writable.exists()
     assert tries.exists()
     assert [path.name for path in sorted((tmp_path / "run").glob("step-0*"))] == ["step-000000005"]
-    assert run_folder.written(tmp_path / "run") == 5
+    assert run_folder.newest_step(tmp_path / "run") == 5
 
 
 def test_the_newest_copies_are_kept_and_the_newest_comes_back_with_the_curve(copied: Path, tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_a_copy_that_is_not_whole_is_passed_over(copied: Path, tmp_path: Path, h
     back = tmp_path / "back" / "run"
     back.mkdir(parents=True)
     assert [words.split(":")[0] for words in checkpoint_backup.get(back, str(copied.parent))] == ["step-000000003"]
-    assert run_folder.written(back) == 2
+    assert run_folder.newest_step(back) == 2
     assert [path.name for path in back.iterdir() if path.name.startswith(".")] == []
 
 
@@ -122,4 +122,4 @@ def test_a_copy_that_fails_stops_nothing_and_is_told(tmp_path: Path) -> None:
     with writer:
         writer.submit(1, lambda folder: (folder / "x").write_text("") and None)
     assert writer.complaint == "the bucket does not answer"
-    assert run_folder.written(tmp_path) == 1
+    assert run_folder.newest_step(tmp_path) == 1

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -36,9 +36,9 @@ def test_a_decision_is_read_back_as_it_was(num_songs: int) -> None:
 
 def test_a_decision_over_the_one_song_that_nobody_heard_is_read_back() -> None:
     champion, candidate = summary(1.0, 1.0, model="champion"), summary(3.0, 3.0)
-    heard = Contamination(songs=dict.fromkeys(sorted(candidate.songs)[1:], "the same audio"))
-    made = decide(candidate, champion, GateConfig(), heard=heard)
-    assert (made.num_songs, made.visible) == (1, None)
+    contamination = Contamination(songs=dict.fromkeys(sorted(candidate.songs)[1:], "the same audio"))
+    made = decide(candidate, champion, GateConfig(), contamination=contamination)
+    assert (made.num_songs, made.min_detectable_gain) == (1, None)
     assert repr(door.parse(GateDecision, dumps(asdict(made)))) == repr(made)
 
 
@@ -53,6 +53,16 @@ def test_a_decision_of_an_older_stemline_is_read() -> None:
 
     made = decided(8)
     assert repr(door.parse(GateDecision, json.dumps(words(asdict(made))))) == repr(made)
+
+
+def test_a_decision_is_read_under_the_names_that_its_fields_had() -> None:
+    decision = replace(decided(8), approver="Ada")
+    stored = json.loads(dumps(asdict(decision)))
+    for now, before in (("min_detectable_gain", "visible"), ("approver", "asked")):
+        stored[before] = stored.pop(now)
+    for check in stored["checks"]:
+        check["said"] = check.pop("message")
+    assert repr(door.parse(GateDecision, json.dumps(stored))) == repr(decision)
 
 
 def test_a_result_with_open_bounds_is_strict_json(capsys: pytest.CaptureFixture[str]) -> None:
