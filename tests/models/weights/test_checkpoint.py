@@ -15,7 +15,6 @@ from models.networks.catalog import build, to_config
 from models.weights import checkpoint
 from models.weights.loading import load_model
 from models.weights.model_ref import describe
-from models.weights.state_dict import load_state
 
 SMALL = {"sample_rate": 8000, "segment_s": 0.25, "nfft": 512, "depth": 2}
 
@@ -198,13 +197,6 @@ def test_a_configuration_that_nothing_can_be_built_from_is_named_with_its_file(c
         for read in (load_model, describe):
             with pytest.raises(ModelError, match=str(copy)):
                 read(copy)
-
-
-def test_missing_and_surplus_tensors_are_both_listed() -> None:
-    with pytest.raises(ModelError) as error:
-        load_state(nn.Linear(2, 2), {"weight": torch.zeros(2, 3), "gain": torch.zeros(1)}, origin="a file")
-    for text in ("bias: the model wants (2,)", "gain: the file has (1,)", "weight: the model wants (2, 2)"):
-        assert text in str(error.value)
 
 
 def test_nothing_there_and_nothing_to_go_on_with_are_said(saved: Path, tmp_path: Path) -> None:

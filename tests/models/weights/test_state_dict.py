@@ -1,0 +1,71 @@
+"""A network for a table of weights: filled where they fit, refused by name where they do not."""
+
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from models.errors import ModelError
+from models.networks.catalog import build, to_config
+from models.weights.state_dict import LISTED, build_for, load_state
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return build("htdemucs-tiny", sample_rate=8000, segment_s=0.25, nfft=512, depth=2)
+
+
+@pytest.mark.parametrize("preset", ["htdemucs-tiny", "hdemucs-tiny", "demucs-v2-tiny", "sparse-htdemucs-tiny"])
+def test_a_network_is_built_from_its_configuration_and_filled(preset: str) -> None:
+    model = build(preset)
+    state = model.state_dict()
+    again = build_for(to_config(model), state, origin="a file")
+    load_state(again, state, origin="a file")
+    assert type(again) is type(model)
+    assert all(torch.equal(value, state[name]) for name, value in again.state_dict().items())
+
+
+def test_missing_and_surplus_tensors_are_both_listed() -> None:
+    with pytest.raises(ModelError) as error:
+        load_state(nn.Linear(2, 2), {"weight": torch.zeros(2, 3), "gain": torch.zeros(1)}, origin="a file")
+    for text in ("bias: the model wants (2,)", "gain: the file has (1,)", "weight: the model wants (2, 2)"):
+        assert text in str(error.value)
+
+
+def test_of_many_differences_some_are_listed_and_the_rest_counted(network: nn.Module) -> None:
+    num_tensors = len(network.state_dict())
+    with pytest.raises(ModelError, match=f"{num_tensors} tensors differ") as error:
+        load_state(network, {}, origin="a file")
+    assert str(error.value).count("the file lacks it") == LISTED
+    assert str(error.value).endswith(f"and {num_tensors - LISTED} more")
+
+
+def test_a_refused_state_leaves_the_model_as_it_was(network: nn.Module) -> None:
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    state = {name: value + 1 for name, value in before.items()}
+    state[next(iter(state))] = torch.zeros(1)
+    with pytest.raises(ModelError, match="1 tensors differ"):
+        load_state(network, state, origin="a file")
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"channels": 10**5}, "larger network than its weights can fill"),
+        ({"transformer_width": 10**5}, "larger network than its weights can fill"),
+        ({"transformer_layers": 1000}, "larger network than its weights can fill"),
+        ({"transformer_hidden_scale": 1e7}, "larger network than its weights can fill"),
+        ({"nfft": 2**27}, "larger network than its weights can fill"),
+        ({"depth": 10**9}, "depth must be at most 32"),
+        ({"family": "perceptron"}, "perceptron"),
+        ({"colour": "red"}, "no option 'colour'"),
+    ],
+)
+def test_a_configuration_that_its_weights_cannot_have_is_refused_with_the_origin(
+    network: nn.Module, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ModelError, match=f"a file: .*{re.escape(message)}"):
+        build_for(to_config(network) | changes, network.state_dict(), origin="a file")
