@@ -52,10 +52,13 @@ stack: sync ## the whole road through a deployment, on every service of a cluste
 soak: sync ## RUNS scheduled retrainings in a row, by default 100, and what grows meanwhile
 	@$(BIN)/python -m tests.drills.soak --runs $(or $(RUNS),100) $(if $(OUT),--out $(OUT))
 
+mutants: sync ## mutants of a core MODULE=models/scores/metrics.py that no test notices; SEED=0, COUNT=16
+	@$(BIN)/python -m tests.drills.mutants $(MODULE) --seed $(or $(SEED),0) --count $(or $(COUNT),16)
+
 audit: ## known vulnerabilities of what the locks name, where the network lets it ask
 	@.ci/audit
 
 lock: install ## resolve pyproject.toml anew into the three locks; UPGRADE=1 takes the newest of everything
 	@.ci/sync lock
 
-.PHONY: help install extras sync demo test quick lint docs stack soak audit lock
+.PHONY: help install extras sync demo test quick lint docs stack soak mutants audit lock

@@ -427,9 +427,10 @@ def _refine(reference: BeatGrid, candidate: BeatGrid, stretch: float, shift_s: f
 
 
 def _pairs(few: Array, many: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices of beats within 70 ms of each other: each beat of the sparser grid with the nearest of the denser."""
-    if few.size < 2 or many.size < 2:
-        return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+    """Indices of beats within 70 ms of each other: each beat of the sparser grid with the nearest of the denser.
+
+    Each grid has two beats at least (`has_beat`).
+    """
     right = np.clip(np.searchsorted(many, few), 1, many.size - 1)
     nearest = np.where(few - many[right - 1] < many[right] - few, right - 1, right)
     close = np.nonzero(np.abs(many[nearest] - few) <= PAIR_S)[0]

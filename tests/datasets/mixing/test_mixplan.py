@@ -154,6 +154,35 @@ def test_gains_bring_parts_to_the_balance_of_the_reference() -> None:
         assert all(part.gain_db == pytest.approx(expected) for part in made.parts[1:])
 
 
+@pytest.mark.parametrize(("louder_db", "gain_db"), [(11.5, 11.5), (12.5, 12.0), (40.0, 12.0)])
+def test_a_part_is_made_louder_or_quieter_by_12_db_at_most(louder_db: float, gain_db: float) -> None:
+    profiles = [song("a", level_db=-10.0), song("b", level_db=-10.0 - louder_db)]
+    for made in plan(profiles, seed=0, mixes_per_track=2, rules=RULES, sources=SOURCES):
+        sign = 1 if made.parts[0].track_id == "a" else -1
+        assert {part.gain_db for part in made.parts[1:]} == {sign * gain_db}
+
+
+def test_without_octaves_songs_of_one_tempo_go_together_and_those_an_octave_apart_do_not() -> None:
+    profiles = [song("a", 80.0), song("b", 82.0), song("c", 162.0)]
+    made = {
+        octaves: plan(profiles, seed=0, mixes_per_track=6, rules=MixRules(octaves=octaves), sources=SOURCES)
+        for octaves in (True, False)
+    }
+    together = {
+        octaves: {frozenset(part.track_id for part in one.parts) for one in plans} for octaves, plans in made.items()
+    }
+    assert frozenset("ab") in together[False]
+    assert together[False] <= {frozenset("a"), frozenset("b"), frozenset("c"), frozenset("ab")}
+    assert any("c" in tracks and len(tracks) > 1 for tracks in together[True])
+
+
+def test_two_beats_are_enough_to_go_by() -> None:
+    short = [song(name, duration_s=1.0, barred=False) for name in ("a", "b")]
+    assert {len(one.beats_s) for one in short} == {2}
+    for made in plan(short, seed=0, mixes_per_track=2, rules=RULES, sources=SOURCES):
+        assert (made.reason, made.beat_error_ms) == ("", 0.0)
+
+
 def test_pitched_parts_agree_with_each_other_when_drums_open_the_mix() -> None:
     """Drums have no key, so the reference's own key must not bind the mix that only its drums are in."""
     profiles = [song("a", tonic=6), song("b", tonic=1), song("c", tonic=1)]
@@ -265,7 +294,7 @@ def test_the_index_finds_what_a_scan_finds() -> None:
         rules = MixRules(octaves=octaves)
         index = TempoIndex(profiles, "train", rules)
         powers = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0) if octaves else (1.0,)
-        for tempo in (71.0, 99.0, 140.0):
+        for tempo in (20.0, 71.0, 99.0, 140.0, 480.0):
             scan = {p.track_id for p in profiles if any(abs(tempo / (p.tempo_bpm * x) - 1) <= 0.15 for x in powers)}
             found = [item.track_id for item in index.near(tempo)]
             assert set(found) == scan

@@ -56,6 +56,13 @@ def test_swap_gives_the_model_back_its_own_weights_even_after_an_error() -> None
     assert model.weight.flatten()[0].item() == 2.0
 
 
+def test_an_average_takes_in_every_step_unless_told_otherwise() -> None:
+    model = nn.Linear(2, 2)
+    plain, per_epoch = WeightAverage(model, 0.999), WeightAverage(model, 0.9, every=2)
+    assert (plain.every, plain.name) == (1, "ema-0.999")
+    assert (per_epoch.every, per_epoch.name) == (2, "ema-0.9-epoch")
+
+
 def test_integer_buffers_are_left_alone() -> None:
     average = WeightAverage(nn.BatchNorm1d(3), 0.5)
     assert "num_batches_tracked" not in average.average

@@ -79,6 +79,13 @@ def test_evenly_spread_songs_have_the_bounds_of_student() -> None:
     assert made.songs_needed(1.0, 0.975) == math.ceil((1.9600 + 0.8416) ** 2 * 8 / 7 + 1.9600**2 / 2)
 
 
+def test_a_gain_that_cannot_be_missed_takes_the_few_songs_that_so_sure_a_bound_asks_for() -> None:
+    """Student's bounds at 99.9 % want 3.0902^2 / 2 = 4.77 songs even of a gain ten times the spread (Guenther 1981)."""
+    made = difference([-1.0, 1.0], confidence=0.975)
+    assert made.songs_needed(10 * made.spread, 0.999) == 5
+    assert made.songs_needed(10 * made.spread, 0.975) == 2
+
+
 def test_thousands_of_songs_get_along_with_fewer_resamples() -> None:
     values = row_rng(3, "many").normal(0.1, 1.0, 3000)
     made = difference(values.tolist(), confidence=0.975)
