@@ -138,7 +138,8 @@ class LearnerConfig:
     # The same for averages that take in the weights only every `epoch_steps` steps
     epoch_ema_decays: tuple[Annotated[float, Range(gt=0, lt=1)], ...] = ()
     epoch_steps: PositiveInt = 800  # steps between two updates of the averages of `epoch_ema_decays`
-    precision: str = "float32"  # "float32", or "bfloat16": autocast in the forward pass, weights stay float32
+    # "float32", or "bfloat16": autocast in the forward pass (float32 on CPUs without its units), weights stay float32
+    precision: str = "float32"
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     quantize: QuantizeConfig = field(default_factory=QuantizeConfig)
     spectral_penalty: SpectralPenaltyConfig = field(default_factory=SpectralPenaltyConfig)

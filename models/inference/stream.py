@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import ModelError
 from ..networks.bag import interface
+from ..precision import autocast
 from ..ranges import NonNegativeInt, PositiveInt, Range, check_ranges
 from .device import device_of
 from .threads import can_differ, side_by_side
@@ -105,8 +106,7 @@ class SegmentStream:
 
     @torch.no_grad()
     def _forward(self, windows_BCT: Tensor) -> Tensor:
-        dtype = self.options.dtype
-        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32):
+        with autocast(self.device, self.options.dtype):
             estimates_BSCT: Tensor = self.model(windows_BCT.to(self.device), **self.with_context)
         return estimates_BSCT.float()
 

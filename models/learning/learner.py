@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..errors import ModelError
 from ..learner_config import LearnerConfig
 from ..networks.levels import normalization, unit_level
+from ..precision import DTYPES, autocast
 from ..weights.packing import Packing
 from . import losses
 from .augment import augment
@@ -165,7 +166,7 @@ class Learner:
         return model.no_sync() if isinstance(model, nn.parallel.DistributedDataParallel) else nullcontext()
 
     def _losses(self, sources_BSCT: Tensor, step: int) -> Tensor:
-        with autocast(self.device, self.config.precision):
+        with autocast(self.device, DTYPES[self.config.precision]):
             estimates_BSCT = self.model(sources_BSCT.sum(dim=1))
         loss_BS = losses.l1(estimates_BSCT, sources_BSCT)
         if self.config.trim_loss_drop and step >= self.config.trim_loss_after:
@@ -209,11 +210,6 @@ def learning_rate(config: LearnerConfig, *, step: int, total_steps: int) -> floa
     done = (step - config.warmup_steps) / max(1, total_steps - 1 - config.warmup_steps)
     fall = (1 - config.min_lr_ratio) * (1 - math.cos(math.pi * min(1.0, done))) / 2
     return config.learning_rate * (1 - fall)
-
-
-def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
-    """The context a forward pass runs in; float32 changes nothing."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def unwrap(model: nn.Module) -> nn.Module:

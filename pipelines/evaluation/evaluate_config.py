@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from datasets.errors import InputError
 from datasets.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ProperFraction, check_ranges
 from datasets.schema import SPLITS
+from models.learner_config import PRECISIONS
 from pipelines.evaluation.scoring import SCORERS, Protocol
-
-PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -121,6 +121,7 @@ def separate_song(config: EvaluateConfig, model: Any, chunks: ShardSet, track_id
 
     from models.inference.separate import separate
     from models.networks.bag import interface
+    from models.precision import DTYPES
 
     def separated(mixture_CT: Samples) -> Samples:
         estimates_SCT = separate(
@@ -130,7 +131,7 @@ def separate_song(config: EvaluateConfig, model: Any, chunks: ShardSet, track_id
             shifts=config.shifts,
             batch_size=config.batch_size,
             device=next(model.parameters()).device,
-            dtype=torch.bfloat16 if config.precision == "bfloat16" else torch.float32,
+            dtype=DTYPES[config.precision],
         )
         made_SCT: Samples = estimates_SCT.float().cpu().numpy()
         return made_SCT

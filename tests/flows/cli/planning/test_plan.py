@@ -99,6 +99,16 @@ def test_the_doctor_tells_when_every_process_compiles_what_it_imports(
     assert "unset PYTHONDONTWRITEBYTECODE" in found.mend
 
 
+def test_the_doctor_tells_of_a_cpu_that_has_no_bfloat16_units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs = preflight.Needs(store=str(tmp_path), data=str(tmp_path), num_workers=0, use_gpu=False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    for has_units in (True, False):
+        monkeypatch.setattr("models.precision.cpu_computes_bfloat16", lambda has_units=has_units: has_units)
+        finding = preflight._gpus(needs)
+        assert finding.state == "ok"
+        assert ("computes precision bfloat16 in float32" in finding.seen) is not has_units
+
+
 def test_faults_are_marked_and_each_has_its_way_out_in_eighty_columns() -> None:
     found = [
         Finding(name="store", state="ok", seen="there"),
