@@ -301,8 +301,8 @@ def _turn(tones: PartTones, candidate: Profile) -> _Turn:
         return _Turn(tones=PartTones(chroma=candidate.chroma, tuning_cents=candidate.tuning_cents))
     semitones, distance = semitone_distance(tones.chroma, candidate.chroma, 6)
     cents = round(tones.tuning_cents - candidate.tuning_cents, 2)
-    if abs(semitones + cents / 100) > 6:  # the same pitches are nearer from the other side
-        semitones -= 12 if semitones > 0 else -12
+    if semitones + cents / 100 < -6:  # of six up and six down the latter is found, and the former is nearer
+        semitones += 12
     turned = tuple(np.roll(candidate.chroma, semitones).tolist())
     return _Turn(
         semitones=semitones,

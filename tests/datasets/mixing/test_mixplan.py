@@ -119,7 +119,13 @@ def test_songs_that_can_never_match_get_plans_with_a_reason(other: Profile) -> N
 
 @pytest.mark.parametrize(
     "broken",
-    [{"tempo_bpm": 0.0, "beats_s": (), "downbeats_s": ()}, {"tempo_confidence": 0.0}, {"phase_confidence": 0.7}],
+    [
+        {"tempo_bpm": 0.0, "beats_s": (), "downbeats_s": ()},
+        {"tempo_bpm": 0.0},
+        {"beats_s": (0.2,), "downbeats_s": (0.2,)},
+        {"tempo_confidence": 0.0},
+        {"phase_confidence": 0.7},
+    ],
 )
 def test_a_reference_without_a_beat_says_so(broken: dict[str, object]) -> None:
     plans = plan([replace(song("a"), **broken), song("b")], seed=0, mixes_per_track=1, rules=RULES, sources=SOURCES)
@@ -152,6 +158,93 @@ def test_gains_bring_parts_to_the_balance_of_the_reference() -> None:
     for made in plans:
         expected = 7.0 if made.parts[0].track_id == "a" else -7.0
         assert all(part.gain_db == pytest.approx(expected) for part in made.parts[1:])
+
+
+def test_a_stem_sounds_from_60_db_under_full_scale_on() -> None:
+    for level_db, sounding in ((-59.5, True), (-60.0, False), (-60.5, False)):
+        (made,) = plan([song("a", level_db=level_db)], seed=0, mixes_per_track=1, rules=RULES, sources=SOURCES)
+        assert ("silent" in made.reason, bool(made.parts)) == (not sounding, sounding)
+
+
+def test_a_part_that_the_reference_lacks_keeps_its_loudness() -> None:
+    without = replace(song("a"), loudness_db={"drums": -20.0})
+    (made,) = plan([without, song("b", level_db=-31.0)], seed=0, mixes_per_track=2, rules=RULES, sources=SOURCES)[:1]
+    assert [part.gain_db for part in made.parts] == [0.0] * len(SOURCES)
+
+
+def test_shifts_are_samples_of_the_rate_asked_for() -> None:
+    late, early = song("late", first_s=0.45), song("early", first_s=0.2)
+    for rate in (8000, 48000):
+        for made in plan([late, early], seed=0, mixes_per_track=3, rules=RULES, sources=SOURCES, sample_rate=rate):
+            own, other = made.parts[:2]
+            lag_s = 0.25 if own.track_id == "late" else -0.25
+            shift_s = other.shift_samples / rate
+            assert other.shift_samples == pytest.approx(round(other.shift_samples))
+            assert (shift_s - lag_s) / 2.0 == pytest.approx(round((shift_s - lag_s) / 2.0), abs=1e-3)  # whole bars
+
+
+def test_a_part_is_given_up_after_64_candidates() -> None:
+    mute = [replace(song(f"{n}"), loudness_db={"other": -20.0}) for n in range(100)]
+    made = plan([song("a"), *mute], seed=0, mixes_per_track=1, rules=RULES, sources=("other", "bass"))
+    counts = {int(one.reason.split()[3]) for one in made if one.reason}
+    assert counts == {63, 64}  # a song does not count that is looked at for itself
+
+
+def test_how_far_keys_are_apart_is_told_as_the_mean_over_the_pitched_parts() -> None:
+    """The L1 distance of two distributions that share 0.9 is 0.2; drums have no key."""
+    chroma = np.full(12, 1 / 12)
+    moved = chroma + np.array([0.1] + [0.0] * 10 + [-0.1]) * (1 / 1.2)
+    flat, peaked = (replace(song(name), chroma=tuple(of.tolist())) for name, of in (("a", chroma), ("b", moved)))
+    (made,) = plan(
+        [flat, replace(peaked, split="train")], seed=0, mixes_per_track=1, rules=RULES, sources=("bass", "other")
+    )[:1]
+    assert made.key_distance == pytest.approx(np.abs(chroma - moved).sum(), abs=1e-4)
+    (alone,) = plan([song("a")], seed=0, mixes_per_track=1, rules=RULES, sources=SOURCES)
+    assert alone.key_distance == 0.0
+
+
+@pytest.mark.parametrize(
+    ("tempo_bpm", "duration_s", "fits"),
+    [(120.0, 15.5, True), (120.0, 14.5, False), (108.0, 16.0, False), (108.0, 17.5, True)],
+)
+def test_a_part_must_be_there_during_half_of_the_mix(tempo_bpm: float, duration_s: float, fits: bool) -> None:
+    """At 108 of 120 bpm a part is played faster, so 16 s of it last 14.4 s."""
+    reference, other = BeatGrid.of(song("a")), BeatGrid.of(song("b", tempo_bpm, duration_s=duration_s))
+    made = [align(reference, other, RULES, row_rng(seed)) for seed in range(8)]
+    assert all((fit is not None) == fits for fit in made)
+
+
+def test_a_part_begins_at_one_of_the_places_that_cover_the_mix_about_as_well() -> None:
+    reference, other = BeatGrid.of(song("a", duration_s=60.0)), BeatGrid.of(song("b", duration_s=60.0))
+    shifts = [made.shift_s for seed in range(20) if (made := align(reference, other, RULES, row_rng(seed)))]
+    assert len(shifts) == 20
+    assert {round(shift_s) for shift_s in shifts} == {-2, 0, 2}  # 3 s are 5 % of the mix
+
+
+@pytest.mark.parametrize(("tempo_bpm", "fits"), [(150.0, True), (151.0, False)])
+def test_songs_faster_than_150_bpm_need_bars_to_go_together(tempo_bpm: float, fits: bool) -> None:
+    grids = [BeatGrid.of(song(name, tempo_bpm, barred=False)) for name in ("a", "b")]
+    assert (align(*grids, RULES, row_rng(0)) is not None) == fits  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("num_beats", "stretch"), [(8, 1.0), (7, 1.004)])
+def test_eight_beats_in_common_tell_the_tempo_better_than_its_figure(num_beats: int, stretch: float) -> None:
+    reference = song("a", duration_s=num_beats / 2, barred=False)
+    other = replace(song("b", duration_s=num_beats / 2, barred=False), tempo_bpm=120.0 * 1.004)
+    fit = align(BeatGrid.of(reference), BeatGrid.of(other), replace(RULES, min_cover=0.9), row_rng(0))
+    assert fit is not None
+    assert fit.stretch == pytest.approx(stretch, abs=1e-6)
+
+
+def test_the_error_is_the_median_distance_of_the_beats() -> None:
+    beats_s = np.array(song("a").beats_s)
+    swung = replace(song("b", barred=False), beats_s=tuple((beats_s + np.resize([0.01, -0.01], len(beats_s))).tolist()))
+    grids = BeatGrid.of(song("a", barred=False)), BeatGrid.of(swung)
+    fit = align(*grids, replace(RULES, min_cover=0.99), row_rng(0))
+    assert fit is not None
+    assert fit.error_ms == pytest.approx(10.0, abs=0.2)
+    strict = replace(RULES, max_beat_error_ms=9.0)
+    assert align(*grids, strict, row_rng(0)) is None
 
 
 @pytest.mark.parametrize(("louder_db", "gain_db"), [(11.5, 11.5), (12.5, 12.0), (40.0, 12.0)])
@@ -218,6 +311,9 @@ def test_parts_are_brought_to_the_tuning_of_the_mix() -> None:
         (3, 4.0, 3, 3.0),  # below 5 cents nothing is added
         (0, 20.0, 0, None),
         (6, 70.0, 6, -5.3),  # up six and down six are the same pitches
+        (6, -70.0, 6, 5.3),
+        (0, 5.0, 3, 0.05),
+        (0, 7.1234, 3, 0.0712),  # to the hundredth of a cent
     ],
 )
 def test_semitones_and_cents_together_keep_within_the_limit(
