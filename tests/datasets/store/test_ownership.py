@@ -1,7 +1,9 @@
 """Whose a file is: what we wrote may be replaced, and nothing else."""
 
+import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,12 +11,15 @@ from datasets.errors import InputError
 from datasets.store import storage
 from datasets.store.ownership import (
     FILES_MARKER,
+    STORE_MARKER,
     claim_store,
     is_store,
     outputs,
     recorded_files,
+    require_claimable,
     require_folder,
     require_ours,
+    require_store,
 )
 from tests.s3 import BUCKET, object_store
 
@@ -93,6 +98,111 @@ def test_a_link_and_a_folder_of_that_name_are_somebodys(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     for name in ("link", "folder"):
         assert f"holds {name}" in refused(tmp_path, name)
+
+
+LOCK = {"verb": "train", "pid": 7, "since": "2026-01-01"}
+RESULT = {"run_key": "abc", "checkpoint": "runs/abc/model", "model_digest": "d", "history": []}
+MANIFEST = {"schema_version": 3, "table": "chunks", "step": "ingest", "key": "abc", "shards": [], "extra": {}}
+
+
+def without(content: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in content.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "known"),
+    [
+        ("stemline-store.json", {"format": "stemline-store", "version": 1}, True),
+        ("stemline-store.json", {"format": "another-store", "version": 1}, False),
+        ("stemline-store.json", ["stemline-store"], False),
+        (".lock", LOCK, True),
+        (".lock", LOCK | {"verb": "analyze", "host": "a"}, True),
+        (".lock", LOCK | {"verb": "gc"}, False),  # it ran on any folder
+        (".lock", without(LOCK, "since"), False),
+        (".lock", ["verb", "pid", "since"], False),
+        ("runs/abc/result.json", RESULT, True),
+        ("runs/abc/result.json", RESULT | {"scores": {}}, True),
+        ("runs/abd/result.json", RESULT, False),
+        ("runs/abc/result.json", without(RESULT, "history"), False),
+        ("runs/abc/result.json", "abc", False),
+        ("manifests/ingest-abc.json", MANIFEST, True),
+        ("manifests/ingest-abc.json", MANIFEST | {"songs": 3}, True),
+        ("manifests/ingest-abd.json", MANIFEST, False),
+        ("manifests/ingest-abc.json", without(MANIFEST, "extra"), False),
+        ("manifests/ingest-abc.json", "ingest-abc", False),
+        ("manifests/ingest-abc.txt", MANIFEST, False),
+    ],
+)
+def test_a_store_is_known_by_its_marker_or_by_what_only_we_write(
+    tmp_path: Path, name: str, content: Any, known: bool
+) -> None:
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text(json.dumps(content))
+    assert is_store(tmp_path) == known
+    if known:
+        require_store(tmp_path, setting="store.root")
+    else:
+        with pytest.raises(InputError, match=r"store\.root=.* is no.* store.*store\.root=DIR"):
+            require_store(tmp_path, setting="store.root")
+
+
+def test_a_new_store_carries_a_marker_that_says_what_it_is(tmp_path: Path) -> None:
+    claim_store(tmp_path / "new", setting="store.root")
+    marker = tmp_path / "new" / STORE_MARKER
+    told = json.loads(marker.read_text())
+    assert (told["format"], told["version"]) == ("stemline-store", 1)
+    marker.write_text(json.dumps(told | {"note": "mine"}))
+    claim_store(tmp_path / "new", setting="store.root")  # again: it stays as it is
+    assert json.loads(marker.read_text())["note"] == "mine"
+
+
+@pytest.mark.parametrize("name", ["tables/a.parquet", "tables", "cache/flows/a", "mlflow.db", "report.html"])
+def test_a_folder_that_uses_a_name_of_a_store_is_somebodys(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text("precious")
+    with pytest.raises(InputError, match=r"store\.root=.* is no.* store"):
+        require_claimable(tmp_path, setting="store.root")
+    with pytest.raises(InputError):
+        claim_store(tmp_path, setting="store.root")
+    assert not (tmp_path / STORE_MARKER).exists()
+
+
+def test_empty_folders_and_files_of_other_names_are_in_nobodys_way(tmp_path: Path) -> None:
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "notes.txt").write_text("precious")
+    require_claimable(tmp_path, setting="store.root")
+    (tmp_path / "report.html").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"report\.html"):
+        require_claimable(tmp_path, setting="store.root")
+
+
+def test_a_message_names_five_files_and_counts_the_others(tmp_path: Path) -> None:
+    for name in "abcdefg":
+        (tmp_path / name).write_text("precious")
+    assert "a, b, c, d, e, which" in refused(tmp_path, *"abcde")
+    assert "a, b, c, d, e and 2 more" in refused(tmp_path, *"abcdefg")
+
+
+def test_stems_of_before_there_were_records_are_ours_while_their_size_is_theirs(tmp_path: Path) -> None:
+    (tmp_path / "drums.wav").write_bytes(bytes(100))
+    (tmp_path / "bass.wav").write_bytes(bytes(100))
+    record = {"key": "k", "files": {"drums": "drums.wav", "bass": "bass.wav"}, "file_bytes": {"drums": 100, "bass": 99}}
+    (tmp_path / "separation.json").write_text(json.dumps(record))
+
+    def require(name: str) -> None:
+        require_ours(tmp_path, [name], remedy=REMEDY, record="separation.json")
+
+    require("drums.wav")
+    with pytest.raises(InputError, match=r"bass\.wav"):
+        require("bass.wav")
+    (tmp_path / "separation.json").write_text(json.dumps(without(record, "key")))
+    with pytest.raises(InputError, match=r"separation\.json"):
+        require("drums.wav")
+
+
+def test_a_record_says_of_each_file_its_size_and_its_digest(tmp_path: Path) -> None:
+    put(tmp_path, a="12345678")
+    assert recorded_files(tmp_path) == {"a": {"bytes": 8, "sha256": hashlib.sha256(b"12345678").hexdigest()}}
 
 
 @pytest.mark.slow

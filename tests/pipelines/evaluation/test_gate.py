@@ -132,6 +132,75 @@ def test_a_source_that_may_have_lost_too_much_forbids_it_as_well() -> None:
     assert unmet(decide(summary(around(3.0, 0.1), around(0.6, 1.0)), CHAMPION, CONFIG)) == ["source_tolerance, bass"]
 
 
+@pytest.mark.parametrize(
+    ("drums", "bass", "rules"),
+    [
+        (around(1.5, 0.1), around(1.5, 0.1), []),  # 0.5 dB better than the champion, for sure
+        (around(1.1, 0.5), around(1.1, 0.5), ["margin"]),  # better on average, but not for sure
+        (around(3.0, 0.01), around(0.55, 0.01), []),
+        (around(3.0, 0.01), around(0.45, 0.01), ["source_tolerance, bass"]),
+        ([0.3] * 5 + [2.0] * 15, 1.0, []),  # quiet and short songs lose 0.35 dB
+        ([-0.9] * 5 + [6.0] * 15, around(1.1, 0.001), []),  # 0.9 dB
+        ([-1.5] * 5 + [6.0] * 15, around(1.1, 0.001), ["slice_tolerance, quiet", "slice_tolerance, short"]),  # 1.2 dB
+        ([6.0] * 15 + [-1.5] * 5, around(1.1, 0.001), ["slice_tolerance, long"]),
+    ],
+)
+def test_what_the_rules_let_through_where_none_is_set(drums: list[float], bass: list[float], rules: list[str]) -> None:
+    assert unmet(decide(summary(drums, bass), CHAMPION, GateConfig())) == rules
+
+
+@pytest.mark.parametrize(
+    ("nsdr", "rules"), [(0.0, []), (-0.01, ["min_nsdr"]), (-1.9, ["min_nsdr"]), (-2.1, ["min_improvement", "min_nsdr"])]
+)
+def test_what_a_first_champion_must_reach_where_no_rule_is_set(nsdr: float, rules: list[str]) -> None:
+    assert unmet(decide(summary(nsdr, nsdr), None, GateConfig())) == rules
+
+
+def test_a_person_is_asked_only_on_wish_and_has_a_day_to_answer() -> None:
+    assert (GateConfig().approval, GateConfig().approval_s) == (False, 24 * 60 * 60)
+
+
+@pytest.mark.parametrize(("num_songs", "sliced"), [(7, 0), (8, 2), (11, 2), (12, 3)])
+def test_quarters_of_the_songs_are_looked_at_from_eight_songs_on(num_songs: int, sliced: int) -> None:
+    values = [float(place) for place in range(num_songs)]
+    champion = summary(0.0, 0.0, model="champion", num_songs=num_songs)
+    gains = decide(summary(values, values, num_songs=num_songs), champion, GateConfig()).slice_gains
+    assert {name: gain.num_songs for name, gain in gains.items()} == dict.fromkeys(
+        ("quiet", "short", "long") if sliced else (), sliced
+    )
+    if sliced:  # each song is louder and longer than the one before, and one dB better
+        quarter = (sliced - 1) / 2
+        assert [gains[name].mean for name in ("quiet", "short", "long")] == [quarter, quarter, num_songs - 1 - quarter]
+
+
+def test_a_slice_of_one_song_is_none_and_songs_of_a_second_model_need_not_stand_alone() -> None:
+    rules = replace(CONFIG, slices={"one": ("03",), "two": ("0[34]",)})
+    assert {name for name in decide(summary(2.0, 2.0), CHAMPION, rules).slice_gains} == {
+        "quiet",
+        "short",
+        "long",
+        "two",
+    }
+
+
+@pytest.mark.parametrize(("num_songs", "told"), [(1, False), (2, True)])
+def test_what_two_songs_could_show_is_told_and_one_shows_nothing(num_songs: int, told: bool) -> None:
+    champion = summary(1.0, 1.0, model="champion", num_songs=num_songs)
+    values = [2.0, 4.0][:num_songs]
+    decision = decide(summary(values, values, num_songs=num_songs), champion, GateConfig(min_songs=1, margin=99.0))
+    assert (decision.min_detectable_gain is not None) == told
+    assert ("detectable" in decision.reason) == told
+
+
+def test_limits_themselves_are_allowed() -> None:
+    config = GateConfig(max_size_mb=10.0, max_real_time=0.5, min_songs=8, leakage_tolerance_db=3.0)
+    champion = summary(1.0, 1.0, model="champion", num_songs=8, leakage_db={"drums": -60.0})
+    candidate = summary(
+        around(3.0, 0.1, num_songs=8), around(3.0, 0.1, num_songs=8), num_songs=8, leakage_db={"drums": -57.0}
+    )
+    assert unmet(decide(replace(candidate, size_bytes=10_000_000, real_time_factor=0.5), champion, config)) == []
+
+
 def test_a_slice_that_loses_forbids_it() -> None:
     values = [1.0 - 3.0] * 5 + [4.0] * 15  # the quiet songs are the first and the short ones
     decision = decide(summary(values, values), CHAMPION, CONFIG)
