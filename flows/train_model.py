@@ -20,6 +20,7 @@ from pipelines.evaluation import evaluate, gate
 from pipelines.evaluation.evaluate import EvaluateResult
 from pipelines.evaluation.evaluate_config import EvaluateConfig
 from pipelines.evaluation.gate import Check, GateDecision
+from pipelines.evaluation.seed_noise import SeedNoise, seed_noise
 from pipelines.evaluation.summary import ScoreSummary
 from pipelines.lineage import ancestry, contamination
 from pipelines.lineage.ancestry import Ancestors, Ancestry
@@ -241,7 +242,20 @@ def _judge(
         rivals.append(ancestors.of_version(present.uri))
     heard = heard_in(config, corpus.songs, rivals)
     summary = champion.summary if champion else None
-    return gate.decide(candidate.summary, summary, gate.with_tags(config.gate), contamination=heard)
+    noise = seed_noise_of(config, candidate.summary)
+    return gate.decide(candidate.summary, summary, gate.with_tags(config.gate), contamination=heard, noise=noise)
+
+
+def seed_noise_of(config: RunConfig, candidate: ScoreSummary) -> SeedNoise:
+    """By how much seeds of one recipe differ, from the retrainings in the registry that were scored like this one."""
+    scores = registry.scores_by_recipe(
+        config.registry,
+        store=config.store.root,
+        protocol=candidate.protocol,
+        metric=f"{_split(candidate)}/nsdr/mean",
+        but=candidate.model_digest,
+    )
+    return seed_noise(scores, config.gate.seed_noise_db)
 
 
 def of_candidate(config: RunConfig, corpus: Corpus, trained: TrainResult, ancestors: Ancestors) -> Ancestry:
@@ -268,7 +282,7 @@ def heard_in(config: RunConfig, songs: ShardSet, models: Sequence[Ancestry]) -> 
 
 
 def _flat_scores(scored: EvaluateResult) -> dict[str, float]:
-    split = scored.summary.protocol.split(",")[0]
+    split = _split(scored.summary)
     rows = {**scored.summary.sources, "mean": scored.summary.overall}
     flat = {f"{split}/nsdr/{source}": score.nsdr for source, score in rows.items()}
     flat |= {f"{split}/nsdr_improvement/{source}": score.improvement for source, score in rows.items()}
@@ -276,6 +290,10 @@ def _flat_scores(scored: EvaluateResult) -> dict[str, float]:
         known = {source: getattr(score, name) for source, score in rows.items()}
         flat |= {f"{split}/{name}/{source}": value for source, value in known.items() if value is not None}
     return flat
+
+
+def _split(summary: ScoreSummary) -> str:
+    return summary.protocol.split(",")[0]
 
 
 @task(name="promote")

@@ -2,8 +2,9 @@
 
 Both must have been scored on the same songs under the same protocol. They are compared song by song
 (`paired_bootstrap.py`), and the candidate is promoted only if the lower bound of its gain lies above the margin and no
-source is likely to be worse than the tolerance. The first candidate of all is compared with the unprocessed mixture
-alone. Decisions are made on nSDR, which every song has.
+source is likely to be worse than the tolerance. The bound allows for other songs and for another seed of the same
+recipe (`seed_noise.py`). The first candidate of all is compared with the unprocessed mixture alone. Decisions are made
+on nSDR, which every song has.
 """
 
 import csv
@@ -20,6 +21,7 @@ from datasets.ranges import Decibels, NonNegativeFloat, PositiveFloat, PositiveI
 from datasets.store import storage
 from datasets.store.strict_json import FORMER_NAME
 from pipelines.evaluation.paired_bootstrap import Difference, difference
+from pipelines.evaluation.seed_noise import SeedNoise, seed_noise
 from pipelines.evaluation.summary import ScoreSummary, SongScore, SourceScore
 from pipelines.lineage.contamination import Contamination
 
@@ -36,6 +38,9 @@ class GateConfig:
     confidence: Annotated[float, Range(ge=0.5, lt=1)] = 0.975
     min_songs: PositiveInt = 8  # with fewer, no candidate replaces a champion
     margin: Decibels = 0.0  # what the lower bound of the gain over the champion must exceed
+    # Standard deviation of the mean gain between two seeds of one recipe, for which the bound of the gain allows;
+    # retrainings in the registry that differ in their seed alone correct it. 0: no allowance
+    seed_noise_db: Annotated[float, Range(ge=0, unit="dB")] = 0.1
     # How far below 0 the lower bound of any source's gain may lie
     source_tolerance: Annotated[float, Range(ge=0, unit="dB")] = 0.5
     # How far below 0 the mean gain over any slice of the songs may lie
@@ -99,17 +104,25 @@ class GateDecision:
     # Gain in dB that this many songs detect at 80 % power; None for one song as well
     min_detectable_gain: float | None = field(default=None, metadata={FORMER_NAME: "visible"})
     left_out: tuple[str, ...] = ()  # songs that the candidate or the champion was trained with
+    seed_noise: SeedNoise | None = None  # for which the bounds of `gain` allow
     # Who was asked for approval and answered; empty where nobody was asked, or nobody answered
     approver: str = field(default="", metadata={FORMER_NAME: "asked"})
 
 
 def decide(
-    candidate: ScoreSummary, champion: ScoreSummary | None, config: GateConfig, *, contamination: Contamination = CLEAN
+    candidate: ScoreSummary,
+    champion: ScoreSummary | None,
+    config: GateConfig,
+    *,
+    contamination: Contamination = CLEAN,
+    noise: SeedNoise | None = None,
 ) -> GateDecision:
     """Promote, or say which rules forbid it. InputError if the two were not scored alike.
 
-    Songs that one of the two was trained with are left out of every rule and of every number.
+    Songs that one of the two was trained with are left out of every rule and of every number. `noise` is that of seeds,
+    by default the setting alone.
     """
+    noise = noise or seed_noise([], config.seed_noise_db)
     if champion is not None:
         _require_comparable(candidate, champion)
     left_out = tuple(sorted(contamination.songs.keys() & candidate.songs.keys()))
@@ -122,8 +135,8 @@ def decide(
             promote=all(check.met for check in alone), reason=reason, improvement=scores.overall.improvement,
             checks=alone, num_songs=len(scores.songs), left_out=left_out,
         )  # fmt: skip
-    pairs = compare(candidate, champion, config, left_out=contamination.songs)
-    checks = (*alone, *_against_champion(scores, _over_remaining(champion, left_out), config, pairs))
+    pairs = compare(candidate, champion, config, left_out=contamination.songs, noise=noise)
+    checks = (*alone, *_against_champion(scores, _over_remaining(champion, left_out), config, pairs, noise))
     praise = f"It scores {_with_bound(pairs.gain, config)}, and {_over_mixture(scores)}."
     return GateDecision(
         promote=all(check.met for check in checks),
@@ -137,6 +150,7 @@ def decide(
         slice_gains=pairs.slices,
         min_detectable_gain=pairs.gain.min_detectable_gain(config.confidence) if pairs.gain.num_songs > 1 else None,
         left_out=pairs.left_out,
+        seed_noise=noise,
     )
 
 
@@ -152,9 +166,19 @@ class Pairs:
 
 
 def compare(
-    candidate: ScoreSummary, champion: ScoreSummary, config: GateConfig, *, left_out: Collection[str] = ()
+    candidate: ScoreSummary,
+    champion: ScoreSummary,
+    config: GateConfig,
+    *,
+    left_out: Collection[str] = (),
+    noise: SeedNoise | None = None,
 ) -> Pairs:
-    """What the first of two, scored alike, gains over the second; InputError where they were not scored alike."""
+    """What the first of two, scored alike, gains over the second; InputError where they were not scored alike.
+
+    The bounds of the mean gain allow for seeds as well, those of sources for songs alone: they are compared with a
+    tolerance, and claim nothing.
+    """
+    noise = noise or seed_noise([], config.seed_noise_db)
     _require_comparable(candidate, champion)
     left_out = tuple(sorted(set(left_out) & candidate.songs.keys()))
     gains = {
@@ -167,7 +191,7 @@ def compare(
         return difference(values, confidence=config.confidence)
 
     return Pairs(
-        gain=over(list(means.values())),
+        gain=difference(list(means.values()), confidence=config.confidence, seed_noise_db=noise.std_db),
         songs=means,
         sources={source: over([gain[source] for gain in gains.values()]) for source in candidate.sources},
         slices={
@@ -281,7 +305,7 @@ def _alone(candidate: ScoreSummary, config: GateConfig) -> Iterator[Check]:
 
 
 def _against_champion(
-    candidate: ScoreSummary, champion: ScoreSummary, config: GateConfig, pairs: Pairs
+    candidate: ScoreSummary, champion: ScoreSummary, config: GateConfig, pairs: Pairs, noise: SeedNoise
 ) -> Iterator[Check]:
     """Rules that compare with the champion."""
     gain = pairs.gain
@@ -298,7 +322,7 @@ def _against_champion(
         message=f"{_songs(gain.num_songs)} cannot confirm {gain.mean:+.2f} dB nSDR against the champion; the minimum "
         f"is {config.min_songs}.",
     )
-    yield Check(rule="margin", met=gain.low > config.margin, message=_gain_message(gain, config))
+    yield Check(rule="margin", met=gain.low > config.margin, message=_gain_message(gain, config, noise))
     for source, own in pairs.sources.items():
         yield Check(
             rule=f"source_tolerance, {source}",
@@ -380,8 +404,11 @@ def _obstacle(checks: Sequence[Check]) -> str | None:
     return next((check.message for check in checks if not check.met), None)
 
 
-def _gain_message(gain: Difference, config: GateConfig) -> str:
+def _gain_message(gain: Difference, config: GateConfig, noise: SeedNoise) -> str:
     message = f"It scores {_with_bound(gain, config)}; the bound must exceed {config.margin:+.2f} dB."
+    if noise.std_db:
+        differ = f"two seeds of one recipe differ by {noise.std_db:.2f} dB (standard deviation, {noise.source})"
+        message += f" The bound allows for seeds: {differ}."
     if gain.num_songs < 2:
         return message
     detectable = (
@@ -389,6 +416,8 @@ def _gain_message(gain: Difference, config: GateConfig) -> str:
         f"{gain.min_detectable_gain(config.confidence):.2f} dB"
     )
     needed = gain.songs_needed(gain.mean - config.margin, config.confidence)
+    if needed is None:
+        return f"{message} {detectable}; no number of songs confirms the observed gain, which another seed may undo."
     return f"{message} {detectable}{f'; the observed gain needs {_songs(needed)}' if needed else ''}."
 
 

@@ -3,7 +3,8 @@
 Two models are compared song by song, since songs differ far more (by 5 dB and more) than models do on one song (0.4
 to 0.8 dB). The bounds are those of the studentized bootstrap (Efron and Tibshirani 1993, chapter 12), or Student's
 where those are wider. BCa bounds, the usual choice, are too narrow for few songs: with 8 or 12 of them they promote
-7 to 13 of 100 candidates that are no better; see `make bench-gate`.
+7 to 13 of 100 candidates that are no better; see `make bench-gate`. Where both were trained, bounds are wider by what
+another seed of the same recipe would change (`seed_noise.py`), which no number of songs makes smaller.
 """
 
 import math
@@ -31,40 +32,68 @@ class Difference:
     high: float = field(metadata={NULL: math.inf})
     spread: float  # standard deviation over songs
     num_songs: int
+    seed_noise_db: float = 0.0  # standard deviation of the mean between two seeds of one recipe, which is in the bounds
 
     def min_detectable_gain(self, confidence: float) -> float:
         """The true difference in dB that this many songs of this spread detect at 80 % power."""
-        quantiles = _student(confidence, self.num_songs - 1) + _normal(_POWER)
-        return quantiles * self.spread / math.sqrt(self.num_songs)
+        error = self.spread / math.sqrt(self.num_songs)
+        bound = math.hypot(_student(confidence, self.num_songs - 1) * error, _normal(confidence) * self.seed_noise_db)
+        return bound + _normal(_POWER) * math.hypot(error, self.seed_noise_db)
 
-    def songs_needed(self, difference: float, confidence: float) -> int:
-        """How many songs of this spread detect a difference at 80 % power; 0 where the difference is not positive."""
+    def songs_needed(self, difference: float, confidence: float) -> int | None:
+        """How many songs of this spread detect a difference at 80 % power; 0 where the difference is not positive.
+
+        None where seeds alone differ by so much that no number of songs does.
+        """
         if not difference > 0 or not self.spread > 0:
             return 0
         quantile = _normal(confidence)
+        variance = (difference / (quantile + _normal(_POWER))) ** 2 - self.seed_noise_db**2
+        if not variance > 0:
+            return None
         # The second term is what Student's bounds need beyond the normal ones (Guenther 1981).
-        return math.ceil(((quantile + _normal(_POWER)) * self.spread / difference) ** 2 + quantile**2 / 2)
+        return math.ceil(self.spread**2 / variance + quantile**2 / 2)
 
 
-def difference(values: Sequence[float], *, confidence: float, resamples: int = 10_000, seed: int = 0) -> Difference:
+def difference(
+    values: Sequence[float], *, confidence: float, seed_noise_db: float = 0.0, resamples: int = 10_000, seed: int = 0
+) -> Difference:
     """The mean of paired differences and its two one-sided bounds; one value alone has infinitely wide ones.
 
-    The same values give the same bounds, whatever their order.
+    The same values give the same bounds, whatever their order. `seed_noise_db` is the standard deviation that seeds
+    give the mean beside songs; the two are independent, so the distances to the bounds add up as squares.
     """
     values_N = np.sort(np.asarray(values, dtype=np.float64))
     size, mean = len(values_N), float(values_N.mean())
     if size < 2:
-        return Difference(mean=mean, low=-np.inf, high=np.inf, spread=float("nan"), num_songs=size)
+        return Difference(
+            mean=mean, low=-np.inf, high=np.inf, spread=float("nan"), num_songs=size, seed_noise_db=seed_noise_db
+        )
+    by_seeds = _normal(confidence) * seed_noise_db
     spread = float(values_N.std(ddof=1))
     # Differences that rounding alone made have no spread that could be divided by.
     if spread <= 1e-12 * max(1.0, abs(mean)):
-        return Difference(mean=mean, low=mean, high=mean, spread=0.0, num_songs=size)
+        return Difference(
+            mean=mean,
+            low=mean - by_seeds,
+            high=mean + by_seeds,
+            spread=0.0,
+            num_songs=size,
+            seed_noise_db=seed_noise_db,
+        )
     error = spread / size**0.5
     deviations_R = _studentized(values_N, resamples=resamples, seed=seed)
     student = _student(confidence, size - 1)
-    low = mean - error * _bounded(max(student, float(np.quantile(deviations_R, confidence))))
-    high = mean - error * _bounded(min(-student, float(np.quantile(deviations_R, 1 - confidence))))
-    return Difference(mean=mean, low=low, high=high, spread=spread, num_songs=size)
+    below = error * _bounded(max(student, float(np.quantile(deviations_R, confidence))))
+    above = -error * _bounded(min(-student, float(np.quantile(deviations_R, 1 - confidence))))
+    return Difference(
+        mean=mean,
+        low=mean - math.hypot(below, by_seeds),
+        high=mean + math.hypot(above, by_seeds),
+        spread=spread,
+        num_songs=size,
+        seed_noise_db=seed_noise_db,
+    )
 
 
 def _bounded(deviations: float) -> float:

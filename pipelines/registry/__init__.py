@@ -15,6 +15,7 @@ from pipelines.registry.promotion.champions import champion, history, promote, p
 from pipelines.registry.promotion.decisions import Note
 from pipelines.registry.promotion.promotion_log import Promotion
 from pipelines.registry.registration import attach, register
+from pipelines.registry.retrainings import scores_by_recipe
 from pipelines.registry.run_logging import Candidate, Evaluation, flatten, requirements
 from pipelines.registry.version_lookup import ModelVersion, digest_of, fetch, resolve
 
@@ -45,5 +46,6 @@ __all__ = [
     "resolve",
     "rollback",
     "rolled_back",
+    "scores_by_recipe",
     "versions",
 ]

@@ -2,8 +2,11 @@
 
 `make bench-gate` simulates pairs of models: each song's gain is drawn around a known mean with the spread that
 published models show song by song (0.4 to 0.8 dB), bell-shaped, with heavy tails, and skewed. Every trial is a whole
-decision of `pipelines.evaluation.gate.decide` under the rules as they stand. For comparison, the bare rule "the mean
-went up" and BCa bounds see the same songs.
+decision of `pipelines.evaluation.gate.decide` under the rules as they stand. Each trial is two trainings, whose seeds
+give the mean gain what `gate.seed_noise_db` says. For comparison, the bare rule "the mean went up", the bound without
+an allowance for seeds, and BCa bounds see the same songs.
+
+`--scores FILE.csv` asks the same of scores that others published instead: `published_scores.py`.
 """
 
 import argparse
@@ -18,13 +21,13 @@ from numpy.typing import NDArray
 
 from datasets.seeding import row_rng
 from pipelines.evaluation.gate import GateConfig, GateDecision, decide
-from pipelines.evaluation.paired_bootstrap import Difference, _counts
-from pipelines.evaluation.summary import ScoreSummary, SongScore, SourceScore
+from pipelines.evaluation.paired_bootstrap import Difference, _counts, difference
+from tests.benchmarks import published_scores
+from tests.benchmarks.published_scores import BOUND_ALONE, SOURCES, summary_of
 from tests.benchmarks.table import Row, figure, show
 
 Array = NDArray[np.float64]
 
-SOURCES = ("drums", "bass", "other", "vocals")
 SPREAD_DB = 0.6  # of the mean over sources, song by song
 SHAPES: Mapping[str, Callable[[np.random.Generator, tuple[int, ...]], Array]] = {
     "bell-shaped": lambda rng, shape: rng.normal(size=shape),
@@ -39,27 +42,33 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", help="a JSON file for the rows")
     parser.add_argument("--trials", type=int, default=2000)
+    parser.add_argument("--scores", help="a CSV file of published scores: recipe, seed, song, SOURCE_sdr")
+    parser.add_argument("--draws", type=int, default=10, help="draws of songs for each pair of --scores")
     arguments = parser.parse_args()
+    if arguments.scores:
+        rows = published_scores.rows(arguments.scores, arguments.draws)
+        return show(f"The gate, {arguments.scores}", rows, arguments.out)
     rows = [*_no_gain(arguments.trials), *_power(arguments.trials), _itself()]
     return show("The gate", rows, arguments.out)
 
 
 def _no_gain(trials: int) -> list[Row]:
     """The rule alone, without the tolerances that forbid some promotions more."""
-    rule = GateConfig(source_tolerance=99.0, slice_tolerance=99.0)
     rows = []
     for shape in SHAPES:
         for num_songs in SIZES:
-            promoted = bare = bca = 0
+            promoted = songs_alone = bare = bca = 0
             for trial in range(trials):
                 gains_NS = _gains(shape, num_songs, 0.0, trial)
                 mean_N = gains_NS.mean(axis=1)
-                promoted += _decided(gains_NS, rule).promote
+                promoted += _decided(gains_NS, BOUND_ALONE).promote
+                songs_alone += difference(mean_N.tolist(), confidence=BOUND_ALONE.confidence).low > 0
                 bare += mean_N.mean() > 0
                 bca += _bca_low(mean_N) > 0
             rows.append(
                 figure(f"no gain, {shape}, {num_songs} songs: promoted", 100 * promoted / trials, "%", target=5.0)
             )
+            rows.append(figure("    by the bound without any seed noise", 100 * songs_alone / trials, "%"))
             rows.append(figure("    by the mean alone", 100 * bare / trials, "%"))
             rows.append(figure("    by a BCa bound", 100 * bca / trials, "%"))
     return rows
@@ -85,7 +94,8 @@ def _power(trials: int) -> list[Row]:
 
 
 def _exactly(spread_db: float, num_songs: int) -> Difference:
-    return Difference(mean=0.0, low=0.0, high=0.0, spread=spread_db, num_songs=num_songs)
+    noise_db = GateConfig().seed_noise_db
+    return Difference(mean=0.0, low=0.0, high=0.0, spread=spread_db, num_songs=num_songs, seed_noise_db=noise_db)
 
 
 def _itself() -> Row:
@@ -102,32 +112,13 @@ def _gains(shape: str, num_songs: int, gain_db: float, trial: int) -> Array:
     draw = SHAPES[shape]
     together_N1, apart_NS = draw(rng, (num_songs, 1)), draw(rng, (num_songs, len(SOURCES)))
     # The mean over sources has a variance of 1: half from the song, half from four sources.
-    return gain_db + SPREAD_DB * math.sqrt(0.5) * (together_N1 + math.sqrt(len(SOURCES)) * apart_NS)
+    seeds = GateConfig().seed_noise_db * rng.normal()
+    return gain_db + seeds + SPREAD_DB * math.sqrt(0.5) * (together_N1 + math.sqrt(len(SOURCES)) * apart_NS)
 
 
 def _decided(gains_NS: Array, rules: GateConfig, *, same: bool = False) -> GateDecision:
-    champion = _summary(np.zeros_like(gains_NS), "champion")
-    return decide(_summary(gains_NS, "champion" if same else "candidate"), champion, rules)
-
-
-def _summary(gains_NS: Array, model: str) -> ScoreSummary:
-    def over(nsdr: float) -> SourceScore:
-        return SourceScore(nsdr=nsdr, mixture_nsdr=0.0, sdr=None, mixture_sdr=None)
-
-    songs = {
-        f"{place:04d}": SongScore(
-            nsdr=dict(zip(SOURCES, (7.0 + row).tolist(), strict=True)),
-            leakage_db={},
-            duration_s=200.0,
-            level_db=-20.0,
-        )
-        for place, row in enumerate(gains_NS)
-    }
-    means = dict(zip(SOURCES, (7.0 + gains_NS.mean(axis=0)).tolist(), strict=True))
-    return ScoreSummary(
-        model_digest=model, dataset_digest="simulated", protocol="simulated", songs=songs,
-        sources={source: over(mean) for source, mean in means.items()}, overall=over(sum(means.values()) / len(means)),
-    )  # fmt: skip
+    champion = summary_of(np.full_like(gains_NS, 7.0), "champion")
+    return decide(summary_of(7.0 + gains_NS, "champion" if same else "candidate"), champion, rules)
 
 
 def _bca_low(values_N: Array) -> float:

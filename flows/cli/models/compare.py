@@ -45,12 +45,13 @@ def run(config: RunConfig, first: str, second: str, *, screen: Screen, debug: bo
     differing = lineage.differences(config, first, second)
     with prepared(config, verb="compare", screen=screen, debug=debug):
         from flows.build_corpus import build_corpus
-        from flows.train_model import compare_models, heard_in
+        from flows.train_model import compare_models, heard_in, seed_noise_of
 
         one, two = compare_models(config, first, second)
         songs = build_corpus(config, until="curate").songs
         heard = heard_in(config, songs, lineage.ancestries(config, first, second))
-        pairs = gate.compare(one, two, gate.with_tags(config.gate), left_out=heard.songs)
+        noise = seed_noise_of(config, one)
+        pairs = gate.compare(one, two, gate.with_tags(config.gate), left_out=heard.songs, noise=noise)
     plain = asdict(pairs)
     return {
         "first": first,

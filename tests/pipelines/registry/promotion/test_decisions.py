@@ -68,7 +68,14 @@ def test_a_decision_is_read_under_the_names_that_its_fields_had() -> None:
 def test_a_result_with_open_bounds_is_strict_json(capsys: pytest.CaptureFixture[str]) -> None:
     print_result({"gain": asdict(difference([1.0], confidence=0.975)), "worst": [-math.inf]}, as_json=True)
     shown = json.loads(capsys.readouterr().out, parse_constant=lambda word: pytest.fail(word))
-    assert shown["gain"] == {"mean": 1.0, "low": None, "high": None, "spread": None, "num_songs": 1}
+    assert shown["gain"] == {
+        "mean": 1.0,
+        "low": None,
+        "high": None,
+        "spread": None,
+        "num_songs": 1,
+        "seed_noise_db": 0.0,
+    }
     assert shown["worst"] == [None]
 
 
