@@ -133,6 +133,17 @@ def read_manifest(address: ShardSet | str) -> Manifest:
     )
 
 
+def named_table(manifest: Manifest, name: str) -> ShardSet | None:
+    """The table that the `extra` of a manifest names, None if it names none.
+
+    It lies beside the manifest, wherever the store stood when it was written.
+    """
+    noted = manifest.extra.get(name)
+    if not noted:
+        return None
+    return ShardSet(**{**noted, "uri": storage.join(manifest.store, "manifests", noted["uri"].rsplit("/", 1)[-1])})
+
+
 def read_songs(address: ShardSet) -> tuple[Song, ...]:
     """Every song of a chunk table, in the order of their ids: the same for one content, however it came about."""
     return read_manifest(address).songs

@@ -12,10 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from datasets.errors import InputError
+from pipelines.registry.database.sqlite_files import SPECIAL, sqlite_address
 
 # Read from the environment of a process to tell whose temporary server it is, even after its starter was killed.
 OWNER = "STEMLINE_SERVER_OF"
 ANSWER_WITHIN_S = 10.0
+DATABASE = "PREFECT_API_DATABASE_CONNECTION_URL"
 
 
 @contextmanager
@@ -76,6 +78,15 @@ def _is_alive(pid: int, born_s: float) -> bool:
         return False
 
 
+def home_environment(store: Path) -> dict[str, str]:
+    """Where Prefect keeps its records of a store."""
+    home = store / "prefect"
+    environment = {"PREFECT_HOME": str(home)}
+    if SPECIAL & set(str(home)):  # Prefect makes an address of the plain path
+        environment[DATABASE] = sqlite_address(home / "prefect.db", driver="aiosqlite")
+    return environment
+
+
 def _set_environment(store: Path) -> None:
     import psutil
 
@@ -83,7 +94,7 @@ def _set_environment(store: Path) -> None:
     home.mkdir(parents=True, exist_ok=True)
     os.environ[OWNER] = f"{os.getpid()} {psutil.Process().create_time()} {store}"
     if not os.environ.get("PREFECT_API_URL"):
-        os.environ["PREFECT_HOME"] = str(home)
+        os.environ.update(home_environment(store))
     for name, value in {
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",

@@ -25,9 +25,9 @@ from datasets.quality.fingerprint import (
     pack,
     unpack,
 )
-from datasets.schema import Landmarks, ShardSet
+from datasets.schema import Landmarks
 from datasets.shards.arrow_tables import read_objects, read_table
-from datasets.shards.manifests import Manifest, Song, address_of, read_manifest
+from datasets.shards.manifests import Manifest, Song, address_of, named_table, read_manifest
 from datasets.shards.shards import read_song_blocks
 from datasets.store import storage
 from datasets.store.json_files import read_json, write_json
@@ -201,8 +201,11 @@ def of_dataset(uri: str, *, tables: str = "") -> Ancestry:
 
 
 def find_dataset(uri: str, *, tables: str = "") -> Manifest | None:
-    """A manifest where it was, or under the same name in `tables`, should the store have moved; None if it is gone."""
-    homes = [uri, storage.join(tables, "manifests", uri.rsplit("/", 1)[-1])] if tables and uri else [uri]
+    """A manifest under its name in `tables`, or else where it was; None if it is gone.
+
+    A copied store asks itself first: where it came from is no business of its own.
+    """
+    homes = [storage.join(tables, "manifests", uri.rsplit("/", 1)[-1]), uri] if tables and uri else [uri]
     for address in filter(None, homes):
         try:
             return read_manifest(address)
@@ -292,11 +295,9 @@ def plans_of(manifest: Manifest) -> list[dict[str, Any]]:
 
 def signatures_of(manifest: Manifest) -> dict[str, Signature]:
     """What the songs of a dataset sound like, by the digest of their audio; empty where that is not kept with it."""
-    kept = manifest.extra.get("landmarks")
-    if not kept:
+    address = named_table(manifest, "landmarks")
+    if address is None:
         return {}
-    # The table lies beside the manifest, wherever the store stood when it was written.
-    address = ShardSet(**{**kept, "uri": storage.join(manifest.store, "manifests", kept["uri"].rsplit("/", 1)[-1])})
     try:
         rows = read_objects(address, Landmarks)
     except (InputError, OSError):

@@ -20,7 +20,7 @@ from datasets.quality.measures import silent_sources
 from datasets.quality.overrides import Overrides, read_overrides
 from datasets.schema import LANDMARKS, REASONS, SPLITS, VERDICTS, Landmarks, ShardSet, Verdict
 from datasets.shards.arrow_tables import read_objects, table_of, write_table
-from datasets.shards.manifests import Manifest, Song, find_manifest, read_manifest, write_manifest
+from datasets.shards.manifests import Manifest, Song, find_manifest, named_table, read_manifest, write_manifest
 from datasets.shards.versions import drawn_sides
 from datasets.store import storage
 from pipelines.preparation import label_check, signal_stats
@@ -215,8 +215,10 @@ def _select(
 
 def _result(chunks: ShardSet, home: Path) -> CurateResult:
     manifest = read_manifest(chunks)
+    verdicts = named_table(manifest, "verdicts")
+    assert verdicts is not None
     return CurateResult(
-        verdicts=ShardSet(**manifest.extra["verdicts"]),
+        verdicts=verdicts,
         chunks=chunks,
         kept=tuple(song.track_id for song in manifest.songs),
         summary=manifest.extra["summary"],

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from datasets.errors import InputError
+from pipelines.registry.database.moved_artifacts import bring_along
+from pipelines.registry.database.sqlite_files import sqlite_address, sqlite_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -73,7 +75,8 @@ def _log_in(uri: str, scheme: str) -> None:
 
 
 def _open(uri: str) -> None:
-    path = Path(uri.split("///", 1)[1])
+    path = sqlite_file(uri)
+    assert path is not None
     path.parent.mkdir(parents=True, exist_ok=True)
     connection = sqlite3.connect(path, timeout=PATIENCE_S)
     try:
@@ -112,15 +115,30 @@ class RegistryConfig:
                 raise InputError(f"registry.{name} must have <= {MAX_NAME} characters, got {len(getattr(self, name))}")
 
 
-def address(store: str) -> str:
-    """Where MLflow keeps its books: MLFLOW_TRACKING_URI, or a SQLite file in the store."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(store).resolve() / 'mlflow.db'}"
+def own_database(store: str | Path) -> Path:
+    """The file in the store that MLflow keeps its tables in."""
+    return Path(store).resolve() / "mlflow.db"
+
+
+def address(store: str | Path) -> str:
+    """Where MLflow keeps its tables: MLFLOW_TRACKING_URI, or a SQLite file in the store."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_address(own_database(store))
 
 
 def is_new(store: str) -> bool:
-    """Whether the books are a file, the store's own or a named one, that is not there yet: reading makes none."""
-    kind, _, file = address(store).partition(":///")
-    return kind == "sqlite" and not Path(file).exists()
+    """Whether the database is a file, the store's own or a named one, that is not there yet: reading makes none."""
+    file = sqlite_file(address(store))
+    return file is not None and not file.exists()
+
+
+def ready(store: str | Path) -> str:
+    """The address, once it has answered; the store's own database knows its files where the store is now."""
+    uri = address(store)
+    check_address(uri)
+    file = sqlite_file(uri)
+    if file is not None and file.resolve() == own_database(store):
+        bring_along(file, store)
+    return uri
 
 
 @contextmanager
@@ -129,8 +147,7 @@ def connected(store: str) -> Iterator["MlflowClient"]:
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read when mlflow is first imported
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # our own bars are drawn elsewhere
     given = os.environ.get("MLFLOW_TRACKING_URI")
-    uri = address(store)
-    check_address(uri)
+    uri = ready(store)
 
     import mlflow
 

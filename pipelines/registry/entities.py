@@ -1,12 +1,12 @@
 """Experiments, runs, registered models and versions, as MLflow has them: found, or made where they are missing."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets.errors import InputError
 from pipelines.registry.connection import LOG, RegistryConfig, address, is_absence
-from pipelines.registry.limits import pages
+from pipelines.registry.database.limits import pages
+from pipelines.registry.database.moved_artifacts import OURS, artifact_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -28,7 +28,9 @@ def open_run(client: "MlflowClient", config: RegistryConfig, run_key: str, *, st
         if found:
             return str(found[0].info.run_id)
     if here is None:
-        here = str(client.create_experiment(config.experiment, artifact_location=_artifacts(config, store)))
+        location = _artifacts(config, store)
+        tags = {OURS: "in the store"} if location == artifact_folder(store).as_uri() else {}
+        here = str(client.create_experiment(config.experiment, artifact_location=location, tags=tags))
     return str(client.create_run(here, run_name=run_key, tags={"run_key": run_key}).info.run_id)
 
 
@@ -58,7 +60,7 @@ def _artifacts(config: RegistryConfig, store: str) -> str | None:
     """Where the files of a new experiment go; None leaves it to the server."""
     if config.artifacts or address(store).startswith("http"):
         return config.artifacts or None
-    folder = Path(store).resolve() / "mlartifacts"
+    folder = artifact_folder(store)
     folder.mkdir(parents=True, exist_ok=True)
     return folder.as_uri()
 

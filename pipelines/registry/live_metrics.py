@@ -10,15 +10,18 @@ import logging
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from datasets.store.json_files import read_json, write_json
-from pipelines.registry import limits, run_logging
-from pipelines.registry.connection import RegistryConfig, address, check_address, without_password
+from pipelines.registry import run_logging
+from pipelines.registry.connection import RegistryConfig, address, check_address, own_database
+from pipelines.registry.database import limits
+from pipelines.registry.database.moved_artifacts import bring_along
 from pipelines.registry.entities import open_run
+from pipelines.registry.used_registries import current, is_current
 from pipelines.runs import examples, run_folder
 
 _LOG = logging.getLogger(__name__)
@@ -51,7 +54,11 @@ class MetricsForwarder:
 
     def _marked(self, what: str) -> int:
         mark = read_json(self.folder / MARK) or {}
-        return int(mark.get(what, -1)) if mark.get("address") == without_password(self.uri) else -1
+        return int(mark.get(what, -1)) if self._is_here(mark) else -1
+
+    def _is_here(self, mark: Mapping[str, Any]) -> bool:
+        """Whether a mark was made for the registry that is asked now."""
+        return is_current(str(mark.get("address", "")), self.folder, store=self.store)
 
     def send(self) -> int:
         """Deliver what is certain and was not yet; how many steps of the curve that were.
@@ -92,7 +99,7 @@ class MetricsForwarder:
                 self._mark(run_id, step=self.delivered(), examples=step)
 
     def _mark(self, run_id: str, **done: object) -> None:
-        write_json(self.folder / MARK, {"address": without_password(self.uri), "run_id": run_id, **done})
+        write_json(self.folder / MARK, {"address": current(self.store), "run_id": run_id, **done})
 
     @contextmanager
     def running(self) -> Iterator["MetricsForwarder"]:
@@ -146,7 +153,7 @@ class MetricsForwarder:
     def is_closed(self) -> bool:
         """Whether MLflow was told that the training is finished."""
         mark = read_json(self.folder / MARK) or {}
-        return mark.get("closed") == "FINISHED" and mark.get("address") == without_password(self.uri)
+        return mark.get("closed") == "FINISHED" and self._is_here(mark)
 
     def try_to_send(self) -> None:
         """As `send`, but what goes wrong is told once and does not come out."""
@@ -189,6 +196,7 @@ class MetricsForwarder:
             from mlflow import MlflowClient
 
             logging.getLogger("mlflow").setLevel(logging.ERROR)
+            bring_along(own_database(self.store), self.store)
             self._client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
         if not self._run_id:
             self._run_id = open_run(self._client, self.config, self.folder.name, store=self.store)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipelines.registry.connection import connected, is_new
+from pipelines.registry.database.limits import pages
 from pipelines.registry.entities import run_or_none
-from pipelines.registry.limits import pages
 from pipelines.runtime.renamed_settings import current_names
 
 if TYPE_CHECKING:

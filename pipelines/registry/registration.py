@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.registry import limits, run_logging, used_registries
+from pipelines.registry import run_logging, used_registries
 from pipelines.registry.bundle import checkpoint_digest
 from pipelines.registry.connection import RegistryConfig, connected
+from pipelines.registry.database import limits
 from pipelines.registry.entities import (
     CANDIDATE,
     aliases,

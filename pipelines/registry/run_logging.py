@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from datasets.schema import ShardSet
 from datasets.store.strict_json import dumps
-from pipelines.registry import limits
 from pipelines.registry.bundle import SERVED, Bundle, write_bundle
+from pipelines.registry.database import limits
 from pipelines.registry.entities import run_or_none
 from pipelines.runtime.renamed_settings import current_names
 

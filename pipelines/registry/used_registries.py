@@ -5,21 +5,29 @@ from. Addresses are kept without their passwords.
 """
 
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from datasets.errors import InputError
 from datasets.store.json_files import read_json, write_json
 from pipelines.registry.connection import address as registry_address
 from pipelines.registry.connection import without_password
+from pipelines.registry.database.sqlite_files import sqlite_file
 
 FILE = "registries.json"  # in the store's root
 OWN = "mlflow.db"  # the store's own books, wherever the store stands
 
 
-def current(store: str) -> str:
+def current(store: str | Path) -> str:
     """The registry that is asked at present, as it is recorded."""
-    address = without_password(registry_address(store)).rstrip("/")
+    address = without_password(registry_address(str(store))).rstrip("/")
     return OWN if _folder_of(address) == Path(store).resolve() else address
+
+
+def is_current(address: str, run: Path, *, store: str) -> bool:
+    """Whether an address that the folder of a training notes is that of the registry that is asked at present.
+
+    A store's own database is the same wherever the store stood when the training noted it.
+    """
+    return (OWN if _is_own(address, run, store) else address.rstrip("/")) == current(store)
 
 
 def record(store: str) -> None:
@@ -40,8 +48,7 @@ def recorded(store: str) -> list[str]:
     found = _listed(root / FILE)
     for mark in sorted(root.glob("runs/*/mlflow.json")):
         address = str((read_json(mark) or {}).get("address", "")).rstrip("/")
-        own = _folder_of(address)
-        if address and (own is None or own not in (root.resolve(), _stood(mark.parent))):
+        if address and not _is_own(address, mark.parent, store):
             found.add(address)
     return sorted(found)
 
@@ -57,10 +64,16 @@ def _listed(path: Path) -> set[str]:
     return set(map(str, listed))
 
 
+def _is_own(address: str, run: Path, store: str | Path) -> bool:
+    """Whether that is the store's own database, noted here or, before the store was moved, elsewhere."""
+    folder = _folder_of(address)
+    return address == OWN or (folder is not None and folder in (Path(store).resolve(), _stood(run)))
+
+
 def _folder_of(address: str) -> Path | None:
-    """The folder of a store whose own books these are; None for other registries."""
-    file = Path(urlsplit(address).path.removeprefix("/"))
-    return file.parent if address.startswith("sqlite:") and file.name == OWN else None
+    """The folder of a store whose own database this is; None for other registries."""
+    file = sqlite_file(address)
+    return file.parent if file is not None and file.name == OWN else None
 
 
 def _stood(run: Path) -> Path | None:

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from datasets.errors import InputError
 from pipelines.registry.bundle import checkpoint_digest
 from pipelines.registry.connection import address, connected, is_new
+from pipelines.registry.database.moved_artifacts import local_folder
 from pipelines.registry.entities import CHAMPION, aliases, model_names, model_versions, registered, version_or_none
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def fetch(ref: str, *, store: str) -> Path:
         home = client.get_model_version_download_uri(version.name, version.version).rstrip("/")
         inside = f"{home}/artifacts/checkpoint"
         if urlsplit(home).scheme in ("", "file"):
-            folder = Path(url2pathname(urlsplit(inside).path))
+            folder = local_folder(inside, store)
             if not folder.is_dir():
                 raise InputError(f"the files of {ref} are gone from {folder}: register the checkpoint again")
             return _intact(folder, version)

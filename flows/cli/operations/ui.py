@@ -20,6 +20,10 @@ from datasets.store.ownership import require_store
 from flows.cli.options import NO_OPTIONS, Options, Overrides
 from flows.cli.session import run_verb, terminable
 from flows.console.progress_display import Screen
+from flows.tasks.prefect_env import home_environment
+from pipelines.registry.connection import own_database
+from pipelines.registry.database.moved_artifacts import artifact_folder, bring_along
+from pipelines.registry.database.sqlite_files import sqlite_address
 
 HOST = "127.0.0.1"
 START_WITHIN_S = 120.0
@@ -89,10 +93,11 @@ def _report(path: Path) -> Iterator[str]:
 @contextmanager
 def _mlflow(store: Path, screen: Screen) -> Iterator[str]:
     port = _free_port()
+    bring_along(own_database(store), store)
     command = [
         "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{store / 'mlflow.db'}",
-        "--default-artifact-root", (store / "mlartifacts").as_uri(),
+        "--backend-store-uri", sqlite_address(own_database(store)),
+        "--default-artifact-root", artifact_folder(store).as_uri(),
     ]  # fmt: skip
     with _process(command, log=store / "cache" / "ui-mlflow.log", environment={"MLFLOW_DISABLE_TELEMETRY": "true"}):
         _wait_for(f"http://{HOST}:{port}/health", "MLflow", screen, log=store / "cache" / "ui-mlflow.log")
@@ -103,7 +108,7 @@ def _mlflow(store: Path, screen: Screen) -> Iterator[str]:
 def _prefect(store: Path, screen: Screen) -> Iterator[str]:
     port = _free_port()
     environment = {
-        "PREFECT_HOME": str(store / "prefect"),
+        **home_environment(store),
         "PREFECT_API_URL": f"http://{HOST}:{port}/api",  # the page asks this address
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from datasets.errors import InputError
 from datasets.store.strict_json import dumps
-from pipelines.registry import limits
+from pipelines.registry.database import limits
 from pipelines.registry.entities import run_or_none
 
 if TYPE_CHECKING:

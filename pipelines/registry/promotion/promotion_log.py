@@ -16,8 +16,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from datasets.errors import InputError
-from pipelines.registry import limits
 from pipelines.registry.connection import LOG
+from pipelines.registry.database import limits
 from pipelines.registry.entities import (
     CANDIDATE,
     CHAMPION,

@@ -8,7 +8,8 @@ import pytest
 
 from datasets.errors import InputError
 from pipelines import registry
-from pipelines.registry import Candidate, RegistryConfig, limits
+from pipelines.registry import Candidate, RegistryConfig
+from pipelines.registry.database import limits
 from pipelines.training import train
 from pipelines.training.job import ModelConfig, TrainConfig
 from tests.pipelines.kills import dying

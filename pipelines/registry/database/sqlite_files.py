@@ -1,0 +1,31 @@
+"""SQLite files and their addresses for SQLAlchemy, whatever characters a path has."""
+
+from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
+
+from datasets.errors import InputError
+
+# What an address gives a meaning to: SQLAlchemy takes `%2F` for `/`, and what follows a `?` for options.
+SPECIAL = frozenset("%?#")
+
+
+def sqlite_address(file: Path, *, driver: str = "pysqlite") -> str:
+    """The address of a SQLite file by its absolute path.
+
+    With special characters it names the driver and is quoted; MLflow makes folders for addresses that begin with
+    `sqlite:///`, and would take the quoted path for the name of one.
+    """
+    text = str(file.absolute())
+    if driver == "pysqlite" and not SPECIAL & set(text):
+        return f"sqlite:///{text}"
+    return f"sqlite+{driver}:///{quote(text)}"
+
+
+def sqlite_file(address: str) -> Path | None:
+    """The file of a SQLite address, None for an address of something else; InputError where it names no file."""
+    if urlsplit(address).scheme.partition("+")[0] != "sqlite":
+        return None
+    path = unquote(address.partition("://")[2].partition("?")[0].removeprefix("/"))
+    if path in ("", ":memory:"):
+        raise InputError(f"{address!r} names no file: write sqlite:////FOLDER/FILE.db, with four slashes")
+    return Path(path)
