@@ -80,6 +80,55 @@ def test_each_trigger_fires_alone_and_says_why(changed: dict[str, object], words
     assert judged.sentence == words
 
 
+@pytest.mark.parametrize(
+    ("changed", "retrain"),
+    [
+        ({"hours": 110.0}, True),
+        ({"hours": 109.75}, False),
+        ({"champion_at": "2026-09-24T12:00:00+00:00"}, True),  # 60 days before
+        ({"champion_at": "2026-09-24T13:00:00+00:00"}, False),
+        ({"canary": (6.0, 5.6875)}, True),
+        ({"canary": (6.0, 5.75)}, False),
+        ({"canary": (6.0,)}, False),
+        ({"canary": ()}, False),
+        ({"expected_alias": ""}, False),
+        ({"champion_at": ""}, False),
+    ],
+)
+def test_what_calls_for_it_where_no_limit_is_set(changed: dict[str, object], retrain: bool) -> None:
+    judged = judge(replace(QUIET, **changed), CONFIG)  # type: ignore[arg-type]
+    assert judged.retrain is retrain
+    assert ("canary" in judged.sentence) == (len(changed.get("canary", (1, 2))) > 1) or retrain  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("ago_h", "waits"), [(0.0, True), (47.5, True), (48.5, False)])
+def test_one_that_never_ended_is_given_up_after_two_days(ago_h: float, waits: bool) -> None:
+    began = (datetime.fromisoformat(QUIET.now) - timedelta(hours=ago_h)).isoformat()
+    judged = judge(replace(QUIET, hours=120.0, done=(done(began),)), replace(CONFIG, min_interval_h=0.0))
+    assert judged.retrain is not waits
+    assert ("still at work" in judged.sentence) is waits
+
+
+@pytest.mark.parametrize(
+    ("budget", "retrain", "words"),
+    [(118.0, True, ""), (117.0, False, "98.0 GPU hours of 117 are spent this month, and one takes about 20.0")],
+)
+def test_a_budget_counts_what_was_killed_as_two_days_and_what_one_takes_by_those_that_ended(
+    budget: float, retrain: bool, words: str
+) -> None:
+    """Of this month: one that took 2 GPUs an hour, and one that was killed. The median of three is 10 h of 2 GPUs."""
+    ended = [
+        done("2026-09-01T00:00:00+00:00", "2026-09-02T06:00:00+00:00"),
+        done("2026-10-01T00:00:00+00:00", "2026-10-01T10:00:00+00:00"),
+        done("2026-11-01T00:00:00+00:00", "2026-11-01T01:00:00+00:00"),
+    ]
+    killed = done("2026-11-05T00:00:00+00:00")
+    facts = replace(QUIET, hours=120.0, done=(*ended, killed))
+    judged = judge(facts, replace(CONFIG, gpu_hours_per_month=budget))
+    assert judged.retrain is retrain
+    assert words in judged.sentence
+
+
 def test_a_trigger_at_zero_never_fires() -> None:
     off = RetrainConfig(new_hours=0, max_age_days=0, canary_drop_db=0, on_manual_promotion=False)
     facts = replace(QUIET, hours=900.0, canary=(9.0, 1.0), expected_alias="1", champion_at="2020-01-01T00:00:00+00:00")

@@ -126,3 +126,26 @@ def test_a_name_that_all_files_share_is_left_out_although_they_are_numbered(taxo
     assert notes["Bass Culture Kick 0.wav"].source == "drums"
     assert notes["Bass Culture Zxq 3.wav"].source != "bass"
     assert notes["Bass Culture Zyq 4.wav"].source != "bass"
+
+
+def test_three_files_tell_what_is_the_songs_name_and_two_do_not(taxonomy: Taxonomy) -> None:
+    names = [f"Bass Culture {part}.wav" for part in ("Kick", "Vox", "Zorp")]
+    assert [note.source or note.status for note in _read(taxonomy, *names).values()] == ["drums", "vocals", "unknown"]
+    assert {note.status for note in _read(taxonomy, *names[:2]).values()} == {"ambiguous"}
+
+
+def test_a_word_that_two_files_consist_of_is_no_songs_name(taxonomy: Taxonomy) -> None:
+    notes = _read(taxonomy, "Bass.wav", "Bass 2.wav", "Bass Kick.wav")
+    assert [note.source or note.status for note in notes.values()] == ["bass", "bass", "ambiguous"]
+
+
+def test_of_many_parts_four_are_named_and_the_others_counted(taxonomy: Taxonomy) -> None:
+    parts = ("Kick.wav", "Snare.wav", "Hat.wav", "Tom.wav", "Ride.wav", "Crash.wav")
+    detail = _read(taxonomy, "drums.wav", *parts)["drums.wav"].detail
+    assert "the sum of Kick.wav, Snare.wav, Hat.wav, Tom.wav and 2 more, or" in detail
+    assert "Tom.wav, or" in _read(taxonomy, "drums.wav", *parts[:4])["drums.wav"].detail
+
+
+def test_a_note_is_of_a_single_part_with_no_side_unless_it_says_so() -> None:
+    note = FileNote(path="a.wav", status="unknown")
+    assert (note.source, note.kind, note.side, note.sum, note.whole) == ("", "", None, False, False)

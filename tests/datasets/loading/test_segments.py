@@ -206,6 +206,34 @@ def test_stems_are_brought_to_the_level_of_their_own_songs(index: SegmentIndex, 
             np.testing.assert_allclose(normal[number, k], plain[number, k] / level, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize(("level", "raised"), [(3e-5, True), (3e-6, False)])
+def test_a_song_below_100_db_under_full_scale_stays_as_quiet_as_it_is(
+    tmp_path: Path, level: float, raised: bool
+) -> None:
+    header = SongHeader(track_id="a", title="a", split="train", license="", origin="corpus", sample_rate=RATE)
+    rows = song_rows(np.full((2, 1, 3000), level, np.float32), header, sources=SOURCES, chunk_s=2, bits=24)
+    shard = shards.write_shard(tmp_path, "k", rows, sources=SOURCES)
+    address = manifests.write_manifest(tmp_path, table="chunks", step="ingest", key="k", shards=[shard])
+    index = SegmentIndex.open([(address, 1.0)], sources=SOURCES, split="train")
+    loudest = np.abs(batch(index, [0], num_samples=500, normalize=True)).max()
+    assert loudest == pytest.approx(0.5**0.5 if raised else level, rel=0.05)
+
+
+def test_an_index_knows_its_playing_time_and_an_epoch_has_a_row_at_least(index: SegmentIndex) -> None:
+    assert (index.sample_rate, index.channels) == (RATE, 2)
+    assert index.duration_s == pytest.approx((9000 + 3000 + 700) / RATE)
+    assert [index.epoch_rows(length) for length in (100, 1000, 12_000, 30_000)] == [127, 13, 1, 1]
+    ((song, start),) = draw(index, seed=0, number=5, num_samples=30_000)
+    assert (song.track_id in SONGS, start) == (True, 0)
+
+
+def test_weights_of_tables_are_numbers(tmp_path: Path) -> None:
+    address = store(tmp_path, {"a": ("train", 900)})
+    for weight in (float("inf"), float("nan"), -0.5):
+        with pytest.raises(InputError, match="weight"):
+            SegmentIndex.open([(address, weight)], sources=SOURCES, split="train")
+
+
 def test_the_level_counts_each_chunk_by_its_length_and_only_the_sources_asked_for(tmp_path: Path) -> None:
     quiet, loud = np.full((2, 1, 4000), 0.01, np.float32), np.full((2, 1, 500), 0.5, np.float32)
     header = SongHeader(track_id="a", title="a", split="train", license="", origin="corpus", sample_rate=RATE)

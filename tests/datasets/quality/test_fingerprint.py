@@ -1,5 +1,7 @@
 """A recording is recognized in other clothes, another recording is not, and memory and order do not matter."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 
@@ -131,3 +133,192 @@ def test_a_thinned_index_finds_the_same_copies(known: dict[str, Signature], monk
 def test_times_are_told_in_minutes() -> None:
     assert clock(0.4) == "0:00"
     assert clock(65.9) == "1:05"
+
+
+# --- what a signature holds -----------------------------------------------------------------------------------
+
+
+def _bursts(*tones: tuple[float, float], level: float = 0.3) -> Signature:
+    """The signature of short tones, each at a time in seconds and some semitones above 220 Hz; 5 s in all."""
+    time_T = np.arange(5 * 11025) / 11025
+    made_T = sum(
+        level * np.exp(-0.5 * ((time_T - at_s) / 0.02) ** 2) * np.sin(2 * np.pi * 220.0 * 2 ** (pitch / 12) * time_T)
+        for at_s, pitch in tones
+    )
+    extractor = FingerprintExtractor(11025)
+    extractor.add(np.asarray(made_T, np.float32))
+    return extractor.signature()
+
+
+def test_a_stored_signature_can_be_read_as_it_was_written() -> None:
+    """Frames of 256 samples at 11 025 Hz; from the lowest bit: frame, eighths of a semitone, frames, hash."""
+    total, *landmarks = _bursts((1.0, 12.0), (1.6, 16.0), (2.3, 19.0)).tolist()
+    assert total == 5 * 11025 // 256 + 1
+    (landmark,) = landmarks
+    fields = [landmark & 0xFFFFF, landmark >> 20 & 0x1FF, landmark >> 29 & 0x7F, landmark >> 36]
+    second, third = round(0.6 * 11025 / 256), round(1.3 * 11025 / 256)
+    steps = (4 * 2 + 64) * 128 + (7 * 2 + 64)  # intervals in half semitones
+    assert fields == [round(11025 / 256), 12 * 8, third, steps * 16 + second * 12 // third]
+
+
+@pytest.mark.parametrize(
+    ("tones", "count"),
+    [
+        (((1.0, 10.0), (1.5, 21.8), (2.0, 14.0)), 1),
+        (((1.0, 10.0), (1.5, 22.2), (2.0, 14.0)), 0),  # farther than an octave
+        (((1.0, 22.0), (1.5, 10.2), (2.0, 14.0)), 1),
+        (((1.0, 22.0), (1.5, 9.8), (2.0, 14.0)), 0),
+        (((1.0, 10.0), (1.5, 14.0), (2.48, 18.0)), 1),
+        (((1.0, 10.0), (1.5, 14.0), (2.55, 18.0)), 0),  # longer than 1.5 s
+        (((1.0, 10.0), (1.14, 18.0), (2.0, 14.0)), 1),
+        (((1.0, 10.0), (1.08, 18.0), (2.0, 14.0)), 0),  # shorter than 0.12 s
+        (((1.0, 10.0), (1.5, 14.0), (1.5, 18.0)), 0),  # two at once
+        (((1.0, 10.0), (1.5, 14.0), (2.0, 18.0), (2.3, 12.0)), 4),  # of the next three any two
+        (((1.0, 10.0), (1.3, 14.0), (1.6, 18.0), (1.9, 12.0), (2.2, 15.0)), 7),
+    ],
+)
+def test_a_landmark_is_a_peak_and_two_of_the_next_three_within_an_octave_and_one_and_a_half_seconds(
+    tones: tuple[tuple[float, float], ...], count: int
+) -> None:
+    assert len(_bursts(*tones)) - 1 == count
+
+
+@pytest.mark.parametrize(("level_db", "heard"), [(-70, True), (-96, True), (-112, False)])
+def test_what_is_fainter_than_110_db_under_full_scale_is_no_peak(level_db: float, heard: bool) -> None:
+    tones = ((1.0, 12.0), (1.6, 16.0), (2.3, 19.0))
+    np.testing.assert_array_equal(
+        _bursts(*tones, level=10 ** (level_db / 20))[1:], _bursts(*tones)[1:] if heard else []
+    )
+
+
+# --- comparing, with signatures made by hand ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Marks:
+    """Landmarks in the order of their times, as a signature holds them."""
+
+    frame: np.ndarray
+    eighths: np.ndarray
+    reach: np.ndarray
+    hashed: np.ndarray
+
+    @classmethod
+    def random(cls, name: str, count: int = 400, duration_s: float = 20.0) -> "Marks":
+        rng = row_rng(0, "marks", name)
+        frame = np.sort(rng.integers(0, int(duration_s * FRAMES_PER_S), count))
+        return cls(
+            frame=frame, eighths=rng.integers(64, 300, count), reach=rng.integers(20, 64, count),
+            hashed=rng.integers(0, 1 << 18, count),
+        )  # fmt: skip
+
+    def changed(self, *, speed: float = 1.0, semitones: float = 0.0, later_s: float = 0.0) -> "Marks":
+        return Marks(
+            frame=np.rint(self.frame / speed + later_s * FRAMES_PER_S).astype(np.int64),
+            eighths=self.eighths + round(8 * semitones),
+            reach=np.rint(self.reach / speed).astype(np.int64),
+            hashed=self.hashed,
+        )
+
+    def some(self, chosen: slice | np.ndarray) -> "Marks":
+        return Marks(frame=self.frame[chosen], eighths=self.eighths[chosen], reach=self.reach[chosen],
+                     hashed=self.hashed[chosen])  # fmt: skip
+
+    def beside(self, other: "Marks") -> "Marks":
+        names = ("frame", "eighths", "reach", "hashed")
+        return Marks(**{name: np.concatenate([getattr(self, name), getattr(other, name)]) for name in names})
+
+    def signature(self) -> Signature:
+        marks = self.frame | self.eighths << 20 | self.reach << 29 | self.hashed << 36
+        return np.concatenate([[self.frame.max() + 1], np.sort(marks)]).astype(np.uint64)
+
+
+FRAMES_PER_S = 11025 / 256
+SONG = Marks.random("song")
+
+
+def _matched(later: Marks, first: Marks = SONG, *, min_similarity: float = 0.0) -> Match | None:
+    found = find_matches({"a": first.signature(), "b": later.signature()}, min_similarity=min_similarity)
+    assert len(found) <= 1
+    return found[0] if found else None
+
+
+@pytest.mark.parametrize(("speed", "found"), [(0.955, True), (1.045, True), (0.93, False), (1.075, False)])
+def test_copies_are_found_up_to_six_percent_faster_or_slower(speed: float, found: bool) -> None:
+    match = _matched(SONG.changed(speed=speed))
+    assert (match is not None) == found
+    if match:
+        assert match.speed == pytest.approx(speed, abs=0.002)
+
+
+@pytest.mark.parametrize(
+    ("semitones", "found"), [(1.5, True), (-1.5, True), (1.625, False), (-1.625, False), (0.375, True)]
+)
+def test_copies_are_found_up_to_one_and_a_half_semitones_higher_or_lower(semitones: float, found: bool) -> None:
+    match = _matched(SONG.changed(semitones=semitones))
+    assert (match is not None) == found
+    if match:
+        assert match.semitones == pytest.approx(semitones, abs=0.05)
+        assert match.similarity == 1.0
+
+
+def test_where_a_copy_lies_is_told_in_both_songs() -> None:
+    tail = SONG.some(SONG.frame >= 8 * FRAMES_PER_S)  # from 0:08 on, now at 0:03
+    match = _matched(tail.changed(later_s=-5.0).beside(Marks.random("after", 200, 8.0).changed(later_s=16.0)))
+    assert match is not None
+    assert match.start_s == pytest.approx(3.0, abs=0.15)
+    assert match.stop_s == pytest.approx(14.9, abs=0.15)
+    assert match.first_start_s == pytest.approx(8.0, abs=0.15)
+
+
+@pytest.mark.parametrize(("first_s", "share"), [(20.0, 0.5), (10.0, 1.0)])
+def test_what_is_shared_counts_in_the_shorter_song(first_s: float, share: float) -> None:
+    """20 s of which the first ten are the other song's; a second counts that lies within two of a common landmark."""
+    first = SONG if first_s == 20.0 else SONG.some(SONG.frame < 10 * FRAMES_PER_S)
+    later = SONG.some(SONG.frame < 10 * FRAMES_PER_S).beside(Marks.random("else", 200, 10.0).changed(later_s=10.0))
+    match = _matched(later, first)
+    assert match is not None
+    assert match.similarity == pytest.approx(share, abs=0.11)
+    assert _matched(later, first, min_similarity=0.65) is None or share == 1.0
+
+
+@pytest.mark.parametrize(("shared", "found"), [(7, False), (8, True)])
+def test_fewer_than_eight_landmarks_on_one_line_are_chance(shared: int, found: bool) -> None:
+    few = SONG.some(slice(100, 100 + shared))
+    assert (_matched(few.changed(later_s=1.0), few) is not None) == found
+
+
+@pytest.mark.parametrize(("shared", "found"), [(9, False), (24, True)])
+def test_three_of_a_hundred_landmarks_must_lie_on_the_line(shared: int, found: bool) -> None:
+    """Of 400 in each of two songs, spread over their whole length."""
+    places = np.linspace(0, 399, shared).astype(int)
+    later = SONG.some(places).beside(Marks.random("rest", 400 - shared))
+    assert (_matched(later) is not None) == found
+
+
+@pytest.mark.parametrize(("copies", "found"), [(12, 11), (13, 0)])
+def test_a_landmark_that_more_than_twelve_songs_share_says_nothing(copies: int, found: bool) -> None:
+    songs = {f"{number:02d}": SONG.signature() for number in range(copies)}
+    assert len(find_duplicates(songs, min_similarity=0.9)) == found
+
+
+def test_all_of_a_song_can_be_asked_for_and_more_than_all_is_none() -> None:
+    assert _matched(SONG, min_similarity=1.0) is not None
+    assert _matched(SONG, min_similarity=1.01) is None
+    assert _matched(Marks.random("another")) is None
+
+
+@pytest.mark.parametrize(
+    ("speed", "semitones", "told"),
+    [
+        (1.0035, 0.2, ""), (1.005, 0.0, ", +0.5% in speed"), (0.995, 0.0, ", -0.5% in speed"),
+        (1.0, 0.3, ", +0.3 semitones"), (1.0, -0.3, ", -0.3 semitones"),
+        (1.03, 0.5, ", +3.0% in speed and +0.5 semitones"),
+    ],
+)  # fmt: skip
+def test_words_tell_a_change_that_is_heard(speed: float, semitones: float, told: str) -> None:
+    match = Match(
+        later="b", first="a", similarity=1.0, start_s=5.0, stop_s=70.0, first_start_s=61.0, speed=speed,
+        semitones=semitones,
+    )  # fmt: skip
+    assert match.words == f"0:05-1:10 is a from 1:01{told}"

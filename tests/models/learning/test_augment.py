@@ -173,21 +173,67 @@ def test_together_the_stems_of_a_row_start_at_one_place_and_rows_at_their_own() 
     assert len(set(starts_BS[:, 0].tolist())) > 2
 
 
-def test_a_codec_is_as_good_and_as_bad_as_was_declared(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("effect", "function", "ranges"),
+    [
+        ("eq", "equalize", [(-6.0, 6.0)]),
+        ("saturate", "saturate", [(0.0, 12.0)]),
+        ("codec", "degrade", [effects.CODEC_CUTOFF, effects.CODEC_RATIO_DB]),
+        ("width", "widen", [(0.0, 1.5)]),
+    ],
+)
+def test_an_effect_is_as_weak_and_as_strong_as_was_declared(
+    monkeypatch: pytest.MonkeyPatch, effect: str, function: str, ranges: list[tuple[float, float]]
+) -> None:
     drawn: list[Tensor] = []
 
-    def listen(stems_KCT: Tensor, cutoff_K: Tensor, ratio_K: Tensor) -> Tensor:
-        drawn.append(torch.stack([cutoff_K, ratio_K]))
+    def listen(stems_KCT: Tensor, *strengths: Tensor) -> Tensor:
+        drawn.append(torch.stack([strength.reshape(len(stems_KCT), -1)[:, 0] for strength in strengths]))
         return stems_KCT
 
-    monkeypatch.setattr(effects, "degrade", listen)
+    monkeypatch.setattr(effects, function, listen)
     for step in range(20):
-        run(batch(), with_only(codec_probability=1.0), step=step)
-    for values, (low, high) in zip(
-        torch.cat(drawn, dim=1), (effects.CODEC_CUTOFF, effects.CODEC_RATIO_DB), strict=True
-    ):
+        run(batch(), with_only(**{f"{effect}_probability": 1.0}), step=step)
+    for values, (low, high) in zip(torch.cat(drawn, dim=1), ranges, strict=True):
         assert low <= values.min() < low + 0.1 * (high - low)
         assert high - 0.1 * (high - low) < values.max() <= high
+
+
+def test_tempo_and_pitch_are_drawn_as_declared(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[float, int]] = []
+
+    def listen(sources_SCT: Tensor, *, tempo: float, semitones: int, num_samples: int, margin: int) -> Tensor:
+        assert margin == 2048
+        drawn.append((tempo, semitones))
+        return sources_SCT[..., margin : margin + num_samples]
+
+    monkeypatch.setattr(effects, "repitch", listen)
+    config = with_only(repitch_probability=0.5, repitch_semitones=3, repitch_tempo=0.05, repitch_max_tempo=0.06)
+    before = batch(400, config.input_samples(4, 1))
+    run(before, config)
+    assert 150 < len(drawn) < 250
+    assert {semitones for _, semitones in drawn} == set(range(-3, 4))
+    assert all(15 < sum(semitones == one for _, semitones in drawn) < 50 for one in range(-3, 4))
+    changes = torch.tensor([tempo - 1 for tempo, _ in drawn])
+    assert changes.min().item() == pytest.approx(-0.06)
+    assert changes.max().item() == pytest.approx(0.06)
+    assert 0.15 < (changes.abs() > 0.0599).float().mean() < 0.31  # beyond 1.2 standard deviations lie 23 %
+    drawn.clear()
+    assert torch.equal(run(before, replace(config, repitch_probability=1e-9)), before[..., 2048:2052])
+    assert not drawn
+
+
+def test_gains_reach_their_limits_and_a_batch_is_changed_as_a_whole() -> None:
+    config = with_only(scale_probability=0.5, remix_probability=0.5, remix_group=4)
+    gains = torch.stack([(run(batch(), with_only(scale_probability=1.0), step=step) / batch()) for step in range(20)])
+    assert 0.25 <= gains.min() + 1e-5 < 0.3
+    assert 1.2 < gains.max() - 1e-5 <= 1.25
+    changed = [(run(batch(), replace(config, scale_probability=0.0), step=step) != batch()).any() for step in range(60)]
+    assert 15 < sum(map(bool, changed)) < 45  # of 60 batches half are remixed
+
+
+def test_a_segment_of_one_sample_is_left_where_the_shift_takes_all_others() -> None:
+    assert run(batch(), NONE, shift=39).shape[-1] == 1
 
 
 @pytest.mark.parametrize("effect", ["eq", "saturate", "codec", "width"])

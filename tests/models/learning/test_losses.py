@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from models.errors import ModelError
 from models.learner_config import AugmentConfig, LearnerConfig, SpectralPenaltyConfig
 from models.learning.learner import Learner
-from models.learning.losses import l1, singular_penalty, weighted_mean
+from models.learning.losses import kept, l1, singular_penalty, weighted_mean
 
 
 def test_l1_is_the_mean_distance_of_each_row_and_source() -> None:
@@ -26,6 +26,40 @@ def test_weights_count_sources() -> None:
     assert weighted_mean(per_source_S, (1.0, 3.0)).item() == 3.25
     with pytest.raises(ModelError, match="3 source weights for 2 sources"):
         weighted_mean(per_source_S, (1.0, 1.0, 1.0))
+
+
+def test_the_worst_rows_of_each_group_and_source_are_left_out_of_the_mean() -> None:
+    loss_BS = torch.tensor(
+        [[1.0, 8.0], [4.0, 7.0], [2.0, 6.0], [3.0, 5.0], [9.0, 1.0], [9.0, 2.0], [0.0, 3.0], [9.5, 3.5]]
+    )
+    weights_BS = kept(loss_BS, 0.25, 4)
+    third = 4 / 3
+    expected = [
+        [third, 0],
+        [0, third],
+        [third, third],
+        [third, third],
+        [third, third],
+        [third, third],
+        [third, third],
+        [0, 0],
+    ]
+    torch.testing.assert_close(weights_BS, torch.tensor(expected))
+    assert (weights_BS * loss_BS).mean(dim=0).tolist() == pytest.approx(
+        [(1 + 2 + 3 + 9 + 9) / 6, (7 + 6 + 5 + 1 + 2 + 3) / 6]
+    )
+    torch.testing.assert_close(kept(loss_BS, 0.5, 2).sum(dim=0), torch.full((2,), 8.0))
+    assert torch.equal(kept(loss_BS, 0.0, 4), torch.ones(8, 2))
+    with pytest.raises(ModelError, match=r"8 rows .* groups of 3"):
+        kept(loss_BS, 0.3, 3)
+
+
+def test_matrices_of_the_least_size_count_and_vectors_never() -> None:
+    layers = nn.Sequential(nn.Linear(8, 16), nn.LayerNorm(500))
+    largest = torch.linalg.svdvals(layers[0].weight.detach())[0].item() ** 2
+    for min_mib, expected in ((0.0, largest), (128 * 4 / 2**20, largest), (129 * 4 / 2**20, 0.0)):
+        found = singular_penalty(layers, replace(SINGULAR, min_mib=min_mib), seed=0, step=0)
+        assert found.item() == pytest.approx(expected, rel=1e-3)
 
 
 class Weights(nn.Module):

@@ -54,6 +54,30 @@ def test_a_silent_stem_drops_its_window_for_every_source_as_in_museval(side: str
     np.testing.assert_allclose(given.numpy(), museval_sdr(reference_SCT, estimate_SCT), atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("quiet", [64, 65, WINDOW - 1])
+def test_a_window_that_begins_with_silence_is_scored_as_in_museval(quiet: int) -> None:
+    reference_SCT = noise(2, 2, 2 * WINDOW, seed=1)
+    estimate_SCT = reference_SCT + 0.5 * noise(2, 2, 2 * WINDOW, seed=2)
+    for signal_SCT in (reference_SCT, estimate_SCT):
+        signal_SCT[1, :, WINDOW : WINDOW + quiet] = 0
+    given = sdr_windows(reference_SCT, estimate_SCT, WINDOW)
+    assert given.isfinite().all()
+    np.testing.assert_allclose(given.numpy(), museval_sdr(reference_SCT, estimate_SCT), atol=1e-6, rtol=0)
+
+
+def test_windows_have_one_sample_at_least_and_samples_are_numbers() -> None:
+    signal_SCT = noise(1, 2, 3, seed=1)
+    assert sdr_windows(signal_SCT, 2 * signal_SCT, 1).tolist() == [[0.0] * 3]
+    with pytest.raises(ModelError, match="window_samples"):
+        sdr_windows(signal_SCT, signal_SCT, 0)
+    for wrong in (math.nan, math.inf):
+        broken_SCT = signal_SCT.clone()
+        broken_SCT[0, 1, 2] = wrong
+        for pair in ((broken_SCT, signal_SCT), (signal_SCT, broken_SCT)):
+            with pytest.raises(ModelError, match=r"NaN|infinite"):
+                sdr_windows(*pair, 3)
+
+
 def test_a_perfect_estimate_scores_infinity() -> None:
     reference_SCT = noise(2, 2, 2 * WINDOW, seed=1)
     assert sdr_windows(reference_SCT, reference_SCT, WINDOW).tolist() == [[np.inf] * 2] * 2
@@ -81,8 +105,9 @@ def test_the_median_skips_dropped_windows_and_averages_the_middle_two() -> None:
 def test_shapes_that_differ_are_refused() -> None:
     with pytest.raises(ModelError, match=r"\(1, 2, 10\).*\(1, 2, 11\)"):
         nsdr(torch.zeros(1, 2, 10), torch.zeros(1, 2, 11))
-    with pytest.raises(ModelError, match="at least one sample"):
-        nsdr(torch.zeros(1, 2, 0), torch.zeros(1, 2, 0))
+    for shape in ((1, 2, 0), (2, 10), (1, 1, 2, 10)):
+        with pytest.raises(ModelError, match="at least one sample"):
+            nsdr(torch.zeros(shape), torch.zeros(shape))
 
 
 def test_si_sdr_knows_its_answer_whatever_the_gain() -> None:
@@ -104,6 +129,30 @@ def test_the_ideal_mask_adds_up_to_the_mixture_and_separates_what_does_not_overl
     estimates_SCT = ideal_ratio_mask(tones_SCT)
     torch.testing.assert_close(estimates_SCT.sum(dim=0), tones_SCT.sum(dim=0))
     assert nsdr(tones_SCT, estimates_SCT).min() > 40
+
+
+@pytest.mark.parametrize("exponent", [None, 1.0])
+def test_the_ideal_mask_is_each_sources_share_of_the_powers_and_silence_is_no_trouble(exponent: float | None) -> None:
+    """By default IRM2 of SiSEC 2018: powers of 2, 2048 samples a frame, 512 between."""
+    stems_SCT = noise(3, 2, 6000, seed=5) * torch.tensor([1.0, 0.3, 0.0], dtype=torch.float64)[:, None, None]
+    window = torch.hann_window(2048, dtype=torch.float64)
+    spectra = torch.stack(
+        [torch.stft(one, 2048, 512, window=window, pad_mode="constant", return_complex=True) for one in stems_SCT]
+    )
+    powers = spectra.abs() ** (exponent or 2.0)
+    expected = torch.stack(
+        [torch.istft(mask * spectra.sum(0), 2048, 512, window=window, length=6000) for mask in powers / powers.sum(0)]
+    )
+    options = {"exponent": exponent} if exponent else {}
+    torch.testing.assert_close(ideal_ratio_mask(stems_SCT, **options), expected)
+    assert not ideal_ratio_mask(torch.zeros(2, 1, 5000)).any()
+
+
+def test_leakage_of_nothing_is_120_db_under_full_scale_and_a_short_excerpt_is_one_window() -> None:
+    silence = torch.zeros(1, 2, 50)
+    assert leakage(silence, silence, 50).tolist() == [-120.0]
+    assert leakage(silence, torch.full((1, 2, 50), 0.1), 1000).tolist() == pytest.approx([-20.0])
+    assert leakage(torch.ones(1, 2, 50), silence, 1000).isnan().all()
 
 
 @pytest.mark.parametrize(("level_db", "silent"), [(-61.0, True), (-59.0, False), (-45.0, False)])

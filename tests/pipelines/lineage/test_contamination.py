@@ -10,7 +10,7 @@ from datasets.schema import LANDMARKS, Landmarks, ShardSet
 from datasets.seeding import row_rng
 from datasets.shards.arrow_tables import table_of, write_table
 from datasets.shards.manifests import Song, write_manifest
-from pipelines.lineage.contamination import SAME_AUDIO, find, heard_songs, learnt_songs
+from pipelines.lineage.contamination import SAME_AUDIO, Contamination, find, heard_songs, learnt_songs
 
 RATE = 11025
 
@@ -97,3 +97,22 @@ def test_songs_that_both_are_compared_on_or_kept_for_tests_were_not_learnt_from(
     # Songs that both were chosen by are no reason to compare nothing at all.
     assert heard([song("v", "valid", "4")], split="valid") == []
     assert heard([song("v", "train", "4")], split="valid") == ["v"]
+    # Of a split that models are trained with, every training song of the other counts.
+    assert heard([song("t", "train", "4")], split="train") == []
+    assert learnt_songs([song("t", "train", "4"), song("u", "test", "5"), song("w", "valid", "6")], split="train") == [
+        song("t", "train", "4"), song("w", "valid", "6"),
+    ]  # fmt: skip
+
+
+def test_where_nothing_was_found_all_is_known_and_was_listened_to() -> None:
+    nothing = Contamination()
+    assert (dict(nothing.songs), nothing.known, nothing.by_fingerprint, nothing.gaps) == ({}, True, True, ())
+
+
+def test_all_of_a_song_may_be_asked_for_and_above_that_nothing_is_listened_to(
+    tmp_path: Path, heard: dict[str, str]
+) -> None:
+    ours = dataset(tmp_path, "a", [("new", "test", "0")], heard)
+    theirs = dataset(tmp_path, "b", [("old", "train", "1")], heard)
+    for least, listened in ((0.5, True), (1.0, True), (1.01, False)):
+        assert find(ours, [theirs.uri], split="test", min_similarity=least).by_fingerprint is listened
