@@ -248,7 +248,7 @@ def _digest(address: str) -> str | None:
             digest = hashlib.sha256()
             while block := file.read(1 << 20):
                 digest.update(block)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+    except FileNotFoundError:
         return None
     return digest.hexdigest()
 

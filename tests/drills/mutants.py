@@ -30,7 +30,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "datasets/corpus/scan.py": ("datasets/corpus/test_scan.py",),
     "datasets/corpus/splits.py": ("datasets/corpus/test_splits.py",),
     "datasets/corpus/stem_names.py": ("datasets/corpus/test_stem_names.py", "datasets/corpus/test_scan.py"),
-    "datasets/loading/crops.py": ("datasets/loading/test_crops.py",),
+    "datasets/loading/crops.py": ("datasets/loading/test_crops.py", "datasets/loading/test_segments.py"),
     "datasets/loading/segments.py": ("datasets/loading/test_segments.py", "datasets/loading/test_loader.py"),
     "datasets/loading/shard_layout.py": ("datasets/loading/test_crops.py", "datasets/loading/test_row_cache.py"),
     "datasets/mixing/mixplan.py": ("datasets/mixing/test_mixplan.py",),

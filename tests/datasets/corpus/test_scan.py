@@ -1,14 +1,17 @@
 """Every song is found or refused by name, and no song ever stands on two sides."""
 
+import hashlib
 import os
 import shutil
 import unicodedata
+from collections import Counter
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import pytest
 
 from datasets.corpus.musdb18 import stem_streams, validation_songs
-from datasets.corpus.scan import Scan, safe_name, scan
+from datasets.corpus.scan import Scan, distinct_names, is_listed, safe_name, scan
 from datasets.errors import InputError
 from datasets.schema import REASONS, SOURCES
 
@@ -241,3 +244,109 @@ def test_safe_names_are_unique_files_on_any_system(tmp_path: Path) -> None:
         assert not name.startswith(".")
         assert not set(name) & set('<>:"/\\|?*\n')
     assert len(list(tmp_path.iterdir())) == len(texts)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("x" * 120, "x" * 120), ("con", "_con~"), ("COM1.wav", "_COM1.wav~"), ("lpt9", "_lpt9~"), ("lpt", "lpt"),
+        ("a:b", "a_b~"), ("a ", "a~"), ("x" * 121, "x" * 120 + "~"), ("\u6b4c" * 41, "\u6b4c" * 40 + "~"), ("..", ""),
+    ],
+)  # fmt: skip
+def test_what_had_to_change_in_a_name_ends_with_a_digest_of_it(text: str, name: str) -> None:
+    mark = hashlib.sha256(text.encode()).hexdigest()[:8]
+    assert safe_name(text) == (f"{name}{mark}" if name.endswith("~") or not name else name)
+
+
+def test_equal_names_are_counted_also_where_only_case_differs() -> None:
+    assert distinct_names(["a", "A", "a", "b", "a (2)"], taken=["B"]) == ["a", "A (2)", "a (3)", "b (2)", "a (2) (2)"]
+
+
+def test_a_fingerprint_is_that_of_the_files_by_source_stream_and_side(tmp_path: Path) -> None:
+    """Written out, since stores hold it: another one would make every song new."""
+    folder = _song(tmp_path, "Song", ("drums.wav", "bass.wav", "Keys L.wav", "Keys R.wav", "vocals.wav"))
+    (track,) = scan(tmp_path).tracks
+    told = "".join(
+        f"{source}\x1fNone{side}\x1f{hashlib.sha256((folder / name).read_bytes()).hexdigest()}\n"
+        for source, name, side in (
+            ("drums", "drums.wav", ""), ("bass", "bass.wav", ""), ("other", "Keys L.wav", "\x1fleft"),
+            ("other", "Keys R.wav", "\x1fright"), ("vocals", "vocals.wav", ""),
+        )
+    )  # fmt: skip
+    assert track.pad_s == 5.0  # of files that are summed
+    assert track.fingerprint == hashlib.sha256(f"{told}pad_s\x1f5.0\n".encode()).hexdigest()
+    assert is_listed(track, SOURCES)
+    (folder / "vocals.wav").write_bytes(b"another voice")
+    assert not is_listed(track, SOURCES)
+
+
+def test_files_are_known_by_their_size_and_the_time_they_changed(tmp_path: Path) -> None:
+    folder = _song(tmp_path / "c", "Song")
+    cache, read = tmp_path / "fingerprints.json", []
+
+    def scanned() -> Scan:
+        return scan(tmp_path / "c", cache=cache, advance=read.append, license="CC0")
+
+    (track,) = scanned().tracks
+    assert track.license == "CC0"
+    assert sorted(read) == sorted(path.stat().st_size for path in folder.iterdir())
+    for files in track.stems.values():
+        status = os.stat(files[0].path)
+        assert (files[0].num_bytes, files[0].changed_ns) == (status.st_size, status.st_mtime_ns)
+    text = (folder / "bass.wav").read_bytes()
+    (folder / "bass.wav").write_bytes(text[::-1])  # as long as before, and a second later
+    os.utime(folder / "bass.wav", ns=(0, files[0].changed_ns + 10**9))
+    assert scanned().tracks[0].fingerprint != track.fingerprint
+    assert len(read) == 5
+
+
+@pytest.mark.parametrize(("changes", "listed"), [(2, True), (3, False)])
+def test_a_file_that_is_being_written_is_read_three_times_and_then_left_for_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: int, listed: bool
+) -> None:
+    folder, left = _song(tmp_path, "Song"), [changes]
+    real = hashlib.file_digest
+
+    def digest(file: BinaryIO, name: str) -> Any:
+        made = real(file, name)
+        if file.name.endswith("bass.wav") and left[0]:
+            left[0] -= 1
+            with (folder / "bass.wav").open("ab") as more:
+                more.write(b"more")
+        return made
+
+    monkeypatch.setattr(hashlib, "file_digest", digest)
+    found = scan(tmp_path)
+    assert [track.title for track in found.tracks] == (["Song"] if listed else [])
+    assert [verdict.reason for verdict in found.rejected] == ([] if listed else ["unavailable"])
+
+
+def test_a_pipe_among_the_stems_is_not_waited_for(tmp_path: Path) -> None:
+    folder = _song(tmp_path, "Song")
+    (folder / "bass.wav").unlink()
+    os.mkfifo(folder / "bass.wav")
+    (track,) = scan(tmp_path).tracks
+    assert track.fingerprint
+
+
+def test_a_tenth_is_for_validation_and_a_fifth_for_tests_where_nothing_is_set(tmp_path: Path) -> None:
+    for first in "ABCDEFGHIJ":
+        for second in "klmnopqr":
+            _song(tmp_path, f"Tune {first}{second}", ("drums.wav",))
+    named = scan(tmp_path, sources=("drums",), split_seed=0, valid_fraction=0.1, test_fraction=0.2)
+    assert _splits(scan(tmp_path, sources=("drums",))) == _splits(named)
+    counts = Counter(_splits(named).values())
+    assert [counts[side] for side in ("train", "valid", "test")] == pytest.approx([56, 8, 16], abs=6)
+
+
+def test_the_layout_is_that_of_most_songs_and_files_outside_of_songs_are_counted(tmp_path: Path) -> None:
+    for name in ("train/A", "train/B", "test/C"):
+        _song(tmp_path / "mixed", name, (*(f"{source}.wav" for source in SOURCES), "mixture.wav"))
+    plain = scan(tmp_path / "mixed").layout
+    (tmp_path / "mixed" / "train" / "D.stem.mp4").write_bytes(b"D")
+    assert scan(tmp_path / "mixed").layout == plain
+    for name in "ab":
+        (tmp_path / f"{name}.wav").write_bytes(b"a")
+    shutil.rmtree(tmp_path / "mixed")
+    with pytest.raises(InputError, match="2 audio files are directly in it"):
+        scan(tmp_path)

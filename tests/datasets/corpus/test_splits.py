@@ -197,3 +197,36 @@ def test_only_splits_that_no_folder_states_are_drawn() -> None:
     published = sorted(validation_songs())[:2]
     sides = _assign([*stated, *(f"train/{name}" for name in published)])
     assert [name for name, side in sides.items() if side == "valid"] == [f"train/{name}" for name in published]
+
+
+@pytest.mark.parametrize("songs", [100, 101])
+def test_a_folder_of_more_than_a_hundred_songs_is_no_artist(songs: int) -> None:
+    tunes = [f"Tune {chr(65 + number // 26)}{chr(65 + number % 26)}" for number in range(songs)]
+    names = [f"{folder}/{tune}" for folder in ("ann", "bob", "cid") for tune in tunes]
+    assert len(set(groups(names, {}).values())) == (3 if songs == 100 else songs)
+
+
+def test_a_group_whose_songs_stand_on_two_sides_goes_where_most_do_and_in_doubt_where_nothing_learns_from_it() -> None:
+    others = {f"Eve - {word}": "train" for word in ("Dawn", "Dusk")} | {"Fay - Noon": "test", "Gil - Noon": "valid"}
+    for sides, expected in (
+        (("train", "test"), "test"), (("train", "valid"), "valid"), (("valid", "test"), "test"),
+        (("train", "train", "test"), "train"),
+    ):  # fmt: skip
+        known = {f"Ann - {number}": side for number, side in enumerate(sides)}
+        for seed in range(8):
+            dealt = _assign([*known, *others, "Ann - New"], seed, **known, **others)
+            assert dealt["Ann - New"] == expected
+
+
+def test_a_split_that_would_be_empty_takes_a_song_that_no_model_has_learned_from() -> None:
+    known = {"Ann - One": "train", "Bob - One": "train", "Cid - One": "train"}
+    for seed in range(12):
+        sides = _assign([*known, "Dee - One"], seed, valid=0.0, **known)
+        assert sides == known | {"Dee - One": "test"}
+
+
+def test_a_corpus_is_dealt_as_it_was_dealt_before() -> None:
+    """Written down in November 2026: models were trained on these sides, so that another draw would mix them up."""
+    names = [f"Song {letter}" for letter in "ABCDEFGHIJKLMNOP"]
+    dealt = {seed: "".join(side[1] for side in _assign(names, seed).values()) for seed in (0, 1, 7)}
+    assert dealt == {0: "rrerareerrrrrrrr", 1: "rerarrrrerreaerr", 7: "rarrrrrrrrrerrrr"}  # tRain, vAlid, tEst

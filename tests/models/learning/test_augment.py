@@ -90,6 +90,15 @@ def test_remix_exchanges_stems_inside_their_group_only() -> None:
     assert not torch.equal(mixed, before)
 
 
+def test_stems_change_places_in_groups_of_any_size() -> None:
+    before = batch(9)
+    mixed = run(before, with_only(remix_probability=1.0, remix_group=3), step=1)
+    for start in (0, 3, 6):
+        old, new = (values[start : start + 3, :, 0, 0].sort(dim=0).values for values in (before, mixed))
+        assert torch.equal(old, new)
+    assert not torch.equal(mixed, before)
+
+
 def test_remixing_a_batch_of_one_changes_nothing() -> None:
     assert torch.equal(run(batch(1), with_only(remix_probability=1.0)), batch(1))
 
