@@ -90,6 +90,7 @@ def write_report(config: RunConfig, corpus: Corpus, model: Trained, song: SongFi
         version=model.version.version,
         promoted=model.version.alias == registry.CHAMPION,
         reason=model.decision.reason if model.decision else "",
+        champion_gain_db=model.decision.gain.mean if model.decision and model.decision.gain else None,
         verdicts=verdicts,
         licenses=Counter({config.corpus.license: sum(verdict.keep for verdict in verdicts)}),
         scores=read_objects(model.candidate.scores, Score),

@@ -86,11 +86,19 @@ def _decision(decision: GateDecision, version: ModelVersion | None) -> list[Any]
         gains = {**decision.source_gains, "mean": decision.gain}
         title = f"Gain over the champion in dB nSDR, {_songs(decision.num_songs)}, song by song"
         shown.append(gain_table(title, gains))
-    if version is None:  # a dry run
-        verb = "Would be promoted" if decision.promote else "Would not be promoted"
-    else:
-        verb = "Promoted" if version.alias else "Not promoted"
-    return [*shown, Text(f"{verb}: {decision.reason}")]
+    return [*shown, outcome(decision, version)]
+
+
+def outcome(decision: GateDecision, version: ModelVersion | None) -> Text:
+    """What became of the candidate, and why; no version: a dry run."""
+    if version is None:
+        return Text(f"{'Would be promoted' if decision.promote else 'Would not be promoted'}: {decision.reason}")
+    if version.alias:
+        return Text(f"Promoted: {decision.reason}")
+    # The reason goes on with the sentence, unless it begins with a name.
+    begins = decision.reason.startswith(("No ", "It "))
+    reason = decision.reason[:1].lower() + decision.reason[1:] if begins else decision.reason
+    return Text(f"{version.uri} is registered as candidate, not promoted: {reason}")
 
 
 def gain_table(title: str, gains: Mapping[str, Difference]) -> Any:
@@ -166,13 +174,12 @@ def demo_tables(made: FullRun, *, store: str) -> list[Any]:
         rows.append([*row, *_real_cells(row[0], real)])
     title = f"nSDR in dB (MDX 2021): {_songs(len(candidate.summary.songs), 'toy song')} held out, and a real song"
     columns = ["source", "toy mixture", "model", "gain", "IRM2", "real mixture", "model", "gain", "IRM2"]
-    verb = "Promoted" if version.alias else "Not promoted"
     return [
         table(title, columns, rows, strong_last=True),
         Text(
             "IRM2: the oracle mask of SiSEC 2018, made from the true stems; no bound, models may pass it", style="dim"
         ),
-        Text(f"{verb}: {decision.reason}"),
+        outcome(decision, version),
         *paths(made, store=store),
     ]
 

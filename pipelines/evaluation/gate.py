@@ -3,8 +3,9 @@
 Both must have been scored on the same songs under the same protocol. They are compared song by song
 (`paired_bootstrap.py`), and the candidate is promoted only if the lower bound of its gain lies above the margin and no
 source is likely to be worse than the tolerance. The bound allows for other songs and for another seed of the same
-recipe (`seed_noise.py`). The first candidate of all is compared with the unprocessed mixture alone. Decisions are made
-on nSDR, which every song has.
+recipe (`seed_noise.py`). The first candidate of all is compared with silence and the unprocessed mixture alone, and
+whatever the settings, no model that is no better than these two becomes the champion. Decisions are made on nSDR, which
+every song has.
 """
 
 import csv
@@ -32,8 +33,11 @@ CLEAN = Contamination()
 class GateConfig:
     """The rules; in dB of nSDR where nothing else is said."""
 
-    min_improvement: Decibels = 3.0  # least gain over the mixture, mean over songs and sources
-    min_nsdr: Decibels = 0.0  # least score, the same mean; silence scores 0 dB, the mixture some 5 dB below that
+    # Least gain over the mixture, mean over songs and sources; no setting lets a model through that gains nothing
+    min_improvement: Decibels = 3.0
+    # Least score, the same mean; silence scores 0 dB, the mixture some 5 dB below that, and no setting lets a model
+    # through that is no better than silence
+    min_nsdr: Decibels = 0.0
     # Of each lower bound; at 0.95 some 8 of 100 equal models would pass
     confidence: Annotated[float, Range(ge=0.5, lt=1)] = 0.975
     min_songs: PositiveInt = 8  # with fewer, no candidate replaces a champion
@@ -274,6 +278,12 @@ def _slices(songs: Mapping[str, SongScore], config: GateConfig) -> dict[str, lis
 def _alone(candidate: ScoreSummary, config: GateConfig) -> Iterator[Check]:
     """Rules that need no champion. All are written so that a score of NaN passes none."""
     improvement, nsdr = candidate.overall.improvement, candidate.overall.nsdr
+    yield Check(rule="silence", met=nsdr > 0, message=_trivial_message("silence", nsdr, 0.0, candidate))
+    yield Check(
+        rule="mixture",
+        met=improvement > 0,
+        message=_trivial_message("the unprocessed mixture", nsdr, nsdr - improvement, candidate),
+    )
     yield Check(
         rule="min_improvement",
         met=improvement >= config.min_improvement,
@@ -398,6 +408,12 @@ def _worst_leak(scores: ScoreSummary, source: str) -> tuple[float, str] | None:
 
 
 # -- messages ----------------------------------------------------------------------------------------------------
+
+
+def _trivial_message(estimate: str, nsdr: float, floor: float, candidate: ScoreSummary) -> str:
+    better = "Better" if nsdr > floor else "No better"
+    scores = f"{nsdr:+.2f} dB nSDR over {_songs(candidate.songs)}"
+    return f"{better} than {estimate}, which scores {f'{floor:+.2f}' if floor else '0'} dB: its mean is {scores}."
 
 
 def _obstacle(checks: Sequence[Check]) -> str | None:

@@ -52,8 +52,9 @@ def headline(data: ReportInput) -> str:
     """The outcome of the run, in one sentence and a few numbers."""
     model = f"{data.name}, version {data.version}" if data.version else f"{data.name}, not registered"
     scores = per_source(data.scores)
-    sentence = _sentence(scores) or model
-    badge = '<span class="badge yes">Champion</span>' if data.promoted else '<span class="badge no">Not promoted</span>'
+    sentence = _sentence(scores, data.champion_gain_db) or model
+    kind, outcome = ("yes", "Champion") if data.promoted else ("no", "Candidate, not promoted")
+    badge = f'<span class="badge {kind}">{outcome}</span>'
     verdict = f'<p class="verdict">{badge}<span>{text(data.reason)}</span></p>' if data.reason else ""
     facts = {}
     if scores:
@@ -73,17 +74,24 @@ def headline(data: ReportInput) -> str:
     )
 
 
-def _sentence(scores: Sequence[SourceScores]) -> str:
-    """How far the model is above the two trivial estimates: the mixture, and silence, whose nSDR is 0 dB."""
+def _sentence(scores: Sequence[SourceScores], champion_gain_db: float | None) -> str:
+    """How far the model is above the champion, where there is one, and above the two trivial estimates: the mixture,
+    and silence, whose nSDR is 0 dB.
+    """
     if not scores:
         return ""
     mean = fmean(row.model for row in scores)
-    gain = mean - fmean(row.floor for row in scores)
-    if not math.isfinite(gain):
+    gains = {"the mixture": mean - fmean(row.floor for row in scores), "silence": mean}
+    if champion_gain_db is not None:
+        gains = {"the champion": champion_gain_db, **gains}
+    if not all(map(math.isfinite, gains.values())):
         return ""
-    mixture = f"{abs(gain):.1f} dB {'better' if gain > 0 else 'worse'} than the mixture"
-    joined = "," if (gain > 0) == (mean > 0) else ", but"
-    return f"{mixture}{joined} {abs(mean):.1f} dB {'better' if mean > 0 else 'worse'} than silence"
+    sentence, before = "", 0.0
+    for name, gain in gains.items():
+        joined = "" if not sentence else ", " if (gain > 0) == (before > 0) else ", but "
+        sentence += f"{joined}{abs(gain):.1f} dB {'better' if gain > 0 else 'worse'} than {name}"
+        before = gain
+    return sentence
 
 
 def listening_section(data: ReportInput, *, seconds: float) -> str:

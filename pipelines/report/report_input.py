@@ -36,6 +36,7 @@ class ReportInput:
     version: str = ""  # empty when nothing was registered
     promoted: bool = False
     reason: str = ""  # of the gate's decision
+    champion_gain_db: float | None = None  # over the champion that the gate compared it with, song by song; None: none
     verdicts: Sequence[Verdict] = ()  # kept and dropped alike, those that could not be read included
     licenses: Mapping[str, int] = field(default_factory=dict)  # license -> songs
     scores: Sequence[Score] = ()

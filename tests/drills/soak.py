@@ -1,12 +1,12 @@
 """Many scheduled retrainings in a row, and what grows meanwhile: `make soak RUNS=100`.
 
-PostgreSQL, S3, Prefect with its worker, MLflow, a store, and the deployment `retrain`, which finds the champion too old
-each time and trains with another seed. After each run the memory, processes and open files of everything that runs are
-counted, and temporary files. The median of the last third is held against that of the second: the first may fill
-caches. Servers keep connections to their databases, each a process of PostgreSQL with files of its own, and open and
-close them as requests come; those are counted apart, and may be as many as the servers' pools hold. PostgreSQL keeps
-files open up to a number of its own, the more of them while it writes a checkpoint; they are not counted. The S3 server
-for tests has no disk, so what it stores is its memory, and is told apart too.
+PostgreSQL, S3, Prefect with its worker, MLflow, a store, and the deployment `retrain`, which finds no champion each
+time, since two steps make none, and trains with another seed. After each run the memory, processes and open files of
+everything that runs are counted, and temporary files. The median of the last third is held against that of the second:
+the first may fill caches. Servers keep connections to their databases, each a process of PostgreSQL with files of its
+own, and open and close them as requests come; those are counted apart, and may be as many as the servers' pools hold.
+PostgreSQL keeps files open up to a number of its own, the more of them while it writes a checkpoint; they are not
+counted. The S3 server for tests has no disk, so what it stores is its memory, and is told apart too.
 
 Memory is what a process has for itself, so that nothing else on the machine changes it.
 """

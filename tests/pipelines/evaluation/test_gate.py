@@ -79,9 +79,9 @@ def test_the_first_candidate_is_held_against_the_mixture() -> None:
 
 @pytest.mark.parametrize("champion", [None, CHAMPION])
 def test_too_little_over_the_mixture_is_never_promoted(champion: ScoreSummary | None) -> None:
-    decision = decide(summary(-2.5, -2.5), champion, CONFIG)
-    assert not decision.promote
-    assert "+2.50 dB nSDR over 20 songs; the minimum is +3.00 dB" in decision.reason
+    decision = decide(summary(2.5, 2.5), champion, replace(CONFIG, min_improvement=8.0))
+    assert unmet(decision) == ["min_improvement"]
+    assert "+7.50 dB nSDR over 20 songs; the minimum is +8.00 dB" in decision.reason
 
 
 @pytest.mark.parametrize("champion", [None, CHAMPION])
@@ -89,7 +89,22 @@ def test_turning_everything_down_is_no_separation(champion: ScoreSummary | None)
     decision = decide(summary(-0.1, -0.1), champion, CONFIG)
     assert decision.improvement > CONFIG.min_improvement
     assert not decision.promote
-    assert "silence scores 0 dB" in decision.reason
+    assert decision.reason.startswith("No better than silence, which scores 0 dB: its mean is -0.10 dB nSDR")
+
+
+@pytest.mark.parametrize("champion", [None, summary(-20.0, -20.0, model="champion")])
+@pytest.mark.parametrize("nsdr", [0.0, -0.01, -10.7])
+def test_no_setting_makes_a_champion_that_silence_or_the_mixture_beats(
+    nsdr: float, champion: ScoreSummary | None
+) -> None:
+    lenient = GateConfig(min_improvement=-99.0, min_nsdr=-99.0, min_songs=1, source_tolerance=99.0)
+    silent = decide(summary(nsdr, nsdr), champion, lenient)
+    assert unmet(silent) == (["silence"] if nsdr > -5 else ["silence", "mixture"])
+    assert silent.reason.startswith("No better than silence")
+    candidate = summary(3.0, 3.0)
+    loud = replace(candidate, overall=replace(candidate.overall, mixture_nsdr=3.0))
+    assert unmet(decide(loud, champion, lenient)) == ["mixture"]
+    assert decide(summary(0.01, 0.01), champion, lenient).promote
 
 
 def test_a_better_candidate_replaces_the_champion() -> None:
@@ -151,7 +166,14 @@ def test_what_the_rules_let_through_where_none_is_set(drums: list[float], bass: 
 
 
 @pytest.mark.parametrize(
-    ("nsdr", "rules"), [(0.0, []), (-0.01, ["min_nsdr"]), (-1.9, ["min_nsdr"]), (-2.1, ["min_improvement", "min_nsdr"])]
+    ("nsdr", "rules"),
+    [
+        (0.01, []),
+        (0.0, ["silence"]),
+        (-0.01, ["silence", "min_nsdr"]),
+        (-1.9, ["silence", "min_nsdr"]),
+        (-2.1, ["silence", "min_improvement", "min_nsdr"]),
+    ],
 )
 def test_what_a_first_champion_must_reach_where_no_rule_is_set(nsdr: float, rules: list[str]) -> None:
     assert unmet(decide(summary(nsdr, nsdr), None, GateConfig())) == rules
@@ -280,7 +302,7 @@ def test_songs_of_the_training_count_in_no_rule_and_in_no_number() -> None:
         assert {"min_improvement", "min_nsdr"} <= set(unmet(decision))
         assert (decision.improvement, decision.num_songs) == (1.0, 10)
         assert len(decision.left_out) == 10
-        assert "+1.00 dB nSDR over 10 songs" in decision.reason
+        assert "its mean is -4.00 dB nSDR over 10 songs" in decision.reason
     with pytest.raises(InputError, match="one of the two was trained with each of the 20 songs"):
         decide(candidate, None, CONFIG, contamination=Contamination(songs=dict.fromkeys(candidate.songs, "")))
 

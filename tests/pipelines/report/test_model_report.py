@@ -128,7 +128,7 @@ def test_every_source_has_a_player_for_its_reference_and_its_estimate(page: str)
 
 
 def test_the_verdict_of_the_gate_is_told_with_its_reason(page: str) -> None:
-    assert "Not promoted" in page
+    assert "Candidate, not promoted" in page
     assert "0.2 dB worse than the champion" in page
 
 
@@ -189,6 +189,18 @@ def test_a_score_that_is_not_finite_is_a_dash_and_breaks_no_plot() -> None:
 def test_a_model_that_only_turns_down_is_not_praised(nsdr: float, floor: float, sentence: str) -> None:
     page = render(ReportConfig(), ReportInput(name="stemline", scores=[score("a", "drums", nsdr, floor=floor)]))
     assert f"<h1>{sentence}</h1>" in page
+
+
+@pytest.mark.parametrize(
+    ("gain_db", "sentence"),
+    [
+        (0.3, "0.3 dB better than the champion, 4.5 dB better than the mixture, 0.5 dB better than silence"),
+        (-0.2, "0.2 dB worse than the champion, but 4.5 dB better than the mixture, 0.5 dB better than silence"),
+    ],
+)
+def test_the_headline_begins_with_the_gain_over_the_champion(gain_db: float, sentence: str) -> None:
+    told = ReportInput(name="stemline", scores=[score("a", "drums", 0.5, floor=-4.0)], champion_gain_db=gain_db)
+    assert f"<h1>{sentence}</h1>" in render(ReportConfig(), told)
 
 
 def test_players_show_the_loudest_seconds_at_one_common_gain(tmp_path: Path) -> None:
