@@ -48,8 +48,11 @@ TESTS: dict[str, tuple[str, ...]] = {
     "models/learning/losses.py": ("models/learning/test_losses.py",),
     "models/scores/metrics.py": ("models/scores/test_metrics.py",),
     "models/weights/checkpoint.py": ("models/weights/test_checkpoint.py",),
-    "pipelines/evaluation/gate.py": ("pipelines/evaluation/test_gate.py",),
-    "pipelines/evaluation/paired_bootstrap.py": ("pipelines/evaluation/test_paired_bootstrap.py",),
+    "pipelines/evaluation/gate.py": ("pipelines/evaluation/test_gate.py", "pipelines/evaluation/test_seed_noise.py"),
+    "pipelines/evaluation/paired_bootstrap.py": (
+        "pipelines/evaluation/test_paired_bootstrap.py",
+        "pipelines/evaluation/test_seed_noise.py",
+    ),
     "pipelines/lineage/contamination.py": ("pipelines/lineage/test_contamination.py",),
     "pipelines/registry/promotion/promotion_log.py": ("pipelines/registry/promotion/test_promotion_log.py",),
     "pipelines/runs/run_folder.py": ("pipelines/runs/test_run_folder.py",),
