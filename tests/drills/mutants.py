@@ -73,10 +73,12 @@ def _copy(folder: Path) -> None:
 
 
 def _untested_places(source: str) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
-    """From where to where stands what other checks hold: annotations, decorators such as `dataclass`, `VERSION`."""
+    """From where to where stands what other checks hold: annotations, decorators, `VERSION`, and `strict` of a zip."""
     for node in ast.walk(ast.parse(source)):
         found = [*getattr(node, "decorator_list", ())]
         found += [getattr(node, name, None) for name in ("annotation", "returns")]
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "zip":
+            found += [keyword.value for keyword in node.keywords]
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "VERSION":
             found.append(node.value)  # tests/pipelines/runtime/test_step_results.py
         for part in found:

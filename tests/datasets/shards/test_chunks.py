@@ -338,3 +338,44 @@ def test_without_a_shortest_length_a_song_needs_a_sample(tmp_path: Path, num_sam
         with pytest.raises(AudioError, match="no samples at all") as refused:
             track_rows(track, sources=SOURCES, sample_rate=RATE, min_song_s=0.0)
         assert refused.value.reason == "too_short"
+
+
+def test_a_song_is_cut_every_30_s_where_nothing_else_is_asked_for(tmp_path: Path) -> None:
+    header = replace(HEADER, sample_rate=1000)
+    rows = song_rows(np.full((2, 2, 61_000), 0.25, np.float32), header, sources=SOURCES)
+    assert [row["num_samples"] for row in rows] == [30_000, 30_000, 1000]
+    assert {(row["bits"], row["origin"], row["license"], row["split"]) for row in rows} == {
+        (24, "corpus", "CC0", "train")
+    }
+    assert [row["index"] for row in rows] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("num_samples", "long_enough"), [(RATE, True), (RATE - 1, False)])
+def test_the_shortest_song_has_a_second(tmp_path: Path, num_samples: int, long_enough: bool) -> None:
+    track = _track(tmp_path, dict.fromkeys(SOURCES, (np.full((2, num_samples), 0.25, np.float32), RATE)))
+    if long_enough:
+        assert len(track_rows(track, sources=SOURCES, sample_rate=RATE)) == 1
+        return
+    with pytest.raises(AudioError, match=r"1\.00 s; .*1\.0 s"):
+        track_rows(track, sources=SOURCES, sample_rate=RATE)
+
+
+@pytest.mark.parametrize("kind", ["floats", "integers"])
+@pytest.mark.parametrize(("level_db", "active"), [(-39.0, 1.0), (-41.0, 0.0)])
+def test_a_second_is_active_above_40_db_under_full_scale(
+    tmp_path: Path, kind: str, level_db: float, active: float
+) -> None:
+    square_T = np.resize(np.array([1.0, -1.0], np.float32), 2 * RATE) * np.float32(10 ** (level_db / 20))
+    subtype = "PCM_16" if kind == "integers" else "FLOAT"
+    track = _track(tmp_path, dict.fromkeys(SOURCES, (np.stack([square_T, square_T]), RATE)), subtype)
+    (row,) = track_rows(track, sources=SOURCES, sample_rate=RATE)
+    assert row["bits"] == (16 if kind == "integers" else 24)
+    assert row["drums_activity"] == active
+    assert row["drums_rms_db"] == pytest.approx(level_db, abs=0.02)
+    assert row["drums_peak"] == pytest.approx(10 ** (level_db / 20), abs=2**-15)
+
+
+def test_what_is_all_but_silent_has_120_db_under_full_scale_as_silence_has() -> None:
+    (row,) = song_rows(np.full((2, 2, RATE), 1e-7, np.float32), HEADER, sources=SOURCES)
+    assert row["drums_rms_db"] == -120.0
+    assert row["scale"] == 1.0
