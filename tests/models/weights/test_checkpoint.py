@@ -1,5 +1,6 @@
 """Checkpoints: whole or refused, and the same model afterwards."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -206,3 +207,60 @@ def test_nothing_there_and_nothing_to_go_on_with_are_said(saved: Path, tmp_path:
         load_model(tmp_path)
     with pytest.raises(ModelError, match=r"no learner\.pt"):
         checkpoint.load_learner(saved)
+
+
+def test_a_checkpoint_is_for_everyone_who_may_read_its_parent_and_says_what_it_is(saved: Path) -> None:
+    assert saved.stat().st_mode & 0o777 == 0o755
+    told = json.loads((saved / "config.json").read_text())
+    assert (told["format_version"], told["extra"], sorted(told)) == (
+        1, {"step": 7}, ["extra", "format_version", "model", "weights_sha256"],
+    )  # fmt: skip
+    assert told["weights_sha256"] == hashlib.sha256((saved / "weights.safetensors").read_bytes()).hexdigest()
+
+
+def test_nothing_is_put_into_a_checkpoint_however_deep(copy: Path) -> None:
+    for name in ("inner", "in/ner"):
+        with pytest.raises(ModelError, match=r"would lie in .*model, which holds a model"):
+            checkpoint.save(copy / name, small())
+    (copy / "config.json").unlink()  # what is half of one, or other folders, hold what they like
+    checkpoint.save(copy / "inner", small())
+    checkpoint.check(copy / "inner")
+
+
+def test_eight_files_of_others_are_named_and_the_rest_counted(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for letter in "abcdefgh":
+        (folder / letter).touch()
+    with pytest.raises(ModelError, match=r"\(a, b, c, d, e, f, g, h\)"):
+        checkpoint.save(folder, small())
+    (folder / "i").touch()
+    (folder / "j").touch()
+    with pytest.raises(ModelError, match=r"\(a, b, c, d, e, f, g, h and 2 more\)"):
+        checkpoint.save(folder, small())
+
+
+def test_the_state_of_a_training_is_checked_with_the_rest(tmp_path: Path) -> None:
+    folder = checkpoint.save(tmp_path / "model", small(), learner={"steps": torch.arange(3)})
+    checkpoint.check(folder)
+    assert torch.equal(checkpoint.load_learner(folder)["steps"], torch.arange(3))
+    checkpoint.save(folder, small(), learner={"steps": torch.arange(4)})  # one may be replaced
+    data = (folder / "learner.pt").read_bytes()
+    (folder / "learner.pt").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    for refuse in (checkpoint.check, checkpoint.load_learner, lambda folder: checkpoint.save(folder, small())):
+        with pytest.raises(ModelError, match=r"learner\.pt"):
+            refuse(folder)
+    assert checkpoint.load_packing(folder) is None
+
+
+@pytest.mark.parametrize("change", [{"extra": []}, {"learner_sha256": 7}, {"weights_sha256": None}, {"model": "m"}])
+def test_a_config_whose_values_are_of_another_kind_is_refused_by_their_name(
+    copy: Path, change: dict[str, object]
+) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(ModelError, match=f"lacks {next(iter(change))}, or it is not what it should be"):
+        checkpoint.read_config(copy)
+    del config["extra"]
+    (copy / "config.json").write_text(json.dumps(config))
+    checkpoint.check(copy)  # older ones have none
