@@ -32,7 +32,7 @@ def test_what_so_many_songs_are_said_to_show_they_show_in_four_of_five_trials() 
 def test_bounds_lie_around_the_mean_and_do_not_depend_on_order_or_sign() -> None:
     values = row_rng(1, "skewed").exponential(1.0, 30)
     one = difference(values.tolist(), confidence=0.9)
-    assert one == difference(values[::-1].tolist(), confidence=0.9)
+    assert one == difference(values[::-1].tolist(), confidence=0.9, resamples=10_000, seed=0)
     assert one.low < one.mean < one.high
     turned = difference((-values).tolist(), confidence=0.9)
     assert turned.low == pytest.approx(-one.high, abs=0.05)
@@ -42,6 +42,7 @@ def test_bounds_lie_around_the_mean_and_do_not_depend_on_order_or_sign() -> None
 def test_few_and_equal_songs() -> None:
     alone = difference([0.3], confidence=0.95)
     assert (alone.mean, alone.low, alone.high) == (0.3, -math.inf, math.inf)
+    assert alone.songs_needed(0.3, 0.95) == 0  # of one song nothing is known of the spread
     equal = difference([0.1, 0.1 + 1e-17, 0.1], confidence=0.95)
     assert (equal.low, equal.high) == (pytest.approx(0.1), pytest.approx(0.1))
     assert difference([0.0, 1.0], confidence=0.95).low == -math.inf  # half of the resamples are one song twice
