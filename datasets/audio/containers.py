@@ -1,119 +1,52 @@
-"""Whether a file holds all that its container promises, and nothing of a second file behind it.
+"""Whether an MP4, Matroska, ASF, WavPack or TTA file holds all that it promises, and no second file behind it.
 
-Decoders stop silently where a file was cut off, and play the first of several that were put one behind the other. One
-table tells the containers apart by their first bytes; each has a walk along its outermost parts, which believes no
-size beyond the file's end. What is no part of the container, such as tags at the end, ends a walk. Ogg, MP3 and FLAC,
-which have no such parts, are looked at in `headers.py`.
+Decoders stop silently where a file was cut off, and play the first of several that were put one behind the other. Each
+of these containers has a walk along its outermost parts, which believes no size beyond the file's end. What is no part
+of the container, such as tags at the end, ends a walk. `file_kinds.py` looks at files of every kind.
 """
 
-import os
+import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from dataclasses import dataclass
 from typing import BinaryIO
 
-from datasets.errors import AudioError
+from datasets.audio.tags import after_tags
 
-# Where a part ends, its name, and whether it begins another file; the end is 0 where none is promised.
-_Parts = Iterator[tuple[int, str, bool]]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One part of a container, or what is wrong with it."""
+
+    end: int = 0  # where it ends; 0 where none is promised
+    name: str = ""
+    begins: bool = False  # another file
+    lost: str = ""  # what is promised and not there, in words
+
 
 _LARGE = 1 << 62  # sizes from here on are placeholders of writers that could not go back
-_W64_TAIL = bytes.fromhex("f3acd3118cd100c04f8edb8a")  # of the GUIDs of wave, data and most other chunks
-_W64_RIFF = b"riff" + bytes.fromhex("2e91cf11a5d628db04c10000")
+_SCAN_BYTES = 1 << 20
 _BOXES = {b"ftyp", b"styp", b"moov", b"mdat", b"moof", b"mfra", b"sidx", b"free", b"skip", b"wide", b"uuid", b"meta",
           b"udta", b"pnot", b"emsg", b"prft", b"pdin", b"ssix"}  # fmt: skip
+_FTYP = re.compile(rb"\x00\x00\x00[\x10-\x60]ftyp[ -~]{4}")
 _EBML, _SEGMENT, _CLUSTER = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"
+_ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+_ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
+_ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+_WAVPACK_INITIAL = 0x800  # of the flags: the first block of those of a stretch, one for two channels
 
 
-def check(path: Path) -> None:
-    """AudioError where the container's end is missing, or another file follows; OSError of the system."""
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        head = file.read(16)
-        for (start, magic), walk in _WALKS.items():
-            if head[start : start + len(magic)] == magic:
-                for end, name, begins in walk(file, size):
-                    if begins:
-                        raise chained(path)
-                    if end > size:
-                        raise AudioError(
-                            "undecodable",
-                            f"{path}: truncated, its header promises {end} bytes ({name}) and it has {size}",
-                        )
-                return
+def kind_of(head: bytes) -> str:
+    """Which of these containers a file of these first bytes is; empty where it is none."""
+    return next((kind for kind, (magic, _) in _WALKS.items() if magic.match(head)), "")
 
 
-def chained(path: Path) -> AudioError:
-    """The error of several files in one."""
-    return AudioError(
-        "undecodable", f"{path}: several files in one, of which decoders read the first; split or join them"
-    )
+def parts(kind: str, file: BinaryIO, size: int) -> Iterator[Part]:
+    """The outermost parts of a container, as far as they can be followed."""
+    file.seek(0)
+    return _WALKS[kind][1](file, size)
 
 
-def _rf64(file: BinaryIO, size: int) -> _Parts:
-    """RF64 and BW64: RIFF whose sizes beyond 4 GiB stand in the chunk ds64."""
-    file.seek(12)
-    header = file.read(24)
-    if header[:4] != b"ds64" or len(header) < 24:
-        return
-    whole, data = (int.from_bytes(header[at : at + 8], "little") for at in (8, 16))
-    place = 20 + int.from_bytes(header[4:8], "little")
-    while place + 8 <= size:
-        file.seek(place)
-        chunk = file.read(8)
-        length = int.from_bytes(chunk[4:], "little")
-        if chunk[:4] == b"data":
-            length = data if length == 0xFFFFFFFF else length
-            if not 0 < length < _LARGE:
-                return
-            yield place + 8 + length, "chunk data", False
-        place += 8 + length + length % 2
-    if 0 < whole < _LARGE:
-        file.seek(8 + whole + whole % 2)
-        after = file.read(12)
-        yield 0, "RF64", after[:4] in (b"RF64", b"BW64", b"RIFF") and after[8:] == b"WAVE"
-
-
-def _w64(file: BinaryIO, size: int) -> _Parts:
-    place = 40  # behind the GUID of the file, its size, and the GUID "wave"
-    while place + 24 <= size:
-        file.seek(place)
-        header = file.read(24)
-        length = int.from_bytes(header[16:], "little")
-        if header[:16] == _W64_RIFF:
-            yield 0, "W64", True
-        if header[4:16] != _W64_TAIL or not 24 <= length < _LARGE:
-            return
-        if header[:4] == b"data":
-            yield place + length, "chunk data", False
-        place += length + -length % 8
-
-
-def _caf(file: BinaryIO, size: int) -> _Parts:
-    place = 8
-    while place + 12 <= size:
-        file.seek(place)
-        header = file.read(12)
-        length = int.from_bytes(header[4:], "big", signed=True)
-        if header[:6] == b"caff\0\1":
-            yield 0, "CAF", True
-        if length < 0 or not header[:4].isascii():  # -1 is audio up to the end
-            return
-        if header[:4] in (b"data", b"pakt"):
-            yield place + 12 + length, f"chunk {header[:4].decode()}", False
-        place += 12 + length
-
-
-def _au(file: BinaryIO, size: int) -> _Parts:
-    file.seek(4)
-    start, length = (int.from_bytes(file.read(4), "big") for _ in range(2))
-    if length in (0, 0xFFFFFFFF):
-        return
-    yield start + length, "audio", False
-    file.seek(start + length)
-    yield 0, "AU", file.read(4) == b".snd"
-
-
-def _mp4(file: BinaryIO, size: int) -> _Parts:
+def _mp4(file: BinaryIO, size: int) -> Iterator[Part]:
     """Boxes of MP4 and QuickTime. A file has one box moov, whichever of its boxes comes first."""
     place, seen = 0, set[bytes]()
     while place + 8 <= size:
@@ -121,20 +54,35 @@ def _mp4(file: BinaryIO, size: int) -> _Parts:
         header = file.read(16)
         length, kind, least = int.from_bytes(header[:4], "big"), header[4:8], 8
         if kind not in _BOXES:
-            return
+            break
         if kind in (b"moov", b"ftyp"):
-            yield 0, "MP4", kind in seen
-            seen.add(kind)
+            yield Part(name="MP4", begins=kind in seen)
+        seen.add(kind)
         if length == 1:
             length, least = int.from_bytes(header[8:], "big"), 16
         if length < least:  # 0 is a box up to the end
-            return
+            yield Part(name="MP4", begins=_holds(file, place + 8, _FTYP))
+            break
         if kind in (b"moov", b"mdat", b"moof"):
-            yield place + length, f"box {kind.decode()}", False
+            yield Part(end=place + length, name=f"box {kind.decode()}")
         place += length
+    if b"moov" not in seen:
+        yield Part(lost="an index (box moov), which stands behind the audio and is missing")
 
 
-def _matroska(file: BinaryIO, size: int) -> _Parts:
+def _holds(file: BinaryIO, start: int, pattern: re.Pattern[bytes]) -> bool:
+    """Whether the pattern, of at most 16 bytes, is anywhere from a place on."""
+    file.seek(start)
+    before = b""
+    while block := file.read(_SCAN_BYTES):
+        text = before + block
+        if pattern.search(text):
+            return True
+        before = text[-16:]
+    return False
+
+
+def _matroska(file: BinaryIO, size: int) -> Iterator[Part]:
     """Elements of Matroska and WebM; what is inside a segment, and inside a cluster of unknown size, is walked too."""
     place = 0
     while place + 2 <= size:
@@ -151,25 +99,80 @@ def _matroska(file: BinaryIO, size: int) -> _Parts:
         unknown = value == (1 << 7 * size_length) - 1
         begin = place + id_length + size_length
         if name == _EBML and place:
-            yield 0, "Matroska", True
+            yield Part(name="Matroska", begins=True)
         if not unknown:
-            yield (begin + value if name in (_SEGMENT, _CLUSTER) else 0), "element", False
+            yield Part(end=begin + value if name in (_SEGMENT, _CLUSTER) else 0, name="element")
         elif name not in (_SEGMENT, _CLUSTER):
             return
         place = begin if unknown or name == _SEGMENT else begin + value
 
 
-_WALKS: dict[tuple[int, bytes], Callable[[BinaryIO, int], _Parts]] = {
-    (0, b"RF64"): _rf64,
-    (0, b"BW64"): _rf64,
-    (0, _W64_RIFF): _w64,
-    (0, b"caff"): _caf,
-    (0, b".snd"): _au,
-    (4, b"ftyp"): _mp4,
-    (4, b"moov"): _mp4,
-    (4, b"mdat"): _mp4,
-    (4, b"wide"): _mp4,
-    (4, b"free"): _mp4,
-    (4, b"skip"): _mp4,
-    (0, _EBML): _matroska,
+def _asf(file: BinaryIO, size: int) -> Iterator[Part]:
+    """Objects of ASF, as in WMA: a header, the data, indexes. A live stream knows no sizes."""
+    place, live = 0, False
+    while place + 24 <= size:
+        file.seek(place)
+        header = file.read(24)
+        name, length = header[:16], int.from_bytes(header[16:], "little")
+        if name == _ASF_HEADER:
+            yield Part(name="ASF", begins=place > 0)
+            live = _is_live(file.read(min(length, 1 << 16)))
+        if not 24 <= length < _LARGE or (name == _ASF_DATA and live):
+            return
+        if name in (_ASF_HEADER, _ASF_DATA):
+            yield Part(end=place + length, name="header" if name == _ASF_HEADER else "data")
+        place += length
+
+
+def _is_live(header: bytes) -> bool:
+    """Whether the properties in a header of ASF have the flag of a broadcast."""
+    at = header.find(_ASF_PROPERTIES)
+    return at >= 0 and bool(int.from_bytes(header[at + 88 : at + 92], "little") & 1)
+
+
+def _wavpack(file: BinaryIO, size: int) -> Iterator[Part]:
+    """Blocks of WavPack; the first states how many samples all of them have."""
+    place, stated, have = 0, 0, 0
+    while place + 32 <= size:
+        file.seek(place)
+        header = file.read(32)
+        if header[:4] != b"wvpk":
+            file.seek(after_tags(file, place))
+            yield Part(name="WavPack", begins=file.read(4) == b"wvpk")
+            break
+        length, total, index, count, flags = (
+            int.from_bytes(header[at : at + 4], "little") for at in (4, 12, 16, 20, 24)
+        )
+        if index == 0 and header[10] == 0 and count and flags & _WAVPACK_INITIAL:
+            yield Part(name="WavPack", begins=have > 0)
+            stated = 0 if total == 0xFFFFFFFF else total + (header[11] << 32)
+        yield Part(end=place + 8 + length, name="block")
+        have = max(have, index + (header[10] << 32) + count)
+        place += 8 + length
+    if have < stated:
+        yield Part(lost=f"{stated} samples and its blocks have {have}")
+
+
+def _tta(file: BinaryIO, size: int) -> Iterator[Part]:
+    """TTA: a header, the sizes of all frames, and these; a frame has 256 / 245 seconds."""
+    header = file.read(22)
+    rate, samples = (int.from_bytes(header[at : at + 4], "little") for at in (10, 14))
+    frame = 256 * rate // 245
+    if not frame:
+        return
+    sizes = -(-samples // frame)
+    yield Part(end=26 + 4 * sizes, name="sizes of frames")
+    table = file.read(4 * sizes)
+    end = 26 + 4 * sizes + sum(int.from_bytes(table[at : at + 4], "little") for at in range(0, 4 * sizes, 4))
+    yield Part(end=end, name="frames")
+    file.seek(after_tags(file, end))
+    yield Part(name="TTA", begins=file.read(4) == b"TTA1")
+
+
+_WALKS: dict[str, tuple[re.Pattern[bytes], Callable[[BinaryIO, int], Iterator[Part]]]] = {
+    "mp4": (re.compile(rb"....(?:ftyp|moov|mdat|wide|free|skip|styp)", re.DOTALL), _mp4),
+    "matroska": (re.compile(re.escape(_EBML)), _matroska),
+    "asf": (re.compile(re.escape(_ASF_HEADER)), _asf),
+    "wavpack": (re.compile(rb"wvpk"), _wavpack),
+    "tta": (re.compile(rb"TTA1"), _tta),
 }

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.audio.downmix import means
-from datasets.audio.readers import SoundFileReader, checked_blocks, open_reader
+from datasets.audio.readers import checked_blocks, open_integers, open_reader
 from datasets.audio.resampling import resample_blocks
 from datasets.audio.samples import AudioInfo, Integers, Samples, to_channels
 
@@ -58,7 +58,7 @@ def decode_blocks(
 
 def integer_blocks(path: str | Path, *, block_samples: int) -> Iterator[Integers]:
     """A file that holds 16-bit integers (`AudioInfo.integers`) in blocks of them, the last one shorter."""
-    with closing(SoundFileReader(Path(path))) as reader:
+    with closing(open_integers(path)) as reader:
         yield from map(Integers, reader.integers(block_samples))
 
 

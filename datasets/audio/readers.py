@@ -1,8 +1,8 @@
 """The two decoders behind one interface, and the error that each of their failures stands for.
 
 libsndfile reads what it can (wav, flac, ogg, mp3, aiff); PyAV, which carries ffmpeg's libraries in its
-wheel, reads the rest. Both stop silently at the end of a cut-off file, so what the header promises is
-compared with what came out.
+wheel, reads the rest. Both stop silently at the end of a cut-off file, so each is looked at first (`file_kinds.py`),
+and what the header promises is compared with what came out.
 """
 
 import errno
@@ -15,25 +15,21 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from datasets.audio.containers import chained, check
-from datasets.audio.headers import (
-    check_header,
-    is_chained_flac,
-    is_mp3_without_length,
-    is_wav_without_length,
-    truncated,
-)
+from datasets.audio.file_kinds import FileKind, chained, is_chained_flac, recognize, truncated
 from datasets.audio.samples import AudioInfo, Samples
+from datasets.audio.sound_chunks import told_whole
 from datasets.errors import AudioError, InputError, Unavailable
 
-# Containers that libsndfile does not know; asking it first would only cost time.
-_AV_SUFFIXES = {".m4a", ".mp4", ".aac", ".mka", ".mkv", ".webm", ".wma", ".mov", ".ac3"}
-# Formats whose stated duration is a promise rather than an estimate from the bit rate.
-_AV_EXACT = {"mov", "mp4", "m4a", "matroska", "webm", "flac", "wav", "aiff"}
+# Formats whose stated duration is a promise rather than an estimate from the bit rate; so are those of PCM in others.
+_AV_EXACT = {"mov", "mp4", "m4a", "matroska", "webm", "flac", "wv", "tta"}
+_AV_EXACT_PCM = {"wav", "aiff", "au", "caf", "w64"}
 _AV_TOLERANCE_S = 0.25
 _READ_SAMPLES = 1 << 15  # stays in the cache until it has been checked and copied
 # What PyAV may take a file for. It knows formats without any header, too, and decodes a web page as a telephone call.
-_AV_FORMATS = {"aac", "ac3", "aiff", "asf", "au", "caf", "eac3", "flac", "matroska", "mov", "mp3", "ogg", "w64", "wav"}
+_AV_FORMATS = {
+    "aac", "ac3", "aiff", "asf", "au", "caf", "eac3", "flac", "matroska", "mov", "mp3", "ogg", "tta", "w64", "wav",
+    "wv",
+}  # fmt: skip
 _DEEP_SUBTYPES = {"PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ALAC_20", "ALAC_24", "ALAC_32"}
 _SYSTEM_ERROR = 2  # of libsndfile: the operating system refused
 # What FFmpeg passes on from the operating system, and never says of a file's content. EIO is not among them.
@@ -60,11 +56,10 @@ def open_reader(path: str | Path, stream: int | None) -> Reader:
             raise AudioError("undecodable", f"{path}: not a file")
         if size == 0:
             raise AudioError("empty_file", f"{path}: a file of zero bytes")
-        check(path)
-        unsized = is_mp3_without_length(path) or is_wav_without_length(path)
-        if stream is None and path.suffix.lower() not in _AV_SUFFIXES and not unsized:
+        kind = recognize(path)
+        if stream is None and not kind.by_pyav:
             try:
-                return SoundFileReader(path)
+                return SoundFileReader(path, kind)
             except soundfile.LibsndfileError as error:
                 if error.code == _SYSTEM_ERROR:
                     raise Unavailable(f"{path} cannot be read: {error}") from None
@@ -84,11 +79,24 @@ def checked_blocks(reader: Reader, path: str | Path) -> Iterator[Samples]:
         yield block_CT
 
 
+def open_integers(path: str | Path) -> "SoundFileReader":
+    """A reader of a file that is known to hold 16-bit integers."""
+    path = Path(path)
+    try:
+        return SoundFileReader(path, recognize(path))
+    except OSError as error:
+        raise Unavailable(f"{path} cannot be read: {error.strerror or error}") from None
+
+
 class SoundFileReader:
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        check_header(path)
-        self._file = soundfile.SoundFile(path)
+    def __init__(self, path: Path, kind: FileKind) -> None:
+        self._path, self._kind = path, kind
+        self._mended = told_whole(path, kind.extent) if kind.extent and kind.extent.mends else None
+        try:
+            self._file = soundfile.SoundFile(self._mended or path)
+        except soundfile.LibsndfileError:
+            self._close_mended()
+            raise
         frames = self._file.frames if self._file.frames < 1 << 62 else 0
         self.info = AudioInfo(
             sample_rate=self._file.samplerate,
@@ -116,11 +124,22 @@ class SoundFileReader:
             raise AudioError("undecodable", f"{self._path}: decoding stopped after {count} samples ({error})") from None
         if count < self.info.num_samples:
             raise truncated(self._path, f"{count} of {self.info.num_samples} samples decode")
-        if self._file.format == "FLAC" and is_chained_flac(self._path):
+        if self._file.format == "FLAC" and self._is_chained_flac():
             raise chained(self._path)
+
+    def _is_chained_flac(self) -> bool:
+        try:
+            return is_chained_flac(self._path, self._kind.start)
+        except OSError as error:
+            raise Unavailable(f"{self._path} cannot be read: {error.strerror or error}") from None
 
     def close(self) -> None:
         self._file.close()
+        self._close_mended()
+
+    def _close_mended(self) -> None:
+        if self._mended is not None:
+            self._mended.close()
 
 
 class _AvReader:
@@ -176,12 +195,20 @@ class _AvReader:
                     count += block_CT.shape[1]
                     yield block_CT
         except av.error.FFmpegError as error:
-            raise _av_error(self._path, error, f"decoding stopped after {count} samples ({error})") from None
-        exact = bool(_AV_EXACT & set(self._container.format.name.split(",")))
-        if exact and count < self.info.num_samples - _AV_TOLERANCE_S * self.info.sample_rate:
+            if self._is_exact() and 0 < self.info.num_samples <= count:
+                return  # what follows the last sample is no audio
+            detail = f"decoding stopped after {count} samples ({error})"
+            if self._is_exact() and self.info.num_samples:
+                detail = f"truncated or damaged, {count} of {self.info.num_samples} samples decode ({error})"
+            raise _av_error(self._path, error, detail) from None
+        if self._is_exact() and count < self.info.num_samples - _AV_TOLERANCE_S * self.info.sample_rate:
             raise truncated(self._path, f"{count} of {self.info.num_samples} samples decode")
         if count == 0:
             raise AudioError("undecodable", f"{self._path}: no audio in it")
+
+    def _is_exact(self) -> bool:
+        names, codec = set(self._container.format.name.split(",")), self._stream.codec_context.name
+        return bool(_AV_EXACT & names) or (bool(_AV_EXACT_PCM & names) and codec.startswith("pcm_"))
 
     def close(self) -> None:
         self._stack.close()

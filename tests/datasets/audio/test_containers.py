@@ -9,9 +9,9 @@ import pytest
 import soundfile
 
 from datasets.audio import files as audio
-from datasets.audio.containers import check
 from datasets.errors import AudioError
 from datasets.seeding import row_rng
+from tests.datasets.audio.encoded import encoded
 
 RATE = 44100
 NOISE_TC = 0.1 * row_rng(0, "containers").standard_normal((RATE, 2))
@@ -95,13 +95,46 @@ def test_padding_around_the_boxes_of_an_mp4_is_no_second_file(tmp_path: Path, ki
     assert audio.decode(path)[0].shape[1] == pytest.approx(RATE, abs=2100)
 
 
-@pytest.mark.parametrize("size", [0xFFFFFFFF, 0])
-def test_a_size_that_was_never_filled_in_is_no_promise(tmp_path: Path, size: int) -> None:
-    data = bytearray(_sound("AU"))
-    data[8:12] = size.to_bytes(4, "big")
-    (tmp_path / "a.au").write_bytes(data)
-    check(tmp_path / "a.au")
-    data = bytearray(_sound("RF64"))
-    data[28:36] = bytes(8) if size == 0 else b"\xff" * 8
-    (tmp_path / "a.rf64").write_bytes(data)
-    check(tmp_path / "a.rf64")
+def test_an_mp4_without_its_index_is_truncated_not_unknown(tmp_path: Path) -> None:
+    path = tmp_path / "a.m4a"
+    whole = _muxed(path, "aac", "fltp")
+    path.write_bytes(whole[: whole.index(b"moov") - 4])
+    assert "truncated, its header promises an index (box moov)" in _said(path)
+
+
+def test_a_second_mp4_is_found_behind_a_last_box_without_a_size(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    whole = bytearray(_muxed(path, "aac", "fltp", options={"movflags": "+faststart"}))
+    at = whole.index(b"mdat") - 4
+    whole[at : at + 4] = bytes(4)
+    path.write_bytes(whole)
+    assert audio.decode(path)[0].shape[1] == pytest.approx(RATE, abs=2100)
+    path.write_bytes(whole + whole)
+    assert "several files in one" in _said(path)
+    path.write_bytes(whole[: len(whole) * 6 // 10])
+    assert "truncated" in _said(path)
+
+
+@pytest.mark.parametrize("name", ["a.wma", "a.wv", "a.tta"])
+@pytest.mark.parametrize("suffix", ["", ".wav"])
+def test_other_containers_are_told_by_content_and_held_to_what_they_promise(
+    tmp_path: Path, name: str, suffix: str
+) -> None:
+    path = tmp_path / name
+    whole = encoded(path, *{"a.wma": ("wmav2", "fltp"), "a.wv": ("wavpack", "fltp"), "a.tta": ("tta", "s16")}[name])
+    path = tmp_path / f"{name}{suffix}"
+    for tail in (b"", ID3V1, APE + ID3V1):
+        path.write_bytes(whole + tail)
+        assert audio.decode(path)[0].shape[1] == pytest.approx(RATE, abs=4096 if name == "a.wma" else 0)
+    path.write_bytes(whole + whole)
+    assert "several files in one" in _said(path)
+    for kept in (0.6, 0.97):
+        path.write_bytes(whole[: int(len(whole) * kept)])
+        assert "truncated, its header promises" in _said(path)
+
+
+def test_a_wavpack_file_without_its_last_block_is_truncated(tmp_path: Path) -> None:
+    path = tmp_path / "a.wv"
+    whole = encoded(path, "wavpack", "fltp")
+    path.write_bytes(whole[: whole.index(b"wvpk", 4)])
+    assert "truncated, its header promises 44100 samples and its blocks have 22050" in _said(path)

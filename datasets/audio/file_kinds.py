@@ -1,0 +1,122 @@
+"""What kind of file one is, by its content and never by its name, and whether it is whole and alone.
+
+Decoders stop silently where a file was cut off, and play the first of several that were put one behind the other. What
+a file promises is read here, by kind: samples behind a header in `sound_chunks.py`, containers with parts in
+`containers.py`, plain frames in `coded_frames.py`, Ogg and FLAC in `ogg_flac.py`.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from datasets.audio import coded_frames, containers, ogg_flac, sound_chunks
+from datasets.audio.tags import after_tags
+from datasets.errors import AudioError
+
+_MP3_TAGS = (0x50, 0x55)  # in RIFF: MPEG layers I and II, layer III
+# What libsndfile does not know, or whose length it guesses.
+_PYAV_KINDS = {"mp4", "matroska", "asf", "wavpack", "tta", "adts", "ac3"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileKind:
+    """What a file is."""
+
+    name: str  # "riff", "mp3", ...; empty where no walk knows it, which is left to the decoders
+    by_pyav: bool = False  # libsndfile does not read it, or not to its end
+    extent: sound_chunks.Extent | None = None  # of samples behind a header
+    start: int = 0  # behind tags
+
+
+def recognize(path: Path) -> FileKind:
+    """The kind of a file; AudioError where its end is missing or another file follows, OSError of the system."""
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        extent = sound_chunks.extent(file, size)
+        if extent is not None:
+            return _sound(path, file, extent)
+        file.seek(0)
+        if kind := containers.kind_of(file.read(16)):
+            _check_parts(path, kind, file, size)
+            return FileKind(name=kind, by_pyav=True)
+        start = after_tags(file, 0)
+        file.seek(start)
+        head = file.read(4)
+        if head == b"OggS":
+            if ogg_flac.is_chained_ogg(file):
+                raise chained(path)
+            if not ogg_flac.ogg_ends(file, size):
+                raise truncated(path, "its last page is missing")
+            return FileKind(name="ogg")
+        if head == b"fLaC":
+            return FileKind(name="flac", start=start)
+        return _frames(path, file, size)
+
+
+def chained(path: Path) -> AudioError:
+    """The error of several files in one."""
+    return AudioError(
+        "undecodable", f"{path}: several files in one, of which decoders read the first; split or join them"
+    )
+
+
+def truncated(path: Path, detail: str) -> AudioError:
+    """The error of a file whose end is missing."""
+    return AudioError("undecodable", f"{path}: truncated, {detail}")
+
+
+def is_chained_flac(path: Path, start: int) -> bool:
+    """Whether a second stream begins in the FLAC file whose first one begins at `start`."""
+    with path.open("rb") as file:
+        return ogg_flac.is_chained_flac(file, start)
+
+
+def _sound(path: Path, file: BinaryIO, found: sound_chunks.Extent) -> FileKind:
+    sound = found.sound
+    if found.missing:
+        raise truncated(
+            path,
+            f"its header promises {sound.start + sound.stated} bytes up to the end of the audio and it has "
+            f"{sound.start + found.num_bytes}",
+        )
+    if found.chained:
+        raise chained(path)
+    if found.mends and sound.name == "AIFF" and sound.start + found.num_bytes >= 1 << 32:
+        raise AudioError(
+            "undecodable",
+            f"{path}: its header says {sound.stated} bytes of audio and {found.num_bytes} follow, more than AIFF can "
+            "state; save it as WAV (RF64), W64 or FLAC",
+        )
+    coded = sound.name == "RIFF" and sound_chunks.format_tag(file) in _MP3_TAGS
+    return FileKind(name=sound.name.lower(), by_pyav=coded, extent=found)
+
+
+def _check_parts(path: Path, kind: str, file: BinaryIO, size: int) -> None:
+    for part in containers.parts(kind, file, size):
+        if part.begins:
+            raise chained(path)
+        if part.lost:
+            raise truncated(path, f"its header promises {part.lost}")
+        if part.end > size:
+            raise truncated(path, f"its header promises {part.end} bytes ({part.name}) and it has {size}")
+
+
+def _frames(path: Path, file: BinaryIO, size: int) -> FileKind:
+    """The kind of a file of plain frames. An MP3 that states its length is left to libsndfile, which holds it to it."""
+    kind, start = coded_frames.first_frame(file, size)
+    if not kind:
+        return FileKind(name="")
+    xing = coded_frames.read_xing(file, start) if kind == "mp3" else None
+    if xing is not None:
+        follows = after_tags(file, start + xing.num_bytes)
+        file.seek(follows)
+        if xing.num_bytes and coded_frames.mpeg_frame(file.read(4)) is not None:
+            raise chained(path)
+        return FileKind(name="mp3", start=start)
+    frames = coded_frames.walk(kind, file, start, size)
+    if frames.is_cut:
+        raise truncated(
+            path, f"its last frame promises {frames.last} bytes and it has {frames.present}; what followed is unknown"
+        )
+    return FileKind(name=kind, by_pyav=True, start=start)
