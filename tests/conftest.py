@@ -3,9 +3,12 @@
 import importlib
 import os
 import shutil
+import sqlite3
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,33 @@ SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What starts Ray comes last: some tests hold how it is started, and it can be started once in a process."""
     items.sort(key=lambda item: item.get_closest_marker("ray") is not None)
+
+
+def pytest_runtest_setup() -> None:
+    """MLflow makes a new database by dozens of migrations: once in a process from here on, and then copies of it."""
+    books = sys.modules.get("mlflow.store.db.utils")
+    if books is not None and books._upgrade_db.__module__ == books.__name__:
+        books._upgrade_db = _once(books._upgrade_db)
+
+
+def _once(upgrade: Callable[[Any], None]) -> Callable[[Any], None]:
+    made: list[sqlite3.Connection] = []
+
+    def upgrade_or_copy(engine: Any) -> None:
+        from sqlalchemy import inspect
+
+        if engine.dialect.name != "sqlite" or inspect(engine).has_table("alembic_version"):
+            upgrade(engine)
+            return
+        if not made:
+            upgrade(engine)
+            made.append(sqlite3.connect(":memory:", check_same_thread=False))
+            with closing(engine.raw_connection()) as connection:
+                connection.driver_connection.backup(made[0])
+        with closing(engine.raw_connection()) as connection:
+            made[0].backup(connection.driver_connection)
+
+    return upgrade_or_copy
 
 
 @pytest.fixture(scope="session")
@@ -55,6 +85,15 @@ def ray_local() -> Iterator[Any]:
     yield ray
     ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    """One Prefect server for the whole test run: flows that are called in this process keep their records there."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=300):
+        yield
 
 
 def _start_ray(ray: Any, folder: str) -> None:

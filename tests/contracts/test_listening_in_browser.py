@@ -72,8 +72,8 @@ class Opened:
             self.said.append(text)
 
     def until(self, condition: str) -> None:
-        """Wait up to 15 s. Playwright's own waiting needs eval, which the page's policy forbids."""
-        for _ in range(500):
+        """Wait up to two minutes. Playwright's own waiting needs eval, which the page's policy forbids."""
+        for _ in range(4000):
             if self.page.evaluate(f"() => ({condition})"):
                 return
             self.page.wait_for_timeout(30)

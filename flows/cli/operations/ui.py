@@ -45,8 +45,8 @@ def serve_store(root: str, *, screen: Screen) -> dict[str, Any]:
     return serve(Path(root), screen=screen)
 
 
-def serve(store: Path, *, screen: Screen, until: threading.Event | None = None) -> dict[str, Any]:
-    """Starts what the store has, says where it is, and stops all of it at Ctrl-C (or when `until` is set)."""
+def serve(store: Path, *, screen: Screen) -> dict[str, Any]:
+    """Starts what the store has, says where it is, and stops all of it at Ctrl-C."""
     store = store.expanduser().absolute()
     if not store.is_dir():
         raise InputError(f"There is no store at {store}. `stemline demo` makes one; or name yours with store.root=DIR.")
@@ -58,7 +58,7 @@ def serve(store: Path, *, screen: Screen, until: threading.Event | None = None) 
             screen.say(f"{name:<8} {address}")
         screen.say("Ctrl-C stops them.")
         with suppress(KeyboardInterrupt):  # this is how it is meant to end
-            (until or threading.Event()).wait()
+            threading.Event().wait()
     return {"addresses": addresses}
 
 
@@ -99,8 +99,13 @@ def _mlflow(store: Path, screen: Screen) -> Iterator[str]:
         "--backend-store-uri", sqlite_address(own_database(store)),
         "--default-artifact-root", artifact_folder(store).as_uri(),
     ]  # fmt: skip
-    with _process(command, log=store / "cache" / "ui-mlflow.log", environment={"MLFLOW_DISABLE_TELEMETRY": "true"}):
-        _wait_for(f"http://{HOST}:{port}/health", "MLflow", screen, log=store / "cache" / "ui-mlflow.log")
+    log = store / "cache" / "ui-mlflow.log"
+    environment = {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven helper processes for what we do not use
+    }
+    with _process(command, log=log, environment=environment):
+        _wait_for(f"http://{HOST}:{port}/health", "MLflow", screen, log=log)
         yield f"http://{HOST}:{port}/"
 
 

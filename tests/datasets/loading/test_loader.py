@@ -1,7 +1,6 @@
 """Batches come in order, whoever decodes them; waiting for them is counted; faults end a run and do not hang it."""
 
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -43,41 +42,58 @@ def test_batches_are_the_rows_of_their_numbers(
     assert made.num_bytes > 0
 
 
-def test_what_the_consumer_waits_for_is_counted(index: SegmentIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    lock, at_once, most, done = threading.Lock(), 0, 0, 0
+class Rows:
+    """Stands for `read_row` and the clock: a row takes a tenth of a second by a clock that nothing else moves."""
 
-    def slow(*arguments: Any, **settings: Any) -> int:
-        nonlocal at_once, most, done
-        with lock:
-            at_once += 1
-            most = max(most, at_once)
-        time.sleep(0.1)
-        with lock:
-            at_once, done = at_once - 1, done + 1
+    def __init__(self, *, at_once: int, ahead: bool) -> None:
+        self.ahead = ahead  # rows after the first batch's are read when the test says so
+        self.now_s, self.done, self.waits = 0.0, 0, 0
+        self.allowed = threading.Semaphore(0)  # rows that may be read
+        self._together, self._news = threading.Barrier(at_once, timeout=300), threading.Condition()
+
+    def read(self, *arguments: Any, **settings: Any) -> int:
+        assert self.allowed.acquire(timeout=300)
+        self._together.wait()
+        with self._news:
+            self.now_s, self.done = self.now_s + 0.1, self.done + 1
+            self._news.notify_all()
         return 0
 
-    monkeypatch.setattr(loader, "read_row", slow)
+    def wait_for(self, done: int) -> None:
+        with self._news:
+            assert self._news.wait_for(lambda: self.done >= done, timeout=300), f"only {self.done} rows were read"
 
-    def stalled_s(*, ready: int, **options: Any) -> float:
-        """How long the batches after the first were waited for, each asked for when `ready` more rows are there."""
-        nonlocal most, done
-        batches, most, done = _loader(index, **options), 0, 0
-        wanted, first_s = 0, 0.0
-        for numbers, _ in zip(NUMBERS, batches.batches(NUMBERS), strict=True):
-            first_s = first_s or batches.stalled_s
-            wanted += len(numbers)
-            while done < min(wanted + ready, sum(map(len, NUMBERS))):
-                time.sleep(0.01)
-        return batches.stalled_s - first_s
+    def perf_counter(self) -> float:
+        """Asked when the consumer begins to wait, and when it has its batch: that is read in between."""
+        now_s, self.waits = self.now_s, self.waits + 1
+        if self.waits == 1 or (self.waits % 2 and not self.ahead):
+            self.allowed.release(len(NUMBERS[0]))
+        return now_s
 
-    # Sleeping takes as long on a busy machine, or longer, never less.
-    one = stalled_s(ready=0, threads=1, prefetch_batches=0)
-    assert one >= 0.9
-    assert most == 1
-    assert stalled_s(ready=0, threads=3, prefetch_batches=0) >= 0.3
-    assert most > 1
-    # Learning from a batch takes longer than reading one: all but the first are there when they are asked for.
-    assert stalled_s(ready=3, threads=3, prefetch_batches=2) < 0.5 * one
+
+@pytest.mark.parametrize(
+    ("threads", "ahead", "stalled_s"),
+    [
+        (1, False, 0.9),  # each of the three batches after the first is waited for, row by row
+        (3, False, 0.9),  # as where its rows are read at once, which `Rows` insists on
+        (3, True, 0.0),  # learning from a batch takes longer than reading one: all are there when they are asked for
+    ],
+)
+def test_what_the_consumer_waits_for_is_counted(
+    index: SegmentIndex, monkeypatch: pytest.MonkeyPatch, threads: int, ahead: bool, stalled_s: float
+) -> None:
+    rows = Rows(at_once=threads, ahead=ahead)
+    monkeypatch.setattr(loader, "read_row", rows.read)
+    monkeypatch.setattr(loader, "time", rows)
+    made = _loader(index, threads=threads, prefetch_batches=2 * ahead)
+    first_s, wanted = -1.0, 0
+    for numbers, _ in zip(NUMBERS, made.batches(NUMBERS), strict=True):
+        first_s, wanted = max(first_s, 0.0) or made.stalled_s, wanted + len(numbers)
+        if ahead:
+            rows.allowed.release(len(numbers))
+        rows.wait_for(min(wanted + ahead * len(numbers), sum(map(len, NUMBERS))))
+    assert first_s == pytest.approx(0.3)
+    assert made.stalled_s - first_s == pytest.approx(stalled_s)
 
 
 def test_no_more_is_read_ahead_than_was_asked_for(index: SegmentIndex) -> None:

@@ -3,7 +3,6 @@
 import contextvars
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -16,14 +15,6 @@ pytestmark = pytest.mark.slow
 
 PASSED = GateDecision(promote=True, reason="It scores more.", improvement=5.0, checks=(), num_songs=20)
 ASKS = RunConfig(gate=GateConfig(approval=True, approval_s=60.0))
-
-
-@pytest.fixture(scope="module")
-def prefect_server() -> Iterator[None]:
-    from prefect.testing.utilities import prefect_test_harness
-
-    with prefect_test_harness(server_startup_timeout=300):
-        yield
 
 
 @pytest.fixture(autouse=True)

@@ -180,7 +180,7 @@ class Meeting(Toy):
         self.num_threads: list[int] = []
 
     def forward(self, mixture_BCT: Tensor) -> Tensor:
-        self.barrier.wait(timeout=20)
+        self.barrier.wait(timeout=300)
         self.num_threads.append(torch.get_num_threads())
         return super().forward(mixture_BCT)
 

@@ -79,9 +79,12 @@ class Cluster:
         share = min(1.0, (1 + 2 * (time.monotonic() - self.began_s) / ENDED_S) / 3)
         return self.text[: round(share * len(self.text))]
 
+    def over(self) -> bool:
+        return time.monotonic() - self.began_s > ENDED_S
+
     async def about(self, request: web.Request) -> web.Response:
         self.began_s = self.began_s or time.monotonic()
-        over = time.monotonic() - self.began_s > ENDED_S
+        over = self.over()
         told = {"type": "SUBMISSION", "entrypoint": "true", "submission_id": "job", "message": "done"}
         return web.json_response({**told, "status": "SUCCEEDED" if over else "RUNNING"})
 
@@ -171,7 +174,7 @@ def test_progress_is_heard_while_the_job_runs_and_after_long_silence(monkeypatch
     monkeypatch.setattr(ray_jobs, "LOOK_S", (0.05, 0.1))
     monkeypatch.setattr(job_log, "_AGAIN_S", (0.02, 0.02))
     monkeypatch.setattr(job_log, "_SILENT_S", 0.2)
-    cluster, when = Cluster(cuts=0), list[float]()
+    cluster, heard = Cluster(cuts=0), list[float]()
 
     async def dead(request: web.Request) -> web.WebSocketResponse:
         """A connection that dies without a word."""
@@ -180,11 +183,15 @@ def test_progress_is_heard_while_the_job_runs_and_after_long_silence(monkeypatch
         cluster.tails += 1
         socket = web.WebSocketResponse()
         await socket.prepare(request)
-        await asyncio.sleep(20)
+        await socket.receive()  # until the other side gives it up
         return socket
 
     monkeypatch.setattr(cluster, "tail", dead)
+    # However slow the machine, the job goes on until something was heard of it, or nobody listens.
+    monkeypatch.setattr(cluster, "over", lambda: bool(heard) or time.monotonic() - cluster.began_s > 300)
     with answering(cluster) as address:
-        ray_jobs._follow(ray_jobs._client(address), "job", lambda line: when.append(time.monotonic() - cluster.began_s))
+        ray_jobs._follow(
+            ray_jobs._client(address), "job", lambda line: heard.append(time.monotonic() - cluster.began_s)
+        )
     assert cluster.tails == 2
-    assert when[0] < 0.6 * ENDED_S
+    assert heard[0] < 300
