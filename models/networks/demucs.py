@@ -4,7 +4,7 @@
 
 v2: Alexandre Defossez, Nicolas Usunier, Leon Bottou, Francis Bach, arXiv 1911.13254, as released in April 2021.
 v3 puts GELU for ReLU, norms into the inner layers and residual branches for the big LSTM: arXiv 2111.03600.
-The layers are plain sequences, because the published state-dict keys are positions in one. Read next: `blocks.py`.
+The layers are plain sequences, because the published state-dict keys are positions in one. Next: `blocks/layers.py`.
 """
 
 import math
@@ -17,7 +17,9 @@ from torch.nn import functional as F
 
 from ..errors import ModelError, check_audio, check_mixture, check_size, source_names
 from ..ranges import PositiveFloat, PositiveInt, check_ranges
-from .blocks import BiLSTM, DConv, group_norm, rescale_convolutions
+from .blocks.layers import group_norm, rescale_convolutions
+from .blocks.recurrent import BiLSTM
+from .blocks.residual import DConv
 from .levels import Normalization
 from .spectral import at_least_float32
 

@@ -6,7 +6,7 @@
 
 Where the spectral branch has a single row left, it and the temporal one have the same shape: they are added, go
 through one more layer, and part again. Alexandre Defossez, arXiv 2111.03600. Attribute names are the published
-state-dict keys. Read next: `blocks.py`.
+state-dict keys. Read next: `blocks/layers.py`.
 """
 
 from dataclasses import dataclass
@@ -17,17 +17,10 @@ from torch.nn import functional as F
 
 from ..errors import ModelError, check_audio, check_mixture, check_size, source_names
 from ..ranges import NonNegativeInt, PositiveFloat, PositiveInt, check_ranges
-from .blocks import (
-    DConv,
-    DecoderLayer,
-    EncoderLayer,
-    FrequencyEmbedding,
-    group_norm,
-    rescale_convolutions,
-    standardize,
-)
+from .blocks.layers import DecoderLayer, EncoderLayer, FrequencyEmbedding, group_norm, rescale_convolutions
+from .blocks.residual import DConv
 from .levels import Normalization
-from .spectral import to_channels, to_samples, to_spectrum
+from .spectral import standardize, to_channels, to_samples, to_spectrum
 
 KERNEL, STRIDE = 8, 4  # over frequency in the spectral branch, over time in the other
 SHARED_KERNEL, SHARED_STRIDE = 4, 2  # over time, in the shared layer

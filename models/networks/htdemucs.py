@@ -5,7 +5,7 @@
               +----------> tencoder x4 --+                 +--> tdecoder x4 -------------------+
 
 Simon Rouard, Francisco Massa, Alexandre Defossez, arXiv 2211.08553. Attribute names are the published state-dict
-keys, so published weights load. Read next: `spectral.py`, `blocks.py`, `transformer.py`.
+keys, so published weights load. Read next: `spectral.py`, `blocks/layers.py`, `transformer.py`.
 """
 
 from dataclasses import dataclass
@@ -17,17 +17,11 @@ from torch.nn import functional as F
 
 from ..errors import ModelError, check_audio, check_mixture, check_size, source_names
 from ..ranges import NonNegativeInt, PositiveFloat, PositiveInt, Range, check_ranges
-from .blocks import (
-    DConv,
-    DecoderLayer,
-    EncoderLayer,
-    FrequencyEmbedding,
-    rescale_convolutions,
-    standardize,
-)
-from .cpu_kernels import linear
+from .blocks.layers import DecoderLayer, EncoderLayer, FrequencyEmbedding, rescale_convolutions
+from .blocks.residual import DConv
+from .kernels.linear import fused_linear
 from .levels import Normalization
-from .spectral import to_channels, to_samples, to_spectrum
+from .spectral import standardize, to_channels, to_samples, to_spectrum
 from .transformer import Attention, AttentionFactory, CrossTransformer
 
 STRIDE = 4  # of every layer, over frequency in the spectral branch and over time in the other
@@ -190,7 +184,7 @@ class HTDemucs(nn.Module):
 
 def _pointwise(tokens_BLD: Tensor, conv: nn.Conv1d) -> Tensor:
     """A 1x1 convolution on features that come last: a matrix product, without two transposes around."""
-    return linear(tokens_BLD, conv.weight[:, :, 0], conv.bias)
+    return fused_linear(tokens_BLD, conv.weight[:, :, 0], conv.bias)
 
 
 def _branch(config: HTDemucsConfig, *, spectral: bool) -> tuple[nn.ModuleList, nn.ModuleList]:

@@ -87,8 +87,8 @@ class SparseAttention(nn.Module):
             for x in (self.q(query_BLD), self.k(memory_BMD), self.v(memory_BMD))
         )
         pattern = find_pattern(q, k, sparsity=self.sparsity, projection_DR2=self._projection())
-        attend = attend_blocks if q.device.type == "cuda" else attend_dense
-        out: Tensor = self.proj(attend(q, k, v, pattern).transpose(1, 2).flatten(-2))
+        attention = attend_blocks if q.device.type == "cuda" else attend_dense
+        out: Tensor = self.proj(attention(q, k, v, pattern).transpose(1, 2).flatten(-2))
         return out
 
     def _projection(self) -> Tensor:

@@ -12,8 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .blocks import LayerScale
-from .cpu_kernels import attend, drop, linear, suits
+from .blocks.residual import LayerScale
+from .kernels.attention import dropout_attention
+from .kernels.dispatch import uses_cpu_kernels
+from .kernels.dropout import sparse_dropout
+from .kernels.linear import fused_linear
 from .spectral import at_least_float32
 
 # (width, num_heads, dropout) to a module that maps (query_BLD, memory_BMD) to (B, L, D)
@@ -35,24 +38,24 @@ class Attention(nn.Module):
     def forward(self, query_BLD: Tensor, memory_BMD: Tensor) -> Tensor:
         width = query_BLD.shape[-1]
         if query_BLD is memory_BMD:
-            q, k, v = linear(query_BLD, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
+            q, k, v = fused_linear(query_BLD, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
         else:
-            q = linear(query_BLD, self.in_proj_weight[:width], self.in_proj_bias[:width])
-            k, v = linear(memory_BMD, self.in_proj_weight[width:], self.in_proj_bias[width:]).chunk(2, dim=-1)
+            q = fused_linear(query_BLD, self.in_proj_weight[:width], self.in_proj_bias[:width])
+            k, v = fused_linear(memory_BMD, self.in_proj_weight[width:], self.in_proj_bias[width:]).chunk(2, dim=-1)
         q, k, v = (x.view(*x.shape[:2], self.num_heads, -1).transpose(1, 2) for x in (q, k, v))
         dropout = self.dropout if self.training else 0.0
-        if suits(q) and dropout:  # torch's CPU kernel knows none
-            heads = attend(q, k, v, dropout=dropout)
+        if dropout and uses_cpu_kernels(q):  # torch's CPU kernel knows none
+            heads = dropout_attention(q, k, v, dropout)
         else:
             heads = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
-        return linear(heads.transpose(1, 2).flatten(-2), self.out_proj.weight, self.out_proj.bias)
+        return fused_linear(heads.transpose(1, 2).flatten(-2), self.out_proj.weight, self.out_proj.bias)
 
 
 class Dropout(nn.Dropout):
     """The same, drawn sparsely on CPUs."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return drop(x, self.p) if self.training and suits(x) else super().forward(x)
+        return sparse_dropout(x, self.p) if self.training and uses_cpu_kernels(x) else super().forward(x)
 
 
 class WholeNorm(nn.Module):
@@ -74,8 +77,8 @@ class WholeNorm(nn.Module):
 
 
 def _feed_forward(layer: "SelfLayer | CrossLayer", x_BLD: Tensor) -> Tensor:
-    hidden = linear(x_BLD, layer.linear1.weight, layer.linear1.bias, gelu=True)
-    return linear(layer.dropout(hidden), layer.linear2.weight, layer.linear2.bias)
+    hidden = fused_linear(x_BLD, layer.linear1.weight, layer.linear1.bias, gelu=True)
+    return fused_linear(layer.dropout(hidden), layer.linear2.weight, layer.linear2.bias)
 
 
 class SelfLayer(nn.Module):

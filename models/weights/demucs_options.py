@@ -6,7 +6,6 @@ refused by name, since its weights would load and sound wrong. The third kind, a
 does not have, are passed over; the reference drops the latter too.
 """
 
-import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,7 +18,7 @@ from ..networks import catalog
 from ..networks.demucs import DemucsConfig
 from ..networks.hdemucs import HDemucsConfig
 from ..networks.htdemucs import HTDemucsConfig
-from .bag_file import MAX_SEGMENT_S
+from .option_values import flag, names, num_layers, number, seconds, short, whole_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +29,7 @@ class ClassName:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Dialect:
+class OptionTable:
     """The options of one of the reference's classes."""
 
     defaults: Mapping[str, Any]  # of options that vary; a package may leave them out
@@ -40,11 +39,11 @@ class Dialect:
 
 def to_our_config(klass: Any, args: Any, kwargs: Any, *, origin: str) -> dict[str, Any]:
     """The configuration, as `catalog.from_config` takes it, of a package's class and arguments."""
-    if not isinstance(klass, ClassName) or klass.path not in DIALECTS:
+    if not isinstance(klass, ClassName) or klass.path not in OPTIONS_OF:
         raise ModelError(
-            f"{origin} is of class {getattr(klass, 'path', klass)!r}: known: {', '.join(sorted(DIALECTS))}"
+            f"{origin} is of class {getattr(klass, 'path', klass)!r}: known: {', '.join(sorted(OPTIONS_OF))}"
         )
-    dialect = DIALECTS[klass.path]
+    table = OPTIONS_OF[klass.path]
     if not isinstance(args, Sequence) or len(args) > 1 or not isinstance(kwargs, Mapping):
         raise ModelError(f"{origin} has arguments that cannot be read: want at most the sources by position")
     options = dict(kwargs) | ({"sources": args[0]} if args else {})
@@ -52,13 +51,13 @@ def to_our_config(klass: Any, args: Any, kwargs: Any, *, origin: str) -> dict[st
         raise ModelError(f"{origin} does not say which sources it separates")
     try:
         strange = [
-            f"sets {name}={_short(options[name])}; only {fixed!r} can be built here{_why(name)}"
-            for name, fixed in dialect.fixed.items()
+            f"sets {name}={short(options[name])}; only {fixed!r} can be built here{_why(name)}"
+            for name, fixed in table.fixed.items()
             if not _same(options.get(name, fixed), fixed)
         ]
         if strange:
             raise ModelError(", and ".join(strange))
-        config = dialect.read({**dialect.defaults, **options})
+        config = table.read({**table.defaults, **options})
         catalog.read_config(config)  # in range as well
     except ModelError as error:
         raise ModelError(f"{origin} {error}") from error
@@ -95,12 +94,12 @@ def _same(value: Any, fixed: Any) -> bool:
 def _read_audio(options: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that all families share."""
     return {
-        "sources": _names(options["sources"]),
-        "sample_rate": _whole(options["samplerate"]),
-        "audio_channels": _whole(options["audio_channels"]),
-        "segment_s": _seconds(options["segment"]),
-        "channels": _whole(options["channels"]),
-        "growth": _whole(options["growth"]),
+        "sources": names(options["sources"]),
+        "sample_rate": whole_number(options["samplerate"]),
+        "audio_channels": whole_number(options["audio_channels"]),
+        "segment_s": seconds(options["segment"]),
+        "channels": whole_number(options["channels"]),
+        "growth": whole_number(options["growth"]),
         "normalize": "track",  # no option: demucs normalizes songs before training and before separation
     }
 
@@ -118,50 +117,9 @@ def _write_audio(config: DemucsConfig | HDemucsConfig | HTDemucsConfig) -> dict[
     }
 
 
-def _names(value: Any) -> list[str]:
-    if not isinstance(value, list | tuple) or not all(isinstance(name, str) and name for name in value):
-        raise ModelError(f"has an option of the wrong kind: sources={_short(value)}, want a list of names")
-    return list(value)
-
-
-def _whole(value: Any, most: int = 10**9) -> int:
-    """A whole number, not negative, and not so large that mere arithmetic with it never ends."""
-    if isinstance(value, bool) or not isinstance(value, int | float | Fraction) or not 0 <= value <= most:
-        raise ModelError(f"has an option {_short(value)}: want a whole number, from 0 to {most}")
-    if value != int(value):
-        raise ModelError(f"has an option {_short(value)}: want a whole number")
-    return int(value)
-
-
-def _layers(value: Any) -> int:
-    return _whole(value, most=1000)
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | Fraction) or not 0 <= value <= 10**9:
-        raise ModelError(f"has an option of the wrong kind: {_short(value)}, want a number from 0 to 1000000000")
-    return float(value)
-
-
-def _seconds(value: Any) -> float:
-    if not 0 < (seconds := _number(value)) <= MAX_SEGMENT_S:
-        raise ModelError(f"has a segment of {seconds:g} s: want above 0, at most {MAX_SEGMENT_S:g}")
-    return seconds
-
-
-def _flag(value: Any) -> bool:
-    if value is not None and not isinstance(value, int):
-        raise ModelError(f"has an option of the wrong kind: {_short(value)}, want True or False")
-    return bool(value)
-
-
-def _short(value: Any) -> str:
-    return reprlib.repr(value)
-
-
 def _read_htdemucs(options: Mapping[str, Any]) -> dict[str, Any]:
     fields = _read_audio(options)
-    depth = _layers(options["depth"])
+    depth = num_layers(options["depth"])
     if options["norm_starts"] < depth:
         raise ModelError(
             f"sets norm_starts={options['norm_starts']}, which puts norms into the U-Net; "
@@ -174,16 +132,16 @@ def _read_htdemucs(options: Mapping[str, Any]) -> dict[str, Any]:
         "family": "htdemucs",
         **fields,
         "depth": depth,
-        "nfft": _whole(options["nfft"]),
-        "dconv_compress": _whole(options["dconv_comp"]),
-        "dconv_depth": _layers(options["dconv_depth"]),
+        "nfft": whole_number(options["nfft"]),
+        "dconv_compress": whole_number(options["dconv_comp"]),
+        "dconv_depth": num_layers(options["dconv_depth"]),
         "dconv_in_decoder": options["dconv_mode"] == 3,
-        "transformer_width": _whole(options["bottom_channels"]) or inner,
-        "transformer_layers": _layers(options["t_layers"]),
-        "transformer_heads": _whole(options["t_heads"]),
-        "transformer_hidden_scale": _number(options["t_hidden_scale"]),
-        "dropout": _number(options["t_dropout"]),
-        "attention_dropout": _number(options["t_dropout"]),
+        "transformer_width": whole_number(options["bottom_channels"]) or inner,
+        "transformer_layers": num_layers(options["t_layers"]),
+        "transformer_heads": whole_number(options["t_heads"]),
+        "transformer_hidden_scale": number(options["t_hidden_scale"]),
+        "dropout": number(options["t_dropout"]),
+        "attention_dropout": number(options["t_dropout"]),
     }
 
 
@@ -209,9 +167,9 @@ def _read_hdemucs(options: Mapping[str, Any]) -> dict[str, Any]:
     fields = {
         "family": "hdemucs",
         **_read_audio(options),
-        "nfft": _whole(options["nfft"]),
-        "dconv_compress": _whole(options["dconv_comp"]),
-        "dconv_depth": _layers(options["dconv_depth"]),
+        "nfft": whole_number(options["nfft"]),
+        "dconv_compress": whole_number(options["dconv_comp"]),
+        "dconv_depth": num_layers(options["dconv_depth"]),
     }
     depth = HDemucsConfig(nfft=fields["nfft"]).depth
     wanted = {"depth": depth, "norm_starts": depth - 2, "dconv_attn": depth - 2, "dconv_lstm": depth - 2}
@@ -240,8 +198,8 @@ def _read_demucs(options: Mapping[str, Any]) -> dict[str, Any]:
         "family": "demucs",
         **_read_audio(options),
         "version": 3,
-        "depth": _layers(options["depth"]),
-        "oversample": _flag(options["resample"]),
+        "depth": num_layers(options["depth"]),
+        "oversample": flag(options["resample"]),
     }
 
 
@@ -250,7 +208,7 @@ def _write_demucs(config: DemucsConfig) -> dict[str, Any]:
 
 
 def _read_demucs_v2(options: Mapping[str, Any]) -> dict[str, Any]:
-    segment_s = _whole(options["segment_length"]) / _whole(options["samplerate"])
+    segment_s = whole_number(options["segment_length"]) / whole_number(options["samplerate"])
     return _read_demucs({**options, "segment": segment_s}) | {"version": 2}
 
 
@@ -278,8 +236,8 @@ _HYBRID_FIXED = {
     "context_enc": 0,
 }
 
-DIALECTS = {
-    "demucs.htdemucs.HTDemucs": Dialect(
+OPTIONS_OF = {
+    "demucs.htdemucs.HTDemucs": OptionTable(
         defaults={
             **_AUDIO,
             "segment": 10,
@@ -316,7 +274,7 @@ DIALECTS = {
         },
         read=_read_htdemucs,
     ),
-    "demucs.hdemucs.HDemucs": Dialect(
+    "demucs.hdemucs.HDemucs": OptionTable(
         defaults={
             **_AUDIO,
             "channels": 48,
@@ -331,7 +289,7 @@ DIALECTS = {
         fixed={**_HYBRID_FIXED, "hybrid": True, "hybrid_old": False, "norm_groups": 4, "dconv_mode": 1},
         read=_read_hdemucs,
     ),
-    "demucs.demucs.Demucs": Dialect(
+    "demucs.demucs.Demucs": OptionTable(
         defaults={**_AUDIO, "channels": 64, "depth": 6, "resample": True},
         fixed={
             "rewrite": True,
@@ -353,7 +311,7 @@ DIALECTS = {
         read=_read_demucs,
     ),
     # The class of the v2 release, before it grew into v3's under another name.
-    "demucs.model.Demucs": Dialect(
+    "demucs.model.Demucs": OptionTable(
         defaults={**_AUDIO, "channels": 64, "depth": 6, "resample": True, "segment_length": 4 * 10 * 44100},
         fixed={
             "rewrite": True,
@@ -368,4 +326,4 @@ DIALECTS = {
     ),
 }
 # Its name in the first packages of hybrid models.
-DIALECTS["demucs.wdemucs.WDemucs"] = DIALECTS["demucs.hdemucs.HDemucs"]
+OPTIONS_OF["demucs.wdemucs.WDemucs"] = OPTIONS_OF["demucs.hdemucs.HDemucs"]

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from ..errors import ModelError
 from ..networks import catalog
 from ..networks.bag import Bag
-from .demucs_options import DIALECTS, ClassName, to_kwargs, to_our_config
+from .demucs_options import OPTIONS_OF, ClassName, to_kwargs, to_our_config
 from .state_dict import build_for, load_state
 from .weights_file import sha256_of
 
@@ -147,7 +147,7 @@ def _config_of(package: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 def _read_pickle(path: Path, *, weights: bool = True) -> dict[str, Any]:
     """The dict in a `.th` file. Nothing of the pickle is called: classes are names, fractions are parsed."""
-    known: list[Callable[..., Any] | tuple[Any, str]] = [(ClassName(name), name) for name in DIALECTS]
+    known: list[Callable[..., Any] | tuple[Any, str]] = [(ClassName(name), name) for name in OPTIONS_OF]
     known.append((_fraction, "fractions.Fraction"))
     try:
         with torch.serialization.safe_globals(known):

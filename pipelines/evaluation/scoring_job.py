@@ -83,7 +83,7 @@ class Separator:
     def __init__(self, config: EvaluateConfig, checkpoint: str, chunks: ShardSet) -> None:
         import torch
 
-        from models.networks.cpu_kernels import keep_freed_memory
+        from models.freed_memory import keep_freed_memory
         from models.weights.loading import load_model
         from models.weights.model_ref import describe
 
@@ -168,7 +168,7 @@ def score_row(row: dict[str, Any], *, config: EvaluateConfig, chunks: ShardSet, 
     """A task that scores one song, and stores what came out."""
     import torch
 
-    from models.networks.cpu_kernels import keep_freed_memory
+    from models.freed_memory import keep_freed_memory
 
     keep_freed_memory()  # pages for the same tensors again and again would take longer than the sums
     torch.set_num_threads(1)

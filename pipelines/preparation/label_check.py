@@ -148,7 +148,7 @@ class _Listening:
     def __init__(self, load_from: Callable[[str], "nn.Module"], path: str, options: Mapping[str, Any]) -> None:
         import torch
 
-        from models.networks.cpu_kernels import keep_freed_memory
+        from models.freed_memory import keep_freed_memory
 
         if not options["use_gpu"]:
             keep_freed_memory()

@@ -150,7 +150,6 @@ ALLOWED: dict[tuple[str, str], int] = {
     ("flows", "variable door"): 5,
     ("flows", "variable moved_alias"): 1,
     ("flows", "variable pause_h"): 1,
-    ("models", "function attend"): 1,
 }
 
 

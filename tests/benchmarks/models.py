@@ -125,8 +125,8 @@ def separation(arm: Arm, setting: Setting) -> Callable[[], float | None]:
         apply_model(model, normal_CT[None], shifts=1, split=True, overlap=0.25, device=setting.device)
 
     def ours(mixture_CT: Tensor) -> None:
+        from models.freed_memory import keep_freed_memory
         from models.inference.separate import separate
-        from models.networks.cpu_kernels import keep_freed_memory
 
         keep_freed_memory()  # as `stemline separate` and the scoring workers do
         dtype = getattr(torch, arm.precision)

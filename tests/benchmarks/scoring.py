@@ -198,7 +198,7 @@ def _call(arm: str, stems_SCT: Array, estimates_SCT: Array) -> Any:
             return lambda: _museval(stems_SCT, estimates_SCT)
         import torch
 
-        from models.networks.cpu_kernels import keep_freed_memory
+        from models.freed_memory import keep_freed_memory
         from models.scores.bsseval import bss_eval
         from models.scores.metrics import sdr_windows
 

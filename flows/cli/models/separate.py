@@ -37,7 +37,7 @@ def run(config: RunConfig, songs: Sequence[str], *, model: str, out: str, screen
     if not songs:
         raise InputError("No song was given. Example: stemline separate song.mp3 --model models:/stemline@champion")
 
-    from models.networks.cpu_kernels import keep_freed_memory
+    from models.freed_memory import keep_freed_memory
     from pipelines import registry
     from pipelines.inference import separate_songs
 

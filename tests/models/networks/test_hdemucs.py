@@ -7,7 +7,7 @@ from demucs.demucs import LocalState
 from demucs.hdemucs import HDemucs as Reference
 
 from models.errors import ModelError
-from models.networks.blocks import LocalAttention
+from models.networks.blocks.recurrent import LocalAttention
 from models.networks.catalog import build
 from models.networks.hdemucs import HDemucs, HDemucsConfig
 from tests.models.parity import forward_gap, gradient_gap, noise, twin

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.errors import ModelError
-from models.networks.blocks import LayerScale
+from models.networks.blocks.residual import LayerScale
 from models.networks.catalog import build, from_config, to_config
 from models.networks.sparse_htdemucs import (
     SparseAttention,

@@ -1,0 +1,8 @@
+"""Attention with dropout, dropout, gates and linear layers for CPUs; the first and the gates in tiles of the cache.
+
+A large intermediate costs more than the arithmetic on it: memory is fetched page by page from the system and given
+back after every operation. So the wide tensors before a gate, and the weights of attention with dropout, exist for
+one tile at a time here and are computed again for the gradients (as in Dao et al., arXiv 2205.14135). On other
+devices, and under a compiler or an export, the networks use plain torch operations, which fuse there: `dispatch.py`
+decides.
+"""
