@@ -138,13 +138,13 @@ def test_times_are_told_in_minutes() -> None:
 # --- what a signature holds -----------------------------------------------------------------------------------
 
 
-def _bursts(*tones: tuple[float, float], level: float = 0.3) -> Signature:
-    """The signature of short tones, each at a time in seconds and some semitones above 220 Hz; 5 s in all."""
+def _bursts(*tones: tuple[float, ...], level: float = 0.3) -> Signature:
+    """The signature of short tones, at times in seconds, semitones above 220 Hz, of some gain; 5 s in all."""
     time_T = np.arange(5 * 11025) / 11025
-    made_T = sum(
-        level * np.exp(-0.5 * ((time_T - at_s) / 0.02) ** 2) * np.sin(2 * np.pi * 220.0 * 2 ** (pitch / 12) * time_T)
-        for at_s, pitch in tones
-    )
+    made_T = np.zeros(len(time_T))
+    for at_s, pitch, *gain in tones:
+        swell_T = np.exp(-0.5 * ((time_T - at_s) / 0.02) ** 2)
+        made_T += level * (gain or [1.0])[0] * swell_T * np.sin(2 * np.pi * 220.0 * 2 ** (pitch / 12) * time_T)
     extractor = FingerprintExtractor(11025)
     extractor.add(np.asarray(made_T, np.float32))
     return extractor.signature()
@@ -175,12 +175,24 @@ def test_a_stored_signature_can_be_read_as_it_was_written() -> None:
         (((1.0, 10.0), (1.5, 14.0), (1.5, 18.0)), 0),  # two at once
         (((1.0, 10.0), (1.5, 14.0), (2.0, 18.0), (2.3, 12.0)), 4),  # of the next three any two
         (((1.0, 10.0), (1.3, 14.0), (1.6, 18.0), (1.9, 12.0), (2.2, 15.0)), 7),
+        (((1.0, 10.0), (1.5, 14.0), (1.55, 12.5, 0.5), (2.0, 18.0)), 1),  # nothing beside a stronger peak is one
+        (((1.0, 10.0), (1.5, 14.0), (1.55, 7.5, 0.5), (2.0, 18.0)), 3),
+        (((1.0, 40.0), (1.5, 42.0), (2.0, 46.8)), 1),
+        (((1.0, 40.0), (1.5, 42.0), (2.0, 48.5)), 0),  # above 3.5 kHz nothing is listened to
+        (((1.0, 6.0), (1.5, 4.0), (2.0, 0.5)), 1),
+        (((1.0, 6.0), (1.5, 4.0), (2.0, -0.5)), 0),  # nor below 220 Hz
     ],
 )
 def test_a_landmark_is_a_peak_and_two_of_the_next_three_within_an_octave_and_one_and_a_half_seconds(
-    tones: tuple[tuple[float, float], ...], count: int
+    tones: tuple[tuple[float, ...], ...], count: int
 ) -> None:
     assert len(_bursts(*tones)) - 1 == count
+
+
+def test_of_each_second_the_eight_strongest_peaks_count() -> None:
+    tones = [(1.1 + 0.08 * place, (5.0, 17.0, 9.0, 21.0, 13.0)[place % 5], 1 - 0.05 * place) for place in range(10)]
+    np.testing.assert_array_equal(_bursts(*tones), _bursts(*tones[:8]))
+    assert len(_bursts(*tones[:8])) > len(_bursts(*tones[:7]))
 
 
 @pytest.mark.parametrize(("level_db", "heard"), [(-70, True), (-96, True), (-112, False)])
@@ -271,15 +283,36 @@ def test_where_a_copy_lies_is_told_in_both_songs() -> None:
     assert match.first_start_s == pytest.approx(8.0, abs=0.15)
 
 
-@pytest.mark.parametrize(("first_s", "share"), [(20.0, 0.5), (10.0, 1.0)])
+@pytest.mark.parametrize(("first_s", "share"), [(20.0, 0.6), (10.0, 1.0)])
 def test_what_is_shared_counts_in_the_shorter_song(first_s: float, share: float) -> None:
     """20 s of which the first ten are the other song's; a second counts that lies within two of a common landmark."""
     first = SONG if first_s == 20.0 else SONG.some(SONG.frame < 10 * FRAMES_PER_S)
     later = SONG.some(SONG.frame < 10 * FRAMES_PER_S).beside(Marks.random("else", 200, 10.0).changed(later_s=10.0))
     match = _matched(later, first)
     assert match is not None
-    assert match.similarity == pytest.approx(share, abs=0.11)
+    assert match.similarity == share
     assert _matched(later, first, min_similarity=0.65) is None or share == 1.0
+
+
+def test_the_share_is_told_to_the_thousandth() -> None:
+    """Landmarks of 7 seconds in a row, and of 13 others far from them: 9 of 20 sounding seconds, or 7 and 2 beside."""
+    middle = SONG.some((SONG.frame >= 6 * FRAMES_PER_S) & (SONG.frame < 12 * FRAMES_PER_S))
+    later = middle.beside(Marks.random("else", 300, 23.0))
+    match = _matched(later)
+    assert match is not None
+    assert match.similarity == round(10 / 20, 3)  # of the other song, 20 s long: 4 to 13
+    shorter = SONG.some(SONG.frame < 19 * FRAMES_PER_S)
+    again = _matched(later, shorter)
+    assert again is not None
+    assert again.similarity == round(10 / 19, 3)
+
+
+@pytest.mark.parametrize("later_s", [50.0, 300.0])
+def test_a_copy_is_found_minutes_into_another_song(later_s: float) -> None:
+    match = _matched(SONG.changed(later_s=later_s))
+    assert match is not None
+    assert match.start_s == pytest.approx(later_s, abs=0.2)
+    assert match.first_start_s == pytest.approx(0.0, abs=0.2)
 
 
 @pytest.mark.parametrize(("shared", "found"), [(7, False), (8, True)])
