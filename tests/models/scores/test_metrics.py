@@ -155,7 +155,7 @@ def test_leakage_of_nothing_is_120_db_under_full_scale_and_a_short_excerpt_is_on
     assert leakage(torch.ones(1, 2, 50), silence, 1000).isnan().all()
 
 
-@pytest.mark.parametrize(("level_db", "silent"), [(-61.0, True), (-59.0, False), (-45.0, False)])
+@pytest.mark.parametrize(("level_db", "silent"), [(-61.0, True), (-60.0, False), (-59.0, False), (-45.0, False)])
 def test_a_window_counts_for_leakage_below_60_db_under_full_scale(level_db: float, silent: bool) -> None:
     reference = torch.full((1, 1, 400), 10 ** (level_db / 20), dtype=torch.float64)
     reference[..., 200:] = 0.5  # of two windows this one sounds
