@@ -178,6 +178,10 @@ def test_a_tail_hands_out_each_row_once_and_says_when_it_begins_anew(tmp_path: P
     assert steps_of(tail, 2) == (True, [7, 8])
     path.unlink()
     assert steps_of(tail, 2) == (True, [])
+    write(path, [9], torn=True)
+    assert steps_of(tail, 2) == (True, [])
+    write(path, [9])
+    assert steps_of(tail, 2) == (False, [9])  # the line that was being written is of the same run
 
 
 @pytest.mark.parametrize("width", [10, 300, 40_000, 70_000])
