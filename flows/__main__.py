@@ -11,6 +11,8 @@ from cyclopts import App, CycloptsError, Group
 from rich.console import Console
 from rich.text import Text
 
+from datasets.store.proxies import bypass_proxies
+
 # Group in the help: package in flows.cli, and its verbs in the order shown.
 VERBS = {
     "Pipeline": (
@@ -54,6 +56,7 @@ app = build_app()
 
 def main(tokens: Sequence[str] | None = None) -> int:
     """The entry point; returns the exit code: 0 done, 1 a fault of the program, 2 bad input, 130 Ctrl-C."""
+    bypass_proxies()
     tokens = sys.argv[1:] if tokens is None else tokens
     if tokens and tokens[0] in RENAMED:
         return _refuse(f"`stemline {tokens[0]}` is called `stemline {RENAMED[tokens[0]]}` now.")

@@ -3,7 +3,8 @@
 An address is a path or an `s3://` URL, joined by `join`. Whatever `replacing` or `write` leaves under a name is
 whole: on a disk by a temporary name, a flush and a rename; in an object store because an object appears when its
 upload is complete. Where the store is and who may enter it comes from the environment, as every S3 client has it:
-AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, or the files in ~/.aws.
+AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, or the files in
+~/.aws; and https_proxy and NO_PROXY say which way leads there.
 Requests that fail for a passing reason are tried again, up to ten times with growing pauses.
 """
 
@@ -24,6 +25,7 @@ import pyarrow as pa
 import pyarrow.fs as fs
 
 from datasets.errors import Changed, InputError, Unavailable
+from datasets.store.proxies import proxy_for
 
 TEMPORARY = ".tmp-"
 _S3 = "s3://"
@@ -349,8 +351,10 @@ def disk_errors(folder: Path, needed: Callable[[], int] = lambda: 0, *, remedy: 
 @lru_cache(maxsize=1)
 def _store() -> fs.S3FileSystem:
     """The one S3 of this process, as the environment describes it."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     return fs.S3FileSystem(
-        endpoint_override=os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
+        endpoint_override=endpoint,
+        proxy_options=proxy_for(endpoint or "https://s3.amazonaws.com"),
         region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
         retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS),
         connect_timeout=10,
