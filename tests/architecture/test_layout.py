@@ -38,7 +38,7 @@ def test_no_public_class_name_exists_twice(repository: Path) -> None:
     assert {name: paths for name, paths in seen.items() if len(paths) > 1} == {}
 
 
-@pytest.mark.parametrize("room", ["models", "datasets", "pipelines"])
+@pytest.mark.parametrize("room", ["models", "datasets", "pipelines", "flows"])
 def test_every_module_has_a_test_file_of_its_name_or_a_line_that_says_where_it_is_tested(
     room: str, repository: Path
 ) -> None:
