@@ -29,7 +29,7 @@ REASONS = {
     "too_short": "shorter than the shortest song allowed",
     "silent_source": "a source sounds in too few seconds",
     "too_loud": "samples far beyond full scale, as of integers taken for floats",
-    "clipped": "too many samples in flat tops",
+    "clipped": "too many clipped samples",
     "offset": "a stem's mean is far from zero",
     "inverted": "the two channels of a stem cancel each other",
     "lossy": "a stem's spectrum ends where a lossy codec would have cut it",

@@ -95,7 +95,7 @@ def write_report(config: RunConfig, corpus: Corpus, model: Trained, song: SongFi
         licenses=Counter({config.corpus.license: sum(verdict.keep for verdict in verdicts)}),
         scores=read_objects(model.candidate.scores, Score),
         split=config.evaluate.split,
-        heard=_heard(config, corpus, model),
+        contamination=_heard(config, corpus, model),
         history=curves(train_result.read_history(model.trained), config.corpus.sources),
         sources=config.corpus.sources,
         song=SongAudio(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from markupsafe import Markup
 
 from datasets.audio.resampling import resample
 from datasets.audio.samples import Samples
@@ -14,7 +15,7 @@ from datasets.shards.manifests import Song, read_songs
 from datasets.shards.shards import read_song
 from models.learner_config import REPITCH_MARGIN, AugmentConfig
 from pipelines.report.listening import PAGE_RATE, Clip, band_levels, player
-from pipelines.report.page import section, text
+from pipelines.report.page import render
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,21 +107,18 @@ def _how_often(probability: float) -> str:
     return f"in this run with probability {probability:g}" if probability else "off in this run"
 
 
-def augmentation_section(shown: Sequence[AugmentationExample]) -> str:
+def augmentation_section(examples: Sequence[AugmentationExample]) -> Markup:
     """A player for each effect."""
-    if not shown:
-        return ""
-    peak = max(1.0, *(float(np.abs(sound.samples_CT).max(initial=0.0)) for sound in shown))
-    clips = [Clip(source="mixture", kind=sound.name, samples_CT=sound.samples_CT / np.float32(peak)) for sound in shown]
+    if not examples:
+        return Markup()
+    peak = np.float32(max(1.0, *(float(np.abs(example.samples_CT).max(initial=0.0)) for example in examples)))
+    clips = [Clip(source="mixture", kind=example.name, samples_CT=example.samples_CT / peak) for example in examples]
     loudest_db = max(-60.0, float(band_levels(clips[0].samples_CT).max()))
     level = max(1e-3, *(float(np.abs(clip.samples_CT).max(initial=0.0)) for clip in clips))
-    drawn = [
-        f"<div>{player(clip, 'an excerpt', loudest_db=loudest_db, peak=level, whole=False, preload='none')}"
-        f'<p class="note">{text(sound.in_this_run)}</p></div>'
-        for clip, sound in zip(clips, shown, strict=True)
+    players = [
+        player(clip, "an excerpt", loudest_db=loudest_db, peak=level, whole=False, preload="none") for clip in clips
     ]
-    lead = (
-        "What augmentation may do to stems before they are summed, each at its strongest, on all stems of one excerpt; "
-        "in training most changes are smaller, and each stem has its own."
+    return render(
+        "report/augmentation.html.j2",
+        examples=[(drawn, example.in_this_run) for drawn, example in zip(players, examples, strict=True)],
     )
-    return section("What augmentation examples like", f'<div class="players">{"".join(drawn)}</div>', lead=lead)

@@ -1,13 +1,15 @@
-"""Plots as inline SVG, without a plotting library: pure functions from numbers to text.
+"""Plots as inline SVG, without a plotting library: pure functions from numbers to markup.
 
 Each plot is drawn twice, for wide and for narrow screens, and the style shows one: letters keep their size.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipelines.report.page import source_class, text
+from markupsafe import Markup, escape
+
+from pipelines.report.page import source_class
 
 WIDTHS = {"wide": 760, "narrow": 350}
 
@@ -31,11 +33,11 @@ class Curve:
     style: str
 
 
-def score_plot(scores: Sequence[SourceScores], *, label: str) -> str:
+def score_plot(scores: Sequence[SourceScores], *, label: str) -> Markup:
     """Per source a line from the mixture's score (hollow) to the model's (filled), and a faint dot per song."""
     values = [value for row in scores for value in (row.floor, row.model, *row.songs) if math.isfinite(value)]
     if not values:
-        return ""
+        return Markup()
     ends = [min(0.0, *values), max(0.0, *values)]
     drawings = [
         _score_svg(scores, nice_ticks(ends, at_most=9 if kind == "wide" else 5), width=width)
@@ -61,7 +63,7 @@ def _score_svg(scores: Sequence[SourceScores], ticks: Sequence[float], *, width:
     for index, row in enumerate(scores):
         y = top + row_height * (index + 0.5)
         marks.append(f'<g class="{source_class(row.source)}">')
-        marks.append(f'<text class="strong" x="0" y="{y + 4:.1f}">{text(row.source.capitalize())}</text>')
+        marks.append(f'<text class="strong" x="0" y="{y + 4:.1f}">{escape(row.source.capitalize())}</text>')
         # A lone song would only repeat the mean.
         songs = [song for song in row.songs if math.isfinite(song)] if len(row.songs) > 1 else []
         marks += [f'<circle class="song" cx="{x(song):.1f}" cy="{y:.1f}" r="4"/>' for song in songs]
@@ -75,7 +77,7 @@ def _score_svg(scores: Sequence[SourceScores], ticks: Sequence[float], *, width:
     return _svg(width, height, marks)
 
 
-def curve_plot(curves: Sequence[Curve], *, label: str) -> str:
+def curve_plot(curves: Sequence[Curve], *, label: str) -> Markup:
     """Lines over the training step, on one vertical axis; values that are not finite are left out."""
     finite = [
         Curve(name=curve.name, style=curve.style, points=tuple(p for p in curve.points if math.isfinite(p[1])))
@@ -83,7 +85,7 @@ def curve_plot(curves: Sequence[Curve], *, label: str) -> str:
     ]
     finite = [curve for curve in finite if curve.points]
     if not finite:
-        return ""
+        return Markup()
     return _both(label, [_curve_svg(finite, width=width) for width in (430, 350)])
 
 
@@ -116,14 +118,6 @@ def _curve_svg(curves: Sequence[Curve], *, width: int) -> str:
     return _svg(width, height, marks)
 
 
-def legend(entries: Mapping[str, str]) -> str:
-    """Names and the style classes of their colours."""
-    items = "".join(
-        f'<li class="{style}"><span class="dot"></span>{text(name)}</li>' for name, style in entries.items()
-    )
-    return f'<ul class="legend">{items}</ul>'
-
-
 def nice_ticks(values: Sequence[float], *, at_most: int) -> list[float]:
     """Round numbers from at or below the least value to at or above the greatest; two at least."""
     low, high = min(values), max(values)
@@ -146,6 +140,6 @@ def _svg(width: int, height: int, marks: Sequence[str]) -> str:
     return f'<svg viewBox="0 0 {width} {height}" aria-hidden="true">{"".join(marks)}</svg>'
 
 
-def _both(label: str, drawings: Sequence[str]) -> str:
-    shown = "".join(f'<div class="{kind}">{drawing}</div>' for kind, drawing in zip(WIDTHS, drawings, strict=True))
-    return f'<div class="chart" role="img" aria-label="{text(label)}">{shown}</div>'
+def _both(label: str, drawings: Sequence[str]) -> Markup:
+    parts = "".join(f'<div class="{kind}">{drawing}</div>' for kind, drawing in zip(WIDTHS, drawings, strict=True))
+    return Markup(f'<div class="chart" role="img" aria-label="{escape(label)}">{parts}</div>')

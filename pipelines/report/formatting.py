@@ -16,8 +16,9 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f}\u00a0min" if seconds < 5400 else f"{seconds / 3600:.1f}\u00a0h"
 
 
-def count_songs(count: int) -> str:
-    return f"{count} song" if count == 1 else f"{count} songs"
+def count_songs(count: int, kind: str = "") -> str:
+    """ "1 song", "2 songs"; `kind` is a word before it with a space, such as "more "."""
+    return f"{count} {kind}song" if count == 1 else f"{count} {kind}songs"
 
 
 def clock(seconds: float) -> str:

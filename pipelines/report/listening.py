@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from datasets.audio.downmix import mono
@@ -18,7 +19,7 @@ from datasets.audio.files import decode_blocks
 from datasets.audio.samples import Samples
 from datasets.audio.writers import encode_for_page
 from datasets.schema import StemFile
-from pipelines.report.page import source_class, text
+from pipelines.report.page import render, source_class
 
 PAGE_RATE = 44_100
 RANGE_DB = 75.0  # from the darkest colour to the lightest
@@ -89,20 +90,18 @@ def _cut(files: Sequence[StemFile], window: tuple[int, int]) -> Samples:
     return total[:, :longest]
 
 
-def players(song: SongAudio, clips: Sequence[Clip], scores: Mapping[str, str]) -> str:
-    """All players of a song; `scores` is what to say beside a source's name."""
+def players(song: SongAudio, clips: Sequence[Clip]) -> list[tuple[str, Markup]]:
+    """All players of a song, each with the name of the source that begins with it, empty within a source."""
     # One scale for all pictures: what leaks into an estimate is then as dark as it is quiet.
     loudest_db = max(-60.0, float(band_levels(clips[0].samples_CT).max()))
     peak = max(1e-3, float(np.abs(clips[0].samples_CT).max(initial=0.0)))
     parts = []
     for clip in clips:
-        if clip.kind != "Mixture" and (clip.kind == "Reference" or clip.source not in song.references):
-            score = f' <span class="note">{text(scores[clip.source])}</span>' if clip.source in scores else ""
-            dot = f'<span class="{source_class(clip.source)}"><span class="dot"></span></span>'
-            parts.append(f"<h3>{dot}{text(clip.source.capitalize())}{score}</h3>")
+        begins = clip.kind != "Mixture" and (clip.kind == "Reference" or clip.source not in song.references)
         whole = clip.kind == "Mixture" or clip.source not in song.references
-        parts.append(player(clip, song.title, loudest_db=loudest_db, peak=peak, whole=whole))
-    return f'<div class="players">{"".join(parts)}</div>'
+        drawn = player(clip, song.title, loudest_db=loudest_db, peak=peak, whole=whole)
+        parts.append((clip.source if begins else "", drawn))
+    return parts
 
 
 def player(
@@ -114,7 +113,7 @@ def player(
     whole: bool,
     moment_s: tuple[float, float] | None = None,
     preload: str = "metadata",
-) -> str:
+) -> Markup:
     """One excerpt: its button, its waveform and spectrogram, and the sound itself inside the page.
 
     `moment_s` marks a stretch of the waveform. Players that come in numbers, as those do, are decoded when started
@@ -122,27 +121,25 @@ def player(
     """
     data, mime = encode_for_page(clip.samples_CT, PAGE_RATE)
     name = f"{clip.kind}, {clip.source}" if clip.source != "mixture" else clip.kind
-    described = text(f"{name} of {title}")
-    picture = _data(spectrogram(clip.samples_CT, loudest_db=loudest_db), "image/png")
-    style = "source-mixture" if clip.source == "mixture" else source_class(clip.source)
     length_s = clip.samples_CT.shape[-1] / PAGE_RATE
     moment = None if moment_s is None else (moment_s[0] / length_s, moment_s[1] / length_s)
-    preload = preload if moment_s is None else "none"
-    return (
-        f'<figure class="player {style}{" whole" if whole else ""}"><figcaption>'
-        f'<button type="button" hidden aria-pressed="false" aria-label="Play {described}">▶</button>'
-        f"<span>{text(clip.kind)}</span><time></time></figcaption>"
-        f'<div class="picture">{waveform(clip.samples_CT, peak=peak, moment=moment)}'
-        f'<img alt="Spectrogram: {described}" src="{picture}">'
-        f'<div class="head"></div></div>'
-        f'<audio controls preload="{preload}" data-seconds="{length_s:.1f}" aria-label="{described}" '
-        f'src="{_data(data, mime)}"></audio></figure>'
+    return render(
+        "player.html.j2",
+        described=f"{name} of {title}",
+        kind=clip.kind,
+        picture=_data(spectrogram(clip.samples_CT, loudest_db=loudest_db), "image/png"),
+        preload=preload if moment_s is None else "none",
+        seconds=f"{length_s:.1f}",
+        sound=_data(data, mime),
+        style="source-mixture" if clip.source == "mixture" else source_class(clip.source),
+        waveform=waveform(clip.samples_CT, peak=peak, moment=moment),
+        whole=whole,
     )
 
 
 def waveform(
     samples_CT: Samples, *, peak: float, num_columns: int = 400, moment: tuple[float, float] | None = None
-) -> str:
+) -> Markup:
     """Least and greatest sample of each of `num_columns` stretches; `peak` reaches the edges.
 
     `moment` is a stretch to mark, as shares of the length.
@@ -156,7 +153,7 @@ def waveform(
     if moment is not None:
         first, last = (len(pieces) * share for share in moment)
         mark = f'<rect class="moment" x="{first:.1f}" width="{last - first:.1f}" height="100"/>'
-    return (
+    return Markup(
         f'<svg viewBox="0 0 {len(pieces)} 100" preserveAspectRatio="none" aria-hidden="true">{mark}'
         f'<path d="M{points}Z"/><path d="M0 49.5H{len(pieces)}V50.5H0Z"/></svg>'
     )

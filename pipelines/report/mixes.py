@@ -1,12 +1,14 @@
 """The report's sample of automixes: beat grids over waveforms, chroma before and after, and both as sound.
 
-`sample` renders a few seconds of a few plans; `mixes_section` draws what came of it.
+`sample` renders a few seconds of a few plans; `mixes_section` draws them.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
 from datasets.analysis.harmony import PITCHES, chroma
@@ -21,7 +23,7 @@ from datasets.shards.arrow_tables import read_objects
 from datasets.shards.manifests import Song, read_songs
 from datasets.shards.shards import read_song
 from pipelines.report.listening import PAGE_RATE, Clip, band_levels, player, waveform
-from pipelines.report.page import section, source_class, text
+from pipelines.report.page import render
 
 Beats = NDArray[np.float64]
 
@@ -118,23 +120,13 @@ def _for_page(samples_CT: Samples, rate: int) -> Samples:
 # -- drawing --------------------------------------------------------------------------------------------------
 
 
-def mixes_section(mixes: Sequence[MixExample]) -> str:
+def mixes_section(mixes: Sequence[MixExample]) -> Markup:
     """A figure and two players for each mix."""
-    if not mixes:
-        return ""
-    lead = (
-        "A few seconds out of the automixes that training draws from. Lines are the beats of the song that opens the "
-        "mix; ticks below are the beats of each part, where the plan has moved them."
-    )
-    chroma_note = (
-        "Chroma: the share of a part on each pitch class from C to B, filled; the outline is all other pitched "
-        "parts of the mix together, and the number the distance between the two (0 to 2)."
-    )
-    note = f'<p class="note">{chroma_note} The stems of <em>as they were</em> play at their own tempo and pitch.</p>'
-    return section("What it learned from: automixes", *(_mix(mix) for mix in mixes), note, lead=lead)
+    return render("report/mixes.html.j2", mixes=[_mix(mix) for mix in mixes]) if mixes else Markup()
 
 
-def _mix(mix: MixExample) -> str:
+def _mix(mix: MixExample) -> dict[str, Any]:
+    """What the template shows of a mix."""
     plan = mix.plan
     facts = [f"{plan.tempo_bpm:.1f} bpm", plan.key, f"predicted beat error {plan.beat_error_ms:.1f} ms"]
     facts.append(f"key distance {plan.key_distance:.2f}")
@@ -147,13 +139,15 @@ def _mix(mix: MixExample) -> str:
         for kind, samples_CT in (("As they were", before_CT), ("Automix", after_CT))
     ]
     loudest_db = max(-60.0, *(float(band_levels(clip.samples_CT).max()) for clip in clips))
-    drawn = [player(clip, mix.title, loudest_db=loudest_db, peak=1.0, whole=False, preload="none") for clip in clips]
-    rows = "".join(_row(part, mix) for part in mix.parts)
-    terms = f'<p class="note">{text(mix.license)}</p>' if mix.license else ""
-    return (
-        f'<div class="mix"><h3>{text(mix.title)}</h3><p class="note">{text(", ".join(filter(None, facts)))}</p>'
-        f'<div class="parts">{rows}</div><div class="players">{"".join(drawn)}</div>{terms}</div>'
-    )
+    return {
+        "title": mix.title,
+        "license": mix.license,
+        "facts": ", ".join(filter(None, facts)),
+        "parts": [_part_figure(part, mix) for part in mix.parts],
+        "players": [
+            player(clip, mix.title, loudest_db=loudest_db, peak=1.0, whole=False, preload="none") for clip in clips
+        ],
+    }
 
 
 def _sum(parts: Sequence[Samples], length: int) -> Samples:
@@ -163,54 +157,55 @@ def _sum(parts: Sequence[Samples], length: int) -> Samples:
     return total_CT
 
 
-def _row(shown: PartExample, mix: MixExample) -> str:
+def _part_figure(example: PartExample, mix: MixExample) -> dict[str, Any]:
     """One part: what was done to it, its waveform under the grid, and its chroma before and after."""
-    part = shown.part
-    others = [other.chroma_after for other in mix.parts if other is not shown and other.chroma_after]
+    others = [other.chroma_after for other in mix.parts if other is not example and other.chroma_after]
     context = tuple(np.mean(others, axis=0).tolist()) if others else ()
-    pictures = _chromas(shown, context) if shown.chroma_before and shown.chroma_after else ""
-    kind = source_class(part.source)
-    return (
-        f'<figure class="part {kind}"><figcaption><span class="dot"></span><strong>{text(part.source.capitalize())}'
-        f"</strong> of {text(shown.title)}<br>{text(_done(part))}</figcaption>"
-        f'<div class="grid">{_under_grid(shown, mix)}</div>{pictures}</figure>'
-    )
+    return {
+        "source": example.part.source,
+        "title": example.title,
+        "changes": _changes(example.part),
+        "grid": _under_grid(example, mix),
+        "chromas": _chromas(example, context) if example.chroma_before and example.chroma_after else [],
+    }
 
 
-def _done(part: Part) -> str:
+def _changes(part: Part) -> str:
     """What the plan does to a part, in words."""
     if part.stretch == 1.0 and not part.semitones and not part.shift_samples:
         return "as it is"
-    words = [f"{100 * part.stretch:.1f}\u2009% as long"]
+    changes = [f"{100 * part.stretch:.1f}\u2009% as long"]
     if part.semitones:
-        words.append(f"{part.semitones:+d} semitone{'s' if abs(part.semitones) > 1 else ''}".replace("-", "\u2212"))
+        changes.append(f"{part.semitones:+d} semitone{'s' if abs(part.semitones) > 1 else ''}".replace("-", "\u2212"))
     if part.cents:
-        words.append(f"{part.cents:+.0f} cents".replace("-", "\u2212"))
+        changes.append(f"{part.cents:+.0f} cents".replace("-", "\u2212"))
     if part.gain_db:
-        words.append(f"{part.gain_db:+.1f} dB".replace("-", "\u2212"))
-    return ", ".join(words)
+        changes.append(f"{part.gain_db:+.1f} dB".replace("-", "\u2212"))
+    return ", ".join(changes)
 
 
-def _under_grid(shown: PartExample, mix: MixExample) -> str:
-    length_s = shown.after_CT.shape[1] / PAGE_RATE
-    peak = max(1e-3, float(np.abs(shown.after_CT.mean(axis=0)).max()))
+def _under_grid(example: PartExample, mix: MixExample) -> Markup:
+    length_s = example.after_CT.shape[1] / PAGE_RATE
+    peak = max(1e-3, float(np.abs(example.after_CT.mean(axis=0)).max()))
 
     def lines(beats_s: Sequence[float], kind: str, top: int, bottom: int) -> str:
-        drawn = "".join(f"M{1000 * beat / length_s:.1f} {top}V{bottom}" for beat in beats_s)
-        return f'<path class="{kind}" vector-effect="non-scaling-stroke" d="{drawn}"/>' if drawn else ""
+        path = "".join(f"M{1000 * beat / length_s:.1f} {top}V{bottom}" for beat in beats_s)
+        return f'<path class="{kind}" vector-effect="non-scaling-stroke" d="{path}"/>' if path else ""
 
-    label = f"{shown.part.source} of {shown.title}: {len(shown.beats_s)} beats under {len(mix.beats_s)} of the grid"
-    grid = (
-        f'<svg class="beats" viewBox="0 0 1000 100" preserveAspectRatio="none" role="img" aria-label="{text(label)}">'
-        f"{lines(mix.beats_s, 'beat', 0, 100)}{lines(shown.beats_s, 'own-beat', 80, 100)}</svg>"
+    label = (
+        f"{example.part.source} of {example.title}: {len(example.beats_s)} beats under {len(mix.beats_s)} of the grid"
     )
-    return waveform(shown.after_CT, peak=peak) + grid
+    grid = (
+        f'<svg class="beats" viewBox="0 0 1000 100" preserveAspectRatio="none" role="img" aria-label="{escape(label)}">'
+        f"{lines(mix.beats_s, 'beat', 0, 100)}{lines(example.beats_s, 'own-beat', 80, 100)}</svg>"
+    )
+    return waveform(example.after_CT, peak=peak) + Markup(grid)
 
 
-def _chromas(shown: PartExample, context: Sequence[float]) -> str:
-    """Two strips of twelve bars."""
-    drawn = []
-    for when, own in (("before", shown.chroma_before), ("after", shown.chroma_after)):
+def _chromas(example: PartExample, context: Sequence[float]) -> list[tuple[str, Markup]]:
+    """Two strips of twelve bars, each with its label."""
+    strips = []
+    for when, own in (("before", example.chroma_before), ("after", example.chroma_after)):
         label = when
         if context:
             distance = float(np.abs(np.asarray(own) - np.asarray(context)).sum())
@@ -230,8 +225,9 @@ def _chromas(shown: PartExample, context: Sequence[float]) -> str:
             for index, name in enumerate(PITCHES)
             if "#" not in name
         )
-        drawn.append(
-            f'<div><span class="note">{text(label)}</span><svg class="chroma" viewBox="0 0 144 62" role="img" '
-            f'aria-label="Chroma {text(label)}">{"".join(marks)}{names}</svg></div>'
+        drawing = (
+            f'<svg class="chroma" viewBox="0 0 144 62" role="img" aria-label="Chroma {escape(label)}">'
+            f"{''.join(marks)}{names}</svg>"
         )
-    return f'<div class="chromas">{"".join(drawn)}</div>'
+        strips.append((label, Markup(drawing)))
+    return strips

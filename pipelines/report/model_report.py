@@ -1,23 +1,27 @@
 """`report.html`: what went in, what was learned, how well it separates, how it sounds; one file, no network.
 
-Read `run`, then the sections below it in the order of the page; `page.py` has the look, `charts.py` the plots,
-`listening.py` the players, `score_section.py` the scores.
+Read `run`, then the sections below it in the order of the page; `assets/report/` has their markup, `charts.py` the
+plots, `listening.py` the players, `score_section.py` the scores.
 """
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
+
+from markupsafe import Markup
 
 from datasets.schema import REASONS, Verdict
 from datasets.store import storage
 from pipelines.report.augmentation_examples import augmentation_section
-from pipelines.report.charts import Curve, SourceScores, curve_plot, legend
+from pipelines.report.charts import Curve, SourceScores, curve_plot
 from pipelines.report.formatting import decibels, duration
-from pipelines.report.listening import clips_of, players
+from pipelines.report.listening import PAGE_RATE, clips_of, players
 from pipelines.report.mixes import mixes_section
-from pipelines.report.page import document, section, source_class, table, text
+from pipelines.report.page import document, source_class
+from pipelines.report.page import render as render_template
 from pipelines.report.report_input import ReportConfig, ReportInput
 from pipelines.report.score_section import per_source, scores_section
 from pipelines.runtime.progress import Progress, stage
@@ -45,33 +49,39 @@ def render(config: ReportConfig, data: ReportInput) -> str:
         training_section(data),
         lineage_section(data),
     ]
-    return document(f"{data.name} {data.version}".strip(), "".join(parts))
+    return document(f"{data.name} {data.version}".strip(), Markup().join(parts))
 
 
-def headline(data: ReportInput) -> str:
+def headline(data: ReportInput) -> Markup:
     """The outcome of the run, in one sentence and a few numbers."""
     model = f"{data.name}, version {data.version}" if data.version else f"{data.name}, not registered"
     scores = per_source(data.scores)
-    sentence = _sentence(scores, data.champion_gain_db) or model
-    kind, outcome = ("yes", "Champion") if data.promoted else ("no", "Candidate, not promoted")
-    badge = f'<span class="badge {kind}">{outcome}</span>'
-    verdict = f'<p class="verdict">{badge}<span>{text(data.reason)}</span></p>' if data.reason else ""
-    facts = {}
-    if scores:
-        facts["Mean nSDR"] = f"{decibels(fmean(row.model for row in scores))} <small>dB</small>"
-        facts["Mixture as estimate"] = f"{decibels(fmean(row.floor for row in scores))} <small>dB</small>"
-        facts[f"{data.split.capitalize()} songs"] = str(len({score.track_id for score in data.scores}))
-    kept = [verdict for verdict in data.verdicts if verdict.keep]
-    if data.verdicts:
-        facts["Songs kept"] = f"{len(kept)} <small>of {len(data.verdicts)}</small>"
-        facts["Music kept"] = duration(sum(verdict.duration_s for verdict in kept))
-    if data.history:
-        facts["Training steps"] = f"{int(data.history[-1]['step']):,}".replace(",", "\u2009")
-    listed = "".join(f"<div><dt>{text(name)}</dt><dd>{value}</dd></div>" for name, value in facts.items())
-    return (
-        f'<header><p class="eyebrow">{text(model)}</p><h1>{text(sentence)}</h1>'
-        f'{verdict}<dl class="facts">{listed}</dl></header>'
+    return render_template(
+        "report/headline.html.j2",
+        model=model,
+        sentence=_sentence(scores, data.champion_gain_db) or model,
+        promoted=data.promoted,
+        reason=data.reason,
+        facts=_facts(data, scores),
     )
+
+
+def _facts(data: ReportInput, scores: Sequence[SourceScores]) -> list[tuple[str, str, str]]:
+    """Name, value and unit of the numbers in the headline."""
+    facts = []
+    if scores:
+        facts = [
+            ("Mean nSDR", decibels(fmean(row.model for row in scores)), "dB"),
+            ("Mixture as estimate", decibels(fmean(row.floor for row in scores)), "dB"),
+            (f"{data.split.capitalize()} songs", str(len({score.track_id for score in data.scores})), ""),
+        ]
+    if data.verdicts:
+        kept = [verdict for verdict in data.verdicts if verdict.keep]
+        facts.append(("Songs kept", str(len(kept)), f"of {len(data.verdicts)}"))
+        facts.append(("Music kept", duration(sum(verdict.duration_s for verdict in kept)), ""))
+    if data.history:
+        facts.append(("Training steps", f"{int(data.history[-1]['step']):,}".replace(",", "\u2009"), ""))
+    return facts
 
 
 def _sentence(scores: Sequence[SourceScores], champion_gain_db: float | None) -> str:
@@ -94,106 +104,90 @@ def _sentence(scores: Sequence[SourceScores], champion_gain_db: float | None) ->
     return sentence
 
 
-def listening_section(data: ReportInput, *, seconds: float) -> str:
+def listening_section(data: ReportInput, *, seconds: float) -> Markup:
     """Players of the separated song."""
     if data.song is None:
-        return ""
+        return Markup()
     clips = clips_of(data.song, seconds=seconds)
-    scores = {
-        row.source: f"{decibels(row.nsdr)} dB nSDR" for row in data.scores if row.title == data.song.title
-    }  # only if this song was scored too
-    length_s = clips[0].samples_CT.shape[-1] / 44_100
-    lead = (
-        f"<strong>{text(data.song.title)}</strong>, its loudest {length_s:.0f} seconds, all at the same gain. "
-        '<span class="hint">A player continues where the last one stopped; click a picture to jump, '
-        "or use ← and → beside a button.</span>"
+    # Only if this song was scored too
+    scores = {row.source: f"{decibels(row.nsdr)} dB nSDR" for row in data.scores if row.title == data.song.title}
+    return render_template(
+        "report/listening.html.j2",
+        title=data.song.title,
+        license=data.song.license,
+        seconds=f"{clips[0].samples_CT.shape[-1] / PAGE_RATE:.0f}",
+        players=[(source, scores.get(source), player) for source, player in players(data.song, clips)],
     )
-    terms = f'<p class="note">{text(data.song.license)}</p>' if data.song.license else ""
-    note = '<p class="note">Spectrograms: 40 Hz to 16 kHz, the 75 dB below the loudest part of the mixture.</p>'
-    return section("How it sounds", players(data.song, clips, scores), note, terms, lead=lead)
 
 
-def songs_section(data: ReportInput) -> str:
+def songs_section(data: ReportInput) -> Markup:
     """Songs and hours per split, then who was dropped and why."""
     if not data.verdicts:
-        return ""
+        return Markup()
     kept = [verdict for verdict in data.verdicts if verdict.keep]
     dropped = [verdict for verdict in data.verdicts if not verdict.keep]
-    rows = []
+    splits = []
     for split in sorted({verdict.split for verdict in kept}, key=["train", "valid", "test"].index):
-        own = [verdict for verdict in kept if verdict.split == split]
-        rows.append([text(split), str(len(own)), duration(sum(verdict.duration_s for verdict in own))])
-    rows.append(["All", str(len(kept)), duration(sum(verdict.duration_s for verdict in kept))])
-    parts = [f'<div class="compact">{table(["Split", "Songs", "Length"], rows, numeric=(1, 2), totals=True)}</div>']
-    if dropped:
-        parts.append(f"<h3>{len(dropped)} {'song was' if len(dropped) == 1 else 'songs were'} dropped</h3>")
-        parts.append(_drop_table(dropped))
-    else:
-        parts.append('<p class="note">No song was dropped.</p>')
-    if data.licenses:
-        licenses = ", ".join(f"{name} ({count})" for name, count in sorted(data.licenses.items()))
-        parts.append(f'<p class="note">License of the songs: {text(licenses)}.</p>')
-    return section("What went in", *parts)
+        of_split = [verdict for verdict in kept if verdict.split == split]
+        splits.append([split, str(len(of_split)), duration(sum(verdict.duration_s for verdict in of_split))])
+    splits.append(["All", str(len(kept)), duration(sum(verdict.duration_s for verdict in kept))])
+    return render_template(
+        "report/songs.html.j2",
+        splits=splits,
+        num_dropped=len(dropped),
+        reasons=_by_reason(dropped),
+        licenses=", ".join(f"{name} ({count})" for name, count in sorted(data.licenses.items())),
+    )
 
 
-def _drop_table(dropped: Sequence[Verdict]) -> str:
-    rows = []
-    for reason, count in sorted(
-        Counter(verdict.reason for verdict in dropped).items(), key=lambda item: (-item[1], item)
-    ):
-        own = [verdict for verdict in dropped if verdict.reason == reason]
-        items = "".join(
-            f"<li>{text(verdict.title)}{f': {text(verdict.detail)}' if verdict.detail else ''}</li>" for verdict in own
-        )
-        names = f"<ul>{items}</ul>"
-        if len(own) > 5:
-            names = f"<details><summary>{len(own)} songs</summary>{names}</details>"
-        rows.append([text(REASONS.get(reason, reason)), str(count), names])
-    return table(["Reason", "Songs", "Which"], rows, numeric=(1,))
+def _by_reason(dropped: Sequence[Verdict]) -> list[tuple[str, list[Verdict]]]:
+    """What each reason means and the songs it dropped, the most first."""
+    counts = Counter(verdict.reason for verdict in dropped)
+    return [
+        (REASONS.get(reason, reason), [verdict for verdict in dropped if verdict.reason == reason])
+        for reason, _ in sorted(counts.items(), key=lambda item: (-item[1], item))
+    ]
 
 
-def training_section(data: ReportInput) -> str:
+def training_section(data: ReportInput) -> Markup:
     """The loss, per source where there are several, and the validation score of every kind of weights."""
     points = [point for point in data.history if "loss" in point]
     if not points:
-        return ""
-    charts = []
-    losses = {"all sources": ("source-mixture", [(point["step"], point["loss"]) for point in points])}
+        return Markup()
+    losses = [_curve("all sources", "source-mixture", [(point["step"], point["loss"]) for point in points])]
     for index, source in enumerate(data.sources):
-        own = [
+        of_source = [
             (point["step"], point["per_source"][index]) for point in points if len(point.get("per_source", ())) > index
         ]
-        if own and len(data.sources) > 1:
-            losses[source] = (source_class(source), own)
-    charts.append(_chart("Training loss", losses))
+        if of_source and len(data.sources) > 1:
+            losses.append(_curve(source, source_class(source), of_source))
     kinds = list(dict.fromkeys(kind for point in data.history for kind in point.get("valid_nsdr", {})))
     styles = ("source-mixture", "source-bass", "source-vocals", "source-other", "source-drums")
-    valid = {
-        kind: (style, [(p["step"], p["valid_nsdr"][kind]) for p in data.history if kind in p.get("valid_nsdr", {})])
+    valid = [
+        _curve(
+            kind, style, [(p["step"], p["valid_nsdr"][kind]) for p in data.history if kind in p.get("valid_nsdr", {})]
+        )
         for kind, style in zip(kinds, styles, strict=False)
-    }
+    ]
+    charts = [_chart("Training loss", losses)]
     if valid:
         charts.append(_chart("Mean nSDR on the valid split, dB", valid))
-    return section("How it learned", f'<div class="charts">{"".join(charts)}</div>')
+    return render_template("report/training.html.j2", charts=charts)
 
 
-def _chart(title: str, lines: Mapping[str, tuple[str, list[tuple[float, float]]]]) -> str:
-    curves = [Curve(name=name, points=tuple(points), style=style) for name, (style, points) in lines.items()]
+def _curve(name: str, style: str, points: Sequence[tuple[float, float]]) -> Curve:
+    return Curve(name=name, points=tuple(points), style=style)
+
+
+def _chart(title: str, curves: Sequence[Curve]) -> dict[str, Any]:
+    """A chart's title, the style class of each curve by name, and the plot."""
     last = "; ".join(f"{curve.name} ends at {curve.points[-1][1]:.3g}" for curve in curves)
-    names = legend({name: style for name, (style, _) in lines.items()}) if len(lines) > 1 else ""
     plot = curve_plot(curves, label=f"{title} over training steps: {last}")
-    return f"<figure><figcaption>{text(title)}, over steps</figcaption>{names}{plot}</figure>"
+    return {"title": title, "legend": {curve.name: curve.style for curve in curves}, "plot": plot}
 
 
-def lineage_section(data: ReportInput) -> str:
+def lineage_section(data: ReportInput) -> Markup:
     """What this version was made from, exactly."""
     if not data.lineage and not data.config:
-        return ""
-    rows = [[text(name), f'<span class="mono">{text(value)}</span>'] for name, value in data.lineage.items()]
-    parts = [table(["What", "Which"], rows)] if rows else []
-    if data.config:
-        parts.append(
-            "<details><summary>Configuration; <code>stemline run --preset FILE.toml</code> with it repeats this run"
-            f"</summary><pre>{text(data.config)}</pre></details>"
-        )
-    return section("Where it comes from", *parts)
+        return Markup()
+    return render_template("report/lineage.html.j2", lineage=data.lineage, config=data.config)

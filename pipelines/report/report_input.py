@@ -41,7 +41,8 @@ class ReportInput:
     licenses: Mapping[str, int] = field(default_factory=dict)  # license -> songs
     scores: Sequence[Score] = ()
     split: str = "test"
-    heard: Contamination | None = None  # which scored songs were used in training; None where that was not checked
+    # Which scored songs were used in training; None where that was not checked
+    contamination: Contamination | None = None
     history: Sequence[Mapping[str, Any]] = ()  # "step", "loss", "per_source", "valid_nsdr"
     sources: Sequence[str] = SOURCES  # the order of "per_source"
     song: SongAudio | None = None

@@ -110,8 +110,10 @@ def test_the_wheel_holds_every_file_of_our_packages_and_what_it_was_built_from(w
         assert packed.read("infra/requirements.lock") == (repository / "requirements.lock").read_bytes()
     kept = run("git", "ls-files", *ROOMS, cwd=repository)
     packages = {path.parent for room in ROOMS for path in (repository / room).rglob("__init__.py")}
-    packages |= {package / "assets" for package in packages}
+    assets = repository / "pipelines" / "report" / "assets"
+    packages |= {assets, *(path for path in assets.iterdir() if path.is_dir())}
     files = {path for file in kept.splitlines() if (path := repository / file).parent in packages}
+    assert assets / "curation" / "songs.html.j2" in files
     wanted = {str(path.relative_to(repository)) for path in files if path.name != "README.md"}
     assert names - wanted == {"infra/commit", "infra/requirements.lock"}
     assert wanted - names == {"infra/compose.yaml"}  # which no verb opens

@@ -1,7 +1,7 @@
 """`curation.html`: which songs were kept, why the others were not, and how that sounds; one file, no network.
 
-Read `run`, then the sections in the order of the page. Whoever disagrees presses a button beside a song and gets the
-file that `curate.overrides` takes.
+Read `run`, then the sections in the order of the page; `assets/curation/` has their markup. A button beside each
+song overrules its verdict, and gives the file that `curate.overrides` takes.
 """
 
 import csv
@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+
+from markupsafe import Markup
 
 from datasets.schema import REASONS, SPLITS, Verdict
 from datasets.store import storage
@@ -18,8 +19,8 @@ from pipelines.report.curation.curation_input import DROPPED, PAGE, CurationInpu
 from pipelines.report.curation.excerpts import listening_section
 from pipelines.report.curation.rule_sections import measures_section, model_section
 from pipelines.report.curation.songs_table import songs_section
-from pipelines.report.formatting import count_songs
-from pipelines.report.page import document, section, table, text
+from pipelines.report.page import document
+from pipelines.report.page import render as render_template
 from pipelines.runtime.progress import Progress, stage
 from pipelines.runtime.step_keys import Step
 
@@ -77,50 +78,49 @@ def render(data: CurationInput) -> str:
     """The page as text."""
     parts = [headline(data), reasons_section(data), measures_section(data), model_section(data),
              listening_section(data), songs_section(data)]  # fmt: skip
-    return document("Curation", "".join(parts), parts=("page", "curation"), about=_made_from(data.key))
+    return document("Curation", Markup().join(parts), parts=("page", "curation"), about=_made_from(data.key))
 
 
-def headline(data: CurationInput) -> str:
+def headline(data: CurationInput) -> Markup:
     """How much was kept, in one sentence and a few numbers."""
     kept = [verdict for verdict in data.verdicts if verdict.keep]
-    facts = {"Songs kept": f"{len(kept)} <small>of {len(data.verdicts)}</small>", "Music kept": _total_duration(kept)}
-    for split in SPLITS:
-        facts[split.capitalize()] = f"{sum(v.split == split for v in kept)} <small>songs</small>"
+    facts = [("Songs kept", str(len(kept)), f"of {len(data.verdicts)}"), ("Music kept", *_total_duration(kept))]
+    facts += [(split.capitalize(), str(sum(v.split == split for v in kept)), "songs") for split in SPLITS]
     if data.by_hand:
-        facts["Decided manually"] = str(len(data.by_hand))
-    listed = "".join(f"<div><dt>{text(name)}</dt><dd>{value}</dd></div>" for name, value in facts.items())
-    by_model = f" and by what {data.model} recognizes in its stems" if data.model else ""
-    return (
-        f'<header><p class="eyebrow">Curation</p><h1>{len(kept)} of {count_songs(len(data.verdicts))} kept</h1>'
-        f"<p>Every song was judged by its signal{text(by_model)}. Nothing was deleted: dropped songs stay in the "
-        f'store, and a manual decision brings them back.</p><dl class="facts">{listed}</dl></header>'
+        facts.append(("Decided manually", str(len(data.by_hand)), ""))
+    return render_template(
+        "curation/headline.html.j2",
+        num_kept=len(kept),
+        num_songs=len(data.verdicts),
+        model=data.model,
+        facts=facts,
     )
 
 
-def reasons_section(data: CurationInput) -> str:
+def reasons_section(data: CurationInput) -> Markup:
     """How many songs were dropped for each reason."""
     total = max(1, len(data.verdicts))
     counts = Counter(verdict.reason for verdict in data.verdicts if not verdict.keep)
-    kept = sum(verdict.keep for verdict in data.verdicts)
-    rows = [["Kept", "", str(kept), _bar(kept / total, kept=True)]]
+    num_kept = sum(verdict.keep for verdict in data.verdicts)
+    rows = [["Kept", "", str(num_kept), _bar(num_kept / total, style="kept")]]
     rows += [
-        [text(reason), text(REASONS.get(reason, "")), str(count), _bar(count / total)]
+        [reason, REASONS.get(reason, ""), str(count), _bar(count / total)]
         for reason, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     ]
-    shown = table(["Verdict", "What it means", "Songs", "Share of all"], rows, numeric=(2,))
-    return section("Kept and dropped", f'<div class="tally">{shown}</div>')
+    return render_template("curation/reasons.html.j2", rows=rows)
 
 
-def _bar(share: float, *, kept: bool = False) -> str:
-    style = ' class="kept"' if kept else ""
-    return (
-        f'<svg viewBox="0 0 100 4" preserveAspectRatio="none" aria-hidden="true"><g{style}>'
+def _bar(share: float, *, style: str = "") -> Markup:
+    group = f'<g class="{style}">' if style else "<g>"
+    return Markup(
+        f'<svg viewBox="0 0 100 4" preserveAspectRatio="none" aria-hidden="true">{group}'
         f'<rect width="{max(0.4, 100 * share):.1f}" height="4" rx="0.5"/></g></svg>'
     )
 
 
-def _total_duration(verdicts: Sequence[Verdict]) -> str:
-    seconds: Any = sum(verdict.duration_s for verdict in verdicts)
+def _total_duration(verdicts: Sequence[Verdict]) -> tuple[str, str]:
+    """Length of all songs together: number and unit."""
+    seconds = sum(verdict.duration_s for verdict in verdicts)
     if seconds < 5400:
-        return f"{seconds / 60:.0f} <small>min</small>" if seconds >= 90 else f"{seconds:.0f} <small>s</small>"
-    return f"{seconds / 3600:.1f} <small>h</small>"
+        return (f"{seconds / 60:.0f}", "min") if seconds >= 90 else (f"{seconds:.0f}", "s")
+    return f"{seconds / 3600:.1f}", "h"

@@ -1,9 +1,12 @@
 """The seconds that show why songs were dropped: which of them are played, and the players."""
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import zip_longest
+from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from datasets.audio.resampling import resample
 from datasets.audio.samples import Samples, to_channels
@@ -13,9 +16,9 @@ from datasets.shards.manifests import Song
 from datasets.shards.shards import read_song
 from pipelines.report.curation.curation_input import CurationInput, Evidence
 from pipelines.report.curation.rule_sections import confusion_matrix
-from pipelines.report.formatting import clock, count_songs
+from pipelines.report.formatting import clock
 from pipelines.report.listening import PAGE_RATE, Clip, band_levels, player
-from pipelines.report.page import section, text
+from pipelines.report.page import render
 
 CLIP_S = 5.0
 MAX_PLAYERS = 30  # of about 150 kB: the page stays something that a mail takes, however many songs there are
@@ -23,38 +26,41 @@ MAX_PER_SONG = 3
 MAX_GAIN_DB = 24.0  # by which a quiet moment is made audible
 
 
-def listening_section(data: CurationInput) -> str:
+def listening_section(data: CurationInput) -> Markup:
     """Dropped songs with the evidence, and players for the seconds that show it."""
     chosen = choose(data)
     if not chosen:
-        return ""
-    reasons: dict[str, list[str]] = {}
-    for verdict, moments in chosen:
-        reasons.setdefault(verdict.reason, []).append(case(data, verdict, moments))
-    parts = []
-    for reason, cases in reasons.items():
-        total = sum(verdict.reason == reason for verdict in data.verdicts)
-        played = f"all {total}" if len(cases) == total and total > 1 else f"{len(cases)} of {total}"
-        parts.append(f"<h3>{text(reason)}: {text(REASONS.get(reason, ''))} <small>({played})</small></h3>")
-        parts.append(f'<div class="cases">{"".join(cases)}</div>')
+        return Markup()
     dropped = [verdict.track_id for verdict in data.verdicts if not verdict.keep]
     unreadable = sum(track_id not in data.songs for track_id in dropped)
     without_audio = sum(track_id in data.songs and not data.evidence.get(track_id) for track_id in dropped)
-    left_out = len(dropped) - unreadable - without_audio - len(chosen)
-    more = f" {count_songs(left_out)} more have no player, so that the page stays small." if left_out else ""
-    more += (
-        f" {count_songs(without_audio)} more were dropped for a reason that cannot be heard, such as silence."
-        if without_audio
-        else ""
+    return render(
+        "curation/excerpts.html.j2",
+        clip_s=f"{CLIP_S:g}",
+        max_gain_db=f"{MAX_GAIN_DB:g}",
+        num_songs=len(chosen),
+        without_player=len(dropped) - unreadable - without_audio - len(chosen),
+        without_audio=without_audio,
+        unreadable=unreadable,
+        groups=_groups(data, chosen),
     )
-    more += f" {count_songs(unreadable)} could not be read." if unreadable else ""
-    more += " The table below has the evidence on every song." if more else ""
-    lead = (
-        f"{CLIP_S:g} seconds around the worst second of {count_songs(len(chosen))}; that second is marked. Quiet "
-        f"excerpts are amplified by up to {MAX_GAIN_DB:g} dB; the gain is shown.{more} "
-        '<span class="hint">Click a picture to jump, or use ← and → beside a button.</span>'
-    )
-    return section("How it sounds", *parts, lead=lead)
+
+
+def _groups(data: CurationInput, chosen: Sequence[tuple[Verdict, list[Evidence]]]) -> list[dict[str, Any]]:
+    """The songs that get players by reason, and how many of all these are."""
+    reasons: dict[str, list[dict[str, Any]]] = {}
+    for verdict, moments in chosen:
+        reasons.setdefault(verdict.reason, []).append(_case(data, verdict, moments))
+    totals = Counter(verdict.reason for verdict in data.verdicts)
+    return [
+        {
+            "reason": reason,
+            "meaning": REASONS.get(reason, ""),
+            "played": f"all {len(cases)}" if 1 < totals[reason] == len(cases) else f"{len(cases)} of {totals[reason]}",
+            "cases": cases,
+        }
+        for reason, cases in reasons.items()
+    ]
 
 
 def choose(data: CurationInput) -> list[tuple[Verdict, list[Evidence]]]:
@@ -79,30 +85,28 @@ def choose(data: CurationInput) -> list[tuple[Verdict, list[Evidence]]]:
     return sorted(chosen, key=lambda pair: (pair[0].reason, pair[0].track_id))
 
 
-def case(data: CurationInput, verdict: Verdict, moments: Sequence[Evidence]) -> str:
+def _case(data: CurationInput, verdict: Verdict, moments: Sequence[Evidence]) -> dict[str, Any]:
     """One dropped song: why, its matrix, its worst seconds."""
-    matrix = ""
-    if verdict.track_id in data.matrices:
-        matrix = confusion_matrix(data, data.matrices[verdict.track_id], small=True)
-    title = f'<h4>{text(verdict.title)}</h4><p class="note mono">{text(verdict.track_id)}</p>'
-    players = "".join(_player(data, verdict, moment) for moment in moments)
-    kind = "case wide" if matrix or len(moments) > 1 else "case"
-    return (
-        f'<article class="{kind}"><div class="told"><div>{title}<p>{text(verdict.detail)}</p></div>{matrix}</div>'
-        f'<div class="players">{players}</div></article>'
-    )
+    shares_SS = data.matrices.get(verdict.track_id)
+    return {
+        "title": verdict.title,
+        "track_id": verdict.track_id,
+        "detail": verdict.detail,
+        "matrix": "" if shares_SS is None else confusion_matrix(data, shares_SS, small=True),
+        "players": [_player(data, verdict, moment) for moment in moments],
+    }
 
 
-def _player(data: CurationInput, verdict: Verdict, moment: Evidence) -> str:
+def _player(data: CurationInput, verdict: Verdict, moment: Evidence) -> Markup:
     song = data.songs[moment.track_id or verdict.track_id]
     length_s = song.num_samples / song.sample_rate
     start_s = max(0.0, min((moment.start_s + moment.stop_s - CLIP_S) / 2, length_s - CLIP_S))
     samples_CT, gain_db = _audible(_excerpt(song, moment.source, start_s, data.sources))
     length_s = samples_CT.shape[-1] / PAGE_RATE
     marked = (max(0.0, moment.start_s - start_s), min(length_s, moment.stop_s - start_s))
-    what = f"{(moment.source or 'mixture').capitalize()} at {clock(moment.start_s)}"
-    words = ", ".join([what, *([moment.words] if moment.words else []), *([f"+{gain_db:.0f} dB"] if gain_db else [])])
-    clip = Clip(source=moment.source or "mixture", kind=words, samples_CT=samples_CT)
+    place = f"{(moment.source or 'mixture').capitalize()} at {clock(moment.start_s)}"
+    name = ", ".join(filter(None, (place, moment.words, f"+{gain_db:.0f} dB" if gain_db else "")))
+    clip = Clip(source=moment.source or "mixture", kind=name, samples_CT=samples_CT)
     loudest_db = max(-60.0, float(band_levels(samples_CT).max()))
     peak = max(1e-3, float(np.abs(samples_CT).max(initial=0.0)))
     return player(clip, song.title, loudest_db=loudest_db, peak=peak, whole=False, moment_s=marked)
@@ -111,8 +115,7 @@ def _player(data: CurationInput, verdict: Verdict, moment: Evidence) -> str:
 def _excerpt(song: Song, source: str, start_s: float, sources: Sequence[str]) -> Samples:
     """`CLIP_S` of a stem, or of the sum of all, as stereo at the page's rate."""
     start, num_samples = round(start_s * song.sample_rate), round(CLIP_S * song.sample_rate)
-    wanted = [source] if source else list(sources)
-    stems_SCT = read_song(song, sources=wanted, start=start, num_samples=num_samples)
+    stems_SCT = read_song(song, sources=[source] if source else list(sources), start=start, num_samples=num_samples)
     summed_CT = to_channels(stems_SCT.sum(axis=0), 2)
     return resample(summed_CT, source_rate=song.sample_rate, target_rate=PAGE_RATE)
 

@@ -1,4 +1,4 @@
-"""The two drawings of the curation's page: measures with the limit that a rule draws, and matrices of shares."""
+"""The two plots of the curation page: histograms of measures with a rule's limit, and matrices of shares."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
 from pipelines.report.charts import nice_ticks
-from pipelines.report.page import source_class, text
+from pipelines.report.page import source_class
 
 Shares = NDArray[np.float64]
 _WIDTH, _LEFT, _RIGHT, _TOP, _ROW = 320, 58, 20, 18, 34
@@ -29,12 +30,12 @@ class Panel:
     decades: bool = False  # the axis is logarithmic; 0 stands at its left end
 
 
-def histogram(panel: Panel) -> str:
+def histogram(panel: Panel) -> Markup:
     """How the songs spread over a measure, a row per source on one axis; what the rule drops is shaded."""
     rows = {source: [v for v in values if math.isfinite(v)] for source, values in panel.values.items()}
     rows = {source: values for source, values in rows.items() if values}
     if not rows:
-        return ""
+        return Markup()
     limits = [limit for limit in (panel.least, panel.most) if limit is not None]
     axis = _Axis.over([v for values in rows.values() for v in values], limits, panel)
     height = _TOP + _ROW * len(rows) + 24
@@ -51,9 +52,8 @@ def histogram(panel: Panel) -> str:
     beyond = sum(_is_out(value, panel) for values in rows.values() for value in values)
     total = sum(map(len, rows.values()))
     label = f"{panel.title}: {beyond} of {total} values are beyond the limit" if limits else panel.title
-    drawing = f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{text(label)}">{"".join(marks)}</svg>'
-    return (
-        f'<figure><figcaption>{text(panel.title)}</figcaption><p class="note">{text(panel.note)}</p>{drawing}</figure>'
+    return Markup(
+        f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(label)}">{"".join(marks)}</svg>'
     )
 
 
@@ -92,10 +92,10 @@ class _Axis:
         return _LEFT + self.place(value) * (_WIDTH - _LEFT - _RIGHT)
 
     def name(self, value: float) -> str:
-        shown = f"{100 * value:.4g}\u2009%" if self.percent else f"{value:.4g}"
+        name = f"{100 * value:.4g}\u2009%" if self.percent else f"{value:.4g}"
         if value >= 10_000:
-            shown = f"{value / 1000:g}k"
-        return shown.replace("-", "\u2212")
+            name = f"{value / 1000:g}k"
+        return name.replace("-", "\u2212")
 
 
 def _is_out(value: float, panel: Panel) -> bool:
@@ -127,14 +127,14 @@ def _bars(values: Sequence[float], axis: _Axis, *, source: str, base: float) -> 
         for count, (a, b) in zip(counts, pairwise(edges), strict=True)
         if (h := max(2.0, (_ROW - 8) * count / tallest) if count else 0.0)
     ]
-    name = f'<text class="strong" x="0" y="{base - 1:.1f}">{text((source or "song").capitalize()[:8])}</text>'
+    name = f'<text class="strong" x="0" y="{base - 1:.1f}">{escape((source or "song").capitalize()[:8])}</text>'
     ground = f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{base:.1f}" y2="{base:.1f}"/>'
     return f'<g class="{source_class(source) if source else "source-mixture"}">{name}{ground}{"".join(bars)}</g>'
 
 
 def matrix_plot(
     shares_SS: Shares, sources: Sequence[str], *, min_own: float, max_foreign: float, small: bool = False
-) -> str:
+) -> Markup:
     """Rows are the labels of stems, columns what the model recognizes; cells that break the rule have a border."""
     cell, left, top = (34, 54, 18) if small else (72, 84, 44)
     size = len(sources)
@@ -143,8 +143,8 @@ def matrix_plot(
     marks = []
     for index, name in enumerate(names):
         middle = cell * (index + 0.5)
-        marks.append(f'<text x="{left - 8}" y="{top + middle + 4:.1f}" text-anchor="end">{text(name)}</text>')
-        short = text(name[:3] if small else name)
+        marks.append(f'<text x="{left - 8}" y="{top + middle + 4:.1f}" text-anchor="end">{escape(name)}</text>')
+        short = escape(name[:3] if small else name)
         marks.append(f'<text x="{left + middle:.1f}" y="{top - 7}" text-anchor="middle">{short}</text>')
     if not small:
         marks.append(f'<text x="{left - 8}" y="{top - 26}" text-anchor="end">label</text>')
@@ -164,9 +164,9 @@ def matrix_plot(
     )
     label = f"Shares of seconds, label and what the model recognizes: {worst or 'all within the rule'}"
     kind = "small matrix" if small else "matrix"
-    return (
+    return Markup(
         f'<svg class="{kind}" width="{width}" height="{height}" viewBox="0 0 {width} {height}" role="img" '
-        f'aria-label="{text(label)}">{"".join(marks)}</svg>'
+        f'aria-label="{escape(label)}">{"".join(marks)}</svg>'
     )
 
 

@@ -1,34 +1,28 @@
-"""What the rules saw: how the songs spread over each measure, and what the model made of their labels."""
+"""What the rules decided on: how the songs spread over each measure, and what the model recognized in the stems."""
 
 from collections.abc import Iterator, Mapping
 
 import numpy as np
+from markupsafe import Markup
 
 from pipelines.report.curation.curation_input import CurationInput
 from pipelines.report.curation.plots import Panel, Shares, histogram, matrix_plot
-from pipelines.report.formatting import count_songs
-from pipelines.report.page import section, text
+from pipelines.report.page import render
 
 
-def measures_section(data: CurationInput) -> str:
+def measures_section(data: CurationInput) -> Markup:
     """How the songs spread over every measure that a rule looks at."""
-    drawings = "".join(histogram(panel) for panel in panels(data))
-    if not drawings:
-        return ""
-    lead = (
-        "One value per song, a row per stem. The dashed line is the rule's limit, "
-        "and values in the shaded area beyond it drop a song."
-    )
-    return section("What was measured", f'<div class="panels">{drawings}</div>', lead=lead)
+    drawings = [(panel, drawing) for panel in panels(data) if (drawing := histogram(panel))]
+    return render("curation/measures.html.j2", panels=drawings) if drawings else Markup()
 
 
 def panels(data: CurationInput) -> Iterator[Panel]:
     """The measures of the songs with the limits of their rules."""
     measured = [verdict.measures for verdict in data.verdicts if verdict.measures]
     for suffix, title, note, least, most, off, style in _MEASURES:
-        least_shown = _LEAST_LEVEL if "level" in style else float("-inf")
+        floor = _LEAST_LEVEL if "level" in style else float("-inf")
         values = {
-            source: [max(least_shown, value) for row in measured for value in _measure(row, source, suffix)]
+            source: [max(floor, value) for row in measured for value in _measure(row, source, suffix)]
             for source in ("", *data.sources)
         }
         if any(values.values()):
@@ -75,33 +69,25 @@ _MEASURES: tuple[tuple[str, str, str, str, str, float | None, str], ...] = (
 _LEAST_LEVEL = -70.0  # silence stands here
 
 
-def model_section(data: CurationInput) -> str:
+def model_section(data: CurationInput) -> Markup:
     """What the model recognizes in stems, as the mean over all songs that it was given."""
     if not data.matrices:
-        return ""
+        return Markup()
     stack = np.stack(list(data.matrices.values()))
     finite = np.isfinite(stack)
     mean_SS = np.where(finite, stack, 0).sum(axis=0) / np.maximum(1, finite.sum(axis=0))
     mean_SS[~finite.any(axis=0)] = np.nan
-    broken = sum(verdict.reason == "mislabelled" for verdict in data.verdicts)
-    rule = (
-        f"<strong>{text(data.model)}</strong> separated each stem on its own. A number is the percentage of the "
-        "stem's sounding seconds in which the model's output for a source is no more than "
-        f"{-data.heard_db:g} dB below the stem."
-    )
-    explanation = (
-        f"<p>A song is kept when the model recognizes every stem as itself in more than {data.min_own:.0%} and as any "
-        f"other source in less than {data.max_foreign:.0%} of its seconds; cells that break the rule have a border. "
-        f"The matrix is the mean over the {count_songs(len(data.matrices))} that passed the rules on the signal; "
-        f"{broken} of them {'was' if broken == 1 else 'were'} dropped by this rule. Bright cells off the diagonal that "
-        "all songs share are confusions of the model, not wrong labels.</p>"
-    )
-    return section(
-        "What the model recognizes",
-        f'<div class="beside">{confusion_matrix(data, mean_SS)}<div>{explanation}</div></div>',
-        lead=rule,
+    return render(
+        "curation/model.html.j2",
+        model=data.model,
+        matrix=confusion_matrix(data, mean_SS),
+        below_db=f"{-data.heard_db:g}",
+        min_self=f"{data.min_own:.0%}",
+        max_other=f"{data.max_foreign:.0%}",
+        num_songs=len(data.matrices),
+        num_broken=sum(verdict.reason == "mislabelled" for verdict in data.verdicts),
     )
 
 
-def confusion_matrix(data: CurationInput, shares_SS: Shares, *, small: bool = False) -> str:
+def confusion_matrix(data: CurationInput, shares_SS: Shares, *, small: bool = False) -> Markup:
     return matrix_plot(shares_SS, data.sources, min_own=data.min_own, max_foreign=data.max_foreign, small=small)

@@ -128,7 +128,7 @@ def test_a_corpus_of_thousands_stays_below_ten_megabytes_and_says_what_was_left_
     page = render(large)
     assert len(page.encode()) < 10e6
     assert page.count("<audio") == MAX_PLAYERS
-    assert "2610 songs more have no player, so that the page stays small." in page
+    assert "2610 more songs have no player, so that the page stays small." in page
     assert "1150 matrices of mislabelled songs were left out" in page
 
 
@@ -190,7 +190,7 @@ def test_a_corpus_without_a_model_or_a_fault_has_no_such_sections(made: Curation
 def test_what_cannot_be_heard_has_no_player_and_is_counted_apart(made: CurationInput) -> None:
     page = render(replace(made, evidence={"d": made.evidence["d"]}))
     assert page.count("<audio") == 1
-    assert "2 songs more were dropped for a reason that cannot be heard, such as silence. 1 song could not" in page
+    assert "2 more songs were dropped for a reason that cannot be heard, such as silence. 1 song could not" in page
     assert "have no player" not in page
 
 

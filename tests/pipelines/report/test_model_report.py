@@ -14,8 +14,7 @@ from datasets.schema import SOURCES, Score, StemFile, Verdict
 from pipelines.lineage.contamination import Contamination
 from pipelines.report.charts import Curve, SourceScores, curve_plot, nice_ticks, score_plot
 from pipelines.report.listening import PAGE_RATE, SongAudio, band_levels, clips_of, spectrogram, waveform
-from pipelines.report.model_report import render, run
-from pipelines.report.page import table
+from pipelines.report.model_report import render, run, songs_section
 from pipelines.report.report_input import ReportConfig, ReportInput
 from pipelines.report.score_section import scores_section
 
@@ -259,7 +258,10 @@ def test_plots_of_nothing_are_nothing() -> None:
 
 
 def test_tables_head_their_rows_and_align_numbers() -> None:
-    assert '<td class="number">2</td>' in table(["a", "b"], [["1", "2"]], numeric=[1])
+    page = str(songs_section(ReportInput(name="m", verdicts=[verdict("a"), verdict("b", reason="clipped")])))
+    assert '<tr><th scope="row">train</th><td class="number">1</td><td class="number">10\u00a0min</td></tr>' in page
+    assert '<th scope="col">Split</th><th scope="col" class=number>Songs</th>' in page
+    assert '<table class="totals">' in page
 
 
 def test_a_page_that_cannot_be_written_is_an_input_error(tmp_path: Path) -> None:
@@ -273,16 +275,16 @@ def test_an_excerpt_too_long_for_a_page_is_refused() -> None:
         ReportConfig(clip_s=300)
 
 
-def test_never_heard_in_training_is_said_only_where_it_is_known() -> None:
+def test_never_used_in_training_is_said_only_where_it_is_known() -> None:
     scores = [score(name, "drums", 5.0) for name in "abcd"]
 
-    def lead(heard: Contamination | None, split: str = "test") -> str:
-        found = re.search(r"On 4 songs of the \w+ split(.*?\.) Higher", scores_section(made(heard, split)))
+    def lead(contamination: Contamination | None, split: str = "test") -> str:
+        found = re.search(r"On 4 songs of the \w+ split(.*?\.) Higher", scores_section(made(contamination, split)))
         assert found is not None
         return found[1]
 
-    def made(heard: Contamination | None, split: str) -> ReportInput:
-        return ReportInput(name="m", scores=scores, split=split, heard=heard)
+    def made(contamination: Contamination | None, split: str) -> ReportInput:
+        return ReportInput(name="m", scores=scores, split=split, contamination=contamination)
 
     assert lead(Contamination()) == ", none used in training."
     assert lead(Contamination(songs={"b": "", "elsewhere": ""})) == ", 1 of them used in training: b."
