@@ -1,8 +1,8 @@
 """Which side of the split each song stands on, by names alone; no song, and no artist, stands on two.
 
-A folder that states a split is believed. What no folder states is drawn, group by group: a group's lot depends on the
-seed and its name alone, so a corpus that grows or shrinks moves nobody. What was drawn before can be handed in, and
-stays (`versions.drawn_sides` reads it from a store).
+A folder that states a split is taken at its word, also where it is the only one. What no folder states is drawn from
+what may be trained on, group by group: a group's lot depends on the seed and its name alone, so a corpus that grows or
+shrinks moves nobody. What was drawn before can be handed in, and stays (`versions.drawn_sides` reads it from a store).
 """
 
 import hashlib
@@ -10,13 +10,14 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from datasets.corpus.musdb18 import validation_songs
 from datasets.schema import SPLITS
 
 # Raise it when the same names and settings are dealt otherwise (CONTRIBUTING.md)
-VERSION = 1
+VERSION = 2
 
 _ALIASES = {"validation": "valid", "val": "valid", "training": "train"}
 _MIN_ARTISTS = 3  # that must be named before names are taken for artists
@@ -56,8 +57,9 @@ def assign_splits(
     """The split and the group of each song, by its name under the root; `titles` are for songs that have another.
 
     Songs in folders named train, valid or test stay where they are, and MUSDB18's published validation songs are moved
-    from train to valid. A split that has no song is then drawn from train; if all songs stand in one folder, or in
-    none, both others are. What is drawn are groups (see `groups`): songs of a group stand on one side.
+    from train to valid. A split that has no song is then drawn from the songs in train or in no such folder; where
+    there are none, as in a corpus with test/ alone, nothing is drawn and nothing can be trained on. What is drawn are
+    groups (see `groups`): songs of a group stand on one side.
 
     A group goes where its lot falls between 0 and 1, so a small corpus meets its fractions only roughly: of ten groups,
     0.2 for test gives 2 on average and 1 to 4 in nine cases of ten. A split that would have none takes the group whose
@@ -101,11 +103,61 @@ def last_part(name: str) -> str:
 def stated_sides(names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """Where the folders put each song, and the splits that must be drawn because no folder states them."""
     sides = {name: stated_split(name) for name in names}
-    one_pool = len({side for side in sides.values() if side}) < 2
-    for name, side in sides.items():
-        if one_pool or side in ("", "train"):
-            sides[name] = "valid" if last_part(name) in validation_songs() else "train"
-    return sides, [split for split in ("test", "valid") if split not in sides.values()]
+    pool = [name for name, side in sides.items() if side in ("", "train")]
+    sides |= {name: "valid" if last_part(name) in validation_songs() else "train" for name in pool}
+    return sides, [split for split in ("test", "valid") if pool and split not in sides.values()]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrawnShare:
+    """What a draw has made of the share of songs that was asked for a split."""
+
+    split: str
+    fraction: float  # that was asked for, of the songs that could be drawn
+    num_songs: int  # that were drawn
+    pool: int  # songs that could be drawn
+    largest_group: str
+    largest: int  # songs in the largest group
+
+    @property
+    def is_far_off(self) -> bool:
+        """Whether it misses what was asked for by more than two songs and more than half."""
+        wanted = self.fraction * self.pool
+        return abs(self.num_songs - wanted) > max(2.0, wanted / 2)
+
+    @property
+    def words(self) -> str:
+        asked = f"{self.split}: {self.num_songs / self.pool:.0%} of the songs, {self.fraction:.0%} asked for"
+        why = f"groups stay together, and the largest, {self.largest_group!r}, has {self.largest} of {self.pool} songs"
+        return f"{asked}; {why}" if self.is_far_off and self.largest > 1 else asked
+
+
+def drawn_shares(
+    sides: Mapping[str, tuple[str, str]], drawn: Sequence[str], *, valid_fraction: float, test_fraction: float
+) -> list[DrawnShare]:
+    """What came of the draw of `drawn` splits, for what `assign_splits` has returned."""
+    pool = {name: side for name, side in sides.items() if stated_split(name) in ("", "train")}
+    largest = Counter(group for _, group in pool.values()).most_common(1)
+    return [
+        DrawnShare(
+            split=split, fraction=fraction, num_songs=sum(side == split for side, _ in pool.values()), pool=len(pool),
+            largest_group=largest[0][0], largest=largest[0][1],
+        )
+        for split, fraction in (("valid", valid_fraction), ("test", test_fraction))
+        if split in drawn and pool
+    ]  # fmt: skip
+
+
+def nothing_to_train_on(names: Sequence[str]) -> str:
+    """What to say where folders put every song on another side than train; empty where they do not."""
+    stated = Counter(name.split("/")[0] for name in names if stated_split(name) in ("valid", "test"))
+    if not stated or stated.total() < len(names):
+        return ""
+    folders = " and ".join(f"{folder}/ ({count})" for folder, count in sorted(stated.items()))
+    return (
+        f"all songs are in {folders}, and folders of such names are taken at their word: there is nothing to train on. "
+        "Put songs into train/ or directly into the corpus folder, or give the folder another name"
+    )
 
 
 # --- the draw -------------------------------------------------------------------------------------------------

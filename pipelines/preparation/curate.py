@@ -247,6 +247,8 @@ def _nothing_left(split: str, config: CurateConfig, ingested: IngestResult, resu
         lines.append("curate.max_clipped=1 keeps clipped stems.")
     if summary["dropped"].get("duplicate"):
         lines.append("curate.min_similarity=2 keeps duplicates.")
-    if summary["kept"]:
+    if split == "train" and (why := splits.nothing_to_train_on([verdict.track_id for verdict in verdicts])):
+        lines.append(f"{why}.")
+    elif summary["kept"]:
         lines.append(f"Songs per split: {summary['splits']}; add songs, or set another corpus.split_seed.")
     return "\n".join(lines)

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from datasets.corpus.layouts import ADVICE, FoundSong, as_text
 from datasets.corpus.scan import SongSurvey, survey
+from datasets.corpus.splits import DrawnShare, drawn_shares, nothing_to_train_on
 from datasets.corpus.stem_names import STATUSES, FileNote
 from datasets.errors import InputError
 from datasets.schema import REASONS, SPLITS
@@ -64,16 +65,25 @@ def run(config: RunConfig, *, screen: Screen) -> dict[str, Any]:
         files = sum(len(song.notes) for song in seen.songs)
         heard.finish(f"{len(seen.songs)} songs, {refused} refused, {files} files; only names were looked at")
     names = _names(seen.songs)
+    shares = drawn_shares(
+        seen.sides, seen.drawn_splits, valid_fraction=corpus.valid_fraction, test_fraction=corpus.test_fraction
+    )
     return {
         "root": corpus.root,
         "layouts": dict(Counter(song.layout for song in seen.songs)),
         "drawn_splits": list(seen.drawn_splits),
+        "drawn_shares": {share.split: _share(share) for share in shares},
+        "nothing_to_train_on": nothing_to_train_on(list(seen.sides)),
         "stray": [as_text(name) for name in seen.stray],
         "songs": [_song(song, seen) for song in seen.songs],
         "names": [_plain(name) for name in names],
-        "shown": _tables(seen, names, corpus.sources),
+        "shown": _tables(seen, names, corpus.sources, shares),
         "exit_code": 0 if refused < len(seen.songs) else 2,
     }
+
+
+def _share(share: DrawnShare) -> dict[str, float]:
+    return {"asked": share.fraction, "drawn": round(share.num_songs / share.pool, 4)}
 
 
 def _names(songs: Sequence[FoundSong]) -> list[_Name]:
@@ -120,10 +130,12 @@ def _plain(name: _Name) -> dict[str, Any]:
 # --- tables -------------------------------------------------------------------------------------------------
 
 
-def _tables(seen: SongSurvey, names: Sequence[_Name], sources: Sequence[str]) -> list[Any]:
+def _tables(
+    seen: SongSurvey, names: Sequence[_Name], sources: Sequence[str], shares: Sequence[DrawnShare]
+) -> list[Any]:
     used = [name for name in names if name.status == "used"]
     left_out = [name for name in names if name.status in ("unused", "ignored", "sum")]
-    shown = [_splits_table(seen), _sources_table(seen.songs, sources)]
+    shown = [_splits_table(seen), *_draw(seen, shares), _sources_table(seen.songs, sources)]
     if any(song.layout not in ("musdb18", "musdb18-hq", "folders") for song in seen.songs):
         shown.append(_names_table("Names, and the source they were read as", used, sources))
     if left_out:
@@ -156,6 +168,13 @@ def _splits_table(seen: SongSurvey) -> Any:
     title = f"Songs ({', '.join(f'{count} {layout}' for layout, count in layouts.most_common())})"
     drawn = [f"{split}, drawn" if split in seen.drawn_splits else split for split in SPLITS]
     return table(title, ["", *drawn, "all"], rows)
+
+
+def _draw(seen: SongSurvey, shares: Sequence[DrawnShare]) -> list[Text]:
+    """What came of the draw, and whether anything is left to train on."""
+    lines = [Text(f"{share.words}.", style="yellow" if share.is_far_off else "") for share in shares]
+    nothing = nothing_to_train_on(list(seen.sides))
+    return [*lines, *([Text(f"{nothing[0].upper()}{nothing[1:]}.", style="yellow")] if nothing else [])]
 
 
 def _sources_table(songs: Sequence[FoundSong], sources: Sequence[str]) -> Any:

@@ -3,7 +3,7 @@
 import pytest
 
 from datasets.corpus.musdb18 import validation_songs
-from datasets.corpus.splits import assign_splits, groups
+from datasets.corpus.splits import assign_splits, drawn_shares, groups, nothing_to_train_on, stated_sides
 
 # Names as people give them; those of one row belong together, those of different rows do not.
 REAL_NAMES: dict[str, list[list[str]]] = {
@@ -230,3 +230,30 @@ def test_a_corpus_is_dealt_as_it_was_dealt_before() -> None:
     names = [f"Song {letter}" for letter in "ABCDEFGHIJKLMNOP"]
     dealt = {seed: "".join(side[1] for side in _assign(names, seed).values()) for seed in (0, 1, 7)}
     assert dealt == {0: "rrerareerrrrrrrr", 1: "rerarrrrerreaerr", 7: "rarrrrrrrrrerrrr"}  # tRain, vAlid, tEst
+
+
+@pytest.mark.parametrize("folder", ["test", "TEST", "valid", "val", "Validation"])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_single_folder_of_a_side_is_taken_at_its_word(folder: str, seed: int) -> None:
+    side = "test" if folder.lower() == "test" else "valid"
+    names = [f"{folder}/Song {k}" for k in range(8)]
+    assert set(_assign(names, seed).values()) == {side}
+    assert stated_sides(names)[1] == []
+    assert f"{folder}/ (8)" in nothing_to_train_on(names)
+    beside = _assign([*names, *(f"Song {chr(65 + k)}" for k in range(12))], seed)  # in no folder of a side
+    assert {beside[name] for name in names} == {side}
+    assert set(beside.values()) == {"train", "valid", "test"}
+    assert not nothing_to_train_on(list(beside))
+
+
+def test_songs_of_train_alone_are_drawn_and_the_share_is_told_beside_what_was_asked() -> None:
+    names = [f"train/{artist} - Song {k}" for artist in ("Ann", "Bob", "Cid") for k in range(1, 11)]
+    rule = {"valid_fraction": 0.1, "test_fraction": 0.2}
+    sides = assign_splits(names, seed=0, **rule)
+    valid, test = drawn_shares(sides, ["test", "valid"], **rule)
+    assert (valid.num_songs, valid.pool, valid.is_far_off) == (10, 30, True)
+    assert valid.words.startswith("valid: 33% of the songs, 10% asked for; groups stay together, and the largest, ")
+    assert test.split == "test"
+    alone = assign_splits([f"train/Song {chr(65 + k)}" for k in range(20)], seed=0, **rule)
+    assert not any(share.is_far_off for share in drawn_shares(alone, ["test", "valid"], **rule))
+    assert drawn_shares(assign_splits(["test/A"], seed=0, **rule), [], **rule) == []

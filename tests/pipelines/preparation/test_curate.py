@@ -184,6 +184,16 @@ def test_a_split_that_folders_state_is_not_refilled(ray_local: Any, tmp_path: Pa
         _curate(ingested, store, require=("train", "test"))
 
 
+def test_a_corpus_of_a_test_folder_alone_is_refused_for_training_in_plain_words(ray_local: Any, tmp_path: Path) -> None:
+    root, store = tmp_path / "c", tmp_path / "s"
+    for letter in "AB":
+        _song(root, f"test/Song {letter}")
+    ingested = _ingest(root, store)
+    assert _curate(ingested, store, require=()).summary["splits"] == {"train": 0, "valid": 0, "test": 2}
+    with pytest.raises(InputError, match=r"all songs are in test/ \(2\).*there is nothing to train on"):
+        _curate(ingested, store)
+
+
 def test_verdicts_without_a_mixture_that_was_out_of_reach_do_not_last(ray_local: Any, tmp_path: Path) -> None:
     root, store = tmp_path / "c", tmp_path / "s"
     for letter in "ABC":

@@ -74,3 +74,21 @@ def test_a_taxonomy_of_ones_own_is_used_and_its_path_becomes_absolute(
     assert reasons["Cleo - Three"] == ""
     assert main(["inspect", "corpus.taxonomy=own.toml", "--print-config"]) == 0
     assert f'taxonomy = "{tmp_path}/own.toml"' in capsys.readouterr().out
+
+
+def test_a_corpus_of_a_test_folder_has_nothing_to_train_on_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    for song in ("One", "Two"):
+        (tmp_path / "Test" / song).mkdir(parents=True)
+        for source in ("drums", "bass", "other", "vocals"):
+            (tmp_path / "Test" / song / f"{source}.wav").write_bytes(b"no audio at all")
+    assert main(["inspect", f"corpus.root={tmp_path}"]) == 0
+    assert "All songs are in Test/ (2), and folders of such names are taken at their word" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    assert main(["inspect", f"corpus.root={tmp_path}", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert {song["split"] for song in result["songs"]} == {"test"}
+    assert result["drawn_shares"] == {}
