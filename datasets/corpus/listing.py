@@ -38,14 +38,19 @@ class Listing:
     def address(self, path: str) -> str:
         return storage.join(self.root, path)
 
+    def content(self, path: str) -> bytes:
+        """The bytes of a small file; Unavailable where it cannot be read."""
+        try:
+            return storage.read(self.address(path))
+        except OSError as error:
+            raise Unavailable(f"{self.address(path)} cannot be read: {error.strerror or error}") from None
+
     def text(self, path: str) -> str:
         """The text of a small file; empty where it is no text, Unavailable where it cannot be read."""
         try:
-            return storage.read(self.address(path)).decode("utf-8-sig")
+            return self.content(path).decode("utf-8-sig")
         except UnicodeDecodeError:
             return ""
-        except OSError as error:
-            raise Unavailable(f"{self.address(path)} cannot be read: {error.strerror or error}") from None
 
 
 def list_folder(root: str) -> Listing:

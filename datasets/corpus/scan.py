@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from datasets.corpus.layouts import LAYOUTS, FoundSong, LayoutRules, find_songs, stray_files
+from datasets.corpus.layouts.csv_lists import CsvFile
+from datasets.corpus.layouts.find import LAYOUTS, find_songs, stray_files
+from datasets.corpus.layouts.found_song import FoundSong, LayoutRules, as_text
 from datasets.corpus.listing import list_folder
 from datasets.corpus.splits import NO_SIDES, assign_splits, stated_sides
 from datasets.errors import Changed, InputError, Unavailable
@@ -37,6 +39,7 @@ class Scan:
     rejected: tuple[Verdict, ...]
     layout: str
     drawn_splits: tuple[str, ...]  # the splits that no folder states
+    remarks: tuple[str, ...] = ()  # what its owner should know of the folder as a whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +52,12 @@ class SongSurvey:
     layout: str  # of most songs
     drawn_splits: tuple[str, ...]  # the splits that no folder states
     stray: tuple[str, ...]  # audio files at the top, which belong to no song
+    csv_files: tuple[CsvFile, ...]  # at the top, used or not
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What its owner should know of the folder as a whole."""
+        return _remarks(self.csv_files, self.stray)
 
 
 def survey(
@@ -67,13 +76,13 @@ def survey(
     """
     folder = storage.absolute(root)
     listing = list_folder(folder)
-    found = find_songs(listing, sources=sources, rules=rules)
+    found, csv_files = find_songs(listing, sources=sources, rules=rules)
     stray = stray_files(listing, found)
     if not found:
         raise InputError(
             f"{folder} holds no songs in a layout known here. Looked for sources {', '.join(sources)} in:\n"
             + "\n".join(f"  - {text}" for text in LAYOUTS.values())
-            + (f"\n{len(stray)} audio files are directly in it: give each song a folder of its own" if stray else "")
+            + "".join(f"\n{remark}" for remark in _remarks(csv_files, stray))
         )
     sides = assign_splits(
         [song.name for song in found],
@@ -90,7 +99,18 @@ def survey(
         layout=Counter(song.layout for song in found).most_common(1)[0][0],
         drawn_splits=tuple(stated_sides([song.name for song in found])[1]),
         stray=stray,
+        csv_files=tuple(csv_files),
     )
+
+
+def _remarks(csv_files: Sequence[CsvFile], stray: Sequence[str]) -> tuple[str, ...]:
+    lists = [f"{file.name} is the list of songs" for file in csv_files if file.is_list and not file.detail]
+    lists += [f"{file.name} is the list of songs, {file.detail}" for file in csv_files if file.is_list and file.detail]
+    others = [f"{file.name} is not used: {file.detail}" for file in csv_files if not file.is_list]
+    if not stray:
+        return (*lists, *others)
+    loose = f"{len(stray)} audio files are directly in the corpus folder, such as {as_text(stray[0])}"
+    return (*lists, *others, f"{loose}: give each song a folder of its own")
 
 
 def scan(
@@ -129,7 +149,13 @@ def scan(
                 rejected.append(_refused(song, split, "unavailable", str(error).replace(f"{prints.root}/", "")))
     finally:
         prints.save()
-    return Scan(tracks=tuple(tracks), rejected=tuple(rejected), layout=seen.layout, drawn_splits=seen.drawn_splits)
+    return Scan(
+        tracks=tuple(tracks),
+        rejected=tuple(rejected),
+        layout=seen.layout,
+        drawn_splits=seen.drawn_splits,
+        remarks=seen.remarks,
+    )
 
 
 def safe_name(text: str) -> str:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from datasets import audio, shards
 from datasets.audio.downmix import mono
-from datasets.corpus.layouts import LayoutRules
+from datasets.corpus.layouts.found_song import LayoutRules
 from datasets.corpus.removed_songs import REASON as FORGOTTEN
 from datasets.corpus.removed_songs import RemovedSong, RemovedSongs, read_removed_songs
 from datasets.corpus.scan import Scan, is_listed, scan
@@ -197,7 +197,7 @@ def _list(
     corpus: CorpusConfig, config: IngestConfig, forgotten: RemovedSongs, store: str, progress: Progress | None
 ) -> _Listed:
     found = _scan(corpus, drawn_sides(store, corpus.split_rule), store, progress)
-    _require(found.tracks, found.rejected, corpus)
+    _require(found.tracks, found.rejected, corpus, found.remarks)
     keys = {track.track_id: song_key(track, config, corpus.sources) for track in found.tracks}
     about = {
         "layout": found.layout,
@@ -470,7 +470,7 @@ def _result(chunks: ShardSet) -> IngestResult:
     )
 
 
-def _require(usable: Any, rejected: Sequence[Verdict], corpus: CorpusConfig) -> None:
+def _require(usable: Any, rejected: Sequence[Verdict], corpus: CorpusConfig, remarks: Sequence[str] = ()) -> None:
     """InputError with the reasons and their counts when nothing is usable."""
     if usable:
         return
@@ -482,4 +482,5 @@ def _require(usable: Any, rejected: Sequence[Verdict], corpus: CorpusConfig) -> 
     if any(verdict.reason == "missing_stem" for verdict in rejected):
         advice = f"\ncorpus.sources={list(corpus.sources)} asks for these stems; leave out what the songs do not have"
         advice = advice.replace("'", '"')
+    lines += [f"  - {remark}" for remark in remarks]
     raise InputError(f"none of the {len(rejected)} songs in {corpus.root} can be used:\n" + "\n".join(lines) + advice)

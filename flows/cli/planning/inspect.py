@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.text import Text
 
-from datasets.corpus.layouts import ADVICE, FoundSong, as_text
+from datasets.corpus.layouts.found_song import ADVICE, FoundSong, as_text
 from datasets.corpus.scan import SongSurvey, survey
 from datasets.corpus.splits import DrawnShare, drawn_shares, nothing_to_train_on
 from datasets.corpus.stem_names import STATUSES, FileNote
@@ -75,6 +75,7 @@ def run(config: RunConfig, *, screen: Screen) -> dict[str, Any]:
         "drawn_shares": {share.split: _share(share) for share in shares},
         "nothing_to_train_on": nothing_to_train_on(list(seen.sides)),
         "stray": [as_text(name) for name in seen.stray],
+        "csv_files": [{"name": file.name, "is_list": file.is_list, "detail": file.detail} for file in seen.csv_files],
         "songs": [_song(song, seen) for song in seen.songs],
         "names": [_plain(name) for name in names],
         "shown": _tables(seen, names, corpus.sources, shares),
@@ -145,14 +146,7 @@ def _tables(
         doubtful = [name for name in names if name.status == status]
         if doubtful:
             shown += _doubts(status, doubtful)
-    if seen.stray:
-        first = ", ".join(map(as_text, seen.stray[:3]))
-        shown.append(
-            Text(
-                f"{len(seen.stray)} audio files stand beside the song folders and belong to none, such as {first}.",
-                style="yellow",
-            )
-        )
+    shown += [Text(f"{remark}.", style="yellow") for remark in seen.remarks]
     refused = [song for song in seen.songs if song.reason]
     if refused:
         shown.append(_refused_table(refused))

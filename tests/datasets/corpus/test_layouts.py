@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from datasets.audio.files import decode
-from datasets.corpus.layouts import FoundSong, LayoutRules
+from datasets.corpus.layouts.found_song import FoundSong, LayoutRules
 from datasets.corpus.listing import list_folder
 from datasets.corpus.scan import scan, survey
 from datasets.errors import InputError
@@ -303,7 +303,117 @@ def test_other_csv_files_are_no_lists(tmp_path: Path) -> None:
     _touch(tmp_path, [f"S/{source}.wav" for source in SOURCES])
     (tmp_path / "tracks.csv").write_text("artist,title,bpm\nAda,One,120\n")
     (tmp_path / "broken.csv").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "picture.csv").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256)))
     assert _songs(tmp_path)["S"].layout == "folders"
+    assert {file.name: file.detail for file in survey(tmp_path).csv_files} == {
+        "broken.csv": "it is no text in UTF-8, UTF-16 or Windows-1252", "empty.csv": "it is empty",
+        "picture.csv": "it is no text in UTF-8, UTF-16 or Windows-1252",
+        "tracks.csv": "it has no columns instrum and path",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        (["path,type,size", "S,folder,4", "T,folder,4"], "its paths are no audio files, such as 'S'"),
+        (["path,source", "S/drums.wav,studio", "T/bass.wav,web"], "mean no source that is known, such as 'studio'"),
+        (["stem;path", "drums;old/S/drums.wav", "bass;old/S/bass.wav"], "none of its files is there, such as"),
+        (["path,type", "S/drums.wav,mix"], "its instruments mean no source"),
+        (["path,type"], "it lists nothing"),
+    ],
+)
+def test_a_csv_that_is_not_about_these_stems_takes_nothing_over_and_is_named(
+    tmp_path: Path, rows: list[str], why: str
+) -> None:
+    _touch(tmp_path, [f"{song}/{source}.wav" for song in "ST" for source in SOURCES])
+    (tmp_path / "about.csv").write_text("\n".join(rows))
+    seen = survey(tmp_path)
+    assert [(song.name, song.reason) for song in seen.songs] == [("S", ""), ("T", "")]
+    (remark,) = seen.remarks
+    assert remark.startswith("about.csv is not used: ")
+    assert why in remark
+    (tmp_path / "songs.csv").write_text("instrum,path\n" + "".join(f"{source},S/{source}.wav\n" for source in SOURCES))
+    assert [song.name for song in survey(tmp_path).songs] == ["S"]
+    assert survey(tmp_path).remarks[0] == "songs.csv is the list of songs"
+
+
+# --- CSV as other programs write it ---------------------------------------------------------------------------
+
+
+def _table(song: str, *, mark: str = ",", end: str = "\r\n", slash: str = "/") -> str:
+    rows = [mark.join(("song", "instrum", "path"))]
+    rows += [mark.join((song, source, f"x{slash}{song[0]}{k}.wav")) for k, source in enumerate(SOURCES)]
+    return end.join([*rows, ""])
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "cp1252"])
+def test_a_list_is_read_in_every_encoding_that_programs_save(
+    tmp_path: Path, encoding: str, end: str, mark: str
+) -> None:
+    _touch(tmp_path, [f"x/N{k}.wav" for k in range(4)])
+    first = "sep=;\r\n" if (mark, end) == (";", "\r\n") else ""
+    (tmp_path / "songs.csv").write_bytes((first + _table("Noël", mark=mark, end=end)).encode(encoding))
+    (song,) = _songs(tmp_path).values()
+    assert (song.name, song.layout, song.reason) == ("Noël", "csv", "")
+    assert _files(song) == {source: [f"N{k}.wav"] for k, source in enumerate(SOURCES)}
+    (file,) = survey(tmp_path).csv_files
+    assert file.detail == ("read as Windows-1252: byte 0xeb is not UTF-8" if encoding == "cp1252" else "").replace(
+        "0xeb", "0xeb in line 3" if first else "0xeb in line 2" if end != "\r" else "0xeb in line 1"
+    )
+
+
+def test_a_guessed_encoding_that_makes_names_of_no_files_is_refused_by_name_and_byte(tmp_path: Path) -> None:
+    _touch(tmp_path, [f"x/{letter}{k}.wav" for letter in ("é", "A") for k in range(4)])
+    (tmp_path / "songs.csv").write_bytes((_table("été") + _table("A")).encode("mac_roman"))
+    with pytest.raises(InputError, match=r"songs\.csv .* is not UTF-8 \(byte 0x8e in line 2\).*save it as CSV UTF-8"):
+        survey(tmp_path)
+    (tmp_path / "songs.csv").write_bytes(_table("Ž\x81").encode("latin-1", "replace"))  # 0x81 is no letter there either
+    with pytest.raises(InputError, match=r"\(byte 0x81 in line 2\) and not Windows-1252: save it as CSV UTF-8"):
+        survey(tmp_path)
+    (tmp_path / "songs.csv").write_bytes(_table("A").encode("utf-16")[:-1])
+    with pytest.raises(InputError, match=r"songs\.csv in the corpus folder is damaged, as utf-16"):
+        survey(tmp_path)
+
+
+@pytest.mark.parametrize("before", ["", ".\\", "y\\..\\"])
+def test_backslashes_separate_folders_unless_a_file_is_called_so(tmp_path: Path, before: str) -> None:
+    _touch(tmp_path, [f"x/A{k}.wav" for k in range(3)] + ["x\\A3.wav"])
+    (tmp_path / "songs.csv").write_text(_table("A", slash="\\").replace("x\\A0", f"{before}x\\A0"))
+    (song,) = _songs(tmp_path).values()
+    assert song.reason == ""
+    assert all(Path(file.path).is_file() for files in song.files.values() for file in files)
+    assert _files(song)["vocals"] == ["x\\A3.wav"]
+
+
+@pytest.mark.parametrize(
+    "path", ["C:\\songs\\A0.wav", "d:/songs/A0.wav", "\\\\server\\songs\\A0.wav", "..\\A0.wav", "/songs/A0.wav"]
+)
+@pytest.mark.parametrize("allow", [False, True])
+def test_paths_that_lead_out_are_judged_by_their_names(tmp_path: Path, path: str, allow: bool) -> None:
+    _touch(tmp_path, [f"c/x/{song}{k}.wav" for song in "AB" for k in range(4)])
+    (tmp_path / "c/songs.csv").write_text(_table("A").replace("x/A0.wav", path) + _table("B").split("\r\n", 1)[1])
+    songs = _songs(tmp_path / "c", allow_outside=allow)
+    assert songs["B"].reason == ""
+    if ":" in path or path.startswith("\\\\"):
+        assert songs["A"].reason == "unsafe_name"
+        assert songs["A"].detail == (
+            f"{path}, which songs.csv names, is a path of another machine; write it relative to the corpus folder"
+        )
+    else:
+        assert songs["A"].reason == ("" if allow else "unsafe_name")
+
+
+def test_a_list_with_one_wrong_path_refuses_one_song_before_anything_is_read(tmp_path: Path) -> None:
+    _touch(tmp_path, [f"x/{song}{k}.wav" for song in "AB" for k in range(4)])
+    (tmp_path / "songs.csv").write_text(_table("A").replace("A2", "A9") + _table("B").split("\r\n", 1)[1])
+    songs = _songs(tmp_path)
+    assert songs["B"].reason == ""
+    assert (songs["A"].reason, songs["A"].detail) == (
+        "missing_stem", "x/A9.wav, which songs.csv names, is not there"
+    )  # fmt: skip
 
 
 # --- object stores ------------------------------------------------------------------------------------------
@@ -366,7 +476,9 @@ def test_system_files_are_not_audio(tmp_path: Path) -> None:
 
 def test_audio_beside_the_song_folders_is_named(tmp_path: Path) -> None:
     _touch(tmp_path, [f"{source}.wav" for source in SOURCES])
-    with pytest.raises(InputError, match="4 audio files are directly in it: give each song a folder of its own"):
+    with pytest.raises(
+        InputError, match=r"4 audio files are directly in .* bass\.wav: give each song a folder of its own"
+    ):
         survey(tmp_path)
     _touch(tmp_path, [f"S/{source}.wav" for source in SOURCES])
     assert survey(tmp_path).stray == tuple(f"{source}.wav" for source in sorted(SOURCES))

@@ -1,0 +1,151 @@
+"""A song as it was found, with a file per source, or the reason why it cannot be one."""
+
+import os
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from datasets.corpus.listing import Listing
+from datasets.corpus.splits import last_part
+from datasets.corpus.stem_names import FileNote
+from datasets.corpus.taxonomy import DEFAULT, Taxonomy
+from datasets.schema import StemFile
+
+_SHOWN = 4  # names in a verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayoutRules:
+    """How names become sources; the fields are explained in `pipelines.preparation.ingest.CorpusConfig`."""
+
+    taxonomy: str = DEFAULT
+    unknown: str = "refuse"  # or "leave_out"
+    pad_s: float = 5.0
+    allow_outside: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundSong:
+    """A song as it stands in the folder: its name under the root, and files per source or the reason why not."""
+
+    name: str
+    title: str
+    layout: str
+    files: Mapping[str, tuple[StemFile, ...]] = field(default_factory=dict)
+    mixture: tuple[StemFile, ...] = ()
+    pad_s: float | None = None  # as in `schema.Track`
+    notes: tuple[FileNote, ...] = ()
+    reason: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """What the songs are read with."""
+
+    listing: Listing
+    sources: tuple[str, ...]
+    taxonomy: Taxonomy
+    rules: LayoutRules
+
+
+def song_of(
+    search: Search, name: str, layout: str, parts: Sequence[tuple[FileNote, StemFile]], *, one_each: bool = False
+) -> FoundSong:
+    """A song of its files, or refused with the reason; `one_each` asks for one file per source at most."""
+    files: dict[str, list[StemFile]] = {source: [] for source in search.sources}
+    for note, file in parts:
+        if note.status == "used":
+            files[note.source].append(file)
+    reason, detail = _verdict(search, [note for note, _ in parts], files)
+    doubled = [source for source, several in files.items() if len(several) > 1]
+    if not reason and one_each and doubled:
+        reason = "ambiguous_stem"
+        detail = "; ".join(" and ".join(os.path.basename(file.path) for file in files[source]) for source in doubled)
+    return named(
+        FoundSong(
+            name=name, title=last_part(name), layout=layout, files={key: tuple(value) for key, value in files.items()},
+            notes=tuple(note for note, _ in parts), reason=reason, detail=detail,
+        )
+    )  # fmt: skip
+
+
+def _verdict(search: Search, notes: Sequence[FileNote], files: Mapping[str, Sequence[StemFile]]) -> tuple[str, str]:
+    """The reason to refuse a song and what would mend it; both empty for a good one."""
+    broken = [note.path for note in notes if not _is_text(note.path)]
+    if broken:
+        return "unsafe_name", f"{_shown(map(as_text, broken))}: a file name that is no valid text"
+    unknown = [note for note in notes if note.status == "unknown"]
+    if unknown and search.rules.unknown == "refuse":
+        names = _shown(note.path for note in unknown)
+        return "unknown_stem", f"{names}: no word of the name is in the taxonomy; {ADVICE['unknown']}"
+    doubtful = [note for note in notes if note.status == "ambiguous"]
+    if doubtful:
+        details = list(dict.fromkeys(note.detail for note in doubtful))
+        return "ambiguous_stem", "; ".join(details[:_SHOWN]) + (" and more" if len(details) > _SHOWN else "")
+    coarse = "; ".join(note.detail for note in notes if note.status == "coarse")
+    missing = [source for source, several in files.items() if not several]
+    if missing:
+        return "missing_stem", f"no file for {', '.join(missing)}" + (f"; {coarse}" if coarse else "")
+    return ("ambiguous_stem", coarse) if coarse else ("", "")
+
+
+ADVICE = {
+    "unknown": "list a word of the name under a source or under [ignore] in the file that corpus.taxonomy names, or "
+    "leave such files out with corpus.unknown=leave_out",
+    "ambiguous": "list the word under one kind only, or under [ignore], in the file that corpus.taxonomy names; or "
+    "rename the file",
+    "coarse": "ask for fewer sources with corpus.sources",
+}
+
+
+def _shown(names: Iterable[str]) -> str:
+    names = list(names)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def named(song: FoundSong) -> FoundSong:
+    """The song under its name in NFC, refused when that is no text at all or would lead out of the folder."""
+    if not _is_text(song.name):
+        shown = as_text(song.name)
+        return FoundSong(
+            name=shown, title=last_part(shown), layout=song.layout, reason="unsafe_name",
+            detail="its name is not valid Unicode",
+        )  # fmt: skip
+    if ".." in song.name.split("/"):
+        return replace(song, files={}, reason="unsafe_name", detail="its name leads out of the folder")
+    name = unicodedata.normalize("NFC", song.name)
+    return replace(song, name=name, title=unicodedata.normalize("NFC", song.title))
+
+
+def _is_text(name: str) -> bool:
+    try:
+        return b"\0" not in name.encode()
+    except UnicodeEncodeError:
+        return False
+
+
+def as_text(name: str) -> str:
+    """A name as it can be shown and stored; what is no text is written out."""
+    try:
+        return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:
+        return name.encode("utf-8", "backslashreplace").decode()
+
+
+def stated_kind(search: Search, path: str, kind: str) -> FileNote:
+    """The note of a file whose kind is stated by more than its name."""
+    source = search.taxonomy.source_of(kind, search.sources)
+    if kind not in search.taxonomy.parents and kind not in search.sources:
+        return FileNote(path=path, status="unknown", words=kind, detail=f"{kind} is no kind of sound in the taxonomy")
+    if source is None:
+        below = ", ".join(name for name in search.sources if search.taxonomy.holds(kind, name))
+        return FileNote(path=path, status="coarse", kind=kind, words=kind, detail=f"{path} holds {below} in one")
+    return FileNote(path=path, status="used" if source else "unused", source=source, kind=kind, words=kind)
+
+
+def unreadable(folder: str, why: str) -> FoundSong:
+    """A folder that may hold songs for all we know."""
+    detail = f"the folder cannot be looked into: {why}"
+    return named(FoundSong(name=folder, title=last_part(folder), layout="folders", reason="unavailable", detail=detail))

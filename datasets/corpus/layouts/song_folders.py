@@ -1,0 +1,77 @@
+"""A folder per song, with the folders inside that only sort its files."""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from datasets.corpus.layouts.found_song import FoundSong, Search, song_of
+from datasets.corpus.listing import is_audio
+from datasets.corpus.splits import split_alias, stated_split
+from datasets.corpus.stem_names import read_song
+from datasets.schema import StemFile
+
+
+def folder_songs(search: Search, taken: set[str]) -> Iterator[FoundSong]:
+    """Songs of folders that hold audio, together with the folders inside that only sort a song's files."""
+    audio = {
+        folder: [file for file in files if is_audio(file)]
+        for folder, files in search.listing.folders.items()
+        if folder and folder not in taken and any(map(is_audio, files))
+    }
+    members: dict[str, list[str]] = defaultdict(list)
+    tops = _song_tops(search, audio)
+    for folder, files in audio.items():
+        top = tops[folder]
+        members[top] += [f"{folder}/{file}"[len(top) + 1 :] for file in files]
+    for top, paths in members.items():
+        song = _folder_song(search, top, sorted(paths))
+        if song is not None:
+            yield song
+
+
+def _song_tops(search: Search, audio: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """The folder that is the song, for each folder with audio.
+
+    A folder inside a song is told by its name, all of whose words the taxonomy knows ("Drums", "Lead Vox", "Stems"),
+    and by its company: its parent holds audio itself, or only folders of such names.
+    """
+    children: dict[str, set[str]] = defaultdict(set)
+    for folder in audio:
+        path = folder
+        while path:
+            path, _, name = path.rpartition("/")
+            children[path].add(name)
+
+    def is_inside(folder: str) -> bool:
+        parent, _, name = folder.rpartition("/")
+        if not parent or ("/" not in parent and split_alias(parent)) or not search.taxonomy.explains(name):
+            return False
+        return parent in audio or all(search.taxonomy.explains(other) for other in children[parent])
+
+    tops = {}
+    for folder in audio:
+        top = folder
+        while is_inside(top):
+            top = top.rpartition("/")[0]
+        tops[folder] = top
+    return tops
+
+
+def _folder_song(search: Search, folder: str, paths: Sequence[str]) -> FoundSong | None:
+    """The song of a folder; None when all its files are mixtures and the like."""
+    notes = read_song(paths, taxonomy=search.taxonomy, sources=search.sources)
+    if all(note.status == "ignored" for note in notes):
+        return None
+    parts = [(note, StemFile(path=search.listing.address(f"{folder}/{note.path}"), side=note.side)) for note in notes]
+    used = [note for note in notes if note.status == "used"]
+    exact = {os.path.splitext(note.path)[0].lower() for note in used}
+    whole = len(used) == len(search.sources) and exact == set(search.sources)
+    layout = ("musdb18-hq" if "mixture.wav" in paths and stated_split(folder) else "folders") if whole else "multitrack"
+    song = song_of(search, folder, layout, parts)
+    mixtures = [path for path in paths if os.path.splitext(path)[0].lower() == "mixture"]
+    return replace(
+        song,
+        mixture=tuple(StemFile(path=search.listing.address(f"{folder}/{path}")) for path in mixtures[:1]),
+        pad_s=None if whole else search.rules.pad_s,
+    )
