@@ -25,7 +25,7 @@ REASONS = {
     "not_finite": "NaN or infinite samples",
     "length_mismatch": "stems of one song differ in length",
     "rate_mismatch": "stems of one song differ in sample rate",
-    "channel_mismatch": "stems of one song differ in channel count, or have more than two",
+    "channel_mismatch": "a file with a number of channels that cannot be stored",
     "too_short": "shorter than the shortest song allowed",
     "silent_source": "a source sounds in too few seconds",
     "too_loud": "samples far beyond full scale, as of integers taken for floats",
@@ -52,6 +52,7 @@ class StemFile:
     path: str  # or the address of an object in S3
     stream: int | None = None
     side: str | None = None  # "left" or "right": where a mono file belongs; a stereo file goes in as it is
+    apart: str = ""  # what its name says besides the source: "kick in" and "kick out" belong beside each other
     num_bytes: int = field(default=0, compare=False)  # of the file; 0 where that is not known
     changed_ns: int = field(default=0, compare=False)  # when the file last changed, since the epoch
     content: str = field(default="", compare=False)  # SHA-256 of the file; empty where nobody asks for it
@@ -69,10 +70,11 @@ class Track:
     layout: str
     stems: Mapping[str, tuple[StemFile, ...]]  # source -> files, summed
     fingerprint: str  # SHA-256 over the content of the files, in source order
-    # Set where stems are summed from raw tracks: files may then end earlier than the longest by this much, which is
-    # filled with silence, and mono may stand beside stereo. None asks for files of one length and one channel count.
-    pad_s: float | None = None
+    pad_s: float = 0.0  # files may end earlier than the longest by this much, which is filled with silence
     mixture: tuple[StemFile, ...] = ()  # the mixture that came with the stems, if any; never stored
+    # Pairs of files of a source that may be two versions of one by their names: the source and both positions in it
+    versions: tuple[tuple[str, int, int], ...] = ()
+    remarks: tuple[str, ...] = ()  # what names alone have left out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ SUFFIXES = (
     ".wav", ".flac", ".aiff", ".aif", ".aifc", ".ogg", ".opus", ".mp3", ".m4a", ".caf", ".w64", ".rf64", ".au", ".aac",
     ".wma",
 )  # fmt: skip
+LOSSY_SUFFIXES = (".mp3", ".aac", ".ogg", ".opus", ".wma", ".mp4", ".m4a")  # of what is usually in these
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +154,11 @@ def _list_objects(root: str) -> Listing:
 def is_audio(name: str) -> bool:
     """Whether a file is read as audio, by its suffix."""
     return os.path.splitext(name)[1].lower() in SUFFIXES
+
+
+def is_lossy(name: str) -> bool:
+    """Whether a file is coded with loss, as far as its suffix tells."""
+    return os.path.splitext(name)[1].lower() in LOSSY_SUFFIXES
 
 
 def upwards(folder: str) -> Iterator[str]:

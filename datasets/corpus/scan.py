@@ -19,6 +19,7 @@ from datasets.corpus.layouts.find import LAYOUTS, find_songs, stray_files
 from datasets.corpus.layouts.found_song import FoundSong, LayoutRules, as_text
 from datasets.corpus.listing import list_folder
 from datasets.corpus.splits import NO_SIDES, assign_splits, stated_sides
+from datasets.corpus.stem_names import STATUSES
 from datasets.errors import Changed, InputError, Unavailable
 from datasets.schema import SOURCES, StemFile, Track, Verdict
 from datasets.store import storage
@@ -144,7 +145,7 @@ def scan(
                 rejected.append(_refused(song, split, song.reason, song.detail))
                 continue
             try:
-                tracks.append(_track(song, split, group, license, sources, prints))
+                tracks.append(_track(song, split, group, license, sources, rules, prints))
             except Unavailable as error:
                 rejected.append(_refused(song, split, "unavailable", str(error).replace(f"{prints.root}/", "")))
     finally:
@@ -205,9 +206,15 @@ def _refused(song: FoundSong, split: str, reason: str, detail: str) -> Verdict:
 
 
 def _track(
-    song: FoundSong, split: str, group: str, license: str, sources: Sequence[str], prints: "_Fingerprints"
+    song: FoundSong,
+    split: str,
+    group: str,
+    license: str,
+    sources: Sequence[str],
+    rules: LayoutRules,
+    prints: "_Fingerprints",
 ) -> Track:
-    fingerprint = _content(song.files, sources, song.pad_s, prints)
+    fingerprint = _content(song.files, sources, prints)
     return Track(
         track_id=song.name,
         title=song.title,
@@ -217,27 +224,29 @@ def _track(
         layout=song.layout,
         stems={source: tuple(map(prints.stamped, files)) for source, files in song.files.items()},
         fingerprint=fingerprint,
-        pad_s=song.pad_s,
+        pad_s=rules.pad_s,
+        versions=song.versions,
+        remarks=tuple(
+            f"{as_text(note.path)} is left out: {STATUSES[note.status]}"
+            for note in song.notes
+            if note.status in ("muted", "lossy")
+        ),
         mixture=tuple(map(prints.with_content, song.mixture)),
     )
 
 
 def is_listed(track: Track, sources: Sequence[str]) -> bool:
     """Whether the files of a track hold what they held when they were listed; they are read for it."""
-    return _content(track.stems, sources, track.pad_s, _Fingerprints(None, None, {})) == track.fingerprint
+    return _content(track.stems, sources, _Fingerprints(None, None, {})) == track.fingerprint
 
 
-def _content(
-    stems: Mapping[str, Sequence[StemFile]], sources: Sequence[str], pad_s: float | None, prints: "_Fingerprints"
-) -> str:
+def _content(stems: Mapping[str, Sequence[StemFile]], sources: Sequence[str], prints: "_Fingerprints") -> str:
     """The fingerprint of a track."""
     content = hashlib.sha256()
     for source in sources:
         for file in stems[source]:
             side = f"\x1f{file.side}" if file.side else ""
             content.update(f"{source}\x1f{file.stream}{side}\x1f{prints.of(file.path)}\n".encode())
-    if pad_s is not None:
-        content.update(f"pad_s\x1f{pad_s}\n".encode())
     return content.hexdigest()
 
 

@@ -40,6 +40,13 @@ _VERSION = re.compile(
     r"(?<=\S) - (live\b.*|(.+ )?(re)?mix|(.+ )?(edit|version|demo|acoustic|instrumental|take|live|remaster(ed)?)"
     r"( \d{4})?)$"
 )
+# What tells two deliveries of one song apart: "WAV" and "MP3 320", "24bit 96k".
+_ONE_FORMAT = (
+    r"(wave?|mp3|flac|aiff?|ogg|opus|m4a|aac|alac|wma|lossless|lossy|hi-?res|\d{2,3} ?-?(kbps|kbits?(/s)?)|320|"
+    r"(16|24|32) ?-?bits?( float)?|(44|48|88|96|176|192)([.,]\d)? ?-?k(hz)?)"
+)
+_FORMAT = re.compile(rf"{_ONE_FORMAT}([ ,/+-]+{_ONE_FORMAT})*")
+_FORMAT_LAST = re.compile(rf"(?<=\S)[ -]+{_FORMAT.pattern}$")
 _DISC = re.compile(r"(cd|dis[ck]|lp|side|vinyl)[ .\-]*(\d+|[a-d]|one|two|three|four)")
 # Folders and names of many artists, which make no group.
 _COLLECTIONS = {"various artists", "various", "va", "v.a.", "compilation", "compilations", "soundtrack", "soundtracks"}
@@ -98,6 +105,12 @@ def split_alias(folder: str) -> str:
 def last_part(name: str) -> str:
     """The last part of a name under the root."""
     return name.rsplit("/", 1)[-1]
+
+
+def title_of(name: str) -> str:
+    """The last part of a name under the root that is not called after a format of files, as "WAV" and "MP3" are."""
+    parts = [part for part in name.split("/") if not _FORMAT.fullmatch(_normalized(part))]
+    return parts[-1] if parts and not (len(parts) == 1 and split_alias(parts[0])) else last_part(name)
 
 
 def stated_sides(names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
@@ -219,7 +232,7 @@ def groups(names: Sequence[str], titles: Mapping[str, str]) -> dict[str, str]:
     least three are named; else the folder, where at least three stand side by side with at most 100 songs each. Folders
     of discs ("CD 1") and of many artists ("Various Artists") are none.
     """
-    whole = {name: _without_parts(_without_number(_normalized(titles.get(name, last_part(name))))) for name in names}
+    whole = {name: _without_parts(_without_number(_normalized(titles.get(name, title_of(name))))) for name in names}
     artists = {name: _artist(song) for name, song in whole.items()}
     if len({artist for artist in artists.values() if artist}) < _MIN_ARTISTS:
         artists = dict.fromkeys(names, "")
@@ -245,11 +258,11 @@ def _without_number(text: str) -> str:
 
 
 def _without_parts(text: str) -> str:
-    """Without what stands at the end in brackets or counts parts: "(2)", "part 3", "Pt. II", "(live)"."""
+    """Without what stands at the end in brackets, counts parts or names a format: "(2)", "Pt. II", "(live)", "WAV"."""
     before = ""
     while text != before:
         before = text
-        for pattern in (_BRACKET, _PART):
+        for pattern in (_BRACKET, _PART, _FORMAT_LAST):
             text = pattern.sub("", text).strip(" -") or text
     return text
 
@@ -277,7 +290,7 @@ def _artist_folders(names: Sequence[str]) -> dict[str, str]:
     def artist(folders: tuple[str, ...]) -> str:
         for depth, folder in enumerate(folders):
             beside, text = songs_below[folders[:depth]], _normalized(folder)
-            if text in _COLLECTIONS or _DISC.fullmatch(text):
+            if text in _COLLECTIONS or _DISC.fullmatch(text) or _FORMAT.fullmatch(text):
                 continue
             if len(beside) >= _MIN_ARTISTS and beside[folder] <= _MOST_SONGS:
                 # "Artist - Album" is a folder's name too, and "Album CD 1" that of one of its discs

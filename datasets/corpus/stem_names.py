@@ -1,7 +1,8 @@
 """Which source each file of one song belongs to, from the names of all its files side by side.
 
 Nothing is guessed: a name that says nothing, or two things, is noted as such with what would settle it, and
-`layouts.py` makes a verdict of that. Next to read: `taxonomy.py`, which reads one name by itself.
+`layouts/found_song.py` makes a verdict of that. A file that may be a version of another one is noted beside it. Next to
+read: `taxonomy.py`, which reads one name by itself, and `version_names.py`.
 """
 
 import re
@@ -10,12 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from datasets.corpus.taxonomy import Reading, Taxonomy, tokens_of
+from datasets.corpus.version_names import name_doubts, version_keys, without_conflict
 
 STATUSES = {
     "used": "part of a stem",
     "unused": "belongs to no source asked for",
     "ignored": "no stem by its name",
     "sum": "the sum of other files",
+    "muted": "muted, by its name",
+    "lossy": "a lossy copy of a file beside it",
     "unknown": "a name that the taxonomy does not know",
     "ambiguous": "a name with several meanings",
     "coarse": "holds several sources in one",
@@ -36,6 +40,8 @@ class FileNote:
     detail: str = ""  # what is wrong
     sum: bool = False
     whole: bool = False
+    version_of: str = ""  # the path of a used file that this one may be another version of, by its name
+    apart: str = ""  # kind of sound and words that tell it from files that belong beside it, as in `StemFile`
 
 
 def read_song(paths: Sequence[str], *, taxonomy: Taxonomy, sources: Sequence[str]) -> list[FileNote]:
@@ -44,16 +50,18 @@ def read_song(paths: Sequence[str], *, taxonomy: Taxonomy, sources: Sequence[str
     A file named exactly like a source asked for is that source. Words that all names share at their beginning or
     end are the song's and say nothing. Of a left and a right file of one name each knows its side.
     """
-    stems = [_stem(path) for path in paths]
+    stems = [without_conflict(_stem(path)) for path in paths]
     tokens = _own_tokens(stems, shared_counts=len(sources) > 1)
+    own = [taxonomy.read(stem, own) for stem, own in zip(stems, tokens, strict=True)]
     readings = [
-        _in_context(path, taxonomy.read(stem, own), taxonomy, sources)
-        for path, stem, own in zip(paths, stems, tokens, strict=True)
+        _in_context(path, stem, reading, taxonomy, sources)
+        for path, stem, reading in zip(paths, stems, own, strict=True)
     ]
     notes = [_note(path, reading, taxonomy, sources) for path, reading in zip(paths, readings, strict=True)]
+    notes = [_without_muted(note, reading, taxonomy) for note, reading in zip(notes, own, strict=True)]
     notes = _leave_out_sums(notes, taxonomy)
     notes = _doubt_wholes(notes, taxonomy)
-    notes = _doubt_doubles(notes)
+    notes = _doubt_versions(notes, taxonomy)
     return _with_sides(notes, readings)
 
 
@@ -67,9 +75,9 @@ def read_label(label: str, *, taxonomy: Taxonomy, sources: Sequence[str]) -> Fil
 # --- one file -----------------------------------------------------------------------------------------------
 
 
-def _in_context(path: str, own: Reading, taxonomy: Taxonomy, sources: Sequence[str]) -> Reading:
+def _in_context(path: str, stem: str, own: Reading, taxonomy: Taxonomy, sources: Sequence[str]) -> Reading:
     """The reading of a file's name, or of the nearest folder's where the name says too little or only weak words."""
-    exact = _stem(path).casefold()
+    exact = stem.casefold()
     if exact in sources:
         agrees = _belongs(own, taxonomy, sources) == {exact}
         return own if agrees and not own.ignored else Reading(kinds=(exact,), words=exact, side=own.side)
@@ -179,15 +187,31 @@ def _doubt_wholes(notes: Sequence[FileNote], taxonomy: Taxonomy) -> list[FileNot
     return [settled(note) for note in notes]
 
 
-def _doubt_doubles(notes: Sequence[FileNote]) -> list[FileNote]:
-    """Files of one name in several formats are most likely the same audio."""
-    formats = defaultdict(list)
-    for note in notes:
-        if note.status in ("used", "unused", "coarse"):
-            formats[_without_suffix(note.path)].append(_name(note.path))
+def _without_muted(note: FileNote, own: Reading, taxonomy: Taxonomy) -> FileNote:
+    """The note of a file that its own name, or that of a folder it is in, calls muted."""
+    if own.muted or any(taxonomy.read(folder).muted for folder in note.path.split("/")[:-1]):
+        return replace(note, status="muted", source="", detail="")
+    return note
+
+
+def _doubt_versions(notes: Sequence[FileNote], taxonomy: Taxonomy) -> list[FileNote]:
+    """Files that may be versions of others say of which; a replaced file that stands alone of its kind is in doubt."""
+    paths = [note.path for note in notes]
+    keys = version_keys([_without_suffix(path) for path in paths], taxonomy)
+    settled = list(notes)
+    for doubt in name_doubts(paths, keys, [note.kind if note.status == "used" else "" for note in notes], taxonomy):
+        note, other = notes[doubt.position], paths[doubt.other]
+        settled[doubt.position] = (
+            replace(note, status="lossy", source="", detail=f"a lossy copy of {other}")
+            if doubt.lossy
+            else replace(note, version_of=other)
+        )
+    fresh = any(note.status == "used" and not key.old for note, key in zip(settled, keys, strict=True))
     return [
-        _in_doubt(note, " and ".join(names)) if len(names := formats.get(_without_suffix(note.path), [])) > 1 else note
-        for note in notes
+        _in_doubt(note, f"{note.path} may be left from an older version, or a part of the song")
+        if fresh and key.in_old_folder and note.status == "used" and not note.version_of
+        else replace(note, apart=" ".join([note.kind, *taxonomy.words_apart(_without_suffix(note.path))]))
+        for note, key in zip(settled, keys, strict=True)
     ]
 
 

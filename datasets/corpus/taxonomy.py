@@ -9,7 +9,7 @@ import re
 import tomllib
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -20,8 +20,15 @@ from datasets.errors import InputError
 DEFAULT = "default"
 IGNORE = "ignore"
 ROLES = ("words", "weak", "whole", "sum")
-_SPECIAL = {"ignore": ("words", "patterns"), "bus": ("words",), "neutral": ("words",), "sides": ("left", "right")}
-_HUMP = re.compile(r"(?<=[a-zß-öø-ÿ])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_SPECIAL = {
+    "ignore": ("words", "patterns"), "bus": ("words",), "neutral": ("words",), "apart": ("words",),
+    "version": ("words", "old"), "muted": ("words",), "sides": ("left", "right"),
+}  # fmt: skip
+_SAY_NOTHING = ("neutral", "apart", "version", "muted")  # of the kind of sound
+_EAST = "[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"  # letters that file managers put right behind a name
+_HUMP = re.compile(
+    rf"(?<=[a-zß-öø-ÿ])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=[A-Za-z])(?={_EAST})|(?<={_EAST})(?=[A-Za-z])"
+)
 _MAX_WINDOW = 5  # tokens that one word of the taxonomy may be spread over
 
 
@@ -45,7 +52,17 @@ class Reading:
     ignored: bool = False
     side: str | None = None  # "left" or "right"
     trailing_side: bool = False  # nothing of weight follows the side
+    muted: bool = False  # says that it is not in the mix
     unexplained: tuple[str, ...] = ()  # tokens that mean nothing here
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionedName:
+    """What is left of a name without the words that tell versions apart."""
+
+    rest: tuple[str, ...]
+    marks: tuple[str, ...]  # those words, with their numbers
+    old: bool  # one of them is of a file that was replaced
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +106,47 @@ class Taxonomy:
         for pattern, kind in self._compiled:
             if pattern.fullmatch(plain):
                 return Reading(kinds=() if kind == IGNORE else (kind,), words=plain, ignored=kind == IGNORE)
-        return self._weigh(self._matches(tokens_of(name) if tokens is None else tokens))
+        matches = self._matches(tokens_of(name) if tokens is None else tokens)
+        reading = self._weigh(matches)
+        return replace(reading, muted=_is_muted(name, matches, reading))
+
+    def version_of(self, name: str, *, is_folder: bool = False) -> VersionedName:
+        """The tokens of a name without the words for versions and the numbers that count those, and these words.
+
+        A file called "backup" alone is a vocal, a folder is not.
+        """
+        rest: list[str] = []
+        marks: list[str] = []
+        old, counts = False, False  # of the word before
+        matches = self._matches(tokens_of(name))
+        counts_as_one = is_folder or any(
+            sense.role in ROLES and sense.kind in self.parents and sense.role != "weak"
+            for _, known in matches
+            for sense in known
+        )
+        for text, known in matches:
+            version = [sense for sense in known if sense.kind == "version"]
+            if version and (counts_as_one or len(version) == len(known)):
+                marks.append(text)
+                old, counts = old or any(sense.role == "old" for sense in version), True
+            elif counts and text.isdigit():
+                marks[-1] += f" {text}"
+            else:
+                counts = False
+                rest += [_singular(token) for token in text.split(" ")]
+        return VersionedName(rest=tuple(rest), marks=tuple(marks), old=old)
+
+    def words_apart(self, name: str) -> tuple[str, ...]:
+        """The words of a name that tell files of one sound apart that belong together."""
+        tokens = {token for token in tokens_of(name) if any(sense.kind == "apart" for sense in self._senses([token]))}
+        return tuple(sorted(tokens))
+
+    def says_nothing(self, name: str) -> bool:
+        """Whether a folder's name only says that files are inside, or which version of them."""
+        matches = self._matches(tokens_of(name))
+        return not any(_is_open(text) for text, known in matches if not known) and all(
+            sense.kind in ("neutral", "version", "muted") for _, known in matches for sense in known
+        )
 
     def explains(self, name: str) -> bool:
         """Whether every word of a name is known here, and one of them has weight or is neutral."""
@@ -171,9 +228,21 @@ def _side(matches: Sequence[tuple[str, tuple[Sense, ...]]]) -> tuple[str | None,
         if here:
             side, trailing = here[-1], True
             sides.add(side)
-        elif not all(sense.kind == "neutral" for sense in known) or (not known and _is_open(text)):
+        elif not all(sense.kind in _SAY_NOTHING for sense in known) or (not known and _is_open(text)):
             trailing = False
     return (side, trailing) if len(sides) == 1 else (None, False)
+
+
+def _is_muted(name: str, matches: Sequence[tuple[str, tuple[Sense, ...]]], reading: Reading) -> bool:
+    """Whether a name says that the file is not in the mix: behind the kind, in capitals, or in brackets."""
+    muted = False
+    for _, known in matches:
+        if any(sense.kind == "muted" for sense in known):
+            muted = True
+        elif any(sense.kind in reading.kinds for sense in known):
+            shouted = re.search(r"[(\[]\s*(muted?|off)\s*[)\]]|(?-i:(?<![A-Za-z])(MUTED?|OFF)(?![A-Za-z]))", name, re.I)
+            muted = muted and bool(shouted) and not name.isupper()
+    return muted
 
 
 # --- files --------------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from datasets.audio.writers import encode_flac
 from datasets.corpus.stem_names import without_side
 from datasets.errors import AudioError
 from datasets.schema import SCHEMA_VERSION, StemFile, Track
+from datasets.shards.stem_copies import FileComparison, check_rates, without_copies
 
 Stem = Samples | Integers  # of one source, (C, T); integers as they are where nothing has to be done to them
 
@@ -57,7 +58,22 @@ def song_rows(
     return list(_rows(stretches, header, sources=sources, bits=bits))
 
 
-def track_rows(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodedTrack:
+    """A song as rows of table CHUNKS, and what its files were."""
+
+    rows: list[dict[str, Any]]
+    remarks: tuple[str, ...]  # what was left out or changed on the way, in words
+    bits: int  # 16 or 24: the deepest of its files
+    sample_rate: int  # Hz, of its files
+
+
+def track_rows(track: Track, *, sources: Sequence[str], sample_rate: int, **options: Any) -> list[dict[str, Any]]:
+    """The rows of `decode_track` alone."""
+    return decode_track(track, sources=sources, sample_rate=sample_rate, **options).rows
+
+
+def decode_track(
     track: Track,
     *,
     sources: Sequence[str],
@@ -67,14 +83,15 @@ def track_rows(
     min_song_s: float = 1.0,
     resample_quality: str = "HQ",
     bits: int | str = "source",
-) -> list[dict[str, Any]]:
+) -> DecodedTrack:
     """Rows of table CHUNKS for the files of a track; AudioError with its reason when they are not one whole song.
 
-    `bits` is 16, 24, or "source" for what the files hold. The rows, as FLAC, are in memory until the last file is
-    known to be whole: about 14 MB per minute of four stereo stems of 16 bits.
+    Of files of one source that hold the same audio one is used, which takes a second reading of such a song. `bits` is
+    16, 24, or "source" for what the files hold. The rows, as FLAC, are in memory until the last file is known to be
+    whole: about 14 MB per minute of four stereo stems of 16 bits.
     """
     infos = _check_alike(track, sources)
-    depth = max(info.bits for info in infos.values()) if bits == "source" else int(bits)
+    deepest = max(info.bits for info in infos.values())
     header = SongHeader(
         track_id=track.track_id,
         title=track.title,
@@ -83,24 +100,35 @@ def track_rows(
         origin="corpus",
         sample_rate=sample_rate,
     )
-    stretches = _stretches(
-        track,
-        infos,
-        sources=sources,
-        sample_rate=sample_rate,
-        channels=channels,
-        block_samples=round(chunk_s * sample_rate),
-        resample_quality=resample_quality,
-    )
-    with closing(stretches):
-        rows = list(_rows(stretches, header, sources=sources, bits=depth))
+    several = [source for source in sources if len(track.stems[source]) > 1]
+    comparisons = {source: FileComparison(track.stems[source], sample_rate=sample_rate) for source in several}
+
+    def rows_of(track: Track, comparisons: Mapping[str, FileComparison]) -> list[dict[str, Any]]:
+        stretches = _stretches(
+            track,
+            infos,
+            sources=sources,
+            sample_rate=sample_rate,
+            channels=channels,
+            block_samples=round(chunk_s * sample_rate),
+            resample_quality=resample_quality,
+            comparisons=comparisons,
+        )
+        with closing(stretches):
+            return list(_rows(stretches, header, sources=sources, bits=deepest if bits == "source" else int(bits)))
+
+    rows = rows_of(track, comparisons)
+    distinct, remarks = without_copies(track, comparisons)
+    if remarks:
+        rows = rows_of(distinct, {})
     num_samples = sum(row["num_samples"] for row in rows)
     if not num_samples:
         raise AudioError("too_short", "no samples at all")
     if num_samples < min_song_s * sample_rate:
         have_s = num_samples / sample_rate
         raise AudioError("too_short", f"{have_s:.2f} s; the shortest song allowed has {min_song_s} s")
-    return rows
+    rate = min(info.sample_rate for info in infos.values())
+    return DecodedTrack(rows=rows, remarks=remarks, bits=deepest, sample_rate=rate)
 
 
 def stems_of(
@@ -190,19 +218,16 @@ def _power(second_CT: Samples | NDArray[np.int16]) -> float:
 
 
 def _check_alike(track: Track, sources: Sequence[str]) -> dict[StemFile, AudioInfo]:
-    """What each file of a track says of itself; AudioError unless all state one rate and one count of channels.
-
-    Files have one or two channels. Raw tracks (`track.pad_s`) may be mono and stereo side by side.
-    """
+    """What each file of a track says of itself; AudioError unless all state one rate, and one or two channels."""
     named = {f"{source} ({file.path})": file for source in sources for file in track.stems[source]}
     infos = {file: probe(file.path, stream=file.stream) for file in named.values()}
     for name, file in named.items():
         if not 1 <= infos[file].channels <= 2:
             raise AudioError("channel_mismatch", f"{name}: must have one or two channels, got {infos[file].channels}")
-    for reason, field, unit in (("rate_mismatch", "sample_rate", "Hz"), ("channel_mismatch", "channels", "channels")):
-        seen = {name: getattr(infos[file], field) for name, file in named.items()}
-        if len(set(seen.values())) > 1 and (reason == "rate_mismatch" or track.pad_s is None):
-            raise AudioError(reason, ", ".join(f"{name}: {value} {unit}" for name, value in seen.items()))
+    check_rates(track, infos)
+    rates = {name: infos[file].sample_rate for name, file in named.items()}
+    if len(set(rates.values())) > 1:
+        raise AudioError("rate_mismatch", ", ".join(f"{name}: {rate} Hz" for name, rate in rates.items()))
     return infos
 
 
@@ -236,6 +261,8 @@ class _Part:
     file: StemFile
     name: str  # of the file
     position: int  # of the source
+    index: int  # of the file in its source
+    comparison: FileComparison | None  # with the other files of its source
     blocks: Iterator[Stem]
     gains_C1: Samples | None
     pairs: Sequence[_Pair] = ()  # that the file belongs to
@@ -252,6 +279,7 @@ def _stretches(
     channels: int,
     block_samples: int,
     resample_quality: str,
+    comparisons: Mapping[str, FileComparison],
 ) -> Generator[list[Stem], None, None]:
     """All sources of the same stretch, read from all files at once; the files of one source are summed.
 
@@ -259,13 +287,13 @@ def _stretches(
     a file of 16-bit integers holds stays as it is where nothing has to be done to it. AudioError after the last stretch
     where one channel is asked for and the files of two sides cancel each other.
     """
-    slack = None if track.pad_s is None else round(track.pad_s * sample_rate)
+    slack = round(track.pad_s * sample_rate)
     with ExitStack() as stack:
         parts = []
         for position, source in enumerate(sources):
             files = track.stems[source]
             pairs = _pairs([file for file in files if infos[file].channels == 1]) if channels == 1 else {}
-            for file in files:
+            for index, file in enumerate(files):
                 name, gains_C1 = Path(file.path).name, _gains(file, infos[file], channels)
                 blocks = _blocks(
                     file, infos[file], untouched=len(files) == 1 and gains_C1 is None, sample_rate=sample_rate,
@@ -274,8 +302,8 @@ def _stretches(
                 stack.callback(blocks.close)
                 parts.append(
                     _Part(
-                        source=source, file=file, name=name, position=position, blocks=blocks, gains_C1=gains_C1,
-                        pairs=pairs.get(file, ()),
+                        source=source, file=file, name=name, position=position, index=index, blocks=blocks,
+                        gains_C1=gains_C1, pairs=pairs.get(file, ()), comparison=comparisons.get(source),
                     )
                 )  # fmt: skip
         done = 0
@@ -283,6 +311,8 @@ def _stretches(
             stems: list[Stem] = [np.zeros((channels, 0), np.float32)] * len(sources)
             for part in parts:
                 _add_block(part, stems, block_samples)
+            for comparison in comparisons.values():
+                comparison.end_stretch()
             longest = max(part.num_samples for part in parts)
             _check_ends(parts, longest, slack, sample_rate)
             if longest > done:
@@ -337,6 +367,8 @@ def _add_block(part: _Part, stems: list[Stem], block_samples: int) -> None:
         pair.add(part.file.side, block_CT, block_samples)
     if block_CT is None:
         return
+    if part.comparison:
+        part.comparison.add(part.index, _floats(block_CT))
     if isinstance(block_CT, Integers):
         assert part.gains_C1 is None, part.name
         stems[part.position] = block_CT
@@ -369,14 +401,11 @@ def _gains(file: StemFile, info: AudioInfo, channels: int) -> Samples | None:
     return np.array([[1], [0]] if file.side == "left" else [[0], [1]], np.float32)
 
 
-def _check_ends(parts: Sequence[_Part], longest: int, slack: int | None, sample_rate: int) -> None:
+def _check_ends(parts: Sequence[_Part], longest: int, slack: int, sample_rate: int) -> None:
     """AudioError when a file has ended too long before the longest; at once, not after decoding the rest."""
-    short = [part for part in parts if part.ended and longest - part.num_samples > (slack or 0)]
+    short = [part for part in parts if part.ended and longest - part.num_samples > slack]
     if not short:
         return
-    if slack is None:
-        ends = ", ".join(f"{part.source}: {part.num_samples}" for part in parts)
-        raise AudioError("length_mismatch", f"samples that each stem has at least, at {sample_rate} Hz: {ends}")
     ends = ", ".join(f"{part.name}: {part.num_samples / sample_rate:.2f} s" for part in short)
     raise AudioError(
         "length_mismatch",

@@ -52,6 +52,16 @@ class Song:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SongOrigin:
+    """What the files were that a song was stored from."""
+
+    lossless: bool  # all of them, as far as their suffixes tell
+    bits: int  # 16 or 24: of the deepest
+    sample_rate: int  # Hz
+    remarks: tuple[str, ...] = ()  # what was left out or changed on the way, in words
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """What a manifest says: the shards of a table in order, and what the step wants remembered of the run."""
 

@@ -24,6 +24,7 @@ from datasets.shards.manifests import (
     Manifest,
     Shard,
     Song,
+    SongOrigin,
     address_of,
     read_manifest,
     stored_songs,
@@ -59,6 +60,7 @@ class StoredSongs:
 
     songs: Mapping[str, tuple[Shard, Song]]
     refused: Mapping[str, Mapping[str, Any]]
+    origins: Mapping[str, SongOrigin]
 
     def __contains__(self, key: str) -> bool:
         return key in self.songs or key in self.refused
@@ -68,6 +70,7 @@ def read_store(store: str | Path) -> StoredSongs:
     """The songs of every whole shard that ingest wrote into a store; of two shards with one song, the first by name."""
     songs: dict[str, tuple[Shard, Song]] = {}
     refused: dict[str, Mapping[str, Any]] = {}
+    origins: dict[str, SongOrigin] = {}
     names = storage.names(storage.join(store, "chunks"))
     specs = [name.removesuffix(".json") for name in names if name.endswith(".json")]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
@@ -77,7 +80,14 @@ def read_store(store: str | Path) -> StoredSongs:
                 songs.setdefault(keys[song.track_id], (shard, song))
             for verdict in extra["rejected"]:
                 refused.setdefault(keys[verdict["track_id"]], verdict)
-    return StoredSongs(songs=songs, refused=refused)
+            for track_id, origin in extra.get("origins", {}).items():
+                origins.setdefault(keys[track_id], origin_of(origin))
+    return StoredSongs(songs=songs, refused=refused, origins=origins)
+
+
+def origin_of(fields: Mapping[str, Any]) -> SongOrigin:
+    """An origin as it is noted in sidecars and manifests."""
+    return SongOrigin(**{**fields, "remarks": tuple(fields["remarks"])})
 
 
 def _ingested(store: str | Path, spec: str) -> tuple[Shard, list[Song], Mapping[str, Any]] | None:

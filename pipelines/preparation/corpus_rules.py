@@ -12,9 +12,14 @@ from datasets.corpus.splits import assign_splits
 from datasets.quality.fingerprint import Match, Signature, find_matches
 from datasets.quality.overrides import Overrides
 from datasets.schema import SPLITS, Verdict
+from datasets.shards.manifests import SongOrigin
+from datasets.shards.versions import origin_of
 from pipelines.preparation.curate_config import CurateConfig
 from pipelines.preparation.song_rules import JudgedSong
 from pipelines.report.curation.curation_input import Evidence
+
+_BAND_HZ = 500.0  # by less copies of one recording differ without one being better
+_UNKNOWN = SongOrigin(lossless=True, bits=16, sample_rate=0)  # of a store of earlier versions
 
 
 def verdicts_on(
@@ -47,12 +52,14 @@ def verdicts_on(
         else verdict
         for verdict in verdicts
     ]
-    verdicts, copies = _without_copies(verdicts, signatures, by_hand, min_similarity=config.min_similarity)
+    origins = {name: origin_of(fields) for name, fields in about.get("origins", {}).items()}
+    ranks = {verdict.track_id: _rank(verdict, origins, by_hand, about["sources"]) for verdict in verdicts}
+    verdicts, copies = _without_copies(verdicts, signatures, by_hand, ranks, min_similarity=config.min_similarity)
     shown = [item for item in heard if item.evidence and item.song.track_id not in to_go]
     evidence = {item.song.track_id: item.evidence for item in shown}
-    remarks = {item.song.track_id: item.remark for item in heard}
+    remarks = {item.song.track_id: [*origins.get(item.song.track_id, _UNKNOWN).remarks, item.remark] for item in heard}
     told = [
-        replace(verdict, detail="; ".join(filter(None, (verdict.detail, remarks[verdict.track_id]))))
+        replace(verdict, detail="; ".join(filter(None, (verdict.detail, *remarks[verdict.track_id]))))
         for verdict in verdicts
     ]
     return resplit(told, about), {**evidence, **copies}
@@ -80,8 +87,26 @@ def _overruled(verdict: Verdict, by_hand: Overrides) -> Verdict:
     return replace(verdict, keep=decided.keep, reason="" if decided.keep else "overridden", detail=said)
 
 
+Rank = tuple[int, bool, bool, int, int, int, int, str]
+
+
+def _rank(verdict: Verdict, origins: Mapping[str, SongOrigin], by_hand: Overrides, sources: Sequence[str]) -> Rank:
+    """Of copies the one of the lowest rank is kept: stricter side, decision by hand, better copy, name."""
+    origin = origins.get(verdict.track_id, _UNKNOWN)
+    band_hz = sum(verdict.measures.get(f"{source}_cutoff_hz", 0.0) for source in sources) / max(1, len(sources))
+    return (
+        -SPLITS.index(verdict.split), verdict.track_id not in by_hand.songs, not origin.lossless, -origin.bits,
+        -origin.sample_rate, -round(band_hz / _BAND_HZ), -round(verdict.duration_s), verdict.track_id,
+    )  # fmt: skip
+
+
 def _without_copies(
-    verdicts: Sequence[Verdict], signatures: Mapping[str, Signature], by_hand: Overrides, *, min_similarity: float
+    verdicts: Sequence[Verdict],
+    signatures: Mapping[str, Signature],
+    by_hand: Overrides,
+    ranks: Mapping[str, Rank],
+    *,
+    min_similarity: float,
 ) -> tuple[list[Verdict], dict[str, tuple[Evidence, ...]]]:
     """The verdicts with one song kept of each group of equals, and where to hear that they are."""
     verdicts = _without_dropped_by_hand(verdicts, signatures, by_hand, min_similarity=min_similarity)
@@ -90,9 +115,7 @@ def _without_copies(
     changed: dict[str, Verdict] = {}
     evidence: dict[str, tuple[Evidence, ...]] = {}
     for names in _groups(matches):
-        best, *copies = sorted(
-            names, key=lambda name: (-SPLITS.index(kept[name].split), name not in by_hand.songs, name)
-        )
+        best, *copies = sorted(names, key=lambda name: ranks[name])
         for name in copies:
             # A copy of a copy may share nothing with the best itself.
             match = min(

@@ -35,7 +35,7 @@ from pipelines.runtime.progress import Progress
 from pipelines.runtime.step_keys import Step, incomplete_key
 
 # Raise it when the same measures and levels give other verdicts (CONTRIBUTING.md)
-VERSION = 1
+VERSION = 2
 STEP = Step(name="curate", version=VERSION, uses={"splits": splits.VERSION, **signal_stats.STEP.versions})
 # How the model is run, and where to find what else decides: the key holds the content instead.
 _NOT_DECISIVE = ("model", "overrides", "num_workers", "use_gpu", "batch_size")
@@ -78,7 +78,8 @@ def run(
     `home` is the folder of this machine for the page and the registry: the store, unless that is in S3.
 
     Of several songs with the same audio the one on the stricter side of the split is kept (test before valid before
-    train), then the first in the order of ids. Where the corpus' folders state no splits and dropping songs leaves
+    train), then the better copy: without loss, deeper, at the higher rate, of the wider band, longer; then the first in
+    the order of ids. Where the corpus' folders state no splits and dropping songs leaves
     a drawn one empty, that split takes a group of the kept songs.
     """
     folder, here = storage.absolute(store), Path(home or store).expanduser().absolute()

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from datasets import audio, shards
 from datasets.audio.downmix import mono
 from datasets.corpus.layouts.found_song import LayoutRules
+from datasets.corpus.listing import is_lossy
 from datasets.corpus.removed_songs import REASON as FORGOTTEN
 from datasets.corpus.removed_songs import RemovedSong, RemovedSongs, read_removed_songs
 from datasets.corpus.scan import Scan, is_listed, scan
@@ -24,8 +25,8 @@ from datasets.errors import AudioError, Changed, InputError, Unavailable
 from datasets.quality.fingerprint import FingerprintExtractor
 from datasets.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, ProperFraction, Range, check_ranges
 from datasets.schema import REASONS, SCHEMA_VERSION, SOURCES, ShardSet, StemFile, Track, Verdict, chunks_schema
-from datasets.shards.chunks import CHUNK_S, stems_of, track_rows
-from datasets.shards.manifests import find_manifest, read_manifest, write_manifest
+from datasets.shards.chunks import CHUNK_S, DecodedTrack, decode_track, stems_of
+from datasets.shards.manifests import SongOrigin, find_manifest, read_manifest, write_manifest
 from datasets.shards.shards import audio_digest, write_shard
 from datasets.shards.versions import (
     ShardPlan,
@@ -43,7 +44,7 @@ from pipelines.runtime.progress import Progress, stage
 from pipelines.runtime.step_keys import Step, incomplete_key
 
 # Raise it when the same files and settings give other songs, or other refusals (CONTRIBUTING.md)
-VERSION = 1
+VERSION = 2
 SONG = Step(name="ingest", version=VERSION, uses={"audio": audio.VERSION, "shards": shards.VERSION})
 DATASET = Step(name="dataset", version=VERSION)  # of songs under their keys, which hold the versions above
 _ROUNDS = 3  # looks at a corpus whose files change while they are read
@@ -60,7 +61,7 @@ class CorpusConfig:
     sources: tuple[str, ...] = SOURCES  # every song must have a stem for each
     taxonomy: str = DEFAULT  # which file names mean which source: a name that ships, or a TOML file of your own
     unknown: str = "refuse"  # "refuse" a song that has a file whose name says nothing, or "leave_out" such files
-    pad_s: NonNegativeFloat = 5.0  # raw files of one song may end this much before the longest; filled with silence
+    pad_s: NonNegativeFloat = 5.0  # files of one song may end this much before the longest; filled with silence
     allow_outside: bool = False  # a CSV may name files outside the root
     license: str = "unknown"  # the licence of the songs, noted with every chunk
     split_seed: NonNegativeInt = 0  # seed of the draw that gives songs a split where no folder states one
@@ -124,8 +125,9 @@ class IngestSongInputs:
     sources: tuple[str, ...]
     track_id: str
     fingerprint: str  # of the content of its files
-    parts: Mapping[str, tuple[tuple[int | None, str | None], ...]]  # stream and side of each file, by source
-    pad_s: float | None
+    parts: Mapping[str, tuple[tuple[int | None, str | None, str], ...]]  # stream, side and `apart`, by source
+    versions: tuple[tuple[str, int, int], ...]
+    pad_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +148,7 @@ class IngestResult:
     rejected: tuple[Verdict, ...]
     layout: str
     drawn: tuple[str, ...]  # the splits that no folder stated
+    remarks: tuple[str, ...] = ()  # what the owner of the corpus should know of the folder as a whole
     # What came with the stems, by track id, where it lies: curation reads it, no store holds it.
     mixtures: Mapping[str, tuple[StemFile, ...]] = field(default_factory=dict)
 
@@ -170,7 +173,7 @@ def run(corpus: CorpusConfig, config: IngestConfig, *, store: str, progress: Pro
     if finished is None:
         finished = _conclude(listed, away, forgotten, store=folder)
     mixtures = {track.track_id: track.mixture for track in listed.found.tracks if track.mixture}
-    result = replace(_result(finished), mixtures=mixtures)
+    result = replace(_result(finished), mixtures=mixtures, remarks=listed.found.remarks)
     _require(result.chunks.num_rows, result.rejected, corpus)
     return result
 
@@ -204,6 +207,7 @@ def _list(
         "drawn": found.drawn_splits,
         "split_rule": corpus.split_rule,
         "sources": corpus.sources,
+        "left_out": {track.track_id: track.remarks for track in found.tracks if track.remarks},
     }
     songs = tuple((keys[t.track_id], t.track_id, t.title, t.split, t.license) for t in found.tracks)
     key = DATASET.key(IngestInputs(songs=songs, rejected=found.rejected, about=about, forgotten=tuple(forgotten.names)))
@@ -217,7 +221,11 @@ def song_key(track: Track, config: IngestConfig, sources: Sequence[str]) -> str:
         sources=tuple(sources),
         track_id=track.track_id,
         fingerprint=track.fingerprint,
-        parts={source: tuple((file.stream, file.side) for file in files) for source, files in track.stems.items()},
+        parts={
+            source: tuple((file.stream, file.side, file.apart) for file in files)
+            for source, files in track.stems.items()
+        },
+        versions=track.versions,
         pad_s=track.pad_s,
     )
     return SONG.key(inputs, _decisive(config))
@@ -334,23 +342,35 @@ def _write_whole(plan: ShardPlan, item: Mapping[str, Any], away: dict[str, _Away
     config, sources = IngestConfig(**item["config"]), tuple(item["sources"])
     forgotten = RemovedSongs(songs=tuple(RemovedSong(**song) for song in item["forgotten"]))
     refused: list[dict[str, Any]] = []
+    origins: dict[str, dict[str, Any]] = {}
 
     def rows() -> Iterator[Mapping[str, Any]]:
         for track in plan.tracks:
             try:
-                own = _rows_of(track, config, sources, root=storage.absolute(item["root"]))
-                _refuse_forgotten(own, forgotten, sources)
+                decoded = _decoded(track, config, sources, root=storage.absolute(item["root"]))
+                _refuse_forgotten(decoded.rows, forgotten, sources)
             except AudioError as error:
                 refused.append(asdict(_refused(track, error.reason, str(error))))
             except Unavailable as error:
                 away[track.track_id] = _Away(detail=str(error), changed=isinstance(error, Changed))
             else:
-                yield from own
+                origins[track.track_id] = asdict(_origin(track, decoded))
+                yield from decoded.rows
         if any(track.track_id in away for track in plan.tracks):
             raise _Incomplete
 
-    extra = {"keys": {track.track_id: item["keys"][track.track_id] for track in plan.tracks}, "rejected": refused}
+    keys = {track.track_id: item["keys"][track.track_id] for track in plan.tracks}
+    extra = {"keys": keys, "rejected": refused, "origins": origins}
     write_shard(item["store"], plan.spec, rows(), sources=sources, extra=lambda: extra)
+
+
+def _origin(track: Track, decoded: DecodedTrack) -> SongOrigin:
+    return SongOrigin(
+        lossless=not any(is_lossy(file.path) for files in track.stems.values() for file in files),
+        bits=decoded.bits,
+        sample_rate=decoded.sample_rate,
+        remarks=decoded.remarks,
+    )
 
 
 def _refuse_forgotten(rows: Sequence[Mapping[str, Any]], forgotten: RemovedSongs, sources: Sequence[str]) -> None:
@@ -365,17 +385,18 @@ def _refuse_forgotten(rows: Sequence[Mapping[str, Any]], forgotten: RemovedSongs
         raise AudioError(FORGOTTEN, found[""])
 
 
-def _rows_of(track: Track, config: IngestConfig, sources: Sequence[str], *, root: str) -> list[dict[str, Any]]:
-    """Rows of a track, whose files are fetched if they are elsewhere; errors name them as they stand below root.
+def _decoded(track: Track, config: IngestConfig, sources: Sequence[str], *, root: str) -> DecodedTrack:
+    """A decoded track, whose files are fetched if they are elsewhere; errors and remarks name them as they stand below
+    root.
 
     Where the corpus stands, and what its files were copied to, must not show in what is stored.
     """
     files = {file.path: file for several in track.stems.values() for file in several}
     copies: dict[str, str] = {}
 
-    def read(local: Mapping[str, str]) -> list[dict[str, Any]]:
+    def read(local: Mapping[str, str]) -> DecodedTrack:
         copies.update({path: address for address, path in local.items()})
-        return track_rows(
+        return decode_track(
             _at(track, local),
             sources=sources,
             sample_rate=config.sample_rate,
@@ -386,16 +407,18 @@ def _rows_of(track: Track, config: IngestConfig, sources: Sequence[str], *, root
             bits=config.bits,
         )
 
-    try:
-        return read_proven(list(files.values()), read, is_same=lambda: is_listed(track, sources))
-    except (AudioError, Unavailable) as error:
-        detail = str(error)
+    def below_root(words: str) -> str:
         for path, address in copies.items():
-            detail = detail.replace(path, address)
-        detail = detail.replace(f"{root}/", "")
-        if isinstance(error, AudioError):
-            raise AudioError(error.reason, detail) from None
-        raise type(error)(detail) from None
+            words = words.replace(path, address)
+        return words.replace(f"{root}/", "")
+
+    try:
+        decoded = read_proven(list(files.values()), read, is_same=lambda: is_listed(track, sources))
+    except AudioError as error:
+        raise AudioError(error.reason, below_root(str(error))) from None
+    except Unavailable as error:
+        raise type(error)(below_root(str(error))) from None
+    return replace(decoded, remarks=tuple(map(below_root, decoded.remarks)))
 
 
 def _at(track: Track, local: Mapping[str, str]) -> Track:
@@ -408,8 +431,9 @@ def _at(track: Track, local: Mapping[str, str]) -> Track:
 
 def _track(fields: Mapping[str, Any]) -> Track:
     stems = {source: tuple(StemFile(**file) for file in files) for source, files in fields["stems"].items()}
+    versions = tuple((source, first, second) for source, first, second in fields["versions"])
     mixture = tuple(StemFile(**file) for file in fields["mixture"])
-    return Track(**{**fields, "stems": stems, "mixture": mixture})
+    return Track(**{**fields, "stems": stems, "mixture": mixture, "versions": versions})
 
 
 def _refused(track: Track, reason: str, detail: str) -> Verdict:
@@ -435,7 +459,7 @@ def _conclude(listed: _Listed, away: Mapping[str, _Away], forgotten: RemovedSong
     key = incomplete_key(listed.key, unread) if unread else listed.key
     known: StoredSongs = read_store(store)
     rejected = [asdict(verdict) for verdict in found.rejected]
-    shards, songs = {}, []
+    shards, songs, origins = {}, [], {}
     for track in found.tracks:
         if keys[track.track_id] in known.songs:
             shard, song = known.songs[keys[track.track_id]]
@@ -443,6 +467,8 @@ def _conclude(listed: _Listed, away: Mapping[str, _Away], forgotten: RemovedSong
                 rejected.append(asdict(_refused(track, FORGOTTEN, why)))
                 continue
             shards[shard.file] = shard
+            if origin := known.origins.get(keys[track.track_id]):
+                origins[track.track_id] = asdict(replace(origin, remarks=(*track.remarks, *origin.remarks)))
             songs.append(replace(song, title=track.title, split=track.split, license=track.license))
         elif track.track_id in away:
             rejected.append(asdict(_refused(track, "unavailable", away[track.track_id].detail)))
@@ -456,7 +482,7 @@ def _conclude(listed: _Listed, away: Mapping[str, _Away], forgotten: RemovedSong
         key=key,
         shards=[shards[file] for file in sorted(shards)],
         songs=songs,
-        extra={**about, "rejected": rejected},
+        extra={**about, "rejected": rejected, "origins": origins},
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from datasets.corpus.listing import Listing
-from datasets.corpus.splits import last_part
+from datasets.corpus.splits import title_of
 from datasets.corpus.stem_names import FileNote
 from datasets.corpus.taxonomy import DEFAULT, Taxonomy
 from datasets.schema import StemFile
@@ -33,7 +33,7 @@ class FoundSong:
     layout: str
     files: Mapping[str, tuple[StemFile, ...]] = field(default_factory=dict)
     mixture: tuple[StemFile, ...] = ()
-    pad_s: float | None = None  # as in `schema.Track`
+    versions: tuple[tuple[str, int, int], ...] = ()  # as in `schema.Track`
     notes: tuple[FileNote, ...] = ()
     reason: str = ""
     detail: str = ""
@@ -54,9 +54,16 @@ def song_of(
 ) -> FoundSong:
     """A song of its files, or refused with the reason; `one_each` asks for one file per source at most."""
     files: dict[str, list[StemFile]] = {source: [] for source in search.sources}
+    positions: dict[str, tuple[str, int]] = {}  # of each file among those of its source, by the path of its note
     for note, file in parts:
         if note.status == "used":
-            files[note.source].append(file)
+            positions[note.path] = note.source, len(files[note.source])
+            files[note.source].append(replace(file, apart=note.apart))
+    versions = [
+        (note.source, positions[note.path][1], positions[note.version_of][1])
+        for note, _ in parts
+        if note.version_of in positions and positions[note.version_of][0] == note.source
+    ]
     reason, detail = _verdict(search, [note for note, _ in parts], files)
     doubled = [source for source, several in files.items() if len(several) > 1]
     if not reason and one_each and doubled:
@@ -64,8 +71,8 @@ def song_of(
         detail = "; ".join(" and ".join(os.path.basename(file.path) for file in files[source]) for source in doubled)
     return named(
         FoundSong(
-            name=name, title=last_part(name), layout=layout, files={key: tuple(value) for key, value in files.items()},
-            notes=tuple(note for note, _ in parts), reason=reason, detail=detail,
+            name=name, title=title_of(name), layout=layout, files={key: tuple(value) for key, value in files.items()},
+            versions=tuple(versions), notes=tuple(note for note, _ in parts), reason=reason, detail=detail,
         )
     )  # fmt: skip
 
@@ -110,7 +117,7 @@ def named(song: FoundSong) -> FoundSong:
     if not _is_text(song.name):
         shown = as_text(song.name)
         return FoundSong(
-            name=shown, title=last_part(shown), layout=song.layout, reason="unsafe_name",
+            name=shown, title=title_of(shown), layout=song.layout, reason="unsafe_name",
             detail="its name is not valid Unicode",
         )  # fmt: skip
     if ".." in song.name.split("/"):
@@ -148,4 +155,4 @@ def stated_kind(search: Search, path: str, kind: str) -> FileNote:
 def unreadable(folder: str, why: str) -> FoundSong:
     """A folder that may hold songs for all we know."""
     detail = f"the folder cannot be looked into: {why}"
-    return named(FoundSong(name=folder, title=last_part(folder), layout="folders", reason="unavailable", detail=detail))
+    return named(FoundSong(name=folder, title=title_of(folder), layout="folders", reason="unavailable", detail=detail))

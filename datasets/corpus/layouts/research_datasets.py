@@ -10,7 +10,7 @@ from typing import Any
 from datasets.corpus.layouts.found_song import FoundSong, Search, as_text, named, song_of, stated_kind, unreadable
 from datasets.corpus.listing import upwards
 from datasets.corpus.musdb18 import stem_streams
-from datasets.corpus.splits import last_part
+from datasets.corpus.splits import title_of
 from datasets.errors import Unavailable
 from datasets.schema import StemFile
 
@@ -63,7 +63,7 @@ def moises_songs(search: Search) -> tuple[list[FoundSong], set[str]]:
 
 
 def _moises_song(search: Search, folder: str, about: Mapping[str, Any], tracks: Sequence[tuple[str, str]]) -> FoundSong:
-    title = " - ".join(str(about[key]) for key in ("artist", "song") if about.get(key)) or last_part(folder)
+    title = " - ".join(str(about[key]) for key in ("artist", "song") if about.get(key)) or title_of(folder)
     parts = []
     for stem, file in sorted(tracks):
         path = f"{stem}/{file}"
@@ -77,4 +77,4 @@ def _moises_song(search: Search, folder: str, about: Mapping[str, Any], tracks: 
         kind = MOISES_KINDS.get(stem, stem)
         parts.append((stated_kind(search, path, kind), StemFile(path=search.listing.address(f"{folder}/{path}"))))
     song = song_of(search, folder, "moisesdb", parts)
-    return replace(song, title=unicodedata.normalize("NFC", as_text(title)), pad_s=search.rules.pad_s)
+    return replace(song, title=unicodedata.normalize("NFC", as_text(title)))

@@ -9,6 +9,7 @@ from datasets.corpus.layouts.found_song import FoundSong, Search, song_of
 from datasets.corpus.listing import is_audio
 from datasets.corpus.splits import split_alias, stated_split
 from datasets.corpus.stem_names import read_song
+from datasets.corpus.version_names import is_container, is_format
 from datasets.schema import StemFile
 
 
@@ -34,7 +35,8 @@ def _song_tops(search: Search, audio: Mapping[str, Sequence[str]]) -> dict[str, 
     """The folder that is the song, for each folder with audio.
 
     A folder inside a song is told by its name, all of whose words the taxonomy knows ("Drums", "Lead Vox", "Stems"),
-    and by its company: its parent holds audio itself, or only folders of such names.
+    and by its company: its parent holds audio itself, or only folders of such names. One that holds a file for every
+    source by itself is a song, as "Intro" and "Piano" of an album are, unless its name speaks of files alone.
     """
     children: dict[str, set[str]] = defaultdict(set)
     for folder in audio:
@@ -43,11 +45,16 @@ def _song_tops(search: Search, audio: Mapping[str, Sequence[str]]) -> dict[str, 
             path, _, name = path.rpartition("/")
             children[path].add(name)
 
+    def is_known(name: str) -> bool:
+        return search.taxonomy.explains(name) or is_format(name)
+
     def is_inside(folder: str) -> bool:
         parent, _, name = folder.rpartition("/")
-        if not parent or ("/" not in parent and split_alias(parent)) or not search.taxonomy.explains(name):
+        if not parent or ("/" not in parent and split_alias(parent)) or not is_known(name):
             return False
-        return parent in audio or all(search.taxonomy.explains(other) for other in children[parent])
+        if not is_container(name, search.taxonomy) and _is_whole(search, audio.get(folder, ())):
+            return False
+        return parent in audio or all(map(is_known, children[parent]))
 
     tops = {}
     for folder in audio:
@@ -56,6 +63,12 @@ def _song_tops(search: Search, audio: Mapping[str, Sequence[str]]) -> dict[str, 
             top = top.rpartition("/")[0]
         tops[folder] = top
     return tops
+
+
+def _is_whole(search: Search, files: Sequence[str]) -> bool:
+    """Whether the names of files alone give every source that is asked for."""
+    notes = read_song(files, taxonomy=search.taxonomy, sources=search.sources)
+    return len(search.sources) > 1 and {note.source for note in notes} >= set(search.sources)
 
 
 def _folder_song(search: Search, folder: str, paths: Sequence[str]) -> FoundSong | None:
@@ -71,7 +84,5 @@ def _folder_song(search: Search, folder: str, paths: Sequence[str]) -> FoundSong
     song = song_of(search, folder, layout, parts)
     mixtures = [path for path in paths if os.path.splitext(path)[0].lower() == "mixture"]
     return replace(
-        song,
-        mixture=tuple(StemFile(path=search.listing.address(f"{folder}/{path}")) for path in mixtures[:1]),
-        pad_s=None if whole else search.rules.pad_s,
+        song, mixture=tuple(StemFile(path=search.listing.address(f"{folder}/{path}")) for path in mixtures[:1])
     )

@@ -116,13 +116,13 @@ def test_a_folder_without_a_known_layout_is_told_which_were_looked_for(tmp_path:
 def test_missing_and_doubled_stems_are_rows_with_a_reason(tmp_path: Path) -> None:
     _song(tmp_path, "Good")
     _song(tmp_path, "No bass", ("drums.wav", "other.wav", "vocals.wav"))
-    _song(tmp_path, "Two drums", ("drums.wav", "drums.flac", "bass.wav", "other.wav", "vocals.wav"))
+    _song(tmp_path, "Two drums", ("drums.wav", "kick.flac", "bass.wav", "other.wav", "vocals.wav"))
     _song(tmp_path, "Nothing", ("notes.txt",))
     found = scan(tmp_path)
     assert [track.title for track in found.tracks] == ["Good"]
     assert [(v.title, v.reason, v.detail) for v in found.rejected] == [
         ("No bass", "missing_stem", "no file for bass"),
-        ("Two drums", "ambiguous_stem", "drums.flac and drums.wav"),
+        ("Two drums", "ambiguous_stem", "drums.wav may be the sum of kick.flac, or a part beside"),
     ]
     assert all(verdict.reason in REASONS and not verdict.keep for verdict in found.rejected)
     assert len(scan(tmp_path, sources=("drums", "other", "vocals")).tracks) == 2

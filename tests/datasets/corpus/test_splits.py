@@ -76,6 +76,10 @@ REAL_NAMES: dict[str, list[list[str]]] = {
     "discs are no artists": [
         ["CD 1 - Dawn"], ["CD 1 - Dusk"], ["CD 2 - Noon"], ["Disc 3 - Night"],
     ],
+    "formats": [
+        ["Dawn/WAV", "Dawn/MP3", "Dawn (FLAC)", "Dawn - MP3 320", "Dawn_24bit 96k"],
+        ["WAV/Dusk", "MP3/Dusk", "AAC/Dusk"], ["WAV/Noon", "MP3/Noon"], ["Wave"], ["Flac Attack"], ["Two Stems"],
+    ],
     "artists below collections": [
         ["train/songs/Ann/Dawn", "train/songs/Ann/Dusk"], ["train/songs/Bob/Dawn"], ["train/songs/Cid/Dawn"],
     ],

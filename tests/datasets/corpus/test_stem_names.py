@@ -78,9 +78,110 @@ def test_the_songs_own_name_in_every_file_says_nothing(taxonomy: Taxonomy) -> No
     assert {note.source for note in takes.values()} == {"vocals"}
 
 
-def test_one_name_in_two_formats_is_in_doubt(taxonomy: Taxonomy) -> None:
-    notes = _read(taxonomy, "Kick.wav", "Kick.flac", "Drums/Snare.wav", "Snare.wav")
-    assert [note.status for note in notes.values()] == ["ambiguous", "ambiguous", "used", "used"]
+def test_one_name_in_two_formats_is_a_version_or_the_lossy_one_is_left_out(taxonomy: Taxonomy) -> None:
+    notes = _read(taxonomy, "Kick.wav", "Kick.flac", "Drums/Snare.wav", "Snare.wav", "Vox.aiff", "Vox.mp3", "Vox.ogg")
+    assert {name: note.version_of or note.status for name, note in notes.items()} == {
+        "Kick.wav": "used", "Kick.flac": "Kick.wav", "Drums/Snare.wav": "used", "Snare.wav": "used",
+        "Vox.aiff": "used", "Vox.mp3": "lossy", "Vox.ogg": "lossy",
+    }  # fmt: skip
+    lossy = _read(taxonomy, "Bass.mp3", "Bass.ogg")
+    assert [note.version_of for note in lossy.values()] == ["", "Bass.mp3"]
+
+
+COPIES = (
+    "vocals copy|vocals copy 2|vocals (1)|vocals [2]|vocals - Copy|vocals - Copy (2)|Copy of vocals|vocals (copy)|"
+    "vocals (another copy)|vocals (3rd copy)|vocals~1|vocals~|vocals_copy|vocalsCopy|"
+    "vocals - Kopie|Kopie von vocals|vocals Kopie 2|vocals (Kopie)|vocals - Copie|copie de vocals|vocals - copia|"
+    "Copia di vocals|vocals - Cópia|Cópia de vocals|vocals — копия|vocals копия 2|vocals - копія|vocals - Kopi|"
+    "vocals - Kopio|vocals - Kopya|vocals – kopia|vocals - másolat|vocals - コピー|vocalsのコピー|vocals 副本|"
+    "vocals副本 2|vocals - 副本|vocals - 복사본|vocals - Αντίγραφο|vocals - Salinan|vocals - Bản sao|"
+    "vocals (Studio-PC's conflicted copy 2024-01-02)|vocals (Anna's Bass-Mac's conflicted copy 2024-01-02)|"
+    "vocals (in Konflikt stehende Kopie von Rechner 2024-01-02)|vocals (Case Conflict)|vocals (Case Conflict 1)|"
+    "vocals (conflicted copy 2024-01-02 101530)|vocals conflicted copy 2024-01-02|"
+    "vocals.sync-conflict-20240102-101530-ABCDEFG|vocals_conflict-20240102-101530|VOCALS (Unicode Encoding Conflict)"
+)
+VERSIONS = (
+    "vocals old|vocals_OLD|old vocals|vocals bak|vocals.bak|vocals backup|vocals v2|vocals_v1.2|vocals version 3|"
+    "vocals ver2|vocals take 2|vocals_take2|vocals dry|vocals wet|vocals raw|vocals edit|vocals FINAL|"
+    "vocals final v2|vocals new|vocals alt|vocals 24bit|vocals 16-bit|vocals_24b|vocals 32bit float|vocals 48k|"
+    "vocals 44.1kHz|vocals_96000|vocals 2024-01-02|vocals_20240102|vocals 2024.01.02 10-15|vocals tuned|"
+    "vocals rendered|vocals bip|old/vocals|Backup/vocals|v1/vocals|Stems 16bit/vocals|24-bit/vocals|Stems Dry/vocals|"
+    "Old Stems/vocals|Stems copy/vocals|Take 2/vocals|Stems/vocals|2024-01-02/vocals"
+)
+
+
+@pytest.mark.parametrize("name", [*COPIES.split("|"), *VERSIONS.split("|")])
+@pytest.mark.parametrize("numbered", [False, True])
+def test_copies_and_versions_are_told_by_their_names_and_name_the_other(
+    taxonomy: Taxonomy, name: str, numbered: bool
+) -> None:
+    plain = "vocals 1.wav" if numbered else "vocals.wav"  # "Vocals 1 copy" is a copy of "Vocals 1"
+    stem = name.replace("vocals", "vocals 1").replace("VOCALS", "VOCALS 1") if numbered else name
+    others = ("drums.wav", "bass.wav", "other.wav", "vocals 3.wav")
+    notes = _read(taxonomy, plain, f"{stem}.wav", *others)
+    assert {note.source for note in notes.values()} == set(SOURCES)
+    assert notes[f"{stem}.wav"].version_of == plain
+    assert not any(note.version_of for path, note in notes.items() if path != f"{stem}.wav")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "Vocals 1|Vocals 2|Vocals 3", "Vox|Vox dbl|Vox dbl 2|Vox Stack", "Gtr L|Gtr R|Gtr L 2", "Kick In|Kick Out",
+        "Snare Top|Snare Bottom", "Bass DI|Bass Amp|Bass Cab", "Vox (1)|Vox (2)", "Lead Vox/01|Backing Vox/01",
+        "Drums/Close/Kick|Drums/Far/Kick", "Verse/Vox|Chorus/Vox", "Gtr Clean|Gtr Dist", "Vox U87|Vox SM7",
+        "Backup Vox|Lead Vox", "Backups L|Backups R", "Choir Hi|Choir Lo", "Vox A|Vox B",
+        "Take Five - Vox|Take Five - Kick|Take Five - Bass",
+        "Old Friends - Vox 1|Old Friends - Vox 2|Old Friends - Kick", "Vox 2|Vox", "Muted Gtr|Gtr",
+    ],
+)  # fmt: skip
+def test_files_that_belong_together_are_no_versions(taxonomy: Taxonomy, names: str) -> None:
+    rest = [] if "Friends" in names or "Five" in names else ["drums.wav", "other.wav"]
+    notes = _read(taxonomy, *(f"{name}.wav" for name in names.split("|")), *rest)
+    doubts = {path: (note.status, note.version_of) for path, note in notes.items() if path != "drums.wav"}
+    assert set(doubts.values()) == {("used", "")}, doubts
+
+
+def test_versions_without_a_plain_name_are_versions_of_the_first(taxonomy: Taxonomy) -> None:
+    for pair in (
+        "Vox v1|Vox v2",
+        "Vox dry|Vox wet",
+        "Stems 24bit/Vox|Stems 16bit/Vox",
+        "v1/Vox|v2/Vox",
+        "A/Vox v1|B/Vox v2",
+    ):
+        first, second = (f"{name}.wav" for name in pair.split("|"))
+        notes = _read(taxonomy, first, second, "drums.wav", "bass.wav")
+        found = [note.version_of for note in notes.values() if note.version_of]
+        assert found in ([first], [second]) or pair.startswith("A/")
+
+
+def test_an_old_file_is_doubted_beside_any_of_its_kind_and_in_a_folder_of_old_files_always(taxonomy: Taxonomy) -> None:
+    notes = _read(taxonomy, "Lead Vox OLD.wav", "vocals.wav", "Kick old.wav", "Snare.wav", "old/Flute.wav", "Pad.wav")
+    assert notes["Lead Vox OLD.wav"].version_of == "vocals.wav"
+    assert (notes["Kick old.wav"].status, notes["Kick old.wav"].version_of) == ("used", "")
+    assert notes["old/Flute.wav"].status == "ambiguous"
+    assert "old/Flute.wav may be left from an older version" in notes["old/Flute.wav"].detail
+    alone = _read(taxonomy, "Backup/Kick.wav", "Backup/Vox.wav")  # all that there is
+    assert {note.status for note in alone.values()} == {"used"}
+
+
+def test_what_is_muted_is_left_out_and_a_way_of_playing_is_not(taxonomy: Taxonomy) -> None:
+    muted = (
+        "Guitar MUTED|Vox_OFF|Vox (off)|Keys muted|Muted/Keys|_OFF/Vox|MUTED Vox|[muted] Vox|Unused/Kick|Kick unused"
+    )
+    notes = _read(taxonomy, *(f"{name}.wav" for name in muted.split("|")), "drums.wav")
+    assert {note.status for path, note in notes.items() if path != "drums.wav"} == {"muted"}
+    played = "Muted Trumpet|Gtr Palm Mute|Palm Muted Gtr|Trumpet Harmon Mute|muted gtr"
+    notes = _read(taxonomy, *(f"{name}.wav" for name in played.split("|")), "drums.wav")
+    assert {note.source for path, note in notes.items() if path != "drums.wav"} == {"other"}
+
+
+def test_a_word_of_ones_own_tells_files_apart(tmp_path: Path) -> None:
+    own = tmp_path / "own.toml"
+    own.write_text('extends = "default"\n[apart]\nwords = ["take"]\n[muted]\nwords = ["aus"]\n')
+    notes = _read(load(own), "Vox take 1.wav", "Vox take 2.wav", "Gtr aus.wav")
+    assert [note.version_of or note.status for note in notes.values()] == ["used", "used", "muted"]
 
 
 def _real_names() -> dict[str, list[tuple[str, str]]]:

@@ -184,7 +184,6 @@ def test_stems_that_do_not_fit_together_are_refused_with_their_reason(tmp_path: 
         "length_mismatch"
     )
     assert _reason(_track(tmp_path, {"drums": (long_CT, RATE), "bass": (long_CT, 11025)})) == "rate_mismatch"
-    assert _reason(_track(tmp_path, {"drums": (long_CT, RATE), "bass": (long_CT[:1], RATE)})) == "channel_mismatch"
     many_CT = np.repeat(long_CT, 3, axis=0)
     assert _reason(_track(tmp_path, {"drums": (many_CT, RATE), "bass": (many_CT, RATE)})) == "channel_mismatch"
     assert (

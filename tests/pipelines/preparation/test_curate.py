@@ -184,6 +184,35 @@ def test_a_split_that_folders_state_is_not_refilled(ray_local: Any, tmp_path: Pa
         _curate(ingested, store, require=("train", "test"))
 
 
+def test_of_copies_the_better_is_kept_unless_a_side_or_a_person_says_otherwise(ray_local: Any, tmp_path: Path) -> None:
+    root, store = tmp_path / "c", tmp_path / "s"
+    kinds = {"A lossy": (".ogg", "VORBIS"), "B 16 bit": (".wav", "PCM_16"), "C 24 bit": (".wav", "PCM_24")}
+    for name in ("Two", "Three"):
+        _song(root, f"train/{name}")
+    _song(root, "train/One/Z")
+    stems = {path.stem: soundfile.read(path, always_2d=True)[0] for path in (root / "train/One/Z").iterdir()}
+    shutil.rmtree(root / "train/One")
+    for kind, (suffix, subtype) in kinds.items():
+        for folder in (f"train/{kind}", *([f"test/{kind}"] if kind == "A lossy" else [])):
+            (root / folder).mkdir(parents=True)
+            for source, samples in stems.items():
+                soundfile.write(root / folder / f"{source}{suffix}", samples, RATE, subtype=subtype)
+
+    def kept(**config: Any) -> set[str]:
+        result = _curate(_ingest(root, store), store, CurateConfig(**config), require=())
+        verdicts = arrow_tables.read_objects(result.verdicts, Verdict)
+        return {v.track_id for v in verdicts if v.keep and v.title in kinds}
+
+    assert kept() == {"test/A lossy"}  # the stricter side
+    shutil.rmtree(root / "test")
+    assert kept() == {"train/C 24 bit"}
+    overrides = tmp_path / "mine.csv"
+    overrides.write_text("track_id,verdict,why\ntrain/A lossy,keep,it is the one I know\n")
+    assert kept(overrides=str(overrides)) == {"train/A lossy"}
+    shutil.rmtree(root / "train/C 24 bit")
+    assert kept() == {"train/B 16 bit"}
+
+
 def test_a_corpus_of_a_test_folder_alone_is_refused_for_training_in_plain_words(ray_local: Any, tmp_path: Path) -> None:
     root, store = tmp_path / "c", tmp_path / "s"
     for letter in "AB":

@@ -421,3 +421,28 @@ def test_a_songs_key_is_that_of_its_audio_and_not_of_its_place_or_split() -> Non
         key(sources=("drums", "bass")),
     ]
     assert len({key(), *others}) == 7
+
+
+@pytest.mark.ray
+def test_a_copy_is_used_once_a_muted_file_is_left_out_and_both_are_said(ray_local: Any, tmp_path: Path) -> None:
+    folder = _song(tmp_path / "c", "Song A")
+    before = _run(CorpusConfig(root=str(tmp_path / "c")), tmp_path / "s")
+    shutil.copy(folder / "vocals.flac", folder / "vocals (1).flac")
+    shutil.copy(folder / "bass.flac", folder / "Gtr MUTED.flac")
+    (folder / "old").mkdir()
+    soundfile.write(folder / "old/bass.flac", _stems("another")[1].T, RATE, subtype="PCM_16")
+    with pytest.raises(
+        InputError, match=r"Song A/old/bass\.flac and Song A/bass\.flac are two versions of one bass stem"
+    ):
+        _run(CorpusConfig(root=str(tmp_path / "c")), tmp_path / "s")
+    shutil.rmtree(folder / "old")
+    result = _run(CorpusConfig(root=str(tmp_path / "c")), tmp_path / "s")
+    assert result.chunks.digest == before.chunks.digest
+    assert manifests.read_manifest(result.chunks).extra["origins"]["Song A"] == {
+        "lossless": True, "bits": 16, "sample_rate": RATE,
+        "remarks": [
+            "Gtr MUTED.flac is left out: muted, by its name",
+            "Song A/vocals (1).flac holds the same audio as Song A/vocals.flac, which is used once",
+        ],
+    }  # fmt: skip
+    assert _run(CorpusConfig(root=str(tmp_path / "c")), tmp_path / "s") == result
