@@ -8,11 +8,16 @@ from pathlib import Path
 from datasets.errors import InputError, Unavailable
 from datasets.store import storage
 
+# Formats of audio and of music programs that are not read: named where a stem is missing.
+FOREIGN_SUFFIXES = (
+    ".ape", ".tta", ".tak", ".dsf", ".dff", ".shn", ".mpc", ".ra", ".amr", ".sd2", ".rx2", ".rex", ".mid", ".midi",
+    ".asd", ".pkf", ".reapeaks", ".als", ".flp", ".logicx", ".ptx", ".cpr", ".rpp", ".band", ".zip", ".rar", ".7z",
+)  # fmt: skip
 SUFFIXES = (
     ".wav", ".flac", ".aiff", ".aif", ".aifc", ".ogg", ".opus", ".mp3", ".m4a", ".caf", ".w64", ".rf64", ".au", ".aac",
-    ".wma",
+    ".wma", ".mp4", ".mka", ".webm", ".wv",
 )  # fmt: skip
-LOSSY_SUFFIXES = (".mp3", ".aac", ".ogg", ".opus", ".wma", ".mp4", ".m4a")  # of what is usually in these
+LOSSY_SUFFIXES = (".mp3", ".aac", ".ogg", ".opus", ".wma", ".mp4", ".m4a", ".webm")  # of what is usually in these
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,8 +157,13 @@ def _list_objects(root: str) -> Listing:
 
 
 def is_audio(name: str) -> bool:
-    """Whether a file is read as audio, by its suffix."""
-    return os.path.splitext(name)[1].lower() in SUFFIXES
+    """Whether a file is read as audio, by its suffix; a .stem.mp4 holds a whole song, and is none of its stems."""
+    return os.path.splitext(name)[1].lower() in SUFFIXES and not name.lower().endswith(".stem.mp4")
+
+
+def is_foreign(name: str) -> bool:
+    """Whether a file may hold a stem in a format that is not read, by its suffix."""
+    return os.path.splitext(name)[1].lower() in FOREIGN_SUFFIXES
 
 
 def is_lossy(name: str) -> bool:

@@ -17,6 +17,7 @@ from pathlib import Path
 from datasets.corpus.layouts.csv_lists import CsvFile
 from datasets.corpus.layouts.find import LAYOUTS, find_songs, stray_files
 from datasets.corpus.layouts.found_song import FoundSong, LayoutRules, as_text
+from datasets.corpus.layouts.song_folders import NO_STEMS
 from datasets.corpus.listing import list_folder
 from datasets.corpus.splits import NO_SIDES, assign_splits, stated_sides
 from datasets.corpus.stem_names import STATUSES
@@ -79,10 +80,12 @@ def survey(
     listing = list_folder(folder)
     found, csv_files = find_songs(listing, sources=sources, rules=rules)
     stray = stray_files(listing, found)
-    if not found:
+    bare = [song for song in found if song.layout == NO_STEMS]
+    if len(bare) == len(found):
         raise InputError(
             f"{folder} holds no songs in a layout known here. Looked for sources {', '.join(sources)} in:\n"
             + "\n".join(f"  - {text}" for text in LAYOUTS.values())
+            + "".join(f"\n{song.name} holds {song.detail}" for song in bare[:3])
             + "".join(f"\n{remark}" for remark in _remarks(csv_files, stray))
         )
     sides = assign_splits(

@@ -31,7 +31,7 @@ from datasets.seeding import row_rng
 Samples = NDArray[np.float32]
 
 # Raise it when the same arguments give other songs (CONTRIBUTING.md)
-VERSION = 1
+VERSION = 2
 
 BEATS_PER_BAR = 4
 SCALES = {"major": (0, 2, 4, 5, 7, 9, 11), "minor": (0, 2, 3, 5, 7, 8, 10)}
@@ -340,17 +340,19 @@ def _truncate(folder: Path, stems_SCT: Samples, sample_rate: int) -> None:
     os.truncate(path, path.stat().st_size * 6 // 10)
 
 
-def _shorten_one(folder: Path, stems_SCT: Samples, sample_rate: int) -> None:
-    half = stems_SCT.shape[-1] // 2
-    soundfile.write(folder / "other.flac", stems_SCT[2, :, :half].T, sample_rate, subtype="PCM_16")
+def _lengthen_one(folder: Path, stems_SCT: Samples, sample_rate: int) -> None:
+    """The others end 6 s before it: more than is filled with silence."""
+    wanted = stems_SCT.shape[-1] + 6 * sample_rate
+    long_CT = np.tile(stems_SCT[2], -(-wanted // stems_SCT.shape[-1]))[:, :wanted]
+    soundfile.write(folder / "other.flac", long_CT.T, sample_rate, subtype="PCM_16")
 
 
 def _halve_rate_of_one(folder: Path, stems_SCT: Samples, sample_rate: int) -> None:
     soundfile.write(folder / "bass.flac", stems_SCT[1, :, ::2].T, sample_rate // 2, subtype="PCM_16")
 
 
-def _fold_one_to_mono(folder: Path, stems_SCT: Samples, sample_rate: int) -> None:
-    soundfile.write(folder / "bass.flac", stems_SCT[1].mean(axis=0), sample_rate, subtype="PCM_16")
+def _leave_an_old_version(folder: Path, stems_SCT: Samples, sample_rate: int) -> None:
+    soundfile.write(folder / "bass_OLD.flac", stems_SCT[1, :, ::-1].T, sample_rate, subtype="PCM_16")
 
 
 def _poison(folder: Path, stems_SCT: Samples, sample_rate: int) -> None:
@@ -387,9 +389,9 @@ DEFECTS = (
     Defect(name="silent vocals", reason="silent_source", spoil=_silence_vocals),
     Defect(name="missing stem", reason="missing_stem", spoil=_lose_a_stem),
     Defect(name="truncated file", reason="undecodable", spoil=_truncate),
-    Defect(name="length mismatch", reason="length_mismatch", spoil=_shorten_one),
+    Defect(name="length mismatch", reason="length_mismatch", spoil=_lengthen_one),
     Defect(name="rate mismatch", reason="rate_mismatch", spoil=_halve_rate_of_one),
-    Defect(name="channel mismatch", reason="channel_mismatch", spoil=_fold_one_to_mono),
+    Defect(name="old version", reason="ambiguous_stem", spoil=_leave_an_old_version),
     Defect(name="not a number", reason="not_finite", spoil=_poison),
     Defect(name="text as audio", reason="undecodable", spoil=_write_text),
     Defect(name="zero bytes", reason="empty_file", spoil=_empty),

@@ -404,6 +404,8 @@ def _gains(file: StemFile, info: AudioInfo, channels: int) -> Samples | None:
 def _check_ends(parts: Sequence[_Part], longest: int, slack: int, sample_rate: int) -> None:
     """AudioError when a file has ended too long before the longest; at once, not after decoding the rest."""
     short = [part for part in parts if part.ended and longest - part.num_samples > slack]
+    if empty := [part.name for part in parts if part.ended and longest > 0 == part.num_samples]:
+        raise AudioError("length_mismatch", f"no samples at all in {', '.join(empty)}, and others go on")
     if not short:
         return
     ends = ", ".join(f"{part.name}: {part.num_samples / sample_rate:.2f} s" for part in short)

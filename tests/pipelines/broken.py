@@ -32,7 +32,7 @@ def plant(root: Path) -> dict[str, str]:
         due[name] = reason
     due.update(_stem_files(root))
     (root / os.fsdecode(b"not \xff unicode")).mkdir()
-    shutil.copy(root / "mono/drums.flac", root / os.fsdecode(b"not \xff unicode/drums.flac"))
+    shutil.copy(root / "longer/drums.flac", root / os.fsdecode(b"not \xff unicode/drums.flac"))
     due["not \\xff unicode"] = "unsafe_name"
     return due
 
@@ -92,8 +92,7 @@ def _folder(folder: Path) -> None:
 _WAYS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "no file": ("missing_stem", lambda song: (song / "bass.flac").unlink()),
     "a folder instead": ("missing_stem", _folder),
-    "two files": ("ambiguous_stem", lambda song: shutil.copy(song / "bass.flac", song / "bass.flac.wav") and
-                  (song / "bass.flac.wav").rename(song / "bass.wav")),
+    "two files": ("ambiguous_stem", lambda song: soundfile.write(song / "bass.wav", _noise(11000), RATE)),
     "zero bytes": ("empty_file", lambda song: _replace(song, b"")),
     "text": ("undecodable", lambda song: _replace(song, b"404 not found\n" * 300)),
     "text as wav": ("undecodable", lambda song: _replace(song, b"<html>404</html>" * 300, ".wav")),
@@ -110,10 +109,8 @@ _WAYS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "nan": ("not_finite", lambda song: _other(song, np.full((12000, 2), np.nan), bits="FLOAT")),
     "one infinite sample": ("not_finite", lambda song: _other(
         song, np.concatenate([_noise(11999), np.full((1, 2), np.inf)]), bits="FLOAT")),
-    "shorter": ("length_mismatch", lambda song: _other(song, _noise(11000))),
-    "one sample longer": ("length_mismatch", lambda song: _other(song, _noise(12001))),
+    "longer": ("length_mismatch", lambda song: _other(song, _noise(12001 + 5 * RATE))),
     "other rate": ("rate_mismatch", lambda song: _other(song, _noise(), rate=2 * RATE)),
-    "mono": ("channel_mismatch", lambda song: _other(song, _noise(channels=1))),
     "four channels": ("channel_mismatch", lambda song: _other(song, _noise(channels=4))),
     "no samples": ("length_mismatch", lambda song: _other(song, _noise(0))),
     "too short": ("too_short", lambda song: None),

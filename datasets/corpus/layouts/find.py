@@ -11,7 +11,7 @@ from typing import Any
 
 from datasets.corpus.layouts.csv_lists import CsvFile, csv_songs
 from datasets.corpus.layouts.found_song import FoundSong, LayoutRules, Search, unreadable
-from datasets.corpus.layouts.research_datasets import moises_songs, stem_file_songs
+from datasets.corpus.layouts.research_datasets import described_songs, stem_file_songs
 from datasets.corpus.layouts.song_folders import folder_songs
 from datasets.corpus.layouts.stem_folders import stem_folder_songs
 from datasets.corpus.listing import Listing, is_audio
@@ -21,8 +21,10 @@ from datasets.schema import SPLITS, StemFile
 
 LAYOUTS = {
     "musdb18": "MUSDB18: *.stem.mp4 files, in train/ and test/ or together",
-    "musdb18-hq": "MUSDB18-HQ: train/ and test/ with a folder per song holding mixture.wav and SOURCE.wav",
+    "musdb18-hq": "MUSDB18-HQ and MUSDB-XL: train/ and test/ with a folder per song holding mixture.wav and SOURCE.wav",
     "moisesdb": "MoisesDB: a folder per song holding data.json and a folder per stem",
+    "slakh2100": "Slakh2100: a folder per song holding metadata.yaml and stems/",
+    "medleydb": "MedleyDB: a folder per song holding *_METADATA.yaml and *_STEMS/",
     "folders": "song folders: a folder per song holding SOURCE.wav (or .flac, .ogg, .mp3, .m4a, .aiff), "
     "in train/, valid/ and test/ or together",
     "multitrack": "song folders with the files of a production, named as producers do: the taxonomy says what "
@@ -44,7 +46,7 @@ def find_songs(
     if not found:
         found = list(stem_file_songs(search))
         taken: set[str] = set()
-        for songs, folders in (moises_songs(search), stem_folder_songs(search)):
+        for songs, folders in (described_songs(search), stem_folder_songs(search)):
             found += songs
             taken |= folders
         found += folder_songs(search, taken)

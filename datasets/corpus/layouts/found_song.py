@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from datasets.corpus.listing import Listing
 from datasets.corpus.splits import title_of
-from datasets.corpus.stem_names import FileNote
+from datasets.corpus.stem_names import STATUSES, FileNote
 from datasets.corpus.taxonomy import DEFAULT, Taxonomy
 from datasets.schema import StemFile
 
@@ -50,9 +50,18 @@ class Search:
 
 
 def song_of(
-    search: Search, name: str, layout: str, parts: Sequence[tuple[FileNote, StemFile]], *, one_each: bool = False
+    search: Search,
+    name: str,
+    layout: str,
+    parts: Sequence[tuple[FileNote, StemFile]],
+    *,
+    one_each: bool = False,
+    foreign: Sequence[str] = (),
 ) -> FoundSong:
-    """A song of its files, or refused with the reason; `one_each` asks for one file per source at most."""
+    """A song of its files, or refused with the reason; `one_each` asks for one file per source at most.
+
+    `foreign` are files beside them that are not read, and named where a source has none.
+    """
     files: dict[str, list[StemFile]] = {source: [] for source in search.sources}
     positions: dict[str, tuple[str, int]] = {}  # of each file among those of its source, by the path of its note
     for note, file in parts:
@@ -64,7 +73,7 @@ def song_of(
         for note, _ in parts
         if note.version_of in positions and positions[note.version_of][0] == note.source
     ]
-    reason, detail = _verdict(search, [note for note, _ in parts], files)
+    reason, detail = _verdict(search, [note for note, _ in parts], files, foreign)
     doubled = [source for source, several in files.items() if len(several) > 1]
     if not reason and one_each and doubled:
         reason = "ambiguous_stem"
@@ -77,14 +86,16 @@ def song_of(
     )  # fmt: skip
 
 
-def _verdict(search: Search, notes: Sequence[FileNote], files: Mapping[str, Sequence[StemFile]]) -> tuple[str, str]:
+def _verdict(
+    search: Search, notes: Sequence[FileNote], files: Mapping[str, Sequence[StemFile]], foreign: Sequence[str]
+) -> tuple[str, str]:
     """The reason to refuse a song and what would mend it; both empty for a good one."""
     broken = [note.path for note in notes if not _is_text(note.path)]
     if broken:
-        return "unsafe_name", f"{_shown(map(as_text, broken))}: a file name that is no valid text"
+        return "unsafe_name", f"{shown(map(as_text, broken))}: a file name that is no valid text"
     unknown = [note for note in notes if note.status == "unknown"]
     if unknown and search.rules.unknown == "refuse":
-        names = _shown(note.path for note in unknown)
+        names = shown(note.path for note in unknown)
         return "unknown_stem", f"{names}: no word of the name is in the taxonomy; {ADVICE['unknown']}"
     doubtful = [note for note in notes if note.status == "ambiguous"]
     if doubtful:
@@ -93,7 +104,10 @@ def _verdict(search: Search, notes: Sequence[FileNote], files: Mapping[str, Sequ
     coarse = "; ".join(note.detail for note in notes if note.status == "coarse")
     missing = [source for source, several in files.items() if not several]
     if missing:
-        return "missing_stem", f"no file for {', '.join(missing)}" + (f"; {coarse}" if coarse else "")
+        unused = [f"{note.path} ({STATUSES[note.status]})" for note in notes if note.status in ("unknown", "muted")]
+        unused += [f"{file} (a format that is not read)" for file in foreign]
+        beside = f"; not used: {shown(unused)}" if unused else ""
+        return "missing_stem", f"no file for {', '.join(missing)}" + (f"; {coarse}" if coarse else "") + beside
     return ("ambiguous_stem", coarse) if coarse else ("", "")
 
 
@@ -106,7 +120,7 @@ ADVICE = {
 }
 
 
-def _shown(names: Iterable[str]) -> str:
+def shown(names: Iterable[str]) -> str:
     names = list(names)
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more

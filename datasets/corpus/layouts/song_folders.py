@@ -5,12 +5,14 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from datasets.corpus.layouts.found_song import FoundSong, Search, song_of
-from datasets.corpus.listing import is_audio
-from datasets.corpus.splits import split_alias, stated_split
+from datasets.corpus.layouts.found_song import FoundSong, Search, named, shown, song_of
+from datasets.corpus.listing import is_audio, is_foreign
+from datasets.corpus.splits import split_alias, stated_split, title_of
 from datasets.corpus.stem_names import read_song
 from datasets.corpus.version_names import is_container, is_format
 from datasets.schema import StemFile
+
+NO_STEMS = "no stems"  # in place of a layout, for a folder that holds a mixture alone
 
 
 def folder_songs(search: Search, taken: set[str]) -> Iterator[FoundSong]:
@@ -26,9 +28,7 @@ def folder_songs(search: Search, taken: set[str]) -> Iterator[FoundSong]:
         top = tops[folder]
         members[top] += [f"{folder}/{file}"[len(top) + 1 :] for file in files]
     for top, paths in members.items():
-        song = _folder_song(search, top, sorted(paths))
-        if song is not None:
-            yield song
+        yield _folder_song(search, top, sorted(paths))
 
 
 def _song_tops(search: Search, audio: Mapping[str, Sequence[str]]) -> dict[str, str]:
@@ -71,17 +71,23 @@ def _is_whole(search: Search, files: Sequence[str]) -> bool:
     return len(search.sources) > 1 and {note.source for note in notes} >= set(search.sources)
 
 
-def _folder_song(search: Search, folder: str, paths: Sequence[str]) -> FoundSong | None:
-    """The song of a folder; None when all its files are mixtures and the like."""
+def _folder_song(search: Search, folder: str, paths: Sequence[str]) -> FoundSong:
+    """The song of a folder, refused where it holds mixtures and the like alone."""
     notes = read_song(paths, taxonomy=search.taxonomy, sources=search.sources)
     if all(note.status == "ignored" for note in notes):
-        return None
+        return named(
+            FoundSong(
+                name=folder, title=title_of(folder), layout=NO_STEMS, notes=tuple(notes), reason="missing_stem",
+                detail=f"no stems, only {shown(paths)}",
+            )
+        )  # fmt: skip
     parts = [(note, StemFile(path=search.listing.address(f"{folder}/{note.path}"), side=note.side)) for note in notes]
     used = [note for note in notes if note.status == "used"]
     exact = {os.path.splitext(note.path)[0].lower() for note in used}
     whole = len(used) == len(search.sources) and exact == set(search.sources)
     layout = ("musdb18-hq" if "mixture.wav" in paths and stated_split(folder) else "folders") if whole else "multitrack"
-    song = song_of(search, folder, layout, parts)
+    foreign = [file for file in search.listing.folders[folder] if is_foreign(file)]
+    song = song_of(search, folder, layout, parts, foreign=foreign)
     mixtures = [path for path in paths if os.path.splitext(path)[0].lower() == "mixture"]
     return replace(
         song, mixture=tuple(StemFile(path=search.listing.address(f"{folder}/{path}")) for path in mixtures[:1])

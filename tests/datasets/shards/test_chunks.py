@@ -193,6 +193,27 @@ def test_stems_that_do_not_fit_together_are_refused_with_their_reason(tmp_path: 
     assert _reason(_track(tmp_path, {"drums": (long_CT[:, :0], RATE), "bass": (long_CT[:, :0], RATE)})) == "too_short"
 
 
+@pytest.mark.parametrize("missing", [1, 100, 700, 8000])
+def test_one_rule_fills_ends_and_spreads_mono_whatever_files_are_called(tmp_path: Path, missing: int) -> None:
+    long_CT, short_CT = _stems(20000)[0], _stems(20000)[1][:, : 20000 - missing]
+    track = _track(tmp_path, {"drums": (long_CT, RATE), "bass": (short_CT[:1], RATE)})
+    (row,) = track_rows(replace(track, pad_s=1.0), sources=SOURCES, sample_rate=RATE)
+    drums_CT, bass_CT = stems_of(row, SOURCES)
+    np.testing.assert_allclose(drums_CT, long_CT, atol=2**-23)
+    np.testing.assert_allclose(bass_CT[:, :-missing], np.repeat(short_CT[:1], 2, axis=0), atol=2**-23)
+    assert not bass_CT[:, -missing:].any()
+    with pytest.raises(AudioError, match=r"a larger corpus\.pad_s fills short ones with silence") as caught:
+        track_rows(replace(track, pad_s=(missing - 1) / RATE), sources=SOURCES, sample_rate=RATE)
+    assert caught.value.reason == "length_mismatch"
+
+
+def test_a_file_without_samples_is_not_filled_with_silence(tmp_path: Path) -> None:
+    track = _track(tmp_path, {"drums": (_stems(8000)[0], RATE), "bass": (_stems(8000)[1][:, :0], RATE)})
+    with pytest.raises(AudioError, match=r"no samples at all in bass\.wav") as caught:
+        track_rows(replace(track, pad_s=5.0), sources=SOURCES, sample_rate=RATE)
+    assert caught.value.reason == "length_mismatch"
+
+
 def test_a_broken_stem_is_the_songs_reason(tmp_path: Path) -> None:
     good_CT = _stems(20000)[0]
     bad_CT = good_CT.copy()

@@ -199,7 +199,8 @@ def test_of_copies_the_better_is_kept_unless_a_side_or_a_person_says_otherwise(r
                 soundfile.write(root / folder / f"{source}{suffix}", samples, RATE, subtype=subtype)
 
     def kept(**config: Any) -> set[str]:
-        result = _curate(_ingest(root, store), store, CurateConfig(**config), require=())
+        ingested = _ingest(root, store, valid_fraction=0.0, test_fraction=0.0)
+        result = _curate(ingested, store, CurateConfig(**config), require=())
         verdicts = arrow_tables.read_objects(result.verdicts, Verdict)
         return {v.track_id for v in verdicts if v.keep and v.title in kinds}
 
