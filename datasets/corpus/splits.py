@@ -107,7 +107,7 @@ def last_part(name: str) -> str:
     return name.rsplit("/", 1)[-1]
 
 
-def title_of(name: str) -> str:
+def song_title(name: str) -> str:
     """The last part of a name under the root that is not called after a format of files, as "WAV" and "MP3" are."""
     parts = [part for part in name.split("/") if not _FORMAT.fullmatch(_normalized(part))]
     return parts[-1] if parts and not (len(parts) == 1 and split_alias(parts[0])) else last_part(name)
@@ -232,7 +232,7 @@ def groups(names: Sequence[str], titles: Mapping[str, str]) -> dict[str, str]:
     least three are named; else the folder, where at least three stand side by side with at most 100 songs each. Folders
     of discs ("CD 1") and of many artists ("Various Artists") are none.
     """
-    whole = {name: _without_parts(_without_number(_normalized(titles.get(name, title_of(name))))) for name in names}
+    whole = {name: _without_parts(_without_number(_normalized(titles.get(name, song_title(name))))) for name in names}
     artists = {name: _artist(song) for name, song in whole.items()}
     if len({artist for artist in artists.values() if artist}) < _MIN_ARTISTS:
         artists = dict.fromkeys(names, "")

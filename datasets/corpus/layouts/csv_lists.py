@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from datasets.corpus.layouts.csv_table import WINDOWS, CsvRow, CsvTable, read_table
 from datasets.corpus.layouts.found_song import FoundSong, Search, named, song_of
 from datasets.corpus.listing import Listing, is_audio
-from datasets.corpus.splits import split_alias, title_of
+from datasets.corpus.splits import song_title, split_alias
 from datasets.corpus.stem_names import read_label
 from datasets.errors import InputError
 from datasets.schema import StemFile
@@ -102,7 +102,7 @@ def _csv_song(search: Search, name: str, rows: Sequence[CsvRow]) -> FoundSong:
         refused = _refusal(search, row)
         if refused:
             reason, detail = refused
-            return named(FoundSong(name=name, title=title_of(name), layout="csv", reason=reason, detail=detail))
+            return named(FoundSong(name=name, title=song_title(name), layout="csv", reason=reason, detail=detail))
         note = read_label(row.instrum, taxonomy=search.taxonomy, sources=search.sources)
         parts.append((replace(note, path=row.path), StemFile(path=_located(search.listing.root, row.path)[0])))
     stated = all(row.song for row in rows)  # then several files of one source were meant

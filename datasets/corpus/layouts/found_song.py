@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from datasets.corpus.listing import Listing
-from datasets.corpus.splits import title_of
+from datasets.corpus.splits import song_title
 from datasets.corpus.stem_names import STATUSES, FileNote
 from datasets.corpus.taxonomy import DEFAULT, Taxonomy
 from datasets.schema import StemFile
@@ -80,7 +80,7 @@ def song_of(
         detail = "; ".join(" and ".join(os.path.basename(file.path) for file in files[source]) for source in doubled)
     return named(
         FoundSong(
-            name=name, title=title_of(name), layout=layout, files={key: tuple(value) for key, value in files.items()},
+            name=name, title=song_title(name), layout=layout, files={key: tuple(value) for key, value in files.items()},
             versions=tuple(versions), notes=tuple(note for note, _ in parts), reason=reason, detail=detail,
         )
     )  # fmt: skip
@@ -131,7 +131,7 @@ def named(song: FoundSong) -> FoundSong:
     if not _is_text(song.name):
         shown = as_text(song.name)
         return FoundSong(
-            name=shown, title=title_of(shown), layout=song.layout, reason="unsafe_name",
+            name=shown, title=song_title(shown), layout=song.layout, reason="unsafe_name",
             detail="its name is not valid Unicode",
         )  # fmt: skip
     if ".." in song.name.split("/"):
@@ -169,4 +169,6 @@ def stated_kind(search: Search, path: str, kind: str) -> FileNote:
 def unreadable(folder: str, why: str) -> FoundSong:
     """A folder that may hold songs for all we know."""
     detail = f"the folder cannot be looked into: {why}"
-    return named(FoundSong(name=folder, title=title_of(folder), layout="folders", reason="unavailable", detail=detail))
+    return named(
+        FoundSong(name=folder, title=song_title(folder), layout="folders", reason="unavailable", detail=detail)
+    )

@@ -17,7 +17,7 @@ import yaml  # type: ignore[import-untyped,unused-ignore]
 from datasets.corpus.layouts.found_song import FoundSong, Search, as_text, named, song_of, stated_kind, unreadable
 from datasets.corpus.listing import is_audio, upwards
 from datasets.corpus.musdb18 import stem_streams
-from datasets.corpus.splits import title_of
+from datasets.corpus.splits import song_title
 from datasets.corpus.stem_names import FileNote, read_label
 from datasets.errors import Unavailable
 from datasets.schema import StemFile
@@ -154,7 +154,7 @@ def _title(about: Mapping[str, Any], *keys: str) -> str:
 
 
 def _described(search: Search, folder: str, file: str, described: DescribedSong) -> FoundSong:
-    title = unicodedata.normalize("NFC", as_text(described.title)) or title_of(folder)
+    title = unicodedata.normalize("NFC", as_text(described.title)) or song_title(folder)
     refused = FoundSong(name=folder, title=title, layout=described.layout, reason="unsafe_name")
     parts = []
     for path, kinds in described.stems:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from datasets.corpus.layouts.found_song import FoundSong, Search, named, shown, song_of
 from datasets.corpus.listing import is_audio, is_foreign
-from datasets.corpus.splits import split_alias, stated_split, title_of
+from datasets.corpus.splits import song_title, split_alias, stated_split
 from datasets.corpus.stem_names import read_song
 from datasets.corpus.version_names import is_container, is_format
 from datasets.schema import StemFile
@@ -77,7 +77,7 @@ def _folder_song(search: Search, folder: str, paths: Sequence[str]) -> FoundSong
     if all(note.status == "ignored" for note in notes):
         return named(
             FoundSong(
-                name=folder, title=title_of(folder), layout=NO_STEMS, notes=tuple(notes), reason="missing_stem",
+                name=folder, title=song_title(folder), layout=NO_STEMS, notes=tuple(notes), reason="missing_stem",
                 detail=f"no stems, only {shown(paths)}",
             )
         )  # fmt: skip
