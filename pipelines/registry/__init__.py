@@ -14,8 +14,8 @@ from pipelines.registry.origins import Lineage, decision_of, decisions_of, linea
 from pipelines.registry.promotion.champions import champion, history, promote, promote_by_name, rollback, rolled_back
 from pipelines.registry.promotion.decisions import Note
 from pipelines.registry.promotion.promotion_log import Promotion
+from pipelines.registry.promotion.retrainings import scores_by_recipe
 from pipelines.registry.registration import attach, register
-from pipelines.registry.retrainings import scores_by_recipe
 from pipelines.registry.run_logging import Candidate, Evaluation, flatten, requirements
 from pipelines.registry.version_lookup import ModelVersion, digest_of, fetch, resolve
 
