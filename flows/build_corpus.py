@@ -60,10 +60,8 @@ def build_corpus(config: RunConfig, *, until: str = "automix") -> Corpus:
 def ingest_songs(config: RunConfig) -> IngestResult:
     return step(
         "ingest",
-        config,
         lambda progress: ingest.run(config.corpus, config.ingest, store=config.store.tables, progress=progress),
-        words=lambda made: f"{made.chunks.num_rows} chunks, {len(made.rejected)} songs refused",
-        outputs=lambda made: [made.chunks],
+        summary=lambda result: f"{result.chunks.num_rows} chunks, {len(result.rejected)} songs refused",
     )
 
 
@@ -71,12 +69,10 @@ def ingest_songs(config: RunConfig) -> IngestResult:
 def curate_songs(config: RunConfig, ingested: IngestResult) -> CurateResult:
     result = step(
         "curate",
-        config,
         lambda progress: curate.run(
             config.curate, ingested, store=config.store.tables, home=config.store.root, progress=progress
         ),
-        words=lambda made: f"{len(made.kept)} of {made.summary['songs']} songs kept",
-        outputs=lambda made: [made.verdicts, made.chunks],
+        summary=lambda result: f"{len(result.kept)} of {result.summary['songs']} songs kept",
     )
     if dropped := result.summary["dropped"]:
         current().detail("dropped: " + ", ".join(f"{reason} {count}" for reason, count in sorted(dropped.items())))
@@ -88,10 +84,8 @@ def curate_songs(config: RunConfig, ingested: IngestResult) -> CurateResult:
 def analyze_songs(config: RunConfig, curated: CurateResult) -> ShardSet:
     return step(
         "analyze",
-        config,
         lambda progress: analyze.run(config.analyze, curated.chunks, store=config.store.tables, progress=progress),
-        words=lambda made: f"{made.num_rows} profiles",
-        outputs=lambda made: [made],
+        summary=lambda profiles: f"{profiles.num_rows} profiles",
     )
 
 
@@ -99,10 +93,8 @@ def analyze_songs(config: RunConfig, curated: CurateResult) -> ShardSet:
 def automix_songs(config: RunConfig, curated: CurateResult, profiles: ShardSet) -> AutomixResult:
     return step(
         "automix",
-        config,
         lambda progress: automix.run(
             config.automix, curated.chunks, profiles, store=config.store.tables, progress=progress
         ),
-        words=lambda made: f"{made.plans.num_rows} mixes, {made.chunks.num_rows} chunks",
-        outputs=lambda made: [made.plans, made.chunks],
+        summary=lambda result: f"{result.plans.num_rows} mixes, {result.chunks.num_rows} chunks",
     )

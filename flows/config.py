@@ -23,6 +23,7 @@ import tomli_w
 
 from datasets.errors import InputError
 from datasets.ranges import NonNegativeFloat, check_ranges
+from datasets.shards.manifests import read_manifest, settings_of
 from datasets.store import storage
 from datasets.store.strict_json import restored
 from flows import settings
@@ -186,7 +187,9 @@ def presets() -> list[str]:
 
 
 def read_preset(name: str) -> dict[str, Any]:
-    """The tree of a preset: one of `presets()`, or the path of a TOML file such as one stored beside an output."""
+    """The tree of a preset: one of `presets()`, a TOML file, or a manifest, which holds settings."""
+    if name.endswith(".json"):
+        return _settings_of_manifest(name)
     if name.endswith(".toml") or os.sep in name:
         try:
             text = Path(name).read_text(encoding="utf-8")
@@ -197,12 +200,19 @@ def read_preset(name: str) -> dict[str, Any]:
     else:
         raise InputError(
             f"There is no preset {name!r}{_nearest(name, presets())} The presets are {', '.join(presets())}; "
-            "the path of a .toml file will do as well."
+            "a path of a .toml file or of a manifest is accepted too."
         )
     try:
         return _renamed_if_stored(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"The preset {name!r} is not valid TOML: {error}.") from error
+
+
+def _settings_of_manifest(path: str) -> dict[str, Any]:
+    found = settings_of(read_manifest(path))
+    if not found:
+        raise InputError(f"The manifest {path} holds no settings; give the TOML file that its run was started with.")
+    return current_tree(found)
 
 
 def _renamed_if_stored(tree: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from prefect import flow, task
 from datasets.errors import InputError
 from datasets.schema import Score, Verdict
 from datasets.shards.arrow_tables import read_objects
-from flows import config as door
+from flows import config as settings
 from flows.build_corpus import Corpus
 from flows.config import RunConfig
 from flows.tasks.prefect_step import step
@@ -67,15 +67,14 @@ def separate_song(config: RunConfig, model: Trained, song: SongFiles) -> Separat
     out = Path(config.store.root) / "separated"
     result = step(
         "separate",
-        config,
         lambda progress: separate_songs.run(
             config.separate, [song.mixture.path], model=str(checkpoint), out=str(out), progress=progress
         ),
-        words=lambda made: f"{song.title}: {len(made.songs[0].files) if made.songs else 0} stems",
+        summary=lambda result: f"{song.title}: {len(result.songs[0].files) if result.songs else 0} stems",
     )
     if result.failed:
         raise InputError(f"{result.failed[0].song}: {result.failed[0].reason}")
-    door.write(config, f"{result.songs[0].folder}.toml")
+    settings.write(config, f"{result.songs[0].folder}.toml")
     return result.songs[0]
 
 
@@ -119,13 +118,12 @@ def write_report(config: RunConfig, corpus: Corpus, model: Trained, song: SongFi
             "Weights": model.trained.model_digest,
             "Scores": model.candidate.scores.digest,
         },
-        config=door.to_toml(config),
+        config=settings.to_toml(config),
     )
     return step(
         "report",
-        config,
         lambda progress: model_report.run(config.report, told, store=config.store.root, progress=progress),
-        words=lambda path: path,
+        summary=lambda path: path,
     )
 
 

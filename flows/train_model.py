@@ -10,11 +10,11 @@ from prefect import flow, task
 from datasets.schema import ShardSet
 from datasets.store import storage
 from datasets.store.strict_json import dumps
-from flows import config as door
+from flows import config as settings
 from flows.build_corpus import Corpus, build_corpus
 from flows.config import RunConfig
 from flows.tasks.approval import with_approval
-from flows.tasks.prefect_step import resumable, said, step
+from flows.tasks.prefect_step import resumable, run_quick, step
 from pipelines import registry
 from pipelines.evaluation import evaluate, gate
 from pipelines.evaluation.evaluate import EvaluateResult
@@ -102,7 +102,6 @@ def run_key(config: RunConfig, corpus: Corpus) -> str:
 def train_candidate(config: RunConfig, corpus: Corpus) -> TrainResult:
     result = step(
         "train",
-        config,
         lambda progress: train.run(
             config.train,
             config.model,
@@ -112,12 +111,12 @@ def train_candidate(config: RunConfig, corpus: Corpus) -> TrainResult:
             progress=progress,
             live=config.registry,
         ),
-        words=lambda made: (
-            f"{made.steps} steps, best at {made.best_step}"
-            + (f"; stopped early: {made.stopped}" if made.stopped else "")
+        summary=lambda trained: (
+            f"{trained.steps} steps, best at {trained.best_step}"
+            + (f"; stopped early: {trained.stopped}" if trained.stopped else "")
         ),
     )
-    door.write(config, f"{result.checkpoint}.toml")
+    settings.write(config, f"{result.checkpoint}.toml")
     return result
 
 
@@ -142,12 +141,16 @@ def score(config: RunConfig, songs: ShardSet, checkpoint: str, *, who: str, plac
     `place` is the folder in `evaluate.museval_json` for what is not the candidate's.
     """
     scoring = scoring_in(config.evaluate, place)
+
+    def summary(result: EvaluateResult) -> str:
+        return f"{who}{len(result.summary.songs)} songs, mean nSDR {result.summary.overall.nsdr:.2f} dB"
+
     return step(
         "evaluate",
-        config,
         lambda progress: evaluate.run(scoring, checkpoint, songs, store=config.store.tables, progress=progress),
-        words=lambda made: f"{who}{len(made.summary.songs)} songs, mean nSDR {made.summary.overall.nsdr:.2f} dB",
-        outputs=lambda made: [made.scores],
+        summary=lambda result: (
+            f"{who}{len(result.summary.songs)} songs, mean nSDR {result.summary.overall.nsdr:.2f} dB"
+        ),
     )
 
 
@@ -176,18 +179,12 @@ def register(config: RunConfig, corpus: Corpus, trained: TrainResult, scored: Ev
             **_origins(config, corpus, trained),
             **({"stopped": trained.stopped} if trained.stopped else {}),
         },
-        documents={"config.toml": door.to_toml(config)},
+        documents={"config.toml": settings.to_toml(config)},
     )
-    return step(
+    return run_quick(
         "register",
-        config,
-        lambda progress: said(
-            progress,
-            "register",
-            lambda: registry.register(config.registry, candidate, store=config.store.root),
-            words=lambda made: made.uri,
-        ),
-        words=lambda made: made.uri,
+        lambda: registry.register(config.registry, candidate, store=config.store.root),
+        summary=lambda version: version.uri,
     )
 
 
@@ -199,7 +196,7 @@ def _kept(config: RunConfig, version: ModelVersion) -> GateDecision | None:
     if kept is None:
         return None
     try:
-        decision: GateDecision = door.parse(GateDecision, dumps(kept))
+        decision: GateDecision = settings.parse(GateDecision, dumps(kept))
     except ValueError:  # an older stemline's, with other fields
         promoted, why = bool(kept["promote"]), str(kept["reason"])
         decision = GateDecision(promote=promoted, reason=why, improvement=math.nan, checks=(), num_songs=0)
@@ -298,14 +295,8 @@ def _split(summary: ScoreSummary) -> str:
 
 @task(name="promote")
 def promote(config: RunConfig, version: ModelVersion, decision: GateDecision) -> ModelVersion:
-    return step(
+    return run_quick(
         "promote",
-        config,
-        lambda progress: said(
-            progress,
-            "promote",
-            lambda: registry.promote(version, asdict(decision), store=config.store.root, rules=asdict(config.gate)),
-            words=lambda made: decision.reason,
-        ),
-        words=lambda made: decision.reason,
+        lambda: registry.promote(version, asdict(decision), store=config.store.root, rules=asdict(config.gate)),
+        summary=lambda promoted: decision.reason,
     )

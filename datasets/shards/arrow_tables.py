@@ -26,6 +26,7 @@ def write_table(
     key: str,
     step: str | None = None,
     extra: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> ShardSet:
     """Write a small table ("verdicts", "profiles", "plans", "scores") into the store `folder`, then its manifest.
 
@@ -35,7 +36,9 @@ def write_table(
     with storage.replacing(storage.join(folder, file_name)) as file, DigestingFile(file) as measured:
         pq.write_table(table, measured, compression="zstd", version="2.6")
     shard = measured.shard(file_name, table.num_rows)
-    return write_manifest(folder, table=name, step=step or name, key=key, shards=[shard], extra=extra)
+    return write_manifest(
+        folder, table=name, step=step or name, key=key, shards=[shard], extra=extra, settings=settings
+    )
 
 
 def read_table(address: ShardSet) -> pa.Table:

@@ -11,6 +11,7 @@ from the rows. `versions.py` says how a new version reuses the shards of older o
 
 import hashlib
 import json
+import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +21,18 @@ from datasets.errors import InputError
 from datasets.schema import SCHEMA_VERSION, ShardSet
 from datasets.store import storage
 from datasets.store.json_files import read_json, write_json
+
+# The sections of a stored configuration that decide on a table, by the step of its manifest.
+_CORPUS = ("corpus", "ingest", "curate", "analyze", "automix")
+_SECTIONS = {
+    "ingest": _CORPUS[:2],
+    "curate": _CORPUS[:3],
+    "verdicts": _CORPUS[:3],
+    "profiles": _CORPUS[:4],
+    "plans": _CORPUS,
+    "automix": _CORPUS,
+    "evaluate": (*_CORPUS[:3], "evaluate"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +85,7 @@ class Manifest:
     shards: tuple[Shard, ...]
     songs: "tuple[Song, ...]"  # of a chunk table, in the order of their ids
     extra: Mapping[str, Any]
+    settings: Mapping[str, Any]  # by section, of the step and of those before it; see `settings_of`
 
 
 def write_manifest(
@@ -83,8 +97,11 @@ def write_manifest(
     shards: Sequence[Shard],
     songs: Iterable[Song] | None = None,
     extra: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> ShardSet:
     """Declare a table finished. `extra` is anything JSON-sized to be found again by `read_manifest`.
+
+    `settings` are the resolved ones, by section, of the step and of those before it.
 
     `songs` says which songs of its shards a chunk table has, and on which sides (all, as they were written,
     without it); shards in which it has none are left out.
@@ -104,6 +121,7 @@ def write_manifest(
         "shards": [asdict(shard) for shard in shards],
         "songs": [_without_folder(song, storage.absolute(store)) for song in members],
         "extra": dict(extra or {}),
+        "settings": dict(settings or {}),
     }
     write_json(path, content)
     return address_of(read_manifest(path))
@@ -140,6 +158,7 @@ def read_manifest(address: ShardSet | str) -> Manifest:
         shards=tuple(Shard(**shard) for shard in content["shards"]),
         songs=tuple(Song(**{**song, "path": storage.join(store, song["path"])}) for song in content["songs"]),
         extra=content["extra"],
+        settings=content.get("settings", {}),
     )
 
 
@@ -152,6 +171,21 @@ def named_table(manifest: Manifest, name: str) -> ShardSet | None:
     if not noted:
         return None
     return ShardSet(**{**noted, "uri": storage.join(manifest.store, "manifests", noted["uri"].rsplit("/", 1)[-1])})
+
+
+def settings_of(manifest: Manifest) -> Mapping[str, Any]:
+    """The settings that decided on a table, by section: those of its step and of the steps before it.
+
+    Version 0.1 kept them in a TOML file beside the manifest. Empty where neither holds any.
+    """
+    if manifest.settings:
+        return manifest.settings
+    path = _manifest_path(manifest.store, manifest.step, manifest.key)
+    try:
+        stored = tomllib.loads(storage.read(path.removesuffix(".json") + ".toml").decode())
+    except (OSError, ValueError):
+        return {}
+    return {name: stored[name] for name in _SECTIONS.get(manifest.step, ()) if name in stored}
 
 
 def read_songs(address: ShardSet) -> tuple[Song, ...]:

@@ -9,7 +9,6 @@ import difflib
 import hashlib
 import json
 import os
-import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +26,7 @@ from datasets.shards.manifests import (
     SongOrigin,
     address_of,
     read_manifest,
+    settings_of,
     stored_songs,
 )
 from datasets.shards.shards import find_shard
@@ -36,11 +36,6 @@ from datasets.store.json_files import read_json
 # Bytes of 16-bit FLAC per byte of a file, roughly: shards need no better. The rest of the lossless formats, and 1.
 _GROWTH = {".wav": 0.6, ".aif": 0.6, ".aiff": 0.6, ".mp3": 3.5, ".m4a": 3.5, ".mp4": 3.5, ".ogg": 4.0, ".opus": 5.0}
 _AT_ONCE = 16  # sidecars: in an object store each is a request or two of waiting
-_SECTIONS = {
-    "ingest": ("corpus", "ingest"),
-    "curate": ("corpus", "ingest", "curate"),
-    "automix": ("corpus", "ingest", "curate", "analyze", "automix"),
-}
 
 
 # --- what is stored, and what is to be ------------------------------------------------------------------------
@@ -199,7 +194,7 @@ def list_versions(store: str | Path) -> list[Version]:
     versions: list[Version] = []
     before: dict[str, Mapping[str, Any]] = {}
     for path, manifest in manifests:
-        settings = _settings(path, manifest.step)
+        settings = dict(_leaves(settings_of(manifest)))
         versions.append(_version(path, manifest, ids, settings, before.get(manifest.step)))
         if settings:
             before[manifest.step] = settings
@@ -320,21 +315,13 @@ def _resolve(store: str | Path, name: str) -> Manifest:
     raise InputError(f"{what} in {store}; there are: {listed}")
 
 
-def _settings(path: str, step: str) -> dict[str, Any]:
-    """The settings that decided on a version, by dotted name; empty where none are kept beside its manifest."""
-    try:
-        tree = tomllib.loads(storage.read(path.removesuffix(".json") + ".toml").decode())
-    except (OSError, ValueError):
-        return {}
-    return {name: value for section in _SECTIONS.get(step, ()) for name, value in _leaves(section, tree.get(section))}
-
-
-def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if not isinstance(value, Mapping):
-        yield name, value
-        return
-    for key, below in value.items():
-        yield from _leaves(f"{name}.{key}", below)
+def _leaves(tree: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings by dotted name; None is left out, as TOML leaves it out."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{at}{key}.")
+        elif value is not None:
+            yield f"{at}{key}", value
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -1,17 +1,15 @@
-"""One step of the road as Prefect runs it: here or as a job of a cluster, with what it made shown on Prefect's page.
+"""How a step runs under Prefect: in this process or as a job of a cluster, tried again when a worker is lost.
 
-Progress goes to the screen, the configuration beside the output, and a lost worker is worth another try.
+Progress goes to the screen, and the result to an artifact on Prefect's page of the run.
 """
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, cast
 
 from prefect import Task, task
 
-from datasets.schema import ShardSet
-from flows import config as door
 from flows.console.progress_display import current
 from flows.tasks import artifacts
 from pipelines.runtime import ray_jobs
@@ -27,27 +25,26 @@ _LOST = {
 
 
 def resumable(name: str) -> Callable[[Callable[P, T]], Task[P, T]]:
-    """A Prefect task that is tried again, after a pause, when workers were lost, and only then.
+    """A Prefect task that is retried after lost workers only; it runs as a job where RAY_ADDRESS names a job server.
 
-    A step redoes only what is missing, so another try costs little. It helps against nothing else: bad input
-    stays bad, and a fault of ours would fail again.
+    A step redoes only what is missing, so a retry is cheap. Bad input and faults of the program would fail again.
     """
 
-    def made(function: Callable[P, T]) -> Task[P, T]:
+    def decorate(function: Callable[P, T]) -> Task[P, T]:
         @functools.wraps(function)
-        def anywhere(*args: P.args, **kwargs: P.kwargs) -> T:
+        def here_or_remote(*args: P.args, **kwargs: P.kwargs) -> T:
             server = ray_jobs.server()
-            return _sent(server, name, function, *args, **kwargs) if server else function(*args, **kwargs)
+            return _run_remote(server, name, function, *args, **kwargs) if server else function(*args, **kwargs)
 
-        decorate = task(
+        prefect_task = task(
             name=name, retries=len(RETRY_DELAYS_S), retry_delay_seconds=RETRY_DELAYS_S, retry_condition_fn=lost_a_worker
         )
-        return decorate(anywhere)
+        return prefect_task(here_or_remote)
 
-    return made
+    return decorate
 
 
-def _sent(server: str, name: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+def _run_remote(server: str, name: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     from prefect.runtime import flow_run
 
     from flows.tasks import remote_step
@@ -58,36 +55,34 @@ def _sent(server: str, name: str, function: Callable[P, T], *args: P.args, **kwa
     return result
 
 
-def step(
-    name: str,
-    config: door.RunConfig,
-    job: Callable[[Progress], T],
-    *,
-    words: Callable[[T], str],
-    outputs: Callable[[T], Iterable[ShardSet]] = lambda result: (),
-) -> T:
-    """Runs the job; `words` says what came of it, `outputs` are the tables beside which the configuration is kept."""
+def step(name: str, job: Callable[[Progress], T], *, summary: Callable[[T], str]) -> T:
+    """The result of a job that reports its own progress; `summary` says in a few words what it is.
+
+    A job that reported no stage of this name found its result finished, and the screen says so.
+    """
     screen = current()
     screen.finished.discard(name)
     result = job(screen)
     if name not in screen.finished:
-        screen.cached(name, words(result))
-    for table in outputs(result):
-        door.write(config, table.uri.removesuffix(".json") + ".toml")
+        screen.cached(name, summary(result))
     artifacts.show(name, result)
     return result
 
 
-def said(progress: Progress, name: str, job: Callable[[], T], *, words: Callable[[T], str]) -> T:
-    """A job of a second or two that says nothing itself."""
-    with stage(progress, name):
-        result = job()
-        progress.finish(words(result))
-    return result
+def run_quick(name: str, job: Callable[[], T], *, summary: Callable[[T], str]) -> T:
+    """The same for a job of a second or two, which reports no progress: it is one stage."""
+
+    def as_stage(progress: Progress) -> T:
+        with stage(progress, name):
+            result = job()
+            progress.finish(summary(result))
+        return result
+
+    return step(name, as_stage, summary=summary)
 
 
 def lost_a_worker(task: Any, run: Any, state: Any) -> bool:
-    """Whether a failed state comes from Ray itself: a worker, a node, a job or an object that went away."""
+    """Whether a failed state comes from Ray itself: a worker, a node, a job or an object was lost."""
     error = state.result(raise_on_failure=False)
     kinds = {kind.__name__ for kind in type(error).__mro__} | set(getattr(error, "kinds", ()))
     return bool(kinds & _LOST)

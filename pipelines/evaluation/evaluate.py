@@ -7,13 +7,13 @@ them as a table: a killed evaluation goes on where it was, and the same question
 
 import statistics
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from datasets.errors import InputError
 from datasets.schema import SCORES, Score, ShardSet
 from datasets.shards.arrow_tables import read_objects, table_of, write_table
-from datasets.shards.manifests import Song, find_manifest, read_manifest, read_songs
+from datasets.shards.manifests import Song, find_manifest, read_manifest, read_songs, settings_of
 from datasets.store import storage
 from models import inference, networks
 from models import scores as score_code
@@ -90,7 +90,10 @@ def run(
         # Beside the table, not in it: equal questions have equal answers, but not equal durations.
         extra = {"real_time": _real_time(results)}
         rows = [score for result in results for score in result.scores]
-        scores = write_table(folder, "scores", table_of(rows, SCORES), key=key, step="evaluate", extra=extra)
+        settings = {**settings_of(read_manifest(chunks)), "evaluate": asdict(config)}
+        scores = write_table(
+            folder, "scores", table_of(rows, SCORES), key=key, step="evaluate", extra=extra, settings=settings
+        )
     summary = summarize(read_objects(scores, Score), model.digest, chunks.digest)
     factor = read_manifest(scores).extra["real_time"]
     summary = replace(summary, size_bytes=model.size_bytes, real_time_factor=factor)

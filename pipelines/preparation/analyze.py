@@ -14,7 +14,7 @@ from datasets.errors import InputError
 from datasets.ranges import Range, check_ranges
 from datasets.schema import PROFILES, Profile, ShardSet
 from datasets.shards.arrow_tables import table_of, write_table
-from datasets.shards.manifests import Song, find_manifest, read_songs
+from datasets.shards.manifests import Song, find_manifest, read_manifest, read_songs, settings_of
 from datasets.shards.shards import read_song, sources_of
 from datasets.store import storage
 from datasets.store.json_files import read_json, write_json
@@ -97,7 +97,8 @@ def run(
                     heard.advance()
                     heard.note(made["title"])
         profiles = [found[song.track_id] for song in songs]
-        made_table = write_table(folder, "profiles", table_of(profiles, PROFILES), key=table_key)
+        settings = {**settings_of(read_manifest(chunks)), "analyze": asdict(config)}
+        made_table = write_table(folder, "profiles", table_of(profiles, PROFILES), key=table_key, settings=settings)
         beating = sum(known.tempo_bpm > 0 for known in profiles)
         heard.finish(f"{len(profiles)} songs, {beating} with a beat, {len(profiles) - len(missing)} known before")
     return made_table

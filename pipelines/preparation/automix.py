@@ -24,7 +24,9 @@ from datasets.shards.manifests import (
     Shard,
     Song,
     find_manifest,
+    read_manifest,
     read_songs,
+    settings_of,
     stored_songs,
     write_manifest,
 )
@@ -114,7 +116,8 @@ def run(
     """Table PLANS and the chunk shards of the mixes; both may be empty. A finished run is found again."""
     folder = storage.absolute(store)
     songs = {song.track_id: song for song in read_songs(chunks)}
-    plans = _plan(config, songs, profiles, folder, progress)
+    settings = {**settings_of(read_manifest(profiles)), "automix": asdict(config)}
+    plans = _plan(config, songs, profiles, folder, progress, settings=settings)
     jobs = _jobs(config, read_objects(plans, MixPlan), songs)
     named = {item.mix_id: (_title(item, songs), _license(item, songs)) for job in jobs for item in job.plans}
     made_from = chunks.uri.rsplit("/", 1)[-1].removesuffix(".json")
@@ -140,13 +143,19 @@ def run(
             "ingredients": _ingredients(jobs, songs),
         }
         finished = write_manifest(
-            folder, table="chunks", step="automix", key=key, shards=written, songs=mixes, extra=extra
+            folder, table="chunks", step="automix", key=key, shards=written, songs=mixes, extra=extra, settings=settings
         )
     return AutomixResult(plans=plans, chunks=finished)
 
 
 def _plan(
-    config: AutomixConfig, songs: Mapping[str, Song], profiles: ShardSet, store: str, progress: Progress | None
+    config: AutomixConfig,
+    songs: Mapping[str, Song],
+    profiles: ShardSet,
+    store: str,
+    progress: Progress | None,
+    *,
+    settings: Mapping[str, Any],
 ) -> ShardSet:
     known = [item for item in read_objects(profiles, Profile) if item.split in config.splits]
     like = _like_all([songs[item.track_id] for item in known]) if known else None
@@ -170,7 +179,7 @@ def _plan(
                 sources=sources_of(like),
                 sample_rate=like.sample_rate,
             )
-        table = write_table(store, "plans", table_of(made, PLANS), key=key)
+        table = write_table(store, "plans", table_of(made, PLANS), key=key, settings=settings)
         heard.finish(_words(made))
     return table
 

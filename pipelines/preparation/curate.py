@@ -20,7 +20,15 @@ from datasets.quality.measures import silent_sources
 from datasets.quality.overrides import Overrides, read_overrides
 from datasets.schema import LANDMARKS, REASONS, SPLITS, VERDICTS, Landmarks, ShardSet, Verdict
 from datasets.shards.arrow_tables import read_objects, table_of, write_table
-from datasets.shards.manifests import Manifest, Song, find_manifest, named_table, read_manifest, write_manifest
+from datasets.shards.manifests import (
+    Manifest,
+    Song,
+    find_manifest,
+    named_table,
+    read_manifest,
+    settings_of,
+    write_manifest,
+)
 from datasets.shards.versions import drawn_sides
 from datasets.store import storage
 from pipelines.preparation import label_check, signal_stats
@@ -159,7 +167,8 @@ def _curate(
     before = drawn_sides(store, stored.extra["split_rule"], step="curate") if stored.extra.get("drawn") else {}
     verdicts, evidence = verdicts_on(config, heard, by_hand, {**stored.extra, "curated_sides": before}, forgotten)
     verdicts = sorted([*verdicts, *ingested.rejected], key=lambda verdict: verdict.track_id)
-    table = write_table(store, "verdicts", table_of(verdicts, VERDICTS), key=key)
+    settings = {**settings_of(stored), "curate": asdict(config)}
+    table = write_table(store, "verdicts", table_of(verdicts, VERDICTS), key=key, settings=settings)
     told = CurationInput(
         key=key,
         rules=config,
@@ -176,7 +185,7 @@ def _curate(
     )
     curation_page.run(told, store=home, progress=progress)
     signatures = {item.song.track_id: item.signature for item in heard}
-    return _select(verdicts, table, stored, by_hand, signatures, store=store, key=key)
+    return _select(verdicts, table, stored, by_hand, signatures, store=store, key=key, settings=settings)
 
 
 def _select(
@@ -188,6 +197,7 @@ def _select(
     *,
     store: str,
     key: str,
+    settings: Mapping[str, Any],
 ) -> ShardSet:
     """The manifest of the kept songs; what they sound like goes with it, for models that will be compared with them."""
     kept = {verdict.track_id: verdict.split for verdict in verdicts if verdict.keep}
@@ -211,7 +221,16 @@ def _select(
         "made_from": f"{stored.step}-{stored.key}",
         "split_rule": stored.extra.get("split_rule"),
     }
-    return write_manifest(store, table="chunks", step="curate", key=key, shards=stored.shards, songs=songs, extra=extra)
+    return write_manifest(
+        store,
+        table="chunks",
+        step="curate",
+        key=key,
+        shards=stored.shards,
+        songs=songs,
+        extra=extra,
+        settings=settings,
+    )
 
 
 def _result(chunks: ShardSet, home: Path) -> CurateResult:

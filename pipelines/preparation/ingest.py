@@ -171,7 +171,8 @@ def run(corpus: CorpusConfig, config: IngestConfig, *, store: str, progress: Pro
         if not any(one.changed for one in away.values()):  # what has changed since is listed anew
             break
     if finished is None:
-        finished = _conclude(listed, away, forgotten, store=folder)
+        settings = {"corpus": asdict(corpus), "ingest": asdict(config)}
+        finished = _conclude(listed, away, forgotten, store=folder, settings=settings)
     mixtures = {track.track_id: track.mixture for track in listed.found.tracks if track.mixture}
     result = replace(_result(finished), mixtures=mixtures, remarks=listed.found.remarks)
     _require(result.chunks.num_rows, result.rejected, corpus)
@@ -449,7 +450,14 @@ def _refused(track: Track, reason: str, detail: str) -> Verdict:
     )
 
 
-def _conclude(listed: _Listed, away: Mapping[str, _Away], forgotten: RemovedSongs, *, store: str) -> ShardSet:
+def _conclude(
+    listed: _Listed,
+    away: Mapping[str, _Away],
+    forgotten: RemovedSongs,
+    *,
+    store: str,
+    settings: Mapping[str, Any],
+) -> ShardSet:
     """The manifest of the version: what the store has of these tracks, with the titles and splits of today.
 
     Where songs could not be read it is not the version that was asked for, so that the next run does not find it.
@@ -483,6 +491,7 @@ def _conclude(listed: _Listed, away: Mapping[str, _Away], forgotten: RemovedSong
         shards=[shards[file] for file in sorted(shards)],
         songs=songs,
         extra={**about, "rejected": rejected, "origins": origins},
+        settings=settings,
     )
 
 

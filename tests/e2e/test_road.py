@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from datasets.schema import ShardSet
-from datasets.shards.manifests import read_songs
+from datasets.shards.manifests import read_manifest, read_songs, settings_of
 from datasets.shards.versions import list_versions
 from flows import config as door
 from flows.cli.store import forget
@@ -50,10 +50,11 @@ def test_the_road_ends_with_a_champion(walked: Walked) -> None:
     assert {score["source"] for score in walked.answer["presented"]["scores"]} == {"drums", "bass", "other", "vocals"}
     assert (walked.store / "report.html").is_file()
     assert (walked.store / "mlflow.db").is_file()
-    manifests = sorted((walked.store / "manifests").glob("*.json"))
-    settings = [tomllib.loads(path.with_suffix(".toml").read_text()) for path in manifests if _is_step(path)]
-    assert settings
-    assert all(found["corpus"]["root"] == str(walked.songs) for found in settings)
+    manifests = [read_manifest(str(path)) for path in sorted((walked.store / "manifests").glob("*.json"))]
+    settings = {manifest.step: settings_of(manifest) for manifest in manifests if manifest.step != "landmarks"}
+    assert {*settings} == {"ingest", "verdicts", "curate", "profiles", "plans", "automix", "evaluate"}
+    assert all(found["corpus"]["root"] == str(walked.songs) for found in settings.values())
+    assert settings["automix"].keys() == {"corpus", "ingest", "curate", "analyze", "automix"}
 
 
 def test_a_second_run_redoes_nothing(walked: Walked, tmp_path: Path) -> None:
@@ -91,10 +92,6 @@ def test_a_song_is_forgotten_by_name_of_those_who_heard_it(walked: Walked) -> No
     who = forget.hearers(config, {test.audio})
     assert who.versions
     assert (who.heard, who.unknown) == ({}, {})  # judging by a song is not learning from it
-
-
-def _is_step(path: Path) -> bool:
-    return path.with_suffix(".toml").is_file()
 
 
 RETRAINED = """

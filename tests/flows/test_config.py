@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from datasets.errors import InputError
+from datasets.shards import manifests
 from flows import config as door
 from flows import settings
 from flows.__main__ import main
@@ -299,6 +300,16 @@ def test_what_differs_from_a_preset_is_told_as_overrides() -> None:
     assert door.nearest_preset(wanted) == "htdemucs-musdb"
     for name in door.presets():
         assert door.load(name, door.differences(wanted, name)) == wanted
+
+
+def test_the_settings_in_a_manifest_run_its_step_again(tmp_path: Path) -> None:
+    wanted = door.build(RunConfig, {}, ["corpus.root=/songs", "curate.min_presence=0.5", "ingest.bits=24"])
+    settings = {name: asdict(getattr(wanted, name)) for name in ("corpus", "ingest", "curate")}
+    kept = manifests.write_manifest(tmp_path, table="chunks", step="curate", key="k", shards=[], settings=settings)
+    assert door.build(RunConfig, door.read_preset(kept.uri)) == wanted
+    bare = manifests.write_manifest(tmp_path, table="chunks", step="curate", key="none", shards=[])
+    with pytest.raises(InputError, match=r"curate-none\.json holds no settings; give the TOML file"):
+        door.read_preset(bare.uri)
 
 
 def test_settings_are_told_from_songs_and_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """The right songs are dropped for the right reasons, and what is kept can be trained and tested on."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import tomli_w
 
 from datasets.corpus.splits import assign_splits
 from datasets.corpus.synthetic import write_corpus
@@ -15,9 +17,11 @@ from datasets.errors import InputError
 from datasets.quality.fingerprint import unpack
 from datasets.schema import SOURCES, Landmarks, ShardSet, Verdict
 from datasets.seeding import row_rng
-from datasets.shards import arrow_tables, manifests
+from datasets.shards import arrow_tables, manifests, versions
 from pipelines import registry
-from pipelines.preparation import corpus_rules, curate, ingest, label_check, signal_stats
+from pipelines.preparation import analyze, automix, corpus_rules, curate, ingest, label_check, signal_stats
+from pipelines.preparation.analyze import AnalyzeConfig
+from pipelines.preparation.automix import AutomixConfig
 from pipelines.preparation.curate import CurateResult
 from pipelines.preparation.curate_config import CurateConfig
 from pipelines.preparation.ingest import CorpusConfig, IngestConfig, IngestResult
@@ -106,6 +110,42 @@ def test_finished_verdicts_are_found_and_new_thresholds_measure_nothing_again(
         manifests.read_manifest(result.verdicts).store, manifests.read_manifest(result.verdicts).shards[0].file
     ).unlink()
     assert _curate(ingested, store) == result
+
+
+def test_a_store_with_settings_in_toml_files_is_whole_and_its_steps_are_found_again(
+    ray_local: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, store = tmp_path / "c", tmp_path / "s"
+    for letter in "ABC":
+        _song(root, f"Song {letter}")
+    _song(root, "Quiet", silent=("vocals",))
+    asked = AutomixConfig(mixes_per_track=1)
+
+    def results() -> tuple[Any, ...]:
+        curated = _curate(ingested := _ingest(root, store), store)
+        profiles = analyze.run(AnalyzeConfig(), curated.chunks, store=str(store))
+        return ingested, curated, profiles, automix.run(asked, curated.chunks, profiles, store=str(store))
+
+    before = results()
+    for path in (store / "manifests").glob("*.json"):  # as version 0.1 left them
+        content = json.loads(path.read_text())
+        settings = content.pop("settings")
+        path.write_text(json.dumps(content))
+        if settings:
+            path.with_suffix(".toml").write_text(tomli_w.dumps({"store": {"root": "s"}, **settings}))
+    of_before = {path: path.read_bytes() for path in store.rglob("*.*")}
+
+    def no_work(*_: Any, **__: Any) -> Any:
+        raise AssertionError("everything is there")
+
+    for step in (ingest, signal_stats, analyze, automix):
+        monkeypatch.setattr(step, "map_rows", no_work)
+    assert results() == before
+    assert {path: path.read_bytes() for path in store.rglob("*.*")} == of_before
+    lenient = _curate(before[0], store, CurateConfig(min_presence=0))
+    assert manifests.read_manifest(lenient.chunks).settings.keys() == {"corpus", "ingest", "curate"}
+    changed = [version.changed_settings for version in versions.list_versions(store) if version.step == "curate"]
+    assert changed == [{"curate.min_presence": (CurateConfig().min_presence, 0)}, {}]
 
 
 def test_when_every_song_breaks_a_rule_the_message_names_rule_count_and_override(
