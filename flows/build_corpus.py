@@ -1,4 +1,4 @@
-"""From a folder of songs to a dataset: ingest, curate, analyze, automix. Between the steps travel addresses only."""
+"""From a folder of songs to a dataset: ingest, curate, analyze, automix. Steps pass addresses, never audio."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from pipelines.preparation.ingest import IngestResult
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Corpus:
-    """What the songs became; None for steps that were not asked for."""
+    """The results of the steps; None for those that were not run."""
 
     ingested: IngestResult
     curated: CurateResult | None = None
@@ -25,12 +25,12 @@ class Corpus:
 
     @property
     def songs(self) -> ShardSet:
-        """The songs that were kept, as chunks."""
+        """The kept songs, as chunks."""
         assert self.curated is not None, "curate has not run"
         return self.curated.chunks
 
-    def material(self, automix_weight: float) -> list[tuple[ShardSet, float]]:
-        """What training draws from, and how often: songs, and automixes where there are any."""
+    def training_data(self, automix_weight: float) -> list[tuple[ShardSet, float]]:
+        """The tables that training draws from, each with its weight: songs, and automixes where there are any."""
         mixes = self.automixes.chunks if self.automixes else None
         if mixes is None or mixes.num_rows == 0 or automix_weight == 0:
             return [(self.songs, 1.0)]
@@ -39,7 +39,7 @@ class Corpus:
 
 @flow(name="build-corpus", validate_parameters=False)
 def build_corpus(config: RunConfig, *, until: str = "automix") -> Corpus:
-    """Runs the steps up to and including `until`; the last two, which only serve automixes, where some are wanted."""
+    """Runs the steps up to and including `until`; the last two, which serve automixes, only if training draws some."""
     ingested = ingest_songs(config)
     if until == "ingest":
         return Corpus(ingested=ingested)
@@ -76,7 +76,7 @@ def curate_songs(config: RunConfig, ingested: IngestResult) -> CurateResult:
     )
     if dropped := result.summary["dropped"]:
         current().detail("dropped: " + ", ".join(f"{reason} {count}" for reason, count in sorted(dropped.items())))
-    current().detail(f"why, and how it sounds: {result.page}")
+    current().detail(f"reasons and audio: {result.page}")
     return result
 
 

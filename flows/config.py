@@ -166,7 +166,7 @@ def _value_at(config: Any, key: str) -> Any:
     return config
 
 
-def parted(words: Sequence[str]) -> tuple[list[str], list[str]]:
+def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Overrides, and all other words; the key of an override begins with a section, and no file is called like it."""
     sections = _fields_of(RunConfig) or {}
     settings = [

@@ -20,12 +20,12 @@ from flows.config import RunConfig
 from flows.full_run import FullRun
 from flows.retraining import retrain_model
 from flows.tasks.run_log import RunScreen
-from flows.tasks.store_lock import held
+from flows.tasks.store_lock import store_lock
 from flows.train_model import Trained
 from pipelines.runtime import ray_jobs
 
-STORE_PATIENCE_S = 86_400.0  # a scheduled run has time; and one that was started twice must not fail the other
-MAX_STARTS = 5  # of one run, after crashes
+STORE_PATIENCE_S = 86_400.0  # a scheduled run may wait; and of two, the second must not fail the first
+MAX_STARTS = 5  # of one run, restarts after crashes included
 _FORM = """
     Args:
         preset: The settings to begin with.
@@ -46,7 +46,7 @@ Preset = Annotated[str, _Choice()]
 
 
 def stop_jobs(flow: Any, flow_run: Any, state: Any) -> None:
-    """Called when a run is cancelled: nothing that it started in a cluster continues."""
+    """Called when a run is cancelled: stops the jobs that it started in a cluster."""
     if address := ray_jobs.server():
         stopped = ray_jobs.stop(address, str(flow_run.id))
         logging.getLogger("flows.deployments").info("cancelled: stopped %s", ", ".join(stopped) or "no job")
@@ -55,8 +55,8 @@ def stop_jobs(flow: Any, flow_run: Any, state: Any) -> None:
 def deployed(name: str, *, verb: str) -> Callable[[Callable[[RunConfig], dict[str, Any]]], Flow[Any, dict[str, Any]]]:
     """A flow with the form of parameters that all deployments share, around a function of the configuration.
 
-    The steps are called as `.fn` of the flows that the command line calls: subflows would stay behind as running after
-    a crash. `verb` is what the lock of the store says.
+    The steps are called as `.fn` of the flows that the command line calls: subflows would stay "running" after a crash.
+    `verb` is named in the lock of the store.
     """
 
     def decorate(job: Callable[[RunConfig], dict[str, Any]]) -> Flow[Any, dict[str, Any]]:
@@ -103,8 +103,8 @@ def retrain(config: RunConfig) -> dict[str, Any]:
     run = runtime.flow_run
     due = run.scheduled_start_time.astimezone(UTC).isoformat(timespec="seconds")
     result = retrain_model.retrain_model.fn(config, run=str(run.id), due=due)
-    why = {"retrained": result.full_run is not None, "why": result.reason}
-    return why if result.full_run is None else {**why, **_run_summary(result.full_run)}
+    summary = {"retrained": result.full_run is not None, "why": result.reason}
+    return summary if result.full_run is None else {**summary, **_run_summary(result.full_run)}
 
 
 def _run_summary(result: FullRun) -> dict[str, Any]:
@@ -123,16 +123,16 @@ def _model_summary(model: Trained) -> dict[str, Any]:
 
 @contextmanager
 def _prepared(verb: str, config: RunConfig) -> Iterator[RunConfig]:
-    """The configuration, with the store locked, one Ray session for all steps, and the screen in the run's log."""
+    """The configuration, with the store locked, one Ray session for all steps, and progress in the run's log."""
     from pipelines import registry
     from pipelines.registry.connection import check_address
     from pipelines.runtime.cluster import session
 
     if (runtime.flow_run.run_count or 1) > MAX_STARTS:
-        raise InputError(f"this run crashed {MAX_STARTS} times; see its log, then start another")
+        raise InputError(f"this run crashed {MAX_STARTS} times; see its log, then start a new run")
     if verb != "ingest":
         config.model.check()
-    lock = held(config.store.root, verb=verb, data=config.store.data, patience_s=STORE_PATIENCE_S)
+    lock = store_lock(config.store.root, verb=verb, data=config.store.data, patience_s=STORE_PATIENCE_S)
     with lock as folder, RunScreen(), session():
         check_address(registry.address(str(folder)))
         settings.write(config, folder / "cache" / "flows" / f"{runtime.flow_run.id}.toml")
@@ -140,6 +140,6 @@ def _prepared(verb: str, config: RunConfig) -> Iterator[RunConfig]:
 
 
 def resolved(preset: str, songs: str, store: str, overrides: Sequence[str]) -> RunConfig:
-    """The configuration that the fields of the form mean; the last fields win."""
+    """The configuration that the fields of the form give; `overrides` win."""
     given = [settings.override("store.root", store), *([settings.override("corpus.root", songs)] if songs else [])]
     return settings.load(preset, [*given, *overrides])

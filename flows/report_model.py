@@ -1,4 +1,4 @@
-"""What a colleague is shown: a held-out song, separated and scored, and the report."""
+"""From a champion to its report: a held-out song is separated with it and scored, and the report is written."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from flows import config as settings
 from flows.build_corpus import Corpus
 from flows.config import RunConfig
 from flows.tasks.prefect_step import step
-from flows.train_model import Trained, heard_in, of_candidate
+from flows.train_model import Trained, candidate_ancestry, contamination_of
 from pipelines import registry
 from pipelines.inference import separate_songs, song_files
 from pipelines.inference.song_files import SongFiles
@@ -30,8 +30,8 @@ from pipelines.training import train_result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shown:
-    """The separated song, its scores where its true stems are known, and where the report is."""
+class Presentation:
+    """The separated song, its scores where its true stems are known, and the path of the report."""
 
     song: SongFiles
     separated: SeparatedSong
@@ -39,18 +39,18 @@ class Shown:
     report: str
 
 
-@flow(name="present-model", validate_parameters=False)
-def present_model(config: RunConfig, corpus: Corpus, model: Trained, song: SongFiles | None = None) -> Shown:
-    """Without a song, the first held-out one is taken out of its shards."""
-    song = song or take_out_song(config, corpus)
+@flow(name="report-model", validate_parameters=False)
+def report_model(config: RunConfig, corpus: Corpus, model: Trained, song: SongFiles | None = None) -> Presentation:
+    """Without a song, the first held-out one is extracted from its shards."""
+    song = song or extract_song(config, corpus)
     separated = separate_song(config, model, song)
     scores = tuple(song_files.score(song, separated.files))
     page = write_report(config, corpus, model, song, separated)
-    return Shown(song=song, separated=separated, scores=scores, report=page)
+    return Presentation(song=song, separated=separated, scores=scores, report=page)
 
 
-@task(name="take-out-song")
-def take_out_song(config: RunConfig, corpus: Corpus) -> SongFiles:
+@task(name="extract-song")
+def extract_song(config: RunConfig, corpus: Corpus) -> SongFiles:
     return song_files.held_out_song(
         corpus.songs,
         split=config.evaluate.split,
@@ -84,7 +84,7 @@ def write_report(config: RunConfig, corpus: Corpus, model: Trained, song: SongFi
     assert model.candidate is not None
     assert model.version is not None
     verdicts = read_objects(corpus.curated.verdicts, Verdict)
-    told = ReportInput(
+    report_input = ReportInput(
         name=model.version.name,
         version=model.version.version,
         promoted=model.version.alias == registry.CHAMPION,
@@ -94,7 +94,7 @@ def write_report(config: RunConfig, corpus: Corpus, model: Trained, song: SongFi
         licenses=Counter({config.corpus.license: sum(verdict.keep for verdict in verdicts)}),
         scores=read_objects(model.candidate.scores, Score),
         split=config.evaluate.split,
-        contamination=_heard(config, corpus, model),
+        contamination=_contamination(config, corpus, model),
         history=curves(train_result.read_history(model.trained), config.corpus.sources),
         sources=config.corpus.sources,
         song=SongAudio(
@@ -122,18 +122,18 @@ def write_report(config: RunConfig, corpus: Corpus, model: Trained, song: SongFi
     )
     return step(
         "report",
-        lambda progress: model_report.run(config.report, told, store=config.store.root, progress=progress),
+        lambda progress: model_report.run(config.report, report_input, store=config.store.root, progress=progress),
         summary=lambda path: path,
     )
 
 
-def _heard(config: RunConfig, corpus: Corpus, model: Trained) -> Contamination:
+def _contamination(config: RunConfig, corpus: Corpus, model: Trained) -> Contamination:
     ancestors = Ancestors(config.store.root, config.store.tables)
-    return heard_in(config, corpus.songs, [of_candidate(config, corpus, model.trained, ancestors)])
+    return contamination_of(config, corpus.songs, [candidate_ancestry(config, corpus, model.trained, ancestors)])
 
 
 def _mixes(config: RunConfig, corpus: Corpus) -> tuple[MixExample, ...]:
-    """The automixes to be shown, where there are any."""
+    """The automixes that the report shows; none where there are none."""
     if corpus.automixes is None or corpus.profiles is None or not config.report.mixes:
         return ()
     return mixes.sample(
@@ -151,10 +151,10 @@ def curves(history: Sequence[Mapping[str, float]], sources: Sequence[str]) -> li
     A point whose steps were all skipped has no loss.
     """
     prefix = "valid_nsdr_"
-    drawn: list[dict[str, Any]] = []
+    points: list[dict[str, Any]] = []
     for point in history:
         losses = {name: point[name] for name in ("loss", *(f"loss_{source}" for source in sources)) if name in point}
-        known = {"loss": losses.pop("loss"), "per_source": list(losses.values())} if len(losses) > len(sources) else {}
+        loss = {"loss": losses.pop("loss"), "per_source": list(losses.values())} if len(losses) > len(sources) else {}
         scores = {name.removeprefix(prefix): value for name, value in point.items() if name.startswith(prefix)}
-        drawn.append({"step": point["step"], **known, "valid_nsdr": scores})
-    return drawn
+        points.append({"step": point["step"], **loss, "valid_nsdr": scores})
+    return points

@@ -37,7 +37,7 @@ STEPS = ("train", "evaluate", "decide", "promote")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """What training came to; None for steps that were not asked for."""
+    """The results of the steps; None for those that were not run."""
 
     trained: TrainResult
     candidate: EvaluateResult | None = None
@@ -60,7 +60,9 @@ def train_model(config: RunConfig, corpus: Corpus, *, until: str = "promote") ->
         decision = _decide(config, corpus, trained, candidate, champion)
         return Trained(trained=trained, candidate=candidate, champion=champion, decision=decision)
     version = register(config, corpus, trained, candidate)
-    decision = _kept(config, version) or with_approval(config, _decide(config, corpus, trained, candidate, champion))
+    decision = _earlier_decision(config, version) or with_approval(
+        config, _decide(config, corpus, trained, candidate, champion)
+    )
     version = promote(config, version, decision)
     return Trained(trained=trained, candidate=candidate, champion=champion, decision=decision, version=version)
 
@@ -68,33 +70,34 @@ def train_model(config: RunConfig, corpus: Corpus, *, until: str = "promote") ->
 @flow(name="compare-models", validate_parameters=False)
 def compare_models(config: RunConfig, first: str, second: str) -> tuple[ScoreSummary, ScoreSummary]:
     """Scores of two models on the held-out songs of the corpus; no gate, and nothing registered."""
-    return score_two(config, build_corpus(config, until="curate").songs, first, second)
+    return score_both(config, build_corpus(config, until="curate").songs, first, second)
 
 
-def score_two(config: RunConfig, songs: ShardSet, first: str, second: str) -> tuple[ScoreSummary, ScoreSummary]:
+def score_both(config: RunConfig, songs: ShardSet, first: str, second: str) -> tuple[ScoreSummary, ScoreSummary]:
     """Scores of two models, named as `stemline compare` names them, on the held-out songs."""
     checkpoints = {ref: str(registry.resolve(ref, store=config.store.root)) for ref in (first, second)}
     for checkpoint in checkpoints.values():  # both before hours are spent on one
         evaluate.check(config.evaluate, checkpoint, songs)
-    one, other = (
-        score(config, songs, checkpoints[ref], who=f"{ref}: ", place=place).summary
-        for ref, place in ((first, "first"), (second, "second"))
+    results = (
+        score(config, songs, checkpoints[ref], label=f"{ref}: ", subfolder=subfolder)
+        for ref, subfolder in ((first, "first"), (second, "second"))
     )
-    return one, other
+    summary_a, summary_b = (result.summary for result in results)
+    return summary_a, summary_b
 
 
-def scoring_in(config: EvaluateConfig, place: str) -> EvaluateConfig:
+def with_subfolder(config: EvaluateConfig, subfolder: str) -> EvaluateConfig:
     """The same scoring with museval's files in a folder of their own, so that no model's replace another's."""
-    if not config.museval_json or not place:
+    if not config.museval_json or not subfolder:
         return config
-    return replace(config, museval_json=storage.join(config.museval_json, place))
+    return replace(config, museval_json=storage.join(config.museval_json, subfolder))
 
 
 def run_key(config: RunConfig, corpus: Corpus) -> str:
-    """The name of the training that `train_candidate` would carry out, or find finished."""
-    material = corpus.material(config.automix_weight)
+    """The name of the training that `train_candidate` would run, or find finished."""
+    data = corpus.training_data(config.automix_weight)
     return train.key_of(
-        train.job_of(config.train, config.model, material, sources=config.corpus.sources, store=config.store.root)
+        train.job_of(config.train, config.model, data, sources=config.corpus.sources, store=config.store.root)
     )
 
 
@@ -105,7 +108,7 @@ def train_candidate(config: RunConfig, corpus: Corpus) -> TrainResult:
         lambda progress: train.run(
             config.train,
             config.model,
-            corpus.material(config.automix_weight),
+            corpus.training_data(config.automix_weight),
             sources=config.corpus.sources,
             store=config.store.root,
             progress=progress,
@@ -122,35 +125,36 @@ def train_candidate(config: RunConfig, corpus: Corpus) -> TrainResult:
 
 @resumable("evaluate")
 def score_candidate(config: RunConfig, corpus: Corpus, trained: TrainResult) -> EvaluateResult:
-    return score(config, corpus.songs, trained.checkpoint, who="")
+    return score(config, corpus.songs, trained.checkpoint)
 
 
 @resumable("evaluate-champion")
 def score_champion(config: RunConfig, corpus: Corpus) -> EvaluateResult | None:
-    """The present champion's scores on the same songs; None where there is no champion."""
-    present = registry.champion(config.registry, store=config.store.root)
-    if present is None:
+    """The champion's scores on the same songs; None where there is no champion."""
+    champion = registry.champion(config.registry, store=config.store.root)
+    if champion is None:
         return None
-    checkpoint = registry.fetch(present.uri, store=config.store.root)
-    return score(config, corpus.songs, str(checkpoint), who="the champion: ", place="champion")
+    checkpoint = registry.fetch(champion.uri, store=config.store.root)
+    return score(config, corpus.songs, str(checkpoint), label="the champion: ", subfolder="champion")
 
 
-def score(config: RunConfig, songs: ShardSet, checkpoint: str, *, who: str, place: str = "") -> EvaluateResult:
-    """The scores of a checkpoint on the held-out songs; found again where they are known.
+def score(
+    config: RunConfig, songs: ShardSet, checkpoint: str, *, label: str = "", subfolder: str = ""
+) -> EvaluateResult:
+    """The scores of a checkpoint on the held-out songs; an earlier result is reused.
 
-    `place` is the folder in `evaluate.museval_json` for what is not the candidate's.
+    `label` begins the line on the screen. `subfolder` is the folder in `evaluate.museval_json` of all models but the
+    candidate.
     """
-    scoring = scoring_in(config.evaluate, place)
+    scoring = with_subfolder(config.evaluate, subfolder)
 
     def summary(result: EvaluateResult) -> str:
-        return f"{who}{len(result.summary.songs)} songs, mean nSDR {result.summary.overall.nsdr:.2f} dB"
+        return f"{label}{len(result.summary.songs)} songs, mean nSDR {result.summary.overall.nsdr:.2f} dB"
 
     return step(
         "evaluate",
         lambda progress: evaluate.run(scoring, checkpoint, songs, store=config.store.tables, progress=progress),
-        summary=lambda result: (
-            f"{who}{len(result.summary.songs)} songs, mean nSDR {result.summary.overall.nsdr:.2f} dB"
-        ),
+        summary=summary,
     )
 
 
@@ -162,7 +166,7 @@ def register(config: RunConfig, corpus: Corpus, trained: TrainResult, scored: Ev
         checkpoint=trained.checkpoint,
         dataset=corpus.songs,
         config=train.key_settings(
-            config.train, config.model, corpus.material(config.automix_weight), sources=config.corpus.sources
+            config.train, config.model, corpus.training_data(config.automix_weight), sources=config.corpus.sources
         ),
         evaluation={"evaluate": asdict(config.evaluate)},
         history=train_result.read_history(trained),
@@ -176,7 +180,7 @@ def register(config: RunConfig, corpus: Corpus, trained: TrainResult, scored: Ev
             "protocol": scored.summary.protocol,
             "train_version": train.STEP.words,
             "commit": code_commit() or "unknown",
-            **_origins(config, corpus, trained),
+            **_origin_tags(config, corpus, trained),
             **({"stopped": trained.stopped} if trained.stopped else {}),
         },
         documents={"config.toml": settings.to_toml(config)},
@@ -188,17 +192,17 @@ def register(config: RunConfig, corpus: Corpus, trained: TrainResult, scored: Ev
     )
 
 
-def _kept(config: RunConfig, version: ModelVersion) -> GateDecision | None:
-    """The decision that made this version the champion, on a rerun: comparing it with itself says nothing."""
+def _earlier_decision(config: RunConfig, version: ModelVersion) -> GateDecision | None:
+    """The decision that made this version the champion, on a rerun: it is not compared with itself."""
     if version.alias != registry.CHAMPION:
         return None
-    kept = registry.decision_of(version, store=config.store.root)
-    if kept is None:
+    stored = registry.decision_of(version, store=config.store.root)
+    if stored is None:
         return None
     try:
-        decision: GateDecision = settings.parse(GateDecision, dumps(kept))
+        decision: GateDecision = settings.parse(GateDecision, dumps(stored))
     except ValueError:  # an older stemline's, with other fields
-        promoted, why = bool(kept["promote"]), str(kept["reason"])
+        promoted, why = bool(stored["promote"]), str(stored["reason"])
         decision = GateDecision(promote=promoted, reason=why, improvement=math.nan, checks=(), num_songs=0)
     return decision
 
@@ -210,8 +214,8 @@ def _decide(
     candidate: EvaluateResult,
     champion: EvaluateResult | None,
 ) -> GateDecision:
-    """The gate's word on what was trained with this corpus; a no where it was rolled back from."""
-    decision = _judge(config, corpus, trained, candidate, champion)
+    """The gate's decision on the trained model; a refusal if this model was rolled back before."""
+    decision = _gate_decision(config, corpus, trained, candidate, champion)
     why = registry.rolled_back(config.registry, _digests(trained), store=config.store.root) if decision.promote else ""
     if not why:
         return decision
@@ -221,11 +225,11 @@ def _decide(
 
 
 def _digests(trained: TrainResult) -> dict[str, str]:
-    """By which the registry knows a model under whatever number."""
+    """The digests by which the registry recognizes a model under any version number."""
     return {"checkpoint_digest": checkpoint_digest(Path(trained.checkpoint)), "weights_digest": trained.model_digest}
 
 
-def _judge(
+def _gate_decision(
     config: RunConfig,
     corpus: Corpus,
     trained: TrainResult,
@@ -233,14 +237,14 @@ def _judge(
     champion: EvaluateResult | None,
 ) -> GateDecision:
     ancestors = Ancestors(config.store.root, config.store.tables)
-    rivals = [of_candidate(config, corpus, trained, ancestors)]
-    present = registry.champion(config.registry, store=config.store.root) if champion else None
-    if present is not None:
-        rivals.append(ancestors.of_version(present.uri))
-    heard = heard_in(config, corpus.songs, rivals)
+    models = [candidate_ancestry(config, corpus, trained, ancestors)]
+    version = registry.champion(config.registry, store=config.store.root) if champion else None
+    if version is not None:
+        models.append(ancestors.of_version(version.uri))
+    contaminated = contamination_of(config, corpus.songs, models)
     summary = champion.summary if champion else None
     noise = seed_noise_of(config, candidate.summary)
-    return gate.decide(candidate.summary, summary, gate.with_tags(config.gate), contamination=heard, noise=noise)
+    return gate.decide(candidate.summary, summary, gate.with_tags(config.gate), contamination=contaminated, noise=noise)
 
 
 def seed_noise_of(config: RunConfig, candidate: ScoreSummary) -> SeedNoise:
@@ -255,25 +259,25 @@ def seed_noise_of(config: RunConfig, candidate: ScoreSummary) -> SeedNoise:
     return seed_noise(scores, config.gate.seed_noise_db)
 
 
-def of_candidate(config: RunConfig, corpus: Corpus, trained: TrainResult, ancestors: Ancestors) -> Ancestry:
-    """What the model that was just trained has heard."""
-    material = [table.uri for table, weight in corpus.material(config.automix_weight) if weight]
-    return ancestors.of_training(material, _origins(config, corpus, trained), of="the candidate")
+def candidate_ancestry(config: RunConfig, corpus: Corpus, trained: TrainResult, ancestors: Ancestors) -> Ancestry:
+    """The recordings that the model that was just trained has learned from."""
+    datasets = [table.uri for table, weight in corpus.training_data(config.automix_weight) if weight]
+    return ancestors.of_training(datasets, _origin_tags(config, corpus, trained), of="the candidate")
 
 
-def _origins(config: RunConfig, corpus: Corpus, trained: TrainResult) -> dict[str, str]:
-    """Tags that say from which version a training began, and which automixes it drew from."""
+def _origin_tags(config: RunConfig, corpus: Corpus, trained: TrainResult) -> dict[str, str]:
+    """Tags for the version that a training started from, and the automixes that it drew from."""
     return ancestry.tags(
         Path(trained.checkpoint).parent,
         start=config.model.init_from,
-        datasets=[table.uri for table, weight in corpus.material(config.automix_weight) if weight],
+        datasets=[table.uri for table, weight in corpus.training_data(config.automix_weight) if weight],
         store=config.store.root,
     )
 
 
-def heard_in(config: RunConfig, songs: ShardSet, models: Sequence[Ancestry]) -> Contamination:
-    """The held-out songs among `songs` that were learnt from, there or by one of the models."""
-    # A corpus may keep copies, as published ones do; which of them a model has heard is asked all the same.
+def contamination_of(config: RunConfig, songs: ShardSet, models: Sequence[Ancestry]) -> Contamination:
+    """The held-out songs among `songs` that are in the train split too, or that one of the models learned from."""
+    # curate.min_similarity > 1 keeps copies in a corpus; held-out copies of training songs are looked for even then.
     similarity = config.curate.min_similarity if config.curate.min_similarity <= 1 else CurateConfig().min_similarity
     return contamination.find(songs, models, split=config.evaluate.split, min_similarity=similarity)
 
@@ -284,8 +288,8 @@ def _flat_scores(scored: EvaluateResult) -> dict[str, float]:
     flat = {f"{split}/nsdr/{source}": score.nsdr for source, score in rows.items()}
     flat |= {f"{split}/nsdr_improvement/{source}": score.improvement for source, score in rows.items()}
     for name in ("sdr", "isr", "sir", "sar"):
-        known = {source: getattr(score, name) for source, score in rows.items()}
-        flat |= {f"{split}/{name}/{source}": value for source, value in known.items() if value is not None}
+        values = {source: getattr(score, name) for source, score in rows.items()}
+        flat |= {f"{split}/{name}/{source}": value for source, value in values.items() if value is not None}
     return flat
 
 

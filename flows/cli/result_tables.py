@@ -1,4 +1,4 @@
-"""The one summary at the end of a verb: what became of the songs, what the model scored, where to look."""
+"""The tables at the end of a verb: verdicts on songs, scores of models, and paths to open."""
 
 import math
 from collections import Counter
@@ -59,12 +59,12 @@ def _mixes(plans: Sequence[MixPlan]) -> Any:
 
 
 def model_tables(model: Trained) -> list[Any]:
-    """Scores and the gate's word, as far as the verb went."""
+    """Scores and the gate's decision, as far as the verb went."""
     if model.candidate is None:
         return [Text(f"Checkpoint: {model.trained.checkpoint}", overflow="fold")]
     summary = model.candidate.summary
     sources = {**summary.sources, "mean": summary.overall}
-    shown: list[Any] = [
+    tables: list[Any] = [
         table(
             f"nSDR (MDX 2021) in dB, {summary.protocol.split(',')[0]} split, mean over {_songs(len(summary.songs))}",
             ["source", "mixture", "model", "improvement", "IRM2 oracle"],
@@ -73,24 +73,24 @@ def model_tables(model: Trained) -> list[Any]:
         )
     ]
     if summary.overall.sdr is not None:
-        shown += _bss_table(summary)
+        tables += _bss_table(summary)
     if model.decision is not None:
-        shown += _decision(model.decision, model.version)
-    return shown
+        tables += _decision(model.decision, model.version)
+    return tables
 
 
 def _decision(decision: GateDecision, version: ModelVersion | None) -> list[Any]:
-    """The gate's word; with a champion, the gains and how sure they are."""
-    shown: list[Any] = []
+    """The gate's decision; with a champion, the gains and their confidence bounds."""
+    gain_tables: list[Any] = []
     if decision.gain is not None:
         gains = {**decision.source_gains, "mean": decision.gain}
         title = f"Gain over the champion in dB nSDR, {_songs(decision.num_songs)}, song by song"
-        shown.append(gain_table(title, gains))
-    return [*shown, outcome(decision, version)]
+        gain_tables.append(gain_table(title, gains))
+    return [*gain_tables, outcome(decision, version)]
 
 
 def outcome(decision: GateDecision, version: ModelVersion | None) -> Text:
-    """What became of the candidate, and why; no version: a dry run."""
+    """Whether the candidate was promoted, and why; without a version, of a dry run."""
     if version is None:
         return Text(f"{'Would be promoted' if decision.promote else 'Would not be promoted'}: {decision.reason}")
     if version.alias:
@@ -102,16 +102,16 @@ def outcome(decision: GateDecision, version: ModelVersion | None) -> Text:
 
 
 def gain_table(title: str, gains: Mapping[str, Difference]) -> Any:
-    """Gains with the bounds between which they lie; the last row is the mean."""
+    """Gains with their confidence bounds; the last row is the mean."""
 
-    def known(value: float) -> float | None:
+    def finite(value: float) -> float | None:
         return value if math.isfinite(value) else None
 
     rows = [
         [
             name,
-            *(decibels(known(value), sign=True) for value in (gain.mean, gain.low, gain.high)),
-            decibels(known(gain.spread)),
+            *(decibels(finite(value), sign=True) for value in (gain.mean, gain.low, gain.high)),
+            decibels(finite(gain.spread)),
         ]
         for name, gain in gains.items()
     ]
@@ -119,7 +119,7 @@ def gain_table(title: str, gains: Mapping[str, Difference]) -> Any:
 
 
 def _bss_table(summary: ScoreSummary) -> list[Any]:
-    """SDR between the mixture's and the IRM2 oracle's, then other scores where they were asked for; what to doubt."""
+    """SDR beside the mixture's and the IRM2 oracle's, other scores where computed, and a note on doubtful ones."""
     num_songs = len(summary.songs)
     columns = {
         "SDR mixture": "mixture_sdr",
@@ -134,41 +134,41 @@ def _bss_table(summary: ScoreSummary) -> list[Any]:
         for source, score in {**summary.sources, "mean": summary.overall}.items()
     ]
     title = f"BSS Eval v4 in dB: medians over windows, then over {_songs(num_songs)} (SDR, mean: their mean over songs)"
-    shown: list[Any] = [table(title, ["source", *columns], rows, strong_last=True)]
+    output: list[Any] = [table(title, ["source", *columns], rows, strong_last=True)]
     if doubtful := summary.solvers.get(ILL_CONDITIONED, 0):
-        shown.append(
+        output.append(
             Text(
                 f"ISR, SIR and SAR leave out {doubtful} of {_songs(num_songs)}: stems that lack some band make "
                 "the equations ill-conditioned, and rounding errors decide (SCORES has them, solver lu)."
             )
         )
-    return shown
+    return output
 
 
 def _score_rows(scores: dict[str, SourceScore]) -> list[list[str]]:
-    """Floor, model, what it gains over the floor, and the IRM2 oracle."""
+    """Scores of the mixture and the model, its gain over the mixture, and the IRM2 oracle."""
     return [
         [source, *_cells(row.mixture_nsdr, row.nsdr, row.improvement, row.ceiling_nsdr)]
         for source, row in scores.items()
     ]
 
 
-def _cells(floor: float, model: float, gain: float, oracle: float | None) -> list[str]:
-    return [decibels(floor), decibels(model), decibels(gain, sign=True), decibels(oracle)]
+def _cells(mixture: float, model: float, gain: float, oracle: float | None) -> list[str]:
+    return [decibels(mixture), decibels(model), decibels(gain, sign=True), decibels(oracle)]
 
 
-def run_tables(made: FullRun, *, store: str) -> list[Any]:
-    """Everything, and the paths to open."""
-    return [*model_tables(made.model), *paths(made, store=store)]
+def run_tables(run: FullRun, *, store: str) -> list[Any]:
+    """The model's tables, and the paths to open."""
+    return [*model_tables(run.model), *paths(run, store=store)]
 
 
-def demo_tables(made: FullRun, *, store: str) -> list[Any]:
-    """One table: the toy songs that were held out, and the real song, side by side."""
-    candidate, version, decision = made.model.candidate, made.model.version, made.model.decision
+def demo_tables(run: FullRun, *, store: str) -> list[Any]:
+    """One table: the held-out toy songs beside the real song."""
+    candidate, version, decision = run.model.candidate, run.model.version, run.model.decision
     assert candidate is not None
     assert version is not None
     assert decision is not None
-    real = {score.source: score for score in made.presented.scores}
+    real = {score.source: score for score in run.presented.scores}
     rows = []
     for row in _score_rows({**candidate.summary.sources, "mean": candidate.summary.overall}):
         rows.append([*row, *_real_cells(row[0], real)])
@@ -177,31 +177,32 @@ def demo_tables(made: FullRun, *, store: str) -> list[Any]:
     return [
         table(title, columns, rows, strong_last=True),
         Text(
-            "IRM2: the oracle mask of SiSEC 2018, made from the true stems; no bound, models may pass it", style="dim"
+            "IRM2: the oracle mask of SiSEC 2018, computed from the true stems; not a bound, models may exceed it",
+            style="dim",
         ),
         outcome(decision, version),
-        *paths(made, store=store),
+        *paths(run, store=store),
     ]
 
 
 def _real_cells(source: str, real: dict[str, Score]) -> list[str]:
-    """The same of one song; of all its sources for "mean"."""
-    own = list(real.values()) if source == "mean" else [real[source]] if source in real else []
-    if not own:
+    """The same cells for the real song; "mean" is over its sources."""
+    scores = list(real.values()) if source == "mean" else [real[source]] if source in real else []
+    if not scores:
         return ["–"] * 4
-    floor, model = fmean(score.mixture_nsdr for score in own), fmean(score.nsdr for score in own)
-    oracles = [score.ceiling_nsdr for score in own if score.ceiling_nsdr is not None]
-    return _cells(floor, model, model - floor, fmean(oracles) if oracles else None)
+    mixture, model = fmean(score.mixture_nsdr for score in scores), fmean(score.nsdr for score in scores)
+    oracles = [score.ceiling_nsdr for score in scores if score.ceiling_nsdr is not None]
+    return _cells(mixture, model, model - mixture, fmean(oracles) if oracles else None)
 
 
-def paths(made: FullRun, *, store: str) -> list[Any]:
-    """Where to look next; each on a line of its own, so that a terminal can open it."""
-    version = made.model.version
+def paths(run: FullRun, *, store: str) -> list[Any]:
+    """Paths and commands, each on a line of its own, so that a terminal can open them."""
+    version = run.model.version
     assert version is not None
     ref = f"models:/{version.name}@{version.alias}" if version.alias else version.uri
     listed = {
-        "report": made.presented.report,
-        "stems": made.presented.separated.folder,
+        "report": run.presented.report,
+        "stems": run.presented.separated.folder,
         "model": ref,
         "pages": f"stemline ui store.root={store}",
     }

@@ -18,8 +18,8 @@ from flows.cli.options import PRESET, Options
 from flows.config import RunConfig
 from flows.console.error_messages import explain
 from flows.console.progress_display import Screen
-from flows.tasks.prefect_env import conducting
-from flows.tasks.store_lock import held
+from flows.tasks.prefect_env import prefect_session
+from flows.tasks.store_lock import store_lock
 
 CORPUS_STEPS = ("ingest", "curate", "analyze", "automix")
 # Verbs that talk to MLflow.
@@ -69,13 +69,13 @@ def run_verb(
 
 def print_result(result: dict[str, Any], *, as_json: bool) -> int:
     """To stdout, as text or as JSON; returns the exit code that the result asks for."""
-    shown, exit_code = result.pop("shown", ()), int(result.pop("exit_code", 0))
+    console_output, exit_code = result.pop("console_output", ()), int(result.pop("exit_code", 0))
     if as_json:
-        # A document in somebody else's format is printed as it is, without what we add to every verb's result.
+        # A document in a standard format is printed as it is, without what we add to every verb's result.
         sys.stdout.write(strict_json.dumps(result.get("document", result), indent=2) + "\n")
         return exit_code
     console = Console(highlight=False)
-    for part in shown:
+    for part in console_output:
         console.print(part)
     return exit_code
 
@@ -88,7 +88,7 @@ def run_until(verb: str, overrides: Sequence[str], options: Options) -> int:
 
 
 def run_steps(config: RunConfig, *, verb: str, screen: Screen, debug: bool = False) -> dict[str, Any]:
-    """Every step up to the verb's own. The result is small enough for JSON, but for `shown`, which is for people."""
+    """Every step up to the verb's own. The result is small enough for JSON, except `console_output`, for people."""
     if verb not in CORPUS_STEPS:
         config.model.check()  # not after an hour of ingesting
     with prepared(config, verb=verb, screen=screen, debug=debug):
@@ -97,28 +97,28 @@ def run_steps(config: RunConfig, *, verb: str, screen: Screen, debug: bool = Fal
 
         if verb in CORPUS_STEPS:
             corpus = build_corpus.build_corpus(config, until=verb)
-            return {**asdict(corpus), "shown": corpus_tables(corpus)}
+            return {**asdict(corpus), "console_output": corpus_tables(corpus)}
         if verb in train_model.STEPS:
             corpus = build_corpus.build_corpus(config)
             model = train_model.train_model(config, corpus, until=verb)
-            return {**asdict(model), "shown": model_tables(model)}
+            return {**asdict(model), "console_output": model_tables(model)}
         result = full_run.full_run(config)
-        return {**asdict(result), "shown": run_tables(result, store=config.store.root)}
+        return {**asdict(result), "console_output": run_tables(result, store=config.store.root)}
 
 
 @contextmanager
 def prepared(config: RunConfig, *, verb: str, screen: Screen, debug: bool) -> Iterator[None]:
-    """The store locked, named services reachable, Prefect's home in the store, one Ray session for all steps."""
+    """The store locked, the servers of the environment reachable, Prefect's home in the store, one Ray session."""
     from pipelines import registry
     from pipelines.registry.connection import check_address
     from pipelines.runtime.cluster import session
 
-    with held(config.store.root, verb=verb, data=config.store.data) as store, terminable():
+    with store_lock(config.store.root, verb=verb, data=config.store.data) as store, terminable():
         screen.say(f"stemline {verb} · store {config.store.root}")
         if verb in WITH_REGISTRY:
             check_address(registry.address(str(store)))  # not after an hour of training
         alone = nullcontext() if debug else screen.alone_on_stderr(store / "cache" / "stderr.log")
-        with alone, conducting(store, debug=debug), session():
+        with alone, prefect_session(store, debug=debug), session():
             screen.start("start", 0, "")
             yield
 

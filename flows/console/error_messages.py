@@ -1,4 +1,4 @@
-"""Whose fault it was: turns an exception into one message and an exit code."""
+"""Turns an exception into one message and an exit code: 2 for what the user can fix, 1 for a fault of the program."""
 
 import errno
 from collections.abc import Iterator, Sequence
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datasets.errors import InputError
 from models.errors import ModelError
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-NO_ROOM_WORDS = ("No space left on device", "Disk quota exceeded", "database or disk is full", "OutOfDiskError")
-# Raised by a program that is wrong. Nobody wraps what a user can mend in one of these: they stand for themselves.
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_FULL_TEXTS = ("No space left on device", "Disk quota exceeded", "database or disk is full", "OutOfDiskError")
+# Raised where the program is wrong: never a wrapper around something that the user can fix.
 FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, NotImplementedError, TypeError)
 
 
@@ -20,30 +20,31 @@ class Failure:
 
 
 def explain(error: BaseException) -> Failure:
-    """2 and the message for what the user can mend, wherever among the declared causes it lies; else 1.
+    """Exit code 2 and its message if one of the declared causes is something that the user can fix; else 1.
 
-    Declared are `raise ... from`, the `cause` of Ray's errors and the members of an exception group, of which every
-    one must be the user's. What merely happened while an InputError was handled is a fault of its own.
+    Declared are `raise ... from`, the `cause` of Ray's errors and the members of an exception group, all of which must
+    be for the user to fix. An error that merely happened while an InputError was handled is a fault of the program.
     """
-    found = [_judged(chain) for chain in _chains(error)]
-    ours = next((one for one in found if one.exit_code == 1), None)
-    return ours or Failure(message="\n".join(dict.fromkeys(one.message for one in found)), exit_code=2)
+    failures = [_classify(chain) for chain in _chains(error)]
+    fault = next((failure for failure in failures if failure.exit_code == 1), None)
+    messages = dict.fromkeys(failure.message for failure in failures)
+    return fault or Failure(message="\n".join(messages), exit_code=2)
 
 
-def _judged(chain: Sequence[BaseException]) -> Failure:
+def _classify(chain: Sequence[BaseException]) -> Failure:
     for link in chain:
-        if isinstance(link, InputError | ModelError) and not _carried(link):
+        if isinstance(link, InputError | ModelError) and not _wrapped(link):
             return Failure(message=str(link), exit_code=2)
     if any(map(_is_full_disk, chain)):
         return Failure(
             message="The disk is full. Free some space, or choose another store with store.root=DIR; "
-            "the same command then goes on from here.",
+            "then run the same command to continue.",
             exit_code=2,
         )
     last = chain[-1]
-    words = str(last).strip().splitlines()
+    lines = str(last).strip().splitlines()
     return Failure(
-        message=f"stemline failed: {type(last).__name__}: {words[0] if words else ''}\n"
+        message=f"stemline failed: {type(last).__name__}: {lines[0] if lines else ''}\n"
         "This is a fault of the program. Run it again with --debug for the stack trace.",
         exit_code=1,
     )
@@ -60,19 +61,19 @@ def _chains(error: BaseException, before: tuple[BaseException, ...] = ()) -> Ite
 
 
 def _causes(error: BaseException) -> Sequence[BaseException]:
-    """What an error says that it was caused by."""
-    if carried := _carried(error):
-        return carried
+    """The declared causes of an error."""
+    if wrapped := _wrapped(error):
+        return wrapped
     if isinstance(error, FAULTS):
         return ()
     if error.__cause__ is not None:
         return (error.__cause__,)
-    # Cleaning up and closing books fail as well when the disk is full, and nobody declares that.
+    # Cleaning up fails too when the disk is full, and no `from` declares that.
     context = None if error.__suppress_context__ else error.__context__
-    return (context,) if context is not None and _ran_out_of_room(context) else ()
+    return (context,) if context is not None and _filled_the_disk(context) else ()
 
 
-def _carried(error: BaseException) -> Sequence[BaseException]:
+def _wrapped(error: BaseException) -> Sequence[BaseException]:
     """The errors that one only wraps.
 
     Ray raises a copy that is both its own error and ours, with a stack trace for a message; its `cause` is clean.
@@ -83,11 +84,11 @@ def _carried(error: BaseException) -> Sequence[BaseException]:
     return error.exceptions if isinstance(error, BaseExceptionGroup) else ()
 
 
-def _ran_out_of_room(error: BaseException) -> bool:
+def _filled_the_disk(error: BaseException) -> bool:
     return any(_is_full_disk(link) for chain in _chains(error) for link in chain)
 
 
 def _is_full_disk(error: BaseException) -> bool:
-    if isinstance(error, FAULTS) and not _carried(error):
+    if isinstance(error, FAULTS) and not _wrapped(error):
         return False
-    return getattr(error, "errno", None) in NO_ROOM or any(words in str(error) for words in NO_ROOM_WORDS)
+    return getattr(error, "errno", None) in DISK_FULL or any(text in str(error) for text in DISK_FULL_TEXTS)

@@ -1,4 +1,4 @@
-"""What a person sees: one live line per stage with its time left, one line when it is done, one table at the end.
+"""Progress in a terminal: one live line per stage with its time left, one line when it is done, a table at the end.
 
 Progress goes to stderr, results to stdout, so that `--json` and pipes stay clean.
 """
@@ -27,12 +27,12 @@ _CURRENT: "ContextVar[Screen | None]" = ContextVar("screen", default=None)
 
 
 def current() -> "Screen":
-    """The screen of the running command; one that only keeps the last lines where there is none, as in tests."""
+    """The screen of the running command; outside of one, as in tests, a screen that prints nowhere."""
     return _CURRENT.get() or Screen(Console(file=io.StringIO()))
 
 
 class Screen:
-    """A `pipelines.runtime.progress.Progress` that draws; also the context that takes the live line away at the end."""
+    """A `pipelines.runtime.progress.Progress` in a terminal; as a context it removes the live line at the end."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -44,7 +44,7 @@ class Screen:
         self._total = 0.0
         self._unit = ""
         self._note = ""
-        self._said_s = 0.0
+        self._printed_s = 0.0
         self.finished: set[str] = set()  # names of stages that ended well
         self.seconds: dict[str, float] = {}  # spent in each stage
 
@@ -60,7 +60,7 @@ class Screen:
         self._stop()
         self._name, self._total, self._unit = name, total, unit
         self._done, self._note = 0.0, ""
-        self._began_s = self._said_s = time.monotonic()
+        self._began_s = self._printed_s = time.monotonic()
         if not self.console.is_terminal:
             return
         self._live = Progress(
@@ -80,13 +80,13 @@ class Screen:
         self._done += amount
         if self._live is not None and self._task is not None:
             self._live.advance(self._task, amount)
-        self._say_now_and_then()
+        self._print_sometimes()
 
     def note(self, text: str) -> None:
         self._note = text
         if self._live is not None and self._task is not None:
             self._live.update(self._task, note=text[:24])
-        self._say_now_and_then()
+        self._print_sometimes()
 
     def finish(self, summary: str) -> None:
         elapsed_s = time.monotonic() - self._began_s
@@ -97,7 +97,7 @@ class Screen:
             self._line(self._name, summary, elapsed_s)
 
     def cached(self, name: str, summary: str) -> None:
-        """A step whose output was there already."""
+        """A step whose output existed already."""
         self._stop()
         self._line(name, summary, None)
 
@@ -115,7 +115,7 @@ class Screen:
 
     @contextmanager
     def alone_on_stderr(self, log: Path) -> Iterator[None]:
-        """Whatever else writes to stderr, in C++ or in child processes, writes into `log` meanwhile."""
+        """Meanwhile everything else that writes to stderr, from C++ or child processes too, goes to `log`."""
         try:
             is_real = sys.stderr.fileno() == 2
         except (AttributeError, OSError, ValueError):
@@ -152,18 +152,18 @@ class Screen:
         row.add_row("✓", Text(name), Text(summary), "as before" if elapsed_s is None else duration(elapsed_s))
         self.console.print(row, width=min(self.console.width, 100))
 
-    def _say_now_and_then(self) -> None:
+    def _print_sometimes(self) -> None:
         """For log files: no control characters, and a line only every few seconds."""
         now = time.monotonic()
-        if self._live is not None or now - self._said_s < NOTE_EVERY_S:
+        if self._live is not None or now - self._printed_s < NOTE_EVERY_S:
             return
-        self._said_s = now
+        self._printed_s = now
         of = f"/{self._total:g}" if self._total else ""
         self.console.print(Text(f"  {self._name} {self._done:g}{of} {self._unit} {self._note}".rstrip()))
 
 
 class _Bar(BarColumn):
-    """A bar where the end is known, and nothing where it is not: the spinner says enough."""
+    """A bar where the total is known; else nothing, the spinner is enough."""
 
     def render(self, task: Task) -> Text:  # type: ignore[override]
         return super().render(task) if task.total else Text("")  # type: ignore[return-value]
@@ -184,7 +184,7 @@ class _Left(ProgressColumn):
 
 
 def duration(seconds: float) -> str:
-    """Short words for a length of time: 0.4 s, 12 s, 3 min 05 s, 2 h 10 min."""
+    """A length of time as text: 0.4 s, 12 s, 3 min 05 s, 2 h 10 min."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -203,10 +203,10 @@ def decibels(value: float | None, *, sign: bool = False) -> str:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, strong_last: bool = False) -> Table:
-    """A plain table: words to the left, numbers to the right; the last row may be the sum of the others."""
-    made = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    """A plain table, text to the left and numbers to the right; `strong_last` sets the last row, a total, in bold."""
+    grid = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
     for index, column in enumerate(columns):
-        made.add_column(column, justify="left" if index == 0 else "right", header_style="dim")
+        grid.add_column(column, justify="left" if index == 0 else "right", header_style="dim")
     for index, row in enumerate(rows):
-        made.add_row(*map(Text, row), style="bold" if strong_last and index == len(rows) - 1 else None)
-    return made
+        grid.add_row(*map(Text, row), style="bold" if strong_last and index == len(rows) - 1 else None)
+    return grid

@@ -1,1 +1,1 @@
-"""A retraining as it is carried out, what it is decided by, and the record of it."""
+"""Retraining: the flow that decides and trains, and the log of earlier retrainings."""

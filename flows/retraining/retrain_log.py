@@ -1,7 +1,6 @@
-"""What store and registry know of retrainings, and the note that each of them leaves.
+"""The log of retrainings, one small file each, and the facts by which the next one is decided.
 
-`look` gathers the facts that `retrain_policy.judge` decides by. What was done is kept as one small file per
-retraining, which is also what a budget is counted by.
+`gather_facts` reads from store and registry what `retrain_policy.judge` decides by. Budgets are counted by the log.
 """
 
 import json
@@ -25,31 +24,31 @@ RECIPE = Step(name="recipe", version=1)
 
 
 def now() -> str:
-    """The present time as it is kept here."""
+    """The current time as it is written here."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def look(config: "RunConfig", songs: ShardSet | None = None, *, due: str = "") -> Facts:
-    """What store and registry know at this moment; of the dataset `songs`, by default the newest of the store."""
+def gather_facts(config: "RunConfig", songs: ShardSet | None = None, *, due: str = "") -> Facts:
+    """What store and registry say now about the dataset `songs`, by default the newest of the store."""
     from pipelines import registry
 
-    present = registry.champion(config.registry, store=config.store.root)
-    moves = registry.history(config.registry, store=config.store.root)
-    held = next((one for one in moves[::-1] if present and one.version == present.version), None)
+    champion = registry.champion(config.registry, store=config.store.root)
+    history = registry.history(config.registry, store=config.store.root)
+    promotion = next((entry for entry in history[::-1] if champion and entry.version == champion.version), None)
     newest = songs or _newest(config.store.tables)
     learnable = [song for song in read_songs(newest) if song.split == "train"] if newest else []
-    learned = _learned_from(config, present, moves, newest) if present and newest else None
+    learned = _learned_from(config, champion, history, newest) if champion and newest else None
     done = retrainings(config.store.tables)
-    ended = [one for one in done if one.ended_at and one.champion]
+    ended = [retraining for retraining in done if retraining.ended_at and retraining.champion]
     return Facts(
         now=now(),
         due=due,
         hours=_hours(learnable),
-        champion=present.version if present else "",
+        champion=champion.version if champion else "",
         champion_hours=None if learned is None else _hours(song for song in learnable if song.audio in learned),
-        champion_at=_utc(held.at) if held else "",
-        rolled_back=held is not None and held == moves[-1] and held.kind == "rollback",
-        canary=canary_scores(config.store.tables, present.digest) if present else (),
+        champion_at=_utc(promotion.at) if promotion else "",
+        rolled_back=promotion is not None and promotion == history[-1] and promotion.kind == "rollback",
+        canary=canary_scores(config.store.tables, champion.digest) if champion else (),
         expected_alias=ended[-1].champion if ended else "",
         done=done,
         dataset=newest.digest if newest else "",
@@ -58,35 +57,36 @@ def look(config: "RunConfig", songs: ShardSet | None = None, *, due: str = "") -
 
 
 def _newest(tables: str) -> ShardSet | None:
-    found = [one for one in versions.list_versions(tables) if one.step == "curate"]
-    return address_of(read_manifest(found[0].manifest)) if found else None
+    curated = [version for version in versions.list_versions(tables) if version.step == "curate"]
+    return address_of(read_manifest(curated[0].manifest)) if curated else None
 
 
 def _learned_from(
-    config: "RunConfig", present: "ModelVersion", moves: "Sequence[Promotion]", newest: ShardSet
+    config: "RunConfig", champion: "ModelVersion", history: "Sequence[Promotion]", newest: ShardSet
 ) -> Collection[str] | None:
-    """Digests of audio that the champion has learned from, and what it was rolled back from: those are no news.
+    """Digests of audio that the champion, or a version it was rolled back from, has learned from: not new songs.
 
     Copies of these among the newest songs count too. None where the champion's own dataset is gone.
     """
     from pipelines.lineage import ancestry
 
     tables = config.store.tables
-    if ancestry.find_dataset(present.dataset_uri, tables=tables) is None:
+    if ancestry.find_dataset(champion.dataset_uri, tables=tables) is None:
         return None
     ancestors = ancestry.Ancestors(config.store.root, tables)
-    met = ancestors.of_version(present.uri)
-    for move in moves[::-1]:
-        if move.kind != "rollback":
+    origin = ancestors.of_version(champion.uri)
+    for entry in history[::-1]:
+        if entry.kind != "rollback":
             break
-        met |= ancestors.of_version(f"models:/{present.name}/{move.before}") if move.before else ancestry.Ancestry()
-    learned = {one.audio for one in met.recordings if one.split == "train"}
-    unknown = {song.audio for song in read_songs(newest)} - learned
-    if not unknown:
+        if entry.before:
+            origin |= ancestors.of_version(f"models:/{champion.name}/{entry.before}")
+    learned = {recording.audio for recording in origin.recordings if recording.split == "train"}
+    others = {song.audio for song in read_songs(newest)} - learned
+    if not others:
         return learned
-    kept = {**met.signatures, **ancestry.signatures_of(read_manifest(newest))}
-    sounds = {audio: kept[audio] for audio in learned | unknown if audio in kept}
-    return ancestry.same_recordings(learned, sounds, min_similarity=config.curate.min_similarity)
+    stored = {**origin.signatures, **ancestry.signatures_of(read_manifest(newest))}
+    signatures = {audio: stored[audio] for audio in learned | others if audio in stored}
+    return ancestry.same_recordings(learned, signatures, min_similarity=config.curate.min_similarity)
 
 
 def _hours(songs: Iterable[Song]) -> float:
@@ -95,15 +95,15 @@ def _hours(songs: Iterable[Song]) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecipeInputs:
-    """All but songs, and seeds of a retraining's own, that shapes a model besides its settings."""
+    """All that shapes a model besides its settings, its songs and the seed of a retraining."""
 
     sources: tuple[str, ...]
-    start: Mapping[str, str]  # the weights that it begins with
+    start: Mapping[str, str]  # the weights that it starts from
     versions: Mapping[str, int]  # of the steps that make its mixes and its weights
 
 
 def recipe(config: "RunConfig") -> str:
-    """The key of what a retraining does with the same songs: it changes with settings and versions of steps."""
+    """The key of a retraining but for its songs: it changes with settings and with versions of steps."""
     from pipelines.lineage import ancestry
     from pipelines.preparation import analyze, automix
     from pipelines.training import train
@@ -123,26 +123,26 @@ def recipe(config: "RunConfig") -> str:
 
 
 def _utc(at: str) -> str:
-    """A time of the registry, which says UTC by name or not at all."""
-    read = datetime.fromisoformat(at)
-    return (read if read.tzinfo else read.replace(tzinfo=UTC)).isoformat(timespec="seconds")
+    """A time of the registry as UTC, which it is in also where the registry names no zone."""
+    time = datetime.fromisoformat(at)
+    return (time if time.tzinfo else time.replace(tzinfo=UTC)).isoformat(timespec="seconds")
 
 
 def retrainings(store: str) -> list[Retraining]:
-    """Every retraining that was noted, the oldest first."""
+    """Every retraining in the log, the oldest first."""
     folder = storage.join(store, "retrainings")
-    notes = [name for name in storage.names(folder) if name.endswith(".json")]
-    told = (json.loads(storage.read(storage.join(folder, name))) for name in notes)
-    return sorted((Retraining(**one) for one in told), key=lambda one: one.began_at)
+    names = [name for name in storage.names(folder) if name.endswith(".json")]
+    entries = (json.loads(storage.read(storage.join(folder, name))) for name in names)
+    return sorted((Retraining(**entry) for entry in entries), key=lambda retraining: retraining.began_at)
 
 
 def unfinished(store: str, run: str) -> Retraining | None:
-    """What this very run began, as where its process was killed and started again; None where it began nothing."""
-    return next((one for one in retrainings(store) if one.run == run and not one.ended_at), None)
+    """The retraining that this very run began before its process was killed; None where it began none."""
+    return next((entry for entry in retrainings(store) if entry.run == run and not entry.ended_at), None)
 
 
-def note(store: str, retraining: Retraining) -> None:
-    """Remember a retraining; noted again at its end under the same name."""
+def write(store: str, retraining: Retraining) -> None:
+    """Put a retraining into the log; at its end it replaces the entry of its beginning."""
     name = retraining.began_at.replace(":", "").replace("+", "Z")
     storage.write(storage.join(store, "retrainings", f"{name}.json"), _json(asdict(retraining)))
 
@@ -155,8 +155,8 @@ def canary_scores(store: str, champion_digest: str) -> list[float]:
         return []
 
 
-def note_canary(store: str, champion_digest: str, score_db: float) -> None:
-    """Remember one more score of a champion on the canary songs."""
+def add_canary_score(store: str, champion_digest: str, score_db: float) -> None:
+    """Keep one more score of a champion on the canary songs."""
     scores = [*canary_scores(store, champion_digest), score_db]
     storage.write(_canary_file(store, champion_digest), _json(scores))
 

@@ -1,4 +1,4 @@
-"""Train again where that is worth it: bring the dataset up to date, decide, and run the whole pipeline only then."""
+"""Retraining: bring the dataset up to date, decide whether to train, and only then run the whole pipeline."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from pipelines.evaluation.summary import SongScore
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetrainResult:
-    """Why it was trained again or not, and what came of it; None where nothing was trained."""
+    """Why it was trained again or not, and the run; None where nothing was trained."""
 
     reason: str
     full_run: FullRun | None = None
@@ -31,90 +31,90 @@ class RetrainResult:
 
 @flow(name="retrain-model", validate_parameters=False)
 def retrain_model(config: RunConfig, *, run: str, due: str) -> RetrainResult:
-    """Trains again if a trigger fires and nothing stands against it.
+    """Trains again if a trigger fires and nothing forbids it.
 
-    `run` names who does it: after a kill, the same one continues what it began. `due` is when it was to begin (UTC,
-    ISO 8601): how long it waited, and how long songs took, does not count for the minimum interval.
+    `run` names the run: after a kill, the same run continues what it began. `due` is when it was scheduled (UTC,
+    ISO 8601): the minimum interval counts from there, whatever waiting and ingesting took.
     """
     begun = retrain_log.unfinished(config.store.tables, run)
     if begun is None:
         dataset = build_corpus.build_corpus.fn(config, until="curate").songs
         if config.retrain.canary:
-            _watch_canary(config)
-        facts = retrain_log.look(config, dataset, due=due)
-        judged = retrain_policy.judge(facts, config.retrain)
-        if judged.retrain:
-            begun, judged = _begin(config, facts, judged, run=run)
-        get_run_logger().info(judged.sentence)
-        create_markdown_artifact(markdown=judged.sentence, key="retrain-why", description="whether to train again")
+            _score_canary_songs(config)
+        facts = retrain_log.gather_facts(config, dataset, due=due)
+        judgement = retrain_policy.judge(facts, config.retrain)
+        if judgement.retrain:
+            begun, judgement = _begin(config, facts, judgement, run=run)
+        reason = judgement.sentence
+        get_run_logger().info(reason)
+        create_markdown_artifact(markdown=reason, key="retrain-why", description="whether to train again")
         if begun is None:
-            return RetrainResult(reason=judged.sentence)
+            return RetrainResult(reason=reason)
     result = run_all(_seeded(config, begun))
-    present = registry.champion(config.registry, store=config.store.root)
-    ended = replace(begun, ended_at=retrain_log.now(), champion=present.version if present else "")
-    retrain_log.note(config.store.tables, ended)
+    champion = registry.champion(config.registry, store=config.store.root)
+    ended = replace(begun, ended_at=retrain_log.now(), champion=champion.version if champion else "")
+    retrain_log.write(config.store.tables, ended)
     return RetrainResult(reason=begun.reason, full_run=result)
 
 
-def _begin(config: RunConfig, facts: Facts, judged: Judgement, *, run: str) -> tuple[Retraining | None, Judgement]:
-    """A retraining that is remembered from now on; should this process die, the next one of the same run goes on.
+def _begin(config: RunConfig, facts: Facts, judgement: Judgement, *, run: str) -> tuple[Retraining | None, Judgement]:
+    """A retraining that is in the log from now on; should this process die, the same run continues it.
 
-    None, and why, where the very same training ended before.
+    None, and a judgement that says why, where the very same training ended before.
     """
     begun = Retraining(
         began_at=retrain_log.now(),
         due_at=facts.due,
         devices=config.train.num_workers if config.train.use_gpu else 0,
-        reason=judged.sentence,
+        reason=judgement.sentence,
         run=run,
-        occasion=judged.occasion,
+        occasion=judgement.occasion,
         dataset=facts.dataset,
         recipe=facts.recipe,
-        seed=retrain_policy.seed_of(config.train.seed, judged.occasion),
+        seed=retrain_policy.seed_of(config.train.seed, judgement.occasion),
     )
     config = _seeded(config, begun)
     key = train_model.run_key(config, build_corpus.build_corpus.fn(config))
-    same = next((one for one in facts.done if one.ended_at and one.run_key == key), None)
+    same = next((earlier for earlier in facts.done if earlier.ended_at and earlier.run_key == key), None)
     if same is not None:
-        why = f"Not now: {retrain_policy.nothing_to_train(same)}, though {judged.sentence.removeprefix('Yes: ')}"
-        return None, replace(judged, retrain=False, sentence=why)
+        why = f"Not now: {retrain_policy.nothing_to_train(same)}, though {judgement.sentence.removeprefix('Yes: ')}"
+        return None, replace(judgement, retrain=False, sentence=why)
     begun = replace(begun, run_key=key)
-    retrain_log.note(config.store.tables, begun)
-    return begun, judged
+    retrain_log.write(config.store.tables, begun)
+    return begun, judgement
 
 
 def _seeded(config: RunConfig, begun: Retraining) -> RunConfig:
-    """The configuration with the seed of a retraining: with another's it would find that model again."""
+    """The configuration with the seed of a retraining: with that of another one it would find its model again."""
     return config if begun.seed is None else replace(config, train=replace(config.train, seed=begun.seed))
 
 
-def _watch_canary(config: RunConfig) -> None:
+def _score_canary_songs(config: RunConfig) -> None:
     """One more score of the champion on the canary songs, which have a store of their own inside this one."""
-    present = registry.champion(config.registry, store=config.store.root)
-    if present is not None:
-        apart = _canary_of(config)
-        claim_store(apart.store.root, setting="the canary's store")
-        write_removed_songs(apart.store.tables, read_removed_songs(config.store.tables).songs)
-        songs = build_corpus.build_corpus.fn(apart, until="curate").songs
-        retrain_log.note_canary(config.store.tables, present.digest, score_canary(config, songs))
+    champion = registry.champion(config.registry, store=config.store.root)
+    if champion is not None:
+        canary = _canary_config(config)
+        claim_store(canary.store.root, setting="the canary's store")
+        write_removed_songs(canary.store.tables, read_removed_songs(config.store.tables).songs)
+        songs = build_corpus.build_corpus.fn(canary, until="curate").songs
+        retrain_log.add_canary_score(config.store.tables, champion.digest, score_canary(config, songs))
 
 
 @resumable("canary")
 def score_canary(config: RunConfig, songs: ShardSet) -> float:
-    """The champion's mean nSDR in dB on all songs of the canary folder, whichever split they were dealt to."""
-    present = registry.champion(config.registry, store=config.store.root)
-    assert present is not None, "there was a champion a moment ago"
-    checkpoint = registry.fetch(present.uri, store=config.store.root)
-    apart, scored = _canary_of(config), list[SongScore]()
+    """The champion's mean nSDR in dB on all songs of the canary folder, whichever split they are in."""
+    champion = registry.champion(config.registry, store=config.store.root)
+    assert champion is not None, "there was a champion a moment ago"
+    checkpoint = registry.fetch(champion.uri, store=config.store.root)
+    canary, scores = _canary_config(config), list[SongScore]()
     for split in sorted({song.split for song in read_songs(songs)}):
-        of_split = replace(apart, evaluate=replace(apart.evaluate, split=split))
-        scored += train_model.score(
-            of_split, songs, str(checkpoint), who="canary: ", place="canary"
-        ).summary.songs.values()
-    return fmean(nsdr for song in scored for nsdr in song.nsdr.values())
+        of_split = replace(canary, evaluate=replace(canary.evaluate, split=split))
+        result = train_model.score(of_split, songs, str(checkpoint), label="canary: ", subfolder="canary")
+        scores += result.summary.songs.values()
+    return fmean(nsdr for song in scores for nsdr in song.nsdr.values())
 
 
-def _canary_of(config: RunConfig) -> RunConfig:
+def _canary_config(config: RunConfig) -> RunConfig:
     return replace(
         config,
         corpus=replace(config.corpus, root=config.retrain.canary),

@@ -1,4 +1,4 @@
-"""What a step made, on Prefect's page of its run: a table of figures and addresses, and links to where more is told."""
+"""A step's result on Prefect's page of its run: a table of figures and addresses, and links to more."""
 
 import logging
 import os
@@ -15,9 +15,9 @@ MAX_CHARACTERS = 300
 
 
 def show(name: str, result: Any) -> None:
-    """Makes the artifact of a step, where there is a run of Prefect's to show it with.
+    """Creates the artifact of a step's result, if called in a run of Prefect's.
 
-    A server that is away changes nothing of what was made.
+    A server that cannot be reached is logged and changes nothing of the result.
     """
     from prefect.artifacts import create_markdown_artifact
     from prefect.context import FlowRunContext, TaskRunContext
@@ -26,7 +26,7 @@ def show(name: str, result: Any) -> None:
         return
     try:
         create_markdown_artifact(markdown=_page(name, result), key=f"step-{name}", description=name)
-    except Exception as error:  # httpx has a dozen kinds of "away"
+    except Exception as error:  # httpx has a dozen kinds of "unreachable"
         _LOG.warning("%s is not shown on Prefect's page: %s", name, error)
 
 
@@ -37,14 +37,14 @@ def _page(name: str, result: Any) -> str:
 
 
 def _rows(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
-    """Every figure, word and address of a result by its dotted name; of lists their length."""
+    """Every number and text of a result by its dotted name; of lists their length."""
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)
     if isinstance(value, Mapping):
         for key, below in value.items():
             yield from _rows(below, f"{at}.{key}" if at else str(key))
     elif isinstance(value, list | tuple):
-        yield at or "items", f"{len(value)} of them"
+        yield at or "items", f"{len(value)} items"
     elif value is not None:
         yield at or "result", value
 

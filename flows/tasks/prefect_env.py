@@ -1,6 +1,6 @@
-"""Prefect without a server of one's own: its home in the store, quiet, and nothing left running afterwards.
+"""Prefect for the command line: its home is in the store, its log in a file, and no server is left running.
 
-`conducting` must come before the first import of prefect, which reads its settings once.
+`prefect_session` must be entered before prefect is first imported, which reads its settings once.
 """
 
 import logging
@@ -14,26 +14,26 @@ from pathlib import Path
 from datasets.errors import InputError
 from pipelines.registry.database.sqlite_files import SPECIAL, sqlite_address
 
-# Read from the environment of a process to tell whose temporary server it is, even after its starter was killed.
+# In the environment of a temporary server: who started it, also after that process was killed.
 OWNER = "STEMLINE_SERVER_OF"
 ANSWER_WITHIN_S = 10.0
 DATABASE = "PREFECT_API_DATABASE_CONNECTION_URL"
 
 
 @contextmanager
-def conducting(store: Path, *, debug: bool = False) -> Iterator[None]:
+def prefect_session(store: Path, *, debug: bool = False) -> Iterator[None]:
     """Flows called inside keep their records in the store, or on the server of PREFECT_API_URL where that is set."""
     stop_leftovers(store)
     _set_environment(store)
     if url := os.environ.get("PREFECT_API_URL"):
-        must_answer(f"{url.rstrip('/')}/health", variable="PREFECT_API_URL")
+        require_answer(f"{url.rstrip('/')}/health", variable="PREFECT_API_URL")
     if not debug:
         _log_to_file(store / "prefect" / "prefect.log")
-    yield  # Prefect stops its temporary server when Python exits, after its last records went out
+    yield  # Prefect stops its temporary server when Python exits, after sending its last records
 
 
-def must_answer(url: str, *, variable: str) -> None:
-    """An InputError within ten seconds unless an HTTP server answers there; what it answers does not matter."""
+def require_answer(url: str, *, variable: str) -> None:
+    """InputError unless an HTTP server answers there within ten seconds; any answer counts."""
     try:
         with urllib.request.urlopen(url, timeout=ANSWER_WITHIN_S):
             return
@@ -48,7 +48,7 @@ def must_answer(url: str, *, variable: str) -> None:
 
 
 def stop_leftovers(store: Path) -> list[int]:
-    """Ends temporary Prefect servers of this store whose driver is gone, as after kill -9; the pids it ended."""
+    """Ends temporary Prefect servers of this store whose starter is gone, as after kill -9; returns their pids."""
     import psutil
 
     ended = []
@@ -58,8 +58,8 @@ def stop_leftovers(store: Path) -> list[int]:
                 continue
             owner = process.environ().get(OWNER, "")
             pid, _, rest = owner.partition(" ")
-            born_s, _, home = rest.partition(" ")
-            if home != str(store) or _is_alive(int(pid), float(born_s)):
+            created_s, _, home = rest.partition(" ")
+            if home != str(store) or _is_alive(int(pid), float(created_s)):
                 continue
             process.terminate()
             ended.append(process.pid)
@@ -68,12 +68,12 @@ def stop_leftovers(store: Path) -> list[int]:
     return ended
 
 
-def _is_alive(pid: int, born_s: float) -> bool:
-    """Whether that very process runs; a later one that got the same number was born at another time."""
+def _is_alive(pid: int, created_s: float) -> bool:
+    """Whether that very process runs; a later process with the same number has another creation time."""
     import psutil
 
     try:
-        return abs(psutil.Process(pid).create_time() - born_s) < 1.0
+        return abs(psutil.Process(pid).create_time() - created_s) < 1.0
     except psutil.Error:
         return False
 
@@ -109,16 +109,16 @@ def _set_environment(store: Path) -> None:
 
 
 def _log_to_file(path: Path) -> None:
-    """Prefect puts a console handler on the root logger when imported; its words belong into a file of the store."""
+    """Sends Prefect's log to a file of the store: on import it puts a console handler on the root logger."""
     from prefect.logging.configuration import ensure_logging_setup
     from prefect.logging.handlers import PrefectConsoleHandler
 
     ensure_logging_setup()
     logging.raiseExceptions = False  # on a full disk, stack traces would follow the message that says so
-    quiet = logging.FileHandler(path, encoding="utf-8", delay=True)
-    quiet.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     for name in ("", "uvicorn", "fastapi"):
         logger = logging.getLogger(name)
-        for handler in [h for h in logger.handlers if isinstance(h, PrefectConsoleHandler)]:
-            logger.removeHandler(handler)
-            logger.addHandler(quiet)
+        for console in [one for one in logger.handlers if isinstance(one, PrefectConsoleHandler)]:
+            logger.removeHandler(console)
+            logger.addHandler(handler)

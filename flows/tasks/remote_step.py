@@ -1,7 +1,7 @@
 """One step as a job of a cluster: sent from here, run there by `python -m flows.tasks.remote_step CALL ANSWER`.
 
-Call and answer are JSON files in the store's tables, so that both ends must reach those and nothing else of each
-other. What the job says comes back as lines of its log: marked ones draw progress, the others are told as they are.
+Call and answer are JSON files beside the store's tables, so both ends only need shared storage. The job's output comes
+back as lines of its log: marked ones are progress, the others are logged as they are.
 """
 
 import importlib
@@ -20,7 +20,7 @@ from rich.console import Console
 
 from datasets.errors import InputError
 from datasets.store import storage, strict_json
-from flows import config as door
+from flows import config as settings
 from flows.console.error_messages import explain
 from flows.console.progress_display import Screen, current
 from pipelines.evaluation import evaluate
@@ -31,11 +31,11 @@ from pipelines.runtime.step_keys import Step
 from pipelines.training import train
 
 _LOG = logging.getLogger("flows.tasks.remote_step")
-VERSION = 1  # of calls and answers
+VERSION = 1  # of the format of calls and answers
 STEP = Step(
     name="job",
     version=VERSION,
-    # A job that began before a step changed would do other work: nobody must wait for its answer.
+    # A job that began before a step changed would give another result: its answer must not be used.
     uses={
         **ingest.SONG.versions,
         **curate.STEP.versions,
@@ -48,13 +48,13 @@ STEP = Step(
     },
 )
 MARK = "@stemline "
-SAY_EVERY_S = 2.0
+WRITE_EVERY_S = 2.0
 _CALLS = ("start", "advance", "note", "finish", "cached", "detail", "say")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobInputs:
-    """All that decides on what a job does."""
+    """Everything that decides on what a job does."""
 
     step: str
     arguments: Mapping[str, Any]
@@ -69,25 +69,25 @@ class JobFailedError(RuntimeError):
 
 
 def send(server: str, name: str, function: Callable[..., Any], arguments: Mapping[str, Any], *, run: str) -> Any:
-    """What `function` returns for the arguments, one of which is the configuration; done by a job of the cluster.
+    """What `function` returns for the arguments, one of which is the configuration, run by a job of the cluster.
 
     InputErrors of the job come back as such, other errors as JobFailedError.
     """
-    config = next(value for value in arguments.values() if isinstance(value, door.RunConfig))
+    config = next(value for value in arguments.values() if isinstance(value, settings.RunConfig))
     where = f"{function.__module__}:{function.__qualname__}"
-    inputs = JobInputs(step=name, arguments={key: _plain(value) for key, value in arguments.items()})
+    inputs = JobInputs(step=name, arguments={key: _as_dict(value) for key, value in arguments.items()})
     call = json.dumps({"function": where, "arguments": inputs.arguments})
     key = f"{name}-{STEP.key(inputs)[:12]}"
     folder = storage.join(config.store.tables, "cache", "jobs")
-    asked = storage.join(folder, f"{key}.json")
-    storage.write(asked, call.encode())
+    request = storage.join(folder, f"{key}.json")
+    storage.write(request, call.encode())
 
     def command(job: str) -> str:
         answer = storage.join(folder, f"{job}.answer.json")
-        return f"python -m flows.tasks.remote_step {shlex.quote(asked)} {shlex.quote(answer)}"
+        return f"python -m flows.tasks.remote_step {shlex.quote(request)} {shlex.quote(answer)}"
 
     job = ray_jobs.submit_or_attach(
-        server, JobSpec(name=key, command=command, run=run), on_log_line=_Listener(current())
+        server, JobSpec(name=key, command=command, run=run), on_log_line=_JobProgressReader(current())
     )
     _LOG.info("%s: job %s of %s, %s", name, job.id, server, job.status)
     return _answer(job, storage.join(folder, f"{job.id}.answer.json"), typing.get_type_hints(function)["return"])
@@ -95,24 +95,25 @@ def send(server: str, name: str, function: Callable[..., Any], arguments: Mappin
 
 def _answer(job: RayJob, address: str, kind: Any) -> Any:
     try:
-        told = json.loads(storage.read(address))
+        answer = json.loads(storage.read(address))
     except FileNotFoundError:
         if job.status == "STOPPED":
-            raise InputError(f"job {job.id} was stopped in the cluster; the same command goes on from there") from None
+            raise InputError(f"job {job.id} was stopped in the cluster; run the same command to continue") from None
         raise JobLostError(f"job {job.id} ended without an answer: {job.message or job.status}") from None
-    if "error" not in told:
-        return door.parse(kind, json.dumps(told["result"]))
-    if told["error"]["exit_code"] == 2:
-        raise InputError(told["error"]["message"])
-    raise JobFailedError(f"job {job.id}: {told['error']['message']}", frozenset(told["error"]["kinds"]))
+    if "error" not in answer:
+        return settings.parse(kind, json.dumps(answer["result"]))
+    error = answer["error"]
+    if error["exit_code"] == 2:
+        raise InputError(error["message"])
+    raise JobFailedError(f"job {job.id}: {error['message']}", frozenset(error["kinds"]))
 
 
-def _plain(value: Any) -> Any:
+def _as_dict(value: Any) -> Any:
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
-class _Listener:
-    """Draws the marked lines of a job on the screen; the others go to the log."""
+class _JobProgressReader:
+    """Calls the screen as the marked lines of a job say; other lines go to the log."""
 
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
@@ -133,81 +134,81 @@ class _Listener:
 # --- in the cluster -----------------------------------------------------------------------------------------
 
 
-class Relay(Screen):
-    """A screen that writes what it is told as marked lines, progress at most every two seconds."""
+class JobProgressWriter(Screen):
+    """A screen that writes its calls as marked lines, progress at most every two seconds."""
 
     def __init__(self) -> None:
         super().__init__(Console(quiet=True))
-        self._owed, self._told_s = 0.0, 0.0
+        self._pending, self._written_s = 0.0, 0.0
 
     def start(self, name: str, total: float, unit: str) -> None:
         super().start(name, total, unit)
-        self._owed = 0.0
-        self._tell("start", name, total, unit)
+        self._pending = 0.0
+        self._write("start", name, total, unit)
 
     def advance(self, amount: float = 1.0) -> None:
-        self._owed += amount
-        if time.monotonic() - self._told_s > SAY_EVERY_S:
-            self._pay()
+        self._pending += amount
+        if time.monotonic() - self._written_s > WRITE_EVERY_S:
+            self._write_pending()
 
     def note(self, text: str) -> None:
-        if time.monotonic() - self._told_s > SAY_EVERY_S:
-            self._pay()
-            self._tell("note", text)
+        if time.monotonic() - self._written_s > WRITE_EVERY_S:
+            self._write_pending()
+            self._write("note", text)
 
     def finish(self, summary: str) -> None:
-        self._pay()
+        self._write_pending()
         super().finish(summary)
-        self._tell("finish", summary)
+        self._write("finish", summary)
 
     def cached(self, name: str, summary: str) -> None:
-        self._tell("cached", name, summary)
+        self._write("cached", name, summary)
 
     def detail(self, text: str) -> None:
-        self._tell("detail", text)
+        self._write("detail", text)
 
     def say(self, text: str) -> None:
-        self._tell("say", text)
+        self._write("say", text)
 
-    def _pay(self) -> None:
-        if self._owed:
-            self._tell("advance", self._owed)
-        self._owed, self._told_s = 0.0, time.monotonic()
+    def _write_pending(self) -> None:
+        if self._pending:
+            self._write("advance", self._pending)
+        self._pending, self._written_s = 0.0, time.monotonic()
 
-    def _tell(self, call: str, *arguments: Any) -> None:
+    def _write(self, call: str, *arguments: Any) -> None:
         sys.stdout.write(f"{MARK}{json.dumps([call, arguments])}\n")
         sys.stdout.flush()
 
 
-def carry_out(asked: str, answer: str) -> int:
-    """Does what the call asks for, writes the answer, and is 0 if that is a result."""
+def run_remote_step(request: str, answer: str) -> int:
+    """Runs the step that the call names and writes the answer; 0 if that is a result, 1 if it is an error."""
     from pipelines.runtime.cluster import session
 
     try:
-        with Relay(), session():
-            function, arguments = _read_call(asked)
-            told: dict[str, Any] = {"result": _plain(function(**arguments))}
+        with JobProgressWriter(), session():
+            function, arguments = _read_call(request)
+            content: dict[str, Any] = {"result": _as_dict(function(**arguments))}
     except Exception as error:
         logging.getLogger("flows.tasks.remote_step").exception("the step failed")
         failure = explain(error)
         kinds = sorted({kind.__name__ for kind in type(error).__mro__})
-        told = {"error": {"message": failure.message, "exit_code": failure.exit_code, "kinds": kinds}}
-    storage.write(answer, strict_json.dumps(told).encode())
-    return int("error" in told)
+        content = {"error": {"message": failure.message, "exit_code": failure.exit_code, "kinds": kinds}}
+    storage.write(answer, strict_json.dumps(content).encode())
+    return int("error" in content)
 
 
-def _read_call(asked: str) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """The function and its arguments, of the types that it declares; only steps of ours can be called."""
-    told = json.loads(storage.read(asked))
-    module, _, name = told["function"].partition(":")
+def _read_call(request: str) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """The function and its arguments, of the types that it declares; only our own steps can be called."""
+    call = json.loads(storage.read(request))
+    module, _, name = call["function"].partition(":")
     step = getattr(importlib.import_module(module), name, None) if module.startswith("flows.") else None
     function = getattr(getattr(step, "fn", None), "__wrapped__", None)
     if function is None:
-        raise InputError(f"{told['function']} is no step that can be carried out as a job")
+        raise InputError(f"{call['function']} is not a step that can run as a job")
     hints = typing.get_type_hints(function)
-    return function, {key: door.parse(hints[key], json.dumps(value)) for key, value in told["arguments"].items()}
+    return function, {key: settings.parse(hints[key], json.dumps(value)) for key, value in call["arguments"].items()}
 
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path.cwd()))
-    sys.exit(carry_out(*sys.argv[1:]))
+    sys.exit(run_remote_step(*sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""A flow run's log and progress bar on Prefect's page, drawn on as a terminal would be."""
+"""A flow run's log and progress bar on Prefect's page, written to as a terminal would be."""
 
 import io
 from contextlib import suppress
@@ -22,30 +22,30 @@ class RunScreen(Screen):
         super().start(name, total, unit)
         key = "progress-" + "".join(letter if letter.isalnum() else "-" for letter in name.lower())
         self._bar = None
-        with suppress(Exception):  # a server that is away for a moment stops no step
-            made = create_progress_artifact(progress=0.0, key=key, description=name) if total else None
-            self._bar = made if isinstance(made, UUID) else None
+        with suppress(Exception):  # a server that cannot be reached for a moment stops no step
+            bar = create_progress_artifact(progress=0.0, key=key, description=name) if total else None
+            self._bar = bar if isinstance(bar, UUID) else None
 
     def finish(self, summary: str) -> None:
         super().finish(summary)
         if summary:
-            self._move(100.0)
+            self._set_bar(100.0)
         self._bar = None
 
-    def _say_now_and_then(self) -> None:
-        before = self._said_s
-        super()._say_now_and_then()
-        if self._total and self._said_s != before:
-            self._move(min(100.0, 100 * self._done / self._total))
+    def _print_sometimes(self) -> None:
+        before = self._printed_s
+        super()._print_sometimes()
+        if self._total and self._printed_s != before:
+            self._set_bar(min(100.0, 100 * self._done / self._total))
 
-    def _move(self, percent: float) -> None:
+    def _set_bar(self, percent: float) -> None:
         if self._bar is not None:
             with suppress(Exception):
                 update_progress_artifact(self._bar, progress=percent)
 
 
 class _Lines(io.StringIO):
-    """Text that is written becomes lines of the log of the run that is under way."""
+    """A text stream whose lines go to the log of the current run."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The store folder as one command holds it: made, writable, and held by one command at a time."""
+"""The lock of a store: its folder is created, checked to be writable, and used by one command at a time."""
 
 import fcntl
 import hashlib
@@ -17,30 +17,30 @@ from datasets.store.json_files import read_json, write_json
 from datasets.store.ownership import claim_store, require_claimable
 from pipelines.registry.used_registries import FILE
 
-LOOK_S = 0.2
+RETRY_EVERY_S = 0.2
 USERS = "stores"  # beside tables that several stores may share: a note of each
 
 
 @contextmanager
-def held(root: str, *, verb: str, data: str = "", patience_s: float = 0.0) -> Iterator[Path]:
-    """The store's folder, made if it is missing; a second command on it waits, then is refused and told who holds it.
+def store_lock(root: str, *, verb: str, data: str = "", patience_s: float = 0.0) -> Iterator[Path]:
+    """The store's folder, created if missing; a second command waits, then is refused with the name of the first.
 
-    It is marked as a store, and so is the place of its tables, `data`, where that is another; one that is somebody's
-    is refused before anything is written.
+    The folder is marked as a store, and so is that of its tables, `data`, where that is another; a folder that holds
+    something else is refused before anything is written.
 
-    The hold is a kernel lock on `.lock`, so it ends with the process, however the process ends.
+    It is a kernel lock on `.lock`, so it ends with the process, however the process ends.
     """
     if data:
         require_claimable(data, setting="store.data")
-    folder = _made(root)
+    folder = _create(root)
     if data:
         claim_store(data, setting="store.data")
         _note_user(data, folder)
     with open(folder / ".lock", "a+", encoding="utf-8") as lock:
         deadline_s = time.monotonic() + patience_s
-        while not _taken(lock) and time.monotonic() < deadline_s:
-            time.sleep(LOOK_S)
-        if not _taken(lock):
+        while not _acquire(lock) and time.monotonic() < deadline_s:
+            time.sleep(RETRY_EVERY_S)
+        if not _acquire(lock):
             raise InputError(
                 f"The store {root} is in use{_holder(folder / '.lock')}. "
                 "Wait until that ends, or use another store with store.root=DIR."
@@ -52,24 +52,24 @@ def held(root: str, *, verb: str, data: str = "", patience_s: float = 0.0) -> It
 
 
 def _note_user(data: str, root: Path) -> None:
-    """Leave word beside tables that this store works on them: others must not take for waste what it needs."""
-    place = storage.join(data, USERS, f"{hashlib.sha256(str(root).encode()).hexdigest()[:12]}.json")
-    if Path(data) != root and storage.stamp(place) is None:
-        write_json(place, {"root": str(root)})
+    """Note beside tables that this store uses them: `gc` of another store must not remove what it needs."""
+    note = storage.join(data, USERS, f"{hashlib.sha256(str(root).encode()).hexdigest()[:12]}.json")
+    if Path(data) != root and storage.stamp(note) is None:
+        write_json(note, {"root": str(root)})
 
 
 def other_users(data: str, root: str) -> dict[str, str]:
     """Other stores that keep their tables at `data`: their roots, each with the file that says so."""
-    mine = str(Path(root).expanduser().absolute())
+    own_root = str(Path(root).expanduser().absolute())
     folder = storage.join(data, USERS)
     notes = {storage.join(folder, name): read_json(storage.join(folder, name)) for name in storage.names(folder)}
-    found = {str((note or {}).get("root", "an unreadable note")): file for file, note in notes.items()}
+    users = {str((note or {}).get("root", "an unreadable note")): file for file, note in notes.items()}
     if not storage.is_remote(data) and any((Path(data) / name).exists() for name in ("mlflow.db", "runs", FILE)):
-        found[str(Path(data).absolute())] = data  # the tables are those of a store that has none elsewhere
-    return {other: file for other, file in found.items() if other != mine}
+        users[str(Path(data).absolute())] = data  # the tables are those of a store that has none elsewhere
+    return {root: file for root, file in users.items() if root != own_root}
 
 
-def _taken(lock: IO[str]) -> bool:
+def _acquire(lock: IO[str]) -> bool:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -77,15 +77,15 @@ def _taken(lock: IO[str]) -> bool:
     return True
 
 
-def _made(root: str) -> Path:
+def _create(root: str) -> Path:
     if "://" in root:
-        raise InputError(f"store.root is {root!r}; a folder on this machine is what works today.")
+        raise InputError(f"store.root must be a folder on this machine, got {root!r}; store.data may be an address.")
     folder = Path(root).expanduser().absolute()
     require_claimable(folder, setting="store.root")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as trial:
-            trial.write(b"stemline")
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"stemline")
         claim_store(folder, setting="store.root")
     except OSError as error:
         raise InputError(

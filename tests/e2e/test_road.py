@@ -89,7 +89,7 @@ def test_a_song_is_forgotten_by_name_of_those_who_heard_it(walked: Walked) -> No
     assert song.track_id in answer["songs"]
     test = next(song for song in kept if song.split == "test")
     config = door.load("smoke", [f"store.root={walked.store}", f"corpus.root={walked.songs}", *drill.SETTINGS])
-    who = forget.hearers(config, {test.audio})
+    who = forget.versions_trained_with(config, {test.audio})
     assert who.versions
     assert (who.heard, who.unknown) == ({}, {})  # judging by a song is not learning from it
 

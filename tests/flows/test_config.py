@@ -316,7 +316,10 @@ def test_settings_are_told_from_songs_and_models(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     Path("train.wav=").write_bytes(b"")
     words = ["a.wav", "store.root=x=y", "drums=runs/KEY/model", "train.wav=", "train.loader.cache=/c", "x" * 9000]
-    assert door.parted(words) == (["store.root=x=y", "train.loader.cache=/c"], [words[0], *words[2:4], words[5]])
+    assert door.split_overrides(words) == (
+        ["store.root=x=y", "train.loader.cache=/c"],
+        [words[0], *words[2:4], words[5]],
+    )
 
 
 @pytest.mark.parametrize(("old", "new"), renamed_settings.RENAMED.items())

@@ -15,12 +15,12 @@ from datasets.schema import ShardSet
 from flows import config as door
 from flows.retrain_policy import Facts, RetrainConfig, Retraining, judge, seed_of
 from flows.retraining.retrain_log import (
+    add_canary_score,
     canary_scores,
-    look,
-    note,
-    note_canary,
+    gather_facts,
     retrainings,
     unfinished,
+    write,
 )
 from pipelines.registry import ModelVersion, RegistryConfig, address, champion, promote, register, rollback
 from tests.pipelines.lineage.test_contamination import dataset, sounds, tune
@@ -145,7 +145,7 @@ def test_two_within_a_day_are_held_apart() -> None:
 
 def test_one_that_runs_is_not_joined_by_another_but_one_that_was_killed_is_forgotten() -> None:
     running = replace(QUIET, hours=120.0, done=(done("2026-11-22T10:00:00+00:00"),))
-    assert "one that began 26.0 h ago is still at work" in judge(running, CONFIG).sentence
+    assert "one that began 26.0 h ago is still running" in judge(running, CONFIG).sentence
     killed = replace(QUIET, hours=120.0, done=(done("2026-11-20T10:00:00+00:00"),))
     assert judge(killed, CONFIG).retrain
 
@@ -172,13 +172,13 @@ def test_a_champion_whose_dataset_is_gone_is_said() -> None:
 
 def test_what_was_noted_is_read_again_and_an_end_replaces_its_beginning(tmp_path: Path) -> None:
     begun = done("2026-11-23T09:00:00+00:00")
-    note(str(tmp_path), done("2026-11-23T10:00:00+00:00"))
-    note(str(tmp_path), begun)
+    write(str(tmp_path), done("2026-11-23T10:00:00+00:00"))
+    write(str(tmp_path), begun)
     ended = replace(begun, ended_at="2026-11-23T09:30:00+00:00")
-    note(str(tmp_path), ended)
+    write(str(tmp_path), ended)
     assert retrainings(str(tmp_path)) == [ended, done("2026-11-23T10:00:00+00:00")]
     for score in (6.0, 5.5):
-        note_canary(str(tmp_path), "abc", score)
+        add_canary_score(str(tmp_path), "abc", score)
     assert canary_scores(str(tmp_path), "abc") == [6.0, 5.5]
     assert canary_scores(str(tmp_path), "another champion") == []
     assert len(retrainings(str(tmp_path))) == 2
@@ -186,10 +186,10 @@ def test_what_was_noted_is_read_again_and_an_end_replaces_its_beginning(tmp_path
 
 def test_a_run_that_is_started_again_finds_what_it_began_and_no_other_run_does(tmp_path: Path) -> None:
     begun = replace(done("2026-11-23T09:00:00+00:00"), run="killed")
-    note(str(tmp_path), begun)
+    write(str(tmp_path), begun)
     assert unfinished(str(tmp_path), "killed") == begun
     assert unfinished(str(tmp_path), "another") is None
-    note(str(tmp_path), replace(begun, ended_at="2026-11-23T09:30:00+00:00"))
+    write(str(tmp_path), replace(begun, ended_at="2026-11-23T09:30:00+00:00"))
     assert unfinished(str(tmp_path), "killed") is None
 
 
@@ -346,7 +346,7 @@ def _weights(present: ModelVersion, store: Path) -> str:
 
 
 def facts_of(store: Path, songs: ShardSet | None = None) -> Facts:
-    return look(door.load("smoke", [f"store.root={store}"]), songs)
+    return gather_facts(door.load("smoke", [f"store.root={store}"]), songs)
 
 
 def seconds(hours: float | None) -> float:
@@ -379,9 +379,9 @@ def test_a_rollback_is_known_as_ours_and_what_it_took_back_is_no_news(store: Pat
     config = door.load("smoke", [f"store.root={store}"])
     more = dataset(store, "more", [("a", "train", "0"), ("d", "train", "2")], heard)
     promoted(store, 2, more)
-    note(str(store), replace(done("2026-11-20T03:00:00+00:00", "2026-11-20T09:00:00+00:00"), champion="2"))
+    write(str(store), replace(done("2026-11-20T03:00:00+00:00", "2026-11-20T09:00:00+00:00"), champion="2"))
     rollback(config.registry, store=str(store))
-    found = look(config, more)
+    found = gather_facts(config, more)
     assert (found.champion, found.expected_alias, found.rolled_back) == ("1", "2", True)
     assert seconds(found.champion_hours) == seconds(found.hours), "version 2 has learned from d"
     assert not judge(found, RetrainConfig(new_hours=1e-9)).retrain

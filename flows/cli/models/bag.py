@@ -30,74 +30,76 @@ def bag(
 
     Example: `stemline bag drums=A bass=B other=C vocals=D --to ft/ft.yaml`
     """
-    overrides, members = settings.parted(parts)
+    overrides, members = settings.split_overrides(parts)
     return run_verb(overrides, options, lambda config, screen: run(config, members, to=to, screen=screen))
 
 
-def run(config: RunConfig, parts: Sequence[str], *, to: str, screen: Screen) -> dict[str, Any]:
-    """Writes the bag's YAML file and its packages beside it; `parts` are SOURCE=MODEL, each source once."""
+def run(config: RunConfig, members: Sequence[str], *, to: str, screen: Screen) -> dict[str, Any]:
+    """Writes the bag's YAML file and its packages beside it; `members` are SOURCE=MODEL, each source once."""
     target = Path(to)
     if target.suffix != ".yaml" or os.path.lexists(target):
-        raise InputError(f"--to {to}: the name of a new .yaml file would do; its packages are put beside it")
+        raise InputError(f"--to must be a new file, NAME.yaml, got {to}; the packages of the bag are put beside it")
 
     from models.errors import ModelError
     from models.weights import checkpoint, demucs_packages
     from models.weights.loading import load_model
     from pipelines import registry
 
-    named = _named(parts)
+    refs = _model_refs(members)
     try:
         checkpoint.require_outside(target)
-        models = [load_model(registry.resolve(ref, store=config.store.root)) for ref in named.values()]
-        weights = _weights(list(named), models)
+        models = [load_model(registry.resolve(ref, store=config.store.root)) for ref in refs.values()]
+        weights = _weights(list(refs), models)
         with storage.disk_errors(target.parent, remedy="--to NAME.yaml"):
             target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.stem}-", dir=target.parent) as apart:
-            made = demucs_packages.export_bag(models, apart, name=target.stem, weights=weights)
-            load_model(made)  # what cannot be read back is no result
-            _move_in(Path(apart), target)
+        with tempfile.TemporaryDirectory(prefix=f".{target.stem}-", dir=target.parent) as folder:
+            bag_file = demucs_packages.export_bag(models, folder, name=target.stem, weights=weights)
+            load_model(bag_file)  # fails before anything is moved if it cannot be read back
+            _move_in(Path(folder), target)
     except ModelError as error:
         raise InputError(str(error)) from error
     screen.say(f"✓ {target}")
     return {
         "bag": str(target),
-        "members": named,
-        "shown": [table("Bag", ["source", "from"], [[source, ref] for source, ref in named.items()])],
+        "members": refs,
+        "console_output": [table("Bag", ["source", "from"], [[source, ref] for source, ref in refs.items()])],
     }
 
 
-def _move_in(apart: Path, target: Path) -> None:
-    """Put the files of a bag beside its list, which comes last; none of them takes the place of another."""
-    files = sorted(apart.iterdir(), key=lambda path: path.name == target.name)
-    there = [path.name for path in files if os.path.lexists(target.with_name(path.name))]
-    foreign = [name for name in there if not filecmp.cmp(apart / name, target.with_name(name), shallow=False)]
-    if foreign:
+def _move_in(folder: Path, target: Path) -> None:
+    """Move the files of a bag to their place, the YAML file last; no other file is replaced."""
+    files = sorted(folder.iterdir(), key=lambda path: path.name == target.name)
+    existing = [path.name for path in files if os.path.lexists(target.with_name(path.name))]
+    others = [name for name in existing if not filecmp.cmp(folder / name, target.with_name(name), shallow=False)]
+    if others:
         raise InputError(
-            f"--to {target}: {', '.join(foreign)} in {target.parent} would be replaced; give another name or folder"
+            f"--to {target}: {', '.join(others)} in {target.parent} would be replaced; give another name or folder"
         )
     for path in files:
-        if path.name not in there:
+        if path.name not in existing:
             os.replace(path, target.with_name(path.name))
 
 
-def _named(parts: Sequence[str]) -> dict[str, str]:
+def _model_refs(members: Sequence[str]) -> dict[str, str]:
     """The model of each source."""
-    named: dict[str, str] = {}
-    for part in parts:
-        source, equals, ref = part.partition("=")
-        if not equals or not ref or source in named:
-            raise InputError(f"{part!r}: SOURCE=MODEL, each source once, such as drums=runs/KEY/model, would do")
-        named[source] = ref
-    return named
+    refs: dict[str, str] = {}
+    for member in members:
+        source, equals, ref = member.partition("=")
+        if not equals or not ref or source in refs:
+            raise InputError(
+                f"a member must be SOURCE=MODEL, each source once, such as drums=runs/KEY/model, got {member!r}"
+            )
+        refs[source] = ref
+    return refs
 
 
-def _weights(named: Sequence[str], models: Sequence[Any]) -> list[list[float]]:
-    """One row per model: it counts for the source that it is named for, and for no other."""
+def _weights(given: Sequence[str], models: Sequence[Any]) -> list[list[float]]:
+    """One row per model, with weight 1 for the source it is given for and 0 for the others."""
     from models.networks.bag import interface
 
     sources = interface(models[0]).sources if models else ()
-    if sorted(named) != sorted(sources):
+    if sorted(given) != sorted(sources):
         raise InputError(
-            f"a bag needs one model for each of {', '.join(sources) or 'its sources'}, got {', '.join(named) or 'none'}"
+            f"a bag needs one model for each of {', '.join(sources) or 'its sources'}, got {', '.join(given) or 'none'}"
         )
-    return [[float(source == own) for source in sources] for own in named]
+    return [[float(source == own) for source in sources] for own in given]

@@ -26,7 +26,7 @@ def compare(
     *overrides: Overrides,
     options: Options = NO_OPTIONS,
 ) -> int:
-    """Score two models on the same held-out songs: what the first gains, song by song, and how certain that is.
+    """Score two models on the same held-out songs: the gain of the first, song by song, and its confidence bounds.
 
     Example: `stemline compare models:/stemline/4 models:/stemline@champion corpus.root=songs`
     """
@@ -38,59 +38,62 @@ def compare(
 
 
 def run(config: RunConfig, first: str, second: str, *, screen: Screen, debug: bool = False) -> dict[str, Any]:
-    """What differs in settings and songs, scores of both, and what the first gains over the second.
+    """Differences in settings and songs, scores of both, and the gain of the first over the second.
 
-    Songs that a registered one of the two learnt from are left out.
+    Songs that one of the two, if registered, learned from are left out.
     """
-    differing = lineage.differences(config, first, second)
+    differences = lineage.differences(config, first, second)
     with prepared(config, verb="compare", screen=screen, debug=debug):
         from flows.build_corpus import build_corpus
-        from flows.train_model import compare_models, heard_in, seed_noise_of
+        from flows.train_model import compare_models, contamination_of, seed_noise_of
 
-        one, two = compare_models(config, first, second)
+        a, b = compare_models(config, first, second)
         songs = build_corpus(config, until="curate").songs
-        heard = heard_in(config, songs, lineage.ancestries(config, first, second))
-        noise = seed_noise_of(config, one)
-        pairs = gate.compare(one, two, gate.with_tags(config.gate), left_out=heard.songs, noise=noise)
-    plain = asdict(pairs)
+        contaminated = contamination_of(config, songs, lineage.ancestries(config, first, second))
+        noise = seed_noise_of(config, a)
+        pairs = gate.compare(a, b, gate.with_tags(config.gate), left_out=contaminated.songs, noise=noise)
     return {
         "first": first,
         "second": second,
-        "digests": [one.model_digest, two.model_digest],
-        "protocol": one.protocol,
-        "settings": differing["settings"],
-        "dataset": differing["dataset"],
-        **plain,
-        "heard": dict(heard.songs),
-        "not_known": list(heard.gaps),
-        "shown": [*differing["shown"], *_shown(first, second, one, two, pairs), *_not_known(heard)],
+        "digests": [a.model_digest, b.model_digest],
+        "protocol": a.protocol,
+        "settings": differences["settings"],
+        "dataset": differences["dataset"],
+        **asdict(pairs),
+        "heard": dict(contaminated.songs),
+        "not_known": list(contaminated.gaps),
+        "console_output": [
+            *differences["console_output"],
+            *_score_tables(first, second, a, b, pairs),
+            *_not_known(contaminated),
+        ],
     }
 
 
-def _shown(first: str, second: str, one: ScoreSummary, two: ScoreSummary, pairs: Pairs) -> Sequence[Any]:
+def _score_tables(first: str, second: str, a: ScoreSummary, b: ScoreSummary, pairs: Pairs) -> Sequence[Any]:
     from flows.cli.result_tables import gain_table
 
-    sources = {**one.sources, "mean": one.overall}
-    others = {**two.sources, "mean": two.overall}
+    scores_a = {**a.sources, "mean": a.overall}
+    scores_b = {**b.sources, "mean": b.overall}
     rows = [
-        [source, *map(decibels, (score.mixture_nsdr, score.nsdr, others[source].nsdr, score.ceiling_nsdr))]
-        for source, score in sources.items()
+        [source, *map(decibels, (score.mixture_nsdr, score.nsdr, scores_b[source].nsdr, score.ceiling_nsdr))]
+        for source, score in scores_a.items()
     ]
-    title = f"nSDR in dB over {len(one.songs)} songs; {one.protocol}"
+    title = f"nSDR in dB over {len(a.songs)} songs; {a.protocol}"
     return [
         Text(f"first   {first}\nsecond  {second}"),
         table(title, ["source", "mixture", "first", "second", "IRM2 oracle"], rows, strong_last=True),
         gain_table("Gain of the first over the second in dB nSDR, song by song", {**pairs.sources, "mean": pairs.gain}),
         *([_slices(pairs)] if pairs.slices else []),
         table("Songs", ["track", "gain"], _extremes(pairs.songs)),
-        *(Text(f"left out: {track_id}, which one of them learnt from", style="dim") for track_id in pairs.left_out),
+        *(Text(f"left out: {track_id}, which one of them learned from", style="dim") for track_id in pairs.left_out),
     ]
 
 
-def _not_known(heard: Contamination) -> list[Any]:
+def _not_known(contaminated: Contamination) -> list[Any]:
     lines = [
-        *heard.gaps,
-        *([] if heard.by_fingerprint else ["only equal audio was looked for, no other masters or excerpts"]),
+        *contaminated.gaps,
+        *([] if contaminated.by_fingerprint else ["only equal audio was looked for, no other masters or excerpts"]),
     ]
     return [Text(f"not known: {line}", style="dim", overflow="fold") for line in lines]
 
@@ -101,7 +104,7 @@ def _slices(pairs: Pairs) -> Any:
 
 
 def _extremes(gains: Mapping[str, float]) -> list[list[str]]:
-    """The songs that lost most and those that gained most."""
+    """The songs with the greatest losses and those with the greatest gains."""
     ordered = sorted(gains.items(), key=lambda item: (item[1], item[0]))
     chosen = ordered if len(ordered) <= 2 * MAX_SONGS else [*ordered[:MAX_SONGS], *ordered[-MAX_SONGS:]]
     return [[track_id, decibels(gain, sign=True)] for track_id, gain in chosen]

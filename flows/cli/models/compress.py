@@ -1,4 +1,4 @@
-"""`stemline compress`: a checkpoint in fewer bits, and how many bytes that saved."""
+"""`stemline compress`: stores a checkpoint in fewer bits, and says how many bytes that saved."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,18 +36,18 @@ def run(config: RunConfig, model: str, *, bits: int, to: str, screen: Screen) ->
     source, target = registry.resolve(model, store=config.store.root), Path(to)
     _check_target(target, source)
     try:
-        made = _compress(source, target, bits)
+        compressed = _compress(source, target, bits)
     except ModelError as error:
         raise InputError(str(error)) from error
-    before, after = (model_ref.describe(path).size_bytes for path in (source, made))
-    screen.say(f"✓ {made}")
-    rows = [["before", str(source), f"{before / 2**20:.2f}"], ["after", str(made), f"{after / 2**20:.2f}"]]
+    before, after = (model_ref.describe(path).size_bytes for path in (source, compressed))
+    screen.say(f"✓ {compressed}")
+    rows = [["before", str(source), f"{before / 2**20:.2f}"], ["after", str(compressed), f"{after / 2**20:.2f}"]]
     return {
-        "checkpoint": str(made),
+        "checkpoint": str(compressed),
         "bits": bits,
         "bytes_before": before,
         "bytes_after": after,
-        "shown": [table("Compressed", ["", "checkpoint", "MiB"], rows)],
+        "console_output": [table("Compressed", ["", "checkpoint", "MiB"], rows)],
     }
 
 
@@ -65,13 +65,13 @@ def _compress(source: Path, target: Path, bits: int) -> Path:
 
 
 def _check_target(target: Path, source: Path) -> None:
-    """A compressed checkpoint may be replaced, nothing else: neither another run's model nor the one that is read."""
+    """InputError unless the folder is free or holds a compressed checkpoint other than the one that is read."""
     from models.errors import ModelError
     from models.weights import checkpoint
 
-    home = source if source.is_dir() else source.parent
-    if target.exists() and target.samefile(home):
-        raise InputError(f"--to {target} is where the model lies; give another folder")
+    folder = source if source.is_dir() else source.parent
+    if target.exists() and target.samefile(folder):
+        raise InputError(f"--to {target} is the folder of the model; give another folder")
     try:
         checkpoint.require_replaceable(target)
         if target.is_dir() and any(target.iterdir()):

@@ -1,4 +1,4 @@
-"""`stemline export`: a model as one graph without its source, kept with its version where it is a registered one."""
+"""`stemline export`: writes a model as one graph without its source; a registered version keeps a copy."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,11 +33,11 @@ def export(
 def run(config: RunConfig, model: str, *, to: str, screen: Screen) -> dict[str, Any]:
     """Writes `to`, of one segment for any batch, and attaches it to the version that `model` names, if it names one.
 
-    A graph that was exported before is replaced, a file of somebody's is not.
+    A graph that was exported before is replaced, any other file is not.
     """
     target = Path(to)
     if target.suffix not in KINDS:
-        raise InputError(f"--to {to}: a file that ends in {' or '.join(KINDS)} would do")
+        raise InputError(f"--to must be a file that ends in {' or '.join(KINDS)}, got {to}")
 
     from models.errors import ModelError
     from models.inference import export
@@ -57,10 +57,15 @@ def run(config: RunConfig, model: str, *, to: str, screen: Screen) -> dict[str, 
         with storage.disk_errors(target.parent, remedy=f"--to FILE{target.suffix}"):
             target.parent.mkdir(parents=True, exist_ok=True)
         with outputs(target.parent, [target.name], remedy=remedy):
-            made: Path = getattr(export, KINDS[target.suffix])(network, target)
+            graph: Path = getattr(export, KINDS[target.suffix])(network, target)
     except ModelError as error:
         raise InputError(str(error)) from error
-    kept = registry.attach(model, made, store=config.store.root) if model.startswith("models:") else ""
-    screen.finish(f"{made}, {made.stat().st_size / 2**20:.1f} MiB")
-    shown = [Text(f"file     {made}", overflow="fold"), Text(f"kept at  {kept}", overflow="fold")]
-    return {"file": str(made), "kept": kept, "digest": described.digest, "shown": shown if kept else shown[:1]}
+    copy = registry.attach(model, graph, store=config.store.root) if model.startswith("models:") else ""
+    screen.finish(f"{graph}, {graph.stat().st_size / 2**20:.1f} MiB")
+    lines = [f"file     {graph}", *([f"kept at  {copy}"] if copy else [])]
+    return {
+        "file": str(graph),
+        "kept": copy,
+        "digest": described.digest,
+        "console_output": [Text(line, overflow="fold") for line in lines],
+    }

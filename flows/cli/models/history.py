@@ -26,30 +26,38 @@ def history(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
 def run(config: RunConfig) -> dict[str, Any]:
     """Every promotion and rollback of the model, the newest first."""
     name = config.registry.name
-    done = registry.history(config.registry, store=config.store.root)
-    if not done:
-        return {"promotions": [], "rolled_back": [], "shown": [Text(f"No version of {name} was promoted yet.")]}
-    left = promotion_log.rolled_back(done)
-    shown = [
-        table(f"Champions of {name}", ["", "at, UTC", "", "version", "before"], [_row(entry) for entry in done[::-1]]),
-        *_reasons(done),
-        *_left(left),
-    ]
-    return {"promotions": [asdict(entry) for entry in done], "rolled_back": sorted(left, key=int), "shown": shown}
+    entries = registry.history(config.registry, store=config.store.root)
+    if not entries:
+        return {
+            "promotions": [],
+            "rolled_back": [],
+            "console_output": [Text(f"No version of {name} was promoted yet.")],
+        }
+    rolled_back = promotion_log.rolled_back(entries)
+    rows = [_row(entry) for entry in entries[::-1]]
+    return {
+        "promotions": [asdict(entry) for entry in entries],
+        "rolled_back": sorted(rolled_back, key=int),
+        "console_output": [
+            table(f"Champions of {name}", ["", "at, UTC", "", "version", "before"], rows),
+            *_reasons(entries),
+            *_how_to_promote(rolled_back),
+        ],
+    }
 
 
-def _left(left: Mapping[str, Promotion]) -> list[Text]:
-    """How what was rolled back from is promoted again."""
-    if not left:
+def _how_to_promote(rolled_back: Mapping[str, Promotion]) -> list[Text]:
+    """How a version that was rolled back is promoted again."""
+    if not rolled_back:
         return []
-    named = f"version{'s' if len(left) > 1 else ''} {', '.join(sorted(left, key=int))}"
-    words = f"Rolled back from {named}: promoted again only with `stemline promote --version N --force --reason TEXT`."
-    return [Text(words, overflow="fold")]
+    versions = f"version{'s' if len(rolled_back) > 1 else ''} {', '.join(sorted(rolled_back, key=int))}"
+    command = "`stemline promote --version N --force --reason TEXT`"
+    return [Text(f"Rolled back from {versions}: promoted again only with {command}.", overflow="fold")]
 
 
 def _row(entry: Promotion) -> list[str]:
     return [str(entry.number), entry.at[:16].replace("T", " "), entry.kind, entry.version, entry.before or "–"]
 
 
-def _reasons(done: Sequence[Promotion]) -> list[Text]:
-    return [Text(f"{entry.number}  {entry.reason}", style="dim", overflow="fold") for entry in done[::-1]]
+def _reasons(entries: Sequence[Promotion]) -> list[Text]:
+    return [Text(f"{entry.number}  {entry.reason}", style="dim", overflow="fold") for entry in entries[::-1]]

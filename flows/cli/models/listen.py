@@ -1,4 +1,4 @@
-"""`stemline listen`: pages on which two models and the true stems are heard side by side."""
+"""`stemline listen`: A/B listening pages of two models and the true stems."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,26 +38,32 @@ def listen(
 
 
 def run(config: RunConfig, first: str, second: str, *, out: str, screen: Screen, debug: bool = False) -> dict[str, Any]:
-    """Scores of both on the held-out songs, found again where known, then a page for each song that is chosen."""
+    """Scores of both on the held-out songs, reused where known, then a page for each chosen song."""
     first = first or f"models:/{config.registry.name}@{CANDIDATE}"
     second = second or f"models:/{config.registry.name}@{CHAMPION}"
     folder = Path(out).expanduser().absolute() if out else Path(config.store.root) / "listening"
     listening_pages.check(str(folder))
     with prepared(config, verb="listen", screen=screen, debug=debug):
         from flows.build_corpus import build_corpus
-        from flows.train_model import score_two
+        from flows.train_model import score_both
 
         songs = build_corpus(config, until="curate").songs
-        scores = score_two(config, songs, first, second)
-        one, two = (
+        scores = score_both(config, songs, first, second)
+        a, b = (
             ComparedModel(name=ref, checkpoint=str(registry.resolve(ref, store=config.store.root)), scores=summary)
             for ref, summary in zip((first, second), scores, strict=True)
         )
         pairs = gate.compare(*scores, config.gate)
         page = listening_pages.run(
-            config.listen, config.evaluate, (one, two), pairs, songs, out=str(folder), progress=screen
+            config.listen, config.evaluate, (a, b), pairs, songs, out=str(folder), progress=screen
         )
-    lost = sorted(pairs.songs.items(), key=lambda item: (item[1], item[0]))[:MAX_SONGS]
-    rows = [[track_id, decibels(gain, sign=True)] for track_id, gain in lost]
-    shown = [table("Gain of the first in dB nSDR, the least first", ["song", "gain"], rows), Text(f"Open {page}")]
-    return {"page": page, "first": first, "second": second, "songs": dict(lost), "shown": shown}
+    worst = sorted(pairs.songs.items(), key=lambda item: (item[1], item[0]))[:MAX_SONGS]
+    rows = [[track_id, decibels(gain, sign=True)] for track_id, gain in worst]
+    gains = table("Gain of the first in dB nSDR, the least first", ["song", "gain"], rows)
+    return {
+        "page": page,
+        "first": first,
+        "second": second,
+        "songs": dict(worst),
+        "console_output": [gains, Text(f"Open {page}")],
+    }

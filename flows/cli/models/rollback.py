@@ -1,4 +1,4 @@
-"""`stemline rollback`: an earlier version becomes the champion again."""
+"""`stemline rollback`: makes an earlier version the champion again."""
 
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -25,7 +25,7 @@ def rollback(
 
 
 def run(config: RunConfig, *, to: int | None, screen: Screen) -> dict[str, Any]:
-    """The champion of before is the champion again; nothing is trained or copied."""
+    """The entry of the promotion log; the earlier champion is the champion again, and nothing is trained or copied."""
     screen.start("rollback", 0, "")
     entry = registry.rollback(config.registry, store=config.store.root, to=None if to is None else str(to))
     name = config.registry.name

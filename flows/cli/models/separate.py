@@ -1,4 +1,4 @@
-"""`stemline separate`: stems of songs, and what is said of each song."""
+"""`stemline separate`: separates songs into stems."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -26,14 +26,14 @@ def separate(
 
     Example: `stemline separate song.mp3 --model models:/stemline@champion --out stems`
     """
-    overrides, files = settings.parted(songs)
+    overrides, files = settings.split_overrides(songs)
     if two_stems:
         overrides.append(settings.override("separate.two_stems", two_stems))
     return run_verb(overrides, options, lambda config, screen: run(config, files, model=model, out=out, screen=screen))
 
 
 def run(config: RunConfig, songs: Sequence[str], *, model: str, out: str, screen: Screen) -> dict[str, Any]:
-    """Separates every song that can be read; the exit code is 2 if one could not."""
+    """Separates every song that can be read; the exit code is 2 if one cannot."""
     if not songs:
         raise InputError("No song was given. Example: stemline separate song.mp3 --model models:/stemline@champion")
 
@@ -41,13 +41,13 @@ def run(config: RunConfig, songs: Sequence[str], *, model: str, out: str, screen
     from pipelines import registry
     from pipelines.inference import separate_songs
 
-    keep_freed_memory()  # this process is for nothing else
+    keep_freed_memory()  # this process does nothing else
     checkpoint = registry.resolve(model, store=config.store.root)
     result = separate_songs.run(config.separate, songs, model=str(checkpoint), out=out, progress=screen)
     if result.songs:
         settings.write(config, Path(out) / "separate.toml")
     rows = [[song.song, f"{duration(song.num_samples / song.sample_rate)}", song.folder] for song in result.songs]
-    shown: list[Any] = [table("Separated", ["song", "length", "folder"], rows)] if rows else []
+    output: list[Any] = [table("Separated", ["song", "length", "folder"], rows)] if rows else []
     for failed in result.failed:
         screen.say(f"✗ {failed.song}: {failed.reason}")
-    return {**asdict(result), "exit_code": 2 if result.failed else 0, "shown": shown}
+    return {**asdict(result), "exit_code": 2 if result.failed else 0, "console_output": output}

@@ -1,4 +1,4 @@
-"""`stemline deploy` registers the flows of `infra/prefect.yaml` with a Prefect server."""
+"""`stemline deploy`: registers the flows of `infra/prefect.yaml` with a Prefect server."""
 
 import json
 import os
@@ -13,12 +13,12 @@ from cyclopts import Parameter
 from rich.text import Text
 
 from datasets.errors import InputError
-from flows import config as door
+from flows import config as settings
 from flows.cli.options import NO_OPTIONS, PRESET, Options, Overrides
 from flows.cli.session import run_verb
 from flows.config import RunConfig
 from flows.console.progress_display import Screen
-from flows.tasks.prefect_env import must_answer
+from flows.tasks.prefect_env import require_answer
 
 ROOT = Path(__file__).resolve().parents[3]
 AUTOMATION = "stemline: crashed runs go on"
@@ -52,52 +52,57 @@ def run(config: RunConfig, *, preset: str, cron: str, pool: str, directory: str,
             "PREFECT_API_URL=http://127.0.0.1:4200/api"
         )
     _check_cron(cron)
-    must_answer(f"{url.rstrip('/')}/health", variable="PREFECT_API_URL")
+    require_answer(f"{url.rstrip('/')}/health", variable="PREFECT_API_URL")
     screen.start("deploy", 0, "")
     _make_pool(pool)
-    told = filled(read(), config, preset, cron=cron, pool=pool, directory=door.absolute(directory) or str(ROOT))
-    _send(told, reschedule=bool(cron))
+    folder = settings.absolute(directory) or str(ROOT)
+    manifest = filled(read(), config, preset, cron=cron, pool=pool, directory=folder)
+    _send(manifest, reschedule=bool(cron))
     _make_automation()
-    names = [f"{one['entrypoint'].rpartition('.')[2].replace('_', '-')}/{one['name']}" for one in told["deployments"]]
+    names = [
+        f"{deployment['entrypoint'].rpartition('.')[2].replace('_', '-')}/{deployment['name']}"
+        for deployment in manifest["deployments"]
+    ]
     screen.finish(f"{len(names)} deployments on {url}, work pool {pool}")
     return {
         "deployments": names,
         "pool": pool,
-        "shown": [Text(f"A worker runs them: prefect worker start --pool {pool}"), *map(Text, names)],
+        "console_output": [Text(f"A worker runs them: prefect worker start --pool {pool}"), *map(Text, names)],
     }
 
 
 def read() -> dict[str, Any]:
-    """infra/prefect.yaml as it is."""
-    told: dict[str, Any] = yaml.safe_load(resources.files("infra").joinpath("prefect.yaml").read_text(encoding="utf-8"))
-    return told
+    """The content of infra/prefect.yaml."""
+    text = resources.files("infra").joinpath("prefect.yaml").read_text(encoding="utf-8")
+    manifest: dict[str, Any] = yaml.safe_load(text)
+    return manifest
 
 
 def filled(
-    told: Mapping[str, Any], config: RunConfig, preset: str, *, cron: str, pool: str, directory: str
+    manifest: Mapping[str, Any], config: RunConfig, preset: str, *, cron: str, pool: str, directory: str
 ) -> dict[str, Any]:
     """The same with the configuration as default parameters, another pool, and another schedule.
 
-    A worker has neither this folder nor a preset that is a file of one's own: so it is told a preset that ships, and
-    whatever differs from that. `cron` is of the retraining; "" leaves it as it is, "off" takes it away.
+    A worker has neither this folder nor your own preset files: so it gets a preset that ships, and overrides for what
+    differs from it. `cron` is of the retraining; "" leaves it as it is, "off" removes it.
     """
-    name = preset if preset in door.presets() else door.nearest_preset(config)
+    name = preset if preset in settings.presets() else settings.nearest_preset(config)
     fields = {"corpus.root": "songs", "store.root": "store"}
     parameters = {
         "preset": name,
         "songs": config.corpus.root,
         "store": config.store.root,
-        "overrides": [text for text in door.differences(config, name) if text.partition("=")[0] not in fields],
+        "overrides": [text for text in settings.differences(config, name) if text.partition("=")[0] not in fields],
     }
-    made = json.loads(json.dumps(told))
-    made.pop("definitions", None)
-    made["pull"] = [{"prefect.deployments.steps.set_working_directory": {"directory": directory}}]
-    for one in made["deployments"]:
-        one["parameters"] = parameters
-        one["work_pool"]["name"] = pool
-        if "schedules" in one and cron:
-            one["schedules"] = [] if cron == "off" else [{"cron": cron, "timezone": "UTC"}]
-    return dict(made)
+    filled_in: dict[str, Any] = json.loads(json.dumps(manifest))
+    filled_in.pop("definitions", None)
+    filled_in["pull"] = [{"prefect.deployments.steps.set_working_directory": {"directory": directory}}]
+    for deployment in filled_in["deployments"]:
+        deployment["parameters"] = parameters
+        deployment["work_pool"]["name"] = pool
+        if "schedules" in deployment and cron:
+            deployment["schedules"] = [] if cron == "off" else [{"cron": cron, "timezone": "UTC"}]
+    return filled_in
 
 
 def _check_cron(cron: str) -> None:
@@ -109,11 +114,11 @@ def _check_cron(cron: str) -> None:
         raise InputError(f"--cron must be five fields such as '0 3 * * *', or off, got {cron!r}") from error
 
 
-def _send(told: Mapping[str, Any], *, reschedule: bool) -> None:
-    """Makes each deployment, or brings it up to date; schedules on the server stay unless `reschedule`, pauses always.
+def _send(manifest: Mapping[str, Any], *, reschedule: bool) -> None:
+    """Creates or updates each deployment; schedules on the server stay unless `reschedule`, pauses always.
 
-    `prefect deploy --all` would do it too, but 3.8.8 ends after the first: it asks for a pool's workers with a limit
-    of null, which its own server refuses. May go with the next Prefect.
+    We do not call `prefect deploy --all`, as 3.8.8 stops after the first: it asks for a pool's workers with a limit of
+    null, which its own server refuses. May go with the next Prefect.
     """
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate
@@ -124,36 +129,36 @@ def _send(told: Mapping[str, Any], *, reschedule: bool) -> None:
     from prefect.utilities.callables import parameter_schema
 
     with get_client(sync_client=True) as client:
-        for one in told["deployments"]:
-            flow: Any = load_flow_from_entrypoint(one["entrypoint"], use_placeholder_flow=False)
-            limit, pool = one["concurrency_limit"], one["work_pool"]
+        for deployment in manifest["deployments"]:
+            flow: Any = load_flow_from_entrypoint(deployment["entrypoint"], use_placeholder_flow=False)
+            limit, pool = deployment["concurrency_limit"], deployment["work_pool"]
             content: dict[str, Any] = {
                 "concurrency_limit": limit["limit"],
                 "concurrency_options": ConcurrencyOptions(
                     collision_strategy=ConcurrencyLimitStrategy(limit["collision_strategy"])
                 ),
-                "parameters": one["parameters"],
-                "description": one["description"],
-                "tags": one["tags"],
+                "parameters": deployment["parameters"],
+                "description": deployment["description"],
+                "tags": deployment["tags"],
                 "work_pool_name": pool["name"],
                 "job_variables": pool["job_variables"],
-                "pull_steps": told["pull"],
-                "entrypoint": one["entrypoint"],
+                "pull_steps": manifest["pull"],
+                "entrypoint": deployment["entrypoint"],
                 "parameter_openapi_schema": parameter_schema(flow).model_dump(),
-                "enforce_parameter_schema": one["enforce_parameter_schema"],
+                "enforce_parameter_schema": deployment["enforce_parameter_schema"],
             }
             try:
-                known = client.read_deployment_by_name(f"{flow.name}/{one['name']}")
+                existing = client.read_deployment_by_name(f"{flow.name}/{deployment['name']}")
             except ObjectNotFound:
-                known = None
-            if known and not (reschedule and "schedules" in one):
-                client.update_deployment(known.id, DeploymentUpdate(**content))
+                existing = None
+            if existing and not (reschedule and "schedules" in deployment):
+                client.update_deployment(existing.id, DeploymentUpdate(**content))
                 continue
             schedules = [
-                DeploymentScheduleCreate(schedule=CronSchedule(**given), active=True)
-                for given in one.get("schedules", [])
+                DeploymentScheduleCreate(schedule=CronSchedule(**schedule), active=True)
+                for schedule in deployment.get("schedules", [])
             ]
-            client.create_deployment(client.create_flow(flow), one["name"], schedules=schedules, **content)
+            client.create_deployment(client.create_flow(flow), deployment["name"], schedules=schedules, **content)
 
 
 def _make_pool(name: str) -> None:
@@ -170,9 +175,9 @@ def _make_pool(name: str) -> None:
 
 
 def _make_automation() -> None:
-    """A run whose process died is scheduled again: it finds what is finished, and listens to the job that still runs.
+    """Schedules a run whose process died again: it reuses finished steps and attaches to the job that still runs.
 
-    `deployments.MAX_STARTS` ends that for a run that dies each time.
+    A run that dies each time is given up after `deployments.MAX_STARTS` starts.
     """
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.objects import StateType

@@ -1,4 +1,4 @@
-"""`stemline retrain`: train again if that is worth it, as the deployment does; with `--explain`, say only whether."""
+"""`stemline retrain`: trains again if a trigger fires, as the deployment does; with `--explain`, only says whether."""
 
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -13,7 +13,7 @@ from flows.config import RunConfig
 from flows.console.progress_display import Screen, table
 from flows.retraining import retrain_log
 
-RUN = "stemline retrain"  # under this name a retraining by hand is noted, and continued after a kill
+RUN = "stemline retrain"  # the name of a manual retraining in the log, by which it is continued after a kill
 
 
 def retrain(
@@ -35,26 +35,33 @@ def retrain(
 
 
 def run(config: RunConfig, *, screen: Screen, debug: bool = False) -> dict[str, Any]:
-    """Whether it was trained again and why, and what came of it."""
+    """Whether it was trained again and why, and the result of the run."""
     config.model.check()  # not after an hour of ingesting
     with prepared(config, verb="retrain", screen=screen, debug=debug):
         from flows.cli.result_tables import run_tables
         from flows.retraining.retrain_model import retrain_model
 
         result = retrain_model(config, run=RUN, due=retrain_log.now())
-    shown: list[Any] = [Text(result.reason, overflow="fold")]
+    reason = Text(result.reason, overflow="fold")
     if result.full_run is None:
-        return {"retrained": False, "why": result.reason, "shown": shown}
-    shown += run_tables(result.full_run, store=config.store.root)
-    return {"retrained": True, "why": result.reason, **asdict(result.full_run), "shown": shown}
+        return {"retrained": False, "why": result.reason, "console_output": [reason]}
+    tables = run_tables(result.full_run, store=config.store.root)
+    return {"retrained": True, "why": result.reason, **asdict(result.full_run), "console_output": [reason, *tables]}
 
 
 def explained(config: RunConfig) -> dict[str, Any]:
-    """Whether the model would be trained again now, in one sentence, and what was done so far."""
-    facts = retrain_log.look(config)
-    judged = retrain_policy.judge(facts, config.retrain)
-    shown: list[Any] = [Text(judged.sentence, overflow="fold")]
+    """Whether the model would be trained again now, in one sentence, and the log of retrainings."""
+    facts = retrain_log.gather_facts(config)
+    judgement = retrain_policy.judge(facts, config.retrain)
+    output: list[Any] = [Text(judgement.sentence, overflow="fold")]
     if facts.done:
-        rows = [[one.began_at[:16], one.ended_at[:16] or "–", one.champion or "–", one.reason] for one in facts.done]
-        shown.append(table("Retrainings", ["began, UTC", "ended", "champion", "why"], rows[::-1]))
-    return {"retrain": judged.retrain, "why": judged.sentence, "facts": asdict(facts), "shown": shown}
+        rows = [
+            [past.began_at[:16], past.ended_at[:16] or "–", past.champion or "–", past.reason] for past in facts.done
+        ]
+        output.append(table("Retrainings", ["began, UTC", "ended", "champion", "why"], rows[::-1]))
+    return {
+        "retrain": judgement.retrain,
+        "why": judgement.sentence,
+        "facts": asdict(facts),
+        "console_output": output,
+    }

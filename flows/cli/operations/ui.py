@@ -39,14 +39,14 @@ def ui(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
 
 
 def serve_store(root: str, *, screen: Screen) -> dict[str, Any]:
-    """`serve`, where the folder is a store: MLflow and Prefect would begin books of theirs in any folder."""
+    """`serve`, if the folder is a store: MLflow and Prefect would create their databases in any folder."""
     if Path(root).is_dir():
         require_store(root, setting="store.root")
     return serve(Path(root), screen=screen)
 
 
 def serve(store: Path, *, screen: Screen) -> dict[str, Any]:
-    """Starts what the store has, says where it is, and stops all of it at Ctrl-C."""
+    """Starts the servers of a store, prints their addresses, and stops them at Ctrl-C."""
     store = store.expanduser().absolute()
     if not store.is_dir():
         raise InputError(f"There is no store at {store}. `stemline demo` makes one; or name yours with store.root=DIR.")
@@ -57,14 +57,14 @@ def serve(store: Path, *, screen: Screen) -> dict[str, Any]:
         for name, address in addresses.items():
             screen.say(f"{name:<8} {address}")
         screen.say("Ctrl-C stops them.")
-        with suppress(KeyboardInterrupt):  # this is how it is meant to end
+        with suppress(KeyboardInterrupt):  # the normal end
             threading.Event().wait()
     return {"addresses": addresses}
 
 
 @contextmanager
 def _report(path: Path) -> Iterator[str]:
-    """The report file and nothing else of the store; it is read anew at each visit."""
+    """Serves the report file and nothing else of the store; it is read at each visit."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -114,7 +114,7 @@ def _prefect(store: Path, screen: Screen) -> Iterator[str]:
     port = _free_port()
     environment = {
         **home_environment(store),
-        "PREFECT_API_URL": f"http://{HOST}:{port}/api",  # the page asks this address
+        "PREFECT_API_URL": f"http://{HOST}:{port}/api",  # Prefect's page sends its requests there
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
     }
@@ -127,14 +127,14 @@ def _prefect(store: Path, screen: Screen) -> Iterator[str]:
 
 @contextmanager
 def _process(command: list[str], *, log: Path, environment: Mapping[str, str]) -> Iterator[None]:
-    """A server in a process group of its own: both start helpers, which end with it."""
+    """A server in a process group of its own: its child processes end with it."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "wb") as words:
+    with open(log, "wb") as output:
         process = subprocess.Popen(
             [sys.executable, *command],
             env={**os.environ, **environment},
             stdin=subprocess.DEVNULL,
-            stdout=words,
+            stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )

@@ -1,4 +1,4 @@
-"""`stemline demo`: toy songs of known tempo, key and defects, the whole road, and a real song at its end."""
+"""`stemline demo`: the whole pipeline on synthetic songs, and a real song separated at its end."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -30,7 +30,7 @@ def demo(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
 
 
 def run(config: RunConfig, *, verb: str, screen: Screen, debug: bool = False) -> dict[str, Any]:
-    """The exit code is 1 if the model does not beat the mixture by `MIN_GAIN_DB`, and silence."""
+    """The result of the run; the exit code is 1 unless the model beats the mixture by `MIN_GAIN_DB`, and silence."""
     with prepared(config, verb=verb, screen=screen, debug=debug):
         from datasets.corpus.synthetic import write_corpus
         from flows.cli.result_tables import demo_tables
@@ -43,17 +43,17 @@ def run(config: RunConfig, *, verb: str, screen: Screen, debug: bool = False) ->
             truth = write_corpus(folder, num_songs=NUM_SONGS, seed=SEED, duration_s=SONG_S)
             screen.finish(f"{len(truth.good)} toy songs of {SONG_S:g} s, and {len(truth.bad)} broken ones")
             config = replace(config, corpus=replace(config.corpus, root=str(folder)))
-        made = full_run(config, shipped_song())
-        assert made.model.candidate is not None
-        gain_db = made.model.candidate.summary.overall.improvement
-        complaint = _complaint(made.model.candidate.summary)
-        if complaint:
-            screen.say(f"The demo failed: {complaint}")
-        shown = demo_tables(made, store=config.store.root)
-        return {**asdict(made), "gain_db": gain_db, "exit_code": int(bool(complaint)), "shown": shown}
+        result = full_run(config, shipped_song())
+        assert result.model.candidate is not None
+        gain_db = result.model.candidate.summary.overall.improvement
+        failure = _failure(result.model.candidate.summary)
+        if failure:
+            screen.say(f"The demo failed: {failure}")
+        output = demo_tables(result, store=config.store.root)
+        return {**asdict(result), "gain_db": gain_db, "exit_code": int(bool(failure)), "console_output": output}
 
 
-def _complaint(summary: ScoreSummary) -> str:
+def _failure(summary: ScoreSummary) -> str:
     """Why the model is not good enough; empty if it is. Silence scores 0 dB, which is far above the mixture."""
     overall = summary.overall
     if not overall.improvement >= MIN_GAIN_DB:

@@ -1,4 +1,4 @@
-"""`stemline promote`: through the gate; or past it, by version, with a person's reason."""
+"""`stemline promote`: through the gate, or past it with --version, --force and --reason."""
 
 import math
 from dataclasses import asdict
@@ -43,7 +43,7 @@ def promote(
 
 
 def by_name(config: RunConfig, version: int | None, *, force: bool, reason: str, screen: Screen) -> dict[str, Any]:
-    """A version becomes the champion past the gate, as a decision with a person's reason; nothing is trained."""
+    """The entry of the promotion log; a version becomes the champion past the gate, and nothing is trained."""
     if version is None or not force or not reason.strip():
         given = [f"--version {version}"] if version is not None else []
         given += [*(["--force"] if force else []), *([f"--reason {reason!r}"] if reason else [])]
@@ -60,9 +60,9 @@ def by_name(config: RunConfig, version: int | None, *, force: bool, reason: str,
         num_songs=0,
         checks=(Check(rule="force", met=True, message=why),),
     )
-    made, entry = registry.promote_by_name(config.registry, str(version), asdict(decision), store=config.store.root)
+    promoted, entry = registry.promote_by_name(config.registry, str(version), asdict(decision), store=config.store.root)
     screen.finish(
-        f"models:/{made.name}@{registry.CHAMPION} is version {made.version}, past the gate, instead of "
+        f"models:/{promoted.name}@{registry.CHAMPION} is version {promoted.version}, past the gate, instead of "
         f"{entry.before or 'none'}"
     )
-    return {**asdict(entry), "uri": made.uri}
+    return {**asdict(entry), "uri": promoted.uri}

@@ -1,4 +1,4 @@
-"""`stemline doctor`: whether everything that a run needs is there, and how to mend what is not."""
+"""`stemline doctor`: checks everything that a run needs, and says how to fix what is missing."""
 
 from dataclasses import asdict
 from typing import Any
@@ -25,37 +25,37 @@ def doctor(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
 
 
 def run(config: RunConfig, *, screen: Screen) -> dict[str, Any]:
-    """What was found; the exit code is 2 when something is at fault."""
+    """The findings; the exit code is 2 if something is at fault."""
     needs = Needs(
         store=config.store.root,
         data=config.store.tables,
         num_workers=config.train.num_workers,
         use_gpu=config.train.use_gpu,
     )
-    found = []
-    with stage(screen, "doctor", 0, "") as heard:
+    findings = []
+    with stage(screen, "doctor", 0, "") as progress:
         for finding in preflight.check(needs):
-            found.append(finding)
-            heard.note(finding.name)
-        faults = sum(finding.state == "fault" for finding in found)
-        heard.finish(f"{len(found)} checks, {faults} at fault" if faults else f"{len(found)} checks, nothing at fault")
+            findings.append(finding)
+            progress.note(finding.name)
+        faults = sum(finding.state == "fault" for finding in findings)
+        progress.finish(f"{len(findings)} checks, {faults or 'nothing'} at fault")
     return {
-        "findings": [asdict(finding) for finding in found],
-        "shown": shown(found),
+        "findings": [asdict(finding) for finding in findings],
+        "console_output": console_output(findings),
         "exit_code": 2 if faults else 0,
     }
 
 
-def shown(found: list[Finding]) -> list[Any]:
-    """A line for each check, and under the table what would mend the others."""
-    made = table("Checks", ["", "", ""], [])
-    made.show_header = False
-    made.columns[2].justify = "left"
-    made.columns[2].overflow = "fold"
-    for column in made.columns[:2]:
+def console_output(findings: list[Finding]) -> list[Any]:
+    """A line for each check, and under the table how to fix the faults."""
+    checks = table("Checks", ["", "", ""], [])
+    checks.show_header = False
+    checks.columns[2].justify = "left"
+    checks.columns[2].overflow = "fold"
+    for column in checks.columns[:2]:
         column.justify, column.no_wrap = "left", True
-    for finding in found:
+    for finding in findings:
         style = {"fault": "red", "warning": "yellow"}.get(finding.state)
-        made.add_row(Text(MARKS[finding.state]), Text(finding.name), Text(finding.seen), style=style)
-    advice = [f"{MARKS[item.state]} {item.name}: {item.mend}" for item in found if item.mend]
-    return [made, *(Text(line, overflow="fold") for line in advice)]
+        checks.add_row(Text(MARKS[finding.state]), Text(finding.name), Text(finding.seen), style=style)
+    advice = [f"{MARKS[item.state]} {item.name}: {item.mend}" for item in findings if item.mend]
+    return [checks, *(Text(line, overflow="fold") for line in advice)]

@@ -26,7 +26,7 @@ MAX_KINDS = 5
 
 @dataclass(slots=True, kw_only=True)
 class _Name:
-    """One way of naming a file, over all songs."""
+    """One name of files, counted over all songs."""
 
     name: str
     status: str
@@ -47,12 +47,12 @@ def inspect(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
 
 
 def run(config: RunConfig, *, screen: Screen) -> dict[str, Any]:
-    """The songs, the names and what they were read as; the exit code is 2 when no song can be used."""
+    """The songs, the names and what they were read as; the exit code is 2 if no song can be used."""
     corpus = config.corpus
     if not corpus.root:
         raise InputError("corpus.root is not set; corpus.root=DIR names the folder with the songs")
-    with stage(screen, "inspect", 0, "songs") as heard:
-        seen = survey(
+    with stage(screen, "inspect", 0, "songs") as progress:
+        surveyed = survey(
             corpus.root,
             sources=corpus.sources,
             split_seed=corpus.split_seed,
@@ -61,25 +61,27 @@ def run(config: RunConfig, *, screen: Screen) -> dict[str, Any]:
             known=drawn_sides(config.store.root, corpus.split_rule),
             rules=corpus.rules,
         )
-        refused = sum(bool(song.reason) for song in seen.songs)
-        files = sum(len(song.notes) for song in seen.songs)
-        heard.finish(f"{len(seen.songs)} songs, {refused} refused, {files} files; only names were looked at")
-    names = _names(seen.songs)
+        refused = sum(bool(song.reason) for song in surveyed.songs)
+        files = sum(len(song.notes) for song in surveyed.songs)
+        progress.finish(f"{len(surveyed.songs)} songs, {refused} refused, {files} files; only names were read")
+    names = _names(surveyed.songs)
     shares = drawn_shares(
-        seen.sides, seen.drawn_splits, valid_fraction=corpus.valid_fraction, test_fraction=corpus.test_fraction
+        surveyed.sides, surveyed.drawn_splits, valid_fraction=corpus.valid_fraction, test_fraction=corpus.test_fraction
     )
     return {
         "root": corpus.root,
-        "layouts": dict(Counter(song.layout for song in seen.songs)),
-        "drawn_splits": list(seen.drawn_splits),
+        "layouts": dict(Counter(song.layout for song in surveyed.songs)),
+        "drawn_splits": list(surveyed.drawn_splits),
         "drawn_shares": {share.split: _share(share) for share in shares},
-        "nothing_to_train_on": nothing_to_train_on(list(seen.sides)),
-        "stray": [as_text(name) for name in seen.stray],
-        "csv_files": [{"name": file.name, "is_list": file.is_list, "detail": file.detail} for file in seen.csv_files],
-        "songs": [_song(song, seen) for song in seen.songs],
-        "names": [_plain(name) for name in names],
-        "shown": _tables(seen, names, corpus.sources, shares),
-        "exit_code": 0 if refused < len(seen.songs) else 2,
+        "nothing_to_train_on": nothing_to_train_on(list(surveyed.sides)),
+        "stray": [as_text(name) for name in surveyed.stray],
+        "csv_files": [
+            {"name": file.name, "is_list": file.is_list, "detail": file.detail} for file in surveyed.csv_files
+        ],
+        "songs": [_song(song, surveyed) for song in surveyed.songs],
+        "names": [_as_dict(name) for name in names],
+        "console_output": _tables(surveyed, names, corpus.sources, shares),
+        "exit_code": 0 if refused < len(surveyed.songs) else 2,
     }
 
 
@@ -105,23 +107,23 @@ def _names(songs: Sequence[FoundSong]) -> list[_Name]:
 
 
 def _example(song: FoundSong, note: FileNote) -> str:
-    """The file where it stands; in layouts of songs across folders the note has the whole path already."""
+    """The path of the file; in layouts of songs across folders the note has the whole path already."""
     return as_text(note.path if song.layout in ("csv", "stem-folders") else f"{song.name}/{note.path}")
 
 
-def _song(song: FoundSong, seen: SongSurvey) -> dict[str, Any]:
+def _song(song: FoundSong, surveyed: SongSurvey) -> dict[str, Any]:
     files = [
         {"path": as_text(note.path), "status": note.status, "source": note.source, "kind": note.kind, "side": note.side}
         for note in song.notes
     ]
-    split, group = seen.sides[song.name]
+    split, group = surveyed.sides[song.name]
     return {
         "track_id": song.name, "title": song.title, "layout": song.layout, "split": split, "group": group,
         "reason": song.reason, "detail": song.detail, "files": files,
     }  # fmt: skip
 
 
-def _plain(name: _Name) -> dict[str, Any]:
+def _as_dict(name: _Name) -> dict[str, Any]:
     return {
         "name": name.name, "status": name.status, "source": name.source, "kind": name.kind, "files": name.files,
         "songs": len(name.songs), "example": name.example,
@@ -132,35 +134,35 @@ def _plain(name: _Name) -> dict[str, Any]:
 
 
 def _tables(
-    seen: SongSurvey, names: Sequence[_Name], sources: Sequence[str], shares: Sequence[DrawnShare]
+    surveyed: SongSurvey, names: Sequence[_Name], sources: Sequence[str], shares: Sequence[DrawnShare]
 ) -> list[Any]:
     used = [name for name in names if name.status == "used"]
     left_out = [name for name in names if name.status in ("unused", "ignored", "sum")]
-    shown = [_splits_table(seen), *_draw(seen, shares), _sources_table(seen.songs, sources)]
-    if any(song.layout not in ("musdb18", "musdb18-hq", "folders") for song in seen.songs):
-        shown.append(_names_table("Names, and the source they were read as", used, sources))
+    tables = [_splits_table(surveyed), *_draw(surveyed, shares), _sources_table(surveyed.songs, sources)]
+    if any(song.layout not in ("musdb18", "musdb18-hq", "folders") for song in surveyed.songs):
+        tables.append(_names_table("Names, and the source they were read as", used, sources))
     if left_out:
         rows = [[name.name, STATUSES[name.status], _kind(name), str(name.files), name.example] for name in left_out]
-        shown.append(_capped("Left out", ["name", "because", "kind", "files", "example"], rows))
+        tables.append(_capped("Left out", ["name", "because", "kind", "files", "example"], rows))
     for status in ("unknown", "ambiguous", "coarse"):
         doubtful = [name for name in names if name.status == status]
         if doubtful:
-            shown += _doubts(status, doubtful)
-    shown += [Text(f"{remark}.", style="yellow") for remark in seen.remarks]
-    refused = [song for song in seen.songs if song.reason]
+            tables += _doubts(status, doubtful)
+    tables += [Text(f"{remark}.", style="yellow") for remark in surveyed.remarks]
+    refused = [song for song in surveyed.songs if song.reason]
     if refused:
-        shown.append(_refused_table(refused))
-    return [part for one in shown for part in (Text(""), one)][1:]
+        tables.append(_refused_table(refused))
+    return [part for grid in tables for part in (Text(""), grid)][1:]
 
 
-def _splits_table(seen: SongSurvey) -> Any:
+def _splits_table(surveyed: SongSurvey) -> Any:
     rows = []
-    for word, keep in (("usable", True), ("refused", False)):
-        sides = Counter(seen.sides[song.name][0] for song in seen.songs if bool(song.reason) != keep)
-        rows.append([word, *(str(sides[split]) for split in SPLITS), str(sum(sides.values()))])
-    layouts = Counter(song.layout for song in seen.songs)
+    for label, keep in (("usable", True), ("refused", False)):
+        sides = Counter(surveyed.sides[song.name][0] for song in surveyed.songs if bool(song.reason) != keep)
+        rows.append([label, *(str(sides[split]) for split in SPLITS), str(sum(sides.values()))])
+    layouts = Counter(song.layout for song in surveyed.songs)
     title = f"Songs ({', '.join(f'{count} {layout}' for layout, count in layouts.most_common())})"
-    drawn = [f"{split}, drawn" if split in seen.drawn_splits else split for split in SPLITS]
+    drawn = [f"{split}, drawn" if split in surveyed.drawn_splits else split for split in SPLITS]
     return table(title, ["", *drawn, "all"], rows)
 
 
@@ -190,7 +192,7 @@ def _sources_table(songs: Sequence[FoundSong], sources: Sequence[str]) -> Any:
         more = "…" if len(kinds[source]) > MAX_KINDS else ""
         pairs = f"{sides[source, 'left']} + {sides[source, 'right']}" if sides[source, "left"] else "–"
         rows.append([source, str(len(holding[source])), str(files[source]), pairs, ", ".join(several) + more])
-    return _worded("Sources, refused songs included", ["source", "songs", "files", "left + right", "kinds"], rows)
+    return _text_table("Sources, refused songs included", ["source", "songs", "files", "left + right", "kinds"], rows)
 
 
 def _names_table(title: str, names: Sequence[_Name], sources: Sequence[str]) -> Any:
@@ -200,22 +202,22 @@ def _names_table(title: str, names: Sequence[_Name], sources: Sequence[str]) -> 
 
 
 def _doubts(status: str, names: Sequence[_Name]) -> list[Any]:
-    word = {"unknown": "Unknown names", "ambiguous": "Ambiguous names", "coarse": "Files that hold several sources"}
+    title = {"unknown": "Unknown names", "ambiguous": "Ambiguous names", "coarse": "Files that hold several sources"}
     rows = [
         [name.name, str(name.files), str(len(name.songs)), name.example, "" if status == "unknown" else name.details[0]]
         for name in names
     ]
     columns = ["name", "files", "songs", "example", "" if status == "unknown" else "why"]
-    return [_capped(word[status], columns, rows), Text(f"What would do: {ADVICE[status]}.", style="yellow")]
+    return [_capped(title[status], columns, rows), Text(f"Remedy: {ADVICE[status]}.", style="yellow")]
 
 
 def _refused_table(songs: Sequence[FoundSong]) -> Any:
     rows = []
     for reason, count in Counter(song.reason for song in songs).most_common():
         first = next(song for song in songs if song.reason == reason)
-        detail = first.detail.removesuffix(f"; {ADVICE['unknown']}")  # stands above
+        detail = first.detail.removesuffix(f"; {ADVICE['unknown']}")  # said above
         rows.append([REASONS[reason], str(count), f"{first.title}: {detail}"])
-    return _worded("Songs refused", ["because", "songs", "for example"], rows)
+    return _text_table("Songs refused", ["because", "songs", "for example"], rows)
 
 
 def _kind(name: _Name) -> str:
@@ -224,13 +226,13 @@ def _kind(name: _Name) -> str:
 
 def _capped(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
     more = f" (the first {MAX_ROWS} of {len(rows)}; --json has all)" if len(rows) > MAX_ROWS else ""
-    return _worded(title + more, columns, rows[:MAX_ROWS])
+    return _text_table(title + more, columns, rows[:MAX_ROWS])
 
 
-def _worded(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
-    """A table whose words stand to the left; only counts stand to the right."""
-    made = table(title, columns, rows)
-    for column in made.columns:
+def _text_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
+    """A table of text, aligned left; only counts are aligned right."""
+    grid = table(title, columns, rows)
+    for column in grid.columns:
         if column.header not in ("files", "songs", "left + right"):
             column.justify, column.overflow = "left", "fold"
-    return made
+    return grid

@@ -1,4 +1,4 @@
-"""`stemline plan`: what a training will take before it is started, and whether it fits."""
+"""`stemline plan`: the steps, memory, time and cost of a training before it is started, and whether it fits."""
 
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any
@@ -22,7 +22,7 @@ from pipelines.training.estimate import Device, MeasuredSteps, Plan
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hardware:
-    """What the training will run on, as far as it was said."""
+    """What the training will run on, as far as it is given."""
 
     gpu: str = ""  # one of `pipelines.training.estimate.DEVICES`
     memory_gib: NonNegativeFloat = 0.0  # 0: the device's
@@ -61,32 +61,32 @@ def plan(
 
 
 def run(config: RunConfig, hardware: Hardware, *, measured: bool, screen: Screen) -> dict[str, Any]:
-    """The plan; the exit code is 2 when the training would not fit."""
-    with stage(screen, "plan", 0, "") as heard:
+    """The plan; the exit code is 2 if the training does not fit."""
+    with stage(screen, "plan", 0, "") as progress:
         device = _device(config, hardware)
-        num_songs, hours, found = _corpus(config)
+        num_songs, hours, origin = _corpus(config)
         try:
-            taken = _measure(config, device, screen) if measured else None
-            made = planning.make(
+            steps = _measure(config, device, screen) if measured else None
+            planned = planning.make(
                 config.train, config.model, sources=config.corpus.sources, device=device, corpus_h=hours,
-                mfu=hardware.mfu, measured=taken,
+                mfu=hardware.mfu, measured=steps,
             )  # fmt: skip
         except ModelError as error:
             raise InputError(str(error)) from error
-        heard.finish(f"{made.parameters / 1e6:.1f} M parameters, {made.steps} steps")
+        progress.finish(f"{planned.parameters / 1e6:.1f} M parameters, {planned.steps} steps")
     return {
         "songs": num_songs,
         "corpus_hours": hours,
-        "plan": planning.words(made),
-        "measured": asdict(taken) if taken else None,
-        "shown": _shown(made, _songs(num_songs, hours, found), config, device, taken),
-        "exit_code": 0 if made.fits else 2,
+        "plan": planning.words(planned),
+        "measured": asdict(steps) if steps else None,
+        "console_output": _console_output(planned, _songs_row(num_songs, hours, origin), config, device, steps),
+        "exit_code": 0 if planned.fits else 2,
     }
 
 
 def _device(config: RunConfig, hardware: Hardware) -> Device:
     if hardware.gpu and hardware.gpu not in planning.DEVICES:
-        raise InputError(f"--gpu {hardware.gpu!r} is not known: {', '.join(planning.DEVICES)} would do")
+        raise InputError(f"--gpu must be one of {', '.join(planning.DEVICES)}, got {hardware.gpu!r}")
     if hardware.gpu or config.train.use_gpu:
         device = planning.DEVICES[hardware.gpu or "h100"]
     else:
@@ -99,21 +99,22 @@ def _device(config: RunConfig, hardware: Hardware) -> Device:
 
 
 def _corpus(config: RunConfig) -> tuple[int | None, float | None, str]:
-    """Songs and hours of the newest dataset in the store; else the songs that the folder's names promise."""
+    """Songs, hours and origin: of the newest dataset in the store, else by the names in the corpus folder."""
     try:
-        known = versions.list_versions(config.store.tables)
+        stored = versions.list_versions(config.store.tables)
     except InputError:
-        known = []
-    if known:
-        return known[0].num_songs, known[0].hours, f"dataset {known[0].id} of the store"
+        stored = []
+    if stored:
+        return stored[0].num_songs, stored[0].hours, f"dataset {stored[0].id} of the store"
     if not config.corpus.root:
         return None, None, "not known: no dataset in the store, and corpus.root is not set"
     corpus = config.corpus
-    seen = survey(
+    surveyed = survey(
         corpus.root, sources=corpus.sources, split_seed=corpus.split_seed, valid_fraction=corpus.valid_fraction,
         test_fraction=corpus.test_fraction, rules=corpus.rules,
     )  # fmt: skip
-    return sum(not song.reason for song in seen.songs), None, "by their names; hours are known after stemline ingest"
+    num_songs = sum(not song.reason for song in surveyed.songs)
+    return num_songs, None, "by their names; hours are known after stemline ingest"
 
 
 def _measure(config: RunConfig, device: Device, screen: Screen) -> MeasuredSteps:
@@ -123,68 +124,74 @@ def _measure(config: RunConfig, device: Device, screen: Screen) -> MeasuredSteps
     return planning.measure(config.train, config.model, sources=config.corpus.sources, device=device, rows=rows)
 
 
-def _songs(num_songs: int | None, hours: float | None, found: str) -> list[str]:
-    words = found if hours is None else f"{hours:.1f} h, {found}"
-    return ["songs", "–" if num_songs is None else f"{num_songs:,}", words]
+def _songs_row(num_songs: int | None, hours: float | None, origin: str) -> list[str]:
+    remark = origin if hours is None else f"{hours:.1f} h, {origin}"
+    return ["songs", "–" if num_songs is None else f"{num_songs:,}", remark]
 
 
-def _shown(made: Plan, songs: list[str], config: RunConfig, device: Device, taken: MeasuredSteps | None) -> list[Any]:
-    heard = f"{made.heard_h:,.{0 if made.heard_h >= 10 else 2}f} h" + (
-        f", {made.passes:,.0f} times the corpus" if made.passes else ""
+def _console_output(
+    plan: Plan, songs: list[str], config: RunConfig, device: Device, measured: MeasuredSteps | None
+) -> list[Any]:
+    audio = f"{plan.heard_h:,.{0 if plan.heard_h >= 10 else 2}f} h" + (
+        f", {plan.passes:,.0f} times the corpus" if plan.passes else ""
     )
-    how = "measured" if made.mfu_is_measured else "assumed"
+    source = "measured" if plan.mfu_is_measured else "assumed"
     rows = [
         songs,
-        ["steps", f"{made.steps:,}", f"of {made.batch_size} segments of {made.segment_s:g} s: {heard}"],
+        ["steps", f"{plan.steps:,}", f"of {plan.batch_size} segments of {plan.segment_s:g} s: {audio}"],
         [
             "network",
-            f"{made.parameters / 1e6:.1f} M",
-            f"{config.model.preset}, {made.forward_gflop:,.0f} GFLOP forward",
+            f"{plan.parameters / 1e6:.1f} M",
+            f"{config.model.preset}, {plan.forward_gflop:,.0f} GFLOP forward",
         ],
-        ["memory", f"{made.memory_gib:.1f} GiB", _memory(made)],
-        ["workers", str(made.num_workers), f"{made.device}, {device.memory_gib:.0f} GiB each"],
+        ["memory", f"{plan.memory_gib:.1f} GiB", _memory(plan)],
+        ["workers", str(plan.num_workers), f"{plan.device}, {device.memory_gib:.0f} GiB each"],
         [
             "a step",
-            duration(made.step_s),
-            f"{made.compute_s:.2g} s to compute ({config.train.learner.precision}, at {100 * made.mfu:.0f} % of peak, "
-            f"{how}), {made.loading_s:.2g} s to load",
+            duration(plan.step_s),
+            f"{plan.compute_s:.2g} s to compute ({config.train.learner.precision}, at {100 * plan.mfu:.0f} % of peak, "
+            f"{source}), {plan.loading_s:.2g} s to load",
         ],
-        ["time", _days(made.hours), f"{made.hours * made.num_workers:,.0f} device-hours, validation not counted"],
-        ["cost", f"{made.dollars:,.0f} $", f"{device.dollars_per_hour:g} $ per device and hour"],
+        [
+            "time",
+            _days(plan.hours),
+            f"{plan.hours * plan.num_workers:,.0f} device-hours, validation not counted",
+        ],
+        ["cost", f"{plan.dollars:,.0f} $", f"{device.dollars_per_hour:g} $ per device and hour"],
         [
             "loader",
-            f"{made.crops_per_s:.1f}/s",
-            f"segments decoded by {made.loading_cores} cores; {made.decoding_cores:.1f} would keep up with computing",
+            f"{plan.crops_per_s:.1f}/s",
+            f"segments decoded by {plan.loading_cores} cores; {plan.decoding_cores:.1f} would keep up with computing",
         ],
     ]
-    if taken:
-        peak = "" if taken.peak_gib is None else f", {taken.peak_gib:.1f} GiB at most"
-        rows.append(["measured", duration(taken.seconds), f"a real step of {taken.rows} rows here{peak}"])
-    title = table("Plan", ["", "", ""], [])
-    title.show_header = False
-    title.columns[2].justify, title.columns[2].overflow = "left", "fold"
-    title.columns[1].no_wrap = True
+    if measured:
+        peak = "" if measured.peak_gib is None else f", {measured.peak_gib:.1f} GiB at most"
+        rows.append(["measured", duration(measured.seconds), f"a real step of {measured.rows} rows here{peak}"])
+    grid = table("Plan", ["", "", ""], [])
+    grid.show_header = False
+    grid.columns[2].justify, grid.columns[2].overflow = "left", "fold"
+    grid.columns[1].no_wrap = True
     for row in rows:
-        title.add_row(*map(Text, row))
-    verdict = "It fits." if made.fits else f"It does not fit into {made.limit_gib:.0f} GiB; {made.advice} would do."
-    return [title, Text(verdict, style="" if made.fits else "red", overflow="fold"), *_bound(made, config)]
+        grid.add_row(*map(Text, row))
+    verdict = "It fits." if plan.fits else f"It does not fit into {plan.limit_gib:.0f} GiB; try {plan.advice}."
+    return [grid, Text(verdict, style="" if plan.fits else "red", overflow="fold"), *_bound(plan, config)]
 
 
-def _bound(made: Plan, config: RunConfig) -> list[Text]:
-    """Where the GPUs would wait for songs, and which setting would end that."""
-    if made.bound == "compute":
+def _bound(plan: Plan, config: RunConfig) -> list[Text]:
+    """Whether the GPUs would wait for the loader, and which setting avoids that."""
+    if plan.bound == "compute":
         return [Text("Computing binds, not the loader.", overflow="fold")]
-    setting = f"train.cpus_per_worker={made.cpus_per_worker}"
-    if 0 < config.train.loader.threads < made.cpus_per_worker:
+    setting = f"train.cpus_per_worker={plan.cpus_per_worker}"
+    if 0 < config.train.loader.threads < plan.cpus_per_worker:
         setting += " train.loader.threads=0"
-    hours = made.hours * made.compute_s / made.step_s
+    hours = plan.hours * plan.compute_s / plan.step_s
     return [Text(f"The loader binds: with {setting} it would take {_days(hours)}.", style="yellow", overflow="fold")]
 
 
-def _memory(made: Plan) -> str:
+def _memory(plan: Plan) -> str:
     return (
-        f"computed: {made.weights_gib:.1f} for weights, gradients, optimizer and averages, "
-        f"{made.rows_at_once} x {made.row_gib:.2f} for rows at once; {made.limit_gib:.0f} can be used"
+        f"computed: {plan.weights_gib:.1f} for weights, gradients, optimizer and averages, "
+        f"{plan.rows_at_once} x {plan.row_gib:.2f} for rows at once; {plan.limit_gib:.0f} can be used"
     )
 
 

@@ -15,7 +15,8 @@ from flows.cli.session import run_verb
 from flows.console.progress_display import table
 
 MAX_ROWS = 20
-_WORDS = {"changed_audio": "other audio", "changed_split": "other split", "changed_license": "other license"}
+_CHANGES = {"changed_audio": "other audio", "changed_split": "other split", "changed_license": "other license"}
+_FIELDS = {"added": "added", "removed": "removed", **_CHANGES}
 
 
 datasets = App(name="datasets", help="List a store's datasets, how two differ, and which hold a song.")
@@ -27,7 +28,7 @@ def list_datasets(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
 
     Example: `stemline datasets store.root=store`
     """
-    return run_verb(overrides, options, lambda config, screen: listed(config.store.tables))
+    return run_verb(overrides, options, lambda config, screen: list_all(config.store.tables))
 
 
 @datasets.command
@@ -38,11 +39,11 @@ def diff(
     *overrides: Overrides,
     options: Options = NO_OPTIONS,
 ) -> int:
-    """Show which songs the second dataset adds, drops or holds otherwise; ids as `stemline datasets` lists them.
+    """Show which songs the second dataset adds, drops or changes; ids as `stemline datasets` lists them.
 
     Example: `stemline datasets diff 3f2a9c 81bb04 store.root=store`
     """
-    return run_verb(overrides, options, lambda config, screen: differing(config.store.tables, first, second))
+    return run_verb(overrides, options, lambda config, screen: difference(config.store.tables, first, second))
 
 
 @datasets.command
@@ -56,73 +57,71 @@ def find(
 
     Example: `stemline datasets find "Falcon 69" store.root=store`
     """
-    return run_verb(overrides, options, lambda config, screen: holding(config.store.tables, song))
+    return run_verb(overrides, options, lambda config, screen: find_song(config.store.tables, song))
 
 
-def listed(store: str) -> dict[str, Any]:
+def list_all(store: str) -> dict[str, Any]:
     """Every dataset of a store, the newest first."""
-    found = versions.list_versions(store)
-    if not found:
-        first = f"stemline ingest corpus.root=SONGS store.root={store}"
-        return {"versions": [], "shown": [Text(f"No dataset in {store} yet; `{first}` makes one.", overflow="fold")]}
+    listed = versions.list_versions(store)
+    if not listed:
+        command = f"stemline ingest corpus.root=SONGS store.root={store}"
+        message = Text(f"No dataset in {store} yet; `{command}` makes one.", overflow="fold")
+        return {"versions": [], "console_output": [message]}
     columns = ["id", "step", "made, UTC", "songs", "train/\nvalid/test", "left\nout", "hours", "size"]
-    shown: list[Any] = [table("Datasets", columns, [_row(version) for version in found])]
-    for version in found:
-        shown += [Text(f"{version.id}  {line}", style="dim", overflow="fold") for line in _remarks(version)]
-    return {"versions": [asdict(version) for version in found], "shown": shown}
+    output: list[Any] = [table("Datasets", columns, [_row(version) for version in listed])]
+    for version in listed:
+        output += [Text(f"{version.id}  {line}", style="dim", overflow="fold") for line in _remarks(version)]
+    return {"versions": [asdict(version) for version in listed], "console_output": output}
 
 
-def differing(store: str, first: str, second: str) -> dict[str, Any]:
-    """What the second dataset holds otherwise than the first."""
-    found = versions.diff(store, first, second)
-    rows = [[name, str(len(getattr(found, field)))] for field, name in _fields().items()]
-    rows.append(["unchanged", str(found.unchanged)])
-    return {**asdict(found), "shown": [table(f"From {first} to {second}", ["", "songs"], rows), *_details(found)]}
+def difference(store: str, first: str, second: str) -> dict[str, Any]:
+    """What the second dataset adds, drops and changes."""
+    changes = versions.diff(store, first, second)
+    rows = [[name, str(len(getattr(changes, field)))] for field, name in _FIELDS.items()]
+    rows.append(["unchanged", str(changes.unchanged)])
+    summary = table(f"From {first} to {second}", ["", "songs"], rows)
+    return {**asdict(changes), "console_output": [summary, *_details(changes)]}
 
 
-def holding(store: str, song: str) -> dict[str, Any]:
+def find_song(store: str, song: str) -> dict[str, Any]:
     """The datasets that hold a song, and as what."""
-    found = versions.find(store, song)
+    by_version = versions.find(store, song)
     rows = [
         [version, item.track_id, item.split, f"{item.num_samples / item.sample_rate:.1f}", item.audio[:8], item.license]
-        for version, songs in found.items()
+        for version, songs in by_version.items()
         for item in songs
     ]
-    shown = table(f"Datasets with {song!r}", ["id", "track", "split", "s", "audio", "license"], rows[:MAX_ROWS])
+    songs_table = table(f"Datasets with {song!r}", ["id", "track", "split", "s", "audio", "license"], rows[:MAX_ROWS])
     more = [Text(f"and {len(rows) - MAX_ROWS} more", style="dim")] if len(rows) > MAX_ROWS else []
-    plain = {version: [asdict(item) for item in songs] for version, songs in found.items()}
-    return {"found": plain, "shown": [shown, *more]}
+    found = {version: [asdict(item) for item in songs] for version, songs in by_version.items()}
+    return {"found": found, "console_output": [songs_table, *more]}
 
 
 def _row(version: Version) -> list[str]:
-    made = datetime.fromisoformat(version.made_at).strftime("%y-%m-%d %H:%M")
+    made_at = datetime.fromisoformat(version.made_at).strftime("%Y-%m-%d %H:%M")
     sides = "/".join(str(count) for count in version.splits.values())
-    cells = [version.id, version.step, made, str(version.num_songs), sides, str(version.num_left_out)]
+    cells = [version.id, version.step, made_at, str(version.num_songs), sides, str(version.num_left_out)]
     return [*cells, f"{version.hours:.2f}", _size(version.num_bytes)]
 
 
 def _remarks(version: Version) -> list[str]:
     made_from = [f"from {version.made_from}"] if version.made_from else []
     changes = version.changed_settings.items()
-    return [*made_from, *(f"{name}: {_plain(old)} → {_plain(new)}" for name, (old, new) in changes)]
+    return [*made_from, *(f"{name}: {_as_text(old)} → {_as_text(new)}" for name, (old, new) in changes)]
 
 
-def _plain(value: Any) -> str:
+def _as_text(value: Any) -> str:
     return "unset" if value is None else str(value)
 
 
-def _fields() -> Mapping[str, str]:
-    return {"added": "added", "removed": "removed", **_WORDS}
-
-
-def _details(found: VersionDiff) -> list[Text]:
+def _details(changes: VersionDiff) -> list[Text]:
     """The songs of each kind of difference, as many as fit on a screen."""
     lines = []
-    for field, name in _fields().items():
-        content: Sequence[str] | Mapping[str, tuple[str, str]] = getattr(found, field)
+    for field, name in _FIELDS.items():
+        content: Sequence[str] | Mapping[str, tuple[str, str]] = getattr(changes, field)
         pairs = content if isinstance(content, Mapping) else dict.fromkeys(content, ("", ""))
         for song, (old, new) in list(pairs.items())[:MAX_ROWS]:
-            lines.append(Text(f"{name}: {song}" + (f" ({old} → {new})" if field in _WORDS and old != new else "")))
+            lines.append(Text(f"{name}: {song}" + (f" ({old} → {new})" if field in _CHANGES and old != new else "")))
         if len(pairs) > MAX_ROWS:
             lines.append(Text(f"{name}: and {len(pairs) - MAX_ROWS} more; --json has them all", style="dim"))
     return lines

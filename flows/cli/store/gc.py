@@ -1,13 +1,13 @@
-"""`stemline gc`: what of a store nothing refers to any more, and its removal when that is asked for.
+"""`stemline gc`: lists what nothing in a store refers to any more, and removes it with --delete.
 
-Manifests refer to shards, registered versions to manifests, and whatever is younger than a day is left alone, since a
-command may be at work on it. Songs, reports, MLflow's files and Prefect's records are never touched.
+Manifests refer to shards, and registered versions to manifests. Whatever is younger than a day is left alone, since a
+command may be using it. Songs, reports, MLflow's files and Prefect's records are never touched.
 """
 
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,14 +22,14 @@ from flows.cli.options import NO_OPTIONS, Options, Overrides
 from flows.cli.session import run_verb
 from flows.config import RunConfig
 from flows.console.progress_display import Screen, table
-from flows.tasks.store_lock import held, other_users
+from flows.tasks.store_lock import other_users, store_lock
 from pipelines.lineage import ancestry
 from pipelines.registry import used_registries
 from pipelines.registry.origins import every_version
 
 DAY_S = 86_400.0
-ANSWERS_S = 7 * DAY_S  # what jobs of a cluster were asked and answered
-# Names that `write_shard`, `write_table`, `storage.replacing`, jobs and flow runs give; others' files have other ones.
+JOB_FILES_S = 7 * DAY_S  # calls and answers of jobs of a cluster
+# Names that `write_shard`, `write_table`, `storage.replacing`, jobs and flow runs give: files of other names stay.
 SHARD = re.compile(
     r"chunks/(mix-)?[0-9a-f]{4,}(-without-[0-9a-f]{16})?\.(parquet|json)|tables/(landmarks|plans|profiles|scores|verdicts)-[\w-]+\.parquet"
 )
@@ -38,8 +38,8 @@ CHECKPOINT = re.compile(r"step-\d{9}|\.step-\w+|damaged-step-\d{9}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Waste:
-    """Something that nothing refers to."""
+class Unreferenced:
+    """A file or a folder that nothing refers to."""
 
     address: str
     kind: str
@@ -62,46 +62,58 @@ def gc(
 
 
 def run(config: RunConfig, *, keep: int, delete: bool, screen: Screen) -> dict[str, Any]:
-    """What can go, and whether it went; the `keep` newest versions of each dataset stay, with 0 all of them.
+    """What can go, and whether it was removed; the `keep` newest versions of each dataset stay, with 0 all of them.
 
-    The store is held meanwhile, so that no command writes what is about to be called waste. What is no store is
-    refused, and what stands in a store under no name that we give stays.
+    The store is locked meanwhile, so that no command writes what is about to be removed. A folder that is not a store
+    is refused, and files under names that we do not give stay.
     """
     ownership.require_store(config.store.root, setting="store.root")
     ownership.require_store(config.store.tables, setting="store.data" if config.store.data else "store.root")
-    with held(config.store.root, verb="gc", data=config.store.data):
+    with store_lock(config.store.root, verb="gc", data=config.store.data):
         screen.start("gc", 0, "")
-        found = list(find(config, keep=keep, now_s=time.time()))
+        items = list(find(config, keep=keep, now_s=time.time()))
         if delete:
-            for one in found:
-                _remove(one.address)
-        screen.finish(f"{len(found)} {'removed' if delete else 'can go'}, {_size(sum(one.num_bytes for one in found))}")
-    kinds: dict[str, list[Waste]] = {}
-    for one in found:
-        kinds.setdefault(one.kind, []).append(one)
-    rows = [[kind, str(len(some)), _size(sum(one.num_bytes for one in some))] for kind, some in kinds.items()]
-    shown: list[Any] = [table("Waste", ["", "number", "size"], rows)] if rows else [Text("Nothing is waste.")]
-    if rows and not delete:
-        shown.append(Text("Nothing was removed: `stemline gc --delete` does that."))
-    return {"removed": delete, "waste": [one.address for one in found], "shown": shown}
+            for item in items:
+                _remove(item.address)
+        screen.finish(f"{len(items)} {'removed' if delete else 'can go'}, {_total_size(items)}")
+    return {
+        "removed": delete,
+        "waste": [item.address for item in items],
+        "console_output": _console_output(items, delete=delete),
+    }
 
 
-def find(config: RunConfig, *, keep: int, now_s: float) -> Iterator[Waste]:
+def _console_output(items: Sequence[Unreferenced], *, delete: bool) -> list[Any]:
+    kinds: dict[str, list[Unreferenced]] = {}
+    for item in items:
+        kinds.setdefault(item.kind, []).append(item)
+    if not kinds:
+        return [Text("Everything is referred to.")]
+    rows = [[kind, str(len(members)), _total_size(members)] for kind, members in kinds.items()]
+    hint = [] if delete else [Text("Nothing was removed: `stemline gc --delete` does that.")]
+    return [table("Unreferenced", ["", "number", "size"], rows), *hint]
+
+
+def _total_size(items: Sequence[Unreferenced]) -> str:
+    return _size(sum(item.num_bytes for item in items))
+
+
+def find(config: RunConfig, *, keep: int, now_s: float) -> Iterator[Unreferenced]:
     """Everything that can go, the least valuable first."""
     yield from _leftovers(config, now_s)
     yield from _checkpoints(Path(config.store.root), now_s)
     store = config.store.tables
     manifests = _manifests(store)
-    kept = _kept(config, manifests, keep)
-    for address in manifests.keys() - kept.keys():
-        for name in (address, address.removesuffix(".json") + ".toml"):
-            yield from _waste(name, "superseded dataset", now_s, DAY_S)
-    referred = {shard.file for manifest in kept.values() for shard in manifest.shards}
+    retained = _retained(config, manifests, keep)
+    for address in manifests.keys() - retained.keys():
+        for name in (address, address.removesuffix(".json") + ".toml"):  # version 0.1 kept settings beside manifests
+            yield from _if_older(name, "superseded dataset", now_s, DAY_S)
+    referred = {shard.file for manifest in retained.values() for shard in manifest.shards}
     for folder in ("chunks", "tables"):
         for name in storage.names(storage.join(store, folder)):
             whole = f"{folder}/{Path(name).stem}.parquet"
             if SHARD.fullmatch(f"{folder}/{name}") and whole not in referred:
-                yield from _waste(storage.join(store, folder, name), "shard of no dataset", now_s, DAY_S)
+                yield from _if_older(storage.join(store, folder, name), "shard of no dataset", now_s, DAY_S)
 
 
 def _manifests(store: str) -> dict[str, Manifest]:
@@ -111,65 +123,68 @@ def _manifests(store: str) -> dict[str, Manifest]:
     return {storage.join(folder, name): read_manifest(storage.join(folder, name)) for name in names}
 
 
-def _kept(config: RunConfig, manifests: Mapping[str, Manifest], keep: int) -> dict[str, Manifest]:
+def _retained(config: RunConfig, manifests: Mapping[str, Manifest], keep: int) -> dict[str, Manifest]:
     """The newest of each step, what registered versions learned from, and what those were made from."""
     if keep < 0:
-        raise InputError(f"--keep is {keep}; 0 keeps every version, 3 the three newest of each step")
+        raise InputError(f"--keep must be >= 0, got {keep}; 0 keeps every version, 3 the three newest of each step")
     if keep == 0:
         return dict(manifests)
     _require_all_known(config, keep)
     learned = _learned(config.store.root)
     wanted = {address for address in manifests if _name(address) in learned}
     for step in {manifest.step for manifest in manifests.values()}:
-        mine = [address for address, manifest in manifests.items() if manifest.step == step]
-        wanted |= set(sorted(mine, key=_changed_s)[-keep:])
+        of_step = [address for address, manifest in manifests.items() if manifest.step == step]
+        wanted |= set(sorted(of_step, key=_changed_s)[-keep:])
     parents = {f"{manifest.step}-{manifest.key}": address for address, manifest in manifests.items()}
     pending = list(wanted)
     while pending:
-        for name in _named(manifests[pending.pop()].extra):
-            found = parents.get(name)
-            if found and found not in wanted:
-                wanted.add(found)
-                pending.append(found)
+        for name in _references(manifests[pending.pop()].extra):
+            parent = parents.get(name)
+            if parent and parent not in wanted:
+                wanted.add(parent)
+                pending.append(parent)
     return {address: manifests[address] for address in wanted}
 
 
 def _require_all_known(config: RunConfig, keep: int) -> None:
-    """InputError where somebody may need a dataset who is not asked: another registry, or another store."""
-    asked, root = used_registries.current(config.store.root), config.store.root
-    silent = [one for one in used_registries.recorded(root) if one != asked]
-    if silent:
+    """InputError where a dataset may be needed by another registry, or by another store."""
+    current, root = used_registries.current(config.store.root), config.store.root
+    others = [registry for registry in used_registries.recorded(root) if registry != current]
+    if others:
         where = (
-            "MLFLOW_TRACKING_URI is not set" if asked == used_registries.OWN else f"MLFLOW_TRACKING_URI names {asked}"
+            "MLFLOW_TRACKING_URI is not set"
+            if current == used_registries.OWN
+            else f"MLFLOW_TRACKING_URI names {current}"
         )
-        named = ["its own mlflow.db" if one == used_registries.OWN else one for one in silent]
+        named = ["its own mlflow.db" if registry == used_registries.OWN else registry for registry in others]
         raise InputError(
-            f"--keep {keep}: the store {root} has registered models at {' and at '.join(named)}, which is not asked "
-            f"now ({where}), so what they learnt from is not known and nothing was removed. Set MLFLOW_TRACKING_URI "
-            f"to that registry and run it again; if it is no more, take it out of "
+            f"--keep {keep}: the store {root} has registered models at {' and at '.join(named)}, which cannot be read "
+            f"now ({where}), so what they learned from is not known and nothing was removed. Set MLFLOW_TRACKING_URI "
+            f"to that registry and run it again; if it no longer exists, remove it from "
             f"{Path(root) / used_registries.FILE} and remove the mlflow.json files below runs that name it"
         )
-    others = other_users(config.store.tables, root)
-    if others:
-        other, file = next(iter(sorted(others.items())))
+    stores = other_users(config.store.tables, root)
+    if stores:
+        store, file = next(iter(sorted(stores.items())))
         raise InputError(
-            f"--keep {keep}: the store {other} keeps its datasets in {config.store.tables} as well, and what it needs "
-            f"is not known here, so nothing was removed. Run gc without --keep; if that store is no more, remove {file}"
+            f"--keep {keep}: the store {store} keeps its datasets in {config.store.tables} as well, and what it needs "
+            f"is not known here, so nothing was removed. Run gc without --keep; if that store no longer exists, remove "
+            f"{file}"
         )
 
 
 def _learned(root: str) -> set[str]:
-    """Names of the manifests that any registered model of any name learnt from, or a training under way learns from."""
+    """Names of the manifests that any registered model, or a training under way, learns or learned from."""
     named = [uri for origin in every_version(store=root).values() for uri in origin.datasets]
     for record in Path(root).glob(f"runs/*/{ancestry.RECORD}"):
         if not (record.parent / "result.json").exists():
-            kept = ancestry.noted(record.parent)
-            if kept is None or not isinstance(kept.get("datasets"), list):
+            noted = ancestry.noted(record.parent)
+            if noted is None or not isinstance(noted.get("datasets"), list):
                 raise InputError(
                     f"{record} says which datasets the training in that folder learns from, and cannot be read, so "
-                    "nothing was removed: restore it from a backup, or remove the folder if that training is given up"
+                    "nothing was removed: restore it from a backup, or remove the folder if that training is abandoned"
                 )
-            named += kept["datasets"]
+            named += noted["datasets"]
     return {_name(uri) for uri in named}
 
 
@@ -178,7 +193,7 @@ def _name(address: str) -> str:
     return address.rsplit("/", 1)[-1]
 
 
-def _named(extra: Mapping[str, Any]) -> Iterator[str]:
+def _references(extra: Mapping[str, Any]) -> Iterator[str]:
     """The manifests that one refers to: what it was made from, and the tables of verdicts and landmarks beside it."""
     yield str(extra.get("made_from", ""))
     for value in extra.values():
@@ -187,48 +202,46 @@ def _named(extra: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _changed_s(address: str) -> float:
-    found = storage.stamp(address)
-    return 0.0 if found is None else found.changed_ns / 1e9
+    stamp = storage.stamp(address)
+    return 0.0 if stamp is None else stamp.changed_ns / 1e9
 
 
-def _leftovers(config: RunConfig, now_s: float) -> Iterator[Waste]:
-    """Files that killed commands had not finished, and what jobs were asked."""
+def _leftovers(config: RunConfig, now_s: float) -> Iterator[Unreferenced]:
+    """Unfinished files of killed commands, files of jobs, and settings of flow runs."""
     for folder in ("chunks", "tables", "manifests"):
         for name in storage.names(storage.join(config.store.tables, folder)):
             if UNFINISHED.fullmatch(name):
-                yield from _waste(storage.join(config.store.tables, folder, name), "left by a kill", now_s, DAY_S)
+                yield from _if_older(storage.join(config.store.tables, folder, name), "left by a kill", now_s, DAY_S)
     jobs = storage.join(config.store.tables, "cache", "jobs")
     for name in storage.names(jobs):
         if name.endswith(".json"):
-            yield from _waste(storage.join(jobs, name), "answer of a job", now_s, ANSWERS_S)
+            yield from _if_older(storage.join(jobs, name), "answer of a job", now_s, JOB_FILES_S)
     runs = Path(config.store.root) / "cache" / "flows"
     for path in sorted(runs.glob("*.toml")):
-        yield from _waste(str(path), "settings of a flow run", now_s, 30 * DAY_S)
+        yield from _if_older(str(path), "settings of a flow run", now_s, 30 * DAY_S)
 
 
-def _checkpoints(root: Path, now_s: float) -> Iterator[Waste]:
-    """Checkpoints on the way of trainings that have their model; the model stays."""
+def _checkpoints(root: Path, now_s: float) -> Iterator[Unreferenced]:
+    """Intermediate checkpoints of finished trainings; the model stays."""
     for run in sorted((root / "runs").glob("*/result.json")):  # written last
         for path in sorted([*run.parent.glob("step-*"), *run.parent.glob(".step-*"), *run.parent.glob("damaged-*")]):
             if now_s - path.stat().st_mtime > DAY_S and _holds_checkpoints_only(path):
                 size = sum(below.stat().st_size for below in path.rglob("*") if below.is_file())
-                yield Waste(address=str(path), kind="checkpoint on the way", num_bytes=size)
+                yield Unreferenced(address=str(path), kind="intermediate checkpoint", num_bytes=size)
 
 
 def _holds_checkpoints_only(path: Path) -> bool:
     """Whether a folder has a name that training gives, and in it nothing but files of checkpoints."""
     from models.weights.checkpoint import FILES
 
-    below = [found for found in path.rglob("*") if found.is_symlink() or not found.is_dir()]
-    return bool(CHECKPOINT.fullmatch(path.name)) and all(
-        found.name in FILES and not found.is_symlink() for found in below
-    )
+    files = [file for file in path.rglob("*") if file.is_symlink() or not file.is_dir()]
+    return bool(CHECKPOINT.fullmatch(path.name)) and all(file.name in FILES and not file.is_symlink() for file in files)
 
 
-def _waste(address: str, kind: str, now_s: float, older_s: float) -> Iterator[Waste]:
-    found = storage.stamp(address)
-    if found is not None and now_s - found.changed_ns / 1e9 > older_s:
-        yield Waste(address=address, kind=kind, num_bytes=found.size)
+def _if_older(address: str, kind: str, now_s: float, older_s: float) -> Iterator[Unreferenced]:
+    stamp = storage.stamp(address)
+    if stamp is not None and now_s - stamp.changed_ns / 1e9 > older_s:
+        yield Unreferenced(address=address, kind=kind, num_bytes=stamp.size)
 
 
 def _remove(address: str) -> None:

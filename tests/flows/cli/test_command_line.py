@@ -189,6 +189,6 @@ def test_nothing_but_json_goes_to_stdout_with_json(
 ) -> None:
     from flows.cli import session
 
-    monkeypatch.setattr(session, "run_steps", lambda config, **_: {"answer": 42, "shown": ["words"]})
+    monkeypatch.setattr(session, "run_steps", lambda config, **_: {"answer": 42, "console_output": ["words"]})
     assert main(["ingest", "corpus.root=.", f"store.root={tmp_path}", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"answer": 42, "seconds": {}}

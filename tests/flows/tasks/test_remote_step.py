@@ -65,17 +65,17 @@ def test_whatever_a_step_takes_crosses_the_border_unchanged(step: Any) -> None:
     hints = typing.get_type_hints(function)
     for name in [name for name in hints if name != "return"]:
         value = told[hints[name]]
-        assert door.parse(hints[name], json.dumps(remote_step._plain(value))) == value
+        assert door.parse(hints[name], json.dumps(remote_step._as_dict(value))) == value
 
 
 def test_a_call_names_a_step_and_nothing_else(tmp_path: Path) -> None:
-    for wrong in ("os:system", "flows.tasks.store_lock:held", "flows.build_corpus:build_corpus"):
+    for wrong in ("os:system", "flows.tasks.store_lock:store_lock", "flows.build_corpus:build_corpus"):
         asked, answer = tmp_path / "call.json", tmp_path / "answer.json"
         asked.write_text(json.dumps({"function": wrong, "arguments": {}}))
-        assert remote_step.carry_out(str(asked), str(answer)) == 1
+        assert remote_step.run_remote_step(str(asked), str(answer)) == 1
         told = json.loads(answer.read_text())
         assert told["error"]["exit_code"] == 2
-        assert "no step that can be carried out as a job" in told["error"]["message"]
+        assert "is not a step that can run as a job" in told["error"]["message"]
 
 
 def test_an_answer_is_a_result_or_the_error_that_it_was_there(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_an_answer_is_a_result_or_the_error_that_it_was_there(tmp_path: Path) ->
     with pytest.raises(InputError, match="was stopped"):
         remote_step._answer(replace(job, status="STOPPED"), str(path), IngestResult)
     result = replace(ingested(), rejected=(REFUSED,))
-    path.write_text(json.dumps({"result": remote_step._plain(result)}))
+    path.write_text(json.dumps({"result": remote_step._as_dict(result)}))
     assert remote_step._answer(job, str(path), IngestResult) == result
     path.write_text(json.dumps({"error": {"exit_code": 2, "message": "no songs", "kinds": ["InputError"]}}))
     with pytest.raises(InputError, match="no songs"):
@@ -108,16 +108,16 @@ class _Failed:
 
 
 def test_what_a_job_says_is_drawn_where_it_was_sent_from(capsys: pytest.CaptureFixture[str]) -> None:
-    relay = remote_step.Relay()
-    relay.start("train", 20, "steps")
+    writer = remote_step.JobProgressWriter()
+    writer.start("train", 20, "steps")
     for _ in range(20):
-        relay.advance()
-    relay.finish("20 steps")
-    relay.cached("ingest", "as it was")
+        writer.advance()
+    writer.finish("20 steps")
+    writer.cached("ingest", "as it was")
     said = capsys.readouterr().out
     text = io.StringIO()
     screen = Screen(Console(file=text, width=80))
-    listen = remote_step._Listener(screen)
+    listen = remote_step._JobProgressReader(screen)
     for line in [
         *said.splitlines(),
         "a line of Ray's",
@@ -129,7 +129,7 @@ def test_what_a_job_says_is_drawn_where_it_was_sent_from(capsys: pytest.CaptureF
     assert screen._done == 20
     assert "20 steps" in text.getvalue()
     assert "as it was" in text.getvalue()
-    assert relay.finished == {"train"}
+    assert writer.finished == {"train"}
 
 
 def test_jobs_are_asked_for_by_a_web_address_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +154,7 @@ def test_a_jobs_description_holds_no_secret(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_page_shows_figures_and_addresses_and_lists_by_their_length() -> None:
     page = artifacts._page("curate", corpus())
     assert "| curated.chunks.uri | s3://songs/manifests/a.json |" in page
-    assert "| curated.kept | 2 of them |" in page
+    assert "| curated.kept | 2 items |" in page
     assert "| curated.summary.h | 0.5 |" in page
 
 

@@ -40,7 +40,7 @@ def test_each_source_comes_from_the_model_named_for_it(members: dict[str, Path],
     [
         (["drums={drums}"], "ft.yaml", "one model for each of drums, bass, got drums"),
         (["drums={drums}", "drums={bass}"], "ft.yaml", "each source once"),
-        (["drums={drums}", "bass={bass}"], "ft", "--to .*ft: the name of a new .yaml file would do"),
+        (["drums={drums}", "bass={bass}"], "ft", "--to must be a new file, NAME.yaml, got .*ft"),
         (["drums={drums}", "bass=nowhere"], "ft.yaml", "model 'nowhere' not found"),
         (["drums={drums}", "bass={bass}"], "notes/ft.yaml", "cannot write to .*notes: "),
     ],

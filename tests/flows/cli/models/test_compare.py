@@ -33,12 +33,12 @@ def test_the_second_model_is_refused_before_the_first_is_scored(
 
     monkeypatch.setattr(evaluate, "run", scored)
     with pytest.raises(InputError, match="strange separates speech, music, but songs such as 'b' have drums, bass"):
-        train_model.score_two(config, songs, refs[0], refs[1])
+        train_model.score_both(config, songs, refs[0], refs[1])
 
 
 def test_no_models_museval_files_replace_anothers() -> None:
     asked = evaluate_config.EvaluateConfig(full_bss_eval=True, museval_json="scores")
-    assert train_model.scoring_in(asked, "") == asked
-    folders = {train_model.scoring_in(asked, place).museval_json for place in ("", "champion", "first", "second")}
+    assert train_model.with_subfolder(asked, "") == asked
+    folders = {train_model.with_subfolder(asked, place).museval_json for place in ("", "champion", "first", "second")}
     assert folders == {"scores", "scores/champion", "scores/first", "scores/second"}
-    assert train_model.scoring_in(evaluate_config.EvaluateConfig(), "champion") == evaluate_config.EvaluateConfig()
+    assert train_model.with_subfolder(evaluate_config.EvaluateConfig(), "champion") == evaluate_config.EvaluateConfig()

@@ -41,7 +41,7 @@ def test_a_compressed_checkpoint_is_smaller_and_nearly_the_same_model(
     ("bits", "to", "message"),
     [
         ("1", "small", "1 bits: give 2 to 15, or 16 for float16"),
-        ("8", "model", "is where the model lies"),
+        ("8", "model", "is the folder of the model"),
         ("8", "songs", "holds something that is no part of a checkpoint (song.wav)"),
         ("8", "file", "is a file, no checkpoint folder"),
         ("8", "file/small", "cannot write to"),

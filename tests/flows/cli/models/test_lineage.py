@@ -115,7 +115,7 @@ def test_a_comparison_tells_what_differs_and_leaves_out_what_one_of_them_heard(
     assert set(told["songs"]) == {"c"}
     assert told["settings"]["train.steps"] == ("21", "20")
     shown = io.StringIO()
-    for part in told["shown"]:
+    for part in told["console_output"]:
         Console(file=shown, width=100).print(part)
     assert "Songs of the first: 1 that the second lacks" in shown.getvalue()
     assert "left out: d, which one of them learnt from" in shown.getvalue()

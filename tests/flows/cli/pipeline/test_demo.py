@@ -3,7 +3,7 @@
 import pytest
 
 from datasets.schema import Score
-from flows.cli.pipeline.demo import _complaint
+from flows.cli.pipeline.demo import _failure
 from flows.cli.result_tables import _real_cells
 from pipelines.evaluation.summary import ScoreSummary, SourceScore
 
@@ -22,7 +22,7 @@ def test_a_model_must_beat_the_mixture_and_silence(nsdr: float, mixture: float, 
     summary = ScoreSummary(
         model_digest="", dataset_digest="", protocol="", songs={}, sources={"drums": score}, overall=score
     )
-    complaint = _complaint(summary)
+    complaint = _failure(summary)
     assert (complaint == "") == (word == "")
     assert word in complaint
 

@@ -23,7 +23,7 @@ def test_a_plan_says_what_fits_and_what_does_not(capsys: pytest.CaptureFixture[s
     assert told["songs"] is None
     assert main([*command, "--memory-gib", "1.1", "model.options.segment_s=7.8", "train.batch_size=64"]) == 2
     shown = capsys.readouterr().out
-    assert re.search(r"does not fit into 1 GiB; .+ would\s+do", shown)
+    assert re.search(r"does not fit into 1 GiB;\s+try .+", shown)
     assert all(len(line) <= 80 for line in shown.splitlines())
 
 
@@ -115,7 +115,7 @@ def test_faults_are_marked_and_each_has_its_way_out_in_eighty_columns() -> None:
         Finding(name="GPUs", state="fault", seen="none " * 30, mend="install a driver " * 8),
     ]
     console = Console(file=io.StringIO(), width=80)
-    for part in doctor.shown(found):
+    for part in doctor.console_output(found):
         console.print(part)
     assert isinstance(console.file, io.StringIO)
     text = console.file.getvalue()

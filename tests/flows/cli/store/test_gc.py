@@ -17,7 +17,7 @@ from flows import config as door
 from flows.__main__ import main
 from flows.cli.store import gc
 from flows.console.progress_display import current
-from flows.tasks.store_lock import held
+from flows.tasks.store_lock import store_lock
 from pipelines.registry import used_registries
 from tests.flows.command import asked
 from tests.pipelines.lineage.test_ancestry import book
@@ -219,7 +219,7 @@ def test_a_registry_that_is_not_asked_now_stops_it(
     before = {path for path in Path(root).rglob("*") if path.is_file()}
     assert main(["gc", f"store.root={root}", "--keep", "1", "--delete"]) == 2
     said = capsys.readouterr().err
-    assert "http://somebody:***@mlflow.example:5000, which is not asked now (MLFLOW_TRACKING_URI is not set)" in said
+    assert "http://somebody:***@mlflow.example:5000, which cannot be read now (MLFLOW_TRACKING_URI is not set)" in said
     assert before <= {path for path in Path(root).rglob("*") if path.is_file()}
     assert waste(config) == UNREFERRED  # without --keep no dataset goes, and nobody need be asked
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////somewhere/else.db")
@@ -249,7 +249,7 @@ def test_a_registry_of_before_this_was_noted_is_known_by_its_trainings(
 def test_a_second_store_on_the_same_data_is_seen_from_both_sides(config: door.RunConfig, tmp_path: Path) -> None:
     root = config.store.root
     second = door.load("smoke", [f"store.root={tmp_path / 'second'}", f"store.data={root}"])
-    with held(second.store.root, verb="curate", data=second.store.data):
+    with store_lock(second.store.root, verb="curate", data=second.store.data):
         pass
     with pytest.raises(InputError, match=f"the store {tmp_path / 'second'} keeps its datasets in {root} as well"):
         waste(config, keep=1)
@@ -258,7 +258,7 @@ def test_a_second_store_on_the_same_data_is_seen_from_both_sides(config: door.Ru
     assert waste(config) == UNREFERRED
     shared = tmp_path / "data"
     for name in ("one", "two"):
-        with held(str(tmp_path / name), verb="curate", data=str(shared)):
+        with store_lock(str(tmp_path / name), verb="curate", data=str(shared)):
             pass
         (tmp_path / name).rename(tmp_path / f"{name} away")  # as from another machine, where it cannot be looked at
     one = door.load("smoke", [f"store.root={tmp_path / 'one'}", f"store.data={shared}"])
