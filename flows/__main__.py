@@ -45,9 +45,9 @@ def build_app() -> App:
         for verb in verbs:
             order = VERB_NAMES.index(verb)
             app.command(f"flows.cli.{package}.{verb}:{verb}", name=verb, group=group, sort_key=order)
-    other = Group.create_ordered("Other")
+    flags = Group.create_ordered("Other")
     for flag in ("--help", "--version"):
-        app[flag].group = other
+        app[flag].group = flags
     return app
 
 

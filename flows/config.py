@@ -1,7 +1,7 @@
-"""The door of configuration: one TOML preset, dotted overrides, and a `RunConfig` whose every field has its type.
+"""Configuration: one TOML preset and dotted overrides become a `RunConfig` whose every field has its type.
 
-Each knob is declared in the dataclass beside the code it turns; this file only reads, checks and writes. It is the
-one user of pydantic, which drops unknown keys of plain dataclasses in silence: so the tree is walked first, and a
+Each setting is declared in the dataclass beside the code that uses it; this file only reads, checks and writes. It is
+the only user of pydantic, which silently drops unknown keys of plain dataclasses: so the tree is walked first, and a
 misspelt key is refused with the nearest real one.
 """
 
@@ -119,8 +119,8 @@ def load(preset: str, overrides: Sequence[str] = ()) -> RunConfig:
 def _with(section: T, path: Sequence[str], change: Callable[[Any], Any]) -> T:
     """The section with the value at the end of the path changed."""
     value = getattr(section, path[0])
-    made = _with(value, path[1:], change) if path[1:] else change(value)
-    return replace(section, **{path[0]: made})  # type: ignore[type-var]
+    changed = _with(value, path[1:], change) if path[1:] else change(value)
+    return replace(section, **{path[0]: changed})  # type: ignore[type-var]
 
 
 def _absolute_file(name: str) -> str:
@@ -137,10 +137,10 @@ def absolute(path: str) -> str:
     at_home = os.path.expanduser(path)  # of text: to pathlib ./~ada is the home of ada as well
     if at_home == path and path.startswith("~"):
         raise InputError(f"{path!r}: there is no such user; a folder that is called so is ./{path}")
-    made = str(Path(at_home).absolute())
-    if any(len(os.fsencode(name)) > _NAME_BYTES for name in made.split(os.sep)):
+    full = str(Path(at_home).absolute())
+    if any(len(os.fsencode(name)) > _NAME_BYTES for name in full.split(os.sep)):
         raise InputError(f"{path!r:.80}: a name in a path must have <= {_NAME_BYTES} bytes; give a shorter one")
-    return made
+    return full
 
 
 def override(key: str, value: Any) -> str:
@@ -166,15 +166,15 @@ def _value_at(config: Any, key: str) -> Any:
     return config
 
 
-def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Overrides, and all other words; the key of an override begins with a section, and no file is called like it."""
+def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Overrides, and all other arguments; an override begins with a section, and is not the name of a file."""
     sections = _fields_of(RunConfig) or {}
-    settings = [
-        word
-        for word in words
-        if re.match(r"\w+\.[\w.]+=", word) and word.partition(".")[0] in sections and not os.path.exists(word)
+    overrides = [
+        text
+        for text in arguments
+        if re.match(r"\w+\.[\w.]+=", text) and text.partition(".")[0] in sections and not os.path.exists(text)
     ]
-    return settings, [word for word in words if word not in settings]
+    return overrides, [text for text in arguments if text not in overrides]
 
 
 def presets() -> list[str]:
@@ -209,16 +209,16 @@ def read_preset(name: str) -> dict[str, Any]:
 
 
 def _settings_of_manifest(path: str) -> dict[str, Any]:
-    found = settings_of(read_manifest(path))
-    if not found:
+    tree = settings_of(read_manifest(path))
+    if not tree:
         raise InputError(f"The manifest {path} holds no settings; give the TOML file that its run was started with.")
-    return current_tree(found)
+    return current_tree(tree)
 
 
 def _renamed_if_stored(tree: dict[str, Any]) -> dict[str, Any]:
-    """What a run stored beside its outputs names every section, and is read whatever a setting was called then.
+    """A tree that a run stored, which has every section, with renamed settings under their new names.
 
-    What a person wrote names some, and is told the new name.
+    A tree that a person wrote has some sections, and is refused later with the new names.
     """
     added_later = {"retrain", "listen"}
     sections = {name for name, hint in (_fields_of(RunConfig) or {}).items() if _fields_of(hint) is not None}
@@ -235,15 +235,15 @@ def build(kind: type[T], tree: Mapping[str, Any], overrides: Sequence[str] = ())
     _refuse_unknown(kind, merged, at=())
     _refuse_out_of_range(kind, merged, at=())
     try:
-        # Strict JSON: lists become tuples and integers become floats, but "20" is no number and true is no 1.
-        made: T = _adapter(cast(Any, kind)).validate_json(json.dumps(merged, default=str), strict=True)
-        return made
+        # Strict JSON: lists become tuples and integers become floats, but "20" is not a number and true is not 1.
+        instance: T = _adapter(cast(Any, kind)).validate_json(json.dumps(merged, default=str), strict=True)
+        return instance
     except ValidationError as error:
-        raise InputError(_in_plain_words(error.errors())) from error
+        raise InputError(_message(error.errors())) from error
 
 
 def parse(kind: Any, text: str) -> Any:
-    """A value of the annotated type out of the JSON that `strict_json.dumps` made of it; ValueError if it is none."""
+    """A value of the annotated type from JSON of `strict_json.dumps`; ValueError if it does not fit the type."""
     return _adapter(kind).validate_json(json.dumps(restored(kind, json.loads(text))), strict=True)
 
 
@@ -260,7 +260,7 @@ def to_toml(config: Any) -> str:
 
 
 def write(config: Any, path: str | Path) -> None:
-    """Puts the configuration beside an output. A file that is there already describes the same output and stays."""
+    """Writes the configuration beside an output; an existing file describes the same output and stays."""
     if storage.stamp(path) is None:
         storage.write(path, to_toml(config).encode())
 
@@ -289,7 +289,7 @@ def _apply(kind: type, tree: dict[str, Any], override: str) -> None:
 
 
 def _is_unicode(text: str) -> bool:
-    """Python reads bytes of a command line or a folder that are not UTF-8 as half characters, which no file takes."""
+    """False for names with bytes that are not UTF-8, which Python reads as surrogates and no TOML file can hold."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -298,7 +298,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def _parse(text: str, *, key: str) -> Any:
-    """A value in TOML syntax; a bare word that is none is a string, so that paths need no quotes."""
+    """A value in TOML syntax; any other text is a string, so that paths need no quotes."""
     try:
         document = tomllib.loads(f"value = {text}")
         if list(document) == ["value"] and isinstance(document["value"], bool | int | float | str | list | dict):
@@ -315,8 +315,7 @@ def _parse(text: str, *, key: str) -> Any:
 def _fields_of(kind: Any) -> dict[str, Any] | None:
     """Field name to type of a dataclass (or of an optional one); None for everything else."""
     if _is_union(kind):
-        found = [names for part in typing.get_args(kind) if (names := _fields_of(part)) is not None]
-        return found[0] if found else None
+        return next((names for part in typing.get_args(kind) if (names := _fields_of(part)) is not None), None)
     if not (isinstance(kind, type) and is_dataclass(kind)):
         return None
     hints = typing.get_type_hints(kind)
@@ -360,16 +359,16 @@ def _refuse_unknown(kind: Any, tree: Mapping[str, Any], *, at: tuple[str, ...], 
 
 
 def _refuse_out_of_range(kind: Any, tree: Mapping[str, Any], *, at: tuple[str, ...]) -> None:
-    """Numbers only, by their full names; what has the wrong type altogether is left to pydantic's words."""
+    """InputError for a number out of its range, by its full name; wrong types are left to pydantic."""
     names = _fields_of(kind)
     if names is None:
         return
-    known = settings.declared(kind) if isinstance(kind, type) else {}
+    declared = settings.declared(kind) if isinstance(kind, type) else {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
             _refuse_out_of_range(names[key], value, at=(*at, key))
-        elif key in known and known[key].stated and _is_number(value):
-            complaint = settings.complain(".".join((*at, key)), value, known[key])
+        elif key in declared and declared[key].stated and _is_number(value):
+            complaint = settings.complain(".".join((*at, key)), value, declared[key])
             if complaint:
                 raise InputError(complaint)
 
@@ -381,7 +380,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _first_path(value: Any) -> Iterator[str]:
-    """The way down to the first value: under a misspelt section, its keys are the better hint."""
+    """The keys down to the first value: under a misspelt section, they are the better hint."""
     while isinstance(value, Mapping) and value:
         key, value = next(iter(value.items()))
         yield key
@@ -392,27 +391,27 @@ def _example(kind: Any, here: str) -> str:
 
 
 def _nearest_setting(root: Any, wanted: str) -> str:
-    """Nearest among the keys with the same last word, else among all: `steps` and `trian.steps` mean `train.steps`."""
+    """The nearest key with the same last part, else of all: `steps` and `trian.steps` mean `train.steps`."""
     keys = list(_all_keys(root))
     same_leaf = [key for key in keys if key.split(".")[-1] == wanted.split(".")[-1]]
-    found = difflib.get_close_matches(wanted, same_leaf or keys, n=1, cutoff=0.0 if same_leaf else 0.6)
-    if not found:
+    matches = difflib.get_close_matches(wanted, same_leaf or keys, n=1, cutoff=0.0 if same_leaf else 0.6)
+    if not matches:
         section = wanted.rpartition(".")[0]
         near = [key for key in keys if key.startswith(f"{section}.")] if section else []
         near = near or [key for key in keys if "." not in key]
         return f". Known here: {', '.join(near)}."
-    return f"; did you mean {found[0]!r}?"
+    return f"; did you mean {matches[0]!r}?"
 
 
-def _nearest(wanted: str, known: Sequence[str]) -> str:
-    found = difflib.get_close_matches(wanted, known, n=1, cutoff=0.5)
-    return f"; did you mean {found[0]!r}?" if found else "."
+def _nearest(wanted: str, names: Sequence[str]) -> str:
+    matches = difflib.get_close_matches(wanted, names, n=1, cutoff=0.5)
+    return f"; did you mean {matches[0]!r}?" if matches else "."
 
 
-# Words for pydantic's errors
+# Messages for pydantic's errors
 
 
-def _in_plain_words(errors: Sequence[Any]) -> str:
+def _message(errors: Sequence[Any]) -> str:
     lines = []
     for error in errors:
         key = ".".join(str(part) for part in error["loc"] if not (isinstance(part, str) and _is_type_name(part)))

@@ -1,4 +1,4 @@
-"""Every setting as it is declared beside the code that it turns: what documentation and schemas are written from.
+"""Every setting with its type, range, unit, default and meaning, from which documentation and schemas are written.
 
 Fields of dataclasses say their range in their annotation (`datasets/ranges.py`, and its twin in `models`), their unit
 there or at the end of their name, and what they mean in the comment on their line or above it.
@@ -32,11 +32,13 @@ class Setting:
 
     name: str  # with its sections, such as train.learner.beta2
     type: str  # "int", "float", "list of float", "choice", "text", "list of text", "true or false", "table"
-    range: str  # what a value must be, such as ">= 0", "in [0, 1)", "finite"; "" where it is no number and no choice
+    range: (
+        str  # what a value must be, such as ">= 0", "in [0, 1)", "finite"; "" for other types than numbers and choices
+    )
     unit: str  # "" where it has none
     default: Any
-    meaning: str  # "" where nothing is said
-    declared: Any  # of `ranges.Declared`, or its twin; None where it is no number and no choice
+    meaning: str  # "" without a comment
+    declared: Any  # of `ranges.Declared`, or its twin; None for other types than numbers and choices
 
 
 def declared(kind: type) -> dict[str, Any]:
@@ -57,13 +59,13 @@ def numeric(kind: type) -> Iterator[Setting]:
 
 def every(kind: type, at: tuple[str, ...] = ()) -> Iterator[Setting]:
     """Every leaf of a tree of dataclasses, in the order of its fields."""
-    known, hints, meant = declared(kind), typing.get_type_hints(kind), meanings(kind)
+    declarations, hints, meant = declared(kind), typing.get_type_hints(kind), meanings(kind)
     for item in dataclasses.fields(kind):
         hint, here = hints[item.name], (*at, item.name)
         if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             yield from every(hint, here)
             continue
-        about = known.get(item.name)
+        about = declarations.get(item.name)
         yield Setting(
             name=".".join(here),
             type=_type(about) if about else _plain_type(hint),
@@ -77,12 +79,12 @@ def every(kind: type, at: tuple[str, ...] = ()) -> Iterator[Setting]:
 
 @functools.cache
 def meanings(kind: type) -> Mapping[str, str]:
-    """What is said of each field of a dataclass in the comment at the end of its line, or else in those above it."""
-    found: dict[str, str] = {}
+    """The meaning of each field of a dataclass: the comment at the end of its line, else the comment above it."""
+    comments: dict[str, str] = {}
     for base in reversed(kind.__mro__):
         if dataclasses.is_dataclass(base):
-            found.update(_comments_of_fields(textwrap.dedent(inspect.getsource(base))))
-    return found
+            comments.update(_comments_of_fields(textwrap.dedent(inspect.getsource(base))))
+    return comments
 
 
 def _comments_of_fields(source: str) -> Iterator[tuple[str, str]]:
@@ -105,11 +107,11 @@ def _range(about: Any) -> str:
 
 
 def _plain_type(hint: Any) -> str:
-    """In words, of what is no number."""
+    """The type of a setting that is not a number."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
-    words = {str: "text", bool: "true or false", tuple: "list of text"}
-    return words.get(typing.get_origin(hint) or hint, "table")
+    names = {str: "text", bool: "true or false", tuple: "list of text"}
+    return names.get(typing.get_origin(hint) or hint, "table")
 
 
 def _type(about: Any) -> str:
@@ -119,5 +121,5 @@ def _type(about: Any) -> str:
 
 
 def _default(item: "dataclasses.Field[Any]") -> Any:
-    made = item.default_factory
-    return item.default if made is dataclasses.MISSING else made()
+    factory = item.default_factory
+    return item.default if factory is dataclasses.MISSING else factory()

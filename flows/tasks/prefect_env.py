@@ -119,6 +119,6 @@ def _log_to_file(path: Path) -> None:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     for name in ("", "uvicorn", "fastapi"):
         logger = logging.getLogger(name)
-        for console in [one for one in logger.handlers if isinstance(one, PrefectConsoleHandler)]:
+        for console in [each for each in logger.handlers if isinstance(each, PrefectConsoleHandler)]:
             logger.removeHandler(console)
             logger.addHandler(handler)

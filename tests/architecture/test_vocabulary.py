@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from flows.__main__ import VERB_NAMES
+
 ROOMS = ("models", "datasets", "pipelines", "flows")
 
 MODULES = [
@@ -87,6 +89,8 @@ CLASSES = [
     "TroubleConfig",
     "PartingLayer",
     "Road",
+    "Shown",
+    "Word",
 ]
 
 FUNCTIONS = [
@@ -102,9 +106,19 @@ FUNCTIONS = [
     "_check_whole",
     "_frozen",
     "written",
+    "conducting",
+    "hearers",
+    "heard_in",
+    "parted",
+    "present_model",
+    "score_two",
+    "take_out_song",
 ]
 
 # Attributes, arguments and local variables that a class or function declares.
+# LOCALS had up to nine meanings each; they are banned in the rooms that are free of them.
+LOCALS = ["heard", "made", "told", "said", "asked", "found", "words", "shown", "known", "one", "other", "held"]
+FREE_OF_LOCALS = ("flows",)
 VARIABLES = [
     "by_ear",
     "heard_as",
@@ -138,18 +152,7 @@ PHRASES = {
 }
 
 ALLOWED: dict[tuple[str, str], int] = {
-    ("flows", r"(?<! it)(?<! gate) would do\b"): 8,
-    ("flows", "A person's word"): 1,
-    ("flows", "class Relay"): 1,
-    ("flows", "class Waste"): 1,
-    ("flows", "function carry_out"): 1,
-    ("flows", "function held"): 1,
-    ("flows", "function said"): 1,
-    ("flows", "module history"): 1,
-    ("flows", "shall lie between"): 1,
-    ("flows", "variable door"): 5,
-    ("flows", "variable moved_alias"): 1,
-    ("flows", "variable pause_h"): 1,
+    ("pipelines", "function hearers"): 1,
 }
 
 
@@ -166,11 +169,13 @@ def _definitions(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _found_names(repository: Path) -> Counter[tuple[str, str]]:
-    banned = {"class": set(CLASSES), "function": set(FUNCTIONS), "variable": set(VARIABLES)}
     seen: Counter[tuple[str, str]] = Counter()
     for room in ROOMS:
+        variables = {*VARIABLES, *(LOCALS if room in FREE_OF_LOCALS else ())}
+        banned = {"class": set(CLASSES), "function": set(FUNCTIONS), "variable": variables}
         for path in (repository / room).rglob("*.py"):
-            if path.stem in MODULES:
+            # A file of a verb is named as the verb, such as `stemline history`.
+            if path.stem in MODULES and not (path.stem in VERB_NAMES and "cli" in path.parts):
                 seen[room, f"module {path.stem}"] += 1
             seen.update((room, f"{kind} {name}") for kind, name in _definitions(path) if name in banned[kind])
     return seen

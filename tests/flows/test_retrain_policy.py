@@ -106,7 +106,7 @@ def test_one_that_never_ended_is_given_up_after_two_days(ago_h: float, waits: bo
     began = (datetime.fromisoformat(QUIET.now) - timedelta(hours=ago_h)).isoformat()
     judged = judge(replace(QUIET, hours=120.0, done=(done(began),)), replace(CONFIG, min_interval_h=0.0))
     assert judged.retrain is not waits
-    assert ("still at work" in judged.sentence) is waits
+    assert ("still running" in judged.sentence) is waits
 
 
 @pytest.mark.parametrize(

@@ -96,9 +96,9 @@ def _names(songs: Sequence[FoundSong]) -> list[_Name]:
         for note in song.notes:
             key = (note.words.lower(), note.status, note.source, note.kind)
             if key not in names:
-                words, status, source, kind = key
+                spelling, status, source, kind = key
                 names[key] = _Name(
-                    name=as_text(words), status=status, source=source, kind=kind, example=_example(song, note)
+                    name=as_text(spelling), status=status, source=source, kind=kind, example=_example(song, note)
                 )
                 names[key].details += [as_text(note.detail)] if note.detail else []
             names[key].files += 1

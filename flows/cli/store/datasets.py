@@ -93,8 +93,8 @@ def find_song(store: str, song: str) -> dict[str, Any]:
     ]
     songs_table = table(f"Datasets with {song!r}", ["id", "track", "split", "s", "audio", "license"], rows[:MAX_ROWS])
     more = [Text(f"and {len(rows) - MAX_ROWS} more", style="dim")] if len(rows) > MAX_ROWS else []
-    found = {version: [asdict(item) for item in songs] for version, songs in by_version.items()}
-    return {"found": found, "console_output": [songs_table, *more]}
+    ids = {version: [asdict(item) for item in songs] for version, songs in by_version.items()}
+    return {"found": ids, "console_output": [songs_table, *more]}
 
 
 def _row(version: Version) -> list[str]:
