@@ -7,6 +7,7 @@ import sqlite3
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -18,6 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 for quiet in ("DO_NOT_TRACK", "MLFLOW_DISABLE_TELEMETRY"):
     os.environ.setdefault(quiet, "true")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "900")  # seconds alone, minutes under load
 # A user's own servers must not hear of test runs.
 for address in ("RAY_ADDRESS", "PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
     os.environ.pop(address, None)
@@ -27,9 +29,14 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 
 
+@pytest.hookimpl(trylast=True)  # when it is known what is left out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What starts Ray comes last: some tests hold how it is started, and it can be started once in a process."""
-    items.sort(key=lambda item: item.get_closest_marker("ray") is not None)
+    """What starts Ray comes last: some tests hold how it is started, and it can be started once in a process.
+
+    Files of many slow tests come first, so that of several processes none is left with one at the end.
+    """
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: (item.get_closest_marker("ray") is not None, -slow[item.path]))
 
 
 def pytest_runtest_setup() -> None:
@@ -92,23 +99,25 @@ def prefect_server() -> Iterator[None]:
     """One Prefect server for the whole test run: flows that are called in this process keep their records there."""
     from prefect.testing.utilities import prefect_test_harness
 
-    with prefect_test_harness(server_startup_timeout=300):
+    with prefect_test_harness(server_startup_timeout=900):
         yield
 
 
 def _start_ray(ray: Any, folder: str) -> None:
-    """Ray gives its own start 30 s, a constant in its source that a loaded machine exceeds: so three tries."""
+    from pipelines.runtime.cluster import patience
+
     for attempt in range(3):
         try:
-            ray.init(
-                address="local",
-                num_cpus=2,
-                include_dashboard=False,
-                object_store_memory=400 * 2**20,
-                _temp_dir=folder,
-                logging_level="ERROR",
-                log_to_driver=False,
-            )
+            with patience():
+                ray.init(
+                    address="local",
+                    num_cpus=2,
+                    include_dashboard=False,
+                    object_store_memory=400 * 2**20,
+                    _temp_dir=folder,
+                    logging_level="ERROR",
+                    log_to_driver=False,
+                )
             return
         except Exception:
             ray.shutdown()

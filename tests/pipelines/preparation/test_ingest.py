@@ -259,7 +259,7 @@ def test_a_killed_job_is_finished_by_the_next_with_the_same_bytes(
     _run(corpus, tmp_path / "undisturbed")
     command = [sys.executable, "-c", _COMMAND, corpus.root, str(tmp_path / "killed")]
     job = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(repository)}, stderr=subprocess.DEVNULL)
-    give_up = time.monotonic() + 200
+    give_up = time.monotonic() + 800
     while not list((tmp_path / "killed").glob("chunks/*.json")) and time.monotonic() < give_up:
         assert job.poll() is None, "the job ended before it could be killed"
         time.sleep(0.005)
