@@ -151,20 +151,24 @@ class MixPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """One source of one held-out track. Decibels; None where the metric was not asked for or is undefined."""
+    """One source of one held-out track. Decibels; None where the metric was not asked for or is undefined: where the
+    stem is silent over the whole track (RMS below -60 dBFS) all are but `leakage_db`.
+    """
 
     track_id: str  # the path of the song under the root of the corpus
     title: str  # of the song
     source: str  # the stem that is scored
     protocol: str  # all that scores depend on beside model and song, in words
-    nsdr: float  # MDX 2021: one energy ratio over the whole track
+    nsdr: float | None  # MDX 2021: one energy ratio over the whole track
     sdr: float | None  # BSS Eval v4: median over 1 s windows
-    mixture_nsdr: float  # nsdr of the unprocessed mixture as the estimate
+    mixture_nsdr: float | None  # nsdr of the unprocessed mixture as the estimate
     mixture_sdr: float | None  # sdr of the same
     isr: float | None = None  # image to spatial distortion (BSS Eval v4), median over 1 s windows
     sir: float | None = None  # source to interference, likewise
     sar: float | None = None  # source to artifacts, likewise
-    leakage_db: float | None = None  # RMS of the estimate in windows where the stem is silent, dBFS
+    leakage_db: float | None = (
+        None  # RMS of the estimate in windows where the stem is silent, relative to the mixture's
+    )
     si_sdr: float | None = None  # scale-invariant SDR over the whole track
     ceiling_nsdr: float | None = None  # nsdr of the IRM2 oracle (a mask made from the true stems); no upper bound
     ceiling_sdr: float | None = None  # sdr of the same

@@ -13,6 +13,7 @@ from datasets.store.strict_json import dumps
 from flows import config as settings
 from flows.build_corpus import Corpus, build_corpus
 from flows.config import RunConfig
+from flows.console.progress_display import decibels
 from flows.tasks.approval import with_approval
 from flows.tasks.prefect_step import resumable, run_quick, step
 from pipelines import registry
@@ -33,6 +34,11 @@ from pipelines.training import train, train_result
 from pipelines.training.train_result import TrainResult
 
 STEPS = ("train", "evaluate", "decide", "promote")
+# Of a source and of their mean, that MLflow shows: score by its name there
+_METRICS = {
+    "nsdr": "nsdr", "nsdr_improvement": "improvement", "leakage_db": "leakage_db",
+    "sdr": "sdr", "isr": "isr", "sir": "sir", "sar": "sar",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +155,7 @@ def score(
     scoring = with_subfolder(config.evaluate, subfolder)
 
     def summary(result: EvaluateResult) -> str:
-        return f"{label}{len(result.summary.songs)} songs, mean nSDR {result.summary.overall.nsdr:.2f} dB"
+        return f"{label}{len(result.summary.songs)} songs, mean nSDR {decibels(result.summary.overall.nsdr)} dB"
 
     return step(
         "evaluate",
@@ -285,11 +291,10 @@ def contamination_of(config: RunConfig, songs: ShardSet, models: Sequence[Ancest
 def _flat_scores(scored: EvaluateResult) -> dict[str, float]:
     split = _split(scored.summary)
     rows = {**scored.summary.sources, "mean": scored.summary.overall}
-    flat = {f"{split}/nsdr/{source}": score.nsdr for source, score in rows.items()}
-    flat |= {f"{split}/nsdr_improvement/{source}": score.improvement for source, score in rows.items()}
-    for name in ("sdr", "isr", "sir", "sar"):
-        values = {source: getattr(score, name) for source, score in rows.items()}
-        flat |= {f"{split}/{name}/{source}": value for source, value in values.items() if value is not None}
+    flat = {f"{split}/num_songs/{source}": float(score.num_songs) for source, score in rows.items()}
+    for metric, name in _METRICS.items():
+        known = {source: getattr(score, name) for source, score in rows.items()}
+        flat |= {f"{split}/{metric}/{source}": value for source, value in known.items() if value is not None}
     return flat
 
 

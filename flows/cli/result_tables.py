@@ -64,14 +64,28 @@ def model_tables(model: Trained) -> list[Any]:
         return [Text(f"Checkpoint: {model.trained.checkpoint}", overflow="fold")]
     summary = model.candidate.summary
     sources = {**summary.sources, "mean": summary.overall}
+    num_songs = len(summary.songs)
+    leaks = any(score.leakage_db is not None for score in sources.values())
+    rows = [
+        [
+            *[source, f"{score.num_songs} of {num_songs}"],
+            *_cells(score.mixture_nsdr, score.nsdr, score.improvement, score.ceiling_nsdr),
+            *([decibels(score.leakage_db)] if leaks else []),
+        ]
+        for source, score in sources.items()
+    ]
+    split = summary.protocol.split(",")[0]
     tables: list[Any] = [
         table(
-            f"nSDR (MDX 2021) in dB, {summary.protocol.split(',')[0]} split, mean over {_songs(len(summary.songs))}",
-            ["source", "mixture", "model", "improvement", "IRM2 oracle"],
-            _score_rows(sources),
+            f"nSDR (MDX 2021) in dB, {split} split, mean over the songs in which the source sounds",
+            ["source", "songs", "mixture", "model", "improvement", "IRM2 oracle", *(["leakage"] if leaks else [])],
+            rows,
             strong_last=True,
         )
     ]
+    if leaks:
+        note = "leakage: the estimate where the stem is silent, relative to the mixture there, in the worst song"
+        tables.append(Text(note, style="dim"))
     if summary.overall.sdr is not None:
         tables += _bss_table(summary)
     if model.decision is not None:
@@ -130,11 +144,15 @@ def _bss_table(summary: ScoreSummary) -> list[Any]:
     if summary.solvers:
         columns |= {"ISR": "isr", "SIR": "sir", "SAR": "sar"}
     rows = [
-        [source, *(decibels(getattr(score, name)) for name in columns.values())]
+        [
+            source,
+            f"{score.num_sdr_songs} of {num_songs}",
+            *(decibels(getattr(score, name)) for name in columns.values()),
+        ]
         for source, score in {**summary.sources, "mean": summary.overall}.items()
     ]
-    title = f"BSS Eval v4 in dB: medians over windows, then over {_songs(num_songs)} (SDR, mean: their mean over songs)"
-    output: list[Any] = [table(title, ["source", *columns], rows, strong_last=True)]
+    title = "BSS Eval v4 in dB: medians over windows, then over songs (SDR, mean: their mean over songs)"
+    output: list[Any] = [table(title, ["source", "songs", *columns], rows, strong_last=True)]
     if doubtful := summary.solvers.get(ILL_CONDITIONED, 0):
         output.append(
             Text(
@@ -153,7 +171,7 @@ def _score_rows(scores: dict[str, SourceScore]) -> list[list[str]]:
     ]
 
 
-def _cells(mixture: float, model: float, gain: float, oracle: float | None) -> list[str]:
+def _cells(mixture: float | None, model: float | None, gain: float | None, oracle: float | None) -> list[str]:
     return [decibels(mixture), decibels(model), decibels(gain, sign=True), decibels(oracle)]
 
 
@@ -190,9 +208,11 @@ def _real_cells(source: str, real: dict[str, Score]) -> list[str]:
     scores = list(real.values()) if source == "mean" else [real[source]] if source in real else []
     if not scores:
         return ["–"] * 4
-    mixture, model = fmean(score.mixture_nsdr for score in scores), fmean(score.nsdr for score in scores)
-    oracles = [score.ceiling_nsdr for score in scores if score.ceiling_nsdr is not None]
-    return _cells(mixture, model, model - mixture, fmean(oracles) if oracles else None)
+    columns = [[getattr(score, name) for score in scores] for name in ("mixture_nsdr", "nsdr", "ceiling_nsdr")]
+    known = [[value for value in column if value is not None] for column in columns]
+    mixture, model, oracle = (fmean(column) if column else None for column in known)
+    gain = None if mixture is None or model is None else model - mixture
+    return _cells(mixture, model, gain, oracle)
 
 
 def paths(run: FullRun, *, store: str) -> list[Any]:

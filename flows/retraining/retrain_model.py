@@ -8,6 +8,7 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
 from datasets.corpus.removed_songs import read_removed_songs, write_removed_songs
+from datasets.errors import InputError
 from datasets.schema import ShardSet
 from datasets.shards.manifests import read_songs
 from datasets.store.ownership import claim_store
@@ -111,7 +112,10 @@ def score_canary(config: RunConfig, songs: ShardSet) -> float:
         of_split = replace(canary, evaluate=replace(canary.evaluate, split=split))
         result = train_model.score(of_split, songs, str(checkpoint), label="canary: ", subfolder="canary")
         scores += result.summary.songs.values()
-    return fmean(nsdr for song in scores for nsdr in song.nsdr.values())
+    known = [nsdr for song in scores for nsdr in song.nsdr.values()]
+    if not known:
+        raise InputError("no stem sounds in any song of retrain.canary: choose songs whose stems are above -60 dBFS")
+    return fmean(known)
 
 
 def _canary_config(config: RunConfig) -> RunConfig:

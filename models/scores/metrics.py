@@ -106,18 +106,29 @@ def ideal_ratio_mask(reference_SCT: Tensor, *, exponent: float = 2.0, nfft: int 
     )
 
 
-def leakage(reference_SCT: Tensor, estimate_SCT: Tensor, window_samples: int) -> Tensor:
-    """RMS of each estimate over the windows in which its reference is silent (below -60 dBFS), in dBFS; shape (S,).
+def silent(reference_SCT: Tensor) -> Tensor:
+    """Whether each source is silent over the whole excerpt: its RMS is below -60 dBFS; shape (S,), bool.
 
-    At least -120 dBFS; NaN where no window is silent. Ratios to the reference say little there.
+    Ratios to such a reference say nothing of a model: what an estimate holds there is leakage.
+    """
+    return reference_SCT.detach().cpu().double().square().mean(dim=(1, 2)) < SILENT_POWER
+
+
+def leakage(reference_SCT: Tensor, estimate_SCT: Tensor, mixture_CT: Tensor, window_samples: int) -> Tensor:
+    """Level of each estimate where its reference is silent, in dB relative to the mixture there; shape (S,).
+
+    RMS against RMS, over the windows in which the reference is below -60 dBFS and the mixture is not. At least -120 dB;
+    NaN where there is no such window.
     """
     reference_SCT, estimate_SCT = _comparable(reference_SCT, estimate_SCT)
     window = min(window_samples, reference_SCT.shape[-1])
-    power_SW, leaked_SW = (
-        _windows(signal_SCT, window).square().mean(dim=(1, 3)) for signal_SCT in (reference_SCT, estimate_SCT)
+    mixture_1CT = mixture_CT.detach().cpu().double()[None]
+    power_SW, leaked_SW, mixture_1W = (
+        _windows(signal_SCT, window).square().mean(dim=(1, 3))
+        for signal_SCT in (reference_SCT, estimate_SCT, mixture_1CT)
     )
-    silent_SW = power_SW < SILENT_POWER
-    leaked_S = (leaked_SW * silent_SW).sum(dim=1) / silent_SW.sum(dim=1)  # 0 / 0 is NaN
+    counted_SW = (power_SW < SILENT_POWER) & (mixture_1W >= SILENT_POWER)
+    leaked_S = (leaked_SW * counted_SW).sum(dim=1) / (mixture_1W * counted_SW).sum(dim=1)  # 0 / 0 is NaN
     return 10 * torch.log10(leaked_S.clamp(min=1e-12))
 
 

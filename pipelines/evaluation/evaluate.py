@@ -5,6 +5,7 @@ Actors load the model once each and take songs as they come; tasks beside them s
 them as a table: a killed evaluation goes on where it was, and the same question is never computed twice.
 """
 
+import math
 import statistics
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -30,7 +31,7 @@ from pipelines.runtime.step_keys import Step
 if TYPE_CHECKING:
     from models.weights.model_ref import ModelRef
 # Raise it when the same model, songs and protocol give other rows of scores (CONTRIBUTING.md)
-VERSION = 1
+VERSION = 2
 STEP = Step(
     name="evaluate",
     version=VERSION,
@@ -176,7 +177,8 @@ def _results(
             raise InputError(
                 f"scores written to {store} are not there: set store.root to a folder that all nodes share, or to S3"
             )
-        mean = statistics.fmean(score.nsdr for result in results for score in result.scores)
+        counted = [score.nsdr for result in results for score in result.scores if score.nsdr is not None]
+        mean = statistics.fmean(counted) if counted else math.nan
         known = f", {len(songs) - len(missing)} of them known" if len(missing) < len(songs) else ""
         heard.finish(f"{len(songs)} songs{known}, mean nSDR {mean:.2f} dB")
     return results

@@ -42,7 +42,8 @@ class EvaluateConfig:
         """Everything that scores depend on beside model and songs, in a line for tables."""
         length = f"first {self.max_song_s:g} s" if self.max_song_s else "whole songs"
         return (
-            f"{self.split}, {length}; nSDR, BSS Eval v4 {'SDR, ISR, SIR, SAR' if self.full_bss_eval else 'SDR'} in "
+            f"{self.split}, {length}; stems above -60 dBFS; "
+            f"nSDR, BSS Eval v4 {'SDR, ISR, SIR, SAR' if self.full_bss_eval else 'SDR'} in "
             f"{self.window_s:g} s windows; "
             f"overlap {self.overlap:g}, shifts {self.shifts}, {self.precision}"
             + ("" if self.scorer == "stemline" else f"; by {self.scorer}")

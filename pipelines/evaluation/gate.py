@@ -5,15 +5,17 @@ Both must have been scored on the same songs under the same protocol. They are c
 source is likely to be worse than the tolerance. The bound allows for other songs and for another seed of the same
 recipe (`seed_noise.py`). The first candidate of all is compared with silence and the unprocessed mixture alone, and
 whatever the settings, no model that is no better than these two becomes the champion. Decisions are made on nSDR, which
-every song has.
+every source has in every song in which it sounds; what a model puts where it does not is leakage, and has a rule of its
+own.
 """
 
 import csv
 import fnmatch
 import glob
 import io
+import math
 import statistics
-from collections.abc import Collection, Iterator, Mapping, Sequence, Sized
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from typing import Annotated
 
@@ -52,7 +54,7 @@ class GateConfig:
     # Slices of your own: for each name patterns of track ids, such as */Jazz*
     slices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     tags: str = ""  # a CSV file of track_id,tag, such as genres: each tag is a slice
-    # How much louder than the champion's the leakage into silent stems may be
+    # How many dB more than the champion's the leakage into silent stems may be, relative to the mixture
     leakage_tolerance_db: NonNegativeFloat = 3.0
     max_size_mb: NonNegativeFloat = 0.0  # largest size of the files of the weights; 0: any
     # Most seconds of computing per second of song, as measured in scoring; 0: any
@@ -136,7 +138,7 @@ def decide(
     if champion is None:
         reason = _obstacle(alone) or f"The first champion: {_over_mixture(scores)}, over {_songs(scores.songs)}."
         return GateDecision(
-            promote=all(check.met for check in alone), reason=reason, improvement=scores.overall.improvement,
+            promote=all(check.met for check in alone), reason=reason, improvement=_number(scores.overall.improvement),
             checks=alone, num_songs=len(scores.songs), left_out=left_out,
         )  # fmt: skip
     pairs = compare(candidate, champion, config, left_out=contamination.songs, noise=noise)
@@ -145,7 +147,7 @@ def decide(
     return GateDecision(
         promote=all(check.met for check in checks),
         reason=_obstacle(checks) or praise,
-        improvement=scores.overall.improvement,
+        improvement=_number(scores.overall.improvement),
         checks=checks,
         num_songs=pairs.gain.num_songs,
         champion_digest=champion.model_digest,
@@ -185,11 +187,15 @@ def compare(
     noise = noise or seed_noise([], config.seed_noise_db)
     _require_comparable(candidate, champion)
     left_out = tuple(sorted(set(left_out) & candidate.songs.keys()))
-    gains = {
-        track_id: {source: score.nsdr[source] - champion.songs[track_id].nsdr[source] for source in candidate.sources}
+    theirs = champion.songs
+    gains = {  # of the sources that sound in a song
+        track_id: {source: nsdr - theirs[track_id].nsdr[source] for source, nsdr in score.nsdr.items()}
         for track_id, score in _remaining(candidate, left_out).items()
     }
-    means = {track_id: statistics.fmean(gain.values()) for track_id, gain in gains.items()}
+    means = {track_id: statistics.fmean(gain.values()) for track_id, gain in gains.items() if gain}
+    if not means:
+        raise InputError(f"no stem sounds in any of the {_songs(gains)}: score songs whose stems are above -60 dBFS")
+    by_source = {source: [gain[source] for gain in gains.values() if source in gain] for source in candidate.sources}
 
     def over(values: Sequence[float]) -> Difference:
         return difference(values, confidence=config.confidence)
@@ -197,7 +203,7 @@ def compare(
     return Pairs(
         gain=difference(list(means.values()), confidence=config.confidence, seed_noise_db=noise.std_db),
         songs=means,
-        sources={source: over([gain[source] for gain in gains.values()]) for source in candidate.sources},
+        sources={source: over(values) for source, values in by_source.items() if values},
         slices={
             name: over([means[track_id] for track_id in members])
             for name, members in _slices({track_id: candidate.songs[track_id] for track_id in means}, config).items()
@@ -223,19 +229,36 @@ def _over_remaining(summary: ScoreSummary, left_out: Collection[str]) -> ScoreSu
     if len(songs) == len(summary.songs):
         return summary
 
-    def over(source: str, score: SourceScore) -> SourceScore:
-        floors = [song.mixture_nsdr.get(source, score.mixture_nsdr) for song in songs.values()]
-        nsdr = statistics.fmean(song.nsdr[source] for song in songs.values())
-        return SourceScore(nsdr=nsdr, mixture_nsdr=statistics.fmean(floors), sdr=None, mixture_sdr=None)
+    def over(source: str) -> SourceScore:
+        counted = [song for song in songs.values() if source in song.nsdr]
+        floors = [song.mixture_nsdr[source] for song in counted if source in song.mixture_nsdr]
+        return SourceScore(
+            nsdr=_mean(song.nsdr[source] for song in counted),
+            mixture_nsdr=_mean(floors) if floors or not counted else summary.sources[source].mixture_nsdr,
+            sdr=None,
+            mixture_sdr=None,
+            num_songs=len(counted),
+        )
 
-    sources = {source: over(source, score) for source, score in summary.sources.items()}
+    sources = {source: over(source) for source in summary.sources}
     overall = SourceScore(
-        nsdr=statistics.fmean(score.nsdr for score in sources.values()),
-        mixture_nsdr=statistics.fmean(score.mixture_nsdr for score in sources.values()),
+        nsdr=_mean(score.nsdr for score in sources.values() if score.nsdr is not None),
+        mixture_nsdr=_mean(score.mixture_nsdr for score in sources.values() if score.mixture_nsdr is not None),
         sdr=None,
         mixture_sdr=None,
+        num_songs=sum(bool(song.nsdr) for song in songs.values()),
     )
     return replace(summary, songs=songs, sources=sources, overall=overall)
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    known = list(values)
+    return statistics.fmean(known) if known else None
+
+
+def _number(score: float | None) -> float:
+    """NaN where there is no score, which passes no rule."""
+    return math.nan if score is None else score
 
 
 def _require_comparable(candidate: ScoreSummary, champion: ScoreSummary) -> None:
@@ -277,7 +300,7 @@ def _slices(songs: Mapping[str, SongScore], config: GateConfig) -> dict[str, lis
 
 def _alone(candidate: ScoreSummary, config: GateConfig) -> Iterator[Check]:
     """Rules that need no champion. All are written so that a score of NaN passes none."""
-    improvement, nsdr = candidate.overall.improvement, candidate.overall.nsdr
+    improvement, nsdr = _number(candidate.overall.improvement), _number(candidate.overall.nsdr)
     yield Check(rule="silence", met=nsdr > 0, message=_trivial_message("silence", nsdr, 0.0, candidate))
     yield Check(
         rule="mixture",
@@ -336,8 +359,9 @@ def _against_champion(
     for source, own in pairs.sources.items():
         yield Check(
             rule=f"source_tolerance, {source}",
-            met=own.low >= -config.source_tolerance,
-            message=_source_message(source, own, config),
+            # A few songs have no bound: their mean decides.
+            met=(own.low if math.isfinite(own.low) else own.mean) >= -config.source_tolerance,
+            message=_source_message(source, own, config, len(candidate.songs)),
         )
     for name, own in pairs.slices.items():
         yield Check(
@@ -396,13 +420,14 @@ def _leakage(candidate: ScoreSummary, champion: ScoreSummary, config: GateConfig
         yield Check(
             rule="leakage_tolerance_db",
             met=excess_db <= config.leakage_tolerance_db,
-            message=f"Where {source} is silent it leaks up to {leaked_db:.1f} dBFS (in {track_id}), "
-            f"{excess_db:+.1f} dB against the champion's worst; the limit is {config.leakage_tolerance_db:+.1f} dB.",
+            message=f"Where {source} is silent it leaks up to {leaked_db:.1f} dB relative to the mixture "
+            f"(in {track_id}), {excess_db:+.1f} dB against the champion's worst; the limit is "
+            f"{config.leakage_tolerance_db:+.1f} dB.",
         )
 
 
 def _worst_leak(scores: ScoreSummary, source: str) -> tuple[float, str] | None:
-    """The loudest leak of a source in dBFS and its song; None where the source is silent nowhere."""
+    """The loudest leak of a source, in dB relative to the mixture, and its song; None where it is silent nowhere."""
     leaks = [(song.leakage_db[source], name) for name, song in scores.songs.items() if source in song.leakage_db]
     return max(leaks) if leaks else None
 
@@ -437,11 +462,15 @@ def _gain_message(gain: Difference, config: GateConfig, noise: SeedNoise) -> str
     return f"{message} {detectable}{f'; the observed gain needs {_songs(needed)}' if needed else ''}."
 
 
-def _source_message(source: str, gain: Difference, config: GateConfig) -> str:
+def _source_message(source: str, gain: Difference, config: GateConfig, num_songs: int) -> str:
     at_worst = f"may be worse by up to {-gain.low:.2f} dB" if gain.low < 0 else f"gains at least {gain.low:.2f} dB"
+    bound = f" and {at_worst} ({100 * config.confidence:g} % bound)" if math.isfinite(gain.low) else ""
+    counted = (
+        f" over the {gain.num_songs} of {_songs(num_songs)} in which it sounds" if gain.num_songs < num_songs else ""
+    )
     return (
-        f"{source} scores {gain.mean:+.2f} dB nSDR against the champion and {at_worst} "
-        f"({100 * config.confidence:g} % bound); the limit is a loss of {config.source_tolerance:.2f} dB."
+        f"{source} scores {gain.mean:+.2f} dB nSDR against the champion{counted}{bound}; the limit is a loss of "
+        f"{config.source_tolerance:.2f} dB."
     )
 
 

@@ -78,7 +78,7 @@ def score_song(
     seconds: float,
 ) -> SongResult:
     """Scores of one song; InputError where an estimate has another length, or is not finite."""
-    from models.scores.metrics import ideal_ratio_mask, leakage, nsdr, sdr_windows, si_sdr
+    from models.scores.metrics import ideal_ratio_mask, leakage, nsdr, sdr_windows, si_sdr, silent
 
     _require_sound(stems_SCT, estimates_SCT, sources, title)
     window_samples = round(protocol.window_s * sample_rate)
@@ -87,13 +87,18 @@ def score_song(
     columns: dict[str, Sequence[Any]] = {
         "nsdr": nsdr(stems_SCT, estimates_SCT).tolist(),
         "si_sdr": _known(si_sdr(stems_SCT, estimates_SCT)),
-        "leakage_db": _known(leakage(stems_SCT, estimates_SCT, window_samples)),
     }
     for name, made_SCT in outer.items():
         columns[f"{name}_nsdr"] = nsdr(stems_SCT, made_SCT).tolist()
         columns[f"{name}_sdr"] = _medians(sdr_windows(stems_SCT, made_SCT, window_samples))
     windows, about = _windows(protocol, stems_SCT, estimates_SCT, window_samples)
     columns |= {name: _medians(score_SW) for name, score_SW in windows.items()}
+    silent_S = silent(stems_SCT).tolist()  # whose ratios say nothing of the model
+    columns = {
+        name: [None if is_silent else value for value, is_silent in zip(values, silent_S, strict=True)]
+        for name, values in columns.items()
+    }
+    columns["leakage_db"] = _known(leakage(stems_SCT, estimates_SCT, mixture_CT, window_samples))
     power = float(mixture_CT.double().square().mean())
     common = {
         "track_id": track_id,

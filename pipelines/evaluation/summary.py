@@ -14,12 +14,12 @@ from pipelines.evaluation import scoring
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceScore:
-    """Scores over all songs, in dB: nSDR as the mean (MDX 2021), SDR as the median over songs of medians over windows
-    (SiSEC 2018); ISR, SIR and SAR as SDR, without songs on whose scores rounding errors decide.
+    """Scores over the songs in which a source sounds, in dB: nSDR as the mean (MDX 2021), SDR as the median over songs
+    of medians over windows (SiSEC 2018); ISR, SIR and SAR as SDR, without songs on whose scores rounding errors decide.
     """
 
-    nsdr: float
-    mixture_nsdr: float  # of the unprocessed mixture as the estimate
+    nsdr: float | None  # None where the source is silent in every song
+    mixture_nsdr: float | None  # of the unprocessed mixture as the estimate
     sdr: float | None  # None where no window of any song has a score
     mixture_sdr: float | None
     isr: float | None = None  # as sdr; None where they were not asked for
@@ -29,19 +29,23 @@ class SourceScore:
     ceiling_sdr: float | None = None
     sdr_mean: float | None = None  # mean over songs of medians over windows
     si_sdr: float | None = None  # mean over songs
+    # Where the stem is silent, relative to the mixture there: of the song that leaks most; over sources: the most
+    leakage_db: float | None = None
+    num_songs: int = 0  # that nsdr is the mean of: those in which the source sounds; over sources: any of them
+    num_sdr_songs: int = 0  # that sdr is the median of
 
     @property
-    def improvement(self) -> float:
+    def improvement(self) -> float | None:
         """nSDR gained over the unprocessed mixture, in dB."""
-        return self.nsdr - self.mixture_nsdr
+        return None if self.nsdr is None or self.mixture_nsdr is None else self.nsdr - self.mixture_nsdr
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SongScore:
     """What the gate looks at in one song."""
 
-    nsdr: Mapping[str, float]  # per source, dB
-    leakage_db: Mapping[str, float]  # of sources with silent windows: RMS of the estimate in them, dBFS
+    nsdr: Mapping[str, float]  # per source that sounds in the song, dB
+    leakage_db: Mapping[str, float]  # of sources with silent windows: the estimate in them, relative to the mixture
     duration_s: float
     level_db: float  # RMS of the mixture, dBFS
     mixture_nsdr: Mapping[str, float] = field(default_factory=dict)  # of the unprocessed mixture; empty: not kept
@@ -73,13 +77,14 @@ def summarize(scores: Sequence[Score], model_digest: str, dataset_digest: str) -
     for score in scores:
         by_source.setdefault(score.source, []).append(score)
     sources = {source: _over_songs(rows) for source, rows in by_source.items()}
+    songs = _songs(scores)
     return ScoreSummary(
         model_digest=model_digest,
         dataset_digest=dataset_digest,
         protocol=protocols.pop(),
-        songs=_songs(scores),
+        songs=songs,
         sources=sources,
-        overall=_over_sources(list(sources.values())),
+        overall=_over_sources(list(sources.values()), songs),
         solvers=dict(
             sorted(Counter({score.track_id: score.solver for score in scores if score.solver}.values()).items())
         ),
@@ -92,11 +97,11 @@ def _songs(scores: Sequence[Score]) -> dict[str, SongScore]:
         rows.setdefault(score.track_id, []).append(score)
     return {
         track_id: SongScore(
-            nsdr={score.source: score.nsdr for score in own},
+            nsdr={score.source: score.nsdr for score in own if score.nsdr is not None},
             leakage_db={score.source: score.leakage_db for score in own if score.leakage_db is not None},
             duration_s=own[0].duration_s,
             level_db=own[0].level_db,
-            mixture_nsdr={score.source: score.mixture_nsdr for score in own},
+            mixture_nsdr={score.source: score.mixture_nsdr for score in own if score.mixture_nsdr is not None},
         )
         for track_id, own in rows.items()
     }
@@ -106,8 +111,8 @@ def _over_songs(scores: Sequence[Score]) -> SourceScore:
     median, mean = statistics.median, statistics.fmean
     sound = [score for score in scores if score.solver != scoring.ILL_CONDITIONED]
     return SourceScore(
-        nsdr=mean(score.nsdr for score in scores),
-        mixture_nsdr=mean(score.mixture_nsdr for score in scores),
+        nsdr=_over_known(mean, [score.nsdr for score in scores]),
+        mixture_nsdr=_over_known(mean, [score.mixture_nsdr for score in scores]),
         ceiling_nsdr=_over_known(mean, [score.ceiling_nsdr for score in scores]),
         sdr=_over_known(median, [score.sdr for score in scores]),
         mixture_sdr=_over_known(median, [score.mixture_sdr for score in scores]),
@@ -117,14 +122,25 @@ def _over_songs(scores: Sequence[Score]) -> SourceScore:
         isr=_over_known(median, [score.isr for score in sound]),
         sir=_over_known(median, [score.sir for score in sound]),
         sar=_over_known(median, [score.sar for score in sound]),
+        leakage_db=_over_known(max, [score.leakage_db for score in scores]),
+        num_songs=sum(score.nsdr is not None for score in scores),
+        num_sdr_songs=sum(score.sdr is not None for score in scores),
     )
 
 
-def _over_sources(scores: Sequence[SourceScore]) -> SourceScore:
-    """Mean over sources, score by score."""
-    names = [field.name for field in fields(SourceScore)]
-    means = {name: _over_known(statistics.fmean, [getattr(score, name) for score in scores]) for name in names}
-    return SourceScore(**means)  # type: ignore[arg-type]  # nSDR is always known
+def _over_sources(scores: Sequence[SourceScore], songs: Mapping[str, SongScore]) -> SourceScore:
+    """Mean over sources that have a score, score by score; of leakage the most."""
+    counts = ("num_songs", "num_sdr_songs")
+    names = [field.name for field in fields(SourceScore) if field.name not in counts]
+    means = {
+        name: _over_known(max if name == "leakage_db" else statistics.fmean, [getattr(score, name) for score in scores])
+        for name in names
+    }
+    return SourceScore(
+        **means,
+        num_songs=sum(bool(song.nsdr) for song in songs.values()),
+        num_sdr_songs=max((score.num_sdr_songs for score in scores), default=0),
+    )
 
 
 def _over_known(reduce: Any, values: Sequence[float | None]) -> float | None:

@@ -192,7 +192,7 @@ def _chosen(config: ListenConfig, pairs: Pairs, songs: Sequence[Song]) -> list[S
 
 
 def _scores(first: ComparedModel, second: ComparedModel, track_id: str) -> dict[str, tuple[float, float]]:
-    """nSDR in dB of both models, by source."""
+    """nSDR in dB of both models, by source that sounds in the song."""
     one, two = first.scores.songs[track_id].nsdr, second.scores.songs[track_id].nsdr
     return {source: (one[source], two[source]) for source in one}
 

@@ -88,7 +88,7 @@ def score(song: SongFiles, estimates: Mapping[str, str]) -> list[Score]:
     """A score for each source that has both files; where lengths differ, the common start is compared."""
     import torch
 
-    from models.scores.metrics import ideal_ratio_mask, nsdr
+    from models.scores.metrics import ideal_ratio_mask, nsdr, silent
 
     shared = [source for source in song.references if source in estimates]
     if not shared:
@@ -101,9 +101,15 @@ def score(song: SongFiles, estimates: Mapping[str, str]) -> list[Score]:
         torch.from_numpy(np.stack([item[:, :length] for item in items])) for items in (references, made)
     )
     unprocessed_SCT = torch.from_numpy(np.ascontiguousarray(mixture_CT[:, :length])).expand_as(reference_SCT)
-    ours, before = nsdr(reference_SCT, estimate_SCT).tolist(), nsdr(reference_SCT, unprocessed_SCT).tolist()
+    silent_S = silent(reference_SCT).tolist()
+
+    def scores(made_SCT: "torch.Tensor") -> list[float | None]:
+        values = nsdr(reference_SCT, made_SCT).tolist()
+        return [None if is_silent else value for value, is_silent in zip(values, silent_S, strict=True)]
+
+    ours, before = scores(estimate_SCT), scores(unprocessed_SCT)
     whole = set(shared) == set(song.references)  # a mask needs all that sounds
-    ceiling = nsdr(reference_SCT, ideal_ratio_mask(reference_SCT)).tolist() if whole else [None] * len(shared)
+    ceiling = scores(ideal_ratio_mask(reference_SCT)) if whole else [None] * len(shared)
     return [
         Score(
             track_id=song.title,

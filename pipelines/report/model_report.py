@@ -110,7 +110,11 @@ def listening_section(data: ReportInput, *, seconds: float) -> Markup:
         return Markup()
     clips = clips_of(data.song, seconds=seconds)
     # Only if this song was scored too
-    scores = {row.source: f"{decibels(row.nsdr)} dB nSDR" for row in data.scores if row.title == data.song.title}
+    scores = {
+        row.source: f"{decibels(row.nsdr)} dB nSDR"
+        for row in data.scores
+        if row.title == data.song.title and row.nsdr is not None
+    }
     return render_template(
         "report/listening.html.j2",
         title=data.song.title,

@@ -19,15 +19,18 @@ SDR = "SDR (BSS Eval v4: median over 1 s windows, then median over songs)"
 
 
 def per_source(scores: Sequence[Score]) -> list[SourceScores]:
-    """Means over songs of nSDR, per source in the order met."""
+    """Means of nSDR over the songs in which a source sounds, per source in the order met; those that never do have
+    none.
+    """
     return [
         SourceScores(
             source=source,
-            floor=fmean(row.mixture_nsdr for row in rows),
-            model=fmean(row.nsdr for row in rows),
-            songs=tuple(row.nsdr for row in rows),
+            floor=_mean(row.mixture_nsdr for row in rows),
+            model=_mean(row.nsdr for row in rows),
+            songs=tuple(row.nsdr for row in rows if row.nsdr is not None),
         )
         for source, rows in _by_source(scores).items()
+        if any(row.nsdr is not None for row in rows)
     ]
 
 
@@ -49,7 +52,7 @@ def scores_section(data: ReportInput) -> Markup:
         overlap=_training_overlap(data),
         plot=score_plot(summary, label=f"nSDR per source: {label}"),
         dots=num_songs > 1,
-        sources=[row.source for row in summary],
+        sources=list(_by_source(data.scores)),
         headers=headers,
         rows=rows,
         totals=len(summary) > 1,
@@ -87,17 +90,24 @@ def _score_table(scores: Sequence[Score], summary: Sequence[SourceScores]) -> tu
     """Headers and rows of the means and medians, one row per source and their mean."""
     with_sdr = any(score.sdr is not None for score in scores)
     with_oracle = any(score.ceiling_nsdr is not None for score in scores)
-    headers = ["Source", "nSDR mixture", "nSDR model", "Improvement"] + (["nSDR IRM2 oracle"] if with_oracle else [])
+    with_leakage = any(score.leakage_db is not None for score in scores)
+    num_songs = len({score.track_id for score in scores})
+    headers = ["Source", "Songs", "nSDR mixture", "nSDR model", "Improvement"]
+    headers += ["Leakage"] if with_leakage else []
+    headers += ["nSDR IRM2 oracle"] if with_oracle else []
     headers += (["SDR mixture", "SDR model"] + (["SDR IRM2 oracle"] if with_oracle else [])) if with_sdr else []
     rows = []
-    for row in summary:
-        of_source = [score for score in scores if score.source == row.source]
+    for source, of_source in _by_source(scores).items():
+        floor, model = (_mean(getattr(score, name) for score in of_source) for name in ("mixture_nsdr", "nsdr"))
+        counted = sum(score.nsdr is not None for score in of_source)
         cells = [
-            row.source,
-            decibels(row.floor),
-            decibels(row.model),
-            decibels(row.model - row.floor, signed=True),
+            source,
+            f"{counted} of {num_songs}",
+            decibels(floor),
+            decibels(model),
+            decibels(model - floor, signed=True),
         ]
+        cells += [decibels(_largest(score.leakage_db for score in of_source))] if with_leakage else []
         cells += [decibels(_mean(score.ceiling_nsdr for score in of_source))] if with_oracle else []
         if with_sdr:
             cells += [
@@ -108,7 +118,9 @@ def _score_table(scores: Sequence[Score], summary: Sequence[SourceScores]) -> tu
         rows.append(cells)
     if len(summary) > 1:
         mean = [fmean(row.floor for row in summary), fmean(row.model for row in summary)]
-        cells = ["Mean", decibels(mean[0]), decibels(mean[1]), decibels(mean[1] - mean[0], signed=True)]
+        counted = len({score.track_id for score in scores if score.nsdr is not None})
+        cells = ["Mean", f"{counted} of {num_songs}", *map(decibels, mean), decibels(mean[1] - mean[0], signed=True)]
+        cells += [decibels(_largest(score.leakage_db for score in scores))] if with_leakage else []
         cells += [decibels(_mean(score.ceiling_nsdr for score in scores))] if with_oracle else []
         rows.append(cells + [""] * (len(headers) - len(cells)))
     return headers, rows
@@ -118,7 +130,10 @@ def _note(scores: Sequence[Score]) -> str:
     """What the columns of the table of scores are."""
     protocols = ", ".join(sorted({score.protocol for score in scores if score.protocol}))
     sdr = f" {SDR}." if any(score.sdr is not None for score in scores) else ""
-    return f"All in dB. {NSDR}.{sdr}" + (f" Protocol: {protocols}." if protocols else "")
+    note = "All in dB. A song counts for a source that sounds in it (RMS above -60 dBFS). "
+    if any(score.leakage_db is not None for score in scores):
+        note += "Leakage: the estimate where the stem is silent, relative to the mixture there, in the worst song. "
+    return f"{note}{NSDR}.{sdr}" + (f" Protocol: {protocols}." if protocols else "")
 
 
 def _filtered_rows(scores: Sequence[Score]) -> list[list[str]] | None:
@@ -139,11 +154,12 @@ def _song_table(scores: Sequence[Score]) -> tuple[list[str], list[list[str]]]:
     for score in scores:
         songs.setdefault(score.track_id, {})[score.source] = score
     rows = []
-    for by_source in sorted(songs.values(), key=lambda song: fmean(score.nsdr for score in song.values())):
+    counted = [song for song in songs.values() if any(score.nsdr is not None for score in song.values())]
+    for by_source in sorted(counted, key=lambda song: _mean(score.nsdr for score in song.values())):
         title = next(iter(by_source.values())).title
-        cells = [decibels(by_source[source].nsdr) if source in by_source else "–" for source in sources]
-        mean = fmean(score.nsdr - score.mixture_nsdr for score in by_source.values())
-        rows.append([title, *cells, decibels(mean, signed=True)])
+        cells = [decibels(_mean([by_source[source].nsdr])) if source in by_source else "–" for source in sources]
+        model, floor = (_mean(getattr(one, name) for one in by_source.values()) for name in ("nsdr", "mixture_nsdr"))
+        rows.append([title, *cells, decibels(model - floor, signed=True)])
     headers = ["Song, worst first", *(source.capitalize() for source in sources), "Improvement"]
     return headers, rows
 
@@ -158,6 +174,10 @@ def _by_source(scores: Sequence[Score]) -> dict[str, list[Score]]:
 def _median(values: Any) -> float:
     finite = [value for value in values if value is not None and not math.isnan(value)]
     return median(finite) if finite else math.nan
+
+
+def _largest(values: Any) -> float:
+    return max((value for value in values if value is not None), default=math.nan)
 
 
 def _mean(values: Any) -> float:

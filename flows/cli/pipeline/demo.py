@@ -56,6 +56,8 @@ def run(config: RunConfig, *, verb: str, screen: Screen, debug: bool = False) ->
 def _failure(summary: ScoreSummary) -> str:
     """Why the model is not good enough; empty if it is. Silence scores 0 dB, which is far above the mixture."""
     overall = summary.overall
+    if overall.nsdr is None or overall.improvement is None:
+        return "no stem sounds in any of the held-out songs."
     if not overall.improvement >= MIN_GAIN_DB:
         return f"{overall.improvement:+.2f} dB over the mixture, where {MIN_GAIN_DB:+.2f} dB are expected."
     if not overall.nsdr > 0:

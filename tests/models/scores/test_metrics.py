@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from models.errors import ModelError
-from models.scores.metrics import ideal_ratio_mask, leakage, nsdr, sdr_median, sdr_windows, si_sdr
+from models.scores.metrics import ideal_ratio_mask, leakage, nsdr, sdr_median, sdr_windows, si_sdr, silent
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -148,25 +148,33 @@ def test_the_ideal_mask_is_each_sources_share_of_the_powers_and_silence_is_no_tr
     assert not ideal_ratio_mask(torch.zeros(2, 1, 5000)).any()
 
 
-def test_leakage_of_nothing_is_120_db_under_full_scale_and_a_short_excerpt_is_one_window() -> None:
-    silence = torch.zeros(1, 2, 50)
-    assert leakage(silence, silence, 50).tolist() == [-120.0]
-    assert leakage(silence, torch.full((1, 2, 50), 0.1), 1000).tolist() == pytest.approx([-20.0])
-    assert leakage(torch.ones(1, 2, 50), silence, 1000).isnan().all()
+def test_leakage_of_nothing_is_120_db_under_the_mixture_and_a_short_excerpt_is_one_window() -> None:
+    silence, mixture = torch.zeros(1, 2, 50), torch.ones(2, 50)
+    assert leakage(silence, silence, mixture, 50).tolist() == [-120.0]
+    assert leakage(silence, torch.full((1, 2, 50), 0.1), mixture, 1000).tolist() == pytest.approx([-20.0])
+    assert leakage(silence, torch.full((1, 2, 50), 0.1), 0.1 * mixture, 1000).tolist() == pytest.approx([0.0], abs=1e-5)
+    assert leakage(torch.ones(1, 2, 50), silence, mixture, 1000).isnan().all()
+    assert leakage(silence, torch.ones(1, 2, 50), silence[0], 1000).isnan().all()  # nothing sounds that could leak
 
 
-@pytest.mark.parametrize(("level_db", "silent"), [(-61.0, True), (-60.0, False), (-59.0, False), (-45.0, False)])
-def test_a_window_counts_for_leakage_below_60_db_under_full_scale(level_db: float, silent: bool) -> None:
+@pytest.mark.parametrize(("level_db", "is_silent"), [(-61.0, True), (-60.0, False), (-59.0, False), (-45.0, False)])
+def test_a_window_counts_for_leakage_below_60_db_under_full_scale(level_db: float, is_silent: bool) -> None:
     reference = torch.full((1, 1, 400), 10 ** (level_db / 20), dtype=torch.float64)
+    assert silent(reference).tolist() == [is_silent]
     reference[..., 200:] = 0.5  # of two windows this one sounds
-    estimate = torch.full_like(reference, 0.01)
+    assert silent(reference).tolist() == [False]
+    estimate, mixture = torch.full_like(reference, 0.01), torch.full_like(reference, 0.1)[0]
     estimate[..., 200:] = 0.9  # what is in it there is no leakage
-    found = leakage(reference, estimate, 200)
-    assert bool(found.isnan()) is not silent
-    if silent:
-        assert found.item() == pytest.approx(-40.0)
-        twice = leakage(torch.cat([reference, reference], dim=-1), torch.cat([estimate, 10 * estimate], dim=-1), 200)
-        assert twice.item() == pytest.approx(10 * math.log10((1e-4 + 1e-2) / 2))
+    found = leakage(reference, estimate, mixture, 200)
+    assert bool(found.isnan()) is not is_silent
+    if is_silent:
+        assert found.item() == pytest.approx(-20.0)
+        both = [
+            torch.cat(pair, dim=-1) for pair in ((reference, reference), (estimate, 10 * estimate), (mixture, mixture))
+        ]
+        assert leakage(*both, 200).item() == pytest.approx(10 * math.log10((1e-4 + 1e-2) / 2 / 1e-2))
+        pause = torch.cat([mixture, 1e-4 * mixture], dim=-1)  # where the mixture pauses, nothing leaks
+        assert leakage(both[0], both[1], pause, 200).item() == pytest.approx(-20.0)
 
 
 def test_the_ideal_ratio_mask_is_an_oracle_and_no_bound() -> None:

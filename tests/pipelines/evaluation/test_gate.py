@@ -340,7 +340,7 @@ def test_one_song_that_leaks_is_not_made_up_for_by_all_others() -> None:
     songs = {**candidate.songs, "07": replace(candidate.songs["07"], leakage_db={"bass": -56.5, "drums": -50.0})}
     decision = decide(replace(candidate, songs=songs), champion, CONFIG)
     assert unmet(decision) == ["leakage_tolerance_db"]
-    assert "Where bass is silent it leaks up to -56.5 dBFS (in 07), +3.5 dB" in decision.reason
+    assert "Where bass is silent it leaks up to -56.5 dB relative to the mixture (in 07), +3.5 dB" in decision.reason
     contamination = Contamination(songs={"07": "the same audio"})
     assert decide(replace(candidate, songs=songs), champion, CONFIG, contamination=contamination).promote
 

@@ -154,10 +154,22 @@ def test_scores_are_means_over_songs_and_say_their_protocol() -> None:
     page = render(ReportConfig(), ReportInput(name="stemline", version="1", scores=scores))
     row = re.search(r"<tr><th[^>]*>[^/]*<span class=\"dot\"></span>Drums</span></th>(.*?)</tr>", page)
     assert row is not None
-    assert re.findall(r">([^<]+)</td>", row[1]) == ["0.00", "5.00", "+5.00", "\u22121.00", "4.00"]
+    assert re.findall(r">([^<]+)</td>", row[1]) == ["2 of 2", "0.00", "5.00", "+5.00", "\u22121.00", "4.00"]
     assert "mean over songs" in page
     assert "median over 1 s windows" in page
     assert "<h1>5.0 dB better than the mixture, 5.0 dB better than silence</h1>" in page
+
+
+def test_a_stem_that_is_silent_counts_in_no_mean_and_its_leakage_has_a_column() -> None:
+    silent = replace(score("b", "drums", 0.0), nsdr=None, mixture_nsdr=None, leakage_db=-31.5)
+    scores = [score("a", "drums", 4.0, floor=1.0), silent, score("a", "bass", 2.0), score("b", "bass", 6.0)]
+    page = render(ReportConfig(), ReportInput(name="stemline", version="1", scores=scores))
+    rows = [re.findall(r">([^<]+)</td>", row) for row in re.findall("<tr>.*?</tr>", page)]
+    assert ["1 of 2", "1.00", "4.00", "+3.00", "\u221231.50"] in rows
+    assert ["2 of 2", "0.00", "4.00", "+4.00", "–"] in rows
+    assert ["2 of 2", "0.50", "4.00", "+3.50", "\u221231.50"] in rows
+    assert "<h1>3.5 dB better than the mixture, 4.0 dB better than silence</h1>" in page
+    assert "silent, relative to the mixture there, in the worst song" in page
 
 
 def test_a_song_on_whose_scores_rounding_decides_is_named_and_left_out() -> None:
