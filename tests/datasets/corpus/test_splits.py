@@ -261,3 +261,20 @@ def test_songs_of_train_alone_are_drawn_and_the_share_is_told_beside_what_was_as
     alone = assign_splits([f"train/Song {chr(65 + k)}" for k in range(20)], seed=0, **rule)
     assert not any(share.is_far_off for share in drawn_shares(alone, ["test", "valid"], **rule))
     assert drawn_shares(assign_splits(["test/A"], seed=0, **rule), [], **rule) == []
+
+
+def test_where_folders_state_all_three_splits_nobody_moves() -> None:
+    names = [f"{split}/{word}" for split in ("train", "valid", "test") for word in ("Dawn", "Dusk", "Noon")]
+    assert _assign(names) == {name: name.split("/")[0] for name in names}
+
+
+def test_the_song_that_a_split_takes_from_another_is_the_one_nearest_to_it() -> None:
+    """Where tests take nine of ten the songs that are left are those that tests would leave first."""
+    names = [f"Tune {letter}" for letter in "ABCDEFGHIJKLMNOPQRST"]
+    seen = 0
+    for seed in range(12):
+        (last,) = [name for name, side in _assign(names, seed, valid=0.0, test=1.0).items() if side == "train"]
+        left = {name for name, side in _assign(names, seed, valid=0.0, test=0.9).items() if side == "train"}
+        assert last in left
+        seen += len(left) < 8
+    assert seen > 6

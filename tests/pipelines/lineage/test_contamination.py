@@ -1,5 +1,6 @@
 """Songs that a model knows are found by their audio and by ear, in its own dataset and in another's."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from datasets.seeding import row_rng
 from datasets.shards.arrow_tables import table_of, write_table
 from datasets.shards.manifests import Song, write_manifest
 from pipelines.lineage.contamination import SAME_AUDIO, Contamination, find, heard_songs, learnt_songs
+from tests.datasets import toy_store
 
 RATE = 11025
 
@@ -116,3 +118,23 @@ def test_all_of_a_song_may_be_asked_for_and_above_that_nothing_is_listened_to(
     theirs = dataset(tmp_path, "b", [("old", "train", "1")], heard)
     for least, listened in ((0.5, True), (1.0, True), (1.01, False)):
         assert find(ours, [theirs.uri], split="test", min_similarity=least).by_fingerprint is listened
+
+
+def test_only_songs_of_the_split_in_question_are_looked_for(tmp_path: Path, heard: dict[str, str]) -> None:
+    ours = dataset(tmp_path, "a", [("v", "valid", "0"), ("t", "test", "1 faster"), ("u", "train", "3")], heard)
+    theirs = dataset(tmp_path, "b", [("old", "train", "1"), ("older", "train", "2")], heard)
+    assert set(find(ours, [theirs.uri], split="test", min_similarity=0.5).songs) == {"t"}
+    assert not find(ours, [theirs.uri], split="valid", min_similarity=0.5).songs
+
+
+def test_what_no_table_tells_is_listened_to_and_kept_in_the_store_or_said_to_be_unknown(
+    tmp_path: Path, heard: dict[str, str]
+) -> None:
+    songs = toy_store.store(tmp_path / "store", {"x": ("train", 20_000), "y": ("test", 20_000)})
+    found = find(songs, [], split="test", min_similarity=0.5)
+    assert (dict(found.songs), found.by_fingerprint) == ({}, True)
+    assert len(list((tmp_path / "store" / "cache" / "sounds").glob("*.json"))) == 2
+    shutil.rmtree(tmp_path / "store" / "cache")
+    shard = tmp_path / "store" / "chunks" / "k.parquet"
+    shard.write_bytes(shard.read_bytes()[:1000])  # there, but nothing can be heard of it
+    assert not find(songs, [], split="test", min_similarity=0.5).by_fingerprint
