@@ -1,5 +1,6 @@
 """`stemline gc`: what is referred to stays, what is not can go, and nothing goes before it was asked for."""
 
+import io
 import json
 import os
 import time
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from datasets.errors import InputError
 from datasets.schema import VERDICTS, Verdict
@@ -108,6 +110,35 @@ def test_what_is_younger_than_a_day_may_be_at_work(config: door.RunConfig) -> No
     for path in Path(config.store.root).rglob("*"):
         os.utime(path, (now_s, now_s))
     assert waste(config, keep=1) == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "days"),
+    [
+        ("chunks/bbbb.parquet", 1), ("tables/.tmp-verdicts-y.parquet-1234", 1), ("chunks/.tmp-cccc.parquet-12ab", 1),
+        ("cache/jobs/b.json", 7), ("cache/flows/run.toml", 30), ("runs/finished/step-000000006", 1),
+    ],
+)  # fmt: skip
+def test_each_kind_of_waste_is_left_alone_for_a_while(config: door.RunConfig, name: str, days: int) -> None:
+    path = Path(config.store.root) / name
+    _write(path / "learner.pt" if "step-" in name else path)
+    os.utime(path, (OLD_S, OLD_S))
+    for later_s, goes in ((-60.0, False), (60.0, True)):
+        found = gc.find(config, keep=0, now_s=OLD_S + days * gc.DAY_S + later_s)
+        assert (str(path) in {one.address for one in found}) is goes
+
+
+@pytest.mark.parametrize(
+    ("size", "told"), [(250_000_000, "0.25 GB"), (99_000_000, "99.00 MB"), (100_000_000, "0.10 GB")]
+)
+def test_sizes_are_told_in_megabytes_and_from_100_on_in_gigabytes(config: door.RunConfig, size: int, told: str) -> None:
+    path = Path(config.store.root) / "chunks" / "bbbb.parquet"
+    path.touch()
+    os.truncate(path, size)  # takes no room on the disk
+    os.utime(path, (OLD_S, OLD_S))
+    console = Console(width=120, file=io.StringIO())
+    console.print(*gc.run(config, keep=0, delete=False, screen=current())["shown"])
+    assert told in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_a_manifest_that_cannot_be_read_stops_everything(config: door.RunConfig) -> None:
