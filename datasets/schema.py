@@ -92,6 +92,20 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Funnel:
+    """How many songs of a corpus came how far; None for a step that has not run."""
+
+    found: int  # in the folder
+    readable: int  # of those, stored
+    kept: int | None = None  # of those, by curation
+
+    @property
+    def words(self) -> str:
+        kept = "" if self.kept is None else f" → {self.kept} kept"
+        return f"{self.found} found → {self.readable} readable{kept}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Landmarks:
     """What a kept song sounds like, to know it again in another master, an excerpt or at another speed."""
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from prefect import flow
 
-from datasets.schema import ShardSet
+from datasets.schema import Funnel, ShardSet
 from flows.config import RunConfig
 from flows.console.progress_display import current
 from flows.tasks.prefect_step import resumable, step
@@ -22,6 +22,11 @@ class Corpus:
     curated: CurateResult | None = None
     profiles: ShardSet | None = None
     automixes: AutomixResult | None = None
+
+    @property
+    def funnel(self) -> Funnel:
+        """From the songs found to those that came through the last step."""
+        return self.curated.funnel if self.curated else self.ingested.funnel
 
     @property
     def songs(self) -> ShardSet:
@@ -58,11 +63,14 @@ def build_corpus(config: RunConfig, *, until: str = "automix") -> Corpus:
 
 @resumable("ingest")
 def ingest_songs(config: RunConfig) -> IngestResult:
-    return step(
+    result = step(
         "ingest",
         lambda progress: ingest.run(config.corpus, config.ingest, store=config.store.tables, progress=progress),
-        summary=lambda result: f"{result.chunks.num_rows} chunks, {len(result.rejected)} songs refused",
+        summary=lambda result: f"{result.funnel.words}, {result.chunks.num_rows} chunks",
     )
+    for remark in result.remarks:
+        current().detail(remark)
+    return result
 
 
 @resumable("curate")
@@ -72,7 +80,7 @@ def curate_songs(config: RunConfig, ingested: IngestResult) -> CurateResult:
         lambda progress: curate.run(
             config.curate, ingested, store=config.store.tables, home=config.store.root, progress=progress
         ),
-        summary=lambda result: f"{len(result.kept)} of {result.summary['songs']} songs kept",
+        summary=lambda result: result.funnel.words,
     )
     if dropped := result.summary["dropped"]:
         current().detail("dropped: " + ", ".join(f"{reason} {count}" for reason, count in sorted(dropped.items())))

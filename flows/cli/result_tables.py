@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.text import Text
 
-from datasets.schema import REASONS, MixPlan, Profile, Score, Verdict
+from datasets.schema import REASONS, Funnel, MixPlan, Profile, Score, Verdict
 from datasets.shards.arrow_tables import read_objects
 from flows.build_corpus import Corpus
 from flows.console.progress_display import decibels, table
@@ -30,17 +30,17 @@ def corpus_tables(corpus: Corpus) -> list[Any]:
     if corpus.profiles is not None:
         return [_profiles(read_objects(corpus.profiles, Profile))]
     if corpus.curated is not None:
-        return [_verdicts(read_objects(corpus.curated.verdicts, Verdict))]
+        return [_verdicts(read_objects(corpus.curated.verdicts, Verdict), corpus.funnel)]
     rejected = corpus.ingested.rejected
-    return [_verdicts(rejected)] if rejected else [Text("No song was refused.")]
+    return [_verdicts(rejected, corpus.funnel)] if rejected else [Text(f"Songs: {corpus.funnel.words}.")]
 
 
-def _verdicts(verdicts: Sequence[Verdict]) -> Any:
+def _verdicts(verdicts: Sequence[Verdict], funnel: Funnel) -> Any:
     kept = Counter(verdict.split for verdict in verdicts if verdict.keep)
     dropped = Counter(verdict.reason for verdict in verdicts if not verdict.keep)
     rows = [[f"kept, {split}", str(count)] for split, count in sorted(kept.items())]
     rows += [[f"dropped: {REASONS.get(reason, reason)}", str(count)] for reason, count in dropped.most_common()]
-    return table("Songs", ["verdict", "songs"], rows)
+    return table(f"Songs: {funnel.words}", ["verdict", "songs"], rows)
 
 
 def _profiles(profiles: Sequence[Profile]) -> Any:

@@ -97,7 +97,8 @@ def run_steps(config: RunConfig, *, verb: str, screen: Screen, debug: bool = Fal
 
         if verb in CORPUS_STEPS:
             corpus = build_corpus.build_corpus(config, until=verb)
-            return {**asdict(corpus), "console_output": corpus_tables(corpus)}
+            output = corpus_tables(corpus)
+            return {**asdict(corpus), "funnel": asdict(corpus.funnel), "console_output": output}
         if verb in train_model.STEPS:
             corpus = build_corpus.build_corpus(config)
             model = train_model.train_model(config, corpus, until=verb)

@@ -18,7 +18,7 @@ from datasets.errors import InputError
 from datasets.quality.fingerprint import Signature, pack
 from datasets.quality.measures import silent_sources
 from datasets.quality.overrides import Overrides, read_overrides
-from datasets.schema import LANDMARKS, REASONS, SPLITS, VERDICTS, Landmarks, ShardSet, Verdict
+from datasets.schema import LANDMARKS, REASONS, SPLITS, VERDICTS, Funnel, Landmarks, ShardSet, Verdict
 from datasets.shards.arrow_tables import read_objects, table_of, write_table
 from datasets.shards.manifests import (
     Manifest,
@@ -68,8 +68,13 @@ class CurateResult:
     verdicts: ShardSet
     chunks: ShardSet
     kept: tuple[str, ...]
-    summary: Mapping[str, Any]  # songs, kept, dropped by reason, songs per split, hours
+    summary: Mapping[str, Any]  # songs, readable, kept, dropped by reason, songs per split, hours
     page: str  # the path of curation_page.html
+
+    @property
+    def funnel(self) -> Funnel:
+        """From the songs found to those kept."""
+        return Funnel(found=self.summary["songs"], readable=self.summary["readable"], kept=self.summary["kept"])
 
 
 def run(
@@ -203,6 +208,7 @@ def _select(
     kept = {verdict.track_id: verdict.split for verdict in verdicts if verdict.keep}
     summary = {
         "songs": len(verdicts),
+        "readable": len(stored.songs),
         "kept": len(kept),
         "dropped": dict(Counter(verdict.reason for verdict in verdicts if not verdict.keep)),
         "splits": {split: list(kept.values()).count(split) for split in SPLITS},
@@ -251,7 +257,7 @@ def _nothing_left(split: str, config: CurateConfig, ingested: IngestResult, resu
     verdicts = read_objects(result.verdicts, Verdict)
     sources = read_manifest(ingested.chunks).extra["sources"]
     summary = result.summary
-    lines = [f"{summary['kept']} of {summary['songs']} songs passed curation and none is left to {split} on."]
+    lines = [f"{result.funnel.words}, and none is left to {split} on."]
     for reason, count in Counter(v.reason for v in verdicts if not v.keep).most_common():
         example = next(v for v in verdicts if v.reason == reason)
         lines.append(f"  - {reason} ({REASONS[reason]}): {count} songs, such as {example.title!r}: {example.detail}")

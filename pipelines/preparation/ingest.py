@@ -24,7 +24,7 @@ from datasets.corpus.taxonomy import DEFAULT
 from datasets.errors import AudioError, Changed, InputError, Unavailable
 from datasets.quality.fingerprint import FingerprintExtractor
 from datasets.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, ProperFraction, Range, check_ranges
-from datasets.schema import REASONS, SCHEMA_VERSION, SOURCES, ShardSet, StemFile, Track, Verdict, chunks_schema
+from datasets.schema import REASONS, SCHEMA_VERSION, SOURCES, Funnel, ShardSet, StemFile, Track, Verdict, chunks_schema
 from datasets.shards.chunks import CHUNK_S, DecodedTrack, decode_track, stems_of
 from datasets.shards.manifests import SongOrigin, find_manifest, read_manifest, write_manifest
 from datasets.shards.shards import audio_digest, write_shard
@@ -148,6 +148,7 @@ class IngestResult:
     rejected: tuple[Verdict, ...]
     layout: str
     drawn: tuple[str, ...]  # the splits that no folder stated
+    funnel: Funnel = Funnel(found=0, readable=0)  # from the songs found to those stored
     remarks: tuple[str, ...] = ()  # what the owner of the corpus should know of the folder as a whole
     # What came with the stems, by track id, where it lies: curation reads it, no store holds it.
     mixtures: Mapping[str, tuple[StemFile, ...]] = field(default_factory=dict)
@@ -251,7 +252,8 @@ def _scan(corpus: CorpusConfig, known: Mapping[str, str], store: str, progress: 
             cache=storage.join(store, "cache", "fingerprints.json"),
             advance=lambda num_bytes: heard.advance(num_bytes / 1e6),
         )
-        heard.finish(f"{len(found.tracks)} songs, {len(found.rejected)} refused, layout {found.layout}")
+        refused = f", {len(found.rejected)} refused by their names or files" if found.rejected else ""
+        heard.finish(f"{len(found.tracks) + len(found.rejected)} found{refused}, layout {found.layout}")
     return found
 
 
@@ -496,10 +498,12 @@ def _conclude(
 
 
 def _result(chunks: ShardSet) -> IngestResult:
-    extra = read_manifest(chunks).extra
+    manifest = read_manifest(chunks)
+    extra, readable = manifest.extra, len(manifest.songs)
     return IngestResult(
         chunks=chunks,
         rejected=tuple(Verdict(**verdict) for verdict in extra["rejected"]),
+        funnel=Funnel(found=readable + len(extra["rejected"]), readable=readable),
         layout=extra["layout"],
         drawn=tuple(extra["drawn"]),
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from datasets.schema import REASONS, SPLITS, Verdict
+from datasets.schema import REASONS, SPLITS, Funnel, Verdict
 from datasets.store import storage
 from pipelines.report.curation.curation_input import DROPPED, PAGE, CurationInput
 from pipelines.report.curation.excerpts import listening_section
@@ -25,7 +25,7 @@ from pipelines.runtime.progress import Progress, stage
 from pipelines.runtime.step_keys import Step
 
 # Raise it when the same verdicts give a page that says something else (CONTRIBUTING.md)
-VERSION = 1
+VERSION = 2
 STEP = Step(name="curation_page", version=VERSION)
 
 
@@ -84,7 +84,8 @@ def render(data: CurationInput) -> str:
 def headline(data: CurationInput) -> Markup:
     """How much was kept, in one sentence and a few numbers."""
     kept = [verdict for verdict in data.verdicts if verdict.keep]
-    facts = [("Songs kept", str(len(kept)), f"of {len(data.verdicts)}"), ("Music kept", *_total_duration(kept))]
+    funnel = Funnel(found=len(data.verdicts), readable=len(data.songs), kept=len(kept))
+    facts = [("Songs", funnel.words, ""), ("Music kept", *_total_duration(kept))]
     facts += [(split.capitalize(), str(sum(v.split == split for v in kept)), "songs") for split in SPLITS]
     if data.by_hand:
         facts.append(("Decided manually", str(len(data.by_hand)), ""))

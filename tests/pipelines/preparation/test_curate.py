@@ -254,6 +254,19 @@ def test_of_copies_the_better_is_kept_unless_a_side_or_a_person_says_otherwise(r
     assert kept() == {"train/B 16 bit"}
 
 
+def test_one_funnel_leads_from_the_songs_found_to_those_kept(ray_local: Any, tmp_path: Path) -> None:
+    root, store = tmp_path / "c", tmp_path / "s"
+    for letter in "ABC":
+        _song(root, f"Song {letter}")
+    _song(root, "Silent", silent=("bass",))
+    (_song(root, "Broken") / "bass.wav").write_bytes(b"")
+    ingested = _ingest(root, store)
+    assert ingested.funnel.words == "5 found → 4 readable"
+    curated = _curate(ingested, store)
+    assert curated.funnel.words == "5 found → 4 readable → 3 kept"
+    assert "5 found → 4 readable → 3 kept" in Path(curated.page).read_text(encoding="utf-8")
+
+
 def test_a_corpus_of_a_test_folder_alone_is_refused_for_training_in_plain_words(ray_local: Any, tmp_path: Path) -> None:
     root, store = tmp_path / "c", tmp_path / "s"
     for letter in "AB":

@@ -77,6 +77,7 @@ def test_nothing_that_a_song_is_called_becomes_markup(page: str) -> None:
 
 def test_the_page_says_how_many_songs_each_reason_cost(page: str) -> None:
     assert "<h1>2 of 6 songs kept</h1>" in page
+    assert "6 found → 5 readable → 2 kept" in page
     for reason in ("silent_source", "mislabelled", "duplicate", "undecodable"):
         assert f">{reason}</th>" in page
     assert "the same audio as another song" in page
