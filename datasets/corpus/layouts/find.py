@@ -28,7 +28,7 @@ LAYOUTS = {
     "folders": "song folders: a folder per song holding SOURCE.wav (or .flac, .ogg, .mp3, .m4a, .aiff), "
     "in train/, valid/ and test/ or together",
     "multitrack": "song folders with the files of a production, named as producers do: the taxonomy says what "
-    "each is (docs/how-to/prepare-songs.md)",
+    "each is (docs/how-to/name-files.md)",
     "stem-folders": "a folder per source, whose files of one name are one song",
     "csv": "CSV files with the columns `instrum` and `path`, and `song` if need be",
 }
