@@ -47,6 +47,7 @@ from pipelines.runtime.step_keys import Step, incomplete_key
 VERSION = 2
 SONG = Step(name="ingest", version=VERSION, uses={"audio": audio.VERSION, "shards": shards.VERSION})
 DATASET = Step(name="dataset", version=VERSION)  # of songs under their keys, which hold the versions above
+_NO_SONGS = Funnel(found=0, readable=0)
 _ROUNDS = 3  # looks at a corpus whose files change while they are read
 _SPREAD = 32  # a corpus makes at least so many shards, that many cores have work, unless they would be tiny
 _TINY_BYTES = 8_000_000
@@ -148,7 +149,7 @@ class IngestResult:
     rejected: tuple[Verdict, ...]
     layout: str
     drawn: tuple[str, ...]  # the splits that no folder stated
-    funnel: Funnel = Funnel(found=0, readable=0)  # from the songs found to those stored
+    funnel: Funnel = _NO_SONGS  # from the songs found to those stored
     remarks: tuple[str, ...] = ()  # what the owner of the corpus should know of the folder as a whole
     # What came with the stems, by track id, where it lies: curation reads it, no store holds it.
     mixtures: Mapping[str, tuple[StemFile, ...]] = field(default_factory=dict)
