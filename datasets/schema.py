@@ -25,7 +25,7 @@ REASONS = {
     "not_finite": "NaN or infinite samples",
     "length_mismatch": "stems of one song differ in length",
     "rate_mismatch": "stems of one song differ in sample rate",
-    "channel_mismatch": "a file with a number of channels that cannot be stored",
+    "channel_mismatch": "a file of more than two channels that does not say which is which",
     "too_short": "shorter than the shortest song allowed",
     "silent_source": "a source sounds in too few seconds",
     "too_loud": "samples far beyond full scale, as of integers taken for floats",

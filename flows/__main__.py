@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from cyclopts import App, CycloptsError, Group
-from rich.console import Console
 from rich.text import Text
 
 from datasets.store.proxies import bypass_proxies
+from flows.console.terminal import Terminal
 
 # Group in the help: package in flows.cli, and its verbs in the order shown.
 VERBS = {
@@ -73,7 +73,7 @@ def main(tokens: Sequence[str] | None = None) -> int:
 
 
 def _refuse(message: str) -> int:
-    Console(stderr=True, highlight=False).print(Text(message), style="red", soft_wrap=True)
+    Terminal(stderr=True).print(Text(message), style="red", soft_wrap=True)
     return 2
 
 

@@ -14,6 +14,7 @@ from datasets.audio import coded_frames, containers, ogg_flac, sound_chunks
 from datasets.audio.tags import after_tags
 from datasets.errors import AudioError
 
+_MAX_HEADER_BYTES = 1 << 24  # of one that has to be mended; samples of hours have some thousand
 _MP3_TAGS = (0x50, 0x55)  # in RIFF: MPEG layers I and II, layer III
 # What libsndfile does not know, or whose length it guesses.
 _PYAV_KINDS = {"mp4", "matroska", "asf", "wavpack", "tta", "adts", "ac3"}
@@ -87,6 +88,10 @@ def _sound(path: Path, file: BinaryIO, found: sound_chunks.Extent) -> FileKind:
             "undecodable",
             f"{path}: its header says {sound.stated} bytes of audio and {found.num_bytes} follow, more than AIFF can "
             "state; save it as WAV (RF64), W64 or FLAC",
+        )
+    if found.mends and sound.start > _MAX_HEADER_BYTES:
+        raise AudioError(
+            "undecodable", f"{path}: its header takes {sound.start} bytes, and does not say how much follows"
         )
     coded = sound.name == "RIFF" and sound_chunks.format_tag(file) in _MP3_TAGS
     return FileKind(name=sound.name.lower(), by_pyav=coded, extent=found)

@@ -13,6 +13,7 @@ from datasets.audio.downmix import means
 from datasets.audio.readers import checked_blocks, open_integers, open_reader
 from datasets.audio.resampling import resample_blocks
 from datasets.audio.samples import AudioInfo, Integers, Samples, to_channels
+from datasets.audio.surround import downmix_gains, downmixed, is_surround
 
 
 def probe(path: str | Path, *, stream: int | None = None) -> AudioInfo:
@@ -41,11 +42,15 @@ def decode_blocks(
 ) -> Iterator[Samples]:
     """The file in blocks of exactly `block_samples` (the last may be shorter), resampled, in bounded memory.
 
+    More than two channels are mixed down (`surround.py`); AudioError where the file does not say which is which.
     At the file's own rate the samples pass through unchanged; `resample_quality` is one of soxr's names. AudioError
     after the last block where one channel is asked for and the file's two cancel each other, so that nothing is left.
     """
     with closing(open_reader(path, stream)) as reader:
         blocks = checked_blocks(reader, path)
+        if is_surround(reader.info) and channels <= 2:
+            gains_2C = downmix_gains(reader.info, str(path))
+            blocks = (downmixed(block_CT, gains_2C) for block_CT in blocks)
         if channels == 1 < reader.info.channels:
             blocks = means(blocks, str(path))
         else:

@@ -8,6 +8,7 @@ and what the header promises is compared with what came out.
 import errno
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +25,9 @@ from datasets.errors import AudioError, InputError, Unavailable
 _AV_EXACT = {"mov", "mp4", "m4a", "matroska", "webm", "flac", "wv", "tta"}
 _AV_EXACT_PCM = {"wav", "aiff", "au", "caf", "w64"}
 _AV_TOLERANCE_S = 0.25
+SAMPLE_RATES = (4000, 768000)  # Hz: what is stated beyond is no rate of a recording
+MAX_CHANNELS = 32
+MAX_HOURS = 24
 _READ_SAMPLES = 1 << 15  # stays in the cache until it has been checked and copied
 # What PyAV may take a file for. It knows formats without any header, too, and decodes a web page as a telephone call.
 _AV_FORMATS = {
@@ -50,6 +54,30 @@ class Reader(Protocol):
 def open_reader(path: str | Path, stream: int | None) -> Reader:
     """A reader of a file; AudioError where its bytes are no audio, Unavailable where they cannot be read."""
     path = Path(path)
+    reader = _open(path, stream)
+    try:
+        _check_bounds(reader.info, path)
+    except AudioError:
+        reader.close()
+        raise
+    return reader
+
+
+def _check_bounds(info: AudioInfo, path: Path) -> None:
+    """AudioError where a header states what no song has, before anything is made of that size."""
+    least, most = SAMPLE_RATES
+    if not least <= info.sample_rate <= most:
+        raise AudioError(
+            "undecodable", f"{path}: its sample rate must be between {least} and {most} Hz, got {info.sample_rate}"
+        )
+    if info.channels > MAX_CHANNELS:
+        raise AudioError("undecodable", f"{path}: must have at most {MAX_CHANNELS} channels, got {info.channels}")
+    if info.num_samples > MAX_HOURS * 3600 * info.sample_rate:
+        hours = info.num_samples / info.sample_rate / 3600
+        raise AudioError("undecodable", f"{path}: must last at most {MAX_HOURS} hours, its header states {hours:.0f}")
+
+
+def _open(path: Path, stream: int | None) -> Reader:
     try:
         size = path.stat().st_size
         if not path.is_file():
@@ -59,7 +87,8 @@ def open_reader(path: str | Path, stream: int | None) -> Reader:
         kind = recognize(path)
         if stream is None and not kind.by_pyav:
             try:
-                return SoundFileReader(path, kind)
+                reader = SoundFileReader(path, kind)
+                return reader if reader.info.channels <= 2 else _with_speakers(reader, path)
             except soundfile.LibsndfileError as error:
                 if error.code == _SYSTEM_ERROR:
                     raise Unavailable(f"{path} cannot be read: {error}") from None
@@ -70,8 +99,26 @@ def open_reader(path: str | Path, stream: int | None) -> Reader:
     return _AvReader(path, stream or 0)
 
 
+def _with_speakers(reader: "SoundFileReader", path: Path) -> "Reader":
+    """A reader of a file of more than two channels that knows which is which: libsndfile does not tell, FFmpeg does."""
+    try:
+        known = _AvReader(path, 0)
+    except AudioError:
+        return reader
+    if not reader.is_mended and known.info.speakers and known.info.channels == reader.info.channels:
+        reader.close()
+        return known
+    known.close()
+    if known.info.channels == reader.info.channels:
+        reader.info = replace(reader.info, speakers=known.info.speakers)
+    return reader
+
+
 def checked_blocks(reader: Reader, path: str | Path) -> Iterator[Samples]:
+    left = MAX_HOURS * 3600 * reader.info.sample_rate
     for block_CT in reader.blocks():
+        if (left := left - block_CT.shape[1]) < 0:
+            raise AudioError("undecodable", f"{path}: must last at most {MAX_HOURS} hours, and goes on")
         with np.errstate(invalid="ignore", over="ignore"):
             total = block_CT.sum()  # one NaN or infinity makes the sum one
         if not np.isfinite(total):
@@ -137,6 +184,11 @@ class SoundFileReader:
         self._file.close()
         self._close_mended()
 
+    @property
+    def is_mended(self) -> bool:
+        """Whether another header is read than the file has."""
+        return self._mended is not None
+
     def _close_mended(self) -> None:
         if self._mended is not None:
             self._mended.close()
@@ -175,13 +227,16 @@ class _AvReader:
             channels=context.layout.nb_channels,
             num_samples=round(duration * base * rate) if known else 0,  # type: ignore[operator]
             bits=24 if context.codec.lossless and context.format.bits > 16 else 16,
+            speakers=_speakers(context.layout),
         )
 
     def blocks(self) -> Iterator[Samples]:
         import av
 
-        # Planar float; the resampler only converts the sample format, rate and layout stay.
-        to_float = av.AudioResampler(format="fltp")
+        # The resampler only converts the sample format, rate and layout stay. Of eight planes and more PyAV reads past
+        # the last, and the process dies; packed samples are one plane.
+        channels = self.info.channels
+        to_float = av.AudioResampler(format="fltp" if channels <= 2 else "flt")
         count = 0
         try:
             for frame in self._container.decode(self._stream):
@@ -189,9 +244,11 @@ class _AvReader:
                     rates = f"{self.info.sample_rate} to {frame.sample_rate} Hz"
                     raise AudioError("undecodable", f"{self._path}: the sample rate changes on the way, from {rates}")
                 for converted in to_float.resample(frame):
-                    block_CT = np.ascontiguousarray(converted.to_ndarray(), dtype=np.float32)
-                    if block_CT.shape[0] != self.info.channels:
+                    if converted.layout.nb_channels != channels:
                         raise AudioError("undecodable", f"{self._path}: the channel count changes on the way")
+                    values = converted.to_ndarray()
+                    planes_CT = values if channels <= 2 else values.reshape(-1, channels).T
+                    block_CT = np.ascontiguousarray(planes_CT, dtype=np.float32)
                     count += block_CT.shape[1]
                     yield block_CT
         except av.error.FFmpegError as error:
@@ -212,6 +269,12 @@ class _AvReader:
 
     def close(self) -> None:
         self._stack.close()
+
+
+def _speakers(layout: Any) -> tuple[str, ...]:
+    """The channels of a layout of more than two, by name; empty where the file does not say."""
+    names = tuple(channel.name for channel in layout.channels)
+    return names if len(names) > 2 and "NONE" not in names else ()
 
 
 def _av_error(path: Path, error: Exception, detail: str) -> InputError:

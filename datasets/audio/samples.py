@@ -41,18 +41,17 @@ class AudioInfo:
     num_samples: int
     bits: int  # 24 for samples of more than 16 bits that are coded without loss, else 16
     integers: bool = False  # 16 bits each, which `integer_blocks` reads as they are
+    speakers: tuple[str, ...] = ()  # of more than two channels which is which ("FL", "LFE", ...), where the file says
 
 
 def to_channels(samples_CT: Samples, channels: int) -> Samples:
-    """Mono is repeated; anything else becomes mono by its mean, or stereo by its first two channels."""
+    """Mono is repeated, stereo becomes mono by its mean; what more channels become is said in `surround.py`."""
     have = samples_CT.shape[0]
     if have == channels:
         return samples_CT
     if have == 1:
         return np.repeat(samples_CT, channels, axis=0)
-    if channels == 1:
+    if have == 2 and channels == 1:
         mean_CT: Samples = samples_CT.mean(axis=0, keepdims=True, dtype=np.float32)
         return mean_CT
-    if have > channels:
-        return samples_CT[:channels]
-    raise ValueError(f"samples must have 1 or {channels} channels, got {have}")
+    raise ValueError(f"samples must have 1, 2 or {channels} channels to become {channels}, got {have}")

@@ -45,6 +45,8 @@ def read_overrides(path: str, *, known: Collection[str], unstored: Mapping[str, 
     songs: dict[str, Override] = {}
     mistakes: list[str] = []
     for place, row in _rows(path, content):
+        if row["track_id"] not in known and row["track_id"][1:] in known and row["track_id"].startswith("'"):
+            row["track_id"] = row["track_id"][1:]  # as in dropped.csv, which says so that =NAME is no formula
         mistake = _mistake(row, known=known, unstored=unstored, seen=songs)
         if mistake:
             mistakes.append(f"{place}: {mistake}")

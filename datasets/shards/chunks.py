@@ -23,6 +23,7 @@ from datasets.audio.downmix import Cancellation
 from datasets.audio.files import decode_blocks, integer_blocks, probe
 from datasets.audio.flac_frames import decode_frames, frame_offsets, frames_around
 from datasets.audio.samples import AudioInfo, Integers, Samples
+from datasets.audio.surround import downmix_gains, downmix_note, is_surround
 from datasets.audio.writers import encode_flac
 from datasets.corpus.stem_names import without_side
 from datasets.errors import AudioError
@@ -128,6 +129,7 @@ def decode_track(
         have_s = num_samples / sample_rate
         raise AudioError("too_short", f"{have_s:.2f} s; the shortest song allowed has {min_song_s} s")
     rate = min(info.sample_rate for info in infos.values())
+    remarks += tuple(f"{file.path}: {downmix_note(info)}" for file, info in infos.items() if is_surround(info))
     return DecodedTrack(rows=rows, remarks=remarks, bits=deepest, sample_rate=rate)
 
 
@@ -218,12 +220,15 @@ def _power(second_CT: Samples | NDArray[np.int16]) -> float:
 
 
 def _check_alike(track: Track, sources: Sequence[str]) -> dict[StemFile, AudioInfo]:
-    """What each file of a track says of itself; AudioError unless all state one rate, and one or two channels."""
+    """What each file of a track says of itself; AudioError unless all state one rate, and their channels can be stored.
+
+    More than two channels are mixed down while they are decoded, where the file says which is which.
+    """
     named = {f"{source} ({file.path})": file for source in sources for file in track.stems[source]}
     infos = {file: probe(file.path, stream=file.stream) for file in named.values()}
     for name, file in named.items():
-        if not 1 <= infos[file].channels <= 2:
-            raise AudioError("channel_mismatch", f"{name}: must have one or two channels, got {infos[file].channels}")
+        if is_surround(infos[file]):
+            downmix_gains(infos[file], name)  # or it is refused
     check_rates(track, infos)
     rates = {name: infos[file].sample_rate for name, file in named.items()}
     if len(set(rates.values())) > 1:

@@ -9,7 +9,6 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import Console
 from rich.text import Text
 
 from datasets.store import strict_json
@@ -18,6 +17,7 @@ from flows.cli.options import PRESET, Options
 from flows.config import RunConfig
 from flows.console.error_messages import explain
 from flows.console.progress_display import Screen
+from flows.console.terminal import Terminal
 from flows.tasks.prefect_env import prefect_session
 from flows.tasks.store_lock import store_lock
 
@@ -46,7 +46,7 @@ def run_verb(
 
     The job's result is printed; an error becomes one message and its exit code.
     """
-    errors = Console(stderr=True, highlight=False)
+    errors = Terminal(stderr=True)
     try:
         config = settings.load(options.preset or preset, overrides)
         if options.print_config:
@@ -74,7 +74,7 @@ def print_result(result: dict[str, Any], *, as_json: bool) -> int:
         # A document in a standard format is printed as it is, without what we add to every verb's result.
         sys.stdout.write(strict_json.dumps(result.get("document", result), indent=2) + "\n")
         return exit_code
-    console = Console(highlight=False)
+    console = Terminal()
     for part in console_output:
         console.print(part)
     return exit_code

@@ -6,16 +6,16 @@ from uuid import UUID
 
 from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
-from rich.console import Console
 
 from flows.console.progress_display import Screen
+from flows.console.terminal import Terminal
 
 
 class RunScreen(Screen):
     """A screen whose lines are a flow run's log, and whose bar is on its page."""
 
     def __init__(self) -> None:
-        super().__init__(Console(file=_Lines(), width=110))
+        super().__init__(Terminal(file=_Lines(), width=110))
         self._bar: UUID | None = None
 
     def start(self, name: str, total: float, unit: str) -> None:

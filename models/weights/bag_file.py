@@ -14,6 +14,7 @@ from ..errors import ModelError
 from ..networks.bag import check_weights, is_list, is_number
 
 MAX_BYTES = 64 * 1024  # published ones have some hundred
+MAX_BRACKETS = 1000  # two lists, and a row of weights for each member
 MAX_MEMBERS = 64  # each is a network in memory
 MAX_SEGMENT_S = 3600.0
 
@@ -60,7 +61,12 @@ def _parse(path: Path) -> Any:
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise ModelError(f"{path} is no bag: it has {size} bytes, and {MAX_BYTES} are the most that is read")
-        return yaml.load(path.read_text(encoding="utf-8"), Loader)  # a safe loader, and stricter
+        text = path.read_text(encoding="utf-8")
+        if (brackets := text.count("[") + text.count("{")) > MAX_BRACKETS:  # YAML's reader takes the square of them
+            raise ModelError(
+                f"{path} is no bag: it has {brackets} brackets, and {MAX_BRACKETS} are the most that is read"
+            )
+        return yaml.load(text, Loader)  # a safe loader, and stricter
     except ModelError:
         raise
     except Exception as error:  # broken or hostile YAML can make its reader fail in any way

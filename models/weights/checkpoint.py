@@ -133,7 +133,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(f"no checkpoint at {folder}: it has no {CONFIG}") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from error
     if not isinstance(config, dict) or config.get("format_version") != FORMAT_VERSION:
         seen = config.get("format_version") if isinstance(config, dict) else None

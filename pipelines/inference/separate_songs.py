@@ -21,6 +21,7 @@ from datasets import audio
 from datasets.audio.files import decode_blocks, probe
 from datasets.audio.resampling import resample_blocks
 from datasets.audio.samples import Samples
+from datasets.audio.surround import downmix_note
 from datasets.audio.writers import AudioWriter
 from datasets.corpus.scan import distinct_names, safe_name
 from datasets.errors import AudioError, InputError
@@ -37,6 +38,7 @@ from pipelines.inference.stem_files import (
     file_name,
     find_separated,
     is_damaged_stem,
+    is_of_another_song,
     make_folder,
     writable_rate,
     write_summary,
@@ -98,9 +100,10 @@ def run(
     make_folder(Path(out))
     done: list[SeparatedSong] = []
     failed: list[FailedSong] = []
-    for song, name in zip(songs, unique_names(songs), strict=True):
+    taken: list[str] = []
+    for song in songs:
         try:
-            done.append(_separate_song(separator, Path(song), Path(out) / name, progress))
+            done.append(_separate_song(separator, Path(song), Path(out), taken, progress))
         except InputError as error:
             failed.append(FailedSong(song=song, reason=str(error)))
         except OSError as error:  # a song that cannot be read is an InputError: this is its output folder
@@ -108,9 +111,15 @@ def run(
     return SeparateResult(songs=tuple(done), failed=tuple(failed))
 
 
-def unique_names(songs: Sequence[str]) -> list[str]:
-    """A safe folder name per song; equal ones get " (2)", " (3)", also where only upper and lower case differ."""
-    return distinct_names(safe_name(Path(song).stem) for song in songs)
+def folder_name(song: Path, digest: str, out: Path, taken: Sequence[str]) -> str:
+    """The name of the folder for a song's stems: its own, with " (2)", " (3)" where another song of this name has it.
+
+    `taken` are those of this call; they count also where only upper and lower case differ.
+    """
+    others = list(taken)
+    while is_of_another_song(out / (name := distinct_names([safe_name(song.stem)], taken=others)[0]), song, digest):
+        others.append(name)
+    return name
 
 
 class _Separator:
@@ -181,10 +190,15 @@ def _device(name: str) -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _separate_song(separator: _Separator, song: Path, folder: Path, progress: Progress | None) -> SeparatedSong:
+def _separate_song(
+    separator: _Separator, song: Path, out: Path, taken: list[str], progress: Progress | None
+) -> SeparatedSong:
     if not song.is_file():
         raise InputError(f"{song}: {'a folder, not a song' if song.is_dir() else 'no such file'}")
-    key = STEP.key(SeparateInputs(model=separator.digest, song=_content_digest(song)), separator.config)
+    digest = _content_digest(song)
+    taken.append(folder_name(song, digest, out, taken))
+    folder = out / taken[-1]
+    key = STEP.key(SeparateInputs(model=separator.digest, song=digest), separator.config)
     if (finished := find_separated(song, folder, key)) is not None:
         return finished
     names = [file_name(stem, separator.config.format) for stem in separator.stems]
@@ -207,7 +221,7 @@ def _separate_song(separator: _Separator, song: Path, folder: Path, progress: Pr
                 spool.write(block_SCT)
                 heard.advance(block_SCT.shape[-1] / mixture.model_rate)
             result = _write_stems(spool, mixture, folder, separator.config)
-        write_summary(folder, key, result)
+        write_summary(folder, key, result, digest)
         turned = f", turned down by {-result.gain_db:.1f} dB to fit {separator.config.format}" if result.gain_db else ""
         heard.finish(f"{song.name}: {len(result.files)} stems in {folder}{turned}")
     return result
@@ -223,13 +237,15 @@ class _Mixture:
 
         self.path, self.model_rate = path, separator.interface.sample_rate
         self.channels = separator.interface.audio_channels
-        self.sample_rate = probe(path).sample_rate
+        info = probe(path)
+        self.sample_rate = info.sample_rate
         self.num_samples = 0
         blocks = (torch.from_numpy(block_CT) for block_CT in self._count())
         self.mean, self.std = input_statistics(separator.model, blocks)
         if not self.num_samples:
             raise AudioError("empty_file", f"{path}: no samples in it")
         self.duration_s = self.num_samples / self.sample_rate
+        self.notes = tuple(filter(None, (downmix_note(info),)))
 
     def blocks(self) -> Iterator[Samples]:
         return resample_blocks(self._read(), source_rate=self.sample_rate, target_rate=self.model_rate)
@@ -282,4 +298,5 @@ def _write_stems(spool: Spool, mixture: _Mixture, folder: Path, config: Separate
         num_samples=num_samples,
         gain_db=20 * float(np.log10(gain)),
         reused=False,
+        notes=mixture.notes,
     )

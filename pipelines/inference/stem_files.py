@@ -34,6 +34,7 @@ class SeparatedSong:
     num_samples: int
     gain_db: float
     reused: bool  # found finished, from an earlier run with the same song, model and settings
+    notes: tuple[str, ...] = ()  # what was done to the song before it was separated, in words
 
 
 class Spool:
@@ -103,10 +104,26 @@ def clear(folder: Path) -> None:
             leftover.unlink(missing_ok=True)
 
 
-def write_summary(folder: Path, key: str, result: SeparatedSong) -> None:
+def is_of_another_song(folder: Path, song: Path, digest: str) -> bool:
+    """Whether a folder holds the stems of a song of other content that lies elsewhere, so that it is not to be reused.
+
+    A song that was changed in its place replaces its stems, and one that was moved finds them.
+    """
+    try:
+        summary: dict[str, Any] = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        if "song_digest" in summary:
+            return bool(summary["song_digest"] != digest and summary["song_path"] != str(song.absolute()))
+        return Path(summary["song"]).name != song.name  # from before that was noted
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def write_summary(folder: Path, key: str, result: SeparatedSong, digest: str) -> None:
+    """Note what was written; `digest` is of the song's file."""
     files = {stem: Path(path).name for stem, path in result.files.items()}
     sizes = {stem: Path(path).stat().st_size for stem, path in result.files.items()}
-    summary = {"key": key, **asdict(result), "folder": ".", "files": files, "file_bytes": sizes}
+    whose = {"song_path": str(Path(result.song).absolute()), "song_digest": digest}
+    summary = {"key": key, **asdict(result), **whose, "folder": ".", "files": files, "file_bytes": sizes}
     summary["written"] = recorded_files(folder, SUMMARY)
     partial = folder / f".{SUMMARY}.partial"
     partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
@@ -132,6 +149,7 @@ def find_separated(song: Path, folder: Path, key: str) -> SeparatedSong | None:
         num_samples=summary["num_samples"],
         gain_db=summary["gain_db"],
         reused=True,
+        notes=tuple(summary.get("notes", ())),
     )
 
 

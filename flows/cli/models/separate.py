@@ -48,6 +48,9 @@ def run(config: RunConfig, songs: Sequence[str], *, model: str, out: str, screen
         settings.write(config, Path(out) / "separate.toml")
     rows = [[song.song, f"{duration(song.num_samples / song.sample_rate)}", song.folder] for song in result.songs]
     output: list[Any] = [table("Separated", ["song", "length", "folder"], rows)] if rows else []
+    for song in result.songs:
+        for note in song.notes:
+            screen.say(f"{song.song}: {note}")
     for failed in result.failed:
         screen.say(f"✗ {failed.song}: {failed.reason}")
     return {**asdict(result), "exit_code": 2 if result.failed else 0, "console_output": output}

@@ -45,6 +45,9 @@ class CurationPageInputs:
     curation: str  # its key
 
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # what spreadsheets take for one
+
+
 def _made_from(key: str) -> str:
     return f"{key}-{STEP.key(CurationPageInputs(curation=key))}"
 
@@ -70,8 +73,13 @@ def dropped_table(verdicts: Sequence[Verdict]) -> str:
     writer.writerow(columns)
     for verdict in verdicts:
         if not verdict.keep:
-            writer.writerow([asdict(verdict)[name] for name in columns])
+            writer.writerow([_cell(asdict(verdict)[name]) for name in columns])
     return out.getvalue()
+
+
+def _cell(value: object) -> object:
+    """A value for a spreadsheet, which would compute text that begins like a formula: an apostrophe says it is text."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 def render(data: CurationInput) -> str:

@@ -120,13 +120,13 @@ def test_blocks_are_resampled_as_the_whole_is(tmp_path: Path) -> None:
     np.testing.assert_allclose(whole_CT[0, 2000:20000], expected_T[2000:20000], atol=1e-4)
 
 
-def test_channels_are_repeated_averaged_or_cut() -> None:
+def test_channels_are_repeated_or_averaged_and_never_cut() -> None:
     stereo_CT = _noise(10)
     np.testing.assert_array_equal(samples.to_channels(stereo_CT[:1], 2), stereo_CT[[0, 0]])
     np.testing.assert_allclose(samples.to_channels(stereo_CT, 1)[0], stereo_CT.mean(axis=0), atol=1e-7)
-    assert samples.to_channels(_noise(10, 6), 2).shape == (2, 10)
-    with pytest.raises(ValueError, match=r"must have 1 or \d+ channels, got"):
-        samples.to_channels(stereo_CT, 3)
+    for have, wanted in ((2, 3), (6, 2), (6, 1)):
+        with pytest.raises(ValueError, match=rf"must have 1, 2 or {wanted} channels to become {wanted}, got {have}"):
+            samples.to_channels(_noise(10, have), wanted)
 
 
 def test_zero_bytes_and_folders_have_their_reasons(tmp_path: Path) -> None:

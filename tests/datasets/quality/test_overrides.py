@@ -101,3 +101,9 @@ def test_a_file_of_another_form_is_refused(tmp_path: Path, name: str, text: str,
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.csv cannot be read"):
         read(tmp_path / "none.csv")
+
+
+def test_the_apostrophe_that_keeps_a_name_from_being_a_formula_is_no_part_of_it(tmp_path: Path) -> None:
+    known = ("=SUM(A1)", "-1", "'-2", "-2")
+    path = write(tmp_path / "a.csv", "track_id,verdict,why\n'=SUM(A1),drop,x\n-1,drop,x\n'-2,drop,x\n")
+    assert sorted(read_overrides(str(path), known=known, unstored={}).songs) == ["'-2", "-1", "=SUM(A1)"]

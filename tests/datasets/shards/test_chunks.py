@@ -15,7 +15,8 @@ from datasets.audio.writers import encode_flac
 from datasets.errors import AudioError
 from datasets.schema import StemFile, Track, chunks_schema
 from datasets.seeding import row_rng
-from datasets.shards.chunks import SongHeader, song_rows, stems_of, track_rows
+from datasets.shards.chunks import SongHeader, decode_track, song_rows, stems_of, track_rows
+from tests.datasets.audio.encoded import encoded
 
 RATE = 8000
 SOURCES = ("drums", "bass")
@@ -65,6 +66,32 @@ def test_rows_hold_the_song_exactly_even_beyond_full_scale(peak: float) -> None:
     np.testing.assert_array_equal(stems_of(rows[1], SOURCES, start=10, num_samples=5), back_SCT[:, :, 8010:8015])
     assert stems_of(rows[2], SOURCES, start=3990, num_samples=99).shape == (2, 2, 10)
     assert stems_of(rows[2], SOURCES, start=5000).shape == (2, 2, 0)
+
+
+def test_surround_stems_are_stored_as_what_they_are_mixed_down_to(tmp_path: Path) -> None:
+    """Whether the others are stereo or not: nothing is turned down, so they stay in balance."""
+    ints = row_rng(0, "surround").integers(-3000, 3000, (6, RATE))
+    six_CT = (ints / (1 << 15)).astype(np.float32)
+    encoded(tmp_path / "six.flac", "flac", "s16", rate=RATE, layout="5.1", samples_CT=six_CT)
+    encoded(tmp_path / "two.flac", "flac", "s16", rate=RATE, samples_CT=six_CT[:2])
+    files = {
+        source: (StemFile(path=str(tmp_path / f"{name}.flac")),)
+        for source, name in zip(SOURCES, ("six", "two"), strict=True)
+    }
+    track = replace(_track(tmp_path, {}), stems=files)
+    decoded = decode_track(track, sources=SOURCES, sample_rate=RATE)
+    (row,) = decoded.rows
+    assert decoded.remarks == (
+        f"{tmp_path}/six.flac: 6 channels (FL FR FC LFE BL BR) mixed down to two after ITU-R BS.775, "
+        "FC BL BR at -3 dB, LFE left out",
+    )
+    half = np.float32(0.5**0.5)
+    both_CT = six_CT[:2] + half * six_CT[2] + half * six_CT[4:]
+    np.testing.assert_allclose(stems_of(row, SOURCES)[0], both_CT, atol=2**-15)
+    np.testing.assert_array_equal(stems_of(row, SOURCES)[1], six_CT[:2])
+    soundfile.write(tmp_path / "unsaid.wav", six_CT.T, RATE)
+    unsaid = replace(track, stems={**files, "drums": (StemFile(path=str(tmp_path / "unsaid.wav")),)})
+    assert _reason(unsaid) == "channel_mismatch"
 
 
 @pytest.mark.parametrize("sign", [1, -1])

@@ -264,3 +264,13 @@ def test_a_config_whose_values_are_of_another_kind_is_refused_by_their_name(
     del config["extra"]
     (copy / "config.json").write_text(json.dumps(config))
     checkpoint.check(copy)  # older ones have none
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 200_000, '{"model": ' * 200_000, '{"a": ' + "[" * 100_000 + "]" * 100_000 + "}"]
+)
+def test_a_configuration_nested_beyond_reason_is_refused_by_name(copy: Path, text: str) -> None:
+    (copy / "config.json").write_text(text)
+    for read in (load_model, describe, checkpoint.read_config):
+        with pytest.raises(ModelError, match=r"config\.json"):
+            read(copy)

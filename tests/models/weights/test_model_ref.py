@@ -239,6 +239,19 @@ def test_a_bag_of_a_user_is_read_or_refused_by_name(tmp_path: Path, text: str, w
     assert len(str(seen.value)) < 1000
 
 
+@pytest.mark.parametrize("text", ["[" * 20_000, "{" * 20_000, "[" * 20_000 + "]" * 20_000, "a: [{" * 5000])
+def test_a_bag_of_brackets_is_refused_before_it_is_parsed(
+    tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """YAML's reader would take seconds."""
+    bag(tmp_path)
+    (tmp_path / "mine.yaml").write_text(f"models: {text}")
+    monkeypatch.setattr("yaml.load", lambda *_: pytest.fail("it was parsed"))
+    for read in (describe, load_model):
+        with pytest.raises(ModelError, match="brackets, and 1000 are the most that is read"):
+            read(tmp_path / "mine.yaml")
+
+
 def test_bytes_that_are_no_text_are_no_bag(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_bytes(b"\xff\xfe\x00models")
     with pytest.raises(ModelError, match="is no bag"):

@@ -9,8 +9,9 @@ import soundfile
 
 from datasets.errors import InputError
 from pipelines.inference.separate_config import SeparateConfig
-from pipelines.inference.separate_songs import SeparateResult, run, unique_names
+from pipelines.inference.separate_songs import SeparateResult, folder_name, run
 from pipelines.inference.stem_files import FULL_SCALE
+from tests.datasets.audio.encoded import encoded
 
 RATE = 8000
 SOURCES = ("drums", "bass", "other", "vocals")
@@ -214,6 +215,54 @@ def test_stems_from_before_there_was_a_record_are_ours(tmp_path: Path, model: st
     assert separate(song, model, tmp_path / "out", overlap=0.5).songs
 
 
+def test_a_song_of_the_same_name_gets_a_folder_of_its_own_in_a_later_call_too(tmp_path: Path, model: str) -> None:
+    first, second = write_song(tmp_path / "song.wav"), write_song(tmp_path / "song.flac.wav", seconds=1.1)
+    second = second.rename(tmp_path / "song.flac")  # told by content
+    elsewhere = write_song(tmp_path / "other" / "song.wav", seconds=1.3)
+    folders = {}
+    for song in (first, second, elsewhere):
+        (done,) = separate(song, model, tmp_path / "out").songs
+        folders[song] = Path(done.folder).name
+    assert list(folders.values()) == ["song", "song (2)", "song (3)"]
+    for song, folder in folders.items():
+        (again,) = separate(song, model, tmp_path / "out").songs
+        assert again.reused
+        assert Path(again.folder).name == folder
+        assert read(again.files["drums"]).shape[1] == read(str(song)).shape[1]
+    write_song(first, seconds=1.7)  # changed in its place: its stems are replaced, those of others are not
+    moved = second.rename(tmp_path / "other" / "song.flac")
+    assert Path(separate(first, model, tmp_path / "out").songs[0].folder).name == "song"
+    assert separate(moved, model, tmp_path / "out").songs[0].reused
+    both = run(SeparateConfig(), [str(elsewhere), str(first)], model=model, out=str(tmp_path / "out"))
+    assert [Path(song.folder).name for song in both.songs] == ["song (3)", "song"]
+    assert all(song.reused for song in both.songs)
+
+
+def test_surround_is_mixed_down_before_it_is_separated_and_said(tmp_path: Path, model: str) -> None:
+    centre_T = write_song(tmp_path / "mono.wav", channels=1)
+    encoded(
+        tmp_path / "a.flac", "flac", "s16", rate=RATE, layout="5.1", samples_CT=_only_centre(read(str(centre_T))[0])
+    )
+    (done,) = separate(tmp_path / "a.flac", model, tmp_path / "out", format="float").songs
+    assert done.notes == (
+        "6 channels (FL FR FC LFE BL BR) mixed down to two after ITU-R BS.775, FC BL BR at -3 dB, LFE left out",
+    )
+    (again,) = separate(tmp_path / "a.flac", model, tmp_path / "out", format="float").songs
+    assert again.reused
+    assert again.notes == done.notes
+    total_CT = sum(read(path) for path in done.files.values())
+    assert np.square(total_CT).mean() > 0
+    soundfile.write(tmp_path / "unsaid.wav", np.zeros((RATE, 6)), RATE)
+    (failed,) = run(SeparateConfig(), [str(tmp_path / "unsaid.wav")], model=model, out=str(tmp_path / "out")).failed
+    assert "has 6 channels, and it does not say which of them is which" in failed.reason
+
+
+def _only_centre(signal_T: np.ndarray) -> np.ndarray:
+    samples_CT = np.zeros((6, len(signal_T)), np.float32)
+    samples_CT[2] = signal_T
+    return samples_CT
+
+
 def test_bad_songs_are_reported_and_the_others_go_on(tmp_path: Path, model: str) -> None:
     (tmp_path / "text.wav").write_text("this is no audio")
     (tmp_path / "empty.flac").touch()
@@ -237,10 +286,10 @@ def test_a_silent_song_gives_silent_finite_stems_of_its_length(tmp_path: Path, m
     assert all(np.abs(read(path)).max() < 1e-6 and read(path).shape == (2, 1000) for path in done.files.values())
 
 
-def test_names_are_safe_unique_and_never_paths() -> None:
-    names = unique_names(
-        ["a/Song.wav", "b/song.flac", "c/Song.mp3", "d/../..wav", 'e/x:"\n*?.wav', "f/Ünïcode 漢字.wav"]
-    )
+def test_names_are_safe_unique_and_never_paths(tmp_path: Path) -> None:
+    names: list[str] = []
+    for song in ("a/Song.wav", "b/song.flac", "c/Song.mp3", "d/../..wav", 'e/x:"\n*?.wav', "f/Ünïcode 漢字.wav"):
+        names.append(folder_name(Path(song), "", tmp_path, names))
     assert names[:3] == ["Song", "song (2)", "Song (3)"]
     assert len({name.casefold() for name in names}) == len(names)
     assert not any("/" in name or "\n" in name or name.strip(".") == "" for name in names)

@@ -188,6 +188,15 @@ def test_a_corpus_without_a_model_or_a_fault_has_no_such_sections(made: Curation
     assert dropped_table([verdict("a")]).count("\n") == 1
 
 
+@pytest.mark.parametrize("name", ["=HYPERLINK(1)", "+1", "-1", "@SUM(1)", "\t=1", "＝1"])
+def test_names_are_no_formulas_in_a_spreadsheet(name: str) -> None:
+    (row,) = csv.DictReader(
+        io.StringIO(dropped_table([replace(verdict(name, reason="lossy"), title=name, detail=name)]))
+    )
+    assert [row[column] for column in ("track_id", "title", "detail")] == [f"'{name}"] * 3
+    assert row["duration_s"] == "200.0"
+
+
 def test_what_cannot_be_heard_has_no_player_and_is_counted_apart(made: CurationInput) -> None:
     page = render(replace(made, evidence={"d": made.evidence["d"]}))
     assert page.count("<audio") == 1
