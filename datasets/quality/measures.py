@@ -223,7 +223,7 @@ class StemStatistics:
         """Duration, loudness of the sum of all stems in LUFS, and per source:
 
         presence (share of seconds), rms_db, lufs (BS.1770-4, integrated), short_lufs (the loudest 3 s), peak, clipped
-        (share of samples are clipped), offset (the mean, of full scale), correlation (of the channels; 1 for dual
+        (share of clipped samples), offset (the mean, of full scale), correlation (of the channels; 1 for dual
         mono, -1 for inverted polarity), cutoff_hz (see `bandwidth`), bleed_OTHER_db where another stem is heard in it
         (see `bleed`), and as_LABEL, the natural log of how probable each name is for it (see `labels`). With a mixture:
         residual_db, and shift_ms of each source where it is clear (see `alignment`).
@@ -410,7 +410,7 @@ def _where(fault: RuleViolation, moments: Sequence[WorstSegment]) -> str:
 
 
 def flat_share(stem_CT: Samples) -> float:
-    """Share of samples are clipped: runs at the highest level that is reached, entered and left by a step.
+    """Share of clipped samples: runs at the highest level that is reached, entered and left by a step.
 
     The level need not be full scale: what was clipped and turned down is found too. Round tops of low tones stand
     still as well, but no neighbour of theirs falls by more than a few steps.

@@ -114,7 +114,7 @@ def lineage(ref: str, *, store: str) -> Lineage:
     require_books(ref, store)
     with connected(store) as client:
         version, made = look_up(client, ref)
-        done = promotion_log.snapshot(client, version.name).done
+        done = promotion_log.take_snapshot(client, version.name).done
         hidden = [name for name in made.tags if decisions.is_own_tag(name) or name.startswith(run_logging.EVALUATION)]
         return Lineage(
             version=version,

@@ -26,37 +26,37 @@ def promote(
     decision about it is not kept: comparing it with itself says nothing new. `rules` are kept beside the decision.
     """
     with connected(store) as client:
-        seen = promotion_log.snapshot(client, version.name)
-        made = client.get_model_version(version.name, version.version)
-        if seen.champion == version.version and _is_settled(seen, made):
-            promotion_log.finish(client, seen, None, version.version)
+        snapshot = promotion_log.take_snapshot(client, version.name)
+        raw_version = client.get_model_version(version.name, version.version)
+        if snapshot.champion == version.version and _is_settled(snapshot, raw_version):
+            promotion_log.finish(client, snapshot, None, version.version)
             return replace(version, alias=CHAMPION)
-        why = _why_not(client, seen, version.version, made.tags) if decision["promote"] else ""
-        told = {**decision, "promote": False, "reason": why} if why else decision
-        key = decisions.keep(client, made, told, rules)
-        if not told["promote"]:
-            decisions.tell(client, made, promoted=False)
-            return replace(version, alias="") if seen.champion != version.version else version
-        promotion_log.require_untouched(seen)
-        _require_compared(client, seen, told)
-        promotion_log.move(client, seen, made, kind="promotion", reason=str(told["reason"]), decision=key)
+        why = _why_not(client, snapshot, version.version, raw_version.tags) if decision["promote"] else ""
+        outcome = {**decision, "promote": False, "reason": why} if why else decision
+        key = decisions.keep(client, raw_version, outcome, rules)
+        if not outcome["promote"]:
+            decisions.tell(client, raw_version, promoted=False)
+            return replace(version, alias="") if snapshot.champion != version.version else version
+        promotion_log.require_untouched(snapshot)
+        _require_compared(client, snapshot, outcome)
+        promotion_log.move(client, snapshot, raw_version, kind="promotion", reason=str(outcome["reason"]), decision=key)
         return replace(version, alias=CHAMPION)
 
 
-def _is_settled(seen: Snapshot, made: Any) -> bool:
-    """Whether the champion became that by an act of ours, or was decided on before there was a log."""
-    done = seen.done
-    return done[-1].version == seen.champion if done else bool(decisions.notes(made))
+def _is_settled(snapshot: Snapshot, raw_version: Any) -> bool:
+    """Whether the champion was promoted by stemline, or decided on before there was a log."""
+    promotions = snapshot.done
+    return promotions[-1].version == snapshot.champion if promotions else bool(decisions.notes(raw_version))
 
 
-def _require_compared(client: "MlflowClient", seen: Snapshot, decision: Mapping[str, Any]) -> None:
+def _require_compared(client: "MlflowClient", snapshot: Snapshot, decision: Mapping[str, Any]) -> None:
     """InputError when the champion is not the one that the decision is about."""
-    present = seen.champion
-    weights = client.get_model_version(seen.name, present).tags.get("weights_digest", "") if present else ""
+    present = snapshot.champion
+    weights = client.get_model_version(snapshot.name, present).tags.get("weights_digest", "") if present else ""
     if weights and weights != decision.get("champion_digest", weights):
         raise InputError(
-            f"version {present} became the champion of {seen.name} after the gate had compared: run the same command "
-            "again, and the candidate is compared with it"
+            f"version {present} became the champion of {snapshot.name} after the gate had compared: run the same "
+            "command again to compare the candidate with it"
         )
 
 
@@ -67,26 +67,26 @@ def rolled_back(config: RegistryConfig, tags: Mapping[str, str], *, store: str) 
     if is_new(store):
         return ""
     with connected(store) as client:
-        seen = promotion_log.snapshot(client, config.name)
-        return _why_not(client, seen, "", tags)
+        snapshot = promotion_log.take_snapshot(client, config.name)
+        return _why_not(client, snapshot, "", tags)
 
 
-def _why_not(client: "MlflowClient", seen: Snapshot, version: str, tags: Mapping[str, str]) -> str:
-    found = promotion_log.rolled_back_as(client, seen, version, tags)
-    if found is None:
+def _why_not(client: "MlflowClient", snapshot: Snapshot, version: str, tags: Mapping[str, str]) -> str:
+    match = promotion_log.rolled_back_as(client, snapshot, version, tags)
+    if match is None:
         return ""
-    number, entry = found
+    number, entry = match
     return (
         f"Version {number} was rolled back from on {entry.at[:16].replace('T', ' ')} UTC, to version {entry.version}, "
-        f"and is not promoted again by itself; `stemline promote --version {version or number} --force --reason TEXT` "
-        "does it by name."
+        f"and is not promoted again automatically; `stemline promote --version {version or number} --force --reason "
+        "TEXT` promotes it by name."
     )
 
 
 def promote_by_name(
     config: RegistryConfig, version: str, decision: Mapping[str, Any], *, store: str
 ) -> tuple[ModelVersion, Promotion]:
-    """Make a version the champion past the gate, since a person says so; its files are checked first.
+    """Make a version the champion manually, past the gate; its files are checked first.
 
     The decision document holds "promote" and "reason" as for `promote`. InputError where there is no such version, or
     where it is the champion already.
@@ -96,17 +96,19 @@ def promote_by_name(
     ref = f"models:/{config.name}/{version}"
     fetch(ref, store=store)
     with connected(store) as client:
-        found, made = look_up(client, ref)
-        seen = promotion_log.snapshot(client, config.name)
-        if seen.champion:  # where there is none any more, this says which it is
-            promotion_log.require_untouched(seen)
-        entry = promotion_log.finish(client, seen, "forced", version)
+        model_version, raw_version = look_up(client, ref)
+        snapshot = promotion_log.take_snapshot(client, config.name)
+        if snapshot.champion:  # where there is none any more, this says which it is
+            promotion_log.require_untouched(snapshot)
+        entry = promotion_log.finish(client, snapshot, "forced", version)
         if entry is None:
-            if seen.champion == version:
+            if snapshot.champion == version:
                 raise InputError(f"version {version} of {config.name} is the champion already")
-            key = decisions.keep(client, made, decision)
-            entry = promotion_log.move(client, seen, made, kind="forced", reason=str(decision["reason"]), decision=key)
-        return replace(found, alias=CHAMPION), entry
+            key = decisions.keep(client, raw_version, decision)
+            entry = promotion_log.move(
+                client, snapshot, raw_version, kind="forced", reason=str(decision["reason"]), decision=key
+            )
+        return replace(model_version, alias=CHAMPION), entry
 
 
 def rollback(config: RegistryConfig, *, store: str, to: str | None = None) -> Promotion:
@@ -117,39 +119,39 @@ def rollback(config: RegistryConfig, *, store: str, to: str | None = None) -> Pr
     if is_new(store):
         raise InputError(f"no model is registered in {store} yet: there is nothing to roll back")
     with connected(store) as client:
-        seen = promotion_log.snapshot(client, config.name)
-        if begun := promotion_log.finish(client, seen, "rollback", to or ""):
+        snapshot = promotion_log.take_snapshot(client, config.name)
+        if begun := promotion_log.finish(client, snapshot, "rollback", to or ""):
             return begun
-        line = promotion_log.line_of_champions(seen.done)
+        line = promotion_log.line_of_champions(snapshot.done)
         if to is None:
-            promotion_log.require_untouched(seen)
+            promotion_log.require_untouched(snapshot)
             if len(line) < 2:
                 raise InputError(f"{config.name} had no champion before the present one; rollback --to N takes any")
         target = to or line[-2]
-        if target == seen.champion and line[-1:] == [target]:
+        if target == snapshot.champion and line[-1:] == [target]:
             raise InputError(f"version {target} of {config.name} is the champion already")
-        version, made = look_up(client, f"models:/{config.name}/{target}")
-        _require_champion_once(client, seen, made)
+        version, raw_version = look_up(client, f"models:/{config.name}/{target}")
+        _require_champion_once(client, snapshot, raw_version)
     fetch(version.uri, store=store)
     with connected(store) as client:
-        made = client.get_model_version(config.name, target)
-        why = f"rolled back from version {seen.champion or 'none'}"
-        return promotion_log.move(client, seen, made, kind="rollback", reason=why)
+        raw_version = client.get_model_version(config.name, target)
+        why = f"rolled back from version {snapshot.champion or 'none'}"
+        return promotion_log.move(client, snapshot, raw_version, kind="rollback", reason=why)
 
 
-def _require_champion_once(client: "MlflowClient", seen: Snapshot, made: Any) -> None:
-    """InputError where a version was never champion, with what the gate had said."""
-    version, done = str(made.version), seen.done
-    once = {seen.champion, *(entry.version for entry in done), *(entry.before for entry in done)}
-    if version in once or made.tags.get(decisions.PROMOTED) == "yes":
+def _require_champion_once(client: "MlflowClient", snapshot: Snapshot, raw_version: Any) -> None:
+    """InputError where a version was never champion, with the gate's decision."""
+    version, promotions = str(raw_version.version), snapshot.done
+    once = {snapshot.champion, *(entry.version for entry in promotions), *(entry.before for entry in promotions)}
+    if version in once or raw_version.tags.get(decisions.PROMOTED) == "yes":
         return
-    known = decisions.notes(made)
-    said = "no decision about it was ever made"
-    if known:
-        said = f"the gate {'let it pass' if known[-1].promote else 'refused it'}: {known[-1].reason}"
+    notes = decisions.notes(raw_version)
+    earlier = "the gate has not decided on it"
+    if notes:
+        earlier = f"the gate {'let it pass' if notes[-1].promote else 'refused it'}: {notes[-1].reason}"
     raise InputError(
-        f"version {version} of {seen.name} was never the champion, and {said.rstrip('.')}. "
-        f"`stemline promote --version {version} --force --reason TEXT` makes it the champion all the same"
+        f"version {version} of {snapshot.name} was never the champion, and {earlier.rstrip('.')}. "
+        f"`stemline promote --version {version} --force --reason TEXT` makes it the champion nevertheless"
     )
 
 
@@ -160,7 +162,7 @@ def champion(config: RegistryConfig, *, store: str) -> ModelVersion | None:
     with connected(store) as client:
         present = aliases(client, config.name)
         if CHAMPION not in present:
-            promotion_log.require_untouched(promotion_log.snapshot(client, config.name))
+            promotion_log.require_untouched(promotion_log.take_snapshot(client, config.name))
             return None
         return version_of(client.get_model_version(config.name, present[CHAMPION]), present)
 
@@ -170,4 +172,4 @@ def history(config: RegistryConfig, *, store: str) -> list[Promotion]:
     if is_new(store):
         return []
     with connected(store) as client:
-        return promotion_log.snapshot(client, config.name).done
+        return promotion_log.take_snapshot(client, config.name).done

@@ -1,11 +1,11 @@
 """The promotion log: which version became the champion, when, why, and after which; nothing in it is ever changed.
 
-An entry is a version of a second registered model, `<name>-promotions`: MLflow numbers them one after the other and
-gives no number twice, whatever keeps its books. So an entry is also a claim. A promotion reads log and aliases once
-(`snapshot`), is decided on that, claims the next number, and looks again: whoever got another number, or finds the
-aliases moved, is told, and nothing is changed. Only then do the aliases move, then the tags of the version, and the
-entry is marked as done. An entry that a killed process left behind is finished by the same act, line by line where it
-stopped, and passed over by another.
+An entry is a version of a second registered model, `<name>-promotions`: MLflow numbers versions consecutively and never
+uses a number twice, whatever its database. So an entry also serves as a lock. A promotion reads log and aliases once
+(`take_snapshot`), is decided on that, claims the next number, and reads again: if it got another number, or the aliases
+have moved, it fails and nothing is changed. Only then do the aliases move, then the tags of the version, and the entry
+is marked as done. An entry left by a killed process is finished when the same command is run again, and skipped by
+another.
 """
 
 import json
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 Kind = Literal["promotion", "rollback", "forced"]
 _STATE, _ENTRY = "state", "entry"
-_SAME = ("checkpoint_digest", "weights_digest")  # tags by which a version is known under another number
-_OF = "version."  # before these tags, on an entry, which is no version of a model itself
-_AT_WORK_S = 60.0  # an unfinished entry may belong to a living process for so long
-_LOOKS = 5  # at a log that changes while it is read
+_SAME = ("checkpoint_digest", "weights_digest")  # tags that identify a version under another number
+_OF = "version."  # prefix of these tags on an entry, which is no model version itself
+_AT_WORK_S = 60.0  # an unfinished entry may belong to a running process for this long
+_READS = 5  # attempts at a log that changes while it is read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,7 @@ class Promotion:
     before: str  # the champion until then; empty where there was none
     reason: str
     at: str  # UTC, ISO 8601
-    decision: str = ""  # the key of the one that it follows; empty for rollbacks, and from older stemlines
+    decision: str = ""  # the key of its decision; empty for rollbacks, and from older stemlines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,57 +72,55 @@ class Snapshot:
 
     @property
     def last(self) -> int:
-        """The number of the last entry that is done; what is unfinished before it was lost, and belongs to nobody."""
+        """The number of the last entry that is done; unfinished entries before it were lost."""
         return max((int(row.version) for row in self.rows if row.tags.get(_STATE) == "done"), default=0)
 
     @property
     def done(self) -> list[Promotion]:
-        """What was done, the oldest first; a killed promotion counts once its alias has moved."""
-        done = [_entry(row) for row in self.rows if row.tags.get(_STATE) == "done"]
+        """Finished promotions, the oldest first; a killed one counts once its alias has moved."""
+        finished = [_entry(row) for row in self.rows if row.tags.get(_STATE) == "done"]
         moved = [_entry(row) for row in self.unfinished if int(row.version) > self.last]
-        return done + [entry for entry in moved if entry.version == self.champion][:1]
+        return finished + [entry for entry in moved if entry.version == self.champion][:1]
 
 
-def snapshot(client: "MlflowClient", name: str) -> Snapshot:
+def take_snapshot(client: "MlflowClient", name: str) -> Snapshot:
     """Log and aliases of a model; read again where the log changed meanwhile."""
     rows = _rows(client, name)
-    for _ in range(_LOOKS):
-        found = Snapshot(name=name, rows=tuple(rows), aliases=aliases(client, name))
+    for _ in range(_READS):
+        current = Snapshot(name=name, rows=tuple(rows), aliases=aliases(client, name))
         rows = _rows(client, name)
-        if [(row.version, row.tags) for row in rows] == [(row.version, row.tags) for row in found.rows]:
+        if [(row.version, row.tags) for row in rows] == [(row.version, row.tags) for row in current.rows]:
             break
-    return found
+    return current
 
 
 def move(
-    client: "MlflowClient", seen: Snapshot, version: Any, *, kind: Kind, reason: str, decision: str = ""
+    client: "MlflowClient", snapshot: Snapshot, version: Any, *, kind: Kind, reason: str, decision: str = ""
 ) -> Promotion:
-    """Note that `version`, as MLflow gave it, becomes the champion, and let aliases and tags say so.
+    """Log that `version`, as MLflow returned it, becomes the champion, and set aliases and tags accordingly.
 
-    `seen` is what this was decided on. InputError if anything moved since, or if somebody else is at work.
+    `snapshot` is what this was decided on. InputError if anything moved since, or if another promotion is running.
     """
     number = str(version.version)
-    row = _own(seen, kind, number)
-    for left in seen.unfinished:
-        if left is not row:
-            _settle(client, seen, left)
+    row = _own(snapshot, kind, number)
+    for unfinished in snapshot.unfinished:
+        if unfinished is not row:
+            _settle(client, snapshot, unfinished)
     if row is None:
-        row = _claim(client, seen, version, kind=kind, reason=reason, decision=decision)
-    return _finish(client, seen, row)
+        row = _claim(client, snapshot, version, kind=kind, reason=reason, decision=decision)
+    return _finish(client, snapshot, row)
 
 
-def finish(client: "MlflowClient", seen: Snapshot, kind: Kind | None, version: str) -> Promotion | None:
-    """What a killed process began is done to its end, if it was this act; of any kind or version where None or empty
-    is given.
-    """
-    row = _own(seen, kind, version)
-    return None if row is None else _finish(client, seen, row)
+def finish(client: "MlflowClient", snapshot: Snapshot, kind: Kind | None, version: str) -> Promotion | None:
+    """Finish the promotion of a killed process, if it was of this kind and version; None and empty match any."""
+    row = _own(snapshot, kind, version)
+    return None if row is None else _finish(client, snapshot, row)
 
 
-def line_of_champions(done: Sequence[Promotion]) -> list[str]:
-    """The versions that led to the present champion, which is the last; those that were rolled back are not in it."""
+def line_of_champions(promotions: Sequence[Promotion]) -> list[str]:
+    """The versions that led to the present champion, which is the last; without those that were rolled back."""
     line: list[str] = []
-    for entry in done:
+    for entry in promotions:
         if entry.kind == "rollback" and entry.version in line:
             del line[line.index(entry.version) + 1 :]
             continue
@@ -132,111 +130,119 @@ def line_of_champions(done: Sequence[Promotion]) -> list[str]:
     return line
 
 
-def rolled_back(done: Sequence[Promotion]) -> dict[str, Promotion]:
-    """Versions that were left by a rollback, and by which; those that somebody chose again by name are not in it."""
-    left: dict[str, Promotion] = {}
-    for place, entry in enumerate(done):
+def rolled_back(promotions: Sequence[Promotion]) -> dict[str, Promotion]:
+    """Versions that were rolled back from, and by which rollback; without those that were promoted again by name."""
+    abandoned: dict[str, Promotion] = {}
+    for place, entry in enumerate(promotions):
         if entry.kind == "rollback":
-            line = line_of_champions(done[:place])
-            passed = line[line.index(entry.version) + 1 :] if entry.version in line else line[-1:]
-            left |= dict.fromkeys(filter(None, {*passed, entry.before}), entry)
-        left.pop(entry.version, None)
-    return left
+            line = line_of_champions(promotions[:place])
+            superseded = line[line.index(entry.version) + 1 :] if entry.version in line else line[-1:]
+            abandoned |= dict.fromkeys(filter(None, {*superseded, entry.before}), entry)
+        abandoned.pop(entry.version, None)
+    return abandoned
 
 
 def rolled_back_as(
-    client: "MlflowClient", seen: Snapshot, version: str, tags: Mapping[str, str]
+    client: "MlflowClient", snapshot: Snapshot, version: str, tags: Mapping[str, str]
 ) -> tuple[str, Promotion] | None:
-    """As which version this one was left by a rollback, itself or the same weights under another number, and by
-    which; None where it was not.
+    """The version, this one or the same weights under another number, that was rolled back from, and the rollback;
+    None where there was none.
     """
-    left = rolled_back(seen.done)
-    if version in left:
-        return version, left[version]
-    own = {(tag, tags[tag]) for tag in _SAME if tags.get(tag)}
-    present = version_or_none(client, seen.name, seen.champion) if left and seen.champion else None
-    if present is not None and own & present.tags.items():
+    abandoned = rolled_back(snapshot.done)
+    if version in abandoned:
+        return version, abandoned[version]
+    digests = {(tag, tags[tag]) for tag in _SAME if tags.get(tag)}
+    present = version_or_none(client, snapshot.name, snapshot.champion) if abandoned and snapshot.champion else None
+    if present is not None and digests & present.tags.items():
         return None  # the same weights are the champion at this moment
-    for number, entry in left.items():
-        rows = [row.tags for row in seen.rows if _entry(row).version == number]
-        noted = [{tag: told.get(f"{_OF}{tag}", "") for tag in _SAME} for told in rows]
-        found = version_or_none(client, seen.name, number)
-        for known in [*noted, *([found.tags] if found is not None else [])]:
-            if own & known.items():
+    for number, entry in abandoned.items():
+        rows = [row.tags for row in snapshot.rows if _entry(row).version == number]
+        recorded = [{tag: entry_tags.get(f"{_OF}{tag}", "") for tag in _SAME} for entry_tags in rows]
+        existing = version_or_none(client, snapshot.name, number)
+        for of_version in [*recorded, *([existing.tags] if existing is not None else [])]:
+            if digests & of_version.items():
                 return number, entry
     return None
 
 
-def require_untouched(seen: Snapshot) -> None:
-    """InputError when the alias is not where the log left it: somebody moved it, or deleted its version, by hand."""
-    done, present, name = seen.done, seen.champion, seen.name
-    if not done or present == done[-1].version:
+def require_untouched(snapshot: Snapshot) -> None:
+    """InputError when the alias is not where the log says: it was moved, or its version deleted, manually."""
+    promotions, present, name = snapshot.done, snapshot.champion, snapshot.name
+    if not promotions or present == promotions[-1].version:
         return
     where = f"is on version {present}" if present else "is gone, perhaps with its version"
-    choice = present or (done[-1].before or "N")
+    choice = present or (promotions[-1].before or "N")
     by_name = "" if present else ", or `stemline promote --version N --force --reason TEXT` for one that never was it"
     raise InputError(
-        f"the alias {CHAMPION} of {name} {where}, and the promotion log says version {done[-1].version}: it was moved "
-        f"by hand; `stemline rollback --to {choice}` settles which version it is{by_name}, and `stemline history` "
-        "lists them"
+        f"the alias {CHAMPION} of {name} {where}, and the promotion log says version {promotions[-1].version}: it was "
+        f"moved manually; `stemline rollback --to {choice}` settles which version it is{by_name}, and `stemline "
+        "history` lists them"
     )
 
 
-def _own(seen: Snapshot, kind: Kind | None, version: str) -> Any | None:
-    """The unfinished entry of this act."""
-    for row in seen.unfinished:
+def _own(snapshot: Snapshot, kind: Kind | None, version: str) -> Any | None:
+    """The unfinished entry of this promotion."""
+    for row in snapshot.unfinished:
         entry = _entry(row)
-        if entry.number > seen.last and kind in (None, entry.kind) and version in ("", entry.version):
+        if entry.number > snapshot.last and kind in (None, entry.kind) and version in ("", entry.version):
             return row
     return None
 
 
-def _claim(client: "MlflowClient", seen: Snapshot, version: Any, *, kind: str, reason: str, decision: str) -> Any:
-    log, after = _log_name(seen.name), int(seen.rows[-1].version) if seen.rows else 0
-    if not seen.rows:
-        create_model(client, log, f"Which version of {seen.name} became its champion, and why.")
+def _claim(client: "MlflowClient", snapshot: Snapshot, version: Any, *, kind: str, reason: str, decision: str) -> Any:
+    log, after = _log_name(snapshot.name), int(snapshot.rows[-1].version) if snapshot.rows else 0
+    if not snapshot.rows:
+        create_model(client, log, f"Which version of {snapshot.name} became its champion, and why.")
     entry = {
         "kind": kind,
         "version": str(version.version),
-        "before": seen.champion,
+        "before": snapshot.champion,
         "reason": limits.value(reason, 2000),
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "decision": decision,
     }
-    own = {f"{_OF}{tag}": version.tags[tag] for tag in _SAME if version.tags.get(tag)}
-    tags = {_ENTRY: json.dumps(entry), **own}
+    digests = {f"{_OF}{tag}": version.tags[tag] for tag in _SAME if version.tags.get(tag)}
+    tags = {_ENTRY: json.dumps(entry), **digests}
     model_id = version.source.removeprefix("models:/")  # a server wants to know whose source it is
     row = client.create_model_version(log, version.source, run_id=version.run_id, tags=tags, model_id=model_id)
     if int(row.version) != after + 1:
-        _lose(client, row, seen.name)
+        _lose(client, row, snapshot.name)
     return row
 
 
-def _finish(client: "MlflowClient", seen: Snapshot, row: Any) -> Promotion:
-    """All that follows a claim; done twice, or gone on with in the middle, it comes to the same."""
-    entry, name = _entry(row), seen.name
-    now = snapshot(client, name)
-    if now.champion not in (seen.champion, entry.version) or now.champion not in (entry.before, entry.version):
+def _finish(client: "MlflowClient", snapshot: Snapshot, row: Any) -> Promotion:
+    """All steps after a claim; idempotent, so it may be repeated or resumed at any point."""
+    entry, name = _entry(row), snapshot.name
+    current = take_snapshot(client, name)
+    if current.champion not in (snapshot.champion, entry.version) or current.champion not in (
+        entry.before,
+        entry.version,
+    ):
         _lose(client, row, name)
-    if not any(left.version == row.version for left in now.unfinished):
-        if any(done.number == entry.number for done in now.done):
-            return entry  # another process finished the same act
+    if not any(unfinished.version == row.version for unfinished in current.unfinished):
+        if any(promotion.number == entry.number for promotion in current.done):
+            return entry  # another process finished the same promotion
         _lose(client, row, name)
-    if now.champion != entry.version:
+    if current.champion != entry.version:
         client.set_registered_model_alias(name, CHAMPION, entry.version)
-    _let_follow(client, name, line_of_champions([*(one for one in now.done if one != entry), entry]), now.aliases)
-    if now.aliases.get(CANDIDATE) == entry.version:
+    _let_follow(
+        client,
+        name,
+        line_of_champions([*(promotion for promotion in current.done if promotion != entry), entry]),
+        current.aliases,
+    )
+    if current.aliases.get(CANDIDATE) == entry.version:
         client.delete_registered_model_alias(name, CANDIDATE)
     if entry.kind != "rollback":
-        made = client.get_model_version(name, entry.version)
-        decisions.tell(client, made, promoted=True, key=entry.decision)
+        raw_version = client.get_model_version(name, entry.version)
+        decisions.tell(client, raw_version, promoted=True, key=entry.decision)
     client.set_model_version_tag(row.name, row.version, _STATE, "done")
     return entry
 
 
 def _let_follow(client: "MlflowClient", name: str, line: Sequence[str], present: Mapping[str, str]) -> None:
-    """The alias of the one before is on the last in line, the champion left out, that still exists."""
-    before = next((one for one in reversed(line[:-1]) if version_or_none(client, name, one) is not None), "")
+    """Set the alias of the previous champion to the last in line before the champion that still exists."""
+    before = next((number for number in reversed(line[:-1]) if version_or_none(client, name, number) is not None), "")
     if before and before != present.get(PREVIOUS):
         client.set_registered_model_alias(name, PREVIOUS, before)
     elif not before and PREVIOUS in present:
@@ -244,23 +250,23 @@ def _let_follow(client: "MlflowClient", name: str, line: Sequence[str], present:
 
 
 def _lose(client: "MlflowClient", row: Any, name: str) -> None:
-    """Take back a claim, since somebody else was first; InputError."""
+    """Withdraw a claim, since another promotion was first; InputError."""
     client.set_model_version_tag(row.name, row.version, _STATE, "lost")
     raise InputError(
-        f"another promotion of {name} came first: run the same command again, and the candidate is compared with "
-        "the champion of now"
+        f"another promotion of {name} came first: run the same command again to compare the candidate with the "
+        "current champion"
     )
 
 
-def _settle(client: "MlflowClient", seen: Snapshot, row: Any) -> None:
-    """End what a killed process left: done if its alias had moved, else void. InputError while it may be at work."""
+def _settle(client: "MlflowClient", snapshot: Snapshot, row: Any) -> None:
+    """Close a killed process's entry: done if its alias had moved, else void. InputError while it may still run."""
     age_s = time.time() - row.creation_timestamp / 1000
-    if age_s < _AT_WORK_S and int(row.version) > seen.last:
+    if age_s < _AT_WORK_S and int(row.version) > snapshot.last:
         raise InputError(
             f"version {_entry(row).version} is being promoted since {age_s:.0f} s; in a minute the same command goes on"
         )
-    if any(entry.number == int(row.version) for entry in seen.done):
-        _finish(client, seen, row)
+    if any(entry.number == int(row.version) for entry in snapshot.done):
+        _finish(client, snapshot, row)
     else:
         client.set_model_version_tag(row.name, row.version, _STATE, "void")
 
@@ -270,9 +276,9 @@ def _rows(client: "MlflowClient", name: str) -> list[Any]:
 
 
 def _entry(row: Any) -> Promotion:
-    known = {field.name for field in fields(Promotion)}
-    told = {key: text for key, text in json.loads(row.tags[_ENTRY]).items() if key in known}
-    return Promotion(number=int(row.version), **told)
+    names = {field.name for field in fields(Promotion)}
+    values = {key: text for key, text in json.loads(row.tags[_ENTRY]).items() if key in names}
+    return Promotion(number=int(row.version), **values)
 
 
 def _log_name(name: str) -> str:
