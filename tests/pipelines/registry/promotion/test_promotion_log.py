@@ -185,7 +185,9 @@ def test_an_alias_that_was_moved_or_lost_by_hand_is_named_and_settled(
     promote(second, store)
     books = client(store)
     books.set_registered_model_alias(CONFIG.name, "champion", third.version)
-    with pytest.raises(InputError, match="is on version 3, and the promotion log says version 2: it was moved by hand"):
+    with pytest.raises(
+        InputError, match="is on version 3, and the promotion log says version 2: it was moved manually"
+    ):
         promote(first, store)
     registry.rollback(CONFIG, store=store, to="3")
     promote(first, store)
