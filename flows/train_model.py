@@ -23,7 +23,7 @@ from pipelines.evaluation.evaluate_config import EvaluateConfig
 from pipelines.evaluation.gate import Check, GateDecision
 from pipelines.evaluation.seed_noise import SeedNoise, seed_noise
 from pipelines.evaluation.summary import ScoreSummary
-from pipelines.lineage import ancestry, contamination
+from pipelines.lineage import contamination, training_record
 from pipelines.lineage.ancestry import Ancestors, Ancestry
 from pipelines.lineage.contamination import Contamination
 from pipelines.preparation.curate_config import CurateConfig
@@ -273,7 +273,7 @@ def candidate_ancestry(config: RunConfig, corpus: Corpus, trained: TrainResult, 
 
 def _origin_tags(config: RunConfig, corpus: Corpus, trained: TrainResult) -> dict[str, str]:
     """Tags for the version that a training started from, and the automixes that it drew from."""
-    return ancestry.tags(
+    return training_record.tags(
         Path(trained.checkpoint).parent,
         start=config.model.init_from,
         datasets=[table.uri for table, weight in corpus.training_data(config.automix_weight) if weight],

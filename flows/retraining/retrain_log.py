@@ -104,13 +104,15 @@ class RecipeInputs:
 
 def recipe(config: "RunConfig") -> str:
     """The key of a retraining but for its songs: it changes with settings and with versions of steps."""
-    from pipelines.lineage import ancestry
+    from pipelines.lineage import training_record
     from pipelines.preparation import analyze, automix
     from pipelines.training import train
 
     inputs = RecipeInputs(
         sources=tuple(config.corpus.sources),
-        start=ancestry.start_of(config.model.init_from, store=config.store.root) if config.model.init_from else {},
+        start=training_record.start_of(config.model.init_from, store=config.store.root)
+        if config.model.init_from
+        else {},
         versions={
             **analyze.STEP.versions,
             **automix.PLAN.versions,

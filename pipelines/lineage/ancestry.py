@@ -1,12 +1,11 @@
-"""Which recordings a model has heard: of its datasets, of what its automixes were made, and of all that it began from.
+"""Which recordings a model has learnt from: of its datasets, of its automixes, and of all that it was initialized from.
 
-Whoever asks what a version learnt (the gate, `lineage`, `forget`, `gc`) asks here. A song counts as heard when the
-model was trained or chosen with it. Recordings are the same when their stored audio is, or when one is recognized in
-the other (`datasets/quality/fingerprint.py`). What cannot be known is a gap, told in words: a start that is a plain
-file, a version or a dataset that is gone.
+The gate, `lineage`, `forget` and `gc` all ask here. A song counts when the model was trained or selected with it.
+Recordings are the same when their stored audio is, or when one is recognized in the other
+(`datasets/quality/fingerprint.py`). What is not known is a gap, with its reason: initial weights from a plain file, a
+version or a dataset that is gone.
 """
 
-import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,6 +30,7 @@ from datasets.shards.manifests import Manifest, Song, address_of, named_table, r
 from datasets.shards.shards import read_song_blocks
 from datasets.store import storage
 from datasets.store.json_files import read_json, write_json
+from pipelines.lineage import training_record
 from pipelines.runtime.step_keys import Step
 
 if TYPE_CHECKING:
@@ -40,14 +40,13 @@ if TYPE_CHECKING:
 # Raise it when the same stored song gives another file of what it sounds like (CONTRIBUTING.md)
 VERSION = 1
 STEP = Step(name="sounds", version=VERSION, uses={"fingerprint": fingerprint.VERSION})
-RECORD = "ancestry.json"  # in the folder of a training, written when it begins
 _TRAINED = re.compile(r"model|step-\d{9}")  # what a training calls its checkpoints; others may lie beside them
-_LISTEN_S = 7200.0  # of stored audio that is listened to for one question, where its sound was not kept
+_FINGERPRINT_S = 7200.0  # of stored audio that is fingerprinted per question, where its fingerprint was not stored
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recording:
-    """A song of a dataset, or a part of its mixes, as a model met it."""
+    """A song of a dataset, or a part of its mixes."""
 
     track_id: str
     audio: str  # digest of what is, or was, stored of it
@@ -57,20 +56,20 @@ class Recording:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ancestry:
-    """All that a model has met, and what of that is not known."""
+    """All recordings behind a model, and what is not known of them."""
 
     recordings: tuple[Recording, ...] = ()  # of every split; `heard` leaves out those kept for tests
     datasets: tuple[str, ...] = ()  # manifests, its own first
     versions: tuple[str, ...] = ()  # registered ones that it comes from, itself first, if it is one
     signatures: Mapping[str, Signature] = field(default_factory=dict)  # what they sound like, by the digest of audio
-    stored: Mapping[str, Song] = field(default_factory=dict)  # where they lie, by the digest of the audio
-    mute: tuple[str, ...] = ()  # datasets that keep no sounds, nor the audio to listen to
+    stored: Mapping[str, Song] = field(default_factory=dict)  # where they are stored, by the digest of the audio
+    mute: tuple[str, ...] = ()  # datasets that have neither fingerprints nor audio any more
     gaps: tuple[str, ...] = ()  # what is not known, and why
 
     @property
     def heard(self) -> tuple[Recording, ...]:
-        """What a model was trained or chosen with."""
-        return tuple(one for one in self.recordings if one.split != "test")
+        """What a model was trained or selected with."""
+        return tuple(recording for recording in self.recordings if recording.split != "test")
 
     def __or__(self, other: "Ancestry") -> "Ancestry":
         return Ancestry(
@@ -86,9 +85,9 @@ class Ancestry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hearers:
-    """Which versions have heard a recording."""
+    """Which versions have learnt from a recording."""
 
-    versions: tuple["ModelVersion", ...]  # all that were asked about
+    versions: tuple["ModelVersion", ...]  # all that were looked at
     same: Mapping[str, str]  # digests of audio that are the recording, and how that is known
     heard: Mapping[str, tuple[Recording, ...]]  # by the version's address: what it met the recording as
     unknown: Mapping[str, tuple[str, ...]]  # others of which it is not known, and why
@@ -96,7 +95,7 @@ class Hearers:
 
 
 class Ancestors:
-    """Answers from one look at the registry of `store`; `tables` is where its datasets are."""
+    """Answers from one reading of the registry of `store`; `tables` is where its datasets are."""
 
     def __init__(self, store: str, tables: str = "") -> None:
         from pipelines.registry.origins import every_version
@@ -111,19 +110,19 @@ class Ancestors:
         return [origin.version for origin in self.origins.values()]
 
     def of_version(self, uri: str) -> Ancestry:
-        """What a version has met, back to its first weights; `uri` is models:/NAME/VERSION."""
-        found, seen = Ancestry(), set[str]()
+        """What a version has learnt from, back to its first weights; `uri` is models:/NAME/VERSION."""
+        ancestry, visited = Ancestry(), set[str]()
         while uri:
-            seen.add(uri)
+            visited.add(uri)
             origin = self.origins.get(uri)
             if origin is None:
-                return found | Ancestry(gaps=(f"{uri} was not registered by stemline, or is gone",))
-            found |= self.of_datasets(origin.datasets, of=uri) | Ancestry(versions=(uri,))
+                return ancestry | Ancestry(gaps=(f"{uri} was not registered by stemline, or is gone",))
+            ancestry |= self.of_datasets(origin.datasets, of=uri) | Ancestry(versions=(uri,))
             gap = self._broken(uri, origin.start, origin.start_digest)
             if gap:
-                return found | Ancestry(gaps=(gap,))
-            uri = "" if origin.start in seen else origin.start
-        return found
+                return ancestry | Ancestry(gaps=(gap,))
+            uri = "" if origin.start in visited else origin.start
+        return ancestry
 
     def of_ref(self, ref: str, *, store: str) -> Ancestry:
         """The same for a model as commands name it: a registered one, or a checkpoint beside which its record lies."""
@@ -131,61 +130,68 @@ class Ancestors:
 
         if ref.startswith("models:"):
             return self.of_version(registry.lineage(ref, store=store).version.uri)
-        kept = noted(Path(ref).parent) if _TRAINED.fullmatch(Path(ref).name) else None
-        if kept is None:
+        record = training_record.read(Path(ref).parent) if _TRAINED.fullmatch(Path(ref).name) else None
+        if record is None:
             return Ancestry(gaps=(f"{ref} is a file: what it has heard is not known",))
-        return self.of_training(kept["datasets"], kept, of=ref)
+        return self.of_training(record["datasets"], record, of=ref)
 
-    def hearers(self, asked: Ancestry, audio: Collection[str], *, min_similarity: float = SAME) -> "Hearers":
+    def hearers(self, requested: Ancestry, audio: Collection[str], *, min_similarity: float = SAME) -> "Hearers":
         """The versions that have heard these recordings, by the digests of their audio, which are among `asked`."""
-        of = {version.uri: self.of_version(version.uri) for version in self.versions()}
-        both = asked
-        for one in of.values():
-            both |= one
-        wanted = {recording.audio for recording in both.heard} | set(audio)
-        heard_s = sounds(both, wanted, tables=self.tables)
-        same = same_recordings(audio, heard_s, min_similarity=min_similarity)
-        met = {uri: tuple(one for one in found.heard if one.audio in same) for uri, found in of.items()}
+        by_version = {version.uri: self.of_version(version.uri) for version in self.versions()}
+        everything = requested
+        for ancestry in by_version.values():
+            everything |= ancestry
+        audio_digests = {recording.audio for recording in everything.heard} | set(audio)
+        signatures = sounds(everything, audio_digests, tables=self.tables)
+        same = same_recordings(audio, signatures, min_similarity=min_similarity)
+        matches = {
+            uri: tuple(recording for recording in ancestry.heard if recording.audio in same)
+            for uri, ancestry in by_version.items()
+        }
         return Hearers(
             versions=tuple(self.versions()),
             same=same,
-            heard={uri: recordings for uri, recordings in met.items() if recordings},
-            unknown={uri: found.gaps for uri, found in of.items() if found.gaps and not met[uri]},
-            by_digest=tuple(uri for uri, found in of.items() if {one.audio for one in found.heard} - heard_s.keys()),
+            heard={uri: recordings for uri, recordings in matches.items() if recordings},
+            unknown={uri: ancestry.gaps for uri, ancestry in by_version.items() if ancestry.gaps and not matches[uri]},
+            by_digest=tuple(
+                uri
+                for uri, ancestry in by_version.items()
+                if {recording.audio for recording in ancestry.heard} - signatures.keys()
+            ),
         )
 
     def of_training(self, datasets: Sequence[str], start: Mapping[str, str], *, of: str) -> Ancestry:
         """The same for a model that is not registered: its datasets, and the tags that `start_of` gave."""
-        found = self.of_datasets(datasets, of=of)
-        began = start.get("start_uri", "").removeprefix("none")
-        if gap := self._broken(of, began, start.get("start_digest", "")):
-            return found | Ancestry(gaps=(gap,))
-        return found | self.of_version(began) if began else found
+        ancestry = self.of_datasets(datasets, of=of)
+        start_uri = start.get("start_uri", "").removeprefix("none")
+        if gap := self._broken(of, start_uri, start.get("start_digest", "")):
+            return ancestry | Ancestry(gaps=(gap,))
+        return ancestry | self.of_version(start_uri) if start_uri else ancestry
 
     def of_datasets(self, manifests: Sequence[str], *, of: str) -> Ancestry:
-        """What stands in these manifests; a gap for each that is gone, and where none was told."""
-        found = Ancestry() if manifests else Ancestry(gaps=(f"which dataset {of} learnt from was never told",))
+        """The songs of these manifests; a gap for each that is gone, and where none is given."""
+        ancestry = Ancestry() if manifests else Ancestry(gaps=(f"which dataset {of} learnt from was not recorded",))
         for uri in manifests:
             if uri not in self._datasets:
-                one = of_dataset(uri, tables=self.tables)
-                same = {audio: self._sounds.setdefault(audio, sound) for audio, sound in one.signatures.items()}
-                self._datasets[uri] = replace(one, signatures=same)
-            found |= self._datasets[uri]
-        return found
+                dataset = of_dataset(uri, tables=self.tables)
+                shared = {audio: self._sounds.setdefault(audio, sound) for audio, sound in dataset.signatures.items()}
+                self._datasets[uri] = replace(dataset, signatures=shared)
+            ancestry |= self._datasets[uri]
+        return ancestry
 
     def _broken(self, uri: str, start: str, start_digest: str) -> str:
         """Why what a model began from cannot be followed; empty where it can, or where it began from nothing."""
         if not start:
             return ""
-        began = f"{uri} began from {start}"
+        subject = f"{uri} began from {start}"
         if not start.startswith("models:"):
-            return f"{began}: what that file has heard is not known"
+            return f"{subject}: what that file has heard is not known"
         origin = self.origins.get(start)
         if origin is None:
             moved = ", and where the alias was then is not known" if "@" in start else ", which is gone"
-            return f"{began}{moved}"
+            return f"{subject}{moved}"
         if start_digest and origin.weights_digest and start_digest != origin.weights_digest:
-            return f"{began}, whose weights were others then"
+            return f"{subject}, whose weights were others then"
         return ""
 
 
@@ -193,11 +199,11 @@ class Ancestors:
 
 
 def of_dataset(uri: str, *, tables: str = "") -> Ancestry:
-    """What stands in one manifest, songs that were erased since included; a gap where it is gone."""
+    """The songs of one manifest, including those erased since; a gap where it is gone."""
     manifest = find_dataset(uri, tables=tables)
     if manifest is None:
         return Ancestry(datasets=(uri,), gaps=(f"the dataset {uri} is gone",))
-    return _mixed(manifest, uri) if manifest.step == "automix" else _songs(manifest, uri)
+    return _automix(manifest, uri) if manifest.step == "automix" else _songs(manifest, uri)
 
 
 def find_dataset(uri: str, *, tables: str = "") -> Manifest | None:
@@ -222,30 +228,31 @@ def erased_songs(manifest: Manifest) -> list[dict[str, str]]:
 def _songs(manifest: Manifest, uri: str) -> Ancestry:
     members = [(song.track_id, song.audio, song.split) for song in manifest.songs]
     members += [(song["track_id"], song["audio"], song["split"]) for song in erased_songs(manifest)]
-    known = signatures_of(manifest)
+    signatures = signatures_of(manifest)
     files = [storage.join(manifest.store, shard.file) for shard in manifest.shards]
-    lost = not known and bool(manifest.songs) and (not files or any(storage.stamp(file) is None for file in files))
+    is_gone = not files or any(storage.stamp(file) is None for file in files)
+    unavailable = not signatures and bool(manifest.songs) and is_gone
     return Ancestry(
         recordings=tuple(
             Recording(track_id=track_id, audio=audio, split=split, dataset=uri) for track_id, audio, split in members
         ),
         datasets=(uri,),
-        signatures=known,
-        mute=(uri,) if lost else (),
+        signatures=signatures,
+        mute=(uri,) if unavailable else (),
         stored={song.audio: song for song in manifest.songs},
     )
 
 
-def _mixed(manifest: Manifest, uri: str) -> Ancestry:
-    """The songs that the mixes of a dataset were made of: noted with it, or told by the plans of its store."""
-    noted = manifest.extra.get("ingredients")
-    if noted is None:
-        noted = _planned(manifest)
+def _automix(manifest: Manifest, uri: str) -> Ancestry:
+    """The songs that the mixes of a dataset were made of: recorded with it, or in the plans of its store."""
+    ingredients = manifest.extra.get("ingredients")
+    if ingredients is None:
+        ingredients = _planned(manifest)
     made_from = str(manifest.extra.get("made_from", ""))
     parent = find_dataset(storage.join(manifest.store, "manifests", f"{made_from}.json")) if made_from else None
-    unknown = bool(manifest.songs) and not noted
+    unknown = bool(manifest.songs) and not ingredients
     return Ancestry(
-        recordings=tuple(Recording(dataset=uri, **one) for one in noted),
+        recordings=tuple(Recording(dataset=uri, **part) for part in ingredients),
         datasets=(uri,),
         signatures=signatures_of(parent) if parent else {},
         stored={song.audio: song for song in parent.songs} if parent else {},
@@ -254,7 +261,7 @@ def _mixed(manifest: Manifest, uri: str) -> Ancestry:
 
 
 def _planned(manifest: Manifest) -> list[dict[str, str]]:
-    """The same of a dataset that was made before it was noted: every song that a plan of a mix names."""
+    """The same of a dataset that was made before they were recorded: every song that a plan of a mix names."""
     mixes = {song.track_id: song.split for song in manifest.songs}
     parts: dict[str, str] = {}
     for table in manifests(manifest.store):
@@ -274,14 +281,14 @@ def manifests(tables: str) -> Iterator[Manifest]:
     folder = storage.join(storage.absolute(tables), "manifests")
     for name in storage.names(folder):
         if name.endswith(".json") and not name.startswith("."):
-            found = find_dataset(storage.join(folder, name))
-            if found is not None:
-                yield found
+            manifest = find_dataset(storage.join(folder, name))
+            if manifest is not None:
+                yield manifest
 
 
 def stored_songs(tables: str) -> list[Song]:
     """Every song that a dataset of a store holds, mixes left out, each as often as it is held."""
-    return [song for one in manifests(tables) if one.step != "automix" for song in one.songs]
+    return [song for manifest in manifests(tables) if manifest.step != "automix" for song in manifest.songs]
 
 
 def plans_of(manifest: Manifest) -> list[dict[str, Any]]:
@@ -312,100 +319,62 @@ class AncestryInputs:
     audio: str
 
 
-def sounds(of: Ancestry, audio: Collection[str], *, tables: str, limit_s: float = _LISTEN_S) -> dict[str, Signature]:
+def sounds(
+    ancestry: Ancestry, audio: Collection[str], *, tables: str, limit_s: float = _FINGERPRINT_S
+) -> dict[str, Signature]:
     """What these of its recordings sound like, by the digest of the audio: kept, or heard now out of their shards.
 
     Left out are recordings whose shards are gone, and those beyond `limit_s` seconds of audio to listen to.
     """
-    found = {one: of.signatures[one] for one in audio if one in of.signatures}
-    for one in sorted(set(audio) - found.keys()):
-        cache = storage.join(tables, "cache", "sounds", f"{STEP.key(AncestryInputs(audio=one))}.json")
-        signature = _kept(cache)
-        song = of.stored.get(one)
+    signatures = {digest: ancestry.signatures[digest] for digest in audio if digest in ancestry.signatures}
+    for digest in sorted(set(audio) - signatures.keys()):
+        cache = storage.join(tables, "cache", "sounds", f"{STEP.key(AncestryInputs(audio=digest))}.json")
+        signature = _read_signature(cache)
+        song = ancestry.stored.get(digest)
         if signature is None and song is not None and limit_s > 0:
             limit_s -= song.num_samples / song.sample_rate
-            signature = _hear(song)
+            signature = _fingerprint(song)
             if signature is not None:
                 write_json(cache, {"signature": pack(signature)})
         if signature is not None:
-            found[one] = signature
-    return found
+            signatures[digest] = signature
+    return signatures
 
 
-def _kept(cache: str) -> Signature | None:
+def _read_signature(cache: str) -> Signature | None:
     try:
         return unpack((read_json(cache) or {})["signature"])
     except (KeyError, TypeError, ValueError):
         return None
 
 
-def _hear(song: Song) -> Signature | None:
-    listener = FingerprintExtractor(song.sample_rate)
+def _fingerprint(song: Song) -> Signature | None:
+    extractor = FingerprintExtractor(song.sample_rate)
     try:
         for stems_SCT in read_song_blocks(song):
-            listener.add(mono(stems_SCT.sum(axis=0)))
+            extractor.add(mono(stems_SCT.sum(axis=0)))
     except InputError:
         return None
-    return listener.signature()
+    return extractor.signature()
 
 
 def same_recordings(
-    asked: Iterable[str], sounds: Mapping[str, Signature], *, min_similarity: float = SAME
+    requested: Iterable[str], sounds: Mapping[str, Signature], *, min_similarity: float = SAME
 ) -> dict[str, str]:
     """Digests of audio that are the recordings asked for, over others too, each with how it is known.
 
     `sounds` are the signatures of all that may be one, by the digest of the audio.
     """
-    found = dict.fromkeys(asked, "the same audio")
+    same = dict.fromkeys(requested, "the same audio")
     matches = find_matches(sounds, min_similarity=min_similarity if min_similarity <= 1 else SAME)
     near: dict[str, list[tuple[str, Match]]] = {}
     for match in matches:
         near.setdefault(match.later, []).append((match.first, match))
         near.setdefault(match.first, []).append((match.later, match))
-    pending = list(found)
+    pending = list(same)
     while pending:
         for audio, match in near.get(pending.pop(), ()):
-            if audio not in found:
-                found[audio] = f"the same recording, {match.similarity:.0%} of it"
+            if audio not in same:
+                same[audio] = f"the same recording, {match.similarity:.0%} of it"
                 pending.append(audio)
-    return found
-
-
-# --- what a training notes ----------------------------------------------------------------------------------
-
-
-def note(folder: Path, *, start: str, datasets: Sequence[str], store: str) -> None:
-    """Keep with a training, when it begins, what it learns from and the version that `model.init_from` names now."""
-    if not (folder / RECORD).exists():
-        write_json(folder / RECORD, {"datasets": list(datasets), **start_of(start, store=store)})
-
-
-def start_of(start: str, *, store: str) -> dict[str, str]:
-    """Tags for what a training begins from: `start_uri`, "none" for nothing, and `start_digest` of the weights."""
-    from pipelines import registry
-
-    if not start:
-        return {"start_uri": "none"}
-    if not start.startswith("models:"):
-        from models.weights.model_ref import describe
-
-        return {"start_uri": start, "start_digest": describe(start).digest}
-    found = registry.lineage(start, store=store)
-    weights = found.tags.get("weights_digest", "")
-    return {"start_uri": found.version.uri, **({"start_digest": weights} if weights else {})}
-
-
-def tags(folder: Path, *, start: str, datasets: Sequence[str], store: str) -> dict[str, str]:
-    """For a version: what its training noted, or what is so now for one that began before that was kept."""
-    kept: Mapping[str, Any] = noted(folder) or {"datasets": list(datasets)} | start_of(start, store=store)
-    told = {name: str(kept[name]) for name in ("start_uri", "start_digest") if name in kept}
-    return {**told, **({"automix_uri": kept["datasets"][1]} if len(kept["datasets"]) > 1 else {})}
-
-
-def noted(folder: Path) -> dict[str, Any] | None:
-    """What `note` kept with a training; None for one that began before it was kept."""
-    try:
-        content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
+    return same

@@ -28,7 +28,7 @@ from flows.cli.options import NO_OPTIONS, Options, Overrides
 from flows.cli.session import prepared, run_verb
 from flows.config import RunConfig
 from flows.console.progress_display import Screen, table
-from pipelines.lineage import ancestry, erasure
+from pipelines.lineage import ancestry, erasure, training_record
 from pipelines.lineage.ancestry import Ancestors, Ancestry, Hearers
 
 CANARY = "canary"  # a store inside the store: see flows/retraining/retrain_model.py
@@ -245,7 +245,7 @@ def _remaining_audio(config: RunConfig, recording: SongToForget) -> Iterator[str
 
 def _may_hold(examples: Path, recording: SongToForget, *, tables: str) -> bool:
     """Whether the examples of a training may be of the recording: they are of a song of its datasets."""
-    noted = ancestry.noted(examples.parent)
+    noted = training_record.read(examples.parent)
     if noted is None:
         return True
     songs = [song for uri in noted["datasets"] for song in ancestry.of_dataset(uri, tables=tables).recordings]

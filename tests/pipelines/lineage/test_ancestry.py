@@ -11,7 +11,7 @@ import pytest
 from datasets.schema import PLANS, MixPlan, Part, ShardSet
 from datasets.shards.arrow_tables import table_of, write_table
 from datasets.shards.manifests import write_manifest
-from pipelines.lineage import ancestry, contamination
+from pipelines.lineage import ancestry, contamination, training_record
 from pipelines.lineage.ancestry import Ancestors, Ancestry
 from pipelines.registry import address
 from tests.pipelines.lineage.test_contamination import dataset, song, sounds, tune
@@ -147,7 +147,7 @@ def test_a_version_that_was_deleted_or_has_other_weights_now_is_not_known(store:
 def test_a_dataset_that_is_gone_or_was_never_told_is_not_known_and_one_that_moved_is(store: Path) -> None:
     never = book(store, "never", {"checkpoint_digest": "c"})
     moved = book(store, "moved", {"dataset_uri": "/an/older/place/manifests/curate-base.json"})
-    assert "never told" in Ancestors(str(store)).of_version(never).gaps[0]
+    assert "not recorded" in Ancestors(str(store)).of_version(never).gaps[0]
     assert Ancestors(str(store)).of_version(moved).gaps == ()
     (store / "manifests" / "curate-base.json").unlink()
     assert "curate-base.json is gone" in Ancestors(str(store)).of_version(moved).gaps[0]
@@ -208,16 +208,16 @@ def test_a_training_notes_its_start_as_a_version_when_it_begins(store: Path, tmp
     folder = tmp_path / "runs" / "key"
     folder.mkdir(parents=True)
     uris = ["manifests/curate-top.json", "manifests/automix-n.json"]
-    ancestry.note(folder, start="models:/mid@champion", datasets=uris, store=str(store))
+    training_record.write(folder, start="models:/mid@champion", datasets=uris, store=str(store))
     book(store, "mid", {"checkpoint_digest": "d", "weights_digest": "later"})
     books.set_registered_model_alias("mid", "champion", "2")
-    ancestry.note(folder, start="models:/mid@champion", datasets=uris, store=str(store))
-    assert ancestry.tags(folder, start="models:/mid@champion", datasets=uris, store=str(store)) == {
+    training_record.write(folder, start="models:/mid@champion", datasets=uris, store=str(store))
+    assert training_record.tags(folder, start="models:/mid@champion", datasets=uris, store=str(store)) == {
         "start_uri": "models:/mid/1", "start_digest": "m", "automix_uri": uris[1],
     }  # fmt: skip
-    fresh = ancestry.tags(tmp_path, start="models:/mid@champion", datasets=uris[:1], store=str(store))
+    fresh = training_record.tags(tmp_path, start="models:/mid@champion", datasets=uris[:1], store=str(store))
     assert fresh == {"start_uri": "models:/mid/2", "start_digest": "later"}
-    assert ancestry.tags(tmp_path, start="", datasets=uris[:1], store=str(store)) == {"start_uri": "none"}
+    assert training_record.tags(tmp_path, start="", datasets=uris[:1], store=str(store)) == {"start_uri": "none"}
     began = Ancestors(str(store)).of_ref(str(folder / "model"), store=str(store))
     assert "models:/base/1" in began.versions
     # What somebody puts beside it is not what was trained there.
