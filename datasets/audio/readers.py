@@ -1,7 +1,7 @@
 """The two decoders behind one interface, and the error that each of their failures stands for.
 
 libsndfile reads what it can (wav, flac, ogg, mp3, aiff); PyAV, which carries ffmpeg's libraries in its
-wheel, reads the rest. Both stop silently at the end of a cut-off file, so each is looked at first (`file_kinds.py`),
+wheel, reads the rest. Both stop silently at the end of a cut-off file, so each is looked at first (`file_kinds/`),
 and what the header promises is compared with what came out.
 """
 
@@ -16,9 +16,9 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from datasets.audio.file_kinds import FileKind, chained, is_chained_flac, recognize, truncated
+from datasets.audio.file_kinds.recognize import FileKind, chained, is_chained_flac, recognize, truncated
+from datasets.audio.file_kinds.sound_chunks import told_whole
 from datasets.audio.samples import AudioInfo, Samples
-from datasets.audio.sound_chunks import told_whole
 from datasets.errors import AudioError, InputError, Unavailable
 
 # Formats whose stated duration is a promise rather than an estimate from the bit rate; so are those of PCM in others.

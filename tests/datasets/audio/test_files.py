@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from datasets.audio import files, ogg_flac, resampling, samples, writers
+from datasets.audio import files, resampling, samples, writers
+from datasets.audio.file_kinds import ogg_flac
 from datasets.errors import AudioError, InputError, Unavailable
 from datasets.seeding import row_rng
 

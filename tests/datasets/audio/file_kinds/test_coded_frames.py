@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.audio import coded_frames, files
-from datasets.audio.file_kinds import recognize
+from datasets.audio import files
+from datasets.audio.file_kinds import coded_frames
+from datasets.audio.file_kinds.recognize import recognize
 from datasets.errors import AudioError
 from tests.datasets.audio.encoded import encoded
 

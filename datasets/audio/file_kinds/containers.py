@@ -2,7 +2,7 @@
 
 Decoders stop silently where a file was cut off, and play the first of several that were put one behind the other. Each
 of these containers has a walk along its outermost parts, which believes no size beyond the file's end. What is no part
-of the container, such as tags at the end, ends a walk. `file_kinds.py` looks at files of every kind.
+of the container, such as tags at the end, ends a walk. `recognize.py` looks at files of every kind.
 """
 
 import re
@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from datasets.audio.tags import after_tags
+from datasets.audio.file_kinds.tags import after_tags
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class ContainerPart:
     """One part of a container, or what is wrong with it."""
 
     end: int = 0  # where it ends; 0 where none is promised
@@ -40,13 +40,13 @@ def kind_of(head: bytes) -> str:
     return next((kind for kind, (magic, _) in _WALKS.items() if magic.match(head)), "")
 
 
-def parts(kind: str, file: BinaryIO, size: int) -> Iterator[Part]:
+def parts(kind: str, file: BinaryIO, size: int) -> Iterator[ContainerPart]:
     """The outermost parts of a container, as far as they can be followed."""
     file.seek(0)
     return _WALKS[kind][1](file, size)
 
 
-def _mp4(file: BinaryIO, size: int) -> Iterator[Part]:
+def _mp4(file: BinaryIO, size: int) -> Iterator[ContainerPart]:
     """Boxes of MP4 and QuickTime. A file has one box moov, whichever of its boxes comes first."""
     place, seen = 0, set[bytes]()
     while place + 8 <= size:
@@ -56,18 +56,18 @@ def _mp4(file: BinaryIO, size: int) -> Iterator[Part]:
         if kind not in _BOXES:
             break
         if kind in (b"moov", b"ftyp"):
-            yield Part(name="MP4", begins=kind in seen)
+            yield ContainerPart(name="MP4", begins=kind in seen)
         seen.add(kind)
         if length == 1:
             length, least = int.from_bytes(header[8:], "big"), 16
         if length < least:  # 0 is a box up to the end
-            yield Part(name="MP4", begins=_holds(file, place + 8, _FTYP))
+            yield ContainerPart(name="MP4", begins=_holds(file, place + 8, _FTYP))
             break
         if kind in (b"moov", b"mdat", b"moof"):
-            yield Part(end=place + length, name=f"box {kind.decode()}")
+            yield ContainerPart(end=place + length, name=f"box {kind.decode()}")
         place += length
     if b"moov" not in seen:
-        yield Part(lost="an index (box moov), which stands behind the audio and is missing")
+        yield ContainerPart(lost="an index (box moov), which stands behind the audio and is missing")
 
 
 def _holds(file: BinaryIO, start: int, pattern: re.Pattern[bytes]) -> bool:
@@ -82,7 +82,7 @@ def _holds(file: BinaryIO, start: int, pattern: re.Pattern[bytes]) -> bool:
     return False
 
 
-def _matroska(file: BinaryIO, size: int) -> Iterator[Part]:
+def _matroska(file: BinaryIO, size: int) -> Iterator[ContainerPart]:
     """Elements of Matroska and WebM; what is inside a segment, and inside a cluster of unknown size, is walked too."""
     place = 0
     while place + 2 <= size:
@@ -99,15 +99,15 @@ def _matroska(file: BinaryIO, size: int) -> Iterator[Part]:
         unknown = value == (1 << 7 * size_length) - 1
         begin = place + id_length + size_length
         if name == _EBML and place:
-            yield Part(name="Matroska", begins=True)
+            yield ContainerPart(name="Matroska", begins=True)
         if not unknown:
-            yield Part(end=begin + value if name in (_SEGMENT, _CLUSTER) else 0, name="element")
+            yield ContainerPart(end=begin + value if name in (_SEGMENT, _CLUSTER) else 0, name="element")
         elif name not in (_SEGMENT, _CLUSTER):
             return
         place = begin if unknown or name == _SEGMENT else begin + value
 
 
-def _asf(file: BinaryIO, size: int) -> Iterator[Part]:
+def _asf(file: BinaryIO, size: int) -> Iterator[ContainerPart]:
     """Objects of ASF, as in WMA: a header, the data, indexes. A live stream knows no sizes."""
     place, live = 0, False
     while place + 24 <= size:
@@ -115,12 +115,12 @@ def _asf(file: BinaryIO, size: int) -> Iterator[Part]:
         header = file.read(24)
         name, length = header[:16], int.from_bytes(header[16:], "little")
         if name == _ASF_HEADER:
-            yield Part(name="ASF", begins=place > 0)
+            yield ContainerPart(name="ASF", begins=place > 0)
             live = _is_live(file.read(min(length, 1 << 16)))
         if not 24 <= length < _LARGE or (name == _ASF_DATA and live):
             return
         if name in (_ASF_HEADER, _ASF_DATA):
-            yield Part(end=place + length, name="header" if name == _ASF_HEADER else "data")
+            yield ContainerPart(end=place + length, name="header" if name == _ASF_HEADER else "data")
         place += length
 
 
@@ -130,7 +130,7 @@ def _is_live(header: bytes) -> bool:
     return at >= 0 and bool(int.from_bytes(header[at + 88 : at + 92], "little") & 1)
 
 
-def _wavpack(file: BinaryIO, size: int) -> Iterator[Part]:
+def _wavpack(file: BinaryIO, size: int) -> Iterator[ContainerPart]:
     """Blocks of WavPack; the first states how many samples all of them have."""
     place, stated, have = 0, 0, 0
     while place + 32 <= size:
@@ -138,22 +138,22 @@ def _wavpack(file: BinaryIO, size: int) -> Iterator[Part]:
         header = file.read(32)
         if header[:4] != b"wvpk":
             file.seek(after_tags(file, place))
-            yield Part(name="WavPack", begins=file.read(4) == b"wvpk")
+            yield ContainerPart(name="WavPack", begins=file.read(4) == b"wvpk")
             break
         length, total, index, count, flags = (
             int.from_bytes(header[at : at + 4], "little") for at in (4, 12, 16, 20, 24)
         )
         if index == 0 and header[10] == 0 and count and flags & _WAVPACK_INITIAL:
-            yield Part(name="WavPack", begins=have > 0)
+            yield ContainerPart(name="WavPack", begins=have > 0)
             stated = 0 if total == 0xFFFFFFFF else total + (header[11] << 32)
-        yield Part(end=place + 8 + length, name="block")
+        yield ContainerPart(end=place + 8 + length, name="block")
         have = max(have, index + (header[10] << 32) + count)
         place += 8 + length
     if have < stated:
-        yield Part(lost=f"{stated} samples and its blocks have {have}")
+        yield ContainerPart(lost=f"{stated} samples and its blocks have {have}")
 
 
-def _tta(file: BinaryIO, size: int) -> Iterator[Part]:
+def _tta(file: BinaryIO, size: int) -> Iterator[ContainerPart]:
     """TTA: a header, the sizes of all frames, and these; a frame has 256 / 245 seconds."""
     header = file.read(22)
     rate, samples = (int.from_bytes(header[at : at + 4], "little") for at in (10, 14))
@@ -161,15 +161,15 @@ def _tta(file: BinaryIO, size: int) -> Iterator[Part]:
     if not frame:
         return
     sizes = -(-samples // frame)
-    yield Part(end=26 + 4 * sizes, name="sizes of frames")
+    yield ContainerPart(end=26 + 4 * sizes, name="sizes of frames")
     table = file.read(4 * sizes)
     end = 26 + 4 * sizes + sum(int.from_bytes(table[at : at + 4], "little") for at in range(0, 4 * sizes, 4))
-    yield Part(end=end, name="frames")
+    yield ContainerPart(end=end, name="frames")
     file.seek(after_tags(file, end))
-    yield Part(name="TTA", begins=file.read(4) == b"TTA1")
+    yield ContainerPart(name="TTA", begins=file.read(4) == b"TTA1")
 
 
-_WALKS: dict[str, tuple[re.Pattern[bytes], Callable[[BinaryIO, int], Iterator[Part]]]] = {
+_WALKS: dict[str, tuple[re.Pattern[bytes], Callable[[BinaryIO, int], Iterator[ContainerPart]]]] = {
     "mp4": (re.compile(rb"....(?:ftyp|moov|mdat|wide|free|skip|styp)", re.DOTALL), _mp4),
     "matroska": (re.compile(re.escape(_EBML)), _matroska),
     "asf": (re.compile(re.escape(_ASF_HEADER)), _asf),

@@ -9,7 +9,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from datasets.audio import files
-from datasets.audio.sound_chunks import Sound, extent, told_whole
+from datasets.audio.file_kinds.sound_chunks import Sound, extent, told_whole
 from datasets.errors import AudioError
 from datasets.seeding import row_rng
 
