@@ -104,23 +104,21 @@ def prefect_server() -> Iterator[None]:
 
 
 def _start_ray(ray: Any, folder: str) -> None:
-    from pipelines.runtime.cluster import patience
-
-    for attempt in range(3):
+    """Ray gives its own start 30 s, and its agent half of that; a loaded machine exceeds them: so several tries."""
+    for attempt in range(6):
         try:
-            with patience():
-                ray.init(
-                    address="local",
-                    num_cpus=2,
-                    include_dashboard=False,
-                    object_store_memory=400 * 2**20,
-                    _temp_dir=folder,
-                    logging_level="ERROR",
-                    log_to_driver=False,
-                )
+            ray.init(
+                address="local",
+                num_cpus=2,
+                include_dashboard=False,
+                object_store_memory=400 * 2**20,
+                _temp_dir=folder,
+                logging_level="ERROR",
+                log_to_driver=False,
+            )
             return
         except Exception:
             ray.shutdown()
-            if attempt == 2:
+            if attempt == 5:
                 raise
             time.sleep(2)

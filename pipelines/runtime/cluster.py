@@ -20,7 +20,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from datasets.errors import InputError
@@ -28,9 +27,7 @@ from datasets.shards.manifests import Song
 from pipelines.runtime.step_keys import ROOMS, ROOT
 
 _LOG = logging.getLogger(__name__)
-_TRIES = 3  # of a local start
-_START_S = 600.0  # for each
-_RAYS_START_S = 30.0
+_TRIES = 3  # Ray gives a local start 30 s, a constant in its source that a loaded machine exceeds
 _PROBE_S = 5.0
 _LOOK_S = 0.03  # between two looks for finished tasks
 _HANDSHAKE_S = 15.0
@@ -200,16 +197,15 @@ def _start_local(ray: Any, stack: ExitStack, *, num_cpus: int, log_level: str) -
     folder = _session_folder(stack)
     for attempt in range(1, _TRIES + 1):
         try:
-            with patience():
-                ray.init(
-                    address="local",
-                    num_cpus=num_cpus,
-                    include_dashboard=False,
-                    object_store_memory=_OBJECT_STORE_BYTES,
-                    _temp_dir=folder,
-                    logging_level=log_level.upper(),
-                    log_to_driver=log_level == "debug",
-                )
+            ray.init(
+                address="local",
+                num_cpus=num_cpus,
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                _temp_dir=folder,
+                logging_level=log_level.upper(),
+                log_to_driver=log_level == "debug",
+            )
             return
         except Exception as error:
             ray.shutdown()
@@ -220,23 +216,6 @@ def _start_local(ray: Any, stack: ExitStack, *, num_cpus: int, log_level: str) -
                 ) from error
             _LOG.warning("Ray did not start (%s); trying again", _first_line(error))
             time.sleep(2 * attempt)
-
-
-@contextmanager
-def patience() -> Iterator[None]:
-    """Inside, a node of a local Ray has ten minutes to start, and not the 30 s that its source gives it.
-
-    A loaded machine exceeds these. There is no setting: so its clock goes more slowly meanwhile.
-    """
-    from ray._private import node
-
-    rate = _RAYS_START_S / _START_S
-    before = vars(node)["time"]
-    vars(node)["time"] = SimpleNamespace(**{**vars(time), "monotonic": lambda: rate * time.monotonic()})
-    try:
-        yield
-    finally:
-        vars(node)["time"] = before
 
 
 def _session_folder(stack: ExitStack) -> str:

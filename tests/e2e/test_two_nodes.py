@@ -18,7 +18,7 @@ from pipelines.preparation.ingest import CorpusConfig, IngestConfig
 _TWO_NODES = """
 import json, os, sys, threading, time
 import psutil
-from pipelines.runtime.cluster import connect, patience
+from pipelines.runtime.cluster import connect
 from pipelines.preparation.ingest import CorpusConfig, IngestConfig, run
 from ray.cluster_utils import Cluster
 
@@ -27,12 +27,11 @@ small = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
 
 
 def two_nodes():
-    for attempt in range(3):
+    for attempt in range(3):  # Ray gives its own start 30 s, which a loaded machine exceeds
         cluster = Cluster()
         try:
-            with patience():
-                cluster.add_node(**small, include_dashboard=False)
-                return cluster, cluster.add_node(**small)
+            cluster.add_node(**small, include_dashboard=False)
+            return cluster, cluster.add_node(**small)
         except Exception:
             cluster.shutdown()
             if attempt == 2:

@@ -1,6 +1,5 @@
 """Ray is there when the body runs and gone afterwards, and an address that does not answer is said to be so soon."""
 
-import inspect
 import json
 import os
 import socket
@@ -72,17 +71,6 @@ def test_a_server_that_is_not_ray_is_refused_within_thirty_seconds(
         address = f"127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(InputError, match="is not Ray"), connect(address=address):
             pass
-
-
-def test_a_local_ray_has_ten_minutes_to_start_by_a_clock_of_its_own() -> None:
-    from ray._private import node
-
-    assert "raylet_start_wait_time_s = 30\n" in inspect.getsource(node.Node.__init__)
-    before = node.time
-    with cluster.patience():
-        assert 600 / 30 * node.time.monotonic() == pytest.approx(time.monotonic(), abs=60)
-        assert node.time.sleep is time.sleep
-    assert node.time is before
 
 
 def _double(item: dict[str, Any]) -> dict[str, Any]:
