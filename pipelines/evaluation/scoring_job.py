@@ -83,13 +83,11 @@ class Separator:
     def __init__(self, config: EvaluateConfig, checkpoint: str, chunks: ShardSet) -> None:
         import torch
 
-        from models.freed_memory import keep_freed_memory
         from models.weights.loading import load_model
         from models.weights.model_ref import describe
 
         self.config, self.chunks = config, chunks
         if not config.use_gpu:
-            keep_freed_memory()
             torch.set_num_threads(1)  # as many actors as CPUs
         self.device = torch.device("cuda" if config.use_gpu else "cpu")
         self.model = load_model(checkpoint).to(self.device)
@@ -168,7 +166,7 @@ def score_row(row: dict[str, Any], *, config: EvaluateConfig, chunks: ShardSet, 
     """A task that scores one song, and stores what came out."""
     import torch
 
-    from models.freed_memory import keep_freed_memory
+    from models.scores.freed_memory import keep_freed_memory
 
     keep_freed_memory()  # pages for the same tensors again and again would take longer than the sums
     torch.set_num_threads(1)

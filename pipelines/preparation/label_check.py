@@ -148,10 +148,7 @@ class _Listening:
     def __init__(self, load_from: Callable[[str], "nn.Module"], path: str, options: Mapping[str, Any]) -> None:
         import torch
 
-        from models.freed_memory import keep_freed_memory
-
         if not options["use_gpu"]:
-            keep_freed_memory()
             torch.set_num_threads(1)  # as many actors as CPUs
         self.device = "cuda" if options["use_gpu"] else "cpu"
         self.sources, self.batch_size = options["sources"], options["batch_size"]

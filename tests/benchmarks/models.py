@@ -125,10 +125,8 @@ def separation(arm: Arm, setting: Setting) -> Callable[[], float | None]:
         apply_model(model, normal_CT[None], shifts=1, split=True, overlap=0.25, device=setting.device)
 
     def ours(mixture_CT: Tensor) -> None:
-        from models.freed_memory import keep_freed_memory
         from models.inference.separate import separate
 
-        keep_freed_memory()  # as `stemline separate` and the scoring workers do
         dtype = getattr(torch, arm.precision)
         separate(model, mixture_CT, shifts=1, overlap=0.25, device=setting.device, dtype=dtype, batch_size=arm.batch)
 

@@ -198,8 +198,8 @@ def _call(arm: str, stems_SCT: Array, estimates_SCT: Array) -> Any:
             return lambda: _museval(stems_SCT, estimates_SCT)
         import torch
 
-        from models.freed_memory import keep_freed_memory
         from models.scores.bsseval import bss_eval
+        from models.scores.freed_memory import keep_freed_memory
         from models.scores.metrics import sdr_windows
 
     keep_freed_memory()  # as in an evaluation

@@ -37,11 +37,9 @@ def run(config: RunConfig, songs: Sequence[str], *, model: str, out: str, screen
     if not songs:
         raise InputError("No song was given. Example: stemline separate song.mp3 --model models:/stemline@champion")
 
-    from models.freed_memory import keep_freed_memory
     from pipelines import registry
     from pipelines.inference import separate_songs
 
-    keep_freed_memory()  # this process does nothing else
     checkpoint = registry.resolve(model, store=config.store.root)
     result = separate_songs.run(config.separate, songs, model=str(checkpoint), out=out, progress=screen)
     if result.songs:

@@ -1,4 +1,4 @@
-"""Memory that a process frees and soon needs again."""
+"""Memory that a process frees and soon needs again: the windows of a score."""
 
 import ctypes
 import functools
@@ -7,6 +7,8 @@ import sys
 TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8  # numbers of glibc's malloc.h
 
 
+# All four scores of 90 s take 1.62 CPU s with it and 2.10 without (one thread, 2026-11-29). Separation does without: a
+# segment of HT Demucs takes 5.44 and 5.54 in float32, 3.88 and 3.81 in bfloat16.
 @functools.cache
 def keep_freed_memory() -> None:
     """From here on, memory that this process frees stays with it, for its next tensors.

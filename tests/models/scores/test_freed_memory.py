@@ -8,7 +8,7 @@ import pytest
 FAULTS_OF_TWENTY_TENSORS = """
 import resource, sys
 import torch
-from models.freed_memory import keep_freed_memory
+from models.scores.freed_memory import keep_freed_memory
 
 if sys.argv[1] == "keep":
     keep_freed_memory()
