@@ -307,6 +307,25 @@ def test_the_share_is_told_to_the_thousandth() -> None:
     assert again.similarity == round(10 / 19, 3)
 
 
+@pytest.mark.parametrize("speed", [0.96, 1.0, 1.045])
+def test_long_songs_are_compared_as_a_whole_at_any_speed(speed: float) -> None:
+    """Over ten minutes, one percent of speed is six seconds."""
+    long = Marks.random("long", 3000, 600.0)
+    match = _matched(long.changed(speed=speed), long)
+    assert match is not None
+    assert match.similarity == 1.0
+    assert match.speed == pytest.approx(speed, abs=0.001)
+    assert match.stop_s == pytest.approx(600.0 / speed, abs=1.0)
+
+
+@pytest.mark.parametrize("speed", [0.955, 0.98, 1.045])
+def test_a_dozen_landmarks_of_a_minute_are_enough_at_any_speed(speed: float) -> None:
+    few = Marks.random("few", 12, 60.0)
+    match = _matched(few.changed(speed=speed, semitones=0.5), few)
+    assert match is not None
+    assert (match.speed, match.semitones) == (pytest.approx(speed, abs=0.002), 0.5)
+
+
 @pytest.mark.parametrize("later_s", [50.0, 300.0])
 def test_a_copy_is_found_minutes_into_another_song(later_s: float) -> None:
     match = _matched(SONG.changed(later_s=later_s))
