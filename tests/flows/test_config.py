@@ -322,6 +322,23 @@ def test_settings_are_told_from_songs_and_models(tmp_path: Path, monkeypatch: py
     )
 
 
+def test_a_value_out_of_range_is_refused_by_its_full_name_however_deep_it_is() -> None:
+    for key, value, bound in (
+        ("train.learner.learning_rate", "0", "> 0"),
+        ("automix.rules.max_semitones", "-1", "in [0, 6]"),
+    ):
+        with pytest.raises(InputError, match=rf"^{re.escape(key)} must be {re.escape(bound)}"):
+            door.load("smoke", [f"{key}={value}"])
+
+
+def test_what_a_person_wrote_is_told_the_new_names_also_where_no_section_of_its_own_is_old(tmp_path: Path) -> None:
+    old = next(key for key in renamed_settings.RENAMED if "." in key)
+    section, _, name = old.rpartition(".")
+    (tmp_path / "mine.toml").write_text(f"automix_weight = 2.0\n[{section}]\n{name} = 1\n")
+    with pytest.raises(InputError, match=r"is called .* now"):
+        door.load(str(tmp_path / "mine.toml"))
+
+
 @pytest.mark.parametrize(("old", "new"), renamed_settings.RENAMED.items())
 def test_a_setting_of_before_answers_with_its_name_of_today_and_is_read_where_a_run_stored_it(
     old: str, new: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

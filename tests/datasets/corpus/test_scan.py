@@ -320,6 +320,29 @@ def test_a_file_that_is_being_written_is_read_three_times_and_then_left_for_late
     assert [verdict.reason for verdict in found.rejected] == ([] if listed else ["unavailable"])
 
 
+def test_a_file_of_the_same_size_and_time_is_not_read_again(tmp_path: Path) -> None:
+    folder, cache = _song(tmp_path / "c", "Song"), tmp_path / "fingerprints.json"
+    (before,) = scan(tmp_path / "c", cache=cache).tracks
+    at_ns = os.stat(folder / "bass.wav").st_mtime_ns
+    (folder / "bass.wav").write_bytes((folder / "bass.wav").read_bytes()[::-1])
+    os.utime(folder / "bass.wav", ns=(0, at_ns))
+    assert scan(tmp_path / "c", cache=cache).tracks[0].fingerprint == before.fingerprint
+    assert scan(tmp_path / "c").tracks[0].fingerprint != before.fingerprint
+
+
+def test_a_track_tells_size_and_time_of_what_was_read_not_of_what_came_later(tmp_path: Path) -> None:
+    folder, read = _song(tmp_path, "Song"), []
+
+    def replace_the_first(num_bytes: float) -> None:
+        read.append(num_bytes)
+        if len(read) == 4:
+            (folder / "drums.wav").write_bytes(b"another file, and longer than the one before")
+
+    size = os.stat(folder / "drums.wav").st_size
+    (track,) = scan(tmp_path, advance=replace_the_first).tracks
+    assert track.stems["drums"][0].num_bytes == size
+
+
 def test_a_pipe_among_the_stems_is_not_waited_for(tmp_path: Path) -> None:
     folder = _song(tmp_path, "Song")
     (folder / "bass.wav").unlink()

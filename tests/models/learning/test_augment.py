@@ -241,8 +241,9 @@ def test_gains_reach_their_limits_and_a_batch_is_changed_as_a_whole() -> None:
     assert 15 < sum(map(bool, changed)) < 45  # of 60 batches half are remixed
 
 
-def test_a_segment_of_one_sample_is_left_where_the_shift_takes_all_others() -> None:
-    assert run(batch(), NONE, shift=39).shape[-1] == 1
+@pytest.mark.parametrize("left", [1, 2])
+def test_a_sample_or_two_are_left_where_the_shift_takes_all_others(left: int) -> None:
+    assert run(batch(), NONE, shift=40 - left).shape[-1] == left
 
 
 @pytest.mark.parametrize("effect", ["eq", "saturate", "codec", "width"])
