@@ -55,6 +55,9 @@ stack: sync ## the whole road through a deployment, on every service of a cluste
 soak: sync ## RUNS scheduled retrainings in a row, by default 100, and what grows meanwhile
 	@$(BIN)/python -m tests.drills.soak --runs $(or $(RUNS),100) $(if $(OUT),--out $(OUT))
 
+cases: sync ## every case of ../shared/cases/audio beside the checkout, or CASES="one another": what was seen, what is right
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.drills.cases $(CASES)
+
 mutants: sync ## mutants of a core MODULE=models/scores/metrics.py that no test notices; SEED=0, COUNT=16
 	@$(BIN)/python -m tests.drills.mutants $(MODULE) --seed $(or $(SEED),0) --count $(or $(COUNT),16)
 
@@ -64,4 +67,4 @@ audit: ## known vulnerabilities of what the locks name, where the network lets i
 lock: install ## resolve pyproject.toml anew into the three locks; UPGRADE=1 takes the newest of everything
 	@.ci/sync lock
 
-.PHONY: help install extras sync demo test quick lint docs stack soak mutants audit lock
+.PHONY: help install extras sync demo test quick lint docs cases stack soak mutants audit lock
