@@ -20,9 +20,9 @@ class ModelError(ValueError):
     """A configuration, file or batch that no model here can use; the message names value, constraint and remedy."""
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def nearest(word: str, candidates: Iterable[str]) -> str:
     """A hint for a message about an unknown name: the name it resembles, or else all of them."""
-    names = sorted(known)
+    names = sorted(candidates)
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
 

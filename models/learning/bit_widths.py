@@ -123,12 +123,12 @@ class BitWidths:
         """Adam on the logits: a weight's gradient is its noise's gradient too; without finite ones they stay."""
         if not nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None]).isfinite():
             return
-        known = [(offset, grad) for offset, grad in zip(offsets, gradients, strict=True) if grad is not None]
+        pairs = [(offset, grad) for offset, grad in zip(offsets, gradients, strict=True) if grad is not None]
         size_mib = self.size_mib()
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(
-            [size_mib, *(offset for offset, _ in known)],
-            [torch.full_like(size_mib, self.config.penalty), *(gradient for _, gradient in known)],
+            [size_mib, *(offset for offset, _ in pairs)],
+            [torch.full_like(size_mib, self.config.penalty), *(gradient for _, gradient in pairs)],
         )
         self.optimizer.step()
 

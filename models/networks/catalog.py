@@ -72,7 +72,7 @@ def build(preset: str, **changes: Any) -> nn.Module:
     config = PRESETS[preset]
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     family = _family_of(config)
-    return FAMILIES[family].model_class(_configure(family, fields | changes, known=fields))
+    return FAMILIES[family].model_class(_configure(family, fields | changes, options=fields))
 
 
 def to_config(model: nn.Module) -> dict[str, Any]:
@@ -98,8 +98,8 @@ def read_config(config: Mapping[str, Any]) -> Any:
     family = fields.pop("family", None)
     if not isinstance(family, str) or family not in FAMILIES:
         raise ModelError(f"no family {family!r}: {nearest(str(family), FAMILIES)}")
-    known = {field.name: None for field in dataclasses.fields(FAMILIES[family].config_class)}
-    return _configure(family, fields, known=known)
+    options = {field.name: None for field in dataclasses.fields(FAMILIES[family].config_class)}
+    return _configure(family, fields, options=options)
 
 
 def _family_of(config: object) -> str:
@@ -109,10 +109,10 @@ def _family_of(config: object) -> str:
     raise ModelError(f"{type(config).__name__} belongs to no family: known: {', '.join(sorted(FAMILIES))}")
 
 
-def _configure(family: str, fields: Mapping[str, Any], *, known: Mapping[str, object]) -> Any:
+def _configure(family: str, fields: Mapping[str, Any], *, options: Mapping[str, object]) -> Any:
     for name in fields:
-        if name not in known:
-            raise ModelError(f"{family} has no option {name!r}: {nearest(name, known)}")
+        if name not in options:
+            raise ModelError(f"{family} has no option {name!r}: {nearest(name, options)}")
     try:
         return FAMILIES[family].config_class(**fields)
     except (TypeError, ArithmeticError) as error:

@@ -147,10 +147,10 @@ def _config_of(package: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 def _read_pickle(path: Path, *, weights: bool = True) -> dict[str, Any]:
     """The dict in a `.th` file. Nothing of the pickle is called: classes are names, fractions are parsed."""
-    known: list[Callable[..., Any] | tuple[Any, str]] = [(ClassName(name), name) for name in OPTIONS_OF]
-    known.append((_fraction, "fractions.Fraction"))
+    allowed: list[Callable[..., Any] | tuple[Any, str]] = [(ClassName(name), name) for name in OPTIONS_OF]
+    allowed.append((_fraction, "fractions.Fraction"))
     try:
-        with torch.serialization.safe_globals(known):
+        with torch.serialization.safe_globals(allowed):
             # Mapped, weights are not read before they are used; older files are no archives, and cannot be mapped.
             mapped = not weights and zipfile.is_zipfile(path)
             package = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
