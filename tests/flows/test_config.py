@@ -18,7 +18,7 @@ from datasets.shards import manifests
 from flows import config as door
 from flows import settings
 from flows.__main__ import main
-from flows.config import RunConfig
+from flows.config import RunConfig, setting_names
 from pipelines.runtime import renamed_settings
 
 
@@ -345,7 +345,7 @@ def test_a_setting_of_before_answers_with_its_name_of_today_and_is_read_where_a_
 ) -> None:
     leaf = next(setting.name for setting in settings.every(RunConfig) if f"{setting.name}.".startswith(f"{new}."))
     before = old + leaf.removeprefix(new)
-    changed = door.override(before, door._value_at(RunConfig(), leaf))
+    changed = door.override(before, setting_names.value_at(RunConfig(), leaf))
     assert main(["train", changed, "--print-config"]) == 2
     assert f"{before!r} is called {leaf!r} now" in capsys.readouterr().err
     name = old.rpartition(".")[2]

@@ -1,0 +1,27 @@
+"""Configuration: one TOML preset and dotted overrides become a `RunConfig` whose every field has its type.
+
+Each setting is declared in the dataclass beside the code that uses it; here they are only read, checked and written.
+"""
+
+from flows.config.building import build, parse, to_toml, write
+from flows.config.presets import PATHS, absolute, differences, load, nearest_preset, presets, read_preset
+from flows.config.run_config import RunConfig, StoreConfig
+from flows.config.setting_overrides import override, split_overrides
+
+__all__ = [
+    "PATHS",
+    "RunConfig",
+    "StoreConfig",
+    "absolute",
+    "build",
+    "differences",
+    "load",
+    "nearest_preset",
+    "override",
+    "parse",
+    "presets",
+    "read_preset",
+    "split_overrides",
+    "to_toml",
+    "write",
+]
