@@ -293,8 +293,8 @@ def _flat_scores(scored: EvaluateResult) -> dict[str, float]:
     rows = {**scored.summary.sources, "mean": scored.summary.overall}
     flat = {f"{split}/num_songs/{source}": float(score.num_songs) for source, score in rows.items()}
     for metric, name in _METRICS.items():
-        known = {source: getattr(score, name) for source, score in rows.items()}
-        flat |= {f"{split}/{metric}/{source}": value for source, value in known.items() if value is not None}
+        values = {source: getattr(score, name) for source, score in rows.items()}
+        flat |= {f"{split}/{metric}/{source}": value for source, value in values.items() if value is not None}
     return flat
 
 

@@ -209,8 +209,8 @@ def _real_cells(source: str, real: dict[str, Score]) -> list[str]:
     if not scores:
         return ["–"] * 4
     columns = [[getattr(score, name) for score in scores] for name in ("mixture_nsdr", "nsdr", "ceiling_nsdr")]
-    known = [[value for value in column if value is not None] for column in columns]
-    mixture, model, oracle = (fmean(column) if column else None for column in known)
+    present = [[value for value in column if value is not None] for column in columns]
+    mixture, model, oracle = (fmean(column) if column else None for column in present)
     gain = None if mixture is None or model is None else model - mixture
     return _cells(mixture, model, gain, oracle)
 

@@ -112,10 +112,10 @@ def score_canary(config: RunConfig, songs: ShardSet) -> float:
         of_split = replace(canary, evaluate=replace(canary.evaluate, split=split))
         result = train_model.score(of_split, songs, str(checkpoint), label="canary: ", subfolder="canary")
         scores += result.summary.songs.values()
-    known = [nsdr for song in scores for nsdr in song.nsdr.values()]
-    if not known:
+    values = [nsdr for song in scores for nsdr in song.nsdr.values()]
+    if not values:
         raise InputError("no stem sounds in any song of retrain.canary: choose songs whose stems are above -60 dBFS")
-    return fmean(known)
+    return fmean(values)
 
 
 def _canary_config(config: RunConfig) -> RunConfig:

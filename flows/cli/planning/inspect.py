@@ -64,8 +64,8 @@ def run(config: RunConfig, *, screen: Screen) -> dict[str, Any]:
         refused = sum(bool(song.reason) for song in surveyed.songs)
         files = sum(len(song.notes) for song in surveyed.songs)
         usable = len(surveyed.songs) - refused
-        found = f"{len(surveyed.songs)} found → {usable} usable by their names"
-        progress.finish(f"{found}, {files} files; only names were read")
+        funnel = f"{len(surveyed.songs)} found → {usable} usable by their names"
+        progress.finish(f"{funnel}, {files} files; only names were read")
     names = _names(surveyed.songs)
     shares = drawn_shares(
         surveyed.sides, surveyed.drawn_splits, valid_fraction=corpus.valid_fraction, test_fraction=corpus.test_fraction

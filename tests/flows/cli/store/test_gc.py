@@ -137,7 +137,7 @@ def test_sizes_are_told_in_megabytes_and_from_100_on_in_gigabytes(config: door.R
     os.truncate(path, size)  # takes no room on the disk
     os.utime(path, (OLD_S, OLD_S))
     console = Console(width=120, file=io.StringIO())
-    console.print(*gc.run(config, keep=0, delete=False, screen=current())["shown"])
+    console.print(*gc.run(config, keep=0, delete=False, screen=current())["console_output"])
     assert told in console.file.getvalue()  # type: ignore[attr-defined]
 
 
