@@ -19,7 +19,14 @@ from datasets.corpus.layouts.find import LAYOUTS, find_songs, stray_files
 from datasets.corpus.layouts.found_song import FoundSong, LayoutRules, as_text
 from datasets.corpus.layouts.song_folders import NO_STEMS
 from datasets.corpus.listing import list_folder
-from datasets.corpus.splits import NO_SIDES, assign_splits, stated_sides
+from datasets.corpus.splits import (
+    NO_SIDES,
+    DrawnShare,
+    assign_splits,
+    drawn_shares,
+    nothing_to_train_on,
+    stated_sides,
+)
 from datasets.corpus.stem_names import STATUSES
 from datasets.errors import Changed, InputError, Unavailable
 from datasets.schema import SOURCES, StemFile, Track, Verdict
@@ -55,11 +62,14 @@ class SongSurvey:
     drawn_splits: tuple[str, ...]  # the splits that no folder states
     stray: tuple[str, ...]  # audio files at the top, which belong to no song
     csv_files: tuple[CsvFile, ...]  # at the top, used or not
+    shares: tuple[DrawnShare, ...]  # what came of the draw
 
     @property
     def remarks(self) -> tuple[str, ...]:
         """What its owner should know of the folder as a whole."""
-        return _remarks(self.csv_files, self.stray)
+        nothing = nothing_to_train_on(list(self.sides))
+        far_off = [share.words for share in self.shares if share.is_far_off]
+        return (*_remarks(self.csv_files, self.stray), *far_off, *([nothing] if nothing else []))
 
 
 def survey(
@@ -96,12 +106,14 @@ def survey(
         titles={song.name: song.title for song in found},
         known=known,
     )
+    drawn = stated_sides([song.name for song in found])[1]
     return SongSurvey(
         stamps=listing.stamps,
         songs=tuple(found),
         sides=sides,
         layout=Counter(song.layout for song in found).most_common(1)[0][0],
-        drawn_splits=tuple(stated_sides([song.name for song in found])[1]),
+        drawn_splits=tuple(drawn),
+        shares=tuple(drawn_shares(sides, drawn, valid_fraction=valid_fraction, test_fraction=test_fraction)),
         stray=stray,
         csv_files=tuple(csv_files),
     )

@@ -64,8 +64,14 @@ def song_of(
     """
     files: dict[str, list[StemFile]] = {source: [] for source in search.sources}
     positions: dict[str, tuple[str, int]] = {}  # of each file among those of its source, by the path of its note
+    taken: dict[tuple[str, int | None], str] = {}  # the source that a file, or a stream in it, is used for
     for note, file in parts:
-        if note.status == "used":
+        if note.status == "used" and taken.setdefault((file.path, file.stream), note.source) != note.source:
+            both = f"{note.path} is listed as {taken[file.path, file.stream]} and as {note.source}"
+            return named(
+                FoundSong(name=name, title=song_title(name), layout=layout, reason="ambiguous_stem", detail=both)
+            )
+        if note.status == "used" and note.path not in positions:  # a list may name a file twice
             positions[note.path] = note.source, len(files[note.source])
             files[note.source].append(replace(file, apart=note.apart))
     versions = [

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from datasets.corpus.layouts.found_song import ADVICE, FoundSong, as_text
 from datasets.corpus.scan import SongSurvey, survey
-from datasets.corpus.splits import DrawnShare, drawn_shares, nothing_to_train_on
+from datasets.corpus.splits import DrawnShare, nothing_to_train_on
 from datasets.corpus.stem_names import STATUSES, FileNote
 from datasets.errors import InputError
 from datasets.schema import REASONS, SPLITS
@@ -67,14 +67,11 @@ def run(config: RunConfig, *, screen: Screen) -> dict[str, Any]:
         funnel = f"{len(surveyed.songs)} found → {usable} usable by their names"
         progress.finish(f"{funnel}, {files} files; only names were read")
     names = _names(surveyed.songs)
-    shares = drawn_shares(
-        surveyed.sides, surveyed.drawn_splits, valid_fraction=corpus.valid_fraction, test_fraction=corpus.test_fraction
-    )
     return {
         "root": corpus.root,
         "layouts": dict(Counter(song.layout for song in surveyed.songs)),
         "drawn_splits": list(surveyed.drawn_splits),
-        "drawn_shares": {share.split: _share(share) for share in shares},
+        "drawn_shares": {share.split: _share(share) for share in surveyed.shares},
         "nothing_to_train_on": nothing_to_train_on(list(surveyed.sides)),
         "stray": [as_text(name) for name in surveyed.stray],
         "csv_files": [
@@ -82,7 +79,7 @@ def run(config: RunConfig, *, screen: Screen) -> dict[str, Any]:
         ],
         "songs": [_song(song, surveyed) for song in surveyed.songs],
         "names": [_as_dict(name) for name in names],
-        "console_output": _tables(surveyed, names, corpus.sources, shares),
+        "console_output": _tables(surveyed, names, corpus.sources),
         "exit_code": 0 if refused < len(surveyed.songs) else 2,
     }
 
@@ -115,9 +112,12 @@ def _example(song: FoundSong, note: FileNote) -> str:
 
 def _song(song: FoundSong, surveyed: SongSurvey) -> dict[str, Any]:
     files = [
-        {"path": as_text(note.path), "status": note.status, "source": note.source, "kind": note.kind, "side": note.side}
+        {
+            "path": as_text(note.path), "status": note.status, "source": note.source, "kind": note.kind,
+            "side": note.side, "version_of": as_text(note.version_of),
+        }
         for note in song.notes
-    ]
+    ]  # fmt: skip
     split, group = surveyed.sides[song.name]
     return {
         "track_id": song.name, "title": song.title, "layout": song.layout, "split": split, "group": group,
@@ -135,17 +135,21 @@ def _as_dict(name: _Name) -> dict[str, Any]:
 # --- tables -------------------------------------------------------------------------------------------------
 
 
-def _tables(
-    surveyed: SongSurvey, names: Sequence[_Name], sources: Sequence[str], shares: Sequence[DrawnShare]
-) -> list[Any]:
+def _tables(surveyed: SongSurvey, names: Sequence[_Name], sources: Sequence[str]) -> list[Any]:
     used = [name for name in names if name.status == "used"]
     left_out = [name for name in names if name.status in ("unused", "ignored", "sum")]
-    tables = [_splits_table(surveyed), *_draw(surveyed, shares), _sources_table(surveyed.songs, sources)]
+    draw = [Text(f"{share.words}.") for share in surveyed.shares if not share.is_far_off]
+    tables = [_splits_table(surveyed), *draw, _sources_table(surveyed.songs, sources)]
     if any(song.layout not in ("musdb18", "musdb18-hq", "folders") for song in surveyed.songs):
         tables.append(_names_table("Names, and the source they were read as", used, sources))
     if left_out:
         rows = [[name.name, STATUSES[name.status], _kind(name), str(name.files), name.example] for name in left_out]
         tables.append(_capped("Left out", ["name", "because", "kind", "files", "example"], rows))
+    versions = [(song, note) for song in surveyed.songs for note in song.notes if note.version_of]
+    if versions:
+        rows = [[_example(song, note), as_text(note.version_of)] for song, note in versions]
+        title = "Versions by their names: used once if ingest finds equal audio in both, else refused"
+        tables.append(_capped(title, ["example", "may be a version of"], rows))
     for status in ("unknown", "ambiguous", "coarse"):
         doubtful = [name for name in names if name.status == status]
         if doubtful:
@@ -166,13 +170,6 @@ def _splits_table(surveyed: SongSurvey) -> Any:
     title = f"Songs ({', '.join(f'{count} {layout}' for layout, count in layouts.most_common())})"
     drawn = [f"{split}, drawn" if split in surveyed.drawn_splits else split for split in SPLITS]
     return table(title, ["", *drawn, "all"], rows)
-
-
-def _draw(seen: SongSurvey, shares: Sequence[DrawnShare]) -> list[Text]:
-    """What came of the draw, and whether anything is left to train on."""
-    lines = [Text(f"{share.words}.", style="yellow" if share.is_far_off else "") for share in shares]
-    nothing = nothing_to_train_on(list(seen.sides))
-    return [*lines, *([Text(f"{nothing[0].upper()}{nothing[1:]}.", style="yellow")] if nothing else [])]
 
 
 def _sources_table(songs: Sequence[FoundSong], sources: Sequence[str]) -> Any:

@@ -516,3 +516,15 @@ def test_an_unknown_taxonomy_is_refused(tmp_path: Path) -> None:
     _touch(tmp_path, ["S/drums.wav"])
     with pytest.raises(InputError, match="give a TOML file or one of default"):
         _songs(tmp_path, taxonomy="nowhere.toml")
+
+
+def test_a_file_that_a_list_names_twice_is_used_once_and_for_one_source(tmp_path: Path) -> None:
+    _touch(tmp_path, [f"x/{source}.wav" for source in SOURCES])
+    rows = ["song,instrum,path", *(f"A,{source},x/{source}.wav" for source in SOURCES)]
+    (tmp_path / "songs.csv").write_text("\n".join([*rows, "A,Lead Vox,x/vocals.wav"]))
+    (song,) = _songs(tmp_path).values()
+    assert (song.reason, _files(song)["vocals"]) == ("", ["vocals.wav"])
+    (tmp_path / "songs.csv").write_text("\n".join([*rows, "A,E-Gtr,x/bass.wav"]))
+    (song,) = _songs(tmp_path).values()
+    assert (song.reason, song.files) == ("ambiguous_stem", {})
+    assert song.detail in ("x/bass.wav is listed as bass and as other", "x/bass.wav is listed as other and as bass")

@@ -54,6 +54,7 @@ def test_json_has_every_file(songs: Path, capsys: pytest.CaptureFixture[str]) ->
     by_path = {file["path"]: file for song in result["songs"] for file in song["files"]}
     assert by_path["OH L.wav"] == {
         "path": "OH L.wav", "status": "used", "source": "drums", "kind": "overheads", "side": "left",
+        "version_of": "",
     }  # fmt: skip
     assert sum(name["files"] for name in result["names"]) == sum(map(len, FILES.values()))
 
@@ -85,10 +86,36 @@ def test_a_corpus_of_a_test_folder_has_nothing_to_train_on_and_says_so(
         for source in ("drums", "bass", "other", "vocals"):
             (tmp_path / "Test" / song / f"{source}.wav").write_bytes(b"no audio at all")
     assert main(["inspect", f"corpus.root={tmp_path}"]) == 0
-    assert "All songs are in Test/ (2), and folders of such names are taken at their word" in " ".join(
+    assert "all songs are in Test/ (2), and folders of such names are taken at their word" in " ".join(
         capsys.readouterr().out.split()
     )
     assert main(["inspect", f"corpus.root={tmp_path}", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert {song["split"] for song in result["songs"]} == {"test"}
     assert result["drawn_shares"] == {}
+
+
+def test_versions_csv_files_and_shares_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    for artist in ("Ann", "Bob", "Cid"):
+        for number in range(1, 11):
+            (tmp_path / "train" / f"{artist} - Song {number}").mkdir(parents=True)
+            for name in ("drums", "bass", "other", "vocals", *(["vocals copy"] if number == 3 else [])):
+                (tmp_path / "train" / f"{artist} - Song {number}" / f"{name}.wav").write_bytes(b"no audio at all")
+    (tmp_path / "about.csv").write_text("path,type\nAnn,folder\n")
+    assert main(["inspect", f"corpus.root={tmp_path}"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for words in (
+        "Versions by their names", "train/Ann - Song 3/vocals copy.wav",
+        "about.csv is not used: its paths are no audio",
+        "valid: 33% of the songs, 10% asked for; groups stay together, and the largest, ",
+    ):  # fmt: skip
+        assert words in shown
+    assert main(["inspect", f"corpus.root={tmp_path}", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["drawn_shares"]["valid"] == {"asked": 0.1, "drawn": 0.3333}
+    assert [file["name"] for file in result["csv_files"]] == ["about.csv"]
+    (song,) = (song for song in result["songs"] if song["title"] == "Ann - Song 3")
+    assert [file["version_of"] for file in song["files"]] == ["", "", "", "vocals.wav", ""]
