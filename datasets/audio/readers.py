@@ -96,7 +96,9 @@ def _open(path: Path, stream: int | None) -> Reader:
         path.open("rb").close()  # the errors of PyAV do not tell a file that it may not read from one it cannot decode
     except OSError as error:
         raise Unavailable(f"{path} cannot be read: {error.strerror or error}") from None
-    return _AvReader(path, stream or 0)
+    by_pyav = _AvReader(path, stream or 0)
+    by_pyav.info = replace(by_pyav.info, unsaid_delay=kind.unsaid_delay)
+    return by_pyav
 
 
 def _with_speakers(reader: "SoundFileReader", path: Path) -> "Reader":
@@ -151,6 +153,7 @@ class SoundFileReader:
             num_samples=frames,
             bits=24 if self._file.subtype in _DEEP_SUBTYPES else 16,
             integers=self._file.subtype == "PCM_16",
+            unsaid_delay=kind.unsaid_delay,
         )
 
     def blocks(self) -> Iterator[Samples]:

@@ -41,6 +41,7 @@ class AudioInfo:
     num_samples: int
     bits: int  # 24 for samples of more than 16 bits that are coded without loss, else 16
     integers: bool = False  # 16 bits each, which `integer_blocks` reads as they are
+    unsaid_delay: int = 0  # samples by which its codec usually puts the audio off, where the file does not say it
     speakers: tuple[str, ...] = ()  # of more than two channels which is which ("FL", "LFE", ...), where the file says
 
 

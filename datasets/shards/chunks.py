@@ -130,6 +130,7 @@ def decode_track(
         raise AudioError("too_short", f"{have_s:.2f} s; the shortest song allowed has {min_song_s} s")
     rate = min(info.sample_rate for info in infos.values())
     remarks += tuple(f"{file.path}: {downmix_note(info)}" for file, info in infos.items() if is_surround(info))
+    remarks += _uncertain_starts(infos)
     return DecodedTrack(rows=rows, remarks=remarks, bits=deepest, sample_rate=rate)
 
 
@@ -217,6 +218,17 @@ def _power(second_CT: Samples | NDArray[np.int16]) -> float:
         wide_CT = second_CT.astype(np.int32)
         return int(np.square(wide_CT).sum(dtype=np.int64)) / (second_CT.size * _FULL_SCALE**2)
     return float(np.square(second_CT).mean())
+
+
+def _uncertain_starts(infos: Mapping[StemFile, AudioInfo]) -> tuple[str, ...]:
+    """What is to be said of files that may begin late by their codec's delay; those of one delay are late together."""
+    if len({info.unsaid_delay for info in infos.values()}) == 1:
+        return ()
+    return tuple(
+        f"start uncertain: {file.path} does not say its codec's delay, which is {info.unsaid_delay} samples as a rule"
+        for file, info in infos.items()
+        if info.unsaid_delay
+    )
 
 
 def _check_alike(track: Track, sources: Sequence[str]) -> dict[StemFile, AudioInfo]:

@@ -25,6 +25,7 @@ class ContainerPart:
 
 _LARGE = 1 << 62  # sizes from here on are placeholders of writers that could not go back
 _SCAN_BYTES = 1 << 20
+_MOOV_BYTES = 1 << 24
 _BOXES = {b"ftyp", b"styp", b"moov", b"mdat", b"moof", b"mfra", b"sidx", b"free", b"skip", b"wide", b"uuid", b"meta",
           b"udta", b"pnot", b"emsg", b"prft", b"pdin", b"ssix"}  # fmt: skip
 _FTYP = re.compile(rb"\x00\x00\x00[\x10-\x60]ftyp[ -~]{4}")
@@ -68,6 +69,32 @@ def _mp4(file: BinaryIO, size: int) -> Iterator[ContainerPart]:
         place += length
     if b"moov" not in seen:
         yield ContainerPart(lost="an index (box moov), which stands behind the audio and is missing")
+
+
+def states_start(file: BinaryIO, size: int) -> bool:
+    """Whether an MP4 says where its audio begins: by an edit list, by iTunes' tag, or since it is not coded as AAC."""
+    place = 0
+    while place + 8 <= size:
+        file.seek(place)
+        header = file.read(16)
+        length = int.from_bytes(header[:4], "big")
+        if length == 1:
+            length = int.from_bytes(header[8:], "big")
+        if header[4:8] == b"moov":
+            file.seek(place)
+            moov = file.read(min(length, _MOOV_BYTES))
+            return b"mp4a" not in moov or b"iTunSMPB" in moov or any(map(_skips, moov.split(b"elst")[1:]))
+        if length < 8:
+            break
+        place += length
+    return True
+
+
+def _skips(edits: bytes) -> bool:
+    """Whether an edit list, behind its name, begins later than the stream does."""
+    wide = edits[:1] == b"\x01"
+    first = edits[16:24] if wide else edits[12:16]
+    return int.from_bytes(first, "big", signed=True) > 0
 
 
 def _holds(file: BinaryIO, start: int, pattern: re.Pattern[bytes]) -> bool:

@@ -15,6 +15,9 @@ from datasets.audio.file_kinds.tags import after_tags
 from datasets.errors import AudioError
 
 _MAX_HEADER_BYTES = 1 << 24  # of one that has to be mended; samples of hours have some thousand
+# Samples by which an encoder and its decoder usually put the audio off: LAME's, and of FFmpeg's the others. Apple's AAC
+# has 2112 and others 2048, so this is what to look for and nothing to rely on.
+DELAYS = {"mp3": 1105, "mp2": 481, "adts": 1024, "ac3": 256, "wma": 2048}
 _MP3_TAGS = (0x50, 0x55)  # in RIFF: MPEG layers I and II, layer III
 # What libsndfile does not know, or whose length it guesses.
 _PYAV_KINDS = {"mp4", "matroska", "asf", "wavpack", "tta", "adts", "ac3"}
@@ -28,6 +31,7 @@ class FileKind:
     by_pyav: bool = False  # libsndfile does not read it, or not to its end
     extent: sound_chunks.Extent | None = None  # of samples behind a header
     start: int = 0  # behind tags
+    unsaid_delay: int = 0  # samples by which the codec usually puts the audio off, where the file does not say it
 
 
 def recognize(path: Path) -> FileKind:
@@ -40,7 +44,7 @@ def recognize(path: Path) -> FileKind:
         file.seek(0)
         if kind := containers.kind_of(file.read(16)):
             _check_parts(path, kind, file, size)
-            return FileKind(name=kind, by_pyav=True)
+            return FileKind(name=kind, by_pyav=True, unsaid_delay=_delay_in(kind, file, size))
         start = after_tags(file, 0)
         file.seek(start)
         head = file.read(4)
@@ -94,7 +98,16 @@ def _sound(path: Path, file: BinaryIO, found: sound_chunks.Extent) -> FileKind:
             "undecodable", f"{path}: its header takes {sound.start} bytes, and does not say how much follows"
         )
     coded = sound.name == "RIFF" and sound_chunks.format_tag(file) in _MP3_TAGS
-    return FileKind(name=sound.name.lower(), by_pyav=coded, extent=found)
+    delay = DELAYS["mp3" if sound_chunks.format_tag(file) == _MP3_TAGS[1] else "mp2"] if coded else 0
+    return FileKind(name=sound.name.lower(), by_pyav=coded, extent=found, unsaid_delay=delay)
+
+
+def _delay_in(kind: str, file: BinaryIO, size: int) -> int:
+    """What a container leaves unsaid of its codec's delay: Matroska says it, MP4 may, ASF cannot."""
+    if kind == "asf":
+        return DELAYS["wma"]
+    says = kind != "mp4" or containers.states_start(file, size)
+    return 0 if says else DELAYS["adts"]
 
 
 def _check_parts(path: Path, kind: str, file: BinaryIO, size: int) -> None:
@@ -118,10 +131,13 @@ def _frames(path: Path, file: BinaryIO, size: int) -> FileKind:
         file.seek(follows)
         if xing.num_bytes and coded_frames.mpeg_frame(file.read(4)) is not None:
             raise chained(path)
-        return FileKind(name="mp3", start=start)
+        return FileKind(name="mp3", start=start, unsaid_delay=0 if xing.has_delay else DELAYS["mp3"])
     frames = coded_frames.walk(kind, file, start, size)
     if frames.is_cut:
         raise truncated(
             path, f"its last frame promises {frames.last} bytes and it has {frames.present}; what followed is unknown"
         )
-    return FileKind(name=kind, by_pyav=True, start=start)
+    file.seek(start)
+    frame = coded_frames.mpeg_frame(file.read(4)) if kind == "mp3" else None
+    codec = "mp2" if frame is not None and frame.samples != 576 and frame.kind[1] == 2 else kind
+    return FileKind(name=kind, by_pyav=True, start=start, unsaid_delay=DELAYS[codec])
