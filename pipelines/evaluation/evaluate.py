@@ -156,8 +156,8 @@ def _results(
         return scoring.find(store, key, track_id=songs[key].track_id, title=songs[key].title)
 
     missing = [key for key in songs if find(key) is None]
-    with stage(progress, "evaluate", len(songs), "songs") as heard:
-        heard.advance(len(songs) - len(missing))
+    with stage(progress, "evaluate", len(songs), "songs") as progress_stage:
+        progress_stage.advance(len(songs) - len(missing))
         if missing:
             with connect():
                 items = [
@@ -170,15 +170,15 @@ def _results(
                     for key in missing
                 ]
                 for title in separate_and_score(config, checkpoint, chunks, items, store):
-                    heard.advance()
-                    heard.note(title)
-        results = [found for key in songs if (found := find(key)) is not None]
+                    progress_stage.advance()
+                    progress_stage.note(title)
+        results = [result for key in songs if (result := find(key)) is not None]
         if len(results) < len(songs):
             raise InputError(
                 f"scores written to {store} are not there: set store.root to a folder that all nodes share, or to S3"
             )
         counted = [score.nsdr for result in results for score in result.scores if score.nsdr is not None]
         mean = statistics.fmean(counted) if counted else math.nan
-        known = f", {len(songs) - len(missing)} of them known" if len(missing) < len(songs) else ""
-        heard.finish(f"{len(songs)} songs{known}, mean nSDR {mean:.2f} dB")
+        cached = f", {len(songs) - len(missing)} of them known" if len(missing) < len(songs) else ""
+        progress_stage.finish(f"{len(songs)} songs{cached}, mean nSDR {mean:.2f} dB")
     return results

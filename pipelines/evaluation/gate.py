@@ -252,8 +252,8 @@ def _over_remaining(summary: ScoreSummary, left_out: Collection[str]) -> ScoreSu
 
 
 def _mean(values: Iterable[float]) -> float | None:
-    known = list(values)
-    return statistics.fmean(known) if known else None
+    present = list(values)
+    return statistics.fmean(present) if present else None
 
 
 def _number(score: float | None) -> float:

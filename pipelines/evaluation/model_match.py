@@ -40,10 +40,10 @@ def describe(ref: str, *, store: str) -> "ModelRef":
 
     path = registry.resolve(ref, store=store)
     try:
-        found = model_ref.describe(path)
+        description = model_ref.describe(path)
     except ModelError as error:
         raise InputError(f"model {ref}: {error}") from error
-    return replace(found, origins=(ref, *found.origins)) if ref.startswith("models:") else found
+    return replace(description, origins=(ref, *description.origins)) if ref.startswith("models:") else description
 
 
 def check(model: Interface, songs: Iterable[Song], *, who: str) -> None:

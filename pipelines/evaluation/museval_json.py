@@ -94,14 +94,14 @@ def _number(value: float | None) -> float | None:
 
 def medians(songs: Mapping[str, Windows]) -> dict[str, dict[str, float | None]]:
     """source -> metric -> median over songs of medians over windows, in dB; None where no window has a score."""
-    found: dict[str, dict[str, list[float]]] = {}
+    scores: dict[str, dict[str, list[float]]] = {}
     for windows in songs.values():
         for source, metrics in windows.items():
-            own = found.setdefault(source, {name: [] for name in METRICS})
+            own = scores.setdefault(source, {name: [] for name in METRICS})
             for name, values in metrics.items():
-                known = [value for value in values if value is not None]
-                own[name] += [statistics.median(known)] if known else []
+                present = [value for value in values if value is not None]
+                own[name] += [statistics.median(present)] if present else []
     return {
         source: {name: statistics.median(values) if values else None for name, values in own.items()}
-        for source, own in found.items()
+        for source, own in scores.items()
     }

@@ -141,17 +141,17 @@ def _windows(
     from models.scores.metrics import sdr_windows
 
     if protocol.scorer == "museval":
-        asked = METRICS if protocol.full_bss_eval else METRICS[:1]
+        metrics = METRICS if protocol.full_bss_eval else METRICS[:1]
         return {
             name: score_SW
             for name, score_SW in _by_museval(stems_SCT, estimates_SCT, window_samples).items()
-            if name in asked
+            if name in metrics
         }, {}
     if not protocol.full_bss_eval:
         return {"sdr": sdr_windows(stems_SCT, estimates_SCT, window_samples)}, {}
-    found = bss_eval(stems_SCT, estimates_SCT, window_samples)
-    windows = {name: getattr(found, f"{name}_SW") for name in METRICS}
-    return windows, {"solver": found.solver, "conditioning": found.conditioning}
+    scores = bss_eval(stems_SCT, estimates_SCT, window_samples)
+    windows = {name: getattr(scores, f"{name}_SW") for name in METRICS}
+    return windows, {"solver": scores.solver, "conditioning": scores.conditioning}
 
 
 def _by_museval(stems_SCT: "Tensor", estimates_SCT: "Tensor", window_samples: int) -> dict[str, "Tensor"]:
@@ -163,12 +163,12 @@ def _by_museval(stems_SCT: "Tensor", estimates_SCT: "Tensor", window_samples: in
         from museval.metrics import bss_eval
     except RuntimeError as error:  # its loader of songs looks for ffmpeg when it is imported
         raise InputError(f"evaluate.scorer='museval' cannot be had: {error}; 'stemline' scores the same") from None
-    true, made = (signal_SCT.double().numpy().transpose(0, 2, 1) for signal_SCT in (stems_SCT, estimates_SCT))
-    if any(not signal.sum(axis=2).any(axis=1).all() for signal in (true, made)):
+    true, estimated = (signal_SCT.double().numpy().transpose(0, 2, 1) for signal_SCT in (stems_SCT, estimates_SCT))
+    if any(not signal.sum(axis=2).any(axis=1).all() for signal in (true, estimated)):
         num_windows = max(1, true.shape[1] // window_samples)
         return dict.fromkeys(METRICS, torch.full((len(true), num_windows), torch.nan, dtype=torch.float64))
     with np.errstate(divide="ignore", invalid="ignore"):
-        scores = bss_eval(true, made, window=window_samples, hop=window_samples)
+        scores = bss_eval(true, estimated, window=window_samples, hop=window_samples)
     return {name: torch.from_numpy(score_SW) for name, score_SW in zip(METRICS, scores[:4], strict=True)}
 
 

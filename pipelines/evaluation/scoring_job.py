@@ -34,8 +34,8 @@ def separate_and_score(
     # As JSON text: Arrow would guess types from the first song.
     dataset = ray.data.from_items([{"item": json.dumps(dict(item))} for item in items], override_num_blocks=len(items))
     size = min(config.num_workers, len(items))
-    asked = {item["track_id"] for item in items}
-    songs = [song for song in read_songs(chunks) if song.track_id in asked]
+    requested = {item["track_id"] for item in items}
+    songs = [song for song in read_songs(chunks) if song.track_id in requested]
     memory = _memory(config, checkpoint, songs, num_actors=size)
     # Shares of a CPU: whole ones for every model would leave none to score with, and all would wait for ever.
     separating, scoring_one = (0.5, 0.5) if config.use_gpu else (0.9, 0.1)
@@ -72,8 +72,8 @@ def _memory(
         ]
     longest = song_bytes(songs, num_sources=len(sources_of(songs[0])))
     separating = _TORCH_BYTES + 2 * describe(checkpoint).size_bytes + _HELD_SEPARATING * longest
-    held = _HELD_BY_MUSEVAL if config.scorer == "museval" else _HELD_SCORING
-    scoring_one = _TORCH_BYTES * (2 if config.full_bss_eval else 1) + held * longest
+    factor = _HELD_BY_MUSEVAL if config.scorer == "museval" else _HELD_SCORING
+    scoring_one = _TORCH_BYTES * (2 if config.full_bss_eval else 1) + factor * longest
     return side_by_side(separating, scoring_one, num_actors=num_actors)
 
 

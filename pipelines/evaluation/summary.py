@@ -144,5 +144,5 @@ def _over_sources(scores: Sequence[SourceScore], songs: Mapping[str, SongScore])
 
 
 def _over_known(reduce: Any, values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(reduce(known)) if known else None
+    present = [value for value in values if value is not None]
+    return float(reduce(present)) if present else None

@@ -119,7 +119,7 @@ def run(
         for song, file in zip(chosen, files, strict=True)
     ]
     pages = [*(entry.file for entry in entries), INDEX]
-    with _writing(folder, pages), stage(progress, "listen", len(chosen), "songs") as heard:
+    with _writing(folder, pages), stage(progress, "listen", len(chosen), "songs") as pages_stage:
         for place, (song, entry) in enumerate(zip(chosen, entries, strict=True)):
             around = (
                 entries[place - 1].file if place else "",
@@ -141,11 +141,11 @@ def run(
                 duel = separators.duel(song, entry, (first.name, second.name), config.seconds)
                 page = song_page(duel, entry, around=around, about=about)
                 storage.write(folder / entry.file, page.encode("utf-8", "replace"))
-            heard.advance()
-            heard.note(song.title)
+            pages_stage.advance()
+            pages_stage.note(song.title)
         index = index_page(entries, (first.name, second.name), protocol=first.scores.protocol)
         storage.write(folder / INDEX, index.encode("utf-8", "replace"))
-        heard.finish(f"{folder / INDEX}: {len(chosen)} songs")
+        pages_stage.finish(f"{folder / INDEX}: {len(chosen)} songs")
     return str(folder / INDEX)
 
 
@@ -177,10 +177,10 @@ def _is_page(path: Path) -> bool:
 
 def _chosen(config: ListenConfig, pairs: Pairs, songs: Sequence[Song]) -> list[Song]:
     """The songs that lost most come first."""
-    known = {song.track_id: song for song in songs}
+    by_id = {song.track_id: song for song in songs}
     order = sorted(pairs.songs, key=lambda track_id: (pairs.songs[track_id], track_id))
     fitting = [
-        known[track_id]
+        by_id[track_id]
         for track_id in order
         if not config.only or any(fnmatchcase(track_id, pattern) for pattern in config.only)
     ]
@@ -193,8 +193,8 @@ def _chosen(config: ListenConfig, pairs: Pairs, songs: Sequence[Song]) -> list[S
 
 def _scores(first: ComparedModel, second: ComparedModel, track_id: str) -> dict[str, tuple[float, float]]:
     """nSDR in dB of both models, by source that sounds in the song."""
-    one, two = first.scores.songs[track_id].nsdr, second.scores.songs[track_id].nsdr
-    return {source: (one[source], two[source]) for source in one}
+    ours, theirs = first.scores.songs[track_id].nsdr, second.scores.songs[track_id].nsdr
+    return {source: (ours[source], theirs[source]) for source in ours}
 
 
 def _stands(path: Path, about: str) -> bool:
@@ -217,14 +217,14 @@ class _Separators:
         sources = tuple(entry.scores)
         limit = round(self._config.max_song_s * song.sample_rate) or None
         stems_SCT = read_song(song, sources=sources, num_samples=limit)
-        made = [self._separate(model, song, sources) for model in self._loaded()]
+        estimates = [self._separate(model, song, sources) for model in self._loaded()]
         start, stop = excerpt(
-            stems_SCT, made[0], made[1], size=round(seconds * song.sample_rate), window=song.sample_rate,
+            stems_SCT, estimates[0], estimates[1], size=round(seconds * song.sample_rate), window=song.sample_rate,
             better=entry.gain > 0,
         )  # fmt: skip
         versions = {
             name: samples_SCT[:, :, start:stop]
-            for name, samples_SCT in zip(("Reference", *names), (stems_SCT, *made), strict=True)
+            for name, samples_SCT in zip(("Reference", *names), (stems_SCT, *estimates), strict=True)
         }
         # Any choice of stems may be heard together: the sum of all magnitudes passes full scale in none.
         peak = max(1.0, *(float(np.abs(item_SCT).sum(axis=0).max(initial=0.0)) for item_SCT in versions.values()))

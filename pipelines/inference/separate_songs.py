@@ -208,8 +208,8 @@ def _separate_song(
 
     require_ours(folder, names, remedy=REMEDY, record=SUMMARY, also_ours=is_damaged)
     mixture = _Mixture(song, separator)
-    with stage(progress, "separate", total=mixture.duration_s, unit="s") as heard:
-        heard.note(song.name)
+    with stage(progress, "separate", total=mixture.duration_s, unit="s") as song_stage:
+        song_stage.note(song.name)
         make_folder(folder)
         clear(folder)
         with (
@@ -219,11 +219,11 @@ def _separate_song(
             spool = Spool(Path(scratch), separator.stems)
             for block_SCT in separator.stems_of(mixture.blocks(), mean=mixture.mean, std=mixture.std):
                 spool.write(block_SCT)
-                heard.advance(block_SCT.shape[-1] / mixture.model_rate)
+                song_stage.advance(block_SCT.shape[-1] / mixture.model_rate)
             result = _write_stems(spool, mixture, folder, separator.config)
         write_summary(folder, key, result, digest)
         turned = f", turned down by {-result.gain_db:.1f} dB to fit {separator.config.format}" if result.gain_db else ""
-        heard.finish(f"{song.name}: {len(result.files)} stems in {folder}{turned}")
+        song_stage.finish(f"{song.name}: {len(result.files)} stems in {folder}{turned}")
     return result
 
 

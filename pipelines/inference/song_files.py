@@ -36,8 +36,8 @@ class SongFiles:
 
 def shipped_song() -> SongFiles:
     """The real song of six seconds that the `stempeg` package carries: mixture and four stems in one file."""
-    found = importlib.util.find_spec("stempeg")  # importing it would look for ffmpeg
-    folders = list(found.submodule_search_locations or ()) if found else []
+    spec = importlib.util.find_spec("stempeg")  # importing it would look for ffmpeg
+    folders = list(spec.submodule_search_locations or ()) if spec else []
     songs = sorted(path for folder in folders for path in Path(folder, "data").glob("*.stem.mp4"))
     if not songs:
         raise InputError("the stempeg package brings no .stem.mp4 file here; `make install` installs it")
@@ -95,10 +95,10 @@ def score(song: SongFiles, estimates: Mapping[str, str]) -> list[Score]:
         return []
     mixture_CT = _samples([song.mixture])
     references = [_samples(song.references[source]) for source in shared]
-    made = [_samples([StemFile(path=estimates[source])]) for source in shared]
-    length = min(item.shape[-1] for item in (mixture_CT, *references, *made))
+    estimated = [_samples([StemFile(path=estimates[source])]) for source in shared]
+    length = min(item.shape[-1] for item in (mixture_CT, *references, *estimated))
     reference_SCT, estimate_SCT = (
-        torch.from_numpy(np.stack([item[:, :length] for item in items])) for items in (references, made)
+        torch.from_numpy(np.stack([item[:, :length] for item in items])) for items in (references, estimated)
     )
     unprocessed_SCT = torch.from_numpy(np.ascontiguousarray(mixture_CT[:, :length])).expand_as(reference_SCT)
     silent_S = silent(reference_SCT).tolist()

@@ -40,19 +40,19 @@ def find(
     tables = held_out.uri.rsplit("/", 2)[0]
     ours = ancestry.of_dataset(held_out.uri)
     both = ours
-    for one in learnt_from:
-        both |= ancestry.of_dataset(one) if isinstance(one, str) else one
-    asked = [song for song in ours.recordings if song.split == split]
+    for source in learnt_from:
+        both |= ancestry.of_dataset(source) if isinstance(source, str) else source
+    held_out_songs = [song for song in ours.recordings if song.split == split]
     learnt = learnt_songs(both.recordings, split=split)
-    found = dict.fromkeys(heard_songs(ours.recordings, learnt, split=split), SAME_AUDIO)
+    songs = dict.fromkeys(heard_songs(ours.recordings, learnt, split=split), SAME_AUDIO)
     by_fingerprint = min_similarity <= 1
     if by_fingerprint:
-        left = {song.track_id: song.audio for song in asked if song.track_id not in found}
+        left = {song.track_id: song.audio for song in held_out_songs if song.track_id not in songs}
         wanted = {song.audio for song in learnt} | set(left.values())
         sounds = ancestry.sounds(both, wanted, tables=tables)
         by_fingerprint = wanted <= sounds.keys() and not both.mute
-        found |= _recognized(left, learnt, sounds, min_similarity=min_similarity)
-    return Contamination(songs=found, known=not both.gaps, by_fingerprint=by_fingerprint, gaps=both.gaps)
+        songs |= _recognized(left, learnt, sounds, min_similarity=min_similarity)
+    return Contamination(songs=songs, known=not both.gaps, by_fingerprint=by_fingerprint, gaps=both.gaps)
 
 
 def learnt_songs(songs: Iterable[AnySong], *, split: str) -> list[AnySong]:
@@ -71,16 +71,20 @@ def heard_songs(songs: Iterable[AnySong], learnt: Iterable[AnySong], *, split: s
 
 
 def _recognized(
-    asked: Mapping[str, str], learnt: Iterable[Recording], signatures: Mapping[str, Signature], *, min_similarity: float
+    candidates: Mapping[str, str],
+    learnt: Iterable[Recording],
+    signatures: Mapping[str, Signature],
+    *,
+    min_similarity: float,
 ) -> dict[str, str]:
     """Those of the asked songs, audio by id, in which something that was learnt from is heard, and where."""
     by_audio = {song.audio: song.track_id for song in learnt}  # each recording once, under one of its names
     # A match tells of the later name: so held-out songs sort behind those of training.
-    held_out = {f"held-out {name}": name for name, audio in asked.items() if audio in signatures}
-    sounds = {key: signatures[asked[name]] for key, name in held_out.items()}
+    held_out = {f"held-out {name}": name for name, audio in candidates.items() if audio in signatures}
+    sounds = {key: signatures[candidates[name]] for key, name in held_out.items()}
     sounds |= {f"(training) {name}": signatures[audio] for audio, name in by_audio.items() if audio in signatures}
-    found: dict[str, str] = {}
+    recognized: dict[str, str] = {}
     for match in find_matches(sounds, min_similarity=min_similarity):
         if match.later in held_out and match.first not in held_out:
-            found.setdefault(held_out[match.later], match.words)
-    return found
+            recognized.setdefault(held_out[match.later], match.words)
+    return recognized

@@ -60,7 +60,7 @@ class Erased:
 def holdings(tables: str, audio: Collection[str]) -> list[Holding]:
     """Every shard of a store, referred to or not, that holds audio with one of these digests, alone or in a mix."""
     mixed = _mixes_of(tables, audio)
-    found = []
+    holding_shards = []
     for name in storage.names(storage.join(tables, "chunks")):
         sidecar = read_json(storage.join(tables, "chunks", name)) if name.endswith(".json") else None
         if sidecar is None or "shard" not in sidecar:
@@ -71,8 +71,8 @@ def holdings(tables: str, audio: Collection[str]) -> list[Holding]:
         )
         if gone:
             stays = tuple(song for song in songs if song.track_id not in gone)
-            found.append(Holding(spec=name.removesuffix(".json"), sidecar=sidecar, gone=gone, stays=stays))
-    return found
+            holding_shards.append(Holding(spec=name.removesuffix(".json"), sidecar=sidecar, gone=gone, stays=stays))
+    return holding_shards
 
 
 def run(tables: str, audio: Collection[str], *, row_cache: str = "") -> Erased:
@@ -81,49 +81,51 @@ def run(tables: str, audio: Collection[str], *, row_cache: str = "") -> Erased:
     with write_lock(tables):
         clear_leftovers(tables)
         _clear_unfinished(tables)
-        found = holdings(tables, audio)
-        for holding in found:
+        affected = holdings(tables, audio)
+        for holding in affected:
             _rewrite(tables, holding)
-        replaced = _repoint(tables, found)
+        replaced = _repoint(tables, affected)
         # Before the shards, which alone say what the mixes were that the songs are in.
-        rows = _clear_rows(row_cache, {*audio, *_audio_of(found)})
-        for holding in found:
+        rows = _clear_rows(row_cache, {*audio, *_audio_of(affected)})
+        for holding in affected:
             storage.remove(storage.join(tables, holding.file))
             storage.remove(storage.join(tables, f"chunks/{holding.spec}.json"))
     return Erased(
-        shards=tuple(holding.file for holding in found),
+        shards=tuple(holding.file for holding in affected),
         manifests=tuple(replaced),
         rows=rows,
-        songs=tuple(sorted({name for holding in found for name in holding.gone})),
+        songs=tuple(sorted({name for holding in affected for name in holding.gone})),
     )
 
 
 def _mixes_of(tables: str, audio: Collection[str]) -> set[str]:
     """Ids of all mixes that a song with this audio is part of, as far as any plan of the store tells."""
-    known = list(ancestry.manifests(tables))
+    all_manifests = list(ancestry.manifests(tables))
     songs: set[str] = set()
-    for manifest in known:
+    for manifest in all_manifests:
         if manifest.step != "automix":
             songs |= {song.track_id for song in manifest.songs if song.audio in audio}
         songs |= {song["track_id"] for song in ancestry.erased_songs(manifest) if song["audio"] in audio}
         songs |= {part["track_id"] for part in manifest.extra.get("ingredients", ()) if part["audio"] in audio}
-    found: set[str] = set()
-    for manifest in known:
+    mixes: set[str] = set()
+    for manifest in all_manifests:
         if manifest.table == "plans":
-            found |= {
+            mixes |= {
                 plan["mix_id"]
                 for plan in ancestry.plans_of(manifest)
                 if songs & {part["track_id"] for part in plan["parts"]}
             }
-    return found
+    return mixes
 
 
 def _is_mix(sidecar: Mapping[str, Any]) -> bool:
     return "keys" not in sidecar["extra"]  # what ingest writes has them
 
 
-def _audio_of(found: Iterable[Holding]) -> set[str]:
-    return {song["audio"] for holding in found for song in holding.sidecar["songs"] if song["track_id"] in holding.gone}
+def _audio_of(affected: Iterable[Holding]) -> set[str]:
+    return {
+        song["audio"] for holding in affected for song in holding.sidecar["songs"] if song["track_id"] in holding.gone
+    }
 
 
 def _clear_unfinished(tables: str) -> None:
@@ -142,8 +144,8 @@ def _rewrite(tables: str, holding: Holding) -> None:
         return
     extra = dict(holding.sidecar["extra"])
     if "keys" in extra:  # so that ingest knows them and decodes them never again
-        known = {song["track_id"]: song for song in holding.sidecar["songs"]}
-        extra["rejected"] = [*extra["rejected"], *(_refused(known[name]) for name in holding.gone)]
+        by_id = {song["track_id"]: song for song in holding.sidecar["songs"]}
+        extra["rejected"] = [*extra["rejected"], *(_refused(by_id[name]) for name in holding.gone)]
     sources = tuple(holding.sidecar["sources"])
     write_shard(tables, holding.successor, _rows(tables, holding), sources=sources, extra=lambda: extra)
 
@@ -170,12 +172,12 @@ def _refused(song: Mapping[str, Any]) -> dict[str, Any]:
     )
 
 
-def _repoint(tables: str, found: Sequence[Holding]) -> list[str]:
+def _repoint(tables: str, affected: Sequence[Holding]) -> list[str]:
     """Replace every manifest that refers to one of these shards; their addresses."""
-    by_file = {holding.file: holding for holding in found}
+    by_file = {holding.file: holding for holding in affected}
     shards: dict[str, dict[str, Any]] = {}
     places: dict[str, dict[str, Song]] = {}
-    for holding in found:
+    for holding in affected:
         if (new := find_shard(tables, holding.successor)) is not None:
             shards[holding.file] = asdict(new[0])
             places[holding.file] = {song.track_id: song for song in stored_songs(tables, new[0])}
@@ -200,8 +202,8 @@ def _oldest_first(tables: str) -> list[str]:
 
 def changed_ns(address: str) -> int:
     """When a file last changed, since the epoch; 0 where there is none."""
-    found = storage.stamp(address)
-    return found.changed_ns if found else 0
+    stamp = storage.stamp(address)
+    return stamp.changed_ns if stamp else 0
 
 
 def _replace(address: str, content: Mapping[str, Any]) -> None:

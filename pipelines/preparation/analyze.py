@@ -79,12 +79,12 @@ def run(
     finished = find_manifest(folder, step="profiles", key=table_key)
     if finished is not None:
         return finished
-    with stage(progress, "analyze", len(songs), "songs") as heard:
+    with stage(progress, "analyze", len(songs), "songs") as songs_stage:
         names = {track_id: STEP.key(inputs, config) for track_id, inputs in about.items()}
         paths = {name: storage.join(folder, "cache", "profiles", f"{key}.json") for name, key in names.items()}
-        found = {track_id: known for track_id, path in paths.items() if (known := _read_profile(path))}
-        heard.advance(len(found))
-        missing = [song for song in songs if song.track_id not in found]
+        cached = {track_id: profile_row for track_id, path in paths.items() if (profile_row := _read_profile(path))}
+        songs_stage.advance(len(cached))
+        missing = [song for song in songs if song.track_id not in cached]
         if missing:
             with connect():
                 items = [
@@ -92,15 +92,15 @@ def run(
                 ]
                 longest = song_bytes(missing, num_sources=len(sources_of(missing[0])))
                 need = Resources(memory_bytes=_LIBRARIES_BYTES + int(_SONGS_HELD[config.method] * longest))
-                for made in map_rows(_analyze_song, items, resources=need):
-                    found[made["track_id"]] = _profile(made)
-                    heard.advance()
-                    heard.note(made["title"])
-        profiles = [found[song.track_id] for song in songs]
+                for row in map_rows(_analyze_song, items, resources=need):
+                    cached[row["track_id"]] = _profile(row)
+                    songs_stage.advance()
+                    songs_stage.note(row["title"])
+        profiles = [cached[song.track_id] for song in songs]
         settings = {**settings_of(read_manifest(chunks)), "analyze": asdict(config)}
         made_table = write_table(folder, "profiles", table_of(profiles, PROFILES), key=table_key, settings=settings)
-        beating = sum(known.tempo_bpm > 0 for known in profiles)
-        heard.finish(f"{len(profiles)} songs, {beating} with a beat, {len(profiles) - len(missing)} known before")
+        beating = sum(profile_row.tempo_bpm > 0 for profile_row in profiles)
+        songs_stage.finish(f"{len(profiles)} songs, {beating} with a beat, {len(profiles) - len(missing)} known before")
     return made_table
 
 
@@ -116,17 +116,17 @@ def _read_profile(path: str) -> Profile | None:
 
 
 def _profile(fields: Mapping[str, Any]) -> Profile:
-    known = {name: fields[name] for name in PROFILES.names if name != "schema_version"}
-    lists = {name: tuple(known[name]) for name in ("beats_s", "downbeats_s", "chroma")}
-    lists["vocals_s"] = tuple((start, stop) for start, stop in known["vocals_s"])
-    levels = dict(sorted(known["loudness_db"].items()))  # the same order from a worker as from the cache
-    return Profile(**{**known, **lists, "loudness_db": levels})
+    values = {name: fields[name] for name in PROFILES.names if name != "schema_version"}
+    lists = {name: tuple(values[name]) for name in ("beats_s", "downbeats_s", "chroma")}
+    lists["vocals_s"] = tuple((start, stop) for start, stop in values["vocals_s"])
+    levels = dict(sorted(values["loudness_db"].items()))  # the same order from a worker as from the cache
+    return Profile(**{**values, **lists, "loudness_db": levels})
 
 
 def _analyze_song(item: Mapping[str, Any]) -> dict[str, Any]:
     """The work of one task: hear a song, keep its profile, and return it."""
     song = Song(**item["song"])
-    heard = profile(
+    analyzed = profile(
         read_song(song),
         track_id=song.track_id,
         split=song.split,
@@ -134,6 +134,6 @@ def _analyze_song(item: Mapping[str, Any]) -> dict[str, Any]:
         sample_rate=song.sample_rate,
         **item["config"],
     )
-    made = {**asdict(heard), "title": song.title}
-    write_json(item["path"], made)
-    return made
+    row = {**asdict(analyzed), "title": song.title}
+    write_json(item["path"], row)
+    return row

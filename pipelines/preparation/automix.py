@@ -157,8 +157,8 @@ def _plan(
     *,
     settings: Mapping[str, Any],
 ) -> ShardSet:
-    known = [item for item in read_objects(profiles, Profile) if item.split in config.splits]
-    like = _like_all([songs[item.track_id] for item in known]) if known else None
+    analyzed = [item for item in read_objects(profiles, Profile) if item.split in config.splits]
+    like = _like_all([songs[item.track_id] for item in analyzed]) if analyzed else None
     about = PlanInputs(
         profiles=profiles.digest,
         sources=tuple(sources_of(like)) if like else (),
@@ -168,19 +168,19 @@ def _plan(
     finished = find_manifest(store, step="plans", key=key)
     if finished is not None:
         return finished
-    with stage(progress, "plan", 0, "mixes") as heard:
-        made: list[MixPlan] = []
+    with stage(progress, "plan", 0, "mixes") as plan_stage:
+        plans: list[MixPlan] = []
         if like:
-            made = plan(
-                known,
+            plans = plan(
+                analyzed,
                 seed=config.seed,
                 mixes_per_track=config.mixes_per_track,
                 rules=config.rules,
                 sources=sources_of(like),
                 sample_rate=like.sample_rate,
             )
-        table = write_table(store, "plans", table_of(made, PLANS), key=key, settings=settings)
-        heard.finish(_words(made))
+        table = write_table(store, "plans", table_of(plans, PLANS), key=key, settings=settings)
+        plan_stage.finish(_words(plans))
     return table
 
 
@@ -238,7 +238,7 @@ def _found(store: str, spec: str) -> Shard:
 def _render_missing(jobs: Sequence[_Job], songs: Mapping[str, Song], store: str, progress: Progress | None) -> None:
     missing = [job for job in jobs if find_shard(store, job.spec) is None]
     mixes = sum(len(job.plans) for job in missing)
-    with stage(progress, "automix", mixes, "mixes") as heard:
+    with stage(progress, "automix", mixes, "mixes") as mixes_stage:
         if missing:
             with write_lock(store), connect():
                 clear_leftovers(store)
@@ -247,10 +247,12 @@ def _render_missing(jobs: Sequence[_Job], songs: Mapping[str, Song], store: str,
                 longest = song_bytes(used, num_sources=len(sources_of(used[0])))
                 need = Resources(memory_bytes=_LIBRARIES_BYTES + int(_SONGS_HELD * longest))
                 for done in map_rows(_write_mixes, items, resources=need):
-                    heard.advance(done["num_mixes"])
-                    heard.note(done["last"])
+                    mixes_stage.advance(done["num_mixes"])
+                    mixes_stage.note(done["last"])
         nothing = "" if jobs else ": nothing fits, training goes on without"
-        heard.finish(f"{mixes} mixes in {len(missing)} new shards, {len(jobs) - len(missing)} were there{nothing}")
+        mixes_stage.finish(
+            f"{mixes} mixes in {len(missing)} new shards, {len(jobs) - len(missing)} were there{nothing}"
+        )
 
 
 def _item(job: _Job, songs: Mapping[str, Song], store: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ _UNKNOWN = SongOrigin(lossless=True, bits=16, sample_rate=0)  # of a store of ea
 
 def verdicts_on(
     config: CurateConfig,
-    heard: Sequence[JudgedSong],
+    songs_judged: Sequence[JudgedSong],
     by_hand: Overrides,
     about: Mapping[str, Any],
     forgotten: RemovedSongs = NOTHING,
@@ -42,11 +42,11 @@ def verdicts_on(
             duration_s=item.measures["duration_s"],
             measures={**item.measures, **_shares(item, about["sources"])},
         )
-        for item in heard
+        for item in songs_judged
     ]
     verdicts = [_overruled(verdict, by_hand) for verdict in verdicts]
-    signatures = {item.song.track_id: item.signature for item in heard}
-    to_go = forgotten.recognized({item.song.track_id: item.song.audio for item in heard}, signatures)
+    signatures = {item.song.track_id: item.signature for item in songs_judged}
+    to_go = forgotten.recognized({item.song.track_id: item.song.audio for item in songs_judged}, signatures)
     verdicts = [
         replace(verdict, keep=False, reason=FORGOTTEN, detail=to_go[verdict.track_id])
         if verdict.track_id in to_go
@@ -56,14 +56,16 @@ def verdicts_on(
     origins = {name: origin_of(fields) for name, fields in about.get("origins", {}).items()}
     ranks = {verdict.track_id: _rank(verdict, origins, by_hand, about["sources"]) for verdict in verdicts}
     verdicts, copies = _without_copies(verdicts, signatures, by_hand, ranks, min_similarity=config.min_similarity)
-    shown = [item for item in heard if item.evidence and item.song.track_id not in to_go]
-    evidence = {item.song.track_id: item.evidence for item in shown}
-    remarks = {item.song.track_id: [*origins.get(item.song.track_id, _UNKNOWN).remarks, item.remark] for item in heard}
-    told = [
+    with_evidence = [item for item in songs_judged if item.evidence and item.song.track_id not in to_go]
+    evidence = {item.song.track_id: item.evidence for item in with_evidence}
+    remarks = {
+        item.song.track_id: [*origins.get(item.song.track_id, _UNKNOWN).remarks, item.remark] for item in songs_judged
+    }
+    explained = [
         replace(verdict, detail="; ".join(filter(None, (verdict.detail, *remarks[verdict.track_id]))))
         for verdict in verdicts
     ]
-    return resplit(told, about), {**evidence, **copies}
+    return resplit(explained, about), {**evidence, **copies}
 
 
 def _first(remarks: Sequence[str]) -> list[str]:
@@ -88,10 +90,10 @@ def _overruled(verdict: Verdict, by_hand: Overrides) -> Verdict:
     decided = by_hand.songs.get(verdict.track_id)
     if decided is None:
         return verdict
-    said = f"overridden by hand: {decided.why}"
+    detail = f"overridden by hand: {decided.why}"
     if verdict.reason:
-        said += f" (the rules: {verdict.reason}, {verdict.detail})"
-    return replace(verdict, keep=decided.keep, reason="" if decided.keep else "overridden", detail=said)
+        detail += f" (the rules: {verdict.reason}, {verdict.detail})"
+    return replace(verdict, keep=decided.keep, reason="" if decided.keep else "overridden", detail=detail)
 
 
 Rank = tuple[int, bool, bool, int, int, int, int, str]
@@ -126,8 +128,8 @@ def _without_copies(
         for name in copies:
             # A copy of a copy may share nothing with the best itself.
             match = min(
-                (one for one in matches if name in (one.later, one.first)),
-                key=lambda one: best not in (one.later, one.first),
+                (pair for pair in matches if name in (pair.later, pair.first)),
+                key=lambda pair: best not in (pair.later, pair.first),
             )
             changed[name] = _copied(kept[name], kept[best], match, by_hand)
             evidence[name] = _side_by_side(match, name)
@@ -141,9 +143,11 @@ def _without_dropped_by_hand(
     dropped = {name for name, decided in by_hand.songs.items() if not decided.keep and name in signatures}
     if not dropped:
         return list(verdicts)
-    asked = {name: signatures[name] for name in dropped | {verdict.track_id for verdict in verdicts if verdict.keep}}
+    considered = {
+        name: signatures[name] for name in dropped | {verdict.track_id for verdict in verdicts if verdict.keep}
+    }
     # A corpus may keep copies (min_similarity above 1); what a person dropped is dropped all the same.
-    matches = find_matches(asked, min_similarity=min_similarity if min_similarity <= 1 else SAME)
+    matches = find_matches(considered, min_similarity=min_similarity if min_similarity <= 1 else SAME)
     first: dict[str, str] = {}
     for names in _groups(matches):
         if together := sorted(names & dropped):
@@ -189,8 +193,14 @@ def _side_by_side(match: Match, name: str) -> tuple[Evidence, ...]:
     middle_s = (match.start_s + match.stop_s) / 2
     first_s = match.first_start_s + (middle_s - match.start_s) * match.speed
     later, first = (
-        Evidence(source="", start_s=at_s, stop_s=at_s, words="this song" if one == name else "the other", track_id=one)
-        for one, at_s in ((match.later, middle_s), (match.first, first_s))
+        Evidence(
+            source="",
+            start_s=at_s,
+            stop_s=at_s,
+            words="this song" if track_id == name else "the other",
+            track_id=track_id,
+        )
+        for track_id, at_s in ((match.later, middle_s), (match.first, first_s))
     )
     return (later, first) if name == match.later else (first, later)
 

@@ -162,34 +162,36 @@ def _curate(
     measured = signal_stats.run(
         config, stored.songs, sources=sources, mixtures=ingested.mixtures, store=store, progress=progress
     )
-    if unread := sorted((track_id, known.unread) for track_id, known in measured.items() if known.unread):
+    if unread := sorted((track_id, stats.unread) for track_id, stats in measured.items() if stats.unread):
         key = incomplete_key(
             key, unread
         )  # not the verdicts that were asked for: the next run measures these songs again
-    heard = [judged(song, measured[song.track_id], config, sources) for song in stored.songs]
+    songs_judged = [judged(song, measured[song.track_id], config, sources) for song in stored.songs]
     if model is not None:
-        heard = cross_checked(heard, config, model, sources, store, progress)
+        songs_judged = cross_checked(songs_judged, config, model, sources, store, progress)
     before = drawn_sides(store, stored.extra["split_rule"], step="curate") if stored.extra.get("drawn") else {}
-    verdicts, evidence = verdicts_on(config, heard, by_hand, {**stored.extra, "curated_sides": before}, forgotten)
+    verdicts, evidence = verdicts_on(
+        config, songs_judged, by_hand, {**stored.extra, "curated_sides": before}, forgotten
+    )
     verdicts = sorted([*verdicts, *ingested.rejected], key=lambda verdict: verdict.track_id)
     settings = {**settings_of(stored), "curate": asdict(config)}
     table = write_table(store, "verdicts", table_of(verdicts, VERDICTS), key=key, settings=settings)
-    told = CurationInput(
+    page_input = CurationInput(
         key=key,
         rules=config,
         sources=sources,
         verdicts=verdicts,
         songs={song.track_id: song for song in stored.songs},
         evidence=evidence,
-        matrices={item.song.track_id: item.shares_SS for item in heard if item.shares_SS is not None},
+        matrices={item.song.track_id: item.shares_SS for item in songs_judged if item.shares_SS is not None},
         min_own=config.min_own,
         max_foreign=config.max_foreign,
         heard_db=config.heard_db,
         by_hand=tuple(by_hand.songs),
         model=config.model,
     )
-    curation_page.run(told, store=home, progress=progress)
-    signatures = {item.song.track_id: item.signature for item in heard}
+    curation_page.run(page_input, store=home, progress=progress)
+    signatures = {item.song.track_id: item.signature for item in songs_judged}
     return _select(verdicts, table, stored, by_hand, signatures, store=store, key=key, settings=settings)
 
 
@@ -266,8 +268,8 @@ def _nothing_left(split: str, config: CurateConfig, ingested: IngestResult, resu
         always = set.intersection(*map(set, silent)) or {
             Counter(s for group in silent for s in group).most_common(1)[0][0]
         }
-        heard = ",".join(f'"{source}"' for source in sources if source not in always)
-        leave = f"corpus.sources=[{heard}] leaves out {', '.join(sorted(always))}; " if heard else ""
+        remaining = ",".join(f'"{source}"' for source in sources if source not in always)
+        leave = f"corpus.sources=[{remaining}] leaves out {', '.join(sorted(always))}; " if remaining else ""
         lines.append(f"{leave}curate.min_presence=0 keeps silent stems.")
     if summary["dropped"].get("clipped"):
         lines.append("curate.max_clipped=1 keeps clipped stems.")

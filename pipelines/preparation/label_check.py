@@ -105,20 +105,20 @@ def run(
         audio: STEP.key(LabelCheckInputs(audio=audio, sources=tuple(sources), model=model.digest)) for audio in songs
     }
     caches = {audio: storage.join(store, "cache", "heard", f"{key}.json") for audio, key in keys.items()}
-    found = {audio: levels for audio, path in caches.items() if (levels := read_levels(path)) is not None}
-    missing = [audio for audio in songs if audio not in found]
+    cached = {audio: levels for audio, path in caches.items() if (levels := read_levels(path)) is not None}
+    missing = [audio for audio in songs if audio not in cached]
     if missing:
         items = [{"song": asdict(songs[audio]), "cache": caches[audio]} for audio in missing]
         actor = {"sources": list(sources), "use_gpu": use_gpu, "batch_size": batch_size}
-        with stage(progress, "cross-check", len(songs), "songs") as heard, connect():
-            heard.advance(len(found))
+        with stage(progress, "cross-check", len(songs), "songs") as songs_stage, connect():
+            songs_stage.advance(len(cached))
             for title in _listen(items, model.path, actor, num_workers=num_workers):
-                heard.advance()
-                heard.note(title)
-            heard.finish(f"{len(missing)} songs heard by the model, {len(found)} known before")
+                songs_stage.advance()
+                songs_stage.note(title)
+            songs_stage.finish(f"{len(missing)} songs heard by the model, {len(cached)} known before")
     # Read back even when just computed: rounded, as a later run will find them.
     computed = {audio: levels for audio in missing if (levels := read_levels(caches[audio])) is not None}
-    return {**found, **computed}
+    return {**cached, **computed}
 
 
 def _listen(

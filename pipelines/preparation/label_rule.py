@@ -60,7 +60,7 @@ def levels_of(
         blocks = (to_channels(block_CT, shape.audio_channels) for block_CT in read(source))
         return resample_blocks(blocks, source_rate=sample_rate, target_rate=shape.sample_rate)
 
-    own, heard = [], []
+    own, output_levels = [], []
     for source in sources:
         whole, outputs = _Seconds(shape.sample_rate), _Seconds(shape.sample_rate)
         mean, std = input_statistics(model, (torch.from_numpy(whole.add(block_CT)) for block_CT in stem(source)))
@@ -75,8 +75,8 @@ def levels_of(
         ):
             outputs.add(estimates_SCT.cpu().numpy()[order])
         own.append(whole.levels()[:, 0])
-        heard.append(outputs.levels())
-    levels = Levels(own_NS=np.stack(own, axis=1), heard_NSS=np.stack(heard, axis=1))
+        output_levels.append(outputs.levels())
+    levels = Levels(own_NS=np.stack(own, axis=1), heard_NSS=np.stack(output_levels, axis=1))
     if not np.isfinite(levels.heard_NSS).all():
         raise InputError("the model's estimates hold NaN or infinite samples; set curate.model to another checkpoint")
     return levels
@@ -133,38 +133,40 @@ class Confusion:
 
 def confusions(shares_SS: Shares, *, sources: Sequence[str], min_own: float, max_foreign: float) -> list[Confusion]:
     """The stems that break the rule; those that never sound break none."""
-    found = []
+    confused = []
     for index, source in enumerate(sources):
         own, others = float(shares_SS[index, index]), np.delete(shares_SS[index], index)
-        other = float(others.max(initial=0.0))
-        if np.isnan(own) or (own > min_own and other < max_foreign):
+        other_share = float(others.max(initial=0.0))
+        if np.isnan(own) or (own > min_own and other_share < max_foreign):
             continue
         predicted_as = [name for name in sources if name != source][int(others.argmax())] if len(others) else ""
-        found.append(Confusion(source=source, predicted_as=predicted_as, self_share=own, other_share=other))
-    return found
+        confused.append(Confusion(source=source, predicted_as=predicted_as, self_share=own, other_share=other_share))
+    return confused
 
 
-def in_words(found: Sequence[Confusion], *, max_foreign: float) -> str:
+def in_words(confusions: Sequence[Confusion], *, max_foreign: float) -> str:
     """The confusions as a sentence; two that point at each other are called swapped."""
-    told = []
+    phrases = []
     clear = {
-        one.source: one.predicted_as
-        for one in found
-        if one.other_share >= max_foreign and one.other_share > one.self_share
+        confusion.source: confusion.predicted_as
+        for confusion in confusions
+        if confusion.other_share >= max_foreign and confusion.other_share > confusion.self_share
     }
     swapped = sorted({tuple(sorted((a, b))) for a, b in clear.items() if clear.get(b) == a})
-    told += [f"{one} and {other} look swapped" for one, other in swapped]
-    for one in found:
-        if one.other_share >= max_foreign:
-            own = f", as {one.source} in {one.self_share:.0%}"
-            told.append(
-                f"the stem called {one.source} is heard as {one.predicted_as} in {one.other_share:.0%} of seconds{own}"
+    phrases += [f"{first} and {second} look swapped" for first, second in swapped]
+    for confusion in confusions:
+        if confusion.other_share >= max_foreign:
+            own = f", as {confusion.source} in {confusion.self_share:.0%}"
+            phrases.append(
+                f"the stem called {confusion.source} is heard as {confusion.predicted_as} in "
+                f"{confusion.other_share:.0%} of seconds{own}"
             )
         else:
-            told.append(
-                f"the stem called {one.source} is heard as {one.source} in only {one.self_share:.0%} of seconds"
+            phrases.append(
+                f"the stem called {confusion.source} is heard as {confusion.source} in only "
+                f"{confusion.self_share:.0%} of seconds"
             )
-    return "; ".join(told)
+    return "; ".join(phrases)
 
 
 def worst_second(levels: Levels, *, index: int, predicted_as: int, silence_db: float) -> int:

@@ -79,9 +79,9 @@ def run(
             audio=song.audio, sources=tuple(sources), mixture=mixture, silence_db=rules.silence_db
         )
         caches[song.track_id] = storage.join(store, "cache", "measures", f"{STEP.key(about)}.json")
-    known = {cache: _read(cache) for cache in set(caches.values())}
-    missing = list({caches[song.track_id]: song for song in songs if known[caches[song.track_id]] is None}.values())
-    with stage(progress, "curate", len(missing), "songs") as heard:
+    cached = {cache: _read(cache) for cache in set(caches.values())}
+    missing = list({caches[song.track_id]: song for song in songs if cached[caches[song.track_id]] is None}.values())
+    with stage(progress, "curate", len(missing), "songs") as songs_stage:
         if missing:
             common = {"sources": list(sources), "silence_db": rules.silence_db}
             items = [
@@ -91,12 +91,12 @@ def run(
             unread: dict[str, Any] = {}
             with connect():
                 for done in map_rows(_measure_songs, items):
-                    heard.advance(done["num_songs"])
+                    songs_stage.advance(done["num_songs"])
                     unread |= done["unread"]
             for cache in {caches[song.track_id] for song in missing}:
-                known[cache] = _measured(unread[cache]) if cache in unread else _read(cache)
-        heard.finish(f"{len(songs)} songs, {len(missing)} of them measured now")
-    return {song.track_id: found for song in songs if (found := known[caches[song.track_id]]) is not None}
+                cached[cache] = _measured(unread[cache]) if cache in unread else _read(cache)
+        songs_stage.finish(f"{len(songs)} songs, {len(missing)} of them measured now")
+    return {song.track_id: stats for song in songs if (stats := cached[caches[song.track_id]]) is not None}
 
 
 def contents(files: Sequence[StemFile]) -> tuple[str, ...]:
@@ -130,16 +130,16 @@ def _measure_songs(item: Mapping[str, Any]) -> dict[str, Any]:
         song = Song(**work["song"])
         options = {"sources": item["sources"], "silence_db": item["silence_db"]}
         mixture = [StemFile(**file) for file in work["mixture"]]
-        told = {"unread": "", "broken": ""}
+        problems = {"unread": "", "broken": ""}
         try:
             meter = _heard_with(mixture, song, **options)
         except AudioError as error:  # of the mixture; the stems were read before and stand in the store
-            meter, told["broken"] = _heard(song, [], **options), str(error)
+            meter, problems["broken"] = _heard(song, [], **options), str(error)
         except Unavailable as error:
-            meter, told["unread"] = _heard(song, [], **options), str(error)
+            meter, problems["unread"] = _heard(song, [], **options), str(error)
         moments = [asdict(moment) for moment in meter.worst()]
-        row = {"measures": meter.measures(), "moments": moments, "signature": pack(meter.signature()), **told}
-        if told["unread"]:
+        row = {"measures": meter.measures(), "moments": moments, "signature": pack(meter.signature()), **problems}
+        if problems["unread"]:
             unread[work["cache"]] = row
         else:
             write_json(work["cache"], row)

@@ -32,42 +32,42 @@ class JudgedSong:
     evidence: tuple[Evidence, ...] = ()
 
 
-def judged(song: Song, known: SongStats, config: CurateConfig, sources: Sequence[str]) -> JudgedSong:
+def judged(song: Song, stats: SongStats, config: CurateConfig, sources: Sequence[str]) -> JudgedSong:
     """The song with the first rule on its signal that it breaks, and the worst second of every such stem."""
-    broken = faults(known.measures, config, sources=sources, moments=known.moments)
+    broken = faults(stats.measures, config, sources=sources, moments=stats.moments)
     first = [fault for fault in broken if fault.reason == broken[0].reason]
     return JudgedSong(
         song=song,
-        measures=known.measures,
-        signature=known.signature,
+        measures=stats.measures,
+        signature=stats.signature,
         reason=broken[0].reason if broken else "",
         detail="; ".join(fault.detail for fault in first),
-        remark=_remark(known),
-        evidence=tuple(_moments(first, known)),
+        remark=_remark(stats),
+        evidence=tuple(_moments(first, stats)),
     )
 
 
-def _remark(known: SongStats) -> str:
-    if not known.broken and not known.unread:
+def _remark(stats: SongStats) -> str:
+    if not stats.broken and not stats.unread:
         return ""
-    next_time = "; the next run tries again" if known.unread else ""
-    return f"not compared with the mixture that came with it: {known.broken or known.unread}{next_time}"
+    next_time = "; the next run tries again" if stats.unread else ""
+    return f"not compared with the mixture that came with it: {stats.broken or stats.unread}{next_time}"
 
 
-def _moments(broken: Sequence[RuleViolation], known: SongStats) -> Iterator[Evidence]:
+def _moments(broken: Sequence[RuleViolation], stats: SongStats) -> Iterator[Evidence]:
     """The worst seconds of each fault, the middle of the song for one that is everywhere; none of pure silence."""
     for fault in broken:
-        if fault.source and known.measures[f"{fault.source}_peak"] < _INAUDIBLE:
+        if fault.source and stats.measures[f"{fault.source}_peak"] < _INAUDIBLE:
             continue
-        middle_s = known.measures["duration_s"] / 2
-        worst = fault.worst(known.moments)
+        middle_s = stats.measures["duration_s"] / 2
+        worst = fault.worst(stats.moments)
         start_s, stop_s = (worst[0].start_s, worst[0].stop_s) if worst else (middle_s, middle_s)
-        words = f"with {fault.other} in it" if fault.other else ""
-        yield Evidence(source=fault.source, start_s=start_s, stop_s=stop_s, words=words)
+        hint = f"with {fault.other} in it" if fault.other else ""
+        yield Evidence(source=fault.source, start_s=start_s, stop_s=stop_s, words=hint)
 
 
 def cross_checked(
-    heard: Sequence[JudgedSong],
+    songs_judged: Sequence[JudgedSong],
     config: CurateConfig,
     model: LabelModel,
     sources: Sequence[str],
@@ -75,9 +75,9 @@ def cross_checked(
     progress: Progress | None,
 ) -> list[JudgedSong]:
     """The same; songs that break no rule so far, or that of likely names alone, are played to the model."""
-    asked = {item.song.audio: item.song for item in heard if item.reason in _FOR_THE_MODEL}
+    to_check = {item.song.audio: item.song for item in songs_judged if item.reason in _FOR_THE_MODEL}
     levels = label_check.run(
-        asked,
+        to_check,
         model,
         sources=sources,
         store=store,
@@ -88,7 +88,7 @@ def cross_checked(
     )
     return [
         _labelled(item, levels[item.song.audio], config, sources) if item.reason in _FOR_THE_MODEL else item
-        for item in heard
+        for item in songs_judged
     ]
 
 
@@ -96,16 +96,18 @@ def _labelled(item: JudgedSong, levels: Levels, config: CurateConfig, sources: S
     """The song with the label rule applied to what the model heard."""
     shares_SS = label_rule.matrix(levels, silence_db=config.silence_db, heard_db=config.heard_db)
     item = replace(item, shares_SS=shares_SS)
-    found = label_rule.confusions(shares_SS, sources=sources, min_own=config.min_own, max_foreign=config.max_foreign)
-    if not found:
-        words = f"{item.detail}; the model hears every stem as what it is called" if item.reason else ""
-        return replace(item, detail=words)
-    words = label_rule.in_words(found, max_foreign=config.max_foreign)
-    evidence = tuple(_worst(levels, one, config, sources) for one in found)
-    return replace(item, reason="mislabelled", detail=words, evidence=evidence)
+    confusions = label_rule.confusions(
+        shares_SS, sources=sources, min_own=config.min_own, max_foreign=config.max_foreign
+    )
+    if not confusions:
+        detail = f"{item.detail}; the model hears every stem as what it is called" if item.reason else ""
+        return replace(item, detail=detail)
+    detail = label_rule.in_words(confusions, max_foreign=config.max_foreign)
+    evidence = tuple(_worst(levels, confusion, config, sources) for confusion in confusions)
+    return replace(item, reason="mislabelled", detail=detail, evidence=evidence)
 
 
-def _worst(levels: Levels, found: Confusion, config: CurateConfig, sources: Sequence[str]) -> Evidence:
-    index, predicted_as = sources.index(found.source), sources.index(found.predicted_as or found.source)
+def _worst(levels: Levels, confusion: Confusion, config: CurateConfig, sources: Sequence[str]) -> Evidence:
+    index, predicted_as = sources.index(confusion.source), sources.index(confusion.predicted_as or confusion.source)
     second = label_rule.worst_second(levels, index=index, predicted_as=predicted_as, silence_db=config.silence_db)
-    return Evidence(source=found.source, start_s=second, stop_s=second + 1.0, words=f"called {found.source}")
+    return Evidence(source=confusion.source, start_s=second, stop_s=second + 1.0, words=f"called {confusion.source}")

@@ -158,9 +158,9 @@ def connected(store: str) -> Iterator["MlflowClient"]:
     except Exception as error:
         if not _is_of_servers(error):
             raise
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        message = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"MLflow at {without_password(uri)} refused, or went away: {said}; when it answers, the same command "
+            f"MLflow at {without_password(uri)} refused, or went away: {message}; when it answers, the same command "
             "goes on"
         ) from error
     finally:

@@ -24,9 +24,9 @@ def open_run(client: "MlflowClient", config: RegistryConfig, run_key: str, *, st
         )
     here = None if experiment is None else str(experiment.experiment_id)
     for places in _experiments(client, first=here):
-        found = client.search_runs(places, filter_string=wanted, max_results=1, order_by=["attributes.start_time ASC"])
-        if found:
-            return str(found[0].info.run_id)
+        runs = client.search_runs(places, filter_string=wanted, max_results=1, order_by=["attributes.start_time ASC"])
+        if runs:
+            return str(runs[0].info.run_id)
     if here is None:
         location = _artifacts(config, store)
         tags = {OURS: "in the store"} if location == artifact_folder(store).as_uri() else {}
@@ -38,8 +38,8 @@ def _experiments(client: "MlflowClient", *, first: str | None) -> Iterator[list[
     """Ids of experiments, as many as one search should name: one first and alone, then all others."""
     if first is not None:
         yield [first]
-    others = [str(one.experiment_id) for one in pages(client.search_experiments)]
-    others = [one for one in others if one != first]
+    others = [str(experiment.experiment_id) for experiment in pages(client.search_experiments)]
+    others = [experiment for experiment in others if experiment != first]
     for start in range(0, len(others), 100):
         yield others[start : start + 100]
 
@@ -111,8 +111,8 @@ def version_or_none(client: "MlflowClient", name: str, version: str) -> Any | No
 def model_versions(client: "MlflowClient", name: str, run_key: str = "") -> list[Any]:
     """Every version of a model, the oldest first; of one training alone where its key is given."""
     of_key = f" and tags.run_key = '{run_key}'" if run_key else ""
-    found = pages(client.search_model_versions, filter_string=f"name = '{name}'{of_key}")
-    return sorted(found, key=lambda made: int(made.version))
+    versions = pages(client.search_model_versions, filter_string=f"name = '{name}'{of_key}")
+    return sorted(versions, key=lambda version: int(version.version))
 
 
 CHAMPION, CANDIDATE, PREVIOUS = "champion", "candidate", "previous"

@@ -67,9 +67,9 @@ class MetricsForwarder:
         a file takes the place of the one with its name.
         """
         certain = run_folder.newest_step(self.folder)
-        told = self._send_curve(certain)
+        sent = self._send_curve(certain)
         self._send_examples(certain)
-        return told
+        return sent
 
     def _send_curve(self, certain: int) -> int:
         done = self.delivered()
@@ -144,10 +144,10 @@ class MetricsForwarder:
     def close(self, status: str, why: str) -> None:
         """Close the MLflow run."""
         run_id, _ = self._open()
-        told = {name: text for name, text in ((ENDED, why), (STOPPED, self.stopped)) if text}
-        for tag in ({ENDED, STOPPED} - told.keys()) & self._client.get_run(run_id).data.tags.keys():
+        tags = {name: text for name, text in ((ENDED, why), (STOPPED, self.stopped)) if text}
+        for tag in ({ENDED, STOPPED} - tags.keys()) & self._client.get_run(run_id).data.tags.keys():
             self._client.delete_tag(run_id, tag)  # of an earlier start
-        run_logging.end_run(self._client, run_id, status, tags=told)
+        run_logging.end_run(self._client, run_id, status, tags=tags)
         self._mark(run_id, step=self.delivered(), examples=self._marked("examples"), closed=status)
 
     def is_closed(self) -> bool:

@@ -47,27 +47,27 @@ def every_version(*, store: str) -> dict[str, Origin]:
         champions = {
             model.name: str(model.aliases.get(CHAMPION, "")) for model in pages(client.search_registered_models)
         }
-        found = [
-            _origin(client, made, is_champion=champions.get(made.name) == str(made.version))
-            for made in pages(client.search_model_versions)
-            if "checkpoint_digest" in made.tags or "dataset_uri" in made.tags
+        origins = [
+            _origin(client, raw_version, is_champion=champions.get(raw_version.name) == str(raw_version.version))
+            for raw_version in pages(client.search_model_versions)
+            if "checkpoint_digest" in raw_version.tags or "dataset_uri" in raw_version.tags
         ]
-    return {origin.version.uri: origin for origin in sorted(found, key=_order)}
+    return {origin.version.uri: origin for origin in sorted(origins, key=_order)}
 
 
 def _order(origin: Origin) -> tuple[str, int]:
     return origin.version.name, int(origin.version.version)
 
 
-def _origin(client: "MlflowClient", made: Any, *, is_champion: bool) -> Origin:
-    tags = made.tags
+def _origin(client: "MlflowClient", raw_version: Any, *, is_champion: bool) -> Origin:
+    tags = raw_version.tags
     # Versions registered before the tag was have the setting alone: an alias in it may have moved since.
-    start = tags["start_uri"] if "start_uri" in tags else _setting(client, made.run_id)
+    start = tags["start_uri"] if "start_uri" in tags else _setting(client, raw_version.run_id)
     return Origin(
         version=ModelVersion(
-            name=made.name,
-            version=str(made.version),
-            run_id=str(made.run_id),
+            name=raw_version.name,
+            version=str(raw_version.version),
+            run_id=str(raw_version.run_id),
             run_key=tags.get("run_key", ""),
             digest=tags.get("checkpoint_digest", ""),
             alias=CHAMPION if is_champion else "",
@@ -106,36 +106,38 @@ def versions(config: RegistryConfig, *, store: str) -> list[ModelVersion]:
         return []
     with connected(store) as client:
         present = aliases(client, config.name)
-        return [version_of(made, present) for made in model_versions(client, config.name)]
+        return [version_of(raw_version, present) for raw_version in model_versions(client, config.name)]
 
 
 def lineage(ref: str, *, store: str) -> Lineage:
     """Everything that the registry knows about where a version comes from."""
     require_books(ref, store)
     with connected(store) as client:
-        version, made = look_up(client, ref)
+        version, raw_version = look_up(client, ref)
         done = promotion_log.take_snapshot(client, version.name).done
-        hidden = [name for name in made.tags if decisions.is_own_tag(name) or name.startswith(run_logging.EVALUATION)]
+        hidden = [
+            name for name in raw_version.tags if decisions.is_own_tag(name) or name.startswith(run_logging.EVALUATION)
+        ]
         return Lineage(
             version=version,
             settings=run_logging.settings_of(client, run_or_none(client, version.run_id)),
-            tags={name: text for name, text in made.tags.items() if name not in hidden},
-            decision=decisions.counting(client, made, is_champion=version.alias == CHAMPION),
+            tags={name: text for name, text in raw_version.tags.items() if name not in hidden},
+            decision=decisions.counting(client, raw_version, is_champion=version.alias == CHAMPION),
             promotions=tuple(entry for entry in done if entry.version == version.version),
-            evaluations=run_logging.evaluations(made.tags),
-            decisions=tuple(decisions.notes(made)),
+            evaluations=run_logging.evaluations(raw_version.tags),
+            decisions=tuple(decisions.notes(raw_version)),
         )
 
 
 def decision_of(version: ModelVersion, *, store: str) -> dict[str, Any] | None:
     """The decision about a version that counts: the one that promoted it, else the last; None if there is none."""
     with connected(store) as client:
-        made = client.get_model_version(version.name, version.version)
-        return decisions.counting(client, made, is_champion=version.alias == CHAMPION)
+        raw_version = client.get_model_version(version.name, version.version)
+        return decisions.counting(client, raw_version, is_champion=version.alias == CHAMPION)
 
 
 def decisions_of(version: ModelVersion, *, store: str) -> list[dict[str, Any]]:
     """Every decision about a version, the oldest first."""
     with connected(store) as client:
-        made = client.get_model_version(version.name, version.version)
-        return [decisions.read(client, made, note.key) for note in decisions.notes(made)]
+        raw_version = client.get_model_version(version.name, version.version)
+        return [decisions.read(client, raw_version, note.key) for note in decisions.notes(raw_version)]

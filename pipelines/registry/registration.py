@@ -38,33 +38,33 @@ def register(config: RegistryConfig, candidate: Candidate, *, store: str) -> Mod
     key = run_logging.evaluation_key(candidate, digest)
     with connected(store) as client:
         used_registries.record(store)
-        made = _find(client, config, run_key=candidate.run_key, digest=digest)
-        run_id = str(made.run_id) if made else open_run(client, config, candidate.run_key, store=store)
+        raw_version = _find(client, config, run_key=candidate.run_key, digest=digest)
+        run_id = str(raw_version.run_id) if raw_version else open_run(client, config, candidate.run_key, store=store)
         tags = {}
-        if made is None:
+        if raw_version is None:
             run_logging.log_run(client, run_id, candidate)
             model_id = run_logging.log_model(client, run_id, candidate)
         else:
-            model_id = str(made.source).removeprefix("models:/")
-        if key and (made is None or f"{run_logging.EVALUATION}{key}" not in made.tags):
+            model_id = str(raw_version.source).removeprefix("models:/")
+        if key and (raw_version is None or f"{run_logging.EVALUATION}{key}" not in raw_version.tags):
             own = run_logging.log_evaluation(client, run_id, candidate, model_id=model_id, key=key)
             tags = run_logging.evaluation_tag(client, candidate, key, own)
-        if made is None:
+        if raw_version is None:
             _ensure_registered(client, config.name)
-            told = {"run_key": candidate.run_key, "checkpoint_digest": digest, **candidate.lineage}
-            tags = {limits.key(name): limits.value(text, limits.MAX_TAG) for name, text in told.items()} | tags
+            described = {"run_key": candidate.run_key, "checkpoint_digest": digest, **candidate.lineage}
+            tags = {limits.key(name): limits.value(text, limits.MAX_TAG) for name, text in described.items()} | tags
             # The tags arrive together with the version: a version without its digest never exists.
-            made = client.create_model_version(
+            raw_version = client.create_model_version(
                 config.name, f"models:/{model_id}", run_id=run_id, tags=tags, model_id=model_id
             )
         else:
             for name, text in tags.items():
-                client.set_model_version_tag(config.name, made.version, name, text)
+                client.set_model_version_tag(config.name, raw_version.version, name, text)
         run_logging.end_run(client, run_id, "FINISHED")
         present = aliases(client, config.name)
-        if _awaits_decision(made, present):
-            client.set_registered_model_alias(config.name, CANDIDATE, str(made.version))
-        return version_of(made, present)
+        if _awaits_decision(raw_version, present):
+            client.set_registered_model_alias(config.name, CANDIDATE, str(raw_version.version))
+        return version_of(raw_version, present)
 
 
 def _ensure_registered(client: "MlflowClient", name: str) -> None:
@@ -72,14 +72,16 @@ def _ensure_registered(client: "MlflowClient", name: str) -> None:
 
 
 def _find(client: "MlflowClient", config: RegistryConfig, *, run_key: str, digest: str) -> Any | None:
-    found = model_versions(client, config.name, run_key)
-    return next((made for made in found if made.tags.get("checkpoint_digest") == digest), None)
+    candidates = model_versions(client, config.name, run_key)
+    return next(
+        (raw_version for raw_version in candidates if raw_version.tags.get("checkpoint_digest") == digest), None
+    )
 
 
-def _awaits_decision(made: Any, present: Mapping[str, str]) -> bool:
+def _awaits_decision(raw_version: Any, present: Mapping[str, str]) -> bool:
     """Whether a version should be the candidate: nothing was decided about it, and no later one was registered."""
-    later = int(present.get(CANDIDATE, "0")) > int(made.version)
-    return not later and str(made.version) not in present.values() and not decisions.notes(made)
+    later = int(present.get(CANDIDATE, "0")) > int(raw_version.version)
+    return not later and str(raw_version.version) not in present.values() and not decisions.notes(raw_version)
 
 
 def attach(ref: str, file: Path, *, store: str) -> str:
@@ -89,8 +91,8 @@ def attach(ref: str, file: Path, *, store: str) -> str:
         folder = f"exports/{version.name}/{version.version}"
         client.log_artifact(version.run_id, str(file), folder)
         kept = f"{client.get_run(version.run_id).info.artifact_uri}/{folder}/{file.name}"
-        told = f"{kept} sha256:{digest_of(file)}"
+        reference = f"{kept} sha256:{digest_of(file)}"
         client.set_model_version_tag(
-            version.name, version.version, limits.key(f"export.{file.name}"), limits.value(told, limits.MAX_TAG)
+            version.name, version.version, limits.key(f"export.{file.name}"), limits.value(reference, limits.MAX_TAG)
         )
     return kept

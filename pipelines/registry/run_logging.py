@@ -167,8 +167,8 @@ def log_model(client: "MlflowClient", run_id: str, candidate: Candidate) -> str:
 
     with tempfile.TemporaryDirectory() as scratch:
         bundle = write_bundle(Path(candidate.checkpoint), Path(scratch))
-        if known := _known_model(client, run_id, bundle):
-            return known
+        if model_id := _known_model(client, run_id, bundle):
+            return model_id
         with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
             # It asks for type hints and an input example; the signature below says more than either.
             warnings.simplefilter("ignore", UserWarning)
@@ -193,10 +193,10 @@ def _known_model(client: "MlflowClient", run_id: str, bundle: Bundle) -> str:
     """The model of this run with the same checkpoint and source, if it was logged whole; else empty."""
     places = [client.get_run(run_id).info.experiment_id]
     wanted = {"checkpoint_digest": bundle.digest, "source_package": bundle.package.name}
-    found = limits.pages(
+    models = limits.pages(
         client.search_logged_models, experiment_ids=places, filter_string=f"source_run_id = '{run_id}'"
     )
-    whole = [model for model in found if str(model.status) == "READY" and wanted.items() <= model.tags.items()]
+    whole = [model for model in models if str(model.status) == "READY" and wanted.items() <= model.tags.items()]
     return str(min(whole, key=lambda model: model.creation_timestamp).model_id) if whole else ""
 
 
@@ -232,13 +232,13 @@ def evaluation_key(candidate: Candidate, digest: str) -> str:
     """The name of an evaluation: a digest of weights, songs, protocol and scores; empty where nothing was scored."""
     if not candidate.scores:
         return ""
-    told = [
+    inputs = [
         candidate.run_key,
         digest,
         candidate.dataset.digest,
         *(candidate.lineage.get(name, "") for name in OF_EVALUATION),
     ]
-    return hashlib.sha256(dumps([*told, candidate.scores], sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(dumps([*inputs, candidate.scores], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def log_evaluation(client: "MlflowClient", run_id: str, candidate: Candidate, *, model_id: str, key: str) -> str:
@@ -246,7 +246,7 @@ def log_evaluation(client: "MlflowClient", run_id: str, candidate: Candidate, *,
     from mlflow.entities import DatasetInput, InputTag, Metric
 
     parent = client.get_run(run_id)
-    found = client.search_runs(
+    runs = client.search_runs(
         [parent.info.experiment_id], filter_string=f"tags.evaluation_key = '{key}'", max_results=1,
         order_by=["attributes.start_time ASC"],
     )  # fmt: skip
@@ -258,7 +258,7 @@ def log_evaluation(client: "MlflowClient", run_id: str, candidate: Candidate, *,
     }
     short = {name: limits.value(text, limits.MAX_TAG) for name, text in tags.items()}
     name = f"{candidate.run_key} scored"
-    run = found[0] if found else client.create_run(parent.info.experiment_id, run_name=name, tags=short)
+    run = runs[0] if runs else client.create_run(parent.info.experiment_id, run_name=name, tags=short)
     own = str(run.info.run_id)
     if run.info.status == "FINISHED":
         return own
@@ -281,14 +281,14 @@ def log_evaluation(client: "MlflowClient", run_id: str, candidate: Candidate, *,
 
 def evaluation_tag(client: "MlflowClient", candidate: Candidate, key: str, run_id: str) -> dict[str, str]:
     """The tag of a version that names one of its evaluations."""
-    told = {name: candidate.lineage.get(name, "") for name in OF_EVALUATION}
+    origin = {name: candidate.lineage.get(name, "") for name in OF_EVALUATION}
     at = datetime.fromtimestamp(client.get_run(run_id).info.start_time / 1000, UTC).isoformat(timespec="milliseconds")
-    short = {name: limits.value(text, 1000) for name, text in told.items()}
+    short = {name: limits.value(text, 1000) for name, text in origin.items()}
     return {f"{EVALUATION}{key}": dumps({"run_id": run_id, "at": at, **short})}
 
 
 def evaluations(tags: Mapping[str, str]) -> tuple[Evaluation, ...]:
     """Those that the tags of a version name, the oldest first."""
     own = {name.removeprefix(EVALUATION): text for name, text in tags.items() if name.startswith(EVALUATION)}
-    found = [Evaluation(key=key, **json.loads(text)) for key, text in own.items()]
-    return tuple(sorted(found, key=lambda one: (one.at, one.key)))
+    recorded = [Evaluation(key=key, **json.loads(text)) for key, text in own.items()]
+    return tuple(sorted(recorded, key=lambda evaluation: (evaluation.at, evaluation.key)))

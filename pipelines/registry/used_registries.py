@@ -45,12 +45,12 @@ def record(store: str) -> None:
 def recorded(store: str) -> list[str]:
     """Every registry that the store has used, also as its trainings tell that began before this was recorded."""
     root = Path(store)
-    found = _listed(root / FILE)
+    listed = _listed(root / FILE)
     for mark in sorted(root.glob("runs/*/mlflow.json")):
         address = str((read_json(mark) or {}).get("address", "")).rstrip("/")
         if address and not _is_own(address, mark.parent, store):
-            found.add(address)
-    return sorted(found)
+            listed.add(address)
+    return sorted(listed)
 
 
 def _listed(path: Path) -> set[str]:

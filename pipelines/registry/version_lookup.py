@@ -38,17 +38,17 @@ class ModelVersion:
         return f"models:/{self.name}/{self.version}"
 
 
-def version_of(made: Any, present: Mapping[str, str]) -> ModelVersion:
+def version_of(raw_version: Any, present: Mapping[str, str]) -> ModelVersion:
     """A version as MLflow gave it, with the model's aliases."""
-    version = str(made.version)  # an int from SQLite, a string from a server
+    version = str(raw_version.version)  # an int from SQLite, a string from a server
     return ModelVersion(
-        name=made.name,
+        name=raw_version.name,
         version=version,
-        run_id=str(made.run_id),
-        run_key=made.tags.get("run_key", ""),
-        digest=made.tags.get("checkpoint_digest", ""),
+        run_id=str(raw_version.run_id),
+        run_key=raw_version.tags.get("run_key", ""),
+        digest=raw_version.tags.get("checkpoint_digest", ""),
         alias=CHAMPION if present.get(CHAMPION) == version else "",
-        dataset_uri=made.tags.get("dataset_uri", ""),
+        dataset_uri=raw_version.tags.get("dataset_uri", ""),
     )
 
 
@@ -63,15 +63,15 @@ def look_up(client: "MlflowClient", ref: str) -> tuple[ModelVersion, Any]:
         raise InputError(f"{ref}: no registered model {name!r}; there are: {have}")
     present = aliases(client, name)
     wanted = present.get(match["alias"]) if match["alias"] else match["version"]
-    made = version_or_none(client, name, wanted) if wanted else None
-    if made is None:
+    raw_version = version_or_none(client, name, wanted) if wanted else None
+    if raw_version is None:
         named = ", ".join(f"@{alias} (version {version})" for alias, version in sorted(present.items()))
-        numbers = _some([str(one.version) for one in model_versions(client, name)])
+        numbers = _some([str(version.version) for version in model_versions(client, name)])
         raise InputError(f"{ref} does not exist; {name} has {named or 'no alias'} and versions {numbers or 'none'}")
-    found = version_of(made, present)
-    if not found.digest:
+    model_version = version_of(raw_version, present)
+    if not model_version.digest:
         raise InputError(f"{ref} was not registered by stemline: it has no tag checkpoint_digest")
-    return found, made
+    return model_version, raw_version
 
 
 def _some(names: list[str]) -> str:

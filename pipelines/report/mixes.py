@@ -159,7 +159,7 @@ def _sum(parts: Sequence[Samples], length: int) -> Samples:
 
 def _part_figure(example: PartExample, mix: MixExample) -> dict[str, Any]:
     """One part: what was done to it, its waveform under the grid, and its chroma before and after."""
-    others = [other.chroma_after for other in mix.parts if other is not example and other.chroma_after]
+    others = [part.chroma_after for part in mix.parts if part is not example and part.chroma_after]
     context = tuple(np.mean(others, axis=0).tolist()) if others else ()
     return {
         "source": example.part.source,

@@ -158,7 +158,9 @@ def _song_table(scores: Sequence[Score]) -> tuple[list[str], list[list[str]]]:
     for by_source in sorted(counted, key=lambda song: _mean(score.nsdr for score in song.values())):
         title = next(iter(by_source.values())).title
         cells = [decibels(_mean([by_source[source].nsdr])) if source in by_source else "–" for source in sources]
-        model, floor = (_mean(getattr(one, name) for one in by_source.values()) for name in ("nsdr", "mixture_nsdr"))
+        model, floor = (
+            _mean(getattr(score, name) for score in by_source.values()) for name in ("nsdr", "mixture_nsdr")
+        )
         rows.append([title, *cells, decibels(model - floor, signed=True)])
     headers = ["Song, worst first", *(source.capitalize() for source in sources), "Improvement"]
     return headers, rows

@@ -28,7 +28,7 @@ def put(folder: Path, step: int, address: str, *, keep: int) -> None:
     files = [path for path in sorted((folder / name).rglob("*")) if path.is_file()]
     # The curve may go on while it is copied: what a digest is of must be what was sent.
     digests = {}
-    for path in [*files, *(folder / told for told in _TOLD if (folder / told).exists())]:
+    for path in [*files, *(folder / part for part in _TOLD if (folder / part).exists())]:
         inside = str(path.relative_to(folder / name)) if path in files else path.name
         digests[inside] = _copy(path, storage.join(root, name, inside))
     write_json(storage.join(root, f"{name}.json"), {"step": step, "files": digests})
@@ -57,9 +57,9 @@ def get(folder: Path, address: str) -> list[str]:
 
 def _take(fetched: Path, folder: Path, name: str) -> None:
     """Files of a run under their names; the checkpoint, which makes them count, last."""
-    for told in _TOLD:
-        if (fetched / told).exists():
-            os.replace(fetched / told, folder / told)
+    for part in _TOLD:
+        if (fetched / part).exists():
+            os.replace(fetched / part, folder / part)
     fetched.chmod(0o755)
     shutil.rmtree(folder / name, ignore_errors=True)  # the run's own of this step, found damaged
     os.replace(fetched, folder / name)
@@ -92,8 +92,8 @@ def _copy(path: Path, address: str) -> str:
 
 def _names(root: str) -> list[str]:
     """Checkpoints there, the newest first."""
-    found = [name.removesuffix(".json") for name in storage.names(root) if name.endswith(".json")]
-    return sorted(filter(run_folder.is_checkpoint_name, found), reverse=True)
+    steps = [name.removesuffix(".json") for name in storage.names(root) if name.endswith(".json")]
+    return sorted(filter(run_folder.is_checkpoint_name, steps), reverse=True)
 
 
 def _forget(root: str, name: str) -> None:

@@ -43,8 +43,8 @@ def due(folder: Path, step: int) -> bool:
 def steps(folder: Path) -> dict[int, Path]:
     """The folders of examples by step, the earliest first; that of the true stems as step 0."""
     reference = folder / FOLDER / REFERENCE
-    found = {0: reference} if reference.exists() else {}
-    return found | {int(path.name.rpartition("-")[2]): path for path in sorted(folder.glob(f"{FOLDER}/step-*"))}
+    files = {0: reference} if reference.exists() else {}
+    return files | {int(path.name.rpartition("-")[2]): path for path in sorted(folder.glob(f"{FOLDER}/step-*"))}
 
 
 def write(folder: Path, step: int, example: Example) -> None:

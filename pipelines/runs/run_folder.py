@@ -56,15 +56,15 @@ def find(folder: Path) -> Found:
     return Found(newest=None, damaged=tuple(damaged))
 
 
-def tidy(folder: Path, found: Found) -> None:
+def tidy(folder: Path, checkpoints: Found) -> None:
     """Give damaged checkpoints another name, and forget unfinished ones, points and torn lines after the newest."""
-    for path, _ in found.damaged:
+    for path, _ in checkpoints.damaged:
         aside = path.with_name(_DAMAGED + path.name)
         shutil.rmtree(aside, ignore_errors=True)
         os.replace(path, aside)
     for path in folder.glob(f"{_UNFINISHED}*"):
         shutil.rmtree(path, ignore_errors=True)
-    Lines(folder / HISTORY).keep(lambda point: point["step"] <= found.step)
+    Lines(folder / HISTORY).keep(lambda point: point["step"] <= checkpoints.step)
     for name in (EVENTS, SPEED):
         Lines(folder / name).keep(lambda row: True)
 

@@ -73,8 +73,8 @@ def check(needs: Needs) -> Iterator[Finding]:
         try:
             yield look(needs)
         except Exception as error:  # whatever is broken, the other checks are worth having
-            words = (str(error).strip() or type(error).__name__).splitlines()[0]
-            yield Finding(name=name, state="fault", seen=words, mend="see the message; try `make install`")
+            message = (str(error).strip() or type(error).__name__).splitlines()[0]
+            yield Finding(name=name, state="fault", seen=message, mend="see the message; try `make install`")
 
 
 def _python(needs: Needs) -> Finding:
@@ -93,8 +93,8 @@ def _python(needs: Needs) -> Finding:
 
 
 def _is_compiled(package: str) -> bool:
-    found = importlib.util.find_spec(package)
-    return bool(found and found.origin and Path(importlib.util.cache_from_source(found.origin)).exists())
+    spec = importlib.util.find_spec(package)
+    return bool(spec and spec.origin and Path(importlib.util.cache_from_source(spec.origin)).exists())
 
 
 def _versions(needs: Needs) -> Finding:
@@ -106,11 +106,13 @@ def _versions(needs: Needs) -> Finding:
         if pinned := re.match(r"([A-Za-z0-9._-]+)(?:\[[^]]*\])?==([^ ;\\]+)", line):
             pins.setdefault(pinned[1], set()).add(pinned[2])
     wrong = {name: has for name, has in seen.items() if name in pins and has.split("+")[0] not in pins[name]}
-    words = ", ".join(f"{name} {version}" for name, version in seen.items())
+    installed = ", ".join(f"{name} {version}" for name, version in seen.items())
     if wrong:
-        asked = ", ".join(f"{name} {'/'.join(sorted(pins[name]))}" for name in wrong)
-        return Finding(name="versions", state="warning", seen=words, mend=f"the lock has {asked}: `make install`")
-    return Finding(name="versions", state="ok", seen=words)
+        expected = ", ".join(f"{name} {'/'.join(sorted(pins[name]))}" for name in wrong)
+        return Finding(
+            name="versions", state="warning", seen=installed, mend=f"the lock has {expected}: `make install`"
+        )
+    return Finding(name="versions", state="ok", seen=installed)
 
 
 def _machine(needs: Needs) -> Finding:
@@ -179,7 +181,7 @@ def _codecs(needs: Needs) -> Finding:
     import av
     import soundfile
 
-    missing = [words for codec, words in CODECS.items() if codec not in av.codecs_available]
+    missing = [description for codec, description in CODECS.items() if codec not in av.codecs_available]
     if missing:
         seen = f"PyAV {av.__version__} decodes no {', '.join(missing)}"
         return Finding(name="codecs", state="fault", seen=seen, mend="`make install` installs PyAV's own wheel")

@@ -45,10 +45,10 @@ def or_null(progress: Progress | None) -> Progress:
 @contextmanager
 def stage(progress: Progress | None, name: str, total: float = 0, unit: str = "") -> Iterator[Progress]:
     """A stage that is closed with an empty summary when its body raises; the body itself calls `finish` otherwise."""
-    shown = or_null(progress)
-    shown.start(name, total, unit)
+    reporter = or_null(progress)
+    reporter.start(name, total, unit)
     try:
-        yield shown
+        yield reporter
     except BaseException:
-        shown.finish("")
+        reporter.finish("")
         raise

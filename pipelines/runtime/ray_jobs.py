@@ -61,16 +61,16 @@ def submit_or_attach(address: str, spec: JobSpec, *, on_log_line: Callable[[str]
     Ctrl-C stops the job; a process that is killed does not.
     """
     client = _client(address)
-    found = _find(client, spec)
-    if found is None and spec.run:
+    submission = _find(client, spec)
+    if submission is None and spec.run:
         _end_others(client, spec.run)
-    name = found or _submit(client, spec)
+    name = submission or _submit(client, spec)
     try:
         status, message = _follow(client, name, on_log_line)
     except KeyboardInterrupt:
         client.stop_job(name)
         raise
-    return RayJob(id=name, status=status, message=message, attached=found is not None)
+    return RayJob(id=name, status=status, message=message, attached=submission is not None)
 
 
 def stop(address: str, run: str) -> list[str]:

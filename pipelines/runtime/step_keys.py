@@ -97,8 +97,8 @@ def _is_checkout() -> bool:
         return False
 
 
-def _git(*words: str) -> str:
+def _git(*arguments: str) -> str:
     # A hook of another repository sets variables that make git answer for that one.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    done = subprocess.run(["git", *words], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(["git", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     return done.stdout.strip()

@@ -181,10 +181,10 @@ def _price(preset: str, options: str) -> "tuple[Cost, float]":
     changes = json.loads(options)
     with torch.device("meta"):
         shape = interface(build(preset, **changes))
-    found = cost.of(
+    priced = cost.of(
         lambda: build(preset, **changes), num_channels=shape.audio_channels, num_samples=shape.segment_samples
     )
-    return found, shape.segment_samples / shape.sample_rate
+    return priced, shape.segment_samples / shape.sample_rate
 
 
 def _row_core_s(
@@ -230,8 +230,8 @@ class _Room:
         """The setting nearest to this one that fits: fewer rows at once, then bfloat16, then a shorter segment."""
         if self.needed_gib(rows, precision) <= self.limit_gib:
             return ""
-        for setting, other in (("", precision), ("train.learner.precision=bfloat16 ", "bfloat16")):
-            if fitting := self._rows_that_fit(other):
+        for setting, option in (("", precision), ("train.learner.precision=bfloat16 ", "bfloat16")):
+            if fitting := self._rows_that_fit(option):
                 return f"{setting}train.micro_batch={min(rows, fitting)}"
         least = self.config.learner.trim_loss_group if self.config.learner.trim_loss_drop else 1
         scale = (self.limit_gib - self.fixed_gib) / (least * self.row_gib(precision))

@@ -45,15 +45,15 @@ def conclude(folder: Path, run_key: str, *, seconds: float, stopped: str) -> Tra
     from models.weights import checkpoint
     from models.weights.loading import load_model
 
-    found = run_folder.find(folder)
-    assert found.newest is not None
+    checkpoints = run_folder.find(folder)
+    assert checkpoints.newest is not None
     target = folder / "model"
     try:
         checkpoint.require_replaceable(target)
     except ModelError as error:
         raise InputError(f"the trained model has no place: {error}; then run the same command again") from error
     temporary = Path(tempfile.mkdtemp(prefix=".model-", dir=folder))
-    shutil.copytree(found.newest / run_folder.BEST, temporary, dirs_exist_ok=True)
+    shutil.copytree(checkpoints.newest / run_folder.BEST, temporary, dirs_exist_ok=True)
     load_model(temporary)  # a damaged copy must not become a result
     shutil.rmtree(target, ignore_errors=True)
     os.replace(temporary, target)
@@ -64,7 +64,7 @@ def conclude(folder: Path, run_key: str, *, seconds: float, stopped: str) -> Tra
         run_key=run_key,
         model_digest=saved["weights_sha256"],
         history=str(folder / run_folder.HISTORY),
-        steps=found.step,
+        steps=checkpoints.step,
         best_step=saved["extra"]["step"],
         best_weights=saved["extra"]["weights"],
         best_nsdr=saved["extra"]["nsdr"],

@@ -61,8 +61,8 @@ def pages(search: Callable[..., Any], **options: Any) -> Iterator[Any]:
     """Every result of one of MLflow's searches, page by page."""
     token = None
     while True:
-        found = search(max_results=PAGE, page_token=token, **options)
-        yield from found
-        token = found.token
+        batch = search(max_results=PAGE, page_token=token, **options)
+        yield from batch
+        token = batch.token
         if not token:
             return

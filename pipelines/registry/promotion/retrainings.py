@@ -26,32 +26,36 @@ def scores_by_recipe(
         return []
     with connected(store) as client:
         recipes: dict[tuple[Any, ...], dict[str, Any]] = {}
-        for made in model_versions(client, config.name):
-            weights = made.tags.get("weights_digest", "")
-            recipe = _recipe(client, made)
+        for raw_version in model_versions(client, config.name):
+            weights = raw_version.tags.get("weights_digest", "")
+            recipe = _recipe(client, raw_version)
             if recipe and weights and weights != but:
-                recipes.setdefault(recipe, {})[weights] = made  # the same weights again are no other training
-        found = [
-            [score for made in own.values() if (score := _score(client, made, protocol, metric)) is not None]
+                recipes.setdefault(recipe, {})[weights] = raw_version  # the same weights again are no other training
+        by_recipe = [
+            [
+                score
+                for raw_version in own.values()
+                if (score := _score(client, raw_version, protocol, metric)) is not None
+            ]
             for own in recipes.values()
             if len(own) > 1
         ]
-    return [scores for scores in found if len(scores) > 1]
+    return [scores for scores in by_recipe if len(scores) > 1]
 
 
-def _recipe(client: "MlflowClient", made: Any) -> tuple[Any, ...]:
+def _recipe(client: "MlflowClient", raw_version: Any) -> tuple[Any, ...]:
     """All that shaped a version but its seed; empty where that is not known."""
-    run = run_or_none(client, made.run_id)
+    run = run_or_none(client, raw_version.run_id)
     settings = {} if run is None else current_names(run.data.params)
     if _SEED not in settings:
         return ()
     own = sorted((name, value) for name, value in settings.items() if name != _SEED)
-    return (*own, *(made.tags.get(name, "") for name in _OF_RECIPE))
+    return (*own, *(raw_version.tags.get(name, "") for name in _OF_RECIPE))
 
 
-def _score(client: "MlflowClient", made: Any, protocol: str, metric: str) -> float | None:
+def _score(client: "MlflowClient", raw_version: Any, protocol: str, metric: str) -> float | None:
     """What the last evaluation of a version under a protocol says."""
-    for evaluation in reversed(run_logging.evaluations(made.tags)):
+    for evaluation in reversed(run_logging.evaluations(raw_version.tags)):
         run = run_or_none(client, evaluation.run_id) if evaluation.protocol == protocol else None
         if run is not None and metric in run.data.metrics:
             return float(run.data.metrics[metric])
