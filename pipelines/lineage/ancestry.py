@@ -71,25 +71,25 @@ class Ancestry:
         """What a model was trained or selected with."""
         return tuple(recording for recording in self.recordings if recording.split != "test")
 
-    def __or__(self, other: "Ancestry") -> "Ancestry":
+    def __or__(self, added: "Ancestry") -> "Ancestry":
         return Ancestry(
-            recordings=tuple(dict.fromkeys([*self.recordings, *other.recordings])),
-            datasets=tuple(dict.fromkeys([*self.datasets, *other.datasets])),
-            versions=tuple(dict.fromkeys([*self.versions, *other.versions])),
-            signatures={**self.signatures, **other.signatures},
-            stored={**other.stored, **self.stored},
-            mute=tuple(dict.fromkeys([*self.mute, *other.mute])),
-            gaps=tuple(dict.fromkeys([*self.gaps, *other.gaps])),
+            recordings=tuple(dict.fromkeys([*self.recordings, *added.recordings])),
+            datasets=tuple(dict.fromkeys([*self.datasets, *added.datasets])),
+            versions=tuple(dict.fromkeys([*self.versions, *added.versions])),
+            signatures={**self.signatures, **added.signatures},
+            stored={**added.stored, **self.stored},
+            mute=tuple(dict.fromkeys([*self.mute, *added.mute])),
+            gaps=tuple(dict.fromkeys([*self.gaps, *added.gaps])),
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Hearers:
+class LearnedFrom:
     """Which versions have learnt from a recording."""
 
     versions: tuple["ModelVersion", ...]  # all that were looked at
     same: Mapping[str, str]  # digests of audio that are the recording, and how that is known
-    heard: Mapping[str, tuple[Recording, ...]]  # by the version's address: what it met the recording as
+    recordings: Mapping[str, tuple[Recording, ...]]  # by the version's address: as which recordings it learnt from it
     unknown: Mapping[str, tuple[str, ...]]  # others of which it is not known, and why
     by_digest: tuple[str, ...]  # versions some of whose songs could not be listened to: only equal audio is found
 
@@ -135,7 +135,9 @@ class Ancestors:
             return Ancestry(gaps=(f"{ref} is a file: what it has heard is not known",))
         return self.of_training(record["datasets"], record, of=ref)
 
-    def hearers(self, requested: Ancestry, audio: Collection[str], *, min_similarity: float = SAME) -> "Hearers":
+    def versions_that_learned(
+        self, requested: Ancestry, audio: Collection[str], *, min_similarity: float = SAME
+    ) -> "LearnedFrom":
         """The versions that have heard these recordings, by the digests of their audio, which are among `asked`."""
         by_version = {version.uri: self.of_version(version.uri) for version in self.versions()}
         everything = requested
@@ -148,10 +150,10 @@ class Ancestors:
             uri: tuple(recording for recording in ancestry.heard if recording.audio in same)
             for uri, ancestry in by_version.items()
         }
-        return Hearers(
+        return LearnedFrom(
             versions=tuple(self.versions()),
             same=same,
-            heard={uri: recordings for uri, recordings in matches.items() if recordings},
+            recordings={uri: recordings for uri, recordings in matches.items() if recordings},
             unknown={uri: ancestry.gaps for uri, ancestry in by_version.items() if ancestry.gaps and not matches[uri]},
             by_digest=tuple(
                 uri

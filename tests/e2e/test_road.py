@@ -91,7 +91,7 @@ def test_a_song_is_forgotten_by_name_of_those_who_heard_it(walked: Walked) -> No
     config = door.load("smoke", [f"store.root={walked.store}", f"corpus.root={walked.songs}", *drill.SETTINGS])
     who = forget.versions_trained_with(config, {test.audio})
     assert who.versions
-    assert (who.heard, who.unknown) == ({}, {})  # judging by a song is not learning from it
+    assert (who.recordings, who.unknown) == ({}, {})  # judging by a song is not learning from it
 
 
 RETRAINED = """

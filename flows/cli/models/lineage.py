@@ -68,7 +68,7 @@ def of_song(config: RunConfig, name: str) -> dict[str, Any]:
     alias = {version.uri: version.alias or "–" for version in learned.versions}
     known_as = {
         uri: sorted({f"{recording.track_id} ({recording.split})" for recording in recordings})
-        for uri, recordings in learned.heard.items()
+        for uri, recordings in learned.recordings.items()
     }
     rows = [[uri, alias[uri], ", ".join(names)] for uri, names in known_as.items()]
     rows += [[uri, alias[uri], f"not known: {'; '.join(gaps)}"] for uri, gaps in learned.unknown.items()]
@@ -77,7 +77,7 @@ def of_song(config: RunConfig, name: str) -> dict[str, Any]:
     models = sorted({version.name for version in learned.versions} or {config.registry.name})
     nothing = Text(f"No registered version of {' or '.join(models)} learned from {listed}.")
     output = [table(f"Versions that learned from {listed}", ["version", "alias", "as"], rows) if rows else nothing]
-    if by_digest := [uri for uri in learned.by_digest if uri not in learned.heard]:
+    if by_digest := [uri for uri in learned.by_digest if uri not in learned.recordings]:
         output.append(Text(f"In {', '.join(by_digest)}, equal audio was looked for, but no copies.", overflow="fold"))
     return {
         "tracks": titles,

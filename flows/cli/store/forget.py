@@ -29,7 +29,7 @@ from flows.cli.session import prepared, run_verb
 from flows.config import RunConfig
 from flows.console.progress_display import Screen, table
 from pipelines.lineage import ancestry, erasure, training_record
-from pipelines.lineage.ancestry import Ancestors, Ancestry, Hearers
+from pipelines.lineage.ancestry import Ancestors, Ancestry, LearnedFrom
 
 CANARY = "canary"  # a store inside the store: see flows/retraining/retrain_model.py
 
@@ -82,7 +82,7 @@ def run(config: RunConfig, song: str, *, erase: bool = False, screen: Screen, de
     remaining = list(_remaining_audio(config, recording))
     return {
         "songs": sorted(recording.names),
-        "retrain": list(learned.heard),
+        "retrain": list(learned.recordings),
         "unknown": list(learned.unknown),
         "not_known": {uri: list(gaps) for uri, gaps in learned.unknown.items()},
         "dataset": corpus.songs.digest,
@@ -180,11 +180,11 @@ def _all_songs(stores: Sequence[str]) -> Ancestry:
 # --- which models learned from it ----------------------------------------------------------------------------
 
 
-def versions_trained_with(config: RunConfig, audio: Collection[str]) -> Hearers:
+def versions_trained_with(config: RunConfig, audio: Collection[str]) -> LearnedFrom:
     """The versions of any model at the store's registry that were trained, or chosen, with these recordings."""
     stored = {song.audio: song for song in ancestry.stored_songs(config.store.tables) if song.audio in audio}
     ancestors = Ancestors(config.store.root, config.store.tables)
-    return ancestors.hearers(Ancestry(stored=stored), audio, min_similarity=config.curate.min_similarity)
+    return ancestors.versions_that_learned(Ancestry(stored=stored), audio, min_similarity=config.curate.min_similarity)
 
 
 # --- what is removed, and what stays -------------------------------------------------------------------------
@@ -253,10 +253,10 @@ def _may_hold(examples: Path, recording: SongToForget, *, tables: str) -> bool:
 
 
 def _console_output(
-    recording: SongToForget, learned: Hearers, *, dataset: str, erased: Sequence[str], remaining: Sequence[str]
+    recording: SongToForget, learned: LearnedFrom, *, dataset: str, erased: Sequence[str], remaining: Sequence[str]
 ) -> list[Any]:
     alias = {version.uri: version.alias or "–" for version in learned.versions}
-    rows = [[uri, alias[uri], "learned from it: retrain"] for uri in learned.heard]
+    rows = [[uri, alias[uri], "learned from it: retrain"] for uri in learned.recordings]
     rows += [[uri, alias[uri], f"not known: {'; '.join(gaps)}"] for uri, gaps in learned.unknown.items()]
     title = f"Versions that learned from {recording.track_id!r}"
     output = [

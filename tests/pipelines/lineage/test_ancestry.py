@@ -102,13 +102,16 @@ def test_the_gate_sees_what_was_heard_before_by_digest_and_by_ear(store: Path) -
 def test_every_version_that_heard_a_copy_is_named_under_whatever_name(store: Path, heard: dict[str, str]) -> None:
     copy = dataset(store, "copy", [("bounce", "valid", "1 louder")], heard)
     apart = book(store, "apart", {"dataset_uri": copy.uri})
-    who = Ancestors(str(store)).hearers(Ancestry(), {"1"})
-    assert set(who.heard) == {"models:/base/1", "models:/mid/1", "models:/top/1", apart}
+    who = Ancestors(str(store)).versions_that_learned(Ancestry(), {"1"})
+    assert set(who.recordings) == {"models:/base/1", "models:/mid/1", "models:/top/1", apart}
     assert set(who.same) == {"1", "1 louder"}
-    assert {one.track_id for one in who.heard["models:/top/1"]} == {"x"}
-    assert {one.track_id for one in who.heard[apart]} == {"bounce"}
-    assert set(Ancestors(str(store)).hearers(Ancestry(), {"0"}).heard) == {"models:/mid/1", "models:/top/1"}
-    assert dict(Ancestors(str(store)).hearers(Ancestry(), {"3"}).heard) == {}
+    assert {one.track_id for one in who.recordings["models:/top/1"]} == {"x"}
+    assert {one.track_id for one in who.recordings[apart]} == {"bounce"}
+    assert set(Ancestors(str(store)).versions_that_learned(Ancestry(), {"0"}).recordings) == {
+        "models:/mid/1",
+        "models:/top/1",
+    }
+    assert dict(Ancestors(str(store)).versions_that_learned(Ancestry(), {"3"}).recordings) == {}
 
 
 @pytest.mark.parametrize(
@@ -130,9 +133,11 @@ def test_a_start_that_cannot_be_followed_is_not_known(store: Path, start: str, s
         found = ancestors.of_version(version)
         assert said in found.gaps[0], version
         assert ids(found) == {"z"}
-    who = ancestors.hearers(Ancestry(), {"1"})
+    who = ancestors.versions_that_learned(Ancestry(), {"1"})
     assert {noted, setting, later} == set(who.unknown)
-    assert not {noted, setting, later} & set(ancestors.hearers(Ancestry(), {"0"}).unknown)  # these are known to have
+    assert not {noted, setting, later} & set(
+        ancestors.versions_that_learned(Ancestry(), {"0"}).unknown
+    )  # these are known to have
 
 
 def test_a_version_that_was_deleted_or_has_other_weights_now_is_not_known(store: Path) -> None:
@@ -176,14 +181,14 @@ def test_who_learnt_from_mixes_has_heard_what_they_were_made_of(store: Path, hea
         assert (ids(found), found.gaps) == ({"q", "r"}, ())
     version = book(store, "mixed", {"dataset_uri": noted.uri})
     both = book(store, "mixed", {"dataset_uri": str(store / "manifests" / "curate-mid.json"), "automix_uri": noted.uri})
-    assert {version, both} <= set(Ancestors(str(store)).hearers(Ancestry(), {"1"}).heard)
+    assert {version, both} <= set(Ancestors(str(store)).versions_that_learned(Ancestry(), {"1"}).recordings)
 
 
 def test_versions_whose_songs_cannot_be_listened_to_are_named(store: Path, heard: dict[str, str]) -> None:
     deaf = book(store, "deaf", {"dataset_uri": dataset(store, "deaf", [("old", "train", "1 louder")], None).uri})
-    who = Ancestors(str(store)).hearers(Ancestry(), {"1"})
-    assert (who.by_digest, deaf in who.heard) == ((deaf,), False)
-    assert Ancestors(str(store)).hearers(Ancestry(), {"1 louder"}).heard.keys() == {deaf}
+    who = Ancestors(str(store)).versions_that_learned(Ancestry(), {"1"})
+    assert (who.by_digest, deaf in who.recordings) == ((deaf,), False)
+    assert Ancestors(str(store)).versions_that_learned(Ancestry(), {"1 louder"}).recordings.keys() == {deaf}
 
 
 def test_what_was_not_kept_is_heard_out_of_the_shards_up_to_a_limit_and_kept(tmp_path: Path) -> None:
