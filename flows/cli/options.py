@@ -17,7 +17,7 @@ ModelRef = Annotated[
 class Options:
     """What every verb understands."""
 
-    preset: Annotated[str | None, Parameter(help="A name, or a stored .toml file that is to be run again.")] = None
+    preset: Annotated[str | None, Parameter(help="A name, or a stored .toml file or manifest to run again.")] = None
     print_config: Annotated[
         bool, Parameter(negative="", show_default=False, help="Print the resolved settings as TOML and stop.")
     ] = False
