@@ -191,7 +191,7 @@ def test_a_source_that_no_song_has_is_refused_before_ray_starts(
     [
         ({"sources": ()}, "one or more"),
         ({"sources": ("drums", "drums")}, "different names"),
-        ({"sources": ("title",)}, "column names such as title"),
+        ({"sources": ("title",)}, "title is a column"),
         ({"sources": ("../x",)}, "lower-case words"),
         ({"valid_fraction": 0.5, "test_fraction": 0.5}, "nothing is left to train on"),
     ],
