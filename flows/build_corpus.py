@@ -1,6 +1,7 @@
 """From a folder of songs to a dataset: ingest, curate, analyze, automix. Steps pass addresses, never audio."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from prefect import flow
 
@@ -12,6 +13,15 @@ from pipelines.preparation import analyze, automix, curate, ingest
 from pipelines.preparation.automix import AutomixResult
 from pipelines.preparation.curate import CurateResult
 from pipelines.preparation.ingest import IngestResult
+
+
+class TrainingData(Protocol):
+    """What a training draws from, and the songs that its model is scored on."""
+
+    @property
+    def songs(self) -> ShardSet: ...
+
+    def training_data(self, automix_weight: float) -> list[tuple[ShardSet, float]]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

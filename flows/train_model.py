@@ -11,7 +11,7 @@ from datasets.schema import ShardSet
 from datasets.store import storage
 from datasets.store.strict_json import dumps
 from flows import config as settings
-from flows.build_corpus import Corpus, build_corpus
+from flows.build_corpus import Corpus, TrainingData, build_corpus
 from flows.config import RunConfig
 from flows.console.progress_display import decibels
 from flows.tasks.approval import with_approval
@@ -33,7 +33,7 @@ from pipelines.runtime.step_keys import code_commit
 from pipelines.training import train, train_result
 from pipelines.training.train_result import TrainResult
 
-STEPS = ("train", "evaluate", "decide", "promote")
+STEPS = ("train", "evaluate", "promote")
 # Of a source and of their mean, that MLflow shows: score by its name there
 _METRICS = {
     "nsdr": "nsdr", "nsdr_improvement": "improvement", "leakage_db": "leakage_db",
@@ -62,12 +62,9 @@ def train_model(config: RunConfig, corpus: Corpus, *, until: str = "promote") ->
     champion = score_champion(config, corpus)
     if until == "evaluate":
         return Trained(trained=trained, candidate=candidate, champion=champion)
-    if until == "decide":
-        decision = _decide(config, corpus, trained, candidate, champion)
-        return Trained(trained=trained, candidate=candidate, champion=champion, decision=decision)
     version = register(config, corpus, trained, candidate)
     decision = _earlier_decision(config, version) or with_approval(
-        config, _decide(config, corpus, trained, candidate, champion)
+        config, decide(config, corpus, trained, candidate, champion)
     )
     version = promote(config, version, decision)
     return Trained(trained=trained, candidate=candidate, champion=champion, decision=decision, version=version)
@@ -125,7 +122,7 @@ def train_candidate(config: RunConfig, corpus: Corpus) -> TrainResult:
             + (f"; stopped early: {trained.stopped}" if trained.stopped else "")
         ),
     )
-    settings.write(config, f"{result.checkpoint}.toml")
+    settings.rewrite(config, f"{result.checkpoint}.toml")  # promote --dry-run asks which run was the last
     return result
 
 
@@ -213,9 +210,9 @@ def _earlier_decision(config: RunConfig, version: ModelVersion) -> GateDecision 
     return decision
 
 
-def _decide(
+def decide(
     config: RunConfig,
-    corpus: Corpus,
+    corpus: TrainingData,
     trained: TrainResult,
     candidate: EvaluateResult,
     champion: EvaluateResult | None,
@@ -237,7 +234,7 @@ def _digests(trained: TrainResult) -> dict[str, str]:
 
 def _gate_decision(
     config: RunConfig,
-    corpus: Corpus,
+    corpus: TrainingData,
     trained: TrainResult,
     candidate: EvaluateResult,
     champion: EvaluateResult | None,
@@ -265,13 +262,13 @@ def seed_noise_of(config: RunConfig, candidate: ScoreSummary) -> SeedNoise:
     return seed_noise(scores, config.gate.seed_noise_db)
 
 
-def candidate_ancestry(config: RunConfig, corpus: Corpus, trained: TrainResult, ancestors: Ancestors) -> Ancestry:
+def candidate_ancestry(config: RunConfig, corpus: TrainingData, trained: TrainResult, ancestors: Ancestors) -> Ancestry:
     """The recordings that the model that was just trained has learned from."""
     datasets = [table.uri for table, weight in corpus.training_data(config.automix_weight) if weight]
     return ancestors.of_training(datasets, _origin_tags(config, corpus, trained), of="the candidate")
 
 
-def _origin_tags(config: RunConfig, corpus: Corpus, trained: TrainResult) -> dict[str, str]:
+def _origin_tags(config: RunConfig, corpus: TrainingData, trained: TrainResult) -> dict[str, str]:
     """Tags for the version that a training started from, and the automixes that it drew from."""
     return training_record.tags(
         Path(trained.checkpoint).parent,

@@ -25,7 +25,6 @@ CORPUS_STEPS = ("ingest", "curate", "analyze", "automix")
 # Verbs that talk to MLflow.
 WITH_REGISTRY = (
     "evaluate",
-    "decide",
     "promote",
     "run",
     "demo",

@@ -3,7 +3,7 @@
 Each setting is declared in the dataclass beside the code that uses it; here they are only read, checked and written.
 """
 
-from flows.config.building import build, parse, to_toml, write
+from flows.config.building import build, parse, rewrite, to_toml, write
 from flows.config.presets import PATHS, absolute, differences, load, nearest_preset, presets, read_preset
 from flows.config.run_config import RunConfig, StoreConfig
 from flows.config.setting_overrides import override, split_overrides
@@ -21,6 +21,7 @@ __all__ = [
     "parse",
     "presets",
     "read_preset",
+    "rewrite",
     "split_overrides",
     "to_toml",
     "write",

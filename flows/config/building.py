@@ -59,7 +59,12 @@ def to_toml(config: Any) -> str:
 def write(config: Any, path: str | Path) -> None:
     """Writes the configuration beside an output; an existing file describes the same output and stays."""
     if storage.stamp(path) is None:
-        storage.write(path, to_toml(config).encode())
+        rewrite(config, path)
+
+
+def rewrite(config: Any, path: str | Path) -> None:
+    """The same where the file tells of the last run that used an output, and not of the first."""
+    storage.write(path, to_toml(config).encode())
 
 
 def _message(errors: Sequence[Any]) -> str:

@@ -95,6 +95,20 @@ def run(
         scores = write_table(
             folder, "scores", table_of(rows, SCORES), key=key, step="evaluate", extra=extra, settings=settings
         )
+    return _result(scores, model, chunks)
+
+
+def find(config: EvaluateConfig, checkpoint: str, chunks: ShardSet, *, store: str) -> EvaluateResult | None:
+    """The result of an earlier `run` with the same arguments, None where there is none; nothing is written."""
+    songs = _songs_of(config, chunks, None)
+    model = check(replace(config, museval_json=""), checkpoint, chunks)
+    inputs = tuple((song.track_id, _inputs(config, model, song, chunks)) for song in songs)
+    key = STEP.key(EvaluateInputs(dataset=chunks.digest, songs=inputs))
+    scores = find_manifest(storage.absolute(store), step="evaluate", key=key)
+    return None if scores is None else _result(scores, model, chunks)
+
+
+def _result(scores: ShardSet, model: "ModelRef", chunks: ShardSet) -> EvaluateResult:
     summary = summarize(read_objects(scores, Score), model.digest, chunks.digest)
     factor = read_manifest(scores).extra["real_time"]
     summary = replace(summary, size_bytes=model.size_bytes, real_time_factor=factor)

@@ -134,7 +134,7 @@ def decide(
     left_out = tuple(sorted(contamination.songs.keys() & candidate.songs.keys()))
     scores = _over_remaining(candidate, left_out)
     num_models = 1 if champion is None else 2
-    alone = (*_alone(scores, config), _contamination(left_out, contamination, num_models=num_models))
+    alone = (*map(_marked, _alone(scores, config)), _contamination(left_out, contamination, num_models=num_models))
     if champion is None:
         reason = _obstacle(alone) or f"The first champion: {_over_mixture(scores)}, over {_songs(scores.songs)}."
         return GateDecision(
@@ -142,7 +142,8 @@ def decide(
             checks=alone, num_songs=len(scores.songs), left_out=left_out,
         )  # fmt: skip
     pairs = compare(candidate, champion, config, left_out=contamination.songs, noise=noise)
-    checks = (*alone, *_against_champion(scores, _over_remaining(champion, left_out), config, pairs, noise))
+    against = _against_champion(scores, _over_remaining(champion, left_out), config, pairs, noise)
+    checks = (*alone, *map(_marked, against))
     praise = f"It scores {_with_bound(pairs.gain, config)}, and {_over_mixture(scores)}."
     return GateDecision(
         promote=all(check.met for check in checks),
@@ -352,8 +353,8 @@ def _against_champion(
     yield Check(
         rule="min_songs",
         met=gain.num_songs >= config.min_songs,
-        message=f"{_songs(gain.num_songs)} cannot confirm {gain.mean:+.2f} dB nSDR against the champion; the minimum "
-        f"is {config.min_songs}.",
+        message=f"{_songs(gain.num_songs)} {'can' if gain.num_songs >= config.min_songs else 'cannot'} confirm "
+        f"{gain.mean:+.2f} dB nSDR against the champion; the minimum is {config.min_songs}.",
     )
     yield Check(rule="margin", met=gain.low > config.margin, message=_gain_message(gain, config, noise))
     for source, own in pairs.sources.items():
@@ -439,6 +440,11 @@ def _trivial_message(estimate: str, nsdr: float, floor: float, candidate: ScoreS
     better = "Better" if nsdr > floor else "No better"
     scores = f"{nsdr:+.2f} dB nSDR over {_songs(candidate.songs)}"
     return f"{better} than {estimate}, which scores {f'{floor:+.2f}' if floor else '0'} dB: its mean is {scores}."
+
+
+def _marked(check: Check) -> Check:
+    """The rule with a sentence that says that it passed, where it did; one that did not pass is a reason by itself."""
+    return replace(check, message=f"Passed: {check.message}") if check.met else check
 
 
 def _obstacle(checks: Sequence[Check]) -> str | None:

@@ -47,9 +47,9 @@ def judged(store: Path, songs: ShardSet, candidate: ScoreSummary, champion: Scor
         return cast(EvaluateResult, SimpleNamespace(summary=of)) if of else None
 
     config = load("smoke", [f"store.root={store}", "gate.min_songs=1", "gate.min_improvement=3.0"])
-    corpus = cast(Corpus, SimpleNamespace(songs=songs, material=lambda weight: [(songs, 1.0)]))
+    corpus = cast(Corpus, SimpleNamespace(songs=songs, training_data=lambda weight: [(songs, 1.0)]))
     trained = cast(TrainResult, SimpleNamespace(checkpoint=str(store / "runs" / "run" / "model")))
-    return train_model._judge(config, corpus, trained, scored(candidate), scored(champion))
+    return train_model._gate_decision(config, corpus, trained, scored(candidate), scored(champion))
 
 
 def began(store: Path, songs: ShardSet, start: str) -> None:

@@ -1,6 +1,7 @@
 """`stemline promote`: through the gate, or past it with --version, --force and --reason."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -18,7 +19,7 @@ from pipelines.evaluation.gate import Check, GateDecision
 def promote(
     *overrides: Overrides,
     dry_run: Annotated[
-        bool, Parameter(negative="", show_default=False, help="Say what the gate would decide; register nothing.")
+        bool, Parameter(negative="", show_default=False, help="Say what the gate would decide; write nothing.")
     ] = False,
     version: Annotated[
         int | None, Parameter(show_default=False, help="Promote this version past the gate; with --force and --reason.")
@@ -31,15 +32,35 @@ def promote(
 
     What was rolled back from, and what the gate refused, is promoted by name only: --version, --force and --reason.
 
-    Example: `stemline promote --dry-run corpus.root=songs`
+    --dry-run decides on the model that the store trained last, with the settings of that run.
+
+    Example: `stemline promote --dry-run store.root=store`
     """
     if version is None and not force and not reason:
-        return run_until("decide" if dry_run else "promote", overrides, options)
+        if not dry_run:
+            return run_until("promote", overrides, options)
+        return run_verb(
+            overrides,
+            options,
+            lambda config, screen: decide_only(config, overrides, of_last_run=not options.preset, screen=screen),
+        )
     return run_verb(
         overrides,
         options,
         lambda config, screen: by_name(config, version, force=force and not dry_run, reason=reason, screen=screen),
     )
+
+
+def decide_only(config: RunConfig, overrides: Sequence[str], *, of_last_run: bool, screen: Screen) -> dict[str, Any]:
+    """What the gate would decide on what a store has trained and scored; nothing is written."""
+    from flows import dry_run
+    from flows.cli.result_tables import model_tables
+
+    screen.start("decide", 0, "")
+    training = dry_run.find_training(config, overrides, of_last_run=of_last_run)
+    model = dry_run.decide_only(training)
+    screen.finish(f"run {training.trained.run_key}, with its settings" if of_last_run else training.trained.run_key)
+    return {**asdict(model), "shown": model_tables(model)}
 
 
 def by_name(config: RunConfig, version: int | None, *, force: bool, reason: str, screen: Screen) -> dict[str, Any]:

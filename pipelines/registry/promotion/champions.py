@@ -111,10 +111,11 @@ def promote_by_name(
         return replace(model_version, alias=CHAMPION), entry
 
 
-def rollback(config: RegistryConfig, *, store: str, to: str | None = None) -> Promotion:
+def rollback(config: RegistryConfig, *, store: str, to: str | None = None, reason: str = "") -> Promotion:
     """Make an earlier version the champion again, by default the one before the present; its files are checked first.
 
-    Repeated, it goes back further. InputError where there is nothing to go back to, or where `to` was never champion.
+    Repeated, it goes back further. InputError where there is nothing to go back to, or where `to` was never champion
+    and no `reason` is given for it all the same; a reason is kept in the log.
     """
     if is_new(store):
         raise InputError(f"no model is registered in {store} yet: there is nothing to roll back")
@@ -126,16 +127,20 @@ def rollback(config: RegistryConfig, *, store: str, to: str | None = None) -> Pr
         if to is None:
             promotion_log.require_untouched(snapshot)
             if len(line) < 2:
-                raise InputError(f"{config.name} had no champion before the present one; rollback --to N takes any")
+                raise InputError(
+                    f"{config.name} had no champion before the present one; `stemline rollback --to N --force --reason "
+                    "TEXT` takes any version"
+                )
         target = to or line[-2]
         if target == snapshot.champion and line[-1:] == [target]:
             raise InputError(f"version {target} of {config.name} is the champion already")
         version, raw_version = look_up(client, f"models:/{config.name}/{target}")
-        _require_champion_once(client, snapshot, raw_version)
+        if not reason:
+            _require_champion_once(client, snapshot, raw_version)
     fetch(version.uri, store=store)
     with connected(store) as client:
         raw_version = client.get_model_version(config.name, target)
-        why = f"rolled back from version {snapshot.champion or 'none'}"
+        why = f"rolled back from version {snapshot.champion or 'none'}{f': {reason}' if reason else ''}"
         return promotion_log.move(client, snapshot, raw_version, kind="rollback", reason=why)
 
 
@@ -151,7 +156,7 @@ def _require_champion_once(client: "MlflowClient", snapshot: Snapshot, raw_versi
         earlier = f"the gate {'let it pass' if notes[-1].promote else 'refused it'}: {notes[-1].reason}"
     raise InputError(
         f"version {version} of {snapshot.name} was never the champion, and {earlier.rstrip('.')}. "
-        f"`stemline promote --version {version} --force --reason TEXT` makes it the champion nevertheless"
+        f"`stemline rollback --to {version} --force --reason TEXT` makes it the champion nevertheless"
     )
 
 

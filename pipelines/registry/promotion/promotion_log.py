@@ -36,6 +36,7 @@ _STATE, _ENTRY = "state", "entry"
 _SAME = ("checkpoint_digest", "weights_digest")  # tags that identify a version under another number
 _OF = "version."  # prefix of these tags on an entry, which is no model version itself
 _AT_WORK_S = 60.0  # an unfinished entry may belong to a running process for this long
+_ACTS = {"promotion": "another promotion", "forced": "another promotion by name", "rollback": "another rollback"}
 _READS = 5  # attempts at a log that changes while it is read
 
 
@@ -250,12 +251,18 @@ def _let_follow(client: "MlflowClient", name: str, line: Sequence[str], present:
 
 
 def _lose(client: "MlflowClient", row: Any, name: str) -> None:
-    """Withdraw a claim, since another promotion was first; InputError."""
+    """Withdraw a claim, since another was first; InputError that says what each of the two was."""
     client.set_model_version_tag(row.name, row.version, _STATE, "lost")
-    raise InputError(
-        f"another promotion of {name} came first: run the same command again to compare the candidate with the "
-        "current champion"
-    )
+    entry, earlier = _entry(row), _rows(client, name)
+    first = next((_entry(one) for one in reversed(earlier) if one.tags.get(_STATE, "") not in ("lost", "void")
+                  and int(one.version) != entry.number), None)  # fmt: skip
+    other = "another change of the champion" if first is None else f"{_ACTS[first.kind]} to version {first.version}"
+    if entry.kind == "promotion":
+        then = "run the same command again to compare the candidate with the current champion"
+    else:
+        again = f"`stemline rollback --to {entry.version}`" if entry.kind == "rollback" else "the same command"
+        then = f"`stemline history` says which version is the champion now; {again} still makes it {entry.version}"
+    raise InputError(f"{other} of {name} came before this {_ACTS[entry.kind].split(maxsplit=1)[1]}: {then}")
 
 
 def _settle(client: "MlflowClient", snapshot: Snapshot, row: Any) -> None:
@@ -263,7 +270,8 @@ def _settle(client: "MlflowClient", snapshot: Snapshot, row: Any) -> None:
     age_s = time.time() - row.creation_timestamp / 1000
     if age_s < _AT_WORK_S and int(row.version) > snapshot.last:
         raise InputError(
-            f"version {_entry(row).version} is being promoted since {age_s:.0f} s; in a minute the same command goes on"
+            f"{_ACTS[_entry(row).kind]} to version {_entry(row).version} began {age_s:.0f} s ago; in a minute the same "
+            "command goes on"
         )
     if any(entry.number == int(row.version) for entry in snapshot.done):
         _finish(client, snapshot, row)

@@ -252,6 +252,18 @@ def test_budgets_of_size_and_speed_hold_without_a_champion() -> None:
     assert unmet(decide(replace(candidate, size_bytes=9), None, config)) == []
 
 
+def test_a_rule_that_passed_says_so_and_contradicts_itself_in_no_word() -> None:
+    decision = decide(summary(around(1.5, 0.3), around(1.3, 0.3)), CHAMPION, CONFIG)
+    assert decision.promote
+    messages = {check.rule: check.message for check in decision.checks if check.rule != "contamination"}
+    assert all(message.startswith("Passed: ") for message in messages.values())
+    assert messages["min_songs"] == "Passed: 20 songs can confirm +0.40 dB nSDR against the champion; the minimum is 8."
+    assert messages["silence"].startswith("Passed: Better than silence")
+    few = decide(summary(9.0, 9.0, num_songs=7), summary(1.0, 1.0, model="c", num_songs=7), CONFIG)
+    assert [check.rule for check in few.checks if not check.met] == ["min_songs"]
+    assert not any(check.message.startswith("Passed") for check in few.checks if not check.met)
+
+
 def test_the_champion_does_not_replace_itself() -> None:
     decision = decide(CHAMPION, CHAMPION, replace(CONFIG, margin=-1.0))
     assert not decision.promote

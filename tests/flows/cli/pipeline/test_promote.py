@@ -72,10 +72,10 @@ def test_the_gates_yes_is_a_no_for_what_was_rolled_back_from(tmp_path: Path, mon
 
     def decided(checkpoint: str) -> GateDecision:
         yes = GateDecision(promote=True, reason="better", improvement=5.0, checks=(), num_songs=8)
-        monkeypatch.setattr(train_model, "_judge", lambda *_: yes)
+        monkeypatch.setattr(train_model, "_gate_decision", lambda *_: yes)
         trained: Any = SimpleNamespace(checkpoint=checkpoint, model_digest="")
         nothing: Any = None
-        return train_model._decide(config, nothing, trained, nothing, nothing)
+        return train_model.decide(config, nothing, trained, nothing, nothing)
 
     assert decided(checkpoints[1].checkpoint).promote
     registry.rollback(config.registry, store=config.store.root)

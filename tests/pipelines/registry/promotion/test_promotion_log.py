@@ -88,12 +88,51 @@ def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(
         return claim(*arguments, **options)
 
     monkeypatch.setattr(promotion_log, "_claim", overtaken)
-    with pytest.raises(InputError, match="another promotion of stemline came first"):
+    with pytest.raises(
+        InputError, match=r"another promotion to version \d of stemline came before this promotion: run"
+    ):
         promote(first, store)
     assert aliases(store)["champion"] == second.version
     assert [entry.version for entry in registry.history(CONFIG, store=store)] == [second.version]
     promote(first, store)  # the next try goes through
     assert [entry.version for entry in registry.history(CONFIG, store=store)] == [second.version, first.version]
+
+
+def test_the_loser_of_two_rollbacks_hears_about_rollbacks(
+    registered: tuple[str, list[ModelVersion]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, versions = registered
+    for version in versions:
+        promote(version, store)
+    claim = promotion_log._claim
+
+    def overtaken(*arguments: Any, **options: Any) -> Any:
+        monkeypatch.setattr(promotion_log, "_claim", claim)
+        registry.rollback(CONFIG, store=store, to=versions[0].version)
+        return claim(*arguments, **options)
+
+    monkeypatch.setattr(promotion_log, "_claim", overtaken)
+    with pytest.raises(InputError) as told:
+        registry.rollback(CONFIG, store=store)
+    first, second = versions[0].version, versions[1].version
+    said = f"another rollback to version {first} of stemline came before this rollback: `stemline history` says"
+    assert str(told.value).startswith(said)
+    assert f"`stemline rollback --to {second}` still makes it {second}" in str(told.value)
+    assert "candidate" not in str(told.value)
+    assert aliases(store)["champion"] == first
+
+
+def test_a_version_that_never_was_the_champion_is_rolled_back_to_only_with_a_reason(
+    registered: tuple[str, list[ModelVersion]],
+) -> None:
+    store, (first, second, _) = registered
+    promote(first, store)
+    with pytest.raises(InputError, match=rf"`stemline rollback --to {second.version} --force --reason TEXT`"):
+        registry.rollback(CONFIG, store=store, to=second.version)
+    entry = registry.rollback(CONFIG, store=store, to=second.version, reason="the label's own master")
+    assert (entry.kind, entry.version, entry.before) == ("rollback", second.version, first.version)
+    assert registry.history(CONFIG, store=store)[-1].reason.endswith(": the label's own master")
+    assert aliases(store)["champion"] == second.version
 
 
 def test_a_decision_about_another_champion_moves_nothing(tmp_path: Path, candidates: list[Candidate]) -> None:
@@ -135,7 +174,7 @@ def test_a_promotion_that_was_killed_is_finished_by_itself_and_passed_over_by_ot
 
     killed(second, "set_registered_model_alias")
     assert aliases(store)["champion"] == first.version
-    with pytest.raises(InputError, match=r"version 2 is being promoted since \d s; in a minute"):
+    with pytest.raises(InputError, match=r"another promotion to version 2 began \d+ s ago; in a minute"):
         promote(third, store)
     promote(second, store)
     assert [entry.version for entry in registry.history(CONFIG, store=store)] == ["1", "2"]

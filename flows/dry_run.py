@@ -1,0 +1,90 @@
+"""What the gate would decide on a model that a store has trained: read from what is there, and nothing is written."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from datasets.errors import InputError
+from datasets.schema import ShardSet
+from datasets.shards.manifests import address_of, read_manifest
+from datasets.store import storage
+from flows import config as settings
+from flows.config import RunConfig
+from flows.train_model import Trained, decide, with_subfolder
+from pipelines import registry
+from pipelines.evaluation import evaluate
+from pipelines.evaluation.evaluate import EvaluateResult
+from pipelines.lineage import training_record
+from pipelines.training import train_result
+from pipelines.training.train_result import TrainResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredTraining:
+    """A finished training of a store, with the settings of the run that ended last in it."""
+
+    config: RunConfig
+    trained: TrainResult
+    tables: tuple[ShardSet, ...]  # that it drew from: its songs, then its automixes
+
+    @property
+    def songs(self) -> ShardSet:
+        """The songs that its model is scored on."""
+        return self.tables[0]
+
+    def training_data(self, automix_weight: float) -> list[tuple[ShardSet, float]]:
+        """The tables that it drew from, each with its weight."""
+        return [(table, automix_weight if place else 1.0) for place, table in enumerate(self.tables)]
+
+
+def find_training(asked: RunConfig, overrides: Sequence[str], *, of_last_run: bool) -> StoredTraining:
+    """The training that ended last in a store, with its own settings and `overrides` over these.
+
+    Where they are not `of_last_run`, the last one whose model and training are those that are `asked` for. InputError
+    where there is none.
+    """
+    for folder in _finished(asked.store.root):
+        here = [settings.override("store.root", asked.store.root)]
+        stored = settings.load(f"{folder / 'model'}.toml", here)
+        config = settings.load(f"{folder / 'model'}.toml", [*here, *overrides]) if of_last_run else asked
+        trained, noted = train_result.find_result(folder), training_record.read(folder)
+        if trained and noted and (config.model, config.train) == (stored.model, stored.train):
+            # By name: a store may have been moved since.
+            places = [storage.join(asked.store.tables, "manifests", Path(uri).name) for uri in noted["datasets"]]
+            tables = tuple(address_of(read_manifest(place)) for place in places)
+            return StoredTraining(config=config, trained=trained, tables=tables)
+    raise InputError(
+        f"nothing to decide on: no training with these settings has ended in {asked.store.root}; `stemline evaluate` "
+        "with the same settings trains and scores a model, and promote --dry-run then says what the gate would decide"
+    )
+
+
+def _finished(store: str) -> Iterator[Path]:
+    """The folders of finished trainings with their settings, the one of the last run first."""
+    found = [path for path in Path(store).glob("runs/*/model.toml") if (path.parent / "result.json").is_file()]
+    for path in sorted(found, key=lambda path: (path.stat().st_mtime, path), reverse=True):
+        yield path.parent
+
+
+def decide_only(training: StoredTraining) -> Trained:
+    """The gate's decision on a training whose scores, and the champion's, are known; InputError where they are not."""
+    config = training.config
+    candidate = _known(config, training, training.trained.checkpoint, label="the trained model")
+    version = registry.champion(config.registry, store=config.store.root)
+    champion = None
+    if version is not None:
+        checkpoint = str(registry.fetch(version.uri, store=config.store.root))
+        scoring = replace(config, evaluate=with_subfolder(config.evaluate, "champion"))
+        champion = _known(scoring, training, checkpoint, label=f"the champion, version {version.version},")
+    decision = decide(config, training, training.trained, candidate, champion)
+    return Trained(trained=training.trained, candidate=candidate, champion=champion, decision=decision)
+
+
+def _known(config: RunConfig, training: StoredTraining, checkpoint: str, *, label: str) -> EvaluateResult:
+    scores = evaluate.find(config.evaluate, checkpoint, training.songs, store=config.store.tables)
+    if scores is None:
+        raise InputError(
+            f"nothing to decide on yet: {label} was not scored on these songs with these settings; `stemline evaluate` "
+            "with the same settings does, and promote --dry-run then says what the gate would decide"
+        )
+    return scores
