@@ -1,5 +1,6 @@
 """The command `stemline` before any heavy work: help, settings, exit codes and messages."""
 
+import ast
 import json
 import re
 import socket
@@ -24,6 +25,40 @@ GIVEN = {
     "bag": ["drums=a", "--to", "new/bag.yaml"], "export": ["m", "--to", "m.onnx"], "deploy": ["--cron", "off"],
     "datasets diff": ["1", "2"], "datasets find": ["a song"],
 }  # fmt: skip
+
+# The test that lets each verb do its work through the command line.
+WORK = {
+    "run": "e2e/test_road.py::test_a_second_run_redoes_nothing",
+    "demo": "e2e/test_road.py::test_a_demo_composes_its_songs_and_says_where_its_model_is_not_good_enough",
+    "ingest": "e2e/test_road.py::test_ingest_decodes_the_new_song_and_stops_there",
+    "curate": "e2e/test_road.py::test_curate_judges_it_and_stops_there",
+    "analyze": "e2e/test_road.py::test_analyze_measures_it_and_stops_there",
+    "automix": "e2e/test_road.py::test_automix_plans_and_renders_mixes",
+    "train": "e2e/test_road.py::test_train_leaves_a_checkpoint_and_scores_nothing",
+    "evaluate": "e2e/test_road.py::test_evaluate_scores_the_held_out_songs_and_registers_nothing",
+    "promote": "e2e/test_road.py::test_promote_registers_what_the_gate_lets_pass_and_a_dry_run_does_not",
+    "inspect": "flows/cli/planning/test_inspect.py::test_json_has_every_file",
+    "plan": "flows/cli/planning/test_plan.py::test_a_plan_says_what_fits_and_what_does_not",
+    "doctor": "flows/cli/planning/test_plan.py::test_the_doctor_finds_this_machine_fit_and_a_gpu_missing",
+    "separate": "e2e/test_road.py::test_separate_writes_the_stems_of_a_song_and_says_which_it_cannot",
+    "compare": "e2e/test_road.py::test_compare_says_what_one_gains_over_the_other",
+    "listen": "e2e/test_road.py::test_listen_makes_pages_of_both",
+    "history": "flows/cli/models/test_history.py::test_what_was_promoted_is_listed_and_rolled_back",
+    "lineage": "flows/cli/models/test_lineage.py::test_a_song_tells_who_heard_it",
+    "rollback": "flows/cli/models/test_history.py::test_what_was_promoted_is_listed_and_rolled_back",
+    "export": "flows/cli/models/test_export.py::test_a_graph_gives_the_model_s_estimates_and_is_told_by_its_digest",
+    "compress": "flows/cli/models/test_compress.py::test_a_compressed_checkpoint_is_smaller_and_nearly_the_same_model",
+    "bag": "flows/cli/models/test_bag.py::test_each_source_comes_from_the_model_named_for_it",
+    "datasets": "flows/cli/store/test_datasets.py::test_datasets_are_listed_for_people_and_for_programs",
+    "datasets diff": "flows/cli/store/test_datasets.py::test_two_datasets_are_compared",
+    "datasets find": "flows/cli/store/test_datasets.py::test_a_song_is_found_in_its_datasets",
+    "forget": "e2e/test_road.py::test_a_song_is_forgotten_by_name_of_those_who_heard_it",
+    "gc": "flows/cli/store/test_gc.py::test_without_delete_nothing_goes_and_with_it_only_what_was_listed",
+    "ui": "flows/cli/operations/test_ui.py::test_the_pages_answer_until_ctrl_c_and_no_process_is_left_after",
+    "deploy": "flows/test_wheel.py::test_what_is_deployed_again_keeps_the_schedules_and_pauses_of_the_server",
+    "retrain": "e2e/test_road.py::test_a_retraining_trains_with_a_seed_of_its_own_and_once_on_each_occasion",
+    "sbom": "flows/cli/operations/test_sbom.py::test_the_command_prints_the_bill_and_nothing_of_ours_in_it",
+}
 
 
 def verbs(within: App = app) -> Iterator[str]:
@@ -102,6 +137,16 @@ def test_a_bad_command_is_one_message_and_exit_code_2(
     assert message in captured.err
     assert "Traceback" not in captured.err
     assert captured.out == ""
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_each_verb_has_a_test_that_lets_it_do_its_work(verb: str, repository: Path) -> None:
+    file, _, name = WORK[verb].partition("::")
+    module = ast.parse((repository / "tests" / file).read_text())
+    (test,) = (node for node in module.body if isinstance(node, ast.FunctionDef) and node.name == name)
+    words = {node.value for node in ast.walk(test) if isinstance(node, ast.Constant)}
+    assert set(verb.split()) <= words
+    assert not {"--help", "--print-config"} & words
 
 
 @pytest.mark.parametrize(("verb", "name"), [("corpus", "inspect"), ("inventory", "sbom"), ("why", "retrain --explain")])
