@@ -254,15 +254,15 @@ def _lose(client: "MlflowClient", row: Any, name: str) -> None:
     """Withdraw a claim, since another was first; InputError that says what each of the two was."""
     client.set_model_version_tag(row.name, row.version, _STATE, "lost")
     entry, earlier = _entry(row), _rows(client, name)
-    first = next((_entry(one) for one in reversed(earlier) if one.tags.get(_STATE, "") not in ("lost", "void")
-                  and int(one.version) != entry.number), None)  # fmt: skip
-    other = "another change of the champion" if first is None else f"{_ACTS[first.kind]} to version {first.version}"
+    first = next((_entry(claim) for claim in reversed(earlier) if claim.tags.get(_STATE, "") not in ("lost", "void")
+                  and int(claim.version) != entry.number), None)  # fmt: skip
+    winner = "another change of the champion" if first is None else f"{_ACTS[first.kind]} to version {first.version}"
     if entry.kind == "promotion":
         then = "run the same command again to compare the candidate with the current champion"
     else:
         again = f"`stemline rollback --to {entry.version}`" if entry.kind == "rollback" else "the same command"
         then = f"`stemline history` says which version is the champion now; {again} still makes it {entry.version}"
-    raise InputError(f"{other} of {name} came before this {_ACTS[entry.kind].split(maxsplit=1)[1]}: {then}")
+    raise InputError(f"{winner} of {name} came before this {_ACTS[entry.kind].split(maxsplit=1)[1]}: {then}")
 
 
 def _settle(client: "MlflowClient", snapshot: Snapshot, row: Any) -> None:

@@ -37,32 +37,33 @@ class StoredTraining:
         return [(table, automix_weight if place else 1.0) for place, table in enumerate(self.tables)]
 
 
-def find_training(asked: RunConfig, overrides: Sequence[str], *, of_last_run: bool) -> StoredTraining:
+def find_training(requested: RunConfig, overrides: Sequence[str], *, of_last_run: bool) -> StoredTraining:
     """The training that ended last in a store, with its own settings and `overrides` over these.
 
-    Where they are not `of_last_run`, the last one whose model and training are those that are `asked` for. InputError
+    Where they are not `of_last_run`, the last one whose model and training are those that are `requested`. InputError
     where there is none.
     """
-    for folder in _finished(asked.store.root):
-        here = [settings.override("store.root", asked.store.root)]
+    for folder in _finished(requested.store.root):
+        here = [settings.override("store.root", requested.store.root)]
         stored = settings.load(f"{folder / 'model'}.toml", here)
-        config = settings.load(f"{folder / 'model'}.toml", [*here, *overrides]) if of_last_run else asked
+        config = settings.load(f"{folder / 'model'}.toml", [*here, *overrides]) if of_last_run else requested
         trained, noted = train_result.find_result(folder), training_record.read(folder)
         if trained and noted and (config.model, config.train) == (stored.model, stored.train):
             # By name: a store may have been moved since.
-            places = [storage.join(asked.store.tables, "manifests", Path(uri).name) for uri in noted["datasets"]]
+            places = [storage.join(requested.store.tables, "manifests", Path(uri).name) for uri in noted["datasets"]]
             tables = tuple(address_of(read_manifest(place)) for place in places)
             return StoredTraining(config=config, trained=trained, tables=tables)
     raise InputError(
-        f"nothing to decide on: no training with these settings has ended in {asked.store.root}; `stemline evaluate` "
-        "with the same settings trains and scores a model, and promote --dry-run then says what the gate would decide"
+        f"nothing to decide on: no training with these settings has ended in {requested.store.root}; `stemline "
+        "evaluate` with the same settings trains and scores a model, and promote --dry-run then says what the gate "
+        "would decide"
     )
 
 
 def _finished(store: str) -> Iterator[Path]:
     """The folders of finished trainings with their settings, the one of the last run first."""
-    found = [path for path in Path(store).glob("runs/*/model.toml") if (path.parent / "result.json").is_file()]
-    for path in sorted(found, key=lambda path: (path.stat().st_mtime, path), reverse=True):
+    paths = [path for path in Path(store).glob("runs/*/model.toml") if (path.parent / "result.json").is_file()]
+    for path in sorted(paths, key=lambda path: (path.stat().st_mtime, path), reverse=True):
         yield path.parent
 
 
