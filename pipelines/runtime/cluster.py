@@ -15,7 +15,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, chdir, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
@@ -197,15 +197,17 @@ def _start_local(ray: Any, stack: ExitStack, *, num_cpus: int, log_level: str) -
     folder = _session_folder(stack)
     for attempt in range(1, _TRIES + 1):
         try:
-            ray.init(
-                address="local",
-                num_cpus=num_cpus,
-                include_dashboard=False,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                _temp_dir=folder,
-                logging_level=log_level.upper(),
-                log_to_driver=log_level == "debug",
-            )
+            # Workers look for packages first where Ray was started: a user's own models/ there must not be ours.
+            with chdir(ROOT):
+                ray.init(
+                    address="local",
+                    num_cpus=num_cpus,
+                    include_dashboard=False,
+                    object_store_memory=_OBJECT_STORE_BYTES,
+                    _temp_dir=folder,
+                    logging_level=log_level.upper(),
+                    log_to_driver=log_level == "debug",
+                )
             return
         except Exception as error:
             ray.shutdown()

@@ -111,7 +111,9 @@ with connect(num_cpus=1) as ray:
         assert again is ray
     assert ray.is_initialized()
     address = ray.get_runtime_context().gcs_address
-    assert ray.get(ray.remote(lambda: 7).remote()) == 7
+    rooms = ("datasets", "models", "pipelines")
+    ours = ray.get(ray.remote(lambda: [__import__(room).__file__ for room in rooms]).remote())
+    assert all(file.startswith(os.environ["PYTHONPATH"]) for file in ours), ours
     environment = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN"}
     stranger = "import sys, ray; ray.init(address=sys.argv[1], logging_level='ERROR')"
     refused = subprocess.run([sys.executable, "-c", stranger, address], env=environment, capture_output=True)
@@ -129,8 +131,15 @@ print(*during)
 def test_a_local_ray_refuses_strangers_says_nothing_and_leaves_nothing(tmp_path: Path, repository: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= {"HOME": str(tmp_path), "PYTHONPATH": str(repository)}
+    command, mine = tmp_path / "bin" / "session.py", tmp_path / "mine"  # as a command is started in a user's project
+    command.parent.mkdir()
+    command.write_text(_SESSION)
+    for name in ("datasets", "models", "pipelines"):
+        (mine / name).mkdir(parents=True)
+        (mine / name / "__init__.py").write_text("raise RuntimeError('a package of the working folder was imported')\n")
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", _SESSION],
+        [sys.executable, "-W", "ignore", str(command)],
+        cwd=mine,
         env=environment,
         capture_output=True,
         text=True,
