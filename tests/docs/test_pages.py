@@ -113,6 +113,24 @@ def test_every_test_and_module_on_a_page_exists(docs: Path) -> None:
             assert (docs.parent / name).exists(), (path.name, name)
 
 
+@pytest.mark.parametrize("name", ["docs/explanation/code.md", "README.md", "CONTRIBUTING.md"])
+def test_every_python_file_that_is_named_exists(repository: Path, name: str) -> None:
+    """With as much of its path as is given: `layouts/find.py` is some `.../layouts/find.py`."""
+    rooms = ("flows", "pipelines", "datasets", "models", "infra", "tests", "docs")
+    known = [f"/{path.relative_to(repository)}" for room in rooms for path in (repository / room).rglob("*.py")]
+    named = re.findall(r"`([\w/]+\.py)`", (repository / name).read_text(encoding="utf-8"))
+    assert [file for file in named if not any(path.endswith(f"/{file}") for path in known)] == []
+
+
+@pytest.mark.parametrize("folder", ["tutorials", "how-to", "explanation", "decisions"])
+def test_an_index_links_to_each_page_of_its_folder_by_its_title(docs: Path, folder: str) -> None:
+    """Plainly, for whoever reads it outside of the site."""
+    index = (docs / folder / "index.md").read_text(encoding="utf-8")
+    listed = {name: title for title, name in re.findall(r"^- \[(.+)\]\(([\w-]+\.md)\)$", index, re.MULTILINE)}
+    found = [path for path in (docs / folder).glob("*.md") if path.name != "index.md"]
+    assert listed == {path.name: path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ") for path in found}
+
+
 def test_every_make_target_on_a_page_exists(docs: Path) -> None:
     makefile = (docs.parent / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z%-]+):", makefile, re.MULTILINE))
