@@ -170,22 +170,22 @@ def run(corpus: CorpusConfig, config: IngestConfig, *, store: str, progress: Pro
         if finished is not None:
             break
         away = _write_missing(listed, config, corpus, forgotten, folder, progress)
-        if not any(one.changed for one in away.values()):  # what has changed since is listed anew
+        if not any(song.changed for song in away.values()):  # what has changed since is listed anew
             break
     if finished is None:
         settings = {"corpus": asdict(corpus), "ingest": asdict(config)}
         finished = _conclude(listed, away, forgotten, store=folder, settings=settings)
-    mixtures = {track.track_id: track.mixture for track in listed.found.tracks if track.mixture}
-    result = replace(_result(finished), mixtures=mixtures, remarks=listed.found.remarks)
+    mixtures = {track.track_id: track.mixture for track in listed.scan.tracks if track.mixture}
+    result = replace(_result(finished), mixtures=mixtures, remarks=listed.scan.remarks)
     _require(result.chunks.num_rows, result.rejected, corpus)
     return result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Listed:
-    """What a look at the corpus has found, and the key of the version that it makes."""
+    """What a look at the corpus found, and the key of the version that it makes."""
 
-    found: Scan
+    scan: Scan
     keys: Mapping[str, str]  # of each track's audio
     about: Mapping[str, Any]
     key: str
@@ -202,19 +202,20 @@ class _Away:
 def _list(
     corpus: CorpusConfig, config: IngestConfig, forgotten: RemovedSongs, store: str, progress: Progress | None
 ) -> _Listed:
-    found = _scan(corpus, drawn_sides(store, corpus.split_rule), store, progress)
-    _require(found.tracks, found.rejected, corpus, found.remarks)
-    keys = {track.track_id: song_key(track, config, corpus.sources) for track in found.tracks}
+    listing = _scan(corpus, drawn_sides(store, corpus.split_rule), store, progress)
+    _require(listing.tracks, listing.rejected, corpus, listing.remarks)
+    keys = {track.track_id: song_key(track, config, corpus.sources) for track in listing.tracks}
     about = {
-        "layout": found.layout,
-        "drawn": found.drawn_splits,
+        "layout": listing.layout,
+        "drawn": listing.drawn_splits,
         "split_rule": corpus.split_rule,
         "sources": corpus.sources,
-        "left_out": {track.track_id: track.remarks for track in found.tracks if track.remarks},
+        "left_out": {track.track_id: track.remarks for track in listing.tracks if track.remarks},
     }
-    songs = tuple((keys[t.track_id], t.track_id, t.title, t.split, t.license) for t in found.tracks)
-    key = DATASET.key(IngestInputs(songs=songs, rejected=found.rejected, about=about, forgotten=tuple(forgotten.names)))
-    return _Listed(found=found, keys=keys, about=about, key=key)
+    songs = tuple((keys[t.track_id], t.track_id, t.title, t.split, t.license) for t in listing.tracks)
+    names = tuple(forgotten.names)
+    inputs = IngestInputs(songs=songs, rejected=listing.rejected, about=about, forgotten=names)
+    return _Listed(scan=listing, keys=keys, about=about, key=DATASET.key(inputs))
 
 
 def song_key(track: Track, config: IngestConfig, sources: Sequence[str]) -> str:
@@ -239,23 +240,23 @@ def _decisive(config: IngestConfig) -> dict[str, Any]:
     return {name: value for name, value in asdict(config).items() if name != "shard_mb"}
 
 
-def _scan(corpus: CorpusConfig, known: Mapping[str, str], store: str, progress: Progress | None) -> Scan:
-    with stage(progress, "scan", 0, "MB") as heard:
-        found = scan(
+def _scan(corpus: CorpusConfig, drawn: Mapping[str, str], store: str, progress: Progress | None) -> Scan:
+    with stage(progress, "scan", 0, "MB") as bar:
+        listing = scan(
             corpus.root,
             sources=corpus.sources,
             split_seed=corpus.split_seed,
             valid_fraction=corpus.valid_fraction,
             test_fraction=corpus.test_fraction,
-            known=known,
+            known=drawn,
             license=corpus.license,
             rules=corpus.rules,
             cache=storage.join(store, "cache", "fingerprints.json"),
-            advance=lambda num_bytes: heard.advance(num_bytes / 1e6),
+            advance=lambda num_bytes: bar.advance(num_bytes / 1e6),
         )
-        refused = f", {len(found.rejected)} refused by their names or files" if found.rejected else ""
-        heard.finish(f"{len(found.tracks) + len(found.rejected)} found{refused}, layout {found.layout}")
-    return found
+        refused = f", {len(listing.rejected)} refused by their names or files" if listing.rejected else ""
+        bar.finish(f"{len(listing.tracks) + len(listing.rejected)} found{refused}, layout {listing.layout}")
+    return listing
 
 
 def _write_missing(
@@ -267,14 +268,14 @@ def _write_missing(
     progress: Progress | None,
 ) -> dict[str, _Away]:
     """Write the songs that the store does not have; those that could not be read, by id."""
-    tracks, keys, away = listed.found.tracks, listed.keys, dict[str, _Away]()
-    known = read_store(store)
-    missing = [track for track in tracks if not _settled(keys[track.track_id], known, forgotten)]
+    tracks, keys, away = listed.scan.tracks, listed.keys, dict[str, _Away]()
+    stored = read_store(store)
+    missing = [track for track in tracks if not _settled(keys[track.track_id], stored, forgotten)]
     sizes = {track.track_id: stored_bytes(track) for track in tracks}
     # Of the whole corpus, not of what is missing: a job that goes on plans as the killed one did.
     aim = min(config.shard_mb * 1_000_000, max(sum(sizes.values()) // _SPREAD, _TINY_BYTES))
     plans = plan_shards(missing, keys=keys, shard_bytes=aim)
-    with stage(progress, "ingest", len(missing), "songs") as heard:
+    with stage(progress, "ingest", len(missing), "songs") as bar:
         if plans:
             # A task holds what is encoded of one song until the song is known to be whole.
             need = Resources(memory_bytes=_WORKER_BYTES + 2 * max(sizes[track.track_id] for track in missing))
@@ -284,19 +285,19 @@ def _write_missing(
                 plans.sort(key=lambda plan: -sum(sizes[track.track_id] for track in plan.tracks))
                 items = [_item(plan, keys, config, corpus, forgotten, store) for plan in plans]
                 for done in map_rows(_write_plan, items, resources=need):
-                    heard.advance(done["num_songs"])
-                    heard.note(done["last"])
+                    bar.advance(done["num_songs"])
+                    bar.note(done["last"])
                     away |= {track_id: _Away(**why) for track_id, why in done["away"].items()}
         unread = f", {len(away)} could not be read and are left to the next run" if away else ""
         have = len(tracks) - len(missing)
-        heard.finish(f"{len(missing) - len(away)} songs in {len(plans)} new shards, {have} were there{unread}")
+        bar.finish(f"{len(missing) - len(away)} songs in {len(plans)} new shards, {have} were there{unread}")
     return away
 
 
-def _settled(key: str, known: StoredSongs, forgotten: RemovedSongs) -> bool:
-    """Whether a song needs no decoding: what was refused to be forgotten is heard again once nothing is."""
-    return key in known.songs or (
-        key in known.refused and (known.refused[key]["reason"] != FORGOTTEN or bool(forgotten))
+def _settled(key: str, stored: StoredSongs, forgotten: RemovedSongs) -> bool:
+    """Whether a song needs no decoding: what was refused to be forgotten is decoded again once nothing is."""
+    return key in stored.songs or (
+        key in stored.refused and (stored.refused[key]["reason"] != FORGOTTEN or bool(forgotten))
     )
 
 
@@ -385,8 +386,8 @@ def _refuse_forgotten(rows: Sequence[Mapping[str, Any]], forgotten: RemovedSongs
     for row in rows:
         listener.add(mono(stems_of(row, sources).sum(axis=0)))
     audio, sound = audio_digest(rows, sources=sources), listener.signature()
-    if found := forgotten.recognized({"": audio}, {"": sound}):
-        raise AudioError(FORGOTTEN, found[""])
+    if reasons := forgotten.recognized({"": audio}, {"": sound}):
+        raise AudioError(FORGOTTEN, reasons[""])
 
 
 def _decoded(track: Track, config: IngestConfig, sources: Sequence[str], *, root: str) -> DecodedTrack:
@@ -411,10 +412,10 @@ def _decoded(track: Track, config: IngestConfig, sources: Sequence[str], *, root
             bits=config.bits,
         )
 
-    def below_root(words: str) -> str:
+    def below_root(text: str) -> str:
         for path, address in copies.items():
-            words = words.replace(path, address)
-        return words.replace(f"{root}/", "")
+            text = text.replace(path, address)
+        return text.replace(f"{root}/", "")
 
     try:
         decoded = read_proven(list(files.values()), read, is_same=lambda: is_listed(track, sources))
@@ -465,26 +466,26 @@ def _conclude(
 
     Where songs could not be read it is not the version that was asked for, so that the next run does not find it.
     """
-    found, keys, about = listed.found, listed.keys, listed.about
+    listing, keys, about = listed.scan, listed.keys, listed.about
     unread = sorted((track_id, why.detail) for track_id, why in away.items())
     key = incomplete_key(listed.key, unread) if unread else listed.key
-    known: StoredSongs = read_store(store)
-    rejected = [asdict(verdict) for verdict in found.rejected]
+    stored: StoredSongs = read_store(store)
+    rejected = [asdict(verdict) for verdict in listing.rejected]
     shards, songs, origins = {}, [], {}
-    for track in found.tracks:
-        if keys[track.track_id] in known.songs:
-            shard, song = known.songs[keys[track.track_id]]
+    for track in listing.tracks:
+        if keys[track.track_id] in stored.songs:
+            shard, song = stored.songs[keys[track.track_id]]
             if why := forgotten.recognized({track.track_id: song.audio}, {}).get(track.track_id):
                 rejected.append(asdict(_refused(track, FORGOTTEN, why)))
                 continue
             shards[shard.file] = shard
-            if origin := known.origins.get(keys[track.track_id]):
+            if origin := stored.origins.get(keys[track.track_id]):
                 origins[track.track_id] = asdict(replace(origin, remarks=(*track.remarks, *origin.remarks)))
             songs.append(replace(song, title=track.title, split=track.split, license=track.license))
         elif track.track_id in away:
             rejected.append(asdict(_refused(track, "unavailable", away[track.track_id].detail)))
         else:
-            rejected.append({**known.refused[keys[track.track_id]], "title": track.title, "split": track.split})
+            rejected.append({**stored.refused[keys[track.track_id]], "title": track.title, "split": track.split})
     rejected.sort(key=lambda verdict: verdict["track_id"])
     return write_manifest(
         store,
