@@ -19,7 +19,7 @@ from flows import train_model as model_flow
 from flows.config import RunConfig
 from flows.full_run import FullRun
 from flows.retraining import retrain_model
-from flows.tasks.run_log import RunScreen
+from flows.tasks.prefect_log import RunScreen
 from flows.tasks.store_lock import store_lock
 from flows.train_model import Trained
 from pipelines.runtime import ray_jobs

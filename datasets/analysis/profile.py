@@ -10,7 +10,7 @@ from datasets.analysis.beats import Beats, beats
 from datasets.analysis.harmony import chromagram, key, shares
 from datasets.analysis.librosa_profile import beats_and_chroma
 from datasets.analysis.vocal_activity import RANGE_DB, singing_spans
-from datasets.audio.downmix import mono
+from datasets.audio.mono_mix import mono
 from datasets.schema import Profile
 
 Samples = NDArray[np.float32]

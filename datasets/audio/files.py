@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.audio.downmix import means
+from datasets.audio.mono_mix import means
 from datasets.audio.readers import checked_blocks, open_integers, open_reader
 from datasets.audio.resampling import resample_blocks
 from datasets.audio.samples import AudioInfo, Integers, Samples, to_channels

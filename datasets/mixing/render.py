@@ -14,7 +14,7 @@ import soxr
 from numpy.typing import NDArray
 
 from datasets.analysis.profile import DRUMS
-from datasets.audio.downmix import mono
+from datasets.audio.mono_mix import mono
 from datasets.schema import MixPlan, Part
 
 Samples = NDArray[np.float32]

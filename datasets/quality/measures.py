@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from datasets.audio.downmix import mono
+from datasets.audio.mono_mix import mono
 from datasets.audio.samples import Samples
 from datasets.errors import InputError
 from datasets.quality.alignment import RANGE_S, MixtureAlignment

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.audio.downmix import mono
+from datasets.audio.mono_mix import mono
 from datasets.audio.samples import AudioInfo, Samples
 from datasets.errors import AudioError
 from datasets.schema import StemFile, Track

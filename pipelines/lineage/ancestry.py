@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datasets.audio.downmix import mono
+from datasets.audio.mono_mix import mono
 from datasets.corpus.removed_songs import SAME
 from datasets.errors import InputError
 from datasets.quality import fingerprint

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from datasets import audio, shards
-from datasets.audio.downmix import mono
+from datasets.audio.mono_mix import mono
 from datasets.corpus.layouts.found_song import LayoutRules
 from datasets.corpus.listing import is_lossy
 from datasets.corpus.removed_songs import REASON as FORGOTTEN

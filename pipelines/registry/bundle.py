@@ -3,7 +3,7 @@
     <folder>/checkpoint/                       weights.safetensors, config.json, bundle.json
     <folder>/stem_separator_<digest>/          a copy of `models/`, named for its source
 
-`models/` imports itself relatively only, so it works under any name (docs/decisions/0001). `served.py` is the
+`models/` imports itself relatively only, so it works under any name (docs/decisions/0001). `mlflow_model.py` is the
 other half: it unpacks what is packed here.
 """
 
@@ -17,7 +17,7 @@ from datasets.errors import InputError
 from pipelines.runtime.step_keys import ROOT
 
 MODELS = ROOT / "models"
-SERVED = Path(__file__).with_name("served.py")
+SERVED = Path(__file__).with_name("mlflow_model.py")
 CHECKPOINT_FILES = ("config.json", "weights.safetensors")  # the learner's state stays at home
 
 

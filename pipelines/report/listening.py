@@ -14,8 +14,8 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from datasets.audio.downmix import mono
 from datasets.audio.files import decode_blocks
+from datasets.audio.mono_mix import mono
 from datasets.audio.samples import Samples
 from datasets.audio.writers import encode_for_page
 from datasets.schema import StemFile

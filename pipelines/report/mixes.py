@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from datasets.analysis.harmony import PITCHES, chroma
 from datasets.analysis.profile import DRUMS
-from datasets.audio.downmix import mono
+from datasets.audio.mono_mix import mono
 from datasets.audio.resampling import resample
 from datasets.audio.samples import Samples
 from datasets.mixing.render import place

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from datasets.audio.file_kinds.tags import after_tags
+from datasets.audio.file_kinds.tag_bounds import after_tags
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from datasets.audio.file_kinds import coded_frames, containers, ogg_flac, sound_chunks
-from datasets.audio.file_kinds.tags import after_tags
+from datasets.audio.file_kinds.tag_bounds import after_tags
 from datasets.errors import AudioError
 
 _MAX_HEADER_BYTES = 1 << 24  # of one that has to be mended; samples of hours have some thousand

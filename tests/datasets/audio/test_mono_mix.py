@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from datasets.analysis.profile import profile
-from datasets.audio.downmix import cancels, mono
+from datasets.audio.mono_mix import cancels, mono
 from datasets.audio.samples import Samples
 from datasets.mixing.render import find_hits
 from datasets.quality.alignment import MixtureAlignment
