@@ -53,7 +53,7 @@ def promote(
 
 def decide_only(config: RunConfig, overrides: Sequence[str], *, of_last_run: bool, screen: Screen) -> dict[str, Any]:
     """What the gate would decide on what a store has trained and scored; nothing is written."""
-    from flows.cli.pipeline import dry_run
+    from flows.cli import dry_run
     from flows.cli.result_tables import model_tables
 
     screen.start("decide", 0, "")

@@ -21,7 +21,7 @@ ASKS = RunConfig(gate=GateConfig(approval=True, approval_s=60.0))
 def looked_at_often(monkeypatch: pytest.MonkeyPatch) -> None:
     from flows.tasks import approval
 
-    monkeypatch.setattr(approval, "LOOK_EVERY_S", 0.2)
+    monkeypatch.setattr(approval, "POLL_EVERY_S", 0.2)
 
 
 def decide(config: RunConfig, decision: GateDecision = PASSED) -> GateDecision:
@@ -86,7 +86,7 @@ def test_a_no_and_a_yes_without_a_name_promote_nothing() -> None:
     decision = decide(ASKS)
     thread.join(30)
     assert (decision.promote, decision.approver) == (False, "")
-    assert decision.reason == "Somebody answered without a name, which counts for nothing."
+    assert decision.reason == "The form was sent without a name, so it does not count."
 
 
 @pytest.mark.usefixtures("prefect_server")

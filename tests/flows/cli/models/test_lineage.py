@@ -78,7 +78,7 @@ def test_a_song_tells_who_heard_it(store: str, capsys: pytest.CaptureFixture[str
     assert answer(capsys, "d", where)["heard"] == {"models:/stemline/2": ["d (train)"]}
     assert answer(capsys, "c", where)["heard"] == {}
     assert main(["lineage", "c", where]) == 0
-    assert "No registered version of stemline heard c." in capsys.readouterr().out
+    assert "No registered version of stemline learned from c." in capsys.readouterr().out
     assert main(["lineage", "nobody's", where]) == 2
     assert main(["lineage", "models:/stemline/9", where]) == 2
     assert "models:/stemline/9 does not exist" in capsys.readouterr().err
@@ -118,7 +118,7 @@ def test_a_comparison_tells_what_differs_and_leaves_out_what_one_of_them_heard(
     for part in told["console_output"]:
         Console(file=shown, width=100).print(part)
     assert "Songs of the first: 1 that the second lacks" in shown.getvalue()
-    assert "left out: d, which one of them learnt from" in shown.getvalue()
+    assert "left out: d, which one of them learned from" in shown.getvalue()
 
 
 def test_an_export_is_kept_with_its_version_and_named_with_its_digest(

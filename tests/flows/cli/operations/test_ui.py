@@ -6,11 +6,17 @@ import subprocess
 import sys
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from datasets.store.ownership import claim_store
+
+# Ctrl-C is heard even where the tests run in the background of a shell, which has it ignored.
+NEW_SESSION: Any = {
+    "start_new_session": True, "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+}  # fmt: skip
 
 
 @pytest.mark.slow
@@ -18,7 +24,7 @@ def test_the_pages_answer_until_ctrl_c_and_no_process_is_left_after(tmp_path: Pa
     claim_store(tmp_path, setting="store.root")
     (tmp_path / "report.html").write_text("<p>the report</p>")
     command = [sys.executable, "-m", "flows", "ui", f"store.root={tmp_path}"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as running:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **NEW_SESSION) as running:
         try:
             assert running.stderr is not None
             addresses: dict[str, str] = {}

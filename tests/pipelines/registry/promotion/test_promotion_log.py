@@ -66,7 +66,7 @@ def test_the_log_tells_who_followed_whom_and_a_rollback_goes_back_step_by_step(
     assert present.version == "2"
     registry.rollback(CONFIG, store=store)
     assert aliases(store) == {"champion": "1"}
-    with pytest.raises(InputError, match="no champion before the present one; rollback --to N"):
+    with pytest.raises(InputError, match="no champion before the present one; `stemline rollback --to N --force"):
         registry.rollback(CONFIG, store=store)
     assert registry.rollback(CONFIG, store=store, to="3").version == "3"
     assert aliases(store) == {"champion": "3", "previous": "1"}
