@@ -88,13 +88,17 @@ def test_evaluate_scores_the_held_out_songs_and_registers_nothing(grown: Walked)
     assert (told["champion"], told["decision"], told["version"]) == (None, None, None)
 
 
-def test_promote_registers_what_the_gate_lets_pass_and_a_dry_run_does_not(grown: Walked) -> None:
+def test_promote_registers_a_model_of_two_steps_as_candidate_alone_and_a_dry_run_nothing(grown: Walked) -> None:
     dry = grown.asked("promote", "--dry-run", *OWN, "registry.name=dry")
-    assert (dry["decision"]["promote"], dry["version"]) == (True, None)
+    assert (dry["decision"]["promote"], dry["version"]) == (False, None)
+    assert "no better than silence" in dry["decision"]["reason"]
     assert stemline("history", *grown.settings, "registry.name=dry", "--json").json["promotions"] == []
     told = grown.asked("promote", *OWN)
-    assert (told["version"]["name"], told["version"]["alias"]) == ("grown", "champion")
-    assert stemline("history", *grown.settings, *OWN, "--json").json["promotions"][0]["version"] == "1"
+    assert (told["version"]["name"], told["version"]["alias"], told["decision"]["promote"]) == ("grown", "", False)
+    assert stemline("history", *grown.settings, *OWN, "--json").json["promotions"] == []
+    grown.asked("promote", "--version", "1", "--force", "--reason", "to hear it", *OWN)
+    (entry,) = stemline("history", *grown.settings, *OWN, "--json").json["promotions"]
+    assert (entry["version"], entry["kind"]) == ("1", "forced")
 
 
 @pytest.fixture(scope="module")
@@ -128,11 +132,7 @@ def test_listen_makes_pages_of_both(walked: Walked, rival: Path, tmp_path: Path)
     assert Path(told["page"]).with_name(page).read_text().count('<script type="audio/flac"') == 3 * len(SOURCES)
 
 
-def test_separate_writes_the_stems_of_a_song_and_says_which_it_cannot(
-    walked: Walked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # It is for the owner of a process, which other tests share.
-    monkeypatch.setattr("models.freed_memory.keep_freed_memory", lambda: None)
+def test_separate_writes_the_stems_of_a_song_and_says_which_it_cannot(walked: Walked, tmp_path: Path) -> None:
     mixture = np.random.default_rng(0).standard_normal((16_000, 2)) * 0.1
     soundfile.write(tmp_path / "song.wav", mixture, 44_100, subtype="FLOAT")
     (tmp_path / "words.wav").write_text("no audio")

@@ -175,11 +175,11 @@ def test_an_object_that_is_replaced_while_it_is_copied_is_noticed(
 
 def test_a_range_of_a_known_object_is_one_request(s3: ObjectStore) -> None:
     address = f"s3://{BUCKET}/range"
-    storage.write(address, bytes(range(100)))
+    storage.write(address, bytes(range(250)) * 40)
     storage.read_range(address, 0, 1)
     s3.requests.clear()
-    assert storage.read_range(address, 10, 14) == bytes(range(10, 14))
-    assert [(method, asked) for method, _, asked in s3.requests] == [("GET", "bytes=10-13")]
+    assert storage.read_range(address, 10, 5010) == (bytes(range(250)) * 40)[10:5010]
+    assert [(method, asked) for method, _, asked in s3.requests] == [("GET", "bytes=10-5009")]
 
 
 @pytest.mark.parametrize("begin", [5, 20])
@@ -216,3 +216,17 @@ def test_an_address_without_a_bucket_is_refused() -> None:
     with pytest.raises(InputError, match="names no bucket"):
         storage.absolute("s3://")
     assert storage.absolute("s3://bucket/folder/") == "s3://bucket/folder"
+
+
+def test_small_reads_are_tried_again_where_the_refusal_is_longer_than_what_was_asked_for(s3: ObjectStore) -> None:
+    address = f"s3://{BUCKET}/small/table.bin"
+    content = bytes(range(256)) * 40
+    storage.write(address, content)
+    s3.failing = 0.5
+    for begin in range(0, len(content), 1000):
+        assert storage.read_range(address, begin, begin + 7) == content[begin : begin + 7]
+        with storage.open_reader(address) as file:
+            file.seek(begin)
+            assert file.read(91) == content[begin : begin + 91]
+    with pytest.raises(OSError, match="it has no bytes 10240 to 10250"):
+        storage.read_range(address, 10_230, 10_250)

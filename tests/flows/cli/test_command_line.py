@@ -36,7 +36,7 @@ WORK = {
     "automix": "e2e/test_road.py::test_automix_plans_and_renders_mixes",
     "train": "e2e/test_road.py::test_train_leaves_a_checkpoint_and_scores_nothing",
     "evaluate": "e2e/test_road.py::test_evaluate_scores_the_held_out_songs_and_registers_nothing",
-    "promote": "e2e/test_road.py::test_promote_registers_what_the_gate_lets_pass_and_a_dry_run_does_not",
+    "promote": "e2e/test_road.py::test_promote_registers_a_model_of_two_steps_as_candidate_alone_and_a_dry_run_nothing",
     "inspect": "flows/cli/planning/test_inspect.py::test_json_has_every_file",
     "plan": "flows/cli/planning/test_plan.py::test_a_plan_says_what_fits_and_what_does_not",
     "doctor": "flows/cli/planning/test_plan.py::test_the_doctor_finds_this_machine_fit_and_a_gpu_missing",

@@ -157,7 +157,7 @@ def test_when_every_song_breaks_a_rule_the_message_names_rule_count_and_override
     with pytest.raises(InputError) as caught:
         _curate(_ingest(root, store), store)
     for words in (
-        "0 of 3 songs",
+        "3 found → 3 readable → 0 kept",
         "silent_source (a source sounds in too few seconds): 3 songs, such as 'Song A'",
         'corpus.sources=["drums","bass","other"] leaves out vocals',
         "curate.min_presence=0",
