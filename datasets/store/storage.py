@@ -12,6 +12,7 @@ import errno
 import os
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from io import BufferedIOBase, BufferedReader, RawIOBase
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, TypeVar, cast
 
 import pyarrow as pa
 import pyarrow.fs as fs
@@ -27,14 +28,16 @@ import pyarrow.fs as fs
 from datasets.errors import Changed, InputError, Unavailable
 from datasets.store.proxies import proxy_for
 
+Answer = TypeVar("Answer")
 TEMPORARY = ".tmp-"
 _S3 = "s3://"
 _ATTEMPTS = 10
 _COPY_BYTES = 8 << 20
-# Arrow's client gives the answer to a request as much room as it asked for: where a refusal, a page of XML, is longer
-# than that, it neither reads it nor tries again. So no request asks for less.
-_LEAST_BYTES = 4 << 10
 _BLOCK_BYTES = 64 << 10
+# Arrow's client gives the answer to a request as much room as it asked for: where a refusal, a page of XML, is longer
+# than that, it says this and does not try again.
+_NO_ROOM = "Failed to flush response stream"
+_PAUSE_S = 0.1  # before the second attempt; twice as long before each other
 _OTHER_STORE, _OTHER_TMPDIR = "store.root=DIR", "TMPDIR=DIR"
 _KEYS = ("ACCESS_DENIED", "INVALID_ACCESS_KEY", "INVALID_CLIENT_TOKEN", "SIGNATURE", "EXPIRED", "FORBIDDEN", "403")
 
@@ -90,8 +93,8 @@ def read(address: str | Path) -> bytes:
     """All bytes of a file; FileNotFoundError where there is none."""
     if not is_remote(address):
         return Path(address).read_bytes()
-    with _speaking(address), _store().open_input_stream(_key(address)) as file:
-        return bytes(file.read())
+    with _speaking(address):
+        return _persistently(lambda: _all_bytes(_key(address)))
 
 
 def open_reader(address: str | Path) -> BufferedIOBase:
@@ -112,15 +115,31 @@ def read_range(address: str | Path, begin: int, end: int) -> bytes:
     if is_remote(address):
         with _speaking(address):
             file = _opened(_key(address))
-            first = max(0, min(begin, file.size() - _LEAST_BYTES))
-            stop = min(max(end, first + _LEAST_BYTES), file.size())
-            data = bytes(file.read_at(stop - first, first))[begin - first : end - first] if begin < file.size() else b""
+            num_bytes = max(0, min(end, file.size()) - begin)
+            data = bytes(_persistently(lambda: file.read_at(num_bytes, begin))) if num_bytes else b""
     else:
         with open(address, "rb", buffering=0) as file:
             data = os.pread(file.fileno(), end - begin, begin)
     if len(data) < end - begin:
         raise OSError(f"it has no bytes {begin + len(data)} to {end}")
     return data
+
+
+def _all_bytes(key: str) -> bytes:
+    with _store().open_input_stream(key) as file:
+        return bytes(file.read())
+
+
+def _persistently(ask: Callable[[], Answer]) -> Answer:
+    """What a request is answered, which Arrow's client gives up too soon where little is asked for."""
+    for attempt in range(1, _ATTEMPTS):
+        try:
+            return ask()
+        except OSError as error:
+            if _NO_ROOM not in str(error):
+                raise
+            time.sleep(_PAUSE_S * 2 ** (attempt - 1))
+    return ask()
 
 
 class _Object(RawIOBase):
@@ -144,7 +163,7 @@ class _Object(RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         with _speaking(self._address):
-            return int(self._file.readinto(buffer))
+            return int(_persistently(lambda: self._file.readinto(buffer)))
 
     def close(self) -> None:
         self._file.close()

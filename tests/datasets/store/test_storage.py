@@ -175,11 +175,11 @@ def test_an_object_that_is_replaced_while_it_is_copied_is_noticed(
 
 def test_a_range_of_a_known_object_is_one_request(s3: ObjectStore) -> None:
     address = f"s3://{BUCKET}/range"
-    storage.write(address, bytes(range(250)) * 40)
+    storage.write(address, bytes(range(100)))
     storage.read_range(address, 0, 1)
     s3.requests.clear()
-    assert storage.read_range(address, 10, 5010) == (bytes(range(250)) * 40)[10:5010]
-    assert [(method, asked) for method, _, asked in s3.requests] == [("GET", "bytes=10-5009")]
+    assert storage.read_range(address, 10, 14) == bytes(range(10, 14))
+    assert [(method, asked) for method, _, asked in s3.requests] == [("GET", "bytes=10-13")]
 
 
 @pytest.mark.parametrize("begin", [5, 20])
@@ -222,7 +222,9 @@ def test_small_reads_are_tried_again_where_the_refusal_is_longer_than_what_was_a
     address = f"s3://{BUCKET}/small/table.bin"
     content = bytes(range(256)) * 40
     storage.write(address, content)
+    storage.write(f"{address}.note", b"{}")
     s3.failing = 0.5
+    assert storage.read(f"{address}.note") == b"{}"
     for begin in range(0, len(content), 1000):
         assert storage.read_range(address, begin, begin + 7) == content[begin : begin + 7]
         with storage.open_reader(address) as file:
