@@ -52,9 +52,12 @@ def downmix_note(info: AudioInfo) -> str:
     if not is_surround(info):
         return ""
     quiet = [speaker for speaker in info.speakers if 0 < max(GAINS[speaker]) < 1]
+    levels = sorted({max(GAINS[speaker]) for speaker in quiet}, reverse=True)
     left_out = [speaker for speaker in info.speakers if not any(GAINS[speaker])]
     told = [f"{info.channels} channels ({_joined(info.speakers)}) mixed down to two after ITU-R BS.775"]
-    told += [f"{_joined(quiet)} at {'-3' if 'BC' not in quiet else '-3 dB or -6'} dB"] if quiet else []
+    told += (
+        [f"{_joined(quiet)} at {' or '.join(f'{20 * np.log10(level):.0f} dB' for level in levels)}"] if quiet else []
+    )
     told += [f"{_joined(left_out)} left out"] if left_out else []
     return ", ".join(told)
 

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from datasets.audio import files
-from datasets.audio.samples import Samples
+from datasets.audio.samples import AudioInfo, Samples
 from datasets.audio.surround import downmix_note
 from datasets.errors import AudioError
 from tests.datasets.audio.encoded import encoded
@@ -118,6 +118,20 @@ def test_a_surround_file_whose_size_was_never_filled_in_is_mixed_down_too(tmp_pa
     np.testing.assert_allclose(
         np.concatenate(list(files.decode_blocks(path, sample_rate=RATE)), axis=1), expected_CT, atol=1e-6
     )
+
+
+@pytest.mark.parametrize(
+    ("speakers", "words"),
+    [
+        ("FL FR FC", "FC at -3 dB"), ("FL FR TC", "TC at -6 dB"),
+        ("FL FR FC TFC LFE", "FC TFC at -3 dB or -6 dB, LFE left"),
+        ("FL FR BC SL", "BC SL at -3 dB or -6 dB"), ("FL FR TBC TFL", "TBC TFL at -3 dB or -6 dB"),
+    ],
+)  # fmt: skip
+def test_the_note_says_the_levels_that_channels_are_mixed_at(speakers: str, words: str) -> None:
+    names = tuple(speakers.split())
+    note = downmix_note(AudioInfo(sample_rate=RATE, channels=len(names), num_samples=0, bits=16, speakers=names))
+    assert f"BS.775, {words}" in note
 
 
 def test_one_or_two_channels_have_no_note(tmp_path: Path) -> None:
