@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.audio.mono_mix import means
-from datasets.audio.readers import checked_blocks, open_integers, open_reader
+from datasets.audio.readers import checked_blocks, checked_integers, open_reader
 from datasets.audio.resampling import resample_blocks
 from datasets.audio.samples import AudioInfo, Integers, Samples, to_channels
 from datasets.audio.surround import downmix_gains, downmixed, is_surround
@@ -63,8 +63,8 @@ def decode_blocks(
 
 def integer_blocks(path: str | Path, *, block_samples: int) -> Iterator[Integers]:
     """A file that holds 16-bit integers (`AudioInfo.integers`) in blocks of them, the last one shorter."""
-    with closing(open_integers(path)) as reader:
-        yield from map(Integers, reader.integers(block_samples))
+    with closing(checked_integers(path, block_samples)) as blocks:
+        yield from map(Integers, blocks)
 
 
 def _rebatch(blocks: Iterable[Samples], block_samples: int) -> Iterator[Samples]:

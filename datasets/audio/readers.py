@@ -6,8 +6,8 @@ and what the header promises is compared with what came out.
 """
 
 import errno
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +16,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from datasets.audio.file_kinds.recognize import FileKind, chained, is_chained_flac, recognize, truncated
+from datasets.audio.file_kinds.recognize import FileKind, check_flac, recognize, truncated
 from datasets.audio.file_kinds.sound_chunks import told_whole
 from datasets.audio.samples import AudioInfo, Samples
 from datasets.errors import AudioError, InputError, Unavailable
@@ -46,6 +46,7 @@ _MACHINE_ERRORS = {
 
 class Reader(Protocol):
     info: AudioInfo
+    kind: FileKind
 
     def blocks(self) -> Iterator[Samples]: ...
     def close(self) -> None: ...
@@ -96,15 +97,13 @@ def _open(path: Path, stream: int | None) -> Reader:
         path.open("rb").close()  # the errors of PyAV do not tell a file that it may not read from one it cannot decode
     except OSError as error:
         raise Unavailable(f"{path} cannot be read: {error.strerror or error}") from None
-    by_pyav = _AvReader(path, stream or 0)
-    by_pyav.info = replace(by_pyav.info, unsaid_delay=kind.unsaid_delay)
-    return by_pyav
+    return _AvReader(path, kind, stream or 0)
 
 
 def _with_speakers(reader: "SoundFileReader", path: Path) -> "Reader":
     """A reader of a file of more than two channels that knows which is which: libsndfile does not tell, FFmpeg does."""
     try:
-        known = _AvReader(path, 0)
+        known = _AvReader(path, reader.kind, 0)
     except AudioError:
         return reader
     if not reader.is_mended and known.info.speakers and known.info.channels == reader.info.channels:
@@ -126,20 +125,32 @@ def checked_blocks(reader: Reader, path: str | Path) -> Iterator[Samples]:
         if not np.isfinite(total):
             raise AudioError("not_finite", f"{path}: holds NaN or infinite samples")
         yield block_CT
+    _check_alone(reader, path)
 
 
-def open_integers(path: str | Path) -> "SoundFileReader":
-    """A reader of a file that is known to hold 16-bit integers."""
+def checked_integers(path: str | Path, block_samples: int) -> Generator[NDArray[np.int16], None, None]:
+    """Blocks of a file that is known to hold 16-bit integers."""
     path = Path(path)
     try:
-        return SoundFileReader(path, recognize(path))
+        reader = SoundFileReader(path, recognize(path))
+    except OSError as error:
+        raise Unavailable(f"{path} cannot be read: {error.strerror or error}") from None
+    with closing(reader):
+        yield from reader.integers(block_samples)
+        _check_alone(reader, path)
+
+
+def _check_alone(reader: Reader, path: str | Path) -> None:
+    """AudioError where a decoder that came to its end has left another FLAC stream unread."""
+    try:
+        check_flac(Path(path), reader.kind)
     except OSError as error:
         raise Unavailable(f"{path} cannot be read: {error.strerror or error}") from None
 
 
 class SoundFileReader:
     def __init__(self, path: Path, kind: FileKind) -> None:
-        self._path, self._kind = path, kind
+        self._path, self.kind = path, kind
         self._mended = told_whole(path, kind.extent) if kind.extent and kind.extent.mends else None
         try:
             self._file = soundfile.SoundFile(self._mended or path)
@@ -174,14 +185,6 @@ class SoundFileReader:
             raise AudioError("undecodable", f"{self._path}: decoding stopped after {count} samples ({error})") from None
         if count < self.info.num_samples:
             raise truncated(self._path, f"{count} of {self.info.num_samples} samples decode")
-        if self._file.format == "FLAC" and self._is_chained_flac():
-            raise chained(self._path)
-
-    def _is_chained_flac(self) -> bool:
-        try:
-            return is_chained_flac(self._path, self._kind.start)
-        except OSError as error:
-            raise Unavailable(f"{self._path} cannot be read: {error.strerror or error}") from None
 
     def close(self) -> None:
         self._file.close()
@@ -198,10 +201,10 @@ class SoundFileReader:
 
 
 class _AvReader:
-    def __init__(self, path: Path, stream: int) -> None:
+    def __init__(self, path: Path, kind: FileKind, stream: int) -> None:
         import av
 
-        self._path = path
+        self._path, self.kind = path, kind
         self._stack = ExitStack()
         try:
             self._container = self._stack.enter_context(av.open(str(path), metadata_errors="replace"))
@@ -230,6 +233,7 @@ class _AvReader:
             channels=context.layout.nb_channels,
             num_samples=round(duration * base * rate) if known else 0,  # type: ignore[operator]
             bits=24 if context.codec.lossless and context.format.bits > 16 else 16,
+            unsaid_delay=kind.unsaid_delay,
             speakers=_speakers(context.layout),
         )
 

@@ -30,7 +30,6 @@ class Frame:
     """What a frame's header says; frames of one stream have one `kind`."""
 
     length: int  # bytes
-    samples: int
     kind: tuple[int, ...]
     lead: int = 0  # bytes before a Xing header, in the first frame of an MP3
 
@@ -41,7 +40,6 @@ class Frames:
 
     start: int  # of the first
     end: int  # of the last, as its header states it
-    num_samples: int
     present: int  # bytes of the last frame that are there, of `last`
     last: int
 
@@ -73,7 +71,7 @@ def mpeg_frame(head: bytes) -> Frame | None:
     mono = head[3] >> 6 == 3
     side = (17 if mono else 32) if first else (9 if mono else 17)  # bytes between header and Xing
     lead = 4 + side + 2 * (~head[1] & 1)
-    return Frame(length=length, samples=samples, kind=(version, layer, rate), lead=lead)
+    return Frame(length=length, kind=(version, layer, rate), lead=lead)
 
 
 def adts_frame(head: bytes) -> Frame | None:
@@ -84,7 +82,7 @@ def adts_frame(head: bytes) -> Frame | None:
     if length < 7:
         return None
     channels = (head[2] & 1) << 2 | head[3] >> 6
-    return Frame(length=length, samples=1024 * ((head[6] & 3) + 1), kind=(head[2] >> 6, head[2] >> 2 & 15, channels))
+    return Frame(length=length, kind=(head[2] >> 6, head[2] >> 2 & 15, channels))
 
 
 def ac3_frame(head: bytes) -> Frame | None:
@@ -93,13 +91,12 @@ def ac3_frame(head: bytes) -> Frame | None:
         return None
     if head[5] >> 3 > 10:  # E-AC-3
         length, code = 2 * (((head[2] & 7) << 8 | head[3]) + 1), head[4] >> 6
-        blocks = 6 if code == 3 else (1, 2, 3, 6)[head[4] >> 4 & 3]
-        return Frame(length=length, samples=256 * blocks, kind=(3, code))
+        return Frame(length=length, kind=(3, code))
     code, size = head[4] >> 6, head[4] & 63
     if code == 3 or size > 37:
         return None
     words = _AC3_KBPS[size >> 1] * 96000 // _AC3_RATES[code] + (size & 1 if code == 1 else 0)
-    return Frame(length=2 * words, samples=1536, kind=(2, code))
+    return Frame(length=2 * words, kind=(2, code))
 
 
 READERS: dict[str, Callable[[bytes], Frame | None]] = {"mp3": mpeg_frame, "adts": adts_frame, "ac3": ac3_frame}
@@ -144,15 +141,15 @@ def walk(kind: str, file: BinaryIO, start: int, size: int) -> Frames:
     size -= _id3v1_bytes(file, size)
     view = _Window(file)
     place = end = start
-    samples = last = 0
+    last = 0
     while place < size:
         frame = read(view.at(place, 8))
         if frame is not None:
-            last, samples = frame.length, samples + frame.samples
+            last = frame.length
             place = end = place + frame.length
         elif is_tag(view.at(place, 8)) or (place := _next(file, kind, place, size)) < 0:
             break
-    return Frames(start=start, end=end, num_samples=samples, present=min(last, size - end + last), last=last)
+    return Frames(start=start, end=end, present=min(last, size - end + last), last=last)
 
 
 def _next(file: BinaryIO, kind: str, place: int, size: int) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from datasets.audio.file_kinds.blocks import LARGE, overlapping_blocks
 from datasets.audio.file_kinds.tag_bounds import after_tags
 
 
@@ -23,11 +24,10 @@ class ContainerPart:
     lost: str = ""  # what is promised and not there, in words
 
 
-_LARGE = 1 << 62  # sizes from here on are placeholders of writers that could not go back
-_SCAN_BYTES = 1 << 20
 _MOOV_BYTES = 1 << 24
 _BOXES = {b"ftyp", b"styp", b"moov", b"mdat", b"moof", b"mfra", b"sidx", b"free", b"skip", b"wide", b"uuid", b"meta",
           b"udta", b"pnot", b"emsg", b"prft", b"pdin", b"ssix"}  # fmt: skip
+_NAME = re.compile(rb"[ -~]{4}")  # of a box
 _FTYP = re.compile(rb"\x00\x00\x00[\x10-\x60]ftyp[ -~]{4}")
 _EBML, _SEGMENT, _CLUSTER = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"
 _ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
@@ -49,44 +49,46 @@ def parts(kind: str, file: BinaryIO, size: int) -> Iterator[ContainerPart]:
 
 def _mp4(file: BinaryIO, size: int) -> Iterator[ContainerPart]:
     """Boxes of MP4 and QuickTime. A file has one box moov, whichever of its boxes comes first."""
-    place, seen = 0, set[bytes]()
-    while place + 8 <= size:
-        file.seek(place)
-        header = file.read(16)
-        length, kind, least = int.from_bytes(header[:4], "big"), header[4:8], 8
-        if kind not in _BOXES:
-            break
+    seen = set[bytes]()
+    for place, length, kind in _boxes(file, size):
         if kind in (b"moov", b"ftyp"):
             yield ContainerPart(name="MP4", begins=kind in seen)
         seen.add(kind)
-        if length == 1:
-            length, least = int.from_bytes(header[8:], "big"), 16
-        if length < least:  # 0 is a box up to the end
-            yield ContainerPart(name="MP4", begins=_holds(file, place + 8, _FTYP))
-            break
-        if kind in (b"moov", b"mdat", b"moof"):
+        if not length:
+            yield ContainerPart(name="MP4", begins=any(map(_FTYP.search, overlapping_blocks(file, place + 8, 16))))
+        elif kind in (b"moov", b"mdat", b"moof"):
             yield ContainerPart(end=place + length, name=f"box {kind.decode()}")
-        place += length
     if b"moov" not in seen:
         yield ContainerPart(lost="an index (box moov), which stands behind the audio and is missing")
 
 
-def states_start(file: BinaryIO, size: int) -> bool:
-    """Whether an MP4 says where its audio begins: by an edit list, by iTunes' tag, or since it is not coded as AAC."""
+def _boxes(file: BinaryIO, size: int) -> Iterator[tuple[int, int, bytes]]:
+    """Place, length and name of each outermost box of an MP4; a length of 0 is one up to the end.
+
+    A box of another name than is known here is one where it lies in the file as a whole.
+    """
     place = 0
     while place + 8 <= size:
         file.seek(place)
         header = file.read(16)
-        length = int.from_bytes(header[:4], "big")
+        length, kind, least = int.from_bytes(header[:4], "big"), header[4:8], 8
         if length == 1:
-            length = int.from_bytes(header[8:], "big")
-        if header[4:8] == b"moov":
-            file.seek(place)
-            moov = file.read(min(length, _MOOV_BYTES))
-            return b"mp4a" not in moov or b"iTunSMPB" in moov or any(map(_skips, moov.split(b"elst")[1:]))
-        if length < 8:
-            break
+            length, least = int.from_bytes(header[8:], "big"), 16
+        if kind not in _BOXES and not (_NAME.fullmatch(kind) and least <= length <= size - place):
+            return
+        yield place, length if length >= least else 0, kind
+        if length < least:
+            return
         place += length
+
+
+def states_start(file: BinaryIO, size: int) -> bool:
+    """Whether an MP4 says where its audio begins: by an edit list, by iTunes' tag, or since it is not coded as AAC."""
+    for place, length, kind in _boxes(file, size):
+        if kind == b"moov":
+            file.seek(place)
+            moov = file.read(min(length or size, _MOOV_BYTES))
+            return b"mp4a" not in moov or b"iTunSMPB" in moov or any(map(_skips, moov.split(b"elst")[1:]))
     return True
 
 
@@ -95,18 +97,6 @@ def _skips(edits: bytes) -> bool:
     wide = edits[:1] == b"\x01"
     first = edits[16:24] if wide else edits[12:16]
     return int.from_bytes(first, "big", signed=True) > 0
-
-
-def _holds(file: BinaryIO, start: int, pattern: re.Pattern[bytes]) -> bool:
-    """Whether the pattern, of at most 16 bytes, is anywhere from a place on."""
-    file.seek(start)
-    before = b""
-    while block := file.read(_SCAN_BYTES):
-        text = before + block
-        if pattern.search(text):
-            return True
-        before = text[-16:]
-    return False
 
 
 def _matroska(file: BinaryIO, size: int) -> Iterator[ContainerPart]:
@@ -144,7 +134,7 @@ def _asf(file: BinaryIO, size: int) -> Iterator[ContainerPart]:
         if name == _ASF_HEADER:
             yield ContainerPart(name="ASF", begins=place > 0)
             live = _is_live(file.read(min(length, 1 << 16)))
-        if not 24 <= length < _LARGE or (name == _ASF_DATA and live):
+        if not 24 <= length < LARGE or (name == _ASF_DATA and live):
             return
         if name in (_ASF_HEADER, _ASF_DATA):
             yield ContainerPart(end=place + length, name="header" if name == _ASF_HEADER else "data")

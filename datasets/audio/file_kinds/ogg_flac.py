@@ -3,7 +3,8 @@
 import os
 from typing import BinaryIO
 
-SCAN_BYTES = 1 << 20
+from datasets.audio.file_kinds.blocks import overlapping_blocks
+
 _FLAC_MARKS = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")
 _PAGE_BYTES = 1 << 16  # more than any page of Ogg has
 
@@ -14,14 +15,9 @@ def is_chained_flac(file: BinaryIO, start: int) -> bool:
     What a stream begins with, its name and the head of a STREAMINFO block, stands in no other place by chance. The
     first stream begins at `start`.
     """
-    file.seek(start + 1)  # behind the first byte of the first mark
-    before = b""
-    while block := file.read(SCAN_BYTES):
-        text = before + block
-        if any(mark in text for mark in _FLAC_MARKS):
-            return True
-        before = text[1 - len(_FLAC_MARKS[0]) :]
-    return False
+    behind_first_mark = start + 1
+    blocks = overlapping_blocks(file, behind_first_mark, len(_FLAC_MARKS[0]) - 1)
+    return any(mark in block for block in blocks for mark in _FLAC_MARKS)
 
 
 def is_chained_ogg(file: BinaryIO) -> bool:

@@ -17,20 +17,17 @@ from datasets.errors import AudioError
 _MAX_HEADER_BYTES = 1 << 24  # of one that has to be mended; samples of hours have some thousand
 # Samples by which an encoder and its decoder usually put the audio off: LAME's, and of FFmpeg's the others. Apple's AAC
 # has 2112 and others 2048, so this is what to look for and nothing to rely on.
-DELAYS = {"mp3": 1105, "mp2": 481, "adts": 1024, "ac3": 256, "wma": 2048}
-_MP3_TAGS = (0x50, 0x55)  # in RIFF: MPEG layers I and II, layer III
-# What libsndfile does not know, or whose length it guesses.
-_PYAV_KINDS = {"mp4", "matroska", "asf", "wavpack", "tta", "adts", "ac3"}
+_DELAYS = {"mp3": 1105, "mp2": 481, "adts": 1024, "ac3": 256, "wma": 2048}
+_MPEG_IN_RIFF = {0x50: "mp2", 0x55: "mp3"}  # by format tag
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileKind:
-    """What a file is."""
+    """What a file is; one that no walk knows is left to the decoders."""
 
-    name: str  # "riff", "mp3", ...; empty where no walk knows it, which is left to the decoders
     by_pyav: bool = False  # libsndfile does not read it, or not to its end
     extent: sound_chunks.Extent | None = None  # of samples behind a header
-    start: int = 0  # behind tags
+    flac_start: int | None = None  # of the stream in a FLAC file, behind tags; None in others
     unsaid_delay: int = 0  # samples by which the codec usually puts the audio off, where the file does not say it
 
 
@@ -44,7 +41,7 @@ def recognize(path: Path) -> FileKind:
         file.seek(0)
         if kind := containers.kind_of(file.read(16)):
             _check_parts(path, kind, file, size)
-            return FileKind(name=kind, by_pyav=True, unsaid_delay=_delay_in(kind, file, size))
+            return FileKind(by_pyav=True, unsaid_delay=_delay_in(kind, file, size))
         start = after_tags(file, 0)
         file.seek(start)
         head = file.read(4)
@@ -53,9 +50,9 @@ def recognize(path: Path) -> FileKind:
                 raise chained(path)
             if not ogg_flac.ogg_ends(file, size):
                 raise truncated(path, "its last page is missing")
-            return FileKind(name="ogg")
+            return FileKind()
         if head == b"fLaC":
-            return FileKind(name="flac", start=start)
+            return FileKind(flac_start=start)
         return _frames(path, file, size)
 
 
@@ -71,10 +68,13 @@ def truncated(path: Path, detail: str) -> AudioError:
     return AudioError("undecodable", f"{path}: truncated, {detail}")
 
 
-def is_chained_flac(path: Path, start: int) -> bool:
-    """Whether a second stream begins in the FLAC file whose first one begins at `start`."""
+def check_flac(path: Path, kind: FileKind) -> None:
+    """AudioError where a second stream begins in a FLAC file, all of which is read for it; OSError of the system."""
+    if kind.flac_start is None:
+        return
     with path.open("rb") as file:
-        return ogg_flac.is_chained_flac(file, start)
+        if ogg_flac.is_chained_flac(file, kind.flac_start):
+            raise chained(path)
 
 
 def _sound(path: Path, file: BinaryIO, found: sound_chunks.Extent) -> FileKind:
@@ -97,17 +97,16 @@ def _sound(path: Path, file: BinaryIO, found: sound_chunks.Extent) -> FileKind:
         raise AudioError(
             "undecodable", f"{path}: its header takes {sound.start} bytes, and does not say how much follows"
         )
-    coded = sound.name == "RIFF" and sound_chunks.format_tag(file) in _MP3_TAGS
-    delay = DELAYS["mp3" if sound_chunks.format_tag(file) == _MP3_TAGS[1] else "mp2"] if coded else 0
-    return FileKind(name=sound.name.lower(), by_pyav=coded, extent=found, unsaid_delay=delay)
+    codec = _MPEG_IN_RIFF.get(sound_chunks.format_tag(file)) if sound.name == "RIFF" else None
+    return FileKind(by_pyav=codec is not None, extent=found, unsaid_delay=_DELAYS[codec] if codec else 0)
 
 
 def _delay_in(kind: str, file: BinaryIO, size: int) -> int:
     """What a container leaves unsaid of its codec's delay: Matroska says it, MP4 may, ASF cannot."""
     if kind == "asf":
-        return DELAYS["wma"]
+        return _DELAYS["wma"]
     says = kind != "mp4" or containers.states_start(file, size)
-    return 0 if says else DELAYS["adts"]
+    return 0 if says else _DELAYS["adts"]
 
 
 def _check_parts(path: Path, kind: str, file: BinaryIO, size: int) -> None:
@@ -124,14 +123,14 @@ def _frames(path: Path, file: BinaryIO, size: int) -> FileKind:
     """The kind of a file of plain frames. An MP3 that states its length is left to libsndfile, which holds it to it."""
     kind, start = coded_frames.first_frame(file, size)
     if not kind:
-        return FileKind(name="")
+        return FileKind()
     xing = coded_frames.read_xing(file, start) if kind == "mp3" else None
     if xing is not None:
         follows = after_tags(file, start + xing.num_bytes)
         file.seek(follows)
         if xing.num_bytes and coded_frames.mpeg_frame(file.read(4)) is not None:
             raise chained(path)
-        return FileKind(name="mp3", start=start, unsaid_delay=0 if xing.has_delay else DELAYS["mp3"])
+        return FileKind(unsaid_delay=0 if xing.has_delay else _DELAYS["mp3"])
     frames = coded_frames.walk(kind, file, start, size)
     if frames.is_cut:
         raise truncated(
@@ -139,5 +138,5 @@ def _frames(path: Path, file: BinaryIO, size: int) -> FileKind:
         )
     file.seek(start)
     frame = coded_frames.mpeg_frame(file.read(4)) if kind == "mp3" else None
-    codec = "mp2" if frame is not None and frame.samples != 576 and frame.kind[1] == 2 else kind
-    return FileKind(name=kind, by_pyav=True, start=start, unsaid_delay=DELAYS[codec])
+    codec = "mp2" if frame is not None and frame.kind[1] == 2 else kind
+    return FileKind(by_pyav=True, unsaid_delay=_DELAYS[codec])

@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from datasets.audio.file_kinds.blocks import LARGE, overlapping_blocks
 from datasets.audio.file_kinds.tag_bounds import after_tags
 
 _Order = Literal["little", "big"]
 _PLACEHOLDERS = (0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000)  # of writers that could not go back, less a header or so
 _HEADER_BYTES = 128  # that writers count among the samples, or leave out of a placeholder
 _WRAPS = 1 << 32
-_LARGE = 1 << 62  # sizes of 64 bits from here on are placeholders
-_SCAN_BYTES = 1 << 20
 _TAIL_BYTES = 1 << 16
 _W64_TAIL = bytes.fromhex("f3acd3118cd100c04f8edb8a")  # of the GUIDs of wave, data and most other chunks
 W64_HEAD = b"riff" + bytes.fromhex("2e91cf11a5d628db04c10000")
@@ -102,24 +101,35 @@ def _judged(file: BinaryIO, size: int, sound: Sound) -> Extent:
 
 def _is_placeholder(sound: Sound) -> bool:
     if sound.wide:
-        return sound.stated >= _LARGE
+        return sound.stated >= LARGE
     return any(abs(sound.stated - value) <= _HEADER_BYTES for value in _PLACEHOLDERS)
 
 
-def _chunks(file: BinaryIO, place: int, size: int, sound: Sound) -> Iterator[int]:
-    """Where each chunk ends of those that follow one another from a place on and lie in the file."""
+def _chunks(
+    file: BinaryIO, place: int, size: int, chunk: Callable[[bytes], int], align: int
+) -> Iterator[tuple[int, int, bytes]]:
+    """Place, length and first 24 bytes of the chunks that follow one another; the last may be none, of length 0."""
     while place + 8 <= size:
         file.seek(place)
-        length = sound.chunk(file.read(24))
-        if not length or place + length > size:
+        head = file.read(24)
+        length = chunk(head)
+        yield place, length, head
+        if not length:
             return
-        place += length + -length % sound.align
-        yield place
+        place += length + -length % align
+
+
+def _chunk_ends(file: BinaryIO, place: int, size: int, sound: Sound) -> Iterator[int]:
+    """Where each chunk ends of those that follow one another from a place on and lie in the file."""
+    for begin, length, _ in _chunks(file, place, size, sound.chunk, sound.align):
+        if not length or begin + length > size:
+            return
+        yield begin + length + -length % sound.align
 
 
 def _only_chunks(file: BinaryIO, place: int, size: int, sound: Sound) -> bool:
     """Whether nothing but chunks follows from a place on."""
-    return any(end >= size for end in _chunks(file, place, size, sound))
+    return any(end >= size for end in _chunk_ends(file, place, size, sound))
 
 
 def _chunks_at_end(file: BinaryIO, size: int, sound: Sound) -> int:
@@ -135,7 +145,7 @@ def _chunks_at_end(file: BinaryIO, size: int, sound: Sound) -> int:
 def _followed(file: BinaryIO, end: int, size: int, sound: Sound) -> bool:
     """Whether another file begins behind the samples, or behind the chunks that follow them."""
     place = end + -end % sound.align
-    for begin in (place, *_chunks(file, place, size, sound)):
+    for begin in (place, *_chunk_ends(file, place, size, sound)):
         file.seek(after_tags(file, begin))
         if sound.other.match(file.read(32).lstrip(b"\0")):  # padding is not always what the format asks for
             return True
@@ -144,15 +154,11 @@ def _followed(file: BinaryIO, end: int, size: int, sound: Sound) -> bool:
 
 def _hides_another(file: BinaryIO, sound: Sound) -> bool:
     """Whether another file begins anywhere among the samples, whose end nothing tells."""
-    file.seek(sound.start)
-    before = b""
-    while block := file.read(_SCAN_BYTES):
-        text = before + block
+    for text in overlapping_blocks(file, sound.start, 31):
         at = -1
         while (at := text.find(sound.mark, at + 1)) >= 0:  # far faster than a pattern
             if sound.other.match(text, max(0, at - sound.mark_at)):
                 return True
-        before = text[-31:]
     return False
 
 
@@ -237,7 +243,7 @@ _W64_OTHER = re.compile(re.escape(W64_HEAD))
 
 def _caf_chunk(head: bytes) -> int:
     length = int.from_bytes(head[4:12], "big")
-    return 12 + length if len(head) >= 12 and head[:4].isascii() and length < _LARGE else 0
+    return 12 + length if len(head) >= 12 and head[:4].isascii() and length < LARGE else 0
 
 
 def _w64_chunk(head: bytes) -> int:
@@ -250,16 +256,7 @@ def _no_chunk(head: bytes) -> int:
 
 def _find(file: BinaryIO, size: int, place: int, name: bytes, chunk: Callable[[bytes], int], align: int) -> int:
     """Where the chunk of this name begins; -1 where it is not there."""
-    while place + 8 <= size:
-        file.seek(place)
-        head = file.read(24)
-        if head[:4] == name:
-            return place
-        length = chunk(head)
-        if not length:
-            return -1
-        place += length + -length % align
-    return -1
+    return next((begin for begin, _, head in _chunks(file, place, size, chunk, align) if head[:4] == name), -1)
 
 
 def _number(file: BinaryIO, at: int, width: int, order: _Order) -> int:
@@ -287,9 +284,9 @@ def format_tag(file: BinaryIO) -> int:
 
 def _rf64(file: BinaryIO, size: int) -> Sound | None:
     """RF64 and BW64: RIFF whose sizes beyond 4 GiB stand in the chunk ds64."""
-    file.seek(12)
     place = _find(file, size, 12, b"data", _RIFF_CHUNK, 2)
-    if place < 0 or file.seek(12) != 12 or file.read(4) != b"ds64":
+    file.seek(12)
+    if place < 0 or file.read(4) != b"ds64":
         return None
     start, stated = place + 8, _number(file, place + 4, 4, "little")
     if stated in (0, 0xFFFFFFFF):
@@ -308,7 +305,7 @@ def _w64(file: BinaryIO, size: int) -> Sound | None:
     start = place + 24
     stated = _number(file, place + 16, 8, "little")
     return Sound(
-        name="W64", align=8, start=start, stated=stated - 24 if 24 <= stated < _LARGE else stated, wide=True,
+        name="W64", align=8, start=start, stated=stated - 24 if 24 <= stated < LARGE else stated, wide=True,
         fields=(
             Field(at=place + 16, width=8, order="little", more=24), Field(at=16, width=8, order="little", more=start),
         ),
@@ -322,7 +319,7 @@ def _caf(file: BinaryIO, size: int) -> Sound | None:
         return None
     stated = _number(file, place + 4, 8, "big")
     return Sound(
-        name="CAF", align=1, start=place + 16, stated=stated - 4 if 4 <= stated < _LARGE else stated, wide=True,
+        name="CAF", align=1, start=place + 16, stated=stated - 4 if 4 <= stated < LARGE else stated, wide=True,
         fields=(Field(at=place + 4, width=8, order="big", more=4),), other=_CAF_OTHER, mark=b"caff", chunk=_caf_chunk,
     )  # fmt: skip
 

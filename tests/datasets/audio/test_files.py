@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from datasets.audio import files, resampling, samples, writers
-from datasets.audio.file_kinds import ogg_flac
+from datasets.audio.file_kinds import blocks, ogg_flac
 from datasets.errors import AudioError, InputError, Unavailable
 from datasets.seeding import row_rng
 
@@ -312,6 +312,8 @@ CHAINS = {
     "rates.aac": [_aac(44100), _aac(48000)],
     "twice.flac": [_sound("FLAC", "PCM_16", 44100)] * 2,
     "channels.flac": [_sound("FLAC", "PCM_24", 44100), _sound("FLAC", "PCM_16", 44100, 1)],
+    "surround.flac": [_sound("FLAC", "PCM_16", 44100, 6)] * 2,
+    "eight.flac": [_sound("FLAC", "PCM_24", 48000, 8), _sound("FLAC", "PCM_16", 44100)],
     "twice.wav": [_sound("WAV", "PCM_16", 44100)] * 2,
     "rates.aiff": [_sound("AIFF", "PCM_16", 44100), _sound("AIFF", "PCM_24", 22050)],
 }
@@ -330,9 +332,20 @@ def test_files_one_behind_the_other_are_refused_not_read_by_half(tmp_path: Path,
 @pytest.mark.parametrize("at", [-3, 0, 5])
 def test_a_second_flac_stream_is_found_wherever_it_begins(tmp_path: Path, at: int) -> None:
     """Also where its mark lies in two of the blocks that are looked through."""
-    first = b"fLaC\x00\x00\x00\x22" + bytes(ogg_flac.SCAN_BYTES + at - 8)
+    first = b"fLaC\x00\x00\x00\x22" + bytes(blocks.BLOCK_BYTES + at - 8)
     assert not ogg_flac.is_chained_flac(io.BytesIO(first), 0)
     assert ogg_flac.is_chained_flac(io.BytesIO(first + b"fLaC\x80\x00\x00\x22" + bytes(34)), 0)
+
+
+def test_a_flac_file_read_as_integers_or_by_its_stream_must_be_alone_too(tmp_path: Path) -> None:
+    path = tmp_path / "a.flac"
+    path.write_bytes(_sound("FLAC", "PCM_16", 44100) * 2)
+    for blocks_of in (
+        files.integer_blocks(path, block_samples=8000),
+        files.decode_blocks(path, sample_rate=44100, stream=0),
+    ):
+        with pytest.raises(AudioError, match="several files in one"):
+            list(blocks_of)
 
 
 def test_a_tag_before_a_flac_stream_makes_no_second_one(tmp_path: Path) -> None:

@@ -51,12 +51,11 @@ def test_plain_frames_are_read_whole_whatever_the_file_is_called(tmp_path: Path,
 
 
 @pytest.mark.parametrize("name", sorted(CASES))
-def test_frames_are_counted_to_the_sample(tmp_path: Path, name: str) -> None:
+def test_frames_are_followed_to_the_last_byte(tmp_path: Path, name: str) -> None:
     whole, _ = _encoded(tmp_path / name)
     kind, start = coded_frames.first_frame(io.BytesIO(whole), len(whole))
     frames = coded_frames.walk(kind, io.BytesIO(whole), start, len(whole))
     assert (start, frames.end, frames.is_cut) == (0, len(whole), False)
-    assert frames.num_samples == pytest.approx(files.decode(tmp_path / name)[0].shape[1], abs=1152)
 
 
 def test_an_mp3_with_a_length_is_held_to_it_under_any_name(tmp_path: Path) -> None:

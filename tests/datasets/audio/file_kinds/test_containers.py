@@ -95,6 +95,37 @@ def test_padding_around_the_boxes_of_an_mp4_is_no_second_file(tmp_path: Path, ki
     assert audio.decode(path)[0].shape[1] == pytest.approx(RATE, abs=2100)
 
 
+@pytest.mark.parametrize("options", [{}, {"movflags": "+faststart"}])
+@pytest.mark.parametrize(
+    "box", [(16).to_bytes(4, "big") + b"junk" + bytes(8), b"\0\0\0\1Ab 9" + (24).to_bytes(8, "big") + bytes(8)]
+)
+def test_a_box_of_an_unknown_name_is_stepped_over(tmp_path: Path, box: bytes, options: dict[str, str]) -> None:
+    path = tmp_path / "a.m4a"
+    whole = _muxed(path, "aac", "fltp", options=options)
+    info, expected_CT = audio.probe(path), audio.decode(path)[0]
+    if options:
+        whole += box
+    else:
+        at = whole.index(b"moov") - 4
+        whole = whole[:at] + box + whole[at:]
+    path.write_bytes(whole)
+    assert audio.probe(path) == info
+    np.testing.assert_array_equal(audio.decode(path)[0], expected_CT)
+    path.write_bytes(whole + whole)
+    assert "several files in one" in _said(path)
+
+
+def test_what_only_looks_like_a_box_ends_an_mp4(tmp_path: Path) -> None:
+    path = tmp_path / "a.m4a"
+    whole = _muxed(path, "aac", "fltp")
+    at = whole.index(b"moov") - 4
+    for junk in (b"\0\0\0\x10ju\1k" + bytes(8), b"\0\0\0\x05junk" + bytes(8), b"\x7f\0\0\0junk" + bytes(8)):
+        path.write_bytes(whole + junk)
+        assert audio.decode(path)[0].shape[1] == pytest.approx(RATE, abs=2100)
+        path.write_bytes(whole[:at] + junk)
+        assert "truncated, its header promises an index (box moov)" in _said(path)
+
+
 def test_an_mp4_without_its_index_is_truncated_not_unknown(tmp_path: Path) -> None:
     path = tmp_path / "a.m4a"
     whole = _muxed(path, "aac", "fltp")
