@@ -1,4 +1,4 @@
-"""What the gate would decide on a model that a store has trained: read from what is there, and nothing is written."""
+"""What the gate would decide on a model that a store has trained: read from what is there; only caches are written."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -40,7 +40,7 @@ class StoredTraining:
 def find_training(requested: RunConfig, overrides: Sequence[str], *, of_last_run: bool) -> StoredTraining:
     """The training that ended last in a store, with its own settings and `overrides` over these.
 
-    Where they are not `of_last_run`, the last one whose model and training are those that are `requested`. InputError
+    Where they are not `of_last_run`, the last one whose songs and training are those that are `requested`. InputError
     where there is none.
     """
     for folder in _finished(requested.store.root):
@@ -48,9 +48,9 @@ def find_training(requested: RunConfig, overrides: Sequence[str], *, of_last_run
         stored = settings.load(f"{folder / 'model'}.toml", here)
         config = settings.load(f"{folder / 'model'}.toml", [*here, *overrides]) if of_last_run else requested
         trained, noted = train_result.find_result(folder), training_record.read(folder)
-        if trained and noted and (config.model, config.train) == (stored.model, stored.train):
+        if trained and noted and _of_training(config) == _of_training(stored):
             # By name: a store may have been moved since.
-            places = [storage.join(requested.store.tables, "manifests", Path(uri).name) for uri in noted["datasets"]]
+            places = [storage.join(config.store.tables, "manifests", Path(uri).name) for uri in noted["datasets"]]
             tables = tuple(address_of(read_manifest(place)) for place in places)
             return StoredTraining(config=config, trained=trained, tables=tables)
     raise InputError(
@@ -58,6 +58,13 @@ def find_training(requested: RunConfig, overrides: Sequence[str], *, of_last_run
         "evaluate` with the same settings trains and scores a model, and promote --dry-run then says what the gate "
         "would decide"
     )
+
+
+def _of_training(config: RunConfig) -> tuple[object, ...]:
+    """The settings that shape a trained model; where the songs lie is none of them."""
+    corpus = replace(config.corpus, root="")
+    songs = (corpus, config.ingest, config.curate, config.analyze, config.automix, config.automix_weight)
+    return (*songs, config.model, config.train)
 
 
 def _finished(store: str) -> Iterator[Path]:

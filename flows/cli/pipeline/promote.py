@@ -60,7 +60,7 @@ def decide_only(config: RunConfig, overrides: Sequence[str], *, of_last_run: boo
     training = dry_run.find_training(config, overrides, of_last_run=of_last_run)
     model = dry_run.decide_only(training)
     screen.finish(f"run {training.trained.run_key}, with its settings" if of_last_run else training.trained.run_key)
-    return {**asdict(model), "shown": model_tables(model)}
+    return {**asdict(model), "console_output": model_tables(model)}
 
 
 def by_name(config: RunConfig, version: int | None, *, force: bool, reason: str, screen: Screen) -> dict[str, Any]:

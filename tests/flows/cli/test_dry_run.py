@@ -72,6 +72,7 @@ def test_a_dry_run_reads_what_is_there_and_writes_nothing(tmp_path: Path, capsys
     code, out, message = said(capsys, dry)
     assert (code, files(store)) == (0, before), message
     decision = json.loads(out)["decision"]
+    assert "Table" not in out
     assert not decision["promote"]
     assert decision["reason"].startswith("No better than silence")
     # Settings of the gate may be tried; those of another training ask for that training.
@@ -80,6 +81,13 @@ def test_a_dry_run_reads_what_is_there_and_writes_nothing(tmp_path: Path, capsys
     code, _, message = said(capsys, [*dry, "train.steps=4"])
     assert (code, files(store)) == (2, before)
     assert "no training with these settings" in message
+    # So do those of other songs, wherever these lie.
+    code, _, message = said(capsys, [*dry, "curate.min_presence=0.9"])
+    assert (code, files(store)) == (2, before)
+    assert "no training with these settings" in message
+    code, out, _ = said(capsys, [word for word in dry if word != "--json"])
+    assert (code, files(store)) == (0, before)
+    assert "Would not be promoted: No better than silence" in " ".join(out.split())
     # A store may be moved.
     store.rename(tmp_path / "another")
     code, out, message = said(capsys, [*dry[:-1], f"store.root={tmp_path / 'another'}"])
