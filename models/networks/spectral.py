@@ -3,7 +3,7 @@
 A hop is a quarter of the transform, so T samples become ceil(T / hop) frames and frame n is centred on sample
 (n + 1/2) * hop: exactly what a strided convolution of the time branch produces, so the branches line up.
 The Nyquist row is dropped, which leaves a number of rows that halves as often as the network needs.
-Arithmetic is float32 at least, whatever the precision around it.
+Arithmetic is float32 at least, whatever the precision around it. `standardize` serves waveforms as well.
 """
 
 import math
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .kernels.dispatch import uses_cpu_kernels
+from .kernels.dispatch import accumulation_dtype, uses_cpu_kernels
 
 # With a periodic Hann window and a quarter hop, the squared windows over any sample sum to this.
 HANN_OVERLAP = 1.5
@@ -22,7 +22,7 @@ HANN_OVERLAP = 1.5
 
 def at_least_float32(x: Tensor) -> Tensor:
     """The same numbers in float32, or in float64 if they are that already."""
-    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+    return x.to(accumulation_dtype(x.dtype))
 
 
 def standardize(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -74,7 +74,7 @@ def to_samples(
     """
     hop = nfft // 4
     margin = hop + hop // 2
-    window = torch.hann_window(nfft, dtype=at_least_float32(channels).dtype, device=channels.device) / HANN_OVERLAP
+    window = torch.hann_window(nfft, dtype=accumulation_dtype(channels.dtype), device=channels.device) / HANN_OVERLAP
     if uses_cpu_kernels(channels) and not any(part is not None and part.requires_grad for part in (mean, std)):
         # Without autograd's own bookkeeping in between, forward and backward take 0.6 of the time.
         hops: Tensor = _Synthesis.apply(channels, mean, std, window)

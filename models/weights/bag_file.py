@@ -36,7 +36,9 @@ def read(path: str | Path) -> BagFile:
         raise ModelError(f"no bag at {path}: give a .yaml file")
     content = _parse(path)
     if not isinstance(content, dict) or "models" not in content:
-        raise ModelError(f"{path} is no bag: want YAML with `models`, a list of signatures, got {_short(content)}")
+        raise ModelError(
+            f"{path} is no bag: want YAML with `models`, a list of signatures, got {reprlib.repr(content)}"
+        )
     signatures = _signatures(content["models"], path)
     members = tuple(_find_package(path.parent, signature) for signature in signatures)
     weights = content.get("weights")
@@ -77,12 +79,12 @@ def _parse(path: Path) -> Any:
 def _signatures(models: Any, path: Path) -> list[str]:
     if not is_list(models) or not models or len(models) > MAX_MEMBERS:
         raise ModelError(
-            f"{path} is no bag: `models` must be a list of 1 to {MAX_MEMBERS} signatures, got {_short(models)}"
+            f"{path} is no bag: `models` must be a list of 1 to {MAX_MEMBERS} signatures, got {reprlib.repr(models)}"
         )
     for signature in models:
         if not isinstance(signature, str):  # 01234567 would be read as a number, and another one
             raise ModelError(
-                f"{path} is no bag: a signature must be text, got {_short(signature)}; put it in quotes if it is digits"
+                f"{path} is no bag: a signature must be text, got {reprlib.repr(signature)}; put it in quotes if it is digits"
             )
     return list(models)
 
@@ -90,7 +92,7 @@ def _signatures(models: Any, path: Path) -> list[str]:
 def _find_package(folder: Path, signature: str) -> Path:
     """The one file of a signature in a folder, safetensors first."""
     if not re.fullmatch(r"[\w.]{1,200}", signature):
-        raise ModelError(f"signature {_short(signature)}: want letters, digits, dots and underscores")
+        raise ModelError(f"signature {reprlib.repr(signature)}: want letters, digits, dots and underscores")
     for pattern in (f"{signature}.safetensors", f"{signature}-*.safetensors", f"{signature}.th", f"{signature}-*.th"):
         packages = sorted(folder.glob(pattern))
         if len(packages) > 1:
@@ -105,9 +107,7 @@ def _segment(value: Any, path: Path) -> float | None:
     if value is None:
         return None
     if not is_number(value) or not 0 < value <= MAX_SEGMENT_S:
-        raise ModelError(f"{path}: segment must be seconds above 0, at most {MAX_SEGMENT_S:g}, got {_short(value)}")
+        raise ModelError(
+            f"{path}: segment must be seconds above 0, at most {MAX_SEGMENT_S:g}, got {reprlib.repr(value)}"
+        )
     return float(value)
-
-
-def _short(value: Any) -> str:
-    return reprlib.repr(value)

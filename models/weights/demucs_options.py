@@ -6,6 +6,7 @@ refused by name, since its weights would load and sound wrong. The third kind, a
 does not have, are passed over; the reference drops the latter too.
 """
 
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,7 +19,7 @@ from ..networks import catalog
 from ..networks.demucs import DemucsConfig
 from ..networks.hdemucs import HDemucsConfig
 from ..networks.htdemucs import HTDemucsConfig
-from .option_values import flag, names, num_layers, number, seconds, short, whole_number
+from .option_values import flag, names, num_layers, number, seconds, whole_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ def to_our_config(klass: Any, args: Any, kwargs: Any, *, origin: str) -> dict[st
         raise ModelError(f"{origin} does not say which sources it separates")
     try:
         strange = [
-            f"sets {name}={short(options[name])}; only {fixed!r} can be built here{_why(name)}"
+            f"sets {name}={reprlib.repr(options[name])}; only {fixed!r} can be built here{_why(name)}"
             for name, fixed in table.fixed.items()
             if not _same(options.get(name, fixed), fixed)
         ]

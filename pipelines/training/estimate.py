@@ -41,6 +41,7 @@ class Device:
     float32_tflops: float
     bfloat16_tflops: float
     dollars_per_hour: float  # list prices of large clouds, rounded; to be replaced by yours
+    computes_bfloat16: bool = True  # False where bfloat16 is computed in float32: nothing gets smaller or faster
 
     def tflops(self, precision: str) -> float:
         return self.bfloat16_tflops if precision == "bfloat16" else self.float32_tflops
@@ -221,7 +222,8 @@ class _Room:
         self.limit_gib = HEADROOM * device.memory_gib
 
     def row_gib(self, precision: str) -> float:
-        return self.cost.kept_bytes * (BFLOAT16_KEEPS if precision == "bfloat16" else 1) / GIB
+        keeps_less = precision == "bfloat16" and self.device.computes_bfloat16
+        return self.cost.kept_bytes * (BFLOAT16_KEEPS if keeps_less else 1) / GIB
 
     def needed_gib(self, rows: int, precision: str) -> float:
         return self.fixed_gib + rows * self.row_gib(precision)
@@ -249,6 +251,8 @@ def this_machine(config: TrainConfig) -> Device:
     """The cores and the memory of one worker here, the rate of a core measured by matrix products."""
     import psutil
 
+    from models.precision import cpu_computes_bfloat16
+
     rate = _core_tflops() * config.cpus_per_worker
     return Device(
         name="this machine",
@@ -256,6 +260,7 @@ def this_machine(config: TrainConfig) -> Device:
         float32_tflops=rate,
         bfloat16_tflops=rate,
         dollars_per_hour=0.0,
+        computes_bfloat16=cpu_computes_bfloat16(),
     )
 
 

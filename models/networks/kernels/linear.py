@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from .dispatch import uses_cpu_kernels
 
 
-# Without it a segment takes 1.06 times as long in float32, 5.50 s for 5.20; 1.02 in bfloat16, 1.01 with AVX2.
+# Without it a segment takes 1.06 times as long in float32, 5.50 s for 5.20; 1.01 in bfloat16 and with AVX2.
 def fused_linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool = False) -> Tensor:
     """`F.linear`, and a GELU if asked for; without gradients, on a CPU whose oneDNN has it in this precision, fused.
 

@@ -74,6 +74,15 @@ def test_short_of_one_row_bfloat16_is_advised_then_a_shorter_segment_then_a_larg
     assert "GiB of memory" in plan(device=small(1.0)).advice
 
 
+def test_where_bfloat16_is_computed_in_float32_it_saves_no_memory_and_is_not_advised() -> None:
+    one = plan(replace(CONFIG, batch_size=4, micro_batch=1))
+    device = replace(small((one.memory_gib - 0.3 * one.row_gib) / 0.9), computes_bfloat16=False)
+    tight = replace(CONFIG, batch_size=4, micro_batch=1)
+    assert plan(tight, device=device).advice.startswith("train.micro_batch=1 model.options.segment_s=")
+    lower = replace(tight, learner=replace(CONFIG.learner, precision="bfloat16"))
+    assert plan(lower, device=device).row_gib == one.row_gib > plan(lower).row_gib
+
+
 def test_groups_that_are_judged_together_are_not_split_by_advice() -> None:
     learner = replace(CONFIG.learner, trim_loss_drop=0.125)
     roomy = plan(replace(CONFIG, learner=learner))
