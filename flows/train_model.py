@@ -252,6 +252,8 @@ def _gate_decision(
 
 def seed_noise_of(config: RunConfig, candidate: ScoreSummary) -> SeedNoise:
     """By how much seeds of one recipe differ, from the retrainings in the registry that were scored like this one."""
+    if not config.gate.seed_noise_db:
+        return seed_noise((), 0.0)  # no allowance is asked for, and the registry need not be
     scores = registry.scores_by_recipe(
         config.registry,
         store=config.store.root,

@@ -80,8 +80,7 @@ def run(
     songs = _songs_of(config, chunks, keep)
     model = check(config, checkpoint, chunks, keep=keep)
     about = [_inputs(config, model, song, chunks) for song in songs]
-    ids = (song.track_id for song in songs)
-    key = STEP.key(EvaluateInputs(dataset=chunks.digest, songs=tuple(zip(ids, about, strict=True))))
+    key = _key(songs, about, chunks)
     scores = find_manifest(folder, step="evaluate", key=key)
     if scores is None or config.museval_json:
         by_key = dict(zip(map(STEP.key, about), songs, strict=True))
@@ -102,8 +101,7 @@ def find(config: EvaluateConfig, checkpoint: str, chunks: ShardSet, *, store: st
     """The result of an earlier `run` with the same arguments, None where there is none; nothing is written."""
     songs = _songs_of(config, chunks, None)
     model = check(replace(config, museval_json=""), checkpoint, chunks)
-    inputs = tuple((song.track_id, _inputs(config, model, song, chunks)) for song in songs)
-    key = STEP.key(EvaluateInputs(dataset=chunks.digest, songs=inputs))
+    key = _key(songs, [_inputs(config, model, song, chunks) for song in songs], chunks)
     scores = find_manifest(storage.absolute(store), step="evaluate", key=key)
     return None if scores is None else _result(scores, model, chunks)
 
@@ -113,6 +111,11 @@ def _result(scores: ShardSet, model: "ModelRef", chunks: ShardSet) -> EvaluateRe
     factor = read_manifest(scores).extra["real_time"]
     summary = replace(summary, size_bytes=model.size_bytes, real_time_factor=factor)
     return EvaluateResult(scores=scores, summary=summary)
+
+
+def _key(songs: Sequence[Song], about: Sequence[EvaluateSongInputs], chunks: ShardSet) -> str:
+    inputs = tuple(zip((song.track_id for song in songs), about, strict=True))
+    return STEP.key(EvaluateInputs(dataset=chunks.digest, songs=inputs))
 
 
 def _inputs(config: EvaluateConfig, model: "ModelRef", song: Song, chunks: ShardSet) -> EvaluateSongInputs:

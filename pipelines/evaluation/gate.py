@@ -218,8 +218,8 @@ def _remaining(summary: ScoreSummary, left_out: Collection[str]) -> dict[str, So
     songs = {track_id: score for track_id, score in summary.songs.items() if track_id not in left_out}
     if not songs:
         raise InputError(
-            f"one of the two was trained with each of the {_songs(summary.songs)}; compare them on songs that neither "
-            "was trained with, such as those of another corpus.test_fraction or corpus.root"
+            f"no song is left to score: each of the {_songs(summary.songs)} was trained with; score on songs that were "
+            "not, such as those of another corpus.test_fraction or corpus.root"
         )
     return songs
 

@@ -42,8 +42,18 @@ def seed_noise(scores: Sequence[Sequence[float]], default_db: float) -> SeedNois
     if not default_db:
         return SeedNoise(std_db=0.0)
     recipes = [own for own in scores if len(own) > 1]
-    freedom = sum(len(own) - 1 for own in recipes)
-    # Twice the variance of one training is that of the difference between two.
-    squares = sum(2 * statistics.variance(own) * (len(own) - 1) for own in recipes)
-    pooled = (squares + PRIOR_FREEDOM * default_db**2) / (freedom + PRIOR_FREEDOM)
-    return SeedNoise(std_db=math.sqrt(pooled), num_trainings=sum(len(own) for own in recipes), num_recipes=len(recipes))
+    squares, freedom = pooled(recipes)
+    variance = (squares + PRIOR_FREEDOM * default_db**2) / (freedom + PRIOR_FREEDOM)
+    num_trainings = sum(len(own) for own in recipes)
+    return SeedNoise(std_db=math.sqrt(variance), num_trainings=num_trainings, num_recipes=len(recipes))
+
+
+def pooled(recipes: Sequence[Sequence[float]]) -> tuple[float, int]:
+    """Squares of the differences between two trainings of a recipe, summed over recipes, and their degrees of freedom.
+
+    Each recipe has two trainings or more. Twice the variance of one training is that of the difference between two.
+    """
+    return (
+        sum(2 * statistics.variance(own) * (len(own) - 1) for own in recipes),
+        sum(len(own) - 1 for own in recipes),
+    )

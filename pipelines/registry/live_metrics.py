@@ -17,9 +17,8 @@ from typing import Any
 
 from datasets.store.json_files import read_json, write_json
 from pipelines.registry import run_logging
-from pipelines.registry.connection import RegistryConfig, address, check_address, own_database
+from pipelines.registry.connection import RegistryConfig, address, check_address, ready
 from pipelines.registry.database import limits
-from pipelines.registry.database.moved_artifacts import bring_along
 from pipelines.registry.entities import open_run
 from pipelines.registry.used_registries import current, is_current
 from pipelines.runs import examples, run_folder
@@ -196,7 +195,7 @@ class MetricsForwarder:
             from mlflow import MlflowClient
 
             logging.getLogger("mlflow").setLevel(logging.ERROR)
-            bring_along(own_database(self.store), self.store)
+            ready(self.store)
             self._client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
         if not self._run_id:
             self._run_id = open_run(self._client, self.config, self.folder.name, store=self.store)

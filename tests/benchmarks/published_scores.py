@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from datasets.seeding import row_rng
 from pipelines.evaluation.gate import GateConfig, GateDecision, decide
-from pipelines.evaluation.seed_noise import SeedNoise, seed_noise
+from pipelines.evaluation.seed_noise import SeedNoise, pooled, seed_noise
 from pipelines.evaluation.summary import ScoreSummary, SongScore, SourceScore
 from tests.benchmarks.table import Row, figure
 
@@ -72,9 +72,15 @@ def rows(file: str, draws: int) -> Iterator[Row]:
     for training in read(file):
         recipes.setdefault(training.recipe, []).append(training)
     seeds = {recipe: own for recipe, own in recipes.items() if len(own) > 1}
-    noises = {recipe: _noise(recipes, without=recipe) for recipe in seeds}
+    means = {recipe: [float(training.scores_NS.mean()) for training in own] for recipe, own in recipes.items()}
+    # What a registry with all recipes but one would tell of seeds.
+    noises = {
+        recipe: seed_noise([own for name, own in means.items() if name != recipe], GateConfig().seed_noise_db)
+        for recipe in seeds
+    }
     if seeds:
-        measured, used = _noise(recipes, without=None, prior=False).std_db, GateConfig().seed_noise_db
+        squares, freedom = pooled([means[recipe] for recipe in seeds])
+        measured, used = math.sqrt(squares / freedom), GateConfig().seed_noise_db
         yield figure("standard deviation between seeds, pooled over recipes", measured, "dB", baseline=used)
     num_songs = len(next(iter(recipes.values()))[0].scores_NS)
     for size in (size for size in SIZES if size <= num_songs):
@@ -82,18 +88,6 @@ def rows(file: str, draws: int) -> Iterator[Row]:
         if seeds:
             yield from _of_seeds(seeds, noises, drawn, size)
         yield from _of_ablations(recipes, drawn, size)
-
-
-def _noise(recipes: Mapping[Recipe, Sequence[Training]], *, without: Recipe | None, prior: bool = True) -> SeedNoise:
-    """What a registry with all recipes but one would tell of seeds; or what a table shows by itself."""
-    scores = [
-        [float(training.scores_NS.mean()) for training in own] for recipe, own in recipes.items() if recipe != without
-    ]
-    if prior:
-        return seed_noise(scores, GateConfig().seed_noise_db)
-    own = [one for one in scores if len(one) > 1]
-    squares = sum(2 * statistics.variance(one) * (len(one) - 1) for one in own)
-    return SeedNoise(std_db=(squares / sum(len(one) - 1 for one in own)) ** 0.5)
 
 
 def _draws(num_songs: int, size: int, draws: int) -> list[Array]:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 _SEED = "train.seed"
 # Tags of a version, beside its settings, that a recipe consists of.
-_OF_RECIPE = ("dataset_digest", "automix_digest", "start_digest", "train_version")
+_OF_RECIPE = ("dataset_digest", "start_digest", "train_version")
 
 
 def scores_by_recipe(
@@ -28,8 +28,10 @@ def scores_by_recipe(
         recipes: dict[tuple[Any, ...], dict[str, Any]] = {}
         for raw_version in model_versions(client, config.name):
             weights = raw_version.tags.get("weights_digest", "")
-            recipe = _recipe(client, raw_version)
-            if recipe and weights and weights != but:
+            evaluations = run_logging.evaluations(raw_version.tags)
+            if weights in ("", but) or all(evaluation.protocol != protocol for evaluation in evaluations):
+                continue
+            if recipe := _recipe(client, raw_version):
                 recipes.setdefault(recipe, {})[weights] = raw_version  # the same weights again are no other training
         by_recipe = [
             [
