@@ -37,7 +37,7 @@ from pipelines.runtime.progress import Progress, stage
 from pipelines.runtime.step_keys import Step
 
 # Raise it when the same models and songs give pages that sound or say something else (CONTRIBUTING.md)
-VERSION = 1
+VERSION = 2
 STEP = Step(
     name="listening_pages",
     version=VERSION,

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote
 
 import jinja2
 import numpy as np
@@ -94,6 +95,16 @@ def test_a_song_called_as_a_script_is_text_on_every_page(make: Callable[[Path], 
     assert [attributes for attributes in scripts if attributes.get("type") != "audio/flac"] == [{}]
     assert text.startswith("<!doctype html>\n<html")
     assert text.endswith("</html>\n")
+
+
+def test_links_to_pages_of_songs_lead_to_the_files_whatever_their_names_have_in_them() -> None:
+    file = 'Song #1 100%41 "live"?.html'
+    (_, entry), (page, _) = pair(), pair()
+    index = Page(index_page([replace(entry, file=file)], ("a", "b"), protocol="p"))
+    song = Page(song_page(page, entry, around=(file, ""), about="p"))
+    links = [link["href"] for text in (index, song) for link in text.all("a") if "Song" in link["href"]]
+    assert [unquote(link) for link in links] == [file, file]
+    assert not any(set("#?") & set(link) for link in links)
 
 
 def test_a_value_is_escaped_unless_it_is_markup_and_a_missing_one_is_an_error() -> None:
