@@ -1,8 +1,11 @@
-"""The drill of mutants: it names modules and tests that are there, and draws where a mutant says something."""
+"""Drills by hand name modules and tests that are there; mutants are drawn where one says something."""
 
+import importlib
+import importlib.util
 import sqlite3
 from pathlib import Path
 
+from tests.drills import cases
 from tests.drills.mutants import TESTS, draw
 
 SOURCE = """
@@ -37,12 +40,15 @@ def test_mutants_are_drawn_by_their_seed_one_of_each_place_and_none_where_other_
     def at(row: int, text: str) -> tuple[int, int]:
         return row, lines[row - 1].index(text)
 
-    kept = [("core/NumberReplacer", *at(3, "5")), ("core/NumberReplacer", *at(6, "2.0")), ("core/B", *at(7, "* b"))]
+    kept = [
+        ("core/NumberReplacer", *at(3, "5")),
+        ("core/NumberReplacer", *at(6, "2.0")),
+        ("core/ReplaceBinaryOperator_Mul_Add", *at(7, "* b")),
+    ]
     left = [
         ("core/NumberReplacer", *at(2, "3")), ("core/ReplaceBinaryOperator_BitOr_Add", *at(6, "|")),
         ("core/ReplaceBinaryOperator_Mul_Add", *at(6, "*")), ("core/ReplaceTrueWithFalse", *at(7, "True")),
     ]  # fmt: skip
-    kept[2] = ("core/ReplaceBinaryOperator_Mul_Add", *kept[2][1:])
     twice = [("core/ReplaceBinaryOperator_Mul_Sub", *kept[2][1:])]
     all_of_them = session([*left, *kept, *twice])
     assert draw(all_of_them, SOURCE, 10, seed=0) == 3
@@ -58,3 +64,9 @@ def test_mutants_are_drawn_by_their_seed_one_of_each_place_and_none_where_other_
 
     assert one(1) == one(1)
     assert len({one(seed) for seed in range(30)}) == 4
+
+
+def test_every_name_that_the_cases_ask_for_has_a_counterpart() -> None:
+    assert [module for module in cases.MODULES.values() if importlib.util.find_spec(module) is None] == []
+    wanted = [(module, name) for names in cases.NAMES.values() for name, module in names.items()]
+    assert [pair for pair in wanted if not hasattr(importlib.import_module(pair[0]), pair[1])] == []

@@ -115,10 +115,10 @@ FUNCTIONS = [
     "take_out_song",
 ]
 
-# Attributes, arguments and local variables that a class or function declares.
-# LOCALS had up to nine meanings each; they are banned in the rooms that are free of them.
+# These had up to nine meanings each; they are banned in the rooms that are free of them.
 LOCALS = ["heard", "made", "told", "said", "asked", "found", "words", "shown", "known", "one", "other", "held"]
 FREE_OF_LOCALS = ("models", "pipelines", "flows")
+# Attributes, arguments and local variables that a class or function declares.
 VARIABLES = [
     "by_ear",
     "heard_as",

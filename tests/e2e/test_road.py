@@ -37,7 +37,7 @@ pytestmark = [
 NEW = "train/Ada - One More"
 # Of a name of its own: versions of the walked road stay as they are. In one process: two workers are test_road.py's.
 OWN = (
-    "registry.name=grown", "train.num_workers=0", "train.steps=2", "train.checkpoint_every=2", "gate.min_nsdr=-99.0",
+    "registry.name=grown", "train.num_workers=0", "train.steps=2", "train.checkpoint_every=2",
 )  # fmt: skip
 CHAMPION = "models:/stemline@champion"
 
@@ -89,10 +89,15 @@ def test_evaluate_scores_the_held_out_songs_and_registers_nothing(grown: Walked)
 
 
 def test_promote_registers_a_model_of_two_steps_as_candidate_alone_and_a_dry_run_nothing(grown: Walked) -> None:
+    grown.asked("evaluate", *OWN)
     dry = grown.asked("promote", "--dry-run", *OWN, "registry.name=dry")
     assert (dry["decision"]["promote"], dry["version"]) == (False, None)
     assert "no better than silence" in dry["decision"]["reason"].lower()
     assert stemline("history", *grown.settings, "registry.name=dry", "--json").json["promotions"] == []
+    answer = stemline("promote", *grown.settings, *OWN)
+    assert answer.code == 0, answer.err[-3000:]
+    assert "grown/1 is registered as candidate, not promoted: no better than silence" in " ".join(answer.out.split())
+    assert stemline("history", *grown.settings, *OWN, "--json").json["promotions"] == []
 
 
 @pytest.fixture(scope="module")

@@ -38,5 +38,13 @@ def test_what_was_promoted_is_listed_and_rolled_back(
     assert [(entry["kind"], entry["version"]) for entry in listed] == [
         ("promotion", "1"), ("promotion", "2"), ("rollback", "1"),
     ]  # fmt: skip
+    never = registry.register(config, make_candidate(tmp_path / "2", run_key="run2", seed=2), store=store)
+    to_it = ["rollback", "--to", never.version, where]
+    assert main(to_it) == 2
+    assert main([*to_it, "--force"]) == 2
+    capsys.readouterr()
+    assert main([*to_it, "--force", "--reason", "to hear it"]) == 0
+    assert registry.champion(config, store=store).version == never.version  # type: ignore[union-attr]
+    capsys.readouterr()
     assert main(["rollback", "--to", "7", where]) == 2
     assert "models:/stemline/7 does not exist" in capsys.readouterr().err
