@@ -77,7 +77,7 @@ def _recognized(
     *,
     min_similarity: float,
 ) -> dict[str, str]:
-    """Those of the asked songs, audio by id, in which something that was learnt from is heard, and where."""
+    """Those of the requested songs, audio by id, in which something that was learnt from is heard, and where."""
     by_audio = {song.audio: song.track_id for song in learnt}  # each recording once, under one of its names
     # A match tells of the later name: so held-out songs sort behind those of training.
     held_out = {f"held-out {name}": name for name, audio in candidates.items() if audio in signatures}
