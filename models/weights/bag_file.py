@@ -84,7 +84,8 @@ def _signatures(models: Any, path: Path) -> list[str]:
     for signature in models:
         if not isinstance(signature, str):  # 01234567 would be read as a number, and another one
             raise ModelError(
-                f"{path} is no bag: a signature must be text, got {reprlib.repr(signature)}; put it in quotes if it is digits"
+                f"{path} is no bag: a signature must be text, got {reprlib.repr(signature)}; "
+                "put it in quotes if it is digits"
             )
     return list(models)
 

@@ -1,8 +1,8 @@
 """Plants known faults in good songs, so that what curation finds can be counted.
 
 Each function takes stems_SCT, 44.1 kHz or any other rate, and gives new ones; what is drawn comes from a generator, so
-that the same seed and song give the same fault. `datasets/corpus/synthetic` plants broken files; here the files are fine and the
-music is not.
+that the same seed and song give the same fault. `datasets/corpus/synthetic` plants broken files; here the files
+are fine and the music is not.
 """
 
 import io
