@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from models import precision
+from models.learner_config import PRECISIONS
 
 CPU = torch.device("cpu")
 
@@ -112,3 +113,7 @@ def test_separation_and_training_on_a_cpu_without_units_are_those_of_float32() -
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("bfloat16 is computed in float32") == 1
+
+
+def test_every_precision_that_a_configuration_may_name_is_computed() -> None:
+    assert tuple(precision.DTYPES) == PRECISIONS
