@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.corpus.synthetic.composition import Composition, step_times
-from datasets.corpus.synthetic.sounds import add, highpass, pan
+from datasets.corpus.synthetic.synthesis import add, highpass, pan
 
 # Sixteenth-note steps of one bar.
 KICKS = ((0, 4, 8, 12), (0, 8), (0, 6, 8), (0, 8, 10), (0, 3, 8, 11))

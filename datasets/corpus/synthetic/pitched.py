@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.corpus.synthetic.composition import Composition, NoteEvent, step_times
-from datasets.corpus.synthetic.sounds import Timbre, pan, play
+from datasets.corpus.synthetic.synthesis import Timbre, pan, play
 
 # Sixteenth-note steps of one bar.
 BASSLINES = ((0, 4, 8, 12), (0, 2, 4, 6, 8, 10, 12, 14), (0, 6, 8, 14), (0, 8), (0, 3, 6, 8, 11, 14))

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 from scipy.signal import lfilter
 
 from datasets.corpus.synthetic.composition import SCALES, Composition, NoteEvent, step_times
-from datasets.corpus.synthetic.sounds import add, highpass, pan, wavetable
+from datasets.corpus.synthetic.synthesis import add, highpass, pan, wavetable
 
 # The first three formants in Hz, after Peterson and Barney's means for men (JASA 24, 1952), rounded.
 VOWELS = {
