@@ -14,6 +14,7 @@ from datasets.shards.manifests import read_songs
 from datasets.store.ownership import claim_store
 from flows import build_corpus, retrain_policy, train_model
 from flows.config import RunConfig
+from flows.console.markdown import literal
 from flows.full_run import FullRun, run_all
 from flows.retrain_policy import Facts, Judgement, Retraining
 from flows.retraining import retrain_log
@@ -48,7 +49,7 @@ def retrain_model(config: RunConfig, *, run: str, due: str) -> RetrainResult:
             begun, judgement = _begin(config, facts, judgement, run=run)
         reason = judgement.sentence
         get_run_logger().info(reason)
-        create_markdown_artifact(markdown=reason, key="retrain-why", description="whether to train again")
+        create_markdown_artifact(markdown=literal(reason), key="retrain-why", description="whether to train again")
         if begun is None:
             return RetrainResult(reason=reason)
     result = run_all(_seeded(config, begun))

@@ -10,6 +10,7 @@ from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
 
 from flows.config import RunConfig
+from flows.console.markdown import literal
 from flows.console.progress_display import current, duration
 from pipelines.evaluation import gate
 from pipelines.evaluation.gate import GateDecision
@@ -48,7 +49,7 @@ def with_approval(config: RunConfig, decision: GateDecision) -> GateDecision:
 @flow(name="approval", validate_parameters=False)
 def ask(reason: str, checks: list[str], *, patience_s: float) -> ApprovalForm:
     """The form as it was filled in. A flow of its own: one whose time is up has failed and cannot continue."""
-    lines = "\n".join(f"- {check}" for check in checks)
-    form = ApprovalForm.with_initial_data(description=f"Promote it? {reason}\n\n{lines}")
+    lines = "\n".join(f"- {literal(check)}" for check in checks)
+    form = ApprovalForm.with_initial_data(description=f"Promote it? {literal(reason)}\n\n{lines}")
     current().note("waiting for manual approval")
     return pause_flow_run(wait_for_input=form, timeout=max(1, round(patience_s)), poll_interval=POLL_EVERY_S)

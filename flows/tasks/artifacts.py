@@ -5,7 +5,9 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, is_dataclass
 from typing import Any
+from urllib.parse import quote
 
+from flows.console.markdown import literal
 from pipelines import registry
 from pipelines.runtime import ray_jobs
 
@@ -32,7 +34,7 @@ def show(name: str, result: Any) -> None:
 
 def _page(name: str, result: Any) -> str:
     rows = list(_rows(result))[:MAX_ROWS]
-    table = "\n".join(f"| {key} | {_cell(value)} |" for key, value in rows)
+    table = "\n".join(f"| {literal(key)} | {_cell(value)} |" for key, value in rows)
     return "\n\n".join([f"### {name}", f"| what | value |\n|---|---|\n{table}", *_links(result)])
 
 
@@ -51,14 +53,14 @@ def _rows(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
 
 def _cell(value: Any) -> str:
     text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    text = text.replace("|", "\\|").replace("\n", " ")
-    return text if len(text) <= MAX_CHARACTERS else text[: MAX_CHARACTERS - 1] + "…"
+    return literal(text if len(text) <= MAX_CHARACTERS else text[: MAX_CHARACTERS - 1] + "…")
 
 
 def _links(result: Any) -> Iterator[str]:
     tracking = os.environ.get("MLFLOW_TRACKING_URI", "")
     if isinstance(result, registry.ModelVersion) and tracking.startswith("http"):
-        yield f"[The version in MLflow]({_without_password(tracking)}/#/models/{result.name}/versions/{result.version})"
+        version = f"{quote(result.name, safe='')}/versions/{result.version}"
+        yield f"[The version in MLflow]({_without_password(tracking)}/#/models/{version})"
     if cluster := ray_jobs.server():
         yield f"[Jobs of the Ray cluster]({cluster.rstrip('/')}/#/jobs)"
 

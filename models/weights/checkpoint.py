@@ -25,6 +25,7 @@ from .weights_file import build_network, read_weights, sha256_of, to_bytes
 
 FORMAT_VERSION = 1
 WEIGHTS, CONFIG, LEARNER = "weights.safetensors", "config.json", "learner.pt"
+MAX_CONFIG_BYTES = 4 * 2**20  # of `config.json`, which has some thousand
 NEEDED = ("model", "weights_sha256")  # in `config.json`
 FILES = (WEIGHTS, CONFIG, LEARNER)  # all that a checkpoint folder holds
 LISTED = 8  # foreign files named in a message
@@ -130,10 +131,12 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     """What `config.json` says: `model`, `extra`, digests."""
     path = Path(folder) / CONFIG
     try:
+        if (size := path.stat().st_size) > MAX_CONFIG_BYTES:
+            raise ModelError(f"{path} has {size} bytes, and {MAX_CONFIG_BYTES} are the most that is read")
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(f"no checkpoint at {folder}: it has no {CONFIG}") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # an integer of 5000 digits is a ValueError, too
         raise ModelError(f"{path} cannot be read: {error}") from error
     if not isinstance(config, dict) or config.get("format_version") != FORMAT_VERSION:
         seen = config.get("format_version") if isinstance(config, dict) else None

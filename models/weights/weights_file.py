@@ -92,7 +92,7 @@ def _described(metadata: Mapping[str, str], path: Path) -> tuple[dict[str, Any] 
 def _parse(text: str, path: Path) -> dict[str, Any]:
     try:
         content = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} was altered: its description is no JSON: {error}") from error
     if not isinstance(content, dict):
         raise ModelError(f"{path} was altered: its description is no object of JSON")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import struct
 from pathlib import Path
 
 import pytest
@@ -274,3 +275,35 @@ def test_a_configuration_nested_beyond_reason_is_refused_by_name(copy: Path, tex
     for read in (load_model, describe, checkpoint.read_config):
         with pytest.raises(ModelError, match=r"config\.json"):
             read(copy)
+
+
+def test_a_description_from_strangers_is_bounded_and_answered_whatever_stands_in_it(copy: Path) -> None:
+    config = copy / "config.json"
+    told = config.read_text()
+    for text, words in (
+        (told.replace("8000", "9" * 5000, 1), "cannot be read"),  # more digits than Python turns into a number
+        ("[" * 100_000, "cannot be read"),
+        (" " * checkpoint.MAX_CONFIG_BYTES + told, "are the most that is read"),
+    ):
+        assert text != told
+        config.write_text(text)
+        for read in (checkpoint.read_config, load_model):
+            with pytest.raises(ModelError, match=words):
+                read(copy)
+    config.write_text(told)
+    load_model(copy)
+
+
+@pytest.mark.parametrize(
+    "header", [b"{}", b"[" * 2000, b'{"a": {"dtype": "F32", "shape": [1099511627776], "data_offsets": [0, 4]}}']
+)
+@pytest.mark.parametrize("length", [None, 2**62, 99_999_999])
+def test_a_header_that_lies_is_refused_though_its_digest_is_right(
+    copy: Path, header: bytes, length: int | None
+) -> None:
+    (copy / "weights.safetensors").write_bytes(struct.pack("<Q", length or len(header)) + header)
+    digest = hashlib.sha256((copy / "weights.safetensors").read_bytes()).hexdigest()
+    told = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**told, "weights_sha256": digest}))
+    with pytest.raises(ModelError):
+        load_model(copy)
