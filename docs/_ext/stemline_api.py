@@ -14,7 +14,7 @@ from typing import Any
 
 from sphinx.application import Sphinx
 
-from flows import settings
+from flows.config import setting_descriptions
 
 ROOMS = ("models", "datasets", "pipelines")
 INTRODUCTION = [
@@ -100,7 +100,7 @@ def _joined_code(lines: list[str]) -> list[str]:
 
 
 def _fields(kind: Any) -> Iterator[str]:
-    meant = settings.meanings(kind)
+    meant = setting_descriptions.meanings(kind)
     for item in dataclasses.fields(kind):
         if meant.get(item.name) and item.init:
             yield f":param {item.name}: {_escaped(meant[item.name])}"

@@ -19,8 +19,8 @@ from sphinx.util.docutils import SphinxRole
 
 from datasets import schema
 from flows import config as configuration
-from flows import settings
 from flows.__main__ import app
+from flows.config import setting_descriptions
 from models.networks.catalog import FAMILIES
 
 MARK = re.compile(r"<!-- generated: ([\w-]+) -->")
@@ -154,13 +154,13 @@ def settings_markdown() -> str:
     lines = [*_sections(configuration.RunConfig)]
     for name, family in FAMILIES.items():
         lines += [f"## model.options of {name}", "", _first_words(family.config_class), ""]
-        lines += [*_settings_table(list(settings.every(family.config_class)), prefix="model.options."), ""]
+        lines += [*_settings_table(list(setting_descriptions.every(family.config_class)), prefix="model.options."), ""]
     return "\n".join(lines)
 
 
 def _sections(kind: type) -> Iterator[str]:
-    by_section: dict[str, list[settings.Setting]] = {}
-    for one in settings.every(kind):
+    by_section: dict[str, list[setting_descriptions.Setting]] = {}
+    for one in setting_descriptions.every(kind):
         by_section.setdefault(one.name.rpartition(".")[0], []).append(one)
     for section in dict.fromkeys(["", *by_section]):
         yield from (f"## {section or 'At the top'}", "", _first_words(_class_at(kind, section)), "")
@@ -178,7 +178,9 @@ def _first_words(kind: type) -> str:
     return re.sub(r"\s+", " ", (kind.__doc__ or "").strip().split("\n\n")[0])
 
 
-def _settings_table(listed: Sequence[settings.Setting], *, prefix: str = "", define: bool = False) -> list[str]:
+def _settings_table(
+    listed: Sequence[setting_descriptions.Setting], *, prefix: str = "", define: bool = False
+) -> list[str]:
     role = "{setting-definition}" if define else ""
     rows = [
         (
@@ -217,11 +219,11 @@ def tables() -> dict[str, tuple[pa.Schema, Mapping[str, str]]]:
     """Every table that we write: its columns, and what is said of them in the code."""
     return {
         "CHUNKS": (schema.chunks_schema(schema.SOURCES), _of_chunks()),
-        "VERDICTS": (schema.VERDICTS, settings.meanings(schema.Verdict)),
-        "LANDMARKS": (schema.LANDMARKS, settings.meanings(schema.Landmarks)),
-        "PROFILES": (schema.PROFILES, settings.meanings(schema.Profile)),
-        "PLANS": (schema.PLANS, settings.meanings(schema.MixPlan)),
-        "SCORES": (schema.SCORES, settings.meanings(schema.Score)),
+        "VERDICTS": (schema.VERDICTS, setting_descriptions.meanings(schema.Verdict)),
+        "LANDMARKS": (schema.LANDMARKS, setting_descriptions.meanings(schema.Landmarks)),
+        "PROFILES": (schema.PROFILES, setting_descriptions.meanings(schema.Profile)),
+        "PLANS": (schema.PLANS, setting_descriptions.meanings(schema.MixPlan)),
+        "SCORES": (schema.SCORES, setting_descriptions.meanings(schema.Score)),
     }
 
 
@@ -239,7 +241,7 @@ def tables_markdown() -> str:
     lines = []
     for name, (columns, meant) in tables().items():
         lines += [f"## {name}", "", *_columns_table(columns, meant), ""]
-    lines += ["## Parts of a plan", "", *_columns_table(schema.PART, settings.meanings(schema.Part)), ""]
+    lines += ["## Parts of a plan", "", *_columns_table(schema.PART, setting_descriptions.meanings(schema.Part)), ""]
     reasons = [(f"`{reason}`", words) for reason, words in schema.REASONS.items()]
     return "\n".join([*lines, "## Reasons of verdicts", "", *_table(("reason", "meaning"), reasons)])
 

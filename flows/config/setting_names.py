@@ -8,7 +8,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from datasets.errors import InputError
-from flows import settings
+from flows.config import setting_descriptions
 from pipelines.runtime.renamed_settings import current_name
 
 
@@ -69,12 +69,12 @@ def refuse_out_of_range(kind: Any, tree: Mapping[str, Any], *, at: tuple[str, ..
     names = fields_of(kind)
     if names is None:
         return
-    declared = settings.declared(kind) if isinstance(kind, type) else {}
+    declared = setting_descriptions.declared(kind) if isinstance(kind, type) else {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
             refuse_out_of_range(names[key], value, at=(*at, key))
         elif key in declared and declared[key].stated and _is_number(value):
-            complaint = settings.complain(".".join((*at, key)), value, declared[key])
+            complaint = setting_descriptions.complain(".".join((*at, key)), value, declared[key])
             if complaint:
                 raise InputError(complaint)
 

@@ -13,7 +13,7 @@ from ..errors import ModelError
 from ..networks.bag import Bag, interface
 from ..networks.levels import check_statistics, finite, track_statistics
 from ..rng import generator
-from .device import in_evaluation
+from .evaluation_mode import in_evaluation
 from .stream import SegmentStream, SeparationOptions
 
 MAX_SHIFT_S = 0.5  # longest delay of the shift trick

@@ -12,7 +12,7 @@ from ..errors import ModelError
 from ..networks.bag import interface
 from ..precision import autocast
 from ..ranges import NonNegativeInt, PositiveInt, Range, check_ranges
-from .device import device_of
+from .evaluation_mode import device_of
 from .threads import can_differ, side_by_side
 
 MAX_SIDE_BY_SIDE = 4  # batches computed at once on a CPU: a segment of HT Demucs holds about a gigabyte meanwhile

@@ -3,16 +3,16 @@
 Without MLFLOW_TRACKING_URI everything lies in the store: `mlflow.db` (SQLite) and `mlartifacts/`. There are three
 records, and none of them is ever overwritten: a training is one MLflow run and, with its checkpoint, one version of
 each model name it is registered under; an evaluation is a run nested in it; a decision is a document of the version.
-Read `registration.py` first, then `run_logging.py` for the first two records, `promotion/decisions.py` for the third,
-`promotion/promotion_log.py` and `champions.py` for how a version becomes the champion, and `bundle.py` for what a
-version is made of.
+Read `registration.py` first, then `run_logging.py` for the first two records, `promotion/decision_records.py` for the
+third, `promotion/promotion_log.py` and `champions.py` for how a version becomes the champion, and `bundle.py` for what
+a version is made of.
 """
 
 from pipelines.registry.connection import RegistryConfig, address
 from pipelines.registry.entities import CHAMPION, open_run
 from pipelines.registry.origins import Lineage, decision_of, decisions_of, lineage, versions
 from pipelines.registry.promotion.champions import champion, history, promote, promote_by_name, rollback, rolled_back
-from pipelines.registry.promotion.decisions import Note
+from pipelines.registry.promotion.decision_records import Note
 from pipelines.registry.promotion.promotion_log import Promotion
 from pipelines.registry.promotion.retrainings import scores_by_recipe
 from pipelines.registry.registration import attach, register

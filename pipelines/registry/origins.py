@@ -19,8 +19,8 @@ from collections.abc import Mapping
 from pipelines.registry import run_logging
 from pipelines.registry.connection import RegistryConfig
 from pipelines.registry.entities import CHAMPION, aliases, model_versions
-from pipelines.registry.promotion import decisions, promotion_log
-from pipelines.registry.promotion.decisions import Note
+from pipelines.registry.promotion import decision_records, promotion_log
+from pipelines.registry.promotion.decision_records import Note
 from pipelines.registry.promotion.promotion_log import Promotion
 from pipelines.registry.run_logging import Evaluation
 from pipelines.registry.version_lookup import ModelVersion, look_up, require_books, version_of
@@ -116,16 +116,18 @@ def lineage(ref: str, *, store: str) -> Lineage:
         version, raw_version = look_up(client, ref)
         done = promotion_log.take_snapshot(client, version.name).done
         hidden = [
-            name for name in raw_version.tags if decisions.is_own_tag(name) or name.startswith(run_logging.EVALUATION)
+            name
+            for name in raw_version.tags
+            if decision_records.is_own_tag(name) or name.startswith(run_logging.EVALUATION)
         ]
         return Lineage(
             version=version,
             settings=run_logging.settings_of(client, run_or_none(client, version.run_id)),
             tags={name: text for name, text in raw_version.tags.items() if name not in hidden},
-            decision=decisions.counting(client, raw_version, is_champion=version.alias == CHAMPION),
+            decision=decision_records.counting(client, raw_version, is_champion=version.alias == CHAMPION),
             promotions=tuple(entry for entry in done if entry.version == version.version),
             evaluations=run_logging.evaluations(raw_version.tags),
-            decisions=tuple(decisions.notes(raw_version)),
+            decisions=tuple(decision_records.notes(raw_version)),
         )
 
 
@@ -133,11 +135,11 @@ def decision_of(version: ModelVersion, *, store: str) -> dict[str, Any] | None:
     """The decision about a version that counts: the one that promoted it, else the last; None if there is none."""
     with connected(store) as client:
         raw_version = client.get_model_version(version.name, version.version)
-        return decisions.counting(client, raw_version, is_champion=version.alias == CHAMPION)
+        return decision_records.counting(client, raw_version, is_champion=version.alias == CHAMPION)
 
 
 def decisions_of(version: ModelVersion, *, store: str) -> list[dict[str, Any]]:
     """Every decision about a version, the oldest first."""
     with connected(store) as client:
         raw_version = client.get_model_version(version.name, version.version)
-        return [decisions.read(client, raw_version, note.key) for note in decisions.notes(raw_version)]
+        return [decision_records.read(client, raw_version, note.key) for note in decision_records.notes(raw_version)]

@@ -15,7 +15,7 @@ from pipelines.registry.entities import (
     model_versions,
     open_run,
 )
-from pipelines.registry.promotion import decisions
+from pipelines.registry.promotion import decision_records
 from pipelines.registry.run_logging import Candidate
 from pipelines.registry.version_lookup import (
     ModelVersion,
@@ -81,7 +81,7 @@ def _find(client: "MlflowClient", config: RegistryConfig, *, run_key: str, diges
 def _awaits_decision(raw_version: Any, present: Mapping[str, str]) -> bool:
     """Whether a version should be the candidate: nothing was decided about it, and no later one was registered."""
     later = int(present.get(CANDIDATE, "0")) > int(raw_version.version)
-    return not later and str(raw_version.version) not in present.values() and not decisions.notes(raw_version)
+    return not later and str(raw_version.version) not in present.values() and not decision_records.notes(raw_version)
 
 
 def attach(ref: str, file: Path, *, store: str) -> str:

@@ -14,9 +14,8 @@ import pytest
 import soundfile
 import yaml
 
-from flows import settings
 from flows.__main__ import app
-from flows.config import RunConfig
+from flows.config import RunConfig, setting_descriptions
 from models.networks import catalog
 from models.networks.catalog import FAMILIES
 from models.weights import checkpoint
@@ -87,8 +86,8 @@ def test_every_whole_command_is_understood(docs: Path) -> None:
 
 
 def test_every_setting_on_a_page_exists(docs: Path) -> None:
-    names = {one.name for one in settings.every(RunConfig)}
-    options = {one.name for family in FAMILIES.values() for one in settings.every(family.config_class)}
+    names = {one.name for one in setting_descriptions.every(RunConfig)}
+    options = {one.name for family in FAMILIES.values() for one in setting_descriptions.every(family.config_class)}
     names |= {f"model.options.{name}" for name in options}
     sections = {name.rpartition(".")[0] for name in names} | {name.split(".")[0] for name in names if "." in name}
     wrong = []

@@ -9,8 +9,9 @@ import pyarrow as pa
 import pytest
 
 from datasets import schema
-from flows import config, settings
+from flows import config
 from flows.__main__ import app
+from flows.config import setting_descriptions
 from models.networks.catalog import FAMILIES
 
 
@@ -67,7 +68,7 @@ def test_an_argument_says_whether_it_is_needed_and_what_it_is_otherwise(referenc
 
 def test_every_setting_is_there_with_type_default_range_and_meaning(reference: Any) -> None:
     rows = dict(re.findall(r"^\| \{setting-definition\}`([\w.]+)` \| (.*) \|$", reference.settings_markdown(), re.M))
-    for setting in settings.every(config.RunConfig):
+    for setting in setting_descriptions.every(config.RunConfig):
         kind, default, limits, meaning = re.split(r" ?(?<!\\)\| ?", rows.pop(setting.name))
         assert kind == setting.type
         assert default == "" if setting.default is None else config.override("", setting.default)[1:] in default
@@ -81,7 +82,7 @@ def test_every_option_of_a_network_and_every_preset_is_there(reference: Any) -> 
     for name, family in FAMILIES.items():
         section = text.partition(f"## model.options of {name}\n")[2].partition("\n## ")[0]
         assert re.findall(r"^\| `model\.options\.(\w+)`", section, re.M) == [
-            option.name for option in settings.every(family.config_class)
+            option.name for option in setting_descriptions.every(family.config_class)
         ]
     presets = dict(re.findall(r"^\| `([\w-]+)` \| (.*) \|$", reference.presets_markdown(), re.M))
     assert list(presets) == config.presets()

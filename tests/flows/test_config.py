@@ -16,9 +16,8 @@ import pytest
 from datasets.errors import InputError
 from datasets.shards import manifests
 from flows import config as door
-from flows import settings
 from flows.__main__ import main
-from flows.config import RunConfig, setting_names
+from flows.config import RunConfig, setting_descriptions, setting_names
 from pipelines.runtime import renamed_settings
 
 
@@ -343,7 +342,9 @@ def test_what_a_person_wrote_is_told_the_new_names_also_where_no_section_of_its_
 def test_a_setting_of_before_answers_with_its_name_of_today_and_is_read_where_a_run_stored_it(
     old: str, new: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    leaf = next(setting.name for setting in settings.every(RunConfig) if f"{setting.name}.".startswith(f"{new}."))
+    leaf = next(
+        setting.name for setting in setting_descriptions.every(RunConfig) if f"{setting.name}.".startswith(f"{new}.")
+    )
     before = old + leaf.removeprefix(new)
     changed = door.override(before, setting_names.value_at(RunConfig(), leaf))
     assert main(["train", changed, "--print-config"]) == 2

@@ -53,12 +53,12 @@ def promote(
 
 def decide_only(config: RunConfig, overrides: Sequence[str], *, of_last_run: bool, screen: Screen) -> dict[str, Any]:
     """What the gate would decide on what a store has trained and scored; nothing is written."""
-    from flows.cli import dry_run
+    from flows.cli import promote_dry_run
     from flows.cli.result_tables import model_tables
 
     screen.start("decide", 0, "")
-    training = dry_run.find_training(config, overrides, of_last_run=of_last_run)
-    model = dry_run.decide_only(training)
+    training = promote_dry_run.find_training(config, overrides, of_last_run=of_last_run)
+    model = promote_dry_run.decide_only(training)
     screen.finish(f"run {training.trained.run_key}, with its settings" if of_last_run else training.trained.run_key)
     return {**asdict(model), "console_output": model_tables(model)}
 

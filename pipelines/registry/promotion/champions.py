@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from datasets.errors import InputError
 from pipelines.registry.connection import RegistryConfig, connected, is_new
 from pipelines.registry.entities import CHAMPION, aliases
-from pipelines.registry.promotion import decisions, promotion_log
+from pipelines.registry.promotion import decision_records, promotion_log
 from pipelines.registry.promotion.promotion_log import Promotion, Snapshot
 from pipelines.registry.version_lookup import ModelVersion, fetch, look_up, version_of
 
@@ -33,9 +33,9 @@ def promote(
             return replace(version, alias=CHAMPION)
         why = _why_not(client, snapshot, version.version, raw_version.tags) if decision["promote"] else ""
         outcome = {**decision, "promote": False, "reason": why} if why else decision
-        key = decisions.keep(client, raw_version, outcome, rules)
+        key = decision_records.keep(client, raw_version, outcome, rules)
         if not outcome["promote"]:
-            decisions.tell(client, raw_version, promoted=False)
+            decision_records.tell(client, raw_version, promoted=False)
             return replace(version, alias="") if snapshot.champion != version.version else version
         promotion_log.require_untouched(snapshot)
         _require_compared(client, snapshot, outcome)
@@ -46,7 +46,7 @@ def promote(
 def _is_settled(snapshot: Snapshot, raw_version: Any) -> bool:
     """Whether the champion was promoted by stemline, or decided on before there was a log."""
     promotions = snapshot.done
-    return promotions[-1].version == snapshot.champion if promotions else bool(decisions.notes(raw_version))
+    return promotions[-1].version == snapshot.champion if promotions else bool(decision_records.notes(raw_version))
 
 
 def _require_compared(client: "MlflowClient", snapshot: Snapshot, decision: Mapping[str, Any]) -> None:
@@ -104,7 +104,7 @@ def promote_by_name(
         if entry is None:
             if snapshot.champion == version:
                 raise InputError(f"version {version} of {config.name} is the champion already")
-            key = decisions.keep(client, raw_version, decision)
+            key = decision_records.keep(client, raw_version, decision)
             entry = promotion_log.move(
                 client, snapshot, raw_version, kind="forced", reason=str(decision["reason"]), decision=key
             )
@@ -148,9 +148,9 @@ def _require_champion_once(client: "MlflowClient", snapshot: Snapshot, raw_versi
     """InputError where a version was never champion, with the gate's decision."""
     version, promotions = str(raw_version.version), snapshot.done
     once = {snapshot.champion, *(entry.version for entry in promotions), *(entry.before for entry in promotions)}
-    if version in once or raw_version.tags.get(decisions.PROMOTED) == "yes":
+    if version in once or raw_version.tags.get(decision_records.PROMOTED) == "yes":
         return
-    notes = decisions.notes(raw_version)
+    notes = decision_records.notes(raw_version)
     earlier = "the gate has not decided on it"
     if notes:
         earlier = f"the gate {'let it pass' if notes[-1].promote else 'refused it'}: {notes[-1].reason}"

@@ -27,7 +27,7 @@ from pipelines.registry.entities import (
     model_versions,
     version_or_none,
 )
-from pipelines.registry.promotion import decisions
+from pipelines.registry.promotion import decision_records
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -236,7 +236,7 @@ def _finish(client: "MlflowClient", snapshot: Snapshot, row: Any) -> Promotion:
         client.delete_registered_model_alias(name, CANDIDATE)
     if entry.kind != "rollback":
         raw_version = client.get_model_version(name, entry.version)
-        decisions.tell(client, raw_version, promoted=True, key=entry.decision)
+        decision_records.tell(client, raw_version, promoted=True, key=entry.decision)
     client.set_model_version_tag(row.name, row.version, _STATE, "done")
     return entry
 

@@ -13,7 +13,7 @@ from datasets.errors import InputError
 from pipelines import registry
 from pipelines.registry import ModelVersion, RegistryConfig
 from pipelines.registry.bundle import checkpoint_digest
-from pipelines.registry.promotion import decisions, promotion_log
+from pipelines.registry.promotion import decision_records, promotion_log
 from pipelines.registry.promotion.promotion_log import Promotion, rolled_back
 from tests.pipelines.kills import dying
 from tests.pipelines.registry.test_registration import CONFIG, client, make_candidate
@@ -300,7 +300,7 @@ def test_a_decision_that_is_longer_than_a_tag_is_kept_whole(books: Books) -> Non
     assert max(len(text) for text in books.tags(1).values()) <= 5000
     books.promote(books.first, reason=long)
     assert len(books.history()[0].reason) <= 2000
-    assert len(decisions.notes(books.client.get_model_version("stemline", "1"))) == 2
+    assert len(decision_records.notes(books.client.get_model_version("stemline", "1"))) == 2
     for folder in Path(books.store).rglob("decisions"):
         shutil.rmtree(folder)  # as in a store whose files were not copied: the tag has the gist
     told = registry.lineage("models:/stemline/1", store=books.store).decision

@@ -12,14 +12,13 @@ from datasets.errors import InputError
 from datasets.loading.loader import LoaderConfig
 from datasets.mixing.mixplan import MixRules
 from flows import config as door
-from flows import settings
 from flows.cli.planning.plan import Hardware
-from flows.config import RunConfig
-from flows.settings import Setting
+from flows.config import RunConfig, setting_descriptions
+from flows.config.setting_descriptions import Setting
 from models.networks.catalog import FAMILIES
 from pipelines.evaluation.evaluate_config import EvaluateConfig
 
-NUMBERS = [setting for setting in settings.numeric(RunConfig) if setting.type != "choice"]
+NUMBERS = [setting for setting in setting_descriptions.numeric(RunConfig) if setting.type != "choice"]
 
 
 def with_numbers(kind: type, at: str = "") -> Iterator[str]:
@@ -61,12 +60,12 @@ def test_a_number_outside_its_range_is_refused_by_its_full_name(setting: Setting
         assert "would do" not in message
 
 
-@pytest.mark.parametrize("setting", list(settings.numeric(RunConfig)), ids=lambda setting: setting.name)
+@pytest.mark.parametrize("setting", list(setting_descriptions.numeric(RunConfig)), ids=lambda setting: setting.name)
 def test_the_default_and_a_bound_that_belongs_to_the_range_are_inside(setting: Setting) -> None:
     for bound in (setting.default, setting.declared.range.ge, setting.declared.range.le):
         if bound is not None:
             value = (bound,) if setting.declared.many and not isinstance(bound, tuple) else bound
-            assert settings.complain(setting.name, value, setting.declared) == ""
+            assert setting_descriptions.complain(setting.name, value, setting.declared) == ""
 
 
 @pytest.mark.parametrize(
@@ -79,7 +78,7 @@ def test_the_default_and_a_bound_that_belongs_to_the_range_are_inside(setting: S
     ],
 )  # fmt: skip
 def test_the_list_says_range_and_unit(name: str, range: str, unit: str) -> None:
-    listed = {setting.name: setting for setting in settings.numeric(RunConfig)}
+    listed = {setting.name: setting for setting in setting_descriptions.numeric(RunConfig)}
     assert (listed[name].range, listed[name].unit) == (range, unit)
 
 
@@ -94,7 +93,7 @@ def leaves(kind: type, at: str = "") -> Iterator[str]:
 
 
 def test_every_setting_is_listed_with_type_default_and_meaning() -> None:
-    listed = {setting.name: setting for setting in settings.every(RunConfig)}
+    listed = {setting.name: setting for setting in setting_descriptions.every(RunConfig)}
     assert list(listed) == list(leaves(RunConfig))
     assert len(listed) > 150
     assert [name for name, setting in listed.items() if not setting.type] == []
@@ -106,7 +105,7 @@ def test_every_setting_is_listed_with_type_default_and_meaning() -> None:
 
 def test_every_option_of_every_network_has_a_meaning() -> None:
     for family in FAMILIES.values():
-        assert [option.name for option in settings.every(family.config_class) if not option.meaning] == []
+        assert [option.name for option in setting_descriptions.every(family.config_class) if not option.meaning] == []
 
 
 @dataclasses.dataclass
@@ -132,7 +131,7 @@ class _Derived(_Base):
 
 
 def test_a_meaning_is_the_comment_beside_a_field_or_else_above_it() -> None:
-    assert settings.meanings(_Derived) == {
+    assert setting_descriptions.meanings(_Derived) == {
         "first": "of two lines, above the field", "second": "otherwise", "third": "inside", "fourth": "",
     }  # fmt: skip
 
