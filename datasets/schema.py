@@ -207,7 +207,7 @@ def chunks_schema(sources: Sequence[str]) -> pa.Schema:
 
     A stored sample times `scale` is the sample of the song: scale is 1, or the power of two that keeps a
     stem beyond full scale from clipping. Everything is required, so a value is the last thing in its page, and the
-    footer alone says where in the file each FLAC lies (`segments.py` reads crops by it).
+    footer alone says where in the file each FLAC lies (`segment_sampler.py` reads crops by it).
     """
     fields = [
         ("schema_version", pa.int32()),  # raised when a column is renamed

@@ -10,8 +10,8 @@ from importlib.metadata import version
 from cyclopts import App, CycloptsError, Group
 from rich.text import Text
 
-from datasets.store.proxies import bypass_proxies
-from flows.console.terminal import Terminal
+from datasets.store.http_proxies import bypass_proxies
+from flows.console.sanitized_console import Terminal
 
 # Group in the help: package in flows.cli, and its verbs in the order shown.
 VERBS = {

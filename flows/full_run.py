@@ -8,7 +8,7 @@ from flows.build_corpus import Corpus, build_corpus
 from flows.config import RunConfig
 from flows.report_model import Presentation, report_model
 from flows.train_model import Trained, train_model
-from pipelines.inference.song_files import SongFiles
+from pipelines.inference.example_song import SongFiles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,14 +17,14 @@ from flows.config import RunConfig
 from flows.tasks.prefect_step import step
 from flows.train_model import Trained, candidate_ancestry, contamination_of
 from pipelines import registry
-from pipelines.inference import separate_songs, song_files
-from pipelines.inference.song_files import SongFiles
+from pipelines.inference import example_song, separate_songs
+from pipelines.inference.example_song import SongFiles
 from pipelines.inference.stem_files import SeparatedSong
-from pipelines.lineage.ancestry import Ancestors
 from pipelines.lineage.contamination import Contamination
-from pipelines.report import augmentation_examples, mixes, model_report
-from pipelines.report.listening import SongAudio
-from pipelines.report.mixes import MixExample
+from pipelines.lineage.training_recordings import Ancestors
+from pipelines.report import augmentation_examples, automix_examples, model_report
+from pipelines.report.audio_players import SongAudio
+from pipelines.report.automix_examples import MixExample
 from pipelines.report.report_input import ReportInput
 from pipelines.training import train_result
 
@@ -44,14 +44,14 @@ def report_model(config: RunConfig, corpus: Corpus, model: Trained, song: SongFi
     """Without a song, the first held-out one is extracted from its shards."""
     song = song or extract_song(config, corpus)
     separated = separate_song(config, model, song)
-    scores = tuple(song_files.score(song, separated.files))
+    scores = tuple(example_song.score(song, separated.files))
     page = write_report(config, corpus, model, song, separated)
     return Presentation(song=song, separated=separated, scores=scores, report=page)
 
 
 @task(name="extract-song")
 def extract_song(config: RunConfig, corpus: Corpus) -> SongFiles:
-    return song_files.held_out_song(
+    return example_song.held_out_song(
         corpus.songs,
         split=config.evaluate.split,
         sources=config.corpus.sources,
@@ -136,7 +136,7 @@ def _mixes(config: RunConfig, corpus: Corpus) -> tuple[MixExample, ...]:
     """The automixes that the report shows; none where there are none."""
     if corpus.automixes is None or corpus.profiles is None or not config.report.mixes:
         return ()
-    return mixes.sample(
+    return automix_examples.sample(
         corpus.automixes.plans,
         corpus.profiles,
         corpus.songs,

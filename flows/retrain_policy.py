@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Annotated
 
 from datasets.errors import InputError
-from datasets.ranges import NonNegativeFloat, Range, check_ranges
+from datasets.field_constraints import NonNegativeFloat, Range, check_ranges
 from pipelines.runtime.step_keys import digest
 
 ABANDONED_H = 48.0  # a retraining that began that long ago and never ended was killed

@@ -24,8 +24,8 @@ from pipelines.evaluation.gate import Check, GateDecision
 from pipelines.evaluation.seed_noise import SeedNoise, seed_noise
 from pipelines.evaluation.summary import ScoreSummary
 from pipelines.lineage import contamination, training_record
-from pipelines.lineage.ancestry import Ancestors, Ancestry
 from pipelines.lineage.contamination import Contamination
+from pipelines.lineage.training_recordings import Ancestors, Ancestry
 from pipelines.preparation.curate_config import CurateConfig
 from pipelines.registry import Candidate, ModelVersion
 from pipelines.registry.bundle import checkpoint_digest

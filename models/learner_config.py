@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from .errors import ModelError
-from .ranges import (
+from .field_constraints import (
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from datasets.audio.audio_types import AudioInfo, Integers, Samples, to_channels
 from datasets.audio.mono_mix import means
 from datasets.audio.readers import checked_blocks, checked_integers, open_reader
 from datasets.audio.resampling import resample_blocks
-from datasets.audio.samples import AudioInfo, Integers, Samples, to_channels
 from datasets.audio.surround import downmix_gains, downmixed, is_surround
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from datasets.audio.audio_types import Samples
 from datasets.audio.flac_frames import FRAME_SAMPLES
-from datasets.audio.samples import Samples
 from datasets.errors import AudioError
 
 _MEMORY = 32  # samples that the longest predictor looks back

@@ -6,7 +6,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.audio.samples import Samples
+from datasets.audio.audio_types import Samples
 from datasets.errors import AudioError
 
 # The difference of two channels is heard instead of their mean where it is at least this many times as strong, 6 dB.

@@ -16,9 +16,9 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from datasets.audio.audio_types import AudioInfo, Samples
 from datasets.audio.file_kinds.recognize import FileKind, check_flac, recognize, truncated
-from datasets.audio.file_kinds.sound_chunks import told_whole
-from datasets.audio.samples import AudioInfo, Samples
+from datasets.audio.file_kinds.riff_chunks import told_whole
 from datasets.errors import AudioError, InputError, Unavailable
 
 # Formats whose stated duration is a promise rather than an estimate from the bit rate; so are those of PCM in others.

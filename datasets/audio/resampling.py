@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from datasets.audio.samples import Samples
+from datasets.audio.audio_types import Samples
 
 
 def resample(samples_CT: Samples, *, source_rate: int, target_rate: int, quality: str = "HQ") -> Samples:

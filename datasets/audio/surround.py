@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from datasets.audio.samples import AudioInfo, Samples
+from datasets.audio.audio_types import AudioInfo, Samples
 from datasets.errors import AudioError
 
 _DB3, _DB6 = float(np.sqrt(0.5)), 0.5

@@ -11,8 +11,8 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from datasets.audio.audio_types import Integers, Samples, to_channels
 from datasets.audio.resampling import resample
-from datasets.audio.samples import Integers, Samples, to_channels
 from datasets.errors import InputError
 
 _CACHED_SAMPLES = 16384  # that a core keeps beside it while they are worked on

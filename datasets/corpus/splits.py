@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from datasets.corpus.musdb18 import validation_songs
+from datasets.corpus.musdb18_metadata import validation_songs
 from datasets.schema import SPLITS
 
 # Raise it when the same names and settings are dealt otherwise (CONTRIBUTING.md)

@@ -2,7 +2,7 @@
 
 Nothing is guessed: a name that says nothing, or two things, is noted as such with what would settle it, and
 `layouts/found_song.py` makes a verdict of that. A file that may be a version of another one is noted beside it. Next to
-read: `taxonomy.py`, which reads one name by itself, and `version_names.py`.
+read: `taxonomy.py`, which reads one name by itself, and `stem_file_versions.py`.
 """
 
 import re
@@ -10,8 +10,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from datasets.corpus.stem_file_versions import name_doubts, version_keys, without_conflict
 from datasets.corpus.taxonomy import Reading, Taxonomy, tokens_of
-from datasets.corpus.version_names import name_doubts, version_keys, without_conflict
 
 STATUSES = {
     "used": "part of a stem",

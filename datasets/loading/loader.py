@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from datasets.audio.samples import Samples
+from datasets.audio.audio_types import Samples
 from datasets.errors import InputError
+from datasets.field_constraints import NonNegativeFloat, NonNegativeInt, check_ranges
 from datasets.loading.row_cache import FORMS, RowCache
-from datasets.loading.segments import SegmentIndex, read_row
-from datasets.ranges import NonNegativeFloat, NonNegativeInt, check_ranges
+from datasets.loading.segment_sampler import SegmentIndex, read_row
 from datasets.store.storage import is_remote
 
 

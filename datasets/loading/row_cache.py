@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.audio.samples import Samples
+from datasets.audio.audio_types import Samples
 from datasets.errors import AudioError, InputError
 from datasets.loading.shard_layout import ByteRanges, ShardLayout, decode_row, layout_of, load_layouts
 from datasets.shards.manifests import Song

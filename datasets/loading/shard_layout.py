@@ -1,7 +1,7 @@
 """Where the values of a shard's rows lie in its file, and the decoding of one row from byte ranges.
 
 A shard's footer, read once, says where every FLAC ends, and the column `<source>_frames` where its frames begin. What
-`crops.py` and `row_cache.py` both need.
+`crop_reader.py` and `row_cache.py` both need.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from datasets.audio.audio_types import Samples
 from datasets.audio.flac_frames import FRAME_SAMPLES, frames_around
-from datasets.audio.samples import Samples
 from datasets.errors import AudioError, InputError
 from datasets.shards.chunks import offsets_in
 from datasets.shards.manifests import Song

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.analysis.harmony import semitone_distance
-from datasets.analysis.profile import DRUMS
+from datasets.analysis.song_profile import DRUMS
 from datasets.errors import InputError
-from datasets.ranges import NonNegativeFloat, Probability, Range, check_ranges
+from datasets.field_constraints import NonNegativeFloat, Probability, Range, check_ranges
 from datasets.schema import MixPlan, Part, Profile
 from datasets.seeding import row_rng
 

@@ -13,7 +13,7 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from datasets.analysis.profile import DRUMS
+from datasets.analysis.song_profile import DRUMS
 from datasets.audio.mono_mix import mono
 from datasets.schema import MixPlan, Part
 

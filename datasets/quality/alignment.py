@@ -9,8 +9,8 @@ mixture when the stems are taken away.
 import numpy as np
 from numpy.typing import NDArray
 
+from datasets.audio.audio_types import Samples
 from datasets.audio.mono_mix import cancels, mono
-from datasets.audio.samples import Samples
 
 Array = NDArray[np.float64]
 

@@ -16,7 +16,7 @@ import soxr
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from datasets.audio.samples import Samples
+from datasets.audio.audio_types import Samples
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]

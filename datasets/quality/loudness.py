@@ -7,7 +7,7 @@ behind them give every other rate. Surround weights do not occur: at most two ch
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.audio.samples import Samples
+from datasets.audio.audio_types import Samples
 
 Array = NDArray[np.float64]
 

@@ -14,16 +14,10 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from datasets.audio.audio_types import Samples
 from datasets.audio.mono_mix import mono
-from datasets.audio.samples import Samples
 from datasets.errors import InputError
-from datasets.quality.alignment import RANGE_S, MixtureAlignment
-from datasets.quality.bandwidth import cutoff_hz
-from datasets.quality.bleed import NO_BLEED_DB, BleedMeter
-from datasets.quality.fingerprint import FingerprintExtractor, Signature, clock, find_duplicates
-from datasets.quality.loudness import STEPS_PER_S, KWeighting, integrated, lufs
-from datasets.quality.stem_classifier import LABELS, MIN_RATE, StemClassifier, likeliest
-from datasets.ranges import (
+from datasets.field_constraints import (
     AnyNumber,
     Correlation,
     NonNegativeFloat,
@@ -32,6 +26,12 @@ from datasets.ranges import (
     Probability,
     check_ranges,
 )
+from datasets.quality.alignment import RANGE_S, MixtureAlignment
+from datasets.quality.bandwidth import cutoff_hz
+from datasets.quality.bleed import NO_BLEED_DB, BleedMeter
+from datasets.quality.fingerprint import FingerprintExtractor, Signature, clock, find_duplicates
+from datasets.quality.loudness import STEPS_PER_S, KWeighting, integrated, lufs
+from datasets.quality.stem_classifier import LABELS, MIN_RATE, StemClassifier, likeliest
 
 __all__ = [
     "QualityRules",

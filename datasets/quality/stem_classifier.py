@@ -12,7 +12,7 @@ from itertools import permutations
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.audio.samples import Samples
+from datasets.audio.audio_types import Samples
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]

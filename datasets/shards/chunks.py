@@ -19,16 +19,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from datasets.audio.audio_types import AudioInfo, Integers, Samples
 from datasets.audio.files import decode_blocks, integer_blocks, probe
 from datasets.audio.flac_frames import decode_frames, frame_offsets, frames_around
 from datasets.audio.mono_mix import Cancellation
-from datasets.audio.samples import AudioInfo, Integers, Samples
 from datasets.audio.surround import downmix_gains, downmix_note, is_surround
 from datasets.audio.writers import encode_flac
 from datasets.corpus.stem_names import without_side
 from datasets.errors import AudioError
 from datasets.schema import SCHEMA_VERSION, StemFile, Track
-from datasets.shards.stem_copies import FileComparison, check_rates, without_copies
+from datasets.shards.duplicate_stems import FileComparison, check_rates, without_copies
 
 Stem = Samples | Integers  # of one source, (C, T); integers as they are where nothing has to be done to them
 

@@ -1,7 +1,7 @@
 """The audio of a dataset on disk: Parquet shards of FLAC chunks, named by what they were made from.
 
 Chunk files have one row per row group, no compression and no dictionary: a crop is a few byte ranges
-(`loading/crops.py`). `manifests.py` says how shards become datasets, `chunks.py` how rows become samples.
+(`loading/crop_reader.py`). `manifests.py` says how shards become datasets, `chunks.py` how rows become samples.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datasets.audio.samples import Samples
+from datasets.audio.audio_types import Samples
 from datasets.errors import AudioError, InputError, Unavailable
 from datasets.schema import SCHEMA_VERSION, ShardSet, chunks_schema
 from datasets.shards.chunks import stems_of

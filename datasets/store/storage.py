@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.fs as fs
 
 from datasets.errors import Changed, InputError, Unavailable
-from datasets.store.proxies import proxy_for
+from datasets.store.http_proxies import proxy_for
 
 Answer = TypeVar("Answer")
 TEMPORARY = ".tmp-"

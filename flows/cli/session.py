@@ -17,7 +17,7 @@ from flows.cli.options import PRESET, Options
 from flows.config import RunConfig
 from flows.console.error_messages import explain
 from flows.console.progress_display import Screen
-from flows.console.terminal import Terminal
+from flows.console.sanitized_console import Terminal
 from flows.tasks.prefect_env import prefect_session
 from flows.tasks.store_lock import store_lock
 

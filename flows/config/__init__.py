@@ -3,10 +3,10 @@
 Each setting is declared in the dataclass beside the code that uses it; here they are only read, checked and written.
 """
 
-from flows.config.building import build, parse, rewrite, to_toml, write
 from flows.config.presets import PATHS, absolute, differences, load, nearest_preset, presets, read_preset
 from flows.config.run_config import RunConfig, StoreConfig
 from flows.config.setting_overrides import override, split_overrides
+from flows.config.toml_config import build, parse, rewrite, to_toml, write
 
 __all__ = [
     "PATHS",

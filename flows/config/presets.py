@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 
 from datasets.errors import InputError
 from datasets.shards.manifests import read_manifest, settings_of
-from flows.config.building import build
 from flows.config.run_config import RunConfig
 from flows.config.setting_names import all_keys, fields_of, hint_at, nearest, value_at
 from flows.config.setting_overrides import override
+from flows.config.toml_config import build
 from pipelines.runtime.renamed_settings import current_tree
 
 T = TypeVar("T")

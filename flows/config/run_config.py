@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from datasets.errors import InputError
-from datasets.ranges import NonNegativeFloat, check_ranges
+from datasets.field_constraints import NonNegativeFloat, check_ranges
 from flows.retrain_policy import RetrainConfig
 from pipelines.evaluation.evaluate_config import EvaluateConfig
 from pipelines.evaluation.gate import GateConfig
@@ -15,7 +15,7 @@ from pipelines.preparation.curate_config import CurateConfig
 from pipelines.preparation.ingest import CorpusConfig, IngestConfig
 from pipelines.registry import RegistryConfig
 from pipelines.report.report_input import ReportConfig
-from pipelines.training.job import ModelConfig, TrainConfig
+from pipelines.training.train_config import ModelConfig, TrainConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Every setting with its type, range, unit, default and meaning, from which documentation and schemas are written.
 
-Fields of dataclasses say their range in their annotation (`datasets/ranges.py`, and its twin in `models`), their unit
-there or at the end of their name, and what they mean in the comment on their line or above it.
+Fields of dataclasses say their range in their annotation (`datasets/field_constraints.py`, and its twin in `models`),
+their unit there or at the end of their name, and what they mean in the comment on their line or above it.
 """
 
 import ast
@@ -17,8 +17,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from datasets import ranges
-from models import ranges as model_ranges
+from datasets import field_constraints
+from models import field_constraints as model_ranges
 
 _UNITS = {
     "s": "s", "ms": "ms", "h": "h", "hours": "h", "days": "d", "hz": "Hz", "db": "dB", "mb": "MB", "gb": "GB",
@@ -43,13 +43,13 @@ class Setting:
 
 def declared(kind: type) -> dict[str, Any]:
     """The fields of one dataclass that hold numbers or choices."""
-    room = model_ranges if kind.__module__.startswith("models.") else ranges
+    room = model_ranges if kind.__module__.startswith("models.") else field_constraints
     return dict(room.declarations(kind))
 
 
 def complain(name: str, value: Any, about: Any) -> str:
     """What is wrong with the value of a field that was declared so; empty where nothing is."""
-    return ranges.complain(name, value, about)
+    return field_constraints.complain(name, value, about)
 
 
 def numeric(kind: type) -> Iterator[Setting]:

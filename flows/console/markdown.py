@@ -2,7 +2,7 @@
 
 import re
 
-from flows.console.terminal import plain
+from flows.console.sanitized_console import plain
 
 # What CommonMark and GitHub's tables, links and strikethrough give a meaning to (spec 0.31, 2.4: a backslash takes
 # it away from any of them), HTML's brackets and entities among them.

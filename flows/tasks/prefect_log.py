@@ -8,7 +8,7 @@ from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 from flows.console.progress_display import Screen
-from flows.console.terminal import Terminal
+from flows.console.sanitized_console import Terminal
 
 
 class RunScreen(Screen):

@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 from prefect import Task, task
 
 from flows.console.progress_display import current
-from flows.tasks import artifacts
+from flows.tasks import prefect_artifacts
 from pipelines.runtime import ray_jobs
 from pipelines.runtime.progress import Progress, stage
 
@@ -51,7 +51,7 @@ def _run_remote(server: str, name: str, function: Callable[P, T], *args: P.args,
 
     arguments = inspect.signature(function).bind(*args, **kwargs).arguments
     result = cast(T, remote_step.send(server, name, function, arguments, run=str(flow_run.root_flow_run_id or "")))
-    artifacts.show(name, result)
+    prefect_artifacts.show(name, result)
     return result
 
 
@@ -65,7 +65,7 @@ def step(name: str, job: Callable[[Progress], T], *, summary: Callable[[T], str]
     result = job(screen)
     if name not in screen.finished:
         screen.cached(name, summary(result))
-    artifacts.show(name, result)
+    prefect_artifacts.show(name, result)
     return result
 
 

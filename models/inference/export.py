@@ -41,7 +41,8 @@ def to_program(model: nn.Module) -> torch.export.ExportedProgram:
 def export_program(model: nn.Module, path: str | Path) -> Path:
     """Write a `.pt2` file that `torch.export.load` reads without this package.
 
-    Its extra file `model.json` is the config: with `normalize` "track" the graph wants the level of `levels.py`.
+    Its extra file `model.json` is the config: with `normalize` "track" the graph wants the level that
+    `input_normalization.py` gives.
     """
     path = Path(path)
     temporary = _temporary(path, ".pt2")

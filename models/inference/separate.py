@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from ..errors import ModelError
 from ..networks.bag import Bag, interface
-from ..networks.levels import check_statistics, finite, track_statistics
+from ..networks.input_normalization import check_statistics, finite, track_statistics
 from ..rng import generator
 from .evaluation_mode import in_evaluation
-from .stream import SegmentStream, SeparationOptions
+from .overlap_add import SegmentStream, SeparationOptions
 
 MAX_SHIFT_S = 0.5  # longest delay of the shift trick
 STD_EPSILON = 1e-8  # keeps a silent track finite

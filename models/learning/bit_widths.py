@@ -3,7 +3,7 @@
 Differentiable quantisation after Défossez, Adi and Synnaeve 2021 (arXiv 2104.09987): in training each group of weights
 carries uniform noise as large as the rounding error of its width would be, so the loss tells the width how much
 precision the group needs, and a penalty on the size pulls the other way. At the end weights are rounded for real, as
-`weights/packing.py` does.
+`weights/bit_packing.py` does.
 
 Shape letters: G group of weights that share a width, K weight within a group.
 """
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..errors import ModelError
 from ..learner_config import QuantizeConfig
 from ..rng import generator
-from ..weights.packing import FLOAT16_BITS, MAX_BITS, MIB, MIN_BITS, QuantizationGrid, large_matrices, rounded
+from ..weights.bit_packing import FLOAT16_BITS, MAX_BITS, MIB, MIN_BITS, QuantizationGrid, large_matrices, rounded
 
 FIRST_BITS = 8  # width of every group at the start
 

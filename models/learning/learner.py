@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from ..errors import ModelError
 from ..learner_config import LearnerConfig
-from ..networks.levels import normalization, unit_level
-from ..precision import DTYPES, autocast
-from ..weights.packing import Packing
+from ..mixed_precision import DTYPES, autocast
+from ..networks.input_normalization import normalization, unit_level
+from ..weights.bit_packing import Packing
 from . import losses
 from .augment import augment
 from .bit_widths import BitWidths

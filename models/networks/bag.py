@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ..errors import ModelError
-from .levels import Normalization, normalization
+from .input_normalization import Normalization, normalization
 
 
 class Bag(nn.Module):

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import ModelError, check_audio, check_mixture, check_size, source_names
-from ..ranges import PositiveFloat, PositiveInt, check_ranges
+from ..field_constraints import PositiveFloat, PositiveInt, check_ranges
 from .blocks.layers import group_norm, rescale_convolutions
 from .blocks.recurrent import BiLSTM
 from .blocks.residual import DConv
-from .levels import Normalization
-from .spectral import at_least_float32
+from .input_normalization import Normalization
+from .stft import at_least_float32
 
 KERNEL, STRIDE = 8, 4
 CONTEXT = 3  # steps seen by a decoder layer's convolution; v2 does not pad it, so each layer loses two
@@ -45,7 +45,7 @@ class DemucsConfig:
     growth: PositiveInt = 2  # factor of features from layer to layer
     depth: PositiveInt = 6  # encoder layers
     oversample: bool = True  # work at twice the sample rate
-    normalize: Normalization = "track"  # the level of the input, in training and in use: see `levels.py`
+    normalize: Normalization = "track"  # the level of the input, in training and in use: see `input_normalization.py`
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sources", source_names(self.sources))

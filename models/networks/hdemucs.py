@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import ModelError, check_audio, check_mixture, check_size, source_names
-from ..ranges import NonNegativeInt, PositiveFloat, PositiveInt, check_ranges
+from ..field_constraints import NonNegativeInt, PositiveFloat, PositiveInt, check_ranges
 from .blocks.layers import DecoderLayer, EncoderLayer, FrequencyEmbedding, group_norm, rescale_convolutions
 from .blocks.residual import DConv
-from .levels import Normalization
-from .spectral import standardize, to_channels, to_samples, to_spectrum
+from .input_normalization import Normalization
+from .stft import standardize, to_channels, to_samples, to_spectrum
 
 KERNEL, STRIDE = 8, 4  # over frequency in the spectral branch, over time in the other
 SHARED_KERNEL, SHARED_STRIDE = 4, 2  # over time, in the shared layer
@@ -41,7 +41,7 @@ class HDemucsConfig:
     nfft: PositiveInt = 4096
     dconv_compress: PositiveInt = 4  # features are squeezed by this inside a residual branch
     dconv_depth: NonNegativeInt = 2  # residual branches per encoder layer
-    normalize: Normalization = "track"  # the level of the input, in training and in use: see `levels.py`
+    normalize: Normalization = "track"  # the level of the input, in training and in use: see `input_normalization.py`
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sources", source_names(self.sources))

@@ -5,7 +5,7 @@
               +----------> tencoder x4 --+                 +--> tdecoder x4 -------------------+
 
 Simon Rouard, Francisco Massa, Alexandre Defossez, arXiv 2211.08553. Attribute names are the published state-dict
-keys, so published weights load. Read next: `spectral.py`, `blocks/layers.py`, `transformer.py`.
+keys, so published weights load. Read next: `stft.py`, `blocks/layers.py`, `transformer.py`.
 """
 
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import ModelError, check_audio, check_mixture, check_size, source_names
-from ..ranges import NonNegativeInt, PositiveFloat, PositiveInt, Range, check_ranges
+from ..field_constraints import NonNegativeInt, PositiveFloat, PositiveInt, Range, check_ranges
 from .blocks.layers import DecoderLayer, EncoderLayer, FrequencyEmbedding, rescale_convolutions
 from .blocks.residual import DConv
-from .kernels.linear import fused_linear
-from .levels import Normalization
-from .spectral import standardize, to_channels, to_samples, to_spectrum
+from .cpu_kernels.linear import fused_linear
+from .input_normalization import Normalization
+from .stft import standardize, to_channels, to_samples, to_spectrum
 from .transformer import Attention, AttentionFactory, CrossTransformer
 
 STRIDE = 4  # of every layer, over frequency in the spectral branch and over time in the other
@@ -49,7 +49,7 @@ class HTDemucsConfig:
     dropout: Annotated[float, Range(ge=0, lt=1)] = 0.02  # share of features dropped in the transformer while training
     # the same for attention weights; 0 is far faster on CPUs
     attention_dropout: Annotated[float, Range(ge=0, lt=1)] = 0.02
-    normalize: Normalization = "track"  # the level of the input, in training and in use: see `levels.py`
+    normalize: Normalization = "track"  # the level of the input, in training and in use: see `input_normalization.py`
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sources", source_names(self.sources))

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import ModelError
-from ..ranges import NonNegativeInt, PositiveFloat, Range
+from ..field_constraints import NonNegativeInt, PositiveFloat, Range
 from .htdemucs import HTDemucs, HTDemucsConfig
 
 NUM_BUCKETS = 4  # two bits of a code

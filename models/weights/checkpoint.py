@@ -20,7 +20,7 @@ from torch import nn
 
 from ..errors import ModelError
 from ..networks import catalog
-from .packing import Packing
+from .bit_packing import Packing
 from .weights_file import build_network, read_weights, sha256_of, to_bytes
 
 FORMAT_VERSION = 1
@@ -42,7 +42,7 @@ def save(
     """Write a checkpoint; it appears under its name whole, or not at all. `extra` is any JSON to keep with it.
 
     A checkpoint of that name is replaced; ModelError, and nothing is touched, where anything else has that name.
-    `learner` is `Learner.state()`. With a packing (`packing.py`) weights are
+    `learner` is `Learner.state()`. With a packing (`bit_packing.py`) weights are
     rounded and bit-packed, and whoever reads the checkpoint need not know.
     """
     folder = Path(folder)

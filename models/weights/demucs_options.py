@@ -19,7 +19,7 @@ from ..networks import catalog
 from ..networks.demucs import DemucsConfig
 from ..networks.hdemucs import HDemucsConfig
 from ..networks.htdemucs import HTDemucsConfig
-from .option_values import flag, names, num_layers, number, seconds, whole_number
+from .option_checks import flag, names, num_layers, number, seconds, whole_number
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import ModelError
 from ..networks import catalog
-from .packing import Packing, pack, unpack
+from .bit_packing import Packing, pack, unpack
 from .state_dict import build_for, load_state
 
 PACKED = "packed"  # the entry of the file's header that says what is bit-packed and how

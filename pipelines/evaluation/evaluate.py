@@ -18,9 +18,9 @@ from datasets.shards.manifests import Song, find_manifest, read_manifest, read_s
 from datasets.store import storage
 from models import inference, networks
 from models import scores as score_code
-from pipelines.evaluation import model_match, museval_json, scoring
+from pipelines.evaluation import model_compatibility, museval_json, scoring
 from pipelines.evaluation.evaluate_config import EvaluateConfig
-from pipelines.evaluation.model_match import Resampling
+from pipelines.evaluation.model_compatibility import Resampling
 from pipelines.evaluation.scoring import SongResult
 from pipelines.evaluation.scoring_job import separate_and_score
 from pipelines.evaluation.summary import ScoreSummary, summarize
@@ -29,7 +29,7 @@ from pipelines.runtime.progress import Progress, stage
 from pipelines.runtime.step_keys import Step
 
 if TYPE_CHECKING:
-    from models.weights.model_ref import ModelRef
+    from models.weights.model_identity import ModelRef
 # Raise it when the same model, songs and protocol give other rows of scores (CONTRIBUTING.md)
 VERSION = 2
 STEP = Step(
@@ -124,7 +124,7 @@ def _inputs(config: EvaluateConfig, model: "ModelRef", song: Song, chunks: Shard
         audio=song.audio or f"{chunks.digest} {song.track_id}",  # of a store from before the audio had digests
         protocol=config.protocol,
         columns=tuple(SCORES.names),
-        resampling=model_match.resampling(model, song),
+        resampling=model_compatibility.resampling(model, song),
     )
 
 
@@ -132,11 +132,11 @@ def check(
     config: EvaluateConfig, checkpoint: str, chunks: ShardSet, *, keep: Collection[str] | None = None
 ) -> "ModelRef":
     """What the checkpoint is; InputError where it cannot be scored on the songs of the split, or nothing be written."""
-    from models.weights import model_ref
+    from models.weights import model_identity
 
     songs = _songs_of(config, chunks, keep)
-    model = model_ref.describe(checkpoint)
-    model_match.check(model, songs, who=f"the model {checkpoint}")
+    model = model_identity.describe(checkpoint)
+    model_compatibility.check(model, songs, who=f"the model {checkpoint}")
     if config.museval_json:
         museval_json.check(config.museval_json, config.split, [(song.title, song.track_id) for song in songs])
     return model

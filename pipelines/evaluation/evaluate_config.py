@@ -3,7 +3,14 @@
 from dataclasses import dataclass
 
 from datasets.errors import InputError
-from datasets.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ProperFraction, check_ranges
+from datasets.field_constraints import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ProperFraction,
+    check_ranges,
+)
 from datasets.schema import SPLITS
 from models.learner_config import PRECISIONS
 from pipelines.evaluation.scoring import SCORERS, Protocol

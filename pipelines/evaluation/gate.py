@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 from datasets.errors import InputError
-from datasets.ranges import Decibels, NonNegativeFloat, PositiveFloat, PositiveInt, Range, check_ranges
+from datasets.field_constraints import Decibels, NonNegativeFloat, PositiveFloat, PositiveInt, Range, check_ranges
 from datasets.store import storage
 from datasets.store.strict_json import FORMER_NAME
 from pipelines.evaluation.paired_bootstrap import Difference, difference

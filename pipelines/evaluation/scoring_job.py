@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from datasets.audio.samples import Samples
+from datasets.audio.audio_types import Samples
 from datasets.errors import InputError
 from datasets.schema import Score, ShardSet
 from datasets.shards.manifests import Song, find_song, read_songs
 from datasets.shards.shards import read_song, sources_of
-from pipelines.evaluation import model_match, scoring
+from pipelines.evaluation import model_compatibility, scoring
 from pipelines.evaluation.evaluate_config import EvaluateConfig
 from pipelines.evaluation.scoring import SongResult
 from pipelines.runtime.cluster import quiet_data, side_by_side, song_bytes
@@ -63,7 +63,7 @@ def _memory(
     config: EvaluateConfig, checkpoint: str, songs: Sequence[Song], *, num_actors: int
 ) -> tuple[int | None, int | None]:
     """Bytes that an actor that separates and a task that scores ask Ray for, by the longest song and the weights."""
-    from models.weights.model_ref import describe
+    from models.weights.model_identity import describe
 
     if config.max_song_s:
         songs = [
@@ -84,7 +84,7 @@ class Separator:
         import torch
 
         from models.weights.loading import load_model
-        from models.weights.model_ref import describe
+        from models.weights.model_identity import describe
 
         self.config, self.chunks = config, chunks
         if not config.use_gpu:
@@ -118,8 +118,8 @@ def separate_song(config: EvaluateConfig, model: Any, chunks: ShardSet, track_id
     import torch
 
     from models.inference.separate import separate
+    from models.mixed_precision import DTYPES
     from models.networks.bag import interface
-    from models.precision import DTYPES
 
     def separated(mixture_CT: Samples) -> Samples:
         estimates_SCT = separate(
@@ -135,10 +135,10 @@ def separate_song(config: EvaluateConfig, model: Any, chunks: ShardSet, track_id
         return made_SCT
 
     wants, song = interface(model), find_song(chunks, track_id)
-    model_match.check(wants, [song], who="the model")
+    model_compatibility.check(wants, [song], who="the model")
     mixture_CT = _stems(config, song, wants.sources).sum(dim=0).numpy()
     began = time.monotonic()
-    estimates_SCT = model_match.at_rate_of(wants, mixture_CT, song.sample_rate, separated)
+    estimates_SCT = model_compatibility.at_rate_of(wants, mixture_CT, song.sample_rate, separated)
     return estimates_SCT, time.monotonic() - began
 
 
@@ -166,7 +166,7 @@ def score_row(row: dict[str, Any], *, config: EvaluateConfig, chunks: ShardSet, 
     """A task that scores one song, and stores what came out."""
     import torch
 
-    from models.scores.freed_memory import keep_freed_memory
+    from models.scores.malloc_tuning import keep_freed_memory
 
     keep_freed_memory()  # pages for the same tensors again and again would take longer than the sums
     torch.set_num_threads(1)

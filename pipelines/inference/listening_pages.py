@@ -15,20 +15,20 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.audio.samples import Samples
+from datasets.audio.audio_types import Samples
 from datasets.corpus.scan import distinct_names, safe_name
 from datasets.errors import InputError
-from datasets.ranges import NonNegativeInt, Range, check_ranges
+from datasets.field_constraints import NonNegativeInt, Range, check_ranges
 from datasets.schema import ShardSet
 from datasets.shards.manifests import Song, read_songs
 from datasets.shards.shards import read_song
 from datasets.store import storage
 from datasets.store.ownership import outputs, require_folder, require_ours
 from models import inference, networks
-from pipelines.evaluation import model_match
+from pipelines.evaluation import model_compatibility
 from pipelines.evaluation.evaluate_config import EvaluateConfig
 from pipelines.evaluation.gate import Pairs
-from pipelines.evaluation.model_match import Resampling
+from pipelines.evaluation.model_compatibility import Resampling
 from pipelines.evaluation.scoring_job import separate_song
 from pipelines.evaluation.summary import ScoreSummary
 from pipelines.report.ab_page import ABEntry, ABPair, index_page, song_page
@@ -100,13 +100,13 @@ def run(
     Pages that are there already, made from the same models and settings, are kept. InputError, and nothing is
     touched, where a file of somebody's has the name of a page.
     """
-    from models.weights.model_ref import describe
+    from models.weights.model_identity import describe
 
     first, second = rivals
     chosen = _chosen(config, pairs, read_songs(chunks))
     models = [describe(rival.checkpoint) for rival in rivals]
     for model, rival in zip(models, rivals, strict=True):
-        model_match.check(model, chosen, who=rival.name)
+        model_compatibility.check(model, chosen, who=rival.name)
     folder, separators = Path(out), _Separators(scoring, (first.checkpoint, second.checkpoint), chunks)
     files = page_names([song.track_id for song in chosen])
     entries = [
@@ -134,7 +134,7 @@ def run(
                 license=song.license,
                 around=around,
                 entry=entry,
-                resampling=tuple(model_match.resampling(model, song) for model in models),
+                resampling=tuple(model_compatibility.resampling(model, song) for model in models),
             )
             about = STEP.key(inputs)
             if not _stands(folder / entry.file, about):

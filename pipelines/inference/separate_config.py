@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from datasets.errors import InputError
-from datasets.ranges import NonNegativeInt, PositiveInt, ProperFraction, check_ranges
+from datasets.field_constraints import NonNegativeInt, PositiveInt, ProperFraction, check_ranges
 
 FORMATS = {"wav16": "wav", "wav24": "wav", "float": "wav", "flac": "flac", "mp3": "mp3"}  # -> extension
 

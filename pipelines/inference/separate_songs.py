@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from datasets import audio
+from datasets.audio.audio_types import Samples
 from datasets.audio.files import decode_blocks, probe
 from datasets.audio.resampling import resample_blocks
-from datasets.audio.samples import Samples
 from datasets.audio.surround import downmix_note
 from datasets.audio.writers import AudioWriter
 from datasets.corpus.scan import distinct_names, safe_name
@@ -129,7 +129,7 @@ class _Separator:
         from models.errors import ModelError
         from models.networks.bag import interface
         from models.weights.loading import load_model
-        from models.weights.model_ref import describe
+        from models.weights.model_identity import describe
 
         self.config = config
         try:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from datasets.audio.audio_types import Samples
 from datasets.audio.files import probe
-from datasets.audio.samples import Samples
 from datasets.corpus.scan import safe_name
 from datasets.errors import AudioError, InputError
 from datasets.store.ownership import recorded_files

@@ -2,7 +2,7 @@
 
 Digests find what is stored twice under whatever name. Landmarks, which curation keeps beside each dataset, also find
 other masters, excerpts and other speeds (`datasets/quality/fingerprint.py`), across all that models have heard
-(`ancestry.py`).
+(`training_recordings.py`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,8 +12,8 @@ from typing import TypeVar
 from datasets.quality.fingerprint import Signature, find_matches
 from datasets.schema import ShardSet
 from datasets.shards.manifests import Song
-from pipelines.lineage import ancestry
-from pipelines.lineage.ancestry import Ancestry, Recording
+from pipelines.lineage import training_recordings
+from pipelines.lineage.training_recordings import Ancestry, Recording
 
 SAME_AUDIO = "the same audio"
 AnySong = TypeVar("AnySong", Song, Recording)
@@ -38,10 +38,10 @@ def find(
     share of the shorter song that must be the same recording; above 1 nothing is listened to.
     """
     tables = held_out.uri.rsplit("/", 2)[0]
-    ours = ancestry.of_dataset(held_out.uri)
+    ours = training_recordings.of_dataset(held_out.uri)
     both = ours
     for source in learnt_from:
-        both |= ancestry.of_dataset(source) if isinstance(source, str) else source
+        both |= training_recordings.of_dataset(source) if isinstance(source, str) else source
     held_out_songs = [song for song in ours.recordings if song.split == split]
     learnt = learnt_songs(both.recordings, split=split)
     songs = dict.fromkeys(heard_songs(ours.recordings, learnt, split=split), SAME_AUDIO)
@@ -49,7 +49,7 @@ def find(
     if by_fingerprint:
         left = {song.track_id: song.audio for song in held_out_songs if song.track_id not in songs}
         wanted = {song.audio for song in learnt} | set(left.values())
-        sounds = ancestry.sounds(both, wanted, tables=tables)
+        sounds = training_recordings.sounds(both, wanted, tables=tables)
         by_fingerprint = wanted <= sounds.keys() and not both.mute
         songs |= _recognized(left, learnt, sounds, min_similarity=min_similarity)
     return Contamination(songs=songs, known=not both.gaps, by_fingerprint=by_fingerprint, gaps=both.gaps)

@@ -21,7 +21,7 @@ from datasets.shards.shards import find_shard, open_parquet, write_shard
 from datasets.store import storage
 from datasets.store.json_files import read_json
 from datasets.store.write_lock import clear_leftovers, write_lock
-from pipelines.lineage import ancestry
+from pipelines.lineage import training_recordings
 from pipelines.runtime.step_keys import digest
 
 _APART_S = 1.1  # between objects of S3, which are dated to the second
@@ -100,19 +100,19 @@ def run(tables: str, audio: Collection[str], *, row_cache: str = "") -> Erased:
 
 def _mixes_of(tables: str, audio: Collection[str]) -> set[str]:
     """Ids of all mixes that a song with this audio is part of, as far as any plan of the store tells."""
-    all_manifests = list(ancestry.manifests(tables))
+    all_manifests = list(training_recordings.manifests(tables))
     songs: set[str] = set()
     for manifest in all_manifests:
         if manifest.step != "automix":
             songs |= {song.track_id for song in manifest.songs if song.audio in audio}
-        songs |= {song["track_id"] for song in ancestry.erased_songs(manifest) if song["audio"] in audio}
+        songs |= {song["track_id"] for song in training_recordings.erased_songs(manifest) if song["audio"] in audio}
         songs |= {part["track_id"] for part in manifest.extra.get("ingredients", ()) if part["audio"] in audio}
     mixes: set[str] = set()
     for manifest in all_manifests:
         if manifest.table == "plans":
             mixes |= {
                 plan["mix_id"]
-                for plan in ancestry.plans_of(manifest)
+                for plan in training_recordings.plans_of(manifest)
                 if songs & {part["track_id"] for part in plan["parts"]}
             }
     return mixes

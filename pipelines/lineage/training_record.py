@@ -23,7 +23,7 @@ def start_of(start: str, *, store: str) -> dict[str, str]:
     if not start:
         return {"start_uri": "none"}
     if not start.startswith("models:"):
-        from models.weights.model_ref import describe
+        from models.weights.model_identity import describe
 
         return {"start_uri": start, "start_digest": describe(start).digest}
     version = registry.lineage(start, store=store)

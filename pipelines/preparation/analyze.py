@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
 from datasets import analysis, audio
-from datasets.analysis.profile import profile
+from datasets.analysis.song_profile import profile
 from datasets.analysis.vocal_activity import RANGE_DB
 from datasets.errors import InputError
-from datasets.ranges import Range, check_ranges
+from datasets.field_constraints import Range, check_ranges
 from datasets.schema import PROFILES, Profile, ShardSet
 from datasets.shards.arrow_tables import table_of, write_table
 from datasets.shards.manifests import Song, find_manifest, read_manifest, read_songs, settings_of

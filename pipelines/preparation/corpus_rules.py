@@ -10,10 +10,10 @@ from datasets.corpus.removed_songs import NOTHING, SAME, RemovedSongs
 from datasets.corpus.removed_songs import REASON as FORGOTTEN
 from datasets.corpus.splits import assign_splits
 from datasets.quality.fingerprint import Match, Signature, find_matches
-from datasets.quality.overrides import Overrides
+from datasets.quality.verdict_overrides import Overrides
 from datasets.schema import SPLITS, Verdict
+from datasets.shards.dataset_versions import origin_of
 from datasets.shards.manifests import SongOrigin
-from datasets.shards.versions import origin_of
 from pipelines.preparation.curate_config import CurateConfig
 from pipelines.preparation.song_rules import JudgedSong
 from pipelines.report.curation.curation_input import Evidence

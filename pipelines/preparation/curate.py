@@ -1,9 +1,9 @@
 """Stored songs to verdicts: measures every song, keeps or drops it with a reason, and selects what is kept.
 
 What is measured and what a model hears is remembered by the song's audio, so that another threshold or one more
-song costs next to nothing. A person may overrule any verdict (`datasets/quality/overrides.py`). What follows curation
-reads its `chunks`, a selection of the same shards: the songs that were kept, each on its final side of the split.
-`report/curation/curation_page.py` shows why.
+song costs next to nothing. A person may overrule any verdict (`datasets/quality/verdict_overrides.py`). What follows
+curation reads its `chunks`, a selection of the same shards: the songs that were kept, each on its final side of the
+split. `report/curation/curation_page.py` shows why.
 """
 
 from collections import Counter
@@ -17,9 +17,10 @@ from datasets.corpus.removed_songs import RemovedSongs, read_removed_songs
 from datasets.errors import InputError
 from datasets.quality.fingerprint import Signature, pack
 from datasets.quality.measures import silent_sources
-from datasets.quality.overrides import Overrides, read_overrides
+from datasets.quality.verdict_overrides import Overrides, read_overrides
 from datasets.schema import LANDMARKS, REASONS, SPLITS, VERDICTS, Funnel, Landmarks, ShardSet, Verdict
 from datasets.shards.arrow_tables import read_objects, table_of, write_table
+from datasets.shards.dataset_versions import drawn_sides
 from datasets.shards.manifests import (
     Manifest,
     Song,
@@ -29,7 +30,6 @@ from datasets.shards.manifests import (
     settings_of,
     write_manifest,
 )
-from datasets.shards.versions import drawn_sides
 from datasets.store import storage
 from pipelines.preparation import label_check, signal_stats
 from pipelines.preparation.corpus_rules import verdicts_on

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from datasets.field_constraints import AnyNumber, PositiveInt, Probability
 from datasets.quality.measures import QualityRules
-from datasets.ranges import AnyNumber, PositiveInt, Probability
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Corpus to shards: decodes every song once, checks it, and keeps it as FLAC in Parquet.
 
-What is written is a dataset version (`datasets/shards/versions.py`): songs that any shard of the store holds are
-taken from there, the others go into new shards, one Ray task each, under names made from what goes into them. So a
+What is written is a dataset version (`datasets/shards/dataset_versions.py`): songs that any shard of the store holds
+are taken from there, the others go into new shards, one Ray task each, under names made from what goes into them. So a
 rerun after any interruption writes only what is missing, byte for byte the same. A song that cannot be used becomes
 a verdict. What the bytes of its files prove is remembered with the shards; what a machine was to blame for is not: such
 a song is left out of this version alone, and the next run tries again.
@@ -15,20 +15,25 @@ from typing import Annotated, Any, Literal
 
 from datasets import audio, shards
 from datasets.audio.mono_mix import mono
+from datasets.corpus.file_listing import is_lossy
 from datasets.corpus.layouts.found_song import LayoutRules
-from datasets.corpus.listing import is_lossy
 from datasets.corpus.removed_songs import REASON as FORGOTTEN
 from datasets.corpus.removed_songs import RemovedSong, RemovedSongs, read_removed_songs
 from datasets.corpus.scan import Scan, is_listed, scan
 from datasets.corpus.taxonomy import DEFAULT
 from datasets.errors import AudioError, Changed, InputError, Unavailable
+from datasets.field_constraints import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    ProperFraction,
+    Range,
+    check_ranges,
+)
 from datasets.quality.fingerprint import FingerprintExtractor
-from datasets.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, ProperFraction, Range, check_ranges
 from datasets.schema import REASONS, SCHEMA_VERSION, SOURCES, Funnel, ShardSet, StemFile, Track, Verdict, chunks_schema
 from datasets.shards.chunks import CHUNK_S, DecodedTrack, decode_track, stems_of
-from datasets.shards.manifests import SongOrigin, find_manifest, read_manifest, write_manifest
-from datasets.shards.shards import audio_digest, write_shard
-from datasets.shards.versions import (
+from datasets.shards.dataset_versions import (
     ShardPlan,
     StoredSongs,
     drawn_sides,
@@ -36,8 +41,10 @@ from datasets.shards.versions import (
     read_store,
     stored_bytes,
 )
+from datasets.shards.manifests import SongOrigin, find_manifest, read_manifest, write_manifest
+from datasets.shards.shards import audio_digest, write_shard
 from datasets.store import storage
-from datasets.store.file_state import read_proven
+from datasets.store.verified_reads import read_proven
 from datasets.store.write_lock import clear_leftovers, write_lock
 from pipelines.runtime.cluster import Resources, connect, map_rows
 from pipelines.runtime.progress import Progress, stage

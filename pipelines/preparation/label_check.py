@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from datasets import audio as audio_code
-from datasets.audio.samples import Samples
+from datasets.audio.audio_types import Samples
 from datasets.errors import InputError
 from datasets.shards.manifests import Song
 from datasets.shards.shards import read_song_blocks
 from datasets.store import storage
 from datasets.store.json_files import read_json, write_json
 from models import inference, networks
-from pipelines.evaluation import model_match
+from pipelines.evaluation import model_compatibility
 from pipelines.preparation.label_rule import Decibels, Levels, levels_of
 from pipelines.runtime.cluster import connect, quiet_data
 from pipelines.runtime.progress import Progress, stage
@@ -59,7 +59,7 @@ class LabelModel:
 
     def check(self, sources: Sequence[str]) -> None:
         """InputError unless the model separates exactly these sources."""
-        model_match.check_sources(self.sources, sources, who=f"curate.model {self.path}", what="the songs")
+        model_compatibility.check_sources(self.sources, sources, who=f"curate.model {self.path}", what="the songs")
 
 
 def load(path: str) -> "nn.Module":
@@ -76,7 +76,7 @@ def load(path: str) -> "nn.Module":
 def label_model(path: str) -> LabelModel:
     """The model at `path`."""
     from models.errors import ModelError
-    from models.weights.model_ref import describe
+    from models.weights.model_identity import describe
 
     try:
         model = describe(path)

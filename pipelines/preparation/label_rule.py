@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from datasets.audio.audio_types import Samples, to_channels
 from datasets.audio.resampling import resample_blocks
-from datasets.audio.samples import Samples, to_channels
 from datasets.errors import InputError
 
 if TYPE_CHECKING:

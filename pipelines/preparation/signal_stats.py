@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from datasets import audio
+from datasets.audio.audio_types import Samples
 from datasets.audio.files import decode_blocks
-from datasets.audio.samples import Samples
 from datasets.errors import AudioError, Unavailable
 from datasets.quality import fingerprint, measures
 from datasets.quality.fingerprint import Signature, pack, unpack
@@ -25,8 +25,8 @@ from datasets.schema import StemFile
 from datasets.shards.manifests import Song
 from datasets.shards.shards import read_song_blocks
 from datasets.store import storage
-from datasets.store.file_state import read_proven
 from datasets.store.json_files import read_json, write_json
+from datasets.store.verified_reads import read_proven
 from pipelines.runtime.cluster import connect, map_rows
 from pipelines.runtime.progress import Progress, stage
 from pipelines.runtime.step_keys import Step

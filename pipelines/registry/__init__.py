@@ -9,14 +9,14 @@ a version is made of.
 """
 
 from pipelines.registry.connection import RegistryConfig, address
-from pipelines.registry.entities import CHAMPION, open_run
-from pipelines.registry.origins import Lineage, decision_of, decisions_of, lineage, versions
+from pipelines.registry.mlflow_queries import CHAMPION, open_run
 from pipelines.registry.promotion.champions import champion, history, promote, promote_by_name, rollback, rolled_back
 from pipelines.registry.promotion.decision_records import Note
 from pipelines.registry.promotion.promotion_log import Promotion
-from pipelines.registry.promotion.retrainings import scores_by_recipe
+from pipelines.registry.promotion.seed_scores import scores_by_recipe
 from pipelines.registry.registration import attach, register
 from pipelines.registry.run_logging import Candidate, Evaluation, flatten, requirements
+from pipelines.registry.version_lineage import Lineage, decision_of, decisions_of, lineage, versions
 from pipelines.registry.version_lookup import ModelVersion, digest_of, fetch, resolve
 
 __all__ = [

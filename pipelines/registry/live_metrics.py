@@ -18,10 +18,10 @@ from typing import Any
 from datasets.store.json_files import read_json, write_json
 from pipelines.registry import run_logging
 from pipelines.registry.connection import RegistryConfig, address, check_address, ready
-from pipelines.registry.database import limits
-from pipelines.registry.entities import open_run
+from pipelines.registry.database import mlflow_limits
+from pipelines.registry.mlflow_queries import open_run
 from pipelines.registry.used_registries import current, is_current
-from pipelines.runs import examples, run_folder
+from pipelines.runs import example_estimates, run_folder
 
 _LOG = logging.getLogger(__name__)
 _POLL_S = 2.0
@@ -91,10 +91,10 @@ class MetricsForwarder:
 
     def _send_examples(self, certain: int) -> None:
         """One after the other: after the curve, which is small and should not wait for them."""
-        for step, path in examples.steps(self.folder).items():
+        for step, path in example_estimates.steps(self.folder).items():
             if self._marked("examples") < step <= certain:
                 run_id, _ = self._open()
-                self._client.log_artifacts(run_id, str(path), f"{examples.FOLDER}/{path.name}")
+                self._client.log_artifacts(run_id, str(path), f"{example_estimates.FOLDER}/{path.name}")
                 self._mark(run_id, step=self.delivered(), examples=step)
 
     def _mark(self, run_id: str, **done: object) -> None:
@@ -204,8 +204,8 @@ class MetricsForwarder:
     def _log(self, run_id: str, rows: list[tuple[int, str, float]], time_ms: int) -> None:
         from mlflow.entities import Metric
 
-        metrics = [Metric(limits.key(name), value, time_ms, step) for step, name, value in rows]
-        for batch in limits.batches(metrics, limits.MAX_METRICS, dict):
+        metrics = [Metric(mlflow_limits.key(name), value, time_ms, step) for step, name, value in rows]
+        for batch in mlflow_limits.batches(metrics, mlflow_limits.MAX_METRICS, dict):
             self._client.log_batch(run_id, metrics=batch)
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from pipelines.registry import run_logging, used_registries
 from pipelines.registry.bundle import checkpoint_digest
 from pipelines.registry.connection import RegistryConfig, connected
-from pipelines.registry.database import limits
-from pipelines.registry.entities import (
+from pipelines.registry.database import mlflow_limits
+from pipelines.registry.mlflow_queries import (
     CANDIDATE,
     aliases,
     create_model,
@@ -52,7 +52,10 @@ def register(config: RegistryConfig, candidate: Candidate, *, store: str) -> Mod
         if raw_version is None:
             _ensure_registered(client, config.name)
             described = {"run_key": candidate.run_key, "checkpoint_digest": digest, **candidate.lineage}
-            tags = {limits.key(name): limits.value(text, limits.MAX_TAG) for name, text in described.items()} | tags
+            tags = {
+                mlflow_limits.key(name): mlflow_limits.value(text, mlflow_limits.MAX_TAG)
+                for name, text in described.items()
+            } | tags
             # The tags arrive together with the version: a version without its digest never exists.
             raw_version = client.create_model_version(
                 config.name, f"models:/{model_id}", run_id=run_id, tags=tags, model_id=model_id
@@ -93,6 +96,9 @@ def attach(ref: str, file: Path, *, store: str) -> str:
         kept = f"{client.get_run(version.run_id).info.artifact_uri}/{folder}/{file.name}"
         reference = f"{kept} sha256:{digest_of(file)}"
         client.set_model_version_tag(
-            version.name, version.version, limits.key(f"export.{file.name}"), limits.value(reference, limits.MAX_TAG)
+            version.name,
+            version.version,
+            mlflow_limits.key(f"export.{file.name}"),
+            mlflow_limits.value(reference, mlflow_limits.MAX_TAG),
         )
     return kept

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 from datasets.schema import ShardSet
 from datasets.store.strict_json import dumps
 from pipelines.registry.bundle import SERVED, Bundle, write_bundle
-from pipelines.registry.database import limits
-from pipelines.registry.entities import run_or_none
+from pipelines.registry.database import mlflow_limits
+from pipelines.registry.mlflow_queries import run_or_none
 from pipelines.runtime.renamed_settings import current_names
 
 if TYPE_CHECKING:
@@ -67,17 +67,21 @@ def log_run(client: "MlflowClient", run_id: str, candidate: Candidate) -> None:
     run = client.get_run(run_id)
     _log_params(client, run, candidate.config)
     own = {key: text for key, text in candidate.lineage.items() if key not in OF_EVALUATION}
-    tags = [RunTag(limits.key(key), limits.value(text, limits.MAX_TAG)) for key, text in own.items()]
-    for batch in limits.batches([tag for tag in tags if tag.key not in run.data.tags], limits.MAX_PARAMS, dict):
+    tags = [
+        RunTag(mlflow_limits.key(key), mlflow_limits.value(text, mlflow_limits.MAX_TAG)) for key, text in own.items()
+    ]
+    for batch in mlflow_limits.batches(
+        [tag for tag in tags if tag.key not in run.data.tags], mlflow_limits.MAX_PARAMS, dict
+    ):
         client.log_batch(run_id, tags=batch)
     # One fixed time for all rows: MLflow takes a row that it already has for the same one.
     time_ms = run.info.start_time
     points = [
-        Metric(limits.key(f"train/{key}"), value, time_ms, int(row["step"]))
+        Metric(mlflow_limits.key(f"train/{key}"), value, time_ms, int(row["step"]))
         for row in candidate.history
         for key, value in _numbers({name: value for name, value in row.items() if name != "step"})
     ]
-    for metrics in limits.batches(points, limits.MAX_METRICS, dict):
+    for metrics in mlflow_limits.batches(points, mlflow_limits.MAX_METRICS, dict):
         client.log_batch(run_id, metrics=metrics)
     dataset = _dataset(candidate)
     client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
@@ -88,9 +92,9 @@ def _log_params(client: "MlflowClient", run: Any, settings: Mapping[str, Any]) -
     """Those that are not there yet: MLflow refuses to change a parameter, and an older run may hold others."""
     from mlflow.entities import Param
 
-    flat = {limits.key(key): limits.value(text) for key, text in flatten(settings).items()}
+    flat = {mlflow_limits.key(key): mlflow_limits.value(text) for key, text in flatten(settings).items()}
     params = [Param(key, text) for key, text in flat.items() if key not in run.data.params]
-    for batch in limits.batches(params, limits.MAX_PARAMS, dict):
+    for batch in mlflow_limits.batches(params, mlflow_limits.MAX_PARAMS, dict):
         client.log_batch(run.info.run_id, params=batch)
 
 
@@ -119,7 +123,7 @@ def end_run(client: "MlflowClient", run_id: str, status: str, *, tags: Mapping[s
     if run is None:
         return
     for key, text in (tags or {}).items():
-        client.set_tag(run_id, key, limits.value(text, limits.MAX_TAG))
+        client.set_tag(run_id, key, mlflow_limits.value(text, mlflow_limits.MAX_TAG))
     if run.info.status != status:
         client.set_terminated(run_id, status)
 
@@ -193,7 +197,7 @@ def _known_model(client: "MlflowClient", run_id: str, bundle: Bundle) -> str:
     """The model of this run with the same checkpoint and source, if it was logged whole; else empty."""
     places = [client.get_run(run_id).info.experiment_id]
     wanted = {"checkpoint_digest": bundle.digest, "source_package": bundle.package.name}
-    models = limits.pages(
+    models = mlflow_limits.pages(
         client.search_logged_models, experiment_ids=places, filter_string=f"source_run_id = '{run_id}'"
     )
     whole = [model for model in models if str(model.status) == "READY" and wanted.items() <= model.tags.items()]
@@ -256,7 +260,7 @@ def log_evaluation(client: "MlflowClient", run_id: str, candidate: Candidate, *,
         "evaluated": candidate.run_key,
         **{name: candidate.lineage[name] for name in OF_EVALUATION if name in candidate.lineage},
     }
-    short = {name: limits.value(text, limits.MAX_TAG) for name, text in tags.items()}
+    short = {name: mlflow_limits.value(text, mlflow_limits.MAX_TAG) for name, text in tags.items()}
     name = f"{candidate.run_key} scored"
     run = runs[0] if runs else client.create_run(parent.info.experiment_id, run_name=name, tags=short)
     own = str(run.info.run_id)
@@ -266,12 +270,12 @@ def log_evaluation(client: "MlflowClient", run_id: str, candidate: Candidate, *,
     finite = {name: float(score) for name, score in candidate.scores.items() if math.isfinite(score)}
     metrics = [
         Metric(
-            limits.key(name), score, run.info.start_time, 0, model_id=model_id,
+            mlflow_limits.key(name), score, run.info.start_time, 0, model_id=model_id,
             dataset_name=candidate.dataset.table, dataset_digest=candidate.dataset.digest[:36],
         )
         for name, score in finite.items()
     ]  # fmt: skip
-    for batch in limits.batches(metrics, limits.MAX_METRICS, dict):
+    for batch in mlflow_limits.batches(metrics, mlflow_limits.MAX_METRICS, dict):
         client.log_batch(own, metrics=batch)
     client.log_inputs(own, [DatasetInput(_dataset(candidate), [InputTag("mlflow.data.context", "evaluation")])])
     _log_documents(client, own, candidate)
@@ -283,7 +287,7 @@ def evaluation_tag(client: "MlflowClient", candidate: Candidate, key: str, run_i
     """The tag of a version that names one of its evaluations."""
     origin = {name: candidate.lineage.get(name, "") for name in OF_EVALUATION}
     at = datetime.fromtimestamp(client.get_run(run_id).info.start_time / 1000, UTC).isoformat(timespec="milliseconds")
-    short = {name: limits.value(text, 1000) for name, text in origin.items()}
+    short = {name: mlflow_limits.value(text, 1000) for name, text in origin.items()}
     return {f"{EVALUATION}{key}": dumps({"run_id": run_id, "at": at, **short})}
 
 

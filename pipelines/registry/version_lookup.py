@@ -14,7 +14,14 @@ from datasets.errors import InputError
 from pipelines.registry.bundle import checkpoint_digest
 from pipelines.registry.connection import address, connected, is_new
 from pipelines.registry.database.moved_artifacts import local_folder
-from pipelines.registry.entities import CHAMPION, aliases, model_names, model_versions, registered, version_or_none
+from pipelines.registry.mlflow_queries import (
+    CHAMPION,
+    aliases,
+    model_names,
+    model_versions,
+    registered,
+    version_or_none,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from datasets.audio.samples import Samples
+from datasets.audio.audio_types import Samples
 from datasets.audio.writers import encode_flac
+from pipelines.report.audio_players import band_levels, spectrogram, waveform
 from pipelines.report.formatting import decibels
-from pipelines.report.listening import band_levels, spectrogram, waveform
 from pipelines.report.page import document, render
 
 SOLO_KEYS = "qwertyuiop"  # of the first ten stems

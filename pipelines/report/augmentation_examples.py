@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from markupsafe import Markup
 
+from datasets.audio.audio_types import Samples
 from datasets.audio.resampling import resample
-from datasets.audio.samples import Samples
 from datasets.schema import ShardSet
 from datasets.seeding import spread
 from datasets.shards.manifests import Song, read_songs
 from datasets.shards.shards import read_song
 from models.learner_config import REPITCH_MARGIN, AugmentConfig
-from pipelines.report.listening import PAGE_RATE, Clip, band_levels, player
+from pipelines.report.audio_players import PAGE_RATE, Clip, band_levels, player
 from pipelines.report.page import render
 
 if TYPE_CHECKING:

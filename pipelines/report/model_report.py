@@ -1,7 +1,7 @@
 """`report.html`: what went in, what was learned, how well it separates, how it sounds; one file, no network.
 
 Read `run`, then the sections below it in the order of the page; `assets/report/` has their markup, `charts.py` the
-plots, `listening.py` the players, `score_section.py` the scores.
+plots, `audio_players.py` the players, `score_section.py` the scores.
 """
 
 import math
@@ -15,11 +15,11 @@ from markupsafe import Markup
 
 from datasets.schema import REASONS, Verdict
 from datasets.store import storage
+from pipelines.report.audio_players import PAGE_RATE, clips_of, players
 from pipelines.report.augmentation_examples import augmentation_section
+from pipelines.report.automix_examples import mixes_section
 from pipelines.report.charts import Curve, SourceScores, curve_plot
 from pipelines.report.formatting import decibels, duration
-from pipelines.report.listening import PAGE_RATE, clips_of, players
-from pipelines.report.mixes import mixes_section
 from pipelines.report.page import document, source_class
 from pipelines.report.page import render as render_template
 from pipelines.report.report_input import ReportConfig, ReportInput

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from datasets.errors import InputError
-from datasets.ranges import Range, check_ranges
+from datasets.field_constraints import Range, check_ranges
 from datasets.schema import SOURCES, Score, Verdict
 from pipelines.lineage.contamination import Contamination
+from pipelines.report.audio_players import SongAudio
 from pipelines.report.augmentation_examples import AugmentationExample
-from pipelines.report.listening import SongAudio
-from pipelines.report.mixes import MixExample
+from pipelines.report.automix_examples import MixExample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -216,13 +216,13 @@ def _service(name: str, variable: str, path: str, *, beside: str) -> Finding:
 def _gpus(needs: Needs) -> Finding:
     import torch
 
-    from models import precision
+    from models import mixed_precision
 
     wanted = max(1, needs.num_workers) if needs.use_gpu else 0
     if not torch.cuda.is_available():
         built = f"torch {torch.__version__} is built for CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA"
         if not wanted:
-            low = "" if precision.cpu_computes_bfloat16() else "; this CPU computes precision bfloat16 in float32"
+            low = "" if mixed_precision.cpu_computes_bfloat16() else "; this CPU computes precision bfloat16 in float32"
             return Finding(name="GPUs", state="ok", seen=f"none, and none asked for ({built}){low}")
         mend = "install a driver that nvidia-smi answers with, set RAY_ADDRESS to a cluster, or train.use_gpu=false"
         state: Literal["warning", "fault"] = "warning" if os.environ.get("RAY_ADDRESS") else "fault"

@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from datasets.loading.loader import Loader
-from datasets.loading.segments import SegmentIndex
+from datasets.loading.segment_sampler import SegmentIndex
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pipelines.training.job import Job
+    from pipelines.training.train_config import Job
 
 
 def open_index(job: "Job", sources: Sequence[str], *, num_samples: int = 0) -> SegmentIndex:

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.runs import run_folder
-from pipelines.training.job import Job
+from pipelines.training.train_config import Job
 
 if TYPE_CHECKING:
     from torch import nn
 
     from models.learning.learner import Learner
-    from models.weights.packing import Packing
+    from models.weights.bit_packing import Packing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,14 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from datasets.errors import InputError
-from datasets.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, ProperFraction, Range, check_ranges
+from datasets.field_constraints import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    ProperFraction,
+    Range,
+    check_ranges,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pipelines.runs import run_folder
-from pipelines.training.job import Job, Session
+from pipelines.training.train_config import Job, Session
 
 if TYPE_CHECKING:
     from torch import Tensor

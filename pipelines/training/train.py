@@ -23,7 +23,7 @@ from pipelines.runs import run_folder
 from pipelines.runtime.progress import Progress, stage
 from pipelines.runtime.step_keys import Step
 from pipelines.training.batches import open_index
-from pipelines.training.job import Job, ModelConfig, TrainConfig, build_model
+from pipelines.training.train_config import Job, ModelConfig, TrainConfig, build_model
 from pipelines.training.train_result import TrainResult, conclude, find_result, summary
 from pipelines.training.workers import train_here, train_on_ray
 
@@ -191,9 +191,9 @@ def _resolved(model: ModelConfig, store: str) -> ModelConfig:
 
 def _start_digest(model: ModelConfig) -> str:
     """Of the weights themselves: it does not matter where they lie."""
-    from models.weights import model_ref
+    from models.weights import model_identity
 
-    return model_ref.describe(model.init_from).digest if model.init_from else ""
+    return model_identity.describe(model.init_from).digest if model.init_from else ""
 
 
 def _check(job: Job) -> None:

@@ -11,13 +11,13 @@ import math
 import time
 from typing import TYPE_CHECKING, Any
 
-from pipelines.runs import examples, run_folder
+from pipelines.runs import example_estimates, run_folder
 from pipelines.training import checkpointing, divergence_recovery, validate
 from pipelines.training.batches import Feed
 from pipelines.training.checkpointing import BestWeights, LoopState
 from pipelines.training.divergence_recovery import RecoveryDecision
-from pipelines.training.job import Job, Session, build_model
 from pipelines.training.loss_curve import LossCurve
+from pipelines.training.train_config import Job, Session, build_model
 
 if TYPE_CHECKING:
     from models.learning.learner import StepMetrics
@@ -121,7 +121,7 @@ class _Loop:
         if self.session.rank == 0:
             newest = run_folder.find(folder)
             run_folder.tidy(folder, newest)
-            examples.forget_after(folder, newest.step)
+            example_estimates.forget_after(folder, newest.step)
             self.step = newest.step
             for path, why in newest.damaged:
                 self.record("passed over a damaged checkpoint", f"{path.name}: {why}")
@@ -201,8 +201,8 @@ class _Loop:
         if decision.do != "rollback" and better:
             self._remember(name, scores[name] if selection.held_out else None)
             example = candidates[name].example
-            if example is not None and examples.due(self.session.folder, self.step):
-                examples.write(self.session.folder, self.step, example)
+            if example is not None and example_estimates.due(self.session.folder, self.step):
+                example_estimates.write(self.session.folder, self.step, example)
         return decision
 
     def _remember(self, name: str, nsdr: float | None) -> None:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 from datasets.seeding import spread
 from datasets.shards.manifests import Song, read_songs
 from datasets.shards.shards import read_song
-from pipelines.runs.examples import Example
+from pipelines.runs.example_estimates import Example
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from models.learning.learner import Learner
-    from pipelines.training.job import Job, Session
+    from pipelines.training.train_config import Job, Session
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

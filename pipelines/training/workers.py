@@ -13,8 +13,8 @@ from pipelines.runs import run_folder
 from pipelines.runtime.cluster import connect
 from pipelines.runtime.progress import Progress
 from pipelines.training import train_loop
-from pipelines.training.job import Job, TrainConfig
 from pipelines.training.progress_actor import ProgressActor, ProgressPoller
+from pipelines.training.train_config import Job, TrainConfig
 
 if TYPE_CHECKING:
     from torch import nn

@@ -45,14 +45,14 @@ def test_no_two_rooms_share_a_file_name(repository: Path) -> None:
         for path in (repository / room).rglob("*.py"):
             # Two rooms that do not know each other each have errors of their own, and a copy of what both need;
             # a verb's file is named as the verb.
-            twins = path.name in ("__init__.py", "__main__.py", "errors.py", "ranges.py")
+            twins = path.name in ("__init__.py", "__main__.py", "errors.py", "field_constraints.py")
             if not twins and "cli" not in path.parts:
                 seen.setdefault(path.name, []).append(str(path.relative_to(repository)))
     assert {name: paths for name, paths in seen.items() if len(paths) > 1} == {}
 
 
 def test_models_and_datasets_declare_ranges_by_one_text(repository: Path) -> None:
-    one, other = (repository / room / "ranges.py" for room in ("models", "datasets"))
+    one, other = (repository / room / "field_constraints.py" for room in ("models", "datasets"))
     assert one.read_text(encoding="utf-8") == other.read_text(encoding="utf-8"), "copy one over the other"
 
 

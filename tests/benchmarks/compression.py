@@ -24,9 +24,9 @@ from models.networks.bag import interface
 from models.networks.catalog import build
 from models.scores.metrics import nsdr
 from models.weights import checkpoint
+from models.weights.bit_packing import MIB, Packing, packed_bytes, uniform_packing
 from models.weights.loading import load_model
-from models.weights.model_ref import describe
-from models.weights.packing import MIB, Packing, packed_bytes, uniform_packing
+from models.weights.model_identity import describe
 from tests.benchmarks.table import Row, figure, show
 
 RATE, SONG_S = 22050, 12.0

@@ -25,11 +25,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import soundfile
 
+from datasets.audio.audio_types import Samples
 from datasets.audio.files import decode
 from datasets.audio.flac_frames import frame_offsets, frames_around
-from datasets.audio.samples import Samples
 from datasets.corpus.synthetic import compose, perform
-from datasets.loading.crops import read_crop
+from datasets.loading.crop_reader import read_crop
 from datasets.schema import SOURCES
 from datasets.seeding import row_rng
 from datasets.shards import manifests, shards

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from datasets.audio.audio_types import Samples
 from datasets.audio.files import decode
-from datasets.audio.samples import Samples
 from datasets.corpus.synthetic import compose, perform
 from datasets.quality.fingerprint import FingerprintExtractor, Signature, find_matches
 from datasets.quality.measures import QualityRules, StemStatistics, faults

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from models.errors import ModelError
-from models.networks import cost
+from models.networks import compute_cost
 from models.networks.catalog import PRESETS, build
 from models.weights.demucs_options import to_kwargs
 from tests.benchmarks.models import SEGMENT_SAMPLES, toy_audio
@@ -39,7 +39,7 @@ def main() -> int:
 
 def preset_rows(preset: str) -> Iterator[Row]:
     print(f"  {preset}", file=sys.stderr, flush=True)
-    row = cost.of(lambda: build(preset, segment_s=SEGMENT_S), num_channels=2, num_samples=SEGMENT_SAMPLES)
+    row = compute_cost.of(lambda: build(preset, segment_s=SEGMENT_S), num_channels=2, num_samples=SEGMENT_SAMPLES)
     yield figure(f"{preset}, parameters", row.parameters / 1e6, "M")
     yield figure(f"{preset}, arithmetic per second of audio", row.forward_flop / SEGMENT_S / 1e9, "GFLOP")
     ours, theirs = (in_own_process(preset, whose) for whose in ("ours", "reference"))

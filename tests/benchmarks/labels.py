@@ -16,7 +16,7 @@ from itertools import combinations, permutations
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.audio.samples import Samples
+from datasets.audio.audio_types import Samples
 from datasets.corpus.synthetic import compose, perform
 from datasets.quality import stem_classifier
 from datasets.quality.measures import QualityRules, StemStatistics

@@ -24,11 +24,11 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from datasets.audio.samples import Samples
-from datasets.loading.crops import read_crop
+from datasets.audio.audio_types import Samples
+from datasets.loading.crop_reader import read_crop
 from datasets.loading.loader import Loader, LoaderConfig
 from datasets.loading.row_cache import FORMS, RowCache
-from datasets.loading.segments import SegmentIndex
+from datasets.loading.segment_sampler import SegmentIndex
 from datasets.loading.shard_layout import layout_of
 from datasets.schema import SOURCES, ShardSet
 from datasets.seeding import row_rng

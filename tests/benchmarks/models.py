@@ -284,10 +284,10 @@ def _seconds(result: Result) -> Row:
 def cpu_rows(*, quick: bool, threads: int) -> Iterator[Row]:
     """Separation of a song and a training step on this machine's CPU.
 
-    Without bfloat16 units ours computes bfloat16 in float32 (`models/precision.py`): there is no arm for it then, and
-    float32 must not be slower than 1.18 times the reference.
+    Without bfloat16 units ours computes bfloat16 in float32 (`models/mixed_precision.py`): there is no arm for it then,
+    and float32 must not be slower than 1.18 times the reference.
     """
-    from models.precision import cpu_computes_bfloat16
+    from models.mixed_precision import cpu_computes_bfloat16
 
     has_units = cpu_computes_bfloat16()
     if not has_units:
@@ -355,7 +355,7 @@ def main() -> int:
     print(f"torch {torch.__version__}, {machine}")
     code = show("Models", rows, options.out)
     if options.device == "cpu":
-        from models.precision import cpu_computes_bfloat16
+        from models.mixed_precision import cpu_computes_bfloat16
 
         for precision in ("float32", "bfloat16") if cpu_computes_bfloat16() else ("float32",):
             print_profile(precision)

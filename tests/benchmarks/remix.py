@@ -19,7 +19,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from datasets.analysis.profile import profile
+from datasets.analysis.song_profile import profile
 from datasets.corpus.synthetic import compose, perform
 from datasets.mixing.mixplan import MixRules, plan
 from datasets.schema import SOURCES, Profile

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from datasets.analysis.beats import beats
 from datasets.analysis.harmony import chroma, chromagram, key
-from datasets.analysis.librosa_profile import beats_and_chroma
-from datasets.analysis.profile import profile
+from datasets.analysis.librosa_analysis import beats_and_chroma
+from datasets.analysis.song_profile import profile
 from datasets.corpus.synthetic import compose, perform
 from datasets.schema import SOURCES
 from tests.benchmarks import remix_fit

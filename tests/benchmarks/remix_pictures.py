@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from datasets.analysis.harmony import PITCHES, chroma
-from datasets.analysis.profile import profile
+from datasets.analysis.song_profile import profile
 from datasets.corpus.synthetic import compose, perform
 from datasets.mixing.mixplan import MixRules, plan
 from datasets.mixing.render import find_hits, keep_hits, place, stretch

@@ -21,7 +21,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from datasets.analysis import beats, downbeats
-from datasets.analysis.profile import profile
+from datasets.analysis.song_profile import profile
 from datasets.corpus.synthetic import compose, perform
 from datasets.mixing.mixplan import MixRules, has_beat, plan
 from datasets.mixing.render import find_hits, keep_hits, place, render, stretch

@@ -199,7 +199,7 @@ def _call(arm: str, stems_SCT: Array, estimates_SCT: Array) -> Any:
         import torch
 
         from models.scores.bsseval import bss_eval
-        from models.scores.freed_memory import keep_freed_memory
+        from models.scores.malloc_tuning import keep_freed_memory
         from models.scores.metrics import sdr_windows
 
     keep_freed_memory()  # as in an evaluation

@@ -43,7 +43,7 @@ from models.learner_config import AugmentConfig, LearnerConfig
 from models.learning.augment import augment
 from models.learning.learner import Learner
 from models.networks.catalog import build
-from models.networks.levels import track_statistics
+from models.networks.input_normalization import track_statistics
 from models.scores.metrics import ideal_ratio_mask, nsdr
 from models.weights.demucs_options import to_kwargs
 from tests.benchmarks.table import Row, figure, show

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from datasets.quality.overrides import Override, read_overrides
+from datasets.quality.verdict_overrides import Override, read_overrides
 from pipelines.report.curation import curation_page
 from tests.contracts.test_report_in_browser import Opened, browser  # noqa: F401
 from tests.pipelines.report.test_curation import make_curation

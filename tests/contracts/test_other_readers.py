@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from datasets.audio.samples import Samples
+from datasets.audio.audio_types import Samples
 from datasets.seeding import row_rng
 from datasets.shards import shards
 from datasets.shards.chunks import SongHeader, song_rows

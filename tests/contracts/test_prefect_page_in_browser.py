@@ -10,7 +10,7 @@ import pytest
 
 from flows.cli.operations import ui
 from flows.console.progress_display import current
-from flows.tasks import artifacts
+from flows.tasks import prefect_artifacts
 from tests.contracts.test_report_in_browser import browser  # noqa: F401
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -28,7 +28,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def test_a_song_called_as_markup_is_text_on_the_page_of_a_step(address: str, browser: Any) -> None:  # noqa: F811
-    markdown = artifacts._page("ingest", {f"song {name}": name for name in HOSTILE})
+    markdown = prefect_artifacts._page("ingest", {f"song {name}": name for name in HOSTILE})
     body = {"key": "step-ingest", "type": "markdown", "data": markdown}
     asked = urllib.request.Request(
         f"{address}api/artifacts/", json.dumps(body).encode(), {"Content-Type": "application/json"}

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from datasets.audio.audio_types import Samples
 from datasets.audio.files import decode
 from datasets.audio.resampling import resample
-from datasets.audio.samples import Samples
 
 MIN_LEVEL_DB = -60.0  # of a stem that something can be done to
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from datasets.audio.samples import Samples
+from datasets.audio.audio_types import Samples
 from datasets.corpus.synthetic import compose, perform
 from datasets.quality.measures import QualityRules, StemStatistics, WorstSegment, faults, judge
 from datasets.schema import REASONS, SOURCES

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.audio.samples import Samples
-from datasets.loading.segments import SegmentIndex, read_row
+from datasets.audio.audio_types import Samples
+from datasets.loading.segment_sampler import SegmentIndex, read_row
 from datasets.schema import ShardSet
 from datasets.seeding import row_rng
 from datasets.shards import manifests, shards

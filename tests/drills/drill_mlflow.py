@@ -26,7 +26,7 @@ import numpy as np
 
 from datasets.store.json_files import read_json
 from pipelines.registry.live_metrics import MARK
-from pipelines.runs import examples
+from pipelines.runs import example_estimates
 from tests.benchmarks.table import Row, figure, show
 from tests.drills import drill_registry
 from tests.drills.drill_training import started
@@ -111,7 +111,7 @@ def _server_away(options: argparse.Namespace) -> list[Row]:
                     again = 1
                     with started(store, SETTINGS, None, environment) as once_more:
                         once_more.end()
-                made = max(len(examples.steps(run)) for run in store.glob("runs/*"))
+                made = max(len(example_estimates.steps(run)) for run in store.glob("runs/*"))
                 told, heard = _told(environment["MLFLOW_TRACKING_URI"])
     return [
         figure("server killed at step", killed_at, ""),
@@ -126,7 +126,8 @@ def _server_away(options: argparse.Namespace) -> list[Row]:
 def _all_told(store: Path) -> bool:
     marks = {path.parent: read_json(path) or {} for path in store.glob(f"runs/*/{MARK}")}
     return all(
-        mark.get("step") == STEPS and mark.get("examples") == max(examples.steps(run)) for run, mark in marks.items()
+        mark.get("step") == STEPS and mark.get("examples") == max(example_estimates.steps(run))
+        for run, mark in marks.items()
     )
 
 
@@ -137,7 +138,7 @@ def _told(uri: str) -> tuple[Counter[int], int]:
     client = MlflowClient(tracking_uri=uri)
     runs = client.search_runs([found.experiment_id for found in client.search_experiments()])
     points = [point.step for run in runs for point in client.get_metric_history(run.info.run_id, "train/loss")]
-    heard = sum(len(client.list_artifacts(run.info.run_id, examples.FOLDER)) for run in runs)
+    heard = sum(len(client.list_artifacts(run.info.run_id, example_estimates.FOLDER)) for run in runs)
     return Counter(points), heard
 
 

@@ -26,19 +26,25 @@ UVX = shutil.which("uvx") or str(ROOT / ".uv" / "bin" / "uvx")
 TOOL = (UVX, "--from", "cosmic-ray==8.7.0", "cosmic-ray")
 # The modules whose mutants are hunted, and the tests that hold each.
 TESTS: dict[str, tuple[str, ...]] = {
-    "datasets/corpus/listing.py": ("datasets/corpus/test_scan.py", "datasets/corpus/test_layouts.py"),
+    "datasets/corpus/file_listing.py": ("datasets/corpus/test_scan.py", "datasets/corpus/test_layouts.py"),
     "datasets/corpus/scan.py": ("datasets/corpus/test_scan.py",),
     "datasets/corpus/splits.py": ("datasets/corpus/test_splits.py",),
     "datasets/corpus/stem_names.py": ("datasets/corpus/test_stem_names.py", "datasets/corpus/test_scan.py"),
-    "datasets/loading/crops.py": ("datasets/loading/test_crops.py", "datasets/loading/test_segments.py"),
-    "datasets/loading/segments.py": ("datasets/loading/test_segments.py", "datasets/loading/test_loader.py"),
-    "datasets/loading/shard_layout.py": ("datasets/loading/test_crops.py", "datasets/loading/test_row_cache.py"),
+    "datasets/loading/crop_reader.py": (
+        "datasets/loading/test_crop_reader.py",
+        "datasets/loading/test_segment_sampler.py",
+    ),
+    "datasets/loading/segment_sampler.py": (
+        "datasets/loading/test_segment_sampler.py",
+        "datasets/loading/test_loader.py",
+    ),
+    "datasets/loading/shard_layout.py": ("datasets/loading/test_crop_reader.py", "datasets/loading/test_row_cache.py"),
     "datasets/mixing/mixplan.py": ("datasets/mixing/test_mixplan.py",),
     "datasets/quality/fingerprint.py": ("datasets/quality/test_fingerprint.py",),
     "datasets/shards/chunks.py": ("datasets/shards/test_chunks.py",),
     "datasets/store/ownership.py": ("datasets/store/test_ownership.py",),
     "flows/cli/store/gc.py": ("flows/cli/store/test_gc.py",),
-    "flows/config/building.py": ("flows/test_config.py", "flows/test_presets.py"),
+    "flows/config/toml_config.py": ("flows/test_config.py", "flows/test_presets.py"),
     "flows/config/presets.py": ("flows/test_config.py", "flows/test_presets.py"),
     "flows/config/setting_names.py": ("flows/test_config.py", "flows/test_presets.py"),
     "flows/config/setting_overrides.py": ("flows/test_config.py", "flows/test_presets.py"),

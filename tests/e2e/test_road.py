@@ -16,8 +16,8 @@ import soundfile
 
 from datasets.schema import SOURCES, MixPlan, Profile, ShardSet
 from datasets.shards.arrow_tables import read_objects
+from datasets.shards.dataset_versions import list_versions
 from datasets.shards.manifests import read_manifest, read_songs, settings_of
-from datasets.shards.versions import list_versions
 from flows import config as door
 from flows.cli.pipeline import demo
 from flows.cli.store import forget

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.audio.samples import Samples
+from datasets.audio.audio_types import Samples
 from datasets.schema import ShardSet
 from datasets.seeding import row_rng
 from datasets.shards import manifests, shards

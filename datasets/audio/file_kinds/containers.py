@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from datasets.audio.file_kinds.blocks import LARGE, overlapping_blocks
+from datasets.audio.file_kinds.byte_blocks import LARGE, overlapping_blocks
 from datasets.audio.file_kinds.tag_bounds import after_tags
 
 

@@ -1,8 +1,8 @@
 """What kind of file one is, by its content and never by its name, and whether it is whole and alone.
 
 Decoders stop silently where a file was cut off, and play the first of several that were put one behind the other. What
-a file promises is read here, by kind: samples behind a header in `sound_chunks.py`, containers with parts in
-`containers.py`, plain frames in `coded_frames.py`, Ogg and FLAC in `ogg_flac.py`.
+a file promises is read here, by kind: samples behind a header in `riff_chunks.py`, containers with parts in
+`containers.py`, plain frames in `coded_frames.py`, Ogg and FLAC in `chained_streams.py`.
 """
 
 import os
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from datasets.audio.file_kinds import coded_frames, containers, ogg_flac, sound_chunks
+from datasets.audio.file_kinds import chained_streams, coded_frames, containers, riff_chunks
 from datasets.audio.file_kinds.tag_bounds import after_tags
 from datasets.errors import AudioError
 
@@ -26,7 +26,7 @@ class FileKind:
     """What a file is; one that no walk knows is left to the decoders."""
 
     by_pyav: bool = False  # libsndfile does not read it, or not to its end
-    extent: sound_chunks.Extent | None = None  # of samples behind a header
+    extent: riff_chunks.Extent | None = None  # of samples behind a header
     flac_start: int | None = None  # of the stream in a FLAC file, behind tags; None in others
     unsaid_delay: int = 0  # samples by which the codec usually puts the audio off, where the file does not say it
 
@@ -35,7 +35,7 @@ def recognize(path: Path) -> FileKind:
     """The kind of a file; AudioError where its end is missing or another file follows, OSError of the system."""
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
-        extent = sound_chunks.extent(file, size)
+        extent = riff_chunks.extent(file, size)
         if extent is not None:
             return _sound(path, file, extent)
         file.seek(0)
@@ -46,9 +46,9 @@ def recognize(path: Path) -> FileKind:
         file.seek(start)
         head = file.read(4)
         if head == b"OggS":
-            if ogg_flac.is_chained_ogg(file):
+            if chained_streams.is_chained_ogg(file):
                 raise chained(path)
-            if not ogg_flac.ogg_ends(file, size):
+            if not chained_streams.ogg_ends(file, size):
                 raise truncated(path, "its last page is missing")
             return FileKind()
         if head == b"fLaC":
@@ -73,11 +73,11 @@ def check_flac(path: Path, kind: FileKind) -> None:
     if kind.flac_start is None:
         return
     with path.open("rb") as file:
-        if ogg_flac.is_chained_flac(file, kind.flac_start):
+        if chained_streams.is_chained_flac(file, kind.flac_start):
             raise chained(path)
 
 
-def _sound(path: Path, file: BinaryIO, found: sound_chunks.Extent) -> FileKind:
+def _sound(path: Path, file: BinaryIO, found: riff_chunks.Extent) -> FileKind:
     sound = found.sound
     if found.missing:
         raise truncated(
@@ -97,7 +97,7 @@ def _sound(path: Path, file: BinaryIO, found: sound_chunks.Extent) -> FileKind:
         raise AudioError(
             "undecodable", f"{path}: its header takes {sound.start} bytes, and does not say how much follows"
         )
-    codec = _MPEG_IN_RIFF.get(sound_chunks.format_tag(file)) if sound.name == "RIFF" else None
+    codec = _MPEG_IN_RIFF.get(riff_chunks.format_tag(file)) if sound.name == "RIFF" else None
     return FileKind(by_pyav=codec is not None, extent=found, unsaid_delay=_DELAYS[codec] if codec else 0)
 
 

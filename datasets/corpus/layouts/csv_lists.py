@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+from datasets.corpus.file_listing import Listing, is_audio
 from datasets.corpus.layouts.csv_table import WINDOWS, CsvRow, CsvTable, read_table
 from datasets.corpus.layouts.found_song import FoundSong, Search, named, song_of
-from datasets.corpus.listing import Listing, is_audio
 from datasets.corpus.splits import song_title, split_alias
 from datasets.corpus.stem_names import read_label
 from datasets.errors import InputError

@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from datasets.corpus.listing import Listing
+from datasets.corpus.file_listing import Listing
 from datasets.corpus.splits import song_title
 from datasets.corpus.stem_names import STATUSES, FileNote
 from datasets.corpus.taxonomy import DEFAULT, Taxonomy

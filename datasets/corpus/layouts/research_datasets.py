@@ -1,7 +1,7 @@
 """Published datasets that say in files of their own what each stem is: MUSDB18, MoisesDB, Slakh2100 and MedleyDB.
 
 MUSDB18-HQ and MUSDB-XL need none: they are song folders with a file per source. A dataset's mixtures are the sums of
-what it lists, so its files are not compared with each other (`stem_copies.py`).
+what it lists, so its files are not compared with each other (`duplicate_stems.py`).
 """
 
 import json
@@ -14,9 +14,9 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped,unused-ignore]
 
+from datasets.corpus.file_listing import is_audio, upwards
 from datasets.corpus.layouts.found_song import FoundSong, Search, as_text, named, song_of, stated_kind, unreadable
-from datasets.corpus.listing import is_audio, upwards
-from datasets.corpus.musdb18 import stem_streams
+from datasets.corpus.musdb18_metadata import stem_streams
 from datasets.corpus.splits import song_title
 from datasets.corpus.stem_names import FileNote, read_label
 from datasets.errors import Unavailable

@@ -5,11 +5,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from datasets.corpus.file_listing import is_audio, is_foreign
 from datasets.corpus.layouts.found_song import FoundSong, Search, named, shown, song_of
-from datasets.corpus.listing import is_audio, is_foreign
 from datasets.corpus.splits import song_title, split_alias, stated_split
+from datasets.corpus.stem_file_versions import is_container, is_format
 from datasets.corpus.stem_names import read_song
-from datasets.corpus.version_names import is_container, is_format
 from datasets.schema import StemFile
 
 NO_STEMS = "no stems"  # in place of a layout, for a folder that holds a mixture alone

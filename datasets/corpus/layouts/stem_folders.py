@@ -5,8 +5,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from datasets.corpus.file_listing import is_audio
 from datasets.corpus.layouts.found_song import FoundSong, Search, song_of
-from datasets.corpus.listing import is_audio
 from datasets.corpus.splits import split_alias
 from datasets.corpus.stem_names import FileNote, read_label
 from datasets.schema import StemFile

@@ -7,7 +7,7 @@ the way in; `compose` and `perform` are its two halves for callers that want arr
 """
 
 from datasets.corpus.synthetic.composition import Composition, compose
-from datasets.corpus.synthetic.performance import perform
+from datasets.corpus.synthetic.stem_rendering import perform
 from datasets.corpus.synthetic.write import VERSION, CorpusTruth, SongTruth, read_truth, write_corpus
 
 __all__ = [

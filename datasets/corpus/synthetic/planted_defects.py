@@ -10,7 +10,7 @@ import soundfile
 from scipy.io import wavfile
 
 from datasets.audio.writers import AudioWriter
-from datasets.corpus.synthetic.performance import Samples
+from datasets.corpus.synthetic.stem_rendering import Samples
 from datasets.schema import SOURCES
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import soundfile
 
 from datasets.corpus.synthetic.composition import Composition, compose
-from datasets.corpus.synthetic.performance import Samples, perform
 from datasets.corpus.synthetic.planted_defects import DEFECTS
+from datasets.corpus.synthetic.stem_rendering import Samples, perform
 from datasets.errors import InputError
 from datasets.schema import SOURCES
 

@@ -30,7 +30,7 @@ def compress(
 def run(config: RunConfig, model: str, *, bits: int, to: str, screen: Screen) -> dict[str, Any]:
     """Writes the checkpoint folder `to`; the sizes of both weight files in bytes."""
     from models.errors import ModelError
-    from models.weights import model_ref
+    from models.weights import model_identity
     from pipelines import registry
 
     source, target = registry.resolve(model, store=config.store.root), Path(to)
@@ -39,7 +39,7 @@ def run(config: RunConfig, model: str, *, bits: int, to: str, screen: Screen) ->
         compressed = _compress(source, target, bits)
     except ModelError as error:
         raise InputError(str(error)) from error
-    before, after = (model_ref.describe(path).size_bytes for path in (source, compressed))
+    before, after = (model_identity.describe(path).size_bytes for path in (source, compressed))
     screen.say(f"✓ {compressed}")
     rows = [["before", str(source), f"{before / 2**20:.2f}"], ["after", str(compressed), f"{after / 2**20:.2f}"]]
     return {
@@ -52,15 +52,15 @@ def run(config: RunConfig, model: str, *, bits: int, to: str, screen: Screen) ->
 
 
 def _compress(source: Path, target: Path, bits: int) -> Path:
-    from models.weights import checkpoint, model_ref
+    from models.weights import checkpoint, model_identity
+    from models.weights.bit_packing import uniform_packing
     from models.weights.loading import load_model
-    from models.weights.packing import uniform_packing
 
     network = load_model(source)
     packing = uniform_packing(network, bits)
     with storage.disk_errors(target.parent, remedy="--to DIR"):
         target.parent.mkdir(parents=True, exist_ok=True)
-    lineage = {"bits": bits, "rounded_from": model_ref.describe(source).digest}
+    lineage = {"bits": bits, "rounded_from": model_identity.describe(source).digest}
     return checkpoint.save(target, network, packing=packing, extra=lineage)
 
 

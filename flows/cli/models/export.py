@@ -44,12 +44,12 @@ def run(config: RunConfig, model: str, *, to: str, screen: Screen) -> dict[str, 
     from models.weights import checkpoint
     from models.weights.loading import load_model
     from pipelines import registry
-    from pipelines.evaluation import model_match
+    from pipelines.evaluation import model_compatibility
 
     remedy = f"give another name, --to FILE{target.suffix}, or move that away"
     require_ours(target.parent, [target.name], remedy=remedy)
     screen.start("export", 0, "")
-    described = model_match.describe(model, store=config.store.root)
+    described = model_compatibility.describe(model, store=config.store.root)
     source = registry.resolve(model, store=config.store.root)
     try:
         checkpoint.require_outside(target)

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from rich.text import Text
 
 from datasets.schema import SPLITS
-from datasets.shards import versions
+from datasets.shards import dataset_versions
 from datasets.shards.manifests import Song
 from flows.cli.options import NO_OPTIONS, Options, Overrides
 from flows.cli.session import run_verb
@@ -17,7 +17,7 @@ from flows.cli.store import forget
 from flows.config import RunConfig
 from flows.console.progress_display import table
 from pipelines import registry
-from pipelines.lineage.ancestry import Ancestors, Ancestry, find_dataset
+from pipelines.lineage.training_recordings import Ancestors, Ancestry, find_dataset
 from pipelines.registry import Lineage, ModelVersion
 
 MAX_ROWS = 20
@@ -105,7 +105,7 @@ def differences(config: RunConfig, first: str, second: str) -> dict[str, Any]:
     changed |= {name: (of_a, of_b) for name, of_a, of_b in code if of_a != of_b}
     songs_a, songs_b = _songs(config, a.version), _songs(config, b.version)
     # Of the first against the second, as with the gains.
-    dataset = None if songs_a is None or songs_b is None else versions.difference(songs_b, songs_a)
+    dataset = None if songs_a is None or songs_b is None else dataset_versions.difference(songs_b, songs_a)
     return {
         "settings": changed,
         "dataset": None if dataset is None else asdict(dataset),
@@ -164,7 +164,7 @@ def _settings_table(changed: Mapping[str, tuple[Any, Any]]) -> Any:
     return table(f"Settings that differ{more}", ["setting", "first", "second"], rows[:MAX_ROWS])
 
 
-def _dataset_lines(diff: versions.VersionDiff | None) -> list[Any]:
+def _dataset_lines(diff: dataset_versions.VersionDiff | None) -> list[Any]:
     if diff is None:
         return [Text("The dataset of one of the two is gone, or was never noted.")]
     counts = [

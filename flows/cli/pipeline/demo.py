@@ -35,7 +35,7 @@ def run(config: RunConfig, *, verb: str, screen: Screen, debug: bool = False) ->
         from datasets.corpus.synthetic import write_corpus
         from flows.cli.result_tables import demo_tables
         from flows.full_run import full_run
-        from pipelines.inference.song_files import shipped_song
+        from pipelines.inference.example_song import shipped_song
 
         if not config.corpus.root:
             screen.start("compose", 0, "")

@@ -13,7 +13,7 @@ from datasets.corpus.splits import DrawnShare, nothing_to_train_on
 from datasets.corpus.stem_names import STATUSES, FileNote
 from datasets.errors import InputError
 from datasets.schema import REASONS, SPLITS
-from datasets.shards.versions import drawn_sides
+from datasets.shards.dataset_versions import drawn_sides
 from flows.cli.options import NO_OPTIONS, Options, Overrides
 from flows.cli.session import run_verb
 from flows.config import RunConfig

@@ -8,23 +8,23 @@ from rich.text import Text
 
 from datasets.corpus.scan import survey
 from datasets.errors import InputError
-from datasets.ranges import NonNegativeFloat, Probability, complain, declarations
-from datasets.shards import versions
+from datasets.field_constraints import NonNegativeFloat, Probability, complain, declarations
+from datasets.shards import dataset_versions
 from flows.cli.options import NO_OPTIONS, Options, Overrides
 from flows.cli.session import run_verb
 from flows.config import RunConfig
 from flows.console.progress_display import Screen, duration, table
 from models.errors import ModelError
 from pipelines.runtime.progress import stage
-from pipelines.training import estimate as planning
-from pipelines.training.estimate import Device, MeasuredSteps, Plan
+from pipelines.training import resource_estimate as planning
+from pipelines.training.resource_estimate import Device, MeasuredSteps, Plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hardware:
     """What the training will run on, as far as it is given."""
 
-    gpu: str = ""  # one of `pipelines.training.estimate.DEVICES`
+    gpu: str = ""  # one of `pipelines.training.resource_estimate.DEVICES`
     memory_gib: NonNegativeFloat = 0.0  # 0: the device's
     mfu: Probability = 0.0  # 0: assumed
     price: NonNegativeFloat = 0.0  # dollars per hour of a device; 0: the list's
@@ -101,7 +101,7 @@ def _device(config: RunConfig, hardware: Hardware) -> Device:
 def _corpus(config: RunConfig) -> tuple[int | None, float | None, str]:
     """Songs, hours and origin: of the newest dataset in the store, else by the names in the corpus folder."""
     try:
-        stored = versions.list_versions(config.store.tables)
+        stored = dataset_versions.list_versions(config.store.tables)
     except InputError:
         stored = []
     if stored:

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 from rich.text import Text
 
-from datasets.shards import versions
-from datasets.shards.versions import Version, VersionDiff
+from datasets.shards import dataset_versions
+from datasets.shards.dataset_versions import Version, VersionDiff
 from flows.cli.options import NO_OPTIONS, Options, Overrides
 from flows.cli.session import run_verb
 from flows.console.progress_display import table
@@ -62,7 +62,7 @@ def find(
 
 def list_all(store: str) -> dict[str, Any]:
     """Every dataset of a store, the newest first."""
-    listed = versions.list_versions(store)
+    listed = dataset_versions.list_versions(store)
     if not listed:
         command = f"stemline ingest corpus.root=SONGS store.root={store}"
         message = Text(f"No dataset in {store} yet; `{command}` makes one.", overflow="fold")
@@ -76,7 +76,7 @@ def list_all(store: str) -> dict[str, Any]:
 
 def difference(store: str, first: str, second: str) -> dict[str, Any]:
     """What the second dataset adds, drops and changes."""
-    changes = versions.diff(store, first, second)
+    changes = dataset_versions.diff(store, first, second)
     rows = [[name, str(len(getattr(changes, field)))] for field, name in _FIELDS.items()]
     rows.append(["unchanged", str(changes.unchanged)])
     summary = table(f"From {first} to {second}", ["", "songs"], rows)
@@ -85,7 +85,7 @@ def difference(store: str, first: str, second: str) -> dict[str, Any]:
 
 def find_song(store: str, song: str) -> dict[str, Any]:
     """The datasets that hold a song, and as what."""
-    by_version = versions.find(store, song)
+    by_version = dataset_versions.find(store, song)
     rows = [
         [version, item.track_id, item.split, f"{item.num_samples / item.sample_rate:.1f}", item.audio[:8], item.license]
         for version, songs in by_version.items()

@@ -21,15 +21,15 @@ from datasets.corpus.scan import safe_name
 from datasets.errors import InputError
 from datasets.quality.fingerprint import Signature, pack
 from datasets.schema import ShardSet
-from datasets.shards import versions
+from datasets.shards import dataset_versions
 from datasets.shards.manifests import Song, read_manifest
 from datasets.store import storage
 from flows.cli.options import NO_OPTIONS, Options, Overrides
 from flows.cli.session import prepared, run_verb
 from flows.config import RunConfig
 from flows.console.progress_display import Screen, table
-from pipelines.lineage import ancestry, erasure, training_record
-from pipelines.lineage.ancestry import Ancestors, Ancestry, LearnedFrom
+from pipelines.lineage import erasure, training_record, training_recordings
+from pipelines.lineage.training_recordings import Ancestors, Ancestry, LearnedFrom
 
 CANARY = "canary"  # a store inside the store: see flows/retraining/retrain_model.py
 
@@ -116,7 +116,7 @@ def find_songs(config: RunConfig, name: str) -> dict[str, set[str]]:
                 matches.setdefault(track_id, set()).add(audio)
         if matches:
             return matches
-    versions.find(config.store.tables, name)  # says which names are near
+    dataset_versions.find(config.store.tables, name)  # says which names are near
     raise InputError(f"no song of {config.store.tables} is called {name!r}")
 
 
@@ -124,10 +124,13 @@ def _every_song(config: RunConfig) -> set[tuple[str, str, str]]:
     """Id, title and digest of every song that a dataset holds or held, and of those that are forgotten."""
     songs = set()
     for tables in _stores(config):
-        for manifest in ancestry.manifests(tables):
+        for manifest in training_recordings.manifests(tables):
             if manifest.step != "automix":
                 songs |= {(song.track_id, song.title, song.audio) for song in manifest.songs}
-                songs |= {(song["track_id"], song["title"], song["audio"]) for song in ancestry.erased_songs(manifest)}
+                songs |= {
+                    (song["track_id"], song["title"], song["audio"])
+                    for song in training_recordings.erased_songs(manifest)
+                }
         songs |= {(song.track_id, song.title, song.audio) for song in read_removed_songs(tables).songs}
     return songs
 
@@ -146,9 +149,11 @@ def _all_copies(config: RunConfig, name: str) -> SongToForget:
     track_id = _require_one(matches, name)
     store = _all_songs(_stores(config))
     audio_of_all = store.stored.keys() | store.signatures.keys()
-    signatures = ancestry.sounds(store, audio_of_all, tables=tables, limit_s=float("inf"))
+    signatures = training_recordings.sounds(store, audio_of_all, tables=tables, limit_s=float("inf"))
     removed = {song.audio: song for song in read_removed_songs(tables).songs}
-    copies = ancestry.same_recordings(matches[track_id], signatures, min_similarity=config.curate.min_similarity)
+    copies = training_recordings.same_recordings(
+        matches[track_id], signatures, min_similarity=config.curate.min_similarity
+    )
     songs = [song for song in sorted(_every_song(config)) if song[2] in copies]
     names = {audio: (copy_id, title) for copy_id, title, audio in songs}
     at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -170,9 +175,9 @@ def _all_songs(stores: Sequence[str]) -> Ancestry:
     """Every song of every dataset of these stores, without automixes."""
     signatures: dict[str, Signature] = {}
     stored: dict[str, Song] = {}
-    for manifest in itertools.chain.from_iterable(map(ancestry.manifests, stores)):
+    for manifest in itertools.chain.from_iterable(map(training_recordings.manifests, stores)):
         if manifest.step != "automix" and manifest.table == "chunks":
-            signatures |= ancestry.signatures_of(manifest)
+            signatures |= training_recordings.signatures_of(manifest)
             stored |= {song.audio: song for song in manifest.songs}
     return Ancestry(signatures=signatures, stored=stored)
 
@@ -182,7 +187,7 @@ def _all_songs(stores: Sequence[str]) -> Ancestry:
 
 def versions_trained_with(config: RunConfig, audio: Collection[str]) -> LearnedFrom:
     """The versions of any model at the store's registry that were trained, or chosen, with these recordings."""
-    stored = {song.audio: song for song in ancestry.stored_songs(config.store.tables) if song.audio in audio}
+    stored = {song.audio: song for song in training_recordings.stored_songs(config.store.tables) if song.audio in audio}
     ancestors = Ancestors(config.store.root, config.store.tables)
     return ancestors.versions_that_learned(Ancestry(stored=stored), audio, min_similarity=config.curate.min_similarity)
 
@@ -193,7 +198,7 @@ def versions_trained_with(config: RunConfig, audio: Collection[str]) -> LearnedF
 def _require_free(config: RunConfig, songs: ShardSet) -> None:
     """A fault of the program if the new dataset holds a copy of a forgotten song."""
     manifest = read_manifest(songs)
-    by_audio = ancestry.signatures_of(manifest)
+    by_audio = training_recordings.signatures_of(manifest)
     members = {song.track_id: song.audio for song in manifest.songs}
     signatures = {track_id: by_audio[audio] for track_id, audio in members.items() if audio in by_audio}
     copies = read_removed_songs(config.store.tables).recognized(members, signatures)
@@ -248,7 +253,9 @@ def _may_hold(examples: Path, recording: SongToForget, *, tables: str) -> bool:
     noted = training_record.read(examples.parent)
     if noted is None:
         return True
-    songs = [song for uri in noted["datasets"] for song in ancestry.of_dataset(uri, tables=tables).recordings]
+    songs = [
+        song for uri in noted["datasets"] for song in training_recordings.of_dataset(uri, tables=tables).recordings
+    ]
     return not songs or any(song.audio in recording.songs for song in songs)
 
 

@@ -25,7 +25,7 @@ from flows.console.progress_display import Screen, table
 from flows.tasks.store_lock import other_users, store_lock
 from pipelines.lineage import training_record
 from pipelines.registry import used_registries
-from pipelines.registry.origins import every_version
+from pipelines.registry.version_lineage import every_version
 
 DAY_S = 86_400.0
 JOB_FILES_S = 7 * DAY_S  # calls and answers of jobs of a cluster

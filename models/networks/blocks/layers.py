@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..kernels.dispatch import cheaper_to_keep, uses_cpu_kernels
-from ..kernels.glu import pointwise_glu
+from ..cpu_kernels.dispatch import cheaper_to_keep, uses_cpu_kernels
+from ..cpu_kernels.glu import pointwise_glu
 from .residual import DConv
 
 

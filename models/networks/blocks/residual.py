@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..kernels.dispatch import cheaper_to_keep, uses_cpu_kernels
-from ..kernels.glu import pointwise_glu
-from ..spectral import at_least_float32
+from ..cpu_kernels.dispatch import cheaper_to_keep, uses_cpu_kernels
+from ..cpu_kernels.glu import pointwise_glu
+from ..stft import at_least_float32
 from .recurrent import LocalAttention, ResidualBiLSTM
 
 

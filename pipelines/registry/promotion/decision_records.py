@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from datasets.errors import InputError
 from datasets.store.strict_json import dumps
-from pipelines.registry.database import limits
-from pipelines.registry.entities import run_or_none
+from pipelines.registry.database import mlflow_limits
+from pipelines.registry.mlflow_queries import run_or_none
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -55,7 +55,11 @@ def _add(
     key = hashlib.sha256(text.encode()).hexdigest()[:16]
     if f"{_EACH}{key}" not in raw_version.tags:
         client.log_text(raw_version.run_id, text, _path(raw_version, key))
-        note = {"at": at, "promote": bool(decision["promote"]), "reason": limits.value(str(decision["reason"]), 1000)}
+        note = {
+            "at": at,
+            "promote": bool(decision["promote"]),
+            "reason": mlflow_limits.value(str(decision["reason"]), 1000),
+        }
         client.set_model_version_tag(raw_version.name, raw_version.version, f"{_EACH}{key}", dumps(note))
     return key
 

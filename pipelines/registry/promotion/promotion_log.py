@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from datasets.errors import InputError
 from pipelines.registry.connection import LOG
-from pipelines.registry.database import limits
-from pipelines.registry.entities import (
+from pipelines.registry.database import mlflow_limits
+from pipelines.registry.mlflow_queries import (
     CANDIDATE,
     CHAMPION,
     PREVIOUS,
@@ -198,7 +198,7 @@ def _claim(client: "MlflowClient", snapshot: Snapshot, version: Any, *, kind: st
         "kind": kind,
         "version": str(version.version),
         "before": snapshot.champion,
-        "reason": limits.value(reason, 2000),
+        "reason": mlflow_limits.value(reason, 2000),
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "decision": decision,
     }

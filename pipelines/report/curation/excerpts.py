@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from datasets.audio.audio_types import Samples, to_channels
 from datasets.audio.resampling import resample
-from datasets.audio.samples import Samples, to_channels
 from datasets.schema import REASONS, Verdict
 from datasets.seeding import spread
 from datasets.shards.manifests import Song
 from datasets.shards.shards import read_song
+from pipelines.report.audio_players import PAGE_RATE, Clip, band_levels, player
 from pipelines.report.curation.curation_input import CurationInput, Evidence
 from pipelines.report.curation.rule_sections import confusion_matrix
 from pipelines.report.formatting import clock
-from pipelines.report.listening import PAGE_RATE, Clip, band_levels, player
 from pipelines.report.page import render
 
 CLIP_S = 5.0

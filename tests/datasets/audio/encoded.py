@@ -6,7 +6,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from datasets.audio.samples import Samples
+from datasets.audio.audio_types import Samples
 from datasets.seeding import row_rng
 
 FORMATS = {".mka": "matroska", ".m4a": "ipod", ".wma": "asf", ".aac": "adts"}

@@ -12,22 +12,22 @@ import numpy as np
 import pytest
 import soundfile
 
-from datasets.audio import files, resampling, samples, writers
-from datasets.audio.file_kinds import blocks, ogg_flac
+from datasets.audio import audio_types, files, resampling, writers
+from datasets.audio.file_kinds import byte_blocks, chained_streams
 from datasets.errors import AudioError, InputError, Unavailable
 from datasets.seeding import row_rng
 
 RATE = 8000
 
 
-def _noise(num_samples: int, channels: int = 2, *, bits: int = 16, seed: int = 0) -> samples.Samples:
+def _noise(num_samples: int, channels: int = 2, *, bits: int = 16, seed: int = 0) -> audio_types.Samples:
     """Noise on the grid of a `bits`-bit file, so that exact round trips can be asserted."""
     half = 1 << (bits - 1)
     ints = row_rng(seed, "noise").integers(-half // 2, half // 2, (channels, num_samples))
     return (ints / half).astype(np.float32)
 
 
-def _write(path: Path, samples_CT: samples.Samples, subtype: str | None = None, rate: int = RATE) -> Path:
+def _write(path: Path, samples_CT: audio_types.Samples, subtype: str | None = None, rate: int = RATE) -> Path:
     soundfile.write(path, samples_CT.T, rate, subtype=subtype)
     return path
 
@@ -123,11 +123,11 @@ def test_blocks_are_resampled_as_the_whole_is(tmp_path: Path) -> None:
 
 def test_channels_are_repeated_or_averaged_and_never_cut() -> None:
     stereo_CT = _noise(10)
-    np.testing.assert_array_equal(samples.to_channels(stereo_CT[:1], 2), stereo_CT[[0, 0]])
-    np.testing.assert_allclose(samples.to_channels(stereo_CT, 1)[0], stereo_CT.mean(axis=0), atol=1e-7)
+    np.testing.assert_array_equal(audio_types.to_channels(stereo_CT[:1], 2), stereo_CT[[0, 0]])
+    np.testing.assert_allclose(audio_types.to_channels(stereo_CT, 1)[0], stereo_CT.mean(axis=0), atol=1e-7)
     for have, wanted in ((2, 3), (6, 2), (6, 1)):
         with pytest.raises(ValueError, match=rf"must have 1, 2 or {wanted} channels to become {wanted}, got {have}"):
-            samples.to_channels(_noise(10, have), wanted)
+            audio_types.to_channels(_noise(10, have), wanted)
 
 
 def test_zero_bytes_and_folders_have_their_reasons(tmp_path: Path) -> None:
@@ -332,9 +332,9 @@ def test_files_one_behind_the_other_are_refused_not_read_by_half(tmp_path: Path,
 @pytest.mark.parametrize("at", [-3, 0, 5])
 def test_a_second_flac_stream_is_found_wherever_it_begins(tmp_path: Path, at: int) -> None:
     """Also where its mark lies in two of the blocks that are looked through."""
-    first = b"fLaC\x00\x00\x00\x22" + bytes(blocks.BLOCK_BYTES + at - 8)
-    assert not ogg_flac.is_chained_flac(io.BytesIO(first), 0)
-    assert ogg_flac.is_chained_flac(io.BytesIO(first + b"fLaC\x80\x00\x00\x22" + bytes(34)), 0)
+    first = b"fLaC\x00\x00\x00\x22" + bytes(byte_blocks.BLOCK_BYTES + at - 8)
+    assert not chained_streams.is_chained_flac(io.BytesIO(first), 0)
+    assert chained_streams.is_chained_flac(io.BytesIO(first + b"fLaC\x80\x00\x00\x22" + bytes(34)), 0)
 
 
 def test_a_flac_file_read_as_integers_or_by_its_stream_must_be_alone_too(tmp_path: Path) -> None:
@@ -395,4 +395,4 @@ def test_streams_side_by_side_in_one_ogg_file_are_no_chain(tmp_path: Path) -> No
     first[14] ^= 1  # the serial number
     (tmp_path / "a.ogg").write_bytes(ogg[:length] + bytes(first) + ogg[length:])
     with (tmp_path / "a.ogg").open("rb") as file:
-        assert not ogg_flac.is_chained_ogg(file)
+        assert not chained_streams.is_chained_ogg(file)

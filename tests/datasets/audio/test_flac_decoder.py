@@ -7,8 +7,8 @@ import pytest
 import soundfile
 
 from datasets.audio import flac_decoder, flac_frames
+from datasets.audio.audio_types import Samples
 from datasets.audio.flac_frames import FRAME_SAMPLES, frame_offsets
-from datasets.audio.samples import Samples
 from datasets.audio.writers import encode_flac
 from datasets.errors import AudioError
 from datasets.seeding import row_rng

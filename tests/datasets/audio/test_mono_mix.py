@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from datasets.analysis.profile import profile
+from datasets.analysis.song_profile import profile
+from datasets.audio.audio_types import Samples
 from datasets.audio.mono_mix import cancels, mono
-from datasets.audio.samples import Samples
 from datasets.mixing.render import find_hits
 from datasets.quality.alignment import MixtureAlignment
 from datasets.quality.fingerprint import FingerprintExtractor

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from datasets.audio.files import decode
-from datasets.corpus.listing import is_audio
+from datasets.corpus.file_listing import is_audio
 from datasets.seeding import row_rng
 
 RATE = 44100

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from datasets.audio import files
-from datasets.audio.samples import AudioInfo, Samples
+from datasets.audio.audio_types import AudioInfo, Samples
 from datasets.audio.surround import downmix_note
 from datasets.errors import AudioError
 from tests.datasets.audio.encoded import encoded

@@ -11,8 +11,8 @@ import pytest
 import soundfile
 
 from datasets.audio.files import decode
+from datasets.corpus.file_listing import list_folder
 from datasets.corpus.layouts.found_song import FoundSong, LayoutRules
-from datasets.corpus.listing import list_folder
 from datasets.corpus.scan import scan, survey
 from datasets.errors import InputError
 from datasets.schema import REASONS, SOURCES

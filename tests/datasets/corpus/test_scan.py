@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 import pytest
 
-from datasets.corpus.musdb18 import stem_streams, validation_songs
+from datasets.corpus.musdb18_metadata import stem_streams, validation_songs
 from datasets.corpus.scan import Scan, distinct_names, is_listed, safe_name, scan
 from datasets.errors import InputError
 from datasets.schema import REASONS, SOURCES

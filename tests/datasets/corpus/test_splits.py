@@ -2,7 +2,7 @@
 
 import pytest
 
-from datasets.corpus.musdb18 import validation_songs
+from datasets.corpus.musdb18_metadata import validation_songs
 from datasets.corpus.splits import assign_splits, drawn_shares, groups, nothing_to_train_on, stated_sides
 
 # Names as people give them; those of one row belong together, those of different rows do not.

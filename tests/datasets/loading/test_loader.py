@@ -10,7 +10,7 @@ import pytest
 from datasets.errors import InputError
 from datasets.loading import loader
 from datasets.loading.loader import Loader, LoaderConfig
-from datasets.loading.segments import SegmentIndex
+from datasets.loading.segment_sampler import SegmentIndex
 from tests.datasets.toy_store import SOURCES, batch, store
 
 NUMBERS = [range(step * 5, step * 5 + 3) for step in range(4)]

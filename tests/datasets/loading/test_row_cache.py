@@ -7,7 +7,7 @@ import pytest
 
 from datasets.errors import InputError
 from datasets.loading import row_cache, shard_layout
-from datasets.loading.crops import read_crop
+from datasets.loading.crop_reader import read_crop
 from datasets.loading.row_cache import FORMS, RowCache
 from datasets.seeding import row_rng
 from datasets.shards import manifests

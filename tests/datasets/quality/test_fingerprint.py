@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from datasets.audio.samples import Samples
+from datasets.audio.audio_types import Samples
 from datasets.corpus.synthetic import compose, perform
 from datasets.quality.fingerprint import (
     FingerprintExtractor,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from datasets.audio.audio_types import Samples
 from datasets.audio.files import decode
-from datasets.audio.samples import Samples
 from datasets.errors import InputError
 from datasets.quality.bandwidth import cutoff_hz
 from datasets.quality.fingerprint import Signature, find_duplicates

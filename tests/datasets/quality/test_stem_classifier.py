@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from datasets.audio.samples import Samples
+from datasets.audio.audio_types import Samples
 from datasets.quality.measures import StemStatistics
 from datasets.quality.stem_classifier import ABSENT, FEATURES, LABELS, likeliest
 from datasets.seeding import row_rng

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from datasets.audio.samples import Integers, Samples
+from datasets.audio.audio_types import Integers, Samples
 from datasets.audio.writers import encode_flac
 from datasets.errors import AudioError
 from datasets.schema import StemFile, Track, chunks_schema

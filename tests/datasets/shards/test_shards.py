@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from datasets.audio.samples import Samples
+from datasets.audio.audio_types import Samples
 from datasets.errors import InputError
 from datasets.schema import PLANS, VERDICTS, MixPlan, Part, ShardSet, Verdict
 from datasets.seeding import row_rng

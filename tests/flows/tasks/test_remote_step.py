@@ -17,7 +17,7 @@ from flows import config as door
 from flows.build_corpus import Corpus
 from flows.console.progress_display import Screen
 from flows.retraining import retrain_model
-from flows.tasks import artifacts, remote_step
+from flows.tasks import prefect_artifacts, remote_step
 from flows.tasks.prefect_step import lost_a_worker
 from pipelines.preparation.curate import CurateResult
 from pipelines.preparation.ingest import IngestResult
@@ -152,7 +152,7 @@ def test_a_jobs_description_holds_no_secret(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_page_shows_figures_and_addresses_and_lists_by_their_length() -> None:
-    page = artifacts._page("curate", corpus())
+    page = prefect_artifacts._page("curate", corpus())
     assert "| curated.chunks.uri | s3://songs/manifests/a.json |" in page
     assert "| curated.kept | 2 items |" in page
     assert "| curated.summary.h | 0.5 |" in page
@@ -163,4 +163,4 @@ def test_a_link_to_mlflow_holds_no_password(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:hush@books.example")
     made = ModelVersion(name="stemline", version="3", run_id="r", run_key="k", digest="d")
-    assert "(https://books.example/#/models/stemline/versions/3)" in artifacts._page("register", made)
+    assert "(https://books.example/#/models/stemline/versions/3)" in prefect_artifacts._page("register", made)

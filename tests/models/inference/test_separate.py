@@ -15,7 +15,7 @@ from models.errors import ModelError
 from models.inference.separate import separate, separate_stream
 from models.networks.bag import Bag, interface
 from models.networks.htdemucs import HTDemucs, HTDemucsConfig
-from models.networks.levels import track_statistics
+from models.networks.input_normalization import track_statistics
 
 SOURCES = ("drums", "bass")
 

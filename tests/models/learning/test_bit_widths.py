@@ -14,9 +14,9 @@ from models.learning.bit_widths import BitWidths
 from models.learning.learner import Learner, unwrap
 from models.networks.catalog import build
 from models.weights import checkpoint
+from models.weights.bit_packing import MIB, packed_bytes
 from models.weights.loading import load_model
-from models.weights.model_ref import describe
-from models.weights.packing import MIB, packed_bytes
+from models.weights.model_identity import describe
 
 PLAIN = AugmentConfig(shift_s=0.0, scale_probability=0.0, remix_probability=0.0, remix_group=1)
 SMALL = {"sample_rate": 8000, "segment_s": 0.25, "nfft": 512, "depth": 2, "channels": 4, "transformer_layers": 1}

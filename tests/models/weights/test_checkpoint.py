@@ -16,7 +16,7 @@ from models.learning.learner import Learner
 from models.networks.catalog import build, to_config
 from models.weights import checkpoint
 from models.weights.loading import load_model
-from models.weights.model_ref import describe
+from models.weights.model_identity import describe
 
 SMALL = {"sample_rate": 8000, "segment_s": 0.25, "nfft": 512, "depth": 2}
 

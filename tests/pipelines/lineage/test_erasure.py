@@ -13,11 +13,11 @@ from datasets.schema import PLANS, MixPlan, Part, ShardSet
 from datasets.shards import manifests, shards
 from datasets.shards.arrow_tables import table_of, verify, write_table
 from datasets.shards.chunks import SongHeader, song_rows
+from datasets.shards.dataset_versions import read_store
 from datasets.shards.manifests import Song, read_manifest, write_manifest
 from datasets.shards.shards import read_song, write_shard
-from datasets.shards.versions import read_store
 from datasets.store import storage
-from pipelines.lineage import ancestry, erasure
+from pipelines.lineage import erasure, training_recordings
 from tests.pipelines.songs import RATE, SOURCES, stems
 from tests.s3 import BUCKET, object_store
 
@@ -119,9 +119,9 @@ def test_the_audio_is_gone_and_everything_else_is_as_it_was(store: Path) -> None
     assert set(made.shards) == {"chunks/aaaa.parquet", "chunks/cccc.parquet", "chunks/mix-1.parquet"}
     assert made.rows == 2  # its own, and those of the mix
     # Who learnt from the dataset has heard the song all the same.
-    found = ancestry.of_dataset(str(store / "manifests" / "ingest-all.json"))
+    found = training_recordings.of_dataset(str(store / "manifests" / "ingest-all.json"))
     assert [one.track_id for one in found.heard if one.audio == audio] == ["x"]
-    assert ancestry.of_dataset(str(store / "manifests" / "curate-some.json")).heard
+    assert training_recordings.of_dataset(str(store / "manifests" / "curate-some.json")).heard
     # Ingest knows what it has, and decodes the erased song never again.
     known = read_store(store)
     assert set(known.songs) == {"key of a", "key of b", "key of c"}
@@ -137,7 +137,7 @@ def test_a_second_song_is_erased_from_what_the_first_left(store: Path) -> None:
     other = next(song.audio for song in stored(store, "ingest-all") if song.track_id == "c")
     erasure.run(str(store), {other})
     assert whole(store) == {"ingest-all": {"a", "b"}, "curate-some": {"a", "b"}, "automix-m": {"a ~ mix 0"}}
-    found = ancestry.of_dataset(str(store / "manifests" / "ingest-all.json"))
+    found = training_recordings.of_dataset(str(store / "manifests" / "ingest-all.json"))
     assert {one.audio for one in found.heard} >= {audio, other}
 
 

@@ -4,14 +4,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.analysis.profile import profile
+from datasets.analysis.song_profile import profile
 from datasets.errors import InputError
 from datasets.mixing.mixplan import MixRules, plan
 from datasets.schema import SOURCES, MixPlan, chunks_schema
 from datasets.shards.arrow_tables import read_objects, read_rows, verify
 from datasets.shards.manifests import read_manifest, read_songs, write_manifest
 from datasets.shards.shards import read_song, read_track
-from pipelines.lineage import ancestry
+from pipelines.lineage import training_recordings
 from pipelines.preparation import analyze, automix
 from pipelines.preparation.analyze import AnalyzeConfig
 from pipelines.preparation.automix import AutomixConfig, AutomixResult
@@ -62,7 +62,7 @@ def test_mixes_are_whole_songs_of_the_same_schema_and_rendered_once(ray_local: o
     verify(result.chunks)
     # Whoever learns from the mixes has heard the songs in them.
     audio = {song.track_id: song.audio for song in read_songs(chunks)}
-    heard = ancestry.of_dataset(result.chunks.uri)
+    heard = training_recordings.of_dataset(result.chunks.uri)
     parts = {part.track_id for made in whole for part in made.parts}
     assert {(one.track_id, one.audio) for one in heard.heard} == {(name, audio[name]) for name in parts}
     assert heard.gaps == ()

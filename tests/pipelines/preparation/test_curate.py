@@ -17,7 +17,7 @@ from datasets.errors import InputError
 from datasets.quality.fingerprint import unpack
 from datasets.schema import SOURCES, Landmarks, ShardSet, Verdict
 from datasets.seeding import row_rng
-from datasets.shards import arrow_tables, manifests, versions
+from datasets.shards import arrow_tables, dataset_versions, manifests
 from pipelines import registry
 from pipelines.preparation import analyze, automix, corpus_rules, curate, ingest, label_check, signal_stats
 from pipelines.preparation.analyze import AnalyzeConfig
@@ -144,7 +144,9 @@ def test_a_store_with_settings_in_toml_files_is_whole_and_its_steps_are_found_ag
     assert {path: path.read_bytes() for path in store.rglob("*.*")} == of_before
     lenient = _curate(before[0], store, CurateConfig(min_presence=0))
     assert manifests.read_manifest(lenient.chunks).settings.keys() == {"corpus", "ingest", "curate"}
-    changed = [version.changed_settings for version in versions.list_versions(store) if version.step == "curate"]
+    changed = [
+        version.changed_settings for version in dataset_versions.list_versions(store) if version.step == "curate"
+    ]
     assert changed == [{"curate.min_presence": (CurateConfig().min_presence, 0)}, {}]
 
 

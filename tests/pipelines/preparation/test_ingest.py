@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from datasets.audio.samples import Samples
+from datasets.audio.audio_types import Samples
 from datasets.errors import InputError
-from datasets.loading.segments import SegmentIndex
+from datasets.loading.segment_sampler import SegmentIndex
 from datasets.schema import SOURCES, StemFile, Track
 from datasets.seeding import row_rng
 from datasets.shards import manifests, shards

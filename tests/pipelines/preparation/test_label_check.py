@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from datasets.audio.samples import Samples
+from datasets.audio.audio_types import Samples
 from datasets.errors import InputError
 from datasets.shards import manifests, shards
 from datasets.shards.chunks import SongHeader, song_rows

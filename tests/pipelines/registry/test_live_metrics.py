@@ -15,7 +15,7 @@ from models.learning.learner import Learner
 from pipelines import registry
 from pipelines.registry import RegistryConfig
 from pipelines.registry.live_metrics import MARK, MetricsForwarder
-from pipelines.runs import examples, run_folder
+from pipelines.runs import example_estimates, run_folder
 from pipelines.runtime.progress import NullProgress
 from pipelines.training import train, train_result
 from pipelines.training.divergence_recovery import RecoveryConfig
@@ -46,10 +46,10 @@ def folder(tmp_path: Path) -> Path:
 def heard(folder: Path, step: int) -> None:
     """An example as a validation leaves it: 10 ms of a loud and a soft stem."""
     stems_SCT = np.stack([np.full((2, 80), level, dtype=np.float32) for level in (0.9, 0.3)])
-    example = examples.Example(
+    example = example_estimates.Example(
         references_SCT=stems_SCT, estimates_SCT=stems_SCT / 2, sources=("drums", "bass"), sample_rate=8000
     )
-    examples.write(folder, step, example)
+    example_estimates.write(folder, step, example)
 
 
 def files(pump: MetricsForwarder) -> set[str]:
@@ -58,7 +58,7 @@ def files(pump: MetricsForwarder) -> set[str]:
 
     client = MlflowClient(tracking_uri=pump.uri)
     (run,) = client.search_runs([client.get_experiment_by_name(CONFIG.experiment).experiment_id])
-    folders = client.list_artifacts(run.info.run_id, examples.FOLDER)
+    folders = client.list_artifacts(run.info.run_id, example_estimates.FOLDER)
     return {
         file.path.removeprefix("examples/")
         for folder in folders
@@ -135,10 +135,10 @@ def test_an_example_comes_with_its_checkpoint_and_none_is_sent_again(
     assert rate == 8000
     assert np.abs(mixture_CT).max() == pytest.approx(1, abs=1e-3)  # made quieter, all alike
     assert np.abs(drums_CT).max() == pytest.approx(0.45 / 1.2, abs=1e-3)
-    examples.forget_after(folder, 4)
-    assert list(examples.steps(folder)) == [0, 4]
-    assert not examples.due(folder, 4)
-    assert examples.due(folder, 5)
+    example_estimates.forget_after(folder, 4)
+    assert list(example_estimates.steps(folder)) == [0, 4]
+    assert not example_estimates.due(folder, 4)
+    assert example_estimates.due(folder, 5)
 
 
 def test_another_server_gets_all_of_it(folder: Path, tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_a_training_tells_its_curve_and_registering_it_tells_nothing_twice(tmp_p
     for name in ("stall", "rows_per_s", "memory_gib"):
         assert len(curve(pump, f"speed/{name}")) == len(history)
     assert curve(pump, "speed/memory_gib")[0][1] > 0.1
-    bests = list(examples.steps(Path(result.history).parent).values())
+    bests = list(example_estimates.steps(Path(result.history).parent).values())
     assert {name.split("/")[0] for name in files(pump)} == {path.name for path in bests}
     assert len(bests) > 1
 

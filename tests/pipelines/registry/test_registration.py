@@ -14,7 +14,7 @@ import pytest
 
 from datasets.errors import InputError
 from datasets.schema import ShardSet
-from pipelines.evaluation import model_match
+from pipelines.evaluation import model_compatibility
 from pipelines.registry import (
     CHAMPION,
     Candidate,
@@ -162,8 +162,8 @@ def test_a_reference_is_found_by_alias_by_number_and_by_path(store: str, candida
     version = promote(register(CONFIG, candidate, store=store), {"promote": True, "reason": "best"}, store=store)
     for ref in ("models:/stemline@champion", f"models:/stemline/{version.version}", candidate.checkpoint):
         assert checkpoint_digest(resolve(ref, store=store)) == version.digest
-        described = model_match.describe(ref, store=store)
-        assert described.digest == model_match.describe(str(resolve(ref, store=store)), store=store).digest
+        described = model_compatibility.describe(ref, store=store)
+        assert described.digest == model_compatibility.describe(str(resolve(ref, store=store)), store=store).digest
         assert described.origins[0] == ref
 
 

@@ -9,9 +9,9 @@ import pytest
 from datasets.errors import InputError
 from pipelines import registry
 from pipelines.registry import Candidate, RegistryConfig
-from pipelines.registry.database import limits
+from pipelines.registry.database import mlflow_limits
 from pipelines.training import train
-from pipelines.training.job import ModelConfig, TrainConfig
+from pipelines.training.train_config import ModelConfig, TrainConfig
 from tests.pipelines.kills import dying
 from tests.pipelines.registry.test_registration import CHUNKS, CONFIG, client, make_candidate
 
@@ -150,28 +150,28 @@ def test_what_mlflow_does_not_take_as_it_is_is_told_all_the_same(tmp_path: Path)
 def test_a_key_is_one_that_mlflow_takes(name: str) -> None:
     from mlflow.utils.validation import _validate_metric_name
 
-    made = limits.key(name)
+    made = mlflow_limits.key(name)
     _validate_metric_name(made)
     assert 0 < len(made) <= 250
-    assert limits.key(name) == made
-    assert limits.key(name + "?") != made
+    assert mlflow_limits.key(name) == made
+    assert mlflow_limits.key(name + "?") != made
     assert (made == name) == (name in {"train/loss", "loss_ギター", "a b.c-d_e/f"})
 
 
 def test_long_values_keep_what_tells_them_apart() -> None:
-    assert limits.value("short") == "short"
-    one, other = (limits.value("v" * 9000 + end) for end in ("a", "b"))
+    assert mlflow_limits.value("short") == "short"
+    one, other = (mlflow_limits.value("v" * 9000 + end) for end in ("a", "b"))
     assert one != other
-    assert len(one) <= limits.MAX_PARAM
+    assert len(one) <= mlflow_limits.MAX_PARAM
 
 
 def test_a_request_holds_no_more_than_a_server_takes() -> None:
     items = ["é" * 6000] * 100 + ["x"] * 205
-    batches = list(limits.batches(items, 100, str))
+    batches = list(mlflow_limits.batches(items, 100, str))
     assert [item for batch in batches for item in batch] == items
     assert all(len(batch) <= 100 for batch in batches)
     assert all(sum(len(item) * 6 for item in batch if len(item) > 1) < 1_000_000 for batch in batches)
-    assert list(limits.batches([], 100, str)) == []
+    assert list(mlflow_limits.batches([], 100, str)) == []
 
 
 def test_every_page_of_results_is_read() -> None:
@@ -184,7 +184,7 @@ def test_every_page_of_results_is_read() -> None:
         page.token = str(start + max_results) if start + max_results < 2500 else ""
         return page
 
-    assert list(limits.pages(search, what="all")) == list(range(2500))
+    assert list(mlflow_limits.pages(search, what="all")) == list(range(2500))
 
 
 @MLFLOW

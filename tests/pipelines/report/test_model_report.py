@@ -12,8 +12,8 @@ import soundfile
 from datasets.errors import InputError
 from datasets.schema import SOURCES, Score, StemFile, Verdict
 from pipelines.lineage.contamination import Contamination
+from pipelines.report.audio_players import PAGE_RATE, SongAudio, band_levels, clips_of, spectrogram, waveform
 from pipelines.report.charts import Curve, SourceScores, curve_plot, nice_ticks, score_plot
-from pipelines.report.listening import PAGE_RATE, SongAudio, band_levels, clips_of, spectrogram, waveform
 from pipelines.report.model_report import render, run, songs_section
 from pipelines.report.report_input import ReportConfig, ReportInput
 from pipelines.report.score_section import scores_section

@@ -14,9 +14,9 @@ from datasets.corpus import synthetic
 from datasets.schema import MixPlan, Part, ShardSet, StemFile, Track
 from flows.retraining import retrain_log
 from flows.tasks import remote_step
-from pipelines.evaluation import evaluate, model_match
+from pipelines.evaluation import evaluate, model_compatibility
 from pipelines.inference import listening_pages, separate_songs
-from pipelines.lineage import ancestry
+from pipelines.lineage import training_recordings
 from pipelines.preparation import analyze, automix, curate, ingest, label_check, signal_stats
 from pipelines.report.ab_page import ABEntry
 from pipelines.report.curation import curation_page
@@ -36,7 +36,7 @@ def all_keys() -> dict[str, str]:
     """Keys of fixed inputs by the name of the step."""
     config = ingest.IngestConfig()
     song_key = ingest.song_key(TRACK, config, ("drums",))
-    resampling = model_match.Resampling(song_rate=1, model_rate=2)
+    resampling = model_compatibility.Resampling(song_rate=1, model_rate=2)
     scored = evaluate.EvaluateSongInputs(model="m", audio="a", protocol="p", columns=("c",), resampling=resampling)
     job = train.Job(
         config=train.TrainConfig(), model=train.ModelConfig(), sources=("drums",), chunks=((SONGS, 0.5),), keep=None
@@ -92,7 +92,7 @@ def all_keys() -> dict[str, str]:
             ),
             None,
         ),
-        (ancestry.STEP, ancestry.AncestryInputs(audio="a"), None),
+        (training_recordings.STEP, training_recordings.AncestryInputs(audio="a"), None),
         (remote_step.STEP, remote_step.JobInputs(step="ingest", arguments={"config": {"a": 1}}), None),
     ]
     return {

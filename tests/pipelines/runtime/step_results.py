@@ -37,7 +37,7 @@ from models.networks.catalog import build
 from models.weights import checkpoint
 from pipelines.evaluation import evaluate
 from pipelines.inference import separate_songs
-from pipelines.lineage import ancestry
+from pipelines.lineage import training_recordings
 from pipelines.preparation import analyze, automix, curate, ingest, label_check, signal_stats
 from pipelines.report.curation import curation_page
 from pipelines.runtime.step_keys import Step
@@ -128,9 +128,9 @@ def all_results(folder: Path) -> Iterator[tuple[Step, Results]]:
         label_check.STEP,
         {name: float(np.mean(getattr(levels[songs[0].audio], name))) for name in ("own_NS", "heard_NSS")},
     )
-    held = ancestry.Ancestry(stored={song.audio: song for song in songs})
-    sounds = ancestry.sounds(held, [songs[0].audio], tables=store)
-    yield ancestry.STEP, {"landmarks": float(len(sounds[songs[0].audio]))}
+    held = training_recordings.Ancestry(stored={song.audio: song for song in songs})
+    sounds = training_recordings.sounds(held, [songs[0].audio], tables=store)
+    yield training_recordings.STEP, {"landmarks": float(len(sounds[songs[0].audio]))}
 
     profiles = analyze.run(analyze.AnalyzeConfig(), ingested.chunks, store=store)
     yield analyze.STEP, {one.track_id: _profile(one) for one in read_objects(profiles, Profile)}

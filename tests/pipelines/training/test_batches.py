@@ -17,7 +17,7 @@ from datasets.store import storage
 from models.learner_config import AugmentConfig, LearnerConfig
 from pipelines.training import train, train_result
 from pipelines.training.batches import Feed, open_index
-from pipelines.training.job import Job, ModelConfig, TrainConfig
+from pipelines.training.train_config import Job, ModelConfig, TrainConfig
 from tests.pipelines.songs import RATE, SOURCES, write_songs
 from tests.s3 import BUCKET, ObjectStore, object_store
 

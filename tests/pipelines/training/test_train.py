@@ -30,7 +30,7 @@ from pipelines.runs import run_folder
 from pipelines.runtime.progress import NullProgress
 from pipelines.training import train, train_loop, train_result, workers
 from pipelines.training.batches import Feed
-from pipelines.training.job import ModelConfig, TrainConfig
+from pipelines.training.train_config import ModelConfig, TrainConfig
 from pipelines.training.train_result import TrainResult
 from pipelines.training.workers import LocalSession
 from tests.pipelines.songs import RATE, SOURCES, stems, write_songs

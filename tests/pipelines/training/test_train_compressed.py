@@ -15,7 +15,7 @@ from models.learner_config import QuantizeConfig
 from models.scores.metrics import nsdr
 from models.weights.checkpoint import load_packing
 from models.weights.loading import load_model
-from models.weights.model_ref import describe
+from models.weights.model_identity import describe
 from pipelines.registry.bundle import write_bundle
 from pipelines.training import train, train_result
 from pipelines.training.train_result import TrainResult

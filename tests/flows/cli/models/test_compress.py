@@ -10,7 +10,7 @@ from flows.__main__ import main
 from models.networks.catalog import build
 from models.weights import checkpoint
 from models.weights.loading import load_model
-from models.weights.model_ref import describe
+from models.weights.model_identity import describe
 
 
 @pytest.fixture(scope="module")

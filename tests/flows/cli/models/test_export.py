@@ -9,7 +9,7 @@ import torch
 from flows.__main__ import main
 from models.networks.catalog import build
 from models.weights import checkpoint, demucs_packages
-from models.weights.model_ref import describe
+from models.weights.model_identity import describe
 
 
 def network() -> torch.nn.Module:

@@ -103,7 +103,7 @@ def test_the_doctor_tells_of_a_cpu_that_has_no_bfloat16_units(tmp_path: Path, mo
     needs = preflight.Needs(store=str(tmp_path), data=str(tmp_path), num_workers=0, use_gpu=False)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     for has_units in (True, False):
-        monkeypatch.setattr("models.precision.cpu_computes_bfloat16", lambda has_units=has_units: has_units)
+        monkeypatch.setattr("models.mixed_precision.cpu_computes_bfloat16", lambda has_units=has_units: has_units)
         finding = preflight._gpus(needs)
         assert finding.state == "ok"
         assert ("computes precision bfloat16 in float32" in finding.seen) is not has_units
