@@ -18,8 +18,8 @@ from pipelines.evaluation.summary import ScoreSummary
 from pipelines.lineage import training_record
 from pipelines.training.train_result import TrainResult
 from tests.pipelines.evaluation.test_gate import summary
-from tests.pipelines.lineage.test_ancestry import book, client
 from tests.pipelines.lineage.test_contamination import dataset, sounds, tune
+from tests.pipelines.lineage.test_training_recordings import book, client
 
 pytestmark = pytest.mark.slow
 

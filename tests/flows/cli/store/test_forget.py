@@ -21,7 +21,7 @@ from flows.cli.store import forget
 from flows.config import RunConfig, load
 from flows.console.progress_display import current
 from pipelines.preparation import curate, ingest
-from tests.pipelines.lineage.test_ancestry import book
+from tests.pipelines.lineage.test_training_recordings import book
 
 RATE = 8000
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

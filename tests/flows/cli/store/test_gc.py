@@ -22,7 +22,7 @@ from flows.console.progress_display import current
 from flows.tasks.store_lock import store_lock
 from pipelines.registry import used_registries
 from tests.flows.command import asked
-from tests.pipelines.lineage.test_ancestry import book
+from tests.pipelines.lineage.test_training_recordings import book
 
 OLD_S = time.time() - 10 * gc.DAY_S
 
