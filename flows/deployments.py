@@ -18,7 +18,7 @@ from flows import full_run as whole_pipeline
 from flows import train_model as model_flow
 from flows.config import RunConfig
 from flows.full_run import FullRun
-from flows.retraining import retrain_model
+from flows.retraining import retrain_log, retrain_model
 from flows.tasks.prefect_log import RunScreen
 from flows.tasks.store_lock import store_lock
 from flows.train_model import Trained
@@ -52,6 +52,12 @@ def stop_jobs(flow: Any, flow_run: Any, state: Any) -> None:
         logging.getLogger("flows.deployments").info("cancelled: stopped %s", ", ".join(stopped) or "no job")
 
 
+def note_cancellation(flow: Any, flow_run: Any, state: Any) -> None:
+    """Called when a run is cancelled: its process may have been killed before it noted that in the log."""
+    form = {"preset": "smoke", "songs": "", "store": "stemline-store", "overrides": []} | flow_run.parameters
+    retrain_log.cancel(resolved(**form).store.tables, str(flow_run.id))
+
+
 def deployed(name: str, *, verb: str) -> Callable[[Callable[[RunConfig], dict[str, Any]]], Flow[Any, dict[str, Any]]]:
     """A flow with the form of parameters that all deployments share, around a function of the configuration.
 
@@ -67,7 +73,7 @@ def deployed(name: str, *, verb: str) -> Callable[[Callable[[RunConfig], dict[st
                 return job(config)
 
         run.__name__, run.__qualname__, run.__doc__ = job.__name__, job.__qualname__, f"{job.__doc__}\n{_FORM}"
-        return flow(name=name, on_cancellation=[stop_jobs])(run)
+        return flow(name=name, on_cancellation=[stop_jobs, note_cancellation])(run)
 
     return decorate
 

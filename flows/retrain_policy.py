@@ -1,7 +1,7 @@
 """Whether to train a model again: the facts, the judgement that follows from them, and a sentence that says why.
 
-`judge` is a pure function of facts, which `retrain_log.gather_facts` reads from the store and the registry; the flow in
-`flows/retraining/retrain_model.py` acts on it.
+`judge` is a pure function of facts, which `flows/retraining/facts.py` reads from the store and the registry; the flow
+in `flows/retraining/retrain_model.py` acts on it.
 """
 
 import math
@@ -15,7 +15,13 @@ from datasets.errors import InputError
 from datasets.field_constraints import NonNegativeFloat, Range, check_ranges
 from pipelines.runtime.step_keys import digest
 
-ABANDONED_H = 48.0  # a retraining that began that long ago and never ended was killed
+# How a retraining stands in the log. One that was killed is still noted as running; who reads the log tells it by its
+# process, which is gone, and calls it crashed.
+RUNNING, DONE, FAILED, CANCELLED, CRASHED = "running", "done", "failed", "cancelled", "crashed"
+# After a failure the same is tried again at once; after further ones in a row, this long after the last, then twice as
+# long each time.
+FIRST_WAIT_H, LONGEST_WAIT_H = 1.0, 24.0
+CLOCKS_H = 0.25  # by so much clocks of machines may differ; a time further ahead was noted before a clock was set back
 # Scheduled runs are not punctual to the second: a minimum interval of a day and a nightly schedule go together.
 JITTER_H, JITTER = 1.0, 1 / 24  # at most, and as a fraction of the minimum interval
 
@@ -43,11 +49,15 @@ class RetrainConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retraining:
-    """One retraining as it is in the log; `ended_at` is empty while it runs, and for ever if it was killed."""
+    """One retraining as it is in the log."""
 
     began_at: str  # UTC, ISO 8601, as all times here
-    ended_at: str = ""
-    devices: int = 0  # GPUs that it held
+    ended_at: str = ""  # empty while it runs
+    status: str = RUNNING
+    error: str = ""  # what a failed one ended with, in one line
+    devices: int = 0  # GPUs that its training may hold
+    # Of GPUs at work in training and scoring, until now while it runs; None in logs from before they were counted
+    gpu_hours: float | None = None
     champion: str = ""  # the champion's version when it ended
     reason: str = ""
     run: str = ""  # the flow run that does it
@@ -57,6 +67,10 @@ class Retraining:
     recipe: str = ""  # digest of settings and code
     seed: int | None = None  # of its training; None in logs from before each had its own
     run_key: str = ""  # of its training
+    machine: str = ""  # of the process that does it, as `process_identity` has these three
+    pid: int = 0
+    process_start: float = 0.0
+    seen_at: str = ""  # when that process last said that it is alive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +86,7 @@ class Facts:
     canary: Sequence[float] = ()  # the champion's scores on the canary songs, in dB, the oldest first
     expected_alias: str = ""  # the champion's version when the last retraining ended
     done: Sequence[Retraining] = ()  # the oldest first
+    unreadable: Sequence[str] = ()  # notes in the log that cannot be read
     due: str = ""  # when this check was scheduled; now where empty
     dataset: str = ""  # digest of the songs
     recipe: str = ""  # digest of settings and code
@@ -113,7 +128,20 @@ def judge(facts: Facts, config: RetrainConfig) -> Judgement:
     objection = next(_objections(facts, config, occasion), None)
     if objection:
         return Judgement(retrain=False, sentence=f"Not now: {objection}, though {reasons}.", occasion=occasion)
-    return Judgement(retrain=True, sentence=f"Yes: {reasons}.", occasion=occasion)
+    failures = _failures(facts)
+    again = f" (the retraining of {failures[-1].began_at[:16]} {_how_it_ended(failures[-1])})" if failures else ""
+    return Judgement(retrain=True, sentence=f"Yes: {reasons}{again}.", occasion=occasion)
+
+
+def remarks(facts: Facts) -> list[str]:
+    """What is wrong with the log, in whole sentences: none of it keeps a retraining from being decided on."""
+    said = [f"The note {name} of a retraining cannot be read and is left out." for name in facts.unreadable]
+    return said + [
+        f"The retraining of {entry.began_at[:16]} lies in the future: the clock was set back since. It keeps no other "
+        "waiting."
+        for entry in facts.done
+        if _hours_ago(entry.began_at, facts.now) is None
+    ]
 
 
 def _triggers(facts: Facts, config: RetrainConfig) -> Iterator[_Trigger]:
@@ -159,25 +187,70 @@ def _moved(facts: Facts) -> _Trigger:
 
 def _objections(facts: Facts, config: RetrainConfig, occasion: str) -> Iterator[str]:
     """Why not to retrain now, the strongest reason first."""
-    if facts.done:
-        last = facts.done[-1]
-        running = _hours_between(last.began_at, facts.now)
-        if not last.ended_at and running < ABANDONED_H:
-            yield f"one that began {running:.1f} h ago is still running"
-        ago = _hours_between(last.due_at or last.began_at, facts.due or facts.now)
-        if ago < config.min_interval_h - min(JITTER_H, JITTER * config.min_interval_h):
-            yield f"the last one began {max(0.0, ago):.1f} h ago; the minimum interval is {config.min_interval_h:g} h"
+    running = next((entry for entry in facts.done if entry.status == RUNNING), None)
+    if running:
+        yield f"one that began {_hours_ago(running.began_at, facts.now) or 0.0:.1f} h ago is still running"
+    if wait := _back_off(facts):
+        yield wait
+    past = [entry for entry in facts.done if entry.status in (DONE, CANCELLED)]
+    times = [_hours_ago(entry.due_at or entry.began_at, facts.due or facts.now) for entry in past]
+    ago = next((time for time in times[::-1] if time is not None), math.inf)
+    if ago < _at_least(config.min_interval_h):
+        yield f"the last one began {ago:.1f} h ago; the minimum interval is {config.min_interval_h:g} h"
     now = (occasion, facts.dataset, facts.recipe)
-    ended = [retraining for retraining in facts.done if retraining.ended_at]
-    yield from (nothing_to_train(past) for past in ended if (past.occasion, past.dataset, past.recipe) == now)
+    ended = [entry for entry in facts.done if entry.status == DONE]
+    yield from (nothing_to_train(entry) for entry in ended if (entry.occasion, entry.dataset, entry.recipe) == now)
     if config.gpu_hours_per_month:
-        spent = sum(_gpu_hours(past, facts.now) for past in facts.done if _same_month(past.began_at, facts.now))
-        usual = statistics.median([_gpu_hours(past, facts.now) for past in ended] or [0.0])
+        spent = sum(_gpu_hours(entry) for entry in facts.done if _same_month(entry.began_at, facts.now))
+        usual = statistics.median([_gpu_hours(entry) for entry in ended] or [0.0])
         if spent + usual > config.gpu_hours_per_month:
             yield (
                 f"{spent:.1f} GPU hours of {config.gpu_hours_per_month:g} are spent this month, "
                 f"and one takes about {usual:.1f}"
             )
+
+
+def _back_off(facts: Facts) -> str:
+    """Why to wait after failures in a row; empty after a first one, and where the wait is over."""
+    failures = _failures(facts)
+    if len(failures) < 2:
+        return ""
+    last = failures[-1]
+    wait_h = min(LONGEST_WAIT_H, FIRST_WAIT_H * 2 ** (len(failures) - 2))
+    ago = _hours_ago(last.ended_at or last.began_at, facts.due or facts.now)
+    if ago is None or ago >= _at_least(wait_h):
+        return ""
+    return (
+        f"the last {len(failures)} retrainings with these settings came to nothing, and the last of them "
+        f"{_how_it_ended(last)} {ago:.1f} h ago; the next begins {wait_h:g} h after it"
+    )
+
+
+def _failures(facts: Facts) -> list[Retraining]:
+    """Those in a row at the end of the log that came to nothing, with the present settings and code."""
+    came_to_nothing: list[Retraining] = []
+    for entry in facts.done[::-1]:
+        if _hours_ago(entry.began_at, facts.now) is None:
+            continue
+        if entry.status not in (FAILED, CRASHED) or entry.recipe != facts.recipe:
+            break
+        came_to_nothing.insert(0, entry)
+    return came_to_nothing
+
+
+def _how_it_ended(entry: Retraining) -> str:
+    return f"{entry.status}: {entry.error.rstrip('.')}" if entry.error else entry.status
+
+
+def _at_least(hours: float) -> float:
+    """The least time that counts as so many hours: schedules are not punctual to the second."""
+    return hours - min(JITTER_H, JITTER * hours)
+
+
+def _hours_ago(time: str, now: str) -> float | None:
+    """None where the time lies in the future, by more than clocks of machines differ."""
+    hours = _hours_between(time, now)
+    return None if hours < -CLOCKS_H else max(0.0, hours)
 
 
 def nothing_to_train(before: Retraining) -> str:
@@ -190,10 +263,11 @@ def seed_of(seed: int, occasion: str) -> int:
     return int(digest(seed, occasion)[:7], 16)
 
 
-def _gpu_hours(retraining: Retraining, now: str) -> float:
-    """The cost of a retraining; one that never ended counts until now, for at most `ABANDONED_H`."""
-    hours = _hours_between(retraining.began_at, retraining.ended_at or now)
-    return retraining.devices * (hours if retraining.ended_at else min(hours, ABANDONED_H))
+def _gpu_hours(entry: Retraining) -> float:
+    """What a retraining cost; in logs from before it was measured, what it held, if it ended."""
+    if entry.gpu_hours is not None:
+        return entry.gpu_hours
+    return entry.devices * max(0.0, _hours_between(entry.began_at, entry.ended_at)) if entry.ended_at else 0.0
 
 
 def _same_month(first: str, second: str) -> bool:

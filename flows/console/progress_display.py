@@ -47,6 +47,8 @@ class Screen:
         self._printed_s = 0.0
         self.finished: set[str] = set()  # names of stages that ended well
         self.seconds: dict[str, float] = {}  # spent in each stage
+        self._worked_s: dict[str, float] = {}  # of these, since its first sign of work each time
+        self._first_s: float | None = None  # when the present stage gave that
 
     def __enter__(self) -> "Screen":
         self._token = _CURRENT.set(self)
@@ -61,6 +63,7 @@ class Screen:
         self._name, self._total, self._unit = name, total, unit
         self._done, self._note = 0.0, ""
         self._began_s = self._printed_s = time.monotonic()
+        self._first_s = None
         if not self.console.is_terminal:
             return
         self._live = Progress(
@@ -78,12 +81,14 @@ class Screen:
 
     def advance(self, amount: float = 1.0) -> None:
         self._done += amount
+        self._first_s = self._first_s or time.monotonic()
         if self._live is not None and self._task is not None:
             self._live.advance(self._task, amount)
         self._print_sometimes()
 
     def note(self, text: str) -> None:
         self._note = text
+        self._first_s = self._first_s or time.monotonic()
         if self._live is not None and self._task is not None:
             self._live.update(self._task, note=text[:24])
         self._print_sometimes()
@@ -91,10 +96,16 @@ class Screen:
     def finish(self, summary: str) -> None:
         elapsed_s = time.monotonic() - self._began_s
         self.seconds[self._name] = round(self.seconds.get(self._name, 0.0) + elapsed_s, 3)
+        self._worked_s[self._name], self._first_s = self.worked_s(self._name), None
         self._stop()
         if summary:
             self.finished.add(self._name)
             self._line(self._name, summary, elapsed_s)
+
+    def worked_s(self, name: str) -> float:
+        """Seconds that the stages of this name worked until now: since each said first that something was done."""
+        now_s = 0.0 if self._first_s is None or name != self._name else time.monotonic() - self._first_s
+        return self._worked_s.get(name, 0.0) + now_s
 
     def cached(self, name: str, summary: str) -> None:
         """A step whose output existed already."""

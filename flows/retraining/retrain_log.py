@@ -1,26 +1,33 @@
-"""The log of retrainings, one small file each, and the facts by which the next one is decided.
+"""The log of retrainings, a small file for each beside the tables of a store, and the champion's canary scores.
 
-`gather_facts` reads from store and registry what `retrain_policy.judge` decides by. Budgets are counted by the log.
+A retraining that was killed is still noted as running. Who reads the log is told that it crashed: its process is gone.
 """
 
+import dataclasses
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
-from datasets.schema import ShardSet
-from datasets.shards import dataset_versions
-from datasets.shards.manifests import Song, address_of, read_manifest, read_songs
 from datasets.store import storage
-from flows.retrain_policy import Facts, Retraining
-from pipelines.runtime.step_keys import Step
+from flows import config as settings
+from flows.retrain_policy import CANCELLED, CRASHED, DONE, FAILED, RUNNING, Retraining
+from flows.tasks import process_identity
 
-if TYPE_CHECKING:
-    from flows.config import RunConfig
-    from pipelines.registry import ModelVersion, Promotion
+_LOG = logging.getLogger(__name__)
+SILENT = timedelta(minutes=10)  # one on another machine that says nothing for so long was killed
+_STATES = (RUNNING, DONE, FAILED, CANCELLED, CRASHED)
+_TIMES = ("began_at", "ended_at", "due_at", "seen_at")
 
-RECIPE = Step(name="recipe", version=1)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetrainLog:
+    """What the log holds."""
+
+    retrainings: Sequence[Retraining]  # the oldest first; those whose process is gone as crashed
+    unreadable: Sequence[str]  # files that hold none, as a machine that lost its power leaves them
 
 
 def now() -> str:
@@ -28,132 +35,109 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def gather_facts(config: "RunConfig", songs: ShardSet | None = None, *, due: str = "") -> Facts:
-    """What store and registry say now about the dataset `songs`, by default the newest of the store."""
-    from pipelines import registry
-
-    champion = registry.champion(config.registry, store=config.store.root)
-    history = registry.history(config.registry, store=config.store.root)
-    promotion = next((entry for entry in history[::-1] if champion and entry.version == champion.version), None)
-    newest = songs or _newest(config.store.tables)
-    learnable = [song for song in read_songs(newest) if song.split == "train"] if newest else []
-    learned = _learned_from(config, champion, history, newest) if champion and newest else None
-    done = retrainings(config.store.tables)
-    ended = [retraining for retraining in done if retraining.ended_at and retraining.champion]
-    return Facts(
-        now=now(),
-        due=due,
-        hours=_hours(learnable),
-        champion=champion.version if champion else "",
-        champion_hours=None if learned is None else _hours(song for song in learnable if song.audio in learned),
-        champion_at=_utc(promotion.at) if promotion else "",
-        rolled_back=promotion is not None and promotion == history[-1] and promotion.kind == "rollback",
-        canary=canary_scores(config.store.tables, champion.digest) if champion else (),
-        expected_alias=ended[-1].champion if ended else "",
-        done=done,
-        dataset=newest.digest if newest else "",
-        recipe=recipe(config),
-    )
-
-
-def _newest(tables: str) -> ShardSet | None:
-    curated = [version for version in dataset_versions.list_versions(tables) if version.step == "curate"]
-    return address_of(read_manifest(curated[0].manifest)) if curated else None
-
-
-def _learned_from(
-    config: "RunConfig", champion: "ModelVersion", history: "Sequence[Promotion]", newest: ShardSet
-) -> Collection[str] | None:
-    """Digests of audio that the champion, or a version it was rolled back from, has learned from: not new songs.
-
-    Copies of these among the newest songs count too. None where the champion's own dataset is gone.
-    """
-    from pipelines.lineage import training_recordings
-
-    tables = config.store.tables
-    if training_recordings.find_dataset(champion.dataset_uri, tables=tables) is None:
-        return None
-    ancestors = training_recordings.Ancestors(config.store.root, tables)
-    origin = ancestors.of_version(champion.uri)
-    for entry in history[::-1]:
-        if entry.kind != "rollback":
-            break
-        if entry.before:
-            origin |= ancestors.of_version(f"models:/{champion.name}/{entry.before}")
-    learned = {recording.audio for recording in origin.recordings if recording.split == "train"}
-    others = {song.audio for song in read_songs(newest)} - learned
-    if not others:
-        return learned
-    stored = {**origin.signatures, **training_recordings.signatures_of(read_manifest(newest))}
-    signatures = {audio: stored[audio] for audio in learned | others if audio in stored}
-    return training_recordings.same_recordings(learned, signatures, min_similarity=config.curate.min_similarity)
-
-
-def _hours(songs: Iterable[Song]) -> float:
-    return sum(song.num_samples / song.sample_rate for song in songs) / 3600
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecipeInputs:
-    """All that shapes a model besides its settings, its songs and the seed of a retraining."""
-
-    sources: tuple[str, ...]
-    start: Mapping[str, str]  # the weights that it starts from
-    versions: Mapping[str, int]  # of the steps that make its mixes and its weights
-
-
-def recipe(config: "RunConfig") -> str:
-    """The key of a retraining but for its songs: it changes with settings and with versions of steps."""
-    from pipelines.lineage import training_record
-    from pipelines.preparation import analyze, automix
-    from pipelines.training import train
-
-    inputs = RecipeInputs(
-        sources=tuple(config.corpus.sources),
-        start=training_record.start_of(config.model.init_from, store=config.store.root)
-        if config.model.init_from
-        else {},
-        versions={
-            **analyze.STEP.versions,
-            **automix.PLAN.versions,
-            **automix.STEP.versions,
-            **train.STEP.versions,
-        },
-    )
-    settings = [config.analyze, config.automix, config.automix_weight, config.model, config.train]
-    return RECIPE.key(inputs, settings)
-
-
-def _utc(at: str) -> str:
-    """A time of the registry as UTC, which it is in also where the registry names no zone."""
+def utc(at: str) -> str:
+    """A time as it is written here; one without a zone is in UTC already, as the registry's are."""
     time = datetime.fromisoformat(at)
-    return (time if time.tzinfo else time.replace(tzinfo=UTC)).isoformat(timespec="seconds")
+    return (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC).isoformat(timespec="seconds")
 
 
-def retrainings(store: str) -> list[Retraining]:
-    """Every retraining in the log, the oldest first."""
+def read_log(store: str) -> RetrainLog:
+    """Every retraining of the log; what cannot be read is named, and stands in nobody's way."""
+    notes = _notes(store)
+    entries = (_as_it_is(entry) for entry in notes.values() if entry)
+    unreadable = [file for file, entry in notes.items() if entry is None]
+    return RetrainLog(retrainings=sorted(entries, key=lambda entry: entry.began_at), unreadable=unreadable)
+
+
+def _notes(store: str) -> dict[str, Retraining | None]:
+    """Each file of the log, and what it says; None where it cannot be read."""
     folder = storage.join(store, "retrainings")
-    names = [name for name in storage.names(folder) if name.endswith(".json")]
-    entries = (json.loads(storage.read(storage.join(folder, name))) for name in names)
-    return sorted((Retraining(**entry) for entry in entries), key=lambda retraining: retraining.began_at)
+    notes = dict[str, Retraining | None]()
+    for name in storage.names(folder):
+        if name.endswith(".json"):
+            file = storage.join(folder, name)
+            try:
+                notes[file] = _parse(storage.read(file))
+            except (OSError, ValueError, RecursionError):
+                notes[file] = None
+    return notes
 
 
-def unfinished(store: str, run: str) -> Retraining | None:
-    """The retraining that this very run began before its process was killed; None where it began none."""
-    return next((entry for entry in retrainings(store) if entry.run == run and not entry.ended_at), None)
+def _parse(note: bytes) -> Retraining:
+    """The retraining of a note; what a newer program notes besides is left out. ValueError where it is none."""
+    content = json.loads(note)
+    if not isinstance(content, dict):
+        raise ValueError("a note is a table")
+    known = {field.name for field in dataclasses.fields(Retraining)}
+    entry: Retraining = settings.parse(
+        Retraining, json.dumps({name: value for name, value in content.items() if name in known})
+    )
+    times = {name: utc(getattr(entry, name)) for name in _TIMES if getattr(entry, name)}
+    if not entry.began_at or entry.status not in _STATES:
+        raise ValueError("a retraining has a beginning and a status")
+    if "status" not in content:  # from before it was noted: what had not ended then is over by now
+        entry = replace(entry, status=DONE if entry.ended_at else CRASHED)
+    return replace(entry, **times)
 
 
-def write(store: str, retraining: Retraining) -> None:
-    """Put a retraining into the log; at its end it replaces the entry of its beginning."""
-    name = retraining.began_at.replace(":", "").replace("+", "Z")
-    storage.write(storage.join(store, "retrainings", f"{name}.json"), _json(asdict(retraining)))
+def _as_it_is(entry: Retraining) -> Retraining:
+    """The same, but crashed where it is noted as running and its process is gone."""
+    if entry.status != RUNNING or _is_alive(entry):
+        return entry
+    return replace(entry, status=CRASHED, ended_at=entry.seen_at or entry.began_at)
+
+
+def _is_alive(entry: Retraining) -> bool:
+    """Told by the process where it is one of this machine, else by its last sign of life."""
+    if entry.machine == process_identity.this_machine():
+        return process_identity.is_running(entry.pid, entry.process_start)
+    return bool(entry.seen_at) and abs(datetime.now(UTC) - datetime.fromisoformat(entry.seen_at)) < SILENT
+
+
+def write(store: str, entry: Retraining) -> None:
+    """Put a retraining into the log; it replaces what was noted of it before."""
+    storage.write(_file_of(store, entry), _json(asdict(entry)))
+
+
+def _file_of(store: str, entry: Retraining) -> str:
+    return storage.join(store, "retrainings", f"{entry.began_at.replace(':', '').replace('+', 'Z')}.json")
+
+
+def settle(store: str) -> None:
+    """Note of each retraining that crashed that it did. For who holds the lock of the store."""
+    for file, entry in _notes(store).items():
+        if entry and entry != (as_it_is := _as_it_is(entry)):
+            storage.write(file, _json(asdict(as_it_is)))
+
+
+def unfinished(store: str, run: str, recipe: str) -> Retraining | None:
+    """What this very run began before it was stopped or killed, if nothing was trained since; None where that is none.
+
+    One that failed is not gone on with but decided on anew; so is one whose settings or code are others by now.
+    """
+    entries = read_log(store).retrainings
+    last_done = max((entry.began_at for entry in entries if entry.status == DONE), default="")
+    own = [entry for entry in entries if entry.run == run and entry.status in (CRASHED, CANCELLED)]
+    return next((entry for entry in own[::-1] if entry.recipe in ("", recipe) and entry.began_at > last_done), None)
+
+
+def cancel(store: str, run: str) -> None:
+    """Note that a run was cancelled; the process that might have done it is gone."""
+    for entry in read_log(store).retrainings:
+        if entry.run == run and entry.status in (RUNNING, CRASHED):
+            write(store, replace(entry, status=CANCELLED, ended_at=now()))
 
 
 def canary_scores(store: str, champion_digest: str) -> list[float]:
     """The scores of a champion on the canary songs, the oldest first."""
+    file = _canary_file(store, champion_digest)
     try:
-        return list(json.loads(storage.read(_canary_file(store, champion_digest))))
+        scores = json.loads(storage.read(file))
+        return [float(score) for score in scores]
     except FileNotFoundError:
+        return []
+    except (ValueError, TypeError):
+        _LOG.warning("%s cannot be read; the scores of the canary songs begin anew", file)
         return []
 
 

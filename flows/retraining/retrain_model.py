@@ -15,9 +15,12 @@ from datasets.store.ownership import claim_store
 from flows import build_corpus, retrain_policy, train_model
 from flows.config import RunConfig
 from flows.console.markdown import literal
+from flows.console.progress_display import current
 from flows.full_run import FullRun, run_all
-from flows.retrain_policy import Facts, Judgement, Retraining
+from flows.retrain_policy import DONE, Facts, Judgement, Retraining
 from flows.retraining import retrain_log
+from flows.retraining.facts import gather_facts, recipe
+from flows.retraining.recording import recorded
 from flows.tasks.prefect_step import resumable
 from pipelines import registry
 from pipelines.evaluation.summary import SongScore
@@ -35,39 +38,52 @@ class RetrainResult:
 def retrain_model(config: RunConfig, *, run: str, due: str) -> RetrainResult:
     """Trains again if a trigger fires and nothing forbids it.
 
-    `run` names the run: after a kill, the same run continues what it began. `due` is when it was scheduled (UTC,
-    ISO 8601): the minimum interval counts from there, whatever waiting and ingesting took.
+    `run` names the run: after a kill or Ctrl-C, the same run continues what it began. `due` is when it was scheduled
+    (UTC, ISO 8601): the minimum interval counts from there, whatever waiting and ingesting took.
     """
-    begun = retrain_log.unfinished(config.store.tables, run)
+    tables, log = config.store.tables, get_run_logger()
+    retrain_log.settle(tables)
+    begun = retrain_log.unfinished(tables, run, recipe(config))
     if begun is None:
         dataset = build_corpus.build_corpus.fn(config, until="curate").songs
         if config.retrain.canary:
             _score_canary_songs(config)
-        facts = retrain_log.gather_facts(config, dataset, due=due)
+        facts = gather_facts(config, dataset, due=due)
         judgement = retrain_policy.judge(facts, config.retrain)
         if judgement.retrain:
             begun, judgement = _begin(config, facts, judgement, run=run)
-        reason = judgement.sentence
-        get_run_logger().info(reason)
-        create_markdown_artifact(markdown=literal(reason), key="retrain-why", description="whether to train again")
+        said = [judgement.sentence, *retrain_policy.remarks(facts)]
+        reason = "\n".join(said)
+        log.info(reason)
+        page = "\n\n".join(map(literal, said))
+        create_markdown_artifact(markdown=page, key="retrain-why", description="whether to train again")
         if begun is None:
             return RetrainResult(reason=reason)
-    result = run_all(_seeded(config, begun))
-    champion = registry.champion(config.registry, store=config.store.root)
-    ended = replace(begun, ended_at=retrain_log.now(), champion=champion.version if champion else "")
-    retrain_log.write(config.store.tables, ended)
+    with recorded(tables, begun, current(), gpus=_gpus(config)) as recording:
+        result = run_all(_seeded(config, begun))
+        champion = registry.champion(config.registry, store=config.store.root)
+        recording.end(DONE, champion=champion.version if champion else "")
     return RetrainResult(reason=begun.reason, full_run=result)
 
 
+def _gpus(config: RunConfig) -> dict[str, int]:
+    """How many GPUs each stage of a run has at work."""
+    return {
+        stage: max(1, settings.num_workers)
+        for stage, settings in (("train", config.train), ("evaluate", config.evaluate))
+        if settings.use_gpu
+    }
+
+
 def _begin(config: RunConfig, facts: Facts, judgement: Judgement, *, run: str) -> tuple[Retraining | None, Judgement]:
-    """A retraining that is in the log from now on; should this process die, the same run continues it.
+    """A retraining to carry out.
 
     None, and a judgement that says why, where the very same training ended before.
     """
     begun = Retraining(
         began_at=retrain_log.now(),
         due_at=facts.due,
-        devices=config.train.num_workers if config.train.use_gpu else 0,
+        devices=_gpus(config).get("train", 0),
         reason=judgement.sentence,
         run=run,
         occasion=judgement.occasion,
@@ -77,13 +93,11 @@ def _begin(config: RunConfig, facts: Facts, judgement: Judgement, *, run: str) -
     )
     config = _seeded(config, begun)
     key = train_model.run_key(config, build_corpus.build_corpus.fn(config))
-    same = next((earlier for earlier in facts.done if earlier.ended_at and earlier.run_key == key), None)
+    same = next((earlier for earlier in facts.done if earlier.status == DONE and earlier.run_key == key), None)
     if same is not None:
         why = f"Not now: {retrain_policy.nothing_to_train(same)}, though {judgement.sentence.removeprefix('Yes: ')}"
         return None, replace(judgement, retrain=False, sentence=why)
-    begun = replace(begun, run_key=key)
-    retrain_log.write(config.store.tables, begun)
-    return begun, judgement
+    return replace(begun, run_key=key), judgement
 
 
 def _seeded(config: RunConfig, begun: Retraining) -> RunConfig:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from datasets.errors import InputError
+from flows.tasks.process_identity import is_running, this_process
 from pipelines.registry.database.sqlite_files import SPECIAL, sqlite_address
 
 # In the environment of a temporary server: who started it, also after that process was killed.
@@ -58,24 +59,14 @@ def stop_leftovers(store: Path) -> list[int]:
                 continue
             owner = process.environ().get(OWNER, "")
             pid, _, rest = owner.partition(" ")
-            created_s, _, home = rest.partition(" ")
-            if home != str(store) or _is_alive(int(pid), float(created_s)):
+            start, _, home = rest.partition(" ")
+            if home != str(store) or is_running(int(pid), float(start)):
                 continue
             process.terminate()
             ended.append(process.pid)
         except (psutil.Error, ValueError):
             continue
     return ended
-
-
-def _is_alive(pid: int, created_s: float) -> bool:
-    """Whether that very process runs; a later process with the same number has another creation time."""
-    import psutil
-
-    try:
-        return abs(psutil.Process(pid).create_time() - created_s) < 1.0
-    except psutil.Error:
-        return False
 
 
 def home_environment(store: Path) -> dict[str, str]:
@@ -88,11 +79,9 @@ def home_environment(store: Path) -> dict[str, str]:
 
 
 def _set_environment(store: Path) -> None:
-    import psutil
-
     home = store / "prefect"
     home.mkdir(parents=True, exist_ok=True)
-    os.environ[OWNER] = f"{os.getpid()} {psutil.Process().create_time()} {store}"
+    os.environ[OWNER] = f"{os.getpid()} {this_process().start} {store}"
     if not os.environ.get("PREFECT_API_URL"):
         os.environ.update(home_environment(store))
     for name, value in {

@@ -49,7 +49,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "flows/config/setting_names.py": ("flows/test_config.py", "flows/test_presets.py"),
     "flows/config/setting_overrides.py": ("flows/test_config.py", "flows/test_presets.py"),
     "flows/retrain_policy.py": ("flows/test_retrain_policy.py",),
-    "flows/retraining/retrain_log.py": ("flows/test_retrain_policy.py",),
+    "flows/retraining/retrain_log.py": ("flows/retraining/test_retrain_log.py",),
     "models/inference/separate.py": ("models/inference/test_separate.py",),
     "models/learning/augment.py": ("models/learning/test_augment.py",),
     "models/learning/ema.py": ("models/learning/test_ema.py",),

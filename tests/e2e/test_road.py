@@ -230,9 +230,10 @@ def test_a_retraining_trains_with_a_seed_of_its_own_and_once_on_each_occasion(wa
     first = retrain(**form, overrides=settings)
     assert first["retrained"]
     assert first["run_key"] != walked.answer["model"]["trained"]["run_key"]
-    (kept,) = retrain_log.retrainings(str(walked.store))
+    (kept,) = retrain_log.read_log(str(walked.store)).retrainings
     assert (kept.run_key, kept.champion) == (first["run_key"], "")
-    assert kept.ended_at
+    assert (kept.status, kept.gpu_hours) == ("done", 0.0)
+    assert kept.began_at <= kept.ended_at
     assert kept.due_at <= kept.began_at
     settings_of_it = tomllib.loads(next((walked.store / "runs" / kept.run_key).glob("*.toml")).read_text())
     assert settings_of_it["train"]["seed"] == kept.seed

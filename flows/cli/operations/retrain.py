@@ -12,6 +12,7 @@ from flows.cli.session import prepared, run_verb
 from flows.config import RunConfig
 from flows.console.progress_display import Screen, table
 from flows.retraining import retrain_log
+from flows.retraining.facts import gather_facts
 
 RUN = "stemline retrain"  # the name of a manual retraining in the log, by which it is continued after a kill
 
@@ -51,17 +52,31 @@ def run(config: RunConfig, *, screen: Screen, debug: bool = False) -> dict[str, 
 
 def explained(config: RunConfig) -> dict[str, Any]:
     """Whether the model would be trained again now, in one sentence, and the log of retrainings."""
-    facts = retrain_log.gather_facts(config)
+    facts = gather_facts(config)
     judgement = retrain_policy.judge(facts, config.retrain)
-    output: list[Any] = [Text(judgement.sentence, overflow="fold")]
+    remarks = retrain_policy.remarks(facts)
+    output: list[Any] = [Text(sentence, overflow="fold") for sentence in (judgement.sentence, *remarks)]
     if facts.done:
         rows = [
-            [past.began_at[:16], past.ended_at[:16] or "–", past.champion or "–", past.reason] for past in facts.done
+            [
+                past.began_at[:16],
+                past.ended_at[:16] or "–",
+                past.status,
+                past.champion or "–",
+                past.error or past.reason,
+            ]
+            for past in facts.done
         ]
-        output.append(table("Retrainings", ["began, UTC", "ended", "champion", "why"], rows[::-1]))
+        output.append(table("Retrainings", ["began, UTC", "ended", "how", "champion", "why"], rows[::-1]))
     return {
         "retrain": judgement.retrain,
         "why": judgement.sentence,
+        "remarks": remarks,
         "facts": asdict(facts),
         "console_output": output,
     }
+
+
+def _why(past: retrain_policy.Retraining) -> str:
+    """What a retraining failed at, else why it was begun."""
+    return past.error or past.reason

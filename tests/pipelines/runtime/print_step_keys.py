@@ -12,7 +12,7 @@ from typing import Any
 
 from datasets.corpus import synthetic
 from datasets.schema import MixPlan, Part, ShardSet, StemFile, Track
-from flows.retraining import retrain_log
+from flows.retraining import facts
 from flows.tasks import remote_step
 from pipelines.evaluation import evaluate, model_compatibility
 from pipelines.inference import listening_pages, separate_songs
@@ -99,7 +99,7 @@ def all_keys() -> dict[str, str]:
         **{step.name: step.key(inputs, settings) for step, inputs, settings in records},
         ingest.SONG.name: song_key,
         train.STEP.name: train.key_of(job),
-        retrain_log.RECIPE.name: retrain_log.recipe(run_config),
+        facts.RECIPE.name: facts.recipe(run_config),
         "synthetic": str(synthetic.VERSION),
     }
 

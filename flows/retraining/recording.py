@@ -1,0 +1,95 @@
+"""Keeps the log's entry of a retraining true while it runs, and ends it however the retraining ends."""
+
+import logging
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+
+from prefect.exceptions import CancelledRun
+
+from flows.console.error_messages import explain
+from flows.console.progress_display import Screen
+from flows.retrain_policy import CANCELLED, FAILED, RUNNING, Retraining
+from flows.retraining import retrain_log
+from flows.tasks.process_identity import this_process
+
+_LOG = logging.getLogger(__name__)
+BEAT_S = 60.0  # the entry says so often that its process is alive, and what it has cost
+_ERROR_CHARACTERS = 200
+_JOIN_S = 20.0  # a write to an object store that hangs must not keep a stopped command
+
+
+class Recording:
+    """The entry of a retraining under way; `end` says how it stands at its end."""
+
+    def __init__(self, store: str, begun: Retraining, screen: Screen, gpus: Mapping[str, int]) -> None:
+        process = this_process()
+        self._entry = replace(
+            begun, status=RUNNING, ended_at="", error="", machine=process.machine, pid=process.pid,
+            process_start=process.start,
+        )  # fmt: skip
+        self._store, self._screen, self._gpus = store, screen, gpus
+        self._before_s = self._worked_s()  # earlier stages of this screen were not part of it
+
+    @property
+    def entry(self) -> Retraining:
+        """As it stands now."""
+        hours = (self._entry.gpu_hours or 0.0) + (self._worked_s() - self._before_s) / 3600
+        return replace(self._entry, seen_at=retrain_log.now(), gpu_hours=round(hours, 6))
+
+    def write(self) -> None:
+        retrain_log.write(self._store, self.entry)
+
+    def end(self, status: str, *, champion: str = "", error: str = "") -> None:
+        entry = self.entry
+        retrain_log.write(
+            self._store, replace(entry, status=status, ended_at=entry.seen_at, champion=champion, error=error)
+        )
+
+    def _worked_s(self) -> float:
+        """Seconds of GPUs."""
+        return sum(gpus * self._screen.worked_s(stage) for stage, gpus in self._gpus.items())
+
+
+@contextmanager
+def recorded(store: str, begun: Retraining, screen: Screen, *, gpus: Mapping[str, int]) -> Iterator[Recording]:
+    """Inside, the entry is noted as running, with what it has cost; after an error, as failed or cancelled.
+
+    `gpus` says how many a stage of the screen has at work. The body ends the entry itself where all went well.
+    """
+    recording = Recording(store, begun, screen, gpus)
+    recording.write()
+    over = threading.Event()
+    thread = threading.Thread(target=_beat, args=(recording, over), name="retraining-log", daemon=True)
+    thread.start()
+
+    def stop() -> None:
+        over.set()
+        thread.join(timeout=_JOIN_S)
+
+    try:
+        yield recording
+        stop()
+    except BaseException as error:
+        stop()
+        stopped = not isinstance(error, Exception) or isinstance(error, CancelledRun)
+        try:
+            lines = "" if stopped else explain(error).message.removeprefix("stemline failed: ")
+            recording.end(CANCELLED if stopped else FAILED, error=_one_line(lines))
+        except Exception as second:  # such as a full disk, of which the first one tells
+            _LOG.warning("the log of retrainings could not be written: %s", second)
+        raise
+
+
+def _beat(recording: Recording, over: threading.Event) -> None:
+    while not over.wait(BEAT_S):
+        try:
+            recording.write()
+        except Exception as error:  # a disk that is full now, a store that is away for a moment: the next may do
+            _LOG.warning("the log of retrainings could not be written: %s", error)
+
+
+def _one_line(text: str) -> str:
+    line = (text.strip().splitlines() or [""])[0]
+    return line if len(line) <= _ERROR_CHARACTERS else line[: _ERROR_CHARACTERS - 1] + "…"

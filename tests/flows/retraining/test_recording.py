@@ -1,0 +1,146 @@
+"""However a retraining ends, its entry in the log says so, and what of GPUs it really used."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from prefect.exceptions import CancelledRun
+from rich.console import Console
+
+from datasets.errors import InputError
+from flows.console.progress_display import Screen
+from flows.retrain_policy import Retraining
+from flows.retraining import recording as recording_module
+from flows.retraining.recording import recorded
+from flows.retraining.retrain_log import read_log
+from flows.tasks.process_identity import this_process
+
+BEGUN = Retraining(began_at="2026-11-23T09:00:00+00:00", run="a run", devices=4, reason="Yes: why.")
+
+
+def screen() -> Screen:
+    return Screen(Console(file=io.StringIO()))
+
+
+def only(store: Path) -> Retraining:
+    (entry,) = read_log(str(store)).retrainings
+    return entry
+
+
+def test_it_is_noted_as_running_and_then_as_its_body_ended_it(tmp_path: Path) -> None:
+    with recorded(str(tmp_path), BEGUN, screen(), gpus={}) as under_way:
+        entry, process = only(tmp_path), this_process()
+        assert (entry.status, entry.machine, entry.pid) == ("running", process.machine, process.pid)
+        under_way.end("done", champion="7")
+    entry = only(tmp_path)
+    assert (entry.status, entry.champion, entry.gpu_hours, entry.reason) == ("done", "7", 0.0, "Yes: why.")
+    assert entry.ended_at > entry.began_at
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (InputError("the songs are gone\nsee there"), "failed", "the songs are gone"),
+        (OSError(28, "No space left on device"), "failed", "The disk is full."),
+        (ZeroDivisionError("x" * 900), "failed", "ZeroDivisionError: xxx"),
+        (KeyboardInterrupt(), "cancelled", ""),
+        (SystemExit(1), "cancelled", ""),
+        (CancelledRun("by somebody"), "cancelled", ""),
+    ],
+)
+def test_an_error_ends_it_in_the_log_and_goes_on(tmp_path: Path, error: BaseException, status: str, words: str) -> None:
+    with pytest.raises(type(error)), recorded(str(tmp_path), BEGUN, screen(), gpus={}):
+        raise error
+    entry = only(tmp_path)
+    assert entry.status == status
+    assert entry.ended_at
+    assert entry.error.startswith(words)
+    assert len(entry.error) <= 200
+
+
+def test_a_log_that_cannot_be_written_at_the_end_does_not_hide_why_it_ended(tmp_path: Path) -> None:
+    def work() -> None:
+        with recorded(str(tmp_path), BEGUN, screen(), gpus={}):
+            (tmp_path / "retrainings").rename(tmp_path / "away")
+            (tmp_path / "retrainings").write_text("in the way")
+            raise InputError("the songs are gone")
+
+    with pytest.raises(InputError, match="the songs are gone"):
+        work()
+
+
+def test_gpus_count_while_they_work_and_not_while_they_are_waited_for(tmp_path: Path) -> None:
+    shown = screen()
+    shown.start("train", 10, "steps")
+    shown.advance()
+    time.sleep(0.2)  # an earlier training in the same process
+    shown.finish("")
+    with recorded(str(tmp_path), replace(BEGUN, gpu_hours=1.0), shown, gpus={"train": 4, "evaluate": 2}) as under_way:
+        for name in ("ingest", "train", "train", "evaluate"):  # a worker was lost: the training began twice
+            shown.start(name, 10, "steps")
+            time.sleep(0.5)  # no machine yet
+            shown.advance()
+            time.sleep(0.3)
+            if name == "evaluate":
+                used = 3600 * (under_way.entry.gpu_hours or 0.0) - 3600
+                assert 2.4 + 0.6 <= used < 5, "while it runs, what it used until now"
+            shown.finish("")
+        under_way.end("done")
+    assert 2.4 + 0.6 <= 3600 * ((only(tmp_path).gpu_hours or 0.0) - 1.0) < 5
+
+
+KILLED = """
+import io, sys, time
+from rich.console import Console
+from flows.console.progress_display import Screen
+from flows.retrain_policy import Retraining
+from flows.retraining import recording
+recording.BEAT_S = 0.2
+screen = Screen(Console(file=io.StringIO()))
+begun = Retraining(began_at="2026-11-23T09:00:00+00:00", devices=100)
+with recording.recorded(sys.argv[1], begun, screen, gpus={"train": 100}):
+    screen.start("train", 10, "steps")
+    screen.advance()
+    time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+def test_a_kill_leaves_what_it_used_until_shortly_before(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], stderr=subprocess.PIPE, text=True)
+    deadline_s = time.monotonic() + 120
+    while time.monotonic() < deadline_s and process.poll() is None:
+        notes = list((tmp_path / "retrainings").glob("*.json"))
+        if notes and json.loads(notes[0].read_text())["gpu_hours"] > 0.02:
+            break
+        time.sleep(0.1)
+    assert only(tmp_path).status == "running"
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    entry = only(tmp_path)
+    assert entry.status == "crashed"
+    assert 0.02 < (entry.gpu_hours or 0.0) < 1
+    assert entry.ended_at == entry.seen_at > entry.began_at
+
+
+def test_a_beat_that_cannot_be_written_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recording_module, "BEAT_S", 0.05)
+    with recorded(str(tmp_path), BEGUN, screen(), gpus={}) as under_way:
+        folder = tmp_path / "retrainings"
+        folder.rename(tmp_path / "away")
+        folder.write_text("in the way")
+        time.sleep(0.3)
+        folder.unlink()
+        deadline_s = time.monotonic() + 20
+        while not folder.is_dir() and time.monotonic() < deadline_s:
+            time.sleep(0.05)
+        assert only(tmp_path).status == "running"
+        under_way.end("done")
+    assert only(tmp_path).status == "done"
