@@ -1,8 +1,13 @@
 """The errors a user can fix; the command line prints them without a stack trace and exits with 2."""
 
+from datasets.store.secrets_in_text import without_passwords
+
 
 class InputError(ValueError):
-    """Something the user gave is wrong. The message says what was seen, and what is allowed."""
+    """Something the user gave is wrong. The message says what was seen, and what is allowed, but no password."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(without_passwords(message))
 
 
 class Unavailable(InputError):

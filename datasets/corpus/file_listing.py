@@ -66,7 +66,7 @@ def list_folder(root: str) -> Listing:
     """
     if storage.is_remote(root):
         return _list_objects(root)
-    _check_root(Path(root))
+    check_root(root)
     walk = _Walk(root)
     walk.enter("", (os.path.realpath(root),), linked=False)
     return Listing(root=root, folders=walk.folders, unreadable=walk.unreadable, real=walk.real)
@@ -183,7 +183,11 @@ def _hidden(name: str) -> bool:
     return (name.startswith(".") and not name.startswith("..")) or name == "__MACOSX"
 
 
-def _check_root(folder: Path) -> None:
+def check_root(root: str) -> None:
+    """InputError where a folder of this machine is missing, unreadable or empty; an address is not looked at."""
+    if storage.is_remote(root):
+        return
+    folder = Path(root)
     if not folder.exists():
         raise InputError(f"the corpus folder {folder} does not exist; set corpus.root=DIR")
     if not folder.is_dir():

@@ -72,7 +72,7 @@ def _parse(note: bytes) -> Retraining:
     entry: Retraining = settings.parse(
         Retraining, json.dumps({name: value for name, value in content.items() if name in known})
     )
-    times = {name: utc(getattr(entry, name)) for name in _TIMES if getattr(entry, name)}
+    times: dict[str, Any] = {name: utc(getattr(entry, name)) for name in _TIMES if getattr(entry, name)}
     if not entry.began_at or entry.status not in _STATES:
         raise ValueError("a retraining has a beginning and a status")
     if "status" not in content:  # from before it was noted: what had not ended then is over by now

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from datasets.errors import InputError
+from datasets.store.secrets_in_text import without_passwords
 from pipelines.registry.database.moved_artifacts import bring_along
 from pipelines.registry.database.sqlite_files import sqlite_address, sqlite_file
 
@@ -36,19 +37,13 @@ def check_address(uri: str) -> None:
             _log_in(uri, scheme)
         else:
             raise InputError(
-                f"MLFLOW_TRACKING_URI={without_password(uri)!r}: use http(s)://HOST:PORT, sqlite:///FILE or postgresql://..."
+                f"MLFLOW_TRACKING_URI={without_passwords(uri)!r}: use http(s)://HOST:PORT, sqlite:///FILE or postgresql://..."
             )
     except (OSError, sqlite3.Error) as error:
         raise InputError(
-            f"MLflow does not answer at {without_password(uri)} ({error}); start the server or correct "
+            f"MLflow does not answer at {without_passwords(uri)} ({error}); start the server or correct "
             "MLFLOW_TRACKING_URI; without that variable the store's own mlflow.db is used"
         ) from error
-
-
-def without_password(uri: str) -> str:
-    """The same address for people to read."""
-    parts = urlsplit(uri)
-    return uri.replace(f":{parts.password}@", ":***@") if parts.password else uri
 
 
 def _ask(uri: str) -> None:
@@ -69,7 +64,7 @@ def _log_in(uri: str, scheme: str) -> None:
         engine.connect().close()
     except ModuleNotFoundError as error:
         extra = " (pip install 'stemline[postgres]')" if scheme == "postgresql" else ""
-        raise InputError(f"{without_password(uri)} needs the package {error.name}{extra}") from error
+        raise InputError(f"{without_passwords(uri)} needs the package {error.name}{extra}") from error
     except sqlalchemy.exc.SQLAlchemyError as error:
         raise OSError(str(error).splitlines()[0]) from error
 
@@ -160,7 +155,7 @@ def connected(store: str) -> Iterator["MlflowClient"]:
             raise
         message = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"MLflow at {without_password(uri)} refused, or went away: {message}; when it answers, the same command "
+            f"MLflow at {without_passwords(uri)} refused, or went away: {message}; when it answers, the same command "
             "goes on"
         ) from error
     finally:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from datasets.errors import InputError
 from datasets.store.json_files import read_json, write_json
+from datasets.store.secrets_in_text import without_passwords
 from pipelines.registry.connection import address as registry_address
-from pipelines.registry.connection import without_password
 from pipelines.registry.database.sqlite_files import sqlite_file
 
 FILE = "registries.json"  # in the store's root
@@ -18,7 +18,7 @@ OWN = "mlflow.db"  # the store's own books, wherever the store stands
 
 def current(store: str | Path) -> str:
     """The registry that is asked at present, as it is recorded."""
-    address = without_password(registry_address(str(store))).rstrip("/")
+    address = without_passwords(registry_address(str(store))).rstrip("/")
     return OWN if _folder_of(address) == Path(store).resolve() else address
 
 
