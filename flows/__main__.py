@@ -12,6 +12,8 @@ from rich.text import Text
 
 from datasets.store.http_proxies import bypass_proxies
 from flows.console.sanitized_console import Terminal
+from flows.console.standard_streams import lost, make_usable
+from flows.console.stop_signals import stop_signals, stopped
 
 # Group in the help: package in flows.cli, and its verbs in the order shown.
 VERBS = {
@@ -34,6 +36,7 @@ def build_app() -> App:
     """The command line with every verb, none of which is imported yet."""
     app = App(
         name="stemline",
+        console=Terminal(),
         help="From a folder of multitrack songs to a separation model in production.",
         version=version("stemline"),
         help_format="markdown",
@@ -55,8 +58,14 @@ app = build_app()
 
 
 def main(tokens: Sequence[str] | None = None) -> int:
-    """The entry point; returns the exit code: 0 done, 1 a fault of the program, 2 bad input, 130 Ctrl-C."""
+    """The entry point; returns the exit code: 0 done, 1 our fault, 2 bad input, 130 Ctrl-C, 143 SIGTERM."""
+    make_usable()
     bypass_proxies()
+    with stop_signals(_remove_sessions):
+        return _run(tokens)
+
+
+def _run(tokens: Sequence[str] | None) -> int:
     tokens = sys.argv[1:] if tokens is None else tokens
     if tokens and tokens[0] in RENAMED:
         return _refuse(f"`stemline {tokens[0]}` is called `stemline {RENAMED[tokens[0]]}` now.")
@@ -68,8 +77,16 @@ def main(tokens: Sequence[str] | None = None) -> int:
     except CycloptsError as error:
         return _refuse(f"{error}\nSee `stemline --help`.")
     except KeyboardInterrupt:
-        return 130
+        return stopped() or 130
+    except OSError as error:  # of printing the help: a verb catches what is raised in it
+        return lost(error)
     return code if isinstance(code, int) else 0
+
+
+def _remove_sessions() -> None:
+    """Of a Ray that this process started, if it did, the folder."""
+    if cluster := sys.modules.get("pipelines.runtime.cluster"):
+        cluster.remove_session_folders()
 
 
 def _refuse(message: str) -> int:

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +18,8 @@ from rich.padding import Padding
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
+
+from flows.console.standard_streams import unfailing
 
 NAME_WIDTH = 10
 NOTE_EVERY_S = 10.0  # without a terminal, a line at most this often
@@ -135,19 +137,25 @@ class Screen:
             yield
             return
         log.parent.mkdir(parents=True, exist_ok=True)
-        sys.stderr.flush()
+        with suppress(OSError):
+            sys.stderr.flush()
         before = self.console.file
-        with os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace") as ours, open(log, "ab") as others:
-            os.dup2(others.fileno(), 2)
-            self.console.file = ours
-            try:
-                yield
-            finally:
-                self._stop()
+        ours = os.fdopen(os.dup(2), "w", encoding=sys.stderr.encoding, errors="replace")
+        try:
+            with open(log, "ab") as others:
+                os.dup2(others.fileno(), 2)
+            self.console.file = unfailing(ours)
+            yield
+        finally:
+            self._stop()
+            with suppress(OSError):
                 sys.stderr.flush()
+            with suppress(OSError):
                 ours.flush()
-                self.console.file = before
-                os.dup2(ours.fileno(), 2)
+            self.console.file = before
+            os.dup2(ours.fileno(), 2)
+            with suppress(OSError):
+                ours.close()
 
     def _stop(self) -> None:
         if self._live is not None:
@@ -217,7 +225,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, 
     """A plain table, text to the left and numbers to the right; `strong_last` sets the last row, a total, in bold."""
     grid = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
     for index, column in enumerate(columns):
-        grid.add_column(column, justify="left" if index == 0 else "right", header_style="dim")
+        grid.add_column(column, justify="left" if index == 0 else "right", header_style="dim", overflow="fold")
     for index, row in enumerate(rows):
         grid.add_row(*map(Text, row), style="bold" if strong_last and index == len(rows) - 1 else None)
     return grid

@@ -226,7 +226,7 @@ def _session_folder(stack: ExitStack) -> str:
     Short, since paths of Unix sockets end at 107 characters. A lock that goes with its process tells the
     folders of living commands from the others.
     """
-    parent = Path("/tmp") if os.path.isdir("/tmp") else Path(tempfile.gettempdir())
+    parent = _sessions()
     for old in parent.glob(f"{_FOLDER}*/.alive"):
         try:
             with _locked(old):
@@ -237,6 +237,16 @@ def _session_folder(stack: ExitStack) -> str:
     stack.callback(shutil.rmtree, folder, ignore_errors=True)
     stack.enter_context(_locked(Path(folder, ".alive")))
     return folder
+
+
+def _sessions() -> Path:
+    return Path("/tmp") if os.path.isdir("/tmp") else Path(tempfile.gettempdir())
+
+
+def remove_session_folders() -> None:
+    """Those of this process, whose Ray is no more."""
+    for folder in _sessions().glob(f"{_FOLDER}{os.getpid()}-*"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from typing import Any
 from datasets.errors import InputError
 from datasets.store.ownership import require_store
 from flows.cli.options import NO_OPTIONS, Options, Overrides
-from flows.cli.session import run_verb, terminable
+from flows.cli.session import run_verb
 from flows.console.progress_display import Screen
 from flows.tasks.prefect_env import home_environment
 from pipelines.registry.connection import own_database
@@ -27,7 +27,7 @@ from pipelines.registry.database.sqlite_files import sqlite_address
 
 HOST = "127.0.0.1"
 START_WITHIN_S = 120.0
-STOP_WITHIN_S = 10.0
+STOP_WITHIN_S = 4.0  # each of two servers; less than a stopped command has until it is ended by force
 
 
 def ui(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
@@ -50,7 +50,7 @@ def serve(store: Path, *, screen: Screen) -> dict[str, Any]:
     store = store.expanduser().absolute()
     if not store.is_dir():
         raise InputError(f"There is no store at {store}. `stemline demo` makes one; or name yours with store.root=DIR.")
-    with ExitStack() as running, terminable():
+    with ExitStack() as running:
         addresses = {"report": running.enter_context(_report(store / "report.html"))}
         addresses["MLflow"] = os.environ.get("MLFLOW_TRACKING_URI") or running.enter_context(_mlflow(store, screen))
         addresses["Prefect"] = os.environ.get("PREFECT_API_URL") or running.enter_context(_prefect(store, screen))

@@ -1,0 +1,135 @@
+"""Ctrl-C, SIGTERM and SIGHUP end a command: by KeyboardInterrupt, after a while by force, and at once when repeated.
+
+A command waits in the code of Ray, Prefect and MLflow, which set handlers of their own, swallow exceptions, or do not
+come back from C++. So signals are seen by a thread too, by way of a pipe that the kernel's handler writes to.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+GRACE_S = 14.0  # for Ray and Prefect to be taken down; whoever sends SIGTERM kills after 30 s, some after 20
+STOPPED = "Stopped. Run the same command again to continue."
+
+
+_CURRENT: list["StopSignals"] = []
+
+
+def stopped() -> int | None:
+    """The exit code of the running command, if a signal came; None where none did."""
+    return next((stops.exit_code for stops in _CURRENT if stops.first is not None), None)
+
+
+class StopSignals:
+    """The signals that came while a command ran."""
+
+    def __init__(self, clean_up: Callable[[], None]) -> None:
+        self.first: int | None = None
+        self._interrupted = False
+        self._clean_up = clean_up
+        self._stderr = _copy_of_stderr()  # a command sends what others write there into a file
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell sees of a program that a signal ended: 130 after Ctrl-C, 143 after SIGTERM."""
+        return 128 + (self.first or signal.SIGINT)
+
+    def handle(self, number: int, frame: Any) -> None:
+        """In the main thread, where the first one interrupts whatever runs."""
+        if not self._interrupted:
+            self._interrupted, self.first = True, self.first or number
+            raise KeyboardInterrupt
+
+    def watch(self, pipe: int) -> None:
+        """In a thread of its own: ends the process when the first one had no effect for a while, or at the second."""
+        came = 0
+        while numbers := _read(pipe):
+            ours = [number for number in numbers if number in SIGNALS]
+            came += len(ours)
+            self.first = self.first or next(iter(ours), None)  # here too: the main thread may be in C++ for long
+            if came == 1:
+                timer = threading.Timer(GRACE_S, self.end_now)
+                timer.daemon = True
+                timer.start()
+            elif came > 1:
+                self.end_now()
+
+    def end_now(self) -> None:
+        """Kill every process that descends from this one, say so, and exit."""
+        import psutil
+
+        with suppress(psutil.Error):
+            for process in psutil.Process().children(recursive=True):
+                with suppress(psutil.Error):
+                    process.kill()
+        with suppress(Exception):
+            self._clean_up()
+        with suppress(OSError):
+            os.write(self._stderr, f"{STOPPED}\n".encode())
+        os._exit(self.exit_code)
+
+    def close(self) -> None:
+        if self._stderr != 2:
+            os.close(self._stderr)
+
+
+@contextmanager
+def stop_signals(clean_up: Callable[[], None]) -> Iterator[None]:
+    """Inside, signals end the process as the module says; `clean_up` removes what a kill would leave.
+
+    Signals that are ignored, as SIGHUP is under nohup, stay so. Other code cannot set handlers of these meanwhile: Ray,
+    Ray Train and Prefect would, and each ends its own part only.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    stops = StopSignals(clean_up)
+    ours = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    woken_before = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+    before = {number: signal.signal(number, stops.handle) for number in ours}
+    set_handler = signal.signal
+    signal.signal = _without(ours, set_handler)
+    watcher = threading.Thread(target=stops.watch, args=(read_end,), name="stop-signals", daemon=True)
+    watcher.start()
+    _CURRENT.append(stops)
+    try:
+        yield
+    finally:
+        if stops.first is None:  # else the watch goes on until the process is gone
+            _CURRENT.remove(stops)
+            signal.signal = set_handler
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(woken_before)
+            os.close(write_end)
+            watcher.join()
+            os.close(read_end)
+            stops.close()
+
+
+def _without(ours: list[signal.Signals], set_handler: Any) -> Any:
+    def set_others(number: int, handler: Any) -> Any:
+        return signal.getsignal(number) if number in ours else set_handler(number, handler)
+
+    return set_others
+
+
+def _read(pipe: int) -> bytes:
+    """What came since; empty where the other end was closed."""
+    try:
+        return os.read(pipe, 64)
+    except OSError:
+        return b""
+
+
+def _copy_of_stderr() -> int:
+    try:
+        return os.dup(2)
+    except OSError:
+        return 2

@@ -1,0 +1,168 @@
+"""A signal ends a command, whatever the command waits for, and everything that it started."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+HEAD = """
+import os, pathlib, signal, sqlite3, subprocess, sys, time
+from flows.console import stop_signals
+stop_signals.GRACE_S = float(sys.argv[1])
+folder = pathlib.Path(sys.argv[2])
+
+def main(work):
+    with stop_signals.stop_signals(lambda: (folder / "cleaned").touch()):
+        try:
+            work()
+        except KeyboardInterrupt:
+            print(stop_signals.STOPPED, file=sys.stderr)
+            return stop_signals.stopped()
+    return 0
+
+def ready():
+    (folder / "ready").touch()
+"""
+WAITS = """
+def work():
+    ready()
+    time.sleep(600)
+"""
+DEAF = """
+def work():
+    ready()
+    while True:
+        try:
+            time.sleep(600)
+        except BaseException:
+            pass
+"""
+IN_C = """
+def work():
+    database = sqlite3.connect(folder / "held.db", timeout=600)
+    ready()
+    database.execute("begin immediate")
+"""
+SET_ASIDE = """
+def work():
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    assert signal.getsignal(signal.SIGUSR1) is signal.SIG_IGN
+    ready()
+    time.sleep(600)
+"""
+FAMILY = """
+SLEEP = "import time; time.sleep(600)"
+CHILD = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {SLEEP!r}], start_new_session=True); {SLEEP}"
+def work():
+    subprocess.Popen([sys.executable, "-c", CHILD], start_new_session=True)
+    while not (folder / "enough").exists():
+        time.sleep(0.05)
+    ready()
+    while True:
+        try:
+            time.sleep(600)
+        except BaseException:
+            pass
+"""
+
+
+def started(program: str, folder: Path, grace_s: float, **options: Any) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-c", f"{HEAD}{program}\nsys.exit(main(work))\n", str(grace_s), str(folder)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, **options)
+
+
+def listen_to_ctrl_c() -> None:
+    """Also where the tests run in the background of a shell, which has it ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def wait_for(path: Path, process: "subprocess.Popen[str]") -> None:
+    deadline_s = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
+
+
+def sent(process: "subprocess.Popen[str]", *numbers: int, apart_s: float = 0.5) -> tuple[int, str, float]:
+    """Exit code, messages and seconds after signals."""
+    began_s = time.monotonic()
+    for place, number in enumerate(numbers):
+        time.sleep(apart_s if place else 0)
+        process.send_signal(number)
+    _, messages = process.communicate(timeout=60)
+    return process.returncode, messages, time.monotonic() - began_s
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)], ids=str
+)
+@pytest.mark.parametrize("program", [WAITS, SET_ASIDE], ids=["waits", "handlers of a library"])
+def test_the_first_signal_interrupts(tmp_path: Path, program: str, number: int, code: int) -> None:
+    process = started(
+        program, tmp_path, 600, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler)
+    )
+    wait_for(tmp_path / "ready", process)
+    assert sent(process, number)[:2] == (code, "Stopped. Run the same command again to continue.\n")
+    assert not (tmp_path / "cleaned").exists(), "its own end did that"
+
+
+@pytest.mark.parametrize("program", [DEAF, IN_C], ids=["deaf", "in C"])
+@pytest.mark.parametrize(("numbers", "grace_s"), [((signal.SIGTERM,), 1.0), ((signal.SIGTERM, signal.SIGTERM), 600.0)])
+def test_what_does_not_listen_is_ended_after_a_while_and_at_the_second_signal_at_once(
+    tmp_path: Path, program: str, numbers: tuple[int, ...], grace_s: float
+) -> None:
+    with sqlite3.connect(tmp_path / "held.db") as holder:
+        holder.execute("begin immediate")
+        process = started(program, tmp_path, grace_s)
+        wait_for(tmp_path / "ready", process)
+        time.sleep(0.3)
+        code, messages, seconds = sent(process, *numbers)
+    assert (code, messages) == (143, "Stopped. Run the same command again to continue.\n")
+    assert seconds < 10
+    assert (tmp_path / "cleaned").exists()
+
+
+def test_everything_that_descends_from_it_ends_with_it(tmp_path: Path) -> None:
+    process = started(FAMILY, tmp_path, 600, preexec_fn=listen_to_ctrl_c)
+    family = list[psutil.Process]()
+    deadline_s = time.monotonic() + 120
+    while len(family) < 2 and time.monotonic() < deadline_s:
+        family = psutil.Process(process.pid).children(recursive=True)
+        time.sleep(0.05)
+    assert len(family) == 2
+    (tmp_path / "enough").touch()
+    wait_for(tmp_path / "ready", process)
+    assert sent(process, signal.SIGINT, signal.SIGTERM)[0] in (130, 143)
+    assert not psutil.wait_procs(family, timeout=10)[1]
+
+
+def test_a_signal_that_is_ignored_stays_so(tmp_path: Path) -> None:
+    process = started(WAITS, tmp_path, 600, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    wait_for(tmp_path / "ready", process)
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.5)
+    assert process.poll() is None
+    assert sent(process, signal.SIGTERM)[0] == 143
+
+
+def test_afterwards_everything_is_as_before() -> None:
+    from flows.console.stop_signals import stop_signals, stopped
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    set_handler, open_files = signal.signal, len(os.listdir("/proc/self/fd"))
+    with stop_signals(lambda: None):
+        assert signal.signal is not set_handler
+        assert stopped() is None
+    assert signal.signal is set_handler
+    assert {number: signal.getsignal(number) for number in before} == before
+    assert len(os.listdir("/proc/self/fd")) == open_files
