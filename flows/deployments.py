@@ -17,6 +17,7 @@ from flows import config as settings
 from flows import full_run as whole_pipeline
 from flows import train_model as model_flow
 from flows.config import RunConfig
+from flows.early_checks import check_run
 from flows.full_run import FullRun
 from flows.retraining import retrain_log, retrain_model
 from flows.tasks.prefect_log import RunScreen
@@ -130,17 +131,13 @@ def _model_summary(model: Trained) -> dict[str, Any]:
 @contextmanager
 def _prepared(verb: str, config: RunConfig) -> Iterator[RunConfig]:
     """The configuration, with the store locked, one Ray session for all steps, and progress in the run's log."""
-    from pipelines import registry
-    from pipelines.registry.connection import check_address
     from pipelines.runtime.cluster import session
 
     if (runtime.flow_run.run_count or 1) > MAX_STARTS:
         raise InputError(f"this run crashed {MAX_STARTS} times; see its log, then start a new run")
-    if verb != "ingest":
-        config.model.check()
+    check_run(config, verb=verb)
     lock = store_lock(config.store.root, verb=verb, data=config.store.data, patience_s=STORE_PATIENCE_S)
     with lock as folder, RunScreen(), session():
-        check_address(registry.address(str(folder)))
         settings.write(config, folder / "cache" / "flows" / f"{runtime.flow_run.id}.toml")
         yield config
 

@@ -1,8 +1,7 @@
 """How every verb runs: settings resolved, the store locked, Prefect and Ray ready, the result printed."""
 
-import signal
+import os
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -12,26 +11,17 @@ from typing import Any
 from rich.text import Text
 
 from datasets.store import strict_json
+from datasets.store.secrets_in_text import without_passwords
 from flows import config as settings
 from flows.cli.options import PRESET, Options
 from flows.config import RunConfig
 from flows.console.error_messages import explain
 from flows.console.progress_display import Screen
 from flows.console.sanitized_console import Terminal
+from flows.console.standard_streams import lost, write_document
+from flows.console.stop_signals import STOPPED, stopped
 from flows.tasks.prefect_env import prefect_session
 from flows.tasks.store_lock import store_lock
-
-CORPUS_STEPS = ("ingest", "curate", "analyze", "automix")
-# Verbs that talk to MLflow.
-WITH_REGISTRY = (
-    "evaluate",
-    "promote",
-    "run",
-    "demo",
-    "compare",
-    "listen",
-    "retrain",
-)
 
 
 def run_verb(
@@ -49,33 +39,46 @@ def run_verb(
     try:
         config = settings.load(options.preset or preset, overrides)
         if options.print_config:
-            sys.stdout.write(settings.to_toml(config))
-            return 0
+            return print_result({"toml": settings.to_toml(config)}, as_json=False)
         with Screen(errors) as screen:
             result = job(config, screen)
         result["seconds"] = screen.seconds
-    except KeyboardInterrupt:
-        errors.print("Stopped. Run the same command again to continue.")
-        return 130
-    except Exception as error:
-        if options.debug:
-            errors.print(Text("".join(traceback.format_exception(error)).rstrip()))
-        failure = explain(error)
-        errors.print(Text(failure.message), style="red", soft_wrap=True)
-        return failure.exit_code
+    except (Exception, KeyboardInterrupt) as error:
+        return _ended(error, errors, debug=options.debug)
     return print_result(result, as_json=options.json)
 
 
+def _ended(error: BaseException, errors: Terminal, *, debug: bool) -> int:
+    """What ended a command, in a message; what fails once it was stopped fails because of that."""
+    if isinstance(error, KeyboardInterrupt) or stopped():
+        errors.print(STOPPED)
+        return stopped() or 130
+    if debug:
+        errors.print(Text(without_passwords("".join(traceback.format_exception(error)).rstrip())))
+    failure = explain(error)
+    errors.print(Text(failure.message), style="red", soft_wrap=True)
+    return failure.exit_code
+
+
 def print_result(result: dict[str, Any], *, as_json: bool) -> int:
-    """To stdout, as text or as JSON; returns the exit code that the result asks for."""
+    """To stdout, as text or as JSON; returns the exit code that the result asks for, or 2 where stdout takes no more.
+
+    A reader that goes away, as `head` does, has what it wanted.
+    """
     console_output, exit_code = result.pop("console_output", ()), int(result.pop("exit_code", 0))
-    if as_json:
-        # A document in a standard format is printed as it is, without what we add to every verb's result.
-        sys.stdout.write(strict_json.dumps(result.get("document", result), indent=2) + "\n")
-        return exit_code
-    console = Terminal()
-    for part in console_output:
-        console.print(part)
+    try:
+        if "toml" in result:
+            write_document(result["toml"])
+        elif as_json:
+            # A document in a standard format is printed as it is, without what we add to every verb's result.
+            write_document(strict_json.dumps(result.get("document", result), indent=2) + "\n")
+        else:
+            console = Terminal()
+            for part in console_output:
+                console.print(part)
+        sys.stdout.flush()
+    except OSError as error:
+        return lost(error) or exit_code
     return exit_code
 
 
@@ -88,11 +91,10 @@ def run_until(verb: str, overrides: Sequence[str], options: Options) -> int:
 
 def run_steps(config: RunConfig, *, verb: str, screen: Screen, debug: bool = False) -> dict[str, Any]:
     """Every step up to the verb's own. The result is small enough for JSON, except `console_output`, for people."""
-    if verb not in CORPUS_STEPS:
-        config.model.check()  # not after an hour of ingesting
     with prepared(config, verb=verb, screen=screen, debug=debug):
         from flows import build_corpus, full_run, train_model
         from flows.cli.result_tables import corpus_tables, model_tables, run_tables
+        from flows.early_checks import CORPUS_STEPS
 
         if verb in CORPUS_STEPS:
             corpus = build_corpus.build_corpus(config, until=verb)
@@ -108,29 +110,23 @@ def run_steps(config: RunConfig, *, verb: str, screen: Screen, debug: bool = Fal
 
 @contextmanager
 def prepared(config: RunConfig, *, verb: str, screen: Screen, debug: bool) -> Iterator[None]:
-    """The store locked, the servers of the environment reachable, Prefect's home in the store, one Ray session."""
-    from pipelines import registry
-    from pipelines.registry.connection import check_address
+    """Checked what can be known now, the store locked, Prefect's home in the store, one Ray session."""
+    from flows.early_checks import check_run
     from pipelines.runtime.cluster import session
 
-    with store_lock(config.store.root, verb=verb, data=config.store.data) as store, terminable():
+    check_run(config, verb=verb)
+    with store_lock(config.store.root, verb=verb, data=config.store.data) as store:
         screen.say(f"stemline {verb} · store {config.store.root}")
-        if verb in WITH_REGISTRY:
-            check_address(registry.address(str(store)))  # not after an hour of training
+        screen.say(_services())
         alone = nullcontext() if debug else screen.alone_on_stderr(store / "cache" / "stderr.log")
         with alone, prefect_session(store, debug=debug), session():
             screen.start("start", 0, "")
             yield
 
 
-@contextmanager
-def terminable() -> Iterator[None]:
-    """SIGTERM ends a command as Ctrl-C does, so that Ray, Prefect and MLflow are taken down with it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _services() -> str:
+    """What a command starts or asks besides itself."""
+    server, cluster = os.environ.get("PREFECT_API_URL"), os.environ.get("RAY_ADDRESS")
+    prefect = f"asks Prefect at {server}" if server else "starts a temporary server of Prefect"
+    ray = f"Ray at {cluster}" if cluster and cluster != "local" else "a Ray on this machine once a step needs it"
+    return without_passwords(f"{prefect}, and {ray}")

@@ -2,9 +2,11 @@
 
 import errno
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from datasets.errors import InputError
+from datasets.store.secrets_in_text import without_passwords
+from flows.console import server_failures
 from models.errors import ModelError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -28,7 +30,8 @@ def explain(error: BaseException) -> Failure:
     failures = [_classify(chain) for chain in _chains(error)]
     fault = next((failure for failure in failures if failure.exit_code == 1), None)
     messages = dict.fromkeys(failure.message for failure in failures)
-    return fault or Failure(message="\n".join(messages), exit_code=2)
+    found = fault or Failure(message="\n".join(messages), exit_code=2)
+    return replace(found, message=without_passwords(found.message))
 
 
 def _classify(chain: Sequence[BaseException]) -> Failure:
@@ -41,6 +44,8 @@ def _classify(chain: Sequence[BaseException]) -> Failure:
             "then run the same command to continue.",
             exit_code=2,
         )
+    if of_server := next(filter(None, map(server_failures.message_of, chain)), ""):
+        return Failure(message=of_server, exit_code=2)
     last = chain[-1]
     lines = str(last).strip().splitlines()
     return Failure(

@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal
 
 from datasets import audio, shards
 from datasets.audio.mono_mix import mono
-from datasets.corpus.file_listing import is_lossy
 from datasets.corpus.layouts.found_song import LayoutRules
+from datasets.corpus.file_listing import check_root, is_lossy
 from datasets.corpus.removed_songs import REASON as FORGOTTEN
 from datasets.corpus.removed_songs import RemovedSong, RemovedSongs, read_removed_songs
 from datasets.corpus.scan import Scan, is_listed, scan
@@ -162,14 +162,20 @@ class IngestResult:
     mixtures: Mapping[str, tuple[StemFile, ...]] = field(default_factory=dict)
 
 
+def check(corpus: CorpusConfig) -> None:
+    """InputError where there is no folder of songs; an address in an object store is not asked for."""
+    if not corpus.root:
+        raise InputError("corpus.root is not set; corpus.root=DIR names the folder with the songs")
+    check_root(corpus.root)
+
+
 def run(corpus: CorpusConfig, config: IngestConfig, *, store: str, progress: Progress | None = None) -> IngestResult:
     """Chunk shards of every usable song; a finished run with the same songs, settings and code is found again.
 
     InputError when no song can be used at all.
     """
     folder = storage.absolute(store)
-    if not corpus.root:
-        raise InputError("corpus.root is not set; corpus.root=DIR names the folder with the songs")
+    check(corpus)
     forgotten, away = read_removed_songs(folder), dict[str, _Away]()
     for _ in range(_ROUNDS):
         listed = _list(corpus, config, forgotten, folder, progress)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from datasets.errors import InputError
-from pipelines.registry.connection import LOG, RegistryConfig, address, is_absence
+from pipelines.registry.connection import LOG, RegistryConfig, address, connected, is_absence, is_new
 from pipelines.registry.database.mlflow_limits import pages
 from pipelines.registry.database.moved_artifacts import OURS, artifact_folder
 
@@ -13,15 +13,28 @@ if TYPE_CHECKING:
 from typing import TYPE_CHECKING
 
 
-def open_run(client: "MlflowClient", config: RegistryConfig, run_key: str, *, store: str) -> str:
-    """The run of a training, made if there is none in any experiment; it is RUNNING until the training has ended."""
-    wanted = f"tags.run_key = '{run_key}'"
+def living_experiment(client: "MlflowClient", config: RegistryConfig) -> Any | None:
+    """The experiment of the configuration, None where there is none yet; InputError where somebody deleted it."""
     experiment = client.get_experiment_by_name(config.experiment)
     if experiment is not None and experiment.lifecycle_stage == "deleted":
         raise InputError(
             f"the MLflow experiment {config.experiment!r} was deleted: `mlflow experiments restore --experiment-id "
             f"{experiment.experiment_id}` brings it back, and registry.experiment names another"
         )
+    return experiment
+
+
+def check(config: RegistryConfig, *, store: str) -> None:
+    """InputError where nothing answers, or the experiment was deleted; a database that is not there yet is not made."""
+    if not is_new(store):
+        with connected(store) as client:
+            living_experiment(client, config)
+
+
+def open_run(client: "MlflowClient", config: RegistryConfig, run_key: str, *, store: str) -> str:
+    """The run of a training, made if there is none in any experiment; it is RUNNING until the training has ended."""
+    wanted = f"tags.run_key = '{run_key}'"
+    experiment = living_experiment(client, config)
     here = None if experiment is None else str(experiment.experiment_id)
     for places in _experiments(client, first=here):
         runs = client.search_runs(places, filter_string=wanted, max_results=1, order_by=["attributes.start_time ASC"])

@@ -11,6 +11,7 @@ from flows.cli.options import NO_OPTIONS, ModelRef, Options, Overrides
 from flows.cli.session import prepared, run_verb
 from flows.config import RunConfig
 from flows.console.progress_display import Screen, decibels, table
+from pipelines import registry
 from pipelines.evaluation import gate
 from pipelines.evaluation.gate import Pairs
 from pipelines.evaluation.summary import ScoreSummary
@@ -42,6 +43,8 @@ def run(config: RunConfig, first: str, second: str, *, screen: Screen, debug: bo
 
     Songs that one of the two, if registered, learned from are left out.
     """
+    for ref in (first, second):
+        registry.resolve(ref, store=config.store.root)  # not after an hour of ingesting
     differences = lineage.differences(config, first, second)
     with prepared(config, verb="compare", screen=screen, debug=debug):
         from flows.build_corpus import build_corpus

@@ -43,6 +43,8 @@ def run(config: RunConfig, first: str, second: str, *, out: str, screen: Screen,
     second = second or f"models:/{config.registry.name}@{CHAMPION}"
     folder = Path(out).expanduser().absolute() if out else Path(config.store.root) / "listening"
     listening_pages.check(str(folder))
+    for ref in (first, second):
+        registry.resolve(ref, store=config.store.root)  # not after an hour of ingesting
     with prepared(config, verb="listen", screen=screen, debug=debug):
         from flows.build_corpus import build_corpus
         from flows.train_model import score_both

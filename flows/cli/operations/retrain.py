@@ -37,7 +37,6 @@ def retrain(
 
 def run(config: RunConfig, *, screen: Screen, debug: bool = False) -> dict[str, Any]:
     """Whether it was trained again and why, and the result of the run."""
-    config.model.check()  # not after an hour of ingesting
     with prepared(config, verb="retrain", screen=screen, debug=debug):
         from flows.cli.result_tables import run_tables
         from flows.retraining.retrain_model import retrain_model

@@ -1,0 +1,25 @@
+"""What can be known of a run before a server starts or a song is decoded: asked by commands and deployments alike."""
+
+from datasets.corpus.listing import check_root
+from flows.config import RunConfig
+from pipelines import registry
+from pipelines.preparation import ingest
+
+CORPUS_STEPS = ("ingest", "curate", "analyze", "automix")
+# Verbs that talk to MLflow.
+WITH_REGISTRY = ("evaluate", "promote", "run", "demo", "compare", "listen", "retrain")
+
+
+def check_run(config: RunConfig, *, verb: str) -> None:
+    """InputError where the songs, the network, the weights to begin with, or the registry are not there."""
+    models = verb not in (*CORPUS_STEPS, "compare", "listen")
+    if models:
+        config.model.check()
+    if verb != "demo" or config.corpus.root:  # a demo composes its songs
+        ingest.check(config.corpus)
+    if models and config.model.init_from:
+        registry.resolve(config.model.init_from, store=config.store.root)
+    if verb in WITH_REGISTRY:
+        registry.check(config.registry, store=config.store.root)
+    if verb == "retrain" and config.retrain.canary:
+        check_root(config.retrain.canary)
