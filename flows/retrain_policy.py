@@ -135,8 +135,8 @@ def judge(facts: Facts, config: RetrainConfig) -> Judgement:
 
 def remarks(facts: Facts) -> list[str]:
     """What is wrong with the log, in whole sentences: none of it keeps a retraining from being decided on."""
-    said = [f"The note {name} of a retraining cannot be read and is left out." for name in facts.unreadable]
-    return said + [
+    broken = [f"The note {name} of a retraining cannot be read and is left out." for name in facts.unreadable]
+    return broken + [
         f"The retraining of {entry.began_at[:16]} lies in the future: the clock was set back since. It keeps no other "
         "waiting."
         for entry in facts.done

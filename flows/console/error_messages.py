@@ -30,8 +30,8 @@ def explain(error: BaseException) -> Failure:
     failures = [_classify(chain) for chain in _chains(error)]
     fault = next((failure for failure in failures if failure.exit_code == 1), None)
     messages = dict.fromkeys(failure.message for failure in failures)
-    found = fault or Failure(message="\n".join(messages), exit_code=2)
-    return replace(found, message=without_passwords(found.message))
+    whole = fault or Failure(message="\n".join(messages), exit_code=2)
+    return replace(whole, message=without_passwords(whole.message))
 
 
 def _classify(chain: Sequence[BaseException]) -> Failure:

@@ -20,7 +20,7 @@ _ERROR_CHARACTERS = 200
 _JOIN_S = 20.0  # a write to an object store that hangs must not keep a stopped command
 
 
-class Recording:
+class RunningEntry:
     """The entry of a retraining under way; `end` says how it stands at its end."""
 
     def __init__(self, store: str, begun: Retraining, screen: Screen, gpus: Mapping[str, int]) -> None:
@@ -53,12 +53,12 @@ class Recording:
 
 
 @contextmanager
-def recorded(store: str, begun: Retraining, screen: Screen, *, gpus: Mapping[str, int]) -> Iterator[Recording]:
+def recorded(store: str, begun: Retraining, screen: Screen, *, gpus: Mapping[str, int]) -> Iterator[RunningEntry]:
     """Inside, the entry is noted as running, with what it has cost; after an error, as failed or cancelled.
 
     `gpus` says how many a stage of the screen has at work. The body ends the entry itself where all went well.
     """
-    recording = Recording(store, begun, screen, gpus)
+    recording = RunningEntry(store, begun, screen, gpus)
     recording.write()
     over = threading.Event()
     thread = threading.Thread(target=_beat, args=(recording, over), name="retraining-log", daemon=True)
@@ -82,7 +82,7 @@ def recorded(store: str, begun: Retraining, screen: Screen, *, gpus: Mapping[str
         raise
 
 
-def _beat(recording: Recording, over: threading.Event) -> None:
+def _beat(recording: RunningEntry, over: threading.Event) -> None:
     while not over.wait(BEAT_S):
         try:
             recording.write()

@@ -68,9 +68,9 @@ def _parse(note: bytes) -> Retraining:
     content = json.loads(note)
     if not isinstance(content, dict):
         raise ValueError("a note is a table")
-    known = {field.name for field in dataclasses.fields(Retraining)}
+    names = {field.name for field in dataclasses.fields(Retraining)}
     entry: Retraining = settings.parse(
-        Retraining, json.dumps({name: value for name, value in content.items() if name in known})
+        Retraining, json.dumps({name: value for name, value in content.items() if name in names})
     )
     times: dict[str, Any] = {name: utc(getattr(entry, name)) for name in _TIMES if getattr(entry, name)}
     if not entry.began_at or entry.status not in _STATES:

@@ -52,10 +52,10 @@ def retrain_model(config: RunConfig, *, run: str, due: str) -> RetrainResult:
         judgement = retrain_policy.judge(facts, config.retrain)
         if judgement.retrain:
             begun, judgement = _begin(config, facts, judgement, run=run)
-        said = [judgement.sentence, *retrain_policy.remarks(facts)]
-        reason = "\n".join(said)
+        sentences = [judgement.sentence, *retrain_policy.remarks(facts)]
+        reason = "\n".join(sentences)
         log.info(reason)
-        page = "\n\n".join(map(literal, said))
+        page = "\n\n".join(map(literal, sentences))
         create_markdown_artifact(markdown=page, key="retrain-why", description="whether to train again")
         if begun is None:
             return RetrainResult(reason=reason)

@@ -10,7 +10,6 @@ a version is made of.
 
 from pipelines.registry.connection import RegistryConfig, address
 from pipelines.registry.mlflow_queries import CHAMPION, check, open_run
-from pipelines.registry.version_lineage import Lineage, decision_of, decisions_of, lineage, versions
 from pipelines.registry.promotion.champions import champion, history, promote, promote_by_name, rollback, rolled_back
 from pipelines.registry.promotion.decision_records import Note
 from pipelines.registry.promotion.promotion_log import Promotion

@@ -1,6 +1,7 @@
 """Whose fault it was: bad input, a full disk, or ours."""
 
 import errno
+import socket
 from collections.abc import Callable
 
 import pytest
@@ -163,3 +164,67 @@ def test_an_error_that_causes_itself_ends() -> None:
     group = ExceptionGroup("round", [RuntimeError("inner")])
     group.exceptions[0].__cause__ = group
     assert explain(group).exit_code == 1
+
+
+def refused_by_prefect(code: int) -> Exception:
+    import httpx
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    request = httpx.Request("GET", "http://ada:s3cret@127.0.0.1:4200/api/flows")
+    error = httpx.HTTPStatusError("refused", request=request, response=httpx.Response(code, request=request))
+    return PrefectHTTPStatusError.from_httpx_error(error)
+
+
+def connection_refused() -> Exception:
+    """What Prefect's client raises where nothing listens."""
+    import httpx
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return raised(lambda: httpx.get(f"http://127.0.0.1:{port}/api", trust_env=False))
+
+
+def lost_by_ray(name: str) -> Exception:
+    import ray.exceptions
+
+    kind = getattr(ray.exceptions, name)
+    return Remote(kind() if name == "LocalRayletDiedError" else kind("the machine is gone"))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: refused_by_prefect(401), "set PREFECT_API_AUTH_STRING=user:password"),
+        (lambda: refused_by_prefect(503), "is in trouble (503)"),
+        (connection_refused, "went away, or does not answer"),
+        (lambda: chained(RuntimeError("the flow failed"), connection_refused()), "went away, or does not answer"),
+        (lambda: RuntimeError("Failed to reach API at http://127.0.0.1:8123/api/"), "went away, or does not answer"),
+        (
+            lambda: RuntimeError("Timed out while attempting to connect to ephemeral Prefect API server."),
+            "The temporary server of Prefect did not start",
+        ),
+        (lambda: lost_by_ray("LocalRayletDiedError"), "The Ray cluster at http://ada:***@head:8265 was lost"),
+        (lambda: lost_by_ray("RaySystemError"), "the machine is gone"),
+        (lambda: lost_by_ray("NodeDiedError"), "was lost, or a machine of it"),
+        (lambda: lost_by_ray("OutOfMemoryError"), "A worker needed more memory"),
+    ],
+)
+def test_a_server_that_went_away_is_no_fault_of_the_program(
+    make: Callable[[], Exception], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://ada:s3cret@127.0.0.1:4200/api")
+    monkeypatch.setenv("RAY_ADDRESS", "http://ada:s3cret@head:8265")
+    failure = explain(make())
+    assert failure.exit_code == 2
+    assert words in failure.message
+    assert "s3cret" not in failure.message
+
+
+def test_what_prefect_refuses_because_we_asked_for_nonsense_is_ours() -> None:
+    assert explain(refused_by_prefect(422)).exit_code == 1
+    assert explain(lost_by_ray("WorkerCrashedError")).exit_code == 1, "it may have crashed in our code"
+
+
+def test_no_message_shows_a_password() -> None:
+    assert "s3cret" not in explain(KeyError("postgresql://ada:s3cret@db/mlflow")).message
