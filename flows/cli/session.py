@@ -10,8 +10,8 @@ from typing import Any
 
 from rich.text import Text
 
+from datasets.errors import without_passwords
 from datasets.store import strict_json
-from datasets.store.secrets_in_text import without_passwords
 from flows import config as settings
 from flows.cli.options import PRESET, Options
 from flows.config import RunConfig

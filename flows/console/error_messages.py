@@ -4,8 +4,7 @@ import errno
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from datasets.errors import InputError
-from datasets.store.secrets_in_text import without_passwords
+from datasets.errors import InputError, without_passwords
 from flows.console import server_failures
 from models.errors import ModelError
 

@@ -12,8 +12,7 @@ from socket import create_connection
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from datasets.errors import InputError
-from datasets.store.secrets_in_text import without_passwords
+from datasets.errors import InputError, without_passwords
 from pipelines.registry.database.moved_artifacts import bring_along
 from pipelines.registry.database.sqlite_files import sqlite_address, sqlite_file
 

@@ -6,9 +6,8 @@ from. Addresses are kept without their passwords.
 
 from pathlib import Path
 
-from datasets.errors import InputError
+from datasets.errors import InputError, without_passwords
 from datasets.store.json_files import read_json, write_json
-from datasets.store.secrets_in_text import without_passwords
 from pipelines.registry.connection import address as registry_address
 from pipelines.registry.database.sqlite_files import sqlite_file
 

@@ -4,8 +4,7 @@ import pickle
 
 import pytest
 
-from datasets.errors import AudioError, Changed, InputError
-from datasets.store.secrets_in_text import without_passwords
+from datasets.errors import AudioError, Changed, InputError, without_passwords
 
 HIDDEN = [
     ("postgresql+psycopg://ada:s3cret@db:5432/mlflow", "postgresql+psycopg://ada:***@db:5432/mlflow"),
