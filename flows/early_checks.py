@@ -1,6 +1,6 @@
 """What can be known of a run before a server starts or a song is decoded: asked by commands and deployments alike."""
 
-from datasets.corpus.listing import check_root
+from datasets.corpus.file_listing import check_root
 from flows.config import RunConfig
 from pipelines import registry
 from pipelines.preparation import ingest

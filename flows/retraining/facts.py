@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from datasets.schema import ShardSet
-from datasets.shards import versions
+from datasets.shards import dataset_versions
 from datasets.shards.manifests import Song, address_of, read_manifest, read_songs
 from flows.retrain_policy import DONE, Facts
 from flows.retraining.retrain_log import canary_scores, now, read_log, utc
@@ -48,7 +48,7 @@ def gather_facts(config: "RunConfig", songs: ShardSet | None = None, *, due: str
 
 
 def _newest(tables: str) -> ShardSet | None:
-    curated = [version for version in versions.list_versions(tables) if version.step == "curate"]
+    curated = [version for version in dataset_versions.list_versions(tables) if version.step == "curate"]
     return address_of(read_manifest(curated[0].manifest)) if curated else None
 
 
@@ -59,12 +59,12 @@ def _learned_from(
 
     Copies of these among the newest songs count too. None where the champion's own dataset is gone.
     """
-    from pipelines.lineage import ancestry
+    from pipelines.lineage import training_recordings
 
     tables = config.store.tables
-    if ancestry.find_dataset(champion.dataset_uri, tables=tables) is None:
+    if training_recordings.find_dataset(champion.dataset_uri, tables=tables) is None:
         return None
-    ancestors = ancestry.Ancestors(config.store.root, tables)
+    ancestors = training_recordings.Ancestors(config.store.root, tables)
     origin = ancestors.of_version(champion.uri)
     for entry in history[::-1]:
         if entry.kind != "rollback":
@@ -75,9 +75,9 @@ def _learned_from(
     others = {song.audio for song in read_songs(newest)} - learned
     if not others:
         return learned
-    stored = {**origin.signatures, **ancestry.signatures_of(read_manifest(newest))}
+    stored = {**origin.signatures, **training_recordings.signatures_of(read_manifest(newest))}
     signatures = {audio: stored[audio] for audio in learned | others if audio in stored}
-    return ancestry.same_recordings(learned, signatures, min_similarity=config.curate.min_similarity)
+    return training_recordings.same_recordings(learned, signatures, min_similarity=config.curate.min_similarity)
 
 
 def _hours(songs: Iterable[Song]) -> float:

@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal
 
 from datasets import audio, shards
 from datasets.audio.mono_mix import mono
-from datasets.corpus.layouts.found_song import LayoutRules
 from datasets.corpus.file_listing import check_root, is_lossy
+from datasets.corpus.layouts.found_song import LayoutRules
 from datasets.corpus.removed_songs import REASON as FORGOTTEN
 from datasets.corpus.removed_songs import RemovedSong, RemovedSongs, read_removed_songs
 from datasets.corpus.scan import Scan, is_listed, scan

@@ -165,4 +165,4 @@ def test_afterwards_everything_is_as_before() -> None:
         assert stopped() is None
     assert signal.signal is set_handler
     assert {number: signal.getsignal(number) for number in before} == before
-    assert len(os.listdir("/proc/self/fd")) == open_files
+    assert len(os.listdir("/proc/self/fd")) <= open_files
