@@ -3,7 +3,7 @@
 What training spends on a crop is this decoder, so it is our own (RFC 9639, section 9): linear prediction and Rice codes
 in one pass, straight into float32. Threads decode side by side, as nothing here holds the interpreter. Importing the
 module compiles it once per machine, some seconds, into the folder of Python's caches; import it where crops are read.
-Where time does not count, `frames.py` has libavcodec do it.
+Where time does not count, `flac_frames.py` has libavcodec do it.
 """
 
 from typing import Any

@@ -7,8 +7,8 @@ energies are compared in windows. ISR = |s|²/|P-s|², SIR = |P|²/|Q-P|², SAR 
 No signal is filtered here. All that is needed are correlations at lags below 512, taken window by window with short
 FFTs: their sum over the song gives the normal equations, and the energies of a window are quadratic forms in the
 filters. `toeplitz.py` solves the equations. Where these are so ill-conditioned that a residual stays, or that filters
-amplify what is hardly there, rounding errors decide on the scores, and `wholesong.py` makes the same errors as museval;
-the answer says so.
+amplify what is hardly there, rounding errors decide on the scores, and `museval_reference.py` makes the same errors as
+museval; the answer says so.
 
 Shape letters: K reference channels, E estimate channels, Z both; L lags; W windows; N blocks; F frequency bins.
 """

@@ -1,3 +1,5 @@
+"""Where MLflow is: a server by MLFLOW_TRACKING_URI, or the SQLite file of the store; refused early if not there."""
+
 import logging
 import os
 import re
