@@ -184,6 +184,12 @@ class Score:
         None  # RMS of the estimate in windows where the stem is silent, relative to the mixture's
     )
     si_sdr: float | None = None  # scale-invariant SDR over the whole track
+    si_sir: float | None = None  # scale-invariant source to interference over the whole track
+    si_sar: float | None = None  # scale-invariant source to artifacts, likewise
+    log_wmse: float | None = None  # logarithm of the error as an ear weights frequencies, at most 73.7; no decibels
+    aura_mrstft: float | None = None  # multi-resolution STFT distance d as 100 / (1 + 10 d)
+    bleedless: float | None = None  # 0 to 100: how little is in the estimate that is not in the stem
+    fullness: float | None = None  # 0 to 100: how little of the stem is missing in the estimate
     ceiling_nsdr: float | None = None  # nsdr of the IRM2 oracle (a mask made from the true stems); no upper bound
     ceiling_sdr: float | None = None  # sdr of the same
     solver: str = ""  # of BSS Eval's equations; "lu": rounding errors decide on isr, sir and sar
@@ -325,6 +331,12 @@ SCORES = pa.schema(
         ("sar", pa.float64()),
         ("leakage_db", pa.float64()),
         ("si_sdr", pa.float64()),
+        ("si_sir", pa.float64()),
+        ("si_sar", pa.float64()),
+        ("log_wmse", pa.float64()),
+        ("aura_mrstft", pa.float64()),
+        ("bleedless", pa.float64()),
+        ("fullness", pa.float64()),
         ("ceiling_nsdr", pa.float64()),
         ("ceiling_sdr", pa.float64()),
         ("solver", pa.string()),

@@ -22,7 +22,7 @@ from pipelines.evaluation.evaluate import EvaluateResult
 from pipelines.evaluation.evaluate_config import EvaluateConfig
 from pipelines.evaluation.gate import Check, GateDecision
 from pipelines.evaluation.seed_noise import SeedNoise, seed_noise
-from pipelines.evaluation.summary import ScoreSummary
+from pipelines.evaluation.summary import ScoreSummary, extra_scores
 from pipelines.lineage import contamination, training_record
 from pipelines.lineage.contamination import Contamination
 from pipelines.lineage.training_recordings import Ancestors, Ancestry
@@ -34,7 +34,7 @@ from pipelines.training import train, train_result
 from pipelines.training.train_result import TrainResult
 
 STEPS = ("train", "evaluate", "promote")
-# Of a source and of their mean, that MLflow shows: score by its name there
+# Of a source and of their mean, that MLflow shows, beside extra metrics: score by its name there
 _METRICS = {
     "nsdr": "nsdr", "nsdr_improvement": "improvement", "leakage_db": "leakage_db",
     "sdr": "sdr", "isr": "isr", "sir": "sir", "sar": "sar",
@@ -291,10 +291,17 @@ def _flat_scores(scored: EvaluateResult) -> dict[str, float]:
     split = _split(scored.summary)
     rows = {**scored.summary.sources, "mean": scored.summary.overall}
     flat = {f"{split}/num_songs/{source}": float(score.num_songs) for source, score in rows.items()}
-    for metric, name in _METRICS.items():
-        values = {source: getattr(score, name) for source, score in rows.items()}
-        flat |= {f"{split}/{metric}/{source}": value for source, value in values.items() if value is not None}
-    return flat
+    values = {
+        f"{split}/{metric}/{source}": getattr(score, name)
+        for metric, name in _METRICS.items()
+        for source, score in rows.items()
+    }
+    extra = {
+        f"{split}/{name}/{source}": value
+        for source, own in extra_scores(scored.summary).items()
+        for name, value in own.items()
+    }
+    return flat | {name: value for name, value in {**values, **extra}.items() if value is not None}
 
 
 def _split(summary: ScoreSummary) -> str:

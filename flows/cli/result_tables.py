@@ -14,10 +14,11 @@ from flows.build_corpus import Corpus
 from flows.console.progress_display import decibels, table
 from flows.full_run import FullRun
 from flows.train_model import Trained
+from pipelines.evaluation import extra_metrics
 from pipelines.evaluation.gate import GateDecision
 from pipelines.evaluation.paired_bootstrap import Difference
 from pipelines.evaluation.scoring import ILL_CONDITIONED
-from pipelines.evaluation.summary import ScoreSummary, SourceScore
+from pipelines.evaluation.summary import ScoreSummary, SourceScore, extra_scores
 from pipelines.registry import ModelVersion
 
 MAX_ROWS = 20
@@ -88,6 +89,7 @@ def model_tables(model: Trained) -> list[Any]:
         tables.append(Text(note, style="dim"))
     if summary.overall.sdr is not None:
         tables += _bss_table(summary)
+    tables += extra_tables({"": summary})
     if model.decision is not None:
         tables += _decision(model.decision, model.version)
     return tables
@@ -161,6 +163,23 @@ def _bss_table(summary: ScoreSummary) -> list[Any]:
             )
         )
     return output
+
+
+def extra_tables(models: Mapping[str, ScoreSummary]) -> list[Any]:
+    """Scores that `evaluate.extra_metrics` asked for, a table for each model by its name; none where none was asked."""
+    tables: list[Any] = []
+    for name, summary in models.items():
+        scores = extra_scores(summary)
+        columns = list(scores["mean"])
+        counts = {**summary.sources, "mean": summary.overall}
+        rows = [
+            [source, f"{counts[source].num_songs} of {len(summary.songs)}", *map(decibels, own.values())]
+            for source, own in scores.items()
+        ]
+        headers = ["source", "songs", *(extra_metrics.LABELS[column] for column in columns)]
+        title = f"Further scores{f' of {name}' if name else ''}, means over the songs in which the source sounds"
+        tables += [table(title, headers, rows, strong_last=True)] if columns else []
+    return [*tables, Text(extra_metrics.UNITS, style="dim")] if tables else []
 
 
 def _score_rows(scores: dict[str, SourceScore]) -> list[list[str]]:

@@ -23,7 +23,7 @@ def nsdr(reference_SCT: Tensor, estimate_SCT: Tensor) -> Tensor:
     Both energies carry MDX 2021's 1e-7, so a silent reference gives a finite score (0 dB if the estimate is
     silent too) and means over tracks need no special case.
     """
-    reference_SCT, estimate_SCT = _comparable(reference_SCT, estimate_SCT)
+    reference_SCT, estimate_SCT = comparable(reference_SCT, estimate_SCT)
     energy_S = energy(reference_SCT) + MDX_EPSILON
     error_S = energy(estimate_SCT - reference_SCT) + MDX_EPSILON
     return 10 * torch.log10(energy_S / error_S)
@@ -37,7 +37,7 @@ def sdr_windows(reference_SCT: Tensor, estimate_SCT: Tensor, window_samples: int
     one window, a window in which the channel sum of any reference or any estimate is zero throughout is NaN for every
     source, and a perfect estimate scores +inf.
     """
-    _require_comparable(reference_SCT, estimate_SCT)
+    require_comparable(reference_SCT, estimate_SCT)
     if window_samples < 1:
         raise ModelError(f"window_samples={window_samples}: a window has at least one sample")
     num_samples = reference_SCT.shape[-1]
@@ -73,7 +73,7 @@ def si_sdr(reference_SCT: Tensor, estimate_SCT: Tensor) -> Tensor:
     The reference is scaled to fit the estimate best, all channels by one factor. NaN where the reference is silent;
     -inf where the estimate has nothing of it.
     """
-    reference_SCT, estimate_SCT = _comparable(reference_SCT, estimate_SCT)
+    reference_SCT, estimate_SCT = comparable(reference_SCT, estimate_SCT)
     energy_S = energy(reference_SCT)
     gain_S = _products(reference_SCT, estimate_SCT) / energy_S
     scaled_SCT = gain_S[:, None, None] * reference_SCT
@@ -120,7 +120,7 @@ def leakage(reference_SCT: Tensor, estimate_SCT: Tensor, mixture_CT: Tensor, win
     RMS against RMS, over the windows in which the reference is below -60 dBFS and the mixture is not. At least -120 dB;
     NaN where there is no such window.
     """
-    reference_SCT, estimate_SCT = _comparable(reference_SCT, estimate_SCT)
+    reference_SCT, estimate_SCT = comparable(reference_SCT, estimate_SCT)
     window = min(window_samples, reference_SCT.shape[-1])
     mixture_1CT = mixture_CT.detach().cpu().double()[None]
     power_SW, leaked_SW, mixture_1W = (
@@ -152,12 +152,12 @@ def _products(one_SCT: Tensor, other_SCT: Tensor) -> Tensor:
     return torch.stack([torch.dot(one_N, other_N) for one_N, other_N in pairs])
 
 
-def _comparable(reference_SCT: Tensor, estimate_SCT: Tensor) -> tuple[Tensor, Tensor]:
-    _require_comparable(reference_SCT, estimate_SCT)
+def comparable(reference_SCT: Tensor, estimate_SCT: Tensor) -> tuple[Tensor, Tensor]:
+    require_comparable(reference_SCT, estimate_SCT)
     return reference_SCT.detach().cpu().double(), estimate_SCT.detach().cpu().double()
 
 
-def _require_comparable(reference_SCT: Tensor, estimate_SCT: Tensor) -> None:
+def require_comparable(reference_SCT: Tensor, estimate_SCT: Tensor) -> None:
     if reference_SCT.shape != estimate_SCT.shape or reference_SCT.ndim != 3 or not reference_SCT.numel():
         raise ModelError(
             f"reference {tuple(reference_SCT.shape)} and estimate {tuple(estimate_SCT.shape)} must have one shape, "

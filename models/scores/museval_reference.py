@@ -17,7 +17,13 @@ Array = NDArray[np.float64]
 
 def energies(x_SCT: Tensor, y_SCT: Tensor, window: int, taps: int) -> Tensor:
     """|s|², |P-s|², |P|², |Q-P|², |Q|² and |e-Q|² (see `bsseval.py`) in each window; shape (6, S, W)."""
-    all_LKE, own_SLCC = _filters(x_SCT.flatten(0, 1).numpy(), y_SCT.flatten(0, 1).numpy(), x_SCT.shape[1], taps)
+    filters = _filters(x_SCT.flatten(0, 1).numpy(), y_SCT.flatten(0, 1).numpy(), x_SCT.shape[1], taps)
+    return filtered_energies(x_SCT, y_SCT, window, *filters)
+
+
+def filtered_energies(x_SCT: Tensor, y_SCT: Tensor, window: int, all_LKE: Tensor, own_SLCC: Tensor) -> Tensor:
+    """The same with filters (L, K, E) on all references, and (S, L, C, C) on each source's own: sample by sample."""
+    taps = len(all_LKE)
     length = window + taps - 1
     size = 1 << (length - 1).bit_length()
     all_FKE = torch.fft.rfft(all_LKE, n=size, dim=0)
@@ -25,7 +31,7 @@ def energies(x_SCT: Tensor, y_SCT: Tensor, window: int, taps: int) -> Tensor:
     windows = []
     for start in range(0, x_SCT.shape[-1] - window + 1, window):
         s_SCT, e_SCT = (
-            torch.nn.functional.pad(signal_SCT[..., start : start + window], (0, taps - 1))
+            torch.nn.functional.pad(signal_SCT[..., start : start + window].double(), (0, taps - 1))
             for signal_SCT in (x_SCT, y_SCT)
         )
         s_SFC = torch.fft.rfft(s_SCT, n=size).mT

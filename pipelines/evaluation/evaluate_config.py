@@ -13,6 +13,7 @@ from datasets.field_constraints import (
 )
 from datasets.schema import SPLITS
 from models.learner_config import PRECISIONS
+from pipelines.evaluation import extra_metrics
 from pipelines.evaluation.scoring import SCORERS, Protocol
 
 
@@ -26,6 +27,9 @@ class EvaluateConfig:
     window_s: PositiveFloat = 1.0  # length of BSS Eval's windows, which do not overlap
     full_bss_eval: bool = False  # compute ISR, SIR and SAR beside SDR; some 30 ms for each second of a song
     scorer: str = "stemline"  # "stemline", or "museval", which takes some 30 times as long for the same scores
+    # Further scores, any of si_sdr, si_sir, si_sar, log_wmse, aura_mrstft, bleedless and fullness; the gate does not
+    # look at them. The last three take some 20 ms for each second of a song
+    extra_metrics: tuple[str, ...] = ()
     museval_json: str = ""  # a folder for the scores of every window, as museval writes them; full_bss_eval=true only
     max_song_s: NonNegativeFloat = 0.0  # how much of each song is scored, from its start; 0 takes the whole song
     precision: str = "float32"  # "float32" or "bfloat16"
@@ -40,6 +44,10 @@ class EvaluateConfig:
             raise InputError(f"evaluate.precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
         if self.scorer not in SCORERS:
             raise InputError(f"evaluate.scorer must be one of {', '.join(SCORERS)}, got {self.scorer!r}")
+        if unknown := [name for name in self.extra_metrics if name not in extra_metrics.LABELS]:
+            raise InputError(
+                f"evaluate.extra_metrics must be names out of {', '.join(extra_metrics.LABELS)}, got {unknown[0]!r}"
+            )
         if self.museval_json and not self.full_bss_eval:
             raise InputError("evaluate.museval_json needs all four scores: set evaluate.full_bss_eval=true")
         check_ranges(self, InputError, section="evaluate.")
@@ -53,6 +61,7 @@ class EvaluateConfig:
             f"nSDR, BSS Eval v4 {'SDR, ISR, SIR, SAR' if self.full_bss_eval else 'SDR'} in "
             f"{self.window_s:g} s windows; "
             f"overlap {self.overlap:g}, shifts {self.shifts}, {self.precision}"
+            + "".join(f"; {part}" for part in (extra_metrics.in_protocol(self.extra_metrics),) if part)
             + ("" if self.scorer == "stemline" else f"; by {self.scorer}")
         )
 
@@ -60,5 +69,9 @@ class EvaluateConfig:
     def measures(self) -> Protocol:
         """What scoring a song needs to know of all this."""
         return Protocol(
-            text=self.protocol, window_s=self.window_s, full_bss_eval=self.full_bss_eval, scorer=self.scorer
+            text=self.protocol,
+            window_s=self.window_s,
+            full_bss_eval=self.full_bss_eval,
+            scorer=self.scorer,
+            extra_metrics=self.extra_metrics,
         )

@@ -14,6 +14,7 @@ from datasets.errors import InputError
 from datasets.schema import Score
 from datasets.store import storage
 from datasets.store.json_files import read_json, write_json
+from pipelines.evaluation import extra_metrics
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,6 +33,7 @@ class Protocol:
     window_s: float
     full_bss_eval: bool
     scorer: str  # of `SCORERS`
+    extra_metrics: tuple[str, ...] = ()  # of `extra_metrics.LABELS`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +90,8 @@ def score_song(
         "nsdr": nsdr(stems_SCT, estimates_SCT).tolist(),
         "si_sdr": _known(si_sdr(stems_SCT, estimates_SCT)),
     }
+    extra = extra_metrics.compute(protocol.extra_metrics, stems_SCT, estimates_SCT, mixture_CT, sample_rate)
+    columns |= {name: _known(score_S) for name, score_S in extra.items()}
     for name, made_SCT in outer.items():
         columns[f"{name}_nsdr"] = nsdr(stems_SCT, made_SCT).tolist()
         columns[f"{name}_sdr"] = _medians(sdr_windows(stems_SCT, made_SCT, window_samples))

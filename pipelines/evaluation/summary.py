@@ -9,7 +9,7 @@ from typing import Any
 from datasets.errors import InputError
 from datasets.schema import Score
 from datasets.store.strict_json import FORMER_NAME
-from pipelines.evaluation import scoring
+from pipelines.evaluation import extra_metrics, scoring
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +29,12 @@ class SourceScore:
     ceiling_sdr: float | None = None
     sdr_mean: float | None = None  # mean over songs of medians over windows
     si_sdr: float | None = None  # mean over songs
+    si_sir: float | None = None  # as si_sdr; None where they were not asked for, as all up to fullness
+    si_sar: float | None = None
+    log_wmse: float | None = None
+    aura_mrstft: float | None = None
+    bleedless: float | None = None
+    fullness: float | None = None
     # Where the stem is silent, relative to the mixture there: of the song that leaks most; over sources: the most
     leakage_db: float | None = None
     num_songs: int = 0  # that nsdr is the mean of: those in which the source sounds; over sources: any of them
@@ -91,6 +97,15 @@ def summarize(scores: Sequence[Score], model_digest: str, dataset_digest: str) -
     )
 
 
+def extra_scores(summary: ScoreSummary) -> dict[str, dict[str, float | None]]:
+    """What `evaluate.extra_metrics` asked for: scores by source and "mean", then by name; empty below where nothing."""
+    names = extra_metrics.of_protocol(summary.protocol)
+    return {
+        source: {name: getattr(score, name) for name in names}
+        for source, score in {**summary.sources, "mean": summary.overall}.items()
+    }
+
+
 def _songs(scores: Sequence[Score]) -> dict[str, SongScore]:
     rows: dict[str, list[Score]] = {}
     for score in sorted(scores, key=lambda score: score.track_id):
@@ -118,7 +133,7 @@ def _over_songs(scores: Sequence[Score]) -> SourceScore:
         mixture_sdr=_over_known(median, [score.mixture_sdr for score in scores]),
         ceiling_sdr=_over_known(median, [score.ceiling_sdr for score in scores]),
         sdr_mean=_over_known(mean, [score.sdr for score in scores]),
-        si_sdr=_over_known(mean, [score.si_sdr for score in scores]),
+        **{name: _over_known(mean, [getattr(score, name) for score in scores]) for name in extra_metrics.LABELS},
         isr=_over_known(median, [score.isr for score in sound]),
         sir=_over_known(median, [score.sir for score in sound]),
         sar=_over_known(median, [score.sar for score in sound]),

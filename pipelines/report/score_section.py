@@ -8,6 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from datasets.schema import Score
+from pipelines.evaluation import extra_metrics
 from pipelines.evaluation.scoring import ILL_CONDITIONED
 from pipelines.report.charts import SourceScores, score_plot
 from pipelines.report.formatting import count_songs, decibels
@@ -58,6 +59,9 @@ def scores_section(data: ReportInput) -> Markup:
         totals=len(summary) > 1,
         note=_note(data.scores),
         filtered=_filtered_rows(data.scores),
+        extra_headers=["Source", "Songs", *(extra_metrics.LABELS[name] for name in _extra_columns(data.scores))],
+        extra_rows=_extra_rows(data.scores),
+        extra_units=extra_metrics.UNITS,
         ill_conditioned=sorted({score.title for score in data.scores if score.solver == ILL_CONDITIONED}),
         song_headers=song_headers,
         song_rows=song_rows,
@@ -144,6 +148,27 @@ def _filtered_rows(scores: Sequence[Score]) -> list[list[str]] | None:
     return [
         [source, *(decibels(_median(getattr(row, name) for row in rows)) for name in ("isr", "sir", "sar"))]
         for source, rows in _by_source(well_conditioned).items()
+    ]
+
+
+def _extra_columns(scores: Sequence[Score]) -> tuple[str, ...]:
+    """The columns that `evaluate.extra_metrics` asked for, of all scores."""
+    asked = {name for score in scores for name in extra_metrics.of_protocol(score.protocol)}
+    return tuple(name for name in extra_metrics.LABELS if name in asked)
+
+
+def _extra_rows(scores: Sequence[Score]) -> list[list[str]]:
+    """Means of the scores that were asked for, a row for each source; none where none was."""
+    columns = _extra_columns(scores)
+    num_songs = len({score.track_id for score in scores})
+    return [
+        [
+            source,
+            f"{sum(row.nsdr is not None for row in rows)} of {num_songs}",
+            *(decibels(_mean(getattr(row, name) for row in rows)) for name in columns),
+        ]
+        for source, rows in _by_source(scores).items()
+        if columns
     ]
 
 

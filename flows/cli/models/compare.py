@@ -14,7 +14,7 @@ from flows.console.progress_display import Screen, decibels, table
 from pipelines import registry
 from pipelines.evaluation import gate
 from pipelines.evaluation.gate import Pairs
-from pipelines.evaluation.summary import ScoreSummary
+from pipelines.evaluation.summary import ScoreSummary, extra_scores
 from pipelines.lineage.contamination import Contamination
 
 MAX_SONGS = 5  # at either end
@@ -63,6 +63,7 @@ def run(config: RunConfig, first: str, second: str, *, screen: Screen, debug: bo
         "settings": differences["settings"],
         "dataset": differences["dataset"],
         **asdict(pairs),
+        "extra_metrics": {"first": extra_scores(a), "second": extra_scores(b)} if config.evaluate.extra_metrics else {},
         "heard": dict(contaminated.songs),
         "not_known": list(contaminated.gaps),
         "console_output": [
@@ -74,7 +75,7 @@ def run(config: RunConfig, first: str, second: str, *, screen: Screen, debug: bo
 
 
 def _score_tables(first: str, second: str, a: ScoreSummary, b: ScoreSummary, pairs: Pairs) -> Sequence[Any]:
-    from flows.cli.result_tables import gain_table
+    from flows.cli.result_tables import extra_tables, gain_table
 
     scores_a = {**a.sources, "mean": a.overall}
     scores_b = {**b.sources, "mean": b.overall}
@@ -87,6 +88,7 @@ def _score_tables(first: str, second: str, a: ScoreSummary, b: ScoreSummary, pai
         Text(f"first   {first}\nsecond  {second}"),
         table(title, ["source", "mixture", "first", "second", "IRM2 oracle"], rows, strong_last=True),
         gain_table("Gain of the first over the second in dB nSDR, song by song", {**pairs.sources, "mean": pairs.gain}),
+        *extra_tables({"the first": a, "the second": b}),
         *([_slices(pairs)] if pairs.slices else []),
         table("Songs", ["track", "gain"], _extremes(pairs.songs)),
         *(Text(f"left out: {track_id}, which one of them learned from", style="dim") for track_id in pairs.left_out),

@@ -164,3 +164,27 @@ def test_a_perfect_estimate_has_an_infinite_sdr_and_no_interference_to_speak_of(
     scores = bss_eval(reference_SCT, reference_SCT.clone(), RATE)
     assert scores.sdr_SW.isposinf().all()
     assert (scores.sir_SW > 80).all()
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_estimates_that_the_references_make_up_entirely_have_musevals_sar_not_infinity(copied: bool) -> None:
+    """The energies' difference leaves nothing or 150 dB; the samples' leaves 300 dB and more, as in museval."""
+    reference_SCT, _ = toy(1.5)
+    if copied:  # such a channel takes no part in our equations; museval's are singular, and it loses 20 dB
+        reference_SCT[1, 1] = 0.5 * reference_SCT[1, 0]
+    mixture_SCT = reference_SCT.sum(dim=0).expand_as(reference_SCT)
+    for estimate_SCT in (mixture_SCT, 0.8 * reference_SCT, 0.3 * reference_SCT + 0.2 * mixture_SCT):
+        scores = bss_eval(reference_SCT, estimate_SCT, RATE)
+        assert scores.solver == "levinson"
+        museval_sar_SW = museval_scores(reference_SCT, estimate_SCT, RATE)[3]
+        np.testing.assert_allclose(scores.sar_SW.numpy(), museval_sar_SW, atol=30 if copied else 10)
+
+
+@pytest.mark.parametrize("error_db", [-100.0, -130.0, -160.0, -200.0])
+def test_artifacts_next_to_none_are_measured_as_museval_does(error_db: float) -> None:
+    reference_SCT, _ = toy(1.5)
+    generator = torch.Generator().manual_seed(7)
+    noise_SCT = torch.randn(reference_SCT.shape, generator=generator, dtype=torch.float64)
+    made_SCT = 0.8 * reference_SCT + 0.05 * 10 ** (error_db / 20) * noise_SCT
+    sar_SW = bss_eval(reference_SCT, made_SCT, RATE).sar_SW
+    np.testing.assert_allclose(sar_SW.numpy(), museval_scores(reference_SCT, made_SCT, RATE)[3], atol=1e-3)

@@ -11,6 +11,7 @@ import soundfile
 
 from datasets.errors import InputError
 from datasets.schema import SOURCES, Score, StemFile, Verdict
+from pipelines.evaluation.evaluate_config import EvaluateConfig
 from pipelines.lineage.contamination import Contamination
 from pipelines.report.audio_players import PAGE_RATE, SongAudio, band_levels, clips_of, spectrogram, waveform
 from pipelines.report.charts import Curve, SourceScores, curve_plot, nice_ticks, score_plot
@@ -170,6 +171,29 @@ def test_a_stem_that_is_silent_counts_in_no_mean_and_its_leakage_has_a_column() 
     assert ["2 of 2", "0.50", "4.00", "+3.50", "\u221231.50"] in rows
     assert "<h1>3.5 dB better than the mixture, 4.0 dB better than silence</h1>" in page
     assert "silent, relative to the mixture there, in the worst song" in page
+
+
+def test_further_scores_have_a_table_if_they_were_asked_for() -> None:
+    asked = EvaluateConfig(extra_metrics=("si_sar", "bleedless")).protocol
+    silent = replace(score("b", "bass", 0.0), nsdr=None, mixture_nsdr=None, leakage_db=-31.5)
+    scores = [
+        replace(row, protocol=asked, si_sdr=99.0, **values)
+        for row, values in (
+            (score("a", "drums", 4.0), {"si_sar": 7.0, "bleedless": 30.0}),
+            (score("b", "drums", 4.0), {"si_sar": 8.0, "bleedless": 31.0}),
+            (score("a", "bass", 4.0), {"si_sar": 5.0, "bleedless": 40.0}),
+            (silent, {}),
+        )
+    ]
+    page = render(ReportConfig(), ReportInput(name="stemline", scores=scores))
+    rows = [re.findall(r">([^<]+)</td>", row) for row in re.findall("<tr>.*?</tr>", page)]
+    assert ["2 of 2", "7.50", "30.50"] in rows
+    assert ["1 of 2", "5.00", "40.00"] in rows
+    assert re.findall("<th[^>]*>(SI-SAR|SI-SDR|Bleedless)</th>", page) == ["SI-SAR", "Bleedless"]
+    assert "Further scores" in page
+    assert "Further scores" not in render(
+        ReportConfig(), ReportInput(name="stemline", scores=[score("a", "drums", 4.0)])
+    )
 
 
 def test_a_song_on_whose_scores_rounding_decides_is_named_and_left_out() -> None:

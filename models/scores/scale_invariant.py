@@ -1,0 +1,53 @@
+"""SI-SIR and SI-SAR: what SI-SDR counts as error, split into other sources and what is of none.
+
+Le Roux, Wisdom, Erdogan and Hershey 2019, "SDR - half-baked or well done?": an estimate e is split into a·s, its own
+reference with the gain that fits best, interference, which is the rest of its projection on all references, and
+artifacts. SI-SIR = |a·s|²/|interference|², SI-SAR = |a·s|²/|artifacts|²; as energies, the inverses of both add up to
+that of SI-SDR. As in `metrics.si_sdr`, a song is one vector: all its channels have one gain.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .metrics import comparable, energy
+
+# Of an energy: below that a difference is rounding errors alone. Ratios to it are at most 313 dB; museval, which has no
+# such limit, gets 300 to 310 dB where nothing is left.
+ROUNDING = torch.finfo(torch.float64).eps ** 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScaleInvariant:
+    """Decibels of shape (S,), float64; NaN where the reference or the estimate is silent, at most 313 dB."""
+
+    sir_S: Tensor
+    sar_S: Tensor
+
+
+def scale_invariant(reference_SCT: Tensor, estimate_SCT: Tensor) -> ScaleInvariant:
+    """SI-SIR and SI-SAR of every source over the whole excerpt.
+
+    References that are copies of each other, or silent, count once or not at all. -inf where an estimate has nothing of
+    its own reference.
+    """
+    reference_SCT, estimate_SCT = comparable(reference_SCT, estimate_SCT)
+    levels_S = energy(reference_SCT).sqrt()
+    unit_SN = reference_SCT.flatten(1) / levels_S.clamp(min=torch.finfo(torch.float64).tiny)[:, None]
+    gram_SS = unit_SN @ unit_SN.mT
+    products_SS = unit_SN @ estimate_SCT.flatten(1).mT  # references by estimates
+    gains_SS = torch.linalg.pinv(gram_SS, hermitian=True) @ products_SS
+    own_SS = products_SS.diagonal().diag()
+    target_S = products_SS.diagonal().square()
+    other_SS = gains_SS - own_SS
+    interference_S = (other_SS * (gram_SS @ other_SS)).sum(dim=0)
+    pairs = zip(estimate_SCT.flatten(1), gains_SS.mT, strict=True)
+    artifacts_S = torch.stack([(estimate_N - gain_S @ unit_SN).square().sum() for estimate_N, gain_S in pairs])
+    floor_S = ROUNDING * energy(estimate_SCT)
+    silent_S = (levels_S == 0) | (floor_S == 0)
+
+    def ratio(error_S: Tensor) -> Tensor:
+        return (10 * torch.log10(target_S / torch.maximum(error_S, floor_S))).masked_fill(silent_S, torch.nan)
+
+    return ScaleInvariant(sir_S=ratio(interference_S), sar_S=ratio(artifacts_S))

@@ -1,0 +1,60 @@
+"""Scores beside nSDR and SDR, for those who ask for them with `evaluate.extra_metrics`: names, and how they are had.
+
+Each is a column of SCORES, a mean over the songs in which a source sounds, and of all of them more is better. The gate
+does not look at them. What listening tests say of each: docs/explanation/scoring.md.
+"""
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# By the column: what tables call it
+LABELS = {
+    "si_sdr": "SI-SDR",
+    "si_sir": "SI-SIR",
+    "si_sar": "SI-SAR",
+    "log_wmse": "log-WMSE",
+    "aura_mrstft": "Aura MRSTFT",
+    "bleedless": "Bleedless",
+    "fullness": "Fullness",
+}
+UNITS = "SI-SDR, SI-SIR and SI-SAR in dB, log-WMSE up to 73.7, the others from 0 to 100; more is better"
+_BEGIN = "also "
+
+
+def in_protocol(names: Collection[str]) -> str:
+    """The part of a protocol's text that says which were asked for; empty where none was."""
+    asked = [label for name, label in LABELS.items() if name in names]
+    return f"{_BEGIN}{', '.join(asked)}" if asked else ""
+
+
+def of_protocol(protocol: str) -> tuple[str, ...]:
+    """The columns that were asked for, from a protocol's text."""
+    for part in protocol.split("; "):
+        if part.startswith(_BEGIN):
+            asked = part.removeprefix(_BEGIN).split(", ")
+            return tuple(name for name, label in LABELS.items() if label in asked)
+    return ()
+
+
+def compute(
+    names: Collection[str], stems_SCT: "Tensor", estimates_SCT: "Tensor", mixture_CT: "Tensor", sample_rate: int
+) -> dict[str, "Tensor"]:
+    """Each score that is asked for, by its column, shape (S,), but SI-SDR, which is had without asking."""
+    from models.scores.log_wmse import log_wmse
+    from models.scores.scale_invariant import scale_invariant
+    from models.scores.spectral import aura_mrstft, bleedless_fullness
+
+    scores: dict[str, Tensor] = {}
+    if "si_sir" in names or "si_sar" in names:
+        ratios = scale_invariant(stems_SCT, estimates_SCT)
+        scores |= {"si_sir": ratios.sir_S, "si_sar": ratios.sar_S}
+    if "log_wmse" in names:
+        scores["log_wmse"] = log_wmse(stems_SCT, estimates_SCT, mixture_CT, sample_rate)
+    if "aura_mrstft" in names:
+        scores["aura_mrstft"] = aura_mrstft(stems_SCT, estimates_SCT, sample_rate)
+    if "bleedless" in names or "fullness" in names:
+        scores["bleedless"], scores["fullness"] = bleedless_fullness(stems_SCT, estimates_SCT, sample_rate)
+    return {name: score_S for name, score_S in scores.items() if name in names}
