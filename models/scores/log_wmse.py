@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .fir import filtered
 from .metrics import comparable
 
 Response = NDArray[np.float64]
@@ -19,16 +20,14 @@ DESIGN_RATE = 44100  # Hz
 TAPS, _GRID = 4000, 8192
 _EPSILON = 1e-8
 _SILENT_POWER = 1e-16  # of the mixture: what is quieter counts as this
-_BLOCK = 32768  # samples of a transform
-_AT_ONCE = 16  # blocks
 
 
 def log_wmse(reference_SCT: Tensor, estimate_SCT: Tensor, mixture_CT: Tensor, sample_rate: int) -> Tensor:
     """Score of each source over the whole excerpt, the mean over its channels; shape (S,), float64, at most 73.7."""
     reference_SCT, estimate_SCT = comparable(reference_SCT, estimate_SCT)
     num_samples = reference_SCT.shape[-1]
-    taps_L = torch.from_numpy(impulse_response(sample_rate).astype(np.float64))
-    mixture_C = _energy(mixture_CT.detach().cpu().double(), taps_L).clamp(min=num_samples * _SILENT_POWER)
+    taps_L = torch.from_numpy(impulse_response(sample_rate))
+    mixture_C = _energy(mixture_CT.detach().cpu(), taps_L).clamp(min=num_samples * _SILENT_POWER)
     error_SC = torch.stack(
         [_energy(made_CT - true_CT, taps_L) for true_CT, made_CT in zip(reference_SCT, estimate_SCT, strict=True)]
     )
@@ -37,19 +36,7 @@ def log_wmse(reference_SCT: Tensor, estimate_SCT: Tensor, mixture_CT: Tensor, sa
 
 def _energy(signal_CT: Tensor, taps_L: Tensor) -> Tensor:
     """Energy of each channel after the filter, with what rings on after the end; shape (C,)."""
-    spare = len(taps_L) - 1
-    size = max(_BLOCK, 1 << (4 * spare - 1).bit_length())
-    step = size - spare
-    num_blocks = -(-(signal_CT.shape[1] + spare) // step)
-    padded_CT = torch.nn.functional.pad(signal_CT, (spare, num_blocks * step - signal_CT.shape[1]))
-    blocks_CNT = padded_CT.unfold(1, size, step)
-    filter_F = torch.fft.rfft(taps_L, n=size)
-    total_C = torch.zeros(len(signal_CT), dtype=torch.float64)
-    for first in range(0, num_blocks, _AT_ONCE):
-        some_CNT = blocks_CNT[:, first : first + _AT_ONCE]
-        filtered_CNT: Tensor = torch.fft.irfft(torch.fft.rfft(some_CNT) * filter_F, n=size)
-        total_C += filtered_CNT[..., spare:].square().sum(dim=(1, 2))
-    return total_C
+    return torch.stack([piece_CT.square().sum(dim=1) for piece_CT in filtered(signal_CT, taps_L)]).sum(dim=0)
 
 
 def impulse_response(sample_rate: int) -> NDArray[np.float32]:

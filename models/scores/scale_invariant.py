@@ -33,17 +33,18 @@ def scale_invariant(reference_SCT: Tensor, estimate_SCT: Tensor) -> ScaleInvaria
     its own reference.
     """
     reference_SCT, estimate_SCT = comparable(reference_SCT, estimate_SCT)
+    reference_SN, estimate_SN = reference_SCT.flatten(1), estimate_SCT.flatten(1)
     levels_S = energy(reference_SCT).sqrt()
-    unit_SN = reference_SCT.flatten(1) / levels_S.clamp(min=torch.finfo(torch.float64).tiny)[:, None]
-    gram_SS = unit_SN @ unit_SN.mT
-    products_SS = unit_SN @ estimate_SCT.flatten(1).mT  # references by estimates
+    unit_S = levels_S.clamp(min=torch.finfo(torch.float64).tiny).reciprocal()  # as if all were equally loud
+    gram_SS = unit_S[:, None] * (reference_SN @ reference_SN.mT) * unit_S
+    products_SS = unit_S[:, None] * (reference_SN @ estimate_SN.mT)  # references by estimates
     gains_SS = torch.linalg.pinv(gram_SS, hermitian=True) @ products_SS
     own_SS = products_SS.diagonal().diag()
     target_S = products_SS.diagonal().square()
     other_SS = gains_SS - own_SS
     interference_S = (other_SS * (gram_SS @ other_SS)).sum(dim=0)
-    pairs = zip(estimate_SCT.flatten(1), gains_SS.mT, strict=True)
-    artifacts_S = torch.stack([(estimate_N - gain_S @ unit_SN).square().sum() for estimate_N, gain_S in pairs])
+    pairs = zip(estimate_SN, (unit_S[:, None] * gains_SS).mT, strict=True)
+    artifacts_S = torch.stack([(estimate_N - gain_S @ reference_SN).square().sum() for estimate_N, gain_S in pairs])
     floor_S = ROUNDING * energy(estimate_SCT)
     silent_S = (levels_S == 0) | (floor_S == 0)
 

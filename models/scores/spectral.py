@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .fir import filtered
 from .metrics import require_comparable
 
 RESOLUTIONS = (1024, 2048, 4096)  # samples of a frame, four of which overlap
@@ -141,11 +142,10 @@ def mel_bank(size: int, num_bands: int, sample_rate: int) -> NDArray[np.float32]
 
 
 def a_weighted(signal_CT: Tensor, sample_rate: int) -> Tensor:
-    """The signal through the filter of `a_weighting`, float32, with silence around."""
+    """The signal through the filter of `a_weighting`, without its delay, as if silence were around; float32."""
     taps_L = torch.from_numpy(a_weighting(sample_rate))
-    signal_C1T = signal_CT.detach().cpu().float()[:, None]
-    filtered_CT: Tensor = torch.nn.functional.conv1d(signal_C1T, taps_L[None, None], padding=len(taps_L) // 2)[:, 0]
-    return filtered_CT
+    whole_CT = torch.cat(list(filtered(signal_CT.detach().cpu(), taps_L)), dim=1)
+    return whole_CT[:, len(taps_L) // 2 :][:, : signal_CT.shape[1]].float()
 
 
 @cache

@@ -31,6 +31,8 @@ RATE = 44100
 SOURCES = ("drums", "bass", "other", "vocals")
 SETS = ("cc0_album", "lmms_demos", "real_small", "rendered_stems")
 TOLERANCES_DB = {"SDR": 1e-6, "ISR": 1e-3, "SIR": 1e-3, "SAR": 1e-3}
+# log-WMSE's own unit, and shares; msst computes in single precision, auraloss also its sums.
+FURTHER_TOLERANCES = {"log-WMSE": 1e-6, "Aura MRSTFT": 3e-6, "bleedless": 1e-6, "fullness": 1e-6}
 CALLS = {"museval": 1, "all four": 3, "SDR": 11}  # of each arm; the first is the cold one
 
 
@@ -65,6 +67,34 @@ def _parity(excerpts: int) -> Iterator[Row]:
         print(f"  {name}, {solver}: {worst} dB apart, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
         for metric, worst_db in apart.items():
             yield figure(f"{name}, {solver}: {metric}", worst_db, "dB", target=TOLERANCES_DB[metric])
+        for metric, worst in _further_apart(stems_SCT, estimates_SCT).items():
+            yield figure(f"{name}: {metric}", worst, "", target=FURTHER_TOLERANCES[metric])
+
+
+def _further_apart(stems_SCT: Array, estimates_SCT: Array) -> dict[str, float]:
+    """The largest difference from torch-log-wmse of any source, and the largest share of what msst says."""
+    import torch
+    from msst.utils import metrics
+    from torch_log_wmse import LogWMSE
+
+    from models.scores.log_wmse import log_wmse
+    from models.scores.spectral import aura_mrstft, bleedless_fullness
+
+    true_SCT, made_SCT = torch.from_numpy(stems_SCT), torch.from_numpy(estimates_SCT)
+    mixture_CT = true_SCT.sum(dim=0)
+    stems = (signal_SCT.transpose(0, 1)[None] for signal_SCT in (made_SCT, true_SCT))
+    weighted_S = LogWMSE(sample_rate=RATE).per_stem(mixture_CT[None], *stems)[0].mean(dim=0)
+    pairs = list(zip(stems_SCT, estimates_SCT, strict=True))
+    bleed_full = np.array([metrics.bleed_full(*pair) for pair in pairs])
+    spectral = np.array([metrics.AuraMRSTFT_metric(*pair) for pair in pairs])
+    bleedless_S, fullness_S = bleedless_fullness(true_SCT, made_SCT, RATE)
+    shares = {
+        "Aura MRSTFT": aura_mrstft(true_SCT, made_SCT, RATE).numpy() / spectral - 1,
+        "bleedless": bleedless_S.numpy() / bleed_full[:, 0] - 1,
+        "fullness": fullness_S.numpy() / bleed_full[:, 1] - 1,
+    }
+    apart = float((log_wmse(true_SCT, made_SCT, mixture_CT, RATE) - weighted_S).abs().max())
+    return {"log-WMSE": apart, **{name: float(np.abs(share).max()) for name, share in shares.items()}}
 
 
 def _apart(stems_SCT: Array, estimates_SCT: Array) -> tuple[dict[str, float], str]:
