@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .fir import filtered
+from .block_convolution import filtered
 from .metrics import comparable
 
 Response = NDArray[np.float64]

@@ -44,8 +44,8 @@ def compute(
 ) -> dict[str, "Tensor"]:
     """Each score that is asked for, by its column, shape (S,), but SI-SDR, which is had without asking."""
     from models.scores.log_wmse import log_wmse
+    from models.scores.mel_scores import aura_mrstft, bleedless_fullness
     from models.scores.scale_invariant import scale_invariant
-    from models.scores.spectral import aura_mrstft, bleedless_fullness
 
     scores: dict[str, Tensor] = {}
     if "si_sir" in names or "si_sar" in names:

@@ -78,7 +78,7 @@ def _further_apart(stems_SCT: Array, estimates_SCT: Array) -> dict[str, float]:
     from torch_log_wmse import LogWMSE
 
     from models.scores.log_wmse import log_wmse
-    from models.scores.spectral import aura_mrstft, bleedless_fullness
+    from models.scores.mel_scores import aura_mrstft, bleedless_fullness
 
     true_SCT, made_SCT = torch.from_numpy(stems_SCT), torch.from_numpy(estimates_SCT)
     mixture_CT = true_SCT.sum(dim=0)

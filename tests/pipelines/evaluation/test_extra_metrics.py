@@ -9,8 +9,8 @@ from torch import Tensor
 from datasets.errors import InputError
 from datasets.schema import SCORES, Score
 from models.scores.log_wmse import log_wmse
+from models.scores.mel_scores import aura_mrstft, bleedless_fullness
 from models.scores.scale_invariant import scale_invariant
-from models.scores.spectral import aura_mrstft, bleedless_fullness
 from pipelines.evaluation import extra_metrics
 from pipelines.evaluation.evaluate_config import EvaluateConfig
 from pipelines.evaluation.scoring import score_song

@@ -9,8 +9,7 @@ from auraloss.perceptual import FIRFilter
 from torch import Tensor
 
 from models.errors import ModelError
-from models.scores.metrics import si_sdr
-from models.scores.spectral import (
+from models.scores.mel_scores import (
     RESOLUTIONS,
     a_weighting,
     aura_mrstft,
@@ -18,6 +17,7 @@ from models.scores.spectral import (
     mel_bank,
     multi_resolution_distance,
 )
+from models.scores.metrics import si_sdr
 from tests.models.scores.test_log_wmse import RATE, toy
 
 
@@ -108,6 +108,6 @@ def test_silence_has_scores_and_an_excerpt_of_milliseconds_has_no_distance() -> 
 def test_frames_in_groups_are_the_same_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     reference_SCT, estimate_SCT = toy(0.5, sources=1)
     whole = bleedless_fullness(reference_SCT, estimate_SCT, RATE), aura_mrstft(reference_SCT, estimate_SCT, RATE)
-    monkeypatch.setattr("models.scores.spectral._AT_ONCE", 7)
+    monkeypatch.setattr("models.scores.mel_scores._AT_ONCE", 7)
     parts = bleedless_fullness(reference_SCT, estimate_SCT, RATE), aura_mrstft(reference_SCT, estimate_SCT, RATE)
     assert torch.cat([*parts[0], parts[1]]).tolist() == pytest.approx(torch.cat([*whole[0], whole[1]]).tolist())

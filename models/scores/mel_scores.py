@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .fir import filtered
+from .block_convolution import filtered
 from .metrics import require_comparable
 
 RESOLUTIONS = (1024, 2048, 4096)  # samples of a frame, four of which overlap

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.scores.fir import filtered
+from models.scores.block_convolution import filtered
 
 
 @pytest.mark.parametrize(("num_samples", "num_taps"), [(1, 1), (50, 101), (40_000, 4000), (600_000, 101)])
