@@ -26,16 +26,16 @@ _BEGIN = "also "
 
 def in_protocol(names: Collection[str]) -> str:
     """The part of a protocol's text that says which were asked for; empty where none was."""
-    asked = [label for name, label in LABELS.items() if name in names]
-    return f"{_BEGIN}{', '.join(asked)}" if asked else ""
+    requested = [label for name, label in LABELS.items() if name in names]
+    return f"{_BEGIN}{', '.join(requested)}" if requested else ""
 
 
 def of_protocol(protocol: str) -> tuple[str, ...]:
     """The columns that were asked for, from a protocol's text."""
     for part in protocol.split("; "):
         if part.startswith(_BEGIN):
-            asked = part.removeprefix(_BEGIN).split(", ")
-            return tuple(name for name, label in LABELS.items() if label in asked)
+            labels = part.removeprefix(_BEGIN).split(", ")
+            return tuple(name for name, label in LABELS.items() if label in labels)
     return ()
 
 

@@ -153,8 +153,8 @@ def _filtered_rows(scores: Sequence[Score]) -> list[list[str]] | None:
 
 def _extra_columns(scores: Sequence[Score]) -> tuple[str, ...]:
     """The columns that `evaluate.extra_metrics` asked for, of all scores."""
-    asked = {name for score in scores for name in extra_metrics.of_protocol(score.protocol)}
-    return tuple(name for name in extra_metrics.LABELS if name in asked)
+    requested = {name for score in scores for name in extra_metrics.of_protocol(score.protocol)}
+    return tuple(name for name in extra_metrics.LABELS if name in requested)
 
 
 def _extra_rows(scores: Sequence[Score]) -> list[list[str]]:
