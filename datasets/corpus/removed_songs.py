@@ -1,4 +1,4 @@
-"""Recordings that a store is to forget: one small file each beside its tables, which ingest and curation always obey.
+"""Recordings that a store is to forget: one small file each in its data folder, which ingest and curation always obey.
 
 They are known by the digest of their stored audio and by what they sound like, so that a copy under another name, in
 another master or at another rate is refused as well, in every later run and deployment of the store and of every store

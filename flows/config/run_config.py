@@ -24,7 +24,7 @@ class StoreConfig:
 
     # The folder of this machine that holds checkpoints, reports and, unless `data` is set, everything else
     root: str = "stemline-store"
-    # Where songs, tables and the list of forgotten recordings are kept, such as s3://BUCKET/FOLDER; empty: the root
+    # The data folder: songs, tables and the list of forgotten recordings, such as s3://BUCKET/FOLDER; empty: the root
     data: str = ""
 
     def __post_init__(self) -> None:

@@ -1,6 +1,6 @@
 """One step as a job of a cluster: sent from here, run there by `python -m flows.tasks.remote_step CALL ANSWER`.
 
-Call and answer are JSON files beside the store's tables, so both ends only need shared storage. The job's output comes
+Call and answer are JSON files in the data folder, so both ends only need shared storage. The job's output comes
 back as lines of its log: marked ones are progress, the others are logged as they are.
 """
 

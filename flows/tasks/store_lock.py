@@ -18,7 +18,7 @@ from datasets.store.ownership import claim_store, require_claimable
 from pipelines.registry.used_registries import FILE
 
 RETRY_EVERY_S = 0.2
-USERS = "stores"  # beside tables that several stores may share: a note of each
+USERS = "stores"  # in a data folder that several stores may share: a note of each
 
 
 @contextmanager
@@ -52,7 +52,7 @@ def store_lock(root: str, *, verb: str, data: str = "", patience_s: float = 0.0)
 
 
 def _note_user(data: str, root: Path) -> None:
-    """Note beside tables that this store uses them: `gc` of another store must not remove what it needs."""
+    """Note in a data folder that this store uses it: `gc` of another store must not remove what it needs."""
     note = storage.join(data, USERS, f"{hashlib.sha256(str(root).encode()).hexdigest()[:12]}.json")
     if Path(data) != root and storage.stamp(note) is None:
         write_json(note, {"root": str(root)})

@@ -29,7 +29,7 @@ def compare(
 ) -> int:
     """Score two models on the same held-out songs: the gain of the first, song by song, and its confidence bounds.
 
-    Example: `stemline compare models:/stemline/4 models:/stemline@champion corpus.root=songs`
+    Example: `stemline compare models:/stemline/4 models:/stemline@champion corpus.root=SONGS`
     """
     return run_verb(
         overrides,

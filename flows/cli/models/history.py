@@ -18,7 +18,7 @@ from pipelines.registry.promotion import promotion_log
 def history(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
     """List which version was the champion when, and why.
 
-    Example: `stemline history store.root=store`
+    Example: `stemline history store.root=STORE`
     """
     return run_verb(overrides, options, lambda config, screen: run(config))
 

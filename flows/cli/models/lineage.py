@@ -36,7 +36,7 @@ def lineage(
 ) -> int:
     """Show what a version was made from (songs, settings, code), or which versions learned from a song.
 
-    Example: `stemline lineage models:/stemline@champion store.root=store`
+    Example: `stemline lineage models:/stemline@champion store.root=STORE`
     """
     return run_verb(overrides, options, lambda config, screen: run(config, what))
 

@@ -28,7 +28,7 @@ def listen(
 ) -> int:
     """Make A/B listening pages of two models and the true stems, also blind; the worst songs first.
 
-    Example: `stemline listen --model models:/stemline/4 corpus.root=songs listen.songs=4`
+    Example: `stemline listen --model models:/stemline/4 corpus.root=SONGS listen.songs=4`
     """
     return run_verb(
         overrides,

@@ -26,7 +26,7 @@ def rollback(
 
     A version that never was the champion needs --force and --reason.
 
-    Example: `stemline rollback store.root=store`
+    Example: `stemline rollback store.root=STORE`
     """
     return run_verb(
         overrides, options, lambda config, screen: run(config, to=to, force=force, reason=reason, screen=screen)

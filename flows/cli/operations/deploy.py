@@ -33,7 +33,7 @@ def deploy(
 ) -> int:
     """Register the flows with the Prefect server at PREFECT_API_URL, so that its workers run them with these settings.
 
-    Example: `stemline deploy --preset smoke corpus.root=songs store.root=store --cron "0 3 * * *"`
+    Example: `stemline deploy --preset smoke corpus.root=SONGS store.root=STORE --cron "0 3 * * *"`
     """
 
     def job(config: RunConfig, screen: Screen) -> dict[str, Any]:

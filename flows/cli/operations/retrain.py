@@ -26,7 +26,7 @@ def retrain(
 ) -> int:
     """Bring the dataset up to date and train again if a trigger fires, as the `retrain` deployment does.
 
-    Example: `stemline retrain --explain store.root=store retrain.new_hours=5`
+    Example: `stemline retrain --explain store.root=STORE retrain.new_hours=5`
     """
     return run_verb(
         overrides,

@@ -33,7 +33,7 @@ STOP_WITHIN_S = 4.0  # each of two servers; less than a stopped command has unti
 def ui(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
     """Serve the report, MLflow and Prefect of a store on this machine until Ctrl-C.
 
-    Example: `stemline ui store.root=store`
+    Example: `stemline ui store.root=STORE`
     """
     return run_verb(overrides, options, lambda config, screen: serve_store(config.store.root, screen=screen))
 

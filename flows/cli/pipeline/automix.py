@@ -7,6 +7,6 @@ from flows.cli.session import run_until
 def automix(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
     """Mix stems of different songs, aligned in beat and key, into more training material.
 
-    Example: `stemline automix corpus.root=songs automix.mixes_per_track=2`
+    Example: `stemline automix corpus.root=SONGS automix.mixes_per_track=2`
     """
     return run_until("automix", overrides, options)

@@ -7,6 +7,6 @@ from flows.cli.session import run_until
 def curate(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
     """Keep or drop each song, with a reason.
 
-    Example: `stemline curate corpus.root=songs`
+    Example: `stemline curate corpus.root=SONGS`
     """
     return run_until("curate", overrides, options)

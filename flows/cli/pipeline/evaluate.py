@@ -7,6 +7,6 @@ from flows.cli.session import run_until
 def evaluate(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
     """Separate and score every held-out song with the trained model and the champion.
 
-    Example: `stemline evaluate corpus.root=songs`
+    Example: `stemline evaluate corpus.root=SONGS`
     """
     return run_until("evaluate", overrides, options)

@@ -19,7 +19,7 @@ from pipelines.evaluation.gate import Check, GateDecision
 def promote(
     *overrides: Overrides,
     dry_run: Annotated[
-        bool, Parameter(negative="", show_default=False, help="Say what the gate would decide; write nothing.")
+        bool, Parameter(negative="", show_default=False, help="Say what the gate would decide; register and promote nothing.")
     ] = False,
     version: Annotated[
         int | None, Parameter(show_default=False, help="Promote this version past the gate; with --force and --reason.")
@@ -34,7 +34,7 @@ def promote(
 
     --dry-run decides on the model that the store trained last, with the settings of that run.
 
-    Example: `stemline promote --dry-run store.root=store`
+    Example: `stemline promote --dry-run store.root=STORE`
     """
     if version is None and not force and not reason:
         if not dry_run:

@@ -7,6 +7,6 @@ from flows.cli.session import run_until
 def run(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
     """The whole pipeline with your songs: from a folder to a registered, gated model and a report.
 
-    Example: `stemline run --preset smoke corpus.root=songs`
+    Example: `stemline run --preset smoke corpus.root=SONGS`
     """
     return run_until("run", overrides, options)

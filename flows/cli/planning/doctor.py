@@ -19,7 +19,7 @@ MARKS = {"ok": "✓", "warning": "!", "fault": "✗"}
 def doctor(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
     """Check versions, processor, memory, store, codecs, servers, GPUs and Ray, and say how to fix each fault.
 
-    Example: `stemline doctor --preset htdemucs-musdb store.root=store`
+    Example: `stemline doctor --preset htdemucs-musdb store.root=STORE`
     """
     return run_verb(overrides, options, lambda config, screen: run(config, screen=screen))
 

@@ -41,7 +41,7 @@ class _Name:
 def inspect(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
     """Show how every file of a folder would be read: which source, which split, what is refused. Decodes nothing.
 
-    Example: `stemline inspect corpus.root=songs`
+    Example: `stemline inspect corpus.root=SONGS`
     """
     return run_verb(overrides, options, lambda config, screen: run(config, screen=screen))
 

@@ -48,7 +48,7 @@ def plan(
 ) -> int:
     """Say what a training will take, in steps, memory, time and money, and whether it fits.
 
-    Example: `stemline plan htdemucs-one-gpu --gpu l4`
+    Example: `stemline plan --preset htdemucs-one-gpu --gpu l4`
     """
 
     def job(config: RunConfig, screen: Screen) -> dict[str, Any]:

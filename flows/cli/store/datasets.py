@@ -26,7 +26,7 @@ datasets = App(name="datasets", help="List a store's datasets, how two differ, a
 def list_datasets(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
     """List the datasets of a store: songs, hours, splits, size, and which settings changed.
 
-    Example: `stemline datasets store.root=store`
+    Example: `stemline datasets store.root=STORE`
     """
     return run_verb(overrides, options, lambda config, screen: list_all(config.store.tables))
 
@@ -41,7 +41,7 @@ def diff(
 ) -> int:
     """Show which songs the second dataset adds, drops or changes; ids as `stemline datasets` lists them.
 
-    Example: `stemline datasets diff 3f2a9c 81bb04 store.root=store`
+    Example: `stemline datasets diff 3f2a9c 81bb04 store.root=STORE`
     """
     return run_verb(overrides, options, lambda config, screen: difference(config.store.tables, first, second))
 
@@ -55,7 +55,7 @@ def find(
 ) -> int:
     """Show which datasets hold a song, by its id, its title or a part of one.
 
-    Example: `stemline datasets find "Falcon 69" store.root=store`
+    Example: `stemline datasets find "Falcon 69" store.root=STORE`
     """
     return run_verb(overrides, options, lambda config, screen: find_song(config.store.tables, song))
 

@@ -54,7 +54,7 @@ def forget(
 ) -> int:
     """Leave a recording out of every later run, make a dataset without it, and list versions that learned from it.
 
-    Example: `stemline forget "Falcon 69" corpus.root=songs store.root=store`
+    Example: `stemline forget "Falcon 69" corpus.root=SONGS store.root=STORE`
     """
     return run_verb(
         overrides,

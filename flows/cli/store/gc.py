@@ -56,7 +56,7 @@ def gc(
 ) -> int:
     """List what nothing in a store refers to any more; with --delete, remove it.
 
-    Example: `stemline gc store.root=store --keep 3`
+    Example: `stemline gc store.root=STORE --keep 3`
     """
     return run_verb(overrides, options, lambda config, screen: run(config, keep=keep, delete=delete, screen=screen))
 
