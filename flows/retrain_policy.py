@@ -40,7 +40,7 @@ class RetrainConfig:
     # Train again where somebody made another version the champion since the last retraining
     on_manual_promotion: bool = True
     min_interval_h: NonNegativeFloat = 24.0  # least time from one retraining's beginning to the next
-    # Budget of devices times hours in a calendar month; 0: none
+    # Budget of devices times hours in a calendar month; 0: no limit
     gpu_hours_per_month: Annotated[float, Range(ge=0, unit="h")] = 0.0
 
     def __post_init__(self) -> None:
