@@ -19,7 +19,7 @@ from pipelines.evaluation.gate import Check, GateDecision
 def promote(
     *overrides: Overrides,
     dry_run: Annotated[
-        bool, Parameter(negative="", show_default=False, help="Say what the gate would decide; register and promote nothing.")
+        bool, Parameter(negative="", show_default=False, help="Say what the gate would decide; register nothing.")
     ] = False,
     version: Annotated[
         int | None, Parameter(show_default=False, help="Promote this version past the gate; with --force and --reason.")
