@@ -5,8 +5,10 @@ Shape suffixes, here and everywhere: B batch, S source, C audio channel, T sampl
 N STFT frame, D feature, H attention head.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
 import pyarrow as pa
 
@@ -89,6 +91,40 @@ class Verdict:
     detail: str  # the reason in words, with numbers
     duration_s: float  # of the song
     measures: Mapping[str, float]  # what was measured of it, by the name of the measure
+
+    @classmethod
+    def refused(cls, track_id: str, *, title: str, split: str, reason: str, detail: str) -> "Verdict":
+        """The verdict on a song of which nothing was measured."""
+        return cls(
+            track_id=track_id, title=title, split=split, keep=False, reason=reason, detail=detail, duration_s=0.0,
+            measures={},
+        )  # fmt: skip
+
+
+class HasReason(Protocol):
+    """A song that was refused: its `Verdict`, or what its folder held."""
+
+    @property
+    def reason(self) -> str: ...
+
+
+Refused = TypeVar("Refused", bound=HasReason)
+
+
+def by_reason(songs: Iterable[Refused]) -> list[tuple[str, int, Refused]]:
+    """Each reason with how many of these songs have it and the first of them, the commonest reason first."""
+    found: dict[str, list[Refused]] = defaultdict(list)
+    for song in songs:
+        found[song.reason].append(song)
+    return sorted(((reason, len(several), several[0]) for reason, several in found.items()), key=lambda row: -row[1])
+
+
+def refusals_in_words(verdicts: Iterable[Verdict]) -> list[str]:
+    """A line for each reason, with how many songs have it and one of them."""
+    return [
+        f"  - {reason} ({REASONS[reason]}): {count} songs, such as {example.title!r}: {example.detail}"
+        for reason, count, example in by_reason(verdicts)
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,7 +249,7 @@ def chunks_schema(sources: Sequence[str]) -> pa.Schema:
 
     A stored sample times `scale` is the sample of the song: scale is 1, or the power of two that keeps a
     stem beyond full scale from clipping. Everything is required, so a value is the last thing in its page, and the
-    footer alone says where in the file each FLAC lies (`segment_sampler.py` reads crops by it).
+    footer alone says where in the file each FLAC lies (`loading/segment_sampler.py` reads crops by it).
     """
     fields = [
         ("schema_version", pa.int32()),  # raised when a column is renamed

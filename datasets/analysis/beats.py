@@ -1,4 +1,4 @@
-"""Beat grid and tempo of one track, heard in its mixture; `bars.py` says which beats begin a bar.
+"""Beat grid and tempo of one track, heard in its mixture; `downbeats.py` says which beats begin a bar.
 
 The road: onset envelopes (`onsets.py`), their periodicity (autocorrelation, summed over multiples of the beat, under
 a broad prior over tempi), for each likely period the best chain of onsets (dynamic programming after Ellis, "Beat

@@ -21,7 +21,7 @@ MIN_CERTAINTY = 0.15  # with less, no downbeat is named
 OFF_BEAT = 4.0  # how much worse a bar that begins between two beats is than one that begins on the wrong beat
 READINGS = tuple((metre, phase) for metre in METRES for phase in range(metre))
 # What speaks for a reading, as `readings` lists it: low sounds and chord changes on one, high sounds on two and four,
-# beats that are like those a bar before, and bars of three. Fitted like the weights of `rhythm.py`.
+# beats that are like those a bar before, and bars of three. Fitted like the weights of `beats.py`.
 WEIGHTS = np.array([1.26, 8.21, 4.6, 1.64, 0.01])
 
 

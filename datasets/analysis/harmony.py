@@ -1,4 +1,4 @@
-"""Chroma, tuning, key, and how many semitones lie between two tracks; read `mixplan.py` next.
+"""Chroma, tuning, key, and how many semitones lie between two tracks; read `mixing/mixplan.py` next.
 
 Spectral peaks, not bins, are put on the semitone scale: their interpolated frequency gives the tuning of the whole
 track in one pass, and then each peak's place. A peak may be an overtone; so half of the chroma are the peaks as they

@@ -1,4 +1,4 @@
-"""How much the sound grows in each 5 ms frame: what `rhythm.py` and `bars.py` find beats and bars in.
+"""How much the sound grows in each 5 ms frame: what `beats.py` and `downbeats.py` find beats and bars in.
 
 One short-time spectrum of the signal, and out of it three envelopes. Everything is batched float32; there is no
 loop over frames.

@@ -1,4 +1,4 @@
-"""One song's profile out of its stems: what `mixplan.py` needs to know to match it with others."""
+"""One song's profile out of its stems: what `mixing/mixplan.py` needs to know to match it with others."""
 
 from collections.abc import Sequence
 from typing import Literal

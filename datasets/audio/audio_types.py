@@ -40,8 +40,10 @@ class AudioInfo:
     channels: int
     num_samples: int
     bits: int  # 24 for samples of more than 16 bits that are coded without loss, else 16
+    lossless: bool = True  # what its codec is
     integers: bool = False  # 16 bits each, which `integer_blocks` reads as they are
-    unsaid_delay: int = 0  # samples by which its codec usually puts the audio off, where the file does not say it
+    # By how many samples its codec usually puts the audio off, the most usual first; empty where the file says it
+    unsaid_delays: tuple[int, ...] = ()
     speakers: tuple[str, ...] = ()  # of more than two channels which is which ("FL", "LFE", ...), where the file says
 
 

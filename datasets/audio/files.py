@@ -1,9 +1,10 @@
 """Samples out of files: probe, decode, resampled blocks of one length.
 
-`readers.py` holds the decoders, `writers.py` the way back. Next to read: `chunks.py`, which cuts songs for storage.
+`readers.py` holds the decoders, `writers.py` the way back. Next to read: `shards/chunks.py`, which cuts songs for
+storage.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -39,15 +40,17 @@ def decode_blocks(
     stream: int | None = None,
     block_samples: int = 1 << 18,
     resample_quality: str = "HQ",
-) -> Iterator[Samples]:
+    late: int = 0,
+) -> Generator[Samples, None, None]:
     """The file in blocks of exactly `block_samples` (the last may be shorter), resampled, in bounded memory.
 
     More than two channels are mixed down (`surround.py`); AudioError where the file does not say which is which.
-    At the file's own rate the samples pass through unchanged; `resample_quality` is one of soxr's names. AudioError
+    At the file's own rate the samples pass through unchanged; `resample_quality` is one of soxr's names. Where a file
+    is `late` by samples of that rate they are left out, and silence is put before it where it is early. AudioError
     after the last block where one channel is asked for and the file's two cancel each other, so that nothing is left.
     """
     with closing(open_reader(path, stream)) as reader:
-        blocks = checked_blocks(reader, path)
+        blocks = _without_delay(checked_blocks(reader, path), late)
         if is_surround(reader.info) and channels <= 2:
             gains_2C = downmix_gains(reader.info, str(path))
             blocks = (downmixed(block_CT, gains_2C) for block_CT in blocks)
@@ -65,6 +68,17 @@ def integer_blocks(path: str | Path, *, block_samples: int) -> Iterator[Integers
     """A file that holds 16-bit integers (`AudioInfo.integers`) in blocks of them, the last one shorter."""
     with closing(checked_integers(path, block_samples)) as blocks:
         yield from map(Integers, blocks)
+
+
+def _without_delay(blocks: Iterable[Samples], late: int) -> Iterator[Samples]:
+    """Blocks without their first `late` samples; with so many of silence before them where it is negative."""
+    for block_CT in blocks:
+        if late < 0:
+            yield np.zeros((len(block_CT), -late), np.float32)
+            late = 0
+        if block_CT.shape[1] > late:
+            yield block_CT[:, late:] if late else block_CT
+        late = max(0, late - block_CT.shape[1])
 
 
 def _rebatch(blocks: Iterable[Samples], block_samples: int) -> Iterator[Samples]:

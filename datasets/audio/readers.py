@@ -31,10 +31,11 @@ MAX_HOURS = 24
 _READ_SAMPLES = 1 << 15  # stays in the cache until it has been checked and copied
 # What PyAV may take a file for. It knows formats without any header, too, and decodes a web page as a telephone call.
 _AV_FORMATS = {
-    "aac", "ac3", "aiff", "asf", "au", "caf", "eac3", "flac", "matroska", "mov", "mp3", "ogg", "tta", "w64", "wav",
-    "wv",
+    "aac", "ac3", "aiff", "asf", "au", "avi", "caf", "eac3", "flac", "flv", "matroska", "mov", "mp3", "mpeg", "mpegts",
+    "ogg", "tta", "w64", "wav", "wv",
 }  # fmt: skip
 _DEEP_SUBTYPES = {"PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ALAC_20", "ALAC_24", "ALAC_32"}
+_LOSSLESS_SUBTYPES = {*_DEEP_SUBTYPES, "PCM_S8", "PCM_U8", "PCM_16", "ALAC_16"}
 _SYSTEM_ERROR = 2  # of libsndfile: the operating system refused
 # What FFmpeg passes on from the operating system, and never says of a file's content. EIO is not among them.
 _MACHINE_ERRORS = {
@@ -163,8 +164,9 @@ class SoundFileReader:
             channels=self._file.channels,
             num_samples=frames,
             bits=24 if self._file.subtype in _DEEP_SUBTYPES else 16,
+            lossless=self._file.subtype in _LOSSLESS_SUBTYPES,
             integers=self._file.subtype == "PCM_16",
-            unsaid_delay=kind.unsaid_delay,
+            unsaid_delays=kind.unsaid_delays("mp3" if self._file.subtype == "MPEG_LAYER_III" else ""),
         )
 
     def blocks(self) -> Iterator[Samples]:
@@ -233,7 +235,8 @@ class _AvReader:
             channels=context.layout.nb_channels,
             num_samples=round(duration * base * rate) if known else 0,  # type: ignore[operator]
             bits=24 if context.codec.lossless and context.format.bits > 16 else 16,
-            unsaid_delay=kind.unsaid_delay,
+            lossless=context.codec.lossless,
+            unsaid_delays=kind.unsaid_delays(context.codec.canonical_name),
             speakers=_speakers(context.layout),
         )
 

@@ -1,4 +1,4 @@
-"""The names of all files below a corpus folder, on a disk or in S3; `layouts.py` finds songs among them."""
+"""The names of all files below a corpus folder, on a disk or in S3; `layouts/find.py` finds songs among them."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,16 +8,20 @@ from pathlib import Path
 from datasets.errors import InputError, Unavailable
 from datasets.store import storage
 
-# Formats of audio and of music programs that are not read: named where a stem is missing.
+# Formats of audio and of music programs that are not read, and films, which are no stems by themselves: named where a
+# stem is missing.
 FOREIGN_SUFFIXES = (
-    ".ape", ".tta", ".tak", ".dsf", ".dff", ".shn", ".mpc", ".ra", ".amr", ".sd2", ".rx2", ".rex", ".mid", ".midi",
-    ".asd", ".pkf", ".reapeaks", ".als", ".flp", ".logicx", ".ptx", ".cpr", ".rpp", ".band", ".zip", ".rar", ".7z",
+    ".mov", ".mkv", ".avi", ".ts", ".m2ts", ".mpg", ".mpeg", ".vob", ".flv", ".3gp", ".ape", ".tak", ".dsf", ".dff",
+    ".shn", ".mpc", ".ra", ".amr", ".sd2", ".rx2", ".rex", ".mid", ".midi", ".asd", ".pkf", ".reapeaks", ".als",
+    ".flp", ".logicx", ".ptx", ".cpr", ".rpp", ".band", ".zip", ".rar", ".7z",
 )  # fmt: skip
 SUFFIXES = (
     ".wav", ".flac", ".aiff", ".aif", ".aifc", ".ogg", ".opus", ".mp3", ".m4a", ".caf", ".w64", ".rf64", ".au", ".aac",
-    ".wma", ".mp4", ".mka", ".webm", ".wv",
+    ".wma", ".mp4", ".mka", ".webm", ".wv", ".tta", ".ac3", ".eac3", ".mp2", ".oga", ".m4b", ".wave", ".bwf", ".snd",
 )  # fmt: skip
-LOSSY_SUFFIXES = (".mp3", ".aac", ".ogg", ".opus", ".wma", ".mp4", ".m4a", ".webm")  # of what is usually in these
+LOSSY_SUFFIXES = (  # of what is usually in these
+    ".mp3", ".mp2", ".aac", ".ac3", ".eac3", ".ogg", ".oga", ".opus", ".wma", ".mp4", ".m4a", ".m4b", ".webm",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,19 +48,12 @@ class Listing:
     def address(self, path: str) -> str:
         return storage.join(self.root, path)
 
-    def content(self, path: str) -> bytes:
-        """The bytes of a small file; Unavailable where it cannot be read."""
+    def content(self, path: str, limit: int | None = None) -> bytes:
+        """The bytes of a small file, at most `limit` of them; Unavailable where it cannot be read."""
         try:
-            return storage.read(self.address(path))
+            return storage.read(self.address(path), limit)
         except OSError as error:
             raise Unavailable(f"{self.address(path)} cannot be read: {error.strerror or error}") from None
-
-    def text(self, path: str) -> str:
-        """The text of a small file; empty where it is no text, Unavailable where it cannot be read."""
-        try:
-            return self.content(path).decode("utf-8-sig")
-        except UnicodeDecodeError:
-            return ""
 
 
 def list_folder(root: str) -> Listing:
@@ -169,6 +166,12 @@ def is_foreign(name: str) -> bool:
 def is_lossy(name: str) -> bool:
     """Whether a file is coded with loss, as far as its suffix tells."""
     return os.path.splitext(name)[1].lower() in LOSSY_SUFFIXES
+
+
+def without_suffix(path: str) -> str:
+    """A path without the suffix of its file; a name that only begins with dots has none."""
+    name = path.rpartition("/")[2]
+    return path[: len(path) - len(name) + name.rfind(".")] if "." in name.lstrip(".") else path
 
 
 def upwards(folder: str) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """The songs of a corpus folder, with those it cannot use and why, each on one side of a split.
 
-What stands in the folder is found by `layouts.py`, which opens no audio; here songs get their split and the
-fingerprint of their files. What is inside the files is found out at ingest (`chunks.py`).
+What stands in the folder is found by `layouts/find.py`, which opens no audio; here songs get their split and the
+fingerprint of their files. What is inside the files is found out at ingest (`shards/chunks.py`).
 """
 
 import hashlib
@@ -208,16 +208,7 @@ def distinct_names(names: Iterable[str], *, taken: Iterable[str] = ()) -> list[s
 
 
 def _refused(song: FoundSong, split: str, reason: str, detail: str) -> Verdict:
-    return Verdict(
-        track_id=song.name,
-        title=song.title,
-        split=split,
-        keep=False,
-        reason=reason,
-        detail=detail,
-        duration_s=0.0,
-        measures={},
-    )
+    return Verdict.refused(song.name, title=song.title, split=split, reason=reason, detail=detail)
 
 
 def _track(

@@ -1,7 +1,8 @@
 """Which files of one song are versions of each other by their names: copies, takes, old ones, other depths or formats.
 
 What file managers and sync services add to a name is told by its form, all else by the words under [version] in the
-taxonomy. Names raise a doubt only: whether the files hold the same audio is found out at ingest (`duplicate_stems.py`).
+taxonomy. Names raise a doubt only: whether the files hold the same audio is found out at ingest
+(`shards/duplicate_stems.py`).
 """
 
 import re
@@ -10,26 +11,30 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from datasets.corpus.file_listing import is_lossy
+from datasets.corpus.file_listing import is_audio, is_lossy, without_suffix
 from datasets.corpus.taxonomy import Taxonomy
 
 _CONFLICT = "conflict|konflikt|conflit|conflicto|conflito|conflitto|конфликт|競合|冲突|衝突|충돌"
 _CLOCK = r"(?:[-_.T ]{0,3}\d{2}[-_.:h]?\d{2}(?:[-_.:]?\d{2})?)?"
 _DATE = rf"(?<!\d)(?:19|20)\d\d[-_. ]?(?:0[1-9]|1[0-2])[-_. ]?(?:0[1-9]|[12]\d|3[01])(?!\d){_CLOCK}"
-# Syncthing; Dropbox, Nextcloud and the like in brackets; ownCloud and the like behind a mark.
+_DAY_FIRST = r"(?<!\d)(?:[0-3]?\d[-_.]){2}(?:19|20)\d\d(?!\d)"  # or the month
+# Syncthing; Dropbox, Nextcloud and the like in brackets; ownCloud and the like behind a mark; OneDrive by the machine.
 _SYNC = re.compile(
     rf"[.~ _-]*sync-conflict-\d{{8}}-\d{{6}}(?:-\w+)?|\s*[(\[][^()\[\]]*(?:{_CONFLICT})[^()\[\]]*[)\]]"
-    rf"|(?<=\w)[ _.-]+(?:in )?(?:{_CONFLICT})\w*(?: (?:copy|kopie|copie|copia))?(?:[ _.-]*{_DATE})?$",
+    rf"|(?<=\w)[ _.-]+(?:in )?(?:{_CONFLICT})\w*(?: (?:copy|kopie|copie|copia))?(?:[ _.-]*{_DATE})?$"
+    r"|(?<=\w)-(?:(?:DESKTOP|LAPTOP)-\w{5,8}|[\w ’'-]*(?:MacBook(?:[ -](?:Pro|Air))?|iMac))(?:-\d+)?$",
     re.IGNORECASE,
 )
 _COUNTED = re.compile(r"\s*[(\[]\d{1,3}[)\]]$")  # a browser's or a file manager's copy, if the name without it is there
+# "Copy (2) of vocals", where the words for a copy stand together in the taxonomy
+_COPY_NUMBER = re.compile(r"\b(copy|kopie|copie|copia|kopia|kopi|cópia|còpia|копия) ?\(\d{1,3}\)(?= \w)", re.IGNORECASE)
 _FORMAT = (
     r"(?<![\d.,])(?:16|24|32) ?[-_]?(?:b|bits?|f|float)(?![a-z])"
     r"|(?<![\d.,])(?:22|32|44|48|88|96|176|192)(?:[.,_]?[0125]{1,3})? ?[-_]?k(?:hz)?(?![a-z])"
     r"|(?<!\d)(?:44100|48000|88200|96000)(?: ?hz)?(?!\d)"
 )
 _ONLY_FORMAT = re.compile(rf"(?:(?:{_FORMAT})[-_ .]*)+", re.IGNORECASE)
-_MARKS = re.compile(rf"~\d*$|{_DATE}|\(?(?<![a-z])\d+(?:st|nd|rd|th) copy\)?|{_FORMAT}", re.IGNORECASE)
+_MARKS = re.compile(rf"~\d*$|{_DATE}|{_DAY_FIRST}|\(?(?<![a-z])\d+(?:st|nd|rd|th) copy\)?|{_FORMAT}", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +42,7 @@ class VersionKey:
     """What a path says besides its version: equal keys are versions of each other."""
 
     key: tuple[tuple[str, ...], ...]
-    marks: tuple[str, ...]
+    num_marks: int  # that speak of a version
     old: bool  # the name says that it was replaced
     in_old_folder: bool
 
@@ -62,37 +67,46 @@ def is_container(folder: str, taxonomy: Taxonomy) -> bool:
 def version_keys(paths: Sequence[str], taxonomy: Taxonomy) -> list[VersionKey]:
     """The key of each path of a song, without suffixes; folders that say nothing but a version are not in it."""
     present = {unicodedata.normalize("NFC", path).casefold() for path in paths}
-    return [_version_key(unicodedata.normalize("NFC", path), taxonomy, present) for path in paths]
+    return [_version_key(_bare(unicodedata.normalize("NFC", path)), taxonomy, present) for path in paths]
+
+
+def _bare(path: str) -> str:
+    """A path without another suffix before the one that was taken off, as of "vocals.wav.wav"."""
+    while is_audio(path):
+        path = without_suffix(path)
+    return path
 
 
 def _version_key(path: str, taxonomy: Taxonomy, present: set[str]) -> VersionKey:
     *folders, _ = path.split("/")
     if (found := _COUNTED.search(path)) and path[: found.start()].casefold() in present:
-        marks, path = [found.group().strip()], path[: found.start()]
+        num_marks, path = 1, path[: found.start()]
     else:
-        marks = []
+        num_marks = 0
     key: list[tuple[str, ...]] = []
     in_old_folder = False
     for folder in folders:
-        plain, found_marks = _unmarked(folder)
+        plain, num_found = _unmarked(folder)
         versioned = taxonomy.version_of(plain, is_folder=True)
-        marks += [*found_marks, *versioned.marks]
+        num_marks += num_found + versioned.num_marks
         in_old_folder |= versioned.old
-        if not taxonomy.says_nothing(" ".join(versioned.rest)):
+        text = " ".join(versioned.rest)
+        if not (taxonomy.says_nothing(text) or taxonomy.read(text).ignored):  # "Mixdown" tells no stems apart
             key.append(versioned.rest)
-    plain, found_marks = _unmarked(path.rpartition("/")[2])
+    plain, num_found = _unmarked(path.rpartition("/")[2])
     versioned = taxonomy.version_of(plain)
     key.append(versioned.rest)
     return VersionKey(
-        key=tuple(key), marks=(*marks, *found_marks, *versioned.marks), old=in_old_folder or versioned.old,
-        in_old_folder=in_old_folder,
+        key=tuple(key), num_marks=num_marks + num_found + versioned.num_marks,
+        old=in_old_folder or versioned.old, in_old_folder=in_old_folder,
     )  # fmt: skip
 
 
-def _unmarked(name: str) -> tuple[str, list[str]]:
+def _unmarked(name: str) -> tuple[str, int]:
+    """A name without what marks a version by its form, and how many such marks it has."""
     plain = without_conflict(name)
-    marks = [found.group().strip(" ()") for found in _MARKS.finditer(plain)]
-    return _MARKS.sub(" ", plain), [*marks, *(["conflict"] if plain != name else [])]
+    unmarked, num_marks = _MARKS.subn(" ", _COPY_NUMBER.sub(r"\1", plain))
+    return unmarked, num_marks + (plain != name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,11 +129,11 @@ def name_doubts(
     doubts = []
     for members in groups.values():
         best, *others = sorted(members, key=lambda at: _rank(paths[at], keys[at]))
-        stem = _without_suffix(paths[best])
+        stem = without_suffix(paths[best])
         doubts += [
             NameDoubt(
                 position=at, other=best,
-                lossy=_without_suffix(paths[at]) == stem and is_lossy(paths[at]) and not is_lossy(paths[best]),
+                lossy=without_suffix(paths[at]) == stem and is_lossy(paths[at]) and not is_lossy(paths[best]),
             )
             for at in others
         ]  # fmt: skip
@@ -136,8 +150,4 @@ def name_doubts(
 
 
 def _rank(path: str, key: VersionKey) -> tuple[bool, bool, int, int, str]:
-    return key.old, is_lossy(path), len(key.marks), len(path), path
-
-
-def _without_suffix(path: str) -> str:
-    return path[: path.rindex(".")] if "." in path.rpartition("/")[2] else path
+    return key.old, is_lossy(path), key.num_marks, len(path), path

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from datasets.corpus.file_listing import without_suffix
 from datasets.corpus.stem_file_versions import name_doubts, version_keys, without_conflict
 from datasets.corpus.taxonomy import Reading, Taxonomy, tokens_of
 
@@ -197,7 +198,7 @@ def _without_muted(note: FileNote, own: Reading, taxonomy: Taxonomy) -> FileNote
 def _doubt_versions(notes: Sequence[FileNote], taxonomy: Taxonomy) -> list[FileNote]:
     """Files that may be versions of others say of which; a replaced file that stands alone of its kind is in doubt."""
     paths = [note.path for note in notes]
-    keys = version_keys([_without_suffix(path) for path in paths], taxonomy)
+    keys = version_keys([without_suffix(path) for path in paths], taxonomy)
     settled = list(notes)
     for doubt in name_doubts(paths, keys, [note.kind if note.status == "used" else "" for note in notes], taxonomy):
         note, other = notes[doubt.position], paths[doubt.other]
@@ -210,9 +211,14 @@ def _doubt_versions(notes: Sequence[FileNote], taxonomy: Taxonomy) -> list[FileN
     return [
         _in_doubt(note, f"{note.path} may be left from an older version, or a part of the song")
         if fresh and key.in_old_folder and note.status == "used" and not note.version_of
-        else replace(note, apart=" ".join([note.kind, *taxonomy.words_apart(_without_suffix(note.path))]))
+        else replace(note, apart=apart_of(note.kind, note.path, taxonomy))
         for note, key in zip(settled, keys, strict=True)
     ]
+
+
+def apart_of(kind: str, path: str, taxonomy: Taxonomy) -> str:
+    """What tells a file from those that belong beside it, by the kind of its sound and its path; for `StemFile`."""
+    return " ".join([kind, *taxonomy.words_apart(without_suffix(path))])
 
 
 def _with_sides(notes: Sequence[FileNote], readings: Sequence[Reading]) -> list[FileNote]:
@@ -241,7 +247,7 @@ _SIDE = re.compile(r"(?<![a-z])(l|r|left|right|lft|rgt)(?![a-z])|(?<=[a-z]{2})[l
 
 
 def without_side(path: str) -> str:
-    return _SIDE.sub("~", _without_suffix(path).casefold())
+    return _SIDE.sub("~", without_suffix(path).casefold())
 
 
 def _without_counts(path: str) -> str:
@@ -253,12 +259,7 @@ def _name(path: str) -> str:
 
 
 def _stem(path: str) -> str:
-    return _name(_without_suffix(path))
-
-
-def _without_suffix(path: str) -> str:
-    name = _name(path)
-    return path[: len(path) - len(name) + name.rfind(".")] if "." in name.lstrip(".") else path
+    return _name(without_suffix(path))
 
 
 def _listed(names: Sequence[str], limit: int = 4) -> str:

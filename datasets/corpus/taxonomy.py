@@ -1,7 +1,7 @@
 """What a file's name says of the sound in it: a tree of kinds of sound, and the words that mean them.
 
 `infra/taxonomies/default.toml` holds the words and explains how they are written down. Here one name is read by
-itself; `layouts.py` reads the names of a whole song side by side.
+itself; `stem_names.py` reads the names of a whole song side by side.
 """
 
 import fnmatch
@@ -61,7 +61,7 @@ class VersionedName:
     """What is left of a name without the words that tell versions apart."""
 
     rest: tuple[str, ...]
-    marks: tuple[str, ...]  # those words, with their numbers
+    num_marks: int  # of those words
     old: bool  # one of them is of a file that was replaced
 
 
@@ -111,12 +111,12 @@ class Taxonomy:
         return replace(reading, muted=_is_muted(name, matches, reading))
 
     def version_of(self, name: str, *, is_folder: bool = False) -> VersionedName:
-        """The tokens of a name without the words for versions and the numbers that count those, and these words.
+        """The tokens of a name without the words for versions and the numbers that count those.
 
         A file called "backup" alone is a vocal, a folder is not.
         """
         rest: list[str] = []
-        marks: list[str] = []
+        num_marks = 0
         old, counts = False, False  # of the word before
         matches = self._matches(tokens_of(name))
         counts_as_one = is_folder or any(
@@ -127,14 +127,12 @@ class Taxonomy:
         for text, known in matches:
             version = [sense for sense in known if sense.kind == "version"]
             if version and (counts_as_one or len(version) == len(known)):
-                marks.append(text)
+                num_marks += 1
                 old, counts = old or any(sense.role == "old" for sense in version), True
-            elif counts and text.isdigit():
-                marks[-1] += f" {text}"
-            else:
+            elif not (counts and text.isdigit()):
                 counts = False
                 rest += [_singular(token) for token in text.split(" ")]
-        return VersionedName(rest=tuple(rest), marks=tuple(marks), old=old)
+        return VersionedName(rest=tuple(rest), num_marks=num_marks, old=old)
 
     def words_apart(self, name: str) -> tuple[str, ...]:
         """The words of a name that tell files of one sound apart that belong together."""

@@ -1,6 +1,6 @@
 """The rows of coming batches, decoded ahead by threads while the present one is learnt from.
 
-The threads run side by side: reading and decoding hold no lock of the interpreter (`flac_decoder.py`). What the
+The threads run side by side: reading and decoding hold no lock of the interpreter (`audio/flac_decoder.py`). What the
 consumer still had to wait for is counted, since a GPU that waits for songs is the one thing that a loader can be
 blamed for.
 """

@@ -1,6 +1,6 @@
 """A song to chunk rows and back: cut into stretches of 30 s, every stem of a stretch as FLAC in one row.
 
-`song_rows` is for stems in memory, `track_rows` for files, which it decodes side by side so that memory
+`song_rows` is for stems in memory, `decode_track` for files, which it decodes side by side so that memory
 holds one stretch of one song as samples, whatever its length. How rows become files is in `shards.py`.
 
 A song is stored with 16 bits when none of its files has more or is coded without loss in more: what rounding
@@ -28,7 +28,8 @@ from datasets.audio.writers import encode_flac
 from datasets.corpus.stem_names import without_side
 from datasets.errors import AudioError
 from datasets.schema import SCHEMA_VERSION, StemFile, Track
-from datasets.shards.duplicate_stems import FileComparison, check_rates, without_copies
+from datasets.shards.duplicate_stems import FileComparison, check_rates, comparisons_of, without_copies
+from datasets.shards.start_delays import find_start_delays
 
 Stem = Samples | Integers  # of one source, (C, T); integers as they are where nothing has to be done to them
 
@@ -66,6 +67,7 @@ class DecodedTrack:
     rows: list[dict[str, Any]]
     remarks: tuple[str, ...]  # what was left out or changed on the way, in words
     bits: int  # 16 or 24: the deepest of its files
+    lossless: bool  # the codec of each of its files
     sample_rate: int  # Hz, of its files
 
 
@@ -87,11 +89,13 @@ def decode_track(
 ) -> DecodedTrack:
     """Rows of table CHUNKS for the files of a track; AudioError with its reason when they are not one whole song.
 
-    Of files of one source that hold the same audio one is used, which takes a second reading of such a song. `bits` is
+    Of files of one source that hold the same audio one is used, which takes a second reading of such a song. Files that
+    may begin at different times are read before, with the track's mixture if it has one (`start_delays.py`). `bits` is
     16, 24, or "source" for what the files hold. The rows, as FLAC, are in memory until the last file is known to be
     whole: about 14 MB per minute of four stereo stems of 16 bits.
     """
-    infos = _check_alike(track, sources)
+    infos = probe_stems(track, sources)
+    starts = find_start_delays(track, infos)
     deepest = max(info.bits for info in infos.values())
     header = SongHeader(
         track_id=track.track_id,
@@ -101,13 +105,13 @@ def decode_track(
         origin="corpus",
         sample_rate=sample_rate,
     )
-    several = [source for source in sources if len(track.stems[source]) > 1]
-    comparisons = {source: FileComparison(track.stems[source], sample_rate=sample_rate) for source in several}
+    comparisons = comparisons_of(track, sources, sample_rate=sample_rate)
 
     def rows_of(track: Track, comparisons: Mapping[str, FileComparison]) -> list[dict[str, Any]]:
         stretches = _stretches(
             track,
             infos,
+            starts.samples,
             sources=sources,
             sample_rate=sample_rate,
             channels=channels,
@@ -119,7 +123,7 @@ def decode_track(
             return list(_rows(stretches, header, sources=sources, bits=deepest if bits == "source" else int(bits)))
 
     rows = rows_of(track, comparisons)
-    distinct, remarks = without_copies(track, comparisons)
+    distinct, remarks = without_copies(track, infos, comparisons)
     if remarks:
         rows = rows_of(distinct, {})
     num_samples = sum(row["num_samples"] for row in rows)
@@ -130,8 +134,9 @@ def decode_track(
         raise AudioError("too_short", f"{have_s:.2f} s; the shortest song allowed has {min_song_s} s")
     rate = min(info.sample_rate for info in infos.values())
     remarks += tuple(f"{file.path}: {downmix_note(info)}" for file, info in infos.items() if is_surround(info))
-    remarks += _uncertain_starts(infos)
-    return DecodedTrack(rows=rows, remarks=remarks, bits=deepest, sample_rate=rate)
+    remarks += starts.remarks
+    lossless = all(infos[file].lossless for files in distinct.stems.values() for file in files)
+    return DecodedTrack(rows=rows, remarks=remarks, bits=deepest, lossless=lossless, sample_rate=rate)
 
 
 def stems_of(
@@ -220,18 +225,7 @@ def _power(second_CT: Samples | NDArray[np.int16]) -> float:
     return float(np.square(second_CT).mean())
 
 
-def _uncertain_starts(infos: Mapping[StemFile, AudioInfo]) -> tuple[str, ...]:
-    """What is to be said of files that may begin late by their codec's delay; those of one delay are late together."""
-    if len({info.unsaid_delay for info in infos.values()}) == 1:
-        return ()
-    return tuple(
-        f"start uncertain: {file.path} does not say its codec's delay, which is {info.unsaid_delay} samples as a rule"
-        for file, info in infos.items()
-        if info.unsaid_delay
-    )
-
-
-def _check_alike(track: Track, sources: Sequence[str]) -> dict[StemFile, AudioInfo]:
+def probe_stems(track: Track, sources: Sequence[str]) -> dict[StemFile, AudioInfo]:
     """What each file of a track says of itself; AudioError unless all state one rate, and their channels can be stored.
 
     More than two channels are mixed down while they are decoded, where the file says which is which.
@@ -290,6 +284,7 @@ class _Part:
 def _stretches(
     track: Track,
     infos: Mapping[StemFile, AudioInfo],
+    late: Mapping[StemFile, int],
     *,
     sources: Sequence[str],
     sample_rate: int,
@@ -315,6 +310,7 @@ def _stretches(
                 blocks = _blocks(
                     file, infos[file], untouched=len(files) == 1 and gains_C1 is None, sample_rate=sample_rate,
                     channels=channels, block_samples=block_samples, resample_quality=resample_quality,
+                    late=late.get(file, 0),
                 )  # fmt: skip
                 stack.callback(blocks.close)
                 parts.append(
@@ -363,6 +359,7 @@ def _blocks(
     channels: int,
     block_samples: int,
     resample_quality: str,
+    late: int,
 ) -> Generator[Stem, None, None]:
     """The file's samples at the store's rate; as integers where it holds them and they go in untouched."""
     if info.integers and untouched and (info.sample_rate, info.channels) == (sample_rate, channels):
@@ -370,7 +367,7 @@ def _blocks(
         return
     yield from decode_blocks(
         file.path, sample_rate=sample_rate, channels=channels, stream=file.stream,
-        block_samples=block_samples, resample_quality=resample_quality,
+        block_samples=block_samples, resample_quality=resample_quality, late=late,
     )  # fmt: skip
 
 

@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 
 from datasets.audio.audio_types import AudioInfo, Samples
 from datasets.audio.mono_mix import mono
+from datasets.corpus.file_listing import without_suffix
 from datasets.errors import AudioError
 from datasets.schema import StemFile, Track
 
 ALIKE = 0.93  # share of the energy of each file that the other explains through the filter
 _WINDOW = 2048  # samples of each look
 _LOOKS_PER_S = 4
+_FREQUENCIES = 128  # that files are compared at in one go
 _TAPS = 128  # to either side
 _SCREEN = 0.3  # highest correlation at any lag below which no filter so short explains much
 _STATED_SUMS = ("moisesdb", "slakh2100", "medleydb")  # layouts whose mixtures are the sums of the files that they list
@@ -33,12 +35,14 @@ class FileComparison:
         self._files = files
         self._hop = max(_WINDOW, sample_rate // _LOOKS_PER_S)
         self._digests = [hashlib.blake2b(digest_size=16) for _ in files]
+        self._silent = [True] * len(files)
         self._spectra: dict[int, NDArray[np.complex64]] = {}  # of this stretch, shape (looks, F)
         self._cross_FNN = np.zeros((_WINDOW + 1, len(files), len(files)), np.complex64)
 
     def add(self, index: int, block_CT: Samples) -> None:
         """Hear the next block of a file."""
         self._digests[index].update(np.ascontiguousarray(block_CT).tobytes())
+        self._silent[index] = self._silent[index] and not block_CT.any()
         signal_T = mono(block_CT)
         looks = np.zeros((max(1, -(-len(signal_T) // self._hop)), _WINDOW), np.float32)
         for look, start in zip(looks, range(0, len(signal_T), self._hop), strict=False):
@@ -50,11 +54,12 @@ class FileComparison:
         """All files that go on have been heard to the end of a stretch."""
         if len(self._spectra) > 1:
             num_looks = max(len(spectra) for spectra in self._spectra.values())
-            looks_NWF = np.zeros((len(self._files), num_looks, _WINDOW + 1), np.complex64)
-            for index, spectra in self._spectra.items():
-                looks_NWF[index, : len(spectra)] = spectra
-            looks_FNW = np.ascontiguousarray(looks_NWF.transpose(2, 0, 1))
-            self._cross_FNN += looks_FNW @ looks_FNW.conj().transpose(0, 2, 1)
+            for start in range(0, _WINDOW + 1, _FREQUENCIES):  # a song may have a hundred files
+                cross_FNN = self._cross_FNN[start : start + _FREQUENCIES]
+                looks_FNW = np.zeros((len(cross_FNN), len(self._files), num_looks), np.complex64)
+                for index, spectra in self._spectra.items():
+                    looks_FNW[:, index, : len(spectra)] = spectra[:, start : start + _FREQUENCIES].T
+                cross_FNN += looks_FNW @ looks_FNW.conj().transpose(0, 2, 1)
         elif self._spectra:  # the others have ended: what is left of the longest is like none of them
             ((index, spectra),) = self._spectra.items()
             self._cross_FNN[:, index, index] += (np.abs(spectra) ** 2).sum(axis=0)
@@ -64,9 +69,16 @@ class FileComparison:
         """Groups of files that hold the same samples and go to the same side; files of silence are in none."""
         groups: dict[tuple[bytes, str | None], list[int]] = defaultdict(list)
         for index, (file, digest) in enumerate(zip(self._files, self._digests, strict=True)):
-            if self._power(index) > 0:
+            if not self._silent[index]:
                 groups[digest.digest(), file.side].append(index)
         return [members for members in groups.values() if len(members) > 1]
+
+    def same(self, first: int, second: int) -> bool:
+        """Whether two files hold the same samples and go to the same side, or are both silent."""
+        if self._silent[first] or self._silent[second]:
+            return self._silent[first] and self._silent[second]
+        equal = self._digests[first].digest() == self._digests[second].digest()
+        return equal and self._files[first].side == self._files[second].side
 
     def alike(self) -> list[tuple[int, int, float]]:
         """Pairs of files that hold one performance, and the share of the lesser explained by the other.
@@ -114,27 +126,39 @@ def check_rates(track: Track, infos: Mapping[StemFile, AudioInfo]) -> None:
             raise _two_versions(source, *files)
 
 
-def without_copies(track: Track, comparisons: Mapping[str, FileComparison]) -> tuple[Track, tuple[str, ...]]:
+def comparisons_of(track: Track, sources: Sequence[str], *, sample_rate: int) -> dict[str, FileComparison]:
+    """What hears the files of each source that has several; nothing does of a dataset that is taken at its word."""
+    if track.layout in _STATED_SUMS:
+        return {}
+    several = {source: track.stems[source] for source in sources if len(track.stems[source]) > 1}
+    return {source: FileComparison(files, sample_rate=sample_rate) for source, files in several.items()}
+
+
+def without_copies(
+    track: Track, infos: Mapping[StemFile, AudioInfo], comparisons: Mapping[str, FileComparison]
+) -> tuple[Track, tuple[str, ...]]:
     """The track with one of each group of equal files, and what to say of the others.
 
-    AudioError "ambiguous_stem" where versions by their names hold different audio, and where files of other names hold
-    one performance.
+    Of two files of one name the lossless one is used: .m4a holds either kind, so names alone do not tell. AudioError
+    "ambiguous_stem" where versions by their names hold different audio, and where files of other names hold one
+    performance.
     """
-    if track.layout in _STATED_SUMS:
-        return track, ()
     stems, remarks = dict(track.stems), []
     for source, comparison in comparisons.items():
         files = track.stems[source]
-        groups = comparison.equal()
-        group_of = {index: members[0] for members in groups for index in members}
-        for first, second in ((first, second) for name, first, second in track.versions if name == source):
-            if group_of.get(first, first) != group_of.get(second, -1):
-                raise _two_versions(source, files[first], files[second])
-        for first, second, share in comparison.alike():
-            if group_of.get(first, first) != group_of.get(second, -1):
-                raise _one_performance(files[first], files[second], share)
         left_out = set()
-        for members in groups:
+        for first, second in ((first, second) for name, first, second in track.versions if name == source):
+            if comparison.same(first, second):
+                continue
+            if not _in_two_formats(files[first], files[second], infos):
+                raise _two_versions(source, files[first], files[second])
+            lossy, kept = (second, first) if infos[files[first]].lossless else (first, second)
+            left_out.add(lossy)
+            remarks.append(f"{files[lossy].path} is left out: a lossy copy of {files[kept].path}")
+        for first, second, share in comparison.alike():
+            if not comparison.same(first, second) and not {first, second} & left_out:
+                raise _one_performance(files[first], files[second], share)
+        for members in comparison.equal():
             kept, *others = sorted(members, key=lambda index: (len(files[index].path), files[index].path))
             left_out |= set(others)
             names = " and ".join(files[index].path for index in others)
@@ -142,6 +166,12 @@ def without_copies(track: Track, comparisons: Mapping[str, FileComparison]) -> t
             remarks.append(f"{names} {verb} the same audio as {files[kept].path}, which is used once")
         stems[source] = tuple(file for index, file in enumerate(files) if index not in left_out)
     return replace(track, stems=stems, versions=()), tuple(remarks)
+
+
+def _in_two_formats(first: StemFile, second: StemFile, infos: Mapping[StemFile, AudioInfo]) -> bool:
+    """Whether files have one name, and one of them alone is coded without loss."""
+    of_one_name = without_suffix(first.path) == without_suffix(second.path)
+    return of_one_name and infos[first].lossless != infos[second].lossless
 
 
 _REMEDY = "rename them, or list the words that tell them apart under [apart] in the file that corpus.taxonomy names"

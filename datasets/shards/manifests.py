@@ -2,7 +2,7 @@
 
 A store is one folder, on a disk or in S3: `chunks/<spec>.parquet` with its sidecar `<spec>.json`,
 `tables/<table>-<key>.parquet`, `manifests/<step>-<key>.json`. Files get their names when they are written whole
-(`storage.py`); the sidecar follows its shard and the manifest comes last, so whatever has a name is finished.
+(`store/storage.py`); the sidecar follows its shard and the manifest comes last, so whatever has a name is finished.
 
 Chunk files never change and are shared: a manifest of table CHUNKS lists its songs, in the order of their ids,
 and where each lies. What may change without the audio (split, title, license) is read from that list, never
@@ -68,7 +68,7 @@ class Song:
 class SongOrigin:
     """What the files were that a song was stored from."""
 
-    lossless: bool  # all of them, as far as their suffixes tell
+    lossless: bool  # the codec of each of them
     bits: int  # 16 or 24: of the deepest
     sample_rate: int  # Hz
     remarks: tuple[str, ...] = ()  # what was left out or changed on the way, in words

@@ -89,12 +89,13 @@ def stamp(address: str | Path) -> Stamp | None:
     return Stamp(size=info.size, changed_ns=info.mtime_ns or 0) if info.is_file else None
 
 
-def read(address: str | Path) -> bytes:
-    """All bytes of a file; FileNotFoundError where there is none."""
+def read(address: str | Path, limit: int | None = None) -> bytes:
+    """All bytes of a file, or its first `limit`; FileNotFoundError where there is none."""
     if not is_remote(address):
-        return Path(address).read_bytes()
+        with Path(address).open("rb") as file:
+            return file.read(limit)
     with _speaking(address):
-        return _persistently(lambda: _all_bytes(_key(address)))
+        return _persistently(lambda: _first_bytes(_key(address), limit))
 
 
 def open_reader(address: str | Path) -> BufferedIOBase:
@@ -125,9 +126,9 @@ def read_range(address: str | Path, begin: int, end: int) -> bytes:
     return data
 
 
-def _all_bytes(key: str) -> bytes:
+def _first_bytes(key: str, limit: int | None) -> bytes:
     with _store().open_input_stream(key) as file:
-        return bytes(file.read())
+        return bytes(file.read(limit))
 
 
 def _persistently(ask: Callable[[], Answer]) -> Answer:

@@ -105,10 +105,17 @@ def run(
         try:
             done.append(_separate_song(separator, Path(song), Path(out), taken, progress))
         except InputError as error:
-            failed.append(FailedSong(song=song, reason=str(error)))
+            failed.append(FailedSong(song=song, reason=_without_path(str(error), song)))
         except OSError as error:  # a song that cannot be read is an InputError: this is its output folder
             failed.append(FailedSong(song=song, reason=f"cannot write to {out}: {error.strerror or error}"))
     return SeparateResult(songs=tuple(done), failed=tuple(failed))
+
+
+def _without_path(reason: str, song: str) -> str:
+    """A reason without the path of the song before it, as it stands beside the song."""
+    for path in (song, str(Path(song))):
+        reason = reason.removeprefix(f"{path}: ").removeprefix(f"{path} ")
+    return reason
 
 
 def folder_name(song: Path, digest: str, out: Path, taken: Sequence[str]) -> str:

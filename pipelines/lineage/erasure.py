@@ -158,16 +158,10 @@ def _rows(tables: str, holding: Holding) -> Iterator[Mapping[str, Any]]:
 
 
 def _refused(song: Mapping[str, Any]) -> dict[str, Any]:
+    split = song["split"] if song["split"] in SPLITS else "train"
     return asdict(
-        Verdict(
-            track_id=song["track_id"],
-            title=song["title"],
-            split=song["split"] if song["split"] in SPLITS else "train",
-            keep=False,
-            reason=REASON,
-            detail="its audio was erased",
-            duration_s=0.0,
-            measures={},
+        Verdict.refused(
+            song["track_id"], title=song["title"], split=split, reason=REASON, detail="its audio was erased"
         )
     )
 

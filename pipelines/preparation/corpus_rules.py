@@ -18,7 +18,6 @@ from pipelines.preparation.curate_config import CurateConfig
 from pipelines.preparation.song_rules import JudgedSong
 from pipelines.report.curation.curation_input import Evidence
 
-_MOST_REMARKS = 4
 _BAND_HZ = 500.0  # by less copies of one recording differ without one being better
 _UNKNOWN = SongOrigin(lossless=True, bits=16, sample_rate=0)  # of a store of earlier versions
 
@@ -66,12 +65,6 @@ def verdicts_on(
         for verdict in verdicts
     ]
     return resplit(explained, about), {**evidence, **copies}
-
-
-def _first(remarks: Sequence[str]) -> list[str]:
-    """As many remarks as one reads."""
-    more = len(remarks) - _MOST_REMARKS
-    return [*remarks[:_MOST_REMARKS], *([f"and {more} more such files"] if more > 0 else [])]
 
 
 def _shares(item: JudgedSong, sources: Sequence[str]) -> dict[str, float]:

@@ -18,7 +18,7 @@ from datasets.errors import InputError
 from datasets.quality.fingerprint import Signature, pack
 from datasets.quality.measures import silent_sources
 from datasets.quality.verdict_overrides import Overrides, read_overrides
-from datasets.schema import LANDMARKS, REASONS, SPLITS, VERDICTS, Funnel, Landmarks, ShardSet, Verdict
+from datasets.schema import LANDMARKS, SPLITS, VERDICTS, Funnel, Landmarks, ShardSet, Verdict, refusals_in_words
 from datasets.shards.arrow_tables import read_objects, table_of, write_table
 from datasets.shards.dataset_versions import drawn_sides
 from datasets.shards.manifests import (
@@ -260,9 +260,7 @@ def _nothing_left(split: str, config: CurateConfig, ingested: IngestResult, resu
     sources = read_manifest(ingested.chunks).extra["sources"]
     summary = result.summary
     lines = [f"{result.funnel.words}, and none is left to {split} on."]
-    for reason, count in Counter(v.reason for v in verdicts if not v.keep).most_common():
-        example = next(v for v in verdicts if v.reason == reason)
-        lines.append(f"  - {reason} ({REASONS[reason]}): {count} songs, such as {example.title!r}: {example.detail}")
+    lines += refusals_in_words(verdict for verdict in verdicts if not verdict.keep)
     silent = [silent_sources(v.measures, config, sources=sources) for v in verdicts if v.reason == "silent_source"]
     if silent:
         always = set.intersection(*map(set, silent)) or {

@@ -8,14 +8,13 @@ a song is left out of this version alone, and the next run tries again.
 """
 
 import sys
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from datasets import audio, shards
 from datasets.audio.mono_mix import mono
-from datasets.corpus.file_listing import check_root, is_lossy
+from datasets.corpus.file_listing import check_root
 from datasets.corpus.layouts.found_song import LayoutRules
 from datasets.corpus.removed_songs import REASON as FORGOTTEN
 from datasets.corpus.removed_songs import RemovedSong, RemovedSongs, read_removed_songs
@@ -31,8 +30,18 @@ from datasets.field_constraints import (
     check_ranges,
 )
 from datasets.quality.fingerprint import FingerprintExtractor
-from datasets.schema import REASONS, SCHEMA_VERSION, SOURCES, Funnel, ShardSet, StemFile, Track, Verdict, chunks_schema
-from datasets.shards.chunks import CHUNK_S, DecodedTrack, decode_track, stems_of
+from datasets.schema import (
+    SCHEMA_VERSION,
+    SOURCES,
+    Funnel,
+    ShardSet,
+    StemFile,
+    Track,
+    Verdict,
+    chunks_schema,
+    refusals_in_words,
+)
+from datasets.shards.chunks import CHUNK_S, DecodedTrack, decode_track, probe_stems, stems_of
 from datasets.shards.dataset_versions import (
     ShardPlan,
     StoredSongs,
@@ -43,9 +52,11 @@ from datasets.shards.dataset_versions import (
 )
 from datasets.shards.manifests import SongOrigin, find_manifest, read_manifest, write_manifest
 from datasets.shards.shards import audio_digest, write_shard
+from datasets.shards.start_delays import unsaid_starts
 from datasets.store import storage
 from datasets.store.verified_reads import read_proven
 from datasets.store.write_lock import clear_leftovers, write_lock
+from pipelines.preparation.signal_stats import contents
 from pipelines.runtime.cluster import Resources, connect, map_rows
 from pipelines.runtime.progress import Progress, stage
 from pipelines.runtime.step_keys import Step, incomplete_key
@@ -135,6 +146,7 @@ class IngestSongInputs:
     fingerprint: str  # of the content of its files
     parts: Mapping[str, tuple[tuple[int | None, str | None, str], ...]]  # stream, side and `apart`, by source
     versions: tuple[tuple[str, int, int], ...]
+    mixture: tuple[str, ...]  # the content of the mixture that came with it, which may tell how late lossy files are
     pad_s: float
 
 
@@ -243,6 +255,7 @@ def song_key(track: Track, config: IngestConfig, sources: Sequence[str]) -> str:
             for source, files in track.stems.items()
         },
         versions=track.versions,
+        mixture=contents(track.mixture),
         pad_s=track.pad_s,
     )
     return SONG.key(inputs, _decisive(config))
@@ -372,7 +385,7 @@ def _write_whole(plan: ShardPlan, item: Mapping[str, Any], away: dict[str, _Away
             except Unavailable as error:
                 away[track.track_id] = _Away(detail=str(error), changed=isinstance(error, Changed))
             else:
-                origins[track.track_id] = asdict(_origin(track, decoded))
+                origins[track.track_id] = asdict(_origin(decoded))
                 yield from decoded.rows
         if any(track.track_id in away for track in plan.tracks):
             raise _Incomplete
@@ -382,9 +395,9 @@ def _write_whole(plan: ShardPlan, item: Mapping[str, Any], away: dict[str, _Away
     write_shard(item["store"], plan.spec, rows(), sources=sources, extra=lambda: extra)
 
 
-def _origin(track: Track, decoded: DecodedTrack) -> SongOrigin:
+def _origin(decoded: DecodedTrack) -> SongOrigin:
     return SongOrigin(
-        lossless=not any(is_lossy(file.path) for files in track.stems.values() for file in files),
+        lossless=decoded.lossless,
         bits=decoded.bits,
         sample_rate=decoded.sample_rate,
         remarks=decoded.remarks,
@@ -414,8 +427,11 @@ def _decoded(track: Track, config: IngestConfig, sources: Sequence[str], *, root
 
     def read(local: Mapping[str, str]) -> DecodedTrack:
         copies.update({path: address for address, path in local.items()})
+        here = _at(track, local)
+        if not here.mixture and track.mixture and unsaid_starts(probe_stems(here, sources)):
+            return read_proven(track.mixture, lambda more: read({**local, **more}))
         return decode_track(
-            _at(track, local),
+            here,
             sources=sources,
             sample_rate=config.sample_rate,
             channels=config.channels,
@@ -440,11 +456,12 @@ def _decoded(track: Track, config: IngestConfig, sources: Sequence[str], *, root
 
 
 def _at(track: Track, local: Mapping[str, str]) -> Track:
-    """The track with its files where they are on this machine."""
+    """The track with its files where they are on this machine; without the mixture where that is not."""
     stems = {
         source: tuple(replace(file, path=local[file.path]) for file in files) for source, files in track.stems.items()
     }
-    return replace(track, stems=stems)
+    mixture = tuple(replace(file, path=local[file.path]) for file in track.mixture if file.path in local)
+    return replace(track, stems=stems, mixture=mixture)
 
 
 def _track(fields: Mapping[str, Any]) -> Track:
@@ -455,16 +472,7 @@ def _track(fields: Mapping[str, Any]) -> Track:
 
 
 def _refused(track: Track, reason: str, detail: str) -> Verdict:
-    return Verdict(
-        track_id=track.track_id,
-        title=track.title,
-        split=track.split,
-        keep=False,
-        reason=reason,
-        detail=detail,
-        duration_s=0.0,
-        measures={},
-    )
+    return Verdict.refused(track.track_id, title=track.title, split=track.split, reason=reason, detail=detail)
 
 
 def _conclude(
@@ -528,10 +536,7 @@ def _require(usable: Any, rejected: Sequence[Verdict], corpus: CorpusConfig, rem
     """InputError with the reasons and their counts when nothing is usable."""
     if usable:
         return
-    lines = []
-    for reason, count in Counter(verdict.reason for verdict in rejected).most_common():
-        example = next(verdict for verdict in rejected if verdict.reason == reason)
-        lines.append(f"  - {reason} ({REASONS[reason]}): {count} songs, such as {example.title!r}: {example.detail}")
+    lines = refusals_in_words(rejected)
     advice = ""
     if any(verdict.reason == "missing_stem" for verdict in rejected):
         advice = f"\ncorpus.sources={list(corpus.sources)} asks for these stems; leave out what the songs do not have"

@@ -4,8 +4,8 @@ Without MLFLOW_TRACKING_URI everything lies in the store: `mlflow.db` (SQLite) a
 records, and none of them is ever overwritten: a training is one MLflow run and, with its checkpoint, one version of
 each model name it is registered under; an evaluation is a run nested in it; a decision is a document of the version.
 Read `registration.py` first, then `run_logging.py` for the first two records, `promotion/decision_records.py` for the
-third, `promotion/promotion_log.py` and `champions.py` for how a version becomes the champion, and `bundle.py` for what
-a version is made of.
+third, `promotion/promotion_log.py` and `promotion/champions.py` for how a version becomes the champion, and
+`bundle.py` for what a version is made of.
 """
 
 from pipelines.registry.connection import RegistryConfig, address

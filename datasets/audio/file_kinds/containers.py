@@ -2,34 +2,27 @@
 
 Decoders stop silently where a file was cut off, and play the first of several that were put one behind the other. Each
 of these containers has a walk along its outermost parts, which believes no size beyond the file's end. What is no part
-of the container, such as tags at the end, ends a walk. `recognize.py` looks at files of every kind.
+of the container, such as tags at the end, ends a walk. `recognize.py` looks at files of every kind,
+`film_containers.py` at those that carry pictures as well.
 """
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import BinaryIO
 
+from datasets.audio.file_kinds import film_containers
 from datasets.audio.file_kinds.byte_blocks import LARGE, overlapping_blocks
+from datasets.audio.file_kinds.container_part import ContainerPart
 from datasets.audio.file_kinds.tag_bounds import after_tags
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ContainerPart:
-    """One part of a container, or what is wrong with it."""
-
-    end: int = 0  # where it ends; 0 where none is promised
-    name: str = ""
-    begins: bool = False  # another file
-    lost: str = ""  # what is promised and not there, in words
-
-
-_MOOV_BYTES = 1 << 24
+_INDEX_BYTES = 1 << 24
 _BOXES = {b"ftyp", b"styp", b"moov", b"mdat", b"moof", b"mfra", b"sidx", b"free", b"skip", b"wide", b"uuid", b"meta",
           b"udta", b"pnot", b"emsg", b"prft", b"pdin", b"ssix"}  # fmt: skip
 _NAME = re.compile(rb"[ -~]{4}")  # of a box
 _FTYP = re.compile(rb"\x00\x00\x00[\x10-\x60]ftyp[ -~]{4}")
 _EBML, _SEGMENT, _CLUSTER = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"
+_TRACKS = b"\x16\x54\xae\x6b"
+_CODEC_DELAY = re.compile(rb"\x56\xaa[\x81-\x88]")  # with the length of its number
 _ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
@@ -37,7 +30,7 @@ _WAVPACK_INITIAL = 0x800  # of the flags: the first block of those of a stretch,
 
 
 def kind_of(head: bytes) -> str:
-    """Which of these containers a file of these first bytes is; empty where it is none."""
+    """Which of these containers a file of these first 600 bytes is; empty where it is none."""
     return next((kind for kind, (magic, _) in _WALKS.items() if magic.match(head)), "")
 
 
@@ -82,14 +75,25 @@ def _boxes(file: BinaryIO, size: int) -> Iterator[tuple[int, int, bytes]]:
         place += length
 
 
-def states_start(file: BinaryIO, size: int) -> bool:
-    """Whether an MP4 says where its audio begins: by an edit list, by iTunes' tag, or since it is not coded as AAC."""
-    for place, length, kind in _boxes(file, size):
-        if kind == b"moov":
-            file.seek(place)
-            moov = file.read(min(length or size, _MOOV_BYTES))
-            return b"mp4a" not in moov or b"iTunSMPB" in moov or any(map(_skips, moov.split(b"elst")[1:]))
-    return True
+def states_start(kind: str, file: BinaryIO, size: int) -> bool:
+    """Whether a container says where audio begins that its codec puts off.
+
+    MP4 does by an edit list or by iTunes' tag, Matroska by the delay of a codec; the others cannot.
+    """
+    if kind == "mp4":
+        moov = next(((place, length) for place, length, name in _boxes(file, size) if name == b"moov"), None)
+        text = _text(file, moov[0], moov[1] or size) if moov else b""
+        return b"iTunSMPB" in text or any(map(_skips, text.split(b"elst")[1:]))
+    if kind == "matroska":
+        tracks = next((found for found in _elements(file, size) if found[0] == _TRACKS), None)
+        text = _text(file, tracks[2], tracks[3] or 0) if tracks else b""
+        return _CODEC_DELAY.search(text) is not None
+    return False
+
+
+def _text(file: BinaryIO, begin: int, length: int) -> bytes:
+    file.seek(begin)
+    return file.read(min(length, _INDEX_BYTES))
 
 
 def _skips(edits: bytes) -> bool:
@@ -101,6 +105,15 @@ def _skips(edits: bytes) -> bool:
 
 def _matroska(file: BinaryIO, size: int) -> Iterator[ContainerPart]:
     """Elements of Matroska and WebM; what is inside a segment, and inside a cluster of unknown size, is walked too."""
+    for name, place, begin, length in _elements(file, size):
+        if name == _EBML:
+            yield ContainerPart(name="Matroska", begins=place > 0)
+        if length is not None:
+            yield ContainerPart(end=begin + length if name in (_SEGMENT, _CLUSTER) else 0, name="element")
+
+
+def _elements(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int, int, int | None]]:
+    """The outermost elements and those in a segment: name, place, that of the content and its length, if known."""
     place = 0
     while place + 2 <= size:
         file.seek(place)
@@ -115,11 +128,8 @@ def _matroska(file: BinaryIO, size: int) -> Iterator[ContainerPart]:
         value = int.from_bytes(header[id_length : id_length + size_length], "big") & (1 << 7 * size_length) - 1
         unknown = value == (1 << 7 * size_length) - 1
         begin = place + id_length + size_length
-        if name == _EBML and place:
-            yield ContainerPart(name="Matroska", begins=True)
-        if not unknown:
-            yield ContainerPart(end=begin + value if name in (_SEGMENT, _CLUSTER) else 0, name="element")
-        elif name not in (_SEGMENT, _CLUSTER):
+        yield name, place, begin, None if unknown else value
+        if unknown and name not in (_SEGMENT, _CLUSTER):
             return
         place = begin if unknown or name == _SEGMENT else begin + value
 
@@ -192,4 +202,8 @@ _WALKS: dict[str, tuple[re.Pattern[bytes], Callable[[BinaryIO, int], Iterator[Co
     "asf": (re.compile(re.escape(_ASF_HEADER)), _asf),
     "wavpack": (re.compile(rb"wvpk"), _wavpack),
     "tta": (re.compile(rb"TTA1"), _tta),
+    "mpegts": (re.compile(rb"(?:G.{187}){3}|(?:.{4}G.{187}){3}", re.DOTALL), film_containers.mpegts),
+    "mpegps": (re.compile(rb"\x00\x00\x01\xba"), film_containers.mpegps),
+    "avi": (re.compile(rb"RIFF....AVI ", re.DOTALL), film_containers.avi),
+    "flv": (re.compile(rb"FLV\x01"), film_containers.flv),
 }

@@ -2,7 +2,7 @@
 
 Decoders stop silently where a file was cut off, and play the first of several that were put one behind the other. What
 a file promises is read here, by kind: samples behind a header in `riff_chunks.py`, containers with parts in
-`containers.py`, plain frames in `coded_frames.py`, Ogg and FLAC in `chained_streams.py`.
+`containers.py` and `film_containers.py`, plain frames in `coded_frames.py`, Ogg and FLAC in `chained_streams.py`.
 """
 
 import os
@@ -15,10 +15,14 @@ from datasets.audio.file_kinds.tag_bounds import after_tags
 from datasets.errors import AudioError
 
 _MAX_HEADER_BYTES = 1 << 24  # of one that has to be mended; samples of hours have some thousand
-# Samples by which an encoder and its decoder usually put the audio off: LAME's, and of FFmpeg's the others. Apple's AAC
-# has 2112 and others 2048, so this is what to look for and nothing to rely on.
-_DELAYS = {"mp3": 1105, "mp2": 481, "adts": 1024, "ac3": 256, "wma": 2048}
-_MPEG_IN_RIFF = {0x50: "mp2", 0x55: "mp3"}  # by format tag
+_MPEG_IN_RIFF = {0x50, 0x55}  # format tags of layer II and layer III
+# How late an encoder and its decoder usually put the audio, in samples, the most usual first: what to look for, and
+# nothing to rely on. MP3 by LAME, and by encoders after the standard's; AAC by FFmpeg, Apple and others; WMA that
+# FFmpeg has encoded is early, as its decoder leaves out what other encoders put before the audio.
+_DELAYS = {
+    "mp3": (1105, 1057), "mp2": (481,), "aac": (1024, 2112, 2048), "ac3": (256,), "eac3": (256,),
+    "wmav1": (2048, -2048), "wmav2": (2048, -2048),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +32,11 @@ class FileKind:
     by_pyav: bool = False  # libsndfile does not read it, or not to its end
     extent: riff_chunks.Extent | None = None  # of samples behind a header
     flac_start: int | None = None  # of the stream in a FLAC file, behind tags; None in others
-    unsaid_delay: int = 0  # samples by which the codec usually puts the audio off, where the file does not say it
+    states_start: bool = True  # where the audio begins that its codec puts off
+
+    def unsaid_delays(self, codec: str) -> tuple[int, ...]:
+        """By how many samples a codec usually puts the audio off, the most usual first; none where the file says it."""
+        return () if self.states_start else _DELAYS.get(codec, ())
 
 
 def recognize(path: Path) -> FileKind:
@@ -39,9 +47,9 @@ def recognize(path: Path) -> FileKind:
         if extent is not None:
             return _sound(path, file, extent)
         file.seek(0)
-        if kind := containers.kind_of(file.read(16)):
+        if kind := containers.kind_of(file.read(600)):
             _check_parts(path, kind, file, size)
-            return FileKind(by_pyav=True, unsaid_delay=_delay_in(kind, file, size))
+            return FileKind(by_pyav=True, states_start=containers.states_start(kind, file, size))
         start = after_tags(file, 0)
         file.seek(start)
         head = file.read(4)
@@ -97,16 +105,8 @@ def _sound(path: Path, file: BinaryIO, found: riff_chunks.Extent) -> FileKind:
         raise AudioError(
             "undecodable", f"{path}: its header takes {sound.start} bytes, and does not say how much follows"
         )
-    codec = _MPEG_IN_RIFF.get(riff_chunks.format_tag(file)) if sound.name == "RIFF" else None
-    return FileKind(by_pyav=codec is not None, extent=found, unsaid_delay=_DELAYS[codec] if codec else 0)
-
-
-def _delay_in(kind: str, file: BinaryIO, size: int) -> int:
-    """What a container leaves unsaid of its codec's delay: Matroska says it, MP4 may, ASF cannot."""
-    if kind == "asf":
-        return _DELAYS["wma"]
-    says = kind != "mp4" or containers.states_start(file, size)
-    return 0 if says else _DELAYS["adts"]
+    is_mpeg = sound.name == "RIFF" and riff_chunks.format_tag(file) in _MPEG_IN_RIFF
+    return FileKind(by_pyav=is_mpeg, extent=found, states_start=sound.name == "CAF")
 
 
 def _check_parts(path: Path, kind: str, file: BinaryIO, size: int) -> None:
@@ -130,13 +130,10 @@ def _frames(path: Path, file: BinaryIO, size: int) -> FileKind:
         file.seek(follows)
         if xing.num_bytes and coded_frames.mpeg_frame(file.read(4)) is not None:
             raise chained(path)
-        return FileKind(unsaid_delay=0 if xing.has_delay else _DELAYS["mp3"])
+        return FileKind(states_start=xing.has_delay)
     frames = coded_frames.walk(kind, file, start, size)
     if frames.is_cut:
         raise truncated(
             path, f"its last frame promises {frames.last} bytes and it has {frames.present}; what followed is unknown"
         )
-    file.seek(start)
-    frame = coded_frames.mpeg_frame(file.read(4)) if kind == "mp3" else None
-    codec = "mp2" if frame is not None and frame.kind[1] == 2 else kind
-    return FileKind(by_pyav=True, unsaid_delay=_DELAYS[codec])
+    return FileKind(by_pyav=True, states_start=False)

@@ -15,7 +15,7 @@ from datasets.corpus.file_listing import Listing, is_audio
 from datasets.corpus.layouts.csv_table import WINDOWS, CsvRow, CsvTable, read_table
 from datasets.corpus.layouts.found_song import FoundSong, Search, named, song_of
 from datasets.corpus.splits import song_title, split_alias
-from datasets.corpus.stem_names import read_label
+from datasets.corpus.stem_names import apart_of, read_label
 from datasets.errors import InputError
 from datasets.schema import StemFile
 from datasets.store import storage
@@ -104,7 +104,10 @@ def _csv_song(search: Search, name: str, rows: Sequence[CsvRow]) -> FoundSong:
             reason, detail = refused
             return named(FoundSong(name=name, title=song_title(name), layout="csv", reason=reason, detail=detail))
         note = read_label(row.instrum, taxonomy=search.taxonomy, sources=search.sources)
-        parts.append((replace(note, path=row.path), StemFile(path=_located(search.listing.root, row.path)[0])))
+        apart = apart_of(note.kind, f"{row.instrum} {row.path}", search.taxonomy)
+        parts.append(
+            (replace(note, path=row.path, apart=apart), StemFile(path=_located(search.listing.root, row.path)[0]))
+        )
     stated = all(row.song for row in rows)  # then several files of one source were meant
     return song_of(search, name, "csv", parts, one_each=not stated)
 

@@ -1,7 +1,8 @@
 """The songs of a corpus folder in any layout known here, with a file per source or the reason why not.
 
 `find_songs` sees only a `Listing` of names and opens no audio, so it takes seconds for thousands of songs. What a
-file's name means is decided in `stem_names.py`; what is inside the files is found out at ingest (`chunks.py`).
+file's name means is decided in `corpus/stem_names.py`; what is inside the files is found out at ingest
+(`shards/chunks.py`).
 """
 
 from collections import defaultdict

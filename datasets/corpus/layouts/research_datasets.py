@@ -1,7 +1,7 @@
 """Published datasets that say in files of their own what each stem is: MUSDB18, MoisesDB, Slakh2100 and MedleyDB.
 
 MUSDB18-HQ and MUSDB-XL need none: they are song folders with a file per source. A dataset's mixtures are the sums of
-what it lists, so its files are not compared with each other (`duplicate_stems.py`).
+what it lists, so its files are not compared with each other (`shards/duplicate_stems.py`).
 """
 
 import json
@@ -143,9 +143,9 @@ def _medley_song(search: Search, folder: str, file: str) -> DescribedSong:
 
 
 def _text(search: Search, folder: str, file: str) -> str:
-    content = search.listing.content(f"{folder}/{file}")
+    content = search.listing.content(f"{folder}/{file}", MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
-        raise ValueError(f"{file} has {len(content)} bytes")
+        raise ValueError(f"{file} has more than {MAX_BYTES} bytes")
     return content.decode("utf-8-sig")
 
 

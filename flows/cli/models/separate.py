@@ -1,6 +1,9 @@
 """`stemline separate`: separates songs into stems."""
 
+import shutil
+import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,11 +32,20 @@ def separate(
     overrides, files = settings.split_overrides(songs)
     if two_stems:
         overrides.append(settings.override("separate.two_stems", two_stems))
-    return run_verb(overrides, options, lambda config, screen: run(config, files, model=model, out=out, screen=screen))
+    return run_verb(
+        overrides,
+        options,
+        lambda config, screen: run(config, files, model=model, out=out, screen=screen, debug=options.debug),
+    )
 
 
-def run(config: RunConfig, songs: Sequence[str], *, model: str, out: str, screen: Screen) -> dict[str, Any]:
-    """Separates every song that can be read; the exit code is 2 if one cannot."""
+def run(
+    config: RunConfig, songs: Sequence[str], *, model: str, out: str, screen: Screen, debug: bool = False
+) -> dict[str, Any]:
+    """Separates every song that can be read; the exit code is 2 if one cannot.
+
+    What decoders say of a song by themselves is in `out/stderr.log`, if anything; with `debug` on the terminal.
+    """
     if not songs:
         raise InputError("No song was given. Example: stemline separate song.mp3 --model models:/stemline@champion")
 
@@ -41,7 +53,13 @@ def run(config: RunConfig, songs: Sequence[str], *, model: str, out: str, screen
     from pipelines.inference import separate_songs
 
     checkpoint = registry.resolve(model, store=config.store.root)
-    result = separate_songs.run(config.separate, songs, model=str(checkpoint), out=out, progress=screen)
+    with tempfile.TemporaryDirectory(prefix="stemline-") as folder:
+        log = Path(folder, "stderr.log")
+        with nullcontext() if debug else screen.alone_on_stderr(log):
+            result = separate_songs.run(config.separate, songs, model=str(checkpoint), out=out, progress=screen)
+        if log.is_file() and log.stat().st_size:
+            shutil.copyfile(log, Path(out, log.name))
+            screen.say(f"What decoders said is in {Path(out, log.name)}")
     if result.songs:
         settings.write(config, Path(out) / "separate.toml")
     rows = [[song.song, f"{duration(song.num_samples / song.sample_rate)}", song.folder] for song in result.songs]

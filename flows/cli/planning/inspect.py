@@ -12,7 +12,7 @@ from datasets.corpus.scan import SongSurvey, survey
 from datasets.corpus.splits import DrawnShare, nothing_to_train_on
 from datasets.corpus.stem_names import STATUSES, FileNote
 from datasets.errors import InputError
-from datasets.schema import REASONS, SPLITS
+from datasets.schema import REASONS, SPLITS, by_reason
 from datasets.shards.dataset_versions import drawn_sides
 from flows.cli.options import NO_OPTIONS, Options, Overrides
 from flows.cli.session import run_verb
@@ -212,8 +212,7 @@ def _doubts(status: str, names: Sequence[_Name]) -> list[Any]:
 
 def _refused_table(songs: Sequence[FoundSong]) -> Any:
     rows = []
-    for reason, count in Counter(song.reason for song in songs).most_common():
-        first = next(song for song in songs if song.reason == reason)
+    for reason, count, first in by_reason(songs):
         detail = first.detail.removesuffix(f"; {ADVICE['unknown']}")  # said above
         rows.append([REASONS[reason], str(count), f"{first.title}: {detail}"])
     return _text_table("Songs refused", ["because", "songs", "for example"], rows)

@@ -51,14 +51,12 @@ def test_links_are_followed_once_and_told_with_where_they_lead(tmp_path: Path) -
     assert [listing.is_linked(path) for path in linked] == [True, True, True, True, False, False, False]
 
 
-def test_a_small_text_is_read_and_what_is_none_is_empty(tmp_path: Path) -> None:
-    write(tmp_path, "a.wav")
+def test_the_bytes_of_a_file_are_read_up_to_a_limit(tmp_path: Path) -> None:
     (tmp_path / "tags.csv").write_bytes(b"\xef\xbb\xbftrack")
-    (tmp_path / "noise.csv").write_bytes(b"\xff\xfe\xff")
     listing = list_folder(str(tmp_path))
-    assert (listing.text("tags.csv"), listing.text("noise.csv")) == ("track", "")
+    assert (listing.content("tags.csv"), listing.content("tags.csv", 5)) == (b"\xef\xbb\xbftrack", b"\xef\xbb\xbftr")
     with pytest.raises(Unavailable, match=r"gone\.csv cannot be read: No such file"):
-        listing.text("gone.csv")
+        listing.content("gone.csv", 5)
 
 
 def test_audio_is_known_by_its_suffix_in_any_case() -> None:

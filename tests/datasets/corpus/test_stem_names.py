@@ -84,6 +84,7 @@ def test_one_name_in_two_formats_is_a_version_or_the_lossy_one_is_left_out(taxon
         "Kick.wav": "used", "Kick.flac": "Kick.wav", "Drums/Snare.wav": "used", "Snare.wav": "used",
         "Vox.aiff": "used", "Vox.mp3": "lossy", "Vox.ogg": "lossy",
     }  # fmt: skip
+    assert _read(taxonomy, "vocals.wav", "Mixdown/vocals.wav")["Mixdown/vocals.wav"].version_of == "vocals.wav"
     lossy = _read(taxonomy, "Bass.mp3", "Bass.ogg")
     assert [note.version_of for note in lossy.values()] == ["", "Bass.mp3"]
 
@@ -98,7 +99,9 @@ COPIES = (
     "vocals (Studio-PC's conflicted copy 2024-01-02)|vocals (Anna's Bass-Mac's conflicted copy 2024-01-02)|"
     "vocals (in Konflikt stehende Kopie von Rechner 2024-01-02)|vocals (Case Conflict)|vocals (Case Conflict 1)|"
     "vocals (conflicted copy 2024-01-02 101530)|vocals conflicted copy 2024-01-02|"
-    "vocals.sync-conflict-20240102-101530-ABCDEFG|vocals_conflict-20240102-101530|VOCALS (Unicode Encoding Conflict)"
+    "vocals.sync-conflict-20240102-101530-ABCDEFG|vocals_conflict-20240102-101530|VOCALS (Unicode Encoding Conflict)|"
+    "vocals 复件|复件 vocals|Copy (2) of vocals|Kopie (2) von vocals|Копия (3) vocals|vocals-DESKTOP-AB12CD3|"
+    "vocals-LAPTOP-4F5G6H7J-2|vocals-Anna’s-MacBook-Pro|vocals.wav"
 )
 VERSIONS = (
     "vocals old|vocals_OLD|old vocals|vocals bak|vocals.bak|vocals backup|vocals v2|vocals_v1.2|vocals version 3|"
@@ -106,7 +109,9 @@ VERSIONS = (
     "vocals final v2|vocals new|vocals alt|vocals 24bit|vocals 16-bit|vocals_24b|vocals 32bit float|vocals 48k|"
     "vocals 44.1kHz|vocals_96000|vocals 2024-01-02|vocals_20240102|vocals 2024.01.02 10-15|vocals tuned|"
     "vocals rendered|vocals bip|old/vocals|Backup/vocals|v1/vocals|Stems 16bit/vocals|24-bit/vocals|Stems Dry/vocals|"
-    "Old Stems/vocals|Stems copy/vocals|Take 2/vocals|Stems/vocals|2024-01-02/vocals"
+    "Old Stems/vocals|Stems copy/vocals|Take 2/vocals|Stems/vocals|2024-01-02/vocals|"
+    "vocals_NEU|vocals - nuevo|vocals 最新|vocals-consolidated|vocals_frozen|vocals_norm|vocals melodyne|"
+    "vocals_recovered|vocals-export|vocals_printed|vocals_02-01-2024|vocals 1.2.2024|Archiv/vocals"
 )
 
 

@@ -94,43 +94,6 @@ def test_surround_stems_are_stored_as_what_they_are_mixed_down_to(tmp_path: Path
     assert _reason(unsaid) == "channel_mismatch"
 
 
-@pytest.mark.parametrize(
-    ("name", "codec", "kind", "options", "delay"),
-    [
-        ("a.mp3", "libmp3lame", "s16p", {"write_xing": "0"}, 1105), ("a.mp3", "libmp3lame", "s16p", {}, 0),
-        ("a.wav", "libmp3lame", "s16p", {}, 1105), ("a.mp2", "mp2", "s16", {}, 481), ("a.aac", "aac", "fltp", {}, 1024),
-        ("a.mp4", "aac", "fltp", {"movflags": "+frag_keyframe+empty_moov+default_base_moof"}, 1024),
-        ("a.ac3", "ac3", "fltp", {}, 256), ("a.mka", "aac", "fltp", {}, 0), ("a.wma", "wmav2", "fltp", {}, 2048),
-        ("a.flac", "flac", "s16", {}, 0),
-    ],
-)  # fmt: skip
-def test_a_start_that_a_file_does_not_state_is_called_uncertain_beside_files_that_do(
-    tmp_path: Path, name: str, codec: str, kind: str, options: dict[str, str], delay: int
-) -> None:
-    rate = 44100
-    smooth_CT = np.cumsum(row_rng(0, "start").standard_normal((2, rate)), axis=1)
-    smooth_CT = (0.3 * smooth_CT / np.abs(smooth_CT).max()).astype(np.float32)
-    encoded(tmp_path / name, codec, kind, rate=rate, options=options, samples_CT=smooth_CT)
-    track = replace(_track(tmp_path, {"bass": (smooth_CT, rate)}), pad_s=5.0)
-    coded = (StemFile(path=str(tmp_path / name)),)
-    decoded = decode_track(
-        replace(track, stems={**track.stems, "drums": coded}),
-        sources=SOURCES,
-        sample_rate=rate,
-        chunk_s=2,
-        min_song_s=0.5,
-    )
-    told = f"start uncertain: {tmp_path / name} does not say its codec's delay, which is {delay} samples as a rule"
-    assert decoded.remarks == ((told,) if delay else ())
-    drums_CT, bass_CT = stems_of(decoded.rows[0], SOURCES)
-    spectra = np.fft.rfft([drums_CT[0], bass_CT[0]], 2 * drums_CT.shape[1])
-    late = int(np.fft.irfft(spectra[0] * spectra[1].conj())[:5000].argmax())
-    if codec != "wmav2":  # FFmpeg's own begins early by as much
-        assert late == delay
-    alike = replace(track, stems={"drums": coded, "bass": coded})
-    assert decode_track(alike, sources=SOURCES, sample_rate=rate, chunk_s=2, min_song_s=0.5).remarks == ()
-
-
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_stem_beyond_full_scale_on_one_side_alone_is_not_clipped(sign: int) -> None:
     stems_SCT = _stems(9000)

@@ -14,6 +14,7 @@ from datasets.errors import AudioError
 from datasets.schema import SOURCES
 from datasets.seeding import row_rng
 from datasets.shards.chunks import decode_track, stems_of
+from tests.datasets.audio.encoded import encoded
 
 RATE = 8000
 
@@ -90,6 +91,17 @@ def test_silent_files_are_no_copies(tmp_path: Path) -> None:
     assert _vocals(tmp_path)[1] == ()
 
 
+def test_two_versions_that_are_both_silent_are_no_different_audio(tmp_path: Path) -> None:
+    silence_CT = np.zeros((2, 16000), np.float32)
+    _song(tmp_path, {"vocals.wav": silence_CT, "vocals copy.wav": silence_CT})
+    vocals_CT, remarks = _vocals(tmp_path)
+    assert not vocals_CT.any()
+    assert remarks == ()
+    soundfile.write(tmp_path / "S/vocals.wav", _noise("lead").T, RATE, subtype="FLOAT")
+    with pytest.raises(AudioError, match="are two versions"):
+        _vocals(tmp_path)
+
+
 def _filtered(samples_CT: Samples, share: float) -> Samples:
     """With a shelf of low frequencies."""
     low_CT = np.zeros_like(samples_CT)
@@ -145,6 +157,49 @@ def test_a_published_dataset_is_taken_at_its_word(tmp_path: Path) -> None:
     stated = replace(track, layout="moisesdb")
     decoded = decode_track(stated, sources=SOURCES, sample_rate=RATE)
     np.testing.assert_allclose(stems_of(decoded.rows[0], SOURCES)[3], lead_CT * 1.5, atol=2**-20)
+
+
+def test_microphones_that_a_list_names_belong_beside_each_other_as_in_a_folder(tmp_path: Path) -> None:
+    lead_CT = _noise("lead")
+    _song(tmp_path, {"Vox Close.wav": lead_CT, "Vox Far.wav": 0.5 * lead_CT})
+    rest = [f"S,{source},S/{source}.wav" for source in SOURCES if source != "vocals"]
+
+    def listed(first: str, second: str) -> None:
+        rows = ["song,instrum,path", *rest, f"S,vocals,S/{first}", f"S,vocals,S/{second}"]
+        (tmp_path / "songs.csv").write_text("\n".join(rows))
+
+    listed("Vox Close.wav", "Vox Far.wav")
+    vocals_CT, remarks = _vocals(tmp_path)
+    assert remarks == ()
+    np.testing.assert_allclose(vocals_CT, 1.5 * lead_CT, atol=2**-18)
+    (tmp_path / "S/Vox Far.wav").rename(tmp_path / "S/Vox Zwei.wav")
+    listed("Vox Close.wav", "Vox Zwei.wav")
+    assert _vocals(tmp_path)[1] == ()  # one of them is told apart
+    (tmp_path / "S/Vox Close.wav").rename(tmp_path / "S/Vox Eins.wav")
+    listed("Vox Eins.wav", "Vox Zwei.wav")
+    with pytest.raises(AudioError, match="hold the same performance"):
+        _vocals(tmp_path)
+
+
+def test_whether_a_file_is_lossy_is_told_by_its_codec_and_the_lossless_one_of_a_name_is_used(tmp_path: Path) -> None:
+    lead_CT = (row_rng(0, "lead").integers(-9000, 9000, (2, 16000)) / 32768).astype(np.float32)
+    _song(tmp_path, {"drums.wav": _noise("drums")})
+    encoded(tmp_path / "S/vocals.m4a", "alac", "s16p", rate=RATE, samples_CT=lead_CT)
+    (track,) = scan(tmp_path).tracks
+    assert decode_track(track, sources=SOURCES, sample_rate=RATE).lossless
+    soundfile.write(tmp_path / "S/vocals.mp3", lead_CT.T, RATE)
+    (track,) = scan(tmp_path).tracks
+    decoded = decode_track(track, sources=SOURCES, sample_rate=RATE)
+    np.testing.assert_array_equal(stems_of(decoded.rows[0], SOURCES)[3], lead_CT)
+    left_out = f"{tmp_path}/S/vocals.mp3 is left out: a lossy copy of {tmp_path}/S/vocals.m4a"
+    assert (decoded.lossless, decoded.remarks) == (True, (left_out,))
+    (tmp_path / "S/vocals.m4a").unlink()
+    (track,) = scan(tmp_path).tracks
+    assert not decode_track(track, sources=SOURCES, sample_rate=RATE).lossless
+    encoded(tmp_path / "S/vocals.m4a", "aac", rate=RATE, samples_CT=lead_CT)
+    (track,) = scan(tmp_path).tracks
+    with pytest.raises(AudioError, match="are two versions"):
+        decode_track(track, sources=SOURCES, sample_rate=RATE)
 
 
 def test_what_files_were_is_noted(tmp_path: Path) -> None:

@@ -278,6 +278,7 @@ def test_bad_songs_are_reported_and_the_others_go_on(tmp_path: Path, model: str)
     reasons = " ".join(song.reason for song in result.failed)
     for words in ("zero bytes", "NaN", "no samples", "no such file", "a folder, not a song"):
         assert words in reasons
+    assert str(tmp_path) not in reasons  # each stands beside its song
 
 
 def test_a_silent_song_gives_silent_finite_stems_of_its_length(tmp_path: Path, model: str) -> None:

@@ -26,6 +26,7 @@ from datasets.shards import manifests, shards
 from datasets.store import write_lock
 from pipelines.preparation import ingest
 from pipelines.preparation.ingest import CorpusConfig, IngestConfig, IngestResult
+from tests.datasets.audio.encoded import encoded
 from tests.datasets.toy_store import batch
 from tests.pipelines import broken
 
@@ -417,10 +418,11 @@ def test_a_songs_key_is_that_of_its_audio_and_not_of_its_place_or_split() -> Non
         key(replace(track, track_id="other")),
         key(replace(track, stems={"drums": (replace(track.stems["drums"][0], stream=1),)})),
         key(replace(track, stems={"drums": (replace(track.stems["drums"][0], side="left"),)})),
+        key(replace(track, mixture=(StemFile(path="here/mixture.wav", content="m"),))),
         key(config=replace(CONFIG, sample_rate=16_000)),
         key(sources=("drums", "bass")),
     ]
-    assert len({key(), *others}) == 7
+    assert len({key(), *others}) == 8
 
 
 @pytest.mark.ray
@@ -446,3 +448,38 @@ def test_a_copy_is_used_once_a_muted_file_is_left_out_and_both_are_said(ray_loca
         ],
     }  # fmt: skip
     assert _run(CorpusConfig(root=str(tmp_path / "c")), tmp_path / "s") == result
+
+
+def test_the_mixture_that_came_with_a_song_tells_how_late_a_lossy_file_begins_and_is_part_of_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded, folder, rate = _in_this_process(monkeypatch), tmp_path / "c/Song A", 44100
+    folder.mkdir(parents=True)
+    stems = {source: 0.1 * row_rng(0, source).standard_normal((2, 3 * rate)).astype(np.float32) for source in SOURCES}
+    for source, stem_CT in stems.items():
+        soundfile.write(folder / f"{source}.wav", stem_CT.T, rate)
+    (folder / "drums.wav").unlink()
+    encoded(folder / "drums.aac", "aac", samples_CT=stems["drums"])
+    corpus, config = CorpusConfig(root=str(tmp_path / "c")), IngestConfig(sample_rate=rate)
+
+    def told() -> tuple[str, int]:
+        """The remark, and how late the drums are stored."""
+        result = _run(corpus, tmp_path / "s", config)
+        (remark,) = manifests.read_manifest(result.chunks).extra["origins"]["Song A"]["remarks"]
+        stored_CT = shards.read_track(result.chunks, "Song A")[0]
+        size = 8 * rate
+        both_T = np.fft.irfft(np.fft.rfft(stored_CT[0], size) * np.fft.rfft(stems["drums"][0], size).conj(), size)
+        return remark, int(both_T.argmax())
+
+    uncertain = "start uncertain: Song A/drums.aac does not say its codec's delay, which is 1024 samples as a rule"
+    assert told() == (uncertain, 1024)
+    soundfile.write(folder / "mixture.wav", np.sum([*stems.values()], axis=0).T, rate)
+    taken_off = (
+        "Song A/drums.aac began 1024 samples late by its codec's delay, which the mixture confirmed: taken off",
+        0,
+    )
+    assert told() == taken_off
+    assert told() == taken_off
+    assert decoded == ["Song A"] * 2
+    soundfile.write(folder / "mixture.wav", 0.1 * row_rng(0, "another song").standard_normal((3 * rate, 2)), rate)
+    assert told() == (uncertain, 1024)
