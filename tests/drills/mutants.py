@@ -57,7 +57,14 @@ TESTS: dict[str, tuple[str, ...]] = {
     "models/learning/losses.py": ("models/learning/test_losses.py",),
     "models/scores/metrics.py": ("models/scores/test_metrics.py",),
     "models/weights/checkpoint.py": ("models/weights/test_checkpoint.py",),
-    "pipelines/evaluation/gate.py": ("pipelines/evaluation/test_gate.py", "pipelines/evaluation/test_seed_noise.py"),
+    "pipelines/evaluation/gate/decision.py": (
+        "pipelines/evaluation/test_gate.py",
+        "pipelines/evaluation/test_seed_noise.py",
+    ),
+    "pipelines/evaluation/gate/rules.py": (
+        "pipelines/evaluation/test_gate.py",
+        "pipelines/evaluation/test_seed_noise.py",
+    ),
     "pipelines/evaluation/paired_bootstrap.py": (
         "pipelines/evaluation/test_paired_bootstrap.py",
         "pipelines/evaluation/test_seed_noise.py",

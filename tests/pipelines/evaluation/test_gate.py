@@ -243,6 +243,19 @@ def test_more_sound_where_a_stem_is_silent_forbids_it() -> None:
         assert unmet(decide(candidate, champion, CONFIG)) == rules
 
 
+def test_leakage_that_nobody_hears_forbids_nothing_whoever_leaks_less() -> None:
+    champion = summary(1.0, 1.0, model="champion", leakage_db={"drums": -120.0})
+    for leaked_db, rules in ((-61.0, []), (-58.0, []), (-56.0, ["leakage_tolerance_db"])):
+        candidate = summary(around(3.0, 0.1), around(3.0, 0.1), leakage_db={"drums": leaked_db})
+        decision = decide(candidate, champion, CONFIG)
+        assert unmet(decision) == rules
+    assert "it leaks up to -56.0 dB relative to the mixture (in 19), +4.0 dB against" in decision.reason
+    quiet = decide(summary(around(3.0, 0.1), around(3.0, 0.1), leakage_db={"drums": -90.0}), champion, CONFIG)
+    (check,) = (check for check in quiet.checks if check.rule == "leakage_tolerance_db")
+    assert "leaks up to -90.0 dB" in check.message
+    assert "+0.0 dB against the champion's worst; the limit is +3.0 dB; what is below -60 dB counts" in check.message
+
+
 def test_budgets_of_size_and_speed_hold_without_a_champion() -> None:
     config = replace(CONFIG, max_size_mb=10.0, max_real_time=0.5)
     candidate = replace(summary(3.0, 3.0), size_bytes=11_000_000, real_time_factor=0.4)
