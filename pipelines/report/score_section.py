@@ -1,7 +1,7 @@
 """The scores in the report: one plot, a table per source and one per song; every column says which score it is."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean, median
 from typing import Any
 
@@ -92,14 +92,14 @@ def _training_overlap(data: ReportInput) -> str:
 
 def _score_table(scores: Sequence[Score], summary: Sequence[SourceScores]) -> tuple[list[str], list[list[str]]]:
     """Headers and rows of the means and medians, one row per source and their mean."""
-    with_sdr = any(score.sdr is not None for score in scores)
     with_oracle = any(score.ceiling_nsdr is not None for score in scores)
     with_leakage = any(score.leakage_db is not None for score in scores)
     num_songs = len({score.track_id for score in scores})
     headers = ["Source", "Songs", "nSDR mixture", "nSDR model", "Improvement"]
     headers += ["Leakage"] if with_leakage else []
     headers += ["nSDR IRM2 oracle"] if with_oracle else []
-    headers += (["SDR mixture", "SDR model"] + (["SDR IRM2 oracle"] if with_oracle else [])) if with_sdr else []
+    sdr_columns = _sdr_columns(scores)
+    headers += sdr_columns
     rows = []
     for source, of_source in _by_source(scores).items():
         floor, model = (_mean(getattr(score, name) for score in of_source) for name in ("mixture_nsdr", "nsdr"))
@@ -113,21 +113,36 @@ def _score_table(scores: Sequence[Score], summary: Sequence[SourceScores]) -> tu
         ]
         cells += [decibels(_largest(score.leakage_db for score in of_source))] if with_leakage else []
         cells += [decibels(_mean(score.ceiling_nsdr for score in of_source))] if with_oracle else []
-        if with_sdr:
-            cells += [
-                decibels(_median(score.mixture_sdr for score in of_source)),
-                decibels(_median(score.sdr for score in of_source)),
-            ]
-            cells += [decibels(_median(score.ceiling_sdr for score in of_source))] if with_oracle else []
+        cells += [column(of_source, num_songs) for column in sdr_columns.values()]
         rows.append(cells)
     if len(summary) > 1:
+        of_sources = (_mean(row.ceiling_nsdr for row in rows) for rows in _by_source(scores).values())
+        oracles = [oracle for oracle in of_sources if not math.isnan(oracle)]
         mean = [fmean(row.floor for row in summary), fmean(row.model for row in summary)]
         counted = len({score.track_id for score in scores if score.nsdr is not None})
         cells = ["Mean", f"{counted} of {num_songs}", *map(decibels, mean), decibels(mean[1] - mean[0], signed=True)]
         cells += [decibels(_largest(score.leakage_db for score in scores))] if with_leakage else []
-        cells += [decibels(_mean(score.ceiling_nsdr for score in scores))] if with_oracle else []
+        cells += [decibels(_mean(oracles))] if with_oracle else []
         rows.append(cells + [""] * (len(headers) - len(cells)))
     return headers, rows
+
+
+def _sdr_columns(scores: Sequence[Score]) -> dict[str, Callable[[Sequence[Score], int], str]]:
+    """Columns of BSS Eval's SDR: what makes a cell of a source's scores and the number of songs."""
+    if all(score.sdr is None for score in scores):
+        return {}
+    columns: dict[str, Callable[[Sequence[Score], int], str]] = {
+        "SDR songs": lambda rows, num_songs: f"{sum(row.sdr is not None for row in rows)} of {num_songs}",
+        "SDR mixture": lambda rows, _: decibels(_median(row.mixture_sdr for row in rows)),
+        "SDR model": lambda rows, _: decibels(_median(row.sdr for row in rows)),
+        "SDR IRM2 oracle": lambda rows, _: decibels(_median(row.ceiling_sdr for row in rows)),
+    }
+    # A song with a stem that is silent throughout has no SDR for its other stems either.
+    if all((score.sdr is None) == (score.nsdr is None) for score in scores):
+        del columns["SDR songs"]
+    if all(score.ceiling_nsdr is None for score in scores):
+        del columns["SDR IRM2 oracle"]
+    return columns
 
 
 def _note(scores: Sequence[Score]) -> str:

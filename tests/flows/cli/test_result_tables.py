@@ -1,9 +1,18 @@
-"""What the end of a verb says became of the candidate."""
+"""What the end of a verb says became of the candidate, and what it scored."""
+
+from io import StringIO
+from typing import Any
 
 import pytest
+from rich.console import Console
 
-from flows.cli.result_tables import outcome
+from datasets.schema import Score, ShardSet
+from flows.cli.result_tables import extra_tables, outcome
+from flows.train_model import _flat_scores
+from pipelines.evaluation.evaluate import EvaluateResult
+from pipelines.evaluation.evaluate_config import EvaluateConfig
 from pipelines.evaluation.gate import GateDecision
+from pipelines.evaluation.summary import ScoreSummary, summarize
 from pipelines.registry import ModelVersion
 
 
@@ -25,3 +34,43 @@ def test_a_candidate_is_said_to_be_one(alias: str, reason: str, said: str) -> No
     version = ModelVersion(name="stemline", version="3", run_id="r", run_key="k", digest="d", alias=alias)
     assert outcome(decision, version).plain == said
     assert outcome(decision, None).plain.startswith("Would be promoted" if alias else "Would not be promoted")
+
+
+def summary_of(*names: str) -> ScoreSummary:
+    """Two songs, of which the second has no bass."""
+
+    def score(song: str, source: str, value: float | None) -> Score:
+        made: dict[str, Any] = dict.fromkeys(("nsdr", "sdr", "mixture_nsdr", "mixture_sdr", "si_sdr"), value)
+        made |= {name: value for name in names}
+        return Score(
+            track_id=song, title=song, source=source, protocol=EvaluateConfig(extra_metrics=names).protocol, **made
+        )
+
+    scores = (score("a", "drums", 4.0), score("b", "drums", 5.0), score("a", "bass", 7.0), score("b", "bass", None))
+    return summarize(scores, "m", "d")
+
+
+def test_scores_that_were_requested_have_a_table_and_names_in_mlflow() -> None:
+    summary = summary_of("fullness", "si_sar")
+    console = Console(file=StringIO(), width=120)
+    for item in extra_tables({"": summary}):
+        console.print(item)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    cells = [line.replace("│", " ").replace("┃", " ").split() for line in lines]
+    assert ["source", "songs", "SI-SAR", "Fullness"] in cells
+    assert ["drums", "2", "of", "2", "4.50", "4.50"] in cells
+    assert ["bass", "1", "of", "2", "7.00", "7.00"] in cells
+    assert ["mean", "2", "of", "2", "5.75", "5.75"] in cells
+
+    shards = ShardSet(uri="scores", table="scores", num_rows=4, digest="d")
+    flat = _flat_scores(EvaluateResult(scores=shards, summary=summary))
+    assert {name: value for name, value in flat.items() if "/si_" in name} == {
+        "test/si_sar/drums": 4.5, "test/si_sar/bass": 7.0, "test/si_sar/mean": 5.75,
+    }  # fmt: skip
+    assert {"test/fullness/mean", "test/nsdr/mean", "test/num_songs/bass"} <= flat.keys()
+
+
+def test_nothing_is_shown_of_scores_that_nobody_requested() -> None:
+    assert extra_tables({"the first": summary_of(), "the second": summary_of()}) == []
+    shards = ShardSet(uri="scores", table="scores", num_rows=4, digest="d")
+    assert not [name for name in _flat_scores(EvaluateResult(scores=shards, summary=summary_of())) if "/si_" in name]

@@ -173,6 +173,26 @@ def test_a_stem_that_is_silent_counts_in_no_mean_and_its_leakage_has_a_column() 
     assert "silent, relative to the mixture there, in the worst song" in page
 
 
+def test_sdr_says_of_how_many_songs_where_these_are_fewer_and_the_oracles_mean_is_over_sources_too() -> None:
+    silent = replace(score("b", "bass", 0.0), nsdr=None, mixture_nsdr=None, leakage_db=-31.5)
+    scores = [
+        replace(score("a", "drums", 4.0, sdr=3.0), ceiling_nsdr=9.0),
+        replace(score("b", "drums", 6.0), ceiling_nsdr=11.0),
+        replace(score("a", "bass", 2.0, sdr=1.0), ceiling_nsdr=4.0),
+        silent,
+    ]
+    page = render(ReportConfig(), ReportInput(name="stemline", scores=scores))
+    assert "SDR songs" in page
+    rows = [re.findall(r">([^<]+)</td>", row) for row in re.findall("<tr>.*?</tr>", page)]
+    oracle = ["10.00", "4.00", "7.00"]
+    drums, bass, mean = (next(row for row in rows if value in row) for value in oracle)
+    assert drums[-4:-1] == ["1 of 2", "\u22121.00", "3.00"]
+    assert bass[-4:-1] == ["1 of 2", "\u22121.00", "1.00"]
+    assert mean[:4] == ["2 of 2", "0.00", "3.50", "+3.50"]
+    whole = [score("a", "drums", 4.0, sdr=3.0), score("a", "bass", 4.0, sdr=3.0)]
+    assert "SDR songs" not in render(ReportConfig(), ReportInput(name="stemline", scores=whole))
+
+
 def test_further_scores_have_a_table_if_they_were_asked_for() -> None:
     asked = EvaluateConfig(extra_metrics=("si_sar", "bleedless")).protocol
     silent = replace(score("b", "bass", 0.0), nsdr=None, mixture_nsdr=None, leakage_db=-31.5)
