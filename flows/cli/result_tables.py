@@ -118,20 +118,22 @@ def outcome(decision: GateDecision, version: ModelVersion | None) -> Text:
 
 
 def gain_table(title: str, gains: Mapping[str, Difference]) -> Any:
-    """Gains with their confidence bounds; the last row is the mean."""
+    """Gains with their confidence bounds and the songs in which the source sounds; the last row is the mean."""
 
     def finite(value: float) -> float | None:
         return value if math.isfinite(value) else None
 
+    num_songs = max(gain.num_songs for gain in gains.values())
     rows = [
         [
             name,
+            f"{gain.num_songs} of {num_songs}",
             *(decibels(finite(value), sign=True) for value in (gain.mean, gain.low, gain.high)),
             decibels(finite(gain.spread)),
         ]
         for name, gain in gains.items()
     ]
-    return table(title, ["source", "gain", "at least", "at most", "spread"], rows, strong_last=True)
+    return table(title, ["source", "songs", "gain", "at least", "at most", "spread"], rows, strong_last=True)
 
 
 def _bss_table(summary: ScoreSummary) -> list[Any]:

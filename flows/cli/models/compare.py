@@ -80,13 +80,17 @@ def _score_tables(first: str, second: str, a: ScoreSummary, b: ScoreSummary, pai
     scores_a = {**a.sources, "mean": a.overall}
     scores_b = {**b.sources, "mean": b.overall}
     rows = [
-        [source, *map(decibels, (score.mixture_nsdr, score.nsdr, scores_b[source].nsdr, score.ceiling_nsdr))]
+        [
+            source,
+            f"{score.num_songs} of {len(a.songs)}",
+            *map(decibels, (score.mixture_nsdr, score.nsdr, scores_b[source].nsdr, score.ceiling_nsdr)),
+        ]
         for source, score in scores_a.items()
     ]
     title = f"nSDR in dB over {len(a.songs)} songs; {a.protocol}"
     return [
         Text(f"first   {first}\nsecond  {second}"),
-        table(title, ["source", "mixture", "first", "second", "IRM2 oracle"], rows, strong_last=True),
+        table(title, ["source", "songs", "mixture", "first", "second", "IRM2 oracle"], rows, strong_last=True),
         gain_table("Gain of the first over the second in dB nSDR, song by song", {**pairs.sources, "mean": pairs.gain}),
         *extra_tables({"the first": a, "the second": b}),
         *([_slices(pairs)] if pairs.slices else []),

@@ -1,5 +1,6 @@
 """What the end of a verb says became of the candidate, and what it scored."""
 
+from collections.abc import Sequence
 from io import StringIO
 from typing import Any
 
@@ -7,11 +8,12 @@ import pytest
 from rich.console import Console
 
 from datasets.schema import Score, ShardSet
+from flows.cli.models.compare import _score_tables
 from flows.cli.result_tables import extra_tables, outcome
 from flows.train_model import _flat_scores
 from pipelines.evaluation.evaluate import EvaluateResult
 from pipelines.evaluation.evaluate_config import EvaluateConfig
-from pipelines.evaluation.gate import GateDecision
+from pipelines.evaluation.gate import GateConfig, GateDecision, compare
 from pipelines.evaluation.summary import ScoreSummary, summarize
 from pipelines.registry import ModelVersion
 
@@ -50,13 +52,28 @@ def summary_of(*names: str) -> ScoreSummary:
     return summarize(scores, "m", "d")
 
 
+def cells_of(items: Sequence[Any]) -> list[list[str]]:
+    """The words of each printed line."""
+    console = Console(file=(printed := StringIO()), width=120)
+    for item in items:
+        console.print(item)
+    return [line.replace("│", " ").replace("┃", " ").split() for line in printed.getvalue().splitlines()]
+
+
+def test_of_two_models_each_mean_and_each_gain_stands_beside_the_songs_that_counted() -> None:
+    summary = summary_of("si_sar")
+    cells = cells_of(_score_tables("x", "y", summary, summary, compare(summary, summary, GateConfig())))
+    assert ["bass", "1", "of", "2", "7.00", "7.00", "7.00", "–"] in cells
+    assert ["mean", "2", "of", "2", "5.75", "5.75", "5.75", "–"] in cells
+    assert [row[:5] for row in cells if "+0.00" in row][:3] == [
+        ["drums", "2", "of", "2", "+0.00"], ["bass", "1", "of", "2", "+0.00"], ["mean", "2", "of", "2", "+0.00"],
+    ]  # fmt: skip
+    assert cells.count(["source", "songs", "SI-SAR"]) == 2
+
+
 def test_scores_that_were_requested_have_a_table_and_names_in_mlflow() -> None:
     summary = summary_of("fullness", "si_sar")
-    console = Console(file=StringIO(), width=120)
-    for item in extra_tables({"": summary}):
-        console.print(item)
-    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
-    cells = [line.replace("│", " ").replace("┃", " ").split() for line in lines]
+    cells = cells_of(extra_tables({"": summary}))
     assert ["source", "songs", "SI-SAR", "Fullness"] in cells
     assert ["drums", "2", "of", "2", "4.50", "4.50"] in cells
     assert ["bass", "1", "of", "2", "7.00", "7.00"] in cells
