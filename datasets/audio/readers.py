@@ -31,8 +31,8 @@ MAX_HOURS = 24
 _READ_SAMPLES = 1 << 15  # stays in the cache until it has been checked and copied
 # What PyAV may take a file for. It knows formats without any header, too, and decodes a web page as a telephone call.
 _AV_FORMATS = {
-    "aac", "ac3", "aiff", "asf", "au", "avi", "caf", "eac3", "flac", "flv", "matroska", "mov", "mp3", "mpeg", "mpegts",
-    "ogg", "tta", "w64", "wav", "wv",
+    "aac", "ac3", "aiff", "asf", "au", "avi", "caf", "eac3", "flac", "flv", "matroska", "mov", "mp3", "mpeg",
+    "mpegts", "ogg", "tta", "w64", "wav", "wv",
 }  # fmt: skip
 _DEEP_SUBTYPES = {"PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ALAC_20", "ALAC_24", "ALAC_32"}
 _LOSSLESS_SUBTYPES = {*_DEEP_SUBTYPES, "PCM_S8", "PCM_U8", "PCM_16", "ALAC_16"}
@@ -184,7 +184,10 @@ class SoundFileReader:
         except soundfile.LibsndfileError as error:
             if error.code == _SYSTEM_ERROR:
                 raise Unavailable(f"{self._path} cannot be read: {error}") from None
-            raise AudioError("undecodable", f"{self._path}: decoding stopped after {count} samples ({error})") from None
+            detail = f"decoding stopped after {count} samples ({error})"
+            if self.info.num_samples:
+                detail = f"truncated or damaged, {count} of {self.info.num_samples} samples decode ({error})"
+            raise AudioError("undecodable", f"{self._path}: {detail}") from None
         if count < self.info.num_samples:
             raise truncated(self._path, f"{count} of {self.info.num_samples} samples decode")
 

@@ -63,11 +63,12 @@ class Extent:
     missing: int = 0  # bytes that were promised beyond the end of the file
     is_open: bool = False  # the header does not say where they end
     chained: bool = False  # another file of the kind begins behind them, or in them
+    again: bool = False  # a second chunk of samples follows, which libsndfile would play in place of the first
 
     @property
     def mends(self) -> bool:
         """Whether decoders, which believe the header, have to be told another size."""
-        return self.num_bytes != self.sound.stated
+        return self.again or self.num_bytes != self.sound.stated
 
 
 def extent(file: BinaryIO, size: int) -> Extent | None:
@@ -96,7 +97,10 @@ def _judged(file: BinaryIO, size: int, sound: Sound) -> Extent:
         num_bytes = sound.stated + wraps * _WRAPS
         chained = _followed(file, sound.start + num_bytes, size, sound)
         return Extent(sound=sound, num_bytes=num_bytes, is_open=True, chained=chained)
-    return Extent(sound=sound, num_bytes=sound.stated, chained=_followed(file, end, size, sound))
+    again = any(
+        head[:4] == b"data" for _, _, head in _chunks(file, end + -end % sound.align, size, sound.chunk, sound.align)
+    )
+    return Extent(sound=sound, num_bytes=sound.stated, again=again, chained=_followed(file, end, size, sound))
 
 
 def _is_placeholder(sound: Sound) -> bool:

@@ -160,3 +160,12 @@ def test_an_aiff_of_3_gb_is_read_and_one_beyond_4_gib_is_refused(tmp_path: Path)
         else:
             with pytest.raises(AudioError, match="more than AIFF can state"):
                 files.probe(path)
+
+
+@pytest.mark.parametrize("between", [b"", LIST])
+def test_of_two_chunks_of_samples_in_one_file_the_first_is_read(tmp_path: Path, between: bytes) -> None:
+    whole = _sound("WAV", "PCM_16")
+    second = b"data" + (400).to_bytes(4, "little") + bytes(400)
+    np.testing.assert_array_equal(
+        _expected(tmp_path / "a.wav", whole + between + second), _expected(tmp_path / "b.wav", whole)
+    )
