@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from datasets.corpus.file_listing import upwards
 from datasets.corpus.musdb18_metadata import validation_songs
 from datasets.schema import SPLITS
 
@@ -47,6 +48,9 @@ _ONE_FORMAT = (
 )
 _FORMAT = re.compile(rf"{_ONE_FORMAT}([ ,/+-]+{_ONE_FORMAT})*")
 _FORMAT_LAST = re.compile(rf"(?<=\S)[ -]+{_FORMAT.pattern}$")
+# A folder that a file manager has copied: "Song - Kopie", "Copy of Song".
+_COPY_WORD = r"(copy|kopie|copie|copia|c[óò]pia|kopia|kopi|копия|コピー|副本|复件|복사본|backup)"
+_COPY = re.compile(rf"^{_COPY_WORD}( \(\d+\))? (of|von|van|de|di|av|af) |(?<=\S)[ -]+{_COPY_WORD}( \d+)?$")
 _DISC = re.compile(r"(cd|dis[ck]|lp|side|vinyl)[ .\-]*(\d+|[a-d]|one|two|three|four)")
 # Folders and names of many artists, which make no group.
 _COLLECTIONS = {"various artists", "various", "va", "v.a.", "compilation", "compilations", "soundtrack", "soundtracks"}
@@ -230,7 +234,8 @@ def groups(names: Sequence[str], titles: Mapping[str, str]) -> dict[str, str]:
 
     An artist is what stands before the dash of "Artist - Title", without guests ("feat.") and track numbers, where at
     least three are named; else the folder, where at least three stand side by side with at most 100 songs each. Folders
-    of discs ("CD 1") and of many artists ("Various Artists") are none.
+    of discs ("CD 1") and of many artists ("Various Artists") are none. A song inside another one's folder is in its
+    group.
     """
     whole = {name: _without_parts(_without_number(_normalized(titles.get(name, song_title(name))))) for name in names}
     artists = {name: _artist(song) for name, song in whole.items()}
@@ -240,7 +245,9 @@ def groups(names: Sequence[str], titles: Mapping[str, str]) -> dict[str, str]:
         name: _article_first(_without_parts(_VERSION.sub("", _GUESTS.sub("", song)))) for name, song in whole.items()
     }
     folders = _artist_folders(names)
-    return {name: artists[name] or folders[name] or songs[name] or name for name in names}
+    found = {name: artists[name] or folders[name] or songs[name] or name for name in names}
+    outermost = {name: [above for above in upwards(name) if above in found][-1] for name in names}
+    return {name: found[outermost[name]] for name in names}
 
 
 def _normalized(text: str) -> str:
@@ -258,11 +265,11 @@ def _without_number(text: str) -> str:
 
 
 def _without_parts(text: str) -> str:
-    """Without what stands at the end in brackets, counts parts or names a format: "(2)", "Pt. II", "(live)", "WAV"."""
+    """Without what is in brackets at the end, counts parts, names a format or a copy: "(2)", "Pt. II", "copy"."""
     before = ""
     while text != before:
         before = text
-        for pattern in (_BRACKET, _PART, _FORMAT_LAST):
+        for pattern in (_BRACKET, _PART, _FORMAT_LAST, _COPY):
             text = pattern.sub("", text).strip(" -") or text
     return text
 

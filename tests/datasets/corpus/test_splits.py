@@ -80,6 +80,13 @@ REAL_NAMES: dict[str, list[list[str]]] = {
         ["Dawn/WAV", "Dawn/MP3", "Dawn (FLAC)", "Dawn - MP3 320", "Dawn_24bit 96k"],
         ["WAV/Dusk", "MP3/Dusk", "AAC/Dusk"], ["WAV/Noon", "MP3/Noon"], ["Wave"], ["Flac Attack"], ["Two Stems"],
     ],
+    "copies of folders": [
+        ["Dawn", "Dawn - Kopie", "Dawn copy 2", "Copy of Dawn", "Kopie (2) von Dawn", "Dawn - копия", "Dawn backup"],
+        ["Copy"], ["Copy That"], ["Copycat"], ["Carbon Copy Blues"], ["Of Copies"],
+    ],
+    "songs inside songs": [
+        ["Dawn", "Dawn/Bounces", "Dawn/Bounces/Older Ideas", "Dawn/Rehearsal (live)"], ["Dawning"], ["Bounces"],
+    ],
     "artists below collections": [
         ["train/songs/Ann/Dawn", "train/songs/Ann/Dusk"], ["train/songs/Bob/Dawn"], ["train/songs/Cid/Dawn"],
     ],
