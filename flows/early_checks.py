@@ -2,6 +2,7 @@
 
 from datasets.corpus.file_listing import check_root
 from flows.config import RunConfig
+from flows.tasks import prefect_files
 from pipelines import registry
 from pipelines.preparation import ingest
 
@@ -11,7 +12,11 @@ WITH_REGISTRY = ("evaluate", "promote", "run", "demo", "compare", "listen", "ret
 
 
 def check_run(config: RunConfig, *, verb: str) -> None:
-    """InputError where the songs, the network, the weights to begin with, or the registry are not there."""
+    """InputError where the songs, the network, the weights to begin with, or the registry are not there.
+
+    Nor may a file of this folder redirect Prefect.
+    """
+    prefect_files.require_none()
     models = verb not in (*CORPUS_STEPS, "compare", "listen")
     if models:
         config.model.check()

@@ -5,6 +5,7 @@
 
 import logging
 import os
+import secrets
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -78,12 +79,23 @@ def home_environment(store: Path) -> dict[str, str]:
     return environment
 
 
+def closed_environment(origin: str = "none") -> dict[str, str]:
+    """For a server that takes orders from who knows a password that was just made up, and from pages of one origin."""
+    password = f"stemline:{secrets.token_urlsafe(24)}"
+    return {
+        "PREFECT_SERVER_API_AUTH_STRING": password,
+        "PREFECT_API_AUTH_STRING": password,
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": origin,
+    }
+
+
 def _set_environment(store: Path) -> None:
     home = store / "prefect"
     home.mkdir(parents=True, exist_ok=True)
     os.environ[OWNER] = f"{os.getpid()} {this_process().start} {store}"
     if not os.environ.get("PREFECT_API_URL"):
-        os.environ.update(home_environment(store))
+        # Of the temporary server, which other users of this machine and pages in its browser can reach.
+        os.environ.update(home_environment(store) | closed_environment())
     for name, value in {
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",

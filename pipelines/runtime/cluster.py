@@ -22,9 +22,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from datasets.errors import InputError
+from datasets.errors import InputError, without_passwords
 from datasets.shards.manifests import Song
-from pipelines.runtime.step_keys import ROOMS, ROOT
+from pipelines.runtime.source_package import source_package
+from pipelines.runtime.step_keys import ROOT
 
 _LOG = logging.getLogger(__name__)
 _TRIES = 3  # Ray gives a local start 30 s, a constant in its source that a loaded machine exceeds
@@ -33,10 +34,7 @@ _LOOK_S = 0.03  # between two looks for finished tasks
 _HANDSHAKE_S = 15.0
 _OBJECT_STORE_BYTES = 512 * 2**20  # songs travel through files; objects are small
 _FORWARDED = ("AWS_", "MLFLOW_", "OMP_NUM_THREADS", "STEMLINE_")
-_SECRET = ("KEY", "SECRET", "TOKEN", "PASSWORD")
-# A worker on another machine needs our packages and nothing else of this folder, which may be all of site-packages.
-# "." is the folder itself: without it nothing would be sent.
-EXCLUDES = ["*", "!/.", *(f"!/{room}{below}" for room in ROOMS for below in ("", "/**")), "**/__pycache__"]
+_SECRET = ("KEY", "SECRET", "TOKEN", "PASS", "CREDENTIAL", "AUTH")
 _FOLDER = "sl-"
 _SESSION: ContextVar[ExitStack | None] = ContextVar("session", default=None)
 
@@ -240,7 +238,7 @@ def _session_folder(stack: ExitStack) -> str:
 
 
 def _sessions() -> Path:
-    return Path("/tmp") if os.path.isdir("/tmp") else Path(tempfile.gettempdir())
+    return Path("/tmp") if os.access("/tmp", os.W_OK | os.X_OK) else Path(tempfile.gettempdir())
 
 
 def remove_session_folders() -> None:
@@ -274,7 +272,7 @@ def _restore_environment(stack: ExitStack, name: str, value: str) -> None:
 
 def _join(ray: Any, address: str, *, log_level: str) -> None:
     _probe(address)
-    environment = {"working_dir": str(ROOT), "excludes": EXCLUDES, "env_vars": forwarded(secrets=True)}
+    environment = {"working_dir": source_package(), "env_vars": forwarded()}
     try:
         ray.init(
             address=address,
@@ -288,10 +286,22 @@ def _join(ray: Any, address: str, *, log_level: str) -> None:
         raise InputError(f"the Ray cluster at {address} cannot be used: {_first_line(error)}") from error
 
 
-def forwarded(*, secrets: bool) -> dict[str, str]:
-    """The variables that workers elsewhere get; secrets only where nobody is shown them, as in a job's description."""
-    named = {name: value for name, value in os.environ.items() if name.startswith(_FORWARDED)}
-    return {name: value for name, value in named.items() if secrets or not any(part in name for part in _SECRET)}
+def forwarded() -> dict[str, str]:
+    """The variables that workers elsewhere get, without secrets: Ray shows them on its page to whoever asks.
+
+    Machines of a cluster have their own keys, and passwords that stand in addresses.
+    """
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(_FORWARDED)
+        and not any(part in name for part in _SECRET)
+        and without_passwords(value) == value
+    }
+
+
+def _is_secret(name: str, value: str) -> bool:
+    return any(part in name for part in _SECRET) or without_passwords(value) != value
 
 
 def _probe(address: str) -> None:

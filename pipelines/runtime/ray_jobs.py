@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from datasets.errors import InputError
-from pipelines.runtime.cluster import EXCLUDES, forwarded
+from pipelines.runtime.cluster import forwarded
 from pipelines.runtime.job_log import JobLog
-from pipelines.runtime.step_keys import ROOT
+from pipelines.runtime.source_package import source_package
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -141,7 +141,7 @@ def _submit(client: "JobSubmissionClient", spec: JobSpec) -> str:
     """Ids are used once: the first free number after the name is the attempt. Whoever sent it first is listened to."""
     number = len(_attempts(client, spec)) + 1
     name = f"{spec.name}-{number}"
-    environment = {"working_dir": str(ROOT), "excludes": EXCLUDES, "env_vars": forwarded(secrets=False)}
+    environment = {"working_dir": source_package(), "env_vars": forwarded()}
     try:
         return client.submit_job(
             entrypoint=spec.command(name), submission_id=name, runtime_env=environment, metadata={_RUN: spec.run}

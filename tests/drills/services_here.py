@@ -408,9 +408,11 @@ def _prefect(made: Cluster, protected: bool) -> None:
 
 def _mlflow(made: Cluster, protected: bool) -> None:
     port = free_port()
+    # Not among its arguments, which every process of the machine can read.
+    made.environment["MLFLOW_BACKEND_STORE_URI"] = made.environment.pop("_MLFLOW_DATABASE")
     command = [
         sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1",
-        "--backend-store-uri", made.environment.pop("_MLFLOW_DATABASE"), "--artifacts-destination", "s3://models/mlflow",
+        "--artifacts-destination", "s3://models/mlflow",
     ]  # fmt: skip
     if protected:
         settings = made.folder / "mlflow-auth.ini"

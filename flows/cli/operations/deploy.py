@@ -18,6 +18,7 @@ from flows.cli.options import NO_OPTIONS, PRESET, Options, Overrides
 from flows.cli.session import run_verb
 from flows.config import RunConfig
 from flows.console.progress_display import Screen
+from flows.tasks import prefect_files
 from flows.tasks.prefect_env import require_answer
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -51,6 +52,7 @@ def run(config: RunConfig, *, preset: str, cron: str, pool: str, directory: str,
             "PREFECT_API_URL names no server to deploy to. `prefect server start` starts one on this machine; then "
             "PREFECT_API_URL=http://127.0.0.1:4200/api"
         )
+    prefect_files.require_none()
     _check_cron(cron)
     require_answer(f"{url.rstrip('/')}/health", variable="PREFECT_API_URL")
     screen.start("deploy", 0, "")

@@ -15,12 +15,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from datasets.errors import InputError
+from datasets.errors import InputError, without_passwords
 from datasets.store.ownership import require_store
 from flows.cli.options import NO_OPTIONS, Options, Overrides
 from flows.cli.session import run_verb
 from flows.console.progress_display import Screen
-from flows.tasks.prefect_env import home_environment
+from flows.tasks.prefect_env import closed_environment, home_environment
+from pipelines.registry.connection import address as address_of_registry
 from pipelines.registry.connection import own_database
 from pipelines.registry.database.moved_artifacts import artifact_folder, bring_along
 from pipelines.registry.database.sqlite_files import sqlite_address
@@ -52,10 +53,20 @@ def serve(store: Path, *, screen: Screen) -> dict[str, Any]:
         raise InputError(f"There is no store at {store}. `stemline demo` makes one; or name yours with store.root=DIR.")
     with ExitStack() as running:
         addresses = {"report": running.enter_context(_report(store / "report.html"))}
-        addresses["MLflow"] = os.environ.get("MLFLOW_TRACKING_URI") or running.enter_context(_mlflow(store, screen))
-        addresses["Prefect"] = os.environ.get("PREFECT_API_URL") or running.enter_context(_prefect(store, screen))
+        tracking, password = address_of_registry(store), ""
+        is_server = tracking.startswith("http")
+        addresses["MLflow"] = tracking if is_server else running.enter_context(_mlflow(tracking, store, screen))
+        if server := os.environ.get("PREFECT_API_URL"):
+            addresses["Prefect"] = server
+        else:
+            addresses["Prefect"], password = running.enter_context(_prefect(store, screen))
+        addresses = {name: without_passwords(address) for name, address in addresses.items()}
         for name, address in addresses.items():
             screen.say(f"{name:<8} {address}")
+        if password:
+            screen.say(
+                f"Prefect's page asks for a password, and scripts need it as PREFECT_API_AUTH_STRING: {password}"
+            )
         screen.say("Ctrl-C stops them.")
         with suppress(KeyboardInterrupt):  # the normal end
             threading.Event().wait()
@@ -68,6 +79,9 @@ def _report(path: Path) -> Iterator[str]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            if self.headers.get("Host", "") not in hosts:  # a page whose name leads here, to read what is ours
+                self.send_error(403)
+                return
             try:
                 body, status = path.read_bytes(), 200
             except OSError:
@@ -82,6 +96,7 @@ def _report(path: Path) -> Iterator[str]:
             return
 
     with ThreadingHTTPServer((HOST, 0), Handler) as server:
+        hosts = [f"{host}:{server.server_address[1]}" for host in (HOST, "localhost")]
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         try:
@@ -91,16 +106,19 @@ def _report(path: Path) -> Iterator[str]:
 
 
 @contextmanager
-def _mlflow(store: Path, screen: Screen) -> Iterator[str]:
+def _mlflow(database: str, store: Path, screen: Screen) -> Iterator[str]:
+    """MLflow's page of a database; of the store's own, whose files are where the store is now."""
     port = _free_port()
-    bring_along(own_database(store), store)
+    if database == sqlite_address(own_database(store)):
+        bring_along(own_database(store), store)
     command = [
         "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1",
-        "--backend-store-uri", sqlite_address(own_database(store)),
         "--default-artifact-root", artifact_folder(store).as_uri(),
+        "--allowed-hosts", f"{HOST}:{port},localhost:{port}", "--cors-allowed-origins", f"http://{HOST}:{port}",
     ]  # fmt: skip
     log = store / "cache" / "ui-mlflow.log"
     environment = {
+        "MLFLOW_BACKEND_STORE_URI": database,  # not an argument: those are there for all to see
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven helper processes for what we do not use
     }
@@ -110,29 +128,37 @@ def _mlflow(store: Path, screen: Screen) -> Iterator[str]:
 
 
 @contextmanager
-def _prefect(store: Path, screen: Screen) -> Iterator[str]:
+def _prefect(store: Path, screen: Screen) -> Iterator[tuple[str, str]]:
+    """Address and password of Prefect's page."""
     port = _free_port()
     environment = {
         **home_environment(store),
+        **closed_environment(f"http://{HOST}:{port}"),
         "PREFECT_API_URL": f"http://{HOST}:{port}/api",  # Prefect's page sends its requests there
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
     }
     log = store / "cache" / "ui-prefect.log"
     command = ["-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
-    with _process(command, log=log, environment=environment):
+    with _process(command, log=log, environment=environment, folder=store):
         _wait_for(f"http://{HOST}:{port}/api/health", "Prefect", screen, log=log)
-        yield f"http://{HOST}:{port}/"
+        yield f"http://{HOST}:{port}/", environment["PREFECT_API_AUTH_STRING"]
 
 
 @contextmanager
-def _process(command: list[str], *, log: Path, environment: Mapping[str, str]) -> Iterator[None]:
-    """A server in a process group of its own: its child processes end with it."""
+def _process(
+    command: list[str], *, log: Path, environment: Mapping[str, str], folder: Path | None = None
+) -> Iterator[None]:
+    """A server in a process group of its own: its child processes end with it.
+
+    Prefect runs in a folder of ours: it obeys files of the one that it is started in.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "wb") as output:
         process = subprocess.Popen(
             [sys.executable, *command],
             env={**os.environ, **environment},
+            cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -1,60 +1,19 @@
-"""What is sent to a cluster with a job; `make stack` and `make drill-operations` have the cluster."""
+"""Jobs of a cluster; `make stack` and `make drill-operations` have the cluster."""
 
 import asyncio
 import threading
 import time
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from aiohttp import web
 
 from datasets.errors import InputError
 from pipelines.runtime import job_log, ray_jobs
-from pipelines.runtime.cluster import EXCLUDES
 from pipelines.runtime.ray_jobs import JobSpec
 
 ENDED_S = 1.5  # after the first question, the job is over
-
-
-def test_a_cluster_is_sent_our_code_and_little_else(tmp_path: Path, repository: Path) -> None:
-    from ray._private.runtime_env.packaging import create_package
-
-    package = tmp_path / "package.zip"
-    create_package(str(repository), package, include_gitignore=True, excludes=EXCLUDES)
-    names = zipfile.ZipFile(package).namelist()
-    assert {name.partition("/")[0] for name in names} == {"models", "datasets", "pipelines", "flows", "infra"}
-    assert not [name for name in names if "__pycache__" in name]
-    for needed in (
-        "pipelines/preparation/ingest.py",
-        "flows/tasks/remote_step.py",
-        "models/networks/htdemucs.py",
-        "infra/presets/smoke.toml",
-    ):
-        assert needed in names
-    assert package.stat().st_size < 10 * 2**20
-
-
-def test_of_the_folder_of_all_installed_packages_a_cluster_is_sent_ours(tmp_path: Path) -> None:
-    from ray._private.runtime_env.packaging import create_package
-
-    ours = {"models/a.py", "pipelines/report/page.css", "infra/commit"}
-    for name in (
-        *ours,
-        "torch/models/b.py",
-        "six.py",
-        ".hidden",
-        "stemline.dist-info/METADATA",
-        "flows/__pycache__/a.pyc",
-    ):
-        path = tmp_path / "site-packages" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("")
-    package = tmp_path / "package.zip"
-    create_package(str(tmp_path / "site-packages"), package, include_gitignore=True, excludes=EXCLUDES)
-    assert {name for name in zipfile.ZipFile(package).namelist() if not name.endswith("/")} == ours
 
 
 def test_where_no_cluster_takes_jobs_it_says_so_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
