@@ -11,9 +11,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 from rich.console import Console
 
 from tests.benchmarks.table import Row, figure, show
@@ -110,9 +112,33 @@ def leaks(made: Cluster, run: str) -> list[str]:
         "Prefect's artifacts": artifacts(made, run),
         "the run's log": logs(made, run),
         "Ray's jobs": made.ask("Ray", "GET", "/api/jobs/"),
+        "Ray's runtime environments": made.ask("Ray", "GET", "/api/v0/runtime_envs?detail=true&limit=1000"),
+        "Ray's tasks": made.ask("Ray", "GET", "/api/v0/tasks?detail=true&limit=1000"),
+        "arguments of processes": _arguments(made),
         "MLflow's version": champion(made),
     }
     return found + [name for name, said in told.items() if any(word in json.dumps(said) for word in hidden)]
+
+
+def _arguments(made: Cluster) -> list[list[str]]:
+    """As `ps` shows them to every user of the machine."""
+    arguments = []
+    for process in made.family():
+        with suppress(psutil.Error):
+            arguments.append(process.cmdline())
+    assert any("mlflow" in words for words in arguments)
+    return arguments
+
+
+def join(made: Cluster) -> None:
+    """One step by a driver that joins the cluster, instead of sending jobs: Ray shows what it gives to workers."""
+    jobs = made.environment["RAY_ADDRESS"]
+    made.environment["RAY_ADDRESS"] = made.environment["_RAY_GCS"]
+    try:
+        roots = (f"corpus.root={made.folder / 'music'}", f"store.root={made.folder / 'joined'}")
+        made.run(BIN / "stemline", "ingest", "--preset", "smoke", *roots, *drill_road.SETTINGS)
+    finally:
+        made.environment["RAY_ADDRESS"] = jobs
 
 
 def _ray_logs(made: Cluster) -> list[Path]:
@@ -158,6 +184,7 @@ def walk(made: Cluster, shown_in: Path | None) -> list[Row]:
     CONSOLE.print(f"champion: version {best['version']}, {best['source']}")
     rows.append(figure("services open to strangers", len(open_to_strangers(made)), "", target=0))
     made.run(BIN / "stemline", "doctor", "--preset", "smoke", f"store.root={made.folder / 'store'}", *SETTINGS)
+    join(made)
     leaked = leaks(made, run)
     for where in leaked:
         CONSOLE.print(f"a secret can be read in {where}")
