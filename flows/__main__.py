@@ -13,7 +13,7 @@ from rich.text import Text
 from datasets.store.http_proxies import bypass_proxies
 from flows.console.sanitized_console import Terminal
 from flows.console.standard_streams import lost, make_usable
-from flows.console.stop_signals import stop_signals, stopped
+from flows.console.stop_signals import leave_at_once, stop_signals, stopped
 
 # Group in the help: package in flows.cli, and its verbs in the order shown.
 VERBS = {
@@ -62,7 +62,10 @@ def main(tokens: Sequence[str] | None = None) -> int:
     make_usable()
     bypass_proxies()
     with stop_signals(_remove_sessions):
-        return _run(tokens)
+        code = _run(tokens)
+    if tokens is None and stopped():
+        leave_at_once(code)
+    return code
 
 
 def _run(tokens: Sequence[str] | None) -> int:

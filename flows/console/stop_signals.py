@@ -4,15 +4,17 @@ A command waits in the code of Ray, Prefect and MLflow, which set handlers of th
 come back from C++. So signals are seen by a thread too, by way of a pipe that the kernel's handler writes to.
 """
 
+import atexit
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-GRACE_S = 14.0  # for Ray and Prefect to be taken down; whoever sends SIGTERM kills after 30 s, some after 20
+GRACE_S = 10.0  # for Ray and Prefect to be taken down; a busy machine needs more after that, and 20 s are promised
 STOPPED = "Stopped. Run the same command again to continue."
 
 
@@ -46,6 +48,8 @@ class StopSignals:
 
     def watch(self, pipe: int) -> None:
         """In a thread of its own: ends the process when the first one had no effect for a while, or at the second."""
+        import psutil  # noqa: F401  # needed when there is no time for it
+
         came = 0
         while numbers := _read(pipe):
             ours = [number for number in numbers if number in SIGNALS]
@@ -60,16 +64,13 @@ class StopSignals:
 
     def end_now(self) -> None:
         """Kill every process that descends from this one, say so, and exit."""
-        import psutil
-
-        with suppress(psutil.Error):
-            for process in psutil.Process().children(recursive=True):
-                with suppress(psutil.Error):
-                    process.kill()
-        with suppress(Exception):
-            self._clean_up()
         with suppress(OSError):
             os.write(self._stderr, f"{STOPPED}\n".encode())
+        for pid in _descendants(os.getpid()):
+            with suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        with suppress(Exception):
+            self._clean_up()
         os._exit(self.exit_code)
 
     def close(self) -> None:
@@ -111,6 +112,28 @@ def stop_signals(clean_up: Callable[[], None]) -> Iterator[None]:
             watcher.join()
             os.close(read_end)
             stops.close()
+
+
+def leave_at_once(code: int) -> NoReturn:
+    """Exit after what was registered for the end, which stops Prefect's server, and without Python's own clearing up.
+
+    That takes Ray's and torch's libraries seconds, in which no thread runs that could end it.
+    """
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
+def _descendants(pid: int) -> list[int]:
+    """Numbers of the processes that a process started, and those that they did."""
+    import psutil
+
+    try:
+        return [process.pid for process in psutil.Process(pid).children(recursive=True)]
+    except psutil.Error:
+        return []
 
 
 def _without(ours: list[signal.Signals], set_handler: Any) -> Any:
