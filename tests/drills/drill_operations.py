@@ -2,11 +2,12 @@
 
 A disk fills up. Then the flow runner, a Ray node, PostgreSQL, the Prefect server, S3 and the MLflow server go away one
 after the other, each while a step is at work, and come back as a supervisor would bring them. Then a run is cancelled,
-a model grows stale, and everything is lost that a backup has. The table says how long until the work went on, what was
-lost, and who had to do something. `--accidents NAME...` takes some of them.
+a model grows stale, a retraining fails, and everything is lost that a backup has. The table says how long until the
+work went on, what was lost, and who had to do something. `--accidents NAME...` takes some of them.
 """
 
 import argparse
+import json
 import os
 import shutil
 import signal
@@ -28,7 +29,7 @@ from rich.table import Table
 from datasets.corpus.synthetic import write_corpus
 from tests.benchmarks.table import Row, figure, show
 from tests.drills import backup, drill_road, stack
-from tests.drills.services_here import Cluster, cluster
+from tests.drills.services_here import BIN, Cluster, cluster
 
 CONSOLE = Console(highlight=False, width=150)
 # Where no accident strikes the first run: it has to leave a champion, and be quick.
@@ -191,6 +192,32 @@ def _retrained(made: Cluster, run: str) -> str:
     return next(one["data"] for one in stack.artifacts(made, run) if one["key"] == "retrain-why")
 
 
+def fail_a_retraining(made: Cluster) -> Outcome:
+    """A retraining that fails is in the log as failed, is tried again at once, and by then trains."""
+    settings = [*LIGHT, "retrain.max_age_days=1e-9", "retrain.min_interval_h=0", "train.seed=5"]
+    roots = [f"corpus.root={made.folder / 'music'}", f"store.root={made.folder / 'store'}"]
+
+    def explained() -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(
+            made.run(BIN / "stemline", "retrain", "--explain", "--json", "--preset", "smoke", *roots, *settings)
+        )
+        return answer
+
+    broken = stack.start_run(made, "retrain/stemline", overrides=[*settings, "train.backup_uri=/proc/nowhere"])
+    while (state := stack.watch(made, broken)["type"]) not in ("FAILED", "COMPLETED", "CRASHED"):
+        time.sleep(1)
+    assert state == "FAILED", state
+    began_s, log = time.monotonic(), explained()["facts"]["done"]
+    assert (log[-1]["status"], log[-1]["gpu_hours"]) == ("failed", 0.0), log
+    assert "/proc/nowhere" in log[-1]["error"], log
+    assert explained()["retrain"], explained()["why"]
+    again = _retrained(made, stack.start_run(made, "retrain/stemline", overrides=settings))
+    assert again.startswith("Yes: "), again
+    assert [one["status"] for one in explained()["facts"]["done"]][-2:] == ["failed", "done"]
+    seconds = time.monotonic() - began_s
+    return Outcome(what="failed retraining", lost="nothing", seconds=seconds, who="mends what was wrong")
+
+
 def lose_everything(made: Cluster) -> Outcome:
     """A backup, then no database, no bucket and no store, then the backup: everybody sees what they saw."""
     settings, kept = [f"store.root={made.folder / 'store'}", *stack.SETTINGS], made.folder / "backup"
@@ -255,7 +282,9 @@ ON_A_RUN: dict[str, Callable[[Cluster, str], Outcome]] = {
     "runner": kill_the_runner, "node": kill_a_node, "database": kill_the_database, "prefect": kill_prefect,
     "s3": pause_s3, "mlflow": kill_mlflow,
 }  # fmt: skip
-AFTERWARDS: dict[str, Callable[[Cluster], Outcome]] = {"cancel": cancel, "drift": drift, "backup": lose_everything}
+AFTERWARDS: dict[str, Callable[[Cluster], Outcome]] = {
+    "cancel": cancel, "drift": drift, "failed-retraining": fail_a_retraining, "backup": lose_everything,
+}  # fmt: skip
 DISK = "disk"
 ACCIDENTS = (DISK, *ON_A_RUN, *AFTERWARDS)
 
@@ -272,7 +301,7 @@ def drill(made: Cluster, chosen: Sequence[str]) -> tuple[list[Outcome], list[Row
         CONSOLE.print(f"{one.what}: went on after {one.seconds:.0f} s; lost: {one.lost}")
 
     strikes = [ON_A_RUN[name] for name in ON_A_RUN if name in chosen]
-    if strikes or {"drift", "backup"} & set(chosen):
+    if strikes or {"drift", "failed-retraining", "backup"} & set(chosen):
         run = stack.start_run(made, "full-run/stemline", **({} if strikes else {"overrides": list(LIGHT)}))
         for strike in strikes:
             note(strike(made, run))
