@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
@@ -108,12 +108,23 @@ def filled(
 
 
 def _check_cron(cron: str) -> None:
+    """InputError unless it is a time that comes, in five fields or as "@daily"; a sixth would be seconds."""
+    from prefect._vendor.croniter import CroniterBadDateError, croniter
     from prefect.client.schemas.schedules import CronSchedule
 
+    if cron in ("", "off"):
+        return
     try:
-        CronSchedule(cron="0 0 * * *" if cron in ("", "off") else cron)
+        CronSchedule(cron=cron)
+        if not cron.startswith("@") and len(cron.split()) != 5:
+            raise ValueError("other than five fields")
+        croniter(cron, datetime.now(UTC)).get_next()
+    except CroniterBadDateError as error:
+        raise InputError(f"--cron must be a time that comes, got {cron!r}, which never does") from error
     except ValueError as error:
-        raise InputError(f"--cron must be five fields such as '0 3 * * *', or off, got {cron!r}") from error
+        raise InputError(
+            f"--cron must be five fields such as '0 3 * * *' (3:00 every night, UTC), @daily, or off, got {cron!r}"
+        ) from error
 
 
 def _send(manifest: Mapping[str, Any], *, reschedule: bool) -> None:

@@ -99,13 +99,28 @@ def test_a_worker_elsewhere_means_what_was_meant_here(
     assert config.model.init_from == str(here / "of model.init_from \N{GUITAR}")
 
 
-@pytest.mark.parametrize("cron", ["daily", "0 3 * *", "99 3 * * *"])
+@pytest.mark.parametrize(
+    "cron",
+    [
+        "daily", "0 3 * *", "99 3 * * *", "0 0 3 * * *", "0 3 31 2 *", "* * * * 8", "0 3 * * * Europe/Berlin",
+        "R 3 * * *", "@every 5m", "TZ=UTC 0 3 * * *",
+    ],
+)  # fmt: skip
 def test_a_schedule_that_is_none_is_refused_before_anything_is_deployed(
     cron: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
     assert main(["deploy", "--cron", cron]) == 2
     assert f"got {cron!r}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("cron", ["0 3 * * *", "@daily", "*/5 2-4 * * MON", "0 3 29 2 *", "off", ""])
+def test_a_schedule_that_is_one_is_let_through_to_the_server(
+    cron: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
+    assert main(["deploy", "--cron", cron]) == 2
+    assert "Nothing answers at http://127.0.0.1:1/api/health" in " ".join(capsys.readouterr().err.split())
 
 
 def test_without_a_server_to_deploy_to_it_says_how_to_get_one(
