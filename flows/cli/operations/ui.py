@@ -64,9 +64,8 @@ def serve(store: Path, *, screen: Screen) -> dict[str, Any]:
         for name, address in addresses.items():
             screen.say(f"{name:<8} {address}")
         if password:
-            screen.say(
-                f"Prefect's page asks for a password, and scripts need it as PREFECT_API_AUTH_STRING: {password}"
-            )
+            screen.say(f"password {password}")
+            screen.say("Prefect's page asks for it, and scripts give it as PREFECT_API_AUTH_STRING.")
         screen.say("Ctrl-C stops them.")
         with suppress(KeyboardInterrupt):  # the normal end
             threading.Event().wait()
