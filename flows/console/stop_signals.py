@@ -95,7 +95,7 @@ def stop_signals(clean_up: Callable[[], None]) -> Iterator[None]:
     woken_before = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
     before = {number: signal.signal(number, stops.handle) for number in ours}
     set_handler = signal.signal
-    signal.signal = _without(ours, set_handler)
+    signal.signal = _without(ours, stops.handle, set_handler)
     watcher = threading.Thread(target=stops.watch, args=(read_end,), name="stop-signals", daemon=True)
     watcher.start()
     _CURRENT.append(stops)
@@ -136,9 +136,11 @@ def _descendants(pid: int) -> list[int]:
         return []
 
 
-def _without(ours: list[signal.Signals], set_handler: Any) -> Any:
-    def set_others(number: int, handler: Any) -> Any:
-        return signal.getsignal(number) if number in ours else set_handler(number, handler)
+def _without(ours: list[signal.Signals], handler: Any, set_handler: Any) -> Any:
+    """`signal.signal` for other code: ours can only be set anew, in case that C++ put another in its place."""
+
+    def set_others(number: int, other: Any) -> Any:
+        return signal.getsignal(number) if number in ours and other != handler else set_handler(number, other)
 
     return set_others
 

@@ -11,8 +11,10 @@ import math
 import os
 import secrets
 import shutil
+import signal
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, chdir, contextmanager
@@ -196,7 +198,7 @@ def _start_local(ray: Any, stack: ExitStack, *, num_cpus: int, log_level: str) -
     for attempt in range(1, _TRIES + 1):
         try:
             # Workers look for packages first where Ray was started: a user's own models/ there must not be ours.
-            with chdir(ROOT):
+            with chdir(ROOT), _handlers_kept():
                 ray.init(
                     address="local",
                     num_cpus=num_cpus,
@@ -254,6 +256,21 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """What a process does at SIGTERM stays as it is.
+
+    Ray sets a handler of its own, and its library another one below Python's, which prints a stack trace and aborts the
+    process three seconds later, whatever it is doing then. Setting a handler anew takes the place of both.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread() and before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
 @cache
 def _token() -> str:
     """The same for the whole process, in which Ray reads it once."""
@@ -274,13 +291,14 @@ def _join(ray: Any, address: str, *, log_level: str) -> None:
     _probe(address)
     environment = {"working_dir": source_package(), "env_vars": forwarded()}
     try:
-        ray.init(
-            address=address,
-            # A job has an environment already, and Ray refuses a second.
-            runtime_env=None if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else environment,
-            logging_level=log_level.upper(),
-            log_to_driver=log_level == "debug",
-        )
+        with _handlers_kept():
+            ray.init(
+                address=address,
+                # A job has an environment already, and Ray refuses a second.
+                runtime_env=None if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else environment,
+                logging_level=log_level.upper(),
+                log_to_driver=log_level == "debug",
+            )
     except Exception as error:
         ray.shutdown()
         raise InputError(f"the Ray cluster at {address} cannot be used: {_first_line(error)}") from error

@@ -197,6 +197,34 @@ def test_ray_address_sends_the_same_job_to_a_cluster_with_code_and_settings(
     assert ray_local.is_initialized()
 
 
+_TERMINATED = """
+import os, signal, time
+signal.signal(signal.SIGTERM, lambda *_: print("it is up to me", flush=True))
+from pipelines.runtime.cluster import connect
+with connect(num_cpus=1) as ray:
+    ray.get(ray.put(1))
+    os.kill(os.getpid(), signal.SIGTERM)
+    deadline_s = time.monotonic() + 6
+    while time.monotonic() < deadline_s:
+        time.sleep(0.1)
+    print("still here", flush=True)
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("joined", [False, True])
+def test_what_a_process_does_at_a_signal_stays_as_it_was(ray_local: Any, repository: Path, joined: bool) -> None:
+    """Ray's own handler would abort it three seconds later."""
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    if joined:
+        environment["RAY_ADDRESS"] = ray_local.get_runtime_context().gcs_address
+    done = subprocess.run(
+        [sys.executable, "-c", _TERMINATED], env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert (done.returncode, done.stdout.splitlines()) == (0, ["it is up to me", "still here"]), done.stderr
+
+
 @pytest.mark.parametrize("nodes", [[10.0], [10.0, 10.0], [64.0, 16.0], [16.0, 16.0, 8.0], [3.0]])
 @pytest.mark.parametrize("num_actors", [1, 2, 3, 8])
 @pytest.mark.parametrize(("actor", "task"), [(8, 3), (1, 1), (100, 100), (2, 40)])
