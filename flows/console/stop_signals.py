@@ -139,8 +139,9 @@ def _descendants(pid: int) -> list[int]:
 def _without(ours: list[signal.Signals], handler: Any, set_handler: Any) -> Any:
     """`signal.signal` for other code: ours can only be set anew, in case that C++ put another in its place."""
 
-    def set_others(number: int, other: Any) -> Any:
-        return signal.getsignal(number) if number in ours and other != handler else set_handler(number, other)
+    def set_others(number: int, requested: Any) -> Any:
+        is_refused = number in ours and requested != handler
+        return signal.getsignal(number) if is_refused else set_handler(number, requested)
 
     return set_others
 

@@ -69,6 +69,17 @@ def run_or_none(client: "MlflowClient", run_id: str) -> Any | None:
         raise
 
 
+def require_run(client: "MlflowClient", raw_version: Any) -> None:
+    """InputError where somebody deleted the run of a version: MLflow then clears away its files one day."""
+    run = run_or_none(client, str(raw_version.run_id))
+    if run is not None and run.info.lifecycle_stage == "deleted":
+        raise InputError(
+            f"version {raw_version.version} of {raw_version.name} cannot become the champion: its MLflow run was "
+            f"deleted. `mlflow runs restore --run-id {raw_version.run_id}` brings it back; if its experiment was deleted, "
+            f"`mlflow experiments restore --experiment-id {run.info.experiment_id}` does"
+        )
+
+
 def _artifacts(config: RegistryConfig, store: str) -> str | None:
     """Where the files of a new experiment go; None leaves it to the server."""
     if config.artifacts or address(store).startswith("http"):

@@ -109,7 +109,7 @@ def filled(
 
 def _check_cron(cron: str) -> None:
     """InputError unless it is a time that comes, in five fields or as "@daily"; a sixth would be seconds."""
-    from prefect._vendor.croniter import CroniterBadDateError, croniter
+    from prefect._vendor.croniter.croniter import CroniterBadDateError, croniter
     from prefect.client.schemas.schedules import CronSchedule
 
     if cron in ("", "off"):
@@ -118,7 +118,8 @@ def _check_cron(cron: str) -> None:
         CronSchedule(cron=cron)
         if not cron.startswith("@") and len(cron.split()) != 5:
             raise ValueError("other than five fields")
-        croniter(cron, datetime.now(UTC)).get_next()
+        times: Any = croniter(cron, datetime.now(UTC))  # type: ignore[no-untyped-call]
+        times.get_next()
     except CroniterBadDateError as error:
         raise InputError(f"--cron must be a time that comes, got {cron!r}, which never does") from error
     except ValueError as error:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from datasets.errors import InputError
 from pipelines.registry.connection import RegistryConfig, connected, is_new
-from pipelines.registry.mlflow_queries import CHAMPION, aliases
+from pipelines.registry.mlflow_queries import CHAMPION, aliases, require_run
 from pipelines.registry.promotion import decision_records, promotion_log
 from pipelines.registry.promotion.promotion_log import Promotion, Snapshot
 from pipelines.registry.version_lookup import ModelVersion, fetch, look_up, version_of
@@ -31,6 +31,8 @@ def promote(
         if snapshot.champion == version.version and _is_settled(snapshot, raw_version):
             promotion_log.finish(client, snapshot, None, version.version)
             return replace(version, alias=CHAMPION)
+        if decision["promote"]:
+            require_run(client, raw_version)
         why = _why_not(client, snapshot, version.version, raw_version.tags) if decision["promote"] else ""
         outcome = {**decision, "promote": False, "reason": why} if why else decision
         key = decision_records.keep(client, raw_version, outcome, rules)
@@ -97,6 +99,7 @@ def promote_by_name(
     fetch(ref, store=store)
     with connected(store) as client:
         model_version, raw_version = look_up(client, ref)
+        require_run(client, raw_version)
         snapshot = promotion_log.take_snapshot(client, config.name)
         if snapshot.champion:  # where there is none any more, this says which it is
             promotion_log.require_untouched(snapshot)
@@ -135,6 +138,7 @@ def rollback(config: RegistryConfig, *, store: str, to: str | None = None, reaso
         if target == snapshot.champion and line[-1:] == [target]:
             raise InputError(f"version {target} of {config.name} is the champion already")
         version, raw_version = look_up(client, f"models:/{config.name}/{target}")
+        require_run(client, raw_version)
         if not reason:
             _require_champion_once(client, snapshot, raw_version)
     fetch(version.uri, store=store)

@@ -311,6 +311,28 @@ def test_a_decision_that_is_longer_than_a_tag_is_kept_whole(books: Books) -> Non
         registry.decisions_of(books.first, store=books.store)
 
 
+def test_a_version_whose_run_was_deleted_does_not_become_the_champion_by_any_way(books: Books) -> None:
+    registry.promote(books.version(2), YES, store=books.store)
+    third = books.version(3)
+    registry.promote(third, YES, store=books.store)
+    books.client.delete_run(books.first.run_id)  # of all of them, as this registry is made
+    again = "its MLflow run was deleted. `mlflow runs restore --run-id"
+    for becomes in (
+        lambda: registry.promote(books.version(4), YES, store=books.store),
+        lambda: registry.promote_by_name(CONFIG, "4", {"promote": True, "reason": "by hand"}, store=books.store),
+        lambda: registry.rollback(CONFIG, store=books.store),
+        lambda: registry.rollback(CONFIG, store=books.store, to="2", reason="by hand"),
+    ):
+        with pytest.raises(InputError, match=again):
+            becomes()
+    assert registry.promote(books.version(4), {"promote": False, "reason": "no"}, store=books.store).alias == ""
+    found = registry.champion(CONFIG, store=books.store)
+    assert found is not None
+    assert found.version == "3"
+    books.client.restore_run(books.first.run_id)
+    assert registry.rollback(CONFIG, store=books.store).version == "2"
+
+
 def test_the_versions_that_a_rollback_left() -> None:
     def log(*told: str) -> list[Promotion]:
         """Such as "p3" and "r2", from the champion of before."""
