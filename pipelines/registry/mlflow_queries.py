@@ -75,8 +75,8 @@ def require_run(client: "MlflowClient", raw_version: Any) -> None:
     if run is not None and run.info.lifecycle_stage == "deleted":
         raise InputError(
             f"version {raw_version.version} of {raw_version.name} cannot become the champion: its MLflow run was "
-            f"deleted. `mlflow runs restore --run-id {raw_version.run_id}` brings it back; if its experiment was deleted, "
-            f"`mlflow experiments restore --experiment-id {run.info.experiment_id}` does"
+            f"deleted. `mlflow runs restore --run-id {raw_version.run_id}` brings it back; if its experiment was "
+            f"deleted, `mlflow experiments restore --experiment-id {run.info.experiment_id}` does"
         )
 
 
