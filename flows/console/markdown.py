@@ -8,7 +8,7 @@ from flows.console.sanitized_console import plain
 # it away from any of them), HTML's brackets and entities among them.
 _MARKUP = re.compile(r"[\\`*_{}\[\]()<>#!|~&$^=@\"']")
 _BARE_ADDRESS = re.compile(r"(?i)(?<=[a-z])(?=://)|(?<=\bwww)(?=\.)")
-_LIST_OR_RULE = re.compile(r"^\s*(?:[-+:]|\d+(?=[.)]))")
+_LIST_OR_RULE = re.compile(r"^\s*(?:[-+:]|\d+(?=[.)](?:\s|$)))")
 
 
 def literal(text: str) -> str:
