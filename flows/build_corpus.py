@@ -9,7 +9,7 @@ from datasets.schema import Funnel, ShardSet
 from flows.config import RunConfig
 from flows.console.progress_display import current
 from flows.tasks.prefect_step import resumable, step
-from pipelines.preparation import analyze, automix, curate, ingest
+from pipelines.preparation import analyze, automix, curate, ingest, relaxed_rules
 from pipelines.preparation.automix import AutomixResult
 from pipelines.preparation.curate import CurateResult
 from pipelines.preparation.ingest import IngestResult
@@ -94,6 +94,8 @@ def curate_songs(config: RunConfig, ingested: IngestResult) -> CurateResult:
     )
     if dropped := result.summary["dropped"]:
         current().detail("dropped: " + ", ".join(f"{reason} {count}" for reason, count in sorted(dropped.items())))
+    for line in relaxed_rules.in_words(result.summary.get("would_keep", {})):
+        current().detail(line)
     current().detail(f"reasons and audio: {result.page}")
     return result
 

@@ -9,7 +9,7 @@ import hashlib
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -64,6 +64,7 @@ def assign_splits(
     test_fraction: float,
     titles: Mapping[str, str] | None = None,
     known: Mapping[str, str] = NO_SIDES,
+    pairs: Collection[tuple[str, str]] = (),
 ) -> dict[str, tuple[str, str]]:
     """The split and the group of each song, by its name under the root; `titles` are for songs that have another.
 
@@ -76,12 +77,14 @@ def assign_splits(
     0.2 for test gives 2 on average and 1 to 4 in nine cases of ten. A split that would have none takes the group whose
     lot is nearest, if there are groups enough: one for train, then one for test, then one for valid.
 
+    `pairs` are songs that must not be parted: their groups count as one.
+
     `known` are sides drawn before, by name: those songs keep them, and new songs of their groups join them. Only a
     split that would be empty takes a song from another side.
     """
     names = list(names)
     sides, missing = stated_sides(names)
-    group_of = groups(names, titles or {})
+    group_of = joined(groups(names, titles or {}), pairs)
     fractions = {"test": test_fraction, "valid": valid_fraction}
     wanted = {split: fractions[split] for split in missing if fractions[split] > 0}
     pool = [name for name in names if sides[name] == "train"]
@@ -92,6 +95,36 @@ def assign_splits(
         group = group_of[name]
         sides[name] = before[name] if name in before and group not in moved else drawn[group][0]
     return {name: (sides[name], group_of[name]) for name in names}
+
+
+def on_one_side(
+    sides: Mapping[str, str], *, titles: Mapping[str, str], pairs: Collection[tuple[str, str]], free: Collection[str]
+) -> dict[str, str]:
+    """The sides, where groups that one of `pairs` joins go where most of their songs are; of equally many, to train.
+
+    Only songs on `free` sides are moved.
+    """
+    apart = groups(list(sides), titles)
+    members: dict[str, list[str]] = defaultdict(list)
+    for name, group in joined(apart, pairs).items():
+        if sides[name] in free:
+            members[group].append(name)
+    result = dict(sides)
+    for names in members.values():
+        if len({apart[name] for name in names}) > 1 or any({*pair} <= {*names} for pair in pairs):
+            counts = Counter(sides[name] for name in names)
+            usual = max(counts, key=lambda side: (counts[side], -SPLITS.index(side)))
+            result |= dict.fromkeys(names, usual)
+    return result
+
+
+def joined(group_of: Mapping[str, str], pairs: Collection[tuple[str, str]]) -> dict[str, str]:
+    """The groups of names, those that `pairs` of names join under the name of the first of them."""
+    into = {group: group for group in group_of.values()}
+    for one, other in sorted(pairs):
+        first, last = sorted((into[group_of[one]], into[group_of[other]]))
+        into = {group: first if target == last else target for group, target in into.items()}
+    return {name: into[group] for name, group in group_of.items()}
 
 
 def stated_split(name: str) -> str:

@@ -50,6 +50,7 @@ _MIN_SHARED = 4  # rows of the index that make a pair worth a look,
 _MIN_SHARE = 0.04  # and per landmark of the shorter song: of 3500 made-up songs one pair in 1000 shares 0.022 by chance
 _MIN_INLIERS = 8  # of landmarks on one line; unrelated songs of 20 s had at most 4 of 700
 _MIN_DENSITY = 0.03  # of the landmarks in the common stretch; unrelated 0.006 at most, copies 0.13 at least
+_NEAR_LINE, _NEAR_PITCH = 16.0, 0.5  # frames and semitones from a line that is known
 _COMMON = 12  # songs beyond which a landmark says nothing
 _INDEX_ROWS = 8_000_000  # 64 MB
 
@@ -61,6 +62,8 @@ class Match:
     later: str
     first: str
     similarity: float  # share of the shorter song's sounding seconds that the other holds too
+    later_share: float  # of the later song's sounding seconds that the first holds,
+    first_share: float  # and of the first song's that the later one holds
     start_s: float
     stop_s: float
     first_start_s: float  # where `start_s` lies in the first song
@@ -122,7 +125,7 @@ class FingerprintExtractor:
         while self._done < total:
             self._search(min(self._block_end(), total))
         peaks = np.concatenate(self._peaks, axis=1) if self._peaks else np.zeros((2, 0))
-        return np.concatenate([np.array([total], np.uint64), _landmarks(*peaks)])
+        return np.concatenate([np.array([total], np.uint64), landmarks(*peaks)])
 
     def _hear(self, samples: Samples) -> None:
         self._samples = np.concatenate([self._samples, samples])
@@ -186,7 +189,7 @@ def _pitches(spectrum_NF: Samples, low: Ints, high: Ints) -> Array:
     return result
 
 
-def _landmarks(frame: Array, pitch: Array) -> Signature:
+def landmarks(frame: Array, pitch: Array) -> Signature:
     """One 64-bit number for each triple of a peak and two of the next few after it."""
     num, near = len(frame), 4 * PEAKS_PER_S
     if num < 3:
@@ -330,14 +333,7 @@ class _Song:
 
 def _compare(first: _Song, later: _Song, first_name: str, later_name: str) -> Match | None:
     """How the later song repeats the first, or None."""
-    low = np.searchsorted(later.hashed, first.hashed, side="left")
-    many = np.searchsorted(later.hashed, first.hashed, side="right") - low
-    a = np.repeat(np.arange(len(first.hashed)), many)
-    b = np.repeat(low, many) + np.arange(len(a)) - np.repeat(np.cumsum(many) - many, many)
-    semitones = later.pitch[b] - first.pitch[a]
-    speed = first.reach[a] / later.reach[b]
-    near = (np.abs(semitones) < _MAX_SEMITONES) & (np.abs(speed - 1) < _MAX_SPEED + 1.5 / first.reach[a])
-    a, b, semitones = a[near], b[near], semitones[near]
+    a, b, semitones = _shared_marks(first, later)
     line = _line(first.time[a].astype(np.float64), later.time[b].astype(np.float64), semitones)
     if line is None:
         return None
@@ -355,12 +351,38 @@ def _compare(first: _Song, later: _Song, first_name: str, later_name: str) -> Ma
         later=later_name,
         first=first_name,
         similarity=round(shorter, 3),
+        later_share=round(shares[0], 3),
+        first_share=round(shares[1], 3),
         start_s=round(start / FRAMES_PER_S, 1),
         stop_s=round(stop / FRAMES_PER_S, 1),
         first_start_s=round(max(0.0, (start - shift) / slope / FRAMES_PER_S), 1),
         speed=round(1 / slope, 3),
         semitones=round(height, 1),
     )
+
+
+def _shared_marks(first: _Song, later: _Song) -> tuple[Ints, Ints, Array]:
+    """Places of landmarks in both songs that agree in hash and nearly in pitch and speed, and their semitones apart."""
+    low = np.searchsorted(later.hashed, first.hashed, side="left")
+    many = np.searchsorted(later.hashed, first.hashed, side="right") - low
+    a = np.repeat(np.arange(len(first.hashed)), many)
+    b = np.repeat(low, many) + np.arange(len(a)) - np.repeat(np.cumsum(many) - many, many)
+    semitones = later.pitch[b] - first.pitch[a]
+    speed = first.reach[a] / later.reach[b]
+    near = (np.abs(semitones) < _MAX_SEMITONES) & (np.abs(speed - 1) < _MAX_SPEED + 1.5 / first.reach[a])
+    return a[near], b[near], semitones[near]
+
+
+def marks_on_line(first: Signature, later: Signature, match: Match) -> tuple[int, int]:
+    """Landmarks of two stems that lie where `match` of their songs has them, and the fewer of both in that stretch."""
+    one, other = _Song.of(first), _Song.of(later)
+    a, b, semitones = _shared_marks(one, other)
+    start, stop, first_start = (s * FRAMES_PER_S for s in (match.start_s, match.stop_s, match.first_start_s))
+    expected_at = start + (one.time[a] - first_start) / match.speed
+    on_line = (np.abs(other.time[b] - expected_at) < _NEAR_LINE) & (np.abs(semitones - match.semitones) < _NEAR_PITCH)
+    first_stop = first_start + (stop - start) * match.speed
+    marks = min(_between(other.time, int(start), int(stop)), _between(one.time, int(first_start), int(first_stop)))
+    return len(np.unique(b[on_line])), marks
 
 
 def _line(x: Array, y: Array, semitones: Array) -> tuple[float, float, float, NDArray[np.bool_]] | None:

@@ -7,8 +7,9 @@ numbers against the `QualityRules`, `judge` makes keep or the first reason of th
 2023): a source must be louder than -40 dB in at least 30 % of seconds.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -26,12 +27,15 @@ from datasets.field_constraints import (
     Probability,
     check_ranges,
 )
-from datasets.quality.alignment import RANGE_S, MixtureAlignment
+from datasets.quality.alignment import RANGE_S
 from datasets.quality.bandwidth import cutoff_hz
 from datasets.quality.bleed import NO_BLEED_DB, BleedMeter
 from datasets.quality.fingerprint import FingerprintExtractor, Signature, clock, find_duplicates
 from datasets.quality.loudness import STEPS_PER_S, KWeighting, integrated, lufs
+from datasets.quality.mixture_fit import MIN_COMPARED_S, MixtureFit, StemFault
+from datasets.quality.stem_artifacts import BitDepth, dropouts, one_sided
 from datasets.quality.stem_classifier import LABELS, MIN_RATE, StemClassifier, likeliest
+from datasets.quality.stem_landmarks import StemLandmarks
 
 __all__ = [
     "QualityRules",
@@ -48,7 +52,7 @@ __all__ = [
 Array = NDArray[np.float64]
 
 # Of measures and rules: raise it when the same stems measure, or are judged, otherwise (CONTRIBUTING.md)
-VERSION = 1
+VERSION = 2
 
 _FLOOR_DB = -120.0
 _FLAT_STEP = 2.0**-15  # samples within one step of 16 bits stand still
@@ -60,6 +64,7 @@ _SMALL_OFFSET = 0.003  # of full scale; what is nearer to zero is not worth list
 _LOUD_PEAK_DB = 20.0  # dBFS of a second that is worth listening to for its level alone
 _NEAR_MIXTURE_DB = -20.0  # of residual; what is nearer to the mixture is not worth listening to
 _GATED_DB = -60.0  # a stem's level below which nothing is heard in it
+_ANY_GAIN_DB = 1000.0  # that switch the rule off
 _NO_ODDS = 1000.0  # that switch the rule off
 _WINDOW_S = 0.0464  # 2048 samples at 44.1 kHz
 _NUM_WORST = 3  # seconds
@@ -78,6 +83,10 @@ class QualityRules:
     max_offset: Probability = 0.01  # DC offset: how far from zero a stem's mean may lie, of full scale; 1 keeps any
     # Least correlation between the channels of a stem; -1 keeps stems that cancel in mono
     min_correlation: Correlation = -0.9
+    max_dropouts: NonNegativeFloat = 1.0  # times a stem may fall to zero for a moment without fading; 1e9 keeps any
+    max_one_sided: Probability = 0.1  # share of a stem's seconds in which one channel may be dead; 1 keeps any
+    min_bits: NonNegativeFloat = 9.0  # of a stem's samples, by the steps between them; 0 keeps any
+    max_noise: Probability = 0.5  # share of a stem's seconds that may be nothing but steady noise; 1 keeps any
     # Lowest frequency at which a stem's spectrum may end as if cut; 0 keeps lossy songs (MUSDB18)
     min_cutoff_hz: NonNegativeFloat = 0.0
     # Level of another stem that a stem may hold; -20 through a room reads as -25; 0 keeps any
@@ -85,6 +94,9 @@ class QualityRules:
     # Time by which a stem may be off the mixture that came with it, if any; 1000 keeps any
     max_shift_ms: NonNegativeFloat = 3.0
     max_residual_db: NonPositiveFloat = -3.0  # level of what the stems leave of that mixture, against it; 0 keeps any
+    # Level by which a stem may differ from that mixture, which also finds stems that are upside down, of another song,
+    # or that lack a channel or some milliseconds; 1000 keeps any
+    max_gain_db: NonNegativeFloat = 2.0
     # Log of how much likelier other names for the stems may be than their own; 1000 keeps any
     max_label_odds: NonNegativeFloat = 1.0
     # Share of the shorter song that another must hold to be its copy; > 1 keeps copies
@@ -92,6 +104,32 @@ class QualityRules:
 
     def __post_init__(self) -> None:
         check_ranges(self, InputError, section="curate.")
+
+
+# The settings that switch off the rule behind each reason; several rules may be behind one.
+SWITCHED_OFF: Mapping[str, tuple[Mapping[str, Any], ...]] = {
+    "silent_source": ({"min_presence": 0},),
+    "too_loud": ({"max_peak_db": 1000},),
+    "clipped": ({"max_clipped": 1},),
+    "offset": ({"max_offset": 1},),
+    "inverted": ({"min_correlation": -1},),
+    "dropouts": ({"max_dropouts": 1e9},),
+    "one_sided": ({"max_one_sided": 1},),
+    "coarse": ({"min_bits": 0},),
+    "noise": ({"max_noise": 1},),
+    "lossy": ({"min_cutoff_hz": 0},),
+    "bleed": ({"max_bleed_db": 0},),
+    "misaligned": ({"max_shift_ms": 1000},),
+    "unlike_mixture": ({"max_gain_db": 1000}, {"max_residual_db": 0}, {"max_gain_db": 1000, "max_residual_db": 0}),
+    "swapped": ({"max_label_odds": 1000},),
+    "mislabelled": ({"model": ""},),  # of `CurateConfig`
+}
+
+
+def in_toml(settings: Mapping[str, Any]) -> str:
+    """Settings of curation as the command line takes them."""
+    words = (f'{name}=""' if value == "" else f"{name}={value:g}" for name, value in settings.items())
+    return " ".join(f"curate.{word}" for word in words)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,20 +176,22 @@ class StemStatistics:
         self._seconds: dict[str, list[Array]] = {}  # name -> an array of shape (S, ...) for each second
         self._window = np.hanning(_window_samples(sample_rate) + 1)[:-1].astype(np.float32)
         num_bins = len(self._window) // 2 + 1
+        self._bits = BitDepth(len(self._sources))
         self._bleed = BleedMeter(len(self._sources), num_bins)
+        self._landmarks = StemLandmarks(len(self._sources), sample_rate, num_bins)
         self._labels = StemClassifier(len(self._sources), sample_rate, num_bins) if sample_rate >= MIN_RATE else None
         self._long_term = np.zeros((len(self._sources), num_bins))
         self._weights: list[float] = []  # of the seconds: 1, and less for a last one that is not whole
         self._spectra_s = 0.0  # of the song that `_long_term` sums
-        self._alignment: MixtureAlignment | None = None
+        self._mixture: MixtureFit | None = None
         self._ended = False
 
     def add(self, stems_SCT: Samples, mixture_CT: Samples | None = None) -> None:
         """Add the next block."""
         assert not self._ended, "add() after measures(): make a new StemStatistics"
         if not self._num_samples and mixture_CT is not None:
-            self._alignment = MixtureAlignment(len(self._sources), self._rate)
-        assert (mixture_CT is None) == (self._alignment is None), "the mixture comes with every block or with none"
+            self._mixture = MixtureFit(len(self._sources), self._rate)
+        assert (mixture_CT is None) == (self._mixture is None), "the mixture comes with every block or with none"
         self._num_samples += stems_SCT.shape[2]
         block = stems_SCT if mixture_CT is None else np.concatenate([stems_SCT, mixture_CT[None]])
         joined = block if self._rest is None else np.concatenate([self._rest, block], axis=2)
@@ -173,14 +213,16 @@ class StemStatistics:
             "peak": np.abs(second_SCT).max(axis=(1, 2)).astype(np.float64),
             "mean": second_SCT.mean(axis=2).astype(np.float64),
             "flat": np.array([flat_share(stem_CT) for stem_CT in second_SCT]),
+            "dropouts": dropouts(second_SCT, self._rate).astype(np.float64),
             "weighted": self._weighting.power(second_SCT).sum(axis=1).T,
         }
         for name, value in second.items():
             self._seconds.setdefault(name, []).append(value)
+        self._bits.add(second_SCT, second["power"].mean(axis=1))
         self._listener.add(mono(sum_CT))
         self._add_spectra(second_SCT)
-        if self._alignment is not None:
-            self._alignment.add(second_SCT, block[-1])
+        if self._mixture is not None:
+            self._mixture.add(second_SCT, block[-1])
 
     def _add_spectra(self, second_SCT: Samples) -> None:
         """Frames of 46 ms that overlap by half and do not reach over the second's end."""
@@ -195,6 +237,7 @@ class StemStatistics:
         self._long_term += power_SNF.mean(axis=1) * self._weights[-1]
         self._spectra_s += self._weights[-1]
         self._bleed.add(spectra_SNF, power_SNF)
+        self._landmarks.add(power_SNF)
         if self._labels is not None:
             self._labels.add(power_SNF, second_SCT)
 
@@ -225,8 +268,11 @@ class StemStatistics:
         presence (share of seconds), rms_db, lufs (BS.1770-4, integrated), short_lufs (the loudest 3 s), peak, clipped
         (share of clipped samples), offset (the mean, of full scale), correlation (of the channels; 1 for dual
         mono, -1 for inverted polarity), cutoff_hz (see `bandwidth`), bleed_OTHER_db where another stem is heard in it
-        (see `bleed`), and as_LABEL, the natural log of how probable each name is for it (see `labels`). With a mixture:
-        residual_db, and shift_ms of each source where it is clear (see `alignment`).
+        (see `bleed`), dropouts (how many), one_sided (share of seconds in which one channel is dead), bits (see
+        `stem_artifacts`), noise (share of seconds that are steady noise), and as_LABEL, the log of how probable each
+        name is for it (see `labels`). With a mixture: residual_db, compared_s (seconds), shift_ms of each source where
+        it is clear (see `alignment`), and for a source that is not as the mixture has it (see `mixture_fit`)
+        mixture_KIND, for how many seconds, and gain_db.
         """
         power_NS = self._series("power").mean(axis=2)
         weighted = np.concatenate(self._seconds["weighted"])  # tenths of seconds
@@ -244,7 +290,19 @@ class StemStatistics:
                 f"{source}_correlation": self._correlation(position),
                 f"{source}_cutoff_hz": cutoff_hz(self._long_term[position] / self._spectra_s, self._rate),
             }
-        return result | self._between_stems() | self._against_mixture()
+        return result | self._defects() | self._between_stems() | self._against_mixture()
+
+    def _defects(self) -> dict[str, float]:
+        one_sided_S = one_sided(self._series("power"), self._series("cross"))
+        result: dict[str, float] = {}
+        for position, source in enumerate(self._sources):
+            result[f"{source}_dropouts"] = float(self._series("dropouts")[:, position].sum())
+            result[f"{source}_one_sided"] = float(one_sided_S[position])
+            if np.isfinite(bits := self._bits.bits()[position]):
+                result[f"{source}_bits"] = float(bits)
+            if self._labels is not None:
+                result[f"{source}_noise"] = float(self._labels.noise()[position])
+        return result
 
     def _between_stems(self) -> dict[str, float]:
         result: dict[str, float] = {}
@@ -258,11 +316,23 @@ class StemStatistics:
         return result
 
     def _against_mixture(self) -> dict[str, float]:
-        if self._alignment is None:
+        if self._mixture is None:
             return {}
-        shifts = zip(self._sources, self._alignment.shifts_s(), strict=True)
-        found = {f"{source}_shift_ms": 1000 * shift for source, shift in shifts if shift is not None}
-        return {"residual_db": self._alignment.residual_db()[0], **found}
+        if (compared_s := self._mixture.compared_s()) < MIN_COMPARED_S:
+            return {"compared_s": compared_s}
+        residual_db = self._mixture.residual_db()[0]
+        shifts = zip(self._sources, self._mixture.shifts_s(), strict=True)
+        result = {f"{source}_shift_ms": 1000 * shift for source, shift in shifts if shift is not None}
+        for fault in self._stem_faults():
+            source = self._sources[fault.place]
+            result[f"{source}_mixture_{fault.kind}"] = fault.num_s
+            if fault.gain_db:
+                result[f"{source}_gain_db"] = fault.gain_db
+        return {"residual_db": residual_db, "compared_s": compared_s, **result}
+
+    def _stem_faults(self) -> list[StemFault]:
+        assert self._mixture is not None
+        return self._mixture.faults()
 
     def _flat(self) -> Array:
         """Share of flat tops per second, where they lie at the highest level of the song: square waves do elsewhere."""
@@ -285,13 +355,18 @@ class StemStatistics:
             moments += _stretches("clipped", source, self._flat()[:, position], floor=0.0)
             offset = np.abs(self._series("mean")[:, position]).max(axis=-1)
             moments += _stretches("offset", source, offset, floor=_SMALL_OFFSET)
+            moments += _stretches("dropouts", source, self._series("dropouts")[:, position], floor=0.0)
         for into, onto in np.argwhere(self._bleed.levels_db() > NO_BLEED_DB):
             # Where the other is loudest beside a stem that sounds at all, its bleed is heard best.
             gap = np.where(levels_NS[:, into] > _GATED_DB, levels_NS[:, onto] - levels_NS[:, into], -np.inf)
             names = {"source": self._sources[into], "other": self._sources[onto]}
             moments += _stretches("bleed", badness_N=gap, floor=-np.inf, **names)
-        if self._alignment is not None:
-            moments += _stretches("unlike_mixture", "", self._alignment.residual_db()[1], floor=_NEAR_MIXTURE_DB)
+        if self._mixture is not None:
+            moments += _stretches("unlike_mixture", "", self._mixture.residual_db()[1], floor=_NEAR_MIXTURE_DB)
+            for fault in self._stem_faults():
+                there_N = np.isin(np.arange(len(levels_NS)), fault.seconds)
+                badness_N = np.where(there_N, levels_NS[:, fault.place] + 200, 0.0)
+                moments += _stretches("unlike_mixture", self._sources[fault.place], badness_N, floor=0.0)
         duration_s = self._num_samples / self._rate
         return tuple(replace(moment, stop_s=min(moment.stop_s, max(duration_s, 1.0))) for moment in moments)
 
@@ -299,6 +374,11 @@ class StemStatistics:
         """What `find_duplicates` compares: landmarks of the sum of all stems; see `fingerprint`."""
         self._end()
         return self._listener.signature()
+
+    def stem_signatures(self) -> dict[str, Signature]:
+        """What each stem is recognized by in another song; see `stem_landmarks`."""
+        self._end()
+        return dict(zip(self._sources, self._landmarks.signatures(), strict=True))
 
 
 def measure(
@@ -326,7 +406,7 @@ def faults(
     measures: Mapping[str, float], rules: QualityRules, *, sources: Sequence[str], moments: Sequence[WorstSegment] = ()
 ) -> tuple[RuleViolation, ...]:
     """Every rule that the song breaks; `moments` of `StemStatistics.worst` add where."""
-    rooms = (_silence, _waveform, _spectrum, _mixture, _names)
+    rooms = (_silence, _waveform, _defects, _spectrum, _mixture, _names)
     found = [fault for room in rooms for fault in room(measures, rules, sources)]
     return tuple(replace(fault, detail=fault.detail + _where(fault, moments)) for fault in found)
 
@@ -365,6 +445,24 @@ def _waveform(measures: Mapping[str, float], rules: QualityRules, sources: Seque
             yield RuleViolation(reason="inverted", source=source, detail=detail)
 
 
+def _defects(measures: Mapping[str, float], rules: QualityRules, sources: Sequence[str]) -> Iterator[RuleViolation]:
+    for source in sources:
+        times, share = measures.get(f"{source}_dropouts", 0.0), measures.get(f"{source}_one_sided", 0.0)
+        bits, noise = measures.get(f"{source}_bits", 24.0), measures.get(f"{source}_noise", 0.0)
+        if times > rules.max_dropouts:
+            detail = f"{source}: falls to zero {times:.0f} times without fading"
+            yield RuleViolation(reason="dropouts", source=source, detail=detail)
+        if share > rules.max_one_sided:
+            detail = f"{source}: one channel is dead in {share:.0%} of seconds"
+            yield RuleViolation(reason="one_sided", source=source, detail=detail)
+        if bits < rules.min_bits:
+            detail = f"{source}: its samples have {bits:.0f} bits"
+            yield RuleViolation(reason="coarse", source=source, detail=detail)
+        if noise > rules.max_noise:
+            detail = f"{source}: nothing but steady noise in {noise:.0%} of seconds"
+            yield RuleViolation(reason="noise", source=source, detail=detail)
+
+
 def _spectrum(measures: Mapping[str, float], rules: QualityRules, sources: Sequence[str]) -> Iterator[RuleViolation]:
     for source in sources:
         cutoff = measures[f"{source}_cutoff_hz"]
@@ -380,14 +478,48 @@ def _spectrum(measures: Mapping[str, float], rules: QualityRules, sources: Seque
 
 
 def _mixture(measures: Mapping[str, float], rules: QualityRules, sources: Sequence[str]) -> Iterator[RuleViolation]:
+    shifted = set()
     for source in sources:
         shift = measures.get(f"{source}_shift_ms", 0.0)
         if abs(shift) > rules.max_shift_ms and rules.max_shift_ms < 1000 * RANGE_S:
+            shifted.add(source)
             detail = f"{source}: {abs(shift):.1f} ms {'after' if shift > 0 else 'before'} its place in the mixture"
             yield RuleViolation(reason="misaligned", source=source, detail=detail)
-    if (residual := measures.get("residual_db", NO_BLEED_DB)) > rules.max_residual_db:
+    named = [] if rules.max_gain_db >= _ANY_GAIN_DB else list(_against_mixture(measures, rules, sources, shifted))
+    yield from named
+    if (residual := measures.get("residual_db", NO_BLEED_DB)) > rules.max_residual_db and not named:
         detail = f"the stems leave {residual:.1f} dB of the mixture that came with them"
         yield RuleViolation(reason="unlike_mixture", source="", detail=detail)
+
+
+def _against_mixture(
+    measures: Mapping[str, float], rules: QualityRules, sources: Sequence[str], shifted: Collection[str]
+) -> Iterator[RuleViolation]:
+    """What the mixture says against single stems, but for the shifted ones, which explain nothing where they are."""
+    for source in sources:
+        gain_db = measures.get(f"{source}_gain_db", 0.0)
+        for kind, words in _MIXTURE_WORDS.items():
+            seconds = measures.get(f"{source}_mixture_{kind}")
+            if seconds is None or source in shifted or ("level" in kind and abs(gain_db) <= rules.max_gain_db):
+                continue
+            part = f", for {seconds:.0f} s" if kind != "missing" and seconds < measures["compared_s"] - 1 else ""
+            level = f"{abs(gain_db):.1f} dB too {'loud' if gain_db > 0 else 'quiet'}"
+            told = words.format(level=level, seconds=seconds)
+            yield RuleViolation(reason="unlike_mixture", source=source, detail=f"{source}: {told}{part}")
+
+
+# What is said of a stem of which the mixture holds something else, by `StemFault.kind`.
+_MIXTURE_WORDS = {
+    "level": "{level} against the mixture",
+    "left_level": "its left channel is {level} against the mixture",
+    "right_level": "its right channel is {level} against the mixture",
+    "inverted": "upside down against the mixture (its polarity)",
+    "exchanged": "left and right are exchanged against the mixture",
+    "left_dead": "its left channel is silent, and the mixture has it",
+    "right_dead": "its right channel is silent, and the mixture has it",
+    "absent": "the mixture holds nothing of it: it is of another song, at another rate, or far too loud",
+    "missing": "{seconds:.2f} s of it are missing that the mixture has",
+}
 
 
 def _names(measures: Mapping[str, float], rules: QualityRules, sources: Sequence[str]) -> Iterator[RuleViolation]:

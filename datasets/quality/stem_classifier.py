@@ -20,6 +20,8 @@ Mask = NDArray[np.bool_]
 LABELS = ("drums", "bass", "other", "vocals")
 MIN_RATE = 32000  # Hz; the features were weighted with treble in them
 _BANDS = 28  # from 40 Hz to 16 kHz
+_NOISE_FLATNESS = -1.1  # white noise has -0.58, pink noise -0.9, and the flattest of music -1.6
+_NOISE_STEPS = 0.06
 _JUMP = 0.7  # of a band's log energy within one frame: 3 dB
 _SOUNDING = 1e-4  # of the second's loudest frame
 _AUDIBLE = 1e-6  # mean square of a second, -60 dBFS
@@ -62,6 +64,7 @@ class StemClassifier:
         self._tones = int(np.searchsorted(self._hertz, _TONES_HZ))
         self._lags = (int(sample_rate / _HIGHEST_HZ), min(int(sample_rate / _LOWEST_HZ), num_bins - 1))
         self._counts = np.zeros((len(_COUNTS), num_sources))
+        self._noise = np.zeros((2, num_sources))  # seconds that are noise, and all that are audible
 
     def add(self, power_SNF: Samples, second_SCT: Samples) -> None:
         """Hear the next second, and the power spectra of its frames."""
@@ -97,10 +100,25 @@ class StemClassifier:
         return [used.sum(axis=1), jumps.sum(axis=1)]
 
     def _flatness(self, power_SNF: Samples, used_SN: Mask) -> Array:
-        """Sum over frames of how far the spectrum from 200 Hz to 5 kHz is from flat, as a natural logarithm."""
+        """Sum over frames of how far the spectrum from 200 Hz to 5 kHz is from flat, as a natural logarithm.
+
+        Noise is flat and of a steady level: of all frames of a second, and by the mean square of the steps between.
+        """
         part = power_SNF[:, :, (self._hertz > 200) & (self._hertz < 5000)] + np.float32(1e-6)
-        result: Array = ((np.log(part).mean(axis=2) - np.log(part.mean(axis=2))) * used_SN).sum(axis=1)
+        level_SN = np.log(part.mean(axis=2))
+        flat_SN = np.log(part).mean(axis=2) - level_SN
+        steps_S = np.square(np.diff(level_SN, axis=1)).mean(axis=1) if level_SN.shape[1] > 1 else np.full(len(part), 9)
+        whole_S = used_SN.all(axis=1)
+        self._noise += np.stack(
+            [whole_S & (flat_SN.mean(axis=1) > _NOISE_FLATNESS) & (steps_S < _NOISE_STEPS), used_SN.any(axis=1)]
+        )
+        result: Array = (flat_SN * used_SN).sum(axis=1)
         return result
+
+    def noise(self) -> Array:
+        """Share of the audible seconds of each stem that are nothing but steady noise."""
+        share: Array = self._noise[0] / np.maximum(self._noise[1], 1)
+        return share
 
     def _steadiness(self, power_SNF: Samples, energy_SN: Samples, used_SN: Mask) -> list[Array]:
         """Pairs of neighbouring frames with tones in them, and the sum of the cosines between their magnitudes."""

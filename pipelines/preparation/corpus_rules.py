@@ -1,25 +1,37 @@
 """Verdicts on all songs: decisions by hand, forgotten songs, copies of one recording, and splits that lost theirs."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import permutations
 from typing import Any
 
 import numpy as np
 
+from datasets.corpus import splits
 from datasets.corpus.removed_songs import NOTHING, SAME, RemovedSongs
 from datasets.corpus.removed_songs import REASON as FORGOTTEN
-from datasets.corpus.splits import assign_splits
-from datasets.quality.fingerprint import Match, Signature, find_matches
+from datasets.quality.fingerprint import Signature
 from datasets.quality.verdict_overrides import Overrides
 from datasets.schema import SPLITS, Verdict
 from datasets.shards.dataset_versions import origin_of
 from datasets.shards.manifests import SongOrigin
 from pipelines.preparation.curate_config import CurateConfig
+from pipelines.preparation.relaxed_rules import KEEPS_COPIES, let_in
+from pipelines.preparation.shared_recordings import StemSignatures, related, without_copies, without_leaks
 from pipelines.preparation.song_rules import JudgedSong
 from pipelines.report.curation.curation_input import Evidence
 
 _BAND_HZ = 500.0  # by less copies of one recording differ without one being better
 _UNKNOWN = SongOrigin(lossless=True, bits=16, sample_rate=0)  # of a store of earlier versions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurationVerdicts:
+    """What came of all songs."""
+
+    verdicts: list[Verdict]
+    evidence: Mapping[str, tuple[Evidence, ...]]
+    would_keep: Mapping[str, int]  # how many more songs, by the setting that switches one rule off
 
 
 def verdicts_on(
@@ -28,8 +40,8 @@ def verdicts_on(
     by_hand: Overrides,
     about: Mapping[str, Any],
     forgotten: RemovedSongs = NOTHING,
-) -> tuple[list[Verdict], dict[str, tuple[Evidence, ...]]]:
-    """Verdicts on all stored songs, and the moments that show why."""
+) -> CurationVerdicts:
+    """Verdicts on all stored songs, the moments that show why, and what other settings would keep."""
     verdicts = [
         Verdict(
             track_id=item.song.track_id,
@@ -53,8 +65,15 @@ def verdicts_on(
         for verdict in verdicts
     ]
     origins = {name: origin_of(fields) for name, fields in about.get("origins", {}).items()}
-    ranks = {verdict.track_id: _rank(verdict, origins, by_hand, about["sources"]) for verdict in verdicts}
-    verdicts, copies = _without_copies(verdicts, signatures, by_hand, ranks, min_similarity=config.min_similarity)
+    free = _free(about)
+    ranks = {verdict.track_id: _rank(verdict, origins, by_hand, about["sources"], free) for verdict in verdicts}
+    stems = {item.song.track_id: item.stem_signatures for item in songs_judged}
+    similar = config.min_similarity
+    verdicts = _without_dropped_by_hand(verdicts, signatures, stems, by_hand, min_similarity=similar)
+    names = {verdict.track_id for verdict in verdicts if verdict.keep}
+    matches, shared = related(names, signatures, stems, min_similarity=similar)
+    before_copies = verdicts
+    verdicts, copies = without_copies(verdicts, matches, shared, by_hand, ranks)
     with_evidence = [item for item in songs_judged if item.evidence and item.song.track_id not in to_go]
     evidence = {item.song.track_id: item.evidence for item in with_evidence}
     remarks = {
@@ -64,7 +83,23 @@ def verdicts_on(
         replace(verdict, detail="; ".join(filter(None, (verdict.detail, *remarks[verdict.track_id]))))
         for verdict in verdicts
     ]
-    return resplit(explained, about), {**evidence, **copies}
+    on_sides = resplit(explained, about, [stem.songs for stem in shared])
+    on_sides, leaks = without_leaks(on_sides, shared, by_hand)
+    # What other settings would keep, copies among that left out.
+    opened = let_in(config, songs_judged, before_copies, about["sources"])
+    every = names.union(*opened.values())
+    if every > names:
+        matches, shared = related(every, signatures, stems, min_similarity=similar)
+    would_keep = {}
+    for settings, let in opened.items():
+        more = [replace(v, keep=True) if v.track_id in let else v for v in before_copies]
+        among = names | let
+        pairs = [match for match in matches if {match.first, match.later} <= among]
+        after, _ = without_copies(more, pairs, [stem for stem in shared if {*stem.songs} <= among], by_hand, ranks)
+        would_keep[settings] = sum(verdict.keep and verdict.track_id in let for verdict in after)
+    would_keep[KEEPS_COPIES] = sum(verdict.reason in ("duplicate", "leak") for verdict in on_sides)
+    would_keep = {settings: count for settings, count in would_keep.items() if count}
+    return CurationVerdicts(verdicts=on_sides, evidence={**evidence, **copies, **leaks}, would_keep=would_keep)
 
 
 def _shares(item: JudgedSong, sources: Sequence[str]) -> dict[str, float]:
@@ -89,62 +124,43 @@ def _overruled(verdict: Verdict, by_hand: Overrides) -> Verdict:
     return replace(verdict, keep=decided.keep, reason="" if decided.keep else "overridden", detail=detail)
 
 
-Rank = tuple[int, bool, bool, int, int, int, int, str]
+Rank = tuple[int, bool, int, int, bool, int, int, int, int, str]
 
 
-def _rank(verdict: Verdict, origins: Mapping[str, SongOrigin], by_hand: Overrides, sources: Sequence[str]) -> Rank:
-    """Of copies the one of the lowest rank is kept: stricter side, decision by hand, better copy, name."""
+def _rank(
+    verdict: Verdict, origins: Mapping[str, SongOrigin], by_hand: Overrides, sources: Sequence[str], free: set[str]
+) -> Rank:
+    """Of copies the one of the lowest rank is kept: stricter stated side, decision by hand, all stems, stricter drawn
+    side, better copy, name.
+    """
     origin = origins.get(verdict.track_id, _UNKNOWN)
     band_hz = sum(verdict.measures.get(f"{source}_cutoff_hz", 0.0) for source in sources) / max(1, len(sources))
+    silent = sum(verdict.measures.get(f"{source}_presence", 1.0) == 0 for source in sources)
+    strictness = SPLITS.index(verdict.split)
     return (
-        -SPLITS.index(verdict.split), verdict.track_id not in by_hand.songs, not origin.lossless, -origin.bits,
-        -origin.sample_rate, -round(band_hz / _BAND_HZ), -round(verdict.duration_s), verdict.track_id,
+        0 if verdict.split in free else -strictness, verdict.track_id not in by_hand.songs, silent, -strictness,
+        not origin.lossless, -origin.bits, -origin.sample_rate, -round(band_hz / _BAND_HZ), -round(verdict.duration_s),
+        verdict.track_id,
     )  # fmt: skip
 
 
-def _without_copies(
+def _without_dropped_by_hand(
     verdicts: Sequence[Verdict],
     signatures: Mapping[str, Signature],
+    stems: StemSignatures,
     by_hand: Overrides,
-    ranks: Mapping[str, Rank],
     *,
     min_similarity: float,
-) -> tuple[list[Verdict], dict[str, tuple[Evidence, ...]]]:
-    """The verdicts with one song kept of each group of equals, and where to hear that they are."""
-    verdicts = _without_dropped_by_hand(verdicts, signatures, by_hand, min_similarity=min_similarity)
-    kept = {verdict.track_id: verdict for verdict in verdicts if verdict.keep}
-    matches = find_matches({name: signatures[name] for name in kept}, min_similarity=min_similarity)
-    changed: dict[str, Verdict] = {}
-    evidence: dict[str, tuple[Evidence, ...]] = {}
-    for names in _groups(matches):
-        best, *copies = sorted(names, key=lambda name: ranks[name])
-        for name in copies:
-            # A copy of a copy may share nothing with the best itself.
-            match = min(
-                (pair for pair in matches if name in (pair.later, pair.first)),
-                key=lambda pair: best not in (pair.later, pair.first),
-            )
-            changed[name] = _copied(kept[name], kept[best], match, by_hand)
-            evidence[name] = _side_by_side(match, name)
-    return [changed.get(verdict.track_id, verdict) for verdict in verdicts], evidence
-
-
-def _without_dropped_by_hand(
-    verdicts: Sequence[Verdict], signatures: Mapping[str, Signature], by_hand: Overrides, *, min_similarity: float
 ) -> list[Verdict]:
     """The verdicts, where a drop by hand is about the recording: its copies go as well, but for those kept by hand."""
     dropped = {name for name, decided in by_hand.songs.items() if not decided.keep and name in signatures}
     if not dropped:
         return list(verdicts)
-    considered = {
-        name: signatures[name] for name in dropped | {verdict.track_id for verdict in verdicts if verdict.keep}
-    }
+    considered = dropped | {verdict.track_id for verdict in verdicts if verdict.keep}
     # A corpus may keep copies (min_similarity above 1); what a person dropped is dropped all the same.
-    matches = find_matches(considered, min_similarity=min_similarity if min_similarity <= 1 else SAME)
-    first: dict[str, str] = {}
-    for names in _groups(matches):
-        if together := sorted(names & dropped):
-            first |= dict.fromkeys(names - by_hand.songs.keys(), together[0])
+    matches, _ = related(considered, signatures, stems, min_similarity=min_similarity if min_similarity <= 1 else SAME)
+    pairs = sorted({pair for match in matches for pair in permutations((match.first, match.later))})
+    first = {copy: name for name, copy in reversed(pairs) if name in dropped and copy not in by_hand.songs}
     return [
         replace(verdict, keep=False, reason="overridden", detail=_with(first[verdict.track_id], by_hand))
         if verdict.keep and verdict.track_id in first
@@ -157,61 +173,28 @@ def _with(dropped: str, by_hand: Overrides) -> str:
     return f"overridden by hand: the same recording as {dropped}, {by_hand.songs[dropped].why}"
 
 
-def _groups(matches: Sequence[Match]) -> list[set[str]]:
-    """The songs that matches join, directly or over others."""
-    groups: list[set[str]] = []
-    for match in matches:
-        joined = {match.later, match.first}
-        apart = []
-        for group in groups:
-            if group & joined:
-                joined |= group
-            else:
-                apart.append(group)
-        groups = [*apart, joined]
-    return groups
+def _free(about: Mapping[str, Any]) -> set[str]:
+    """The sides that songs may change: those that were drawn, and train, which they were drawn from."""
+    drawn = {split for split in about["drawn"] if about["split_rule"][f"{split}_fraction"] > 0}
+    return {"train", *drawn} if drawn else set()
 
 
-def _copied(copy: Verdict, best: Verdict, match: Match, by_hand: Overrides) -> Verdict:
-    """The verdict on a song whose audio another one has that is kept."""
-    side = f"the {best.split} song " if copy.split != best.split else ""
-    detail = f"the same audio as {side}{best.track_id}: {match.words}"
-    if copy.track_id in by_hand.songs:
-        return replace(copy, detail=f"{copy.detail} (the rules: {detail})")
-    return replace(copy, keep=False, reason="leak" if side else "duplicate", detail=detail)
-
-
-def _side_by_side(match: Match, name: str) -> tuple[Evidence, ...]:
-    """The middle of what two songs share, in each of them."""
-    middle_s = (match.start_s + match.stop_s) / 2
-    first_s = match.first_start_s + (middle_s - match.start_s) * match.speed
-    later, first = (
-        Evidence(
-            source="",
-            start_s=at_s,
-            stop_s=at_s,
-            words="this song" if track_id == name else "the other",
-            track_id=track_id,
-        )
-        for track_id, at_s in ((match.later, middle_s), (match.first, first_s))
-    )
-    return (later, first) if name == match.later else (first, later)
-
-
-def resplit(verdicts: list[Verdict], about: Mapping[str, Any]) -> list[Verdict]:
+def resplit(
+    verdicts: list[Verdict], about: Mapping[str, Any], shared: Collection[tuple[str, str]] = ()
+) -> list[Verdict]:
     """The same verdicts; where a split that was drawn has no kept song left, it takes one group of them.
 
-    All others keep their sides: a dropped song moves nobody else. Whoever was taken by an earlier version stays there.
+    Kept songs that share a stem stand on one side, as far as their sides were drawn. All others keep theirs: a dropped
+    song moves nobody else. Whoever was taken by an earlier version stays there.
     """
-    rule = about["split_rule"]
-    drawn = {split for split in about["drawn"] if rule[f"{split}_fraction"] > 0}
-    if not drawn:
+    if not (free := _free(about)):
         return verdicts
-    free = {"train", *drawn}
     taken = {name: side for name, side in about.get("curated_sides", {}).items() if side in free}
     kept = {v.track_id: taken.get(v.track_id, v.split) if v.split in free else v.split for v in verdicts if v.keep}
+    titles = {v.track_id: v.title for v in verdicts if v.keep}  # MoisesDB's folders do not name the artist
+    pairs = [pair for pair in shared if all(kept.get(name) in free for name in pair)]
+    kept = splits.on_one_side(kept, titles=titles, pairs=pairs, free=free)
     if not set(kept.values()) >= free:
-        titles = {v.track_id: v.title for v in verdicts if v.keep}  # MoisesDB's folders do not name the artist
-        dealt = assign_splits(kept, titles=titles, known=kept, **rule)
+        dealt = splits.assign_splits(kept, titles=titles, known=kept, pairs=pairs, **about["split_rule"])
         kept = {name: dealt[name][0] if {side, dealt[name][0]} <= free else side for name, side in kept.items()}
     return [replace(verdict, split=kept.get(verdict.track_id, verdict.split)) for verdict in verdicts]

@@ -31,7 +31,7 @@ from datasets.shards.manifests import (
     write_manifest,
 )
 from datasets.store import storage
-from pipelines.preparation import label_check, signal_stats
+from pipelines.preparation import label_check, relaxed_rules, signal_stats
 from pipelines.preparation.corpus_rules import verdicts_on
 from pipelines.preparation.curate_config import CurateConfig
 from pipelines.preparation.ingest import IngestResult
@@ -68,7 +68,7 @@ class CurateResult:
     verdicts: ShardSet
     chunks: ShardSet
     kept: tuple[str, ...]
-    summary: Mapping[str, Any]  # songs, readable, kept, dropped by reason, songs per split, hours
+    summary: Mapping[str, Any]  # songs, readable, kept, dropped by reason, songs per split, hours, what settings keep
     page: str  # the path of curation_page.html
 
     @property
@@ -170,10 +170,8 @@ def _curate(
     if model is not None:
         songs_judged = cross_checked(songs_judged, config, model, sources, store, progress)
     before = drawn_sides(store, stored.extra["split_rule"], step="curate") if stored.extra.get("drawn") else {}
-    verdicts, evidence = verdicts_on(
-        config, songs_judged, by_hand, {**stored.extra, "curated_sides": before}, forgotten
-    )
-    verdicts = sorted([*verdicts, *ingested.rejected], key=lambda verdict: verdict.track_id)
+    decided = verdicts_on(config, songs_judged, by_hand, {**stored.extra, "curated_sides": before}, forgotten)
+    verdicts = sorted([*decided.verdicts, *ingested.rejected], key=lambda verdict: verdict.track_id)
     settings = {**settings_of(stored), "curate": asdict(config)}
     table = write_table(store, "verdicts", table_of(verdicts, VERDICTS), key=key, settings=settings)
     page_input = CurationInput(
@@ -182,7 +180,8 @@ def _curate(
         sources=sources,
         verdicts=verdicts,
         songs={song.track_id: song for song in stored.songs},
-        evidence=evidence,
+        evidence=decided.evidence,
+        would_keep=relaxed_rules.in_words(decided.would_keep),
         matrices={item.song.track_id: item.shares_SS for item in songs_judged if item.shares_SS is not None},
         min_own=config.min_own,
         max_foreign=config.max_foreign,
@@ -192,14 +191,15 @@ def _curate(
     )
     curation_page.run(page_input, store=home, progress=progress)
     signatures = {item.song.track_id: item.signature for item in songs_judged}
-    return _select(verdicts, table, stored, by_hand, signatures, store=store, key=key, settings=settings)
+    summary = {"by_hand": len(by_hand.songs), "would_keep": dict(decided.would_keep)}
+    return _select(verdicts, table, stored, summary, signatures, store=store, key=key, settings=settings)
 
 
 def _select(
     verdicts: Sequence[Verdict],
     table: ShardSet,
     stored: Manifest,
-    by_hand: Overrides,
+    more: Mapping[str, Any],
     signatures: Mapping[str, Signature],
     *,
     store: str,
@@ -215,7 +215,7 @@ def _select(
         "dropped": dict(Counter(verdict.reason for verdict in verdicts if not verdict.keep)),
         "splits": {split: list(kept.values()).count(split) for split in SPLITS},
         "hours": sum(verdict.duration_s for verdict in verdicts if verdict.keep) / 3600,
-        "by_hand": len(by_hand.songs),
+        **more,
     }
     songs = [replace(song, split=kept[song.track_id]) for song in stored.songs if song.track_id in kept]
     sounds = [
@@ -267,12 +267,10 @@ def _nothing_left(split: str, config: CurateConfig, ingested: IngestResult, resu
             Counter(s for group in silent for s in group).most_common(1)[0][0]
         }
         remaining = ",".join(f'"{source}"' for source in sources if source not in always)
-        leave = f"corpus.sources=[{remaining}] leaves out {', '.join(sorted(always))}; " if remaining else ""
-        lines.append(f"{leave}curate.min_presence=0 keeps silent stems.")
-    if summary["dropped"].get("clipped"):
-        lines.append("curate.max_clipped=1 keeps clipped stems.")
-    if summary["dropped"].get("duplicate"):
-        lines.append("curate.min_similarity=2 keeps duplicates.")
+        leave = f"corpus.sources=[{remaining}] leaves out {', '.join(sorted(always))}." if remaining else ""
+        if leave:
+            lines.append(leave)
+    lines += [f"{line}." for line in relaxed_rules.in_words(summary.get("would_keep", {}))]
     if split == "train" and (why := splits.nothing_to_train_on([verdict.track_id for verdict in verdicts])):
         lines.append(f"{why}.")
     elif summary["kept"]:

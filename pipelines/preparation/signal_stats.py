@@ -58,6 +58,7 @@ class SongStats:
     measures: Mapping[str, float]
     moments: tuple[WorstSegment, ...]  # its worst seconds
     signature: Signature
+    stem_signatures: Mapping[str, Signature]
     unread: str = ""  # why the mixture that came with the song could not be compared this time
     broken: str = ""  # why it never can be: what its bytes are
 
@@ -138,7 +139,13 @@ def _measure_songs(item: Mapping[str, Any]) -> dict[str, Any]:
         except Unavailable as error:
             meter, problems["unread"] = _heard(song, [], **options), str(error)
         moments = [asdict(moment) for moment in meter.worst()]
-        row = {"measures": meter.measures(), "moments": moments, "signature": pack(meter.signature()), **problems}
+        row = {
+            "measures": meter.measures(),
+            "moments": moments,
+            "signature": pack(meter.signature()),
+            "stem_signatures": {source: pack(marks) for source, marks in meter.stem_signatures().items()},
+            **problems,
+        }
         if problems["unread"]:
             unread[work["cache"]] = row
         else:
@@ -192,8 +199,11 @@ def _read(path: str) -> SongStats | None:
 
 
 def _measured(row: Mapping[str, Any]) -> SongStats:
-    moments = tuple(WorstSegment(**moment) for moment in row["moments"])
-    signature = unpack(row["signature"])
     return SongStats(
-        measures=row["measures"], moments=moments, signature=signature, unread=row["unread"], broken=row["broken"]
+        measures=row["measures"],
+        moments=tuple(WorstSegment(**moment) for moment in row["moments"]),
+        signature=unpack(row["signature"]),
+        stem_signatures={source: unpack(marks) for source, marks in row["stem_signatures"].items()},
+        unread=row["unread"],
+        broken=row["broken"],
     )

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from datasets.quality.fingerprint import Signature
-from datasets.quality.measures import RuleViolation, faults
+from datasets.quality.measures import SWITCHED_OFF, RuleViolation, faults, in_toml
+from datasets.quality.mixture_fit import MIN_COMPARED_S
 from datasets.shards.manifests import Song
 from pipelines.preparation import label_check, label_rule
 from pipelines.preparation.curate_config import CurateConfig
@@ -25,6 +26,7 @@ class JudgedSong:
     song: Song
     measures: Mapping[str, float]
     signature: Signature
+    stem_signatures: Mapping[str, Signature]
     shares_SS: Shares | None = None  # what a model hears in its stems
     reason: str = ""
     detail: str = ""
@@ -40,14 +42,23 @@ def judged(song: Song, stats: SongStats, config: CurateConfig, sources: Sequence
         song=song,
         measures=stats.measures,
         signature=stats.signature,
+        stem_signatures=stats.stem_signatures,
         reason=broken[0].reason if broken else "",
-        detail="; ".join(fault.detail for fault in first),
+        detail="; ".join([*(fault.detail for fault in first), *_allowed_by(broken)]),
         remark=_remark(stats),
         evidence=tuple(_moments(first, stats)),
     )
 
 
+def _allowed_by(broken: Sequence[RuleViolation]) -> list[str]:
+    """The setting that keeps a song as it is, where it breaks one rule alone: genres may do so by design."""
+    reasons = {fault.reason for fault in broken}
+    return [f"allowed by {in_toml(SWITCHED_OFF[reason][-1])}" for reason in reasons] if len(reasons) == 1 else []
+
+
 def _remark(stats: SongStats) -> str:
+    if stats.measures.get("compared_s", MIN_COMPARED_S) < MIN_COMPARED_S:
+        return f"too short to be compared with the mixture that came with it, which takes {MIN_COMPARED_S:g} s"
     if not stats.broken and not stats.unread:
         return ""
     next_time = "; the next run tries again" if stats.unread else ""

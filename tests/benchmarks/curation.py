@@ -34,7 +34,8 @@ RATE = 44100
 SEED = 11
 STEM_FOLDERS = ("cc0_album", "lmms_demos", "real_small", "rendered_stems")
 TARGETS = {"swapped": 0.95, "silent_source": 0.95, "clipped": 0.95, "misaligned": 0.95, "bleed": 0.9,
-           "offset": 0.95, "inverted": 0.95}  # fmt: skip
+           "offset": 0.95, "inverted": 0.95, "dropouts": 0.95, "coarse": 0.95, "one_sided": 0.95,
+           "noise": 0.95}  # fmt: skip
 TURNS = {"swapped": 3, "silent_source": 1, "clipped": 2, "bleed": 2, "misaligned": 2, "offset": 1, "inverted": 1}
 BLEED_DB = (-10, -15, -20, -25, -30, -35)
 SEMITONES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
@@ -64,11 +65,12 @@ def main() -> int:
     parser.add_argument("--out", help="a JSON file for the rows")
     parser.add_argument("--model", help="a model that hears the swapped songs too, such as a checkpoint folder")
     parser.add_argument("--songs", type=int, default=3500, help="songs in the made-up index of fingerprints")
-    names = ["faults", "bleed", "copies", "lossy", "index", "model"]
+    names = ["faults", "mixture", "bleed", "copies", "lossy", "index", "model"]
     parser.add_argument("--part", action="append", choices=names, help="only this part; may be given several times")
     arguments = parser.parse_args()
     parts = {
         "faults": lambda: _faults(songs),
+        "mixture": lambda: _against_mixtures(songs),
         "bleed": lambda: _bleed_curve(songs),
         "copies": _copies,
         "lossy": lambda: _lossy(songs),
@@ -167,6 +169,38 @@ def _found(stems_SCT: Samples, mixture_CT: Samples, clock: _Clock) -> set[str]:
     clock.cpu_s += time.process_time() - began
     clock.audio_s += stems_SCT.shape[2] / RATE
     return {fault.reason for fault in faults(measures, QualityRules(), sources=SOURCES)}
+
+
+def _against_mixtures(songs: Mapping[str, Samples]) -> Iterator[Row]:
+    """One stem of a song beside its exact mixture, or a mastered one, changed so that only the mixture can tell.
+
+    A fault counts as found if its stem, and no other, is named.
+    """
+    some = {name: songs[name][:, :, : 8 * RATE] for name in sorted(songs)[::2]}
+    others = [*list(some)[1:], next(iter(some))]
+    for master, mastered in corruptions.MASTERS.items():
+        false = 0
+        tallies = {kind: Tally() for kind in corruptions.AGAINST_MIXTURE}
+        for (name, stems_SCT), other in zip(some.items(), others, strict=True):
+            mixture_CT = mastered(stems_SCT.sum(axis=0), RATE)
+            false += bool(_named(stems_SCT, mixture_CT))
+            for kind, plant in corruptions.AGAINST_MIXTURE.items() if master in ("exact", "limited by 6 dB") else ():
+                planted = plant(stems_SCT, some[other], row_rng(SEED, name, kind), RATE)
+                named = _named(planted.stems_SCT, mixture_CT)
+                tallies[kind].planted += 1
+                tallies[kind].found += named == {SOURCES[planted.places[0]]}
+        yield figure(f"mixture, {master}: good songs dropped ({len(some)})", false, "", target=0)
+        for kind, tally in tallies.items():
+            if tally.planted:
+                yield figure(f"mixture, {master}: {kind}, recall ({tally.planted})", tally.recall, "")
+
+
+def _named(stems_SCT: Samples, mixture_CT: Samples) -> set[str]:
+    """The stems that the mixture speaks against; an empty name for a song that it is unlike as a whole."""
+    meter = StemStatistics(sources=SOURCES, sample_rate=RATE)
+    meter.add(stems_SCT, mixture_CT)
+    found = faults(meter.measures(), QualityRules(), sources=SOURCES)
+    return {fault.source for fault in found if fault.reason in ("unlike_mixture", "misaligned")}
 
 
 def _bleed_curve(songs: Mapping[str, Samples]) -> Iterator[Row]:

@@ -116,6 +116,46 @@ def invert(stems_SCT: Samples, rng: np.random.Generator) -> Planted:
     return Planted(stems_SCT=planted, places=(place,))
 
 
+def drop_out(stems_SCT: Samples, rng: np.random.Generator, *, times: int, sample_rate: int) -> Planted:
+    """One stem at zero so many times, for 15 to 80 ms each, where it sounds."""
+    place = int(rng.choice(sounding(stems_SCT)))
+    planted = stems_SCT.copy()
+    loud = np.flatnonzero(np.abs(stems_SCT[place]).max(axis=0) > np.sqrt(np.square(stems_SCT[place]).mean()))
+    for start in rng.choice(loud, times):
+        planted[place, :, start : start + round(rng.uniform(0.015, 0.08) * sample_rate)] = 0
+    return Planted(stems_SCT=planted, places=(place,))
+
+
+def quantize(stems_SCT: Samples, rng: np.random.Generator, *, bits: int) -> Planted:
+    """One stem, at a peak of 0.2 to 1, in steps of so many bits."""
+    place = int(rng.choice(sounding(stems_SCT)))
+    planted = stems_SCT.copy()
+    scaled_CT = stems_SCT[place] / max(float(np.abs(stems_SCT[place]).max()), 1e-6) * rng.uniform(0.2, 1)
+    planted[place] = np.rint(scaled_CT * 2 ** (bits - 1)) / np.float32(2 ** (bits - 1))
+    return Planted(stems_SCT=planted, places=(place,))
+
+
+def kill_channel(stems_SCT: Samples, rng: np.random.Generator, *, start: float) -> Planted:
+    """One stem without its left or right channel from this share of the song on."""
+    place, channel = int(rng.choice(sounding(stems_SCT))), int(rng.integers(2))
+    planted = stems_SCT.copy()
+    planted[place, channel, round(start * stems_SCT.shape[2]) :] = 0
+    return Planted(stems_SCT=planted, places=(place,))
+
+
+def noise(stems_SCT: Samples, rng: np.random.Generator, *, colour: str) -> Planted:
+    """One stem replaced with steady noise, white or pink, of its level."""
+    place = int(rng.choice(sounding(stems_SCT)))
+    planted = stems_SCT.copy()
+    drawn_CT = rng.standard_normal(stems_SCT.shape[1:])
+    if colour == "pink":
+        spectrum_CF = np.fft.rfft(drawn_CT)
+        drawn_CT = np.fft.irfft(spectrum_CF / np.sqrt(np.arange(spectrum_CF.shape[1]) + 1), drawn_CT.shape[1])
+    level = np.sqrt(np.square(stems_SCT[place]).mean() / np.square(drawn_CT).mean())
+    planted[place] = drawn_CT * level
+    return Planted(stems_SCT=planted, places=(place,))
+
+
 # --- copies -------------------------------------------------------------------------------------------------
 
 
@@ -224,4 +264,104 @@ FAULTS: Mapping[str, Callable[[Samples, np.random.Generator, int], Planted]] = {
     ),
     "offset": lambda stems, rng, rate: add_offset(stems, rng, level=float(rng.uniform(0.02, 0.1))),
     "inverted": lambda stems, rng, rate: invert(stems, rng),
+    "dropouts": lambda stems, rng, rate: drop_out(stems, rng, times=int(rng.integers(3, 12)), sample_rate=rate),
+    "coarse": lambda stems, rng, rate: quantize(stems, rng, bits=8),
+    "one_sided": lambda stems, rng, rate: kill_channel(stems, rng, start=float(rng.choice([0.0, 0.3, 0.6]))),
+    "noise": lambda stems, rng, rate: noise(stems, rng, colour=str(rng.choice(["white", "pink"]))),
+}
+
+
+# --- against the mixture ------------------------------------------------------------------------------------
+
+
+def _change(
+    change: Callable[[Samples, Samples, np.random.Generator, int], Samples],
+) -> Callable[[Samples, Samples, np.random.Generator, int], Planted]:
+    """A fault of one stem, given that stem and the same stem of another song."""
+
+    def plant(stems_SCT: Samples, other_SCT: Samples, rng: np.random.Generator, sample_rate: int) -> Planted:
+        place = int(rng.choice(sounding(stems_SCT)))
+        planted = stems_SCT.copy()
+        planted[place] = change(stems_SCT[place].copy(), other_SCT[place], rng, sample_rate)
+        return Planted(stems_SCT=planted, places=(place,))
+
+    return plant
+
+
+def _level(decibels: float) -> Callable[[Samples, Samples, np.random.Generator, int], Samples]:
+    return lambda stem, other, rng, rate: stem * np.float32(10 ** (decibels / 20))
+
+
+def _of_another_song(stem_CT: Samples, other_CT: Samples, rng: np.random.Generator, rate: int) -> Samples:
+    """The other song's stem at this one's level; where it is silent, this one backwards."""
+    other_CT = np.resize(other_CT, stem_CT.shape)
+    if np.square(other_CT).mean() < 10 ** (MIN_LEVEL_DB / 10):
+        other_CT = stem_CT[:, ::-1]
+    return np.asarray(other_CT * np.sqrt(np.square(stem_CT).mean() / np.square(other_CT).mean()), np.float32)
+
+
+def _at_another_rate(stem_CT: Samples, other_CT: Samples, rng: np.random.Generator, rate: int) -> Samples:
+    fast_CT = resample(stem_CT, source_rate=48000, target_rate=44100)
+    return np.pad(fast_CT, ((0, 0), (0, stem_CT.shape[1] - fast_CT.shape[1])))
+
+
+def _cut(stem_CT: Samples, other_CT: Samples, rng: np.random.Generator, rate: int) -> Samples:
+    stem_CT[:, round(0.6 * stem_CT.shape[1]) :] = 0
+    return stem_CT
+
+
+def _one_channel(kind: str) -> Callable[[Samples, Samples, np.random.Generator, int], Samples]:
+    def change(stem_CT: Samples, other_CT: Samples, rng: np.random.Generator, rate: int) -> Samples:
+        stem_CT[int(rng.integers(2))] *= np.float32(0 if kind == "dead" else 0.5)
+        return stem_CT
+
+    return change
+
+
+def _with_dropouts(stem_CT: Samples, other_CT: Samples, rng: np.random.Generator, rate: int) -> Samples:
+    loud = np.flatnonzero(np.abs(stem_CT).max(axis=0) > np.sqrt(np.square(stem_CT).mean()))
+    for start in rng.choice(loud, 4):
+        stem_CT[:, start : start + round(0.05 * rate)] = 0
+    return stem_CT
+
+
+AGAINST_MIXTURE: Mapping[str, Callable[[Samples, Samples, np.random.Generator, int], Planted]] = {
+    "a stem of another song": _change(_of_another_song),
+    "at 48000 Hz for 44100": _change(_at_another_rate),
+    "12 dB too quiet": _change(_level(-12)),
+    "6 dB too loud": _change(_level(6)),
+    "3 dB too quiet": _change(_level(-3)),
+    "upside down": _change(lambda stem, other, rng, rate: -stem),
+    "cut at 60 %": _change(_cut),
+    "a dead channel": _change(_one_channel("dead")),
+    "one channel 6 dB too quiet": _change(_one_channel("quiet")),
+    "four dropouts of 50 ms": _change(_with_dropouts),
+}
+
+
+def limit(mixture_CT: Samples, sample_rate: int, *, down_db: float) -> Samples:
+    """A look-ahead limiter that takes this much off the highest peak within 5 ms."""
+    from scipy.ndimage import minimum_filter1d, uniform_filter1d
+
+    peak_T = np.abs(mixture_CT).max(axis=0)
+    gain_T = np.minimum(1, peak_T.max() * 10 ** (-down_db / 20) / np.maximum(peak_T, 1e-9))
+    width = 2 * round(0.005 * sample_rate) + 1
+    return (mixture_CT * uniform_filter1d(minimum_filter1d(gain_T, width), width)).astype(np.float32)
+
+
+def widen(mixture_CT: Samples, *, share: float) -> Samples:
+    """A wider image: this share of the difference between the channels more."""
+    side_T = np.float32(share / 2) * (mixture_CT[0] - mixture_CT[1])
+    return np.stack([mixture_CT[0] + side_T, mixture_CT[1] - side_T])
+
+
+MASTERS: Mapping[str, Callable[[Samples, int], Samples]] = {
+    "exact": lambda mixture, rate: mixture,
+    "limited by 6 dB": lambda mixture, rate: limit(mixture, rate, down_db=6.0),
+    "equalized, driven, softly limited": lambda mixture, rate: remaster(
+        mixture, np.random.default_rng(5), sample_rate=rate
+    ),
+    "wider and limited by 6 dB": lambda mixture, rate: limit(widen(mixture, share=0.5), rate, down_db=6.0),
+    "mp3 at 64 kbit/s": lambda mixture, rate: transcode(mixture, codec="mp3", kbps=64, sample_rate=rate),
+    "25 ms late": lambda mixture, rate: np.pad(mixture, ((0, 0), (rate // 40, 0)))[:, : mixture.shape[1]],
 }

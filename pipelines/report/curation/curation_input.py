@@ -38,3 +38,4 @@ class CurationInput:
     heard_db: float
     by_hand: Sequence[str]  # songs with a manual decision
     model: str = ""  # that checked the labels
+    would_keep: Sequence[str] = ()  # what other settings would keep, in words

@@ -116,7 +116,7 @@ def reasons_section(data: CurationInput) -> Markup:
         [reason, REASONS.get(reason, ""), str(count), _bar(count / total)]
         for reason, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     ]
-    return render_template("curation/reasons.html.j2", rows=rows)
+    return render_template("curation/reasons.html.j2", rows=rows, settings=data.would_keep)
 
 
 def _bar(share: float, *, style: str = "") -> Markup:

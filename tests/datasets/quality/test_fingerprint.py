@@ -370,7 +370,7 @@ def test_all_of_a_song_can_be_asked_for_and_more_than_all_is_none() -> None:
 )  # fmt: skip
 def test_words_tell_a_change_that_is_heard(speed: float, semitones: float, told: str) -> None:
     match = Match(
-        later="b", first="a", similarity=1.0, start_s=5.0, stop_s=70.0, first_start_s=61.0, speed=speed,
-        semitones=semitones,
+        later="b", first="a", later_share=1.0, first_share=1.0, similarity=1.0,
+        start_s=5.0, stop_s=70.0, first_start_s=61.0, speed=speed, semitones=semitones,
     )  # fmt: skip
     assert match.words == f"0:05-1:10 is a from 1:01{told}"
