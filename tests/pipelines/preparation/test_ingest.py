@@ -23,12 +23,13 @@ from datasets.loading.segment_sampler import SegmentIndex
 from datasets.schema import SOURCES, StemFile, Track
 from datasets.seeding import row_rng
 from datasets.shards import manifests, shards
-from datasets.store import write_lock
+from datasets.store import storage, write_lock
 from pipelines.preparation import ingest
 from pipelines.preparation.ingest import CorpusConfig, IngestConfig, IngestResult
 from tests.datasets.audio.encoded import encoded
 from tests.datasets.toy_store import batch
 from tests.pipelines import broken
+from tests.s3 import BUCKET, object_store
 
 RATE = 8000
 CONFIG = IngestConfig(sample_rate=RATE, shard_mb=1)
@@ -450,9 +451,15 @@ def test_a_copy_is_used_once_a_muted_file_is_left_out_and_both_are_said(ray_loca
     assert _run(CorpusConfig(root=str(tmp_path / "c")), tmp_path / "s") == result
 
 
+@pytest.mark.parametrize("remote", [False, True])
 def test_the_mixture_that_came_with_a_song_tells_how_late_a_lossy_file_begins_and_is_part_of_the_key(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remote: bool
 ) -> None:
+    with object_store() if remote else nullcontext():
+        _check_start_by_mixture(tmp_path, monkeypatch, f"s3://{BUCKET}/c" if remote else str(tmp_path / "c"))
+
+
+def _check_start_by_mixture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: str) -> None:
     decoded, folder, rate = _in_this_process(monkeypatch), tmp_path / "c/Song A", 44100
     folder.mkdir(parents=True)
     stems = {source: 0.1 * row_rng(0, source).standard_normal((2, 3 * rate)).astype(np.float32) for source in SOURCES}
@@ -460,10 +467,13 @@ def test_the_mixture_that_came_with_a_song_tells_how_late_a_lossy_file_begins_an
         soundfile.write(folder / f"{source}.wav", stem_CT.T, rate)
     (folder / "drums.wav").unlink()
     encoded(folder / "drums.aac", "aac", samples_CT=stems["drums"])
-    corpus, config = CorpusConfig(root=str(tmp_path / "c")), IngestConfig(sample_rate=rate)
+    corpus, config = CorpusConfig(root=root), IngestConfig(sample_rate=rate)
 
     def told() -> tuple[str, int]:
         """The remark, and how late the drums are stored."""
+        for path in folder.iterdir():
+            if storage.is_remote(root) and storage.stamp(f"{root}/Song A/{path.name}") is None:
+                storage.write(f"{root}/Song A/{path.name}", path.read_bytes())
         result = _run(corpus, tmp_path / "s", config)
         (remark,) = manifests.read_manifest(result.chunks).extra["origins"]["Song A"]["remarks"]
         stored_CT = shards.read_track(result.chunks, "Song A")[0]
@@ -482,4 +492,6 @@ def test_the_mixture_that_came_with_a_song_tells_how_late_a_lossy_file_begins_an
     assert told() == taken_off
     assert decoded == ["Song A"] * 2
     soundfile.write(folder / "mixture.wav", 0.1 * row_rng(0, "another song").standard_normal((3 * rate, 2)), rate)
+    if storage.is_remote(root):
+        storage.remove(f"{root}/Song A/mixture.wav")
     assert told() == (uncertain, 1024)
