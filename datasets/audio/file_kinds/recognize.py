@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from datasets.audio.file_kinds import chained_streams, coded_frames, containers, riff_chunks
+from datasets.audio.file_kinds import chained_streams, coded_frames, containers, riff_chunks, sampler_formats
 from datasets.audio.file_kinds.tag_bounds import after_tags
 from datasets.errors import AudioError
 
@@ -50,6 +50,8 @@ def recognize(path: Path) -> FileKind:
         if kind := containers.kind_of(file.read(600)):
             _check_parts(path, kind, file, size)
             return FileKind(by_pyav=True, states_start=containers.states_start(kind, file, size))
+        if (end := sampler_formats.stated_end(file, size)) > size:
+            raise truncated(path, f"its header promises {end} bytes and it has {size}")
         start = after_tags(file, 0)
         file.seek(start)
         head = file.read(4)
