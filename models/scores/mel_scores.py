@@ -17,7 +17,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .block_convolution import filtered
 from .metrics import require_comparable
 
 RESOLUTIONS = (1024, 2048, 4096)  # samples of a frame, four of which overlap
@@ -26,6 +25,7 @@ _FLOOR_POWER = 1e-8  # of a bin
 _FINE, _FINE_BANDS = 4096, 512
 _RANGE_DB, _LEAST = 80.0, 1e-10
 _AT_ONCE = 1024  # frames
+_BLOCK = 16384  # samples
 
 Padding = Literal["reflect", "constant"]
 
@@ -52,7 +52,7 @@ def multi_resolution_distance(reference_CT: Tensor, estimate_CT: Tensor, sample_
     total = 0.0
     for size in RESOLUTIONS:
         true_CMN, made_CMN = (
-            _mel_spectrum(signal_CT, size, _BANDS, sample_rate, pad="reflect", floor=_FLOOR_POWER).double()
+            _mel_spectrum(signal_CT, size, _BANDS, sample_rate, pad="reflect", floor=_FLOOR_POWER)
             for signal_CT in weighted
         )
         convergence = (made_CMN - true_CMN).norm() / made_CMN.norm()
@@ -142,10 +142,20 @@ def mel_bank(size: int, num_bands: int, sample_rate: int) -> NDArray[np.float32]
 
 
 def a_weighted(signal_CT: Tensor, sample_rate: int) -> Tensor:
-    """The signal through the filter of `a_weighting`, without its delay, as if silence were around; float32."""
+    """The signal through the filter of `a_weighting`, without its delay, as if silence were around; float32.
+
+    Summed tap by tap in single precision, as auraloss does: what that leaves in quiet bands moves the distance by 2e-6.
+    In blocks, since torch takes 15 times as long for a minute in one piece.
+    """
     taps_L = torch.from_numpy(a_weighting(sample_rate))
-    whole_CT = torch.cat(list(filtered(signal_CT.detach().cpu(), taps_L)), dim=1)
-    return whole_CT[:, len(taps_L) // 2 :][:, : signal_CT.shape[1]].float()
+    (num_channels, num_samples), half = signal_CT.shape, len(taps_L) // 2
+    num_blocks = -(-num_samples // _BLOCK)
+    padded_CT = torch.nn.functional.pad(
+        signal_CT.detach().cpu().float(), (half, num_blocks * _BLOCK - num_samples + half)
+    )
+    blocks_N1T = padded_CT.unfold(1, _BLOCK + 2 * half, _BLOCK).flatten(0, 1)[:, None]
+    filtered_N1T = torch.nn.functional.conv1d(blocks_N1T, taps_L[None, None])
+    return filtered_N1T.reshape(num_channels, -1)[:, :num_samples]
 
 
 @cache

@@ -28,7 +28,7 @@ class EvaluateConfig:
     full_bss_eval: bool = False  # compute ISR, SIR and SAR beside SDR; some 30 ms for each second of a song
     scorer: str = "stemline"  # "stemline", or "museval", which takes some 30 times as long for the same scores
     # Further scores, any of si_sdr, si_sir, si_sar, log_wmse, aura_mrstft, bleedless and fullness; the gate does not
-    # look at them. The last four take some 10, 60, and together 40 ms for each second of a song
+    # look at them. The last four take some 10, 80, and together 40 ms for each second of a song
     extra_metrics: tuple[str, ...] = ()
     museval_json: str = ""  # a folder for the scores of every window, as museval writes them; full_bss_eval=true only
     max_song_s: NonNegativeFloat = 0.0  # how much of each song is scored, from its start; 0 takes the whole song

@@ -1,10 +1,11 @@
 """Scores against museval 0.4.1's own: how far apart, how much faster, in how much memory.
 
 `make bench-scoring`: parity on real excerpts beside the checkout (16 bits, and AAC as decoded to floats), on stems that
-are mono, silent or short; then CPU seconds of one thread, each arm in a process of its own and museval in the same run.
-Cold is the first call in a fresh process, after imports; warm is the least of the calls after it, two or, of SDR, ten.
-museval is called once, and runs as it comes; ours in a process that keeps freed memory, as an evaluation does. Of four
-minutes museval takes two CPU minutes and 5 GB, which `--seconds 30 60` leaves out.
+are mono, silent or short; the same of further scores beside torch-log-wmse and msst; then CPU seconds of one thread,
+each arm in a process of its own and museval in the same run. Cold is the first call in a fresh process, after imports;
+warm is the least of the calls after it, two or, of SDR, ten. museval is called once, and runs as it comes; ours in a
+process that keeps freed memory, as an evaluation does. Of four minutes museval takes two CPU minutes and 5 GB, which
+`--seconds 30 60` leaves out.
 """
 
 import argparse
@@ -31,8 +32,8 @@ RATE = 44100
 SOURCES = ("drums", "bass", "other", "vocals")
 SETS = ("cc0_album", "lmms_demos", "real_small", "rendered_stems")
 TOLERANCES_DB = {"SDR": 1e-6, "ISR": 1e-3, "SIR": 1e-3, "SAR": 1e-3}
-# log-WMSE's own unit, and shares; msst computes in single precision, auraloss also its sums.
-FURTHER_TOLERANCES = {"log-WMSE": 1e-6, "Aura MRSTFT": 3e-6, "bleedless": 1e-6, "fullness": 1e-6}
+# log-WMSE's own unit, and shares of the others.
+FURTHER_TOLERANCES = {"log-WMSE": 1e-6, "Aura MRSTFT": 1e-6, "bleedless": 1e-6, "fullness": 1e-6}
 CALLS = {"museval": 1, "all four": 3, "SDR": 11}  # of each arm; the first is the cold one
 
 
@@ -41,16 +42,19 @@ def main() -> int:
     parser.add_argument("--out", help="a JSON file for the rows")
     parser.add_argument("--quick", action="store_true", help="one excerpt of each set")
     parser.add_argument("--seconds", type=int, nargs="+", default=[30, 60, 240], help="lengths to time")
-    parser.add_argument("--part", choices=("all", "parity", "speed"), default="all")
+    parser.add_argument("--part", choices=("all", "parity", "further", "speed"), default="all")
     parser.add_argument("--arm", nargs=2, metavar=("ARM", "SECONDS"), help="one arm, as JSON; for this bench itself")
     arguments = parser.parse_args()
     if arguments.arm:
         print(json.dumps(_measure(arguments.arm[0], int(arguments.arm[1]))))
         return 0
     rows: list[Row] = []
-    if arguments.part != "speed":
-        rows += _parity(excerpts=1 if arguments.quick else 2)
-    if arguments.part != "parity":
+    excerpts = 1 if arguments.quick else 2
+    if arguments.part in ("all", "parity"):
+        rows += _parity(excerpts)
+    if arguments.part in ("all", "further"):
+        rows += _further(excerpts)
+    if arguments.part in ("all", "speed"):
         rows += _speed(arguments.seconds)
     return show("Scoring", rows, arguments.out, decimals=9)
 
@@ -67,6 +71,11 @@ def _parity(excerpts: int) -> Iterator[Row]:
         print(f"  {name}, {solver}: {worst} dB apart, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
         for metric, worst_db in apart.items():
             yield figure(f"{name}, {solver}: {metric}", worst_db, "dB", target=TOLERANCES_DB[metric])
+
+
+def _further(excerpts: int) -> Iterator[Row]:
+    """The same of the scores of `evaluate.extra_metrics`, from the packages that define them."""
+    for name, stems_SCT, estimates_SCT in _cases(excerpts):
         for metric, worst in _further_apart(stems_SCT, estimates_SCT).items():
             yield figure(f"{name}: {metric}", worst, "", target=FURTHER_TOLERANCES[metric])
 

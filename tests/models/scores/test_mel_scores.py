@@ -58,10 +58,9 @@ def test_all_are_msst_s(seconds: float, channels: int, seed: int) -> None:
         assert bleedless_S[place].item() == pytest.approx(float(bleedless), rel=1e-6)
         assert fullness_S[place].item() == pytest.approx(float(fullness), rel=1e-6)
         assert multi_resolution_distance(true_CT, made_CT, RATE) == pytest.approx(
-            by_auraloss(true_CT, made_CT), rel=1e-6
+            by_auraloss(true_CT, made_CT), rel=5e-6
         )
-        # Sums in single precision there, over all bins.
-        assert spectral_S[place].item() == pytest.approx(metrics.AuraMRSTFT_metric(*pair), rel=3e-6)
+        assert spectral_S[place].item() == pytest.approx(metrics.AuraMRSTFT_metric(*pair), rel=1e-6)
         # It adds 1e-8 to each sample's product.
         assert si_sdr(true_CT[None], made_CT[None]).item() == pytest.approx(metrics.si_sdr(*pair), abs=1e-4)
 
