@@ -13,7 +13,7 @@ Array = NDArray[np.float64]
 
 _ZERO = 2.0**-16  # of full scale: half a step of 16 bits
 _EDGE = 0.1  # of the stem's level in that second, from which a dropout begins and to which it returns
-_STEPS = 1.5  # of the smallest sample that is not zero: what rounds to zero in coarse steps is no dropout
+_STEPS = 3.0  # of the smallest sample that is not zero: what rounds to zero in coarse steps is no dropout
 _SHORTEST_S, _LONGEST_S = 0.004, 0.5  # of a dropout; longer ones are rests
 _BIT_SAMPLES = 8192  # that are looked at for the steps between samples, in one of
 _BIT_SECONDS = 4  # seconds whose level is above
@@ -28,19 +28,17 @@ _ALIKE = 0.6  # correlation of the channels of a stem that would be heard in bot
 
 def dropouts(second_SCT: Samples, sample_rate: int) -> NDArray[np.int64]:
     """How often each stem falls to zero and comes back within a moment, without fading, of shape (S,)."""
-    counts = np.zeros(len(second_SCT), np.int64)
-    silent_SCT = np.abs(second_SCT) < _ZERO
-    for place, silent_CT in enumerate(silent_SCT):
-        counts[place] = max(
-            _holes(silent_T, stem_T, sample_rate) for silent_T, stem_T in zip(silent_CT, second_SCT[place], strict=True)
-        )
-    return counts
+    counts = [max(_holes(channel_T, sample_rate) for channel_T in stem_CT) for stem_CT in second_SCT]
+    return np.array(counts, np.int64)
 
 
-def _holes(silent_T: NDArray[np.bool_], stem_T: Samples, sample_rate: int) -> int:
+def _holes(stem_T: Samples, sample_rate: int) -> int:
     shortest = int(_SHORTEST_S * sample_rate)
     # A run this long holds one of every so many samples: most seconds end here.
-    if not silent_T[::shortest].any() or silent_T.all():
+    if not (np.abs(stem_T[::shortest]) < _ZERO).any():
+        return 0
+    silent_T = np.abs(stem_T) < _ZERO
+    if silent_T.all():
         return 0
     bounds = np.flatnonzero(np.diff(silent_T))
     if silent_T[0]:
