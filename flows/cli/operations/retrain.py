@@ -74,8 +74,3 @@ def explained(config: RunConfig) -> dict[str, Any]:
         "facts": asdict(facts),
         "console_output": output,
     }
-
-
-def _why(past: retrain_policy.Retraining) -> str:
-    """What a retraining failed at, else why it was begun."""
-    return past.error or past.reason

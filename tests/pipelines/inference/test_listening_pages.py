@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -73,7 +74,8 @@ def test_pages_hold_what_the_models_made_of_the_worst_songs_first(
     pairs = gate.compare(rivals[0].scores, rivals[1].scores, GateConfig())
     config = ListenConfig(seconds=1.0)
     index = Path(listening_pages.run(config, SCORING, rivals, pairs, songs, out=str(tmp_path)))
-    listed = re.findall(r'<a href="([^"]+)">([^<]+)</a>', index.read_text())
+    links = re.findall(r'<a href="([^"]+)">([^<]+)</a>', index.read_text())
+    listed = [(unquote(link), title) for link, title in links]
     worst_first = sorted(pairs.songs, key=lambda track_id: pairs.songs[track_id])
     assert [title for _, title in listed] == worst_first
     assert "learnt" not in index.read_text()
