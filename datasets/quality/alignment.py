@@ -16,11 +16,11 @@ from datasets.audio.mono_mix import cancels, mono
 
 Array = NDArray[np.float64]
 
-RANGE_S = 1.0  # shifts of up to a second in either direction are found
+RANGE_S = 1.0  # shifts of less than a second in either direction are found
 _RATE = 11025  # at least; 0.1 ms is fine enough
 _ALL_S = 16  # seconds from the start of which none is left out
 _CLEAR = 10.0  # times the deviation of the correlation that its peak must reach; a wrong one reached 8.1
-_AGREE_S = 0.001  # shifts that differ by no more are the same
+_AGREE_S = 0.001  # shifts that differ by no more are the same; a peak so near the end of the range lies beyond it
 _SILENT = 1e-8  # mean square, -80 dBFS
 
 
@@ -83,8 +83,10 @@ class MixtureAlignment:
         clear_ST = (sum_ST - sum_ST.mean(axis=1, keepdims=True)) > _CLEAR * np.maximum(
             sum_ST.std(axis=1, keepdims=True), 1e-12
         )
+        last = sum_ST.shape[1] - 1 - self._near
         best = [
-            int(np.argmax(sum_T)) if clear_T.any() else None for sum_T, clear_T in zip(sum_ST, clear_ST, strict=True)
+            at if clear_T.any() and self._near <= (at := int(np.argmax(sum_T))) <= last else None
+            for sum_T, clear_T in zip(sum_ST, clear_ST, strict=True)
         ]
         known = [at for at in best if at is not None]
         if not known:
@@ -104,7 +106,8 @@ class MixtureAlignment:
     def shifts_s(self) -> list[float | None]:
         """How much later than in the mixture each stem is, in seconds; None where that is not clear.
 
-        What most stems agree on counts as no shift: a mixture that is late as a whole does not matter.
+        What most stems agree on counts as no shift: a mixture that is late as a whole does not matter. A peak at the
+        end of the range is the flank of one that lies beyond it, and not a shift that was found.
         """
         best, clear_ST, usual = self._peaks()
         if usual is None:
@@ -112,7 +115,7 @@ class MixtureAlignment:
         # A stem in its place that also holds another one's bleed has two peaks, and the higher may be the bleed's.
         in_place = [clear_T[max(0, usual - self._near) : usual + self._near + 1].any() for clear_T in clear_ST]
         return [
-            None if at is None else 0.0 if here else (usual - at) / self._rate
+            0.0 if here else None if at is None else (usual - at) / self._rate
             for at, here in zip(best, in_place, strict=True)
         ]
 

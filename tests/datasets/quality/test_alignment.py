@@ -1,0 +1,29 @@
+import numpy as np
+import pytest
+
+from datasets.quality.alignment import MixtureAlignment
+from datasets.seeding import row_rng
+
+RATE = 11025
+
+
+def shifts_of(late_s: float) -> list[float | None]:
+    """Of three stems of noise and their mixture, the last of which is so much later than in the mixture."""
+    rng = row_rng(4, "alignment", late_s)
+    stems_SCT = rng.standard_normal((3, 1, 8 * RATE)).astype(np.float32)
+    mixture_CT = stems_SCT.sum(axis=0)
+    stems_SCT[2] = np.roll(stems_SCT[2], round(late_s * RATE), axis=1)
+    alignment = MixtureAlignment(3, RATE)
+    for start in range(0, 8 * RATE, RATE):
+        alignment.add(stems_SCT[:, :, start : start + RATE], mixture_CT[:, start : start + RATE])
+    return alignment.shifts_s()
+
+
+@pytest.mark.parametrize("late_s", [-0.99, -0.25, 0.4, 0.99])
+def test_a_shift_within_the_range_is_found(late_s: float) -> None:
+    assert shifts_of(late_s) == [0.0, 0.0, pytest.approx(late_s, abs=2e-4)]
+
+
+@pytest.mark.parametrize("late_s", [-1.0002, -1.0, 1.0, 1.0002, 1.7])
+def test_a_peak_at_the_edge_of_the_range_is_not_found(late_s: float) -> None:
+    assert shifts_of(late_s) == [0.0, 0.0, None]
