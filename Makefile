@@ -43,8 +43,8 @@ lint: sync ## ruff check, ruff format --check, types, import rules
 docs: sync ## the documentation, as a site in build/docs; warnings are errors
 	@$(BIN)/python -m sphinx -W --keep-going -q -a -b html -d build/doctrees docs build/docs
 
-bench-%: sync ## one benchmark, such as bench-road; OUT=FILE.json writes its rows, bench-gate takes SCORES=FILE.csv
-	@$(BIN)/python -m tests.benchmarks.$* $(if $(OUT),--out $(OUT)) $(if $(SCORES),--scores $(SCORES))
+bench-%: sync ## one benchmark, such as bench-road; OUT=FILE.json writes its rows; bench-gate takes SCORES=FILE.csv, bench-remix and bench-curation SONGS=FOLDER
+	@$(BIN)/python -m tests.benchmarks.$* $(if $(OUT),--out $(OUT)) $(if $(SCORES),--scores $(SCORES)) $(if $(SONGS),--songs $(SONGS))
 
 drill-%: sync ## one drill, such as drill-road: kill -9 at every stage, then finish
 	@$(BIN)/python -m tests.drills.drill_$*

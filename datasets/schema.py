@@ -169,8 +169,8 @@ class Profile:
     key: str  # "A minor"; empty when unknown
     key_confidence: float  # 0 to 1
     loudness_db: Mapping[str, float]  # RMS of each source over its sounding seconds, dBFS
-    phase_confidence: float = 1.0  # 0 to 1: that the beats are where they are, and not half a beat off
-    downbeat_confidence: float = 0.0  # 0 to 1
+    phase_confidence: float = 1.0  # 0 to 1: the chance that beats are beats, not half a beat off or of another tempo
+    downbeat_confidence: float = 0.0  # 0 to 1: the chance that bars begin where they do
     tuning_cents: float = 0.0  # from A = 440 Hz, -50 to 50
     vocals_s: tuple[tuple[float, float], ...] = ()  # from when to when somebody sings
 

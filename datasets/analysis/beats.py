@@ -39,6 +39,12 @@ REPEATS = (2, 4)
 WEIGHTS = np.array(
     [1.17, -0.71, 0.33, 0.39, -1.06, 2.27, -0.4, -0.27, 0.07, 3.77, -1.36, -0.52, -0.48, 1.13, 1.99, 1.59, -0.83]
 )
+# The chance that beats are beats, as log odds: an offset, and what the margin of the best reading counts; fitted to
+# songs of 6 to 30 s that the weights were not fitted to (tests.benchmarks.remix_chances).
+PHASE_CHANCE = (0.16, 1.42)
+FEW_BEATS = 16.0  # half of what a margin says about very many beats it says about so many
+MOST_MARGIN = 8.0
+TOGETHER_S = 0.07  # beats that are no farther apart are the same
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +53,7 @@ class Beats:
 
     tempo_bpm: float
     confidence: float  # 0 to 1
-    phase_confidence: float  # 0 to 1: that beats and bars begin where they do, and not half a beat off
+    phase_confidence: float  # 0 to 1: the chance that beats are beats, and not half a beat off or of another tempo
     beats_s: tuple[float, ...]
     downbeats_s: tuple[float, ...]  # empty when no beat of the bar stands out
     downbeat_confidence: float  # 0 to 1
@@ -58,27 +64,27 @@ NO_BEATS = Beats(
 )
 
 
-def beats(signal_T: Samples, sample_rate: int, *, chroma_ND: Array | None = None) -> Beats:
-    """Beats of a mono signal of any sample rate; `NO_BEATS` for silence, and for less than a second.
+def beats(signal: Samples, sample_rate: int, *, chroma_ND: Array | None = None) -> Beats:
+    """Beats of a signal (T,) or (C, T) of any sample rate; `NO_BEATS` for silence, and for less than a second.
 
     `chroma_ND`, by default of the signal itself, is where chords are heard to change, which tells bars apart.
     """
-    if signal_T.size < sample_rate or not np.any(np.abs(signal_T) > 10.0 ** (SILENCE_DB / 20.0)):
+    if signal.shape[-1] < sample_rate or not np.any(np.abs(signal) > 10.0 ** (SILENCE_DB / 20.0)):
         return NO_BEATS
-    onsets = onset_envelopes(signal_T, sample_rate)
+    onsets = onset_envelopes(signal, sample_rate)
     heard = list(hypotheses(onsets))
     best = max(heard, key=lambda found: found.merit, default=None)
     if best is None:
         return NO_BEATS
-    tones_ND = chromagram(signal_T, sample_rate)[0] if chroma_ND is None else chroma_ND
+    tones_ND = chromagram(signal, sample_rate)[0] if chroma_ND is None else chroma_ND
     rivals = _Rivals.of(best, heard)
     bars = find_bars(onsets, best.grid, tones_ND, halves=rivals.halves)
     times_s = best.grid / FRAMES_PER_S + ONSET_DELAY_S
-    inside = (times_s >= 0.0) & (times_s < signal_T.size / sample_rate)
+    inside = (times_s >= 0.0) & (times_s < signal.shape[-1] / sample_rate)
     return Beats(
         tempo_bpm=round(tempo_of(best.grid / FRAMES_PER_S), 4),
         confidence=round(best.confidence, 4),
-        phase_confidence=round(rivals.confidence(bars.first_N), 4),
+        phase_confidence=round(rivals.confidence(best.grid.size), 4),
         beats_s=tuple(round(float(time), 5) for time in times_s[inside]),
         downbeats_s=tuple(round(float(time), 5) for time in times_s[inside & bars.first_N]),
         downbeat_confidence=round(bars.certainty, 4),
@@ -141,32 +147,45 @@ def hypotheses(onsets: Onsets) -> Iterator[Hypothesis]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Rivals:
-    """Odds of other readings against the best grid: beats between its beats, and every second of its beats only.
+    """What speaks for the best grid against the other readings.
 
     The weights make a softmax of merits, so differences of merit are logarithms of odds.
     """
 
-    between: float
-    halves: tuple[float, float]  # the even ones, the odd ones
+    margin: float  # log odds of the readings that go together with the best one, against all others
+    halves: tuple[float, float]  # odds, against the best grid, that only its even and only its odd beats are beats
 
     @classmethod
     def of(cls, best: Hypothesis, heard: Sequence[Hypothesis]) -> "_Rivals":
+        odds_H = np.exp(np.array([other.merit for other in heard]) - best.merit)
+        together_H = np.array([_together(best.grid, other.grid) for other in heard])
+
         def odds(grid: Array) -> float:
-            same = [float(np.exp(other.merit - best.merit)) for other in heard if _coincide(other.grid, grid)]
-            return max(same, default=0.0)
+            same = [odd for odd, other in zip(odds_H, heard, strict=True) if _coincide(other.grid, grid)]
+            return float(max(same, default=0.0))
 
-        between = odds(best.grid + 0.5 * float(np.median(np.diff(best.grid))))
-        return cls(between=between, halves=(odds(best.grid[::2]), odds(best.grid[1::2])))
+        against = max(float(odds_H[~together_H].sum()), float(np.exp(-MOST_MARGIN)))
+        return cls(
+            margin=float(np.log(odds_H[together_H].sum() / against)),
+            halves=(odds(best.grid[::2]), odds(best.grid[1::2])),
+        )
 
-    def confidence(self, first_N: NDArray[np.bool_]) -> float:
-        """The chance that beats are beats, and that bars begin on them.
+    def confidence(self, num_beats: int) -> float:
+        """The chance that beats are beats: the same odds say more about many beats than about a few."""
+        offset, weight = PHASE_CHANCE
+        log_odds = offset + weight * self.margin * num_beats / (num_beats + FEW_BEATS)
+        return 1.0 / (1.0 + float(np.exp(-log_odds)))
 
-        Where the music is half as fast, every second beat lies between two, and only the bars say which of them do.
-        """
-        bars = np.nonzero(first_N)[0]
-        even = float(np.mean(bars % 2 == 0)) if bars.size else 0.5
-        right = 1.0 + even * self.halves[0] + (1.0 - even) * self.halves[1]
-        return right / (1.0 + self.between + sum(self.halves))
+
+def _together(one: Array, other: Array) -> bool:
+    """Whether the beats of the slower grid are beats of the faster one, at the same, twice or half the tempo."""
+    few, many = sorted((one, other), key=lambda grid: -float(np.median(np.diff(grid))))
+    octaves = float(np.log2(np.median(np.diff(few)) / np.median(np.diff(many))))
+    if octaves > 1.1 or abs(octaves - round(octaves)) > 0.1:
+        return False
+    right = np.clip(np.searchsorted(many, few), 1, many.size - 1)
+    distance = np.minimum(np.abs(few - many[right - 1]), np.abs(few - many[right]))
+    return float(np.mean(distance <= TOGETHER_S * FRAMES_PER_S)) >= 0.7
 
 
 def _coincide(grid: Array, beats: Array) -> bool:

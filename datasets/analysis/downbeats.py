@@ -17,12 +17,18 @@ from datasets.analysis.onsets import FRAMES_PER_S, Onsets, strength_at, widened
 Array = NDArray[np.float64]
 
 METRES = (3, 4)
-MIN_CERTAINTY = 0.15  # with less, no downbeat is named
+MIN_CERTAINTY = 0.85  # with less, no downbeat is named: of two songs both must be right for bars to meet bars
 OFF_BEAT = 4.0  # how much worse a bar that begins between two beats is than one that begins on the wrong beat
 READINGS = tuple((metre, phase) for metre in METRES for phase in range(metre))
 # What speaks for a reading, as `readings` lists it: low sounds and chord changes on one, high sounds on two and four,
 # beats that are like those a bar before, and bars of three. Fitted like the weights of `beats.py`.
-WEIGHTS = np.array([1.26, 8.21, 4.6, 1.64, 0.01])
+WEIGHTS = np.array([2.66, 11.42, 0.97, 1.63, -0.18])
+# The chance that bars are right, as log odds: an offset, and what the margin between readings and the octaves of the
+# tempo above `USUAL_BPM` count (tests.benchmarks.remix_chances). Fast grids are often twice the beat.
+BAR_CHANCE = (-0.2, 0.7, -1.44)
+FEW_BARS = 2.0  # half of what a margin says about very many bars it says about so many
+USUAL_BPM = 112.0
+MIN_SHARE = 1e-4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +36,7 @@ class Bars:
     """Which beats of a grid begin a bar; none when no reading stands out."""
 
     first_N: NDArray[np.bool_]
-    certainty: float  # 0 to 1: how much more probable the best reading is than the next
+    certainty: float  # 0 to 1: the chance that they are right
 
 
 def find_bars(onsets: Onsets, grid: Array, chroma_ND: Array, *, halves: tuple[float, float] = (0.0, 0.0)) -> Bars:
@@ -43,16 +49,26 @@ def find_bars(onsets: Onsets, grid: Array, chroma_ND: Array, *, halves: tuple[fl
         return nothing
     scores = readings(onsets, grid, chroma_ND) @ WEIGHTS
     odds = np.exp(scores - scores.max())
-    odds /= odds.sum()
+    plain = odds / odds.sum()
+    odds = plain.copy()
     for half, chance in enumerate(halves):
         there = [place for place, (metre, phase) in enumerate(READINGS) if metre == 4 and phase % 2 == half]
         odds[there] *= 1.0 + OFF_BEAT * chance / odds[there].sum()
-    best, second = np.sort(odds / odds.sum())[::-1][:2]
-    certainty = float(best - second)
+    best = int(np.argmax(odds))
+    metre, phase = READINGS[best]
+    certainty = _chance(plain[best], grid, num_bars=grid.size / metre)
     if certainty < MIN_CERTAINTY:
         return Bars(first_N=nothing.first_N, certainty=certainty)
-    metre, phase = READINGS[int(np.argmax(odds))]
     return Bars(first_N=np.arange(grid.size) % metre == phase, certainty=certainty)
+
+
+def _chance(share: float, grid: Array, *, num_bars: float) -> float:
+    """That a reading which has this share of all odds is right."""
+    offset, weight, slope = BAR_CHANCE
+    margin = float(np.log(share / max(1.0 - share, MIN_SHARE)))
+    octaves = float(np.log2(60.0 * FRAMES_PER_S / np.median(np.diff(grid)) / USUAL_BPM))
+    log_odds = offset + weight * margin * num_bars / (num_bars + FEW_BARS) + slope * octaves
+    return min(share, 1.0 / (1.0 + float(np.exp(-log_odds))))
 
 
 def readings(onsets: Onsets, grid: Array, chroma_ND: Array) -> Array:

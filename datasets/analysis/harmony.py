@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
-import soxr
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
+
+from datasets.analysis.spectra import magnitudes, resampled
 
 Array = NDArray[np.float64]
 Samples = NDArray[np.float32]
@@ -30,6 +30,9 @@ LOWEST, HIGHEST = 27, 97  # MIDI numbers: from 39 Hz, below a four-string bass, 
 FADE = (78, 90)
 OVERTONES, DECAY = 8, 0.7  # of one tone, each so much weaker than the one below
 TURNS = 12  # of the least squares
+# A tone stands above the lower of its neighbours by 6 dB at least, through the window; what stands above both by less
+# is the ripple of a flat spectrum, such as a click's.
+CLEAR_PEAK = 1.1
 MIN_TUNING = 0.1  # length of the mean direction of all peaks, below which there is no common tuning
 SILENCE_DB = -60.0
 # How much of a piece in a key falls on each degree, from the tonic up. No one of these is best everywhere, so all
@@ -54,10 +57,17 @@ PROFILES = {
     ),
 }
 
+# Added to the scores of minor keys, which their relative major keys outdo too often; set on rendered songs whose keys
+# are known (docs/explanation/automix.md says which)
+MINOR_BONUS = 0.04
 
-def chroma(signal_T: Samples, sample_rate: int) -> tuple[float, ...]:
-    """Twelve shares from C to B that sum to 1, with each frame counted by its loudness; empty for silence."""
-    return shares(chromagram(signal_T, sample_rate)[0])
+
+def chroma(signal: Samples, sample_rate: int) -> tuple[float, ...]:
+    """Twelve shares from C to B that sum to 1, with each frame counted by its loudness; empty for silence.
+
+    Of a signal (T,) or (C, T).
+    """
+    return shares(chromagram(signal, sample_rate)[0])
 
 
 def shares(chroma_ND: Array) -> tuple[float, ...]:
@@ -70,12 +80,14 @@ def shares(chroma_ND: Array) -> tuple[float, ...]:
 
 # librosa's chroma_stft takes 2.8 times as long and chroma_cqt 5.3 times; keys of 13 rendered songs score 0.53 with the
 # first and 0.69 with the second, 0.86 with this.
-def chromagram(signal_T: Samples, sample_rate: int) -> tuple[Array, float]:
-    """Pitch class strength per 0.19 s frame, (N, 12), and the track's tuning in cents from A = 440 Hz (-50 to 50)."""
-    if signal_T.size == 0 or not np.any(np.abs(signal_T) > 10.0 ** (SILENCE_DB / 20.0)):
+def chromagram(signal: Samples, sample_rate: int) -> tuple[Array, float]:
+    """Pitch class strength per 0.19 s frame, (N, 12), and the track's tuning in cents from A = 440 Hz (-50 to 50).
+
+    Of a signal (T,) or (C, T).
+    """
+    if signal.size == 0 or not np.any(np.abs(signal) > 10.0 ** (SILENCE_DB / 20.0)):
         return np.zeros((0, 12)), 0.0
-    mono_T = soxr.resample(np.asarray(signal_T, dtype=np.float32), sample_rate, ANALYSIS_RATE)
-    frame, pitch, strength, total = _peaks(mono_T)
+    frame, pitch, strength, total = _peaks(resampled(signal, sample_rate, ANALYSIS_RATE))
     if pitch.size == 0:
         return np.zeros((total, 12)), 0.0
     mean = np.sum(strength * np.exp(2j * np.pi * pitch)) / strength.sum()
@@ -120,30 +132,30 @@ def _overtones() -> Array:
 
 
 # librosa.piptrack takes 3 times as long.
-def _peaks(mono_T: Samples) -> tuple[NDArray[np.int64], Array, Array, int]:
+def _peaks(samples_CT: Samples) -> tuple[NDArray[np.int64], Array, Array, int]:
     """Spectral peaks: frame, pitch in MIDI numbers, strength; and the number of frames."""
-    from scipy.fft import rfft
-
-    padded_T = np.pad(mono_T, (WINDOW // 2, WINDOW // 2 + max(0, WINDOW - mono_T.size)))
-    frames_NT = sliding_window_view(padded_T, WINDOW)[::HOP]
+    padded_CT = np.pad(samples_CT, ((0, 0), (WINDOW // 2, WINDOW // 2 + max(0, WINDOW - samples_CT.shape[1]))))
     window_T = np.hanning(WINDOW + 1)[:-1].astype(np.float32)
     low, high = (440.0 * 2.0 ** ((midi - 69.0) / 12.0) * WINDOW / ANALYSIS_RATE for midi in (LOWEST - 1, HIGHEST + 1))
     first, last = int(low), int(high) + 2
     found: list[tuple[NDArray[np.int64], Array, Array]] = []
-    for start in range(0, frames_NT.shape[0], 256):  # bounded memory for hour-long tracks
-        spectrum_NF = np.abs(rfft(frames_NT[start : start + 256] * window_T, axis=1)[:, first - 1 : last + 1])
+    total = 0
+    for magnitude_NF in magnitudes(padded_CT, window_T, HOP, block=256):
+        spectrum_NF = magnitude_NF[:, first - 1 : last + 1]
         left, center, right = spectrum_NF[:, :-2], spectrum_NF[:, 1:-1], spectrum_NF[:, 2:]
         loud = center > 0.005 * center.max(axis=1, keepdims=True) + 1e-4
-        frame, column = np.nonzero((center > left) & (center >= right) & loud)
+        clear = center > CLEAR_PEAK * np.minimum(left, right)
+        frame, column = np.nonzero((center > left) & (center >= right) & loud & clear)
         at = (frame, column)
         below, top, above = (np.log(part[at].astype(np.float64) + 1e-9) for part in (left, center, right))
         offset = 0.5 * (below - above) / np.minimum(below - 2.0 * top + above, -1e-9)
         hertz = (first + column + offset) * ANALYSIS_RATE / WINDOW
         found.append(
-            (frame + start, 69.0 + 12.0 * np.log2(hertz / 440.0), np.exp(top - 0.25 * (below - above) * offset))
+            (frame + total, 69.0 + 12.0 * np.log2(hertz / 440.0), np.exp(top - 0.25 * (below - above) * offset))
         )
+        total += spectrum_NF.shape[0]
     frame_all, pitch_all, strength_all = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    return frame_all, pitch_all, strength_all, frames_NT.shape[0]
+    return frame_all, pitch_all, strength_all, total
 
 
 def key(chroma_D: Sequence[float]) -> tuple[str, float]:
@@ -156,6 +168,7 @@ def key(chroma_D: Sequence[float]) -> tuple[str, float]:
         return "", 0.0
     centered = np.asarray(chroma_D) - np.mean(chroma_D)
     scores_KD = _key_templates() @ (centered / np.linalg.norm(centered))
+    scores_KD[12:] += MINOR_BONUS
     best = int(np.argmax(scores_KD))
     if scores_KD[best] <= 0.0:
         return "", 0.0

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import soxr
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
+
+from datasets.analysis.spectra import magnitudes, resampled
 
 Array = NDArray[np.float64]
 Samples = NDArray[np.float32]
@@ -40,12 +40,12 @@ class Onsets:
     high_N: Array  # rise of the amplitude above 258 Hz: what is loudest of the rest, the snare drum where there is one
 
 
-def onset_envelopes(signal_T: Samples, sample_rate: int) -> Onsets:
-    """The onsets of a mono signal of any sample rate, 200 frames per second."""
+def onset_envelopes(signal: Samples, sample_rate: int) -> Onsets:
+    """The onsets of a signal (T,) or (C, T) of any sample rate, 200 frames per second."""
     from scipy.ndimage import maximum_filter1d
 
-    mono_T = soxr.resample(np.asarray(signal_T, dtype=np.float32), sample_rate, ANALYSIS_RATE)
-    mel_NF, amplitude_N2 = (np.concatenate(parts) for parts in zip(*_spectra(mono_T), strict=True))
+    samples_CT = resampled(signal, sample_rate, ANALYSIS_RATE)
+    mel_NF, amplitude_N2 = (np.concatenate(parts) for parts in zip(*_spectra(samples_CT), strict=True))
     level = float(np.percentile(mel_NF, 99)) + 1e-12
     log_NF = np.log1p(np.float32(1000.0 / level) * mel_NF)
     # Two frames apart, against the louder of the neighbouring bands: vibrato and glides do not count as onsets
@@ -60,15 +60,11 @@ def onset_envelopes(signal_T: Samples, sample_rate: int) -> Onsets:
 
 
 # librosa 0.11 (stft, filters.mel) takes 1.6 times as long for this; with its mel bank beats are as good or 0.003 worse.
-def _spectra(mono_T: Samples) -> Iterator[tuple[Samples, Samples]]:
+def _spectra(samples_CT: Samples) -> Iterator[tuple[Samples, Samples]]:
     """Mel magnitudes (N, bands), and amplitudes of the low and the high part (N, 2), block by block."""
-    from scipy.fft import rfft
-
-    padded_T = np.pad(mono_T, WINDOW // 2)
-    frames_NT = sliding_window_view(padded_T, WINDOW)[::HOP]
+    padded_CT = np.pad(samples_CT, ((0, 0), (WINDOW // 2, WINDOW // 2)))
     window_T = np.hanning(WINDOW + 1)[:-1].astype(np.float32)
-    for start in range(0, frames_NT.shape[0], 2048):  # bounded memory for hour-long tracks
-        magnitude_NF = np.abs(rfft(frames_NT[start : start + 2048] * window_T, axis=1))
+    for magnitude_NF in magnitudes(padded_CT, window_T, HOP, block=2048):
         parts = [np.linalg.norm(magnitude_NF[:, part], axis=1) for part in (LOW, HIGH)]
         yield magnitude_NF @ _mel_bank(), np.stack(parts, axis=1)
 

@@ -30,10 +30,9 @@ def profile(
     method: Literal["stemline", "librosa"] = "stemline",
 ) -> Profile:
     """Beats, chroma and tuning by ours or by librosa; singing and loudness from the stems, whatever the method."""
-    mono_ST = mono(stems_SCT)
-    vocals_T = mono_ST[sources.index(VOCALS)] if VOCALS in sources else np.zeros(0, dtype=np.float32)
+    vocals_CT = stems_SCT[sources.index(VOCALS)] if VOCALS in sources else np.zeros((1, 0), dtype=np.float32)
     analyze = _by_librosa if method == "librosa" else _by_ours
-    beat, tones, tuning_cents = analyze(mono_ST, sources, sample_rate)
+    beat, tones, tuning_cents = analyze(stems_SCT, sources, sample_rate)
     name, certainty = key(tones)
     levels = [round(loudness_db(stem_CT, sample_rate), 3) for stem_CT in stems_SCT]
     return Profile(
@@ -50,32 +49,35 @@ def profile(
         key=name,
         key_confidence=certainty,
         tuning_cents=round(tuning_cents, 2),
-        vocals_s=singing_spans(vocals_T, sample_rate, range_db=singing_range_db),
+        vocals_s=singing_spans(vocals_CT, sample_rate, range_db=singing_range_db),
         loudness_db=dict(zip(sources, levels, strict=True)),
     )
 
 
-def _by_ours(mono_ST: Samples, sources: Sequence[str], sample_rate: int) -> tuple[Beats, tuple[float, ...], float]:
+def _by_ours(stems_SCT: Samples, sources: Sequence[str], sample_rate: int) -> tuple[Beats, tuple[float, ...], float]:
     """Beats from the mixture, chroma and tuning from what is neither drums nor vocals.
 
     Beats are heard better in the mixture than in the drums alone, where those rest or play around the beat
     (docs/log.md). A song whose only pitched stem is the voice has the chroma of its voice.
     """
-    chroma_ND, tuning_cents = chromagram(_pitched(mono_ST, sources), sample_rate)
+    chroma_ND, tuning_cents = chromagram(_pitched(stems_SCT, sources), sample_rate)
     if not chroma_ND.any() and VOCALS in sources:
-        chroma_ND, tuning_cents = chromagram(mono_ST[sources.index(VOCALS)], sample_rate)
-    return beats(mono_ST.sum(axis=0), sample_rate, chroma_ND=chroma_ND), shares(chroma_ND), tuning_cents
+        chroma_ND, tuning_cents = chromagram(stems_SCT[sources.index(VOCALS)], sample_rate)
+    return beats(stems_SCT.sum(axis=0), sample_rate, chroma_ND=chroma_ND), shares(chroma_ND), tuning_cents
 
 
-def _by_librosa(mono_ST: Samples, sources: Sequence[str], sample_rate: int) -> tuple[Beats, tuple[float, ...], float]:
+def _by_librosa(stems_SCT: Samples, sources: Sequence[str], sample_rate: int) -> tuple[Beats, tuple[float, ...], float]:
+    """As the recipe has it, of mono."""
+    mono_ST = mono(stems_SCT)
     mixture_T, pitched_T = mono_ST.sum(axis=0), _pitched(mono_ST, sources)
     drums_T = mono_ST[sources.index(DRUMS)] if DRUMS in sources else np.zeros_like(mixture_T)
     return beats_and_chroma(drums_T, pitched_T, mixture_T, sample_rate)
 
 
-def _pitched(mono_ST: Samples, sources: Sequence[str]) -> Samples:
+def _pitched(stems: Samples, sources: Sequence[str]) -> Samples:
     """The sum of what is neither drums nor vocals."""
-    return np.asarray(mono_ST[[source not in (DRUMS, VOCALS) for source in sources]].sum(axis=0))
+    chosen = [stem for stem, source in zip(stems, sources, strict=True) if source not in (DRUMS, VOCALS)]
+    return np.add.reduce(chosen) if chosen else np.zeros_like(stems[0])
 
 
 def loudness_db(stem_CT: Samples, sample_rate: int) -> float:

@@ -12,15 +12,16 @@ MIN_REST_S = 0.4  # a shorter rest is a breath, and belongs to the span
 MIN_SPAN_S = 0.15  # what is shorter is a click
 
 
-def singing_spans(stem_T: Samples, sample_rate: int, *, range_db: float = RANGE_DB) -> tuple[tuple[float, float], ...]:
-    """Spans of a mono stem that are at most `range_db` below its loud parts, to 50 ms; none in silence.
+def singing_spans(stem: Samples, sample_rate: int, *, range_db: float = RANGE_DB) -> tuple[tuple[float, float], ...]:
+    """Spans of a stem (T,) or (C, T) that are at most `range_db` below its loud parts, to 50 ms; none in silence.
 
     Loud is what nine tenths of the sounding blocks stay below. What is under -60 dBFS never counts.
     """
     block = max(1, round(BLOCK_S * sample_rate))
-    count = stem_T.size // block
-    blocks = np.asarray(stem_T[: count * block], dtype=np.float32).reshape(count, block)
-    power = np.einsum("nb,nb->n", blocks, blocks).astype(np.float64) / block
+    stem_CT = np.atleast_2d(np.asarray(stem, dtype=np.float32))
+    count = stem_CT.shape[1] // block
+    blocks = stem_CT[:, : count * block].reshape(len(stem_CT), count, block)
+    power = np.einsum("cnb,cnb->n", blocks, blocks).astype(np.float64) / (len(stem_CT) * block)
     floor = 10.0 ** (SILENCE_DB / 10.0)
     if not np.any(power > floor):
         return ()

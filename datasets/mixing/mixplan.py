@@ -49,7 +49,7 @@ class MixRules:
     # Largest predicted distance between beats, as the median over the beats of a part
     max_beat_error_ms: NonNegativeFloat = 35.0
     min_tempo_confidence: Probability = 0.1  # tracks whose tempo is less certain are neither reference nor candidate
-    # Tracks whose beats may lie half a beat off are neither reference nor candidate either
+    # Tracks whose beats are right with less probability than this are neither reference nor candidate either
     min_phase_confidence: Probability = 0.8
 
     def __post_init__(self) -> None:

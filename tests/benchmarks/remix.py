@@ -2,7 +2,7 @@
 
 Everything is scored against songs whose beats and keys are known: those of `../shared/data` and made-up ones. Speeds
 are in processor seconds of one thread, so that they hold on a machine with other work. `--part analysis`, `rendering`
-or `planning`, for example, takes one part.
+or `planning`, for example, takes one part. `--songs FOLDER` hears other songs of known beats (`remix_songs.py`).
 """
 
 import argparse
@@ -30,6 +30,7 @@ from models.learner_config import AugmentConfig
 from models.learning.augment import augment
 from pipelines.preparation import automix
 from pipelines.runtime.cluster import Resources, connect, map_rows
+from tests.benchmarks import remix_songs
 from tests.benchmarks.table import Row, figure, show, write
 
 PARTS = ("analysis", "alignment", "rendering", "planning", "augmentation", "workers")
@@ -42,7 +43,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", help="a JSON file for the rows")
     parser.add_argument("--part", choices=PARTS, action="append", help="one of the parts; again for more")
+    parser.add_argument("--songs", type=Path, help="a folder of songs, each with a truth.json: only these are heard")
     arguments = parser.parse_args()
+    if arguments.songs:
+        return show(f"What is heard in {arguments.songs}", remix_songs.rows(arguments.songs), arguments.out)
     rows: list[Row] = []
     missed = 0
     for part in arguments.part or PARTS:

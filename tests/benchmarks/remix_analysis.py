@@ -73,7 +73,7 @@ def _key_rows(songs: Sequence[KnownSong]) -> list[Row]:
     ours: dict[str, list[float]] = {}
     rival: dict[str, list[float]] = {}
     for song in (song for song in songs if song.key):
-        heard = chroma(song.pitched_T, song.sample_rate)
+        heard = chroma(song.pitched_CT, song.sample_rate)
         naive = librosa.feature.chroma_cqt(y=song.pitched_T, sr=song.sample_rate).sum(axis=1)
         for scores, tones in ((ours, heard), (rival, naive)):
             found, _ = key(tuple(tones))
@@ -113,11 +113,11 @@ def _method_rows(songs: Sequence[KnownSong]) -> list[Row]:
         rate = song.sample_rate
         pulse, tones, _ = beats_and_chroma(song.drums_T, song.pitched_T, song.mixture_T, rate)
         if song.beats_s.size:
-            found = (np.array(one.beats_s) for one in (pulse, beats(song.mixture_T, rate)))
+            found = (np.array(one.beats_s) for one in (pulse, beats(song.mixture_CT, rate)))
             score, own = (octave_fair(song.beats_s, times_s) for times_s in found)
             beat_f.setdefault(song.set, []).append((score, own))
         if song.key:
-            named = [key(shares)[0] for shares in (tones, chroma(song.pitched_T, rate))]
+            named = [key(shares)[0] for shares in (tones, chroma(song.pitched_CT, rate))]
             score, own = (mir_eval.key.weighted_score(song.key, name) if name else 0.0 for name in named)
             keys.setdefault(song.set, []).append((score, own))
     return [

@@ -47,10 +47,10 @@ def choices(songs: Iterable[KnownSong]) -> tuple[list[Choice], list[Choice]]:
     for song in songs:
         if not song.beats_s.size:
             continue
-        onsets = onset_envelopes(song.mixture_T, song.sample_rate)
+        onsets = onset_envelopes(song.mixture_CT, song.sample_rate)
         found = list(beats.hypotheses(onsets))
         times = [one.grid / FRAMES_PER_S + ONSET_DELAY_S for one in found]
-        times = [time_s[(time_s >= 0.0) & (time_s < song.mixture_T.size / song.sample_rate)] for time_s in times]
+        times = [time_s[(time_s >= 0.0) & (time_s < song.mixture_CT.shape[1] / song.sample_rate)] for time_s in times]
         fair, plain = (np.array([score(song.beats_s, time_s) for time_s in times]) for score in (octave_fair, plain_f))
         tempi = [60.0 * FRAMES_PER_S / float(np.median(np.diff(one.grid))) for one in found]
         right = np.array([tempo_right(song.tempo_bpm, tempo, octaves=True) for tempo in tempi], dtype=np.float64)
@@ -67,7 +67,7 @@ def choices(songs: Iterable[KnownSong]) -> tuple[list[Choice], list[Choice]]:
 
 
 def _chroma(song: KnownSong) -> Array:
-    return chromagram(song.pitched_T, song.sample_rate)[0]
+    return chromagram(song.pitched_CT, song.sample_rate)[0]
 
 
 def _bars_of(song: KnownSong, grid: Array, evidence_HD: Array) -> Choice:

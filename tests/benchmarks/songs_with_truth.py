@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +21,26 @@ TOY_RATE = 22050
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownSong:
-    """One excerpt in mono, and what is known about it; empty where nothing is."""
+    """One excerpt, and what is known about it; empty where nothing is."""
 
     set: str
     title: str  # the same for all excerpts of one song
     sample_rate: int
-    mixture_T: Samples
-    pitched_T: Samples  # bass and other; the mixture where there are no stems
+    mixture_CT: Samples
+    pitched_CT: Samples  # bass and other; the mixture where there are no stems
     drums_T: Samples | None
     tempo_bpm: float
     beats_s: Array
     downbeats_s: Array  # of songs whose metre is written in the score
     key: str
+
+    @property
+    def mixture_T(self) -> Samples:
+        return np.asarray(self.mixture_CT.mean(axis=0))
+
+    @property
+    def pitched_T(self) -> Samples:
+        return np.asarray(self.pitched_CT.mean(axis=0))
 
 
 def known_songs(data: Path, *, num_toys: int = 12) -> Iterator[KnownSong]:
@@ -44,25 +52,50 @@ def known_songs(data: Path, *, num_toys: int = 12) -> Iterator[KnownSong]:
             yield _read(name, folder, truth, beats=sure, bars="none written" not in str(truth.get("time_signature")))
     for number in range(num_toys):
         score = compose(77, str(number), 14.0)
-        stems_ST = perform(score, TOY_RATE).mean(axis=1)
+        stems_SCT = perform(score, TOY_RATE)
         yield KnownSong(
-            set="toys", title=f"toy {number}", sample_rate=TOY_RATE, mixture_T=stems_ST.sum(axis=0),
-            pitched_T=stems_ST[1] + stems_ST[2], drums_T=stems_ST[0], tempo_bpm=score.tempo_bpm,
+            set="toys", title=f"toy {number}", sample_rate=TOY_RATE, mixture_CT=stems_SCT.sum(axis=0),
+            pitched_CT=stems_SCT[1] + stems_SCT[2], drums_T=stems_SCT[0].mean(axis=0), tempo_bpm=score.tempo_bpm,
             beats_s=np.array(score.beats_s), downbeats_s=np.array(score.downbeats_s), key="",
         )  # fmt: skip
 
 
+def band_songs(folder: Path, *, excerpts: bool = True) -> Iterator[KnownSong]:
+    """Songs of `remix_bands.py`, whole and (with `excerpts`) by 8 s and 12 s out of their middle."""
+    for path in sorted(folder.rglob("truth.json")):
+        truth = json.loads(path.read_text(encoding="utf-8"))
+        song = _read("bands", path.parent, truth, beats=True, bars=True)
+        song = replace(song, title=path.parent.name)
+        yield song
+        for start_s, seconds in ((14.0, 8.0), (3.0, 12.0)) if excerpts else ():
+            yield _excerpt(song, start_s, start_s + seconds)
+
+
+def _excerpt(song: KnownSong, start_s: float, stop_s: float) -> KnownSong:
+    part = slice(round(start_s * song.sample_rate), round(stop_s * song.sample_rate))
+    beats_s, downbeats_s = (
+        times_s[(times_s >= start_s) & (times_s < stop_s)] - start_s for times_s in (song.beats_s, song.downbeats_s)
+    )
+    return replace(
+        song,
+        mixture_CT=song.mixture_CT[:, part],
+        pitched_CT=song.pitched_CT[:, part],
+        beats_s=beats_s,
+        downbeats_s=downbeats_s,
+    )
+
+
 def _read(name: str, folder: Path, truth: dict[str, Any], *, beats: bool, bars: bool) -> KnownSong:
     paths = [path for path in sorted(folder.iterdir()) if path.suffix in (".flac", ".ogg")]
-    found = {path.stem: soundfile.read(path, dtype="float32") for path in paths}
-    mono = {stem: samples.mean(axis=1) for stem, (samples, _) in found.items()}
+    found = {path.stem: soundfile.read(path, dtype="float32", always_2d=True) for path in paths}
+    heard = {stem: np.ascontiguousarray(samples.T) for stem, (samples, _) in found.items()}
     return KnownSong(
         set=name,
         title=folder.name.split(" (")[0],
         sample_rate=found["mixture"][1],
-        mixture_T=mono["mixture"],
-        pitched_T=mono["bass"] + mono["other"] if "bass" in mono else mono["mixture"],
-        drums_T=mono.get("drums"),
+        mixture_CT=heard["mixture"],
+        pitched_CT=heard["bass"] + heard["other"] if "bass" in heard else heard["mixture"],
+        drums_T=heard["drums"].mean(axis=0) if "drums" in heard else None,
         tempo_bpm=float(truth.get("tempo_bpm") or 0.0) if beats else 0.0,
         beats_s=np.array(truth.get("beats_s") or []) if beats else np.empty(0),
         downbeats_s=np.array(truth.get("downbeats_s") or []) if beats and bars else np.empty(0),

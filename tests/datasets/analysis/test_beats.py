@@ -7,7 +7,7 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from datasets.analysis.beats import NO_BEATS, Beats, beats
+from datasets.analysis.beats import NO_BEATS, WEIGHTS, Beats, Hypothesis, _Rivals, beats
 from datasets.corpus.synthetic import compose, perform
 
 SAMPLE_RATE = 16000
@@ -127,7 +127,7 @@ def test_seven_eighths_is_a_beat_without_a_sure_bar() -> None:
     times_s = np.arange(0.3, 20.0, 0.25)
     found = beats(hits_at(times_s, seconds=20.2, low_every=7), SAMPLE_RATE)
     assert_sane(found, 20.2)
-    assert found.downbeat_confidence < 0.6
+    assert found.downbeats_s == ()
 
 
 def test_beats_of_toy_songs_are_found() -> None:
@@ -171,6 +171,31 @@ def test_a_pulse_that_might_as_well_lie_between_the_beats_is_not_sure_where_it_i
     assert sure.phase_confidence > 0.95
     assert doubtful.phase_confidence < sure.phase_confidence
     assert beats(np.zeros(rate * 3, np.float32), rate).phase_confidence == 0.0
+
+
+def test_the_same_music_is_surer_the_longer_it_is_heard() -> None:
+    sure = []
+    for number in range(4):
+        mixture_CT = perform(compose(1003, str(number), 30.0), SAMPLE_RATE).sum(axis=0)
+        heard = [beats(mixture_CT[:, : seconds * SAMPLE_RATE], SAMPLE_RATE) for seconds in (6, 12, 30)]
+        sure.append([found.phase_confidence for found in heard])
+    short, middle, long = np.mean(sure, axis=0)
+    assert short < middle < long
+
+
+@pytest.mark.parametrize("tempo", [1.0, 1.5, 3.0])
+def test_any_reading_that_disagrees_counts_against_the_best_and_any_that_agrees_for_it(tempo: float) -> None:
+    """At the same tempo it lies half a beat off."""
+    grids = {"best": (20.0, 100.0), "faster": (20.0, 50.0), "other": (70.0, 100.0 / tempo)}
+    best, faster, other = (
+        Hypothesis(grid=np.arange(first, 6000.0, step), evidence=np.zeros(WEIGHTS.size), confidence=0.5)
+        for first, step in grids.values()
+    )
+    readings = ([best], [best, other], [best, other, faster])
+    alone, against, helped = (_Rivals.of(best, heard).confidence(60) for heard in readings)
+    assert against < helped < alone
+    assert against == pytest.approx(0.54, abs=0.03)
+    assert alone > 0.99
 
 
 def test_beats_are_less_sure_where_every_second_one_may_be_between_two() -> None:

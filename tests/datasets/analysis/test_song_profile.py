@@ -29,6 +29,30 @@ def test_the_same_stems_give_the_same_profile(song: Samples) -> None:
     assert json.dumps(asdict(first)) == json.dumps(asdict(second))
 
 
+@pytest.mark.parametrize("channel", [0, 1])
+def test_a_channel_the_other_way_round_changes_nothing(song: Samples, channel: int) -> None:
+    """Also of a song whose sides are wide apart, where the mean loses much and the difference is not clearly louder."""
+    late_SCT = np.stack([song[:, 0], 0.9 * np.roll(song[:, 1], 300, axis=-1)], axis=1)
+    for stems_SCT in (song, late_SCT):
+        turned_SCT = stems_SCT.copy()
+        turned_SCT[:, channel] *= -1.0
+        usual, turned = heard(stems_SCT), heard(turned_SCT)
+        assert usual.beats_s
+        assert (turned.beats_s, turned.downbeats_s) == (usual.beats_s, usual.downbeats_s)
+        assert (turned.key, turned.vocals_s) == (usual.key, usual.vocals_s)
+        np.testing.assert_allclose(turned.chroma, usual.chroma, atol=1e-4)
+        confidences = ("tempo_confidence", "phase_confidence", "downbeat_confidence", "key_confidence")
+        for name in confidences:
+            assert getattr(turned, name) == pytest.approx(getattr(usual, name), abs=2e-3), name
+
+
+def test_mono_is_heard_as_the_same_sound_on_both_sides(song: Samples) -> None:
+    mono_SCT = song[:, :1]
+    once, twice = heard(mono_SCT), heard(np.repeat(mono_SCT, 2, axis=1))
+    assert once.beats_s == twice.beats_s
+    np.testing.assert_allclose(once.chroma, twice.chroma, atol=1e-4)
+
+
 def test_a_song_without_drums_has_beats_and_a_song_of_drums_alone_has_no_key(song: Samples) -> None:
     without_T, alone_T = song.copy(), np.zeros_like(song)
     without_T[0] = 0.0

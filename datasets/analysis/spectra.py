@@ -1,0 +1,32 @@
+"""Short-time spectra of stereo: the energy of all channels together, so that no phase between them can cancel.
+
+The mono sum loses what is in antiphase, and with one channel inverted it is another signal; its energy is not.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import soxr
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+Samples = NDArray[np.float32]
+
+
+def resampled(signal: Samples, sample_rate: int, rate: int) -> Samples:
+    """A signal (T,) or (C, T) at another rate, (C, T)."""
+    channels = np.atleast_2d(np.asarray(signal, dtype=np.float32))
+    return np.stack([soxr.resample(np.ascontiguousarray(channel_T), sample_rate, rate) for channel_T in channels])
+
+
+def magnitudes(samples_CT: Samples, window_T: Samples, hop: int, *, block: int) -> Iterator[Samples]:
+    """Root mean square of the channels' magnitude spectra, (N, F), `block` frames at a time: memory is bounded."""
+    from scipy.fft import rfft
+
+    frames_CNT = sliding_window_view(samples_CT, window_T.size, axis=1)[:, ::hop]
+    for start in range(0, frames_CNT.shape[1], block):
+        power_NF = np.float32(0.0)
+        for frames_NT in frames_CNT[:, start : start + block]:
+            spectrum_NF = rfft(frames_NT * window_T, axis=1)
+            power_NF = power_NF + np.square(spectrum_NF.real) + np.square(spectrum_NF.imag)
+        yield np.sqrt(power_NF / np.float32(len(samples_CT)))
