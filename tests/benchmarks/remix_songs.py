@@ -17,7 +17,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from datasets.analysis.profile import profile
+from datasets.analysis.song_profile import profile
 from datasets.mixing.mixplan import MixRules, has_beat, plan
 from datasets.schema import SOURCES, Part, Profile
 from tests.benchmarks.songs_with_truth import octave_fair, plain_f, tempo_right
