@@ -88,8 +88,9 @@ def test_a_late_stem_in_antiphase_is_found_in_its_mixture() -> None:
     late = round(0.1 * RATE)
     stems_SCT[2] = np.roll(stems_SCT[2], late, axis=1)
     alignment = MixtureAlignment(3, RATE)
-    for start in range(0, 8 * RATE, RATE):
-        alignment.add(stems_SCT[:, :, start : start + RATE], mixture_CT[:, start : start + RATE])
+    seconds = np.split(np.pad(mixture_CT, ((0, 0), (RATE, RATE))), 10, axis=1)
+    for number in range(8):
+        alignment.add(stems_SCT[:, :, number * RATE : (number + 1) * RATE], seconds[number : number + 3])
     shifts = alignment.shifts_s()
     assert shifts[:2] == [0, 0]
     assert shifts[2] == pytest.approx(0.1, abs=0.001)

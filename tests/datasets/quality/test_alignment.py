@@ -11,11 +11,13 @@ def shifts_of(late_s: float) -> list[float | None]:
     """Of three stems of noise and their mixture, the last of which is so much later than in the mixture."""
     rng = row_rng(4, "alignment", late_s)
     stems_SCT = rng.standard_normal((3, 1, 8 * RATE)).astype(np.float32)
-    mixture_CT = stems_SCT.sum(axis=0)
+    mixture_CT = np.pad(stems_SCT.sum(axis=0), ((0, 0), (RATE, RATE)))
     stems_SCT[2] = np.roll(stems_SCT[2], round(late_s * RATE), axis=1)
+    seconds = np.split(mixture_CT, 10, axis=1)
     alignment = MixtureAlignment(3, RATE)
-    for start in range(0, 8 * RATE, RATE):
-        alignment.add(stems_SCT[:, :, start : start + RATE], mixture_CT[:, start : start + RATE])
+    for number in range(8):
+        second = slice(number * RATE, (number + 1) * RATE)
+        alignment.add(stems_SCT[:, :, second], seconds[number : number + 3])
     return alignment.shifts_s()
 
 
