@@ -85,6 +85,12 @@ def test_the_page_says_how_many_songs_each_reason_cost(page: str) -> None:
     assert "more have no player" not in page
 
 
+def test_the_page_says_what_other_settings_would_keep(page: str, made: CurationInput) -> None:
+    assert "With one rule off:" not in page
+    told = render(replace(made, would_keep=["curate.min_presence=0 keeps 34 more"]))
+    assert "<li>curate.min_presence=0 keeps 34 more</li>" in told
+
+
 def test_every_song_is_in_the_table_and_only_stored_ones_can_be_overruled(page: str) -> None:
     rows = [attributes for name, attributes in Page(page).tags if name == "tr" and "data-id" in attributes]
     assert [row["data-id"] for row in rows] == ["a", "b", "c", "d", "e", "broken"]
