@@ -6,6 +6,8 @@ songs alone.
 Other thresholds were set with all real and rendered songs in view; the held-out synthetic ones are drawn from a seed
 of their own. A rule's false alarms are counted on good songs and on songs with another fault. With `--model PATH`
 (a checkpoint folder, for instance of `make demo`) the rule that asks a model is held against the swapped songs too.
+`--songs FOLDER` takes other songs instead: every folder below it with a `truth.json` and a file for each of the four
+stems. Nothing was fitted on them, so all of them count.
 """
 
 import argparse
@@ -20,7 +22,7 @@ import numpy as np
 import soundfile
 
 from datasets.audio.audio_types import Samples
-from datasets.audio.files import decode
+from datasets.audio.files import decode, decode_blocks
 from datasets.corpus.synthetic import compose, perform
 from datasets.quality.fingerprint import FingerprintExtractor, Signature, find_matches
 from datasets.quality.measures import QualityRules, StemStatistics, faults
@@ -37,6 +39,7 @@ TARGETS = {"swapped": 0.95, "silent_source": 0.95, "clipped": 0.95, "misaligned"
            "offset": 0.95, "inverted": 0.95, "dropouts": 0.95, "coarse": 0.95, "one_sided": 0.95,
            "noise": 0.95}  # fmt: skip
 TURNS = {"swapped": 3, "silent_source": 1, "clipped": 2, "bleed": 2, "misaligned": 2, "offset": 1, "inverted": 1}
+OF_SONGS = ("faults", "mixture", "bleed", "lossy")  # the parts that hear the songs
 BLEED_DB = (-10, -15, -20, -25, -30, -35)
 SEMITONES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 KBPS = (64, 96, 128, 192, 256)
@@ -64,7 +67,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", help="a JSON file for the rows")
     parser.add_argument("--model", help="a model that hears the swapped songs too, such as a checkpoint folder")
-    parser.add_argument("--songs", type=int, default=3500, help="songs in the made-up index of fingerprints")
+    parser.add_argument("--songs", type=Path, help="a folder of songs, each with a truth.json: only these are heard")
+    parser.add_argument("--index-songs", type=int, default=3500, help="songs in the made-up index of fingerprints")
     names = ["faults", "mixture", "bleed", "copies", "lossy", "index", "model"]
     parser.add_argument("--part", action="append", choices=names, help="only this part; may be given several times")
     arguments = parser.parse_args()
@@ -74,18 +78,31 @@ def main() -> int:
         "bleed": lambda: _bleed_curve(songs),
         "copies": _copies,
         "lossy": lambda: _lossy(songs),
-        "index": lambda: _index(arguments.songs),
+        "index": lambda: _index(arguments.index_songs),
         "model": lambda: _with_model(songs, arguments.model) if arguments.model else iter(()),
     }
     began = time.process_time()
-    songs = dict(held_out())
-    rows = [row for part in arguments.part or parts for row in parts[part]()]
-    if not arguments.part:
+    songs = dict(stems_below(arguments.songs) if arguments.songs else held_out())
+    if not songs:
+        parser.error(f"--songs {arguments.songs} holds no folder with a truth.json and {', '.join(SOURCES)}")
+    wanted = arguments.part or (OF_SONGS if arguments.songs else parts)
+    rows = [row for part in wanted for row in parts[part]()]
+    if not arguments.part and not arguments.songs:
         rows.append(figure("this bench", time.process_time() - began, "CPU s", target=360.0))
     return show("Curation", rows, arguments.out)
 
 
 # --- songs --------------------------------------------------------------------------------------------------
+
+
+def stems_below(root: Path) -> Iterator[tuple[str, Samples]]:
+    """Names and stems_SCT of all songs below a folder that have a `truth.json` and a file of each source."""
+    for truth in sorted(root.rglob("truth.json")):
+        paths = [path for source in SOURCES for path in sorted(truth.parent.glob(f"{source}.*"))[:1]]
+        if len(paths) == len(SOURCES):
+            stems = [np.concatenate(list(decode_blocks(path, sample_rate=RATE)), axis=1) for path in paths]
+            num_samples = min(stem_CT.shape[1] for stem_CT in stems)
+            yield str(truth.parent.relative_to(root)), np.stack([stem_CT[:, :num_samples] for stem_CT in stems])
 
 
 def held_out() -> Iterator[tuple[str, Samples]]:
@@ -290,7 +307,7 @@ def _lossy(songs: Mapping[str, Samples]) -> Iterator[Row]:
     """Where the spectra end after a lossy round trip, for mixtures that went up to 20 kHz before."""
     whole = [stems_SCT.sum(axis=0)[:, : 6 * RATE] for stems_SCT in songs.values()]
     whole = [samples_CT for samples_CT in whole if _cutoff(samples_CT) > 20000][:8]
-    for codec in ("mp3", "aac", "vorbis"):
+    for codec in ("mp3", "aac", "vorbis") if whole else ():
         for kbps in KBPS:
             found = [_cutoff(corruptions.transcode(x, codec=codec, kbps=kbps, sample_rate=RATE)) for x in whole]
             share = float(np.mean(np.array(found) < 20000))
