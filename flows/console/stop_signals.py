@@ -9,12 +9,14 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE_S = 10.0  # for Ray and Prefect to be taken down; a busy machine needs more after that, and 20 s are promised
+FAMILY_EVERY_S = 0.1
 STOPPED = "Stopped. Run the same command again to continue."
 
 
@@ -33,6 +35,7 @@ class StopSignals:
         self.first: int | None = None
         self._interrupted = False
         self._clean_up = clean_up
+        self._family: dict[int, float] = {}  # processes that descended from this one since the first signal: when begun
         self._stderr = _copy_of_stderr()  # a command sends what others write there into a file
 
     @property
@@ -59,16 +62,31 @@ class StopSignals:
                 timer = threading.Timer(GRACE_S, self.end_now)
                 timer.daemon = True
                 timer.start()
+                threading.Thread(target=self._remember_family, name="stop-signals-family", daemon=True).start()
             elif came > 1:
                 self.end_now()
 
+    def _remember_family(self) -> None:
+        """Until the end: what a parent leaves when it is stopped first, as Ray's do, descends from nobody then."""
+        while True:
+            self._family |= _descendants()
+            time.sleep(FAMILY_EVERY_S)
+
+    def kill_family(self) -> None:
+        """Kill every process that descends from this one, or did when the first signal came."""
+        import psutil
+
+        for pid, began in (self._family | _descendants()).items():
+            with suppress(psutil.Error):
+                process = psutil.Process(pid)
+                if process.create_time() == began:  # else another process has the number by now
+                    process.kill()
+
     def end_now(self) -> None:
-        """Kill every process that descends from this one, say so, and exit."""
+        """Say so, kill what descends from this process, and exit."""
         with suppress(OSError):
             os.write(self._stderr, f"{STOPPED}\n".encode())
-        for pid in _descendants(os.getpid()):
-            with suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
+        self.kill_family()
         with suppress(Exception):
             self._clean_up()
         os._exit(self.exit_code)
@@ -120,20 +138,24 @@ def leave_at_once(code: int) -> NoReturn:
     That takes Ray's and torch's libraries seconds, in which no thread runs that could end it.
     """
     atexit._run_exitfuncs()
+    for stops in _CURRENT:  # only where a signal came
+        stops.kill_family()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()
     os._exit(code)
 
 
-def _descendants(pid: int) -> list[int]:
-    """Numbers of the processes that a process started, and those that they did."""
+def _descendants() -> dict[int, float]:
+    """The processes that this one started, and those that they did: number to the time of their beginning."""
     import psutil
 
-    try:
-        return [process.pid for process in psutil.Process(pid).children(recursive=True)]
-    except psutil.Error:
-        return []
+    family = {}
+    with suppress(psutil.Error):
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error):
+                family[process.pid] = process.create_time()
+    return family
 
 
 def _without(ours: list[signal.Signals], handler: Any, set_handler: Any) -> Any:
