@@ -23,7 +23,7 @@ from pipelines.evaluation.evaluate_config import EvaluateConfig
 from pipelines.evaluation.gate import Check, GateDecision
 from pipelines.evaluation.seed_noise import SeedNoise, seed_noise
 from pipelines.evaluation.summary import ScoreSummary, extra_scores
-from pipelines.lineage import contamination, training_record
+from pipelines.lineage import contamination, training_ancestry
 from pipelines.lineage.contamination import Contamination
 from pipelines.lineage.training_recordings import Ancestors, Ancestry
 from pipelines.preparation.curate_config import CurateConfig
@@ -272,7 +272,7 @@ def candidate_ancestry(config: RunConfig, corpus: TrainingData, trained: TrainRe
 
 def _origin_tags(config: RunConfig, corpus: TrainingData, trained: TrainResult) -> dict[str, str]:
     """Tags for the version that a training started from, and the automixes that it drew from."""
-    return training_record.tags(
+    return training_ancestry.tags(
         Path(trained.checkpoint).parent,
         start=config.model.init_from,
         datasets=[table.uri for table, weight in corpus.training_data(config.automix_weight) if weight],

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from datasets.corpus.file_listing import list_folder
-from datasets.corpus.layouts.csv_lists import CsvFile
+from datasets.corpus.layouts.csv_listed_songs import CsvFile
 from datasets.corpus.layouts.find import LAYOUTS, find_songs, stray_files
 from datasets.corpus.layouts.found_song import FoundSong, LayoutRules, as_text
 from datasets.corpus.layouts.song_folders import NO_STEMS

@@ -33,8 +33,8 @@ from datasets.quality.bleed import NO_BLEED_DB, BleedMeter
 from datasets.quality.fingerprint import FingerprintExtractor, Signature, clock, find_duplicates
 from datasets.quality.loudness import STEPS_PER_S, KWeighting, integrated, lufs
 from datasets.quality.mixture_fit import MIN_COMPARED_S, MixtureFit, StemFault
-from datasets.quality.stem_artifacts import BitDepth, dropouts, one_sided
 from datasets.quality.stem_classifier import LABELS, MIN_RATE, StemClassifier, likeliest
+from datasets.quality.stem_defects import BitDepth, dropouts, one_sided
 from datasets.quality.stem_landmarks import StemLandmarks
 
 __all__ = [
@@ -269,7 +269,7 @@ class StemStatistics:
         (share of clipped samples), offset (the mean, of full scale), correlation (of the channels; 1 for dual
         mono, -1 for inverted polarity), cutoff_hz (see `bandwidth`), bleed_OTHER_db where another stem is heard in it
         (see `bleed`), dropouts (how many), one_sided (share of seconds in which one channel is dead), bits (see
-        `stem_artifacts`), noise (share of seconds that are steady noise), and as_LABEL, the log of how probable each
+        `stem_defects`), noise (share of seconds that are steady noise), and as_LABEL, the log of how probable each
         name is for it (see `labels`). With a mixture: residual_db, compared_s (seconds), shift_ms of each source where
         it is clear (see `alignment`), and for a source that is not as the mixture has it (see `mixture_fit`)
         mixture_KIND, for how many seconds, and gain_db.

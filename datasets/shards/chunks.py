@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.audio.audio_types import AudioInfo, Integers, Samples
-from datasets.audio.files import decode_blocks, integer_blocks, probe
+from datasets.audio.decoding import decode_blocks, integer_blocks, probe
 from datasets.audio.flac_frames import decode_frames, frame_offsets, frames_around
 from datasets.audio.mono_mix import Cancellation
 from datasets.audio.surround import downmix_gains, downmix_note, is_surround

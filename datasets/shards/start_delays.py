@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.audio.audio_types import AudioInfo, Samples
-from datasets.audio.files import decode_blocks, probe
+from datasets.audio.decoding import decode_blocks, probe
 from datasets.audio.mono_mix import cancels
 from datasets.errors import AudioError
 from datasets.schema import StemFile, Track

@@ -14,7 +14,7 @@ from flows.train_model import Trained, decide, with_subfolder
 from pipelines import registry
 from pipelines.evaluation import evaluate
 from pipelines.evaluation.evaluate import EvaluateResult
-from pipelines.lineage import training_record
+from pipelines.lineage import training_ancestry
 from pipelines.training import train_result
 from pipelines.training.train_result import TrainResult
 
@@ -47,7 +47,7 @@ def find_training(requested: RunConfig, overrides: Sequence[str], *, of_last_run
         here = [settings.override("store.root", requested.store.root)]
         stored = settings.load(f"{folder / 'model'}.toml", here)
         config = settings.load(f"{folder / 'model'}.toml", [*here, *overrides]) if of_last_run else requested
-        trained, noted = train_result.find_result(folder), training_record.read(folder)
+        trained, noted = train_result.find_result(folder), training_ancestry.read(folder)
         if trained and noted and _of_training(config) == _of_training(stored):
             # By name: a store may have been moved since.
             places = [storage.join(config.store.tables, "manifests", Path(uri).name) for uri in noted["datasets"]]

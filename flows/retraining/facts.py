@@ -95,13 +95,13 @@ class RecipeInputs:
 
 def recipe(config: "RunConfig") -> str:
     """The key of a retraining but for its songs: it changes with settings and with versions of steps."""
-    from pipelines.lineage import training_record
+    from pipelines.lineage import training_ancestry
     from pipelines.preparation import analyze, automix
     from pipelines.training import train
 
     inputs = RecipeInputs(
         sources=tuple(config.corpus.sources),
-        start=training_record.start_of(config.model.init_from, store=config.store.root)
+        start=training_ancestry.start_of(config.model.init_from, store=config.store.root)
         if config.model.init_from
         else {},
         versions={

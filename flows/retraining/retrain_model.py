@@ -20,7 +20,7 @@ from flows.full_run import FullRun, run_all
 from flows.retrain_policy import DONE, Facts, Judgement, Retraining
 from flows.retraining import retrain_log
 from flows.retraining.facts import gather_facts, recipe
-from flows.retraining.recording import recorded
+from flows.retraining.running_entry import recorded
 from flows.tasks.prefect_step import resumable
 from pipelines import registry
 from pipelines.evaluation.summary import SongScore

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.audio.audio_types import Samples
-from datasets.audio.files import decode
+from datasets.audio.decoding import decode
 from datasets.audio.writers import AudioWriter
 from datasets.corpus.scan import safe_name
 from datasets.errors import InputError

@@ -19,7 +19,7 @@ import numpy as np
 
 from datasets import audio
 from datasets.audio.audio_types import Samples
-from datasets.audio.files import decode_blocks, probe
+from datasets.audio.decoding import decode_blocks, probe
 from datasets.audio.resampling import resample_blocks
 from datasets.audio.surround import downmix_note
 from datasets.audio.writers import AudioWriter

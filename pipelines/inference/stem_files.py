@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from datasets.audio.audio_types import Samples
-from datasets.audio.files import probe
+from datasets.audio.decoding import probe
 from datasets.corpus.scan import safe_name
 from datasets.errors import AudioError, InputError
 from datasets.store.ownership import recorded_files

@@ -30,7 +30,7 @@ from datasets.shards.manifests import Manifest, Song, address_of, named_table, r
 from datasets.shards.shards import read_song_blocks
 from datasets.store import storage
 from datasets.store.json_files import read_json, write_json
-from pipelines.lineage import training_record
+from pipelines.lineage import training_ancestry
 from pipelines.runtime.step_keys import Step
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class Ancestors:
 
         if ref.startswith("models:"):
             return self.of_version(registry.lineage(ref, store=store).version.uri)
-        record = training_record.read(Path(ref).parent) if _TRAINED.fullmatch(Path(ref).name) else None
+        record = training_ancestry.read(Path(ref).parent) if _TRAINED.fullmatch(Path(ref).name) else None
         if record is None:
             return Ancestry(gaps=(f"{ref} is a file: what it has heard is not known",))
         return self.of_training(record["datasets"], record, of=ref)

@@ -19,7 +19,7 @@ from pipelines.preparation.curate_config import CurateConfig
 from pipelines.preparation.relaxed_rules import KEEPS_COPIES, let_in
 from pipelines.preparation.shared_recordings import StemSignatures, related, without_copies, without_leaks
 from pipelines.preparation.song_rules import JudgedSong
-from pipelines.report.curation.curation_input import Evidence
+from pipelines.report.curation.page_input import Evidence
 
 _BAND_HZ = 500.0  # by less copies of one recording differ without one being better
 _UNKNOWN = SongOrigin(lossless=True, bits=16, sample_rate=0)  # of a store of earlier versions

@@ -37,8 +37,8 @@ from pipelines.preparation.curate_config import CurateConfig
 from pipelines.preparation.ingest import IngestResult
 from pipelines.preparation.label_check import LabelModel
 from pipelines.preparation.song_rules import cross_checked, judged
-from pipelines.report.curation import curation_input, curation_page
-from pipelines.report.curation.curation_input import CurationInput
+from pipelines.report.curation import curation_page, page_input
+from pipelines.report.curation.page_input import CurationInput
 from pipelines.runtime.progress import Progress
 from pipelines.runtime.step_keys import Step, incomplete_key
 
@@ -250,7 +250,7 @@ def _result(chunks: ShardSet, home: Path) -> CurateResult:
         chunks=chunks,
         kept=tuple(song.track_id for song in manifest.songs),
         summary=manifest.extra["summary"],
-        page=str(home / curation_input.PAGE),
+        page=str(home / page_input.PAGE),
     )
 
 

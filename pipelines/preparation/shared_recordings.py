@@ -14,7 +14,7 @@ from datasets.quality.fingerprint import Match, Signature, find_matches
 from datasets.quality.stem_landmarks import same_stems
 from datasets.quality.verdict_overrides import Overrides
 from datasets.schema import SPLITS, Verdict
-from pipelines.report.curation.curation_input import Evidence
+from pipelines.report.curation.page_input import Evidence
 
 _WHOLE = 0.8  # share of a song from which on it is all there: an excerpt, not a song of a medley
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from datasets import audio
 from datasets.audio.audio_types import Samples
-from datasets.audio.files import decode_blocks
+from datasets.audio.decoding import decode_blocks
 from datasets.errors import AudioError, Unavailable
 from datasets.quality import fingerprint, measures
 from datasets.quality.fingerprint import Signature, pack, unpack

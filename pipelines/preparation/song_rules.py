@@ -12,7 +12,7 @@ from pipelines.preparation.curate_config import CurateConfig
 from pipelines.preparation.label_check import LabelModel
 from pipelines.preparation.label_rule import Confusion, Levels, Shares
 from pipelines.preparation.signal_stats import SongStats
-from pipelines.report.curation.curation_input import Evidence
+from pipelines.report.curation.page_input import Evidence
 from pipelines.runtime.progress import Progress
 
 _FOR_THE_MODEL = ("", "swapped")  # signal alone is no proof of a wrong name

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from datasets.audio.audio_types import Samples
-from datasets.audio.files import decode_blocks
+from datasets.audio.decoding import decode_blocks
 from datasets.audio.mono_mix import mono
 from datasets.audio.writers import encode_for_page
 from datasets.schema import StemFile

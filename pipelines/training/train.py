@@ -18,7 +18,7 @@ from datasets.errors import InputError
 from datasets.schema import ShardSet
 from datasets.shards.manifests import read_songs
 from models import inference, learning, networks, scores
-from pipelines.lineage import training_record
+from pipelines.lineage import training_ancestry
 from pipelines.runs import run_folder
 from pipelines.runtime.progress import Progress, stage
 from pipelines.runtime.step_keys import Step
@@ -79,7 +79,7 @@ def run(
         return finished
     _check(job)
     folder.mkdir(parents=True, exist_ok=True)
-    training_record.write(folder, start=model.init_from, datasets=[table.uri for table, _ in job.chunks], store=store)
+    training_ancestry.write(folder, start=model.init_from, datasets=[table.uri for table, _ in job.chunks], store=store)
     if config.backup_uri:
         _bring_back(folder, config)
     started = time.monotonic()

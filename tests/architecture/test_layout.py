@@ -67,3 +67,19 @@ def test_the_init_of_a_package_of_pipelines_defines_nothing(repository: Path) ->
     for path in (repository / "pipelines").rglob("__init__.py"):
         kinds = {type(node) for node in ast.parse(path.read_text(encoding="utf-8")).body}
         assert not kinds & {ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef}, path
+
+
+def test_every_module_that_a_docstring_or_a_readme_names_is_there(repository: Path) -> None:
+    rooms = [*ROOMS, "tests"]
+    modules = ["/" + str(path.relative_to(repository)) for room in rooms for path in (repository / room).rglob("*.py")]
+    texts = [path for room in rooms for kind in ("*.py", "README.md") for path in (repository / room).rglob(kind)]
+    named = {
+        (path, name) for path in texts for name in re.findall(r"`(?:\.+/)*([a-z0-9_/]+\.py)`", path.read_text("utf-8"))
+    }
+    of_others = "mlflow/utils/validation.py"
+    missing = [
+        f"{path.relative_to(repository)}: {name}"
+        for path, name in sorted(named)
+        if name != of_others and not any(module.endswith(f"/{name}") for module in modules)
+    ]
+    assert missing == []

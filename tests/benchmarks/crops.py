@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 import soundfile
 
 from datasets.audio.audio_types import Samples
-from datasets.audio.files import decode
+from datasets.audio.decoding import decode
 from datasets.audio.flac_frames import frame_offsets, frames_around
 from datasets.corpus.synthetic import compose, perform
 from datasets.loading.crop_reader import read_crop

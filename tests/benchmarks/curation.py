@@ -22,7 +22,7 @@ import numpy as np
 import soundfile
 
 from datasets.audio.audio_types import Samples
-from datasets.audio.files import decode, decode_blocks
+from datasets.audio.decoding import decode, decode_blocks
 from datasets.corpus.synthetic import compose, perform
 from datasets.quality.fingerprint import FingerprintExtractor, Signature, find_matches
 from datasets.quality.measures import QualityRules, StemStatistics, faults

@@ -150,7 +150,7 @@ def _stems(folder: Path) -> Array:
 
 
 def _decoded(path: Path) -> Array:
-    from datasets.audio.files import decode
+    from datasets.audio.decoding import decode
 
     stems = [decode(str(path), stream=stream)[0] for stream in range(1, 5)]
     length = min(stem.shape[-1] for stem in stems)

@@ -32,7 +32,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from datasets.audio.files import decode
+from datasets.audio.decoding import decode
 from datasets.audio.resampling import resample
 from datasets.corpus.synthetic import compose, perform
 from datasets.schema import SOURCES

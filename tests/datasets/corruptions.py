@@ -16,7 +16,7 @@ import numpy as np
 import soundfile
 
 from datasets.audio.audio_types import Samples
-from datasets.audio.files import decode
+from datasets.audio.decoding import decode
 from datasets.audio.resampling import resample
 
 MIN_LEVEL_DB = -60.0  # of a stem that something can be done to

@@ -40,7 +40,7 @@ MODULES = {
 }
 # Module in the check -> what it takes from there, and where that is today.
 NAMES = {
-    "datasets.audio": {name: "datasets.audio.files" for name in ("probe", "decode", "decode_blocks")},
+    "datasets.audio": {name: "datasets.audio.decoding" for name in ("probe", "decode", "decode_blocks")},
     "datasets.shards": {"read_objects": "datasets.shards.arrow_tables"},
     "pipelines.evaluate": {
         "EvaluateConfig": "pipelines.evaluation.evaluate_config",

@@ -15,7 +15,7 @@ from flows.config import load
 from pipelines.evaluation.evaluate import EvaluateResult
 from pipelines.evaluation.gate import GateDecision
 from pipelines.evaluation.summary import ScoreSummary
-from pipelines.lineage import training_record
+from pipelines.lineage import training_ancestry
 from pipelines.training.train_result import TrainResult
 from tests.pipelines.evaluation.test_gate import summary
 from tests.pipelines.lineage.test_contamination import dataset, sounds, tune
@@ -55,7 +55,7 @@ def judged(store: Path, songs: ShardSet, candidate: ScoreSummary, champion: Scor
 def began(store: Path, songs: ShardSet, start: str) -> None:
     folder = store / "runs" / "run"
     folder.mkdir(parents=True)
-    training_record.write(folder, start=start, datasets=[songs.uri], store=str(store))
+    training_ancestry.write(folder, start=start, datasets=[songs.uri], store=str(store))
 
 
 def test_a_first_champion_is_not_judged_by_songs_that_its_start_had_heard(

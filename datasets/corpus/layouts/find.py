@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from datasets.corpus.file_listing import Listing, is_audio
-from datasets.corpus.layouts.csv_lists import CsvFile, csv_songs
+from datasets.corpus.layouts.csv_listed_songs import CsvFile, csv_songs
 from datasets.corpus.layouts.found_song import FoundSong, LayoutRules, Search, unreadable
 from datasets.corpus.layouts.research_datasets import described_songs, stem_file_songs
 from datasets.corpus.layouts.song_folders import folder_songs

@@ -28,7 +28,7 @@ from flows.cli.options import NO_OPTIONS, Options, Overrides
 from flows.cli.session import prepared, run_verb
 from flows.config import RunConfig
 from flows.console.progress_display import Screen, table
-from pipelines.lineage import erasure, training_record, training_recordings
+from pipelines.lineage import erasure, training_ancestry, training_recordings
 from pipelines.lineage.training_recordings import Ancestors, Ancestry, LearnedFrom
 
 CANARY = "canary"  # a store inside the store: see flows/retraining/retrain_model.py
@@ -250,7 +250,7 @@ def _remaining_audio(config: RunConfig, recording: SongToForget) -> Iterator[str
 
 def _may_hold(examples: Path, recording: SongToForget, *, tables: str) -> bool:
     """Whether the examples of a training may be of the recording: they are of a song of its datasets."""
-    noted = training_record.read(examples.parent)
+    noted = training_ancestry.read(examples.parent)
     if noted is None:
         return True
     songs = [

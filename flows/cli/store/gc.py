@@ -23,7 +23,7 @@ from flows.cli.session import run_verb
 from flows.config import RunConfig
 from flows.console.progress_display import Screen, table
 from flows.tasks.store_lock import other_users, store_lock
-from pipelines.lineage import training_record
+from pipelines.lineage import training_ancestry
 from pipelines.registry import used_registries
 from pipelines.registry.version_lineage import every_version
 
@@ -176,9 +176,9 @@ def _require_all_known(config: RunConfig, keep: int) -> None:
 def _learned(root: str) -> set[str]:
     """Names of the manifests that any registered model, or a training under way, learns or learned from."""
     named = [uri for origin in every_version(store=root).values() for uri in origin.datasets]
-    for record in Path(root).glob(f"runs/*/{training_record.RECORD}"):
+    for record in Path(root).glob(f"runs/*/{training_ancestry.RECORD}"):
         if not (record.parent / "result.json").exists():
-            noted = training_record.read(record.parent)
+            noted = training_ancestry.read(record.parent)
             if noted is None or not isinstance(noted.get("datasets"), list):
                 raise InputError(
                     f"{record} says which datasets the training in that folder learns from, and cannot be read, so "

@@ -15,8 +15,8 @@ from markupsafe import Markup
 
 from datasets.schema import REASONS, SPLITS, Funnel, Verdict
 from datasets.store import storage
-from pipelines.report.curation.curation_input import DROPPED, PAGE, CurationInput
 from pipelines.report.curation.excerpts import listening_section
+from pipelines.report.curation.page_input import DROPPED, PAGE, CurationInput
 from pipelines.report.curation.rule_sections import measures_section, model_section
 from pipelines.report.curation.songs_table import songs_section
 from pipelines.report.page import document

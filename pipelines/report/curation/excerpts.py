@@ -15,7 +15,7 @@ from datasets.seeding import spread
 from datasets.shards.manifests import Song
 from datasets.shards.shards import read_song
 from pipelines.report.audio_players import PAGE_RATE, Clip, band_levels, player
-from pipelines.report.curation.curation_input import CurationInput, Evidence
+from pipelines.report.curation.page_input import CurationInput, Evidence
 from pipelines.report.curation.rule_sections import confusion_matrix
 from pipelines.report.formatting import clock
 from pipelines.report.page import render

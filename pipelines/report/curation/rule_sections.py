@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from markupsafe import Markup
 
-from pipelines.report.curation.curation_input import CurationInput
+from pipelines.report.curation.page_input import CurationInput
 from pipelines.report.curation.plots import Panel, Shares, histogram, matrix_plot
 from pipelines.report.page import render
 

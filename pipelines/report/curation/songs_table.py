@@ -6,7 +6,7 @@ from typing import Any
 from markupsafe import Markup
 
 from datasets.schema import Verdict
-from pipelines.report.curation.curation_input import DROPPED, CurationInput
+from pipelines.report.curation.page_input import DROPPED, CurationInput
 from pipelines.report.curation.rule_sections import confusion_matrix
 from pipelines.report.formatting import clock
 from pipelines.report.page import render

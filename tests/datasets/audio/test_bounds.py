@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from datasets.audio import files, readers
+from datasets.audio import decoding, readers
 from datasets.errors import AudioError
 from tests.datasets.audio.encoded import encoded
 
@@ -23,7 +23,7 @@ def _wav(path: Path, *, rate: int, channels: int, num_bytes: int = 400_000) -> N
 
 
 def _refused(path: Path, match: str) -> None:
-    for read in (files.probe, files.decode, lambda path: list(files.decode_blocks(path, sample_rate=44100))):
+    for read in (decoding.probe, decoding.decode, lambda path: list(decoding.decode_blocks(path, sample_rate=44100))):
         tracemalloc.start()
         with pytest.raises(AudioError, match=match) as caught:
             read(path)  # type: ignore[operator]
@@ -45,14 +45,14 @@ def test_sample_rates_of_no_recording_are_refused_in_bounded_memory(tmp_path: Pa
 @pytest.mark.parametrize("rate", [4000, 768000])
 def test_sample_rates_at_the_bounds_are_read(tmp_path: Path, rate: int) -> None:
     _wav(tmp_path / "a.wav", rate=rate, channels=1, num_bytes=2000)
-    assert files.decode(tmp_path / "a.wav")[0].shape == (1, 1000)
+    assert decoding.decode(tmp_path / "a.wav")[0].shape == (1, 1000)
 
 
 def test_more_channels_than_32_are_refused(tmp_path: Path) -> None:
     _wav(tmp_path / "a.wav", rate=44100, channels=33, num_bytes=33 * 200)
     _refused(tmp_path / "a.wav", "must have at most 32 channels, got 33")
     _wav(tmp_path / "a.wav", rate=44100, channels=32, num_bytes=32 * 200)
-    assert files.decode(tmp_path / "a.wav")[0].shape == (32, 100)
+    assert decoding.decode(tmp_path / "a.wav")[0].shape == (32, 100)
 
 
 def test_a_stated_length_of_more_than_a_day_is_refused(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_a_stated_length_of_more_than_a_day_is_refused(tmp_path: Path) -> None:
     whole[14:18] = b"\xff" * 4
     (tmp_path / "a.tta").write_bytes(whole)
     with pytest.raises(AudioError, match="truncated, its header promises"):
-        files.probe(tmp_path / "a.tta")
+        decoding.probe(tmp_path / "a.tta")
 
 
 def test_what_goes_on_for_more_than_a_day_without_saying_so_ends(

@@ -6,7 +6,7 @@ import av
 import numpy as np
 import pytest
 
-from datasets.audio.files import decode
+from datasets.audio.decoding import decode
 from datasets.corpus.file_listing import is_audio
 from datasets.seeding import row_rng
 

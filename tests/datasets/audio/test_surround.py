@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from datasets.audio import files
+from datasets.audio import decoding
 from datasets.audio.audio_types import AudioInfo, Samples
 from datasets.audio.surround import downmix_note
 from datasets.errors import AudioError
@@ -45,7 +45,7 @@ def _wav(path: Path, samples_CT: Samples, mask: int) -> None:
 
 def _heard(path: Path, *, rate: int = RATE, channels: int = 2) -> list[list[float]]:
     """How loud each channel's tone arrives in each channel asked for, of what it was."""
-    blocks = list(files.decode_blocks(path, sample_rate=rate, channels=channels))
+    blocks = list(decoding.decode_blocks(path, sample_rate=rate, channels=channels))
     heard_CT = np.concatenate(blocks, axis=1)[:, rate // 10 : rate // 10 + rate // 4]
     time_s = np.arange(heard_CT.shape[1]) / rate
     turns = [np.exp(-2j * np.pi * hz * time_s) for hz in HZ]
@@ -57,7 +57,7 @@ def _heard(path: Path, *, rate: int = RATE, channels: int = 2) -> list[list[floa
 def test_each_channel_arrives_where_and_as_loud_as_bs_775_has_it(tmp_path: Path, name: str, rate: int) -> None:
     mask, gains = LAYOUTS[name]
     _wav(tmp_path / "a.wav", _tones(len(gains)), mask)
-    assert files.probe(tmp_path / "a.wav").channels == len(gains)
+    assert decoding.probe(tmp_path / "a.wav").channels == len(gains)
     left, right = _heard(tmp_path / "a.wav", rate=rate)
     np.testing.assert_allclose(left[: len(gains)], [gain[0] for gain in gains], atol=2e-3)
     np.testing.assert_allclose(right[: len(gains)], [gain[1] for gain in gains], atol=2e-3)
@@ -80,7 +80,7 @@ def test_other_containers_say_which_channel_is_which(
 ) -> None:
     channels = order.split()
     encoded(tmp_path / name, codec, kind, rate=RATE, layout=layout, samples_CT=_tones(len(channels)))
-    info = files.probe(tmp_path / name)
+    info = decoding.probe(tmp_path / name)
     assert info.speakers == tuple(channels)
     sides = {"L": (1, 0), "R": (0, 1), "C": (1, 1), "E": (0, 0)}
     gains = np.array([[side * (1 if place < 2 else HALF) for side in sides[c[-1]]] for place, c in enumerate(channels)])
@@ -99,24 +99,24 @@ def test_channels_of_which_nothing_is_said_are_refused(tmp_path: Path, mask: int
         soundfile.write(path, _tones(6).T, RATE, format="WAV", subtype="PCM_16")
     else:
         _wav(path, _tones(6), mask)
-    assert files.probe(path).speakers == ()
-    assert files.decode(path)[0].shape[0] == 6
+    assert decoding.probe(path).speakers == ()
+    assert decoding.decode(path)[0].shape[0] == 6
     for channels in (1, 2):
         with pytest.raises(AudioError, match="has 6 channels, and it does not say which of them is which") as caught:
-            next(files.decode_blocks(path, sample_rate=RATE, channels=channels))
+            next(decoding.decode_blocks(path, sample_rate=RATE, channels=channels))
         assert caught.value.reason == "channel_mismatch"
 
 
 def test_a_surround_file_whose_size_was_never_filled_in_is_mixed_down_too(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     _wav(path, _tones(6), 0x3F)
-    expected_CT = np.concatenate(list(files.decode_blocks(path, sample_rate=RATE)), axis=1)
+    expected_CT = np.concatenate(list(decoding.decode_blocks(path, sample_rate=RATE)), axis=1)
     data = bytearray(path.read_bytes())
     at = data.index(b"data") + 4
     data[at : at + 4] = bytes(4)
     path.write_bytes(data)
     np.testing.assert_allclose(
-        np.concatenate(list(files.decode_blocks(path, sample_rate=RATE)), axis=1), expected_CT, atol=1e-6
+        np.concatenate(list(decoding.decode_blocks(path, sample_rate=RATE)), axis=1), expected_CT, atol=1e-6
     )
 
 
@@ -137,4 +137,4 @@ def test_the_note_says_the_levels_that_channels_are_mixed_at(speakers: str, word
 def test_one_or_two_channels_have_no_note(tmp_path: Path) -> None:
     for channels in (1, 2):
         soundfile.write(tmp_path / "a.wav", _tones(channels).T, RATE)
-        assert downmix_note(files.probe(tmp_path / "a.wav")) == ""
+        assert downmix_note(decoding.probe(tmp_path / "a.wav")) == ""

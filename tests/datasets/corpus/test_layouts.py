@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from datasets.audio.files import decode
+from datasets.audio.decoding import decode
 from datasets.corpus.file_listing import list_folder
 from datasets.corpus.layouts.found_song import FoundSong, LayoutRules
 from datasets.corpus.scan import scan, survey

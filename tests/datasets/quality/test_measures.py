@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from datasets.audio.audio_types import Samples
-from datasets.audio.files import decode
+from datasets.audio.decoding import decode
 from datasets.errors import InputError
 from datasets.quality.bandwidth import cutoff_hz
 from datasets.quality.fingerprint import Signature, find_duplicates

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from datasets.audio.audio_types import Samples
-from datasets.audio.files import decode
+from datasets.audio.decoding import decode
 from datasets.schema import StemFile, Track
 from datasets.seeding import row_rng
 from datasets.shards.chunks import DecodedTrack, decode_track, stems_of

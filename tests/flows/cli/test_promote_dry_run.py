@@ -12,7 +12,7 @@ from datasets.corpus.synthetic import write_corpus
 from flows import config as settings
 from flows.__main__ import main
 from pipelines.evaluation import evaluate
-from pipelines.lineage import training_record
+from pipelines.lineage import training_ancestry
 from pipelines.preparation import curate, ingest
 from pipelines.training import train
 from tests.benchmarks.road import _without_ray
@@ -40,7 +40,7 @@ def trained(folder: Path) -> tuple[Path, Any]:
         ingested = ingest.run(config.corpus, config.ingest, store=str(store))
         songs = curate.run(config.curate, ingested, store=str(store)).chunks
         made = train.run(config.train, config.model, [(songs, 1.0)], sources=config.corpus.sources, store=str(store))
-    assert training_record.read(Path(made.checkpoint).parent) is not None
+    assert training_ancestry.read(Path(made.checkpoint).parent) is not None
     settings.write(config, f"{made.checkpoint}.toml")
     return store, (config, made.checkpoint, songs)
 

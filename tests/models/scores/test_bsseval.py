@@ -141,7 +141,7 @@ def test_stems_whose_channels_are_copies_score_as_in_museval(gain: float) -> Non
 
 @pytest.mark.parametrize("bits", [16, None])
 def test_aac_as_decoded_scores_as_in_museval(shared_data: Path, bits: int | None) -> None:
-    from datasets.audio.files import decode
+    from datasets.audio.decoding import decode
 
     path = next(path for path in sorted(shared_data.glob("musdb_stem_mp4/**/*.mp4")) if "Falcon" in path.name)
     stems = [decode(str(path), stream=stream)[0] for stream in (1, 4)]

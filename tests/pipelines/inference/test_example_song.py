@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from datasets.audio.files import decode
+from datasets.audio.decoding import decode
 from datasets.schema import SOURCES, StemFile
 from pipelines.inference import example_song
 from pipelines.inference.example_song import SongFiles

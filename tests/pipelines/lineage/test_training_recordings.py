@@ -11,7 +11,7 @@ import pytest
 from datasets.schema import PLANS, MixPlan, Part, ShardSet
 from datasets.shards.arrow_tables import table_of, write_table
 from datasets.shards.manifests import write_manifest
-from pipelines.lineage import contamination, training_record, training_recordings
+from pipelines.lineage import contamination, training_ancestry, training_recordings
 from pipelines.lineage.training_recordings import Ancestors, Ancestry
 from pipelines.registry import address
 from tests.pipelines.lineage.test_contamination import dataset, song, sounds, tune
@@ -213,16 +213,16 @@ def test_a_training_notes_its_start_as_a_version_when_it_begins(store: Path, tmp
     folder = tmp_path / "runs" / "key"
     folder.mkdir(parents=True)
     uris = ["manifests/curate-top.json", "manifests/automix-n.json"]
-    training_record.write(folder, start="models:/mid@champion", datasets=uris, store=str(store))
+    training_ancestry.write(folder, start="models:/mid@champion", datasets=uris, store=str(store))
     book(store, "mid", {"checkpoint_digest": "d", "weights_digest": "later"})
     books.set_registered_model_alias("mid", "champion", "2")
-    training_record.write(folder, start="models:/mid@champion", datasets=uris, store=str(store))
-    assert training_record.tags(folder, start="models:/mid@champion", datasets=uris, store=str(store)) == {
+    training_ancestry.write(folder, start="models:/mid@champion", datasets=uris, store=str(store))
+    assert training_ancestry.tags(folder, start="models:/mid@champion", datasets=uris, store=str(store)) == {
         "start_uri": "models:/mid/1", "start_digest": "m", "automix_uri": uris[1],
     }  # fmt: skip
-    fresh = training_record.tags(tmp_path, start="models:/mid@champion", datasets=uris[:1], store=str(store))
+    fresh = training_ancestry.tags(tmp_path, start="models:/mid@champion", datasets=uris[:1], store=str(store))
     assert fresh == {"start_uri": "models:/mid/2", "start_digest": "later"}
-    assert training_record.tags(tmp_path, start="", datasets=uris[:1], store=str(store)) == {"start_uri": "none"}
+    assert training_ancestry.tags(tmp_path, start="", datasets=uris[:1], store=str(store)) == {"start_uri": "none"}
     began = Ancestors(str(store)).of_ref(str(folder / "model"), store=str(store))
     assert "models:/base/1" in began.versions
     # What somebody puts beside it is not what was trained there.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from datasets.audio.files import decode
+from datasets.audio.decoding import decode
 from datasets.errors import InputError
 from models.learning.learner import Learner
 from pipelines import registry

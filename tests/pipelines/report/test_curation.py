@@ -13,9 +13,9 @@ from datasets.quality.measures import QualityRules
 from datasets.schema import Verdict
 from datasets.shards.manifests import read_songs
 from pipelines.report.curation import excerpts, rule_sections
-from pipelines.report.curation.curation_input import CurationInput, Evidence
 from pipelines.report.curation.curation_page import dropped_table, is_about, render, run
 from pipelines.report.curation.excerpts import MAX_PLAYERS, choose
+from pipelines.report.curation.page_input import CurationInput, Evidence
 from pipelines.report.curation.plots import Panel, histogram, matrix_plot
 from tests.pipelines.report.test_model_report import EVIL, Page
 from tests.pipelines.songs import RATE, SOURCES, write_songs

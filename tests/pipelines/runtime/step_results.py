@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from datasets.audio.files import decode_blocks
+from datasets.audio.decoding import decode_blocks
 from datasets.corpus import synthetic
 from datasets.corpus.splits import assign_splits
 from datasets.mixing.mixplan import MixRules

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.audio import files
+from datasets.audio import decoding
 from datasets.audio.file_kinds import coded_frames
 from datasets.audio.file_kinds.recognize import recognize
 from datasets.errors import AudioError
@@ -31,7 +31,7 @@ def _encoded(path: Path) -> tuple[bytes, int]:
 def _refused(path: Path, data: bytes) -> str:
     path.write_bytes(data)
     with pytest.raises(AudioError) as caught:
-        files.decode(path)
+        decoding.decode(path)
     assert caught.value.reason == "undecodable"
     return str(caught.value)
 
@@ -40,12 +40,12 @@ def _refused(path: Path, data: bytes) -> str:
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_plain_frames_are_read_whole_whatever_the_file_is_called(tmp_path: Path, name: str, called: str) -> None:
     whole, rate = _encoded(tmp_path / name)
-    expected_CT, own = files.decode(tmp_path / name)
+    expected_CT, own = decoding.decode(tmp_path / name)
     assert own == rate
     assert expected_CT.shape[1] == pytest.approx(rate, abs=3500)
     for front in (b"", ID3, ID3 + ID3) if "ac3" not in name else (b"",):
         (tmp_path / called).write_bytes(front + whole)
-        np.testing.assert_array_equal(files.decode(tmp_path / called)[0], expected_CT)
+        np.testing.assert_array_equal(decoding.decode(tmp_path / called)[0], expected_CT)
     for kept in (0.6, 0.97):
         assert "truncated, its last frame promises" in _refused(tmp_path / called, whole[: int(len(whole) * kept)])
 
@@ -62,7 +62,7 @@ def test_an_mp3_with_a_length_is_held_to_it_under_any_name(tmp_path: Path) -> No
     whole = encoded(tmp_path / "a.mp3", "libmp3lame", "s16p")
     for name in ("a.wav", "a.m4a", "a.MP3"):
         (tmp_path / name).write_bytes(whole)
-        assert files.decode(tmp_path / name)[0].shape == (2, 44100)
+        assert decoding.decode(tmp_path / name)[0].shape == (2, 44100)
         assert "truncated" in _refused(tmp_path / name, whole[: len(whole) * 6 // 10])
         assert "several files in one" in _refused(tmp_path / name, whole + whole)
 
@@ -81,7 +81,7 @@ def test_xing_and_info_count_only_where_they_belong(tmp_path: Path) -> None:
 def test_frames_inside_riff_are_read_whole_and_held_to_the_chunk(tmp_path: Path, codec: str) -> None:
     path = tmp_path / "a.wav"
     whole = encoded(path, codec, "s16p" if codec == "libmp3lame" else "s16")
-    assert files.decode(path)[0].shape[1] == pytest.approx(44100, abs=2400)
+    assert decoding.decode(path)[0].shape[1] == pytest.approx(44100, abs=2400)
     assert "truncated, its header promises" in _refused(path, whole[: len(whole) * 6 // 10])
     assert "several files in one" in _refused(path, whole + whole)
 

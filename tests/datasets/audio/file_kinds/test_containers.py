@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from datasets.audio import files as audio
+from datasets.audio import decoding as audio
 from datasets.errors import AudioError
 from datasets.seeding import row_rng
 from tests.datasets.audio.encoded import encoded

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.audio.files import decode, probe
+from datasets.audio.decoding import decode, probe
 from datasets.errors import AudioError
 from datasets.seeding import row_rng
 from tests.datasets.audio.encoded import encoded

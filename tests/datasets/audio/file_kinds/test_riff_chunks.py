@@ -8,7 +8,7 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from datasets.audio import files
+from datasets.audio import decoding
 from datasets.audio.file_kinds.riff_chunks import Sound, extent, told_whole
 from datasets.errors import AudioError
 from datasets.seeding import row_rng
@@ -51,7 +51,7 @@ def _set(data: bytes, value: int, *, every: bool = False) -> bytes:
 def _refused(path: Path, data: bytes) -> str:
     path.write_bytes(data)
     with pytest.raises(AudioError) as caught:
-        files.decode(path)
+        decoding.decode(path)
     assert caught.value.reason == "undecodable"
     assert str(path) in str(caught.value)
     return str(caught.value)
@@ -59,7 +59,7 @@ def _refused(path: Path, data: bytes) -> str:
 
 def _expected(path: Path, data: bytes) -> NDArray[np.float32]:
     path.write_bytes(data)
-    return files.decode(path)[0]
+    return decoding.decode(path)[0]
 
 
 @pytest.mark.parametrize("every", [False, True])
@@ -71,12 +71,12 @@ def test_a_size_that_was_never_filled_in_is_no_promise(
     path, data = tmp_path / "a.wav", _sound(format, subtype)
     expected_CT = _expected(path, data)
     path.write_bytes(_set(data, value, every=every))
-    samples_CT, rate = files.decode(path)
+    samples_CT, rate = decoding.decode(path)
     np.testing.assert_array_equal(samples_CT[:, : expected_CT.shape[1]], expected_CT)
     assert samples_CT.shape[1] - expected_CT.shape[1] in range(600)  # a last block of ADPCM is filled up
     assert rate == RATE
-    assert files.probe(path).num_samples == samples_CT.shape[1]
-    blocks = list(files.decode_blocks(path, sample_rate=RATE, block_samples=999))
+    assert decoding.probe(path).num_samples == samples_CT.shape[1]
+    blocks = list(decoding.decode_blocks(path, sample_rate=RATE, block_samples=999))
     np.testing.assert_array_equal(np.concatenate(blocks, axis=1), samples_CT)
 
 
@@ -86,7 +86,7 @@ def test_what_pipes_write_as_a_size_is_no_promise_with_tags_behind_it_or_not(tmp
     expected_CT = _expected(tmp_path / "a.wav", data)
     for tail in (b"", LIST):
         (tmp_path / "a.wav").write_bytes(_set(data, place) + tail)
-        np.testing.assert_array_equal(files.decode(tmp_path / "a.wav")[0], expected_CT)
+        np.testing.assert_array_equal(decoding.decode(tmp_path / "a.wav")[0], expected_CT)
 
 
 @pytest.mark.parametrize(("format", "subtype"), KINDS)
@@ -118,7 +118,7 @@ def test_a_wav_that_says_no_audio_and_has_none_is_empty(tmp_path: Path) -> None:
     data = _sound("WAV", "PCM_16")
     for tail in (b"", LIST, LIST + LIST):
         (tmp_path / "a.wav").write_bytes(_set(data, 0)[: _found(data).start] + tail)
-        assert files.decode(tmp_path / "a.wav")[0].shape == (2, 0)
+        assert decoding.decode(tmp_path / "a.wav")[0].shape == (2, 0)
 
 
 @pytest.mark.parametrize("tail", [b"", LIST])
@@ -131,7 +131,7 @@ def test_a_wav_beyond_4_gib_is_read_to_its_end(tmp_path: Path, tail: bytes) -> N
         file.truncate(sound.start + 5_000_000_000)
         file.seek(sound.start + 4_999_999_996)
         file.write(np.array([1, -2], "<i2").tobytes() + tail)
-    assert files.probe(path).num_samples == 1_250_000_000
+    assert decoding.probe(path).num_samples == 1_250_000_000
     with path.open("rb") as file:
         found = extent(file, path.stat().st_size)
     assert found is not None
@@ -156,10 +156,10 @@ def test_an_aiff_of_3_gb_is_read_and_one_beyond_4_gib_is_refused(tmp_path: Path)
         with path.open("r+b") as file:
             file.truncate(start + size)
         if size < 1 << 32:
-            assert files.probe(path).num_samples == 750_000_000
+            assert decoding.probe(path).num_samples == 750_000_000
         else:
             with pytest.raises(AudioError, match="more than AIFF can state"):
-                files.probe(path)
+                decoding.probe(path)
 
 
 @pytest.mark.parametrize("between", [b"", LIST])

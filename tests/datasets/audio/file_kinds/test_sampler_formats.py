@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from datasets.audio.files import decode
+from datasets.audio.decoding import decode
 from datasets.errors import AudioError
 from datasets.seeding import row_rng
 

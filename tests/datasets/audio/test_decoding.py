@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from datasets.audio import audio_types, files, resampling, writers
+from datasets.audio import audio_types, decoding, resampling, writers
 from datasets.audio.file_kinds import byte_blocks, chained_streams
 from datasets.errors import AudioError, InputError, Unavailable
 from datasets.seeding import row_rng
@@ -34,7 +34,7 @@ def _write(path: Path, samples_CT: audio_types.Samples, subtype: str | None = No
 
 def _reason(path: Path, *, stream: int | None = None) -> str:
     with pytest.raises(AudioError) as caught:
-        files.decode(path, stream=stream)
+        decoding.decode(path, stream=stream)
     assert str(path) in str(caught.value)
     return caught.value.reason
 
@@ -84,7 +84,7 @@ def test_sixteen_bits_are_enough_for_lossy_files_and_those_that_have_no_more(
     tmp_path: Path, name: str, subtype: str, bits: int
 ) -> None:
     soundfile.write(tmp_path / name, np.zeros((44100, 2)), 44100, subtype=subtype)
-    assert files.probe(tmp_path / name).bits == bits
+    assert decoding.probe(tmp_path / name).bits == bits
 
 
 @pytest.mark.parametrize(("codec", "kind", "bits"), [("aac", "fltp", 16), ("alac", "s16p", 16), ("alac", "s32p", 24)])
@@ -96,24 +96,24 @@ def test_the_depth_of_a_stream_in_a_container_is_known(tmp_path: Path, codec: st
         frame.sample_rate = 44100
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    assert files.probe(tmp_path / "a.mp4").bits == bits
+    assert decoding.probe(tmp_path / "a.mp4").bits == bits
 
 
 @pytest.mark.parametrize("ext", ["wav", "flac", "ogg", "mp3", "aiff"])
 def test_blocks_join_to_what_decode_returns(tmp_path: Path, ext: str) -> None:
     path = _write(tmp_path / f"a.{ext}", _noise(30000))
-    whole_CT, rate = files.decode(path)
-    blocks = list(files.decode_blocks(path, sample_rate=rate, block_samples=7000))
+    whole_CT, rate = decoding.decode(path)
+    blocks = list(decoding.decode_blocks(path, sample_rate=rate, block_samples=7000))
     assert [block.shape[1] for block in blocks[:-1]] == [7000] * (len(blocks) - 1)
     np.testing.assert_array_equal(np.concatenate(blocks, axis=1), whole_CT)
-    assert files.probe(path).channels == 2
+    assert decoding.probe(path).channels == 2
 
 
 def test_blocks_are_resampled_as_the_whole_is(tmp_path: Path) -> None:
     time_s = np.arange(RATE * 2) / RATE
     tone_CT = np.stack([np.sin(2 * np.pi * 440 * time_s)] * 2).astype(np.float32) * 0.5
     path = _write(tmp_path / "tone.wav", tone_CT, "FLOAT")
-    streamed_CT = np.concatenate(list(files.decode_blocks(path, sample_rate=11025, block_samples=1000)), axis=1)
+    streamed_CT = np.concatenate(list(decoding.decode_blocks(path, sample_rate=11025, block_samples=1000)), axis=1)
     whole_CT = resampling.resample(tone_CT, source_rate=RATE, target_rate=11025)
     assert streamed_CT.shape == whole_CT.shape == (2, 22050)
     np.testing.assert_allclose(streamed_CT, whole_CT, atol=1e-4)
@@ -140,7 +140,7 @@ def test_zero_bytes_and_folders_have_their_reasons(tmp_path: Path) -> None:
 def test_what_the_system_refuses_to_read_says_nothing_of_the_audio(tmp_path: Path, name: str) -> None:
     (tmp_path / "loop.wav").symlink_to("loop.wav")
     (tmp_path / "below.wav").touch()
-    for read in (files.probe, files.decode):
+    for read in (decoding.probe, decoding.decode):
         with pytest.raises(Unavailable, match="cannot be read"):
             read(tmp_path / name)
 
@@ -161,11 +161,11 @@ def test_too_few_file_handles_say_nothing_of_the_audio(tmp_path: Path, name: str
     resource.setrlimit(resource.RLIMIT_NOFILE, (next_handle, hard))
     try:
         with pytest.raises(Unavailable, match="Too many open files"):
-            files.decode(path)
+            decoding.decode(path)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     if name != "text.wav":
-        assert files.decode(path)[0].shape[1] > 0
+        assert decoding.decode(path)[0].shape[1] > 0
 
 
 @pytest.mark.parametrize("name", ["text.wav", "text.mp3", "text.m4a", "text.flac"])
@@ -173,19 +173,19 @@ def test_text_is_not_audio_whatever_its_name(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("I only pretend to be a song.\n" * 200)
     assert _reason(tmp_path / name) == "undecodable"
     with pytest.raises(AudioError):
-        files.probe(tmp_path / name)
+        decoding.probe(tmp_path / name)
 
 
 @pytest.mark.parametrize("ext", ["wav", "flac", "ogg", "mp3", "aiff"])
 @pytest.mark.parametrize("kept", [0.3, 0.97])
 def test_a_file_without_its_end_is_undecodable(tmp_path: Path, ext: str, kept: float) -> None:
     whole = _write(tmp_path / f"whole.{ext}", _noise(60000), rate=44100)
-    files.decode(whole)
+    decoding.decode(whole)
     data = whole.read_bytes()
     cut = tmp_path / f"cut.{ext}"
     cut.write_bytes(data[: int(len(data) * kept)])
     with pytest.raises(AudioError, match="truncated") as caught:
-        files.decode(cut)
+        decoding.decode(cut)
     assert caught.value.reason == "undecodable"
     if ext == "flac":
         assert "of 60000 samples decode" in str(caught.value)
@@ -207,7 +207,7 @@ def test_writer_and_decoder_agree(tmp_path: Path, format: str, tolerance: float)
         with writers.AudioWriter(path, sample_rate=RATE, channels=2, format=format) as writer:
             writer.write(samples_CT[:, :1234])
             writer.write(samples_CT[:, 1234:])
-    np.testing.assert_allclose(files.decode(path)[0], samples_CT, atol=tolerance, rtol=0)
+    np.testing.assert_allclose(decoding.decode(path)[0], samples_CT, atol=tolerance, rtol=0)
     assert [file.name for file in tmp_path.iterdir()] == ["song"]
 
 
@@ -249,7 +249,7 @@ def test_audio_for_a_page_is_small_and_plays(tmp_path: Path, rate: int) -> None:
     data, mime = writers.encode_for_page(np.stack([np.sin(2 * np.pi * 220 * time_s)] * 2).astype(np.float32), rate)
     assert mime == "audio/mpeg"
     (tmp_path / "a.mp3").write_bytes(data)
-    decoded_CT, decoded_rate = files.decode(tmp_path / "a.mp3")
+    decoded_CT, decoded_rate = decoding.decode(tmp_path / "a.mp3")
     assert decoded_CT.shape[1] / decoded_rate == pytest.approx(1.0, abs=0.05)
     assert len(data) < 30000
 
@@ -270,15 +270,15 @@ def test_stem_files_decode_to_what_stempeg_returns() -> None:
 
     stems_STC, rate = stempeg.read_stems(str(_stempeg_song()), dtype=np.float32)
     for stream in range(5):
-        samples_CT, own_rate = files.decode(_stempeg_song(), stream=stream)
+        samples_CT, own_rate = decoding.decode(_stempeg_song(), stream=stream)
         assert own_rate == rate
         np.testing.assert_allclose(samples_CT, stems_STC[stream].T, atol=1e-4)
-        assert files.probe(_stempeg_song(), stream=stream).num_samples == samples_CT.shape[1]
+        assert decoding.probe(_stempeg_song(), stream=stream).num_samples == samples_CT.shape[1]
 
 
 def test_a_stream_that_is_not_there_is_named() -> None:
     with pytest.raises(AudioError, match="has 5 audio streams, number 7"):
-        files.decode(_stempeg_song(), stream=7)
+        decoding.decode(_stempeg_song(), stream=7)
 
 
 def test_a_cut_stem_file_is_undecodable(tmp_path: Path) -> None:
@@ -329,7 +329,7 @@ def test_files_one_behind_the_other_are_refused_not_read_by_half(tmp_path: Path,
     assert _reason(tmp_path / name) == "undecodable"
     whole = next(part for part in CHAINS[name] if part is not ID3)
     (tmp_path / name).write_bytes(whole)
-    samples_CT, rate = files.decode(tmp_path / name)
+    samples_CT, rate = decoding.decode(tmp_path / name)
     assert samples_CT.shape[1] == pytest.approx(rate, abs=3000)
 
 
@@ -345,8 +345,8 @@ def test_a_flac_file_read_as_integers_or_by_its_stream_must_be_alone_too(tmp_pat
     path = tmp_path / "a.flac"
     path.write_bytes(_sound("FLAC", "PCM_16", 44100) * 2)
     for blocks_of in (
-        files.integer_blocks(path, block_samples=8000),
-        files.decode_blocks(path, sample_rate=44100, stream=0),
+        decoding.integer_blocks(path, block_samples=8000),
+        decoding.decode_blocks(path, sample_rate=44100, stream=0),
     ):
         with pytest.raises(AudioError, match="several files in one"):
             list(blocks_of)
@@ -355,14 +355,14 @@ def test_a_flac_file_read_as_integers_or_by_its_stream_must_be_alone_too(tmp_pat
 def test_a_tag_before_a_flac_stream_makes_no_second_one(tmp_path: Path) -> None:
     flac = _sound("FLAC", "PCM_16", 44100)
     (tmp_path / "a.flac").write_bytes(ID3 + flac)
-    assert files.decode(tmp_path / "a.flac")[0].shape == (2, 44100)
+    assert decoding.decode(tmp_path / "a.flac")[0].shape == (2, 44100)
     (tmp_path / "a.flac").write_bytes(ID3 + flac + ID3 + flac)
     assert _reason(tmp_path / "a.flac") == "undecodable"
 
 
 def test_what_stands_behind_a_wav_file_is_no_second_one(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(_sound("WAV", "PCM_16", 44100) + b"LIST" + bytes(64))
-    assert files.decode(tmp_path / "a.wav")[0].shape == (2, 44100)
+    assert decoding.decode(tmp_path / "a.wav")[0].shape == (2, 44100)
 
 
 @pytest.mark.parametrize("rate", [RATE, 11025])
@@ -372,23 +372,23 @@ def test_channels_that_cancel_each_other_are_not_made_one(tmp_path: Path, rate: 
         pair_CT = np.stack([tone_T, np.float32(share) * tone_T])
         path = _write(tmp_path / "a.wav", pair_CT, "FLOAT")
         asked = {"sample_rate": rate, "block_samples": 3000}
-        assert sum(block.shape[0] for block in files.decode_blocks(path, **asked)) > 2  # type: ignore[arg-type]
+        assert sum(block.shape[0] for block in decoding.decode_blocks(path, **asked)) > 2  # type: ignore[arg-type]
         if keeps:
-            mono_T = np.concatenate(list(files.decode_blocks(path, channels=1, **asked)), axis=1)[0]  # type: ignore[arg-type]
+            mono_T = np.concatenate(list(decoding.decode_blocks(path, channels=1, **asked)), axis=1)[0]  # type: ignore[arg-type]
             expected_CT = resampling.resample(pair_CT.mean(axis=0, keepdims=True), source_rate=RATE, target_rate=rate)
             np.testing.assert_allclose(mono_T, expected_CT[0], atol=1e-4)
         else:
             with pytest.raises(AudioError, match="cancel each other in mono") as caught:
-                list(files.decode_blocks(path, channels=1, **asked))  # type: ignore[arg-type]
+                list(decoding.decode_blocks(path, channels=1, **asked))  # type: ignore[arg-type]
             assert caught.value.reason == "inverted"
     silence = _write(tmp_path / "a.wav", np.zeros((2, 5000), np.float32))
-    assert not np.concatenate(list(files.decode_blocks(silence, sample_rate=rate, channels=1)), axis=1).any()
+    assert not np.concatenate(list(decoding.decode_blocks(silence, sample_rate=rate, channels=1)), axis=1).any()
 
 
 def test_tags_around_an_mp3_are_no_second_file(tmp_path: Path) -> None:
     mp3 = _sound("MP3", "MPEG_LAYER_III", 44100)
     (tmp_path / "a.mp3").write_bytes(ID3 + mp3 + b"TAG" + bytes(125))
-    assert files.decode(tmp_path / "a.mp3")[0].shape[1] == pytest.approx(44100, abs=3000)
+    assert decoding.decode(tmp_path / "a.mp3")[0].shape[1] == pytest.approx(44100, abs=3000)
 
 
 def test_streams_side_by_side_in_one_ogg_file_are_no_chain(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from datasets.corpus.file_listing import Listing, is_audio
-from datasets.corpus.layouts.csv_table import WINDOWS, CsvRow, CsvTable, read_table
+from datasets.corpus.layouts.csv_parsing import WINDOWS, CsvRow, CsvTable, read_table
 from datasets.corpus.layouts.found_song import FoundSong, Search, named, song_of
 from datasets.corpus.splits import song_title, split_alias
 from datasets.corpus.stem_names import apart_of, read_label

@@ -17,9 +17,9 @@ from rich.console import Console
 from datasets.errors import InputError
 from flows.console.progress_display import Screen
 from flows.retrain_policy import Retraining
-from flows.retraining import recording as recording_module
-from flows.retraining.recording import recorded
+from flows.retraining import running_entry as recording_module
 from flows.retraining.retrain_log import read_log
+from flows.retraining.running_entry import recorded
 from flows.tasks.process_identity import this_process
 
 BEGUN = Retraining(began_at="2026-11-23T09:00:00+00:00", run="a run", devices=4, reason="Yes: why.")

@@ -1,4 +1,4 @@
-"""Defects of single stems that need no mixture to be seen: dropouts, steady noise, few bits, a channel that dies.
+"""Defects of single stems that need no mixture to be seen: dropouts, few bits, a channel that dies.
 
 What some music has by design (hard-panned stereo, the few levels of a sound chip) is told apart where that can be;
 where it cannot, the verdict names the setting that allows it.
