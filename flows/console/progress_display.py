@@ -122,9 +122,9 @@ class Screen:
         )
 
     def say(self, text: str) -> None:
-        """One plain line."""
+        """One plain line, whose paths and addresses no line end breaks."""
         self._stop()
-        self.console.print(Text(text))
+        self.console.print(Text(text), soft_wrap=True)
 
     @contextmanager
     def alone_on_stderr(self, log: Path) -> Iterator[None]:

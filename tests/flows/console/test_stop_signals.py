@@ -108,9 +108,11 @@ def sent(process: "subprocess.Popen[str]", *numbers: int, apart_s: float = 0.5) 
 )
 @pytest.mark.parametrize("program", [WAITS, SET_ASIDE], ids=["waits", "handlers of a library"])
 def test_the_first_signal_interrupts(tmp_path: Path, program: str, number: int, code: int) -> None:
-    process = started(
-        program, tmp_path, 600, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler)
-    )
+    def as_in_a_shell() -> None:  # the tests may run under nohup, or in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+    process = started(program, tmp_path, 600, preexec_fn=as_in_a_shell)
     wait_for(tmp_path / "ready", process)
     assert sent(process, number)[:2] == (code, "Stopped. Run the same command again to continue.\n")
     assert not (tmp_path / "cleaned").exists(), "its own end did that"

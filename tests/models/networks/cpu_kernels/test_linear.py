@@ -44,7 +44,7 @@ def test_onednn_is_asked_once_for_each_precision_and_refuses_what_nobody_measure
 @pytest.mark.slow
 def test_half_precision_runs_on_a_cpu_without_wide_vectors() -> None:
     """The tests of half precision once more, in a process whose oneDNN sees an older CPU: it asks at its start."""
-    names = ("kernels/test_linear", "kernels/test_glu", "test_htdemucs", "test_demucs")
+    names = ("cpu_kernels/test_linear", "cpu_kernels/test_glu", "test_htdemucs", "test_demucs")
     tests = [f"tests/models/networks/{name}.py" for name in names]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not gpu and not slow", *tests]
     done = subprocess.run(
