@@ -23,12 +23,13 @@ sync: ## all that, what tests and checks use (requirements-dev.lock), and the pr
 demo: install ## the whole road on a laptop, with synthetic songs, in minutes
 	@$(BIN)/stemline demo
 
-# Two processes, as much of a test is waiting, with the files in the order of tests/conftest.py.
+# Several processes, as much of a test is waiting, with the files in the order of tests/conftest.py.
 TWO := -n 2 --dist loadfile --no-loadscope-reorder
+THREE := -n 3 --dist loadfile --no-loadscope-reorder
 
 # Those that start Ray come last: some of the others hold that it has not.
 test: sync ## all tests; what continuous integration runs
-	@$(BIN)/python -m pytest -q --durations=10 $(TWO) -m "not ray"; first=$$?; \
+	@$(BIN)/python -m pytest -q --durations=10 $(THREE) -m "not ray"; first=$$?; \
 	$(BIN)/python -m pytest -q --durations=10 $(TWO) -m ray && exit $$first
 
 quick: sync ## the tests that take seconds, while working

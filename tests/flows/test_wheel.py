@@ -3,6 +3,7 @@
 Its dependencies are those of the environment in which the tests run.
 """
 
+import base64
 import json
 import os
 import shutil
@@ -131,21 +132,30 @@ def test_every_verb_of_the_wheel_knows_its_settings_and_whose_commit_it_is(wheel
     assert "Example" in run(wheel.environment / "bin" / "stemline", "deploy", "--help", cwd=tmp_path)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefectServer:
+    """The address of a Prefect server of its own, and the password that it asks for."""
+
+    address: str
+    password: str
+
+
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a Prefect server of its own."""
-    with ui._prefect(tmp_path_factory.mktemp("prefect"), current()) as address:
-        yield f"{address}api"
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    with ui._prefect(tmp_path_factory.mktemp("prefect"), current()) as (address, password):
+        yield PrefectServer(address=f"{address}api", password=password)
 
 
-def ask(server: str, method: str, path: str, body: Any = None) -> Any:
+def ask(server: PrefectServer, method: str, path: str, body: Any = None) -> Any:
     data = None if body is None else json.dumps(body).encode()
-    asked = urllib.request.Request(server + path, data, {"Content-Type": "application/json"}, method=method)
+    password = base64.b64encode(server.password.encode()).decode()
+    headers = {"Content-Type": "application/json", "Authorization": f"Basic {password}"}
+    asked = urllib.request.Request(server.address + path, data, headers, method=method)
     with urllib.request.urlopen(asked, timeout=60) as answer:
         return json.loads(answer.read() or b"null")
 
 
-def deployments(server: str) -> dict[str, dict[str, Any]]:
+def deployments(server: PrefectServer) -> dict[str, dict[str, Any]]:
     """Every deployment by the name of its flow."""
     found = ask(server, "POST", "/deployments/filter", {})
     return {one["entrypoint"].rpartition(".")[2]: one for one in found}
@@ -156,11 +166,12 @@ def crons(deployment: dict[str, Any]) -> list[tuple[str, bool]]:
 
 
 def test_what_is_deployed_again_keeps_the_schedules_and_pauses_of_the_server(
-    wheel: Wheel, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    wheel: Wheel, server: PrefectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def deploy(*words: str) -> dict[str, dict[str, Any]]:
         program = wheel.environment / "bin" / "stemline"
-        run(program, "deploy", "--preset", "mine.toml", *words, cwd=tmp_path, PREFECT_API_URL=server)
+        address = {"PREFECT_API_URL": server.address, "PREFECT_API_AUTH_STRING": server.password}
+        run(program, "deploy", "--preset", "mine.toml", *words, cwd=tmp_path, **address)
         return deployments(server)
 
     (tmp_path / "mine.toml").write_text(
