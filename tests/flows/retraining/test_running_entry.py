@@ -17,7 +17,7 @@ from rich.console import Console
 from datasets.errors import InputError
 from flows.console.progress_display import Screen
 from flows.retrain_policy import Retraining
-from flows.retraining import running_entry as recording_module
+from flows.retraining import running_entry
 from flows.retraining.retrain_log import read_log
 from flows.retraining.running_entry import recorded
 from flows.tasks.process_identity import this_process
@@ -101,11 +101,11 @@ import io, sys, time
 from rich.console import Console
 from flows.console.progress_display import Screen
 from flows.retrain_policy import Retraining
-from flows.retraining import recording
-recording.BEAT_S = 0.2
+from flows.retraining import running_entry
+running_entry.BEAT_S = 0.2
 screen = Screen(Console(file=io.StringIO()))
 begun = Retraining(began_at="2026-11-23T09:00:00+00:00", devices=100)
-with recording.recorded(sys.argv[1], begun, screen, gpus={"train": 100}):
+with running_entry.recorded(sys.argv[1], begun, screen, gpus={"train": 100}):
     screen.start("train", 10, "steps")
     screen.advance()
     time.sleep(600)
@@ -131,7 +131,7 @@ def test_a_kill_leaves_what_it_used_until_shortly_before(tmp_path: Path) -> None
 
 
 def test_a_beat_that_cannot_be_written_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recording_module, "BEAT_S", 0.05)
+    monkeypatch.setattr(running_entry, "BEAT_S", 0.05)
     with recorded(str(tmp_path), BEGUN, screen(), gpus={}) as under_way:
         folder = tmp_path / "retrainings"
         folder.rename(tmp_path / "away")
