@@ -126,17 +126,22 @@ def decode_track(
     distinct, remarks = without_copies(track, infos, comparisons)
     if remarks:
         rows = rows_of(distinct, {})
+    _check_length(rows, sample_rate, min_song_s)
+    rate = min(info.sample_rate for info in infos.values())
+    remarks += tuple(f"{file.path}: {downmix_note(info)}" for file, info in infos.items() if is_surround(info))
+    remarks += starts.remarks
+    lossless = all(infos[file].lossless for files in distinct.stems.values() for file in files)
+    return DecodedTrack(rows=rows, remarks=remarks, bits=deepest, lossless=lossless, sample_rate=rate)
+
+
+def _check_length(rows: Sequence[Mapping[str, Any]], sample_rate: int, min_song_s: float) -> None:
+    """AudioError "too_short" where a song has no samples, or fewer than asked for."""
     num_samples = sum(row["num_samples"] for row in rows)
     if not num_samples:
         raise AudioError("too_short", "no samples at all")
     if num_samples < min_song_s * sample_rate:
         have_s = num_samples / sample_rate
         raise AudioError("too_short", f"{have_s:.2f} s; the shortest song allowed has {min_song_s} s")
-    rate = min(info.sample_rate for info in infos.values())
-    remarks += tuple(f"{file.path}: {downmix_note(info)}" for file, info in infos.items() if is_surround(info))
-    remarks += starts.remarks
-    lossless = all(infos[file].lossless for files in distinct.stems.values() for file in files)
-    return DecodedTrack(rows=rows, remarks=remarks, bits=deepest, lossless=lossless, sample_rate=rate)
 
 
 def stems_of(

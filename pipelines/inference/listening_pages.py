@@ -121,10 +121,7 @@ def run(
     pages = [*(entry.file for entry in entries), INDEX]
     with _writing(folder, pages), stage(progress, "listen", len(chosen), "songs") as pages_stage:
         for place, (song, entry) in enumerate(zip(chosen, entries, strict=True)):
-            around = (
-                entries[place - 1].file if place else "",
-                entries[place + 1].file if place + 1 < len(chosen) else "",
-            )
+            around = _around(files, place)
             inputs = ListenInputs(
                 models=tuple(model.digest for model in models),
                 names=(first.name, second.name),
@@ -147,6 +144,12 @@ def run(
         storage.write(folder / INDEX, index.encode("utf-8", "replace"))
         pages_stage.finish(f"{folder / INDEX}: {len(chosen)} songs")
     return str(folder / INDEX)
+
+
+def _around(files: Sequence[str], place: int) -> tuple[str, str]:
+    """The pages before and after one; empty where there is none."""
+    before, _, after = ["", *files, ""][place : place + 3]
+    return before, after
 
 
 def page_names(track_ids: Sequence[str]) -> list[str]:

@@ -42,20 +42,7 @@ def verdicts_on(
     forgotten: RemovedSongs = NOTHING,
 ) -> CurationVerdicts:
     """Verdicts on all stored songs, the moments that show why, and what other settings would keep."""
-    verdicts = [
-        Verdict(
-            track_id=item.song.track_id,
-            title=item.song.title,
-            split=item.song.split,
-            keep=not item.reason,
-            reason=item.reason,
-            detail=item.detail,
-            duration_s=item.measures["duration_s"],
-            measures={**item.measures, **_shares(item, about["sources"])},
-        )
-        for item in songs_judged
-    ]
-    verdicts = [_overruled(verdict, by_hand) for verdict in verdicts]
+    verdicts = [_overruled(_verdict_of(item, about["sources"]), by_hand) for item in songs_judged]
     signatures = {item.song.track_id: item.signature for item in songs_judged}
     to_go = forgotten.recognized({item.song.track_id: item.song.audio for item in songs_judged}, signatures)
     verdicts = [
@@ -85,21 +72,37 @@ def verdicts_on(
     ]
     on_sides = resplit(explained, about, [stem.songs for stem in shared])
     on_sides, leaks = without_leaks(on_sides, shared, by_hand)
-    # What other settings would keep, copies among that left out.
     opened = let_in(config, songs_judged, before_copies, about["sources"])
     every = names.union(*opened.values())
     if every > names:
         matches, shared = related(every, signatures, stems, min_similarity=similar)
-    would_keep = {}
-    for settings, let in opened.items():
-        more = [replace(v, keep=True) if v.track_id in let else v for v in before_copies]
+
+    def kept_of(let: set[str]) -> int:
+        """How many of the songs that a setting lets in are kept, which copies are not."""
+        more = [replace(verdict, keep=True) if verdict.track_id in let else verdict for verdict in before_copies]
         among = names | let
         pairs = [match for match in matches if {match.first, match.later} <= among]
         after, _ = without_copies(more, pairs, [stem for stem in shared if {*stem.songs} <= among], by_hand, ranks)
-        would_keep[settings] = sum(verdict.keep and verdict.track_id in let for verdict in after)
-    would_keep[KEEPS_COPIES] = sum(verdict.reason in ("duplicate", "leak") for verdict in on_sides)
-    would_keep = {settings: count for settings, count in would_keep.items() if count}
+        return sum(verdict.keep and verdict.track_id in let for verdict in after)
+
+    counts = {settings: kept_of(let) for settings, let in opened.items()}
+    counts[KEEPS_COPIES] = sum(verdict.reason in ("duplicate", "leak") for verdict in on_sides)
+    would_keep = {settings: count for settings, count in counts.items() if count}
     return CurationVerdicts(verdicts=on_sides, evidence={**evidence, **copies, **leaks}, would_keep=would_keep)
+
+
+def _verdict_of(item: JudgedSong, sources: Sequence[str]) -> Verdict:
+    """What the rules say of one song by itself."""
+    return Verdict(
+        track_id=item.song.track_id,
+        title=item.song.title,
+        split=item.song.split,
+        keep=not item.reason,
+        reason=item.reason,
+        detail=item.detail,
+        duration_s=item.measures["duration_s"],
+        measures={**item.measures, **_shares(item, sources)},
+    )
 
 
 def _shares(item: JudgedSong, sources: Sequence[str]) -> dict[str, float]:
