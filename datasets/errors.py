@@ -7,7 +7,7 @@ import re
 
 # The colon of the user's part, up to the last @ before the address ends: a password may hold what should be quoted.
 # In s3://, file:// and models:/ an @ belongs to the path.
-_USER = re.compile(r"(?P<scheme>\b(?!s3\b|file\b)[a-zA-Z][\w+.-]*://)(?P<user>[^\s/@:'\"]*):(?P<password>[^\s'\"]*)@")
+_USER = re.compile(r"(?P<scheme>\b(?!s3\b|file\b)[a-zA-Z][\w+.-]*://)(?P<user>[^\s/@:\['\"]*):(?P<password>\S*)@")
 _TOKEN = re.compile(r"(?P<scheme>\bhttps?://)(?P<token>[^\s/@:'\"]+)@")
 _OPTION = re.compile(
     r"(?P<name>[?&;](?:[\w-]*(?:password|passwd|passphrase|pwd|token|secret|api_?key|signature|credential)|sig)=)"

@@ -193,8 +193,10 @@ def _objections(facts: Facts, config: RetrainConfig, occasion: str) -> Iterator[
     if wait := _back_off(facts):
         yield wait
     past = [entry for entry in facts.done if entry.status in (DONE, CANCELLED)]
-    times = [_hours_ago(entry.due_at or entry.began_at, facts.due or facts.now) for entry in past]
-    ago = next((time for time in times[::-1] if time is not None), math.inf)
+    times = [entry.due_at or entry.began_at for entry in past]
+    latest = next((time for time in times[::-1] if _hours_ago(time, facts.now) is not None), "")
+    # A run may begin long after it was due, and find one that was due since.
+    ago = max(0.0, _hours_between(latest, facts.due or facts.now)) if latest else math.inf
     if ago < _at_least(config.min_interval_h):
         yield f"the last one began {ago:.1f} h ago; the minimum interval is {config.min_interval_h:g} h"
     now = (occasion, facts.dataset, facts.recipe)
@@ -217,7 +219,7 @@ def _back_off(facts: Facts) -> str:
         return ""
     last = failures[-1]
     wait_h = min(LONGEST_WAIT_H, FIRST_WAIT_H * 2 ** (len(failures) - 2))
-    ago = _hours_ago(last.ended_at or last.began_at, facts.due or facts.now)
+    ago = _hours_ago(last.ended_at or last.began_at, facts.now)
     if ago is None or ago >= _at_least(wait_h):
         return ""
     return (

@@ -30,6 +30,7 @@ _LOOKS = (2, 3, 4, 6, 9)  # that is looked for after this many
 _SILENT = 1e-8  # mean square, -80 dBFS: a second of which there is nothing to say
 _LEVELS = 10 ** (np.arange(-24, 24.1, 1.5) / 20)
 _GAINS = np.r_[0.0, _LEVELS, -_LEVELS[::2]]  # that a stem is tried at, over the song
+_AT_ONCE = 60  # seconds that are tried with every change at one time: some 15 MB of four stereo stems
 _SECOND_GAINS = np.r_[0.0, 10 ** (np.array([-12, -9, -6, -3, 3, 6, 9, 12]) / 20), -1.0]  # and in each second
 _RIDGE = 1e-6
 _IN_PLACE = 1.5  # times more that is left of the mixture without a stem which is in its place
@@ -207,7 +208,9 @@ class MixtureFit:
         grams = np.stack(self._grams).astype(np.complex128)
         song = _Song(grams, num_channels=len(self._mixture[0]))
         throughout = list(song.faults())
-        holes = {fault.place: fault for fault in self._holes()}
+        holes: dict[int, StemFault] = {}
+        for fault in self._holes():
+            holes.setdefault(fault.place, fault)  # a dead channel comes first, and is graver than a hole
         # A stem that is wrong throughout leaves more of the mixture in the holes of others, too.
         if any(fault.kind != "absent" or fault.place not in holes for fault in throughout):
             holes = {place: hole for place, hole in holes.items() if hole.kind != "missing"}
@@ -405,7 +408,9 @@ class _Song:
         if not unexplained.size or not tried:
             return
         now_N, total_N = now_N1[unexplained, 0], total_N[unexplained]
-        left_NH, _ = _left(self._grams[unexplained], np.stack([change for *_, change in tried]))
+        changes = np.stack([change for *_, change in tried])
+        pieces = (unexplained[start : start + _AT_ONCE] for start in range(0, unexplained.size, _AT_ONCE))
+        left_NH = np.concatenate([_left(self._grams[piece], changes)[0] for piece in pieces])
         best_N = (left_NH * _handicaps([kind for kind, *_ in tried])).argmin(axis=1)
         better_N = now_N / np.take_along_axis(left_NH, best_N[:, None], axis=1)[:, 0]
         found: dict[int, list[tuple[int, str, float]]] = {}

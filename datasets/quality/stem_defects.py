@@ -62,7 +62,8 @@ class BitDepth:
         """Look at the next second, whose mean squares are given."""
         for place in np.flatnonzero((power_S > _BIT_LEVEL) & (self._seen < _BIT_SECONDS)):
             self._seen[place] += 1
-            values = np.unique(second_SCT[place, 0, :_BIT_SAMPLES])
+            part_CT = second_SCT[place, :, :_BIT_SAMPLES]
+            values = np.unique(part_CT[np.square(part_CT).sum(axis=1).argmax()])
             if len(values) < _FEWEST_VALUES:
                 continue
             steps = np.diff(values.astype(np.float64))

@@ -67,7 +67,7 @@ class DecodedTrack:
     rows: list[dict[str, Any]]
     remarks: tuple[str, ...]  # what was left out or changed on the way, in words
     bits: int  # 16 or 24: the deepest of its files
-    lossless: bool  # the codec of each of its files
+    lossless: bool  # the codec of each file that is used
     sample_rate: int  # Hz, of its files
 
 
@@ -125,12 +125,13 @@ def decode_track(
     rows = rows_of(track, comparisons)
     distinct, remarks = without_copies(track, infos, comparisons)
     if remarks:
+        rows.clear()  # or both readings are in memory
         rows = rows_of(distinct, {})
     _check_length(rows, sample_rate, min_song_s)
     rate = min(info.sample_rate for info in infos.values())
     remarks += tuple(f"{file.path}: {downmix_note(info)}" for file, info in infos.items() if is_surround(info))
     remarks += starts.remarks
-    lossless = all(infos[file].lossless for files in distinct.stems.values() for file in files)
+    lossless = all(infos[file].lossless for source in sources for file in distinct.stems[source])
     return DecodedTrack(rows=rows, remarks=remarks, bits=deepest, lossless=lossless, sample_rate=rate)
 
 

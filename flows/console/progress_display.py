@@ -62,6 +62,7 @@ class Screen:
 
     def start(self, name: str, total: float, unit: str) -> None:
         self._stop()
+        self._keep_worked()  # of a stage that was lost, and said no end
         self._name, self._total, self._unit = name, total, unit
         self._done, self._note = 0.0, ""
         self._began_s = self._printed_s = time.monotonic()
@@ -98,7 +99,7 @@ class Screen:
     def finish(self, summary: str) -> None:
         elapsed_s = time.monotonic() - self._began_s
         self.seconds[self._name] = round(self.seconds.get(self._name, 0.0) + elapsed_s, 3)
-        self._worked_s[self._name], self._first_s = self.worked_s(self._name), None
+        self._keep_worked()
         self._stop()
         if summary:
             self.finished.add(self._name)
@@ -106,8 +107,12 @@ class Screen:
 
     def worked_s(self, name: str) -> float:
         """Seconds that the stages of this name worked until now: since each said first that something was done."""
-        now_s = 0.0 if self._first_s is None or name != self._name else time.monotonic() - self._first_s
-        return self._worked_s.get(name, 0.0) + now_s
+        first_s, before_s = self._first_s, self._worked_s.get(name, 0.0)  # once: another thread may ask
+        return before_s if first_s is None or name != self._name else before_s + time.monotonic() - first_s
+
+    def _keep_worked(self) -> None:
+        worked_s, self._first_s = self.worked_s(self._name), None
+        self._worked_s[self._name] = worked_s
 
     def cached(self, name: str, summary: str) -> None:
         """A step whose output existed already."""

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE_S = 10.0  # for Ray and Prefect to be taken down; a busy machine needs more after that, and 20 s are promised
+REPEATED_S = 0.2  # within it a second one is no second wish: shell and kernel both send SIGHUP for a closed terminal
 FAMILY_EVERY_S = 0.1
 STOPPED = "Stopped. Run the same command again to continue."
 
@@ -35,7 +36,7 @@ class StopSignals:
         self.first: int | None = None
         self._interrupted = False
         self._clean_up = clean_up
-        self._family: dict[int, float] = {}  # processes that descended from this one since the first signal: when begun
+        self._family: set[Any] = set()  # processes that descended from this one since the first signal
         self._stderr = _copy_of_stderr()  # a command sends what others write there into a file
 
     @property
@@ -53,17 +54,17 @@ class StopSignals:
         """In a thread of its own: ends the process when the first one had no effect for a while, or at the second."""
         import psutil  # noqa: F401  # needed when there is no time for it
 
-        came = 0
+        came_s: float | None = None
         while numbers := _read(pipe):
             ours = [number for number in numbers if number in SIGNALS]
-            came += len(ours)
             self.first = self.first or next(iter(ours), None)  # here too: the main thread may be in C++ for long
-            if came == 1:
+            if ours and came_s is None:
+                came_s = time.monotonic()
                 timer = threading.Timer(GRACE_S, self.end_now)
                 timer.daemon = True
                 timer.start()
                 threading.Thread(target=self._remember_family, name="stop-signals-family", daemon=True).start()
-            elif came > 1:
+            elif ours and came_s is not None and time.monotonic() - came_s > REPEATED_S:
                 self.end_now()
 
     def _remember_family(self) -> None:
@@ -76,11 +77,9 @@ class StopSignals:
         """Kill every process that descends from this one, or did when the first signal came."""
         import psutil
 
-        for pid, began in (self._family | _descendants()).items():
+        for process in self._family | _descendants():
             with suppress(psutil.Error):
-                process = psutil.Process(pid)
-                if process.create_time() == began:  # else another process has the number by now
-                    process.kill()
+                process.kill()  # raises where another process has its number by now
 
     def end_now(self) -> None:
         """Say so, kill what descends from this process, and exit."""
@@ -146,16 +145,14 @@ def leave_at_once(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _descendants() -> dict[int, float]:
-    """The processes that this one started, and those that they did: number to the time of their beginning."""
+def _descendants() -> set[Any]:
+    """The processes that this one started, and those that they did."""
     import psutil
 
-    family = {}
-    with suppress(psutil.Error):
-        for process in psutil.Process().children(recursive=True):
-            with suppress(psutil.Error):
-                family[process.pid] = process.create_time()
-    return family
+    try:
+        return set(psutil.Process().children(recursive=True))
+    except psutil.Error:
+        return set()
 
 
 def _without(ours: list[signal.Signals], handler: Any, set_handler: Any) -> Any:

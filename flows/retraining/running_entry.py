@@ -30,6 +30,7 @@ class RunningEntry:
             process_start=process.start,
         )  # fmt: skip
         self._store, self._screen, self._gpus = store, screen, gpus
+        self._writing, self._ended = threading.Lock(), False
         self._before_s = self._worked_s()  # earlier stages of this screen were not part of it
 
     @property
@@ -39,13 +40,23 @@ class RunningEntry:
         return replace(self._entry, seen_at=retrain_log.now(), gpu_hours=round(hours, 6))
 
     def write(self) -> None:
-        retrain_log.write(self._store, self.entry)
+        """Note that it is running; nothing once it has ended."""
+        with self._writing:
+            if not self._ended:
+                retrain_log.write(self._store, self.entry)
 
     def end(self, status: str, *, champion: str = "", error: str = "") -> None:
-        entry = self.entry
-        retrain_log.write(
-            self._store, replace(entry, status=status, ended_at=entry.seen_at, champion=champion, error=error)
-        )
+        """Note how it ended, once: what comes after changes nothing."""
+        waited = self._writing.acquire(timeout=_JOIN_S)
+        try:
+            if not self._ended:
+                entry = self.entry
+                ended = replace(entry, status=status, ended_at=entry.seen_at, champion=champion, error=error)
+                retrain_log.write(self._store, ended)
+                self._ended = True
+        finally:
+            if waited:
+                self._writing.release()
 
     def _worked_s(self) -> float:
         """Seconds of GPUs."""
@@ -64,15 +75,10 @@ def recorded(store: str, begun: Retraining, screen: Screen, *, gpus: Mapping[str
     thread = threading.Thread(target=_beat, args=(recording, over), name="retraining-log", daemon=True)
     thread.start()
 
-    def stop() -> None:
-        over.set()
-        thread.join(timeout=_JOIN_S)
-
     try:
         yield recording
-        stop()
     except BaseException as error:
-        stop()
+        over.set()
         stopped = not isinstance(error, Exception) or isinstance(error, CancelledRun)
         try:
             lines = "" if stopped else explain(error).message.removeprefix("stemline failed: ")
@@ -80,6 +86,9 @@ def recorded(store: str, begun: Retraining, screen: Screen, *, gpus: Mapping[str
         except Exception as second:  # such as a full disk, of which the first one tells
             _LOG.warning("the log of retrainings could not be written: %s", second)
         raise
+    finally:
+        over.set()
+        thread.join(timeout=_JOIN_S)
 
 
 def _beat(recording: RunningEntry, over: threading.Event) -> None:

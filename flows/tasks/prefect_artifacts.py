@@ -62,7 +62,7 @@ def _links(result: Any) -> Iterator[str]:
         version = f"{quote(result.name, safe='')}/versions/{result.version}"
         yield f"[The version in MLflow]({_without_password(tracking)}/#/models/{version})"
     if cluster := ray_jobs.server():
-        yield f"[Jobs of the Ray cluster]({cluster.rstrip('/')}/#/jobs)"
+        yield f"[Jobs of the Ray cluster]({_without_password(cluster)}/#/jobs)"
 
 
 def _without_password(address: str) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 from rich.console import Console
 
-from datasets.errors import InputError
+from datasets.errors import InputError, without_passwords
 from datasets.store import storage, strict_json
 from flows import config as settings
 from flows.console.error_messages import explain
@@ -89,7 +89,7 @@ def send(server: str, name: str, function: Callable[..., Any], arguments: Mappin
     job = ray_jobs.submit_or_attach(
         server, JobSpec(name=key, command=command, run=run), on_log_line=_JobProgressReader(current())
     )
-    _LOG.info("%s: job %s of %s, %s", name, job.id, server, job.status)
+    _LOG.info("%s: job %s of %s, %s", name, job.id, without_passwords(server), job.status)
     return _answer(job, storage.join(folder, f"{job.id}.answer.json"), typing.get_type_hints(function)["return"])
 
 

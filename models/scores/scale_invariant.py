@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .metrics import comparable, energy
+from .metrics import comparable, energy, silent
 
 # Of an energy: below that a difference is rounding errors alone. Ratios to it are at most 313 dB; museval, which has no
 # such limit, gets 300 to 310 dB where nothing is left.
@@ -30,7 +30,7 @@ def scale_invariant(reference_SCT: Tensor, estimate_SCT: Tensor) -> ScaleInvaria
     """SI-SIR and SI-SAR of every source over the whole excerpt.
 
     References that are copies of each other, or silent, count once or not at all. -inf where an estimate has nothing of
-    its own reference.
+    its own reference; SI-SIR is NaN where no other reference sounds (`metrics.silent`).
     """
     reference_SCT, estimate_SCT = comparable(reference_SCT, estimate_SCT)
     reference_SN, estimate_SN = reference_SCT.flatten(1), estimate_SCT.flatten(1)
@@ -51,4 +51,6 @@ def scale_invariant(reference_SCT: Tensor, estimate_SCT: Tensor) -> ScaleInvaria
     def ratio(error_S: Tensor) -> Tensor:
         return (10 * torch.log10(target_S / torch.maximum(error_S, floor_S))).masked_fill(silent_S, torch.nan)
 
-    return ScaleInvariant(sir_S=ratio(interference_S), sar_S=ratio(artifacts_S))
+    sounding_S = (~silent(reference_SCT)).int()
+    alone_S = sounding_S.sum() - sounding_S == 0  # then there is nothing that could interfere
+    return ScaleInvariant(sir_S=ratio(interference_S).masked_fill(alone_S, torch.nan), sar_S=ratio(artifacts_S))

@@ -310,11 +310,7 @@ def forwarded() -> dict[str, str]:
     Machines of a cluster have their own keys, and passwords that stand in addresses.
     """
     return {
-        name: value
-        for name, value in os.environ.items()
-        if name.startswith(_FORWARDED)
-        and not any(part in name for part in _SECRET)
-        and without_passwords(value) == value
+        name: value for name, value in os.environ.items() if name.startswith(_FORWARDED) and not _is_secret(name, value)
     }
 
 

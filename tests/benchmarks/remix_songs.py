@@ -198,7 +198,7 @@ def key_rows(songs: Sequence[Heard]) -> list[Row]:
 
     made = []
     for what, named in (
-        ("stems", [(song.truth.key, song.heard.key) for song in songs if "drums" in song.heard.loudness_db]),
+        ("stems", [(song.truth.key, song.heard.key) for song in songs if song.heard is not song.of_mixture]),
         ("mixtures", [(song.truth.key, song.of_mixture.key) for song in songs]),
     ):
         scores = [mir_eval.key.weighted_score(true, found) if found else 0.0 for true, found in named]

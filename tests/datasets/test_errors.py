@@ -43,3 +43,8 @@ def test_errors_travel_between_processes() -> None:
     for error in (InputError("x"), Changed("x"), AudioError("silent_source", "http://a:b@c")):
         again = pickle.loads(pickle.dumps(error))
         assert (type(again), str(again)) == (type(error), str(error))
+
+
+def test_a_password_with_a_quote_is_hidden_and_an_ipv6_address_has_none() -> None:
+    assert without_passwords("postgresql://u:pa'ss@db/x") == "postgresql://u:***@db/x"
+    assert without_passwords("http://[::1]:8265/a@b") == "http://[::1]:8265/a@b"

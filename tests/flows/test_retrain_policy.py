@@ -398,3 +398,11 @@ def test_a_champion_without_its_dataset_is_told_as_such(store: Path, heard: dict
     dataset(store, "second", [("d", "train", "2")], heard)
     (store / "manifests" / "curate-first.json").unlink()
     assert facts_of(store).champion_hours is None
+
+
+def test_a_run_that_begins_long_after_it_was_due_waits_as_any() -> None:
+    """It was late, or waited for the store: what others did since is no future."""
+    failures = tuple(failed(ago(hours), ago(hours - 0.1)) for hours in (5.0, 3.0, 0.2))
+    late = replace(QUIET, hours=120.0, due=ago(7.0))
+    assert "came to nothing" in judge(replace(late, done=failures), CONFIG).sentence
+    assert "minimum interval" in judge(replace(late, done=(done(ago(2.0), ago(1.0)),)), CONFIG).sentence

@@ -19,7 +19,8 @@ _PACK = 0xBA
 def mpegts(file: BinaryIO, size: int) -> Iterator[ContainerPart]:
     """Packets of 188 bytes, or of 192 with a clock before them; the last PES packet of each stream says its length."""
     file.seek(0)
-    lead = 0 if file.read(1)[0] == _SYNC else 4
+    head = file.read(2 * _PACKET + 1)  # one byte alone may be of a clock
+    lead = 0 if head[0] == head[_PACKET] == head[2 * _PACKET] == _SYNC else 4
     step = _PACKET + lead
     if size % step:
         yield ContainerPart(end=size - size % step + step, name="a whole last packet")

@@ -142,6 +142,15 @@ def test_two_stems_that_are_wrong_are_both_named() -> None:
     assert "12.0 dB too quiet" in found[1].detail
 
 
+def test_a_dead_channel_is_named_though_its_stem_has_a_hole_and_another_is_wrong() -> None:
+    stems_SCT = _song().copy()
+    stems_SCT[0, 0] = 0
+    stems_SCT[0, 1, 3 * RATE : 3 * RATE + RATE // 4] = 0
+    stems_SCT[3] *= 0.25
+    _, found = _measured(stems_SCT, _song().sum(axis=0))
+    assert [fault.source for fault in found] == ["drums", "vocals"]
+
+
 def _equalized(mixture_CT: Samples, bass_db: float, treble_db: float) -> Samples:
     from scipy.signal import butter, sosfilt
 

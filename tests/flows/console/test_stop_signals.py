@@ -35,6 +35,14 @@ def work():
     ready()
     time.sleep(600)
 """
+TAKES_DOWN = """
+def work():
+    try:
+        ready()
+        time.sleep(600)
+    finally:
+        time.sleep(0.5)
+"""
 DEAF = """
 def work():
     ready()
@@ -168,3 +176,11 @@ def test_afterwards_everything_is_as_before() -> None:
     assert signal.signal is set_handler
     assert {number: signal.getsignal(number) for number in before} == before
     assert len(os.listdir("/proc/self/fd")) <= open_files
+
+
+def test_two_at_once_are_one_as_of_a_terminal_that_closes(tmp_path: Path) -> None:
+    process = started(TAKES_DOWN, tmp_path, 600, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))
+    wait_for(tmp_path / "ready", process)
+    code, messages, _ = sent(process, signal.SIGHUP, signal.SIGHUP, apart_s=0.01)
+    assert (code, messages) == (129, "Stopped. Run the same command again to continue.\n")
+    assert not (tmp_path / "cleaned").exists()

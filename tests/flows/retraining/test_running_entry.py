@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -144,3 +145,22 @@ def test_a_beat_that_cannot_be_written_is_tried_again(tmp_path: Path, monkeypatc
         assert only(tmp_path).status == "running"
         under_way.end("done")
     assert only(tmp_path).status == "done"
+
+
+def test_what_comes_after_the_end_changes_nothing(tmp_path: Path) -> None:
+    with suppress(KeyboardInterrupt), recorded(str(tmp_path), BEGUN, screen(), gpus={}) as under_way:
+        under_way.end("done", champion="7")
+        under_way.write()  # a beat that was late
+        raise KeyboardInterrupt
+    assert (only(tmp_path).status, only(tmp_path).champion) == ("done", "7")
+
+
+def test_gpus_of_a_job_that_was_lost_without_a_word_count(tmp_path: Path) -> None:
+    shown = screen()
+    with recorded(str(tmp_path), BEGUN, shown, gpus={"train": 3600}) as under_way:
+        for _ in range(2):  # begun again, and no end was told
+            shown.start("train", 10, "steps")
+            shown.advance()
+            time.sleep(0.1)
+        under_way.end("done")
+    assert 0.19 < (only(tmp_path).gpu_hours or 0.0) < 2

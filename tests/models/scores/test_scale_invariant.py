@@ -62,3 +62,12 @@ def test_silent_and_doubled_references_take_no_part() -> None:
     assert scores.sir_S.isnan().tolist() == scores.sar_S.isnan().tolist() == [False, False, True, False]
     estimate_SCT[1] = 0
     assert scale_invariant(reference_SCT, estimate_SCT).sar_S.isnan().tolist() == [False, True, True, False]
+
+
+def test_where_nothing_else_sounds_nothing_can_interfere() -> None:
+    reference_SCT, estimate_SCT = toy(0.5, sources=3)
+    reference_SCT[1:] *= 1e-6  # below -60 dBFS
+    scores = scale_invariant(reference_SCT, estimate_SCT)
+    assert scores.sir_S.isnan().tolist() == [True, False, False]
+    assert scores.sar_S.isfinite().all()
+    assert scale_invariant(reference_SCT[:1], estimate_SCT[:1]).sir_S.isnan().all()
