@@ -25,10 +25,10 @@ class EvaluateConfig:
     overlap: ProperFraction = 0.25  # share of a segment that the next one covers again
     shifts: NonNegativeInt = 0  # seeded delays to average over
     window_s: PositiveFloat = 1.0  # length of BSS Eval's windows, which do not overlap
-    full_bss_eval: bool = False  # compute ISR, SIR and SAR beside SDR; some 30 ms for each second of a song
-    scorer: str = "stemline"  # "stemline", or "museval", which takes some 30 times as long for the same scores
+    full_bss_eval: bool = False  # compute ISR, SIR and SAR beside SDR; some 20 ms for each second of a song
+    scorer: str = "stemline"  # "stemline", or "museval", which takes some 40 times as long for the same scores
     # Further scores, any of si_sdr, si_sir, si_sar, log_wmse, aura_mrstft, bleedless and fullness; the gate does not
-    # look at them. The last four take some 10, 80, and together 40 ms for each second of a song
+    # look at them. The last four take some 10, 110, and together 40 ms for each second of a song
     extra_metrics: tuple[str, ...] = ()
     museval_json: str = ""  # a folder for the scores of every window, as museval writes them; full_bss_eval=true only
     max_song_s: NonNegativeFloat = 0.0  # how much of each song is scored, from its start; 0 takes the whole song

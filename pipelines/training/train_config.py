@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class ModelConfig:
     """Which network, by the name of a preset of `models/networks/catalog.py`, and what to change in it."""
 
-    preset: str = "htdemucs"  # which network, by the name of a preset of models/catalog.py
+    preset: str = "htdemucs"  # which network, by the name of a preset of models/networks/catalog.py
     # What to change in it: fields of its configuration, such as model.options.segment_s=12.2
     options: dict[str, Any] = field(default_factory=dict)
     init_from: str = ""  # weights to begin with: a checkpoint, a file, or models:/NAME@ALIAS; random ones where empty

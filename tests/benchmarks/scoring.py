@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,33 @@ def _further(excerpts: int) -> Iterator[Row]:
     for name, stems_SCT, estimates_SCT in _cases(excerpts):
         for metric, worst in _further_apart(stems_SCT, estimates_SCT).items():
             yield figure(f"{name}: {metric}", worst, "", target=FURTHER_TOLERANCES[metric])
+    yield from _further_cost()
+
+
+def _further_cost(seconds: int = 30) -> Iterator[Row]:
+    """Processor time of each, of four stereo stems that are noise; the least of three."""
+    import torch
+
+    from models.scores.log_wmse import log_wmse
+    from models.scores.mel_scores import aura_mrstft, bleedless_fullness
+    from models.scores.scale_invariant import scale_invariant
+
+    generator = torch.Generator().manual_seed(0)
+    true_SCT, made_SCT = (0.1 * torch.randn(4, 2, seconds * RATE, generator=generator) for _ in range(2))
+    mixture_CT = true_SCT.sum(dim=0)
+    scores: dict[str, Callable[[], object]] = {
+        "SI-SIR and SI-SAR": lambda: scale_invariant(true_SCT, made_SCT),
+        "log-WMSE": lambda: log_wmse(true_SCT, made_SCT, mixture_CT, RATE),
+        "Aura MRSTFT": lambda: aura_mrstft(true_SCT, made_SCT, RATE),
+        "bleedless and fullness": lambda: bleedless_fullness(true_SCT, made_SCT, RATE),
+    }
+    for name, score in scores.items():
+        spent_s = []
+        for _ in range(3):
+            began = time.process_time()
+            score()
+            spent_s.append(time.process_time() - began)
+        yield figure(f"{name}, four stereo stems, for a second of song", 1000 * min(spent_s) / seconds, "CPU ms")
 
 
 def _further_apart(stems_SCT: Array, estimates_SCT: Array) -> dict[str, float]:
