@@ -18,6 +18,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE_S = 10.0  # for Ray and Prefect to be taken down; a busy machine needs more after that, and 20 s are promised
 REPEATED_S = 0.2  # within it a second one is no second wish: shell and kernel both send SIGHUP for a closed terminal
 FAMILY_EVERY_S = 0.1
+KILLED_WITHIN_S = 3.0
 STOPPED = "Stopped. Run the same command again to continue."
 
 
@@ -74,20 +75,25 @@ class StopSignals:
             time.sleep(FAMILY_EVERY_S)
 
     def kill_family(self) -> None:
-        """Kill every process that descends from this one, or did when the first signal came."""
+        """Kill every process that descends from this one, or did when the first signal came; then clean up.
+
+        Only then: one that is still starting writes into folders that are being removed, and makes them anew.
+        """
         import psutil
 
-        for process in self._family | _descendants():
+        family = self._family | _descendants()
+        for process in family:
             with suppress(psutil.Error):
                 process.kill()  # raises where another process has its number by now
+        psutil.wait_procs(family, timeout=KILLED_WITHIN_S)
+        with suppress(Exception):
+            self._clean_up()
 
     def end_now(self) -> None:
         """Say so, kill what descends from this process, and exit."""
         with suppress(OSError):
             os.write(self._stderr, f"{STOPPED}\n".encode())
         self.kill_family()
-        with suppress(Exception):
-            self._clean_up()
         os._exit(self.exit_code)
 
     def close(self) -> None:

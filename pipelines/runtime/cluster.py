@@ -38,6 +38,8 @@ _OBJECT_STORE_BYTES = 512 * 2**20  # songs travel through files; objects are sma
 _FORWARDED = ("AWS_", "MLFLOW_", "OMP_NUM_THREADS", "STEMLINE_")
 _SECRET = ("KEY", "SECRET", "TOKEN", "PASS", "CREDENTIAL", "AUTH")
 _FOLDER = "sl-"
+_LOCK = ".alive"
+_UNLOCKED_S = 60.0  # a younger folder without a lock is just being made, or removed
 _SESSION: ContextVar[ExitStack | None] = ContextVar("session", default=None)
 
 
@@ -227,15 +229,17 @@ def _session_folder(stack: ExitStack) -> str:
     folders of living commands from the others.
     """
     parent = _sessions()
-    for old in parent.glob(f"{_FOLDER}*/.alive"):
+    for old in parent.glob(f"{_FOLDER}*-*"):
         try:
-            with _locked(old):
-                shutil.rmtree(old.parent, ignore_errors=True)
+            if not (old / _LOCK).exists() and time.time() - old.stat().st_mtime < _UNLOCKED_S:
+                continue
+            with _locked(old / _LOCK):
+                shutil.rmtree(old, ignore_errors=True)
         except OSError:
             continue
     folder = tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-", dir=parent)
     stack.callback(shutil.rmtree, folder, ignore_errors=True)
-    stack.enter_context(_locked(Path(folder, ".alive")))
+    stack.enter_context(_locked(Path(folder, _LOCK)))
     return folder
 
 

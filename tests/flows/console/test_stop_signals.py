@@ -184,3 +184,37 @@ def test_two_at_once_are_one_as_of_a_terminal_that_closes(tmp_path: Path) -> Non
     code, messages, _ = sent(process, signal.SIGHUP, signal.SIGHUP, apart_s=0.01)
     assert (code, messages) == (129, "Stopped. Run the same command again to continue.\n")
     assert not (tmp_path / "cleaned").exists()
+
+
+WRITES_ON = """
+CHILD = f\"\"\"
+import os, pathlib, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+room = pathlib.Path({str(folder)!r}) / "room"
+while True:
+    room.mkdir(exist_ok=True)
+    (room / "log").touch()
+    time.sleep(0.002)
+\"\"\"
+def work():
+    subprocess.Popen([sys.executable, "-c", CHILD])
+    while not (folder / "room").exists():
+        time.sleep(0.05)
+    ready()
+    time.sleep(600)
+
+import shutil
+with stop_signals.stop_signals(lambda: shutil.rmtree(folder / "room", ignore_errors=True)):
+    try:
+        work()
+    except KeyboardInterrupt:
+        shutil.rmtree(folder / "room", ignore_errors=True)  # its own end
+stop_signals.leave_at_once(stop_signals.stopped())
+"""
+
+
+def test_what_a_child_writes_while_a_folder_is_removed_is_not_left(tmp_path: Path) -> None:
+    process = started(WRITES_ON, tmp_path, 600)
+    wait_for(tmp_path / "ready", process)
+    assert sent(process, signal.SIGTERM)[0] == 143
+    assert not (tmp_path / "room").exists()

@@ -1,5 +1,6 @@
 """Ray is there when the body runs and gone afterwards, and an address that does not answer is said to be so soon."""
 
+import fcntl
 import json
 import os
 import socket
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -153,6 +155,25 @@ def test_a_local_ray_refuses_strangers_says_nothing_and_leaves_nothing(tmp_path:
     assert "RAY_AUTH_TOKEN" not in os.environ
     assert not any(Path(folder).exists() for folder in done.stdout.split())
     assert not (tmp_path / ".ray").exists()
+
+
+def test_folders_of_killed_commands_are_removed_and_those_of_living_ones_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "_sessions", lambda: tmp_path)
+    hour_ago = time.time() - 3600
+    for name in ("sl-1-killed", "sl-2-half_removed", "sl-3-living", "sl-4-begun", "sl-mine", "else"):
+        (tmp_path / name / "session").mkdir(parents=True)
+        if name in ("sl-1-killed", "sl-3-living"):
+            (tmp_path / name / ".alive").touch()
+        if name != "sl-4-begun":
+            os.utime(tmp_path / name, (hour_ago, hour_ago))
+    with ExitStack() as stack, (tmp_path / "sl-3-living" / ".alive").open() as living:
+        fcntl.flock(living, fcntl.LOCK_EX)
+        ours = cluster._session_folder(stack)
+        left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"sl-3-living", "sl-4-begun", "sl-mine", "else", Path(ours).name}
+    assert not Path(ours).exists()
 
 
 _REMOTE = """
