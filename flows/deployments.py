@@ -20,8 +20,8 @@ from flows.config import RunConfig
 from flows.early_checks import check_run
 from flows.full_run import FullRun
 from flows.retraining import retrain_log, retrain_model
+from flows.tasks.open_store import store_lock
 from flows.tasks.prefect_log import RunScreen
-from flows.tasks.store_lock import store_lock
 from flows.train_model import Trained
 from pipelines.runtime import ray_jobs
 

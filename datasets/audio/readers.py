@@ -1,7 +1,7 @@
 """The two decoders behind one interface, and the error that each of their failures stands for.
 
 libsndfile reads what it can (wav, flac, ogg, mp3, aiff); PyAV, which carries ffmpeg's libraries in its
-wheel, reads the rest. Both stop silently at the end of a cut-off file, so each is looked at first (`file_kinds/`),
+wheel, reads the rest. Both stop silently at the end of a cut-off file, so each is looked at first (`file_integrity/`),
 and what the header promises is compared with what came out.
 """
 
@@ -17,8 +17,8 @@ import soundfile
 from numpy.typing import NDArray
 
 from datasets.audio.audio_types import AudioInfo, Samples
-from datasets.audio.file_kinds.recognize import FileKind, check_flac, recognize, truncated
-from datasets.audio.file_kinds.riff_chunks import told_whole
+from datasets.audio.file_integrity.recognize import FileKind, check_flac, recognize, truncated
+from datasets.audio.file_integrity.riff_chunks import told_whole
 from datasets.errors import AudioError, InputError, Unavailable
 
 # Formats whose stated duration is a promise rather than an estimate from the bit rate; so are those of PCM in others.

@@ -17,7 +17,7 @@ from flows.train_model import Trained
 from pipelines.evaluation import extra_metrics
 from pipelines.evaluation.gate import GateDecision
 from pipelines.evaluation.paired_bootstrap import Difference
-from pipelines.evaluation.scoring import ILL_CONDITIONED
+from pipelines.evaluation.song_scoring import ILL_CONDITIONED
 from pipelines.evaluation.summary import ScoreSummary, SourceScore, extra_scores
 from pipelines.registry import ModelVersion
 

@@ -20,8 +20,8 @@ from flows.console.progress_display import Screen
 from flows.console.sanitized_console import Terminal
 from flows.console.standard_streams import lost, write_document
 from flows.console.stop_signals import STOPPED, stopped
+from flows.tasks.open_store import store_lock
 from flows.tasks.prefect_env import prefect_session
-from flows.tasks.store_lock import store_lock
 
 
 def run_verb(

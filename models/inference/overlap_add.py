@@ -12,7 +12,7 @@ from ..errors import ModelError
 from ..field_constraints import NonNegativeInt, PositiveInt, Range, check_ranges
 from ..mixed_precision import autocast
 from ..networks.bag import interface
-from .evaluation_mode import device_of
+from .eval_mode_on_device import device_of
 from .threads import can_differ, side_by_side
 
 MAX_SIDE_BY_SIDE = 4  # batches computed at once on a CPU: a segment of HT Demucs holds about a gigabyte meanwhile

@@ -13,7 +13,7 @@ from ..errors import ModelError
 from ..networks.bag import Bag, interface
 from ..networks.input_normalization import check_statistics, finite, track_statistics
 from ..rng import generator
-from .evaluation_mode import in_evaluation
+from .eval_mode_on_device import in_evaluation
 from .overlap_add import SegmentStream, SeparationOptions
 
 MAX_SHIFT_S = 0.5  # longest delay of the shift trick

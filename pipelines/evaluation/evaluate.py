@@ -18,11 +18,11 @@ from datasets.shards.manifests import Song, find_manifest, read_manifest, read_s
 from datasets.store import storage
 from models import inference, networks
 from models import scores as score_code
-from pipelines.evaluation import model_compatibility, museval_json, scoring
+from pipelines.evaluation import model_compatibility, museval_json, song_scoring
 from pipelines.evaluation.evaluate_config import EvaluateConfig
 from pipelines.evaluation.model_compatibility import Resampling
-from pipelines.evaluation.scoring import SongResult
 from pipelines.evaluation.scoring_job import separate_and_score
+from pipelines.evaluation.song_scoring import SongResult
 from pipelines.evaluation.summary import ScoreSummary, summarize
 from pipelines.runtime.cluster import connect
 from pipelines.runtime.progress import Progress, stage
@@ -170,7 +170,7 @@ def _results(
     """The result of every song, by the key it is stored under: found, or separated and scored now."""
 
     def find(key: str) -> SongResult | None:
-        return scoring.find(store, key, track_id=songs[key].track_id, title=songs[key].title)
+        return song_scoring.find(store, key, track_id=songs[key].track_id, title=songs[key].title)
 
     missing = [key for key in songs if find(key) is None]
     with stage(progress, "evaluate", len(songs), "songs") as progress_stage:

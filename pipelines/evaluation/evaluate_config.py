@@ -14,7 +14,7 @@ from datasets.field_constraints import (
 from datasets.schema import SPLITS
 from models.learner_config import PRECISIONS
 from pipelines.evaluation import extra_metrics
-from pipelines.evaluation.scoring import SCORERS, Protocol
+from pipelines.evaluation.song_scoring import SCORERS, Protocol
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from datasets.corpus.scan import safe_name
 from datasets.errors import InputError
 from datasets.store import storage
 from datasets.store.ownership import outputs, require_folder, require_ours
-from pipelines.evaluation.scoring import METRICS, SongResult
+from pipelines.evaluation.song_scoring import METRICS, SongResult
 
 VERSION = "0.4.1"  # of museval, whose form this is
 DECIMALS = 5  # as museval rounds

@@ -11,9 +11,9 @@ from datasets.errors import InputError
 from datasets.schema import Score, ShardSet
 from datasets.shards.manifests import Song, find_song, read_songs
 from datasets.shards.shards import read_song, sources_of
-from pipelines.evaluation import model_compatibility, scoring
+from pipelines.evaluation import model_compatibility, song_scoring
 from pipelines.evaluation.evaluate_config import EvaluateConfig
-from pipelines.evaluation.scoring import SongResult
+from pipelines.evaluation.song_scoring import SongResult
 from pipelines.runtime.cluster import quiet_data, side_by_side, song_bytes
 
 _TORCH_BYTES = 2**30  # of a worker before it has a song
@@ -175,7 +175,7 @@ def score_row(row: dict[str, Any], *, config: EvaluateConfig, chunks: ShardSet, 
     if not error:
         try:
             key = item.pop("key")
-            scoring.keep(store, key, score_estimates(config, chunks, row["estimates_SCT"], **item))
+            song_scoring.keep(store, key, score_estimates(config, chunks, row["estimates_SCT"], **item))
         except ValueError as seen:
             error = str(seen)
     return {"title": item["title"], "input_error": error}
@@ -193,7 +193,7 @@ def score_estimates(
         raise InputError(
             f"{title}: estimates at {sample_rate} Hz of a song at {song.sample_rate} Hz: resample them to the song's"
         )
-    return scoring.score_song(
+    return song_scoring.score_song(
         config.measures,
         _stems(config, song, sources),
         torch.tensor(estimates_SCT),  # copied: what Ray hands over cannot be written to

@@ -9,7 +9,7 @@ from typing import Any
 from datasets.errors import InputError
 from datasets.schema import Score
 from datasets.store.strict_json import FORMER_NAME
-from pipelines.evaluation import extra_metrics, scoring
+from pipelines.evaluation import extra_metrics, song_scoring
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +124,7 @@ def _songs(scores: Sequence[Score]) -> dict[str, SongScore]:
 
 def _over_songs(scores: Sequence[Score]) -> SourceScore:
     median, mean = statistics.median, statistics.fmean
-    sound = [score for score in scores if score.solver != scoring.ILL_CONDITIONED]
+    sound = [score for score in scores if score.solver != song_scoring.ILL_CONDITIONED]
     return SourceScore(
         nsdr=_over_known(mean, [score.nsdr for score in scores]),
         mixture_nsdr=_over_known(mean, [score.mixture_nsdr for score in scores]),

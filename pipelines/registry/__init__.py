@@ -9,7 +9,7 @@ third, `promotion/promotion_log.py` and `promotion/champions.py` for how a versi
 """
 
 from pipelines.registry.connection import RegistryConfig, address
-from pipelines.registry.mlflow_queries import CHAMPION, check, open_run
+from pipelines.registry.find_or_create import CHAMPION, check, open_run
 from pipelines.registry.promotion.champions import champion, history, promote, promote_by_name, rollback, rolled_back
 from pipelines.registry.promotion.decision_records import Note
 from pipelines.registry.promotion.promotion_log import Promotion

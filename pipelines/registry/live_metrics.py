@@ -19,7 +19,7 @@ from datasets.store.json_files import read_json, write_json
 from pipelines.registry import run_logging
 from pipelines.registry.connection import RegistryConfig, address, check_address, ready
 from pipelines.registry.database import mlflow_limits
-from pipelines.registry.mlflow_queries import open_run
+from pipelines.registry.find_or_create import open_run
 from pipelines.registry.used_registries import current, is_current
 from pipelines.runs import example_estimates, run_folder
 

@@ -8,7 +8,7 @@ from pipelines.registry import run_logging, used_registries
 from pipelines.registry.bundle import checkpoint_digest
 from pipelines.registry.connection import RegistryConfig, connected
 from pipelines.registry.database import mlflow_limits
-from pipelines.registry.mlflow_queries import (
+from pipelines.registry.find_or_create import (
     CANDIDATE,
     aliases,
     create_model,

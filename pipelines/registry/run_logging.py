@@ -20,7 +20,7 @@ from datasets.schema import ShardSet
 from datasets.store.strict_json import dumps
 from pipelines.registry.bundle import SERVED, Bundle, write_bundle
 from pipelines.registry.database import mlflow_limits
-from pipelines.registry.mlflow_queries import run_or_none
+from pipelines.registry.find_or_create import run_or_none
 from pipelines.runtime.renamed_settings import current_names
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.registry.connection import connected, is_new
 from pipelines.registry.database.mlflow_limits import pages
-from pipelines.registry.mlflow_queries import run_or_none
+from pipelines.registry.find_or_create import run_or_none
 from pipelines.runtime.renamed_settings import current_names
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ from collections.abc import Mapping
 
 from pipelines.registry import run_logging
 from pipelines.registry.connection import RegistryConfig
-from pipelines.registry.mlflow_queries import CHAMPION, aliases, model_versions
+from pipelines.registry.find_or_create import CHAMPION, aliases, model_versions
 from pipelines.registry.promotion import decision_records, promotion_log
 from pipelines.registry.promotion.decision_records import Note
 from pipelines.registry.promotion.promotion_log import Promotion

@@ -14,7 +14,7 @@ from datasets.errors import InputError
 from pipelines.registry.bundle import checkpoint_digest
 from pipelines.registry.connection import address, connected, is_new
 from pipelines.registry.database.moved_artifacts import local_folder
-from pipelines.registry.mlflow_queries import (
+from pipelines.registry.find_or_create import (
     CHAMPION,
     aliases,
     model_names,

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from datasets.schema import Score
 from pipelines.evaluation import extra_metrics
-from pipelines.evaluation.scoring import ILL_CONDITIONED
+from pipelines.evaluation.song_scoring import ILL_CONDITIONED
 from pipelines.report.charts import SourceScores, score_plot
 from pipelines.report.formatting import count_songs, decibels
 from pipelines.report.page import render

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from datasets.errors import InputError
 from pipelines.runtime.cluster import forwarded
-from pipelines.runtime.job_log import JobLog
+from pipelines.runtime.follow_job_log import JobLog
 from pipelines.runtime.source_package import source_package
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ MODULES = {
     "flows.screen": "flows.console.progress_display",
     "pipelines.curate": "pipelines.preparation.curate",
     "pipelines.ingest": "pipelines.preparation.ingest",
-    "pipelines.scoring": "pipelines.evaluation.scoring",
+    "pipelines.scoring": "pipelines.evaluation.song_scoring",
     "pipelines.cluster": "pipelines.runtime.cluster",
     "models.catalog": "models.networks.catalog",
     "models.checkpoint": "models.weights.checkpoint",

@@ -14,7 +14,7 @@ from pipelines import registry
 from pipelines.evaluation import gate
 from pipelines.inference import listening_pages
 from pipelines.inference.listening_pages import ComparedModel
-from pipelines.registry.mlflow_queries import CANDIDATE, CHAMPION
+from pipelines.registry.find_or_create import CANDIDATE, CHAMPION
 
 MAX_SONGS = 10
 

@@ -22,7 +22,7 @@ from flows.cli.options import NO_OPTIONS, Options, Overrides
 from flows.cli.session import run_verb
 from flows.config import RunConfig
 from flows.console.progress_display import Screen, table
-from flows.tasks.store_lock import other_users, store_lock
+from flows.tasks.open_store import other_users, store_lock
 from pipelines.lineage import training_ancestry
 from pipelines.registry import used_registries
 from pipelines.registry.version_lineage import every_version

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from datasets.errors import InputError
 from pipelines.registry.connection import RegistryConfig, connected, is_new
-from pipelines.registry.mlflow_queries import CHAMPION, aliases, require_run
+from pipelines.registry.find_or_create import CHAMPION, aliases, require_run
 from pipelines.registry.promotion import decision_records, promotion_log
 from pipelines.registry.promotion.promotion_log import Promotion, Snapshot
 from pipelines.registry.version_lookup import ModelVersion, fetch, look_up, version_of

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from datasets.errors import InputError
 from datasets.store.strict_json import dumps
 from pipelines.registry.database import mlflow_limits
-from pipelines.registry.mlflow_queries import run_or_none
+from pipelines.registry.find_or_create import run_or_none
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

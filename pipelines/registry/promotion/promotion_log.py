@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from datasets.errors import InputError
 from pipelines.registry.connection import LOG
 from pipelines.registry.database import mlflow_limits
-from pipelines.registry.mlflow_queries import (
+from pipelines.registry.find_or_create import (
     CANDIDATE,
     CHAMPION,
     PREVIOUS,

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.registry import run_logging
 from pipelines.registry.connection import RegistryConfig, connected, is_new
-from pipelines.registry.mlflow_queries import model_versions, run_or_none
+from pipelines.registry.find_or_create import model_versions, run_or_none
 from pipelines.runtime.renamed_settings import current_names
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from datasets.audio import audio_types, decoding, resampling, writers
-from datasets.audio.file_kinds import byte_blocks, chained_streams
+from datasets.audio.file_integrity import byte_blocks, ogg_flac_streams
 from datasets.errors import AudioError, InputError, Unavailable
 from datasets.seeding import row_rng
 
@@ -337,8 +337,8 @@ def test_files_one_behind_the_other_are_refused_not_read_by_half(tmp_path: Path,
 def test_a_second_flac_stream_is_found_wherever_it_begins(tmp_path: Path, at: int) -> None:
     """Also where its mark lies in two of the blocks that are looked through."""
     first = b"fLaC\x00\x00\x00\x22" + bytes(byte_blocks.BLOCK_BYTES + at - 8)
-    assert not chained_streams.is_chained_flac(io.BytesIO(first), 0)
-    assert chained_streams.is_chained_flac(io.BytesIO(first + b"fLaC\x80\x00\x00\x22" + bytes(34)), 0)
+    assert not ogg_flac_streams.is_chained_flac(io.BytesIO(first), 0)
+    assert ogg_flac_streams.is_chained_flac(io.BytesIO(first + b"fLaC\x80\x00\x00\x22" + bytes(34)), 0)
 
 
 def test_a_flac_file_read_as_integers_or_by_its_stream_must_be_alone_too(tmp_path: Path) -> None:
@@ -399,4 +399,4 @@ def test_streams_side_by_side_in_one_ogg_file_are_no_chain(tmp_path: Path) -> No
     first[14] ^= 1  # the serial number
     (tmp_path / "a.ogg").write_bytes(ogg[:length] + bytes(first) + ogg[length:])
     with (tmp_path / "a.ogg").open("rb") as file:
-        assert not chained_streams.is_chained_ogg(file)
+        assert not ogg_flac_streams.is_chained_ogg(file)

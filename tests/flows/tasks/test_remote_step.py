@@ -69,7 +69,7 @@ def test_whatever_a_step_takes_crosses_the_border_unchanged(step: Any) -> None:
 
 
 def test_a_call_names_a_step_and_nothing_else(tmp_path: Path) -> None:
-    for wrong in ("os:system", "flows.tasks.store_lock:store_lock", "flows.build_corpus:build_corpus"):
+    for wrong in ("os:system", "flows.tasks.open_store:store_lock", "flows.build_corpus:build_corpus"):
         asked, answer = tmp_path / "call.json", tmp_path / "answer.json"
         asked.write_text(json.dumps({"function": wrong, "arguments": {}}))
         assert remote_step.run_remote_step(str(asked), str(answer)) == 1

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.inference.evaluation_mode import in_evaluation
+from models.inference.eval_mode_on_device import in_evaluation
 from models.inference.separate import separate, separate_stream
 from models.inference.threads import can_differ, num_threads_here
 from models.networks.catalog import build

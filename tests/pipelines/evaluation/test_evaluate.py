@@ -18,7 +18,7 @@ from models.networks.catalog import build
 from models.scores import bsseval
 from models.scores.metrics import nsdr
 from models.weights import checkpoint
-from pipelines.evaluation import evaluate, scoring
+from pipelines.evaluation import evaluate, song_scoring
 from pipelines.evaluation.evaluate_config import EvaluateConfig
 from pipelines.evaluation.scoring_job import score_estimates, score_track
 from pipelines.evaluation.summary import summarize
@@ -125,7 +125,7 @@ def test_one_song_is_a_test_set_and_flagged_songs_count_only_where_rounding_does
     both = summarize([*rows, flagged], "m", "d")
     assert (both.overall.nsdr, both.overall.sdr, both.overall.sir) == (3.0, 2.0, 8.0)
     assert both.solvers == {"levinson": 1, "lu": 1}
-    assert scoring.ILL_CONDITIONED == bsseval.ILL_CONDITIONED
+    assert song_scoring.ILL_CONDITIONED == bsseval.ILL_CONDITIONED
 
 
 def test_nsdr_is_averaged_over_songs_and_sdr_takes_the_median() -> None:

@@ -13,7 +13,7 @@ from models.scores.mel_scores import aura_mrstft, bleedless_fullness
 from models.scores.scale_invariant import scale_invariant
 from pipelines.evaluation import extra_metrics
 from pipelines.evaluation.evaluate_config import EvaluateConfig
-from pipelines.evaluation.scoring import score_song
+from pipelines.evaluation.song_scoring import score_song
 from pipelines.evaluation.summary import extra_scores, summarize
 
 RATE, SOURCES = 8000, ("drums", "bass", "other")

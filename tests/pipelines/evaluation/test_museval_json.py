@@ -10,7 +10,7 @@ import pytest
 from datasets.errors import InputError
 from datasets.schema import Score
 from pipelines.evaluation import museval_json
-from pipelines.evaluation.scoring import METRICS, SongResult
+from pipelines.evaluation.song_scoring import METRICS, SongResult
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

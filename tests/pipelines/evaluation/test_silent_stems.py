@@ -11,7 +11,7 @@ from torch import Tensor
 from datasets.schema import Score
 from pipelines.evaluation.evaluate_config import EvaluateConfig
 from pipelines.evaluation.gate import GateConfig, GateDecision, compare, decide
-from pipelines.evaluation.scoring import score_song
+from pipelines.evaluation.song_scoring import score_song
 from pipelines.evaluation.summary import ScoreSummary, summarize
 
 RATE, SOURCES = 8000, ("drums", "bass", "other")

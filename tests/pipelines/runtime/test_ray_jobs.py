@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from datasets.errors import InputError
-from pipelines.runtime import job_log, ray_jobs
+from pipelines.runtime import follow_job_log, ray_jobs
 from pipelines.runtime.ray_jobs import JobSpec
 
 ENDED_S = 1.5  # after the first question, the job is over
@@ -117,8 +117,8 @@ def test_each_line_of_a_job_is_heard_once_and_its_log_travels_a_few_times_at_mos
     monkeypatch: pytest.MonkeyPatch, cuts: int, closes: bool, times: float
 ) -> None:
     monkeypatch.setattr(ray_jobs, "LOOK_S", (0.05, 0.1))
-    monkeypatch.setattr(job_log, "_AGAIN_S", (0.02, 0.02))
-    monkeypatch.setattr(job_log, "_GROWN", 2.0)
+    monkeypatch.setattr(follow_job_log, "_AGAIN_S", (0.02, 0.02))
+    monkeypatch.setattr(follow_job_log, "_GROWN", 2.0)
     cluster, heard = Cluster(cuts=cuts, closes=closes), list[str]()
     with answering(cluster) as address:
         status = ray_jobs._follow(ray_jobs._client(address), "job", heard.append)
@@ -131,8 +131,8 @@ def test_each_line_of_a_job_is_heard_once_and_its_log_travels_a_few_times_at_mos
 
 def test_progress_is_heard_while_the_job_runs_and_after_long_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_jobs, "LOOK_S", (0.05, 0.1))
-    monkeypatch.setattr(job_log, "_AGAIN_S", (0.02, 0.02))
-    monkeypatch.setattr(job_log, "_SILENT_S", 0.2)
+    monkeypatch.setattr(follow_job_log, "_AGAIN_S", (0.02, 0.02))
+    monkeypatch.setattr(follow_job_log, "_SILENT_S", 0.2)
     cluster, heard = Cluster(cuts=0), list[float]()
 
     async def dead(request: web.Request) -> web.WebSocketResponse:

@@ -19,7 +19,7 @@ from flows import config as door
 from flows.__main__ import main
 from flows.cli.store import gc
 from flows.console.progress_display import current
-from flows.tasks.store_lock import store_lock
+from flows.tasks.open_store import store_lock
 from pipelines.registry import used_registries
 from tests.flows.command import asked
 from tests.pipelines.lineage.test_training_recordings import book

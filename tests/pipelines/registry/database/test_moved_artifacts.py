@@ -84,7 +84,7 @@ def test_a_link_to_a_store_is_the_store(original: Path, tmp_path: Path) -> None:
 
 def test_an_experiment_without_runs_comes_along(tmp_path: Path) -> None:
     from pipelines.registry.connection import connected
-    from pipelines.registry.mlflow_queries import open_run
+    from pipelines.registry.find_or_create import open_run
 
     first = tmp_path / "first"
     with connected(str(first)) as client:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from datasets.audio.file_kinds.tag_bounds import after_tags, is_tag
+from datasets.audio.file_integrity.tag_bounds import after_tags, is_tag
 
 _RATES = ((11025, 12000, 8000), (), (22050, 24000, 16000), (44100, 48000, 32000))  # Hz, by MPEG version
 _KBPS = {

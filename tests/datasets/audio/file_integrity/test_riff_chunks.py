@@ -9,7 +9,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from datasets.audio import decoding
-from datasets.audio.file_kinds.riff_chunks import Sound, extent, told_whole
+from datasets.audio.file_integrity.riff_chunks import Sound, extent, told_whole
 from datasets.errors import AudioError
 from datasets.seeding import row_rng
 

@@ -3,17 +3,17 @@
 Decoders stop silently where a file was cut off, and play the first of several that were put one behind the other. Each
 of these containers has a walk along its outermost parts, which believes no size beyond the file's end. What is no part
 of the container, such as tags at the end, ends a walk. `recognize.py` looks at files of every kind,
-`film_containers.py` at those that carry pictures as well.
+`video_containers.py` at those that carry pictures as well.
 """
 
 import re
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
-from datasets.audio.file_kinds import film_containers
-from datasets.audio.file_kinds.byte_blocks import LARGE, overlapping_blocks
-from datasets.audio.file_kinds.container_part import ContainerPart
-from datasets.audio.file_kinds.tag_bounds import after_tags
+from datasets.audio.file_integrity import video_containers
+from datasets.audio.file_integrity.byte_blocks import LARGE, overlapping_blocks
+from datasets.audio.file_integrity.container_part import ContainerPart
+from datasets.audio.file_integrity.tag_bounds import after_tags
 
 _INDEX_BYTES = 1 << 24
 _BOXES = {b"ftyp", b"styp", b"moov", b"mdat", b"moof", b"mfra", b"sidx", b"free", b"skip", b"wide", b"uuid", b"meta",
@@ -202,8 +202,8 @@ _WALKS: dict[str, tuple[re.Pattern[bytes], Callable[[BinaryIO, int], Iterator[Co
     "asf": (re.compile(re.escape(_ASF_HEADER)), _asf),
     "wavpack": (re.compile(rb"wvpk"), _wavpack),
     "tta": (re.compile(rb"TTA1"), _tta),
-    "mpegts": (re.compile(rb"(?:G.{187}){3}|(?:.{4}G.{187}){3}", re.DOTALL), film_containers.mpegts),
-    "mpegps": (re.compile(rb"\x00\x00\x01\xba"), film_containers.mpegps),
-    "avi": (re.compile(rb"RIFF....AVI ", re.DOTALL), film_containers.avi),
-    "flv": (re.compile(rb"FLV\x01"), film_containers.flv),
+    "mpegts": (re.compile(rb"(?:G.{187}){3}|(?:.{4}G.{187}){3}", re.DOTALL), video_containers.mpegts),
+    "mpegps": (re.compile(rb"\x00\x00\x01\xba"), video_containers.mpegps),
+    "avi": (re.compile(rb"RIFF....AVI ", re.DOTALL), video_containers.avi),
+    "flv": (re.compile(rb"FLV\x01"), video_containers.flv),
 }

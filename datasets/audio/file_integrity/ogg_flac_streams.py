@@ -3,7 +3,7 @@
 import os
 from typing import BinaryIO
 
-from datasets.audio.file_kinds.byte_blocks import overlapping_blocks
+from datasets.audio.file_integrity.byte_blocks import overlapping_blocks
 
 _FLAC_MARKS = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")
 _PAGE_BYTES = 1 << 16  # more than any page of Ogg has

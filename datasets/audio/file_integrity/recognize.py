@@ -2,7 +2,8 @@
 
 Decoders stop silently where a file was cut off, and play the first of several that were put one behind the other. What
 a file promises is read here, by kind: samples behind a header in `riff_chunks.py`, containers with parts in
-`containers.py` and `film_containers.py`, plain frames in `coded_frames.py`, Ogg and FLAC in `chained_streams.py`.
+`containers.py` and `video_containers.py`, plain frames in `mp3_aac_ac3_frames.py`, Ogg and FLAC in
+`ogg_flac_streams.py`.
 """
 
 import os
@@ -10,8 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from datasets.audio.file_kinds import chained_streams, coded_frames, containers, riff_chunks, sampler_formats
-from datasets.audio.file_kinds.tag_bounds import after_tags
+from datasets.audio.file_integrity import (
+    containers,
+    legacy_pcm_headers,
+    mp3_aac_ac3_frames,
+    ogg_flac_streams,
+    riff_chunks,
+)
+from datasets.audio.file_integrity.tag_bounds import after_tags
 from datasets.errors import AudioError
 
 _MAX_HEADER_BYTES = 1 << 24  # of one that has to be mended; samples of hours have some thousand
@@ -50,15 +57,15 @@ def recognize(path: Path) -> FileKind:
         if kind := containers.kind_of(file.read(600)):
             _check_parts(path, kind, file, size)
             return FileKind(by_pyav=True, states_start=containers.states_start(kind, file, size))
-        if (end := sampler_formats.stated_end(file, size)) > size:
+        if (end := legacy_pcm_headers.stated_end(file, size)) > size:
             raise truncated(path, f"its header promises {end} bytes and it has {size}")
         start = after_tags(file, 0)
         file.seek(start)
         head = file.read(4)
         if head == b"OggS":
-            if chained_streams.is_chained_ogg(file):
+            if ogg_flac_streams.is_chained_ogg(file):
                 raise chained(path)
-            if not chained_streams.ogg_ends(file, size):
+            if not ogg_flac_streams.ogg_ends(file, size):
                 raise truncated(path, "its last page is missing")
             return FileKind()
         if head == b"fLaC":
@@ -83,7 +90,7 @@ def check_flac(path: Path, kind: FileKind) -> None:
     if kind.flac_start is None:
         return
     with path.open("rb") as file:
-        if chained_streams.is_chained_flac(file, kind.flac_start):
+        if ogg_flac_streams.is_chained_flac(file, kind.flac_start):
             raise chained(path)
 
 
@@ -123,17 +130,17 @@ def _check_parts(path: Path, kind: str, file: BinaryIO, size: int) -> None:
 
 def _frames(path: Path, file: BinaryIO, size: int) -> FileKind:
     """The kind of a file of plain frames. An MP3 that states its length is left to libsndfile, which holds it to it."""
-    kind, start = coded_frames.first_frame(file, size)
+    kind, start = mp3_aac_ac3_frames.first_frame(file, size)
     if not kind:
         return FileKind()
-    xing = coded_frames.read_xing(file, start) if kind == "mp3" else None
+    xing = mp3_aac_ac3_frames.read_xing(file, start) if kind == "mp3" else None
     if xing is not None:
         follows = after_tags(file, start + xing.num_bytes)
         file.seek(follows)
-        if xing.num_bytes and coded_frames.mpeg_frame(file.read(4)) is not None:
+        if xing.num_bytes and mp3_aac_ac3_frames.mpeg_frame(file.read(4)) is not None:
             raise chained(path)
         return FileKind(states_start=xing.has_delay)
-    frames = coded_frames.walk(kind, file, start, size)
+    frames = mp3_aac_ac3_frames.walk(kind, file, start, size)
     if frames.is_cut:
         raise truncated(
             path, f"its last frame promises {frames.last} bytes and it has {frames.present}; what followed is unknown"

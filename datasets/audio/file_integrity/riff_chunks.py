@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from datasets.audio.file_kinds.byte_blocks import LARGE, overlapping_blocks
-from datasets.audio.file_kinds.tag_bounds import after_tags
+from datasets.audio.file_integrity.byte_blocks import LARGE, overlapping_blocks
+from datasets.audio.file_integrity.tag_bounds import after_tags
 
 _Order = Literal["little", "big"]
 _PLACEHOLDERS = (0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000)  # of writers that could not go back, less a header or so

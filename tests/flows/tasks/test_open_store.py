@@ -16,12 +16,12 @@ from datasets.schema import VERDICTS
 from datasets.shards.arrow_tables import table_of, write_table
 from datasets.store.ownership import STORE_MARKER, is_store
 from flows.__main__ import main
-from flows.tasks import store_lock
+from flows.tasks import open_store
 
 HOLDER = """
 import sys
-from flows.tasks import store_lock
-with store_lock.store_lock(sys.argv[1], verb="train"):
+from flows.tasks import open_store
+with open_store.store_lock(sys.argv[1], verb="train"):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -29,7 +29,7 @@ with store_lock.store_lock(sys.argv[1], verb="train"):
 
 def test_the_store_is_made_and_released(tmp_path: Path) -> None:
     for _ in range(2):
-        with store_lock.store_lock(str(tmp_path / "a" / "store"), verb="run") as folder:
+        with open_store.store_lock(str(tmp_path / "a" / "store"), verb="run") as folder:
             assert folder.is_absolute()
             assert folder.is_dir()
 
@@ -43,14 +43,14 @@ def test_a_second_command_is_told_who_holds_the_store_until_the_first_is_killed(
     assert holder.stdout.readline() == "held\n"
     with (
         pytest.raises(InputError, match=rf"in use by `stemline train`, process {holder.pid}, since .*store\.root=DIR"),
-        store_lock.store_lock(str(tmp_path), verb="run"),
+        open_store.store_lock(str(tmp_path), verb="run"),
     ):
         pass
     holder.kill()
     holder.wait()
     holder.stdout.close()
     holder.stdin.close()
-    with store_lock.store_lock(str(tmp_path), verb="run"):
+    with open_store.store_lock(str(tmp_path), verb="run"):
         pass
 
 
@@ -58,7 +58,7 @@ def test_a_store_below_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(InputError, match="cannot be written to"),
-        store_lock.store_lock(str(tmp_path / "file" / "x"), verb="run"),
+        open_store.store_lock(str(tmp_path / "file" / "x"), verb="run"),
     ):
         pass
 
@@ -78,7 +78,7 @@ def test_a_folder_of_somebodys_does_not_become_a_store(tmp_path: Path, name: str
     given = Path(name).parts[0]
     with (
         pytest.raises(InputError, match=rf"is no store, and {given}.* nothing was touched"),
-        store_lock.store_lock(str(tmp_path), verb="train"),
+        open_store.store_lock(str(tmp_path), verb="train"),
     ):
         pass
     assert below(tmp_path) == before
@@ -87,11 +87,11 @@ def test_a_folder_of_somebodys_does_not_become_a_store(tmp_path: Path, name: str
 def test_a_store_stands_beside_files_of_other_names_and_is_known_again(tmp_path: Path) -> None:
     (tmp_path / "songs").mkdir()
     (tmp_path / "thesis.txt").write_text("x")
-    with store_lock.store_lock(str(tmp_path), verb="run") as folder:
+    with open_store.store_lock(str(tmp_path), verb="run") as folder:
         assert is_store(folder)
     (tmp_path / "tables").mkdir()
     (tmp_path / "tables" / "plans-a.parquet").write_text("ours by now")
-    with store_lock.store_lock(str(tmp_path), verb="run"):
+    with open_store.store_lock(str(tmp_path), verb="run"):
         pass
 
 
@@ -108,7 +108,7 @@ def test_a_store_from_before_there_were_markers_gets_one(tmp_path: Path, known_b
         told = {"run_key": "abc", "checkpoint": "x", "model_digest": "y", "history": "z"}
         (tmp_path / "runs" / "abc" / "result.json").write_text(json.dumps(told))
     assert not (tmp_path / STORE_MARKER).exists()
-    with store_lock.store_lock(str(tmp_path), verb="run"):
+    with open_store.store_lock(str(tmp_path), verb="run"):
         assert (tmp_path / STORE_MARKER).exists()
 
 
@@ -122,14 +122,14 @@ def test_a_folder_on_which_only_gc_ever_ran_is_no_store(tmp_path: Path) -> None:
 def test_the_place_of_the_tables_is_claimed_as_well(tmp_path: Path) -> None:
     data = tmp_path / "data"
     (data / "chunks").mkdir(parents=True)
-    with store_lock.store_lock(str(tmp_path / "a"), verb="run", data=str(data)):
+    with open_store.store_lock(str(tmp_path / "a"), verb="run", data=str(data)):
         assert is_store(data)
     others = tmp_path / "others"
     (others / "tables").mkdir(parents=True)
     (others / "tables" / "mine.parquet").write_text("precious")
     with (
         pytest.raises(InputError, match=r"store\.data=.*tables/"),
-        store_lock.store_lock(str(tmp_path / "a"), verb="run", data=str(others)),
+        open_store.store_lock(str(tmp_path / "a"), verb="run", data=str(others)),
     ):
         pass
     assert below(others) == {"tables/mine.parquet": b"precious"}
@@ -195,18 +195,18 @@ def test_a_folder_without_write_permission_is_refused(tmp_path: Path) -> None:
     (tmp_path / "shut").mkdir(mode=0o500)
     with (
         pytest.raises(InputError, match="cannot be written to"),
-        store_lock.store_lock(str(tmp_path / "shut"), verb="run"),
+        open_store.store_lock(str(tmp_path / "shut"), verb="run"),
     ):
         pass
 
 
 def test_a_read_only_file_system_is_refused() -> None:
-    with pytest.raises(InputError, match="cannot be written to"), store_lock.store_lock("/proc/stemline", verb="run"):
+    with pytest.raises(InputError, match="cannot be written to"), open_store.store_lock("/proc/stemline", verb="run"):
         pass
 
 
 def test_an_address_that_is_no_folder_is_refused() -> None:
-    with pytest.raises(InputError, match="s3://bucket"), store_lock.store_lock("s3://bucket/x", verb="run"):
+    with pytest.raises(InputError, match="s3://bucket"), open_store.store_lock("s3://bucket/x", verb="run"):
         pass
 
 
@@ -214,10 +214,10 @@ def test_a_patient_command_has_the_store_once_the_other_is_gone(tmp_path: Path) 
     order: list[str] = []
 
     def second() -> None:
-        with store_lock.store_lock(str(tmp_path), verb="run", patience_s=30.0):
+        with open_store.store_lock(str(tmp_path), verb="run", patience_s=30.0):
             order.append("second")
 
-    with store_lock.store_lock(str(tmp_path), verb="train"):
+    with open_store.store_lock(str(tmp_path), verb="train"):
         thread = threading.Thread(target=second)
         thread.start()
         time.sleep(0.3)

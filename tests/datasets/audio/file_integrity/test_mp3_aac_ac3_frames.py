@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from datasets.audio import decoding
-from datasets.audio.file_kinds import coded_frames
-from datasets.audio.file_kinds.recognize import recognize
+from datasets.audio.file_integrity import mp3_aac_ac3_frames
+from datasets.audio.file_integrity.recognize import recognize
 from datasets.errors import AudioError
 from tests.datasets.audio.encoded import encoded
 
@@ -53,8 +53,8 @@ def test_plain_frames_are_read_whole_whatever_the_file_is_called(tmp_path: Path,
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_frames_are_followed_to_the_last_byte(tmp_path: Path, name: str) -> None:
     whole, _ = _encoded(tmp_path / name)
-    kind, start = coded_frames.first_frame(io.BytesIO(whole), len(whole))
-    frames = coded_frames.walk(kind, io.BytesIO(whole), start, len(whole))
+    kind, start = mp3_aac_ac3_frames.first_frame(io.BytesIO(whole), len(whole))
+    frames = mp3_aac_ac3_frames.walk(kind, io.BytesIO(whole), start, len(whole))
     assert (start, frames.end, frames.is_cut) == (0, len(whole), False)
 
 
@@ -89,8 +89,8 @@ def test_frames_inside_riff_are_read_whole_and_held_to_the_chunk(tmp_path: Path,
 def test_damage_between_frames_is_passed_over(tmp_path: Path) -> None:
     whole, _ = _encoded(tmp_path / "a.aac")
     middle = len(whole) // 2
-    kind, start = coded_frames.first_frame(io.BytesIO(whole), len(whole))
+    kind, start = mp3_aac_ac3_frames.first_frame(io.BytesIO(whole), len(whole))
     broken = whole[:middle] + b"\x01" * 50 + whole[middle:]
-    frames = coded_frames.walk(kind, io.BytesIO(broken), start, len(broken))
+    frames = mp3_aac_ac3_frames.walk(kind, io.BytesIO(broken), start, len(broken))
     assert frames.end == len(broken)
     assert not frames.is_cut
