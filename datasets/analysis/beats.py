@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from datasets.analysis.downbeats import find_bars
 from datasets.analysis.harmony import chromagram
 from datasets.analysis.onsets import FRAMES_PER_S, ONSET_DELAY_S, Onsets, onset_envelopes, strength_at, widened
+from datasets.audio.audio_types import Samples
 
 Array = NDArray[np.float64]
-Samples = NDArray[np.float32]
 
 MIN_BPM, MAX_BPM = 40.0, 220.0
 PRIOR_BPM = 112.0

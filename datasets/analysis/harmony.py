@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.analysis.spectra import magnitudes, resampled
+from datasets.audio.audio_types import Samples
 
 Array = NDArray[np.float64]
-Samples = NDArray[np.float32]
 
 PITCHES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 MODES = ("major", "minor")

@@ -13,10 +13,10 @@ import soxr
 from numpy.typing import NDArray
 
 from datasets.analysis.beats import NO_BEATS, Beats, tempo_of
+from datasets.audio.audio_types import Samples
 from datasets.errors import InputError
 
 Array = NDArray[np.float64]
-Samples = NDArray[np.float32]
 
 RATE = 44100  # the recipe's
 HOP = 512  # 12 ms

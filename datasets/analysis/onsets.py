@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.analysis.spectra import magnitudes, resampled
+from datasets.audio.audio_types import Samples
 
 Array = NDArray[np.float64]
-Samples = NDArray[np.float32]
 
 ANALYSIS_RATE = 22050
 HOP = 110  # 5 ms

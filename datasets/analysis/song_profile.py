@@ -4,16 +4,14 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from datasets.analysis.beats import Beats, beats
 from datasets.analysis.harmony import chromagram, key, shares
 from datasets.analysis.librosa_analysis import beats_and_chroma
 from datasets.analysis.vocal_activity import RANGE_DB, singing_spans
+from datasets.audio.audio_types import Samples
 from datasets.audio.mono_mix import mono
 from datasets.schema import Profile
-
-Samples = NDArray[np.float32]
 
 DRUMS, VOCALS = "drums", "vocals"
 SILENCE_DB = -120.0

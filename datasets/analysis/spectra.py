@@ -8,9 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 import soxr
 from numpy.lib.stride_tricks import sliding_window_view
-from numpy.typing import NDArray
 
-Samples = NDArray[np.float32]
+from datasets.audio.audio_types import Samples
 
 
 def resampled(signal: Samples, sample_rate: int, rate: int) -> Samples:

@@ -1,9 +1,8 @@
 """When somebody sings: the spans of a vocal stem that sound, in seconds."""
 
 import numpy as np
-from numpy.typing import NDArray
 
-Samples = NDArray[np.float32]
+from datasets.audio.audio_types import Samples
 
 BLOCK_S = 0.05
 SILENCE_DB = -60.0

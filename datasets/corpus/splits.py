@@ -2,7 +2,8 @@
 
 A folder that states a split is taken at its word, also where it is the only one. What no folder states is drawn from
 what may be trained on, group by group: a group's lot depends on the seed and its name alone, so a corpus that grows or
-shrinks moves nobody. What was drawn before can be handed in, and stays (`versions.drawn_sides` reads it from a store).
+shrinks moves nobody. What was drawn before can be handed in, and stays (`dataset_versions.drawn_sides` reads it from
+a store).
 """
 
 import hashlib

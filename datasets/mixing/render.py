@@ -14,10 +14,10 @@ import soxr
 from numpy.typing import NDArray
 
 from datasets.analysis.song_profile import DRUMS
+from datasets.audio.audio_types import Samples
 from datasets.audio.mono_mix import mono
 from datasets.schema import MixPlan, Part
 
-Samples = NDArray[np.float32]
 Load = Callable[[str, str], Samples]  # (track id, source) -> samples_CT
 
 # Raise it when the same plan and stems give other samples (CONTRIBUTING.md)

@@ -270,9 +270,9 @@ class StemStatistics:
         mono, -1 for inverted polarity), cutoff_hz (see `bandwidth`), bleed_OTHER_db where another stem is heard in it
         (see `bleed`), dropouts (how many), one_sided (share of seconds in which one channel is dead), bits (see
         `stem_defects`), noise (share of seconds that are steady noise), and as_LABEL, the log of how probable each
-        name is for it (see `labels`). With a mixture: residual_db, compared_s (seconds), shift_ms of each source where
-        it is clear (see `alignment`), and for a source that is not as the mixture has it (see `mixture_fit`)
-        mixture_KIND, for how many seconds, and gain_db.
+        name is for it (see `stem_classifier`). With a mixture: residual_db, compared_s (seconds), shift_ms of each
+        source where it is clear (see `alignment`), and for a source that is not as the mixture has it (see
+        `mixture_fit`) mixture_KIND, for how many seconds, and gain_db.
         """
         power_NS = self._series("power").mean(axis=2)
         weighted = np.concatenate(self._seconds["weighted"])  # tenths of seconds

@@ -175,13 +175,25 @@ def extra_tables(models: Mapping[str, ScoreSummary]) -> list[Any]:
         columns = list(scores["mean"])
         counts = {**summary.sources, "mean": summary.overall}
         rows = [
-            [source, f"{counts[source].num_songs} of {len(summary.songs)}", *map(decibels, own.values())]
+            [
+                source,
+                f"{counts[source].num_songs} of {len(summary.songs)}",
+                *(_counted(own[column], column, counts[source]) for column in columns),
+            ]
             for source, own in scores.items()
         ]
         headers = ["source", "songs", *(extra_metrics.LABELS[column] for column in columns)]
         title = f"Further scores{f' of {name}' if name else ''}, means over the songs in which the source sounds"
+        fewer = any(cell.endswith(")") for row in rows for cell in row[2:])
+        title += "; (n): over n of them" if fewer else ""
         tables += [table(title, headers, rows, strong_last=True)] if columns else []
     return [*tables, Text(extra_metrics.UNITS, style="dim")] if tables else []
+
+
+def _counted(value: float | None, column: str, score: SourceScore) -> str:
+    """A mean, with the number of its songs where those are fewer than in which the source sounds."""
+    counted = score.num_extra_songs.get(column, score.num_songs)
+    return decibels(value) + (f" ({counted})" if counted < score.num_songs else "")
 
 
 def _score_rows(scores: dict[str, SourceScore]) -> list[list[str]]:

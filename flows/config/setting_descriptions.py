@@ -38,7 +38,7 @@ class Setting:
     unit: str  # "" where it has none
     default: Any
     meaning: str  # "" without a comment
-    declared: Any  # of `ranges.Declared`, or its twin; None for other types than numbers and choices
+    declared: Any  # of `field_constraints.Declared`, or its twin; None for other types than numbers and choices
 
 
 def declared(kind: type) -> dict[str, Any]:

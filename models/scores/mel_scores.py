@@ -26,6 +26,7 @@ _FINE, _FINE_BANDS = 4096, 512
 _RANGE_DB, _LEAST = 80.0, 1e-10
 _AT_ONCE = 1024  # frames
 _BLOCK = 16384  # samples
+_NUM_TAPS = 101  # of the A-weighting, as in auraloss
 
 Padding = Literal["reflect", "constant"]
 
@@ -159,7 +160,7 @@ def a_weighted(signal_CT: Tensor, sample_rate: int) -> Tensor:
 
 
 @cache
-def a_weighting(sample_rate: int, *, num_taps: int = 101) -> NDArray[np.float32]:
+def a_weighting(sample_rate: int) -> NDArray[np.float32]:
     """Symmetric taps (L,) that fit the A-weighting of IEC 61672 by least squares.
 
     The analog filter is taken to this rate by a bilinear transform, on 512 frequencies; what is fitted are the lines
@@ -176,6 +177,6 @@ def a_weighting(sample_rate: int, *, num_taps: int = 101) -> NDArray[np.float32]
     angles = (angle_F[::2, None] + share * np.diff(angle_F)[::2, None]).ravel()
     wanted = (wanted_F[::2, None] + share * np.diff(wanted_F)[::2, None]).ravel()
     scale = np.sqrt(np.tile(weights, len(angle_F) // 2))
-    cosines = np.cos(angles[:, None] * np.arange(num_taps // 2 + 1))
+    cosines = np.cos(angles[:, None] * np.arange(_NUM_TAPS // 2 + 1))
     fitted = np.linalg.lstsq(scale[:, None] * cosines, scale * wanted, rcond=None)[0]
     return np.concatenate([fitted[:0:-1] / 2, fitted[:1], fitted[1:] / 2]).astype(np.float32)

@@ -39,6 +39,8 @@ class SourceScore:
     leakage_db: float | None = None
     num_songs: int = 0  # that nsdr is the mean of: those in which the source sounds; over sources: any of them
     num_sdr_songs: int = 0  # that sdr is the median of
+    # By the score of `extra_metrics`: songs that its mean is over. A muted estimate has no SI-SDR; empty over sources
+    num_extra_songs: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def improvement(self) -> float | None:
@@ -140,14 +142,17 @@ def _over_songs(scores: Sequence[Score]) -> SourceScore:
         leakage_db=_over_known(max, [score.leakage_db for score in scores]),
         num_songs=sum(score.nsdr is not None for score in scores),
         num_sdr_songs=sum(score.sdr is not None for score in scores),
+        num_extra_songs={
+            name: sum(getattr(score, name) is not None for score in scores) for name in extra_metrics.LABELS
+        },
     )
 
 
 def _over_sources(scores: Sequence[SourceScore], songs: Mapping[str, SongScore]) -> SourceScore:
     """Mean over sources that have a score, score by score; of leakage the most."""
-    counts = ("num_songs", "num_sdr_songs")
+    counts = ("num_songs", "num_sdr_songs", "num_extra_songs")
     names = [field.name for field in fields(SourceScore) if field.name not in counts]
-    means = {
+    means: dict[str, Any] = {
         name: _over_known(max if name == "leakage_db" else statistics.fmean, [getattr(score, name) for score in scores])
         for name in names
     }

@@ -11,12 +11,13 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from datasets import audio, shards
+from datasets.audio.audio_types import Samples
 from datasets.errors import InputError
 from datasets.field_constraints import NonNegativeInt, PositiveInt, check_ranges
 from datasets.mixing import mixplan
 from datasets.mixing import render as rendering
 from datasets.mixing.mixplan import MixRules, plan
-from datasets.mixing.render import Samples, render
+from datasets.mixing.render import render
 from datasets.schema import PLANS, SCHEMA_VERSION, SPLITS, MixPlan, Part, Profile, ShardSet
 from datasets.shards.arrow_tables import read_objects, table_of, write_table
 from datasets.shards.chunks import CHUNK_S, SongHeader, song_rows

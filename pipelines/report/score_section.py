@@ -180,11 +180,17 @@ def _extra_rows(scores: Sequence[Score]) -> list[list[str]]:
         [
             source,
             f"{sum(row.nsdr is not None for row in rows)} of {num_songs}",
-            *(decibels(_mean(getattr(row, name) for row in rows)) for name in columns),
+            *(_counted_mean([getattr(row, name) for row in rows if row.nsdr is not None]) for name in columns),
         ]
         for source, rows in _by_source(scores).items()
         if columns
     ]
+
+
+def _counted_mean(values: Sequence[float | None]) -> str:
+    """The mean, with the number of songs that it is over where some have no such score, as of a muted estimate."""
+    counted = sum(value is not None for value in values)
+    return decibels(_mean(values)) + (f" ({counted})" if counted < len(values) else "")
 
 
 def _song_table(scores: Sequence[Score]) -> tuple[list[str], list[list[str]]]:

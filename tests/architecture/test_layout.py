@@ -12,6 +12,22 @@ ROOMS = ("models", "datasets", "pipelines", "flows")
 MAX_ENTRIES = 12
 TWINS = {"Range", "Declared"}  # models and datasets may not import each other and share one text (see test_rooms)
 NO_ENTRIES = ("__init__.py", "__main__.py", "__pycache__", "README.md")
+SUFFIXES = ("py", "toml", "json", "html", "js", "csv")
+# Values, sections of the settings, and modules of others, whose members may have names of ours.
+NO_MODULES = (
+    "config",
+    "model",
+    "curate",
+    "train",
+    "trian",
+    "gate",
+    "evaluate",
+    "analyze",
+    "one",
+    "signal",
+    "torch",
+    "F",
+)
 
 
 def _folders(repository: Path) -> Iterator[Path]:
@@ -83,3 +99,39 @@ def test_every_module_that_a_docstring_or_a_readme_names_is_there(repository: Pa
         if name != of_others and not any(module.endswith(f"/{name}") for module in modules)
     ]
     assert missing == []
+
+
+def test_every_function_that_a_docstring_or_comment_names_by_its_module_is_there(repository: Path) -> None:
+    """Of `one.two`, where two is a function or class of ours, one has to be a module or a class that has it."""
+    owners: dict[str, set[str]] = defaultdict(set)  # of each function and class: the modules and classes that have it
+    known: set[str] = set()  # modules, and what they define
+    paths = [path for room in (*ROOMS, "tests") for path in sorted((repository / room).rglob("*.py"))]
+    for path in paths:
+        module = path.parent.name if path.name == "__init__.py" else path.stem
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        known |= {module, *(name for node in body for name in _names_in(node))}
+        for node in body:
+            for name in _names_in(node):
+                owners[name].add(module)
+            for member in node.body if isinstance(node, ast.ClassDef) else ():
+                for name in _names_in(member):
+                    owners[name].add(node.name)
+    wrong = []
+    for path in paths:
+        text = path.read_text(encoding="utf-8")
+        for one, two in re.findall(r"`(\w+)\.(\w+)(?:\(\))?`", text):
+            if two in owners and two not in SUFFIXES and one not in {*owners[two], *NO_MODULES}:
+                wrong.append(f"{path.relative_to(repository)}: {one}.{two}")
+        unknown = [name for name in re.findall(r"[Ss]ee `(\w+)`", text) if name not in known]
+        wrong += [f"{path.relative_to(repository)}: see {name}" for name in unknown]
+    assert not wrong, "\n".join(wrong)
+
+
+def _names_in(node: ast.stmt) -> set[str]:
+    """What a statement of a module or a class makes known there."""
+    if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        return {node.name}
+    if isinstance(node, (ast.Import, ast.ImportFrom)):
+        return {(alias.asname or alias.name).split(".")[-1] for alias in node.names}
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return {target.id for target in targets if isinstance(target, ast.Name)}

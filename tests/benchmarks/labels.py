@@ -117,7 +117,7 @@ def _centred(example: Example, mean_D: Array, deviation_D: Array) -> Array:
 
 
 def _ways(scores_SL: Array, names: Sequence[int]) -> tuple[Array, Array]:
-    """Every way to hand out the labels, (W, S), and its score, (W,), as `labels.likeliest` has it."""
+    """Every way to hand out the labels, (W, S), and its score, (W,), as `stem_classifier.likeliest` has it."""
     ways_WS = np.array(list(permutations(range(len(LABELS)), len(scores_SL))))
     absent_W = (~np.isin(ways_WS, names)).sum(axis=1)
     return ways_WS, scores_SL[np.arange(len(scores_SL)), ways_WS].sum(axis=1) - stem_classifier.ABSENT * absent_W
@@ -170,12 +170,12 @@ def _exchanged(names: Sequence[int]) -> Iterator[tuple[int, ...]]:
 
 
 def _margin(scores_SL: Array, names: Sequence[int]) -> float:
-    """Log odds of the likeliest way over the one given, as `labels.likeliest` has them."""
+    """Log odds of the likeliest way over the one given, as `stem_classifier.likeliest` has them."""
     return float(_ways(scores_SL, names)[1].max() - scores_SL[np.arange(len(names)), list(names)].sum())
 
 
 def as_code(mean_D: Array, deviation_D: Array, weights: Array) -> str:
-    """The lines of `labels._TABLE`."""
+    """The lines of `stem_classifier._TABLE`."""
     return "".join(
         f"    ({', '.join(f'{value:.3f}' for value in (mean, deviation, *row))}),  # {name}\n"
         for name, mean, deviation, row in zip(FEATURES, mean_D, deviation_D, weights, strict=True)

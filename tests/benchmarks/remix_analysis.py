@@ -11,19 +11,17 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import soxr
-from numpy.typing import NDArray
 
 from datasets.analysis.beats import beats
 from datasets.analysis.harmony import chroma, chromagram, key
 from datasets.analysis.librosa_analysis import beats_and_chroma
 from datasets.analysis.song_profile import profile
+from datasets.audio.audio_types import Samples
 from datasets.corpus.synthetic import compose, perform
 from datasets.schema import SOURCES
 from tests.benchmarks import remix_fit
 from tests.benchmarks.songs_with_truth import KnownSong, known_songs, octave_fair, tempo_right
 from tests.benchmarks.table import Row, figure, show
-
-Samples = NDArray[np.float32]
 
 RATE = 44100
 SONG_S = 90.0

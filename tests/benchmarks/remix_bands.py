@@ -19,14 +19,12 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from numpy.typing import NDArray
 
 from datasets.analysis.harmony import PITCHES
+from datasets.audio.audio_types import Samples
 from datasets.corpus.synthetic import Composition, compose, perform
 from datasets.schema import SOURCES
 from datasets.seeding import row_rng
-
-Samples = NDArray[np.float32]
 
 LIBRARY = Path("/usr/share/mma/lib")
 FONTS = ("sf2/FluidR3_GM.sf2", "sf2/TimGM6mb.sf2", "sf2/TimGM6mb.sf2")

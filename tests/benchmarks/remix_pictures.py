@@ -10,16 +10,14 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from datasets.analysis.harmony import PITCHES, chroma
 from datasets.analysis.song_profile import profile
+from datasets.audio.audio_types import Samples
 from datasets.corpus.synthetic import compose, perform
 from datasets.mixing.mixplan import MixRules, plan
 from datasets.mixing.render import find_hits, keep_hits, place, stretch
 from datasets.schema import SOURCES, Part
-
-Samples = NDArray[np.float32]
 
 ROOT = Path(__file__).resolve().parents[2]
 RATE = 44100

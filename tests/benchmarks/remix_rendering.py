@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from datasets.analysis import beats, downbeats
 from datasets.analysis.song_profile import profile
+from datasets.audio.audio_types import Samples
 from datasets.corpus.synthetic import compose, perform
 from datasets.mixing.mixplan import MixRules, has_beat, plan
 from datasets.mixing.render import find_hits, keep_hits, place, render, stretch
@@ -31,7 +32,6 @@ from tests.benchmarks import remix_fit
 from tests.benchmarks.songs_with_truth import known_songs
 from tests.benchmarks.table import Row, figure
 
-Samples = NDArray[np.float32]
 Array = NDArray[np.float64]
 
 ROOT = Path(__file__).resolve().parents[2]

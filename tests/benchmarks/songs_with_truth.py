@@ -10,10 +10,10 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from datasets.audio.audio_types import Samples
 from datasets.corpus.synthetic import compose, perform
 
 Array = NDArray[np.float64]
-Samples = NDArray[np.float32]
 
 SETS = ("rendered_beatkey", "rendered_stems", "lmms_demos", "cc0_album", "real_mixtures_beatkey")
 TOY_RATE = 22050
@@ -60,14 +60,14 @@ def known_songs(data: Path, *, num_toys: int = 12) -> Iterator[KnownSong]:
         )  # fmt: skip
 
 
-def band_songs(folder: Path, *, excerpts: bool = True) -> Iterator[KnownSong]:
-    """Songs of `remix_bands.py`, whole and (with `excerpts`) by 8 s and 12 s out of their middle."""
+def band_songs(folder: Path) -> Iterator[KnownSong]:
+    """Songs of `remix_bands.py`, whole and by 8 s and 12 s out of their middle."""
     for path in sorted(folder.rglob("truth.json")):
         truth = json.loads(path.read_text(encoding="utf-8"))
         song = _read("bands", path.parent, truth, beats=True, bars=True)
         song = replace(song, title=path.parent.name)
         yield song
-        for start_s, seconds in ((14.0, 8.0), (3.0, 12.0)) if excerpts else ():
+        for start_s, seconds in ((14.0, 8.0), (3.0, 12.0)):
             yield _excerpt(song, start_s, start_s + seconds)
 
 

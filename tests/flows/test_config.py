@@ -202,7 +202,7 @@ def test_folders_are_those_of_where_the_command_was_given(tmp_path: Path, monkey
     assert door.load("smoke").train.loader.cache == ""
 
 
-# Text that is no path. A new setting has to stand here or in `door.PATHS`.
+# Text that is no path. A new setting has to stand here or in `presets.PATHS`.
 WORDS = {
     "corpus.unknown", "corpus.license", "model.preset", "train.learner.weight_decay_under", "train.learner.precision",
     "train.loader.cache_form", "evaluate.split", "evaluate.scorer", "evaluate.precision", "registry.name",

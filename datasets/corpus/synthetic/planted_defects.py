@@ -9,8 +9,8 @@ import numpy as np
 import soundfile
 from scipy.io import wavfile
 
+from datasets.audio.audio_types import Samples
 from datasets.audio.writers import AudioWriter
-from datasets.corpus.synthetic.stem_rendering import Samples
 from datasets.schema import SOURCES
 
 

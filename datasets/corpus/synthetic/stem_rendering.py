@@ -3,13 +3,12 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from datasets.audio.audio_types import Samples
 from datasets.corpus.synthetic.composition import Composition
 from datasets.corpus.synthetic.drums import play_drums
 from datasets.corpus.synthetic.pitched import play_bass, play_other
 from datasets.corpus.synthetic.voice import sing
 from datasets.schema import SOURCES
-
-Samples = NDArray[np.float32]
 
 LEVELS_DB = {"drums": -19.0, "bass": -20.0, "other": -21.0, "vocals": -19.0}
 PEAK = 0.89

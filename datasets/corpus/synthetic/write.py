@@ -12,9 +12,10 @@ from typing import Any
 
 import soundfile
 
+from datasets.audio.audio_types import Samples
 from datasets.corpus.synthetic.composition import Composition, compose
 from datasets.corpus.synthetic.planted_defects import DEFECTS
-from datasets.corpus.synthetic.stem_rendering import Samples, perform
+from datasets.corpus.synthetic.stem_rendering import perform
 from datasets.errors import InputError
 from datasets.schema import SOURCES
 

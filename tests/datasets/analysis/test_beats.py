@@ -8,10 +8,10 @@ import soundfile
 from numpy.typing import NDArray
 
 from datasets.analysis.beats import NO_BEATS, WEIGHTS, Beats, Hypothesis, _Rivals, beats
+from datasets.audio.audio_types import Samples
 from datasets.corpus.synthetic import compose, perform
 
 SAMPLE_RATE = 16000
-Samples = NDArray[np.float32]
 
 
 def hits_at(times_s: NDArray[np.float64], *, seconds: float, low_every: int = 4) -> Samples:

@@ -1,12 +1,11 @@
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from datasets.analysis.harmony import MODES, PITCHES, chroma, chromagram, key, semitone_distance
+from datasets.audio.audio_types import Samples
 from datasets.corpus.synthetic import compose, perform
 
 SAMPLE_RATE = 22050
-Samples = NDArray[np.float32]
 # Tonic, fourth, fifth, tonic: chords that leave one key only.
 CADENCES = {
     "major": ((0, 4, 7), (5, 9, 12), (7, 11, 14), (0, 4, 7)),

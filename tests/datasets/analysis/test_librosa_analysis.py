@@ -8,16 +8,15 @@ from typing import Literal
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from datasets.analysis.song_profile import profile
+from datasets.audio.audio_types import Samples
 from datasets.corpus.synthetic import compose, perform
 from datasets.mixing.mixplan import MixRules, plan
 from datasets.schema import SOURCES, Profile
 
 RATE = 22050
 SCORE = compose(77, "0", 16.0)
-Samples = NDArray[np.float32]
 Method = Literal["stemline", "librosa"]
 
 

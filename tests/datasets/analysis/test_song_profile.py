@@ -5,14 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from numpy.typing import NDArray
 
 from datasets.analysis.song_profile import loudness_db, profile
+from datasets.audio.audio_types import Samples
 from datasets.corpus.synthetic import compose, perform
 from datasets.schema import SOURCES, Profile
 
 SAMPLE_RATE = 22050
-Samples = NDArray[np.float32]
 
 
 def heard(stems_SCT: Samples, sample_rate: int = SAMPLE_RATE) -> Profile:

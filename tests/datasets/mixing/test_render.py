@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from datasets.audio.audio_types import Samples
 from datasets.mixing.render import find_hits, place, render, stretch
 from datasets.schema import MixPlan, Part
 
 SAMPLE_RATE = 22050
 SOURCES = ("drums", "bass")
-Samples = NDArray[np.float32]
 
 
 def noise(seconds: float, seed: int = 0) -> Samples:

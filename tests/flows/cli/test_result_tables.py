@@ -1,6 +1,7 @@
 """What the end of a verb says became of the candidate, and what it scored."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from io import StringIO
 from typing import Any
 
@@ -78,6 +79,10 @@ def test_scores_that_were_requested_have_a_table_and_names_in_mlflow() -> None:
     assert ["drums", "2", "of", "2", "4.50", "4.50"] in cells
     assert ["bass", "1", "of", "2", "7.00", "7.00"] in cells
     assert ["mean", "2", "of", "2", "5.75", "5.75"] in cells
+
+    drums = replace(summary.sources["drums"], num_extra_songs={"si_sar": 1, "fullness": 2})
+    muted = replace(summary, sources={**summary.sources, "drums": drums})
+    assert ["drums", "2", "of", "2", "4.50", "(1)", "4.50"] in cells_of(extra_tables({"": muted}))
 
     shards = ShardSet(uri="scores", table="scores", num_rows=4, digest="d")
     flat = _flat_scores(EvaluateResult(scores=shards, summary=summary))

@@ -15,6 +15,7 @@ from pipelines.evaluation import extra_metrics
 from pipelines.evaluation.evaluate_config import EvaluateConfig
 from pipelines.evaluation.song_scoring import score_song
 from pipelines.evaluation.summary import extra_scores, summarize
+from pipelines.report.score_section import _extra_rows
 
 RATE, SOURCES = 8000, ("drums", "bass", "other")
 ALL = tuple(extra_metrics.LABELS)
@@ -29,9 +30,13 @@ def signals(seed: int, *, bass: float = 0.1) -> tuple[Tensor, Tensor]:
     return stems_SCT, 0.8 * stems_SCT + 0.1 * stems_SCT.sum(dim=0) + noise_SCT
 
 
-def scored(config: EvaluateConfig, name: str, *, seed: int = 0, bass: float = 0.1) -> tuple[Score, ...]:
+def scored(
+    config: EvaluateConfig, name: str, *, seed: int = 0, bass: float = 0.1, muted: bool = False
+) -> tuple[Score, ...]:
+    stems_SCT, estimates_SCT = signals(seed, bass=bass)
+    estimates_SCT[1] *= 0 if muted else 1
     return score_song(
-        config.measures, *signals(seed, bass=bass), sources=SOURCES, sample_rate=RATE, track_id=name, title=name,
+        config.measures, stems_SCT, estimates_SCT, sources=SOURCES, sample_rate=RATE, track_id=name, title=name,
         seconds=1.0,
     ).scores  # fmt: skip
 
@@ -78,6 +83,21 @@ def test_a_silent_stem_has_none_and_counts_in_no_mean() -> None:
         means = [getattr(score, name) for score in summary.sources.values()]
         assert extra_scores(summary)["mean"][name] == pytest.approx(sum(means) / 3)
     assert summary.sources["bass"].num_songs == 1
+
+
+def test_a_muted_estimate_has_no_ratio_and_is_not_counted_in_that_mean() -> None:
+    config = EvaluateConfig(extra_metrics=ALL)
+    songs = [scored(config, "a"), scored(config, "b", seed=1, muted=True)]
+    rows = [score for song in songs for score in song]
+    assert songs[1][1].si_sdr is None
+    assert songs[1][1].nsdr == 0.0
+    bass = summarize(rows, "m", "d").sources["bass"]
+    assert (bass.num_songs, bass.num_extra_songs["si_sdr"], bass.num_extra_songs["log_wmse"]) == (2, 1, 2)
+    assert bass.si_sdr == songs[0][1].si_sdr
+    (shown,) = (row for row in _extra_rows(rows) if row[0] == "bass")
+    assert shown[:2] == ["bass", "2 of 2"]
+    assert shown[2] == f"{songs[0][1].si_sdr:.2f} (1)"
+    assert "(" not in shown[2 + ALL.index("log_wmse")]
 
 
 def test_the_protocol_says_which_whatever_the_order_and_nothing_by_default() -> None:

@@ -370,6 +370,23 @@ def test_one_song_that_leaks_is_not_made_up_for_by_all_others() -> None:
     assert decide(replace(candidate, songs=songs), champion, CONFIG, contamination=contamination).promote
 
 
+def test_leakage_is_compared_song_by_song_not_only_in_the_worst_song_of_each() -> None:
+    """The champion leaks badly in one song; a candidate that leaks as much in every song is worse than that."""
+    quiet = summary(1.0, 1.0, model="champion", leakage_db={"drums": -70.0})
+    champion = replace(quiet, songs={**quiet.songs, "03": replace(quiet.songs["03"], leakage_db={"drums": -20.0})})
+    everywhere = summary(around(3.0, 0.1), around(3.0, 0.1), leakage_db={"drums": -20.0})
+    decision = decide(everywhere, champion, CONFIG)
+    assert unmet(decision) == ["leakage_tolerance_db"]
+    assert "it leaks +38.0 dB relative to the champion in the same song, the mean over 20 songs" in decision.reason
+    quiet_songs = {name: replace(song, leakage_db={"drums": -70.0}) for name, song in everywhere.songs.items()}
+    in_that_song = {**quiet_songs, "03": everywhere.songs["03"]}
+    assert decide(replace(everywhere, songs=in_that_song), champion, CONFIG).promote
+    # Songs in which neither is heard do not thin it out.
+    in_four = {**quiet_songs, **{name: everywhere.songs[name] for name in ("00", "01", "02", "03")}}
+    assert "+30.0 dB relative" in (reason := decide(replace(everywhere, songs=in_four), champion, CONFIG).reason)
+    assert "over 4 songs" in reason
+
+
 def test_equal_scores_are_no_gain() -> None:
     equal = decide(replace(CHAMPION, model_digest="other"), CHAMPION, replace(CONFIG, margin=0.0))
     assert unmet(equal) == ["margin"]
