@@ -190,6 +190,18 @@ def test_a_part_is_given_up_after_64_candidates() -> None:
     assert counts == {63, 64}  # a song does not count that is looked at for itself
 
 
+@pytest.mark.parametrize(
+    "unfit",
+    [{"tonic": 6}, {"level_db": -120.0}, {"duration_s": 3.0}],
+    ids=["in another key", "silent", "too short"],
+)
+def test_the_one_song_that_fits_is_found_among_many_that_do_not(unfit: dict[str, float]) -> None:
+    others = [song(f"unfit {number}", **unfit) for number in range(12)]  # type: ignore[arg-type]
+    plans = plan([song("a"), *others, song("z")], seed=0, mixes_per_track=8, rules=RULES, sources=("bass", "other"))
+    opened = [made for made in plans if made.mix_id.startswith("a ~")]
+    assert [[part.track_id for part in made.parts] for made in opened] == [["a", "z"]] * 8
+
+
 def test_how_far_keys_are_apart_is_told_as_the_mean_over_the_pitched_parts() -> None:
     """The L1 distance of two distributions that share 0.9 is 0.2; drums have no key."""
     chroma = np.full(12, 1 / 12)

@@ -14,6 +14,7 @@ from datasets.quality.fingerprint import (
     clock,
     find_duplicates,
     find_matches,
+    marks_on_line,
     pack,
     unpack,
 )
@@ -290,7 +291,7 @@ def test_what_is_shared_counts_in_the_shorter_song(first_s: float, share: float)
     later = SONG.some(SONG.frame < 10 * FRAMES_PER_S).beside(Marks.random("else", 200, 10.0).changed(later_s=10.0))
     match = _matched(later, first)
     assert match is not None
-    assert match.similarity == share
+    assert (match.similarity, match.later_share, match.first_share) == (share, 0.6, share)
     assert _matched(later, first, min_similarity=0.65) is None or share == 1.0
 
 
@@ -374,3 +375,60 @@ def test_words_tell_a_change_that_is_heard(speed: float, semitones: float, told:
         start_s=5.0, stop_s=70.0, first_start_s=61.0, speed=speed, semitones=semitones,
     )  # fmt: skip
     assert match.words == f"0:05-1:10 is a from 1:01{told}"
+
+
+# --- stems of songs whose match is known -------------------------------------------------------------------------
+
+
+def _place(*, start_s: float, stop_s: float, first_start_s: float, speed: float = 1.0, semitones: float = 0.0) -> Match:
+    return Match(
+        later="b", first="a", later_share=1.0, first_share=1.0, similarity=1.0, start_s=start_s, stop_s=stop_s,
+        first_start_s=first_start_s, speed=speed, semitones=semitones,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("frames", "semitones", "together"),
+    [
+        (0, 1.0, True), (15, 1.0, True), (-15, 1.0, True), (16, 1.0, False), (-16, 1.0, False),
+        (0, 1.375, True), (0, 0.625, True), (0, 1.5, False), (0, 0.5, False),
+    ],
+)  # fmt: skip
+def test_landmarks_of_two_stems_are_together_within_16_frames_and_half_a_semitone(
+    frames: int, semitones: float, together: bool
+) -> None:
+    stem = Marks.random("stem", 100)
+    later = stem.changed(semitones=semitones, later_s=(20 + frames) / FRAMES_PER_S)
+    place = _place(start_s=20 / FRAMES_PER_S, stop_s=30.0, first_start_s=0.0, semitones=1.0)
+    assert marks_on_line(stem.signature(), later.signature(), place)[0] == (100 if together else 0)
+
+
+@pytest.mark.parametrize("speed", [0.96, 1.03])
+def test_landmarks_of_stems_are_looked_for_where_the_songs_match(speed: float) -> None:
+    """The later song has at 0:05 what the first has at 0:02."""
+    stem = Marks.random("stem", 100)
+    later = stem.changed(speed=speed, later_s=5 - 2 / speed)
+    place = {"start_s": 5.0, "stop_s": 25.0, "first_start_s": 2.0, "speed": speed}
+    assert marks_on_line(stem.signature(), later.signature(), _place(**place))[0] == 100
+    for name, other in (("start_s", 4.5), ("first_start_s", 2.5), ("speed", 1 / speed)):
+        assert marks_on_line(stem.signature(), later.signature(), _place(**place | {name: other}))[0] < 60
+
+
+def test_landmarks_that_could_be_together_are_those_of_the_sparser_stem_in_the_common_stretch() -> None:
+    """0:02 to 0:12 of the first song are 0:06 to 0:14 of the later one, which is a quarter faster."""
+    place = _place(start_s=6.0, stop_s=14.0, first_start_s=2.0, speed=1.25)
+    later = Marks.random("later", 300)
+    for num_first in (400, 100):
+        first = Marks.random("first", num_first)
+        expected = min(
+            int(np.count_nonzero((marks.frame >= int(begin_s * FRAMES_PER_S)) & (marks.frame <= end_s * FRAMES_PER_S)))
+            for marks, begin_s, end_s in ((first, 2, 12), (later, 6, 14))
+        )
+        assert marks_on_line(first.signature(), later.signature(), place) == (0, expected)
+
+
+def test_a_landmark_counts_once_however_many_of_the_other_stem_it_resembles() -> None:
+    stem = Marks.random("stem", 50)
+    twice = stem.beside(stem.changed(later_s=0.1))
+    place = _place(start_s=0.0, stop_s=20.0, first_start_s=0.0)
+    assert marks_on_line(twice.signature(), stem.signature(), place) == (50, 50)

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -51,10 +52,10 @@ def _write(path: Path) -> None:
     path.write_bytes(b"x" * 1000)
 
 
-def _age(store: Path, at_s: float, *, newer: float = float("inf")) -> None:
-    """Files and folders changed at a time, but for those that are older already."""
+def _age(store: Path, at_s: float, *, newer: float | None = None) -> None:
+    """Files and folders changed at a time, but for those that are older already, or no `newer` than given."""
     for path in store.rglob("*"):
-        if path.stat().st_mtime > newer:
+        if path.stat().st_mtime > (at_s if newer is None else newer):
             os.utime(path, (at_s, at_s))
 
 
@@ -76,11 +77,10 @@ def test_only_what_nothing_refers_to_can_go(config: door.RunConfig) -> None:
 def test_without_delete_nothing_goes_and_with_it_only_what_was_listed(config: door.RunConfig) -> None:
     root = Path(config.store.root)
     before = {path for path in root.rglob("*") if path.is_file()}
-    told = asked("gc", f"store.root={root}")
+    answer = asked("gc", f"store.root={root}")
     assert before <= {path for path in root.rglob("*") if path.is_file()}
-    assert {str(Path(one).relative_to(root)) for one in told["waste"]} == UNREFERRED
-    told = asked("gc", f"store.root={root}", "--delete")
-    assert told["removed"]
+    assert {str(Path(one).relative_to(root)) for one in answer["waste"]} == UNREFERRED
+    assert asked("gc", f"store.root={root}", "--delete")["removed"]
     gone = before - set(root.rglob("*"))
     listed = {root / name for name in UNREFERRED}
     assert all(any(path == one or one in path.parents for one in listed) for path in gone)
@@ -129,16 +129,72 @@ def test_each_kind_of_waste_is_left_alone_for_a_while(config: door.RunConfig, na
 
 
 @pytest.mark.parametrize(
-    ("size", "told"), [(250_000_000, "0.25 GB"), (99_000_000, "99.00 MB"), (100_000_000, "0.10 GB")]
+    ("size", "words"), [(250_000_000, "0.25 GB"), (99_000_000, "99.00 MB"), (100_000_000, "0.10 GB")]
 )
-def test_sizes_are_told_in_megabytes_and_from_100_on_in_gigabytes(config: door.RunConfig, size: int, told: str) -> None:
+def test_sizes_are_told_in_megabytes_and_from_100_on_in_gigabytes(
+    config: door.RunConfig, size: int, words: str
+) -> None:
     path = Path(config.store.root) / "chunks" / "bbbb.parquet"
     path.touch()
     os.truncate(path, size)  # takes no room on the disk
     os.utime(path, (OLD_S, OLD_S))
+    assert words in told(config)
+
+
+def told(config: door.RunConfig, *, delete: bool = False) -> str:
+    """What the command prints."""
     console = Console(width=120, file=io.StringIO())
-    console.print(*gc.run(config, keep=0, delete=False, screen=current())["console_output"])
-    assert told in console.file.getvalue()  # type: ignore[attr-defined]
+    console.print(*gc.run(config, keep=0, delete=delete, screen=current())["console_output"])
+    return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+
+
+def test_what_can_go_is_told_by_kind_with_number_and_size_and_how_to_remove_it(config: door.RunConfig) -> None:
+    listed = told(config)
+    for kind, number, size in (
+        ("intermediate checkpoint", 2, "0.00 MB"), ("shard of no dataset", 2, "0.00 MB"),
+        ("left by a kill", 1, "0.00 MB"), ("answer of a job", 1, "0.00 MB"),
+    ):  # fmt: skip
+        assert re.search(rf"{kind} +│? *{number} +│? *{re.escape(size)}", listed), listed
+    assert "Nothing was removed" in listed
+    removed = told(config, delete=True)
+    assert "shard of no dataset" in removed
+    assert "Nothing was removed" not in removed
+    assert told(config, delete=True).strip() == "Everything is referred to."
+
+
+def test_the_size_of_a_folder_is_that_of_all_files_below_it(config: door.RunConfig) -> None:
+    folder = Path(config.store.root) / "runs" / "finished" / "step-000000002"
+    _write(folder / "best" / "weights.safetensors")
+    _age(folder.parent, OLD_S)
+    sizes = {Path(one.address).name: one.num_bytes for one in gc.find(config, keep=0, now_s=time.time())}
+    assert sizes["step-000000002"] == 2000
+    assert {size for name, size in sizes.items() if name != "step-000000002"} == {1000}
+
+
+def test_a_checkpoint_in_which_something_is_linked_stays(config: door.RunConfig) -> None:
+    """Removing the link would do no harm, but whoever made it uses the folder."""
+    run = Path(config.store.root) / "runs" / "finished"
+    (run / "step-000000002" / "weights.safetensors").symlink_to(run / "model" / "weights.safetensors")
+    (run / "step-000000004" / "config.json").symlink_to(run / "model")  # a folder
+    _age(run, OLD_S)
+    assert waste(config) == UNREFERRED - {"runs/finished/step-000000002", "runs/finished/step-000000004"}
+
+
+def test_settings_that_an_old_version_kept_beside_a_dataset_go_with_it(config: door.RunConfig) -> None:
+    for name in ("verdicts-first.toml", "verdicts-second.toml", "mine.toml"):
+        path = Path(config.store.root) / "manifests" / name
+        _write(path)
+        os.utime(path, (OLD_S, OLD_S))
+    assert waste(config) == UNREFERRED
+    more = waste(config, keep=1) - UNREFERRED
+    assert {Path(name).name for name in more} == {
+        "verdicts-first.json", "verdicts-first.toml", "verdicts-first.parquet",
+    }  # fmt: skip
+
+
+def test_a_negative_number_of_versions_to_keep_is_refused(config: door.RunConfig) -> None:
+    with pytest.raises(InputError, match="--keep must be >= 0, got -1"):
+        waste(config, keep=-1)
 
 
 def test_a_manifest_that_cannot_be_read_stops_everything(config: door.RunConfig) -> None:
