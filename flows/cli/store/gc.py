@@ -134,7 +134,7 @@ def _retained(config: RunConfig, manifests: Mapping[str, Manifest], keep: int) -
     wanted = {address for address in manifests if _name(address) in learned}
     for step in {manifest.step for manifest in manifests.values()}:
         of_step = [address for address, manifest in manifests.items() if manifest.step == step]
-        wanted |= set(sorted(of_step, key=_changed_s)[-keep:])
+        wanted |= set(sorted(of_step, key=_changed_ns)[-keep:])
     parents = {f"{manifest.step}-{manifest.key}": address for address, manifest in manifests.items()}
     pending = list(wanted)
     while pending:
@@ -201,9 +201,9 @@ def _references(extra: Mapping[str, Any]) -> Iterator[str]:
             yield Path(str(value["uri"])).stem
 
 
-def _changed_s(address: str) -> float:
+def _changed_ns(address: str) -> int:
     stamp = storage.stamp(address)
-    return 0.0 if stamp is None else stamp.changed_ns / 1e9
+    return 0 if stamp is None else stamp.changed_ns
 
 
 def _leftovers(config: RunConfig, now_s: float) -> Iterator[Unreferenced]:

@@ -3,7 +3,17 @@
 import pytest
 
 from datasets.corpus.musdb18_metadata import validation_songs
-from datasets.corpus.splits import assign_splits, drawn_shares, groups, nothing_to_train_on, stated_sides
+from datasets.corpus.splits import (
+    DrawnShare,
+    assign_splits,
+    drawn_shares,
+    groups,
+    joined,
+    nothing_to_train_on,
+    on_one_side,
+    song_title,
+    stated_sides,
+)
 
 # Names as people give them; those of one row belong together, those of different rows do not.
 REAL_NAMES: dict[str, list[list[str]]] = {
@@ -86,6 +96,10 @@ REAL_NAMES: dict[str, list[list[str]]] = {
     ],
     "songs inside songs": [
         ["Dawn", "Dawn/Bounces", "Dawn/Bounces/Older Ideas", "Dawn/Rehearsal (live)"], ["Dawning"], ["Bounces"],
+    ],
+    "artists below collections of many": [
+        ["VA/Ann/Dawn", "VA/Ann/Dusk", "CD 1/Ann/Noon"], ["VA/Bob/Dawn", "CD 1/Bob/Dusk"], ["VA/Cid/Dawn"],
+        ["CD 1/Dee/Dusk"],
     ],
     "artists below collections": [
         ["train/songs/Ann/Dawn", "train/songs/Ann/Dusk"], ["train/songs/Bob/Dawn"], ["train/songs/Cid/Dawn"],
@@ -263,11 +277,32 @@ def test_songs_of_train_alone_are_drawn_and_the_share_is_told_beside_what_was_as
     sides = assign_splits(names, seed=0, **rule)
     valid, test = drawn_shares(sides, ["test", "valid"], **rule)
     assert (valid.num_songs, valid.pool, valid.is_far_off) == (10, 30, True)
+    assert (valid.largest_group, valid.largest) == ("ann", 10)
     assert valid.words.startswith("valid: 33% of the songs, 10% asked for; groups stay together, and the largest, ")
     assert test.split == "test"
     alone = assign_splits([f"train/Song {chr(65 + k)}" for k in range(20)], seed=0, **rule)
     assert not any(share.is_far_off for share in drawn_shares(alone, ["test", "valid"], **rule))
-    assert drawn_shares(assign_splits(["test/A"], seed=0, **rule), [], **rule) == []
+    assert [share.split for share in drawn_shares(sides, ["test"], **rule)] == ["test"]
+    for drawn in ([], ["test", "valid"]):
+        assert drawn_shares(assign_splits(["test/A"], seed=0, **rule), drawn, **rule) == []
+
+
+@pytest.mark.parametrize(
+    ("fraction", "num_songs", "pool", "far_off"),
+    [(0.1, 5, 100, False), (0.1, 4, 100, True), (0.1, 15, 100, False), (0.1, 16, 100, True), (0.1, 0, 20, False),
+     (0.1, 4, 20, False), (0.1, 5, 20, True)],
+)  # fmt: skip
+def test_a_draw_is_far_off_by_more_than_half_and_more_than_two_songs(
+    fraction: float, num_songs: int, pool: int, far_off: bool
+) -> None:
+    asked = f"valid: {num_songs / pool:.0%} of the songs, {fraction:.0%} asked for"
+    for largest in (1, 2):
+        share = DrawnShare(
+            split="valid", fraction=fraction, num_songs=num_songs, pool=pool, largest_group="ann", largest=largest
+        )
+        assert share.is_far_off is far_off
+        why = f"; groups stay together, and the largest, 'ann', has 2 of {pool} songs"
+        assert share.words == asked + (why if far_off and largest == 2 else "")
 
 
 def test_where_folders_state_all_three_splits_nobody_moves() -> None:
@@ -285,3 +320,67 @@ def test_the_song_that_a_split_takes_from_another_is_the_one_nearest_to_it() -> 
         assert last in left
         seen += len(left) < 8
     assert seen > 6
+
+
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [
+        ("Dawn", "Dawn"), ("test/Dawn", "Dawn"), ("Dawn/WAV", "Dawn"), ("train/Dawn/MP3", "Dawn"), ("WAV/Dawn", "Dawn"),
+        ("train/WAV", "WAV"), ("WAV", "WAV"), ("FLAC/WAV", "WAV"), ("test", "test"),
+    ],
+)  # fmt: skip
+def test_a_folder_called_after_a_format_is_no_title(name: str, title: str) -> None:
+    assert song_title(name) == title
+
+
+# --- songs that must not be parted -----------------------------------------------------------------------------
+
+FREE = ("train", "valid", "test")
+
+
+def _moved(sides: dict[str, str], *pairs: tuple[str, str], free: tuple[str, ...] = FREE) -> dict[str, str]:
+    """What changes side."""
+    titles = {name: name for name in sides}
+    moved = on_one_side(sides, titles=titles, pairs=pairs, free=free)
+    assert list(moved) == list(sides)
+    return {name: side for name, side in moved.items() if side != sides[name]}
+
+
+def test_groups_that_share_a_stem_go_where_most_of_their_songs_are() -> None:
+    sides = {"Ann - 1": "test", "Ann - 2": "test", "Bob - 1": "train", "Cid - 1": "train", "Dot - 1": "valid"}
+    assert _moved(sides) == {}
+    assert _moved(sides, ("Ann - 1", "Bob - 1")) == {"Bob - 1": "test"}
+    # Two and two: to train, which no score depends on.
+    chain = ("Ann - 1", "Bob - 1"), ("Cid - 1", "Bob - 1")
+    assert _moved(sides, *chain) == {"Ann - 1": "train", "Ann - 2": "train"}
+    # Valid was stated here, and is not for moving; nor does a song that was stated count.
+    assert _moved(sides, ("Dot - 1", "Bob - 1"), free=("train", "test")) == {}
+    assert _moved(sides, ("Ann - 1", "Bob - 1"), free=("train", "valid")) == {}
+
+
+def test_a_group_on_two_sides_is_left_alone_unless_two_of_its_songs_are_one_recording() -> None:
+    """Folders of people have put it there."""
+    apart = {"Ann - 1": "train", "Ann - 2": "valid", "Ann - 3": "valid"}
+    others = {"Bob - 1": "train", "Cid - 1": "test", "Cid - 2": "train"}
+    assert _moved(apart | others) == {}
+    assert _moved(apart | others, ("Ann - 2", "Ann - 1")) == {"Ann - 1": "valid"}
+    assert _moved(apart | others, ("Cid - 1", "Cid - 2")) == {"Cid - 1": "train"}
+
+
+def test_groups_joined_by_several_pairs_have_the_first_name_of_all() -> None:
+    group_of = {"x": "b", "y": "a", "z": "c", "alone": "d", "e1": "e", "e2": "f"}
+    expected = {"x": "a", "y": "a", "z": "a", "alone": "d", "e1": "e", "e2": "e"}
+    for pairs in ([("x", "z"), ("z", "y"), ("e2", "e1")], [("y", "z"), ("e1", "e2"), ("z", "x")]):
+        assert joined(group_of, pairs) == expected
+    assert joined(group_of, []) == group_of
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_songs_that_must_not_be_parted_are_drawn_for_one_side(seed: int) -> None:
+    names = [f"Tune {letter}" for letter in "ABCDEFGHIJKL"]
+    pairs = [("Tune A", "Tune L"), ("Tune L", "Tune F"), ("Tune C", "Tune D")]
+    dealt = assign_splits(names, seed=seed, valid_fraction=0.3, test_fraction=0.4, pairs=pairs)
+    for together in ("AFL", "CD"):
+        assert len({dealt[f"Tune {letter}"] for letter in together}) == 1
+    assert len({group for _, group in dealt.values()}) == 12 - 2 - 1
+    assert {side for side, _ in dealt.values()} == {"train", "valid", "test"}

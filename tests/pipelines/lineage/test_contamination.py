@@ -127,6 +127,16 @@ def test_only_songs_of_the_split_in_question_are_looked_for(tmp_path: Path, hear
     assert not find(ours, [theirs.uri], split="valid", min_similarity=0.5).songs
 
 
+def test_songs_that_resemble_each_other_and_nothing_learnt_are_not_known_to_a_model(
+    tmp_path: Path, heard: dict[str, str]
+) -> None:
+    """Two tests of one recording; and a training song that is another's, which is heard in no test."""
+    ours = dataset(tmp_path, "a", [("t", "test", "1"), ("u", "test", "1 faster"), ("x", "train", "3")], heard)
+    theirs = dataset(tmp_path, "b", [("old", "train", "3"), ("older", "train", "2")], heard)
+    found = find(ours, [theirs.uri], split="test", min_similarity=0.5)
+    assert (dict(found.songs), found.known, found.by_fingerprint) == ({}, True, True)
+
+
 def test_what_no_table_tells_is_listened_to_and_kept_in_the_store_or_said_to_be_unknown(
     tmp_path: Path, heard: dict[str, str]
 ) -> None:

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from datasets.audio.audio_types import Samples
-from datasets.corpus.splits import joined, on_one_side
 from datasets.corpus.synthetic import compose, perform
 from datasets.quality.fingerprint import Signature
 from datasets.quality.measures import StemStatistics
@@ -186,20 +185,6 @@ def test_a_drop_by_hand_takes_copies_along_and_no_mash_up(songs: dict[str, Sampl
     by_hand = Overrides(songs={"brass": Override(keep=False, why="out of tune")}, digest="x")
     verdicts = _verdicts(some, {}, drawn=False, by_hand=by_hand)
     assert {name for name, verdict in verdicts.items() if not verdict.keep} == {"brass", "copy"}
-
-
-def test_groups_that_share_a_stem_go_where_most_of_their_songs_are() -> None:
-    sides = {"Ann - 1": "test", "Ann - 2": "test", "Bob - 1": "train", "Cid - 1": "train", "Dot - 1": "valid"}
-    titles = {name: name for name in sides}
-    moved = on_one_side(sides, titles=titles, pairs=[("Ann - 1", "Bob - 1")], free={"train", "test"})
-    assert moved == {**sides, "Bob - 1": "test"}
-    # Two and two: to train, which no score depends on. Valid was stated here, and is not for moving.
-    moved = on_one_side(
-        sides, titles=titles, pairs=[("Ann - 1", "Bob - 1"), ("Cid - 1", "Bob - 1")], free={"train", "test"}
-    )
-    assert set(moved.values()) == {"train", "valid"}
-    assert on_one_side(sides, titles=titles, pairs=[], free={"train", "test"}) == sides
-    assert joined({"x": "b", "y": "a", "z": "c"}, [("x", "z"), ("z", "y")]) == dict.fromkeys("xyz", "a")
 
 
 def test_a_shared_stem_says_where_it_is(heard: dict[str, Heard], songs: dict[str, Samples]) -> None:
