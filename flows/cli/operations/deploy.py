@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +18,7 @@ from flows.cli.options import NO_OPTIONS, PRESET, Options, Overrides
 from flows.cli.session import run_verb
 from flows.config import RunConfig
 from flows.console.progress_display import Screen
+from flows.retraining import schedule
 from flows.tasks import prefect_files
 from flows.tasks.prefect_env import require_answer
 
@@ -28,6 +29,9 @@ AUTOMATION = "stemline: crashed runs go on"
 def deploy(
     *overrides: Overrides,
     cron: Annotated[str, Parameter(help='When `retrain` checks whether to train, such as "0 3 * * *"; or off.')] = "",
+    timezone: Annotated[
+        str, Parameter(help='Time zone of --cron, such as "Europe/Berlin"; "UTC" if not given.', show_default=False)
+    ] = "",
     pool: Annotated[str, Parameter(help="Work pool; created with the process type if it does not exist.")] = "stemline",
     directory: Annotated[str, Parameter(help="Where workers find this project; by default where it is here.")] = "",
     options: Options = NO_OPTIONS,
@@ -39,26 +43,29 @@ def deploy(
 
     def job(config: RunConfig, screen: Screen) -> dict[str, Any]:
         preset = options.preset or PRESET
-        return run(config, preset=preset, cron=cron, pool=pool, directory=directory, screen=screen)
+        return run(config, preset=preset, cron=cron, timezone=timezone, pool=pool, directory=directory, screen=screen)
 
     return run_verb(overrides, options, job)
 
 
-def run(config: RunConfig, *, preset: str, cron: str, pool: str, directory: str, screen: Screen) -> dict[str, Any]:
+def run(
+    config: RunConfig, *, preset: str, cron: str, timezone: str, pool: str, directory: str, screen: Screen
+) -> dict[str, Any]:
     """Makes the work pool where it is missing, every deployment, and the automation that restarts crashed runs."""
+    prefect_files.require_none()
+    schedule.check_cron(cron)
+    schedule.check_timezone(timezone, cron=cron)
     url = os.environ.get("PREFECT_API_URL")
     if not url:
         raise InputError(
             "PREFECT_API_URL names no server to deploy to. `prefect server start` starts one on this machine; then "
             "PREFECT_API_URL=http://127.0.0.1:4200/api"
         )
-    prefect_files.require_none()
-    _check_cron(cron)
     require_answer(f"{url.rstrip('/')}/health", variable="PREFECT_API_URL")
     screen.start("deploy", 0, "")
     _make_pool(pool)
     folder = settings.absolute(directory) or str(ROOT)
-    manifest = filled(read(), config, preset, cron=cron, pool=pool, directory=folder)
+    manifest = filled(read(), config, preset, cron=cron, timezone=timezone, pool=pool, directory=folder)
     _send(manifest, reschedule=bool(cron))
     _make_automation()
     names = [
@@ -81,12 +88,19 @@ def read() -> dict[str, Any]:
 
 
 def filled(
-    manifest: Mapping[str, Any], config: RunConfig, preset: str, *, cron: str, pool: str, directory: str
+    manifest: Mapping[str, Any],
+    config: RunConfig,
+    preset: str,
+    *,
+    cron: str,
+    timezone: str = "",
+    pool: str,
+    directory: str,
 ) -> dict[str, Any]:
     """The same with the configuration as default parameters, another pool, and another schedule.
 
     A worker has neither this folder nor your own preset files: so it gets a preset that ships, and overrides for what
-    differs from it. `cron` is of the retraining; "" leaves it as it is, "off" removes it.
+    differs from it. `cron` is of the retraining; "" leaves it as it is, "off" removes it. It is in UTC or `timezone`.
     """
     name = preset if preset in settings.presets() else settings.nearest_preset(config)
     fields = {"corpus.root": "songs", "store.root": "store"}
@@ -103,29 +117,9 @@ def filled(
         deployment["parameters"] = parameters
         deployment["work_pool"]["name"] = pool
         if "schedules" in deployment and cron:
-            deployment["schedules"] = [] if cron == "off" else [{"cron": cron, "timezone": "UTC"}]
+            zone = timezone or schedule.DEFAULT_ZONE
+            deployment["schedules"] = [] if cron == schedule.OFF else [{"cron": cron, "timezone": zone}]
     return filled_in
-
-
-def _check_cron(cron: str) -> None:
-    """InputError unless it is a time that comes, in five fields or as "@daily"; a sixth would be seconds."""
-    from prefect._vendor.croniter.croniter import CroniterBadDateError, croniter
-    from prefect.client.schemas.schedules import CronSchedule
-
-    if cron in ("", "off"):
-        return
-    try:
-        CronSchedule(cron=cron)
-        if not cron.startswith("@") and len(cron.split()) != 5:
-            raise ValueError("other than five fields")
-        times: Any = croniter(cron, datetime.now(UTC))  # type: ignore[no-untyped-call]
-        times.get_next()
-    except CroniterBadDateError as error:
-        raise InputError(f"--cron must be a time that comes, got {cron!r}, which never does") from error
-    except ValueError as error:
-        raise InputError(
-            f"--cron must be five fields such as '0 3 * * *' (3:00 every night, UTC), @daily, or off, got {cron!r}"
-        ) from error
 
 
 def _send(manifest: Mapping[str, Any], *, reschedule: bool) -> None:

@@ -13,9 +13,9 @@ from flows.cli.operations import deploy
 NAMES = {"build_corpus", "train_model", "evaluate", "full_run", "retrain"}
 
 
-def filled(told: dict[str, Any], *overrides: str, cron: str = "") -> dict[str, Any]:
+def filled(told: dict[str, Any], *overrides: str, cron: str = "", timezone: str = "") -> dict[str, Any]:
     config = door.load("smoke", overrides)
-    return deploy.filled(told, config, "smoke", cron=cron, pool="gpus", directory="project")
+    return deploy.filled(told, config, "smoke", cron=cron, timezone=timezone, pool="gpus", directory="project")
 
 
 def test_prefect_reads_the_file_as_its_own() -> None:
@@ -63,12 +63,13 @@ def test_songs_and_store_are_fields_of_the_form_and_other_settings_a_list(tmp_pa
 
 
 def test_the_schedule_of_the_retraining_can_be_moved_and_switched_off() -> None:
-    def schedules(cron: str) -> list[Any]:
-        found = filled(deploy.read(), cron=cron)["deployments"]
+    def schedules(cron: str, timezone: str = "") -> list[Any]:
+        found = filled(deploy.read(), cron=cron, timezone=timezone)["deployments"]
         return [one["schedules"] for one in found if "schedules" in one]
 
     assert schedules("") == [[{"cron": "0 3 * * *", "timezone": "UTC"}]]
     assert schedules("0 5 * * 1") == [[{"cron": "0 5 * * 1", "timezone": "UTC"}]]
+    assert schedules("0 5 * * 1", "Asia/Kolkata") == [[{"cron": "0 5 * * 1", "timezone": "Asia/Kolkata"}]]
     assert schedules("off") == [[]]
 
 
@@ -121,6 +122,21 @@ def test_a_schedule_that_is_one_is_let_through_to_the_server(
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
     assert main(["deploy", "--cron", cron]) == 2
     assert "Nothing answers at http://127.0.0.1:1/api/health" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--cron", "0 3 * * *", "--timezone", "Europe/Berlim"], "got 'Europe/Berlim'; did you mean 'Europe/Berlin'?"),
+        (["--timezone", "Europe/Berlin"], "--timezone needs --cron, the schedule that it is for"),
+    ],
+)
+def test_a_time_zone_that_is_none_or_of_no_schedule_is_refused_before_a_server_is_asked(
+    words: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
+    assert main(["deploy", *words]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
 
 
 def test_without_a_server_to_deploy_to_it_says_how_to_get_one(
