@@ -6,7 +6,7 @@ A store is one folder, on a disk or in S3: `chunks/<spec>.parquet` with its side
 
 Chunk files never change and are shared: a manifest of table CHUNKS lists its songs, in the order of their ids,
 and where each lies. What may change without the audio (split, title, license) is read from that list, never
-from the rows. `dataset_versions.py` says how a new version reuses the shards of older ones.
+from the rows. `shard_planning.py` says how a new version reuses the shards of older ones.
 """
 
 import hashlib

@@ -13,8 +13,8 @@ from datasets.corpus.removed_songs import REASON as FORGOTTEN
 from datasets.quality.fingerprint import Signature
 from datasets.quality.verdict_overrides import Overrides
 from datasets.schema import SPLITS, Verdict
-from datasets.shards.dataset_versions import origin_of
 from datasets.shards.manifests import SongOrigin
+from datasets.shards.shard_planning import origin_of
 from pipelines.preparation.curate_config import CurateConfig
 from pipelines.preparation.relaxed_rules import KEEPS_COPIES, let_in
 from pipelines.preparation.shared_recordings import StemSignatures, related, without_copies, without_leaks

@@ -1,6 +1,6 @@
 """Corpus to shards: decodes every song once, checks it, and keeps it as FLAC in Parquet.
 
-What is written is a dataset version (`datasets/shards/dataset_versions.py`): songs that any shard of the store holds
+What is written is a dataset version (`datasets/shards/shard_planning.py`): songs that any shard of the store holds
 are taken from there, the others go into new shards, one Ray task each, under names made from what goes into them. So a
 rerun after any interruption writes only what is missing, byte for byte the same. A song that cannot be used becomes
 a verdict. What the bytes of its files prove is remembered with the shards; what a machine was to blame for is not: such
@@ -42,15 +42,9 @@ from datasets.schema import (
     refusals_in_words,
 )
 from datasets.shards.chunks import CHUNK_S, DecodedTrack, decode_track, probe_stems, stems_of
-from datasets.shards.dataset_versions import (
-    ShardPlan,
-    StoredSongs,
-    drawn_sides,
-    plan_shards,
-    read_store,
-    stored_bytes,
-)
+from datasets.shards.dataset_versions import drawn_sides
 from datasets.shards.manifests import SongOrigin, find_manifest, read_manifest, write_manifest
+from datasets.shards.shard_planning import ShardPlan, StoredSongs, plan_shards, read_store, stored_bytes
 from datasets.shards.shards import audio_digest, write_shard
 from datasets.shards.start_delays import unsaid_starts
 from datasets.store import storage

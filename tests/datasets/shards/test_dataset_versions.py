@@ -1,6 +1,5 @@
-"""What is stored is not planned again, what is planned depends on the songs alone, and versions tell their story."""
+"""Versions tell their story: what they hold, how they differ, and on which side songs stood."""
 
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -9,75 +8,13 @@ import numpy as np
 import pytest
 
 from datasets.errors import InputError
-from datasets.schema import ShardSet, StemFile, Track
+from datasets.schema import ShardSet
 from datasets.seeding import row_rng
 from datasets.shards import dataset_versions, manifests, shards
 from datasets.shards.chunks import SongHeader, song_rows
-from datasets.shards.dataset_versions import plan_shards, stored_bytes
 
 RATE = 8000
 SOURCES = ("drums", "bass")
-
-
-def _track(name: str, fingerprint: str = "f", files: tuple[StemFile, ...] = ()) -> Track:
-    return Track(
-        track_id=name,
-        title=name,
-        group=name,
-        split="train",
-        license="",
-        layout="folders",
-        stems={"drums": files},
-        fingerprint=fingerprint,
-    )
-
-
-def _corpus(sizes: list[int]) -> list[Track]:
-    """One file of a track for each size."""
-    return [
-        _track(f"song {number:03d}", files=(StemFile(path=f"{number:03d}.flac", num_bytes=size),))
-        for number, size in enumerate(sizes)
-    ]
-
-
-def _plan(tracks: list[Track], *, shard_bytes: int = 1000) -> dict[str, list[str]]:
-    keys = {track.track_id: f"{track.fingerprint} {track.pad_s} {track.stems}" for track in tracks}
-    plans = plan_shards(tracks, keys=keys, shard_bytes=shard_bytes)
-    return {plan.spec: [track.track_id for track in plan.tracks] for plan in plans}
-
-
-def test_a_plan_is_the_same_in_any_order_and_whatever_part_of_it_is_left_to_do() -> None:
-    sizes = [int(size) for size in row_rng(0, "sizes").integers(50, 700, 60)]
-    tracks = _corpus(sizes)
-    whole = _plan(tracks)
-    assert list(_plan(tracks[::-1])) == list(whole)
-    assert sorted(name for names in whole.values() for name in names) == [track.track_id for track in tracks]
-    assert max(sum(sizes[int(name[-3:])] for name in names) for names in whole.values()) < 1000 + 700
-    for kept in range(len(whole)):
-        left = [spec for position, spec in enumerate(whole) if position % 3 == kept % 3 or position == kept]
-        missing = [track for track in tracks if any(track.track_id in whole[spec] for spec in left)]
-        assert _plan(missing) == {spec: whole[spec] for spec in left}
-
-
-def test_the_name_of_a_shard_stands_for_all_that_its_rows_hold() -> None:
-    (track,) = _corpus([10])
-    others = [
-        replace(track, fingerprint="g"),
-        replace(track, split="test"),
-        replace(track, license="CC0"),
-        replace(track, title="t"),
-        replace(track, pad_s=1.0),
-        replace(track, stems={"drums": (replace(track.stems["drums"][0], side="left"),)}),
-    ]
-    assert len({next(iter(_plan([one]))) for one in [track, *others]}) == 7
-
-
-def test_sizes_are_those_of_the_files_by_kind_and_streams_count_once() -> None:
-    sizes = {"a.wav": 1000, "b.mp3": 100, "missing.wav": 0}
-    files = [StemFile(path=name, num_bytes=size) for name, size in sizes.items()]
-    assert stored_bytes(_track("x", files=tuple(files))) == 950
-    streams = {str(k): (StemFile(path="c.stem.mp4", stream=k, num_bytes=500),) for k in (1, 2, 3, 4)}
-    assert stored_bytes(replace(_track("x"), stems=streams)) == 1400
 
 
 def _song(store: Path, name: str, *, audio: str, split: str = "train") -> manifests.Shard:
@@ -156,26 +93,6 @@ def test_what_is_no_version_is_said_to_be_none(tmp_path: Path) -> None:
         dataset_versions.diff(tmp_path, "abc1", "x")
     with pytest.raises(InputError, match="no dataset is called ''"):
         dataset_versions.diff(tmp_path, "abc1", "")
-
-
-def test_only_whole_shards_of_ingest_count_as_stored(tmp_path: Path) -> None:
-    def written(name: str) -> None:
-        refused = {"track_id": f"{name} bad", "reason": "empty_file"}
-        extra = {"keys": {name: f"key {name}", f"{name} bad": f"key {name} bad"}, "rejected": [refused]}
-        header = SongHeader(track_id=name, title=name, split="train", license="", origin="corpus", sample_rate=RATE)
-        stems = row_rng(0, name).uniform(-0.5, 0.5, (2, 2, 9000)).astype("float32")
-        rows = song_rows(stems, header, sources=SOURCES, chunk_s=1)
-        shards.write_shard(tmp_path, name, rows, sources=SOURCES, extra=lambda: extra)
-
-    for name in ("a", "b", "c"):
-        written(name)
-    _song(tmp_path, "mix", audio="automix has no keys")
-    (tmp_path / "chunks" / "b.parquet").write_bytes(b"cut")
-    (tmp_path / "chunks" / "c.json").write_text(json.dumps({"half": 1}))
-    stored = dataset_versions.read_store(tmp_path)
-    assert (set(stored.songs), set(stored.refused)) == ({"key a"}, {"key a bad"})
-    assert "key a" in stored
-    assert "key b" not in stored
 
 
 def test_sides_drawn_by_the_same_rule_are_remembered_the_latest_first(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from datasets.schema import PLANS, MixPlan, Part, ShardSet
 from datasets.shards import manifests, shards
 from datasets.shards.arrow_tables import table_of, verify, write_table
 from datasets.shards.chunks import SongHeader, song_rows
-from datasets.shards.dataset_versions import read_store
 from datasets.shards.manifests import Song, read_manifest, write_manifest
+from datasets.shards.shard_planning import read_store
 from datasets.shards.shards import read_song, write_shard
 from datasets.store import storage
 from pipelines.lineage import erasure, training_recordings
