@@ -1,7 +1,7 @@
 """Samples out of files: probe, decode, resampled blocks of one length.
 
-`readers.py` holds the decoders, `writers.py` the way back. Next to read: `shards/chunks.py`, which cuts songs for
-storage.
+`decoder_backends.py` holds the decoders, `writers.py` the way back. Next to read: `shards/chunks.py`, which cuts songs
+for storage.
 """
 
 from collections.abc import Generator, Iterable, Iterator
@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from datasets.audio.audio_types import AudioInfo, Integers, Samples, to_channels
+from datasets.audio.decoder_backends import checked_blocks, checked_integers, open_reader
 from datasets.audio.mono_mix import means
-from datasets.audio.readers import checked_blocks, checked_integers, open_reader
 from datasets.audio.resampling import resample_blocks
 from datasets.audio.surround import downmix_gains, downmixed, is_surround
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from datasets.errors import InputError
 from datasets.quality.fingerprint import Signature, find_matches, unpack
 from datasets.store import storage
-from datasets.store.json_files import write_json
+from datasets.store.atomic_json import write_json
 
 FOLDER = "forgotten"  # beside chunks, tables and manifests
 REASON = "forgotten"

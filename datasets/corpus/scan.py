@@ -31,7 +31,7 @@ from datasets.corpus.stem_names import STATUSES
 from datasets.errors import Changed, InputError, Unavailable
 from datasets.schema import SOURCES, StemFile, Track, Verdict
 from datasets.store import storage
-from datasets.store.json_files import read_json, write_json
+from datasets.store.atomic_json import read_json, write_json
 
 STANDARD = LayoutRules()
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]')

@@ -22,7 +22,7 @@ from datasets.shards.manifests import (
     settings_of,
 )
 from datasets.store import storage
-from datasets.store.json_files import read_json
+from datasets.store.atomic_json import read_json
 
 
 def drawn_sides(store: str | Path, rule: Mapping[str, Any], *, step: str = "ingest") -> dict[str, str]:

@@ -20,7 +20,7 @@ from typing import Any
 from datasets.errors import InputError
 from datasets.schema import SCHEMA_VERSION, ShardSet
 from datasets.store import storage
-from datasets.store.json_files import read_json, write_json
+from datasets.store.atomic_json import read_json, write_json
 
 # The sections of a stored configuration that decide on a table, by the step of its manifest.
 _CORPUS = ("corpus", "ingest", "curate", "analyze", "automix")

@@ -22,7 +22,7 @@ from datasets.schema import SCHEMA_VERSION, ShardSet, chunks_schema
 from datasets.shards.chunks import stems_of
 from datasets.shards.manifests import Shard, Song, find_song, is_whole
 from datasets.store import storage
-from datasets.store.json_files import write_json
+from datasets.store.atomic_json import write_json
 
 
 def cut_points(ids: Sequence[str], *, per_shard: int) -> list[tuple[int, int]]:

@@ -13,7 +13,7 @@ from typing import IO
 
 from datasets.errors import InputError
 from datasets.store import storage
-from datasets.store.json_files import read_json, write_json
+from datasets.store.atomic_json import read_json, write_json
 from datasets.store.ownership import claim_store, require_claimable
 from pipelines.registry.used_registries import FILE
 

@@ -7,8 +7,8 @@ energies are compared in windows. ISR = |s|²/|P-s|², SIR = |P|²/|Q-P|², SAR 
 No signal is filtered here. All that is needed are correlations at lags below 512, taken window by window with short
 FFTs: their sum over the song gives the normal equations, and the energies of a window are quadratic forms in the
 filters. `toeplitz.py` solves the equations. Where these are so ill-conditioned that a residual stays, or that filters
-amplify what is hardly there, rounding errors decide on the scores, and `museval_reference.py` makes the same errors as
-museval; the answer says so.
+amplify what is hardly there, rounding errors decide on the scores, and `ill_conditioned_bsseval.py` makes the same
+errors as museval; the answer says so.
 
 Shape letters: K reference channels, E estimate channels, Z both; L lags; W windows; N blocks; F frequency bins.
 """
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import museval_reference
+from . import ill_conditioned_bsseval
 from .metrics import energy, sdr_windows
 from .toeplitz import Solution, solve
 
@@ -67,7 +67,7 @@ def bss_eval(reference_SCT: Tensor, estimate_SCT: Tensor, window_samples: int, *
         solutions = _solutions(total_KZL, mixing_SCK)
         solver = _slowest(solutions)
         if solver == ILL_CONDITIONED:
-            energies_6SW = museval_reference.energies(x_SCT.double(), y_SCT.double(), window, taps)
+            energies_6SW = ill_conditioned_bsseval.energies(x_SCT.double(), y_SCT.double(), window, taps)
         else:
             forms = _quadratic_forms(solutions, mixing_SCK)
             spool.seek(0)
@@ -76,7 +76,7 @@ def bss_eval(reference_SCT: Tensor, estimate_SCT: Tensor, window_samples: int, *
             if (energies_6SW[5] < IN_SPAN * energies_6SW[4])[~silent_SW].any():
                 # What a difference of energies leaves is rounding errors; that of samples leaves more.
                 filters = _on_all_channels(solutions, mixing_SCK)
-                energies_6SW = museval_reference.filtered_energies(x_SCT, y_SCT, window, *filters)
+                energies_6SW = ill_conditioned_bsseval.filtered_energies(x_SCT, y_SCT, window, *filters)
     true_SW, spatial_SW, image_SW, interference_SW, all_SW, artifacts_SW = energies_6SW
 
     def ratio(top_SW: Tensor, bottom_SW: Tensor) -> Tensor:

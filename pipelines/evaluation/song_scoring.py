@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from datasets.errors import InputError
 from datasets.schema import Score
 from datasets.store import storage
-from datasets.store.json_files import read_json, write_json
+from datasets.store.atomic_json import read_json, write_json
 from pipelines.evaluation import extra_metrics
 
 if TYPE_CHECKING:

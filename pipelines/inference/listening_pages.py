@@ -32,7 +32,7 @@ from pipelines.evaluation.model_compatibility import Resampling
 from pipelines.evaluation.scoring_job import separate_song
 from pipelines.evaluation.summary import ScoreSummary
 from pipelines.report.ab_page import ABEntry, ABPair, index_page, song_page
-from pipelines.report.page import POLICY
+from pipelines.report.html_page import POLICY
 from pipelines.runtime.progress import Progress, stage
 from pipelines.runtime.step_keys import Step
 

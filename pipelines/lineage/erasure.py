@@ -19,7 +19,7 @@ from datasets.schema import SPLITS, Verdict
 from datasets.shards.manifests import Shard, Song, stored_songs
 from datasets.shards.shards import find_shard, open_parquet, write_shard
 from datasets.store import storage
-from datasets.store.json_files import read_json
+from datasets.store.atomic_json import read_json
 from datasets.store.write_lock import clear_leftovers, write_lock
 from pipelines.lineage import training_recordings
 from pipelines.runtime.step_keys import digest

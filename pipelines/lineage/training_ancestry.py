@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets.store.json_files import write_json
+from datasets.store.atomic_json import write_json
 
 RECORD = "ancestry.json"  # in the folder of a training, written when it begins
 

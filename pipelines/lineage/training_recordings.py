@@ -29,7 +29,7 @@ from datasets.shards.arrow_tables import read_objects, read_table
 from datasets.shards.manifests import Manifest, Song, address_of, named_table, read_manifest
 from datasets.shards.shards import read_song_blocks
 from datasets.store import storage
-from datasets.store.json_files import read_json, write_json
+from datasets.store.atomic_json import read_json, write_json
 from pipelines.lineage import training_ancestry
 from pipelines.runtime.step_keys import Step
 

@@ -17,7 +17,7 @@ from datasets.shards.arrow_tables import table_of, write_table
 from datasets.shards.manifests import Song, find_manifest, read_manifest, read_songs, settings_of
 from datasets.shards.shards import read_song, sources_of
 from datasets.store import storage
-from datasets.store.json_files import read_json, write_json
+from datasets.store.atomic_json import read_json, write_json
 from pipelines.runtime.cluster import Resources, connect, map_rows, song_bytes
 from pipelines.runtime.progress import Progress, stage
 from pipelines.runtime.step_keys import Step

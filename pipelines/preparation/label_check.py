@@ -19,7 +19,7 @@ from datasets.errors import InputError
 from datasets.shards.manifests import Song
 from datasets.shards.shards import read_song_blocks
 from datasets.store import storage
-from datasets.store.json_files import read_json, write_json
+from datasets.store.atomic_json import read_json, write_json
 from models import inference, networks
 from pipelines.evaluation import model_compatibility
 from pipelines.preparation.label_rule import Decibels, Levels, levels_of

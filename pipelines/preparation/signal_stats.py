@@ -25,7 +25,7 @@ from datasets.schema import StemFile
 from datasets.shards.manifests import Song
 from datasets.shards.shards import read_song_blocks
 from datasets.store import storage
-from datasets.store.json_files import read_json, write_json
+from datasets.store.atomic_json import read_json, write_json
 from datasets.store.verified_reads import read_proven
 from pipelines.runtime.cluster import connect, map_rows
 from pipelines.runtime.progress import Progress, stage

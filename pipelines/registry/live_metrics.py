@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from datasets.store.json_files import read_json, write_json
+from datasets.store.atomic_json import read_json, write_json
 from pipelines.registry import run_logging
 from pipelines.registry.connection import RegistryConfig, address, check_address, ready
 from pipelines.registry.database import mlflow_limits

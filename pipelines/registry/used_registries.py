@@ -7,7 +7,7 @@ from. Addresses are kept without their passwords.
 from pathlib import Path
 
 from datasets.errors import InputError, without_passwords
-from datasets.store.json_files import read_json, write_json
+from datasets.store.atomic_json import read_json, write_json
 from pipelines.registry.connection import address as registry_address
 from pipelines.registry.database.sqlite_files import sqlite_file
 

@@ -15,7 +15,7 @@ from datasets.audio.audio_types import Samples
 from datasets.audio.writers import encode_flac
 from pipelines.report.audio_players import band_levels, spectrogram, waveform
 from pipelines.report.formatting import decibels
-from pipelines.report.page import document, render
+from pipelines.report.html_page import document, render
 
 SOLO_KEYS = "qwertyuiop"  # of the first ten stems
 KEYS = (

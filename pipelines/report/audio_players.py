@@ -19,7 +19,7 @@ from datasets.audio.decoding import decode_blocks
 from datasets.audio.mono_mix import mono
 from datasets.audio.writers import encode_for_page
 from datasets.schema import StemFile
-from pipelines.report.page import render, source_class
+from pipelines.report.html_page import render, source_class
 
 PAGE_RATE = 44_100
 RANGE_DB = 75.0  # from the darkest colour to the lightest

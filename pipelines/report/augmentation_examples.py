@@ -15,7 +15,7 @@ from datasets.shards.manifests import Song, read_songs
 from datasets.shards.shards import read_song
 from models.learner_config import REPITCH_MARGIN, AugmentConfig
 from pipelines.report.audio_players import PAGE_RATE, Clip, band_levels, player
-from pipelines.report.page import render
+from pipelines.report.html_page import render
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -23,7 +23,7 @@ from datasets.shards.arrow_tables import read_objects
 from datasets.shards.manifests import Song, read_songs
 from datasets.shards.shards import read_song
 from pipelines.report.audio_players import PAGE_RATE, Clip, band_levels, player, waveform
-from pipelines.report.page import render
+from pipelines.report.html_page import render
 
 Beats = NDArray[np.float64]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from pipelines.report.page import source_class
+from pipelines.report.html_page import source_class
 
 WIDTHS = {"wide": 760, "narrow": 350}
 

@@ -20,8 +20,8 @@ from pipelines.report.augmentation_examples import augmentation_section
 from pipelines.report.automix_examples import mixes_section
 from pipelines.report.charts import Curve, SourceScores, curve_plot
 from pipelines.report.formatting import decibels, duration
-from pipelines.report.page import document, source_class
-from pipelines.report.page import render as render_template
+from pipelines.report.html_page import document, source_class
+from pipelines.report.html_page import render as render_template
 from pipelines.report.report_input import ReportConfig, ReportInput
 from pipelines.report.score_section import per_source, scores_section
 from pipelines.runtime.progress import Progress, stage

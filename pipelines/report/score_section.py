@@ -12,7 +12,7 @@ from pipelines.evaluation import extra_metrics
 from pipelines.evaluation.song_scoring import ILL_CONDITIONED
 from pipelines.report.charts import SourceScores, score_plot
 from pipelines.report.formatting import count_songs, decibels
-from pipelines.report.page import render
+from pipelines.report.html_page import render
 from pipelines.report.report_input import ReportInput
 
 NSDR = "nSDR (MDX 2021: one energy ratio over the whole song, mean over songs)"

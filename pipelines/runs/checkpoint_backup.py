@@ -14,7 +14,7 @@ from pathlib import Path
 
 from datasets.errors import InputError
 from datasets.store import storage
-from datasets.store.json_files import read_json, write_json
+from datasets.store.atomic_json import read_json, write_json
 from pipelines.runs import run_folder
 
 _TOLD = (run_folder.HISTORY, run_folder.EVENTS)

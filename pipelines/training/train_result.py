@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from datasets.errors import InputError
-from datasets.store.json_files import write_json
+from datasets.store.atomic_json import write_json
 from models.errors import ModelError
 from pipelines.runs import run_folder
 

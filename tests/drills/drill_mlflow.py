@@ -24,7 +24,7 @@ from socket import socket
 
 import numpy as np
 
-from datasets.store.json_files import read_json
+from datasets.store.atomic_json import read_json
 from pipelines.registry.live_metrics import MARK
 from pipelines.runs import example_estimates
 from tests.benchmarks.table import Row, figure, show

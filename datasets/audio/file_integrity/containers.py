@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from datasets.audio.file_integrity import video_containers
 from datasets.audio.file_integrity.byte_blocks import LARGE, overlapping_blocks
-from datasets.audio.file_integrity.container_part import ContainerPart
+from datasets.audio.file_integrity.container_findings import ContainerPart
 from datasets.audio.file_integrity.tag_bounds import after_tags
 
 _INDEX_BYTES = 1 << 24

@@ -7,7 +7,7 @@ Transport streams may be put one behind the other, as broadcasts are, and decode
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from datasets.audio.file_integrity.container_part import ContainerPart
+from datasets.audio.file_integrity.container_findings import ContainerPart
 
 _SYNC = 0x47
 _PACKET = 188

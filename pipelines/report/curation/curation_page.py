@@ -19,8 +19,8 @@ from pipelines.report.curation.excerpts import listening_section
 from pipelines.report.curation.page_input import DROPPED, PAGE, CurationInput
 from pipelines.report.curation.rule_sections import measures_section, model_section
 from pipelines.report.curation.songs_table import songs_section
-from pipelines.report.page import document
-from pipelines.report.page import render as render_template
+from pipelines.report.html_page import document
+from pipelines.report.html_page import render as render_template
 from pipelines.runtime.progress import Progress, stage
 from pipelines.runtime.step_keys import Step
 

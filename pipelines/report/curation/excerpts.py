@@ -18,7 +18,7 @@ from pipelines.report.audio_players import PAGE_RATE, Clip, band_levels, player
 from pipelines.report.curation.page_input import CurationInput, Evidence
 from pipelines.report.curation.rule_sections import confusion_matrix
 from pipelines.report.formatting import clock
-from pipelines.report.page import render
+from pipelines.report.html_page import render
 
 CLIP_S = 5.0
 MAX_PLAYERS = 30  # of about 150 kB: the page stays something that a mail takes, however many songs there are

@@ -10,7 +10,7 @@ from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
 from pipelines.report.charts import nice_ticks
-from pipelines.report.page import source_class
+from pipelines.report.html_page import source_class
 
 Shares = NDArray[np.float64]
 _WIDTH, _LEFT, _RIGHT, _TOP, _ROW = 320, 58, 20, 18, 34

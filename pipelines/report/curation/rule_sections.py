@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from pipelines.report.curation.page_input import CurationInput
 from pipelines.report.curation.plots import Panel, Shares, histogram, matrix_plot
-from pipelines.report.page import render
+from pipelines.report.html_page import render
 
 
 def measures_section(data: CurationInput) -> Markup:

@@ -9,7 +9,7 @@ from datasets.schema import Verdict
 from pipelines.report.curation.page_input import DROPPED, CurationInput
 from pipelines.report.curation.rule_sections import confusion_matrix
 from pipelines.report.formatting import clock
-from pipelines.report.page import render
+from pipelines.report.html_page import render
 
 MAX_MATRICES = 600  # small ones in the table, of about 2 kB
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from datasets.audio import decoding, readers
+from datasets.audio import decoder_backends, decoding
 from datasets.errors import AudioError
 from tests.datasets.audio.encoded import encoded
 
@@ -73,10 +73,10 @@ def test_what_goes_on_for_more_than_a_day_without_saying_so_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoded(tmp_path / "a.aac", "aac", rate=44100)
-    with closing(readers.open_reader(tmp_path / "a.aac", None)) as reader:
-        monkeypatch.setattr(readers, "MAX_HOURS", 0.5 / 3600)
+    with closing(decoder_backends.open_reader(tmp_path / "a.aac", None)) as reader:
+        monkeypatch.setattr(decoder_backends, "MAX_HOURS", 0.5 / 3600)
         with pytest.raises(AudioError, match="hours, and goes on"):
-            list(readers.checked_blocks(reader, tmp_path / "a.aac"))
+            list(decoder_backends.checked_blocks(reader, tmp_path / "a.aac"))
 
 
 def test_a_header_of_gigabytes_is_not_read_into_memory(tmp_path: Path) -> None:

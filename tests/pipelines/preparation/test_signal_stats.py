@@ -16,7 +16,7 @@ from datasets.quality.measures import measure as measure_stems
 from datasets.schema import StemFile
 from datasets.shards.manifests import Song, read_songs
 from datasets.shards.shards import read_song
-from datasets.store.json_files import read_json
+from datasets.store.atomic_json import read_json
 from pipelines.preparation import signal_stats
 from tests.pipelines.songs import RATE, SOURCES, write_songs
 

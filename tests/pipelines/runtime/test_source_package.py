@@ -50,7 +50,7 @@ def test_everything_that_our_code_opens_is_sent_and_it_works_from_there(reposito
     assert {name.partition("/")[0] for name in names} == set(ROOMS)
     assert Path(source_package()).stat().st_size < 5 * 2**20
     zipfile.ZipFile(source_package()).extractall(tmp_path)
-    program = "import flows.config, pipelines.report.page; print(flows.config.load('smoke', []).train.steps)"
+    program = "import flows.config, pipelines.report.html_page; print(flows.config.load('smoke', []).train.steps)"
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert int(done.stdout) > 0
 

@@ -11,7 +11,7 @@ import pytest
 from markupsafe import Markup
 
 from datasets.schema import MixPlan, Part
-from pipelines.report import page
+from pipelines.report import html_page
 from pipelines.report.ab_page import ABEntry, ABPair, index_page, song_page
 from pipelines.report.audio_players import PAGE_RATE
 from pipelines.report.augmentation_examples import AugmentationExample
@@ -110,13 +110,13 @@ def test_links_to_pages_of_songs_lead_to_the_files_whatever_their_names_have_in_
 def test_a_value_is_escaped_unless_it_is_markup_and_a_missing_one_is_an_error() -> None:
     values = {"described": '"><b>', "kind": "<i>", "picture": "", "preload": "none", "seconds": "1", "sound": "",
               "style": "x", "waveform": Markup("<svg></svg>"), "whole": False}  # fmt: skip
-    drawn = page.render("player.html.j2", **values)
+    drawn = html_page.render("player.html.j2", **values)
     assert 'aria-label="Play &#34;&gt;&lt;b&gt;"' in drawn
     assert "<span>&lt;i&gt;</span>" in drawn
     assert "<svg></svg>" in drawn
     del values["kind"]
     with pytest.raises(jinja2.UndefinedError, match="kind"):
-        page.render("player.html.j2", **values)
+        html_page.render("player.html.j2", **values)
 
 
 @pytest.mark.parametrize(
@@ -131,19 +131,21 @@ def test_a_value_is_escaped_unless_it_is_markup_and_a_missing_one_is_an_error() 
     ],
 )
 def test_indentation_of_a_template_leaves_no_space_in_the_page(source: str, text: str) -> None:
-    assert page._templates().from_string(source).render() == text
+    assert html_page._templates().from_string(source).render() == text
 
 
 def test_line_breaks_of_values_stay() -> None:
-    assert "<pre>[a]\n  b = 1\n</pre>" in page.render("report/lineage.html.j2", lineage={}, config="[a]\n  b = 1\n")
+    assert "<pre>[a]\n  b = 1\n</pre>" in html_page.render(
+        "report/lineage.html.j2", lineage={}, config="[a]\n  b = 1\n"
+    )
 
 
 def test_every_template_is_read_by_a_page() -> None:
-    folder = Path(page.__file__).parent
+    folder = Path(html_page.__file__).parent
     assets = folder / "assets"
     sources = "".join(path.read_text() for path in folder.rglob("*.py"))
     sources += "".join(path.read_text() for path in folder.rglob("*.j2"))
     names = {str(path.relative_to(assets)) for path in assets.rglob("*.j2")}
     assert names
     assert {name for name in names if f'"{name}"' not in sources} == set()
-    assert set(page._templates().list_templates(extensions=["j2"])) == names
+    assert set(html_page._templates().list_templates(extensions=["j2"])) == names
