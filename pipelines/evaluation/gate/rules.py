@@ -106,18 +106,18 @@ def _leakage(candidate: ScoreSummary, champion: ScoreSummary, config: GateConfig
     Looked at twice: in the worst song of each, which no others make up for, and song by song, since a model that leaks
     in every song as much as the champion in its worst is worse than that.
     """
-    found = [
+    excesses = [
         finding
         for source in candidate.sources
         for finding in (_worst_leak(source, candidate, champion), _mean_leak(source, candidate, champion))
         if finding
     ]
-    if found:
-        excess_db, words, floor = max(found, key=lambda finding: round(finding[0], 6))  # of equal ones the first
+    if excesses:
+        excess_db, message, floor = max(excesses, key=lambda finding: round(finding[0], 6))  # of equal ones the first
         yield Check(
             rule="leakage_tolerance_db",
             met=excess_db <= config.leakage_tolerance_db,
-            message=f"Where {words}; the limit is {config.leakage_tolerance_db:+.1f} dB{floor}.",
+            message=f"Where {message}; the limit is {config.leakage_tolerance_db:+.1f} dB{floor}.",
         )
 
 
@@ -132,8 +132,8 @@ def _worst_leak(source: str, candidate: ScoreSummary, champion: ScoreSummary) ->
     leaked_db, track_id = max((leaked_db, track_id) for track_id, leaked_db in ours.items())
     excess_db = max(leaked_db, INAUDIBLE_DB) - max(*theirs.values(), INAUDIBLE_DB)
     floor = f"; what is below {INAUDIBLE_DB:g} dB counts as that" if leaked_db < INAUDIBLE_DB else ""
-    words = f"{source} is silent it leaks up to {leaked_db:.1f} dB relative to the mixture (in {track_id})"
-    return excess_db, f"{words}, {excess_db:+.1f} dB against the champion's worst", floor
+    message = f"{source} is silent it leaks up to {leaked_db:.1f} dB relative to the mixture (in {track_id})"
+    return excess_db, f"{message}, {excess_db:+.1f} dB against the champion's worst", floor
 
 
 def _mean_leak(source: str, candidate: ScoreSummary, champion: ScoreSummary) -> tuple[float, str, str] | None:
@@ -143,13 +143,13 @@ def _mean_leak(source: str, candidate: ScoreSummary, champion: ScoreSummary) -> 
     """
     ours, theirs = _leaks(source, candidate), _leaks(source, champion)
     pairs = [(ours[track_id], theirs[track_id]) for track_id in ours.keys() & theirs.keys()]
-    audible = [(max(own, INAUDIBLE_DB), max(other, INAUDIBLE_DB)) for own, other in sorted(pairs)]
-    excesses = [own - other for own, other in audible if max(own, other) > INAUDIBLE_DB]
+    audible = [(max(own, INAUDIBLE_DB), max(champions, INAUDIBLE_DB)) for own, champions in sorted(pairs)]
+    excesses = [own - champions for own, champions in audible if max(own, champions) > INAUDIBLE_DB]
     if not excesses:
         return None
     excess_db = math.fsum(excesses) / len(excesses)
-    words = f"{source} is silent it leaks {excess_db:+.1f} dB relative to the champion in the same song"
-    return excess_db, f"{words}, the mean over {plural(len(excesses))} in which one of the two is heard", ""
+    message = f"{source} is silent it leaks {excess_db:+.1f} dB relative to the champion in the same song"
+    return excess_db, f"{message}, the mean over {plural(len(excesses))} in which one of the two is heard", ""
 
 
 def _leaks(source: str, scores: ScoreSummary) -> dict[str, float]:
