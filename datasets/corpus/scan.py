@@ -125,7 +125,8 @@ def _remarks(csv_files: Sequence[CsvFile], stray: Sequence[str]) -> tuple[str, .
     others = [f"{file.name} is not used: {file.detail}" for file in csv_files if not file.is_list]
     if not stray:
         return (*lists, *others)
-    loose = f"{len(stray)} audio files are directly in the corpus folder, such as {as_text(stray[0])}"
+    count = "1 audio file is" if len(stray) == 1 else f"{len(stray)} audio files are"
+    loose = f"{count} directly in the corpus folder, such as {as_text(stray[0])}"
     return (*lists, *others, f"{loose}: give each song a folder of its own")
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from datasets.corpus.musdb18_metadata import stem_streams, validation_songs
 from datasets.corpus.scan import Scan, distinct_names, is_listed, safe_name, scan
+from datasets.corpus.splits import nothing_to_train_on
 from datasets.errors import InputError
 from datasets.schema import REASONS, SOURCES
 
@@ -372,3 +373,79 @@ def test_the_layout_is_that_of_most_songs_and_files_outside_of_songs_are_counted
     shutil.rmtree(tmp_path / "mixed")
     with pytest.raises(InputError, match=r"2 audio files are directly in the corpus folder, such as a\.wav"):
         scan(tmp_path)
+
+
+# --- what else is told -------------------------------------------------------------------------------------------
+
+
+def test_a_track_tells_what_was_left_out_as_muted_or_lossy_and_nothing_of_other_files(tmp_path: Path) -> None:
+    files = ("drums.wav", "bass.wav", "other.wav", "vocals.wav", "vocals.mp3", "vocals muted.wav", "mixture.wav")
+    _song(tmp_path, "Song", files)
+    (track,) = scan(tmp_path).tracks
+    assert sorted(track.remarks) == [
+        "vocals muted.wav is left out: muted, by its name",
+        "vocals.mp3 is left out: a lossy copy of a file beside it",
+    ]
+
+
+def test_a_mixture_is_known_by_its_content_and_one_that_is_gone_by_nothing(tmp_path: Path) -> None:
+    folder = _song(tmp_path, "Song", (*(f"{source}.wav" for source in SOURCES), "mixture.wav"))
+    (mixture,) = scan(tmp_path).tracks[0].mixture
+    data, status = (folder / "mixture.wav").read_bytes(), os.stat(folder / "mixture.wav")
+    assert (mixture.content, mixture.num_bytes) == (hashlib.sha256(data).hexdigest(), len(data))
+    assert mixture.changed_ns == status.st_mtime_ns
+    read: list[float] = []
+
+    def take_away(num_bytes: float) -> None:
+        read.append(num_bytes)
+        if len(read) == 4:  # all stems
+            (folder / "mixture.wav").unlink()
+
+    (track,) = scan(tmp_path, advance=take_away).tracks
+    assert len(read) == 4
+    assert track.mixture[0].content == "unread:0:0"
+
+
+def test_a_folder_is_remarked_on_as_a_whole(tmp_path: Path) -> None:
+    for word in ("Dawn", "Dusk", "Noon"):
+        _song(tmp_path, f"test/{word}")
+    assert scan(tmp_path).remarks == (nothing_to_train_on([f"test/{word}" for word in ("Dawn", "Dusk", "Noon")]),)
+    shutil.move(tmp_path / "test", tmp_path / "songs")
+    assert scan(tmp_path).remarks == ()
+    (tmp_path / "loose.wav").write_bytes(b"x")
+    (tmp_path / "notes.csv").write_text("when,who\n1,2\n")
+    not_used, loose = scan(tmp_path).remarks
+    assert not_used.startswith("notes.csv is not used: ")
+    where = "directly in the corpus folder, such as loose.wav: give each song a folder of its own"
+    assert loose == f"1 audio file is {where}"
+    (tmp_path / "more.wav").write_bytes(b"y")
+    assert scan(tmp_path).remarks[1] == f"2 audio files are {where}"
+
+
+def test_a_draw_that_misses_what_was_asked_for_is_remarked_on(tmp_path: Path) -> None:
+    for artist in ("Ann", "Bob", "Cid"):
+        for number in range(6):
+            _song(tmp_path, f"{artist} - Song {number}", ("drums.wav",))
+    remarks = scan(tmp_path, sources=("drums",), valid_fraction=0.05, test_fraction=0.05).remarks
+    assert [remark.split(":")[0] for remark in remarks] == ["valid", "test"]
+    assert all("33% of the songs, 5% asked for; groups stay together" in remark for remark in remarks)
+
+
+def test_of_folders_without_stems_the_first_three_are_told(tmp_path: Path) -> None:
+    for letter in "ABCDE":
+        _song(tmp_path, f"Song {letter}", ("mixture.wav",))
+    with pytest.raises(InputError) as caught:
+        scan(tmp_path)
+    assert [letter for letter in "ABCDE" if f"Song {letter} holds" in str(caught.value)] == ["A", "B", "C"]
+
+
+def test_a_cache_is_written_where_something_was_read_and_left_alone_where_nothing_was(tmp_path: Path) -> None:
+    _song(tmp_path / "c", "Song")
+    cache = tmp_path / "fingerprints.json"
+    scan(tmp_path / "c", cache=cache)
+    os.utime(cache, ns=(0, 0))
+    scan(tmp_path / "c", cache=cache)
+    assert os.stat(cache).st_mtime_ns == 0
+    _song(tmp_path / "c", "Another")
+    scan(tmp_path / "c", cache=cache)
+    assert os.stat(cache).st_mtime_ns > 0

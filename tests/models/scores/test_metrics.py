@@ -177,6 +177,18 @@ def test_a_window_counts_for_leakage_below_60_db_under_full_scale(level_db: floa
         assert leakage(both[0], both[1], pause, 200).item() == pytest.approx(-20.0)
 
 
+def test_each_source_is_silent_or_leaks_by_itself_over_all_its_channels() -> None:
+    reference = torch.zeros(3, 2, 400)
+    reference[1, 1] = 0.5  # in one channel
+    assert silent(reference).tolist() == [True, False, True]
+    estimate = torch.zeros(3, 2, 400)
+    estimate[0, 0, :200], estimate[2] = 0.1, 0.2
+    mixture = torch.full((2, 400), 0.5)
+    found = leakage(reference, estimate, mixture, 100).tolist()
+    expected = [10 * math.log10(0.1**2 / 4 / 0.5**2), math.nan, 20 * math.log10(0.2 / 0.5)]
+    assert found == pytest.approx(expected, nan_ok=True)
+
+
 def test_the_ideal_ratio_mask_is_an_oracle_and_no_bound() -> None:
     generator = torch.Generator().manual_seed(0)
     stems_SCT = torch.randn(2, 1, 16000, generator=generator).cumsum(dim=-1) * 0.01

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from datasets.seeding import row_rng
-from pipelines.evaluation.paired_bootstrap import difference
+from pipelines.evaluation.paired_bootstrap import Difference, difference
 
 
 @pytest.mark.parametrize("num_songs", [8, 20, 50])
@@ -45,7 +45,21 @@ def test_few_and_equal_songs() -> None:
     assert alone.songs_needed(0.3, 0.95) == 0  # of one song nothing is known of the spread
     equal = difference([0.1, 0.1 + 1e-17, 0.1], confidence=0.95)
     assert (equal.low, equal.high) == (pytest.approx(0.1), pytest.approx(0.1))
-    assert difference([0.0, 1.0], confidence=0.95).low == -math.inf  # half of the resamples are one song twice
+    two = difference([0.0, 1.0], confidence=0.95)
+    assert (two.low, two.high) == (-math.inf, math.inf)  # half of the resamples are one song twice
+    noisy = difference([0.1, 0.1, 0.1], confidence=0.95, seed_noise_db=0.2)
+    assert (noisy.low, noisy.high) == (
+        pytest.approx(0.1 - 1.6449 * 0.2, abs=1e-4),
+        pytest.approx(0.1 + 1.6449 * 0.2, abs=1e-4),
+    )
+
+
+def test_what_rounding_alone_has_made_is_no_spread_however_large_the_values() -> None:
+    rounded = difference([1e6, 1e6 + 2e-10, 1e6 - 2e-10], confidence=0.95)
+    assert (rounded.low, rounded.high, rounded.spread) == (rounded.mean, rounded.mean, 0.0)
+    real = difference([-1e-9, 0.0, 1e-9, 2e-9], confidence=0.95)
+    assert real.low < real.mean < real.high
+    assert real.spread == pytest.approx(1.29e-9, rel=0.01)
 
 
 def test_no_difference_takes_no_songs_and_nothing_is_not_a_number_in_silence() -> None:
@@ -88,7 +102,25 @@ def test_a_gain_that_cannot_be_missed_takes_the_few_songs_that_so_sure_a_bound_a
     assert made.songs_needed(10 * made.spread, 0.975) == 2
 
 
+def test_what_another_seed_may_change_adds_to_what_must_be_gained_and_no_number_of_songs_makes_it_less() -> None:
+    def told(num_songs: int, noise_db: float) -> Difference:
+        return Difference(mean=0.0, low=-1.0, high=1.0, spread=1.0, num_songs=num_songs, seed_noise_db=noise_db)
+
+    at_975, power = 1.95996, 0.84162
+    assert told(10**9, 0.1).min_detectable_gain(0.975) == pytest.approx((at_975 + power) * 0.1, rel=1e-3)
+    student = 2.02108  # t at 97.5 % with 40 degrees of freedom
+    error = 1 / math.sqrt(41)
+    expected = math.hypot(student * error, at_975 * 0.1) + power * math.hypot(error, 0.1)
+    assert told(41, 0.1).min_detectable_gain(0.975) == pytest.approx(expected, rel=1e-4)
+    assert told(8, 0.0).songs_needed(0.4, 0.975) == math.ceil(((at_975 + power) / 0.4) ** 2 + at_975**2 / 2) == 51
+    variance = (0.4 / (at_975 + power)) ** 2 - 0.1**2
+    assert told(8, 0.1).songs_needed(0.4, 0.975) == math.ceil(1 / variance + at_975**2 / 2) == 99
+    assert told(8, 0.1).songs_needed(0.28, 0.975) is None
+    assert told(8, 0.1).songs_needed(0.0, 0.975) == 0
+
+
 def test_thousands_of_songs_get_along_with_fewer_resamples() -> None:
     values = row_rng(3, "many").normal(0.1, 1.0, 3000)
     made = difference(values.tolist(), confidence=0.975)
     assert made.low == pytest.approx(values.mean() - 1.96 * values.std(ddof=1) / math.sqrt(3000), abs=0.003)
+    assert made == difference(values.tolist(), confidence=0.975, resamples=5_000_000 // 3000)
