@@ -1,6 +1,6 @@
 """A recording is recognized in other clothes, another recording is not, and memory and order do not matter."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -262,6 +262,7 @@ def test_copies_are_found_up_to_six_percent_faster_or_slower(speed: float, found
     assert (match is not None) == found
     if match:
         assert match.speed == pytest.approx(speed, abs=0.002)
+        assert match.speed == round(match.speed, 3)
 
 
 @pytest.mark.parametrize(
@@ -271,17 +272,27 @@ def test_copies_are_found_up_to_one_and_a_half_semitones_higher_or_lower(semiton
     match = _matched(SONG.changed(semitones=semitones))
     assert (match is not None) == found
     if match:
-        assert match.semitones == pytest.approx(semitones, abs=0.05)
+        assert match.semitones == round(semitones, 1)
         assert match.similarity == 1.0
+
+
+@pytest.mark.parametrize("speed", [0.945, 1.055])
+@pytest.mark.parametrize("semitones", [-1.5, 1.5])
+def test_a_copy_is_found_at_whatever_pitch_and_length_all_its_landmarks_are(speed: float, semitones: float) -> None:
+    """Each landmark stands in the index under a range of pitches and one of lengths; no song may fall between two."""
+    for eighths, reach in zip(range(100, 148, 4), range(28, 64, 3), strict=True):
+        alike = replace(SONG, eighths=np.full(400, eighths), reach=np.full(400, reach))
+        assert _matched(alike.changed(speed=speed, semitones=semitones), alike) is not None, (eighths, reach)
 
 
 def test_where_a_copy_lies_is_told_in_both_songs() -> None:
     tail = SONG.some(SONG.frame >= 8 * FRAMES_PER_S)  # from 0:08 on, now at 0:03
-    match = _matched(tail.changed(later_s=-5.0).beside(Marks.random("after", 200, 8.0).changed(later_s=16.0)))
+    moved = tail.changed(later_s=-5.0)
+    match = _matched(moved.beside(Marks.random("after", 200, 8.0).changed(later_s=16.0)))
     assert match is not None
-    assert match.start_s == pytest.approx(3.0, abs=0.15)
-    assert match.stop_s == pytest.approx(14.9, abs=0.15)
-    assert match.first_start_s == pytest.approx(8.0, abs=0.15)
+    told = [round(int(frame) / FRAMES_PER_S, 1) for frame in (moved.frame.min(), moved.frame.max(), tail.frame.min())]
+    assert [match.start_s, match.stop_s, match.first_start_s] == told
+    assert told == pytest.approx([3.0, 14.9, 8.0], abs=0.15)
 
 
 @pytest.mark.parametrize(("first_s", "share"), [(20.0, 0.6), (10.0, 1.0)])
