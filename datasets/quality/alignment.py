@@ -16,12 +16,12 @@ from datasets.audio.mono_mix import cancels, mono
 
 Array = NDArray[np.float64]
 
+SILENT_POWER = 1e-8  # mean square, -80 dBFS: in what is below there is nothing to compare
 RANGE_S = 1.0  # shifts of less than a second in either direction are found
 _RATE = 11025  # at least; 0.1 ms is fine enough
 _ALL_S = 16  # seconds from the start of which none is left out
-_CLEAR = 10.0  # times the deviation of the correlation that its peak must reach; a wrong one reached 8.1
+CLEAR_PEAK = 10.0  # times the deviation of the correlation that its peak must reach; a wrong one reached 8.1
 _AGREE_S = 0.001  # shifts that differ by no more are the same; a peak so near the end of the range lies beyond it
-_SILENT = 1e-8  # mean square, -80 dBFS
 
 
 class MixtureAlignment:
@@ -59,7 +59,7 @@ class MixtureAlignment:
         from scipy.fft import next_fast_len, rfft
 
         size = next_fast_len(len(mixture_T) + self._length, real=True)
-        audible = [place for place in chosen if np.square(stems_ST[place]).mean() >= _SILENT]
+        audible = [place for place in chosen if np.square(stems_ST[place]).mean() >= SILENT_POWER]
         if not audible:
             return
         self._size = size
@@ -80,7 +80,7 @@ class MixtureAlignment:
             return [None] * len(self._sum_SF), np.zeros((len(self._sum_SF), 0), np.bool_), None
         # Lags from -1 to 1 s: the stem's place is one second into the three.
         sum_ST = irfft(self._sum_SF, self._size)[:, : 2 * self._length + 1]
-        clear_ST = (sum_ST - sum_ST.mean(axis=1, keepdims=True)) > _CLEAR * np.maximum(
+        clear_ST = (sum_ST - sum_ST.mean(axis=1, keepdims=True)) > CLEAR_PEAK * np.maximum(
             sum_ST.std(axis=1, keepdims=True), 1e-12
         )
         last = sum_ST.shape[1] - 1 - self._near

@@ -9,13 +9,14 @@ silent shows in what is left of the mixture there.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from datasets.audio.audio_types import Samples
-from datasets.quality.alignment import MixtureAlignment, thinned
+from datasets.quality.alignment import SILENT_POWER, MixtureAlignment, thinned
 
 Array = NDArray[np.float64]
 Spectra = NDArray[np.complex128]
@@ -27,7 +28,6 @@ _EDGES_HZ = (40, 100, 200, 350, 600, 1000, 1600, 2500, 3800, 5500)
 _QUIET_BAND = 1e-5  # of the loudest band's energy, below which a band does not count
 _MOST_WAITING = 12  # seconds that are held until the delay is clear,
 _LOOKS = (2, 3, 4, 6, 9)  # that is looked for after this many
-_SILENT = 1e-8  # mean square, -80 dBFS: a second of which there is nothing to say
 _LEVELS = 10 ** (np.arange(-24, 24.1, 1.5) / 20)
 _GAINS = np.r_[0.0, _LEVELS, -_LEVELS[::2]]  # that a stem is tried at, over the song
 _AT_ONCE = 60  # seconds that are tried with every change at one time: some 15 MB of four stereo stems
@@ -172,7 +172,7 @@ class MixtureFit:
     def compared_s(self) -> float:
         """Seconds in which stems or mixture sound; fewer than MIN_COMPARED_S are too few to say anything."""
         self._end()
-        sounds = [max(products[0], products[2]) > _SILENT * self._rate for products in self._products]
+        sounds = [max(products[0], products[2]) > SILENT_POWER * self._rate for products in self._products]
         return sum(length for length, sound in zip(self._lengths, sounds, strict=True) if sound)
 
     def shifts_s(self) -> list[float | None]:
@@ -181,7 +181,7 @@ class MixtureFit:
         shifts = self.alignment.shifts_s()
         if not any(shifts) or not self._grams:
             return shifts
-        without = _Song(np.stack(self._grams).astype(np.complex128), num_channels=len(self._mixture[0])).left_without()
+        without = self._song.left_without()
         # Upside down, say, a stem in its place correlates best with another one.
         found = {fault.place for fault in self.faults() if fault.times_less > _SURELY_IN_PLACE}
         return [
@@ -204,9 +204,13 @@ class MixtureFit:
             self._faults = self._find_faults() if self.compared_s() >= MIN_COMPARED_S else []
         return self._faults
 
+    @cached_property
+    def _song(self) -> "_Song":
+        """All seconds together, once the last is heard."""
+        return _Song(np.stack(self._grams).astype(np.complex128), num_channels=len(self._mixture[0]))
+
     def _find_faults(self) -> list[StemFault]:
-        grams = np.stack(self._grams).astype(np.complex128)
-        song = _Song(grams, num_channels=len(self._mixture[0]))
+        song = self._song
         throughout = list(song.faults())
         holes: dict[int, StemFault] = {}
         for fault in self._holes():
@@ -228,7 +232,7 @@ class MixtureFit:
         stems_SCN = powers_PN[: -2 * num_channels].reshape(-1, num_channels, powers_PN.shape[1])
         for place, stem_CN in enumerate(stems_SCN):
             mean = stem_CN.mean(axis=1)
-            if mean.max() < _SILENT:
+            if mean.max() < SILENT_POWER:
                 continue
             silent_N = np.zeros(stem_CN.shape[1], np.bool_)
             for channel in range(num_channels):

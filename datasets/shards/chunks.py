@@ -71,6 +71,16 @@ class DecodedTrack:
     sample_rate: int  # Hz, of its files
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Target:
+    """What files are decoded to."""
+
+    sample_rate: int
+    channels: int
+    block_samples: int  # of a stretch
+    resample_quality: str
+
+
 def track_rows(track: Track, *, sources: Sequence[str], sample_rate: int, **options: Any) -> list[dict[str, Any]]:
     """The rows of `decode_track` alone."""
     return decode_track(track, sources=sources, sample_rate=sample_rate, **options).rows
@@ -106,19 +116,13 @@ def decode_track(
         sample_rate=sample_rate,
     )
     comparisons = comparisons_of(track, sources, sample_rate=sample_rate)
+    block_samples = round(chunk_s * sample_rate)
+    target = _Target(
+        sample_rate=sample_rate, channels=channels, block_samples=block_samples, resample_quality=resample_quality
+    )
 
     def rows_of(track: Track, comparisons: Mapping[str, FileComparison]) -> list[dict[str, Any]]:
-        stretches = _stretches(
-            track,
-            infos,
-            starts.samples,
-            sources=sources,
-            sample_rate=sample_rate,
-            channels=channels,
-            block_samples=round(chunk_s * sample_rate),
-            resample_quality=resample_quality,
-            comparisons=comparisons,
-        )
+        stretches = _stretches(track, infos, starts.samples, target, sources=sources, comparisons=comparisons)
         with closing(stretches):
             return list(_rows(stretches, header, sources=sources, bits=deepest if bits == "source" else int(bits)))
 
@@ -291,12 +295,9 @@ def _stretches(
     track: Track,
     infos: Mapping[StemFile, AudioInfo],
     late: Mapping[StemFile, int],
+    target: _Target,
     *,
     sources: Sequence[str],
-    sample_rate: int,
-    channels: int,
-    block_samples: int,
-    resample_quality: str,
     comparisons: Mapping[str, FileComparison],
 ) -> Generator[list[Stem], None, None]:
     """All sources of the same stretch, read from all files at once; the files of one source are summed.
@@ -305,7 +306,7 @@ def _stretches(
     a file of 16-bit integers holds stays as it is where nothing has to be done to it. AudioError after the last stretch
     where one channel is asked for and the files of two sides cancel each other.
     """
-    slack = round(track.pad_s * sample_rate)
+    slack, channels = round(track.pad_s * target.sample_rate), target.channels
     with ExitStack() as stack:
         parts = []
         for position, source in enumerate(sources):
@@ -313,11 +314,8 @@ def _stretches(
             pairs = _pairs([file for file in files if infos[file].channels == 1]) if channels == 1 else {}
             for index, file in enumerate(files):
                 name, gains_C1 = Path(file.path).name, _gains(file, infos[file], channels)
-                blocks = _blocks(
-                    file, infos[file], untouched=len(files) == 1 and gains_C1 is None, sample_rate=sample_rate,
-                    channels=channels, block_samples=block_samples, resample_quality=resample_quality,
-                    late=late.get(file, 0),
-                )  # fmt: skip
+                alone = len(files) == 1 and gains_C1 is None
+                blocks = _blocks(file, infos[file], target, untouched=alone, late=late.get(file, 0))
                 stack.callback(blocks.close)
                 parts.append(
                     _Part(
@@ -329,11 +327,11 @@ def _stretches(
         while not all(part.ended for part in parts):
             stems: list[Stem] = [np.zeros((channels, 0), np.float32)] * len(sources)
             for part in parts:
-                _add_block(part, stems, block_samples)
+                _add_block(part, stems, target.block_samples)
             for comparison in comparisons.values():
                 comparison.end_stretch()
             longest = max(part.num_samples for part in parts)
-            _check_ends(parts, longest, slack, sample_rate)
+            _check_ends(parts, longest, slack, target.sample_rate)
             if longest > done:
                 yield [_as_long(stem_CT, longest - done) for stem_CT in stems]
             done = longest
@@ -357,23 +355,15 @@ def _pairs(files: Sequence[StemFile]) -> dict[StemFile, list[_Pair]]:
 
 
 def _blocks(
-    file: StemFile,
-    info: AudioInfo,
-    *,
-    untouched: bool,
-    sample_rate: int,
-    channels: int,
-    block_samples: int,
-    resample_quality: str,
-    late: int,
+    file: StemFile, info: AudioInfo, target: _Target, *, untouched: bool, late: int
 ) -> Generator[Stem, None, None]:
     """The file's samples at the store's rate; as integers where it holds them and they go in untouched."""
-    if info.integers and untouched and (info.sample_rate, info.channels) == (sample_rate, channels):
-        yield from integer_blocks(file.path, block_samples=block_samples)
+    if info.integers and untouched and (info.sample_rate, info.channels) == (target.sample_rate, target.channels):
+        yield from integer_blocks(file.path, block_samples=target.block_samples)
         return
     yield from decode_blocks(
-        file.path, sample_rate=sample_rate, channels=channels, stream=file.stream,
-        block_samples=block_samples, resample_quality=resample_quality, late=late,
+        file.path, sample_rate=target.sample_rate, channels=target.channels, stream=file.stream,
+        block_samples=target.block_samples, resample_quality=target.resample_quality, late=late,
     )  # fmt: skip
 
 

@@ -18,13 +18,12 @@ from datasets.audio.audio_types import AudioInfo, Samples
 from datasets.audio.decoding import decode_blocks, probe
 from datasets.audio.mono_mix import cancels
 from datasets.errors import AudioError
+from datasets.quality.alignment import CLEAR_PEAK, SILENT_POWER
 from datasets.schema import StemFile, Track
 
 _BLOCK = 1 << 15  # samples that are compared at once
 _REACH = 1 << 13  # samples by which a file may be late or early
 _NEAR = 2  # samples: an equalizer moves a peak by as much
-_CLEAR = 10.0  # times the deviation of the correlation that its peak must reach, as in `quality/alignment.py`
-_SILENT = 1e-8  # mean square, -80 dBFS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,11 +89,11 @@ def _late_in_mixture(
         says = [not probe(file.path, stream=file.stream).unsaid_delays for file in mixture]
         if not says:
             return None
-        offset = _late_in(mixture, [known], rate).get(0) if known else None
-        if offset is None and not all(says):
-            return None
-        late = _late_in(mixture, [[file] for file in unsaid], rate)
+        late = _late_in(mixture, [[file] for file in unsaid] + ([known] if known else []), rate)
     except AudioError:  # of the mixture, which curation tells; a stem's comes up again where the stems are decoded
+        return None
+    offset = late.pop(len(unsaid), None)  # of the known stems
+    if offset is None and not all(says):
         return None
     return {unsaid[index]: found - (offset or 0) for index, found in late.items()}
 
@@ -149,7 +148,7 @@ class _Correlation:
 
         sign = -1 if bool(cancels(block_CT)) else 1  # what is silent in the mean is heard in the difference
         block_T, around_T = (pair_CT[0] + sign * pair_CT[1] for pair_CT in (block_CT, around_CT))
-        if np.square(block_T).mean() < _SILENT or np.square(around_T).mean() < _SILENT:
+        if np.square(block_T).mean() < SILENT_POWER or np.square(around_T).mean() < SILENT_POWER:
             return
         size = next_fast_len(len(around_T) + len(block_T), real=True)
         # Without windows the ends of both would correlate with each other.
@@ -160,6 +159,6 @@ class _Correlation:
     def late(self) -> int | None:
         """How many samples later the first signal has what the second has as well; None where that is not clear."""
         peak = int(np.argmax(self._sum_T))
-        if self._sum_T[peak] - self._sum_T.mean() <= _CLEAR * max(float(self._sum_T.std()), 1e-12):
+        if self._sum_T[peak] - self._sum_T.mean() <= CLEAR_PEAK * max(float(self._sum_T.std()), 1e-12):
             return None
         return _REACH - peak

@@ -10,14 +10,20 @@ import numpy as np
 from datasets.corpus import splits
 from datasets.corpus.removed_songs import NOTHING, SAME, RemovedSongs
 from datasets.corpus.removed_songs import REASON as FORGOTTEN
-from datasets.quality.fingerprint import Signature
+from datasets.quality.fingerprint import Match, Signature
 from datasets.quality.verdict_overrides import Overrides
 from datasets.schema import SPLITS, Verdict
 from datasets.shards.manifests import SongOrigin
 from datasets.shards.shard_planning import origin_of
 from pipelines.preparation.curate_config import CurateConfig
 from pipelines.preparation.relaxed_rules import KEEPS_COPIES, let_in
-from pipelines.preparation.shared_recordings import StemSignatures, related, without_copies, without_leaks
+from pipelines.preparation.shared_recordings import (
+    SharedStem,
+    StemSignatures,
+    related,
+    without_copies,
+    without_leaks,
+)
 from pipelines.preparation.song_rules import JudgedSong
 from pipelines.report.curation.page_input import Evidence
 
@@ -58,8 +64,11 @@ def verdicts_on(
     similar = config.min_similarity
     verdicts = _without_dropped_by_hand(verdicts, signatures, stems, by_hand, min_similarity=similar)
     names = {verdict.track_id for verdict in verdicts if verdict.keep}
-    matches, shared = related(names, signatures, stems, min_similarity=similar)
     before_copies = verdicts
+    opened = let_in(config, songs_judged, before_copies, about["sources"])
+    every = names.union(*opened.values())
+    all_matches, all_shared = related(every, signatures, stems, min_similarity=similar)
+    matches, shared = _among(names, all_matches, all_shared)
     verdicts, copies = without_copies(verdicts, matches, shared, by_hand, ranks)
     with_evidence = [item for item in songs_judged if item.evidence and item.song.track_id not in to_go]
     evidence = {item.song.track_id: item.evidence for item in with_evidence}
@@ -72,23 +81,26 @@ def verdicts_on(
     ]
     on_sides = resplit(explained, about, [stem.songs for stem in shared])
     on_sides, leaks = without_leaks(on_sides, shared, by_hand)
-    opened = let_in(config, songs_judged, before_copies, about["sources"])
-    every = names.union(*opened.values())
-    if every > names:
-        matches, shared = related(every, signatures, stems, min_similarity=similar)
 
     def kept_of(let: set[str]) -> int:
         """How many of the songs that a setting lets in are kept, which copies are not."""
         more = [replace(verdict, keep=True) if verdict.track_id in let else verdict for verdict in before_copies]
-        among = names | let
-        pairs = [match for match in matches if {match.first, match.later} <= among]
-        after, _ = without_copies(more, pairs, [stem for stem in shared if {*stem.songs} <= among], by_hand, ranks)
+        after, _ = without_copies(more, *_among(names | let, all_matches, all_shared), by_hand, ranks)
         return sum(verdict.keep and verdict.track_id in let for verdict in after)
 
     counts = {settings: kept_of(let) for settings, let in opened.items()}
     counts[KEEPS_COPIES] = sum(verdict.reason in ("duplicate", "leak") for verdict in on_sides)
     would_keep = {settings: count for settings, count in counts.items() if count}
     return CurationVerdicts(verdicts=on_sides, evidence={**evidence, **copies, **leaks}, would_keep=would_keep)
+
+
+def _among(
+    names: Collection[str], matches: Sequence[Match], shared: Sequence[SharedStem]
+) -> tuple[list[Match], list[SharedStem]]:
+    """What these songs have to do with each other."""
+    return [match for match in matches if {match.first, match.later} <= {*names}], [
+        stem for stem in shared if {*stem.songs} <= {*names}
+    ]
 
 
 def _verdict_of(item: JudgedSong, sources: Sequence[str]) -> Verdict:

@@ -106,14 +106,14 @@ def _leakage(candidate: ScoreSummary, champion: ScoreSummary, config: GateConfig
     Looked at twice: in the worst song of each, which no others make up for, and song by song, since a model that leaks
     in every song as much as the champion in its worst is worse than that.
     """
-    excesses = [
+    leaks = [
         finding
         for source in candidate.sources
         for finding in (_worst_leak(source, candidate, champion), _mean_leak(source, candidate, champion))
         if finding
     ]
-    if excesses:
-        excess_db, message, floor = max(excesses, key=lambda finding: round(finding[0], 6))  # of equal ones the first
+    if leaks:
+        excess_db, message, floor = max(leaks, key=lambda finding: round(finding[0], 6))  # of equal ones the first
         yield Check(
             rule="leakage_tolerance_db",
             met=excess_db <= config.leakage_tolerance_db,
@@ -142,9 +142,11 @@ def _mean_leak(source: str, candidate: ScoreSummary, champion: ScoreSummary) -> 
     Over the songs in which one of the two is heard to leak; None where neither is.
     """
     ours, theirs = _leaks(source, candidate), _leaks(source, champion)
-    pairs = [(ours[track_id], theirs[track_id]) for track_id in ours.keys() & theirs.keys()]
-    audible = [(max(own, INAUDIBLE_DB), max(champions, INAUDIBLE_DB)) for own, champions in sorted(pairs)]
-    excesses = [own - champions for own, champions in audible if max(own, champions) > INAUDIBLE_DB]
+    excesses = [
+        max(ours[track_id], INAUDIBLE_DB) - max(theirs[track_id], INAUDIBLE_DB)
+        for track_id in sorted(ours.keys() & theirs.keys())
+        if max(ours[track_id], theirs[track_id]) > INAUDIBLE_DB
+    ]
     if not excesses:
         return None
     excess_db = math.fsum(excesses) / len(excesses)
