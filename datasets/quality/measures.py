@@ -1,15 +1,12 @@
-"""What can be said of a song by its signal, and the verdict on it.
+"""What can be said of a song by its signal.
 
 `StemStatistics` takes a song block by block and holds a few numbers per second: `measures` are its numbers for the
-whole song, `worst` the seconds that speak most against it, `signature` what it is recognized by. `faults` holds the
-numbers against the `QualityRules`, `judge` makes keep or the first reason of them; `fingerprint.find_matches` and
-`find_duplicates` compare songs with each other. The presence rule is that of the HT Demucs paper (Rouard et al.
-2023): a source must be louder than -40 dB in at least 30 % of seconds.
+whole song, `worst` the seconds that speak most against it, `signature` what it is recognized by. `rules/violations.py`
+holds the numbers against the rules; `fingerprint.find_matches` compares songs with each other.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -17,37 +14,18 @@ from numpy.typing import NDArray
 
 from datasets.audio.audio_types import Samples
 from datasets.audio.mono_mix import mono
-from datasets.errors import InputError
-from datasets.field_constraints import (
-    AnyNumber,
-    Correlation,
-    NonNegativeFloat,
-    NonPositiveFloat,
-    PositiveFloat,
-    Probability,
-    check_ranges,
-)
-from datasets.quality.alignment import RANGE_S
+from datasets.quality.against_mixture.mixture_fit import MIN_COMPARED_S, MixtureFit
+from datasets.quality.against_mixture.stem_changes import StemFault
 from datasets.quality.bandwidth import cutoff_hz
 from datasets.quality.bleed import NO_BLEED_DB, BleedMeter
-from datasets.quality.fingerprint import FingerprintExtractor, Signature, clock, find_duplicates
+from datasets.quality.fingerprint import FingerprintExtractor, Signature
 from datasets.quality.loudness import STEPS_PER_S, KWeighting, integrated, lufs
-from datasets.quality.mixture_fit import MIN_COMPARED_S, MixtureFit, StemFault
-from datasets.quality.stem_classifier import LABELS, MIN_RATE, StemClassifier, likeliest
-from datasets.quality.stem_defects import BitDepth, dropouts, one_sided
+from datasets.quality.stem_classifier import LABELS, MIN_RATE, StemClassifier
+from datasets.quality.stem_defects.bit_depth import BitDepth
+from datasets.quality.stem_defects.clipping import flat_share
+from datasets.quality.stem_defects.dropouts import dropouts
+from datasets.quality.stem_defects.one_sided import one_sided
 from datasets.quality.stem_landmarks import StemLandmarks
-
-__all__ = [
-    "QualityRules",
-    "RuleViolation",
-    "Signature",
-    "StemStatistics",
-    "WorstSegment",
-    "faults",
-    "find_duplicates",
-    "judge",
-    "measure",
-]
 
 Array = NDArray[np.float64]
 
@@ -55,81 +33,13 @@ Array = NDArray[np.float64]
 VERSION = 2
 
 _FLOOR_DB = -120.0
-_FLAT_STEP = 2.0**-15  # samples within one step of 16 bits stand still
-_FLAT_EDGE = 8 * _FLAT_STEP  # a round top of the same width falls by half of this at most beside it
-_FLAT_RUN = 3  # samples; limiters hold the ceiling for one or two
-_FLAT_FLOOR = 0.01  # of full scale: below, steps of 16 bits are coarse enough to look flat
 _SAME_TOP = 0.99  # of the song's highest level: the ceiling that it was cut off at
 _SMALL_OFFSET = 0.003  # of full scale; what is nearer to zero is not worth listening to
 _LOUD_PEAK_DB = 20.0  # dBFS of a second that is worth listening to for its level alone
 _NEAR_MIXTURE_DB = -20.0  # of residual; what is nearer to the mixture is not worth listening to
 _GATED_DB = -60.0  # a stem's level below which nothing is heard in it
-_ANY_GAIN_DB = 1000.0  # that switch the rule off
-_NO_ODDS = 1000.0  # that switch the rule off
 _WINDOW_S = 0.0464  # 2048 samples at 44.1 kHz
 _NUM_WORST = 3  # seconds
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QualityRules:
-    """What a song must be like to be kept; every threshold can be set, and each rule be switched off."""
-
-    silence_db: NonPositiveFloat = -40.0  # dBFS; a second of a stem below this level counts as silent
-    min_presence: Probability = 0.3  # share of all seconds in which each source must sound; 0 keeps silent stems
-    # dBFS; a stem with a higher peak holds integers that were taken for floats; 1000 keeps any
-    max_peak_db: AnyNumber = 30.0
-    # Share of a stem's samples that may be clipped (in flat tops); 1 keeps clipped stems
-    max_clipped: Probability = 0.0005
-    max_offset: Probability = 0.01  # DC offset: how far from zero a stem's mean may lie, of full scale; 1 keeps any
-    # Least correlation between the channels of a stem; -1 keeps stems that cancel in mono
-    min_correlation: Correlation = -0.9
-    max_dropouts: NonNegativeFloat = 1.0  # times a stem may fall to zero for a moment without fading; 1e9 keeps any
-    max_one_sided: Probability = 0.1  # share of a stem's seconds in which one channel may be dead; 1 keeps any
-    min_bits: NonNegativeFloat = 9.0  # of a stem's samples, by the steps between them; 0 keeps any
-    max_noise: Probability = 0.5  # share of a stem's seconds that may be nothing but steady noise; 1 keeps any
-    # Lowest frequency at which a stem's spectrum may end as if cut; 0 keeps lossy songs (MUSDB18)
-    min_cutoff_hz: NonNegativeFloat = 0.0
-    # Level of another stem that a stem may hold; -20 through a room reads as -25; 0 keeps any
-    max_bleed_db: NonPositiveFloat = -25.0
-    # Time by which a stem may be off the mixture that came with it, if any; 1000 keeps any
-    max_shift_ms: NonNegativeFloat = 3.0
-    max_residual_db: NonPositiveFloat = -3.0  # level of what the stems leave of that mixture, against it; 0 keeps any
-    # Level by which a stem may differ from that mixture, which also finds stems that are upside down, of another song,
-    # or that lack a channel or some milliseconds; 1000 keeps any
-    max_gain_db: NonNegativeFloat = 2.0
-    # Log of how much likelier other names for the stems may be than their own; 1000 keeps any
-    max_label_odds: NonNegativeFloat = 1.0
-    # Share of the shorter song that another must hold to be its copy; > 1 keeps copies
-    min_similarity: PositiveFloat = 0.5
-
-    def __post_init__(self) -> None:
-        check_ranges(self, InputError, section="curate.")
-
-
-# The settings that switch off the rule behind each reason; several rules may be behind one.
-SWITCHED_OFF: Mapping[str, tuple[Mapping[str, Any], ...]] = {
-    "silent_source": ({"min_presence": 0},),
-    "too_loud": ({"max_peak_db": 1000},),
-    "clipped": ({"max_clipped": 1},),
-    "offset": ({"max_offset": 1},),
-    "inverted": ({"min_correlation": -1},),
-    "dropouts": ({"max_dropouts": 1e9},),
-    "one_sided": ({"max_one_sided": 1},),
-    "coarse": ({"min_bits": 0},),
-    "noise": ({"max_noise": 1},),
-    "lossy": ({"min_cutoff_hz": 0},),
-    "bleed": ({"max_bleed_db": 0},),
-    "misaligned": ({"max_shift_ms": 1000},),
-    "unlike_mixture": ({"max_gain_db": 1000}, {"max_residual_db": 0}, {"max_gain_db": 1000, "max_residual_db": 0}),
-    "swapped": ({"max_label_odds": 1000},),
-    "mislabelled": ({"model": ""},),  # of `CurateConfig`
-}
-
-
-def in_toml(settings: Mapping[str, Any]) -> str:
-    """Settings of curation as the command line takes them."""
-    words = (f'{name}=""' if value == "" else f"{name}={value:g}" for name, value in settings.items())
-    return " ".join(f"curate.{word}" for word in words)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,21 +52,6 @@ class WorstSegment:
     stop_s: float
     value: float  # in the unit of the measure of that name, over these seconds
     other: str = ""  # the second source, where two are concerned
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RuleViolation:
-    """One rule that a song breaks."""
-
-    reason: str  # of `schema.REASONS`
-    source: str
-    detail: str  # in words, with the seconds where it is worst
-    other: str = ""  # the second source, where two are concerned
-
-    def worst(self, moments: Sequence[WorstSegment]) -> list[WorstSegment]:
-        """Those of `StemStatistics.worst` that are about this fault, the worst first."""
-        key = (self.reason, self.source, self.other)
-        return [moment for moment in moments if (moment.reason, moment.source, moment.other) == key]
 
 
 class StemStatistics:
@@ -388,181 +283,6 @@ def measure(
     meter = StemStatistics(sources=sources, sample_rate=sample_rate, silence_db=silence_db)
     meter.add(stems_SCT)
     return meter.measures()
-
-
-# --- judging ------------------------------------------------------------------------------------------------
-
-
-def judge(
-    measures: Mapping[str, float], rules: QualityRules, *, sources: Sequence[str], moments: Sequence[WorstSegment] = ()
-) -> tuple[bool, str, str]:
-    """Keep or not, the reason of `schema.REASONS`, and the evidence in words: the first of `faults` decides."""
-    for fault in faults(measures, rules, sources=sources, moments=moments):
-        return False, fault.reason, fault.detail
-    return True, "", ""
-
-
-def faults(
-    measures: Mapping[str, float], rules: QualityRules, *, sources: Sequence[str], moments: Sequence[WorstSegment] = ()
-) -> tuple[RuleViolation, ...]:
-    """Every rule that the song breaks; `moments` of `StemStatistics.worst` add where."""
-    rooms = (_silence, _waveform, _defects, _spectrum, _mixture, _names)
-    found = [fault for room in rooms for fault in room(measures, rules, sources)]
-    return tuple(replace(fault, detail=fault.detail + _where(fault, moments)) for fault in found)
-
-
-def silent_sources(measures: Mapping[str, float], rules: QualityRules, *, sources: Sequence[str]) -> list[str]:
-    """The sources that sound in too few seconds."""
-    return [source for source in sources if measures[f"{source}_presence"] < rules.min_presence]
-
-
-def _silence(measures: Mapping[str, float], rules: QualityRules, sources: Sequence[str]) -> Iterator[RuleViolation]:
-    silent = silent_sources(measures, rules, sources=sources)
-    if silent:
-        heard = ", ".join(f"{source} in {measures[f'{source}_presence']:.0%}" for source in silent)
-        detail = f"sounds above {rules.silence_db:g} dB: {heard} of seconds"
-        yield RuleViolation(reason="silent_source", source=silent[0], detail=detail)
-
-
-def _waveform(measures: Mapping[str, float], rules: QualityRules, sources: Sequence[str]) -> Iterator[RuleViolation]:
-    for source in sources:
-        peak_db = float(_db(np.square(measures[f"{source}_peak"])))
-        if peak_db > rules.max_peak_db:
-            detail = f"{source}: its highest sample is {peak_db:.0f} dB beyond full scale"
-            yield RuleViolation(reason="too_loud", source=source, detail=detail)
-        clipped, offset = measures[f"{source}_clipped"], measures[f"{source}_offset"]
-        correlation = measures[f"{source}_correlation"]
-        if clipped > rules.max_clipped:
-            yield RuleViolation(
-                reason="clipped", source=source, detail=f"{source}: {clipped:.2%} of samples are clipped"
-            )
-        if offset > rules.max_offset:
-            yield RuleViolation(
-                reason="offset", source=source, detail=f"{source}: mean {offset:.1%} of full scale off zero"
-            )
-        if correlation < rules.min_correlation:
-            detail = f"{source}: its channels cancel each other, correlation {correlation:.2f}"
-            yield RuleViolation(reason="inverted", source=source, detail=detail)
-
-
-def _defects(measures: Mapping[str, float], rules: QualityRules, sources: Sequence[str]) -> Iterator[RuleViolation]:
-    for source in sources:
-        times, share = measures.get(f"{source}_dropouts", 0.0), measures.get(f"{source}_one_sided", 0.0)
-        bits, noise = measures.get(f"{source}_bits", 24.0), measures.get(f"{source}_noise", 0.0)
-        if times > rules.max_dropouts:
-            detail = f"{source}: falls to zero {times:.0f} times without fading"
-            yield RuleViolation(reason="dropouts", source=source, detail=detail)
-        if share > rules.max_one_sided:
-            detail = f"{source}: one channel is dead in {share:.0%} of seconds"
-            yield RuleViolation(reason="one_sided", source=source, detail=detail)
-        if bits < rules.min_bits:
-            detail = f"{source}: its samples have {bits:.0f} bits"
-            yield RuleViolation(reason="coarse", source=source, detail=detail)
-        if noise > rules.max_noise:
-            detail = f"{source}: nothing but steady noise in {noise:.0%} of seconds"
-            yield RuleViolation(reason="noise", source=source, detail=detail)
-
-
-def _spectrum(measures: Mapping[str, float], rules: QualityRules, sources: Sequence[str]) -> Iterator[RuleViolation]:
-    for source in sources:
-        cutoff = measures[f"{source}_cutoff_hz"]
-        if cutoff < rules.min_cutoff_hz:
-            yield RuleViolation(
-                reason="lossy", source=source, detail=f"{source}: its spectrum is cut off at {cutoff:.0f} Hz"
-            )
-        for other in sources:
-            level = measures.get(f"{source}_bleed_{other}_db", NO_BLEED_DB)
-            if level > rules.max_bleed_db and rules.max_bleed_db < 0:
-                detail = f"{source}: {other} is heard in it at {level:.0f} dB"
-                yield RuleViolation(reason="bleed", source=source, detail=detail, other=other)
-
-
-def _mixture(measures: Mapping[str, float], rules: QualityRules, sources: Sequence[str]) -> Iterator[RuleViolation]:
-    shifted = set()
-    for source in sources:
-        shift = measures.get(f"{source}_shift_ms", 0.0)
-        if abs(shift) > rules.max_shift_ms and rules.max_shift_ms < 1000 * RANGE_S:
-            shifted.add(source)
-            detail = f"{source}: {abs(shift):.1f} ms {'after' if shift > 0 else 'before'} its place in the mixture"
-            yield RuleViolation(reason="misaligned", source=source, detail=detail)
-    named = [] if rules.max_gain_db >= _ANY_GAIN_DB else list(_against_mixture(measures, rules, sources, shifted))
-    yield from named
-    if (residual := measures.get("residual_db", NO_BLEED_DB)) > rules.max_residual_db and not named:
-        detail = f"the stems leave {residual:.1f} dB of the mixture that came with them"
-        yield RuleViolation(reason="unlike_mixture", source="", detail=detail)
-
-
-def _against_mixture(
-    measures: Mapping[str, float], rules: QualityRules, sources: Sequence[str], shifted: Collection[str]
-) -> Iterator[RuleViolation]:
-    """What the mixture says against single stems, but for the shifted ones, which explain nothing where they are."""
-    for source in sources:
-        gain_db = measures.get(f"{source}_gain_db", 0.0)
-        for kind, words in _MIXTURE_WORDS.items():
-            seconds = measures.get(f"{source}_mixture_{kind}")
-            if seconds is None or source in shifted or ("level" in kind and abs(gain_db) <= rules.max_gain_db):
-                continue
-            part = f", for {seconds:.0f} s" if kind != "missing" and seconds < measures["compared_s"] - 1 else ""
-            level = f"{abs(gain_db):.1f} dB too {'loud' if gain_db > 0 else 'quiet'}"
-            told = words.format(level=level, seconds=seconds)
-            yield RuleViolation(reason="unlike_mixture", source=source, detail=f"{source}: {told}{part}")
-
-
-# What is said of a stem of which the mixture holds something else, by `StemFault.kind`.
-_MIXTURE_WORDS = {
-    "level": "{level} against the mixture",
-    "left_level": "its left channel is {level} against the mixture",
-    "right_level": "its right channel is {level} against the mixture",
-    "inverted": "upside down against the mixture (its polarity)",
-    "exchanged": "left and right are exchanged against the mixture",
-    "left_dead": "its left channel is silent, and the mixture has it",
-    "right_dead": "its right channel is silent, and the mixture has it",
-    "absent": "the mixture holds nothing of it: it is of another song, at another rate, or far too loud",
-    "missing": "{seconds:.2f} s of it are missing that the mixture has",
-}
-
-
-def _names(measures: Mapping[str, float], rules: QualityRules, sources: Sequence[str]) -> Iterator[RuleViolation]:
-    given, odds = likeliest(measures, sources)
-    if odds > rules.max_label_odds and rules.max_label_odds < _NO_ODDS:
-        wrong = {source: label for source, label in given.items() if source != label}
-        words = ", ".join(f"{source} sounds like {label}" for source, label in wrong.items())
-        yield RuleViolation(reason="swapped", source=next(iter(wrong)), detail=f"{words}; log odds {odds:.1f}")
-
-
-def _where(fault: RuleViolation, moments: Sequence[WorstSegment]) -> str:
-    """The worst stretches of a fault, in the order of time."""
-    own = sorted((moment.start_s, moment.stop_s) for moment in fault.worst(moments))
-    if not own or fault.reason == "silent_source":
-        return ""
-    return f", worst at {', '.join(f'{clock(start)}-{clock(stop)}' for start, stop in own)}"
-
-
-# --- one second ---------------------------------------------------------------------------------------------
-
-
-def flat_share(stem_CT: Samples) -> float:
-    """Share of clipped samples: runs at the highest level that is reached, entered and left by a step.
-
-    The level need not be full scale: what was clipped and turned down is found too. Round tops of low tones stand
-    still as well, but no neighbour of theirs falls by more than a few steps.
-    """
-    loud_CT = np.abs(stem_CT)
-    top_C1 = loud_CT.max(axis=1, keepdims=True)
-    high_CT = (loud_CT >= top_C1 - _FLAT_STEP) & (top_C1 > _FLAT_FLOOR)
-    row, column = np.divmod(np.flatnonzero(high_CT), stem_CT.shape[1])
-    if len(row) < _FLAT_RUN:
-        return 0.0
-    breaks = np.flatnonzero((np.diff(row) != 0) | (np.diff(column) != 1)) + 1
-    first, last = np.r_[0, breaks], np.r_[breaks, len(row)] - 1
-    width = last - first + 1
-    before = stem_CT[row[first], np.maximum(column[first] - 1, 0)]
-    after = stem_CT[row[last], np.minimum(column[last] + 1, stem_CT.shape[1] - 1)]
-    edge = np.maximum(
-        np.abs(stem_CT[row[first], column[first]] - before), np.abs(stem_CT[row[last], column[last]] - after)
-    )
-    flat = (width >= _FLAT_RUN) & (edge > _FLAT_EDGE)
-    return float(width[flat].sum() / stem_CT.size)
 
 
 def _window_samples(sample_rate: int) -> int:

@@ -3,7 +3,7 @@
 A codec puts audio off by a number of samples that most files state and decoders take off. What a file leaves unsaid is
 taken off only where the song confirms it: the mixture that came with it, or else the stems whose start is known, must
 have the same sound earlier by what the codec usually costs. Both are compared by cross-correlation of whitened spectra,
-as in `quality/alignment.py`. Files of one delay are late together, and there is nothing to mend.
+as in `quality/against_mixture/alignment.py`. Files of one delay are late together, and there is nothing to mend.
 """
 
 from collections.abc import Generator, Mapping, Sequence
@@ -18,7 +18,7 @@ from datasets.audio.audio_types import AudioInfo, Samples
 from datasets.audio.decoding import decode_blocks, probe
 from datasets.audio.mono_mix import cancels
 from datasets.errors import AudioError
-from datasets.quality.alignment import CLEAR_PEAK, SILENT_POWER
+from datasets.quality.against_mixture.alignment import CLEAR_PEAK, SILENT_POWER
 from datasets.schema import StemFile, Track
 
 _BLOCK = 1 << 15  # samples that are compared at once

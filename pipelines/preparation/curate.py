@@ -16,7 +16,7 @@ from datasets.corpus import splits
 from datasets.corpus.removed_songs import RemovedSongs, read_removed_songs
 from datasets.errors import InputError
 from datasets.quality.fingerprint import Signature, pack
-from datasets.quality.measures import silent_sources
+from datasets.quality.rules.violations import silent_sources
 from datasets.quality.verdict_overrides import Overrides, read_overrides
 from datasets.schema import LANDMARKS, SPLITS, VERDICTS, Funnel, Landmarks, ShardSet, Verdict, refusals_in_words
 from datasets.shards.arrow_tables import read_objects, table_of, write_table

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from datasets.field_constraints import AnyNumber, PositiveInt, Probability
-from datasets.quality.measures import QualityRules
+from datasets.quality.rules.quality_rules import QualityRules
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from datasets.quality.measures import SWITCHED_OFF, faults, in_toml
+from datasets.quality.rules.quality_rules import SWITCHED_OFF, in_toml
+from datasets.quality.rules.violations import faults
 from datasets.schema import Verdict
 from pipelines.preparation.curate_config import CurateConfig
 from pipelines.preparation.song_rules import JudgedSong

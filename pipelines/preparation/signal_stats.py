@@ -4,7 +4,7 @@ Adding ten songs to thousands measures ten; a song that is stored under another 
 came with the stems it is read beside them, from where it lies: it is never stored. Where it cannot be read now, the
 song is measured without it for this once, and nothing of that is remembered; where its bytes are no usable audio, the
 song is measured without it for good, and that is said. What is measured of one song is in
-`datasets/quality/measures.py`; `curate.py` decides with it.
+`datasets/quality/measures.py`; `curate.py` decides with it by `datasets/quality/rules`.
 """
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -20,7 +20,8 @@ from datasets.audio.decoding import decode_blocks
 from datasets.errors import AudioError, Unavailable
 from datasets.quality import fingerprint, measures
 from datasets.quality.fingerprint import Signature, pack, unpack
-from datasets.quality.measures import QualityRules, StemStatistics, WorstSegment
+from datasets.quality.measures import StemStatistics, WorstSegment
+from datasets.quality.rules.quality_rules import QualityRules
 from datasets.schema import StemFile
 from datasets.shards.manifests import Song
 from datasets.shards.shards import read_song_blocks

@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from datasets.quality.against_mixture.mixture_fit import MIN_COMPARED_S
 from datasets.quality.fingerprint import Signature
-from datasets.quality.measures import SWITCHED_OFF, RuleViolation, faults, in_toml
-from datasets.quality.mixture_fit import MIN_COMPARED_S
+from datasets.quality.rules.quality_rules import SWITCHED_OFF, in_toml
+from datasets.quality.rules.violations import RuleViolation, faults
 from datasets.shards.manifests import Song
 from pipelines.preparation import label_check, label_rule
 from pipelines.preparation.curate_config import CurateConfig

@@ -25,7 +25,9 @@ from datasets.audio.audio_types import Samples
 from datasets.audio.decoding import decode, decode_blocks
 from datasets.corpus.synthetic import compose, perform
 from datasets.quality.fingerprint import FingerprintExtractor, Signature, find_matches
-from datasets.quality.measures import QualityRules, StemStatistics, faults
+from datasets.quality.measures import StemStatistics
+from datasets.quality.rules.quality_rules import QualityRules
+from datasets.quality.rules.violations import faults
 from datasets.schema import SOURCES
 from datasets.seeding import row_rng
 from tests.benchmarks.table import Row, figure, show

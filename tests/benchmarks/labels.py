@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from datasets.audio.audio_types import Samples
 from datasets.corpus.synthetic import compose, perform
 from datasets.quality import stem_classifier
-from datasets.quality.measures import QualityRules, StemStatistics
+from datasets.quality.measures import StemStatistics
+from datasets.quality.rules.quality_rules import QualityRules
 from datasets.quality.stem_classifier import FEATURES, LABELS
 from datasets.schema import SOURCES
 from tests.benchmarks.curation import RATE, multitracks

@@ -10,7 +10,9 @@ import torch
 
 from datasets.errors import InputError
 from datasets.quality.fingerprint import find_matches
-from datasets.quality.measures import QualityRules, StemStatistics, faults
+from datasets.quality.measures import StemStatistics
+from datasets.quality.rules.quality_rules import QualityRules
+from datasets.quality.rules.violations import faults
 from datasets.schema import SOURCES
 from flows import config as door
 from flows.__main__ import main

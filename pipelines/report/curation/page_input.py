@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from datasets.quality.measures import QualityRules
+from datasets.quality.rules.quality_rules import QualityRules
 from datasets.schema import Verdict
 from datasets.shards.manifests import Song
 from pipelines.report.curation.plots import Shares

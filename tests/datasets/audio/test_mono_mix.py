@@ -7,7 +7,7 @@ from datasets.analysis.song_profile import profile
 from datasets.audio.audio_types import Samples
 from datasets.audio.mono_mix import cancels, mono
 from datasets.mixing.render import find_hits
-from datasets.quality.alignment import MixtureAlignment
+from datasets.quality.against_mixture.alignment import MixtureAlignment
 from datasets.quality.fingerprint import FingerprintExtractor
 from datasets.quality.measures import measure
 from datasets.seeding import row_rng

@@ -12,17 +12,11 @@ from datasets.errors import InputError
 from datasets.quality.bandwidth import cutoff_hz
 from datasets.quality.fingerprint import Signature, find_duplicates
 from datasets.quality.loudness import k_weighting
-from datasets.quality.measures import (
-    QualityRules,
-    StemStatistics,
-    WorstSegment,
-    faults,
-    flat_share,
-    judge,
-    measure,
-    silent_sources,
-)
+from datasets.quality.measures import StemStatistics, WorstSegment, measure
+from datasets.quality.rules.quality_rules import QualityRules
+from datasets.quality.rules.violations import faults, judge, silent_sources
 from datasets.quality.stem_classifier import likeliest
+from datasets.quality.stem_defects.clipping import flat_share
 from datasets.seeding import row_rng
 
 RATE = 8000

@@ -7,7 +7,9 @@ import pytest
 
 from datasets.audio.audio_types import Samples
 from datasets.corpus.synthetic import compose, perform
-from datasets.quality.measures import SWITCHED_OFF, QualityRules, StemStatistics, faults, in_toml
+from datasets.quality.measures import StemStatistics
+from datasets.quality.rules.quality_rules import SWITCHED_OFF, QualityRules, in_toml
+from datasets.quality.rules.violations import faults
 from datasets.schema import REASONS, SOURCES
 from datasets.seeding import row_rng
 from tests.datasets import corruptions

@@ -1,6 +1,8 @@
 """A lossy file that does not say how late it begins is put in place where the song tells, else called uncertain."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from datasets.audio.audio_types import Samples
 from datasets.audio.decoding import decode
 from datasets.schema import StemFile, Track
 from datasets.seeding import row_rng
+from datasets.shards import start_delays
 from datasets.shards.chunks import DecodedTrack, decode_track, stems_of
 from tests.datasets.audio.encoded import encoded
 
@@ -57,6 +60,23 @@ def _late(found_CT: Samples, true_CT: Samples) -> int:
     found_T = np.fft.irfft(np.fft.rfft(found_CT[0], size) * np.fft.rfft(true_CT[0], size).conj(), size)
     late = int(found_T.argmax())
     return late if late < size // 2 else late - size
+
+
+def test_a_mixture_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    decode_as_ever = start_delays.decode_blocks
+
+    def decode_and_note(path: str, **options: Any) -> Iterator[Samples]:
+        read.append(Path(path).name)
+        return decode_as_ever(path, **options)
+
+    monkeypatch.setattr(start_delays, "decode_blocks", decode_and_note)
+    name, codec, kind, options, delay = KINDS[0]
+    drums_CT, bass_CT = _noise("drums"), 2 * _noise("bass")
+    encoded(tmp_path / name, codec, kind, options=options, samples_CT=drums_CT)
+    decoded, _ = _stored(tmp_path, name, bass_CT=bass_CT, mixture_CT=drums_CT + bass_CT)
+    assert f"began {delay} samples late" in decoded.remarks[0]
+    assert sorted(read) == sorted([name, "bass.wav", "mixture.wav"])
 
 
 @pytest.mark.parametrize(("name", "codec", "kind", "options", "delay"), KINDS)

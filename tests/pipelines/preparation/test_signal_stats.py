@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from datasets.quality.measures import QualityRules
 from datasets.quality.measures import measure as measure_stems
+from datasets.quality.rules.quality_rules import QualityRules
 from datasets.schema import StemFile
 from datasets.shards.manifests import Song, read_songs
 from datasets.shards.shards import read_song

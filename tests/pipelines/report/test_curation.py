@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from datasets.quality.measures import QualityRules
+from datasets.quality.rules.quality_rules import QualityRules
 from datasets.schema import Verdict
 from datasets.shards.manifests import read_songs
 from pipelines.report.curation import excerpts, rule_sections

@@ -27,7 +27,7 @@ from datasets.audio.decoding import decode_blocks
 from datasets.corpus import synthetic
 from datasets.corpus.splits import assign_splits
 from datasets.mixing.mixplan import MixRules
-from datasets.quality.measures import QualityRules
+from datasets.quality.rules.quality_rules import QualityRules
 from datasets.schema import PROFILES, MixPlan, Profile, Score, ShardSet, Verdict
 from datasets.shards.arrow_tables import read_objects, table_of, write_table
 from datasets.shards.manifests import read_songs

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from datasets.quality.alignment import MixtureAlignment
+from datasets.quality.against_mixture.alignment import MixtureAlignment
 from datasets.seeding import row_rng
 
 RATE = 11025

@@ -9,7 +9,9 @@ import pytest
 from datasets.audio.audio_types import Samples
 from datasets.audio.resampling import resample
 from datasets.corpus.synthetic import compose, perform
-from datasets.quality.measures import QualityRules, RuleViolation, StemStatistics, faults
+from datasets.quality.measures import StemStatistics
+from datasets.quality.rules.quality_rules import QualityRules
+from datasets.quality.rules.violations import RuleViolation, faults
 from datasets.schema import SOURCES
 from datasets.seeding import row_rng
 from tests.datasets import corruptions
