@@ -195,3 +195,19 @@ def test_a_tail_of_a_long_file_begins_after_the_last_row_of_that_step(tmp_path: 
         rows = steps[: len(steps) - torn]
         last = max((place for place, step in enumerate(rows) if step <= after), default=-1)
         assert steps_of(Tail(tmp_path / "rows.jsonl"), after) == (True, rows[last + 1 :])
+
+
+def test_a_tail_looks_at_each_row_of_a_long_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five blocks of 64 KiB and no row of a step so early: once back to the beginning, and once to hand out."""
+    write(tmp_path / "rows.jsonl", list(range(3000)), width=100)
+    loads, parsed = json.loads, 0
+
+    def counted(text: bytes) -> Any:
+        nonlocal parsed
+        parsed += 1
+        return loads(text)
+
+    monkeypatch.setattr(json, "loads", counted)
+    anew, rows = Tail(tmp_path / "rows.jsonl").look(-1)
+    assert (anew, len(rows)) == (True, 3000)
+    assert parsed == 2 * 3000
