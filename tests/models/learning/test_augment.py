@@ -147,11 +147,12 @@ def test_a_repitched_batch_is_as_long_as_the_segment() -> None:
     assert mixed.shape[-1] == 5000
 
 
-def test_mixup_adds_a_quieter_stem_of_the_same_source_from_the_same_group() -> None:
-    before = torch.zeros(4, 3, 2, 8)
-    before[torch.arange(4), :, :, torch.arange(4)] = 1.0  # each row sounds at a moment of its own
-    after = run(before, with_only(mixup_probability=1.0, remix_group=2))
-    for row, other in enumerate((1, 0, 3, 2)):
+@pytest.mark.parametrize(("group", "others"), [(2, (1, 0, 3, 2, 5, 4)), (3, (1, 2, 0, 4, 5, 3))])
+def test_mixup_adds_a_quieter_stem_of_the_same_source_from_the_same_group(group: int, others: tuple[int, ...]) -> None:
+    before = torch.zeros(6, 3, 2, 8)
+    before[torch.arange(6), :, :, torch.arange(6)] = 1.0  # each row sounds at a moment of its own
+    after = run(before, with_only(mixup_probability=1.0, remix_group=group))
+    for row, other in enumerate(others):
         assert torch.equal(after[row, ..., row], before[row, ..., row])
         assert (after[row, ..., other] > 0).all()
         assert (after[row, ..., other] < 1).all()
@@ -161,6 +162,11 @@ def test_mixup_adds_a_quieter_stem_of_the_same_source_from_the_same_group() -> N
 def test_what_cannot_be_augmented_is_refused() -> None:
     with pytest.raises(ModelError, match="whole groups of consecutive rows"):
         run(batch(2), with_only(remix_probability=1.0, remix_group=4))
+    for rows in ([1, 2], [0, 2], [1, 0]):
+        for name in ("remix_probability", "mixup_probability"):
+            config = with_only(**{name: 1.0, "remix_group": 2})
+            with pytest.raises(ModelError, match="whole groups of consecutive rows"):
+                augment(batch(2), config, seed=0, step=0, rows=rows, shift_samples=0)
     with pytest.raises(ModelError, match="cannot be shifted by 40"):
         run(batch(), NONE, shift=40)
     with pytest.raises(ModelError, match="row numbers"):
