@@ -188,14 +188,16 @@ def drawn_shares(
 ) -> list[DrawnShare]:
     """What came of the draw of `drawn` splits, for what `assign_splits` has returned."""
     pool = {name: side for name, side in sides.items() if stated_split(name) in ("", "train")}
-    largest = Counter(group for _, group in pool.values()).most_common(1)
+    if not pool:
+        return []
+    largest_group, largest = Counter(group for _, group in pool.values()).most_common(1)[0]
     return [
         DrawnShare(
             split=split, fraction=fraction, num_songs=sum(side == split for side, _ in pool.values()), pool=len(pool),
-            largest_group=largest[0][0], largest=largest[0][1],
+            largest_group=largest_group, largest=largest,
         )
         for split, fraction in (("valid", valid_fraction), ("test", test_fraction))
-        if split in drawn and pool
+        if split in drawn
     ]  # fmt: skip
 
 
