@@ -237,7 +237,7 @@ def _draw(
         if members[split]:
             continue
         spare = [side for side in wanted if len(members[side]) > 1]
-        givers = spare or [side for side in wanted[rank + 1 :] if members[side]]
+        givers = spare or [side for side in wanted[rank:] if members[side]]
         giver = "train" if "train" in givers else max(givers, key=lambda side: len(members[side]))
         sign = 1 if by_lot.index(giver) > by_lot.index(split) else -1
         # The nearest lot; songs that no model learned from yet come first.
