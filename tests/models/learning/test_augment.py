@@ -247,8 +247,9 @@ def test_gains_reach_their_limits_and_a_batch_is_changed_as_a_whole() -> None:
     assert 15 < sum(map(bool, changed)) < 45  # of 60 batches half are remixed
 
 
-@pytest.mark.parametrize("left", [1, 2])
-def test_a_sample_or_two_are_left_where_the_shift_takes_all_others(left: int) -> None:
+@pytest.mark.parametrize("left", [1, 2, 3, 8])
+def test_as_many_samples_are_left_as_the_shift_does_not_take(left: int) -> None:
+    """Of 40, in 8 rows of 3 sources and 2 channels."""
     assert run(batch(), NONE, shift=40 - left).shape[-1] == left
 
 
