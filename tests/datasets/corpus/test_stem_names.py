@@ -225,6 +225,13 @@ def test_a_folder_two_levels_up_names_a_file_that_says_nothing(taxonomy: Taxonom
     }  # fmt: skip
 
 
+def test_of_two_folders_that_name_something_the_nearer_one_counts(taxonomy: Taxonomy) -> None:
+    notes = _read(taxonomy, "Drums/Bass/01.wav", "Bass/Drums/close/02.wav", "Drums/Lead Vox/takes/03.wav")
+    assert {name: note.source for name, note in notes.items()} == {
+        "Drums/Bass/01.wav": "bass", "Bass/Drums/close/02.wav": "drums", "Drums/Lead Vox/takes/03.wav": "vocals",
+    }  # fmt: skip
+
+
 def test_a_name_that_all_files_share_is_left_out_although_they_are_numbered(taxonomy: Taxonomy) -> None:
     """The song is called after an instrument; each file also has a number, which does not make it bare."""
     names = [f"Bass Culture {what} {n}.wav" for n, what in enumerate(("Kick", "Snare", "Tambourine", "Zxq", "Zyq"))]

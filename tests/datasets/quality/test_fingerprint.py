@@ -14,6 +14,7 @@ from datasets.quality.fingerprint import (
     clock,
     find_duplicates,
     find_matches,
+    landmarks,
     marks_on_line,
     pack,
     unpack,
@@ -188,6 +189,21 @@ def test_a_landmark_is_a_peak_and_two_of_the_next_three_within_an_octave_and_one
     tones: tuple[tuple[float, ...], ...], count: int
 ) -> None:
     assert len(_bursts(*tones)) - 1 == count
+
+
+@pytest.mark.parametrize(
+    ("second", "third", "semitones", "count"),
+    [
+        (5, 64, 12.0, 1), (4, 64, 12.0, 0), (5, 65, 12.0, 0), (5, 64, 12.01, 0), (5, 64, -12.0, 1), (5, 64, -12.01, 0),
+        (20, 22, 1.0, 1), (20, 21, 1.0, 0),
+    ],
+)  # fmt: skip
+def test_the_limits_of_a_landmark_are_those_of_stored_ones(
+    second: int, third: int, semitones: float, count: int
+) -> None:
+    """In frames and semitones from its first peak; the other two are more than a frame apart."""
+    found = landmarks(np.array([100.0, 100.0 + second, 100.0 + third]), np.array([20.0, 20.0 + semitones, 21.0]))
+    assert len(found) == count
 
 
 def test_of_each_second_the_eight_strongest_peaks_count() -> None:
