@@ -1,5 +1,6 @@
 """`.ci/sync`, where nothing is there yet: what it is about to install comes first, and what it cannot has words."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -71,5 +72,7 @@ def test_a_checkout_that_was_made_ready_for_more_stays_so(bare: Path, had: str, 
 def test_the_warm_up_finds_what_it_compiles(repository: Path) -> None:
     text = (repository / ".ci" / "sync").read_text(encoding="utf-8")
     (code,) = re.findall(r"<<'PY'.*?\n(.*?)^PY$", text, re.DOTALL | re.MULTILINE)
-    done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True)
+    told = os.environ | {"NUMBA_DEBUG_CACHE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=repository, env=told, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    assert "beat_track_dp" in done.stdout, "the loops that take longest"
