@@ -95,12 +95,13 @@ def test_first_weights_are_spread_like_the_references() -> None:
 def test_published_preset_is_the_references(preset: str) -> None:
     torch.manual_seed(0)
     config = PRESETS[preset]
-    ours = build(preset, dropout=0.0, attention_dropout=0.0, segment_s=2.0).eval()
+    # No part of it is another one on a short segment, and the arithmetic is most of the test's time.
+    ours = build(preset, dropout=0.0, attention_dropout=0.0, segment_s=0.75).eval()
     reference = reference_of(config).eval()
-    reference.segment = 2.0
+    reference.segment = 0.75
     twin(ours, reference)
-    assert forward_gap(ours, reference, noise(1, 2, 88200)) < 1e-4
-    assert gradient_gap(ours.train(), reference.train(), noise(1, 2, 66150)) < 1e-3
+    assert forward_gap(ours, reference, noise(1, 2, 33075)) < 1e-4
+    assert gradient_gap(ours.train(), reference.train(), noise(1, 2, 22050)) < 1e-3
 
 
 @pytest.mark.slow
@@ -114,7 +115,8 @@ def test_published_preset_is_the_references(preset: str) -> None:
     ],
 )
 def test_published_preset_has_its_number_of_parameters(preset: str, num_parameters: int, num_tensors: int) -> None:
-    model = build(preset)
+    with torch.device("meta"):
+        model = build(preset)
     assert sum(parameter.numel() for parameter in model.parameters()) == num_parameters
     assert len(model.state_dict()) == num_tensors
 
