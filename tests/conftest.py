@@ -40,10 +40,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_runtest_setup() -> None:
-    """MLflow makes a new database by dozens of migrations: once in a process from here on, and then copies of it."""
+    """MLflow makes a new database by dozens of migrations: once in a process from here on, and then copies of it.
+
+    Nor does a test wait for the disk at every commit: no machine loses its power in one.
+    """
     books = sys.modules.get("mlflow.store.db.utils")
     if books is not None and books._upgrade_db.__module__ == books.__name__:
+        from sqlalchemy import event, pool
+
         books._upgrade_db = _once(books._upgrade_db)
+        event.listen(pool.Pool, "connect", _without_waiting)
+
+
+def _without_waiting(connection: Any, record: Any) -> None:
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA synchronous = OFF")
 
 
 def _once(upgrade: Callable[[Any], None]) -> Callable[[Any], None]:
