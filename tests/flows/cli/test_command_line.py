@@ -1,6 +1,7 @@
 """The command `stemline` before any heavy work: help, settings, exit codes and messages."""
 
 import ast
+import gc
 import json
 import re
 import socket
@@ -169,6 +170,16 @@ print(len(verbs), *[name for name in {HEAVY!r} if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=600)
     assert done.stdout.split() == [str(sum(" " not in verb for verb in VERBS))]
+
+
+def test_garbage_is_looked_for_less_often_while_a_command_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, inside = gc.get_threshold(), []
+    monkeypatch.setattr("flows.cli.models.history.run", lambda config: inside.append(gc.get_threshold()) or {})
+    assert main(["history", f"store.root={tmp_path}"]) == 0
+    assert inside[0][0] > 10 * before[0]
+    assert gc.get_threshold() == before
 
 
 def test_the_help_groups_the_verbs_and_each_is_a_file_of_its_name(capsys: pytest.CaptureFixture[str]) -> None:
