@@ -33,8 +33,9 @@ def stopped() -> int | None:
 class StopSignals:
     """The signals that came while a command ran."""
 
-    def __init__(self, clean_up: Callable[[], None]) -> None:
+    def __init__(self, clean_up: Callable[[], None], *, at_once_if_repeated: bool = True) -> None:
         self.first: int | None = None
+        self._at_once_if_repeated = at_once_if_repeated
         self._interrupted = False
         self._clean_up = clean_up
         self._family: set[Any] = set()  # processes that descended from this one since the first signal
@@ -65,7 +66,7 @@ class StopSignals:
                 timer.daemon = True
                 timer.start()
                 threading.Thread(target=self._remember_family, name="stop-signals-family", daemon=True).start()
-            elif ours and came_s is not None and time.monotonic() - came_s > REPEATED_S:
+            elif ours and self._at_once_if_repeated and came_s and time.monotonic() - came_s > REPEATED_S:
                 self.end_now()
 
     def _remember_family(self) -> None:
@@ -113,23 +114,47 @@ def stop_signals(clean_up: Callable[[], None]) -> Iterator[None]:
         return
     stops = StopSignals(clean_up)
     ours = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    with _watched(stops):
+        before = {number: signal.signal(number, stops.handle) for number in ours}
+        set_handler = signal.signal
+        signal.signal = _without(ours, stops.handle, set_handler)
+        _CURRENT.append(stops)
+        try:
+            yield
+        finally:
+            if stops.first is None:
+                _CURRENT.remove(stops)
+                signal.signal = set_handler
+                for number, handler in before.items():
+                    signal.signal(number, handler)
+
+
+@contextmanager
+def ended_in_time(clean_up: Callable[[], None]) -> Iterator[None]:
+    """Inside, what others do at a signal is theirs; a while after the first one, the process ends by force.
+
+    For the runs of a worker: Prefect's own handler knows whether a signal means that the run was cancelled, and Prefect
+    waits for half a minute before it kills, and then the run's own process alone.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    with _watched(StopSignals(clean_up, at_once_if_repeated=False)):
+        yield
+
+
+@contextmanager
+def _watched(stops: StopSignals) -> Iterator[None]:
+    """Inside, and after a signal until the process is gone, a thread sees the signals that have a handler."""
     read_end, write_end = os.pipe()
     os.set_blocking(write_end, False)
     woken_before = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
-    before = {number: signal.signal(number, stops.handle) for number in ours}
-    set_handler = signal.signal
-    signal.signal = _without(ours, stops.handle, set_handler)
     watcher = threading.Thread(target=stops.watch, args=(read_end,), name="stop-signals", daemon=True)
     watcher.start()
-    _CURRENT.append(stops)
     try:
         yield
     finally:
-        if stops.first is None:  # else the watch goes on until the process is gone
-            _CURRENT.remove(stops)
-            signal.signal = set_handler
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        if stops.first is None:
             signal.set_wakeup_fd(woken_before)
             os.close(write_end)
             watcher.join()

@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -218,3 +219,101 @@ def test_what_a_child_writes_while_a_folder_is_removed_is_not_left(tmp_path: Pat
     wait_for(tmp_path / "ready", process)
     assert sent(process, signal.SIGTERM)[0] == 143
     assert not (tmp_path / "room").exists()
+
+
+LEAVES_AN_ORPHAN = """
+CHILD = f\"\"\"
+import pathlib, subprocess, sys, time
+number = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True).pid
+pathlib.Path({str(folder)!r}, "orphan").write_text(str(number))
+time.sleep(600)
+\"\"\"
+def work():
+    child = subprocess.Popen([sys.executable, "-c", CHILD])
+    while not (folder / "orphan").exists() or not (folder / "orphan").read_text():
+        time.sleep(0.05)
+    try:
+        ready()
+        time.sleep(600)
+    finally:
+        time.sleep(1)
+        child.terminate()  # as Ray's own end stops what started its workers
+        child.wait()
+
+main(work)
+stop_signals.leave_at_once(stop_signals.stopped())
+"""
+
+
+def test_what_lost_its_parent_after_the_signal_ends_with_the_command(tmp_path: Path) -> None:
+    process = started(LEAVES_AN_ORPHAN, tmp_path, 600)
+    wait_for(tmp_path / "ready", process)
+    orphan = psutil.Process(int((tmp_path / "orphan").read_text()))
+    try:
+        assert sent(process, signal.SIGTERM)[0] == 143
+        assert not psutil.wait_procs([orphan], timeout=10)[1]
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            orphan.kill()
+
+
+LEAVES = """
+import atexit, threading
+atexit.register((folder / "registered").touch)
+threading.Thread(target=time.sleep, args=(600,)).start()  # Python would wait for it
+QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], **QUIET)
+(folder / "child").write_text(str(child.pid))
+sys.stdout.write("the result")
+main(lambda: None)
+stop_signals.leave_at_once(7)
+"""
+
+
+def test_leaving_at_once_keeps_what_was_said_and_registered_and_waits_for_no_thread(tmp_path: Path) -> None:
+    process = started(LEAVES, tmp_path, 600, stdout=subprocess.PIPE)
+    said, _ = process.communicate(timeout=60)
+    child = psutil.Process(int((tmp_path / "child").read_text()))
+    assert child.is_running(), "no signal came, and it may be meant to go on, as a server is"
+    child.kill()
+    assert (process.returncode, said) == (7, "the result")
+    assert (tmp_path / "registered").exists()
+
+
+OTHERS_HANDLE = """
+def handled(number, frame):
+    (folder / "handled").touch()
+
+signal.signal(signal.SIGTERM, handled)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], stderr=subprocess.DEVNULL)
+(folder / "child").write_text(str(child.pid))
+with stop_signals.ended_in_time(lambda: (folder / "cleaned").touch()):
+    if {deaf}:
+        ready()
+        while True:
+            time.sleep(600)
+    ready()
+    while not (folder / "handled").exists():
+        time.sleep(0.05)
+(folder / "after").touch()
+child.kill()
+os._exit(0)
+"""
+
+
+def test_a_run_whose_signals_others_handle_ends_by_force_if_they_do_not_end_it(tmp_path: Path) -> None:
+    process = started(OTHERS_HANDLE.replace("{deaf}", "True"), tmp_path, 1.5)
+    wait_for(tmp_path / "ready", process)
+    child = psutil.Process(int((tmp_path / "child").read_text()))
+    code, _, seconds = sent(process, signal.SIGTERM, signal.SIGTERM)
+    assert (code, (tmp_path / "handled").exists(), (tmp_path / "cleaned").exists()) == (143, True, True)
+    assert 1.4 < seconds < 15, "a second signal, as of a worker that is stopped with it, shortens nothing"
+    assert not psutil.wait_procs([child], timeout=10)[1]
+
+
+def test_a_run_whose_signals_others_handle_ends_their_way_if_they_do(tmp_path: Path) -> None:
+    process = started(OTHERS_HANDLE.replace("{deaf}", "False"), tmp_path, 600)
+    wait_for(tmp_path / "ready", process)
+    assert sent(process, signal.SIGTERM)[0] == 0
+    assert (tmp_path / "after").exists()
+    assert not (tmp_path / "cleaned").exists()
