@@ -6,8 +6,8 @@ in `flows/retraining/retrain_model.py` acts on it.
 
 import math
 import statistics
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Annotated
 
@@ -21,6 +21,7 @@ RUNNING, DONE, FAILED, CANCELLED, CRASHED = "running", "done", "failed", "cancel
 # After a failure the same is tried again at once; after further ones in a row, this long after the last, then twice as
 # long each time.
 FIRST_WAIT_H, LONGEST_WAIT_H = 1.0, 24.0
+MAX_STARTS = 5  # of one run, and of one retraining whose process was killed again and again
 CLOCKS_H = 0.25  # by so much clocks of machines may differ; a time further ahead was noted before a clock was set back
 # Scheduled runs are not punctual to the second: a minimum interval of a day and a nightly schedule go together.
 JITTER_H, JITTER = 1.0, 1 / 24  # at most, and as a fraction of the minimum interval
@@ -58,6 +59,10 @@ class Retraining:
     devices: int = 0  # GPUs that its training may hold
     # Of GPUs at work in training and scoring, until now while it runs; None in logs from before they were counted
     gpu_hours: float | None = None
+    gpu_hours_by_month: Mapping[str, float] = field(
+        default_factory=dict
+    )  # the same by the month they were used in, UTC
+    starts: int = 0  # how often a process began or went on with it
     champion: str = ""  # the champion's version when it ended
     reason: str = ""
     run: str = ""  # the flow run that does it
@@ -202,14 +207,24 @@ def _objections(facts: Facts, config: RetrainConfig, occasion: str) -> Iterator[
     now = (occasion, facts.dataset, facts.recipe)
     ended = [entry for entry in facts.done if entry.status == DONE]
     yield from (nothing_to_train(entry) for entry in ended if (entry.occasion, entry.dataset, entry.recipe) == now)
-    if config.gpu_hours_per_month:
-        spent = sum(_gpu_hours(entry) for entry in facts.done if _same_month(entry.began_at, facts.now))
-        usual = statistics.median([_gpu_hours(entry) for entry in ended] or [0.0])
-        if spent + usual > config.gpu_hours_per_month:
-            yield (
-                f"{spent:.1f} GPU hours of {config.gpu_hours_per_month:g} are spent this month, "
-                f"and one takes about {usual:.1f}"
-            )
+    if over := over_budget(facts.done, config, facts.now):
+        yield over
+
+
+def over_budget(
+    done: Sequence[Retraining], config: RetrainConfig, now: str, *, unfinished: Retraining | None = None
+) -> str:
+    """Why this month's GPU hours do not suffice for one more, or for the rest of `unfinished`; empty where they do."""
+    if not config.gpu_hours_per_month:
+        return ""
+    spent = sum(_gpu_hours_in(entry, now[:7]) for entry in done)
+    usual = statistics.median([_gpu_hours(entry) for entry in done if entry.status == DONE] or [0.0])
+    rest = max(0.0, usual - _gpu_hours(unfinished)) if unfinished else usual
+    if spent + rest <= config.gpu_hours_per_month:
+        return ""
+    what = f"the rest of the one that began {unfinished.began_at[:16]}" if unfinished else "one"
+    budget = config.gpu_hours_per_month
+    return f"{spent:.1f} GPU hours of {budget:g} are spent this month, and {what} takes about {rest:.1f}"
 
 
 def _back_off(facts: Facts) -> str:
@@ -272,8 +287,10 @@ def _gpu_hours(entry: Retraining) -> float:
     return entry.devices * max(0.0, _hours_between(entry.began_at, entry.ended_at)) if entry.ended_at else 0.0
 
 
-def _same_month(first: str, second: str) -> bool:
-    return first[:7] == second[:7]
+def _gpu_hours_in(entry: Retraining, month: str) -> float:
+    """The part of its cost that a month bears; all of it the month it began in, where the log does not say."""
+    by_month = entry.gpu_hours_by_month or {entry.began_at[:7]: _gpu_hours(entry)}
+    return by_month.get(month, 0.0)
 
 
 def _hours_between(first: str, second: str) -> float:

@@ -6,18 +6,21 @@ A retraining that was killed is still noted as running. Who reads the log is tol
 import dataclasses
 import json
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from datasets.errors import InputError
 from datasets.store import storage
 from flows import config as settings
-from flows.retrain_policy import CANCELLED, CRASHED, DONE, FAILED, RUNNING, Retraining
+from flows.retrain_policy import CANCELLED, CRASHED, DONE, FAILED, MAX_STARTS, RUNNING, Retraining
 from flows.tasks import process_identity
 
 _LOG = logging.getLogger(__name__)
 SILENT = timedelta(minutes=10)  # one on another machine that says nothing for so long was killed
+LOOK_EVERY_S = 10.0
 _STATES = (RUNNING, DONE, FAILED, CANCELLED, CRASHED)
 _TIMES = ("began_at", "ended_at", "due_at", "seen_at")
 
@@ -113,12 +116,32 @@ def settle(store: str) -> None:
 def unfinished(store: str, run: str, recipe: str) -> Retraining | None:
     """What this very run began before it was stopped or killed, if nothing was trained since; None where that is none.
 
-    One that failed is not gone on with but decided on anew; so is one whose settings or code are others by now.
+    One that failed is not gone on with but decided on anew; so is one whose settings or code are others by now, and
+    one that was killed at each of its first starts.
     """
     entries = read_log(store).retrainings
     last_done = max((entry.began_at for entry in entries if entry.status == DONE), default="")
     own = [entry for entry in entries if entry.run == run and entry.status in (CRASHED, CANCELLED)]
+    own = [entry for entry in own if entry.status == CANCELLED or entry.starts < MAX_STARTS]
     return next((entry for entry in own[::-1] if entry.recipe in ("", recipe) and entry.began_at > last_done), None)
+
+
+def wait_for_earlier_start(store: str, run: str) -> None:
+    """Returns once an earlier start of this very run, on another machine, is known to be gone.
+
+    A machine that was lost says nothing for ten minutes before that is known. InputError where it still lives then: a
+    run that ended there as if all were well would be noticed by nobody.
+    """
+    deadline_s = time.monotonic() + 1.2 * SILENT.total_seconds()
+    while earlier := next(
+        (entry for entry in read_log(store).retrainings if entry.run == run and entry.status == RUNNING), None
+    ):
+        if time.monotonic() > deadline_s:
+            raise InputError(
+                f"an earlier start of this run is still at work on {earlier.machine.split(' ')[0]}, process "
+                f"{earlier.pid}, and said so at {earlier.seen_at}; stop that process, then start the run again"
+            )
+        time.sleep(LOOK_EVERY_S)
 
 
 def cancel(store: str, run: str) -> None:

@@ -1,5 +1,6 @@
 """Retraining: bring the dataset up to date, decide whether to train, and only then run the whole pipeline."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -41,10 +42,14 @@ def retrain_model(config: RunConfig, *, run: str, due: str) -> RetrainResult:
     `run` names the run: after a kill or Ctrl-C, the same run continues what it began. `due` is when it was scheduled
     (UTC, ISO 8601): the minimum interval counts from there, whatever waiting and ingesting took.
     """
-    tables, log = config.store.tables, get_run_logger()
+    tables = config.store.tables
     retrain_log.settle(tables)
     begun = retrain_log.unfinished(tables, run, recipe(config))
-    if begun is None:
+    if begun is not None:
+        log_so_far, at = retrain_log.read_log(tables).retrainings, retrain_log.now()
+        if over := retrain_policy.over_budget(log_so_far, config.retrain, at, unfinished=begun):
+            return RetrainResult(reason=_show([f"Not now: {over}."]))
+    else:
         dataset = build_corpus.build_corpus.fn(config, until="curate").songs
         if config.retrain.canary:
             _score_canary_songs(config)
@@ -52,11 +57,7 @@ def retrain_model(config: RunConfig, *, run: str, due: str) -> RetrainResult:
         judgement = retrain_policy.judge(facts, config.retrain)
         if judgement.retrain:
             begun, judgement = _begin(config, facts, judgement, run=run)
-        sentences = [judgement.sentence, *retrain_policy.remarks(facts)]
-        reason = "\n".join(sentences)
-        log.info(reason)
-        page = "\n\n".join(map(literal, sentences))
-        create_markdown_artifact(markdown=page, key="retrain-why", description="whether to train again")
+        reason = _show([judgement.sentence, *retrain_policy.remarks(facts)])
         if begun is None:
             return RetrainResult(reason=reason)
     with recorded(tables, begun, current(), gpus=_gpus(config)) as recording:
@@ -64,6 +65,14 @@ def retrain_model(config: RunConfig, *, run: str, due: str) -> RetrainResult:
         champion = registry.champion(config.registry, store=config.store.root)
         recording.end(DONE, champion=champion.version if champion else "")
     return RetrainResult(reason=begun.reason, full_run=result)
+
+
+def _show(sentences: Sequence[str]) -> str:
+    """The same in one text; they are in the log of the run and on its page."""
+    get_run_logger().info("\n".join(sentences))
+    page = "\n\n".join(map(literal, sentences))
+    create_markdown_artifact(markdown=page, key="retrain-why", description="whether to train again")
+    return "\n".join(sentences)
 
 
 def _gpus(config: RunConfig) -> dict[str, int]:

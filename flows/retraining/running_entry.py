@@ -27,23 +27,34 @@ class RunningEntry:
         process = this_process()
         self._entry = replace(
             begun, status=RUNNING, ended_at="", error="", machine=process.machine, pid=process.pid,
-            process_start=process.start,
+            process_start=process.start, starts=begun.starts + 1,
         )  # fmt: skip
         self._store, self._screen, self._gpus = store, screen, gpus
         self._writing, self._ended = threading.Lock(), False
-        self._before_s = self._worked_s()  # earlier stages of this screen were not part of it
+        self._hours = dict(begun.gpu_hours_by_month) or {begun.began_at[:7]: begun.gpu_hours or 0.0}
+        self._counted_s = self._worked_s()  # earlier stages of this screen were not part of it
 
     @property
     def entry(self) -> Retraining:
         """As it stands now."""
-        hours = (self._entry.gpu_hours or 0.0) + (self._worked_s() - self._before_s) / 3600
-        return replace(self._entry, seen_at=retrain_log.now(), gpu_hours=round(hours, 6))
+        return self._as_of(retrain_log.now(), self._worked_s())
+
+    def _as_of(self, now: str, worked_s: float) -> Retraining:
+        hours = self._hours_at(now[:7], worked_s)
+        return replace(
+            self._entry,
+            seen_at=now,
+            gpu_hours=round(sum(hours.values()), 6),
+            gpu_hours_by_month={month: round(used, 6) for month, used in hours.items()},
+        )
 
     def write(self) -> None:
         """Note that it is running; nothing once it has ended."""
         with self._writing:
             if not self._ended:
-                retrain_log.write(self._store, self.entry)
+                now, worked_s = retrain_log.now(), self._worked_s()
+                self._hours, self._counted_s = self._hours_at(now[:7], worked_s), worked_s
+                retrain_log.write(self._store, self._as_of(now, worked_s))
 
     def end(self, status: str, *, champion: str = "", error: str = "") -> None:
         """Note how it ended, once: what comes after changes nothing."""
@@ -57,6 +68,11 @@ class RunningEntry:
         finally:
             if waited:
                 self._writing.release()
+
+    def _hours_at(self, month: str, worked_s: float) -> dict[str, float]:
+        """GPU hours by month; what was not counted yet was used in this one."""
+        new_h = (worked_s - self._counted_s) / 3600
+        return {**self._hours, month: self._hours.get(month, 0.0) + new_h}
 
     def _worked_s(self) -> float:
         """Seconds of GPUs."""

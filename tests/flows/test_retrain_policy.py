@@ -12,7 +12,7 @@ import pytest
 from datasets.errors import InputError
 from datasets.schema import ShardSet
 from flows import config as door
-from flows.retrain_policy import Facts, RetrainConfig, Retraining, judge, remarks, seed_of
+from flows.retrain_policy import Facts, RetrainConfig, Retraining, judge, over_budget, remarks, seed_of
 from flows.retraining.facts import gather_facts
 from flows.retraining.retrain_log import write
 from pipelines.registry import ModelVersion, RegistryConfig, address, champion, promote, register, rollback
@@ -206,6 +206,27 @@ def test_the_month_has_a_budget_of_gpu_hours() -> None:
     assert "60.0 GPU hours of 100 are spent this month, and one takes about 60.0" in judged.sentence
     october = done("2026-10-02T00:00:00+00:00", "2026-10-03T06:00:00+00:00")
     assert judge(replace(QUIET, hours=120.0, done=(october,)), config).retrain
+
+
+def test_a_month_bears_the_hours_that_were_used_in_it() -> None:
+    """A training that began in October and ended in November; half of one that is unfinished."""
+    config = replace(CONFIG, gpu_hours_per_month=20.0)
+    over_the_turn = replace(
+        done("2026-10-31T12:00:00+00:00", "2026-11-01T12:00:00+00:00"),
+        gpu_hours=24.0, gpu_hours_by_month={"2026-10": 20.0, "2026-11": 4.0},
+    )  # fmt: skip
+    killed = replace(failed(ago(2.0), status="crashed"), gpu_hours=9.0, gpu_hours_by_month={"2026-11": 9.0})
+    log = [over_the_turn, killed]
+    assert over_budget(log, config, QUIET.now) == (
+        "13.0 GPU hours of 20 are spent this month, and one takes about 24.0"
+    )
+    assert over_budget(log, config, QUIET.now, unfinished=killed) == (
+        "13.0 GPU hours of 20 are spent this month, "
+        "and the rest of the one that began 2026-11-23T10:00 takes about 15.0"
+    )
+    assert over_budget(log, replace(config, gpu_hours_per_month=28.0), QUIET.now, unfinished=killed) == ""
+    assert over_budget(log, config, "2026-12-01T00:00:00+00:00", unfinished=killed) == "", "its rest, in a new month"
+    assert over_budget(log, replace(config, gpu_hours_per_month=0.0), QUIET.now, unfinished=killed) == ""
 
 
 def test_without_clean_songs_there_is_nothing_to_learn_from() -> None:

@@ -5,21 +5,26 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from flows.retrain_policy import Retraining
+from datasets.errors import InputError
+from flows.retrain_policy import MAX_STARTS, Retraining
+from flows.retraining import retrain_log
 from flows.retraining.retrain_log import (
     add_canary_score,
     canary_scores,
     cancel,
+    now,
     read_log,
     settle,
     unfinished,
     utc,
+    wait_for_earlier_start,
     write,
 )
 from flows.tasks.process_identity import start_of, this_machine
@@ -167,3 +172,38 @@ def test_scores_of_the_canary_songs_begin_anew_where_their_file_is_broken(tmp_pa
     add_canary_score(str(tmp_path), "abc", 5.0)
     assert canary_scores(str(tmp_path), "abc") == [5.0]
     assert read_log(str(tmp_path)).unreadable == []
+
+
+@pytest.mark.parametrize(("status", "goes_on"), [("crashed", False), ("cancelled", True)])
+def test_one_that_was_killed_at_each_of_its_starts_is_decided_on_anew(
+    tmp_path: Path, status: str, goes_on: bool
+) -> None:
+    write(str(tmp_path), replace(ENTRY, status=status, starts=MAX_STARTS - 1))
+    assert unfinished(str(tmp_path), "a run", "recipe") is not None
+    write(str(tmp_path), replace(ENTRY, status=status, starts=MAX_STARTS))
+    assert (unfinished(str(tmp_path), "a run", "recipe") is not None) is goes_on, "somebody who stops it may go on"
+
+
+def test_a_run_that_is_started_again_elsewhere_goes_on_once_the_lost_machine_is_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retrain_log, "SILENT", timedelta(seconds=3))
+    monkeypatch.setattr(retrain_log, "LOOK_EVERY_S", 0.1)
+    lost = replace(ENTRY, machine="another", seen_at=now())
+    write(str(tmp_path), lost)
+    began_s = time.monotonic()
+    wait_for_earlier_start(str(tmp_path), "another run")
+    assert time.monotonic() - began_s < 1
+    wait_for_earlier_start(str(tmp_path), "a run")
+    assert 1 < time.monotonic() - began_s < 60
+    assert unfinished(str(tmp_path), "a run", "recipe") is not None
+
+
+def test_and_fails_where_that_machine_is_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retrain_log, "SILENT", timedelta(seconds=2))
+    monkeypatch.setattr(retrain_log, "LOOK_EVERY_S", 0.1)
+    future = (datetime.now(UTC) + timedelta(seconds=3)).isoformat()  # it will say so all the while
+    write(str(tmp_path), replace(ENTRY, machine="another-host 1234", pid=77, seen_at=future))
+    monkeypatch.setattr(retrain_log, "_is_alive", lambda entry: True)
+    with pytest.raises(InputError, match=r"still at work on another-host, process 77.*start the run again"):
+        wait_for_earlier_start(str(tmp_path), "a run")

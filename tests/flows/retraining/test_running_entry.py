@@ -18,7 +18,7 @@ from rich.console import Console
 from datasets.errors import InputError
 from flows.console.progress_display import Screen
 from flows.retrain_policy import Retraining
-from flows.retraining import running_entry
+from flows.retraining import retrain_log, running_entry
 from flows.retraining.retrain_log import read_log
 from flows.retraining.running_entry import recorded
 from flows.tasks.process_identity import this_process
@@ -102,7 +102,7 @@ import io, sys, time
 from rich.console import Console
 from flows.console.progress_display import Screen
 from flows.retrain_policy import Retraining
-from flows.retraining import running_entry
+from flows.retraining import retrain_log, running_entry
 running_entry.BEAT_S = 0.2
 screen = Screen(Console(file=io.StringIO()))
 begun = Retraining(began_at="2026-11-23T09:00:00+00:00", devices=100)
@@ -164,3 +164,30 @@ def test_gpus_of_a_job_that_was_lost_without_a_word_count(tmp_path: Path) -> Non
             time.sleep(0.1)
         under_way.end("done")
     assert 0.19 < (only(tmp_path).gpu_hours or 0.0) < 2
+
+
+def test_hours_are_booked_in_the_month_they_were_used_in_and_each_start_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = screen()
+    begun = replace(BEGUN, gpu_hours=2.0, starts=1)  # of an older program, which told no months
+    with recorded(str(tmp_path), begun, shown, gpus={"train": 3600}) as under_way:
+        shown.start("train", 10, "steps")
+        shown.advance()
+        monkeypatch.setattr(retrain_log, "now", lambda: "2026-11-30T23:59:59+00:00")
+        time.sleep(0.3)
+        under_way.write()
+        november = dict(only(tmp_path).gpu_hours_by_month)
+        monkeypatch.setattr(retrain_log, "now", lambda: "2026-12-01T00:00:59+00:00")
+        time.sleep(0.3)
+        under_way.end("done")
+    entry = only(tmp_path)
+    assert list(entry.gpu_hours_by_month) == ["2026-11", "2026-12"]
+    assert 2.2 < november["2026-11"] == entry.gpu_hours_by_month["2026-11"]
+    assert entry.gpu_hours_by_month["2026-12"] > 0.2
+    assert sum(entry.gpu_hours_by_month.values()) == pytest.approx(entry.gpu_hours, abs=1e-5)
+    assert entry.starts == 2
+    with suppress(KeyboardInterrupt), recorded(str(tmp_path), entry, screen(), gpus={}):
+        raise KeyboardInterrupt
+    again = only(tmp_path)
+    assert (again.gpu_hours_by_month, again.starts) == (entry.gpu_hours_by_month, 3)
