@@ -70,7 +70,7 @@ def rewrite(config: Any, path: str | Path) -> None:
 def _message(errors: Sequence[Any]) -> str:
     lines = []
     for error in errors:
-        key = ".".join(str(part) for part in error["loc"] if not (isinstance(part, str) and _is_type_name(part)))
+        key = ".".join(map(str, error["loc"]))
         message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
         if error["type"] == "value_error":
             lines.append(f"{key}: {message}" if key else message)
@@ -79,11 +79,6 @@ def _message(errors: Sequence[Any]) -> str:
             given = json.dumps(error["input"], default=str, ensure_ascii=False)
             lines.append(f"{key} is {given}, but {message}.")
     return "\n".join(lines)
-
-
-def _is_type_name(part: str) -> bool:
-    """Pydantic puts the members of a union into the location: `seed.int` for a field `seed: int | None`."""
-    return part in {"int", "float", "str", "bool", "none"} or "[" in part
 
 
 def _copy(tree: Mapping[str, Any]) -> dict[str, Any]:

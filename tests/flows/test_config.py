@@ -126,6 +126,8 @@ def test_an_unknown_key_of_a_preset_file_is_refused_too() -> None:
     ("override", "words"),
     [
         ("train.steps=many", r'train\.steps is "many", but should be a valid integer'),
+        ("train.steps=größer", r'train\.steps is "größer", but should be a valid integer'),
+        ('corpus.sources=["bass", 3]', r"corpus\.sources\.1 is 3, but should be a valid string"),
         ('train.steps="20"', r"should be a valid integer"),
         ("train.steps=2.5", r"should be a valid integer"),
         ("train.steps=true", r"should be a valid integer"),
@@ -328,6 +330,19 @@ def test_a_value_out_of_range_is_refused_by_its_full_name_however_deep_it_is() -
     ):
         with pytest.raises(InputError, match=rf"^{re.escape(key)} must be {re.escape(bound)}"):
             door.load("smoke", [f"{key}={value}"])
+
+
+@pytest.mark.parametrize("value", ["fast", "true", '["0.1"]'])
+def test_what_is_no_number_is_not_compared_with_a_range(value: str) -> None:
+    with pytest.raises(InputError, match=r"^train\.learner\.learning_rate is .*, but should be a valid number\.$"):
+        door.load("smoke", [f"train.learner.learning_rate={value}"])
+
+
+def test_a_stored_value_has_its_type_or_is_refused() -> None:
+    assert door.parse(Train, '{"steps": 3, "rate": 1}') == Train(steps=3, rate=1.0)
+    for text in ('{"steps": "3"}', '{"steps": 2.0}', '{"resume": 1}', '{"rate": true}'):
+        with pytest.raises(ValueError, match="valid"):
+            door.parse(Train, text)
 
 
 def test_what_a_person_wrote_is_told_the_new_names_also_where_no_section_of_its_own_is_old(tmp_path: Path) -> None:
