@@ -10,6 +10,7 @@ from datetime import UTC
 from typing import Annotated, Any
 
 from prefect import Flow, flow, runtime
+from prefect.context import FlowRunContext
 
 from datasets.errors import InputError
 from flows import build_corpus as corpus_flow
@@ -17,16 +18,18 @@ from flows import config as settings
 from flows import full_run as whole_pipeline
 from flows import train_model as model_flow
 from flows.config import RunConfig
+from flows.console.stop_signals import ended_in_time
 from flows.early_checks import check_run
 from flows.full_run import FullRun
+from flows.retrain_policy import MAX_STARTS
 from flows.retraining import retrain_log, retrain_model
+from flows.retraining.late_runs import skip_late_runs
 from flows.tasks.open_store import store_lock
 from flows.tasks.prefect_log import RunScreen
 from flows.train_model import Trained
 from pipelines.runtime import ray_jobs
 
 STORE_PATIENCE_S = 86_400.0  # a scheduled run may wait; and of two, the second must not fail the first
-MAX_STARTS = 5  # of one run, restarts after crashes included
 _FORM = """
     Args:
         preset: The settings to begin with.
@@ -107,9 +110,12 @@ def full_run(config: RunConfig) -> dict[str, Any]:
 @deployed("retrain", verb="retrain")
 def retrain(config: RunConfig) -> dict[str, Any]:
     """Bring the dataset up to date, decide whether that is worth a training, and train only then."""
-    run = runtime.flow_run
-    due = run.scheduled_start_time.astimezone(UTC).isoformat(timespec="seconds")
-    result = retrain_model.retrain_model.fn(config, run=str(run.id), due=due)
+    run, context = runtime.flow_run, FlowRunContext.get()
+    if (run.run_count or 1) > 1:
+        retrain_log.wait_for_earlier_start(config.store.tables, str(run.id))
+    due = skip_late_runs(context.flow_run if context else None) or run.scheduled_start_time
+    due_at = due.astimezone(UTC).isoformat(timespec="seconds")
+    result = retrain_model.retrain_model.fn(config, run=str(run.id), due=due_at)
     summary = {"retrained": result.full_run is not None, "why": result.reason}
     return summary if result.full_run is None else {**summary, **_run_summary(result.full_run)}
 
@@ -131,13 +137,13 @@ def _model_summary(model: Trained) -> dict[str, Any]:
 @contextmanager
 def _prepared(verb: str, config: RunConfig) -> Iterator[RunConfig]:
     """The configuration, with the store locked, one Ray session for all steps, and progress in the run's log."""
-    from pipelines.runtime.cluster import session
+    from pipelines.runtime.cluster import remove_session_folders, session
 
     if (runtime.flow_run.run_count or 1) > MAX_STARTS:
         raise InputError(f"this run crashed {MAX_STARTS} times; see its log, then start a new run")
     check_run(config, verb=verb)
     lock = store_lock(config.store.root, verb=verb, data=config.store.data, patience_s=STORE_PATIENCE_S)
-    with lock as folder, RunScreen(), session():
+    with ended_in_time(remove_session_folders), lock as folder, RunScreen(), session():
         settings.write(config, folder / "cache" / "flows" / f"{runtime.flow_run.id}.toml")
         yield config
 

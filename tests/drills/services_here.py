@@ -216,6 +216,23 @@ class Cluster:
 @contextmanager
 def cluster(*, say: Callable[[str], None], ray_nodes: int = 2, protected: bool = True) -> Iterator[Cluster]:
     """All services, one after the other; taken down with everything that they started, and their folder removed."""
+    # Ray comes last: jobs have the environment of the head that they run on, MLflow's password included.
+    starts = [_postgres, _object_store, _prefect, _mlflow, *[_ray_node] * ray_nodes]
+    with _services(starts, say=say, protected=protected) as made:
+        yield made
+
+
+@contextmanager
+def prefect_alone(*, say: Callable[[str], None]) -> Iterator[Cluster]:
+    """A Prefect server with its database in a file; what it runs uses Ray and MLflow of this machine."""
+    with _services([_prefect], say=say, protected=False) as made:
+        yield made
+
+
+@contextmanager
+def _services(
+    starts: Iterable[Callable[[Cluster, bool], None]], *, say: Callable[[str], None], protected: bool
+) -> Iterator[Cluster]:
     folder = Path(tempfile.mkdtemp(prefix="sl-", dir="/tmp" if os.path.isdir("/tmp") else None))
     folder.chmod(0o711)  # PostgreSQL's own user has to get through
     for name in ("logs", "tmp"):
@@ -228,8 +245,7 @@ def cluster(*, say: Callable[[str], None], ray_nodes: int = 2, protected: bool =
     else:
         made.environment |= {"RAY_AUTH_MODE": "disabled"}
     try:
-        # Ray comes last: jobs have the environment of the head that they run on, MLflow's password included.
-        for start in (_postgres, _object_store, _prefect, _mlflow, *[_ray_node] * ray_nodes):
+        for start in starts:
             start(made, protected)
             name = next(reversed(made.services))
             say(f"{name}: {made.seconds[name]:.1f} s")

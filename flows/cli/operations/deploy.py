@@ -185,7 +185,7 @@ def _make_pool(name: str) -> None:
 def _make_automation() -> None:
     """Schedules a run whose process died again: it reuses finished steps and attaches to the job that still runs.
 
-    A run that dies each time is given up after `deployments.MAX_STARTS` starts.
+    A run that dies each time is given up after `retrain_policy.MAX_STARTS` starts.
     """
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.objects import StateType
