@@ -199,7 +199,10 @@ def _make_automation() -> None:
             # A worker reports a death twice, half a minute apart: so it has to stay dead for a minute.
             posture=Posture.Proactive,
             after={"prefect.flow-run.Crashed"},
-            expect={"prefect.flow-run.Scheduled", "prefect.flow-run.Pending", "prefect.flow-run.Running"},
+            # Nor does one go on that died because it was cancelled.
+            expect={
+                f"prefect.flow-run.{state}" for state in ("Scheduled", "Pending", "Running", "Cancelling", "Cancelled")
+            },
             within=timedelta(minutes=1),
             match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"}),
             match_related=ResourceSpecification(
@@ -215,5 +218,9 @@ def _make_automation() -> None:
         ],
     )
     with get_client(sync_client=True) as client:
-        if not client.read_automations_by_name(AUTOMATION):
+        existing = client.read_automations_by_name(AUTOMATION)
+        for made_before in existing:
+            kept = automation.model_copy(update={"enabled": made_before.enabled})
+            client.update_automation(made_before.id, kept)
+        if not existing:
             client.create_automation(automation)

@@ -17,6 +17,7 @@ from tests.drills.services_here import BIN, Cluster, prefect_alone
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 GONE_WITHIN_S = 30.0  # 20 from the signal on, and 10 in which the worker asks whether something was cancelled
+DEAD_FOR_S = 75.0  # after a minute, the automation of `deploy` starts what crashed again
 WITHIN_S = 900.0  # a busy machine
 RETRAIN = "retrain/stemline"
 
@@ -103,7 +104,10 @@ def test_late_runs_are_one_and_a_cancelled_one_is_soon_gone(made: Cluster) -> No
     miss(made, deployment, days=8)  # four more, while it runs
     assert cancel(made, asked_for) < GONE_WITHIN_S
     assert book(made) == ["cancelled"]
+    cancelled_s = time.monotonic()
     wait_for(made, lambda: one_was_run([run for run in late(made, deployment) if run["id"] not in before]))
+    time.sleep(max(0.0, cancelled_s + DEAD_FOR_S - time.monotonic()))
+    assert stack.watch(made, asked_for)["type"] == "CANCELLED", "what was cancelled was taken for crashed, and goes on"
 
 
 def ask_for_a_long_one(made: Cluster) -> str:
