@@ -26,7 +26,7 @@ _CURRENT: list["StopSignals"] = []
 
 
 def stopped() -> int | None:
-    """The exit code of the running command, if a signal came; None where none did."""
+    """The exit code of the running command or worker's run, if a signal came; None where none did."""
     return next((stops.exit_code for stops in _CURRENT if stops.first is not None), None)
 
 
@@ -139,8 +139,14 @@ def ended_in_time(clean_up: Callable[[], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    with _watched(StopSignals(clean_up, at_once_if_repeated=False)):
-        yield
+    stops = StopSignals(clean_up, at_once_if_repeated=False)
+    with _watched(stops):
+        _CURRENT.append(stops)
+        try:
+            yield
+        finally:
+            if stops.first is None:
+                _CURRENT.remove(stops)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from prefect.exceptions import CancelledRun
 
 from flows.console.error_messages import explain
 from flows.console.progress_display import Screen
+from flows.console.stop_signals import stopped as was_stopped
 from flows.retrain_policy import CANCELLED, FAILED, RUNNING, Retraining
 from flows.retraining import retrain_log
 from flows.tasks.process_identity import this_process
@@ -95,7 +96,8 @@ def recorded(store: str, begun: Retraining, screen: Screen, *, gpus: Mapping[str
         yield recording
     except BaseException as error:
         over.set()
-        stopped = not isinstance(error, Exception) or isinstance(error, CancelledRun)
+        # What fails after a signal fails because of it: code in C makes errors of its own of an interruption.
+        stopped = not isinstance(error, Exception) or isinstance(error, CancelledRun) or was_stopped() is not None
         try:
             lines = "" if stopped else explain(error).message.removeprefix("stemline failed: ")
             recording.end(CANCELLED if stopped else FAILED, error=_one_line(lines))

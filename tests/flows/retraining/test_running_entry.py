@@ -191,3 +191,30 @@ def test_hours_are_booked_in_the_month_they_were_used_in_and_each_start_is_count
         raise KeyboardInterrupt
     again = only(tmp_path)
     assert (again.gpu_hours_by_month, again.starts) == (entry.gpu_hours_by_month, 3)
+
+
+STOPPED_IN_C = """
+import io, os, signal, sys
+from rich.console import Console
+from flows.console.progress_display import Screen
+from flows.console.stop_signals import ended_in_time
+from flows.retrain_policy import Retraining
+from flows.retraining import running_entry
+
+came = []
+signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+begun = Retraining(began_at="2026-11-23T09:00:00+00:00")
+screen = Screen(Console(file=io.StringIO()))
+with ended_in_time(lambda: None), running_entry.recorded(sys.argv[1], begun, screen, gpus={}):
+    if sys.argv[2] == "signal":
+        os.kill(os.getpid(), signal.SIGTERM)
+        while not (came and running_entry.was_stopped()):
+            pass
+    raise SystemError("<built-in method __new__> returned a result with an exception set")
+"""
+
+
+@pytest.mark.parametrize(("what", "status"), [("signal", "cancelled"), ("nothing", "failed")])
+def test_what_fails_after_a_signal_is_cancelled_whatever_the_error(tmp_path: Path, what: str, status: str) -> None:
+    subprocess.run([sys.executable, "-c", STOPPED_IN_C, str(tmp_path), what], stderr=subprocess.PIPE, timeout=120)
+    assert only(tmp_path).status == status
