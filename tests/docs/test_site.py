@@ -18,15 +18,15 @@ import pytest
 
 pytestmark = [pytest.mark.slow]
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+OPTIONS = ["-m", "sphinx", "-W", "--keep-going", "-q", "-a", "-b", "html", "-d", "build/doctrees", "docs", "build/docs"]
 FETCHED = {"script": "src", "img": "src", "iframe": "src", "audio": "src", "source": "src", "video": "src"}
 
 
 @pytest.fixture(scope="module")
 def site(repository: Path) -> Path:
     """build/docs, as `make docs` makes it; what was read already is read again only if it changed."""
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-a", "-b", "html", "-d", "build/doctrees"]
     made = subprocess.run(
-        [*command, "docs", "build/docs"],
+        [sys.executable, *OPTIONS],
         cwd=repository,
         capture_output=True,
         text=True,
@@ -34,6 +34,12 @@ def site(repository: Path) -> Path:
     )
     assert made.returncode == 0, made.stderr
     return repository / "build" / "docs"
+
+
+def test_it_is_built_as_make_docs_builds_it(repository: Path) -> None:
+    """The gate builds it here and nowhere else."""
+    recipe = (repository / "Makefile").read_text(encoding="utf-8").partition("\ndocs: ")[2].splitlines()[1]
+    assert recipe.split() == ["@$(BIN)/python", *OPTIONS]
 
 
 class Page(HTMLParser):
