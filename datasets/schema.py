@@ -35,6 +35,8 @@ REASONS = {
     "offset": "a stem's mean is far from zero",
     "inverted": "the two channels of a stem cancel each other",
     "dropouts": "a stem falls to zero for moments, and comes back, without fading",
+    "clicks": "single samples of a stem leap out of it, again and again",
+    "hum": "a stem holds hum of the mains, 50 or 60 Hz and multiples",
     "one_sided": "a channel of a stem is dead for a while, or throughout in a song that is not hard-panned",
     "coarse": "a stem's samples have few bits",
     "noise": "a stem is nothing but steady noise",

@@ -48,7 +48,7 @@ _MAX_SPEED = 0.06  # farthest from 1 that is believed
 _MAX_SEMITONES = 1.6
 _MIN_SHARED = 4  # rows of the index that make a pair worth a look,
 _MIN_SHARE = 0.04  # and per landmark of the shorter song: of 3500 made-up songs one pair in 1000 shares 0.022 by chance
-_MIN_INLIERS = 8  # of landmarks on one line; unrelated songs of 20 s had at most 4 of 700
+MIN_INLIERS = 8  # of landmarks on one line; unrelated songs of 20 s had at most 4 of 700
 _MIN_DENSITY = 0.03  # of the landmarks in the common stretch; unrelated 0.006 at most, copies 0.13 at least
 _NEAR_LINE, _NEAR_PITCH = 16.0, 0.5  # frames and semitones from a line that is known
 _COMMON = 12  # songs beyond which a landmark says nothing
@@ -343,7 +343,7 @@ def _compare(first: _Song, later: _Song, first_name: str, later_name: str) -> Ma
     marks = min(
         _between(later.time, start, stop), _between(first.time, (start - shift) / slope, (stop - shift) / slope)
     )
-    if on_line.sum() < max(_MIN_INLIERS, _MIN_DENSITY * marks):
+    if on_line.sum() < max(MIN_INLIERS, _MIN_DENSITY * marks):
         return None
     shares = [_covered(song.seconds, song.time[place[on_line]]) for song, place in ((later, b), (first, a))]
     shorter = shares[len(later.seconds) > len(first.seconds)]
@@ -404,7 +404,7 @@ def _line(x: Array, y: Array, semitones: Array) -> tuple[float, float, float, ND
     _, slope, shift_frames, pitch = best
     for tolerance in (24.0, 16.0, 12.0, 12.0):
         on_line = (np.abs(y - slope * x - shift_frames) < tolerance) & (np.abs(semitones - pitch) < 0.3)
-        if np.count_nonzero(on_line) < _MIN_INLIERS:
+        if np.count_nonzero(on_line) < MIN_INLIERS:
             return None
         if np.ptp(x[on_line]) > 0:
             slope, shift_frames = (float(value) for value in np.polyfit(x[on_line], y[on_line], 1))

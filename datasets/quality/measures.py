@@ -22,15 +22,17 @@ from datasets.quality.fingerprint import FingerprintExtractor, Signature
 from datasets.quality.loudness import STEPS_PER_S, KWeighting, integrated, lufs
 from datasets.quality.stem_classifier import LABELS, MIN_RATE, StemClassifier
 from datasets.quality.stem_defects.bit_depth import BitDepth
+from datasets.quality.stem_defects.clicks import clicks
 from datasets.quality.stem_defects.clipping import flat_share
-from datasets.quality.stem_defects.dropouts import dropouts
+from datasets.quality.stem_defects.dropouts import DropoutCounter
+from datasets.quality.stem_defects.hum import HumMeter
 from datasets.quality.stem_defects.one_sided import one_sided
 from datasets.quality.stem_landmarks import StemLandmarks
 
 Array = NDArray[np.float64]
 
 # Of measures and rules: raise it when the same stems measure, or are judged, otherwise (CONTRIBUTING.md)
-VERSION = 2
+VERSION = 3
 
 _FLOOR_DB = -120.0
 _SAME_TOP = 0.99  # of the song's highest level: the ceiling that it was cut off at
@@ -72,6 +74,8 @@ class StemStatistics:
         self._window = np.hanning(_window_samples(sample_rate) + 1)[:-1].astype(np.float32)
         num_bins = len(self._window) // 2 + 1
         self._bits = BitDepth(len(self._sources))
+        self._dropouts = DropoutCounter(len(self._sources), sample_rate)
+        self._hum = HumMeter(sample_rate)
         self._bleed = BleedMeter(len(self._sources), num_bins)
         self._landmarks = StemLandmarks(len(self._sources), sample_rate, num_bins)
         self._labels = StemClassifier(len(self._sources), sample_rate, num_bins) if sample_rate >= MIN_RATE else None
@@ -102,31 +106,35 @@ class StemStatistics:
         second_SCT = block[: len(self._sources)]
         sum_CT = second_SCT.sum(axis=0)
         left_ST, right_ST = second_SCT[:, 0], second_SCT[:, -1]
+        power_SC = np.stack([_dot(left_ST, left_ST), _dot(right_ST, right_ST)], axis=1)
         second = {
-            "power": np.stack([_dot(left_ST, left_ST), _dot(right_ST, right_ST)], axis=1),
+            "power": power_SC,
             "cross": _dot(left_ST, right_ST),
             "peak": np.abs(second_SCT).max(axis=(1, 2)).astype(np.float64),
             "mean": second_SCT.mean(axis=2).astype(np.float64),
             "flat": np.array([flat_share(stem_CT) for stem_CT in second_SCT]),
-            "dropouts": dropouts(second_SCT, self._rate).astype(np.float64),
+            "dropouts": self._dropouts.add(second_SCT).astype(np.float64),
+            "clicks": clicks(second_SCT, power_SC[:, : second_SCT.shape[1]]).astype(np.float64),
             "weighted": self._weighting.power(second_SCT).sum(axis=1).T,
         }
         for name, value in second.items():
             self._seconds.setdefault(name, []).append(value)
-        self._bits.add(second_SCT, second["power"].mean(axis=1))
+        self._bits.add(second_SCT, power_SC.mean(axis=1))
         self._listener.add(mono(sum_CT))
-        self._add_spectra(second_SCT)
+        mono_ST = mono(second_SCT)
+        self._hum.add(mono_ST)
+        self._add_spectra(second_SCT, mono_ST)
         if self._mixture is not None:
             self._mixture.add(second_SCT, block[-1])
 
-    def _add_spectra(self, second_SCT: Samples) -> None:
+    def _add_spectra(self, second_SCT: Samples, mono_ST: Samples) -> None:
         """Frames of 46 ms that overlap by half and do not reach over the second's end."""
         from scipy.fft import rfft
 
         length = len(self._window)
         if second_SCT.shape[2] < length:
             return
-        frames_SNT = sliding_window_view(mono(second_SCT), length, axis=-1)[:, :: length // 2]
+        frames_SNT = sliding_window_view(mono_ST, length, axis=-1)[:, :: length // 2]
         spectra_SNF = rfft(frames_SNT * self._window)
         power_SNF = np.square(spectra_SNF.real) + np.square(spectra_SNF.imag)
         self._long_term += power_SNF.mean(axis=1) * self._weights[-1]
@@ -168,6 +176,9 @@ class StemStatistics:
         name is for it (see `stem_classifier`). With a mixture: residual_db, compared_s (seconds), shift_ms of each
         source where it is clear (see `alignment`), and for a source that is not as the mixture has it (see
         `mixture_fit`) mixture_KIND, for how many seconds, and gain_db.
+
+        Of single stems besides: clicks (per second), hum_heard_s (in which hum was looked for), and where there is hum
+        hum_hz (50 or 60) and hum_db, relative to the stem.
         """
         power_NS = self._series("power").mean(axis=2)
         weighted = np.concatenate(self._seconds["weighted"])  # tenths of seconds
@@ -193,6 +204,10 @@ class StemStatistics:
         for position, source in enumerate(self._sources):
             result[f"{source}_dropouts"] = float(self._series("dropouts")[:, position].sum())
             result[f"{source}_one_sided"] = float(one_sided_S[position])
+            result[f"{source}_clicks"] = float(self._mean(self._series("clicks")[:, position]))
+            result[f"{source}_hum_heard_s"] = float(self._hum.num_audible_s(position))
+            if hum := self._hum.hum(position):
+                result[f"{source}_hum_hz"], result[f"{source}_hum_db"] = hum
             if np.isfinite(bits := self._bits.bits()[position]):
                 result[f"{source}_bits"] = float(bits)
             if self._labels is not None:
@@ -250,7 +265,11 @@ class StemStatistics:
             moments += _stretches("clipped", source, self._flat()[:, position], floor=0.0)
             offset = np.abs(self._series("mean")[:, position]).max(axis=-1)
             moments += _stretches("offset", source, offset, floor=_SMALL_OFFSET)
-            moments += _stretches("dropouts", source, self._series("dropouts")[:, position], floor=0.0)
+            for reason in ("dropouts", "clicks"):
+                moments += _stretches(reason, source, self._series(reason)[:, position], floor=0.0)
+            if self._hum.hum(position):  # heard best where the stem hardly plays
+                quiet_N = np.where(levels_NS[:, position] > _GATED_DB, -levels_NS[:, position], -np.inf)
+                moments += _stretches("hum", source, quiet_N, floor=-np.inf)
         for into, onto in np.argwhere(self._bleed.levels_db() > NO_BLEED_DB):
             # Where the other is loudest beside a stem that sounds at all, its bleed is heard best.
             gap = np.where(levels_NS[:, into] > _GATED_DB, levels_NS[:, onto] - levels_NS[:, into], -np.inf)

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ Stem = Samples | Integers  # of one source, (C, T); integers as they are where n
 CHUNK_S = 30
 _FULL_SCALE = 1 << 15  # of 16-bit integers
 _SILENCE_DB = -120.0
+_RATES = (44100, 48000, 32000, 96000, 22050)  # that files have as a rule, the most usual first
+_SAME_LENGTH = 0.001
 _ACTIVE_DB = -40.0  # the presence rule of the published label-noise work
 
 
@@ -307,6 +310,7 @@ def _stretches(
     where one channel is asked for and the files of two sides cancel each other.
     """
     slack, channels = round(track.pad_s * target.sample_rate), target.channels
+    stated_s = max((info.num_samples / info.sample_rate for info in infos.values()), default=0.0)
     with ExitStack() as stack:
         parts = []
         for position, source in enumerate(sources):
@@ -331,7 +335,7 @@ def _stretches(
             for comparison in comparisons.values():
                 comparison.end_stretch()
             longest = max(part.num_samples for part in parts)
-            _check_ends(parts, longest, slack, target.sample_rate)
+            _check_ends(parts, longest, slack, target.sample_rate, stated_s=stated_s)
             if longest > done:
                 yield [_as_long(stem_CT, longest - done) for stem_CT in stems]
             done = longest
@@ -411,17 +415,32 @@ def _gains(file: StemFile, info: AudioInfo, channels: int) -> Samples | None:
     return np.array([[1], [0]] if file.side == "left" else [[0], [1]], np.float32)
 
 
-def _check_ends(parts: Sequence[_Part], longest: int, slack: int, sample_rate: int) -> None:
-    """AudioError when a file has ended too long before the longest; at once, not after decoding the rest."""
+def _check_ends(parts: Sequence[_Part], longest: int, slack: int, sample_rate: int, *, stated_s: float) -> None:
+    """AudioError when a file has ended too long before the longest; at once, not after decoding the rest.
+
+    `stated_s` is what the longest file says of its length, 0 where none says it.
+    """
     short = [part for part in parts if part.ended and longest - part.num_samples > slack]
     if empty := [part.name for part in parts if part.ended and longest > 0 == part.num_samples]:
         raise AudioError("length_mismatch", f"no samples at all in {', '.join(empty)}, and others go on")
     if not short:
         return
     ends = ", ".join(f"{part.name}: {part.num_samples / sample_rate:.2f} s" for part in short)
+    guess = _mistaken_rate(min(part.num_samples for part in short) / sample_rate, stated_s)
     raise AudioError(
         "length_mismatch",
         f"others last {longest / sample_rate:.2f} s or more, and these end more than corpus.pad_s="
         f"{slack / sample_rate:g} earlier: {ends}; all files of a song start together, and a larger corpus.pad_s "
-        "fills short ones with silence",
+        f"fills short ones with silence{guess}",
     )
+
+
+def _mistaken_rate(short_s: float, long_s: float) -> str:
+    """A guess where lengths are as usual sample rates are: a rate that is stated wrongly makes a file faster."""
+    for slow, fast in map(sorted, combinations(_RATES, 2)):
+        if abs(short_s * fast - long_s * slow) < _SAME_LENGTH * long_s * slow:
+            return (
+                f"; the lengths are as {slow} to {fast}: a file of {slow} Hz may say {fast} Hz, or one of {fast} Hz "
+                f"{slow} Hz, and play at another speed and pitch"
+            )
+    return ""

@@ -4,9 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from datasets.quality.against_mixture.mixture_fit import MIN_COMPARED_S
-from datasets.quality.fingerprint import Signature
+from datasets.quality.fingerprint import MIN_INLIERS, Signature
 from datasets.quality.rules.quality_rules import SWITCHED_OFF, in_toml
 from datasets.quality.rules.violations import RuleViolation, faults
+from datasets.quality.stem_classifier import LABELS
+from datasets.quality.stem_defects.hum import MIN_S as MIN_HUM_S
 from datasets.shards.manifests import Song
 from pipelines.preparation import label_check, label_rule
 from pipelines.preparation.curate_config import CurateConfig
@@ -31,7 +33,7 @@ class JudgedSong:
     shares_SS: Shares | None = None  # what a model hears in its stems
     reason: str = ""
     detail: str = ""
-    remark: str = ""  # why the mixture that came with the song was not compared with its stems
+    remark: str = ""  # what could not be judged, and why
     evidence: tuple[Evidence, ...] = ()
 
 
@@ -46,7 +48,7 @@ def judged(song: Song, stats: SongStats, config: CurateConfig, sources: Sequence
         stem_signatures=stats.stem_signatures,
         reason=broken[0].reason if broken else "",
         detail="; ".join([*(fault.detail for fault in first), *_allowed_by(broken)]),
-        remark=_remark(stats),
+        remark=_remark(stats, sources),
         evidence=tuple(_moments(first, stats)),
     )
 
@@ -57,13 +59,32 @@ def _allowed_by(broken: Sequence[RuleViolation]) -> list[str]:
     return [f"allowed by {in_toml(SWITCHED_OFF[reason][-1])}" for reason in reasons] if len(reasons) == 1 else []
 
 
-def _remark(stats: SongStats) -> str:
+def _remark(stats: SongStats, sources: Sequence[str]) -> str:
+    """What could not be judged, and why: a song that is too short for a rule did not pass it."""
+    return "; ".join([*_without_mixture(stats), *_too_short(stats, sources)])
+
+
+def _without_mixture(stats: SongStats) -> Iterator[str]:
     if stats.measures.get("compared_s", MIN_COMPARED_S) < MIN_COMPARED_S:
-        return f"too short to be compared with the mixture that came with it, which takes {MIN_COMPARED_S:g} s"
-    if not stats.broken and not stats.unread:
-        return ""
-    next_time = "; the next run tries again" if stats.unread else ""
-    return f"not compared with the mixture that came with it: {stats.broken or stats.unread}{next_time}"
+        yield f"too short to be compared with the mixture that came with it, which takes {MIN_COMPARED_S:g} s"
+    elif stats.broken or stats.unread:
+        next_time = "; the next run tries again" if stats.unread else ""
+        yield f"not compared with the mixture that came with it: {stats.broken or stats.unread}{next_time}"
+
+
+def _too_short(stats: SongStats, sources: Sequence[str]) -> Iterator[str]:
+    audible = [source for source in sources if stats.measures[f"{source}_presence"] > 0]
+    nameless = [
+        source
+        for source in audible
+        if f"{source}_noise" in stats.measures and f"{source}_as_{LABELS[0]}" not in stats.measures
+    ]
+    if nameless:
+        yield f"too short to judge the names of: {', '.join(nameless)}"
+    if brief := [source for source in audible if 0 < stats.measures.get(f"{source}_hum_heard_s", 0) < MIN_HUM_S]:
+        yield f"too short to judge hum, which takes {MIN_HUM_S} s of sound: {', '.join(brief)}"
+    if len(stats.signature) - 1 < MIN_INLIERS:
+        yield f"too short to be recognized as a copy, which takes {MIN_INLIERS} landmarks"
 
 
 def _moments(broken: Sequence[RuleViolation], stats: SongStats) -> Iterator[Evidence]:

@@ -39,9 +39,9 @@ SEED = 11
 STEM_FOLDERS = ("cc0_album", "lmms_demos", "real_small", "rendered_stems")
 TARGETS = {"swapped": 0.95, "silent_source": 0.95, "clipped": 0.95, "misaligned": 0.95, "bleed": 0.9,
            "offset": 0.95, "inverted": 0.95, "dropouts": 0.95, "coarse": 0.95, "one_sided": 0.95,
-           "noise": 0.95}  # fmt: skip
+           "noise": 0.95, "clicks": 0.95, "hum": 0.9}  # fmt: skip
 TURNS = {"swapped": 3, "silent_source": 1, "clipped": 2, "bleed": 2, "misaligned": 2, "offset": 1, "inverted": 1,
-         "dropouts": 1, "coarse": 1, "one_sided": 1, "noise": 1}  # fmt: skip
+         "dropouts": 1, "coarse": 1, "one_sided": 1, "noise": 1, "clicks": 2, "hum": 2}  # fmt: skip
 OF_SONGS = ("faults", "mixture", "bleed", "lossy")  # the parts that hear the songs
 BLEED_DB = (-10, -15, -20, -25, -30, -35)
 SEMITONES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)

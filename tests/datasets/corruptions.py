@@ -126,6 +126,30 @@ def drop_out(stems_SCT: Samples, rng: np.random.Generator, *, times: int, sample
     return Planted(stems_SCT=planted, places=(place,))
 
 
+def hum(stems_SCT: Samples, rng: np.random.Generator, *, level_db: float, sample_rate: int) -> Planted:
+    """One stem with hum of 50 or 60 Hz and seven multiples in both channels, so loud relative to it."""
+    place, hertz = int(rng.choice(sounding(stems_SCT))), float(rng.choice([50, 60])) * (1 + rng.uniform(-1, 1) / 1000)
+    planted = stems_SCT.copy()
+    time_T = np.arange(stems_SCT.shape[2]) / sample_rate
+    parts = [(number, rng.uniform(0.2, 1) / number, rng.uniform(0, 6.28)) for number in range(1, 9)]
+    hum_T = sum(level * np.sin(2 * np.pi * hertz * number * time_T + phase) for number, level, phase in parts)
+    power = np.square(stems_SCT[place]).mean() / np.square(hum_T).mean()
+    planted[place] += (np.sqrt(power) * 10 ** (level_db / 20) * hum_T).astype(np.float32)
+    return Planted(stems_SCT=planted, places=(place,))
+
+
+def click(stems_SCT: Samples, rng: np.random.Generator, *, per_s: float, sample_rate: int) -> Planted:
+    """One stem with so many clicks a second, of one to three samples and 0.2 to 1 of its peak, in any channels."""
+    place = int(rng.choice(sounding(stems_SCT)))
+    planted = stems_SCT.copy()
+    peak = float(np.abs(stems_SCT[place]).max())
+    for start in rng.integers(0, stems_SCT.shape[2] - 3, round(per_s * stems_SCT.shape[2] / sample_rate)):
+        channels = slice(None) if rng.random() < 0.5 else int(rng.integers(len(stems_SCT[place])))
+        height = np.float32(peak * rng.uniform(0.2, 1) * rng.choice([-1, 1]))
+        planted[place, channels, start : start + int(rng.integers(1, 4))] += height
+    return Planted(stems_SCT=planted, places=(place,))
+
+
 def quantize(stems_SCT: Samples, rng: np.random.Generator, *, bits: int) -> Planted:
     """One stem, at a peak of 0.2 to 1, in steps of so many bits."""
     place = int(rng.choice(sounding(stems_SCT)))
@@ -265,6 +289,8 @@ FAULTS: Mapping[str, Callable[[Samples, np.random.Generator, int], Planted]] = {
     "offset": lambda stems, rng, rate: add_offset(stems, rng, level=float(rng.uniform(0.02, 0.1))),
     "inverted": lambda stems, rng, rate: invert(stems, rng),
     "dropouts": lambda stems, rng, rate: drop_out(stems, rng, times=int(rng.integers(3, 12)), sample_rate=rate),
+    "clicks": lambda stems, rng, rate: click(stems, rng, per_s=float(rng.uniform(5, 20)), sample_rate=rate),
+    "hum": lambda stems, rng, rate: hum(stems, rng, level_db=float(rng.uniform(-20, -6)), sample_rate=rate),
     "coarse": lambda stems, rng, rate: quantize(stems, rng, bits=8),
     "one_sided": lambda stems, rng, rate: kill_channel(stems, rng, start=float(rng.choice([0.0, 0.3, 0.6]))),
     "noise": lambda stems, rng, rate: noise(stems, rng, colour=str(rng.choice(["white", "pink"]))),

@@ -196,10 +196,12 @@ def test_curation_keeps_what_was_published(name: str) -> None:
     worst |= {f"{source}_peak": 16384.0 for source in SOURCES}
     worst |= {"residual_db": 0.0, "bass_bleed_drums_db": -0.1, "drums_mixture_level": 6.0, "drums_gain_db": 60.0}
     worst |= {f"{source}_{name}": 1.0 for source in SOURCES for name in ("one_sided", "bits", "noise")}
-    worst |= {f"{source}_dropouts": 1e6 for source in SOURCES}
+    worst |= {f"{source}_{name}": 1e6 for source in SOURCES for name in ("dropouts", "clicks")}
+    worst |= {"vocals_hum_db": -1.0, "vocals_hum_hz": 50.0}
     worst |= {"other_mixture_missing": 6.0, "vocals_mixture_absent": 6.0, "compared_s": 6.0}
     reasons = {fault.reason for fault in faults(worst, QualityRules(), sources=SOURCES)}
     assert {"misaligned", "unlike_mixture", "bleed", "too_loud", "dropouts", "one_sided", "coarse", "noise"} <= reasons
+    assert {"clicks", "hum"} <= reasons
     assert faults(worst, rules, sources=SOURCES) == ()
     copies = {"a": heard.signature(), "b": heard.signature()}
     assert find_matches(copies, min_similarity=QualityRules().min_similarity)

@@ -34,6 +34,9 @@ class QualityRules:
     # Least correlation between the channels of a stem; -1 keeps stems that cancel in mono
     min_correlation: Correlation = -0.9
     max_dropouts: NonNegativeFloat = 1.0  # times a stem may fall to zero for a moment without fading; 1e9 keeps any
+    max_clicks: NonNegativeFloat = 2.0  # clicks per second of a stem; 1e9 keeps any, such as crackle of records
+    # Level of mains hum in a stem, relative to the stem; 0 keeps any
+    max_hum_db: NonPositiveFloat = -30.0
     max_one_sided: Probability = 0.1  # share of a stem's seconds in which one channel may be dead; 1 keeps any
     min_bits: NonNegativeFloat = 9.0  # of a stem's samples, by the steps between them; 0 keeps any
     max_noise: Probability = 0.5  # share of a stem's seconds that may be nothing but steady noise; 1 keeps any
@@ -64,6 +67,8 @@ SWITCHED_OFF: Mapping[str, tuple[Mapping[str, Any], ...]] = {
     "offset": ({"max_offset": 1},),
     "inverted": ({"min_correlation": -1},),
     "dropouts": ({"max_dropouts": 1e9},),
+    "clicks": ({"max_clicks": 1e9},),
+    "hum": ({"max_hum_db": 0},),
     "one_sided": ({"max_one_sided": 1},),
     "coarse": ({"min_bits": 0},),
     "noise": ({"max_noise": 1},),

@@ -12,6 +12,7 @@ from datasets.quality.rules.quality_rules import QualityRules
 from datasets.quality.stem_classifier import likeliest
 
 _ANY_GAIN_DB = 1000.0  # that switch the rule off
+_NO_HUM_DB = -120.0
 _NO_ODDS = 1000.0  # that switch the rule off
 
 
@@ -89,6 +90,12 @@ def _defects(measures: Mapping[str, float], rules: QualityRules, sources: Sequen
         if times > rules.max_dropouts:
             detail = f"{source}: falls to zero {times:.0f} times without fading"
             yield RuleViolation(reason="dropouts", source=source, detail=detail)
+        if (clicks := measures.get(f"{source}_clicks", 0.0)) > rules.max_clicks:
+            detail = f"{source}: {clicks:.1f} clicks per second"
+            yield RuleViolation(reason="clicks", source=source, detail=detail)
+        if (hum_db := measures.get(f"{source}_hum_db", _NO_HUM_DB)) > rules.max_hum_db and rules.max_hum_db < 0:
+            detail = f"{source}: hum of {measures[f'{source}_hum_hz']:.0f} Hz at {hum_db:.0f} dB of the stem's level"
+            yield RuleViolation(reason="hum", source=source, detail=detail)
         if share > rules.max_one_sided:
             detail = f"{source}: one channel is dead in {share:.0%} of seconds"
             yield RuleViolation(reason="one_sided", source=source, detail=detail)

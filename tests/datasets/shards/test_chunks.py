@@ -234,6 +234,19 @@ def test_one_rule_fills_ends_and_spreads_mono_whatever_files_are_called(tmp_path
     assert caught.value.reason == "length_mismatch"
 
 
+@pytest.mark.parametrize(("short", "long", "guess"), [
+    (18375, 20000, "the lengths are as 44100 to 48000: a file of 44100 Hz may say 48000 Hz"),
+    (13333, 20000, "the lengths are as 32000 to 48000"), (18500, 20000, ""), (19000, 20000, ""),
+])  # fmt: skip
+def test_lengths_that_are_as_two_sample_rates_are_told(tmp_path: Path, short: int, long: int, guess: str) -> None:
+    for names in (("drums", "bass"), ("bass", "drums")):
+        stems = {names[0]: (_stems(long)[0], RATE), names[1]: (_stems(long)[1][:, :short], RATE)}
+        with pytest.raises(AudioError, match="these end more than") as caught:
+            track_rows(_track(tmp_path, stems), sources=SOURCES, sample_rate=RATE, chunk_s=1)
+        assert guess in str(caught.value)
+        assert ("the lengths are as" in str(caught.value)) == bool(guess)
+
+
 def test_a_file_without_samples_is_not_filled_with_silence(tmp_path: Path) -> None:
     track = _track(tmp_path, {"drums": (_stems(8000)[0], RATE), "bass": (_stems(8000)[1][:, :0], RATE)})
     with pytest.raises(AudioError, match=r"no samples at all in bass\.wav") as caught:

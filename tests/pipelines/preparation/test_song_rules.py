@@ -1,0 +1,50 @@
+"""What one song's verdict says: what could not be judged is told, and is no pass."""
+
+import numpy as np
+
+from datasets.audio.audio_types import Samples
+from datasets.quality.measures import StemStatistics
+from datasets.schema import SOURCES
+from datasets.seeding import row_rng
+from datasets.shards.manifests import Song
+from pipelines.preparation.curate_config import CurateConfig
+from pipelines.preparation.signal_stats import SongStats
+from pipelines.preparation.song_rules import JudgedSong, judged
+
+RATE = 32000
+
+
+def _judged(stems_SCT: Samples, mixture_CT: Samples | None = None) -> JudgedSong:
+    meter = StemStatistics(sources=SOURCES, sample_rate=RATE)
+    meter.add(stems_SCT, mixture_CT)
+    stats = SongStats(
+        measures=meter.measures(), moments=meter.worst(), signature=meter.signature(),
+        stem_signatures=meter.stem_signatures(),
+    )  # fmt: skip
+    song = Song(
+        track_id="a", title="a", split="train", sample_rate=RATE, channels=2, num_samples=stems_SCT.shape[2],
+        chunk_samples=RATE, first_row=0, num_chunks=1, path="",
+    )  # fmt: skip
+    return judged(song, stats, CurateConfig(min_presence=0), SOURCES)
+
+
+def _sound(seconds: float) -> Samples:
+    """Plucked notes in every stem."""
+    rng, length = row_rng(8, "song"), round(seconds * RATE)
+    time_T = np.arange(length) / RATE
+    hertz_ST = np.repeat(rng.uniform(200, 2000, (4, round(4 * seconds) + 1)), RATE // 4, axis=1)[:, :length]
+    stems_ST = 0.2 * np.sin(2 * np.pi * np.cumsum(hertz_ST, axis=1) / RATE) * np.exp(-6 * (time_T % 0.25))
+    return np.repeat(stems_ST[:, None], 2, axis=1).astype(np.float32)
+
+
+def test_a_song_that_is_too_short_for_a_rule_says_so() -> None:
+    brief = _judged(_sound(0.4), _sound(0.4).sum(axis=0)).remark
+    assert "too short to be compared with the mixture" in brief
+    assert "too short to judge the names of: drums, bass, other, vocals" in brief
+    assert "too short to be recognized as a copy, which takes 8 landmarks" in brief
+    stems_SCT = _sound(12.0)
+    assert _judged(stems_SCT).remark == ""
+    stems_SCT[1, :, 5 * RATE :] = 0
+    assert _judged(stems_SCT).remark == "too short to judge hum, which takes 8 s of sound: bass"
+    stems_SCT[1] = 0  # a silent stem is not short
+    assert _judged(stems_SCT).remark == ""
