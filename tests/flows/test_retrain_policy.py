@@ -184,6 +184,15 @@ def test_a_budget_counts_what_was_measured_and_of_older_notes_what_ended(budget:
     assert retrain or "11.5 GPU hours of 21 are spent this month, and one takes about 10.0" in judged.sentence
 
 
+def test_a_note_that_tells_of_no_gpus_costs_none() -> None:
+    on_cpus = Retraining(began_at="2026-11-01T00:00:00+00:00", ended_at="2026-11-02T00:00:00+00:00", status="done")
+    assert not over_budget([on_cpus], replace(CONFIG, gpu_hours_per_month=1.0), QUIET.now)
+    with_two = replace(on_cpus, devices=2)
+    assert over_budget([with_two], replace(CONFIG, gpu_hours_per_month=1.0), QUIET.now).startswith(
+        "48.0 GPU hours of 1"
+    )
+
+
 def test_a_trigger_at_zero_never_fires() -> None:
     off = RetrainConfig(new_hours=0, max_age_days=0, canary_drop_db=0, on_manual_promotion=False)
     facts = replace(QUIET, hours=900.0, canary=(9.0, 1.0), expected_alias="1", champion_at="2020-01-01T00:00:00+00:00")
