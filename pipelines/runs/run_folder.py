@@ -223,7 +223,7 @@ class Tail:
                 if json.loads(text[start:stop])["step"] <= after:
                     return begin + stop + 1
                 stop = start - 1
-            text = text[: stop + 1] if stop >= 0 else text
+            text = text[: stop + 1]  # the lines behind it were looked at, or the last is being written
         return 0
 
 

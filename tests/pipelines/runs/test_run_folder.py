@@ -184,7 +184,7 @@ def test_a_tail_hands_out_each_row_once_and_says_when_it_begins_anew(tmp_path: P
     assert steps_of(tail, 2) == (False, [9])  # the line that was being written is of the same run
 
 
-@pytest.mark.parametrize("width", [10, 300, 40_000, 70_000])
+@pytest.mark.parametrize("width", [10, 300, 40_000, 70_000, 140_000])
 def test_a_tail_of_a_long_file_begins_after_the_last_row_of_that_step(tmp_path: Path, width: int) -> None:
     """Rows that straddle the blocks of 64 KiB in which it is read backwards; steps may come again after a rollback."""
     rng = row_rng(0, "tail", width)
