@@ -268,6 +268,16 @@ def test_a_name_that_no_file_system_takes_is_refused(key: str, name: str, words:
         door.load("smoke", [f'{key}="songs/{name}/x"'])
 
 
+@pytest.mark.parametrize("name", ["root", "data"])
+def test_a_file_is_no_store(name: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match=rf"^store\.{name}=.*/file is a file; give a folder, store\.{name}=DIR$"):
+        door.load("smoke", [f"store.{name}={tmp_path}/file"])
+    for folder in ("folder", "none yet"):
+        assert getattr(door.load("smoke", [f"store.{name}={tmp_path}/{folder}"]).store, name) == f"{tmp_path}/{folder}"
+
+
 AWKWARD = (
     "/m\N{MULTIPLE MUSICAL NOTES}/a",
     "/\N{GUITAR}=\N{DRUM WITH DRUMSTICKS}/x.y",
