@@ -116,17 +116,20 @@ def prefect_server() -> Iterator[None]:
 
 def _start_ray(ray: Any, folder: str) -> None:
     """Ray gives its own start 30 s, and its agent half of that; a loaded machine exceeds them: so several tries."""
+    from pipelines.runtime.cluster import lean_start
+
     for attempt in range(6):
         try:
-            ray.init(
-                address="local",
-                num_cpus=2,
-                include_dashboard=False,
-                object_store_memory=400 * 2**20,
-                _temp_dir=folder,
-                logging_level="ERROR",
-                log_to_driver=False,
-            )
+            with lean_start():
+                ray.init(
+                    address="local",
+                    num_cpus=2,
+                    include_dashboard=False,
+                    object_store_memory=400 * 2**20,
+                    _temp_dir=folder,
+                    logging_level="ERROR",
+                    log_to_driver=False,
+                )
             return
         except Exception:
             ray.shutdown()

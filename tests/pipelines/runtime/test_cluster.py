@@ -157,6 +157,39 @@ def test_a_local_ray_refuses_strangers_says_nothing_and_leaves_nothing(tmp_path:
     assert not (tmp_path / ".ray").exists()
 
 
+_FAILED = """
+import psutil
+from datasets.errors import InputError
+from pipelines.runtime import cluster
+from ray._private.node import Node
+
+def fail(node):
+    started.append(sorted(node.all_processes))
+    raise RuntimeError("no raylet today")
+
+started, cluster._TRIES, Node.start_ray_processes = [], 1, fail
+try:
+    with cluster.connect(num_cpus=1):
+        pass
+except InputError as error:
+    print(error)
+print(started, [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)])
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_start_that_failed_leaves_no_process_to_the_next_try(repository: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    done = subprocess.run(
+        [sys.executable, "-c", _FAILED], env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    message, told = done.stdout.splitlines()
+    assert "Ray does not start on this machine (no raylet today)" in message
+    assert told == "[['dashboard', 'gcs_server']] []"  # no monitor among what a head starts
+
+
 def test_folders_of_killed_commands_are_removed_and_those_of_living_ones_are_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
