@@ -268,6 +268,15 @@ def test_a_name_that_no_file_system_takes_is_refused(key: str, name: str, words:
         door.load("smoke", [f'{key}="songs/{name}/x"'])
 
 
+@pytest.mark.parametrize(("name", "is_file"), [("mine.toml", True), ("words/mine", True), ("mine", False)])
+def test_a_taxonomy_is_a_file_by_its_ending_or_its_folder_and_else_one_that_ships(
+    name: str, is_file: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    expected = str(tmp_path / name) if is_file else name
+    assert door.load("smoke", [f"corpus.taxonomy={name}"]).corpus.taxonomy == expected
+
+
 @pytest.mark.parametrize("name", ["root", "data"])
 def test_a_file_is_no_store(name: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
