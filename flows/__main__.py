@@ -3,10 +3,8 @@
 A verb's file is imported when that verb runs, and none of them imports anything heavy at its top.
 """
 
-import gc
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib.metadata import version
 
 from cyclopts import App, CycloptsError, Group
@@ -63,25 +61,11 @@ def main(tokens: Sequence[str] | None = None) -> int:
     """The entry point; returns the exit code: 0 done, 1 our fault, 2 bad input, 130 Ctrl-C, 143 SIGTERM."""
     make_usable()
     bypass_proxies()
-    with stop_signals(_remove_sessions), _rare_garbage_collection():
+    with stop_signals(_remove_sessions):
         code = _run(tokens)
     if tokens is None and stopped():
         leave_at_once(code)
     return code
-
-
-@contextmanager
-def _rare_garbage_collection() -> Iterator[None]:
-    """Inside, objects are looked through for garbage less often: at 700 new ones, a fifth of a command's start is that.
-
-    The imports of MLflow, Ray and Prefect make millions of objects that stay.
-    """
-    before = gc.get_threshold()
-    gc.set_threshold(100_000, 20, 20)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
 
 
 def _run(tokens: Sequence[str] | None) -> int:

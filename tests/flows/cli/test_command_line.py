@@ -1,8 +1,8 @@
 """The command `stemline` before any heavy work: help, settings, exit codes and messages."""
 
 import ast
-import gc
 import json
+import os
 import re
 import socket
 import subprocess
@@ -10,6 +10,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cyclopts import App
@@ -172,16 +173,6 @@ print(len(verbs), *[name for name in {HEAVY!r} if name in sys.modules])
     assert done.stdout.split() == [str(sum(" " not in verb for verb in VERBS))]
 
 
-def test_garbage_is_looked_for_less_often_while_a_command_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    before, inside = gc.get_threshold(), []
-    monkeypatch.setattr("flows.cli.models.history.run", lambda config: inside.append(gc.get_threshold()) or {})
-    assert main(["history", f"store.root={tmp_path}"]) == 0
-    assert inside[0][0] > 10 * before[0]
-    assert gc.get_threshold() == before
-
-
 def test_the_help_groups_the_verbs_and_each_is_a_file_of_its_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
@@ -248,3 +239,19 @@ def test_nothing_but_json_goes_to_stdout_with_json(
     monkeypatch.setattr(session, "run_steps", lambda config, **_: {"answer": 42, "console_output": ["words"]})
     assert main(["ingest", "corpus.root=.", f"store.root={tmp_path}", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"answer": 42, "seconds": {}}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changed", [{"HOME": None}, {"HOME": "/no/such/folder"}, {"TMPDIR": "/no/such/folder"}, {"umask": 0o077}], ids=str
+)
+def test_a_store_is_read_without_a_home_or_a_folder_for_temporary_files_and_by_the_owner_alone(
+    changed: dict[str, Any], tmp_path: Path, repository: Path
+) -> None:
+    given = {name: value for name, value in {**os.environ, **changed}.items() if isinstance(value, str)}
+    done = subprocess.run(
+        [sys.executable, "-m", "flows", "history", f"store.root={tmp_path}"],
+        cwd=repository, env=given, umask=changed.get("umask", -1), capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "No version of stemline was promoted yet." in done.stdout
