@@ -31,17 +31,24 @@ TIGHTNESS = 1000.0
 SPREAD = 1.25  # between a step and the period at most
 SILENCE_DB = -60.0
 
-# What speaks for a grid, as `_evidence` lists it: onsets of each kind at places in the beat, in twelfths (the two
-# triplets count together), then the autocorrelation at two and four beats, and the octaves above `PRIOR_BPM` and their
-# square. The weights are a linear model's, fitted by a softmax over each excerpt's grids (tests.benchmarks.remix_fit).
-PLACES = {"all": (0, 3, 6, 9, (4, 8)), "low": (0, 3, 6, 9), "high": (0, 3, 6, 9)}
+# What speaks for a grid, as `_evidence` lists it: onsets of all, low and high sounds at places in the beat, in twelfths
+# (two triplets count together), then the autocorrelation at two and four beats, and the octaves above `PRIOR_BPM` and
+# their square. The weights are a linear model's, fitted by a softmax over each excerpt's grids
+# (tests.benchmarks.remix_fit).
+KINDS = ("all", "low", "high")
+PLACES = (0, 1, 2, 3, (4, 8), 5, 6, 7, 9, 10, 11)
 REPEATS = (2, 4)
-WEIGHTS = np.array(
-    [1.17, -0.71, 0.33, 0.39, -1.06, 2.27, -0.4, -0.27, 0.07, 3.77, -1.36, -0.52, -0.48, 1.13, 1.99, 1.59, -0.83]
-)
-# The chance that beats are beats, as log odds: an offset, and what the margin of the best reading counts; fitted to
-# songs of 6 to 30 s that the weights were not fitted to (tests.benchmarks.remix_chances).
-PHASE_CHANCE = (0.16, 1.42)
+# fmt: off
+WEIGHTS = np.array([
+    0.8, -0.03, -0.48, -0.8, -0.33, -0.21, 0.09, 0.19, 0.2, 0.03, 0.38,
+    1.24, 1.62, 0.19, 0.72, -0.98, -1.03, -1.01, -0.19, 0.48, 0.95, -0.36,
+    2.39, 0.94, -0.64, 0.3, 0.01, -0.99, -0.53, 0.06, -0.51, -0.45, -1.07,
+    1.02, 1.46, 0.95, -0.83,
+])
+# fmt: on
+# What the margin of the best reading counts towards the log odds that beats are beats; even odds stay even. Fitted to
+# songs of 6 to 40 s by weights that were fitted without them (tests.benchmarks.remix_chances).
+MARGIN_COUNTS = 1.47
 FEW_BEATS = 16.0  # half of what a margin says about very many beats it says about so many
 MOST_MARGIN = 8.0
 TOGETHER_S = 0.07  # beats that are no farther apart are the same
@@ -78,13 +85,14 @@ def beats(signal: Samples, sample_rate: int, *, chroma_ND: Array | None = None) 
         return NO_BEATS
     tones_ND = chromagram(signal, sample_rate)[0] if chroma_ND is None else chroma_ND
     rivals = _Rivals.of(best, heard)
-    bars = find_bars(onsets, best.grid, tones_ND, halves=rivals.halves)
+    sure = rivals.confidence(best.grid.size)
+    bars = find_bars(onsets, best.grid, tones_ND, halves=rivals.halves, at_most=sure)
     times_s = best.grid / FRAMES_PER_S + ONSET_DELAY_S
     inside = (times_s >= 0.0) & (times_s < signal.shape[-1] / sample_rate)
     return Beats(
         tempo_bpm=round(tempo_of(best.grid / FRAMES_PER_S), 4),
         confidence=round(best.confidence, 4),
-        phase_confidence=round(rivals.confidence(best.grid.size), 4),
+        phase_confidence=round(sure, 4),
         beats_s=tuple(round(float(time), 5) for time in times_s[inside]),
         downbeats_s=tuple(round(float(time), 5) for time in times_s[inside & bars.first_N]),
         downbeat_confidence=round(bars.certainty, 4),
@@ -128,7 +136,7 @@ def hypotheses(onsets: Onsets) -> Iterator[Hypothesis]:
     if correlation[0] <= 0.0:
         return
     correlation /= correlation[0]
-    near = {"all": widened(onsets.all_N), "low": widened(onsets.low_N), "high": widened(onsets.high_N)}
+    near = dict(zip(KINDS, map(widened, (onsets.all_N, onsets.low_N, onsets.high_N)), strict=True))
     for period in _periods(correlation):
         chain = _chain(envelope_N, period)
         if chain.size < 3:
@@ -172,8 +180,7 @@ class _Rivals:
 
     def confidence(self, num_beats: int) -> float:
         """The chance that beats are beats: the same odds say more about many beats than about a few."""
-        offset, weight = PHASE_CHANCE
-        log_odds = offset + weight * self.margin * num_beats / (num_beats + FEW_BEATS)
+        log_odds = MARGIN_COUNTS * self.margin * num_beats / (num_beats + FEW_BEATS)
         return 1.0 / (1.0 + float(np.exp(-log_odds)))
 
 
@@ -241,10 +248,10 @@ def _evidence(near: dict[str, Array], grid: Array, correlation: Array) -> Array:
     step = np.array([np.median(steps)])
     twelfths = grid[:-1] + np.arange(12)[:, None] / 12 * steps
     found: list[float] = []
-    for name, places in PLACES.items():
-        level = strength_at(near[name], twelfths).mean(axis=1)
+    for kind in KINDS:
+        level = strength_at(near[kind], twelfths).mean(axis=1)
         share = np.log((level + 0.1) / (level.mean() + 0.1))
-        found += [float(np.mean(share[list(place) if isinstance(place, tuple) else place])) for place in places]
+        found += [float(np.mean(share[list(place) if isinstance(place, tuple) else place])) for place in PLACES]
     found += [float(_repetition(correlation, step, ((multiple, 1.0),))[0]) for multiple in REPEATS]
     octaves = float(np.log2(60.0 * FRAMES_PER_S / step[0] / PRIOR_BPM))
     return np.array([*found, octaves, octaves**2])

@@ -33,6 +33,11 @@ TURNS = 12  # of the least squares
 # A tone stands above the lower of its neighbours by 6 dB at least, through the window; what stands above both by less
 # is the ripple of a flat spectrum, such as a click's.
 CLEAR_PEAK = 1.1
+# A tone that holds through the window is narrow: so many bins beside its peak little of it is left. A hit, a glide
+# or noise is as wide as it is short. A peak keeps so much of its strength whatever its width.
+BESIDE = 4
+WIDE_COUNTS = 0.2
+LOUDNESS_COUNTS = 0.8  # exponent of the strength: one loud voice must not drown the chords
 MIN_TUNING = 0.1  # length of the mean direction of all peaks, below which there is no common tuning
 SILENCE_DB = -60.0
 # How much of a piece in a key falls on each degree, from the tonic up. No one of these is best everywhere, so all
@@ -150,12 +155,20 @@ def _peaks(samples_CT: Samples) -> tuple[NDArray[np.int64], Array, Array, int]:
         below, top, above = (np.log(part[at].astype(np.float64) + 1e-9) for part in (left, center, right))
         offset = 0.5 * (below - above) / np.minimum(below - 2.0 * top + above, -1e-9)
         hertz = (first + column + offset) * ANALYSIS_RATE / WINDOW
-        found.append(
-            (frame + total, 69.0 + 12.0 * np.log2(hertz / 440.0), np.exp(top - 0.25 * (below - above) * offset))
-        )
+        height = np.exp(top - 0.25 * (below - above) * offset)
+        strength = (height * _steadiness(magnitude_NF, frame, first + column, height)) ** LOUDNESS_COUNTS
+        found.append((frame + total, 69.0 + 12.0 * np.log2(hertz / 440.0), strength))
         total += spectrum_NF.shape[0]
     frame_all, pitch_all, strength_all = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return frame_all, pitch_all, strength_all, total
+
+
+def _steadiness(magnitude_NF: Samples, frame: NDArray[np.int64], column: NDArray[np.int64], height: Array) -> Array:
+    """How much each peak counts by its width: 1 for a steady tone, `WIDE_COUNTS` for what is flat around it."""
+    beside = np.sqrt(
+        0.5 * sum(np.square(magnitude_NF[frame, column + step], dtype=np.float64) for step in (-BESIDE, BESIDE))
+    )
+    return WIDE_COUNTS + (1.0 - WIDE_COUNTS) * np.clip(1.0 - 2.0 * beside / height, 0.0, 1.0)
 
 
 def key(chroma_D: Sequence[float]) -> tuple[str, float]:

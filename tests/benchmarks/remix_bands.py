@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from datasets.analysis.harmony import PITCHES
+from datasets.analysis.harmony import PITCHES, PROFILES
 from datasets.audio.audio_types import Samples
 from datasets.corpus.synthetic import Composition, compose, perform
 from datasets.schema import SOURCES
@@ -180,9 +180,27 @@ def _write_truth(folder: Path, style: Style, score: Composition, begin_s: float)
         "time_signature": f"{style.metre}/4",
         "beats_s": [round(float(beat), 5) for beat in beats_s if 0.0 <= beat < SONG_S],
         "downbeats_s": first,
-        "key": score.key,
+        "key": score.key if legible(score) else None,
     }
     (folder / "truth.json").write_text(json.dumps(truth, indent=1) + "\n", encoding="utf-8")
+
+
+def legible(score: Composition) -> bool:
+    """Whether the chords' tones tell the key that they were written in, by each of three published profiles.
+
+    Minor loops without a leading tone often do not: A minor, F, C and G are C major's chords as well, and whoever hears
+    them from the middle on cannot know better.
+    """
+    tones_D = np.bincount([tone % 12 for chord in score.chords[:4] for tone in chord], minlength=12)
+    found = set()
+    for number in (0, 1, 3):  # Krumhansl and Kessler, Temperley 1999, Aarden
+        match = [
+            (float(np.corrcoef(np.roll(PROFILES[mode][number], tonic), tones_D)[0, 1]), tonic, mode)
+            for mode in PROFILES
+            for tonic in range(12)
+        ]
+        found.add(max(match)[1:])
+    return found == {(0, score.mode)}  # chords are written from the tonic up
 
 
 def main() -> int:

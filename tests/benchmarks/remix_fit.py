@@ -1,14 +1,18 @@
-"""`python -m tests.benchmarks.remix_fit`: the weights by which beats and bars are chosen, and their worth on new songs.
+"""`python -m tests.benchmarks.remix_fit BANDS...`: the weights by which beats and bars are chosen, and their worth.
+
+BANDS are folders of `remix_bands.py`; half of their styles is for fitting (`for_fitting`), beside `known_songs`.
 
 Both are linear models over what `datasets.analysis.beats` and `datasets.analysis.downbeats` list as evidence, fitted so
 that the expected F-measure under a softmax over each excerpt's readings is largest. Songs are split in twelve; each
 twelfth is scored with weights fitted to the others, and all excerpts of a song are in the same one.
 """
 
+import argparse
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +21,16 @@ from scipy.optimize import minimize
 
 from datasets.analysis import beats, downbeats
 from datasets.analysis.harmony import chromagram
-from datasets.analysis.onsets import FRAMES_PER_S, ONSET_DELAY_S, onset_envelopes
-from tests.benchmarks.songs_with_truth import KnownSong, known_songs, octave_fair, plain_f, tempo_right
+from datasets.analysis.onsets import FRAMES_PER_S, ONSET_DELAY_S, Onsets, onset_envelopes
+from tests.benchmarks.songs_with_truth import (
+    KnownSong,
+    band_songs,
+    known_songs,
+    octave_fair,
+    plain_f,
+    tempo_right,
+    with_excerpts,
+)
 from tests.benchmarks.table import Row, figure, show
 
 Array = NDArray[np.float64]
@@ -28,6 +40,17 @@ FOLDS = 12
 RIDGE = 0.3  # on weights of evidence in units of its own deviation
 PLAIN_SHARE = 0.3  # of the F-measure at the notated octave beside the octave-fair one
 TOY_WEIGHT = 0.4  # of a toy song beside a real one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Excerpt:
+    """A song with what is heard in it before anything is chosen; without its sound."""
+
+    song: KnownSong
+    duration_s: float
+    onsets: Onsets
+    chroma_ND: Array
+    readings: tuple[beats.Hypothesis, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,16 +64,31 @@ class Choice:
     scores: dict[str, Array]
 
 
-def choices(songs: Iterable[KnownSong]) -> tuple[list[Choice], list[Choice]]:
-    """Of grids, and of bars on the best grid of each excerpt."""
-    grids, readings = [], []
+def hear(songs: Iterable[KnownSong]) -> Iterator[Excerpt]:
+    """Those whose beats are known and that have any reading."""
+    nothing_CT = np.zeros((2, 0), dtype=np.float32)
     for song in songs:
-        if not song.beats_s.size:
+        if song.beats_s.size < 4:
             continue
         onsets = onset_envelopes(song.mixture_CT, song.sample_rate)
-        found = list(beats.hypotheses(onsets))
+        found = tuple(beats.hypotheses(onsets))
+        if found:
+            yield Excerpt(
+                song=replace(song, mixture_CT=nothing_CT, pitched_CT=nothing_CT, drums_T=None),
+                duration_s=song.mixture_CT.shape[1] / song.sample_rate,
+                onsets=onsets,
+                chroma_ND=chromagram(song.pitched_CT, song.sample_rate)[0],
+                readings=found,
+            )
+
+
+def choices(excerpts: Iterable[Excerpt]) -> tuple[list[Choice], list[Choice]]:
+    """Of grids, and of bars on the best grid of each excerpt."""
+    grids, bars = [], []
+    for excerpt in excerpts:
+        song, found = excerpt.song, excerpt.readings
         times = [one.grid / FRAMES_PER_S + ONSET_DELAY_S for one in found]
-        times = [time_s[(time_s >= 0.0) & (time_s < song.mixture_CT.shape[1] / song.sample_rate)] for time_s in times]
+        times = [time_s[(time_s >= 0.0) & (time_s < excerpt.duration_s)] for time_s in times]
         fair, plain = (np.array([score(song.beats_s, time_s) for time_s in times]) for score in (octave_fair, plain_f))
         tempi = [60.0 * FRAMES_PER_S / float(np.median(np.diff(one.grid))) for one in found]
         right = np.array([tempo_right(song.tempo_bpm, tempo, octaves=True) for tempo in tempi], dtype=np.float64)
@@ -60,14 +98,9 @@ def choices(songs: Iterable[KnownSong]) -> tuple[list[Choice], list[Choice]]:
         grids.append(Choice(set=song.set, title=song.title, evidence_HD=evidence_HD, worth_H=worth_H, scores=scores))
         best = int(np.argmax(plain))
         if song.downbeats_s.size and plain[best] >= 0.9:
-            readings.append(
-                _bars_of(song, found[best].grid, downbeats.readings(onsets, found[best].grid, _chroma(song)))
-            )
-    return grids, readings
-
-
-def _chroma(song: KnownSong) -> Array:
-    return chromagram(song.pitched_CT, song.sample_rate)[0]
+            grid = found[best].grid
+            bars.append(_bars_of(song, grid, downbeats.readings(excerpt.onsets, grid, excerpt.chroma_ND)))
+    return grids, bars
 
 
 def _bars_of(song: KnownSong, grid: Array, evidence_HD: Array) -> Choice:
@@ -126,8 +159,18 @@ def held_out(known: Sequence[Choice]) -> dict[tuple[str, str], list[float]]:
     return found
 
 
+def fitting_songs(bands: Sequence[Path]) -> Iterator[KnownSong]:
+    """What the shipped weights are fitted to: the songs beside the checkout, toys, and half of the bands' styles."""
+    return with_excerpts(chain(known_songs(DATA), *(band_songs(folder, fitting=True) for folder in bands)))
+
+
 def rows(songs: Iterable[KnownSong]) -> list[Row]:
     """F-measures and tempo accuracy on songs that the weights were not fitted to."""
+    return [row for known in choices(hear(songs)) if known for row in held_out_rows(known)]
+
+
+def held_out_rows(known: Sequence[Choice]) -> list[Row]:
+    """Of grids, or of bars."""
     names = {
         "fair": "beat F",
         "plain": "beat F, notated octave",
@@ -136,20 +179,23 @@ def rows(songs: Iterable[KnownSong]) -> list[Row]:
     }
     targets = {("rendered", "fair"): 0.9, ("rendered", "tempo"): 0.95}
     made = []
-    for known in choices(songs):
-        for (group, name), values in sorted(held_out(known).items()) if known else ():
-            target = targets.get((group.split("_")[0], name))
-            label = f"{names[name]}, held out, {len(values)} of {group}"
-            made.append(figure(label, float(np.mean(values)), "share", target=target, more=True))
+    for (group, name), values in sorted(held_out(known).items()):
+        target = targets.get((group.split("_")[0], name))
+        label = f"{names[name]}, held out, {len(values)} of {group}"
+        made.append(figure(label, float(np.mean(values)), "share", target=target, more=True))
     return made
 
 
 def main() -> int:
-    songs = list(known_songs(DATA))
-    grids, readings = choices(songs)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("bands", type=Path, nargs="*", help="folders of remix_bands")
+    arguments = parser.parse_args()
+    excerpts = list(hear(fitting_songs(arguments.bands)))
+    grids, bars = choices(excerpts)
     print("datasets.analysis.beats.WEIGHTS", fit(grids).round(2).tolist())
-    print("datasets.analysis.downbeats.WEIGHTS", fit(readings).round(2).tolist())
-    return show("Beats and bars of songs left out of the fit", rows(songs))
+    print("datasets.analysis.downbeats.WEIGHTS", fit(bars).round(2).tolist())
+    made = [row for known in (grids, bars) for row in held_out_rows(known)]
+    return show("Beats and bars of songs left out of the fit", made)
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ def _heard(name: str, stems_SCT: Samples, beats_s: Array) -> Song:
 
 def heard_without_them(songs: list[Song]) -> list[Song]:
     """Each song as it is heard by weights that were fitted to the others; made-up ones are in no fit."""
-    grids, readings = remix_fit.choices(known_songs(remix_fit.DATA))
+    grids, readings = remix_fit.choices(remix_fit.hear(known_songs(remix_fit.DATA)))
     beat_weights, bar_weights = remix_fit.fitted_without(grids), remix_fit.fitted_without(readings)
     heard = []
     for song in songs:

@@ -1,7 +1,8 @@
 """Songs whose beats, bars and keys are known: those beside the checkout, and toy songs."""
 
+import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -60,15 +61,26 @@ def known_songs(data: Path, *, num_toys: int = 12) -> Iterator[KnownSong]:
         )  # fmt: skip
 
 
-def band_songs(folder: Path) -> Iterator[KnownSong]:
-    """Songs of `remix_bands.py`, whole and by 8 s and 12 s out of their middle."""
+def for_fitting(title: str) -> bool:
+    """Whether rules may be fitted to songs of a band: half of the styles, by a hash of the name; the rest judges."""
+    style = title.split(" (")[0]
+    return hashlib.sha1(style.encode(), usedforsecurity=False).digest()[-1] % 2 == 0
+
+
+def band_songs(folder: Path, *, fitting: bool | None = None) -> Iterator[KnownSong]:
+    """Songs of `remix_bands.py`, all takes of a style under one title: all, those for fitting, or those that judge."""
     for path in sorted(folder.rglob("truth.json")):
-        truth = json.loads(path.read_text(encoding="utf-8"))
-        song = _read("bands", path.parent, truth, beats=True, bars=True)
-        song = replace(song, title=path.parent.name)
+        title = path.parent.name.split(" (")[0]
+        if fitting is None or for_fitting(title) == fitting:
+            yield _read("bands", path.parent, json.loads(path.read_text(encoding="utf-8")), beats=True, bars=True)
+
+
+def with_excerpts(songs: Iterable[KnownSong]) -> Iterator[KnownSong]:
+    """Songs as they are, and (of those of 20 s and more) 8 s and 12 s out of them."""
+    for song in songs:
         yield song
-        for start_s, seconds in ((14.0, 8.0), (3.0, 12.0)):
-            yield _excerpt(song, start_s, start_s + seconds)
+        if song.mixture_CT.shape[1] >= 20.0 * song.sample_rate:
+            yield from (_excerpt(song, start_s, start_s + seconds) for start_s, seconds in ((11.0, 8.0), (3.0, 12.0)))
 
 
 def _excerpt(song: KnownSong, start_s: float, stop_s: float) -> KnownSong:

@@ -120,7 +120,7 @@ def test_tempi_beyond_reach_are_named_at_a_simple_ratio(tempo_bpm: float) -> Non
     found = beats(click_track(tempo_bpm, seconds=20.0), SAMPLE_RATE)
     assert_sane(found, 20.0)
     turns = np.log2(found.tempo_bpm / tempo_bpm)
-    assert min(abs(turns - np.log2(ratio)) for ratio in (1 / 4, 1 / 3, 1 / 2, 2 / 3, 2, 3, 4, 6, 8, 10)) < 0.02
+    assert min(abs(turns - np.log2(ratio)) for ratio in (1 / 4, 1 / 3, 1 / 2, 2 / 3, 2, 3, 4, 5, 6, 8, 10)) < 0.02
 
 
 def test_seven_eighths_is_a_beat_without_a_sure_bar() -> None:
@@ -194,7 +194,7 @@ def test_any_reading_that_disagrees_counts_against_the_best_and_any_that_agrees_
     readings = ([best], [best, other], [best, other, faster])
     alone, against, helped = (_Rivals.of(best, heard).confidence(60) for heard in readings)
     assert against < helped < alone
-    assert against == pytest.approx(0.54, abs=0.03)
+    assert against == pytest.approx(0.5)  # even odds
     assert alone > 0.99
 
 
