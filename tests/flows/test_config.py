@@ -262,10 +262,13 @@ def test_a_folder_that_is_called_as_a_home_is_named_from_here(
 
 
 @pytest.mark.parametrize("key", ["store.root", "store.data", "corpus.root"])
-@pytest.mark.parametrize(("name", "words"), [("\N{GUITAR}" * 64, "<= 255 bytes"), ("a\\u0000b", "null character")])
+@pytest.mark.parametrize(
+    ("name", "words"), [("\N{GUITAR}" * 64, "<= 255 bytes"), ("x" * 256, "<= 255"), ("a\\u0000b", "null character")]
+)
 def test_a_name_that_no_file_system_takes_is_refused(key: str, name: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
         door.load("smoke", [f'{key}="songs/{name}/x"'])
+    door.load("smoke", [f'{key}="songs/{"x" * 255}/x"'])
 
 
 @pytest.mark.parametrize(("name", "is_file"), [("mine.toml", True), ("words/mine", True), ("mine", False)])
