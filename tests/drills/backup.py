@@ -1,4 +1,4 @@
-"""Backup of all that cannot be made again, its loss, and the way back: `make drill-operations` walks it.
+"""Backup of all that cannot be made again, its loss, the way back, and a move: `make drill-operations` walks it.
 
 Two databases as dumps and two buckets as folders. A store's own folder is not in it where tables lie in S3: it holds
 trainings that are under way and what may be deleted at any time.
@@ -48,6 +48,15 @@ def restore(made: Cluster, kept: Path) -> None:
         made.services[name].start()
 
 
+def move(made: Cluster, data: str, to: Path, new_data: str) -> None:
+    """A store's folder goes to `to`, and what it has in S3 from one address in the bucket to another."""
+    (made.folder / "store").rename(to)
+    kept = made.folder / "moving"
+    made.run(sys.executable, "-c", _COPY, "out", data, kept)
+    made.run(sys.executable, "-c", _COPY, "in", new_data, kept)
+    made.run(sys.executable, "-c", _DELETE, data)
+
+
 def known(made: Cluster, settings: list[str], song: Path, out: Path) -> dict[str, Any]:
     """What a user can see: every promotion, every dataset in order, and how the champion separates a song."""
     asked = {
@@ -55,7 +64,7 @@ def known(made: Cluster, settings: list[str], song: Path, out: Path) -> dict[str
     }
     made.run(
         *(BIN / "stemline", "separate", song, "--model", "models:/stemline@champion", "--out", out),
-        f"store.root={made.folder / 'store'}",
+        next(setting for setting in settings if setting.startswith("store.root=")),
     )
     for version in asked["datasets"]["versions"]:
         del version["made_at"]  # their order is kept, see _COPY
@@ -82,4 +91,8 @@ for one in sorted(files, key=lambda one: one.mtime_ns):
         shutil.copyfileobj(read, write)
     if way == "out":
         os.utime(name, ns=(one.mtime_ns, one.mtime_ns))
+"""
+_DELETE = """
+import os, sys, pyarrow.fs as fs
+fs.S3FileSystem(endpoint_override=os.environ["AWS_ENDPOINT_URL"]).delete_dir(sys.argv[1])
 """

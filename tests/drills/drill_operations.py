@@ -2,8 +2,8 @@
 
 A disk fills up. Then the flow runner, a Ray node, PostgreSQL, the Prefect server, S3 and the MLflow server go away one
 after the other, each while a step is at work, and come back as a supervisor would bring them. Then a run is cancelled,
-a model grows stale, a retraining fails, and everything is lost that a backup has. The table says how long until the
-work went on, what was lost, and who had to do something. `--accidents NAME...` takes some of them.
+a model grows stale, a retraining fails, everything is lost that a backup has, and the store moves. The table says how
+long until the work went on, what was lost, and who had to do something. `--accidents NAME...` takes some of them.
 """
 
 import argparse
@@ -241,6 +241,28 @@ def lose_everything(made: Cluster) -> Outcome:
     )
 
 
+def move_the_store(made: Cluster) -> Outcome:
+    """The store's folder is renamed, and its tables lie elsewhere: all is known, nothing is made anew or deleted."""
+    there, data = made.folder / "moved, 100%2F #1", "songs/moved"
+    song = next((made.folder / "music").rglob("other.flac"))
+    before = backup.known(made, [f"store.root={made.folder / 'store'}", *stack.SETTINGS], song, made.folder / "at home")
+    began_s = time.monotonic()
+    backup.move(made, "songs/store", there, data)
+    moved = [f"store.root={there}", *stack.SETTINGS, f"store.data=s3://{data}"]
+    made.run(BIN / "stemline", "gc", "--delete", "--json", *moved)
+    after = backup.known(made, moved, song, made.folder / "moved")
+    as_if_home = json.loads(json.dumps(after).replace(data, "songs/store"))
+    assert as_if_home == before, f"{before}\n{after}"
+    jobs, made_before = stack.jobs(made), json.loads(made.run(BIN / "stemline", "datasets", "--json", *moved))
+    roots = (f"corpus.root={made.folder / 'music'}", *moved)
+    made.run(BIN / "stemline", "ingest", "--preset", "smoke", *roots)
+    assert json.loads(made.run(BIN / "stemline", "datasets", "--json", *moved)) == made_before
+    assert stack.jobs(made) == jobs, "songs were decoded again"
+    assert not (made.folder / "store").exists(), "something was written where the store was"
+    seconds = time.monotonic() - began_s
+    return Outcome(what="moved store", lost="nothing", seconds=seconds, who="moves it, says where it is")
+
+
 def fill_the_disk(folder: Path) -> Outcome:
     """The store's disk fills up at work: one message; with room again the same command goes on. Needs to be root."""
     disk, songs = folder / "disk", folder / "songs"
@@ -284,6 +306,7 @@ ON_A_RUN: dict[str, Callable[[Cluster, str], Outcome]] = {
 }  # fmt: skip
 AFTERWARDS: dict[str, Callable[[Cluster], Outcome]] = {
     "cancel": cancel, "drift": drift, "failed-retraining": fail_a_retraining, "backup": lose_everything,
+    "moved-store": move_the_store,
 }  # fmt: skip
 DISK = "disk"
 ACCIDENTS = (DISK, *ON_A_RUN, *AFTERWARDS)
@@ -301,7 +324,7 @@ def drill(made: Cluster, chosen: Sequence[str]) -> tuple[list[Outcome], list[Row
         CONSOLE.print(f"{one.what}: went on after {one.seconds:.0f} s; lost: {one.lost}")
 
     strikes = [ON_A_RUN[name] for name in ON_A_RUN if name in chosen]
-    if strikes or {"drift", "failed-retraining", "backup"} & set(chosen):
+    if strikes or (set(AFTERWARDS) - {"cancel"}) & set(chosen):
         run = stack.start_run(made, "full-run/stemline", **({} if strikes else {"overrides": list(LIGHT)}))
         for strike in strikes:
             note(strike(made, run))
