@@ -5,27 +5,30 @@ from urllib.parse import quote, unquote, urlsplit
 
 from datasets.errors import InputError
 
-# What an address gives a meaning to: SQLAlchemy takes `%2F` for `/`, and what follows a `?` for options.
+# What an address may give a meaning to: SQLAlchemy 2.1 takes `%2F` for `/`, any version what follows a `?` for options.
 SPECIAL = frozenset("%?#")
+_URI = "file:"  # the names of files that SQLite itself unquotes
 
 
 def sqlite_address(file: Path, *, driver: str = "pysqlite") -> str:
     """The address of a SQLite file by its absolute path.
 
-    With special characters it names the driver and is quoted; MLflow makes folders for addresses that begin with
-    `sqlite:///`, and would take the quoted path for the name of one.
+    With special characters it names the driver and holds a URI as SQLite reads it; MLflow makes folders for addresses
+    that begin with `sqlite:///`, and would take the URI for the name of one.
     """
     text = str(file.absolute())
     if driver == "pysqlite" and not SPECIAL & set(text):
         return f"sqlite:///{text}"
-    return f"sqlite+{driver}:///{quote(text)}"
+    return f"sqlite+{driver}:///{_URI}{quote(text)}?uri=true"
 
 
 def sqlite_file(address: str) -> Path | None:
     """The file of a SQLite address, None for an address of something else; InputError where it names no file."""
     if urlsplit(address).scheme.partition("+")[0] != "sqlite":
         return None
-    path = unquote(address.partition("://")[2].partition("?")[0].removeprefix("/"))
+    path = address.partition("://")[2].partition("?")[0].removeprefix("/")
+    if path.startswith(_URI):
+        path = unquote(path.removeprefix(_URI))
     if path in ("", ":memory:"):
         raise InputError(f"{address!r} names no file: write sqlite:////FOLDER/FILE.db, with four slashes")
     return Path(path)
