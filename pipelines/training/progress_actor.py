@@ -31,15 +31,19 @@ class ProgressPoller:
 
     def poll(self) -> None:
         step, text = self.read()
-        if step > self.step:
-            self.progress.advance(step - self.step)
-            self.step = step
+        self.reach(step)
         if text:
             self.progress.note(text)
 
+    def reach(self, step: int) -> None:
+        """Show that so many steps are done, if fewer are shown."""
+        if step > self.step:
+            self.progress.advance(step - self.step)
+            self.step = step
+
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Poll from a thread while the body runs."""
+        """Poll from a thread while the body runs, and once at its end."""
         over = threading.Event()
 
         def poll_until_over() -> None:
@@ -55,3 +59,5 @@ class ProgressPoller:
         finally:
             over.set()
             thread.join(timeout=10)
+            with suppress(Exception):
+                self.poll()

@@ -115,7 +115,9 @@ def train_on_ray(job: Job, folder: Path, progress: Progress) -> dict[str, Any]:
         poller = ProgressPoller(progress, lambda: ray.get(progress_actor.read.remote(), timeout=10))
         try:
             with poller.running():
-                return _fit(job, folder, progress_actor)
+                outcome = _fit(job, folder, progress_actor)
+            poller.reach(outcome.get("step", 0))  # its last report may be on its way still
+            return outcome
         finally:
             ray.kill(progress_actor)
 
