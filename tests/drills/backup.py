@@ -57,6 +57,11 @@ def move(made: Cluster, data: str, to: Path, new_data: str) -> None:
     made.run(sys.executable, "-c", _DELETE, data)
 
 
+def listed(made: Cluster, folder: str) -> str:
+    """Every file of a folder in S3, with its size and when it was written."""
+    return made.run(sys.executable, "-c", _LIST, folder)
+
+
 def known(made: Cluster, settings: list[str], song: Path, out: Path) -> dict[str, Any]:
     """What a user can see: every promotion, every dataset in order, and how the champion separates a song."""
     asked = {
@@ -95,4 +100,9 @@ for one in sorted(files, key=lambda one: one.mtime_ns):
 _DELETE = """
 import os, sys, pyarrow.fs as fs
 fs.S3FileSystem(endpoint_override=os.environ["AWS_ENDPOINT_URL"]).delete_dir(sys.argv[1])
+"""
+_LIST = """
+import os, sys, pyarrow.fs as fs
+store = fs.S3FileSystem(endpoint_override=os.environ["AWS_ENDPOINT_URL"])
+print(*sorted((one.path, one.size, one.mtime_ns) for one in store.get_file_info(fs.FileSelector(sys.argv[1]))))
 """
