@@ -59,9 +59,8 @@ class Retraining:
     devices: int = 0  # GPUs that its training may hold
     # Of GPUs at work in training and scoring, until now while it runs; None in logs from before they were counted
     gpu_hours: float | None = None
-    gpu_hours_by_month: Mapping[str, float] = field(
-        default_factory=dict
-    )  # the same by the month they were used in, UTC
+    # The same by the month they were used in, such as "2026-11", in UTC
+    gpu_hours_by_month: Mapping[str, float] = field(default_factory=dict)
     starts: int = 0  # how often a process began or went on with it
     champion: str = ""  # the champion's version when it ended
     reason: str = ""

@@ -118,12 +118,10 @@ def stop_signals(clean_up: Callable[[], None]) -> Iterator[None]:
         before = {number: signal.signal(number, stops.handle) for number in ours}
         set_handler = signal.signal
         signal.signal = _without(ours, stops.handle, set_handler)
-        _CURRENT.append(stops)
         try:
             yield
         finally:
             if stops.first is None:
-                _CURRENT.remove(stops)
                 signal.signal = set_handler
                 for number, handler in before.items():
                     signal.signal(number, handler)
@@ -139,14 +137,8 @@ def ended_in_time(clean_up: Callable[[], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    stops = StopSignals(clean_up, at_once_if_repeated=False)
-    with _watched(stops):
-        _CURRENT.append(stops)
-        try:
-            yield
-        finally:
-            if stops.first is None:
-                _CURRENT.remove(stops)
+    with _watched(StopSignals(clean_up, at_once_if_repeated=False)):
+        yield
 
 
 @contextmanager
@@ -157,10 +149,12 @@ def _watched(stops: StopSignals) -> Iterator[None]:
     woken_before = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
     watcher = threading.Thread(target=stops.watch, args=(read_end,), name="stop-signals", daemon=True)
     watcher.start()
+    _CURRENT.append(stops)
     try:
         yield
     finally:
         if stops.first is None:
+            _CURRENT.remove(stops)
             signal.set_wakeup_fd(woken_before)
             os.close(write_end)
             watcher.join()
