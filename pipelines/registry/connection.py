@@ -1,6 +1,5 @@
 """Where MLflow is: a server by MLFLOW_TRACKING_URI, or the SQLite file of the store; refused early if not there."""
 
-import logging
 import os
 import re
 import sqlite3
@@ -17,6 +16,7 @@ from urllib.parse import urlsplit
 from datasets.errors import InputError, without_passwords
 from pipelines.registry.database.moved_artifacts import bring_along
 from pipelines.registry.database.sqlite_files import sqlite_address, sqlite_file
+from pipelines.registry.mlflow_client import new_client
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -140,17 +140,15 @@ def ready(store: str | Path) -> str:
 @contextmanager
 def connected(store: str) -> Iterator["MlflowClient"]:
     """A client of the registry, with MLflow's global address set meanwhile and put back afterwards."""
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read when mlflow is first imported
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # our own bars are drawn elsewhere
     given = os.environ.get("MLFLOW_TRACKING_URI")
     uri = ready(store)
-
-    import mlflow
-
-    logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # it tells of every table, and of errors that it raises too
     try:
+        client = new_client(uri)
+
+        import mlflow
+
         mlflow.set_tracking_uri(uri)
-        yield mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+        yield client
     except Exception as error:
         if not _is_of_servers(error):
             raise

@@ -8,7 +8,6 @@ back takes its curve back only to there, so no step is ever told twice. Every st
 
 import logging
 import math
-import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from pipelines.registry import run_logging
 from pipelines.registry.connection import RegistryConfig, address, check_address, ready
 from pipelines.registry.database import mlflow_limits
 from pipelines.registry.find_or_create import open_run
+from pipelines.registry.mlflow_client import new_client
 from pipelines.registry.used_registries import current, is_current
 from pipelines.runs import example_estimates, run_folder
 
@@ -191,12 +191,8 @@ class MetricsForwarder:
         """The MLflow run of this training, and the one time that all its points have."""
         check_address(self.uri)
         if self._client is None:
-            os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read when mlflow is first imported
-            from mlflow import MlflowClient
-
-            logging.getLogger("mlflow").setLevel(logging.ERROR)
             ready(self.store)
-            self._client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+            self._client = new_client(self.uri)
         if not self._run_id:
             self._run_id = open_run(self._client, self.config, self.folder.name, store=self.store)
         return self._run_id, int(self._client.get_run(self._run_id).info.start_time)
