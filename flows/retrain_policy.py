@@ -132,8 +132,8 @@ def judge(facts: Facts, config: RetrainConfig) -> Judgement:
     objection = next(_objections(facts, config, occasion), None)
     if objection:
         return Judgement(retrain=False, sentence=f"Not now: {objection}, though {reasons}.", occasion=occasion)
-    failures = _failures(facts)
-    again = f" (the retraining of {failures[-1].began_at[:16]} {_how_it_ended(failures[-1])})" if failures else ""
+    unfinished = _came_to_nothing(facts)
+    again = f" (the retraining of {unfinished[-1].began_at[:16]} {_how_it_ended(unfinished[-1])})" if unfinished else ""
     return Judgement(retrain=True, sentence=f"Yes: {reasons}{again}.", occasion=occasion)
 
 
@@ -196,8 +196,7 @@ def _objections(facts: Facts, config: RetrainConfig, occasion: str) -> Iterator[
         yield f"one that began {_hours_ago(running.began_at, facts.now) or 0.0:.1f} h ago is still running"
     if wait := _back_off(facts):
         yield wait
-    past = [entry for entry in facts.done if entry.status in (DONE, CANCELLED)]
-    times = [entry.due_at or entry.began_at for entry in past]
+    times = [entry.due_at or entry.began_at for entry in facts.done if entry.status == DONE]
     latest = next((time for time in times[::-1] if _hours_ago(time, facts.now) is not None), "")
     # A run may begin long after it was due, and find one that was due since.
     ago = max(0.0, _hours_between(latest, facts.due or facts.now)) if latest else math.inf
@@ -228,7 +227,7 @@ def over_budget(
 
 def _back_off(facts: Facts) -> str:
     """Why to wait after failures in a row; empty after a first one, and where the wait is over."""
-    failures = _failures(facts)
+    failures = [entry for entry in _came_to_nothing(facts) if entry.status != CANCELLED]
     if len(failures) < 2:
         return ""
     last = failures[-1]
@@ -242,20 +241,21 @@ def _back_off(facts: Facts) -> str:
     )
 
 
-def _failures(facts: Facts) -> list[Retraining]:
-    """Those in a row at the end of the log that came to nothing, with the present settings and code."""
+def _came_to_nothing(facts: Facts) -> list[Retraining]:
+    """Those in a row at the end of the log that failed or were cancelled, with the present settings and code."""
     came_to_nothing: list[Retraining] = []
     for entry in facts.done[::-1]:
         if _hours_ago(entry.began_at, facts.now) is None:
             continue
-        if entry.status not in (FAILED, CRASHED) or entry.recipe != facts.recipe:
+        if entry.status not in (FAILED, CRASHED, CANCELLED) or entry.recipe != facts.recipe:
             break
         came_to_nothing.insert(0, entry)
     return came_to_nothing
 
 
 def _how_it_ended(entry: Retraining) -> str:
-    return f"{entry.status}: {entry.error.rstrip('.')}" if entry.error else entry.status
+    status = "was cancelled" if entry.status == CANCELLED else entry.status
+    return f"{status}: {entry.error.rstrip('.')}" if entry.error else status
 
 
 def _at_least(hours: float) -> float:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from datasets.errors import InputError, without_passwords
+from pipelines.registry.database.mlflow_client import new_client
 from pipelines.registry.database.moved_artifacts import bring_along
 from pipelines.registry.database.sqlite_files import sqlite_address, sqlite_file
-from pipelines.registry.mlflow_client import new_client
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -18,8 +18,8 @@ from datasets.store.atomic_json import read_json, write_json
 from pipelines.registry import run_logging
 from pipelines.registry.connection import RegistryConfig, address, check_address, ready
 from pipelines.registry.database import mlflow_limits
+from pipelines.registry.database.mlflow_client import new_client
 from pipelines.registry.find_or_create import open_run
-from pipelines.registry.mlflow_client import new_client
 from pipelines.registry.used_registries import current, is_current
 from pipelines.runs import example_estimates, run_folder
 

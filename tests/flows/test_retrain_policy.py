@@ -142,13 +142,27 @@ def test_what_failed_is_tried_again_at_once_and_then_after_longer_and_longer_wai
     assert judge(replace(facts, recipe="mended"), CONFIG).retrain, "other settings are tried at once"
 
 
-def test_a_success_and_a_cancellation_end_a_row_of_failures_and_their_pause_counts() -> None:
-    row = (failed(ago(6.0)), failed(ago(5.0)), failed(ago(4.0)))
-    for last in (done(ago(30.0), ago(29.0)), failed(ago(30.0), status="cancelled")):
-        assert judge(replace(MORE, done=(*row[:2], replace(last, began_at=ago(0.5)))), ANY_TIME).retrain
-        assert judge(replace(MORE, done=(last, row[0])), CONFIG).retrain, "a failure keeps nobody waiting"
-        judged = judge(replace(MORE, done=(replace(last, began_at=ago(3.0)),)), CONFIG)
-        assert "the last one began 3.0 h ago; the minimum interval is 24 h" in judged.sentence
+def test_a_success_ends_a_row_of_failures_and_its_pause_counts() -> None:
+    row = (failed(ago(6.0)), failed(ago(5.0)))
+    assert judge(replace(MORE, done=(*row, done(ago(0.5), ago(0.4)))), ANY_TIME).retrain
+    assert judge(replace(MORE, done=(done(ago(30.0), ago(29.0)), failed(ago(4.0)))), CONFIG).retrain
+    judged = judge(replace(MORE, done=(done(ago(3.0), ago(2.0)),)), CONFIG)
+    assert "the last one began 3.0 h ago; the minimum interval is 24 h" in judged.sentence
+
+
+def test_a_cancelled_one_may_begin_again_at_once_and_is_no_failure() -> None:
+    cancelled = failed(ago(0.1), error="", status="cancelled")
+    judged = judge(replace(MORE, done=(done(ago(30.0), ago(29.0)), cancelled, cancelled, cancelled)), CONFIG)
+    assert judged.retrain
+    assert judged.sentence.endswith(f" (the retraining of {cancelled.began_at[:16]} was cancelled).")
+    after_success = judge(replace(MORE, done=(done(ago(3.0), ago(2.0)), cancelled)), CONFIG)
+    assert "the last one began 3.0 h ago; the minimum interval is 24 h" in after_success.sentence
+    one_failure = judge(replace(MORE, done=(failed(ago(0.5)), cancelled)), CONFIG)
+    assert one_failure.retrain
+    assert (
+        "the next begins 2 h after it"
+        in judge(replace(MORE, done=(failed(ago(9.0)), failed(ago(5.0)), failed(ago(1.5)), cancelled)), CONFIG).sentence
+    ), "who cancels between two failures does not shorten the wait"
 
 
 @pytest.mark.parametrize("status", ["done", "failed", "crashed", "cancelled"])

@@ -10,7 +10,7 @@ import pytest
 # What the collector does while a client is made: how often it ran, whether it is on afterwards, objects left to it.
 PROGRAM = """
 import gc, json, sys
-from pipelines.registry.mlflow_client import new_client
+from pipelines.registry.database.mlflow_client import new_client
 runs = []
 gc.callbacks.append(lambda phase, _: runs.append(phase))
 try:
