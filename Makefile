@@ -23,17 +23,15 @@ sync: ## all that, what tests and checks use (requirements-dev.lock), and the pr
 demo: install ## the whole road on a laptop, with synthetic songs, in minutes
 	@$(BIN)/stemline demo
 
-# Several processes, as much of a test is waiting, with the files in the order of tests/conftest.py.
-TWO := -n 2 --dist loadfile --no-loadscope-reorder
-THREE := -n 3 --dist loadfile --no-loadscope-reorder
+# Several processes, as much of a test is waiting. tests/scheduling.py says which runs what, and that of these four two
+# start Ray and two do not.
+SHARED := --dist loadfile --no-loadscope-reorder
 
-# Those that start Ray come last: some of the others hold that it has not.
 test: sync ## all tests; what continuous integration runs
-	@$(BIN)/python -m pytest -q --durations=10 $(THREE) -m "not ray"; first=$$?; \
-	$(BIN)/python -m pytest -q --durations=10 $(TWO) -m ray && exit $$first
+	@$(BIN)/python -m pytest -q --durations=10 -n 4 $(SHARED)
 
 quick: sync ## the tests that take seconds, while working
-	@$(BIN)/python -m pytest -q $(TWO) -m "not ray and not gpu and not slow and not browser"
+	@$(BIN)/python -m pytest -q -n 2 $(SHARED) -m "not ray and not gpu and not slow and not browser"
 
 lint: sync ## ruff check, ruff format --check, types, import rules
 	$(BIN)/ruff check .

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from tests import scheduling
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 for quiet in ("DO_NOT_TRACK", "MLFLOW_DISABLE_TELEMETRY"):
     os.environ.setdefault(quiet, "true")
@@ -29,14 +31,27 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput"):
+        scheduling.be_nice_beside_ray()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> scheduling.Scheduler:
+    return scheduling.Scheduler(config, log)
+
+
 @pytest.hookimpl(trylast=True)  # when it is known what is left out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What starts Ray comes last: some tests hold how it is started, and it can be started once in a process.
 
     Files of many slow tests come first, so that of several processes none is left with one at the end.
     """
+    for item in items:
+        marked = item.get_closest_marker("ray") is not None
+        assert marked == scheduling.starts_ray(item.path, item.name), f"mark {item.nodeid} as `ray` by a literal"
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: (item.get_closest_marker("ray") is not None, -slow[item.path]))
+    items.sort(key=lambda item: (item.get_closest_marker("ray") is not None, scheduling.order(item), -slow[item.path]))
 
 
 def pytest_runtest_setup() -> None:
