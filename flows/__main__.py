@@ -3,9 +3,11 @@
 A verb's file is imported when that verb runs, and none of them imports anything heavy at its top.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 
 from cyclopts import App, CycloptsError, Group
 from rich.text import Text
@@ -60,6 +62,7 @@ app = build_app()
 def main(tokens: Sequence[str] | None = None) -> int:
     """The entry point; returns the exit code: 0 done, 1 our fault, 2 bad input, 130 Ctrl-C, 143 SIGTERM."""
     make_usable()
+    _ensure_home()
     bypass_proxies()
     with stop_signals(_remove_sessions):
         code = _run(tokens)
@@ -84,6 +87,14 @@ def _run(tokens: Sequence[str] | None) -> int:
     except OSError as error:  # of printing the help: a verb catches what is raised in it
         return lost(error)
     return code if isinstance(code, int) else 0
+
+
+def _ensure_home() -> None:
+    """A user without a name and without HOME gets `/`, as in a container: Prefect asks for it when it is imported."""
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = "/"
 
 
 def _remove_sessions() -> None:

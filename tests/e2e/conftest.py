@@ -1,5 +1,6 @@
 """A store that one command made of songs, once for all tests that ask it."""
 
+import os
 import shutil
 from dataclasses import replace
 
@@ -12,11 +13,22 @@ from tests.e2e.walked import Walked
 
 @pytest.fixture(scope="session")
 def walked(tmp_path_factory: pytest.TempPathFactory) -> Walked:
-    """A process of its own, as a user starts it, with a Ray and a Prefect of its own: it takes a minute."""
+    """A process of its own, with a Ray and a Prefect of its own: it takes a minute.
+
+    As a user may start it: without a home, with a folder for temporary files whose name is odd, and with files that are
+    for nobody else.
+    """
     folder = tmp_path_factory.mktemp("road")
-    songs, store = folder / "songs", folder / "store"
+    songs, store, temporary = folder / "songs", folder / "store", folder / "für jetzt, 100% 'odd'"
     drill.make_songs(songs)
-    answer, _ = drill.finish(store, songs, folder / "first")
+    temporary.mkdir()
+    before = os.umask(0o077)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("HOME", str(next(songs.rglob("*.flac")) / "home"))  # below a file, so nobody can make it
+        environment.setenv("TMPDIR", str(temporary))
+        answer, _ = drill.finish(store, songs, folder / "first")
+    os.umask(before)
+    assert not list(temporary.iterdir()), "something was left there"
     manifests = tuple(sorted((store / "manifests").glob("*.json")))
     return Walked(songs=songs, store=store, answer=answer, manifests=manifests)
 

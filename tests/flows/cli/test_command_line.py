@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -255,3 +256,17 @@ def test_a_store_is_read_without_a_home_or_a_folder_for_temporary_files_and_by_t
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     assert "No version of stemline was promoted yet." in done.stdout
+
+
+def test_a_user_without_a_name_and_a_home_is_as_good_as_any(repository: Path, tmp_path: Path) -> None:
+    """As in a container that runs under a number of its own: libraries that ask for a home are told one."""
+    namespace = ["unshare", "--user", "--map-user=12345"]
+    if not shutil.which("unshare") or subprocess.run([*namespace, "true"], capture_output=True).returncode:
+        pytest.skip("this machine gives nobody a user namespace")
+    unknown = {name: value for name, value in os.environ.items() if name not in ("HOME", "USER", "LOGNAME", "USERNAME")}
+    done = subprocess.run(
+        [*namespace, sys.executable, "-m", "flows", "deploy", "--cron", "61 * * * *", f"store.root={tmp_path}"],
+        cwd=repository, env=unknown, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("--cron must be five fields"), "Prefect, which was imported for this, asked in vain"
