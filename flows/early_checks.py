@@ -24,6 +24,8 @@ def check_run(config: RunConfig, *, verb: str) -> None:
         ingest.check(config.corpus)
     if models and config.model.init_from:
         registry.resolve(config.model.init_from, store=config.store.root)
+    if verb == "train":
+        registry.address(config.store.root)  # the curve goes there; where it does not answer, training goes on
     if verb in WITH_REGISTRY:
         registry.check(config.registry, store=config.store.root)
     if verb == "retrain" and config.retrain.canary:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 from prefect import flow, task
 
@@ -29,6 +28,7 @@ from pipelines.lineage.training_recordings import Ancestors, Ancestry
 from pipelines.preparation.curate_config import CurateConfig
 from pipelines.registry import Candidate, ModelVersion
 from pipelines.registry.bundle import checkpoint_digest
+from pipelines.runs import stored_model
 from pipelines.runtime.step_keys import code_commit
 from pipelines.training import train, train_result
 from pipelines.training.train_result import TrainResult
@@ -137,8 +137,10 @@ def score_champion(config: RunConfig, corpus: Corpus) -> EvaluateResult | None:
     champion = registry.champion(config.registry, store=config.store.root)
     if champion is None:
         return None
-    checkpoint = registry.fetch(champion.uri, store=config.store.root)
-    return score(config, corpus.songs, str(checkpoint), label="the champion: ", subfolder="champion")
+    checkpoint = stored_model.share(
+        registry.fetch(champion.uri, store=config.store.root), config.store.root, champion.digest
+    )
+    return score(config, corpus.songs, checkpoint, label="the champion: ", subfolder="champion")
 
 
 def score(
@@ -166,7 +168,7 @@ def register(config: RunConfig, corpus: Corpus, trained: TrainResult, scored: Ev
     """One version per run key and weights: a rerun finds it."""
     candidate = Candidate(
         run_key=trained.run_key,
-        checkpoint=trained.checkpoint,
+        checkpoint=str(stored_model.on_this_machine(trained.checkpoint)),
         dataset=corpus.songs,
         config=train.key_settings(
             config.train, config.model, corpus.training_data(config.automix_weight), sources=config.corpus.sources
@@ -229,7 +231,8 @@ def decide(
 
 def _digests(trained: TrainResult) -> dict[str, str]:
     """The digests by which the registry recognizes a model under any version number."""
-    return {"checkpoint_digest": checkpoint_digest(Path(trained.checkpoint)), "weights_digest": trained.model_digest}
+    model = stored_model.on_this_machine(trained.checkpoint)
+    return {"checkpoint_digest": checkpoint_digest(model), "weights_digest": trained.model_digest}
 
 
 def _gate_decision(
@@ -273,7 +276,7 @@ def candidate_ancestry(config: RunConfig, corpus: TrainingData, trained: TrainRe
 def _origin_tags(config: RunConfig, corpus: TrainingData, trained: TrainResult) -> dict[str, str]:
     """Tags for the version that a training started from, and the automixes that it drew from."""
     return training_ancestry.tags(
-        Path(trained.checkpoint).parent,
+        trained.checkpoint.rpartition("/")[0],
         start=config.model.init_from,
         datasets=[table.uri for table, weight in corpus.training_data(config.automix_weight) if weight],
         store=config.store.root,

@@ -28,6 +28,7 @@ class ObjectStore:
         self.failing = 0.0  # share of requests answered with "503 Slow Down"
         self.delay_s = 0.0
         self.refuse_after: int | None = None  # requests until credentials count as expired
+        self.read_only = False  # whether whoever writes is told that they may not
         self.sent_bytes = 0
         self._dice = random.Random(0)
         self._serve = DomainDispatcherApplication(create_backend_app)
@@ -49,6 +50,8 @@ class ObjectStore:
         time.sleep(self.delay_s)
         if self.refuse_after is not None and len(self.requests) > self.refuse_after:
             return _refusal(start, environ, "403 Forbidden", "ExpiredToken", "The provided token has expired.")
+        if self.read_only and environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            return _refusal(start, environ, "403 Forbidden", "AccessDenied", "Access Denied")
         if self._dice.random() < self.failing:
             return _refusal(start, environ, "503 Service Unavailable", "SlowDown", "Please reduce your request rate.")
         answer = self._serve(environ, start)

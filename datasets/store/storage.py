@@ -30,6 +30,7 @@ from datasets.store.http_proxies import proxy_for
 
 Answer = TypeVar("Answer")
 TEMPORARY = ".tmp-"
+SCRATCH = "stemline-scratch-"  # begins the name of a machine's own folder for a store that is in an object store
 _S3 = "s3://"
 _ATTEMPTS = 10
 _COPY_BYTES = 8 << 20
@@ -38,7 +39,7 @@ _BLOCK_BYTES = 64 << 10
 # than that, it says this and does not try again.
 _NO_ROOM = "Failed to flush response stream"
 _PAUSE_S = 0.1  # before the second attempt; twice as long before each other
-_OTHER_STORE, _OTHER_TMPDIR = "store.root=DIR", "TMPDIR=DIR"
+_OTHER_STORE, _OTHER_TMPDIR, _OTHER_SCRATCH = "store.root=DIR", "TMPDIR=DIR", "store.scratch=DIR"
 _KEYS = ("ACCESS_DENIED", "INVALID_ACCESS_KEY", "INVALID_CLIENT_TOKEN", "SIGNATURE", "EXPIRED", "FORBIDDEN", "403")
 
 
@@ -220,7 +221,11 @@ def names(folder: str | Path) -> list[str]:
 
 
 def files_below(root: str) -> dict[str, Stamp]:
-    """Every object below an address in S3, by its path from there: one listing, a request per thousand objects."""
+    """Every file below an address, by its path from there; in S3 one listing, a request per thousand objects."""
+    if not is_remote(root):
+        files = sorted(path for path in Path(root).rglob("*") if path.is_file())
+        stamps = {path.relative_to(root).as_posix(): stamp(path) for path in files}
+        return {path: seen for path, seen in stamps.items() if seen is not None}
     with _speaking(root):
         found = _store().get_file_info(fs.FileSelector(_key(root), recursive=True, allow_not_found=True))
     length = len(_key(root)) + 1
@@ -352,7 +357,7 @@ class _Guarded(BufferedIOBase):
         super().close()
 
     def _told(self) -> AbstractContextManager[None]:
-        return disk_errors(self._folder, self._needed, remedy=self._remedy or _OTHER_STORE)
+        return disk_errors(self._folder, self._needed, remedy=self._remedy)
 
 
 @contextmanager
@@ -381,8 +386,11 @@ def remove(address: str | Path) -> None:
 
 
 @contextmanager
-def disk_errors(folder: Path, needed: Callable[[], int] = lambda: 0, *, remedy: str = _OTHER_STORE) -> Iterator[None]:
+def disk_errors(folder: Path, needed: Callable[[], int] = lambda: 0, *, remedy: str = "") -> Iterator[None]:
     """Disk errors as messages that say which folder, and what to change."""
+    if not remedy:
+        is_scratch = any(part.startswith(SCRATCH) for part in folder.parts)
+        remedy = _OTHER_SCRATCH if is_scratch else _OTHER_STORE
     try:
         yield
     except OSError as error:
@@ -410,10 +418,16 @@ def _store() -> fs.S3FileSystem:
         endpoint_override=endpoint,
         proxy_options=proxy_for(endpoint or "https://s3.amazonaws.com"),
         region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
+        allow_delayed_open=True,  # a small object is one request, a put
         retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS),
         connect_timeout=10,
         request_timeout=60,
     )
+
+
+def filesystem(address: str | Path) -> tuple[fs.S3FileSystem, str]:
+    """The client of this process for an address in S3, and the path in it, for programs that ask for both."""
+    return _store(), _key(absolute(address))
 
 
 def _key(address: str | Path) -> str:
@@ -434,9 +448,11 @@ def _speaking(address: str | Path) -> Iterator[None]:
         advice = "see that the store answers (AWS_ENDPOINT_URL, AWS_REGION), then run the same command again"
         if any(word in said.upper() for word in _KEYS):
             advice = (
-                "the credentials are missing, wrong or have run out: set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and "
-                "AWS_SESSION_TOKEN, or AWS_PROFILE, then run the same command again"
+                "the credentials are missing, wrong, have run out or do not allow this: set AWS_ACCESS_KEY_ID, "
+                "AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or AWS_PROFILE, then run the same command again"
             )
+        elif "NO_SUCH_BUCKET" in said.upper():
+            advice = "there is no such bucket: create it, or name another, s3://BUCKET/FOLDER"
         raise Unavailable(f"{address}: {_without_secrets(said)}; {advice}") from None
 
 

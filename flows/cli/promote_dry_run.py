@@ -43,6 +43,11 @@ def find_training(requested: RunConfig, overrides: Sequence[str], *, of_last_run
     Where they are not `of_last_run`, the last one whose songs and training are those that are `requested`. InputError
     where there is none.
     """
+    if storage.is_remote(requested.store.root):
+        raise InputError(
+            f"promote --dry-run needs store.root on a disk so far, got {requested.store.root}; `stemline evaluate` "
+            "with the same settings shows the scores"
+        )
     for folder in _finished(requested.store.root):
         here = [settings.override("store.root", requested.store.root)]
         stored = settings.load(f"{folder / 'model'}.toml", here)

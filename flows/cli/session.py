@@ -11,7 +11,7 @@ from typing import Any
 from rich.text import Text
 
 from datasets.errors import without_passwords
-from datasets.store import strict_json
+from datasets.store import scratch, strict_json
 from flows import config as settings
 from flows.cli.options import PRESET, Options
 from flows.config import RunConfig
@@ -38,6 +38,7 @@ def run_verb(
     errors = Terminal(stderr=True)
     try:
         config = settings.load(options.preset or preset, overrides)
+        scratch.use(config.store.scratch)
         if options.print_config:
             return print_result({"toml": settings.to_toml(config)}, as_json=False)
         with Screen(errors) as screen:

@@ -22,7 +22,8 @@ T = TypeVar("T")
 # Settings that name a file or a folder. `load` makes them absolute, so that a stored configuration and a deployment
 # mean the same from any folder and on a worker; addresses (s3://..., models:/...) and names that ship stay as given.
 PATHS = (
-    "store.root", "store.data", "corpus.root", "corpus.taxonomy", "curate.model", "curate.overrides", "model.init_from",
+    "store.root", "store.data", "store.scratch", "corpus.root", "corpus.taxonomy", "curate.model", "curate.overrides",
+    "model.init_from",
     "train.backup_uri", "train.loader.cache", "evaluate.museval_json", "gate.tags", "registry.artifacts",
     "retrain.canary",
 )  # fmt: skip

@@ -22,8 +22,10 @@ from pipelines.training.train_config import ModelConfig, TrainConfig
 class StoreConfig:
     """Where everything is kept; what lies where inside is not for configuration."""
 
-    # The folder of this machine that holds checkpoints, reports and, unless `data` is set, everything else
+    # What holds checkpoints, reports and, unless `data` is set, everything else: a folder, or s3://BUCKET/FOLDER
     root: str = "stemline-store"
+    # The folder of each machine for work on a store in an object store; empty: the one for temporary files (TMPDIR)
+    scratch: str = ""
     # The data folder: songs, tables and the list of forgotten recordings, such as s3://BUCKET/FOLDER; empty: the root
     data: str = ""
 
@@ -31,6 +33,8 @@ class StoreConfig:
         if not self.root.strip() or (self.data and not self.data.strip()):
             name, given = ("data", self.data) if self.root.strip() else ("root", self.root)
             raise InputError(f"store.{name} must name a folder, got {given!r}; give store.{name}=DIR, or leave it out")
+        if "://" in self.scratch:
+            raise InputError(f"store.scratch must be a folder of this machine, got {self.scratch!r}")
 
     @property
     def tables(self) -> str:

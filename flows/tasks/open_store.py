@@ -11,13 +11,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from datasets.errors import InputError
+from datasets.errors import InputError, Unavailable
 from datasets.store import storage
 from datasets.store.atomic_json import read_json, write_json
 from datasets.store.ownership import claim_store, require_claimable
+from datasets.store.scratch import scratch
+from flows.tasks.store_lease import StoreLease
 from pipelines.registry.used_registries import FILE
 
 RETRY_EVERY_S = 0.2
+# Verbs that use a store in an object store.
+IN_OBJECT_STORES = ("ingest", "curate", "analyze", "automix", "train", "evaluate", "promote", "run", "gc")
 USERS = "stores"  # in a data folder that several stores may share: a note of each
 
 
@@ -28,8 +32,13 @@ def store_lock(root: str, *, verb: str, data: str = "", patience_s: float = 0.0)
     The folder is marked as a store, and so is that of its tables, `data`, where that is another; a folder that holds
     something else is refused before anything is written.
 
-    It is a kernel lock on `.lock`, so it ends with the process, however the process ends.
+    It is a kernel lock on `.lock`, so it ends with the process, however the process ends. A store in an object store is
+    held by a lease, and the folder is the one in which this machine works on it.
     """
+    if storage.is_remote(root):
+        with _remote_store(root, verb=verb, data=data, patience_s=patience_s) as folder:
+            yield folder
+        return
     if data:
         require_claimable(data, setting="store.data")
     folder = _create(root)
@@ -49,6 +58,31 @@ def store_lock(root: str, *, verb: str, data: str = "", patience_s: float = 0.0)
         lock.write(json.dumps({"verb": verb, "pid": os.getpid(), "since": time.strftime("%H:%M:%S")}))
         lock.flush()
         yield folder
+
+
+@contextmanager
+def _remote_store(root: str, *, verb: str, data: str, patience_s: float) -> Iterator[Path]:
+    """The folder of this machine for a store in an object store, which answers, may be written to, and is held."""
+    if verb not in IN_OBJECT_STORES:
+        raise InputError(
+            f"`stemline {verb}` needs store.root on a disk so far, got {root}: give store.root=DIR, and "
+            f"store.data={root} for songs and tables. In an object store are supported: {', '.join(IN_OBJECT_STORES)}"
+        )
+    if data:
+        raise InputError(f"store.data must be empty where store.root is in an object store, got {data} and {root}")
+    storage.absolute(root)  # names a bucket
+    try:
+        claim_store(root, setting="store.root")
+        lease = StoreLease(root, verb=verb)
+        lease.take(patience_s)
+    except Unavailable as error:
+        raise InputError(f"store.root={root} cannot be used: {error}") from error
+    try:
+        with storage.disk_errors(folder := scratch(root)):
+            folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+    finally:
+        lease.release()
 
 
 def _note_user(data: str, root: Path) -> None:
@@ -79,7 +113,7 @@ def _acquire(lock: IO[str]) -> bool:
 
 def _create(root: str) -> Path:
     if "://" in root:
-        raise InputError(f"store.root must be a folder on this machine, got {root!r}; store.data may be an address.")
+        raise InputError(f"store.root must be a folder of this machine or s3://BUCKET/FOLDER, got {root!r}")
     folder = Path(root).expanduser().absolute()
     require_claimable(folder, setting="store.root")
     try:

@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console
 
 from datasets.errors import InputError, without_passwords
-from datasets.store import storage, strict_json
+from datasets.store import scratch, storage, strict_json
 from flows import config as settings
 from flows.console.error_messages import explain
 from flows.console.progress_display import Screen, current
@@ -187,6 +187,8 @@ def run_remote_step(request: str, answer: str) -> int:
     try:
         with JobProgressWriter(), session():
             function, arguments = _read_call(request)
+            for config in (value for value in arguments.values() if isinstance(value, settings.RunConfig)):
+                scratch.use(config.store.scratch)
             content: dict[str, Any] = {"result": _as_dict(function(**arguments))}
     except Exception as error:
         logging.getLogger("flows.tasks.remote_step").exception("the step failed")

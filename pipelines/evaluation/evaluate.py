@@ -24,6 +24,7 @@ from pipelines.evaluation.model_compatibility import Resampling
 from pipelines.evaluation.scoring_job import separate_and_score
 from pipelines.evaluation.song_scoring import SongResult
 from pipelines.evaluation.summary import ScoreSummary, summarize
+from pipelines.runs.stored_model import on_this_machine
 from pipelines.runtime.cluster import connect
 from pipelines.runtime.progress import Progress, stage
 from pipelines.runtime.step_keys import Step
@@ -135,7 +136,7 @@ def check(
     from models.weights import model_identity
 
     songs = _songs_of(config, chunks, keep)
-    model = model_identity.describe(checkpoint)
+    model = model_identity.describe(on_this_machine(checkpoint))
     model_compatibility.check(model, songs, who=f"the model {checkpoint}")
     if config.museval_json:
         museval_json.check(config.museval_json, config.split, [(song.title, song.track_id) for song in songs])
@@ -176,7 +177,7 @@ def _results(
     with stage(progress, "evaluate", len(songs), "songs") as progress_stage:
         progress_stage.advance(len(songs) - len(missing))
         if missing:
-            with connect():
+            with connect(store=store):
                 items = [
                     {
                         "key": key,

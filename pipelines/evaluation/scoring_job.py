@@ -14,6 +14,7 @@ from datasets.shards.shards import read_song, sources_of
 from pipelines.evaluation import model_compatibility, song_scoring
 from pipelines.evaluation.evaluate_config import EvaluateConfig
 from pipelines.evaluation.song_scoring import SongResult
+from pipelines.runs.stored_model import on_this_machine
 from pipelines.runtime.cluster import quiet_data, side_by_side, song_bytes
 
 _TORCH_BYTES = 2**30  # of a worker before it has a song
@@ -71,7 +72,7 @@ def _memory(
             for song in songs
         ]
     longest = song_bytes(songs, num_sources=len(sources_of(songs[0])))
-    separating = _TORCH_BYTES + 2 * describe(checkpoint).size_bytes + _HELD_SEPARATING * longest
+    separating = _TORCH_BYTES + 2 * describe(on_this_machine(checkpoint)).size_bytes + _HELD_SEPARATING * longest
     factor = _HELD_BY_MUSEVAL if config.scorer == "museval" else _HELD_SCORING
     scoring_one = _TORCH_BYTES * (2 if config.full_bss_eval else 1) + factor * longest
     return side_by_side(separating, scoring_one, num_actors=num_actors)
@@ -90,8 +91,9 @@ class Separator:
         if not config.use_gpu:
             torch.set_num_threads(1)  # as many actors as CPUs
         self.device = torch.device("cuda" if config.use_gpu else "cpu")
-        self.model = load_model(checkpoint).to(self.device)
-        self.checkpoint, self.digest = checkpoint, describe(checkpoint).digest
+        here = on_this_machine(checkpoint)
+        self.model = load_model(here).to(self.device)
+        self.checkpoint, self.digest = checkpoint, describe(here).digest
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         import numpy as np

@@ -86,7 +86,7 @@ def run(
         songs_stage.advance(len(cached))
         missing = [song for song in songs if song.track_id not in cached]
         if missing:
-            with connect():
+            with connect(store=folder):
                 items = [
                     {"song": asdict(song), "config": asdict(config), "path": paths[song.track_id]} for song in missing
                 ]

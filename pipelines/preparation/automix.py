@@ -241,7 +241,7 @@ def _render_missing(jobs: Sequence[_Job], songs: Mapping[str, Song], store: str,
     mixes = sum(len(job.plans) for job in missing)
     with stage(progress, "automix", mixes, "mixes") as mixes_stage:
         if missing:
-            with write_lock(store), connect():
+            with write_lock(store), connect(store=store):
                 clear_leftovers(store)
                 items = [_item(job, songs, store) for job in missing]
                 used = [songs[part.track_id] for job in missing for item in job.plans for part in item.parts]

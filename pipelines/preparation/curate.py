@@ -88,17 +88,17 @@ def run(
 ) -> CurateResult:
     """A verdict for every song; InputError when a split of `require` has no song left.
 
-    `home` is the folder of this machine for the page and the registry: the store, unless that is in S3.
+    `home` is the store of the page and the registry, unless it is that of the songs.
 
     Of several songs with the same audio the one on the stricter side of the split is kept (test before valid before
     train), then the better copy: without loss, deeper, at the higher rate, of the wider band, longer; then the first in
     the order of ids. Where the corpus' folders state no splits and dropping songs leaves
     a drawn one empty, that split takes a group of the kept songs.
     """
-    folder, here = storage.absolute(store), Path(home or store).expanduser().absolute()
+    folder, here = storage.absolute(store), storage.absolute(home or store)
     stored = read_manifest(ingested.chunks)
     by_hand = _by_hand(config, stored.songs, ingested.rejected)
-    model = _listener(config, stored.extra["sources"], str(here))
+    model = _listener(config, stored.extra["sources"], here)
     decisive = {name: value for name, value in asdict(config).items() if name not in _NOT_DECISIVE}
     forgotten = read_removed_songs(folder)
     about = CurateInputs(
@@ -153,7 +153,7 @@ def _curate(
     model: LabelModel | None,
     *,
     store: str,
-    home: Path,
+    home: str,
     key: str,
     progress: Progress | None,
 ) -> ShardSet:
@@ -241,7 +241,7 @@ def _select(
     )
 
 
-def _result(chunks: ShardSet, home: Path) -> CurateResult:
+def _result(chunks: ShardSet, home: str) -> CurateResult:
     manifest = read_manifest(chunks)
     verdicts = named_table(manifest, "verdicts")
     assert verdicts is not None
@@ -250,7 +250,7 @@ def _result(chunks: ShardSet, home: Path) -> CurateResult:
         chunks=chunks,
         kept=tuple(song.track_id for song in manifest.songs),
         summary=manifest.extra["summary"],
-        page=str(home / page_input.PAGE),
+        page=storage.join(home, page_input.PAGE),
     )
 
 

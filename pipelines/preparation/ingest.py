@@ -299,7 +299,7 @@ def _write_missing(
         if plans:
             # A task holds what is encoded of one song until the song is known to be whole.
             need = Resources(memory_bytes=_WORKER_BYTES + 2 * max(sizes[track.track_id] for track in missing))
-            with write_lock(store), connect():
+            with write_lock(store), connect(store=store):
                 clear_leftovers(store)
                 # The longest first, so that no core is left with one at the end while the others have nothing to do.
                 plans.sort(key=lambda plan: -sum(sizes[track.track_id] for track in plan.tracks))

@@ -110,7 +110,7 @@ def run(
     if missing:
         items = [{"song": asdict(songs[audio]), "cache": caches[audio]} for audio in missing]
         actor = {"sources": list(sources), "use_gpu": use_gpu, "batch_size": batch_size}
-        with stage(progress, "cross-check", len(songs), "songs") as songs_stage, connect():
+        with stage(progress, "cross-check", len(songs), "songs") as songs_stage, connect(store=store):
             songs_stage.advance(len(cached))
             for title in _listen(items, model.path, actor, num_workers=num_workers):
                 songs_stage.advance()

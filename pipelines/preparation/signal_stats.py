@@ -91,7 +91,7 @@ def run(
                 for group in _groups(missing)
             ]
             unread: dict[str, Any] = {}
-            with connect():
+            with connect(store=store):
                 for done in map_rows(_measure_songs, items):
                     songs_stage.advance(done["num_songs"])
                     unread |= done["unread"]

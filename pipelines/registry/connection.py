@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from datasets.errors import InputError, without_passwords
+from datasets.store import storage
 from pipelines.registry.database.mlflow_client import new_client
 from pipelines.registry.database.moved_artifacts import bring_along
 from pipelines.registry.database.sqlite_files import sqlite_address, sqlite_file
@@ -117,8 +118,17 @@ def own_database(store: str | Path) -> Path:
 
 
 def address(store: str | Path) -> str:
-    """Where MLflow keeps its tables: MLFLOW_TRACKING_URI, or a SQLite file in the store."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_address(own_database(store))
+    """Where MLflow keeps its tables: MLFLOW_TRACKING_URI, or a SQLite file in the store.
+
+    InputError without either: a database is no object.
+    """
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    if not given and storage.is_remote(store):
+        raise InputError(
+            f"store.root={store} is an object store, where MLflow can keep no database: start an MLflow server and set "
+            "MLFLOW_TRACKING_URI=http://HOST:PORT, or the address of a database, such as postgresql://..."
+        )
+    return given or sqlite_address(own_database(store))
 
 
 def is_new(store: str) -> bool:

@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from datasets.errors import InputError
+from datasets.store import storage
 from pipelines.registry.connection import LOG, RegistryConfig, address, connected, is_absence, is_new
 from pipelines.registry.database.mlflow_limits import pages
-from pipelines.registry.database.moved_artifacts import OURS, artifact_folder
+from pipelines.registry.database.moved_artifacts import ARTIFACTS, OURS, artifact_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -84,6 +85,8 @@ def _artifacts(config: RegistryConfig, store: str) -> str | None:
     """Where the files of a new experiment go; None leaves it to the server."""
     if config.artifacts or address(store).startswith("http"):
         return config.artifacts or None
+    if storage.is_remote(store):
+        return storage.join(storage.absolute(store), ARTIFACTS)
     folder = artifact_folder(store)
     folder.mkdir(parents=True, exist_ok=True)
     return folder.as_uri()

@@ -11,9 +11,9 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
+from datasets.store import storage
 from datasets.store.atomic_json import read_json, write_json
 from pipelines.registry import run_logging
 from pipelines.registry.connection import RegistryConfig, address, check_address, ready
@@ -21,7 +21,8 @@ from pipelines.registry.database import mlflow_limits
 from pipelines.registry.database.mlflow_client import new_client
 from pipelines.registry.find_or_create import open_run
 from pipelines.registry.used_registries import current, is_current
-from pipelines.runs import example_estimates, run_folder
+from pipelines.runs import example_estimates, remote_checkpoints, run_folder
+from pipelines.runs.run_place import RunPlace
 
 _LOG = logging.getLogger(__name__)
 _POLL_S = 2.0
@@ -33,9 +34,13 @@ ENDED, STOPPED = "ended", "stopped"  # tags of an MLflow run: why a training fai
 class MetricsForwarder:
     """Delivers the curve of one run's folder."""
 
-    def __init__(self, config: RegistryConfig, folder: Path, *, store: str) -> None:
-        self.config, self.folder, self.store = config, folder, store
-        self.uri = address(store)
+    def __init__(self, config: RegistryConfig, place: RunPlace) -> None:
+        self.config, self.place, self.store = config, place, place.store
+        # What is in an object store is brought here as it comes; the first worker may be at work beside.
+        self.folder = folder = place.folder / "followed" if place.address else place.folder
+        self.mark = storage.join(place.kept, MARK)
+        self.uri = address(self.store)
+        self._certain = 0
         self.complaint = ""  # why the last delivery failed
         self._tails = {
             "train": run_folder.Tail(folder / run_folder.HISTORY),
@@ -52,12 +57,12 @@ class MetricsForwarder:
         return self._marked("step")
 
     def _marked(self, what: str) -> int:
-        mark = read_json(self.folder / MARK) or {}
+        mark = read_json(self.mark) or {}
         return int(mark.get(what, -1)) if self._is_here(mark) else -1
 
     def _is_here(self, mark: Mapping[str, Any]) -> bool:
         """Whether a mark was made for the registry that is asked now."""
-        return is_current(str(mark.get("address", "")), self.folder, store=self.store)
+        return is_current(str(mark.get("address", "")), self.place.folder, store=self.store)
 
     def send(self) -> int:
         """Deliver what is certain and was not yet; how many steps of the curve that were.
@@ -65,10 +70,17 @@ class MetricsForwarder:
         Interrupted and done again it adds nothing: MLflow takes a value with the same step and time for the same, and
         a file takes the place of the one with its name.
         """
-        certain = run_folder.newest_step(self.folder)
+        certain = self._newest_step()
         sent = self._send_curve(certain)
         self._send_examples(certain)
         return sent
+
+    def _newest_step(self) -> int:
+        """That of the newest checkpoint; the curve and the examples up to it are in the folder."""
+        if not self.place.address:
+            return run_folder.newest_step(self.folder)
+        self._certain = remote_checkpoints.follow(self.folder, self.place.address, self._certain)
+        return self._certain
 
     def _send_curve(self, certain: int) -> int:
         done = self.delivered()
@@ -98,7 +110,7 @@ class MetricsForwarder:
                 self._mark(run_id, step=self.delivered(), examples=step)
 
     def _mark(self, run_id: str, **done: object) -> None:
-        write_json(self.folder / MARK, {"address": current(self.store), "run_id": run_id, **done})
+        write_json(self.mark, {"address": current(self.store), "run_id": run_id, **done})
 
     @contextmanager
     def running(self) -> Iterator["MetricsForwarder"]:
@@ -151,7 +163,7 @@ class MetricsForwarder:
 
     def is_closed(self) -> bool:
         """Whether MLflow was told that the training is finished."""
-        mark = read_json(self.folder / MARK) or {}
+        mark = read_json(self.mark) or {}
         return mark.get("closed") == "FINISHED" and self._is_here(mark)
 
     def try_to_send(self) -> None:
@@ -194,7 +206,7 @@ class MetricsForwarder:
             ready(self.store)
             self._client = new_client(self.uri)
         if not self._run_id:
-            self._run_id = open_run(self._client, self.config, self.folder.name, store=self.store)
+            self._run_id = open_run(self._client, self.config, self.place.name, store=self.store)
         return self._run_id, int(self._client.get_run(self._run_id).info.start_time)
 
     def _log(self, run_id: str, rows: list[tuple[int, str, float]], time_ms: int) -> None:
@@ -205,9 +217,9 @@ class MetricsForwarder:
             self._client.log_batch(run_id, metrics=batch)
 
 
-def deliver_rest(config: RegistryConfig, folder: Path, *, store: str, stopped: str = "") -> None:
+def deliver_rest(config: RegistryConfig, place: RunPlace, *, stopped: str = "") -> None:
     """What a finished run could not deliver in its time, tried once more."""
-    pump = MetricsForwarder(config, folder, store=store)
+    pump = MetricsForwarder(config, place)
     pump.stopped = stopped
     pump.try_to_send()
     if not pump.complaint and not pump.is_closed():

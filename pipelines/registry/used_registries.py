@@ -7,9 +7,11 @@ from. Addresses are kept without their passwords.
 from pathlib import Path
 
 from datasets.errors import InputError, without_passwords
+from datasets.store import storage
 from datasets.store.atomic_json import read_json, write_json
 from pipelines.registry.connection import address as registry_address
 from pipelines.registry.database.sqlite_files import sqlite_file
+from pipelines.runs.run_place import kept_files
 
 FILE = "registries.json"  # in the store's root
 OWN = "mlflow.db"  # the store's own books, wherever the store stands
@@ -31,7 +33,7 @@ def is_current(address: str, run: Path, *, store: str) -> bool:
 
 def record(store: str) -> None:
     """Remember the registry that is asked at present."""
-    path = Path(store) / FILE
+    path = storage.join(store, FILE)
     present = current(store)
     try:
         before = _listed(path)
@@ -43,18 +45,17 @@ def record(store: str) -> None:
 
 def recorded(store: str) -> list[str]:
     """Every registry that the store has used, also as its trainings tell that began before this was recorded."""
-    root = Path(store)
-    listed = _listed(root / FILE)
-    for mark in sorted(root.glob("runs/*/mlflow.json")):
+    listed = _listed(storage.join(store, FILE))
+    for mark in kept_files(store, "mlflow.json"):
         address = str((read_json(mark) or {}).get("address", "")).rstrip("/")
-        if address and not _is_own(address, mark.parent, store):
+        if address and not _is_own(address, Path(mark).parent, store):
             listed.add(address)
     return sorted(listed)
 
 
-def _listed(path: Path) -> set[str]:
+def _listed(path: str) -> set[str]:
     """InputError for a file that cannot be read, since nobody knows who would have to be asked."""
-    listed = (read_json(path) or {}).get("registries") if path.exists() else []
+    listed = (read_json(path) or {}).get("registries") if storage.stamp(path) is not None else []
     if not isinstance(listed, list):
         raise InputError(
             f"{path} says which registries the store has used, and cannot be read: restore it from a backup, or write "

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from datasets.errors import InputError
+from datasets.store.scratch import scratch
 from pipelines.registry.bundle import checkpoint_digest
 from pipelines.registry.connection import address, connected, is_new
 from pipelines.registry.database.moved_artifacts import local_folder
@@ -118,7 +119,7 @@ def fetch(ref: str, *, store: str) -> Path:
             if not folder.is_dir():
                 raise InputError(f"the files of {ref} are gone from {folder}: register the checkpoint again")
             return _intact(folder, version)
-        cached = Path(store).resolve() / "cache" / "models" / version.digest[:16]
+        cached = scratch(store).resolve() / "cache" / "models" / version.digest[:16]
         if not _is_whole(cached, version):
             shutil.rmtree(cached, ignore_errors=True)
             _download(inside, cached, version, uri=address(store))

@@ -7,7 +7,6 @@ plots, `audio_players.py` the players, `score_section.py` the scores.
 import math
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -29,12 +28,12 @@ from pipelines.runtime.progress import Progress, stage
 
 def run(config: ReportConfig, data: ReportInput, *, store: str, progress: Progress | None = None) -> str:
     """Write `report.html` into the store, whole or not at all; its path. The same input gives the same bytes."""
-    path = Path(store) / "report.html"
+    path = storage.join(store, "report.html")
     with stage(progress, "report") as progress:
         page = render(config, data).encode("utf-8", "replace")
         storage.write(path, page)
         progress.finish(f"{path}, {len(page) / 1e6:.1f} MB")
-    return str(path)
+    return path
 
 
 def render(config: ReportConfig, data: ReportInput) -> str:

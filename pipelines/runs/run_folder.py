@@ -18,8 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from datasets.errors import InputError
 from datasets.store.storage import disk_errors
+from pipelines.runs.uploads import Uploads
 
 CURRENT, BEST = "current", "best"
 HISTORY, EVENTS, SPEED = "history.jsonl", "events.jsonl", "speed.jsonl"
@@ -32,11 +32,12 @@ class Found:
 
     newest: Path | None  # whole, every bit as it was written
     damaged: tuple[tuple[Path, str], ...]  # newer ones that are not, and why
+    passed: tuple[str, ...] = ()  # the same, of those at the address of the run, in words
 
     @property
     def step(self) -> int:
         """Steps done in the newest, 0 without one."""
-        return 0 if self.newest is None else int(self.newest.name.removeprefix(_PREFIX))
+        return 0 if self.newest is None else step_of(self.newest.name)
 
 
 def find(folder: Path) -> Found:
@@ -71,11 +72,16 @@ def tidy(folder: Path, checkpoints: Found) -> None:
 
 def newest_step(folder: Path) -> int:
     """The step of the newest checkpoint by name, 0 without one; whether it is whole is not looked at."""
-    return max((int(path.name.removeprefix(_PREFIX)) for path in _steps(folder)), default=0)
+    return max((step_of(path.name) for path in _steps(folder)), default=0)
 
 
 def checkpoint_name(step: int) -> str:
     return f"{_PREFIX}{step:09d}"
+
+
+def step_of(name: str) -> int:
+    """The step in a name that `checkpoint_name` gave."""
+    return int(name.removeprefix(_PREFIX))
 
 
 def is_checkpoint_name(name: str) -> bool:
@@ -88,19 +94,35 @@ def _steps(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob(f"{_PREFIX}*") if is_checkpoint_name(path.name))
 
 
-class Writer:
-    """Writes checkpoints from a thread, one at a time, and keeps the last few."""
+def remove_others(folder: Path, step: int) -> None:
+    """Remove the checkpoints of other steps than this."""
+    for path in _steps(folder):
+        if step_of(path.name) != step:
+            shutil.rmtree(path, ignore_errors=True)
 
-    def __init__(self, folder: Path, *, keep: int, copy: Callable[[int], None] | None = None) -> None:
-        """`copy` brings the checkpoint of a step elsewhere; it may fail, training goes on without."""
-        self.folder, self.keep, self.copy = folder, keep, copy
-        self.complaint = ""  # why the last copy failed
+
+class Writer:
+    """Writes checkpoints from a thread, one at a time, and keeps the last few, and those that are to be uploaded."""
+
+    def __init__(
+        self, folder: Path, *, keep: int, uploads: Uploads | None = None, upload_wait_s: float | None = None
+    ) -> None:
+        """Each checkpoint is brought elsewhere by `uploads`, for which the next waits `upload_wait_s` at most."""
+        self.folder, self.keep, self.uploads, self.upload_wait_s = folder, keep, uploads, upload_wait_s
+        self.waited_s = 0.0  # for uploads
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoints")
         self._pending: Future[None] | None = None
+
+    @property
+    def complaint(self) -> str:
+        """Why the last upload failed; empty where it did not."""
+        return "" if self.uploads is None else self.uploads.complaint
 
     def submit(self, step: int, fill: Callable[[Path], None]) -> None:
         """Begin to write; `fill` puts a state that changes no more into a folder. Waits for the one before."""
         self.wait()
+        if self.uploads is not None:
+            self.waited_s += self.uploads.wait(self.upload_wait_s)
         self._pending = self._pool.submit(self._write, step, fill)
 
     def wait(self) -> None:
@@ -116,8 +138,12 @@ class Writer:
         try:
             if kind is None:
                 self.wait()
+                if self.uploads is not None:
+                    self.uploads.finish()
         finally:
             self._pool.shutdown()
+            if self.uploads is not None:
+                self.uploads.close(self.upload_wait_s or 0.0)
 
     def _write(self, step: int, fill: Callable[[Path], None]) -> None:
         with disk_errors(self.folder):
@@ -129,14 +155,12 @@ class Writer:
                 os.replace(temporary, target)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
+            if self.uploads is not None:
+                self.uploads.offer(step)
+            needed = self.uploads.needed() if self.uploads is not None else ()
             for old in _steps(self.folder)[: -self.keep]:
-                shutil.rmtree(old, ignore_errors=True)
-        if self.copy is not None:
-            try:
-                self.copy(step)
-                self.complaint = ""
-            except (InputError, OSError) as error:
-                self.complaint = str(error)
+                if step_of(old.name) not in needed:
+                    shutil.rmtree(old, ignore_errors=True)
 
 
 class Lines:

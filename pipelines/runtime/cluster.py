@@ -26,6 +26,7 @@ from typing import Any
 
 from datasets.errors import InputError, without_passwords
 from datasets.shards.manifests import Song
+from pipelines.runtime.shared_store import require_seen_by_all
 from pipelines.runtime.source_package import source_package
 from pipelines.runtime.step_keys import ROOT
 
@@ -53,16 +54,20 @@ class Resources:
 
 
 @contextmanager
-def connect(*, num_cpus: int | None = None, address: str | None = None, log_level: str = "error") -> Iterator[Any]:
+def connect(
+    *, num_cpus: int | None = None, address: str | None = None, log_level: str = "error", store: str = ""
+) -> Iterator[Any]:
     """Ray, started or connected to, as the module `ray`; shut down at the end by whoever entered first.
 
     `address` is "host:port", "ray://host:port", "auto" or "local", by default that of RAY_ADDRESS, else local.
     An address that does not answer is an InputError within 30 s. A local Ray takes orders from this process only,
     and has at least two CPUs, since training takes two workers. `log_level` "debug" shows what workers write.
+    InputError where a node of a cluster does not read what is written to `store`.
     """
     import ray
 
     if ray.is_initialized():
+        require_seen_by_all(ray, store)
         yield ray
         return
     where = address or os.environ.get("RAY_ADDRESS") or "local"
@@ -74,6 +79,7 @@ def connect(*, num_cpus: int | None = None, address: str | None = None, log_leve
         else:
             _join(ray, where, log_level=log_level)
         stack.callback(ray.shutdown)
+        require_seen_by_all(ray, store)
         yield ray
 
 

@@ -141,6 +141,8 @@ def _store(needs: Needs) -> Finding:
     """Whether files can be written, renamed and held where the store is or will be."""
     import fcntl
 
+    if storage.is_remote(needs.store):
+        return _probed("store", needs.store)
     folder = Path(needs.store)
     at = next(parent for parent in (folder, *folder.parents) if parent.exists())
     try:
@@ -168,13 +170,18 @@ def _tables(needs: Needs) -> Finding:
     """Whether an object can be written, read and deleted where tables go."""
     if not storage.is_remote(needs.data):
         return Finding(name="tables", state="ok", seen="in the store")
-    probe = storage.join(needs.data, f".stemline-{uuid.uuid4().hex[:8]}")
+    return _probed("tables", needs.data)
+
+
+def _probed(name: str, address: str) -> Finding:
+    """Whether an object can be written, read and deleted below an address."""
+    probe = storage.join(address, f".stemline-{uuid.uuid4().hex[:8]}")
     storage.write(probe, b"stemline")
     same = storage.read(probe) == b"stemline"
     storage.remove(probe)
     if not same:
-        return Finding(name="tables", state="fault", seen=f"{needs.data} gives back other bytes", mend="see the server")
-    return Finding(name="tables", state="ok", seen=f"{needs.data}: written, read and deleted")
+        return Finding(name=name, state="fault", seen=f"{address} gives back other bytes", mend="see the server")
+    return Finding(name=name, state="ok", seen=f"{address}: written, read and deleted")
 
 
 def _codecs(needs: Needs) -> Finding:

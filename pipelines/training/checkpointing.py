@@ -3,11 +3,14 @@
 import copy
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.runs import run_folder
+from datasets.store import storage
+from pipelines.runs import example_estimates, run_folder
+from pipelines.runs.run_place import RunPlace
+from pipelines.runs.uploads import Uploads
 from pipelines.training.train_config import Job
 
 if TYPE_CHECKING:
@@ -44,16 +47,41 @@ class BestWeights:
         return cls(model=model, info={"step": step, "weights": name, "nsdr": nsdr}, packing=learner.packing())
 
 
-def writer(job: Job, folder: Path) -> run_folder.Writer:
-    """Writes checkpoints in the background, and copies each to `backup_uri` if that is set."""
-    from pipelines.runs import checkpoint_backup
+def writer(job: Job, place: RunPlace) -> run_folder.Writer:
+    """Writes checkpoints in the background, and brings each to where the run is kept, and to `backup_uri` if set."""
+    from pipelines.runs import remote_checkpoints
 
-    config = job.config
+    config, folder = job.config, place.folder
+    backup = storage.join(storage.absolute(config.backup_uri), place.name) if config.backup_uri else ""
+    addresses = [address for address in (place.address, backup) if address]
 
-    def back_up(step: int) -> None:
-        checkpoint_backup.put(folder, step, config.backup_uri, keep=config.keep_checkpoints)
+    def send(step: int) -> None:
+        for address in addresses:
+            remote_checkpoints.commit(folder, step, address, keep=config.keep_checkpoints)
 
-    return run_folder.Writer(folder, keep=config.keep_checkpoints, copy=back_up if config.backup_uri else None)
+    uploads = Uploads(send, required=bool(place.address)) if addresses else None
+    return run_folder.Writer(folder, keep=config.keep_checkpoints, uploads=uploads, upload_wait_s=config.upload_wait_s)
+
+
+def restart(place: RunPlace) -> tuple[run_folder.Found, str]:
+    """For the first worker: what to go on from, whole in its folder, and the digest of its list where it has one.
+
+    Whatever came after it is forgotten: points of the curve, examples, unfinished and damaged checkpoints.
+    """
+    from pipelines.runs import remote_checkpoints
+
+    folder, digest, passed = place.folder, "", tuple[tuple[str, str], ...]()
+    if place.address:
+        fetched = remote_checkpoints.fetch_newest(folder, place.address)
+        digest, passed = fetched.digest, fetched.passed
+        run_folder.remove_others(folder, fetched.step)
+        for name, _ in passed:
+            remote_checkpoints.forget(place.address, name)
+        remote_checkpoints.remove_leftovers(place.address)
+    checkpoints = run_folder.find(folder)
+    run_folder.tidy(folder, checkpoints)
+    example_estimates.forget_after(folder, checkpoints.step)
+    return replace(checkpoints, passed=tuple(f"{name}: {why}" for name, why in passed)), digest
 
 
 def save(
@@ -75,10 +103,8 @@ def save(
         checkpoint.save(folder / run_folder.CURRENT, model, learner=learner_state, extra=extra)
         checkpoint.save(folder / run_folder.BEST, best.model, extra=best_info, packing=best.packing)
 
-    writer.wait()
-    complaint = writer.complaint
     writer.submit(state.step, fill)
-    return complaint
+    return writer.complaint
 
 
 def restore(folder: Path, step: int, *, network: "nn.Module", learner: "Learner") -> tuple[LoopState, BestWeights]:

@@ -36,7 +36,9 @@ class LossCurve:
         self._speed = run_folder.Lines(session.folder / run_folder.SPEED)
         self._pending: list[StepMetrics] = []  # of the steps since the last point
         self._feed: Feed | None = None
+        self.uploads_waited_s: float | None = None  # for checkpoints on their way elsewhere; None where none is sent
         self._last_point = (time.monotonic(), 0.0)  # when, and how long batches were waited for until then
+        self._last_waited_s = 0.0
 
     def start_clock(self, feed: "Feed") -> None:
         """Measure speed from now on, and the waiting for these batches."""
@@ -115,6 +117,9 @@ class LossCurve:
             "rows_per_s": num_steps * self.config.batch_size / seconds,
             "stall": (stalled_s - self._last_point[1]) / seconds,
         }
+        if self.uploads_waited_s is not None:
+            row["upload_stall"] = (self.uploads_waited_s - self._last_waited_s) / seconds
+            self._last_waited_s = self.uploads_waited_s
         row["memory_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         if self.session.device.type == "cuda":
             row["memory_gib"] = torch.cuda.max_memory_allocated(self.session.device) / 2**30

@@ -10,16 +10,17 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets import audio, loading
 from datasets.errors import InputError
 from datasets.schema import ShardSet
 from datasets.shards.manifests import read_songs
+from datasets.store import storage
 from models import inference, learning, networks, scores
 from pipelines.lineage import training_ancestry
 from pipelines.runs import run_folder
+from pipelines.runs.run_place import RunPlace
 from pipelines.runtime.progress import Progress, stage
 from pipelines.runtime.step_keys import Step
 from pipelines.training.batches import open_index
@@ -48,7 +49,7 @@ STEP = Step(
 # Decide on speed and survival only: a run may go on with others.
 _FREE = {
     "num_workers", "min_workers", "elastic_check_s", "micro_batch", "cpus_per_worker", "use_gpu", "max_failures",
-    "worker_timeout_s", "keep_checkpoints", "backup_uri", "prefetch_batches", "loader", "example_s",
+    "worker_timeout_s", "keep_checkpoints", "backup_uri", "upload_wait_s", "prefetch_batches", "loader", "example_s",
 }  # fmt: skip
 
 
@@ -70,21 +71,23 @@ def run(
     """
     job = job_of(config, model, chunks, sources=sources, store=store, keep=keep)
     name = key_of(job)
-    folder = Path(store).expanduser().absolute() / "runs" / name
-    if (finished := find_result(folder)) is not None:
+    place = RunPlace(store=storage.absolute(store), name=name)
+    if (finished := find_result(place.kept)) is not None:
         if live:
             from pipelines.registry.live_metrics import deliver_rest
 
-            deliver_rest(live, folder, store=store, stopped=finished.stopped)
+            deliver_rest(live, place, stopped=finished.stopped)
         return finished
     _check(job)
-    folder.mkdir(parents=True, exist_ok=True)
-    training_ancestry.write(folder, start=model.init_from, datasets=[table.uri for table, _ in job.chunks], store=store)
+    with storage.disk_errors(place.folder):
+        place.folder.mkdir(parents=True, exist_ok=True)
+    datasets = [table.uri for table, _ in job.chunks]
+    training_ancestry.write(place.kept, start=model.init_from, datasets=datasets, store=store)
     if config.backup_uri:
-        _bring_back(folder, config)
+        _bring_back(place, config)
     started = time.monotonic()
-    with stage(progress, "train", config.steps, "steps") as progress, _live_metrics(live, folder, store) as forwarder:
-        outcome = train_here(job, folder, progress) if config.num_workers == 0 else train_on_ray(job, folder, progress)
+    with stage(progress, "train", config.steps, "steps") as progress, _live_metrics(live, place) as forwarder:
+        outcome = train_here(job, place, progress) if config.num_workers == 0 else train_on_ray(job, place, progress)
         if "diverged" in outcome:
             raise InputError(
                 f"training diverged at step {outcome['diverged']}, after {config.recovery.max_rollbacks} rollbacks: "
@@ -93,7 +96,7 @@ def run(
             )
         # The last step was taken all the same where the curve went flat there.
         stopped = str(outcome.get("stopped", "")) if outcome.get("step", config.steps) < config.steps else ""
-        result = conclude(folder, name, seconds=time.monotonic() - started, stopped=stopped)
+        result = conclude(place, seconds=time.monotonic() - started, stopped=stopped)
         if forwarder:
             forwarder.stopped = stopped
         progress.finish(summary(result))
@@ -157,27 +160,28 @@ def key_settings(
     }
 
 
-def _bring_back(folder: Path, config: TrainConfig) -> None:
-    """Begin with the newest whole copy where the folder has no whole checkpoint of its own."""
-    from pipelines.runs import checkpoint_backup
+def _bring_back(place: RunPlace, config: TrainConfig) -> None:
+    """Begin with the newest whole copy where the run has no whole checkpoint of its own."""
+    from pipelines.runs import remote_checkpoints
 
-    checkpoint_backup.check(config.backup_uri)
-    if run_folder.find(folder).newest is None:
-        for passed in checkpoint_backup.get(folder, config.backup_uri):
-            _LOG.warning("a copy of a checkpoint in %s was passed over: %s", config.backup_uri, passed)
+    remote_checkpoints.check(config.backup_uri, setting="train.backup_uri")
+    if place.address:
+        return  # what is kept in an object store is not lost with a machine
+    if run_folder.find(place.folder).newest is None:
+        copies = storage.join(storage.absolute(config.backup_uri), place.name)
+        for name, why in remote_checkpoints.fetch_newest(place.folder, copies).passed:
+            _LOG.warning("a copy of a checkpoint in %s was passed over: %s: %s", config.backup_uri, name, why)
 
 
-def _live_metrics(
-    live: "RegistryConfig | None", folder: Path, store: str
-) -> "AbstractContextManager[MetricsForwarder | None]":
+def _live_metrics(live: "RegistryConfig | None", place: RunPlace) -> "AbstractContextManager[MetricsForwarder | None]":
     """Inside, the curve in the folder is followed and sent to MLflow."""
     if live is None:
         return nullcontext()
     from pipelines.registry import used_registries
     from pipelines.registry.live_metrics import MetricsForwarder
 
-    used_registries.record(store)
-    return MetricsForwarder(live, folder, store=store).running()
+    used_registries.record(place.store)
+    return MetricsForwarder(live, place).running()
 
 
 def _resolved(model: ModelConfig, store: str) -> ModelConfig:

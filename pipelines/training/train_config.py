@@ -19,6 +19,7 @@ from datasets.loading.loader import LoaderConfig
 from datasets.schema import ShardSet
 from models.errors import ModelError
 from models.learner_config import LearnerConfig
+from pipelines.runs.run_place import RunPlace
 from pipelines.training.divergence_recovery import RecoveryConfig
 
 if TYPE_CHECKING:
@@ -89,6 +90,9 @@ class TrainConfig:
     keep_checkpoints: PositiveInt = 2  # newest checkpoints that stay on the disk
     # A folder or s3://BUCKET/FOLDER for a copy of each checkpoint, in case the run's folder is lost
     backup_uri: str = ""
+    # How long training waits at a checkpoint for the upload of the one before, where checkpoints go to an address; then
+    # it goes on, and the newest is uploaded once that is done
+    upload_wait_s: NonNegativeFloat = 60.0
     prefetch_batches: NonNegativeInt = 2  # batches that each worker decodes ahead
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     # Weight of the time in which sources are silent, when segments are drawn; 1 draws evenly
@@ -152,7 +156,8 @@ class Session(Protocol):
     rank: int
     world_size: int
     device: "torch.device"
-    folder: Path  # of the run, seen by all workers
+    folder: Path  # of the run, on this machine
+    place: RunPlace
 
     def prepare(self, model: "nn.Module") -> "nn.Module":
         """The model on its device, its gradients averaged over the workers."""

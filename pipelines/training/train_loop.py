@@ -9,9 +9,10 @@ augmentation are pure functions of (seed, step, row), so the number of workers c
 
 import math
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipelines.runs import example_estimates, run_folder
+from pipelines.runs import example_estimates, remote_checkpoints, run_folder
 from pipelines.training import checkpointing, divergence_recovery, validate
 from pipelines.training.batches import Feed
 from pipelines.training.checkpointing import BestWeights, LoopState
@@ -65,7 +66,8 @@ class _Loop:
         self.rows_weight = len(self.rows) * session.world_size / config.batch_size
         self.curve = LossCurve(job, session, sources=self.interface.sources, rows_weight=self.rows_weight)
         self.events = run_folder.Lines(session.folder / run_folder.EVENTS)
-        self.writer = checkpointing.writer(job, session.folder)
+        self.writer = checkpointing.writer(job, session.place)
+        self.curve.uploads_waited_s = 0.0 if self.writer.uploads else None
         self.step = 0  # steps done
         self.rollbacks = 0
         self.skipped_in_a_row = 0
@@ -111,24 +113,27 @@ class _Loop:
         """Write down an intervention, and report it."""
         if self.session.rank == 0:
             self.events.append({"step": self.step, "did": what, "why": why})
+            if what == "rollback" and self.session.place.address:  # whatever goes on must know of it
+                remote_checkpoints.put_events(self.session.folder, self.session.place.address)
             self.session.report_progress(self.step, f"{what}: {why}")
 
     # --- resuming -------------------------------------------------------------------------------------------
 
     def _restore(self) -> None:
         """Resume from the newest whole checkpoint, which the first worker finds for all."""
-        folder = self.session.folder
+        place, digest = self.session.place, ""
         if self.session.rank == 0:
-            newest = run_folder.find(folder)
-            run_folder.tidy(folder, newest)
-            example_estimates.forget_after(folder, newest.step)
+            newest, digest = checkpointing.restart(place)
             self.step = newest.step
-            for path, why in newest.damaged:
-                self.record("passed over a damaged checkpoint", f"{path.name}: {why}")
+            for why in (*newest.passed, *(f"{path.name}: {why}" for path, why in newest.damaged)):
+                self.record("passed over a damaged checkpoint", why)
             self.rollbacks = sum(event["did"] == "rollback" for event in self.events.read())
-        self.step, self.rollbacks = self._from_first_worker(self.step, self.rollbacks)
+        self.step, self.rollbacks, *parts = self._from_first_worker(self.step, self.rollbacks, *_numbers(digest))
         if not self.step:
             return
+        if place.address and self.session.rank:
+            remote_checkpoints.fetch(place.folder, place.address, self.step, _digest(parts))
+        folder = place.folder
         state, self.best = checkpointing.restore(folder, self.step, network=self.network, learner=self.learner)
         self.curve.losses, self.scores = list(state.losses), list(state.scores)
         self.skipped_in_a_row = state.skipped_in_a_row
@@ -174,6 +179,8 @@ class _Loop:
             step=self.step, losses=self.curve.losses, scores=self.scores, skipped_in_a_row=self.skipped_in_a_row
         )
         complaint = checkpointing.save(self.writer, state, network=self.network, learner=self.learner, best=self.best)
+        if self.writer.uploads:
+            self.curve.uploads_waited_s = self.writer.waited_s
         if complaint:
             self.record("went on without a copy of a checkpoint", complaint)
 
@@ -207,3 +214,13 @@ class _Loop:
 
     def _remember(self, name: str, nsdr: float | None) -> None:
         self.best = BestWeights.of(self.learner, self.network, step=self.step, name=name, nsdr=nsdr)
+
+
+def _numbers(digest: str) -> list[int]:
+    """A digest as workers send it to each other, in signed numbers of 64 bits."""
+    data = bytes.fromhex(digest) or bytes(32)
+    return [int.from_bytes(data[place : place + 8], "big", signed=True) for place in range(0, 32, 8)]
+
+
+def _digest(numbers: Sequence[int]) -> str:
+    return b"".join(number.to_bytes(8, "big", signed=True) for number in numbers).hex()

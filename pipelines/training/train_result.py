@@ -8,14 +8,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from datasets.errors import InputError
+from datasets.store import storage
 from datasets.store.atomic_json import write_json
 from models.errors import ModelError
-from pipelines.runs import run_folder
+from pipelines.runs import remote_checkpoints, run_folder
+from pipelines.runs.run_place import RunPlace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainResult:
-    """A finished training. `checkpoint` and `history` are addresses."""
+    """A finished training. `checkpoint` and `history` are addresses, in an object store where the store is in one."""
 
     checkpoint: str  # the folder of the best model, for `models.weights.loading.load_model`
     run_key: str
@@ -37,14 +39,19 @@ def read_history(result: TrainResult) -> list[dict[str, float]]:
     valid_nsdr_WEIGHTS for each candidate, in dB, and the best of them as valid_nsdr; train_nsdr_WEIGHTS where no song
     was held out. `skipped` counts steps that were left out.
     """
+    if storage.is_remote(result.history):
+        return run_folder.merged([json.loads(line) for line in storage.read(result.history).splitlines()])
     return run_folder.merged(run_folder.Lines(Path(result.history)).read())
 
 
-def conclude(folder: Path, run_key: str, *, seconds: float, stopped: str) -> TrainResult:
+def conclude(place: RunPlace, *, seconds: float, stopped: str) -> TrainResult:
     """Copy the best model out of the last checkpoint; `result.json` comes last."""
     from models.weights import checkpoint
     from models.weights.loading import load_model
 
+    folder = place.folder
+    if place.address:
+        remote_checkpoints.fetch_newest(folder, place.address)
     checkpoints = run_folder.find(folder)
     assert checkpoints.newest is not None
     target = folder / "model"
@@ -60,10 +67,10 @@ def conclude(folder: Path, run_key: str, *, seconds: float, stopped: str) -> Tra
     saved = checkpoint.read_config(target)
     events = run_folder.Lines(folder / run_folder.EVENTS).read()
     result = TrainResult(
-        checkpoint=str(target),
-        run_key=run_key,
+        checkpoint=storage.join(place.kept, "model"),
+        run_key=place.name,
         model_digest=saved["weights_sha256"],
-        history=str(folder / run_folder.HISTORY),
+        history=storage.join(place.kept, run_folder.HISTORY),
         steps=checkpoints.step,
         best_step=saved["extra"]["step"],
         best_weights=saved["extra"]["weights"],
@@ -72,17 +79,21 @@ def conclude(folder: Path, run_key: str, *, seconds: float, stopped: str) -> Tra
         interventions=tuple(f"step {event['step']}: {event['did']}: {event['why']}" for event in events),
         seconds=round(seconds, 3),
     )
-    write_json(folder / "result.json", asdict(result))
+    if place.address:
+        run_folder.Lines(folder / run_folder.HISTORY).keep(lambda point: point["step"] <= checkpoints.step)
+        for path in (*sorted(target.iterdir()), folder / run_folder.HISTORY):
+            storage.write(storage.join(place.address, *path.relative_to(folder).parts), path.read_bytes())
+    write_json(storage.join(place.kept, "result.json"), asdict(result))
     return result
 
 
-def find_result(folder: Path) -> TrainResult | None:
-    """The result of a finished run; its addresses are those of this store, wherever it stood when it was written."""
+def find_result(kept: str | Path) -> TrainResult | None:
+    """The result of a finished run, by where it is kept; its addresses are there, wherever it was written."""
     try:
-        content = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        content = json.loads(storage.read(storage.join(kept, "result.json")))
     except FileNotFoundError:
         return None
-    here = {"checkpoint": str(folder / "model"), "history": str(folder / run_folder.HISTORY)}
+    here = {"checkpoint": storage.join(kept, "model"), "history": storage.join(kept, run_folder.HISTORY)}
     interventions = content.pop("troubles", None) or content.get("interventions", ())  # their name in 0.1.0
     return TrainResult(**(content | here | {"interventions": tuple(interventions)}))
 

@@ -4,12 +4,13 @@ import os
 import re
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets.errors import InputError
+from datasets.store import scratch, storage
 from models.errors import ModelError
-from pipelines.runs import run_folder
+from pipelines.runs import remote_checkpoints, run_folder
+from pipelines.runs.run_place import RunPlace
 from pipelines.runtime.cluster import connect
 from pipelines.runtime.progress import Progress
 from pipelines.training import train_loop
@@ -26,10 +27,10 @@ class LocalSession:
     rank = 0
     world_size = 1
 
-    def __init__(self, folder: Path, config: TrainConfig, progress: Progress) -> None:
+    def __init__(self, place: RunPlace, config: TrainConfig, progress: Progress) -> None:
         import torch
 
-        self.folder = folder
+        self.place, self.folder = place, place.folder
         self.device = torch.device("cuda" if config.use_gpu else "cpu")
         self.progress_actor = ProgressActor()
         self.poller = ProgressPoller(progress, self.progress_actor.read)
@@ -45,22 +46,23 @@ class LocalSession:
         """Nothing collects metrics here; they are in the run's folder."""
 
 
-def train_here(job: Job, folder: Path, progress: Progress) -> dict[str, Any]:
-    session = LocalSession(folder, job.config, progress)
+def train_here(job: Job, place: RunPlace, progress: Progress) -> dict[str, Any]:
+    session = LocalSession(place, job.config, progress)
     return train_loop.train(job, session)
 
 
 class RaySession:
     """One worker of a Ray Train group."""
 
-    def __init__(self, folder: Path, config: TrainConfig, progress_actor: Any) -> None:
+    def __init__(self, place: RunPlace, config: TrainConfig, progress_actor: Any) -> None:
         import ray.train
         import ray.train.torch
         import torch
 
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
-        self.folder = folder
+        self.place, self.folder = place, place.folder
+        self.folder.mkdir(parents=True, exist_ok=True)
         self.device = ray.train.torch.get_device()
         self.progress_actor = progress_actor
         if self.device.type == "cpu":
@@ -96,16 +98,17 @@ def _gauge(name: str) -> Any:
 def _worker(settings: dict[Any, Any]) -> Any:
     """What each Ray worker runs."""
     job: Job = settings["job"]
-    return train_loop.train(job, RaySession(settings["folder"], job.config, settings["progress_actor"]))
+    scratch.use(settings["scratch"])
+    return train_loop.train(job, RaySession(settings["place"], job.config, settings["progress_actor"]))
 
 
-def train_on_ray(job: Job, folder: Path, progress: Progress) -> dict[str, Any]:
+def train_on_ray(job: Job, place: RunPlace, progress: Progress) -> dict[str, Any]:
     # How long Ray waits for places for its workers. What it knows of machines may be 20 s old: just after one was lost
     # an elastic group is planned for the old number, and must not wait for long before it is planned again.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30" if job.config.min_workers else "180")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # a report waits for the controller's next look
-    with connect() as ray:
-        if run_folder.find(folder).step >= job.config.steps:
+    with connect(store=place.store) as ray:
+        if _has_all_steps(job, place):
             return {"step": job.config.steps}
         _check_cores(job.config, ray)
         # An actor tells the driver how far rank 0 is: reports to Ray Train are a barrier for all workers. It stands on
@@ -115,7 +118,7 @@ def train_on_ray(job: Job, folder: Path, progress: Progress) -> dict[str, Any]:
         poller = ProgressPoller(progress, lambda: ray.get(progress_actor.read.remote(), timeout=10))
         try:
             with poller.running():
-                outcome = _fit(job, folder, progress_actor)
+                outcome = _fit(job, place, progress_actor)
             poller.reach(outcome.get("step", 0))  # its last report may be on its way still
             return outcome
         finally:
@@ -136,15 +139,28 @@ def _check_cores(config: TrainConfig, ray: Any) -> None:
         )
 
 
-def _fit(job: Job, folder: Path, progress_actor: Any) -> dict[str, Any]:
+def _has_all_steps(job: Job, place: RunPlace) -> bool:
+    """Whether the last step was taken before, and only the result is missing."""
+    if place.address and remote_checkpoints.newest_step(place.address) >= job.config.steps:
+        return remote_checkpoints.fetch_newest(place.folder, place.address).step >= job.config.steps
+    return not place.address and run_folder.find(place.folder).step >= job.config.steps
+
+
+def _fit(job: Job, place: RunPlace, progress_actor: Any) -> dict[str, Any]:
     """Ray Train starts the workers, and restarts them when one is lost; see `checkpointing.py` for checkpoints."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 
     config = job.config
+    filesystem, path = storage.filesystem(place.address) if place.address else (None, str(place.folder))
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"job": job, "folder": folder, "progress_actor": progress_actor},
+        train_loop_config={
+            "job": job,
+            "place": place,
+            "scratch": os.environ.get(scratch.VARIABLE, ""),
+            "progress_actor": progress_actor,
+        },
         torch_config=TorchConfig(
             backend="nccl" if config.use_gpu else "gloo", timeout_s=round(config.worker_timeout_s)
         ),
@@ -156,7 +172,8 @@ def _fit(job: Job, folder: Path, progress_actor: Any) -> dict[str, Any]:
         ),
         run_config=RunConfig(
             name="ray",
-            storage_path=str(folder),
+            storage_path=path,
+            storage_filesystem=filesystem,
             failure_config=FailureConfig(max_failures=config.max_failures),
             callbacks=[_no_second_try()],
         ),

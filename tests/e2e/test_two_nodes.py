@@ -18,6 +18,8 @@ from pipelines.preparation.ingest import CorpusConfig, IngestConfig
 _TWO_NODES = """
 import json, os, sys, threading, time
 import psutil
+from datasets.errors import InputError
+from pipelines.runtime import shared_store
 from pipelines.runtime.cluster import connect
 from pipelines.preparation.ingest import CorpusConfig, IngestConfig, run
 from ray.cluster_utils import Cluster
@@ -67,7 +69,13 @@ def kill():
     cluster.remove_node(second, allow_graceful=False)
 
 
+blind = ""
 with connect(address=cluster.address) as ray:
+    shared_store.PATIENCE_S = 1.0
+    try:  # the same words mean another folder to each process
+        shared_store.require_seen_by_all(ray, "/proc/self/cwd/blind")
+    except InputError as error:
+        blind = str(error)
     stores = {node["ObjectStoreSocketName"] for node in ray.nodes()}
     for store, then in ((undisturbed, nothing), (killed, kill)):
         enough.clear()
@@ -78,7 +86,8 @@ with connect(address=cluster.address) as ray:
         watcher.join()
     alive = sum(node["Alive"] for node in ray.nodes())
 cluster.shutdown()
-print(json.dumps({"stores": len(stores), "seen": seen, "alive": alive}))
+told = {"stores": len(stores), "seen": seen, "alive": alive, "blind": blind, "left": os.listdir("blind/cache")}
+print(json.dumps(told))
 """
 
 
@@ -98,6 +107,7 @@ def test_two_nodes_and_one_that_dies_at_work_give_the_bytes_of_one(
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", _TWO_NODES, corpus.root, *map(str, stores[1:])],
         env={**os.environ, "PYTHONPATH": str(repository)},
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=400,
@@ -105,6 +115,11 @@ def test_two_nodes_and_one_that_dies_at_work_give_the_bytes_of_one(
     )
     assert done.returncode == 0, done.stderr[-3000:]
     told = json.loads(done.stdout.splitlines()[-1])
+    blind = told.pop("blind")
+    assert blind.startswith("not every node of the cluster reads what this command writes to the store /proc/self/cwd")
+    assert blind.count("there is no /proc/self/cwd/blind/cache/seen-") == 2
+    assert "store.root=s3://BUCKET/FOLDER" in blind
+    assert told.pop("left") == []
     assert told == {"stores": 2, "seen": ["nothing", "kill"], "alive": 1}
     one, two, killed = (_contents(store) for store in stores)
     assert len(one) > 14

@@ -18,6 +18,7 @@ from rich.text import Text
 from datasets.errors import InputError
 from datasets.shards.manifests import Manifest, read_manifest
 from datasets.store import ownership, storage
+from datasets.store.scratch import scratch
 from flows.cli.options import NO_OPTIONS, Options, Overrides
 from flows.cli.session import run_verb
 from flows.config import RunConfig
@@ -26,6 +27,8 @@ from flows.tasks.open_store import other_users, store_lock
 from pipelines.lineage import training_ancestry
 from pipelines.registry import used_registries
 from pipelines.registry.version_lineage import every_version
+from pipelines.runs import remote_checkpoints
+from pipelines.runs.run_place import kept_files
 
 DAY_S = 86_400.0
 JOB_FILES_S = 7 * DAY_S  # calls and answers of jobs of a cluster
@@ -101,7 +104,7 @@ def _total_size(items: Sequence[Unreferenced]) -> str:
 def find(config: RunConfig, *, keep: int, now_s: float) -> Iterator[Unreferenced]:
     """Everything that can go, the least valuable first."""
     yield from _leftovers(config, now_s)
-    yield from _checkpoints(Path(config.store.root), now_s)
+    yield from _checkpoints(config.store.root, now_s)
     store = config.store.tables
     manifests = _manifests(store)
     retained = _retained(config, manifests, keep)
@@ -161,7 +164,7 @@ def _require_all_known(config: RunConfig, keep: int) -> None:
             f"--keep {keep}: the store {root} has registered models at {' and at '.join(named)}, which cannot be read "
             f"now ({where}), so what they learned from is not known and nothing was removed. Set MLFLOW_TRACKING_URI "
             f"to that registry and run it again; if it no longer exists, remove it from "
-            f"{Path(root) / used_registries.FILE} and remove the mlflow.json files below runs that name it"
+            f"{storage.join(root, used_registries.FILE)} and remove the mlflow.json files below runs that name it"
         )
     stores = other_users(config.store.tables, root)
     if stores:
@@ -176,9 +179,10 @@ def _require_all_known(config: RunConfig, keep: int) -> None:
 def _learned(root: str) -> set[str]:
     """Names of the manifests that any registered model, or a training under way, learns or learned from."""
     named = [uri for origin in every_version(store=root).values() for uri in origin.datasets]
-    for record in Path(root).glob(f"runs/*/{training_ancestry.RECORD}"):
-        if not (record.parent / "result.json").exists():
-            noted = training_ancestry.read(record.parent)
+    for record in kept_files(root, training_ancestry.RECORD):
+        folder = record.rpartition("/")[0]
+        if storage.stamp(storage.join(folder, "result.json")) is None:
+            noted = training_ancestry.read(folder)
             if noted is None or not isinstance(noted.get("datasets"), list):
                 raise InputError(
                     f"{record} says which datasets the training in that folder learns from, and cannot be read, so "
@@ -216,14 +220,21 @@ def _leftovers(config: RunConfig, now_s: float) -> Iterator[Unreferenced]:
     for name in storage.names(jobs):
         if name.endswith(".json"):
             yield from _if_older(storage.join(jobs, name), "answer of a job", now_s, JOB_FILES_S)
-    runs = Path(config.store.root) / "cache" / "flows"
+    runs = scratch(config.store.root) / "cache" / "flows"
     for path in sorted(runs.glob("*.toml")):
         yield from _if_older(str(path), "settings of a flow run", now_s, 30 * DAY_S)
 
 
-def _checkpoints(root: Path, now_s: float) -> Iterator[Unreferenced]:
+def _checkpoints(root: str, now_s: float) -> Iterator[Unreferenced]:
     """Intermediate checkpoints of finished trainings; the model stays."""
-    for run in sorted((root / "runs").glob("*/result.json")):  # written last
+    if storage.is_remote(root):
+        for folder in (result.rpartition("/")[0] for result in kept_files(root, "result.json")):
+            for inside, stamp in storage.files_below(folder).items():
+                if remote_checkpoints.is_of_checkpoint(inside) and now_s - stamp.changed_ns / 1e9 > DAY_S:
+                    address = storage.join(folder, *inside.split("/"))
+                    yield Unreferenced(address=address, kind="intermediate checkpoint", num_bytes=stamp.size)
+        return
+    for run in map(Path, kept_files(root, "result.json")):  # written last
         for path in sorted([*run.parent.glob("step-*"), *run.parent.glob(".step-*"), *run.parent.glob("damaged-*")]):
             if now_s - path.stat().st_mtime > DAY_S and _holds_checkpoints_only(path):
                 size = sum(below.stat().st_size for below in path.rglob("*") if below.is_file())

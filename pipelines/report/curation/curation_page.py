@@ -29,12 +29,11 @@ VERSION = 3
 STEP = Step(name="curation_page", version=VERSION)
 
 
-def is_about(store: Path, key: str) -> bool:
+def is_about(store: str | Path, key: str) -> bool:
     """Whether the store's page is that of this curation, by this code."""
     try:
-        with (store / PAGE).open(encoding="utf-8") as file:
-            return f'content="{_made_from(key)}"' in file.read(2000)
-    except (OSError, UnicodeDecodeError):
+        return f'content="{_made_from(key)}"'.encode() in storage.read(storage.join(store, PAGE), 2000)
+    except OSError:
         return False
 
 
@@ -52,17 +51,17 @@ def _made_from(key: str) -> str:
     return f"{key}-{STEP.key(CurationPageInputs(curation=key))}"
 
 
-def run(data: CurationInput, *, store: Path, progress: Progress | None = None) -> str:
+def run(data: CurationInput, *, store: str | Path, progress: Progress | None = None) -> str:
     """Write `dropped.csv` and then `curation.html` into the store, each whole or not at all; the page's path.
 
     The same input gives the same bytes.
     """
     with stage(progress, "page") as progress:
-        storage.write(store / DROPPED, dropped_table(data.verdicts).encode())
+        storage.write(storage.join(store, DROPPED), dropped_table(data.verdicts).encode())
         page = render(data).encode("utf-8", "replace")
-        storage.write(store / PAGE, page)
+        storage.write(storage.join(store, PAGE), page)
         progress.finish(f"{PAGE} and {DROPPED}, {len(page) / 1e6:.1f} MB")
-    return str(store / PAGE)
+    return storage.join(store, PAGE)
 
 
 def dropped_table(verdicts: Sequence[Verdict]) -> str:

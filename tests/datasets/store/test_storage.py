@@ -93,6 +93,13 @@ def test_a_full_disk_is_the_stores_own_fault(tmp_path: Path) -> None:
         storage.write(tmp_path / "file" / "below", b"x")
 
 
+def test_a_disk_that_fills_up_with_work_on_a_store_in_s3_is_not_the_stores(tmp_path: Path) -> None:
+    for name, remedy in ((f"{storage.SCRATCH}0", r"store\.scratch=DIR"), ("store", r"store\.root=DIR")):
+        (tmp_path / name).mkdir()
+        with pytest.raises(InputError, match=remedy), storage.disk_errors(tmp_path / name):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def test_names_lists_the_files_of_one_folder(root: str) -> None:
     for name in ("b.json", "a.json", "deep/c.json"):
         storage.write(storage.join(root, *name.split("/")), b"x")

@@ -205,11 +205,6 @@ def test_a_read_only_file_system_is_refused() -> None:
         pass
 
 
-def test_an_address_that_is_no_folder_is_refused() -> None:
-    with pytest.raises(InputError, match="s3://bucket"), open_store.store_lock("s3://bucket/x", verb="run"):
-        pass
-
-
 def test_a_patient_command_has_the_store_once_the_other_is_gone(tmp_path: Path) -> None:
     order: list[str] = []
 

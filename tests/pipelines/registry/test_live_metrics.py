@@ -16,6 +16,7 @@ from pipelines import registry
 from pipelines.registry import RegistryConfig
 from pipelines.registry.live_metrics import MARK, MetricsForwarder
 from pipelines.runs import example_estimates, run_folder
+from pipelines.runs.run_place import RunPlace
 from pipelines.runtime.progress import NullProgress
 from pipelines.training import train, train_result
 from pipelines.training.divergence_recovery import RecoveryConfig
@@ -77,14 +78,14 @@ def curve(pump: MetricsForwarder, name: str) -> list[tuple[int, float]]:
 
 
 def test_points_come_with_their_checkpoint_and_every_step_once_over_restarts(folder: Path, tmp_path: Path) -> None:
-    pump = MetricsForwarder(CONFIG, folder, store=str(tmp_path))
+    pump = MetricsForwarder(CONFIG, RunPlace(store=str(tmp_path), name=folder.name))
     learn(folder, to=6, checkpoint=4)
     assert pump.send() == 4
     assert pump.send() == 0
     # Killed, and on another machine with other sums: steps 5 and 6 come again, and are told as they were in the end.
     run_folder.Lines(folder / run_folder.HISTORY).keep(lambda point: point["step"] <= 4)
     learn(folder, first=5, to=8, checkpoint=8, of=1.5)
-    again = MetricsForwarder(CONFIG, folder, store=str(tmp_path))
+    again = MetricsForwarder(CONFIG, RunPlace(store=str(tmp_path), name=folder.name))
     assert again.send() == 4
     steps, losses = zip(*curve(again, "train/loss"), strict=True)
     assert steps == tuple(range(1, 9))
@@ -100,7 +101,7 @@ def test_points_come_with_their_checkpoint_and_every_step_once_over_restarts(fol
 def test_a_server_that_is_away_is_told_later_and_nothing_is_lost(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pump = MetricsForwarder(CONFIG, folder, store=str(tmp_path))
+    pump = MetricsForwarder(CONFIG, RunPlace(store=str(tmp_path), name=folder.name))
     there: Any = pump.uri
     pump.uri = "http://127.0.0.1:9"
     learn(folder, to=4, checkpoint=4)
@@ -122,7 +123,7 @@ def test_a_server_that_is_away_is_told_later_and_nothing_is_lost(
 def test_an_example_comes_with_its_checkpoint_and_none_is_sent_again(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pump = MetricsForwarder(CONFIG, folder, store=str(tmp_path))
+    pump = MetricsForwarder(CONFIG, RunPlace(store=str(tmp_path), name=folder.name))
     learn(folder, to=4, checkpoint=4)
     heard(folder, 4)
     heard(folder, 6)  # its checkpoint is still being written
@@ -144,7 +145,7 @@ def test_an_example_comes_with_its_checkpoint_and_none_is_sent_again(
 def test_another_server_gets_all_of_it(folder: Path, tmp_path: Path) -> None:
     learn(folder, to=2, checkpoint=2)
     (folder / MARK).write_text(json.dumps({"address": "http://elsewhere", "run_id": "x", "step": 2}))
-    assert MetricsForwarder(CONFIG, folder, store=str(tmp_path)).delivered() == -1
+    assert MetricsForwarder(CONFIG, RunPlace(store=str(tmp_path), name=folder.name)).delivered() == -1
     assert registry.address(str(tmp_path)).startswith("sqlite:///")
 
 
@@ -153,7 +154,7 @@ def test_a_training_tells_its_curve_and_registering_it_tells_nothing_twice(tmp_p
 
     chunks = write_songs(tmp_path / "songs", {"a": "train", "b": "train", "c": "valid"})
     result = train.run(TRAINING, MODEL, [(chunks, 1.0)], sources=SOURCES, store=str(tmp_path), live=CONFIG)
-    pump = MetricsForwarder(CONFIG, Path(result.history).parent, store=str(tmp_path))
+    pump = MetricsForwarder(CONFIG, RunPlace(store=str(tmp_path), name=result.run_key))
     assert pump.delivered() == result.steps
     history = train_result.read_history(result)
     client = MlflowClient(tracking_uri=pump.uri)
@@ -195,7 +196,7 @@ def test_a_look_at_a_long_training_reads_what_is_new(
     learn(folder, to=3000, checkpoint=2990)
     with (folder / run_folder.HISTORY).open("a") as file:
         file.write('{"step": 3001, "lo')  # being written
-    pump = MetricsForwarder(CONFIG, folder, store=str(tmp_path))
+    pump = MetricsForwarder(CONFIG, RunPlace(store=str(tmp_path), name=folder.name))
     pump._mark("run", step=2990, examples=-1)
     seen = parsed(monkeypatch)
     assert pump.send() == 0  # nothing is certain beyond the checkpoint

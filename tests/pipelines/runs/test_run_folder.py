@@ -13,6 +13,7 @@ from models.networks.catalog import build
 from models.weights import checkpoint
 from pipelines.runs import run_folder
 from pipelines.runs.run_folder import Lines, Tail, Writer
+from pipelines.runs.uploads import Uploads
 
 Row = dict[str, Any]
 
@@ -82,6 +83,12 @@ def test_a_folder_without_a_whole_checkpoint_begins_at_step_0(tmp_path: Path) ->
     assert (found.step, len(found.damaged)) == (0, 1)
 
 
+def settle(writer: Writer) -> None:
+    writer.wait()
+    assert writer.uploads is not None
+    writer.uploads.wait()
+
+
 def test_the_last_few_checkpoints_stay_and_their_copies_may_fail(tmp_path: Path) -> None:
     (tmp_path / "step-000000001-mine").mkdir()
     copied: list[int] = []
@@ -94,20 +101,20 @@ def test_the_last_few_checkpoints_stay_and_their_copies_may_fail(tmp_path: Path)
             raise InputError("the bucket is away")
         copied.append(step)
 
-    with Writer(tmp_path, keep=2, copy=copy) as writer:
+    with Writer(tmp_path, keep=2, uploads=Uploads(copy)) as writer:
         for step in (1, 2, 3):
             writer.submit(step, fill)
-        writer.wait()
+        settle(writer)
         assert writer.complaint == "the bucket is away"
         assert names(tmp_path) == ["step-000000001-mine", "step-000000002", "step-000000003"]
         (tmp_path / "step-000000003" / "state").write_text("from before a rollback")
         writer.submit(4, fill)
         writer.submit(3, fill)
-        writer.wait()
+        settle(writer)
         assert (tmp_path / "step-000000003" / "state").read_text() == "new"
         assert writer.complaint == "the bucket is away"
         writer.submit(6, fill)
-        writer.wait()
+        settle(writer)
         assert writer.complaint == ""
     assert names(tmp_path) == ["step-000000001-mine", "step-000000004", "step-000000006"]
     assert copied == [1, 2, 4, 6]

@@ -15,6 +15,7 @@ from datasets.loading.shard_layout import layout_of
 from datasets.schema import ShardSet
 from datasets.store import storage
 from models.learner_config import AugmentConfig, LearnerConfig
+from pipelines.runs.run_place import RunPlace
 from pipelines.training import train, train_result
 from pipelines.training.batches import Feed, open_index
 from pipelines.training.train_config import Job, ModelConfig, TrainConfig
@@ -142,6 +143,7 @@ def test_training_hears_songs_at_the_level_that_the_network_asks_for(
 
     class Alone:
         rank, world_size, device, folder = 0, 1, torch.device("cpu"), tmp_path
+        place = RunPlace(store=str(tmp_path), name="run")
 
         def prepare(self, model: torch.nn.Module) -> torch.nn.Module:
             return model

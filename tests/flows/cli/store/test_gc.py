@@ -16,6 +16,7 @@ from datasets.errors import InputError
 from datasets.schema import VERDICTS, Verdict
 from datasets.shards.arrow_tables import table_of, write_table
 from datasets.shards.manifests import address_of, read_manifest, write_manifest
+from datasets.store import storage
 from flows import config as door
 from flows.__main__ import main
 from flows.cli.store import gc
@@ -24,6 +25,7 @@ from flows.tasks.open_store import store_lock
 from pipelines.registry import used_registries
 from tests.flows.command import asked
 from tests.pipelines.lineage.test_training_recordings import book
+from tests.s3 import BUCKET, object_store
 
 OLD_S = time.time() - 10 * gc.DAY_S
 
@@ -369,3 +371,18 @@ def test_a_damaged_record_of_a_training_under_way_lets_nothing_go(config: door.R
     record.write_text(text)
     with pytest.raises(InputError, match=r"at-work/ancestry\.json says which datasets .* cannot be read"):
         list(gc.find(config, keep=1, now_s=time.time()))
+
+
+def test_in_an_object_store_checkpoints_of_finished_trainings_can_go_and_nothing_else() -> None:
+    with object_store():
+        root = f"s3://{BUCKET}/gc"
+        waste = {"step-000000003.json", "step-000000003-0badbeef/current/learner.pt", "step-000000006/best/config.json"}
+        kept = {"result.json", "model/weights.safetensors", "notes.json", "step-000000003-mine/x", "history.jsonl"}
+        for name in waste | kept:
+            storage.write(f"{root}/runs/finished/{name}", b"x")
+        storage.write(f"{root}/runs/at-work/step-000000003.json", b"x")
+        config = door.load("smoke", [f"store.root={root}"])
+        assert list(gc.find(config, keep=0, now_s=time.time())) == []
+        found = list(gc.find(config, keep=0, now_s=time.time() + 2 * gc.DAY_S))
+        assert {item.address for item in found} == {f"{root}/runs/finished/{name}" for name in waste}
+        assert {item.kind for item in found} == {"intermediate checkpoint"}

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from datasets.errors import InputError
-from pipelines.runs import checkpoint_backup, run_folder
+from pipelines.runs import remote_checkpoints, run_folder
+from pipelines.runs.uploads import Uploads
 from pipelines.training import train, train_result
 from tests.pipelines.songs import write_songs
 from tests.pipelines.training.test_train import CONFIG, MODEL, SOURCES, run_until_killed
@@ -33,7 +34,7 @@ def test_a_run_whose_folder_is_lost_goes_on_from_the_bucket_also_when_requests_f
         asked = len(server.requests)
         config = replace(CONFIG, backup_uri=f"s3://{BUCKET}/copies")
         resumed = train.run(config, MODEL, [(chunks, 1.0)], sources=SOURCES, store=str(tmp_path / "lost"))
-        assert any("step-000000003/current/learner.pt" in path for _, path, _ in server.requests[asked:])
+        assert any("/current/learner.pt" in path for method, path, _ in server.requests[asked:] if method == "GET")
     assert resumed.model_digest == expected.model_digest
     assert train_result.read_history(resumed) == train_result.read_history(expected)
     assert not resumed.interventions
@@ -52,7 +53,7 @@ def copied(tmp_path: Path) -> Path:
     """Copies of steps 1, 2 and 3 of which two were to be kept."""
     for step in (1, 2, 3):
         make(tmp_path / "run", step)
-        checkpoint_backup.put(tmp_path / "run", step, str(tmp_path / "copies"), keep=2)
+        remote_checkpoints.commit(tmp_path / "run", step, str(tmp_path / "copies" / "run"), keep=2)
     return tmp_path / "copies" / "run"
 
 
@@ -62,12 +63,12 @@ def test_files_of_others_beside_checkpoints_and_their_copies_stay(copied: Path, 
         path.write_text("{}")
     tries = tmp_path / "run" / "step-by-hand"
     tries.mkdir()
-    checkpoint_backup.check(str(copied.parent))
+    remote_checkpoints.check(str(copied.parent), setting="train.backup_uri")
     with run_folder.Writer(tmp_path / "run", keep=1) as writer:
         for step in (4, 5):
             writer.submit(step, lambda folder: (folder / "weights").touch())
             writer.wait()
-            checkpoint_backup.put(tmp_path / "run", step, str(copied.parent), keep=1)
+            remote_checkpoints.commit(tmp_path / "run", step, str(copied), keep=1)
     assert notes.exists()
     assert writable.exists()
     assert tries.exists()
@@ -77,17 +78,17 @@ def test_files_of_others_beside_checkpoints_and_their_copies_stay(copied: Path, 
 
 def test_the_newest_copies_are_kept_and_the_newest_comes_back_with_the_curve(copied: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in copied.glob("*.json")) == ["step-000000002.json", "step-000000003.json"]
-    assert not list(copied.glob("step-000000001/*/*"))
+    assert not list(copied.glob("step-000000001*/*/*"))
     back = tmp_path / "back" / "run"
     back.mkdir(parents=True)
-    assert checkpoint_backup.get(back, str(copied.parent)) == []
+    assert remote_checkpoints.fetch_newest(back, str(copied)).passed == ()
     assert stored(back / "step-000000003")["current/weights"] == bytes([3]) * 1000
     assert [point["step"] for point in run_folder.Lines(back / run_folder.HISTORY).read()] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("harm", ["truncated", "missing", "list"])
 def test_a_copy_that_is_not_whole_is_passed_over(copied: Path, tmp_path: Path, harm: str) -> None:
-    file = copied / "step-000000003" / "current" / "weights"
+    (file,) = copied.glob("step-000000003-*/current/weights")
     if harm == "truncated":
         file.write_bytes(file.read_bytes()[:-1])
     elif harm == "missing":
@@ -96,29 +97,31 @@ def test_a_copy_that_is_not_whole_is_passed_over(copied: Path, tmp_path: Path, h
         (copied / "step-000000003.json").write_text("{")
     back = tmp_path / "back" / "run"
     back.mkdir(parents=True)
-    assert [words.split(":")[0] for words in checkpoint_backup.get(back, str(copied.parent))] == ["step-000000003"]
+    fetched = remote_checkpoints.fetch_newest(back, str(copied))
+    assert [name for name, _ in fetched.passed] == ["step-000000003"]
+    assert fetched.step == 2
     assert run_folder.newest_step(back) == 2
-    assert [path.name for path in back.iterdir() if path.name.startswith(".")] == []
+    assert [path.name for path in back.iterdir() if path.name.startswith(".fetched")] == []
 
 
 def test_a_copy_takes_the_place_of_a_damaged_checkpoint(copied: Path, tmp_path: Path) -> None:
     here = tmp_path / "run"
     (here / "step-000000003" / "current" / "weights").write_bytes(b"short")
-    assert checkpoint_backup.get(here, str(copied.parent)) == []
+    assert remote_checkpoints.fetch_newest(here, str(copied)).passed == ()
     assert stored(here / "step-000000003")["current/weights"] == bytes([3]) * 1000
 
 
 def test_a_place_that_takes_nothing_is_named_before_training_begins(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"train\.backup_uri=.*takes no checkpoints"):
-        checkpoint_backup.check(str(tmp_path / "file" / "below"))
+        remote_checkpoints.check(str(tmp_path / "file" / "below"), setting="train.backup_uri")
 
 
 def test_a_copy_that_fails_stops_nothing_and_is_told(tmp_path: Path) -> None:
     def fail(step: int) -> None:
         raise InputError("the bucket does not answer")
 
-    writer = run_folder.Writer(tmp_path, keep=2, copy=fail)
+    writer = run_folder.Writer(tmp_path, keep=2, uploads=Uploads(fail))
     with writer:
         writer.submit(1, lambda folder: (folder / "x").write_text("") and None)
     assert writer.complaint == "the bucket does not answer"

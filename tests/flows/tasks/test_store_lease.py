@@ -1,0 +1,119 @@
+"""A store in an object store: one command at a time, whatever machines it comes from, and none that is dead."""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from datasets.errors import InputError
+from datasets.store import scratch, storage
+from datasets.store.ownership import is_store
+from flows.tasks import open_store, process_identity, store_lease
+from flows.tasks.store_lease import StoreLease
+from tests.flows.tasks.test_open_store import HOLDER
+from tests.s3 import BUCKET, ObjectStore, object_store
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ObjectStore]:
+    with object_store() as server:
+        yield server
+
+
+@pytest.fixture
+def root(server: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An address for a store, where claims are soon void."""
+    monkeypatch.setattr(store_lease, "VALID_S", 3.0)
+    monkeypatch.setattr(store_lease, "RENEW_S", 0.5)
+    monkeypatch.setenv(scratch.VARIABLE, str(tmp_path / "scratch"))
+    yield f"s3://{BUCKET}/{tmp_path.name}"
+    server.read_only = False
+
+
+def claims(root: str) -> list[str]:
+    return storage.names(f"{root}/{store_lease.FOLDER}")
+
+
+def test_a_second_command_is_told_who_holds_the_store_until_the_first_is_killed(root: str) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, root], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    assert holder.stdin is not None
+    assert holder.stdout.readline() == "held\n"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store_lease, "VALID_S", 30.0)  # it renews its claim every five seconds
+        with (
+            pytest.raises(InputError, match=rf"in use by `stemline train`, process {holder.pid} on .*, since .*UTC"),
+            open_store.store_lock(root, verb="train"),
+        ):
+            pass
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+        holder.stdin.close()
+        with open_store.store_lock(root, verb="ingest") as folder:  # of this machine, so known to be dead
+            assert is_store(root)
+            assert folder == scratch.scratch(root)
+            assert folder.is_dir()
+            assert len(claims(root)) == 1
+    assert claims(root) == []
+
+
+def test_what_a_dead_machine_held_is_free_after_a_while(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    dead = StoreLease(root, verb="train")
+    dead.content["machine"] = "elsewhere"
+    assert dead._ask() == {}
+    alive = StoreLease(root, verb="ingest")
+    assert alive._ask().keys() == {dead.name}
+    assert claims(root) == [dead.name]
+    alive.take(0.0)
+    assert claims(root) == [alive.name]
+    alive.release()
+    assert claims(root) == []
+
+
+def test_of_commands_that_ask_at_once_never_two_hold_the_store(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_lease, "VALID_S", 60.0)
+    monkeypatch.setattr(process_identity, "is_running", lambda pid, start: True)
+    holding: list[str] = []
+    seen: list[int] = []
+
+    def command() -> None:
+        lease = StoreLease(root, verb="train")
+        lease.take(60.0)
+        holding.append(lease.name)
+        seen.append(len(holding))
+        holding.remove(lease.name)
+        lease.release()
+
+    threads = [threading.Thread(target=command) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == [1, 1, 1]
+
+
+def test_a_store_that_cannot_be_used_is_refused_before_anything_starts(root: str, server: ObjectStore) -> None:
+    for address, verb, words in (
+        ("s3://nowhere/x", "train", r"store\.root=s3://nowhere/x cannot be used: .*there is no such bucket: create it"),
+        (root, "report", r"`stemline report` needs store\.root on a disk so far, got s3://.*store\.data="),
+        ("gs://bucket/x", "train", r"must be a folder of this machine or s3://BUCKET/FOLDER, got 'gs://bucket/x'"),
+        ("s3://", "train", "names no bucket"),
+    ):
+        with pytest.raises(InputError, match=words), open_store.store_lock(address, verb=verb):
+            pass
+    server.read_only = True
+    with (
+        pytest.raises(InputError, match=r"store\.root=.* cannot be used: .*do not allow this: set AWS_ACCESS_KEY_ID"),
+        open_store.store_lock(root, verb="train"),
+    ):
+        pass
+    server.read_only = False
+    storage.write(f"{root}/tables/mine.parquet", b"precious")
+    with pytest.raises(InputError, match="is no store, and tables/ in it"), open_store.store_lock(root, verb="train"):
+        pass

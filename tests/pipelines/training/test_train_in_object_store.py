@@ -1,0 +1,163 @@
+"""A store in an object store: what one machine has learned another goes on with, bit for bit; half of it counts not."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from datasets.errors import InputError
+from datasets.schema import ShardSet
+from datasets.store import scratch, storage
+from datasets.store.atomic_json import read_json
+from models.weights import checkpoint
+from pipelines.runs import remote_checkpoints, stored_model
+from pipelines.runs.run_place import RunPlace
+from pipelines.training import train_result
+from pipelines.training.train_result import TrainResult
+from tests.pipelines.songs import write_songs
+from tests.pipelines.training.test_train import CONFIG, SONGS, run, run_until_killed, wreck
+from tests.s3 import BUCKET, ObjectStore, object_store
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ObjectStore]:
+    with object_store() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def chunks(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    return write_songs(tmp_path_factory.mktemp("songs"), SONGS)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(chunks: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
+    return run(CONFIG, chunks, tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture
+def store(server: ObjectStore, tmp_path: Path) -> str:
+    return f"s3://{BUCKET}/{tmp_path.name}"
+
+
+def below(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def on_machine(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    """From here on as on a machine that has only this folder."""
+    patch.setenv(scratch.VARIABLE, str(folder))
+
+
+def half_an_upload(address: str) -> None:
+    """What a machine leaves that dies while it brings a checkpoint: files, and no list."""
+    storage.write(f"{address}/step-000000006-0badbeef/current/weights.safetensors", b"half")
+
+
+def altered(address: str) -> None:
+    """The newest checkpoint with one bit flipped, under its old list."""
+    listed = read_json(f"{address}/step-000000003.json")
+    assert listed is not None
+    weights = f"{address}/{listed['folder']}/best/weights.safetensors"
+    data = bytearray(storage.read(weights))
+    data[-1] ^= 1
+    storage.write(weights, bytes(data))
+
+
+@pytest.mark.parametrize("harm", [half_an_upload, altered])
+def test_a_training_goes_on_where_another_machine_was_killed_and_ends_as_if_undisturbed(
+    chunks: ShardSet, undisturbed: TrainResult, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: Any
+) -> None:
+    address = RunPlace(store=store, name=undisturbed.run_key).address
+    on_machine(monkeypatch, tmp_path / "first")
+    run_until_killed(5, chunks, store)
+    assert remote_checkpoints.newest_step(address) == 3
+    harm(address)
+    on_machine(monkeypatch, tmp_path / "second")
+    resumed = run(CONFIG, chunks, store)
+    assert resumed.model_digest == undisturbed.model_digest
+    assert train_result.read_history(resumed) == train_result.read_history(undisturbed)
+    assert (resumed.checkpoint, resumed.history) == (f"{address}/model", f"{address}/history.jsonl")
+    told = ("step 0: passed over a damaged checkpoint: step-000000003: best/weights.safetensors is truncated or was",)
+    assert [words.startswith(told) for words in resumed.interventions] == ([True] if harm is altered else [])
+    # Nothing that no list names is left, the model is whole, and what there is to be listened to is the same.
+    here = storage.files_below(address)
+    listed = [read_json(f"{address}/step-{step:09d}.json") or {} for step in (3, 6)]
+    named = {f"{one['folder']}/{inside}" for one in listed for inside in one["files"]}
+    assert {path for path in here if path.startswith("step-") and "/" in path} == named
+    for name in checkpoint.FILES[:2]:
+        storage.fetch(f"{address}/model/{name}", tmp_path / name)
+    assert (tmp_path / "weights.safetensors").read_bytes() == Path(
+        undisturbed.checkpoint, "weights.safetensors"
+    ).read_bytes()
+    examples = below(Path(undisturbed.history).parent / "examples")
+    assert {path: storage.read(f"{address}/{path}") for path in here if path.startswith("examples/")} == {
+        f"examples/{path}": data for path, data in examples.items()
+    }
+    # A third machine finds it finished, and trains nothing.
+    on_machine(monkeypatch, tmp_path / "third")
+    assert run(CONFIG, chunks, store) == resumed
+    assert not (tmp_path / "third").exists()
+
+
+def test_a_training_that_is_taken_back_knows_of_it_wherever_it_goes_on(
+    chunks: ShardSet, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its events are all that tells it to go on with a lower rate."""
+    on_machine(monkeypatch, tmp_path / "first")
+    wreck(monkeypatch, {3, 4})
+    config = replace(CONFIG, recovery=replace(CONFIG.recovery, max_skipped=1))
+    result = run(config, chunks, store)
+    assert result.interventions == ("step 5: rollback: 2 steps in a row had no finite gradient",)
+    events = storage.read(f"{store}/runs/{result.run_key}/events.jsonl")
+    assert json.loads(events)["did"] == "rollback"
+    listed = read_json(f"{store}/runs/{result.run_key}/step-000000006.json")
+    assert listed is not None
+    speed = storage.read(f"{store}/runs/{result.run_key}/{listed['folder']}/speed.jsonl").splitlines()
+    assert 0 <= json.loads(speed[-1])["upload_stall"] < 1
+
+
+def test_the_checkpoint_of_another_machine_is_fetched_once_and_must_be_the_one_that_was_chosen(
+    chunks: ShardSet, undisturbed: TrainResult, store: str, server: ObjectStore, tmp_path: Path
+) -> None:
+    address, made = f"{store}/runs/key", Path(undisturbed.history).parent
+    remote_checkpoints.commit(made, 6, address, keep=2)
+    chosen = remote_checkpoints.fetch_newest(tmp_path / "first", address)
+    assert chosen.step == 6
+    remote_checkpoints.fetch(tmp_path / "other", address, 6, chosen.digest)
+    assert below(tmp_path / "other" / "step-000000006") == below(made / "step-000000006")
+    server.requests.clear()
+    remote_checkpoints.fetch(tmp_path / "other", address, 6, chosen.digest)
+    assert not any("weights" in path for _, path, _ in server.requests)
+    remote_checkpoints.commit(made, 6, address, keep=2)  # by somebody else meanwhile
+    with pytest.raises(InputError, match="its list is not the one that training goes on from"):
+        remote_checkpoints.fetch(tmp_path / "other", address, 6, chosen.digest)
+
+
+def test_a_model_is_fetched_once_to_each_machine_and_an_altered_one_is_refused(
+    undisturbed: TrainResult, store: str, server: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Path(undisturbed.checkpoint)
+    assert stored_model.on_this_machine(undisturbed.checkpoint) == made
+    assert stored_model.share(made, str(tmp_path), "digest") == str(made)
+    address = stored_model.share(made, store, "0123456789abcdef0123")
+    assert address == f"{store}/cache/models/0123456789abcdef"
+    on_machine(monkeypatch, tmp_path / "first")
+    here = stored_model.on_this_machine(address)
+    assert here.is_relative_to(tmp_path / "first")
+    assert below(here) == below(made)
+    (here / checkpoint.WEIGHTS).write_bytes(b"cut")
+    assert below(stored_model.on_this_machine(address)) == below(made)
+    server.requests.clear()
+    stored_model.on_this_machine(stored_model.share(made, store, "0123456789abcdef0123"))
+    assert not any(checkpoint.WEIGHTS in path for _, path, _ in server.requests)
+    storage.write(f"{address}/{checkpoint.WEIGHTS}", b"other weights")
+    on_machine(monkeypatch, tmp_path / "second")
+    with pytest.raises(InputError, match=r"cache/models/0123456789abcdef was altered: "):
+        stored_model.on_this_machine(address)
+    storage.remove(f"{address}/{checkpoint.CONFIG}")
+    with pytest.raises(InputError, match="is no whole model"):
+        stored_model.on_this_machine(address)
