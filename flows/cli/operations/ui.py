@@ -128,12 +128,14 @@ def _mlflow(database: str, store: Path, screen: Screen) -> Iterator[str]:
 
 @contextmanager
 def _prefect(store: Path, screen: Screen) -> Iterator[tuple[str, str]]:
-    """Address and password of Prefect's page."""
-    port = _free_port()
+    """Address and password of Prefect's page. Its files are made in the store: the code's folder may be read-only."""
+    port, page = _free_port(), store / "cache" / "prefect-ui"
+    page.mkdir(parents=True, exist_ok=True)
     environment = {
         **home_environment(store),
         **closed_environment(f"http://{HOST}:{port}"),
         "PREFECT_API_URL": f"http://{HOST}:{port}/api",  # Prefect's page sends its requests there
+        "PREFECT_UI_STATIC_DIRECTORY": str(page),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
     }

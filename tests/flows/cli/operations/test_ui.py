@@ -72,6 +72,8 @@ def test_the_pages_answer_until_ctrl_c_and_no_process_is_left_after(tmp_path: Pa
                     if name == "report":
                         assert answer.read() == b"<p>the report</p>"
             takes_no_orders(addresses, shown["password"])
+            page = tmp_path / "cache" / "prefect-ui" / "v2" / "index.html"
+            assert page.is_file(), "made beside the code, which may belong to somebody else"
             started = psutil.Process(running.pid).children(recursive=True)
             assert len(started) >= 2
             running.send_signal(signal.SIGINT)
