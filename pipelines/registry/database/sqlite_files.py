@@ -19,7 +19,11 @@ def sqlite_address(file: Path, *, driver: str = "pysqlite") -> str:
     text = str(file.absolute())
     if driver == "pysqlite" and not SPECIAL & set(text):
         return f"sqlite:///{text}"
-    return f"sqlite+{driver}:///{_URI}{quote(text)}?uri=true"
+    from sqlalchemy import URL
+
+    # Only SQLAlchemy knows what it will unquote: 2.1 does so to the path of an address, 2.0 does not.
+    address = URL.create(f"sqlite+{driver}", database=f"{_URI}{quote(text)}", query={"uri": "true"})
+    return address.render_as_string()
 
 
 def sqlite_file(address: str) -> Path | None:
@@ -27,6 +31,10 @@ def sqlite_file(address: str) -> Path | None:
     if urlsplit(address).scheme.partition("+")[0] != "sqlite":
         return None
     path = address.partition("://")[2].partition("?")[0].removeprefix("/")
+    if "%" in path or path.startswith(_URI):
+        from sqlalchemy import make_url
+
+        path = make_url(address).database or ""
     if path.startswith(_URI):
         path = unquote(path.removeprefix(_URI))
     if path in ("", ":memory:"):
