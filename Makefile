@@ -54,7 +54,7 @@ stack: sync ## the whole road through a deployment, on every service of a cluste
 soak: sync ## RUNS scheduled retrainings in a row, by default 100, and what grows meanwhile
 	@$(BIN)/python -m tests.drills.soak --runs $(or $(RUNS),100) $(if $(OUT),--out $(OUT))
 
-cases: sync ## every case of ../shared/cases/audio beside the checkout, or CASES="one another": what was seen, what is right
+cases: sync ## every case of ../shared/cases beside the checkout, or CASES="one another": what was seen, what is right
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.drills.cases $(CASES)
 
 mutants: sync ## mutants of a core MODULE=models/scores/metrics.py that no test notices; SEED=0, COUNT=16

@@ -1,8 +1,9 @@
-"""`make cases`: holds every case of ../shared/cases/audio against what is right, and prints what was seen of each.
+"""`make cases`: holds every case of ../shared/cases against what is right, and prints what was seen of each.
 
-The cases are made elsewhere and stand beside the checkout; without them there is nothing to do. Their check was
-written for older names of modules. `stand_in` puts today's modules under those names into `sys.modules`, here and in
-the programs that the check starts, and nowhere else; a name that has no counterpart any more is told.
+Those in audio/ are folders of songs; `operations_cases` runs those in ops/. They are made elsewhere and stand beside
+the checkout; without them there is nothing to do. The check of those in audio/ was written for older names of modules.
+`stand_in` puts today's modules under those names into `sys.modules`, here and in the programs that the check starts,
+and nowhere else; a name that has no counterpart any more is told.
 
     python -m tests.drills.cases [CASE...]
 """
@@ -24,6 +25,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from tests.drills import operations_cases
 
 CASES = Path(__file__).resolve().parents[3] / "shared" / "cases" / "audio"
 # Name in the check -> today's module.
@@ -140,7 +143,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not (CASES / "check.py").is_file():
         console.print(f"There is no {CASES}; nothing was checked.")
         return 0
+    scripts = [name for name in operations_cases.case_names() if not asked or name in asked]
     names = asked or sorted(path.name for path in CASES.iterdir() if (path / "README.md").is_file())
+    names = [name for name in names if name not in scripts]
     table = Table("case", "seen", "right", show_lines=True)
     with older_names() as missing:
         for name in missing:
@@ -158,6 +163,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for folder in getattr(check, "dirs", ()):
                 with contextlib.suppress(OSError):
                     shutil.rmtree(folder)
+    for name in scripts:
+        seen, is_right = operations_cases.run_case(name)
+        all_right &= is_right
+        table.add_row(name, f"{'✓' if is_right else '✗'} {seen}", operations_cases.what_is_right(name))
+        console.print(f"{'✓' if is_right else '✗'} {name}")
     console.print(table)
     return 0 if all_right else 1
 
