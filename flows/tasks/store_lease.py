@@ -73,7 +73,7 @@ class StoreLease:
         """Give the store back."""
         self._over.set()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(RENEW_S)  # it may be waiting for a store that is away
         with suppress(InputError):  # it becomes void by itself
             storage.remove(storage.join(self.folder, self.name))
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from datasets.errors import InputError
+from datasets.store import storage
 from datasets.store.scratch import scratch
 from pipelines.registry.bundle import checkpoint_digest
 from pipelines.registry.connection import address, connected, is_new
@@ -23,6 +24,7 @@ from pipelines.registry.find_or_create import (
     registered,
     version_or_none,
 )
+from pipelines.runs.stored_model import on_this_machine
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -88,9 +90,11 @@ def _some(names: list[str]) -> str:
 
 
 def resolve(ref: str, *, store: str) -> Path:
-    """The checkpoint folder or file behind `models:/NAME@alias`, `models:/NAME/3`, or a local path."""
+    """The checkpoint folder or file behind `models:/NAME@alias`, `models:/NAME/3`, a path, or an address in S3."""
     if ref.startswith("models:"):
         return fetch(ref, store=store)
+    if storage.is_remote(ref):
+        return on_this_machine(ref)
     path = Path(ref)
     if path.is_dir():
         checkpoint_digest(path)  # says what is missing if this is no checkpoint

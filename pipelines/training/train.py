@@ -19,7 +19,7 @@ from datasets.shards.manifests import read_songs
 from datasets.store import storage
 from models import inference, learning, networks, scores
 from pipelines.lineage import training_ancestry
-from pipelines.runs import run_folder
+from pipelines.runs import run_folder, stored_model
 from pipelines.runs.run_place import RunPlace
 from pipelines.runtime.progress import Progress, stage
 from pipelines.runtime.step_keys import Step
@@ -185,19 +185,27 @@ def _live_metrics(live: "RegistryConfig | None", place: RunPlace) -> "AbstractCo
 
 
 def _resolved(model: ModelConfig, store: str) -> ModelConfig:
-    """With a path where a registered model was named as the start."""
+    """With a path where a registered model was named as the start, or an address that all machines of a store can read.
+
+    A file of weights is read where it is.
+    """
     if not model.init_from:
         return model
     from pipelines import registry
 
-    return replace(model, init_from=str(registry.resolve(model.init_from, store=store)))
+    start = registry.resolve(model.init_from, store=store)
+    if not start.is_dir():
+        return replace(model, init_from=str(start))
+    from models.weights.model_identity import describe
+
+    return replace(model, init_from=stored_model.share(start, store, describe(start).digest))
 
 
 def _start_digest(model: ModelConfig) -> str:
     """Of the weights themselves: it does not matter where they lie."""
     from models.weights import model_identity
 
-    return model_identity.describe(model.init_from).digest if model.init_from else ""
+    return model_identity.describe(stored_model.on_this_machine(model.init_from)).digest if model.init_from else ""
 
 
 def _check(job: Job) -> None:

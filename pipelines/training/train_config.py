@@ -20,6 +20,7 @@ from datasets.schema import ShardSet
 from models.errors import ModelError
 from models.learner_config import LearnerConfig
 from pipelines.runs.run_place import RunPlace
+from pipelines.runs.stored_model import on_this_machine
 from pipelines.training.divergence_recovery import RecoveryConfig
 
 if TYPE_CHECKING:
@@ -184,5 +185,7 @@ def build_model(job: Job) -> "nn.Module":
     }
     network = build(job.model.preset, **(described | job.model.options))
     if job.model.init_from:
-        warm_start.begin(network, load_model(job.model.init_from), origin=f"model.init_from={job.model.init_from}")
+        warm_start.begin(
+            network, load_model(on_this_machine(job.model.init_from)), origin=f"model.init_from={job.model.init_from}"
+        )
     return network

@@ -7,18 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from datasets.errors import InputError
 from datasets.schema import ShardSet
 from datasets.store import scratch, storage
 from datasets.store.atomic_json import read_json
 from models.weights import checkpoint
+from pipelines import registry
 from pipelines.runs import remote_checkpoints, stored_model
 from pipelines.runs.run_place import RunPlace
-from pipelines.training import train_result
+from pipelines.training import train, train_result
+from pipelines.training.train_config import build_model
 from pipelines.training.train_result import TrainResult
 from tests.pipelines.songs import write_songs
-from tests.pipelines.training.test_train import CONFIG, SONGS, run, run_until_killed, wreck
+from tests.pipelines.training.test_train import CONFIG, MODEL, SONGS, SOURCES, run, run_until_killed, wreck
 from tests.s3 import BUCKET, ObjectStore, object_store
 
 
@@ -161,3 +164,21 @@ def test_a_model_is_fetched_once_to_each_machine_and_an_altered_one_is_refused(
     storage.remove(f"{address}/{checkpoint.CONFIG}")
     with pytest.raises(InputError, match="is no whole model"):
         stored_model.on_this_machine(address)
+
+
+def test_weights_to_begin_with_are_where_every_machine_can_read_them(
+    chunks: ShardSet, undisturbed: TrainResult, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_machine(monkeypatch, tmp_path / "first")
+    model = replace(MODEL, init_from=undisturbed.checkpoint)
+    given = ([(chunks, 1.0)],)
+    here, there = (
+        train.job_of(CONFIG, model, *given, sources=SOURCES, store=place) for place in (str(tmp_path), store)
+    )
+    assert here.model.init_from == undisturbed.checkpoint
+    assert there.model.init_from.startswith(f"{store}/cache/models/")
+    assert train.key_of(here) == train.key_of(there)
+    on_machine(monkeypatch, tmp_path / "second")
+    for one, other in zip(build_model(here).parameters(), build_model(there).parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert registry.resolve(there.model.init_from, store=store).is_relative_to(tmp_path / "second")
