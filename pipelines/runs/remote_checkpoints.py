@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from datasets.errors import InputError, Unavailable
@@ -261,17 +261,24 @@ def _read(address: str, name: str) -> Listed | None:
     try:
         text = storage.read(storage.join(address, f"{name}.json"))
         content: Any = json.loads(text)
-        return Listed(
+        listed = Listed(
             step=run_folder.step_of(name),
             digest=hashlib.sha256(text).hexdigest(),
             folder=str(content.get("folder", name)),  # version 0.2.0 wrote them below the name
             files=dict(content["files"]),
             examples=dict(content.get("examples", {})),
         )
+        return listed if all(map(_stays_below, (listed.folder, *listed.files, *listed.examples))) else None
     except InputError:  # a store that does not answer says nothing of what it holds
         raise
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _stays_below(path: str) -> bool:
+    """Whether a path leads to no other place than below its folder; a list may have been written by anybody."""
+    pure = PurePosixPath(path)
+    return not pure.is_absolute() and bool(pure.parts) and ".." not in pure.parts and "\0" not in path
 
 
 # --- files --------------------------------------------------------------------------------------------------

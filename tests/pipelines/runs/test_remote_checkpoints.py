@@ -1,5 +1,7 @@
 """Copies of checkpoints: a run whose folder is lost goes on from them, and never from one that is not whole."""
 
+import hashlib
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -102,6 +104,20 @@ def test_a_copy_that_is_not_whole_is_passed_over(copied: Path, tmp_path: Path, h
     assert fetched.step == 2
     assert run_folder.newest_step(back) == 2
     assert [path.name for path in back.iterdir() if path.name.startswith(".fetched")] == []
+
+
+@pytest.mark.parametrize("outside", ["../outside", "current/../../outside", "/outside"])
+@pytest.mark.parametrize("where", ["files", "examples"])
+def test_a_list_that_leads_out_of_the_run_is_none(copied: Path, tmp_path: Path, where: str, outside: str) -> None:
+    for place in (copied, copied.parent, tmp_path):  # where the paths lead to
+        (place / "outside").write_bytes(b"foreign")
+    outside = f"{tmp_path}{outside}" if outside.startswith("/") else outside
+    listed = json.loads((copied / "step-000000003.json").read_text())
+    listed[where] |= {outside: hashlib.sha256(b"foreign").hexdigest()}
+    (copied / "step-000000003.json").write_text(json.dumps(listed))
+    fetched = remote_checkpoints.fetch_newest(tmp_path / "lost" / "run", str(copied))
+    assert (fetched.step, [name for name, _ in fetched.passed]) == (2, ["step-000000003"])
+    assert [path.name for path in (tmp_path / "lost").iterdir()] == ["run"]
 
 
 def test_a_copy_takes_the_place_of_a_damaged_checkpoint(copied: Path, tmp_path: Path) -> None:
