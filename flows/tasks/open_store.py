@@ -60,14 +60,19 @@ def store_lock(root: str, *, verb: str, data: str = "", patience_s: float = 0.0)
         yield folder
 
 
-@contextmanager
-def _remote_store(root: str, *, verb: str, data: str, patience_s: float) -> Iterator[Path]:
-    """The folder of this machine for a store in an object store, which answers, may be written to, and is held."""
-    if verb not in IN_OBJECT_STORES:
+def require_supported(root: str, *, verb: str) -> None:
+    """InputError where a store is in an object store and a verb needs it on a disk."""
+    if storage.is_remote(root) and verb not in IN_OBJECT_STORES:
         raise InputError(
             f"`stemline {verb}` needs store.root on a disk so far, got {root}: give store.root=DIR, and "
             f"store.data={root} for songs and tables. In an object store are supported: {', '.join(IN_OBJECT_STORES)}"
         )
+
+
+@contextmanager
+def _remote_store(root: str, *, verb: str, data: str, patience_s: float) -> Iterator[Path]:
+    """The folder of this machine for a store in an object store, which answers, may be written to, and is held."""
+    require_supported(root, verb=verb)
     if data:
         raise InputError(f"store.data must be empty where store.root is in an object store, got {data} and {root}")
     storage.absolute(root)  # names a bucket

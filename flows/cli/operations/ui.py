@@ -20,6 +20,7 @@ from datasets.store.ownership import require_store
 from flows.cli.options import NO_OPTIONS, Options, Overrides
 from flows.cli.session import run_verb
 from flows.console.progress_display import Screen
+from flows.tasks.open_store import require_supported
 from flows.tasks.prefect_env import closed_environment, home_environment
 from pipelines.registry.connection import address as address_of_registry
 from pipelines.registry.connection import own_database
@@ -41,6 +42,7 @@ def ui(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
 
 def serve_store(root: str, *, screen: Screen) -> dict[str, Any]:
     """`serve`, if the folder is a store: MLflow and Prefect would create their databases in any folder."""
+    require_supported(root, verb="ui")
     if Path(root).is_dir():
         require_store(root, setting="store.root")
     return serve(Path(root), screen=screen)

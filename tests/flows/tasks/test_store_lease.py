@@ -13,6 +13,7 @@ from datasets.store import scratch, storage
 from datasets.store.ownership import is_store
 from flows.tasks import open_store, process_identity, store_lease
 from flows.tasks.store_lease import StoreLease
+from pipelines import registry
 from tests.flows.tasks.test_open_store import HOLDER
 from tests.s3 import BUCKET, ObjectStore, object_store
 
@@ -114,6 +115,10 @@ def test_a_store_that_cannot_be_used_is_refused_before_anything_starts(root: str
     ):
         pass
     server.read_only = False
+    with pytest.raises(InputError, match=r"where MLflow can keep no database: .* set MLFLOW_TRACKING_URI="):
+        registry.address(root)
+    with pytest.raises(InputError, match=r"`stemline ui` needs store\.root on a disk"):
+        open_store.require_supported(root, verb="ui")
     storage.write(f"{root}/tables/mine.parquet", b"precious")
     with pytest.raises(InputError, match="is no store, and tables/ in it"), open_store.store_lock(root, verb="train"):
         pass
