@@ -1,5 +1,6 @@
 """What every test shares: a quiet environment, one small Ray for the whole run, and where songs with truth are."""
 
+import gc
 import importlib
 import os
 import shutil
@@ -39,6 +40,17 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> scheduling.Scheduler:
     return scheduling.Scheduler(config, log)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection() -> Iterator[None]:
+    """What the tests import lives until the end: no search for garbage looks at a million such objects again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 @pytest.hookimpl(trylast=True)  # when it is known what is left out
