@@ -8,7 +8,7 @@ from pathlib import Path
 DOCS = Path(__file__).resolve().parent
 sys.path[:0] = [str(DOCS / "_ext"), str(DOCS.parent)]
 
-# Pages are trees of many small objects, and nearly all stay: looking for garbage as often as usual takes a sixth longer.
+# Pages are trees of small objects that stay: to look for garbage as often as usual takes a sixth longer.
 gc.set_threshold(100_000, 50, 50)
 
 project = "stemline"
