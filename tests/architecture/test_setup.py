@@ -69,6 +69,7 @@ def test_a_checkout_that_was_made_ready_for_more_stays_so(bare: Path, had: str, 
     assert named[-1] == top
 
 
+@pytest.mark.slow
 def test_the_warm_up_finds_what_it_compiles(repository: Path) -> None:
     text = (repository / ".ci" / "sync").read_text(encoding="utf-8")
     (code,) = re.findall(r"<<'PY'.*?\n(.*?)^PY$", text, re.DOTALL | re.MULTILINE)

@@ -113,6 +113,7 @@ for template in json.load(sys.stdin):
 """
 
 
+@pytest.mark.slow
 def test_prefect_takes_the_pool_and_kubernetes_the_jobs_it_makes(infra: Path) -> None:
     from prefect.utilities.templating import apply_values
 

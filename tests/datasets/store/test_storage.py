@@ -196,6 +196,7 @@ def test_a_range_beyond_the_end_is_an_error(root: str, begin: int) -> None:
         storage.read_range(storage.join(root, "short"), begin, begin + 10)
 
 
+@pytest.mark.slow
 def test_a_store_that_fails_every_fifth_request_loses_nothing(s3: ObjectStore) -> None:
     root = f"s3://{BUCKET}/faults"
     s3.failing = 0.2
@@ -225,6 +226,7 @@ def test_an_address_without_a_bucket_is_refused() -> None:
     assert storage.absolute("s3://bucket/folder/") == "s3://bucket/folder"
 
 
+@pytest.mark.slow
 def test_small_reads_are_tried_again_where_the_refusal_is_longer_than_what_was_asked_for(s3: ObjectStore) -> None:
     address = f"s3://{BUCKET}/small/table.bin"
     content = bytes(range(256)) * 40

@@ -214,6 +214,7 @@ with ended_in_time(lambda: None), running_entry.recorded(sys.argv[1], begun, scr
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("what", "status"), [("signal", "cancelled"), ("nothing", "failed")])
 def test_what_fails_after_a_signal_is_cancelled_whatever_the_error(tmp_path: Path, what: str, status: str) -> None:
     subprocess.run([sys.executable, "-c", STOPPED_IN_C, str(tmp_path), what], stderr=subprocess.PIPE, timeout=120)

@@ -14,6 +14,7 @@ from pipelines.runtime import preflight
 from pipelines.runtime.preflight import Finding
 
 
+@pytest.mark.slow
 def test_a_plan_says_what_fits_and_what_does_not(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     command = ["plan", "smoke", "--gpu", "l4", f"store.root={tmp_path / 'store'}"]
     assert main([*command, "--json"]) == 0
@@ -27,6 +28,7 @@ def test_a_plan_says_what_fits_and_what_does_not(capsys: pytest.CaptureFixture[s
     assert all(len(line) <= 80 for line in shown.splitlines())
 
 
+@pytest.mark.slow
 def test_a_plan_says_what_binds_and_which_setting_ends_that(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     command = ["plan", "htdemucs-one-gpu", "--gpu", "h100", f"store.root={tmp_path / 'store'}"]
     assert main(command) == 0
