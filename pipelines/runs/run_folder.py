@@ -23,6 +23,7 @@ from pipelines.runs.uploads import Uploads
 
 CURRENT, BEST = "current", "best"
 HISTORY, EVENTS, SPEED = "history.jsonl", "events.jsonl", "speed.jsonl"
+_LEAVE_S = 10.0  # that a training which is stopped waits for an upload under way
 _PREFIX, _UNFINISHED, _DAMAGED = "step-", ".step-", "damaged-"
 
 
@@ -143,7 +144,7 @@ class Writer:
         finally:
             self._pool.shutdown()
             if self.uploads is not None:
-                self.uploads.close(self.upload_wait_s or 0.0)
+                self.uploads.close(min(self.upload_wait_s or 0.0, _LEAVE_S))
 
     def _write(self, step: int, fill: Callable[[Path], None]) -> None:
         with disk_errors(self.folder):
