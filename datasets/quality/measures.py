@@ -25,6 +25,7 @@ from datasets.quality.stem_defects.bit_depth import BitDepth
 from datasets.quality.stem_defects.clicks import clicks
 from datasets.quality.stem_defects.clipping import flat_share
 from datasets.quality.stem_defects.dropouts import DropoutCounter
+from datasets.quality.stem_defects.flattened_peaks import FlattenedPeaks
 from datasets.quality.stem_defects.hum import HumMeter
 from datasets.quality.stem_defects.one_sided import one_sided
 from datasets.quality.stem_landmarks import StemLandmarks
@@ -32,7 +33,7 @@ from datasets.quality.stem_landmarks import StemLandmarks
 Array = NDArray[np.float64]
 
 # Of measures and rules: raise it when the same stems measure, or are judged, otherwise (CONTRIBUTING.md)
-VERSION = 3
+VERSION = 4
 
 _FLOOR_DB = -120.0
 _SAME_TOP = 0.99  # of the song's highest level: the ceiling that it was cut off at
@@ -76,6 +77,7 @@ class StemStatistics:
         self._bits = BitDepth(len(self._sources))
         self._dropouts = DropoutCounter(len(self._sources), sample_rate)
         self._hum = HumMeter(sample_rate)
+        self._flattened = FlattenedPeaks(len(self._sources), sample_rate)
         self._bleed = BleedMeter(len(self._sources), num_bins)
         self._landmarks = StemLandmarks(len(self._sources), sample_rate, num_bins)
         self._labels = StemClassifier(len(self._sources), sample_rate, num_bins) if sample_rate >= MIN_RATE else None
@@ -106,11 +108,12 @@ class StemStatistics:
         second_SCT = block[: len(self._sources)]
         sum_CT = second_SCT.sum(axis=0)
         left_ST, right_ST = second_SCT[:, 0], second_SCT[:, -1]
+        loud_SCT = np.abs(second_SCT)
         power_SC = np.stack([_dot(left_ST, left_ST), _dot(right_ST, right_ST)], axis=1)
         second = {
             "power": power_SC,
             "cross": _dot(left_ST, right_ST),
-            "peak": np.abs(second_SCT).max(axis=(1, 2)).astype(np.float64),
+            "peak": loud_SCT.max(axis=(1, 2)).astype(np.float64),
             "mean": second_SCT.mean(axis=2).astype(np.float64),
             "flat": np.array([flat_share(stem_CT) for stem_CT in second_SCT]),
             "dropouts": self._dropouts.add(second_SCT).astype(np.float64),
@@ -120,6 +123,7 @@ class StemStatistics:
         for name, value in second.items():
             self._seconds.setdefault(name, []).append(value)
         self._bits.add(second_SCT, power_SC.mean(axis=1))
+        self._flattened.add(second_SCT, loud_SCT)
         self._listener.add(mono(sum_CT))
         mono_ST = mono(second_SCT)
         self._hum.add(mono_ST)
@@ -134,7 +138,8 @@ class StemStatistics:
         length = len(self._window)
         if second_SCT.shape[2] < length:
             return
-        frames_SNT = sliding_window_view(mono_ST, length, axis=-1)[:, :: length // 2]
+        level_ST = mono_ST - mono_ST.mean(axis=1, keepdims=True)  # an offset from zero is no sound
+        frames_SNT = sliding_window_view(level_ST, length, axis=-1)[:, :: length // 2]
         spectra_SNF = rfft(frames_SNT * self._window)
         power_SNF = np.square(spectra_SNF.real) + np.square(spectra_SNF.imag)
         self._long_term += power_SNF.mean(axis=1) * self._weights[-1]
@@ -178,7 +183,8 @@ class StemStatistics:
         `mixture_fit`) mixture_KIND, for how many seconds, and gain_db.
 
         Of single stems besides: clicks (per second), hum_heard_s (in which hum was looked for), and where there is hum
-        hum_hz (50 or 60) and hum_db, relative to the stem.
+        hum_hz (50 or 60) and hum_db, relative to the stem; where peaks pile up at a level, ceiling_db in dBFS, and
+        flattened, by how much more of those than of quiet ones are broad (see `flattened_peaks`).
         """
         power_NS = self._series("power").mean(axis=2)
         weighted = np.concatenate(self._seconds["weighted"])  # tenths of seconds
@@ -199,7 +205,8 @@ class StemStatistics:
         return result | self._defects() | self._between_stems() | self._against_mixture()
 
     def _defects(self) -> dict[str, float]:
-        one_sided_S = one_sided(self._series("power"), self._series("cross"))
+        cut_S = self._dropouts.one_channel_cut(len(self._sources))
+        one_sided_S = one_sided(self._series("power"), self._series("cross"), cut_S)
         result: dict[str, float] = {}
         for position, source in enumerate(self._sources):
             result[f"{source}_dropouts"] = float(self._series("dropouts")[:, position].sum())
@@ -208,6 +215,8 @@ class StemStatistics:
             result[f"{source}_hum_heard_s"] = float(self._hum.num_audible_s(position))
             if hum := self._hum.hum(position):
                 result[f"{source}_hum_hz"], result[f"{source}_hum_db"] = hum
+            if flattened := self._flattened.found(position):
+                result[f"{source}_flattened"], result[f"{source}_ceiling_db"] = flattened
             if np.isfinite(bits := self._bits.bits()[position]):
                 result[f"{source}_bits"] = float(bits)
             if self._labels is not None:

@@ -6,7 +6,7 @@ that `make bench-curation` knows, which reports on the other half; `make bench-l
 may be judged wrongly, and a model that separates (`curate.model`) judges better.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import permutations
 
 import numpy as np
@@ -76,7 +76,8 @@ class StemClassifier:
         bands = [long_term[:, (self._hertz >= low) & (self._hertz < high)].sum(axis=1) for low, high in between]
         left_ST, right_ST = second_SCT[:, 0], second_SCT[:, -1]
         weight = audible * (second_SCT.shape[2] / self._rate)
-        width = [np.square(side_ST).mean(axis=1) * weight for side_ST in (left_ST + right_ST, left_ST - right_ST)]
+        sides = (left_ST + right_ST, left_ST - right_ST)  # an offset from zero is no sound
+        width = [(np.square(side_ST).mean(axis=1) - np.square(side_ST.mean(axis=1))) * weight for side_ST in sides]
         self._counts += np.stack(
             [
                 long_term.sum(axis=1),
@@ -178,12 +179,15 @@ class StemClassifier:
         return result
 
 
-def likeliest(measures: Mapping[str, float], sources: Sequence[str]) -> tuple[dict[str, str], float]:
+def likeliest(
+    measures: Mapping[str, float], sources: Sequence[str], *, unlike: Collection[str] = ()
+) -> tuple[dict[str, str], float]:
     """The likeliest way to hand out the names among the stems that were heard, and its log odds over the present one.
 
-    Names that are no label, and stems that were not heard, keep out of it.
+    Names that are no label, stems that were not heard, and those `unlike` what they were, keep out of it.
     """
-    heard = [source for source in sources if source in LABELS and f"{source}_as_{source}" in measures]
+    known = [source for source in sources if source in LABELS and source not in unlike]
+    heard = [source for source in known if f"{source}_as_{source}" in measures]
     names = [label for label in LABELS if label in sources]
     best, best_score = {source: source for source in heard}, 0.0
     own = sum(measures[f"{source}_as_{source}"] for source in heard)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from datasets.quality.against_mixture.mixture_fit import MIN_COMPARED_S
 from datasets.quality.fingerprint import MIN_INLIERS, Signature
+from datasets.quality.rules import stem_remarks
 from datasets.quality.rules.quality_rules import SWITCHED_OFF, in_toml
 from datasets.quality.rules.violations import RuleViolation, faults
 from datasets.quality.stem_classifier import LABELS
@@ -33,7 +34,7 @@ class JudgedSong:
     shares_SS: Shares | None = None  # what a model hears in its stems
     reason: str = ""
     detail: str = ""
-    remark: str = ""  # what could not be judged, and why
+    remark: str = ""  # what is odd about its stems, and what could not be judged, and why
     evidence: tuple[Evidence, ...] = ()
 
 
@@ -48,7 +49,7 @@ def judged(song: Song, stats: SongStats, config: CurateConfig, sources: Sequence
         stem_signatures=stats.stem_signatures,
         reason=broken[0].reason if broken else "",
         detail="; ".join([*(fault.detail for fault in first), *_allowed_by(broken)]),
-        remark=_remark(stats, sources),
+        remark=_remark(stats, config, sources),
         evidence=tuple(_moments(first, stats)),
     )
 
@@ -59,9 +60,10 @@ def _allowed_by(broken: Sequence[RuleViolation]) -> list[str]:
     return [f"allowed by {in_toml(SWITCHED_OFF[reason][-1])}" for reason in reasons] if len(reasons) == 1 else []
 
 
-def _remark(stats: SongStats, sources: Sequence[str]) -> str:
-    """What could not be judged, and why: a song that is too short for a rule did not pass it."""
-    return "; ".join([*_without_mixture(stats), *_too_short(stats, sources)])
+def _remark(stats: SongStats, config: CurateConfig, sources: Sequence[str]) -> str:
+    """What is odd and no rule, and what could not be judged: a song that is too short for a rule did not pass it."""
+    odd = [words for name, _, words in stem_remarks.remarks(stats.measures, sources) if name not in config.drop_for]
+    return "; ".join([*odd, *_without_mixture(stats), *_too_short(stats, sources)])
 
 
 def _without_mixture(stats: SongStats) -> Iterator[str]:

@@ -27,6 +27,7 @@ from datasets.corpus.synthetic import compose, perform
 from datasets.quality.fingerprint import FingerprintExtractor, Signature, find_matches
 from datasets.quality.measures import StemStatistics
 from datasets.quality.rules.quality_rules import QualityRules
+from datasets.quality.rules.stem_remarks import REMARKS, remarks
 from datasets.quality.rules.violations import faults
 from datasets.schema import SOURCES
 from datasets.seeding import row_rng
@@ -42,7 +43,7 @@ TARGETS = {"swapped": 0.95, "silent_source": 0.95, "clipped": 0.95, "misaligned"
            "noise": 0.95, "clicks": 0.95, "hum": 0.9}  # fmt: skip
 TURNS = {"swapped": 3, "silent_source": 1, "clipped": 2, "bleed": 2, "misaligned": 2, "offset": 1, "inverted": 1,
          "dropouts": 1, "coarse": 1, "one_sided": 1, "noise": 1, "clicks": 2, "hum": 2}  # fmt: skip
-OF_SONGS = ("faults", "mixture", "bleed", "lossy")  # the parts that hear the songs
+OF_SONGS = ("faults", "remarks", "mixture", "bleed", "lossy")  # the parts that hear the songs
 BLEED_DB = (-10, -15, -20, -25, -30, -35)
 SEMITONES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 KBPS = (64, 96, 128, 192, 256)
@@ -72,11 +73,12 @@ def main() -> int:
     parser.add_argument("--model", help="a model that hears the swapped songs too, such as a checkpoint folder")
     parser.add_argument("--songs", type=Path, help="a folder of songs, each with a truth.json: only these are heard")
     parser.add_argument("--index-songs", type=int, default=3500, help="songs in the made-up index of fingerprints")
-    names = ["faults", "mixture", "bleed", "copies", "lossy", "index", "model"]
+    names = ["faults", "remarks", "mixture", "bleed", "copies", "lossy", "index", "model"]
     parser.add_argument("--part", action="append", choices=names, help="only this part; may be given several times")
     arguments = parser.parse_args()
     parts = {
         "faults": lambda: _faults(songs),
+        "remarks": lambda: _remarks(songs),
         "mixture": lambda: _against_mixtures(songs),
         "bleed": lambda: _bleed_curve(songs),
         "copies": _copies,
@@ -189,6 +191,34 @@ def _found(stems_SCT: Samples, mixture_CT: Samples, clock: _Clock) -> set[str]:
     clock.cpu_s += time.process_time() - began
     clock.audio_s += stems_SCT.shape[2] / RATE
     return {fault.reason for fault in faults(measures, QualityRules(), sources=SOURCES)}
+
+
+def _remarks(songs: Mapping[str, Samples]) -> Iterator[Row]:
+    """Remarks on stems that are as they came, and on each sounding stem changed in each way."""
+    as_they_came = {name: _remarked(stems_SCT) for name, stems_SCT in songs.items()}
+    stems = [(name, place) for name, stems_SCT in songs.items() for place in corruptions.sounding(stems_SCT)]
+    for kind, (remark, change) in corruptions.REMARKED.items():
+        tally = Tally(false=sum(name == remark for found in as_they_came.values() for name, _ in found))
+        for name, place in stems:
+            if (remark, SOURCES[place]) in as_they_came[name]:
+                continue
+            planted = songs[name].copy()
+            planted[place] = change(planted[place], row_rng(SEED, name, kind, place), sample_rate=RATE)
+            tally.planted += 1
+            tally.found += (remark, SOURCES[place]) in _remarked(planted)
+        yield figure(f"{kind}: recall ({tally.planted} stems)", tally.recall, "")
+        yield figure(f"{kind}: precision", tally.precision, "")
+    for remark in REMARKS:
+        there = [f"{name} {source}" for name, found in as_they_came.items() for seen, source in found if seen == remark]
+        yield figure(f"stems remarked as {remark} as they came ({len(stems)})", len(there), "stems")
+        print(f"{remark}: {'; '.join(there)}", file=sys.stderr)
+
+
+def _remarked(stems_SCT: Samples) -> set[tuple[str, str]]:
+    """Names of the remarks on a song, each with its source."""
+    meter = StemStatistics(sources=SOURCES, sample_rate=RATE)
+    meter.add(stems_SCT)
+    return {(name, source) for name, source, _ in remarks(meter.measures(), SOURCES)}
 
 
 def _against_mixtures(songs: Mapping[str, Samples]) -> Iterator[Row]:

@@ -174,10 +174,52 @@ def noise(stems_SCT: Samples, rng: np.random.Generator, *, colour: str) -> Plant
     drawn_CT = rng.standard_normal(stems_SCT.shape[1:])
     if colour == "pink":
         spectrum_CF = np.fft.rfft(drawn_CT)
+        spectrum_CF[:, 0] = 0  # noise off zero would be an offset, too
         drawn_CT = np.fft.irfft(spectrum_CF / np.sqrt(np.arange(spectrum_CF.shape[1]) + 1), drawn_CT.shape[1])
     level = np.sqrt(np.square(stems_SCT[place]).mean() / np.square(drawn_CT).mean())
     planted[place] = drawn_CT * level
     return Planted(stems_SCT=planted, places=(place,))
+
+
+# --- what is remarked on, and may be meant -------------------------------------------------------------------
+
+
+def recode_clipped(stem_CT: Samples, rng: np.random.Generator, *, sample_rate: int) -> Samples:
+    """A stem of which 0.2 to 5 % of samples were clipped, turned down and coded at 128 to 256 kbit/s."""
+    share = float(np.exp(rng.uniform(np.log(0.002), np.log(0.05))))
+    ceiling = max(float(np.quantile(np.abs(stem_CT), 1 - share)), 1e-6)
+    clipped_CT = (np.clip(stem_CT / ceiling, -1, 1) * rng.uniform(0.2, 1)).astype(np.float32)
+    codec, kbps = str(rng.choice(["mp3", "vorbis", "aac"])), int(rng.choice([128, 160, 192, 256]))
+    return transcode(clipped_CT, codec=codec, kbps=kbps, sample_rate=sample_rate)
+
+
+def clip_softly(stem_CT: Samples, rng: np.random.Generator, *, sample_rate: int) -> Samples:
+    """A stem bent by a hyperbolic tangent at the level that 1 to 10 % of its samples exceed, and turned down."""
+    share = float(np.exp(rng.uniform(np.log(0.01), np.log(0.1))))
+    ceiling = max(float(np.quantile(np.abs(stem_CT), 1 - share)), 1e-6)
+    return np.asarray(np.tanh(stem_CT / ceiling) * rng.uniform(0.2, 1), np.float32)
+
+
+def make_mono(stem_CT: Samples, rng: np.random.Generator, *, sample_rate: int) -> Samples:
+    """A stem with the mean of its channels in both."""
+    return np.repeat(stem_CT.mean(axis=0, keepdims=True), len(stem_CT), axis=0)
+
+
+def limit_band(stem_CT: Samples, rng: np.random.Generator, *, sample_rate: int) -> Samples:
+    """A stem that once had another sample rate, of 22.05 to 32 kHz."""
+    lower = int(rng.choice([22050, 24000, 32000]))
+    low_CT = resample(stem_CT, source_rate=sample_rate, target_rate=lower)
+    whole_CT = resample(low_CT, source_rate=lower, target_rate=sample_rate)
+    return np.pad(whole_CT, ((0, 0), (0, max(0, stem_CT.shape[1] - whole_CT.shape[1]))))[:, : stem_CT.shape[1]]
+
+
+# What is done to a stem, and the remark that should follow, by what the bench calls it.
+REMARKED: Mapping[str, tuple[str, Callable[..., Samples]]] = {
+    "clipped, then coded": ("flattened", recode_clipped),
+    "clipped softly": ("flattened", clip_softly),
+    "made mono": ("mono", make_mono),
+    "of 22.05 to 32 kHz": ("band_limited", limit_band),
+}
 
 
 # --- copies -------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from datasets.field_constraints import (
     Probability,
     check_ranges,
 )
+from datasets.quality.rules.stem_remarks import REMARKS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +35,7 @@ class QualityRules:
     # Least correlation between the channels of a stem; -1 keeps stems that cancel in mono
     min_correlation: Correlation = -0.9
     max_dropouts: NonNegativeFloat = 1.0  # times a stem may fall to zero for a moment without fading; 1e9 keeps any
-    max_clicks: NonNegativeFloat = 2.0  # clicks per second of a stem; 1e9 keeps any, such as crackle of records
+    max_clicks: NonNegativeFloat = 1.25  # clicks per second of a stem; 1e9 keeps any, such as crackle of records
     # Level of mains hum in a stem, relative to the stem; 0 keeps any
     max_hum_db: NonPositiveFloat = -30.0
     max_one_sided: Probability = 0.1  # share of a stem's seconds in which one channel may be dead; 1 keeps any
@@ -54,9 +55,13 @@ class QualityRules:
     max_label_odds: NonNegativeFloat = 1.0
     # Share of the shorter song that another must hold to be its copy; > 1 keeps copies
     min_similarity: PositiveFloat = 0.5
+    # Remarks on a stem that drop its song: flattened, mono, band_limited; by default none does
+    drop_for: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_ranges(self, InputError, section="curate.")
+        if unknown := [name for name in self.drop_for if name not in REMARKS]:
+            raise InputError(f"curate.drop_for must hold names of remarks ({', '.join(REMARKS)}), got {unknown[0]!r}")
 
 
 # The settings that switch off the rule behind each reason; several rules may be behind one.
@@ -77,11 +82,13 @@ SWITCHED_OFF: Mapping[str, tuple[Mapping[str, Any], ...]] = {
     "misaligned": ({"max_shift_ms": 1000},),
     "unlike_mixture": ({"max_gain_db": 1000}, {"max_residual_db": 0}, {"max_gain_db": 1000, "max_residual_db": 0}),
     "swapped": ({"max_label_odds": 1000},),
+    **dict.fromkeys(REMARKS, ({"drop_for": ()},)),
     "mislabelled": ({"model": ""},),  # of `CurateConfig`
 }
 
 
 def in_toml(settings: Mapping[str, Any]) -> str:
     """Settings of curation as the command line takes them."""
-    words = (f'{name}=""' if value == "" else f"{name}={value:g}" for name, value in settings.items())
+    empty = {"": '""', (): "[]"}
+    words = (f"{name}={empty.get(value) or f'{value:g}'}" for name, value in settings.items())
     return " ".join(f"curate.{word}" for word in words)

@@ -9,11 +9,11 @@ from datasets.quality.bleed import NO_BLEED_DB
 from datasets.quality.fingerprint import clock
 from datasets.quality.measures import WorstSegment
 from datasets.quality.rules.quality_rules import QualityRules
+from datasets.quality.rules.stem_remarks import remarks
 from datasets.quality.stem_classifier import likeliest
 
-_ANY_GAIN_DB = 1000.0  # that switch the rule off
+_OFF = 1000.0  # a limit that switches its rule off
 _NO_HUM_DB = -120.0
-_NO_ODDS = 1000.0  # that switch the rule off
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,7 @@ def faults(
     measures: Mapping[str, float], rules: QualityRules, *, sources: Sequence[str], moments: Sequence[WorstSegment] = ()
 ) -> tuple[RuleViolation, ...]:
     """Every rule that the song breaks; `moments` of `StemStatistics.worst` add where."""
-    rooms = (_silence, _waveform, _defects, _spectrum, _mixture, _names)
+    rooms = (_silence, _waveform, _defects, _spectrum, _mixture, _names, _remarked)
     found = [fault for room in rooms for fault in room(measures, rules, sources)]
     return tuple(replace(fault, detail=fault.detail + _where(fault, moments)) for fault in found)
 
@@ -69,7 +69,6 @@ def _waveform(measures: Mapping[str, float], rules: QualityRules, sources: Seque
             detail = f"{source}: its highest sample is {peak_db:.0f} dB beyond full scale"
             yield RuleViolation(reason="too_loud", source=source, detail=detail)
         clipped, offset = measures[f"{source}_clipped"], measures[f"{source}_offset"]
-        correlation = measures[f"{source}_correlation"]
         if clipped > rules.max_clipped:
             yield RuleViolation(
                 reason="clipped", source=source, detail=f"{source}: {clipped:.2%} of samples are clipped"
@@ -78,15 +77,24 @@ def _waveform(measures: Mapping[str, float], rules: QualityRules, sources: Seque
             yield RuleViolation(
                 reason="offset", source=source, detail=f"{source}: mean {offset:.1%} of full scale off zero"
             )
-        if correlation < rules.min_correlation:
+        if _cancels(measures, rules, source):
+            correlation = measures[f"{source}_correlation"]
             detail = f"{source}: its channels cancel each other, correlation {correlation:.2f}"
             yield RuleViolation(reason="inverted", source=source, detail=detail)
+
+
+def _cancels(measures: Mapping[str, float], rules: QualityRules, source: str) -> bool:
+    return measures[f"{source}_correlation"] < rules.min_correlation
+
+
+def _is_noise(measures: Mapping[str, float], rules: QualityRules, source: str) -> bool:
+    return measures.get(f"{source}_noise", 0.0) > rules.max_noise
 
 
 def _defects(measures: Mapping[str, float], rules: QualityRules, sources: Sequence[str]) -> Iterator[RuleViolation]:
     for source in sources:
         times, share = measures.get(f"{source}_dropouts", 0.0), measures.get(f"{source}_one_sided", 0.0)
-        bits, noise = measures.get(f"{source}_bits", 24.0), measures.get(f"{source}_noise", 0.0)
+        bits = measures.get(f"{source}_bits", 24.0)
         if times > rules.max_dropouts:
             detail = f"{source}: falls to zero {times:.0f} times without fading"
             yield RuleViolation(reason="dropouts", source=source, detail=detail)
@@ -102,8 +110,8 @@ def _defects(measures: Mapping[str, float], rules: QualityRules, sources: Sequen
         if bits < rules.min_bits:
             detail = f"{source}: its samples have {bits:.0f} bits"
             yield RuleViolation(reason="coarse", source=source, detail=detail)
-        if noise > rules.max_noise:
-            detail = f"{source}: nothing but steady noise in {noise:.0%} of seconds"
+        if _is_noise(measures, rules, source):
+            detail = f"{source}: nothing but steady noise in {measures[f'{source}_noise']:.0%} of seconds"
             yield RuleViolation(reason="noise", source=source, detail=detail)
 
 
@@ -129,7 +137,7 @@ def _mixture(measures: Mapping[str, float], rules: QualityRules, sources: Sequen
             shifted.add(source)
             detail = f"{source}: {abs(shift):.1f} ms {'after' if shift > 0 else 'before'} its place in the mixture"
             yield RuleViolation(reason="misaligned", source=source, detail=detail)
-    named = [] if rules.max_gain_db >= _ANY_GAIN_DB else list(_against_mixture(measures, rules, sources, shifted))
+    named = [] if rules.max_gain_db >= _OFF else list(_against_mixture(measures, rules, sources, shifted))
     yield from named
     if (residual := measures.get("residual_db", NO_BLEED_DB)) > rules.max_residual_db and not named:
         detail = f"the stems leave {residual:.1f} dB of the mixture that came with them"
@@ -167,11 +175,18 @@ _MIXTURE_WORDS = {
 
 
 def _names(measures: Mapping[str, float], rules: QualityRules, sources: Sequence[str]) -> Iterator[RuleViolation]:
-    given, odds = likeliest(measures, sources)
-    if odds > rules.max_label_odds and rules.max_label_odds < _NO_ODDS:
+    spoilt = [source for source in sources if _is_noise(measures, rules, source) or _cancels(measures, rules, source)]
+    given, odds = likeliest(measures, sources, unlike=spoilt)
+    if odds > rules.max_label_odds and rules.max_label_odds < _OFF:
         wrong = {source: label for source, label in given.items() if source != label}
         words = ", ".join(f"{source} sounds like {label}" for source, label in wrong.items())
         yield RuleViolation(reason="swapped", source=next(iter(wrong)), detail=f"{words}; log odds {odds:.1f}")
+
+
+def _remarked(measures: Mapping[str, float], rules: QualityRules, sources: Sequence[str]) -> Iterator[RuleViolation]:
+    for name, source, words in remarks(measures, sources) if rules.drop_for else ():
+        if name in rules.drop_for:
+            yield RuleViolation(reason=name, source=source, detail=words)
 
 
 def _where(fault: RuleViolation, moments: Sequence[WorstSegment]) -> str:

@@ -18,6 +18,7 @@ class DropoutCounter:
     def __init__(self, num_sources: int, sample_rate: int) -> None:
         self._rate = sample_rate
         self._longest = int(_LONGEST_S * sample_rate)
+        self._cut: set[tuple[int, int]] = set()  # stems and channels that fell to zero without fading, so far for good
         self._open: dict[tuple[int, int], Samples] = {}  # by stem and channel: the silence at its end, and what falls
 
     def add(self, second_SCT: Samples) -> NDArray[np.int64]:
@@ -26,7 +27,24 @@ class DropoutCounter:
             max(self._in_channel(place, channel, channel_T) for channel, channel_T in enumerate(stem_CT))
             for place, stem_CT in enumerate(second_SCT)
         ]
+        for place, channel in np.ndindex(*second_SCT.shape[:2]):
+            self._note_end(place, channel, second_SCT[place, channel])
         return np.array(counts, np.int64)
+
+    def one_channel_cut(self, num_sources: int) -> NDArray[np.bool_]:
+        """Whether one channel of each stem, and not the other, fell to zero without fading and never came back."""
+        return np.array([sum(stem == place for stem, _ in self._cut) == 1 for place in range(num_sources)])
+
+    def _note_end(self, place: int, channel: int, channel_T: Samples) -> None:
+        if abs(channel_T[-1]) >= _ZERO:
+            self._cut.discard((place, channel))
+            return
+        loud_T = np.abs(channel_T)
+        sounding = np.flatnonzero(loud_T >= _ZERO)
+        if not sounding.size:
+            return
+        edge = float(_beside(loud_T, sounding[-1:], -1)[0])
+        (self._cut.add if edge > _least_edge(loud_T[sounding]) else self._cut.discard)((place, channel))
 
     def _in_channel(self, place: int, channel: int, channel_T: Samples) -> int:
         before_T = self._open.pop((place, channel), None)
@@ -57,9 +75,12 @@ def _holes(stem_T: Samples, sample_rate: int) -> int:
     if not fits.any():
         return 0
     edges = np.minimum(_beside(loud_T, starts[fits], -1), _beside(loud_T, stops[fits] + 1, 1))
-    sounding_T = loud_T[~silent_T]
-    least = max(_EDGE * np.sqrt(np.square(sounding_T).mean()), _STEPS * float(sounding_T.min()))
-    return int(np.count_nonzero(edges > least))
+    return int(np.count_nonzero(edges > _least_edge(loud_T[~silent_T])))
+
+
+def _least_edge(sounding_T: Samples) -> float:
+    """The level from which on a stem that falls to zero did not fade."""
+    return max(_EDGE * float(np.sqrt(np.square(sounding_T).mean())), _STEPS * float(sounding_T.min()))
 
 
 def _beside(loud_T: Samples, at: NDArray[np.intp], direction: int) -> Samples:

@@ -1,6 +1,7 @@
 """Mains hum: lines at 50 or 60 Hz and their multiples that go on at one level, whatever the stem does.
 
-It is looked for in the quietest seconds of a stem, where music does not hide it. A bass that holds one note rests at
+Each line is looked for in the seconds that are quietest around it, where music does not hide it: a bass that never
+rests plays other notes then. A bass that holds one note rests at
 times or changes its level, and its overtones do not lie on multiples of the mains; a stem that is nothing but such
 lines, as a drone, has them by design.
 """
@@ -24,7 +25,7 @@ _NUMBERS = np.arange(1, _MULTIPLES + 1)
 _AROUND = np.multiply.outer(_MAINS_HZ, _NUMBERS)[:, :, None] + np.arange(-_FAR, _FAR + 1)  # bins of 1 Hz
 _OFF = (_NUMBERS > _EXACT).astype(np.int64)  # bins by which a line may lie beside its multiple
 _AUDIBLE = 1e-9  # mean square of a line, and of a second that counts, -90 dBFS
-_QUIET_SHARE = 1 / 3  # of the seconds, the quietest, which
+_QUIET_SHARE = 1 / 3  # of the seconds, the quietest around a line, which
 _HELD_SHARE = 0.75  # must have a line in this share,
 _FEWEST_LINES = 3  # and so many of them,
 _STEADY = 6.0  # the strongest within so many times from its lower tenth to its upper
@@ -40,7 +41,9 @@ class HumMeter:
         length = sample_rate // self._step
         self._window = np.hanning(length + 1)[:-1].astype(np.float32)
         self._can_hear = length // 2 > max(_MAINS_HZ) * _MULTIPLES + _FAR
-        self._lines: list[Samples] = []  # mean square of each line, of shape (S, mains, multiples); 0 where none is
+        # Mean square of each line, 0 where none is, and what is around it, each of shape (S, mains, multiples)
+        self._lines: list[Samples] = []
+        self._around: list[Samples] = []
         self._powers: list[Array] = []  # of the stems
 
     def add(self, stems_ST: Samples) -> None:
@@ -53,19 +56,27 @@ class HumMeter:
         spectra_SF = rfft(heard_ST * self._window)[:, : max(_MAINS_HZ) * _MULTIPLES + _FAR + 1]
         # So that a sine in the middle of a bin has its mean square there.
         power_SF = (np.square(spectra_SF.real) + np.square(spectra_SF.imag)) * np.float32(2 / self._window.sum() ** 2)
-        self._lines.append(_lines(power_SF))
+        lines_SML, around_SML = _lines(power_SF)
+        self._lines.append(lines_SML)
+        self._around.append(around_SML)
         self._powers.append(np.einsum("st,st->s", heard_ST, heard_ST, dtype=np.float64) / heard_ST.shape[1])
 
     def hum(self, place: int) -> tuple[int, float] | None:
         """The mains' frequency and the level of hum in a stem, in dB relative to the stem; None where there is none."""
         if not self._lines:
             return None
-        lines_NML, power_N = self._of_stem(place)
+        power_N = np.stack(self._powers)[:, place]
+        audible_N = power_N > _AUDIBLE
+        power_N = power_N[audible_N]
         if len(power_N) < MIN_S:
             return None
-        quietest = np.argsort(power_N, kind="stable")[: int(np.ceil(_QUIET_SHARE * len(power_N)))]
+        lines_NML, around_NML = (
+            np.stack(series)[audible_N, place].astype(np.float64) for series in (self._lines, self._around)
+        )
+        quietest_NML = np.argsort(around_NML, axis=0, kind="stable")[: int(np.ceil(_QUIET_SHARE * len(power_N)))]
+        lines_NML = np.take_along_axis(lines_NML, quietest_NML, axis=0)
         best: tuple[int, float] | None = None
-        for hertz, lines_NL in zip(_MAINS_HZ, np.moveaxis(lines_NML[quietest], 1, 0), strict=True):
+        for hertz, lines_NL in zip(_MAINS_HZ, np.moveaxis(lines_NML, 1, 0), strict=True):
             held_NL = lines_NL[:, (lines_NL > 0).mean(axis=0) >= _HELD_SHARE]
             if held_NL.shape[1] < _FEWEST_LINES:
                 continue
@@ -78,20 +89,16 @@ class HumMeter:
 
     def num_audible_s(self, place: int) -> int:
         """Whole seconds of a stem in which it sounds: fewer than MIN_S are too few to tell."""
-        return len(self._of_stem(place)[1]) if self._powers else 0
-
-    def _of_stem(self, place: int) -> tuple[Array, Array]:
-        """Lines and powers of the seconds in which a stem sounds."""
-        power_N = np.stack(self._powers)[:, place]
-        return np.stack(self._lines)[power_N > _AUDIBLE, place].astype(np.float64), power_N[power_N > _AUDIBLE]
+        return sum(bool(power_S[place] > _AUDIBLE) for power_S in self._powers)
 
 
-def _lines(power_SF: Samples) -> Samples:
-    """Mean square of each multiple of the mains that stands out as a line, else 0; of shape (S, mains, multiples)."""
+def _lines(power_SF: Samples) -> tuple[Samples, Samples]:
+    """Mean square of each multiple of the mains that stands out as a line, else 0, and what is around it."""
     around_SMLB = power_SF[:, _AROUND]
     near_SMLB = around_SMLB[..., _FAR - _NEAR : _FAR + _NEAR + 1]
     far_SMLB = np.concatenate([around_SMLB[..., : _FAR - _NEAR], around_SMLB[..., _FAR + _NEAR + 1 :]], axis=-1)
     top_SML = near_SMLB.max(axis=-1)
     in_place = np.abs(near_SMLB.argmax(axis=-1) - _NEAR) <= _OFF
-    stands_out = in_place & (top_SML > _ABOVE * np.median(far_SMLB, axis=-1)) & (top_SML > _AUDIBLE)
-    return np.where(stands_out, top_SML, np.float32(0))
+    around_SML = np.median(far_SMLB, axis=-1)
+    stands_out = in_place & (top_SML > _ABOVE * around_SML) & (top_SML > _AUDIBLE)
+    return np.where(stands_out, top_SML, np.float32(0)), around_SML

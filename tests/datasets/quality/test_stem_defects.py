@@ -12,6 +12,7 @@ from datasets.quality.rules.quality_rules import SWITCHED_OFF, QualityRules, in_
 from datasets.quality.rules.violations import faults
 from datasets.quality.stem_defects.dropouts import DropoutCounter
 from datasets.quality.stem_defects.hum import HumMeter
+from datasets.quality.stem_defects.one_sided import one_sided
 from datasets.schema import REASONS, SOURCES
 from datasets.seeding import row_rng
 from tests.datasets import corruptions
@@ -162,6 +163,41 @@ def test_clicks_in_silence_are_no_dropouts() -> None:
     found = _faults(stems_SCT)
     assert "dropouts" not in found
     assert found["clicks"].startswith("vocals: ")
+
+
+@pytest.mark.parametrize("fades", [False, True])
+def test_a_channel_of_a_wide_stem_that_ends_without_fading_is_dead(fades: bool) -> None:
+    """Two takes to the left and to the right; one of them may end before the other does."""
+    wide_CT = 0.2 * row_rng(21, "wide").standard_normal((2, 6 * RATE)).astype(np.float32)
+    stop = 3 * RATE + 1234
+    if fades:
+        wide_CT[1, stop - RATE : stop] *= np.linspace(1, 0, RATE) ** 2
+    wide_CT[1, stop:] = 0
+    counter = DropoutCounter(1, RATE)
+    for second in range(6):
+        counter.add(wide_CT[None, :, second * RATE : (second + 1) * RATE])
+    assert counter.one_channel_cut(1).tolist() == [not fades]
+    power_NSC = np.array([[[0.04, 0.04]]] * 3 + [[[0.04, 0.0]]] * 3)
+    shares = [float(one_sided(power_NSC, np.zeros((6, 1)), np.array([cut]))[0]) for cut in (True, False)]
+    assert shares == [0.5, 0.0]
+
+
+def test_hum_is_heard_under_a_bass_that_never_rests() -> None:
+    rng, seconds, rate = row_rng(22, "bass"), 16, 11025
+    time_T = np.arange(seconds * rate) / rate
+    hertz_T = np.repeat(rng.choice([41.2, 46.2, 55.0, 65.4, 73.4, 82.4], 2 * seconds), rate // 2 + 1)[: time_T.size]
+    phase_T = 2 * np.pi * np.cumsum(hertz_T) / rate
+    bass_T = sum(np.sin(number * phase_T) / number for number in range(1, 12))
+    hum_T = sum(np.sin(2 * np.pi * 50 * number * time_T) for number in range(1, 7))
+    found = []
+    for level in (0.05, 0.0):
+        meter = HumMeter(rate)
+        for part in (bass_T + level * hum_T).astype(np.float32).reshape(seconds, rate):
+            meter.add(part[None])
+        found.append(meter.hum(0))
+    assert found[1] is None
+    assert found[0] is not None
+    assert found[0][0] == 50
 
 
 def test_every_reason_of_a_rule_has_settings_that_switch_it_off() -> None:

@@ -1,5 +1,7 @@
 """What one song's verdict says: what could not be judged is told, and is no pass."""
 
+from typing import Any
+
 import numpy as np
 
 from datasets.audio.audio_types import Samples
@@ -14,7 +16,7 @@ from pipelines.preparation.song_rules import JudgedSong, judged
 RATE = 32000
 
 
-def _judged(stems_SCT: Samples, mixture_CT: Samples | None = None) -> JudgedSong:
+def _judged(stems_SCT: Samples, mixture_CT: Samples | None = None, **rules: Any) -> JudgedSong:
     meter = StemStatistics(sources=SOURCES, sample_rate=RATE)
     meter.add(stems_SCT, mixture_CT)
     stats = SongStats(
@@ -25,7 +27,7 @@ def _judged(stems_SCT: Samples, mixture_CT: Samples | None = None) -> JudgedSong
         track_id="a", title="a", split="train", sample_rate=RATE, channels=2, num_samples=stems_SCT.shape[2],
         chunk_samples=RATE, first_row=0, num_chunks=1, path="",
     )  # fmt: skip
-    return judged(song, stats, CurateConfig(min_presence=0), SOURCES)
+    return judged(song, stats, CurateConfig(min_presence=0, **rules), SOURCES)
 
 
 def _sound(seconds: float) -> Samples:
@@ -48,3 +50,15 @@ def test_a_song_that_is_too_short_for_a_rule_says_so() -> None:
     assert _judged(stems_SCT).remark == "too short to judge hum, which takes 8 s of sound: bass"
     stems_SCT[1] = 0  # a silent stem is not short
     assert _judged(stems_SCT).remark == ""
+
+
+def test_what_is_odd_about_a_stem_is_told_of_a_kept_song_until_it_is_a_rule() -> None:
+    stems_SCT = _sound(3.0)
+    stems_SCT[[0, 2], 1] = 0.5 * np.roll(stems_SCT[[0, 2], 1], 40, axis=-1)
+    item = _judged(stems_SCT)
+    assert "vocals: mono, while drums and other are in stereo" in item.remark
+    assert item.reason != "mono"
+    strict = _judged(stems_SCT, drop_for=("mono",), max_label_odds=1000.0)
+    assert (strict.reason, strict.detail[:12]) == ("mono", "vocals: mono")
+    assert strict.detail.endswith("allowed by curate.drop_for=[]")
+    assert "mono" not in strict.remark

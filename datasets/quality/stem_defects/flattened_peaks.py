@@ -1,0 +1,100 @@
+"""Loud peaks of a stem that are broad and pile up at one level: cut off or driven, and then turned down or coded anew.
+
+`clipping.py` looks for tops that stand still; a lossy codec, another sample rate or soft clipping bends those. What is
+left is that the loudest peaks are broader than quieter ones of the same stem, that many reach about the same level,
+and that none goes far beyond it. Limiters, amplifiers and synthesizers may do the same by design.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datasets.audio.audio_types import Samples
+
+Array = NDArray[np.float64]
+
+_BLOCK_S = 0.00073  # in which the highest sample may be a peak: 32 samples at 44.1 kHz
+_REACH_S = 0.0011  # on each side of a peak that tells how broad it is
+_MOST = 64  # peaks of a second and channel that are looked at,
+_LEAST = 0.25  # of that second's highest
+_HIGH, _MIDDLE = 0.9, 0.5  # of a peak's height, at which its widths are compared
+_BROAD = 0.6  # of the width in the middle, that a flattened top has near its height; a sine's has 0.43
+_FLOOR_DB, _TOP_DB, _STEPS_PER_DB = -60, 20, 8  # of the histogram of heights
+_FEWEST = 30  # peaks that tell
+_LOUD, _QUIET = 0.85, (0.3, 0.6)  # of the ceiling: peaks that may be flattened, and those that can not
+_PILED = 0.4  # times the peaks between quiet and loud ones, that loud ones must be
+_BEYOND_DB = 1.5  # above the ceiling, by which hardly any peak may go
+
+
+class FlattenedPeaks:
+    """Listens to stems second by second and counts their peaks by height, and how many of those are broad."""
+
+    def __init__(self, num_sources: int, sample_rate: int) -> None:
+        self._block, self._reach = max(2, round(_BLOCK_S * sample_rate)), max(2, round(_REACH_S * sample_rate))
+        self._counts = np.zeros((num_sources, 2, (_TOP_DB - _FLOOR_DB) * _STEPS_PER_DB), np.int64)  # all, and broad
+
+    def add(self, second_SCT: Samples, loud_SCT: Samples) -> None:
+        """Hear the next second; `loud_SCT` are its magnitudes."""
+        num_blocks = second_SCT.shape[2] // self._block
+        if num_blocks < 3:
+            return
+        blocks_SCNB = loud_SCT[:, :, : num_blocks * self._block].reshape(*second_SCT.shape[:2], num_blocks, self._block)
+        top_SCN = blocks_SCNB.max(axis=3)
+        peaks_SCN = (top_SCN[..., 1:-1] >= top_SCN[..., :-2]) & (top_SCN[..., 1:-1] > top_SCN[..., 2:])
+        peaks_SCN &= top_SCN[..., 1:-1] > np.maximum(_LEAST * top_SCN.max(axis=2), 10 ** (_FLOOR_DB / 20))[..., None]
+        chosen = [
+            (place, channel, block)
+            for place, channel in np.ndindex(*second_SCT.shape[:2])
+            for block in _some(np.flatnonzero(peaks_SCN[place, channel]) + 1)
+        ]
+        if not chosen:
+            return
+        place_K, channel_K, block_K = np.array(chosen, np.intp).T
+        at_K = block_K * self._block + blocks_SCNB[place_K, channel_K, block_K].argmax(axis=1)
+        inside_K = (at_K >= self._reach) & (at_K < second_SCT.shape[2] - self._reach)
+        place_K, channel_K, at_K = place_K[inside_K], channel_K[inside_K], at_K[inside_K]
+        reach = np.arange(-self._reach, self._reach + 1)
+        height_K, broad_K = _breadth(loud_SCT[place_K[:, None], channel_K[:, None], at_K[:, None] + reach])
+        level_K = (20 * np.log10(height_K) - _FLOOR_DB) * _STEPS_PER_DB
+        bins_K = np.clip(level_K, 0, self._counts.shape[2] - 1).astype(np.intp)
+        np.add.at(self._counts, (place_K, 0, bins_K), 1)
+        np.add.at(self._counts, (place_K[broad_K], 1, bins_K[broad_K]), 1)
+
+    def found(self, place: int) -> tuple[float, float] | None:
+        """By how much more of a stem's loud peaks are broad than of its quiet ones, and their level in dBFS.
+
+        None where too few peaks were heard, where they do not pile up, or where some go far beyond the level.
+        """
+        count_B, broad_B = self._counts[place]
+        total = int(count_B.sum())
+        down_B = np.cumsum(count_B[::-1])[::-1]  # peaks of that height and above
+        few = max(_FEWEST, min(400, total // 50))
+        if total < 4 * _FEWEST:
+            return None
+        ceiling, highest = (int(np.flatnonzero(down_B >= number)[-1]) for number in (few // 2, max(1, few // 20)))
+        loud, low, middle = (ceiling + round(20 * np.log10(part) * _STEPS_PER_DB) for part in (_LOUD, *_QUIET))
+        if low < 0 or highest - ceiling > _BEYOND_DB * _STEPS_PER_DB:
+            return None
+        num_loud, num_between, num_quiet = count_B[loud:].sum(), count_B[middle:loud].sum(), count_B[low:middle].sum()
+        if min(num_loud, num_quiet) < _FEWEST or num_loud < _PILED * num_between:
+            return None
+        excess = broad_B[loud:].sum() / num_loud - broad_B[low:middle].sum() / num_quiet
+        return float(excess), ceiling / _STEPS_PER_DB + _FLOOR_DB
+
+
+def _some(blocks: NDArray[np.intp]) -> list[int]:
+    chosen: list[int] = blocks[:: -(-len(blocks) // _MOST) or 1].tolist()
+    return chosen
+
+
+def _breadth(around_KT: Samples) -> tuple[Samples, NDArray[np.bool_]]:
+    """Heights of the peaks in the middle of each row, and whether each is nearly as wide at its top as in its middle.
+
+    Of low tones no middle is within reach, and nothing is said.
+    """
+    reach = around_KT.shape[1] // 2
+    height_K = around_KT[:, reach]
+    top_KT, middle_KT = (around_KT < part * height_K[:, None] for part in (_HIGH, _MIDDLE))
+    told_K = middle_KT[:, :reach].any(axis=1) & middle_KT[:, reach:].any(axis=1)
+    top_K, middle_K = (side_KT[:, reach:].argmax(axis=1) + side_KT[:, reach::-1].argmax(axis=1) - 1
+                       for side_KT in (top_KT, middle_KT))  # fmt: skip
+    return height_K, told_K & (top_K > _BROAD * middle_K)
