@@ -30,27 +30,34 @@ RATIOS = (0.5, 2 / 3, 0.75, 4 / 3, 1.5, 2.0)  # of the best period, looked at be
 TIGHTNESS = 1000.0
 SPREAD = 1.25  # between a step and the period at most
 SILENCE_DB = -60.0
+SLIP_BEATS = 16  # that tell the tempo of a song in which the chain slips
+ON_LINE = 0.1  # of a beat, by which beats at one tempo may differ from it
+SLIPPED, FOLLOWED = 0.1, 0.85  # least shares of the beats that lie halfway between those of one tempo, and of these two
 
 # What speaks for a grid, as `_evidence` lists it: onsets of all, low and high sounds at places in the beat, in twelfths
 # (two triplets count together), then the autocorrelation at two and four beats, and the octaves above `PRIOR_BPM` and
-# their square. The weights are a linear model's, fitted by a softmax over each excerpt's grids
-# (tests.benchmarks.remix_fit).
+# their square; then onsets of drums and of pitched stems on the beat and halfway to the next. The weights are a linear
+# model's, fitted by a softmax over each excerpt's grids (tests.benchmarks.remix_fit).
 KINDS = ("all", "low", "high")
 PLACES = (0, 1, 2, 3, (4, 8), 5, 6, 7, 9, 10, 11)
 REPEATS = (2, 4)
+NUM_PARTS, HALVES = 2, (0, 6)
 # fmt: off
 WEIGHTS = np.array([
-    0.8, -0.03, -0.48, -0.8, -0.33, -0.21, 0.09, 0.19, 0.2, 0.03, 0.38,
-    1.24, 1.62, 0.19, 0.72, -0.98, -1.03, -1.01, -0.19, 0.48, 0.95, -0.36,
-    2.39, 0.94, -0.64, 0.3, 0.01, -0.99, -0.53, 0.06, -0.51, -0.45, -1.07,
-    1.02, 1.46, 0.95, -0.83,
+    0.52, 0.05, -0.29, -0.44, -0.31, -0.25, 0.0, 0.05, 0.14, -0.04, 0.27,
+    0.78, 1.12, 0.13, 0.39, -0.84, -0.65, -0.49, -0.02, 0.2, 0.46, -0.16,
+    1.31, 0.95, -0.35, 0.04, -0.27, -0.7, -0.4, 0.09, -0.23, -0.26, -0.59,
+    0.84, 1.05, 0.74, -0.7,
+    0.3, 0.1, 0.15, -0.07, 0.36, -0.06,
+    0.3, 0.1, 0.46, -0.37, 0.38, -0.06,
 ])
 # fmt: on
 # What the margin of the best reading counts towards the log odds that beats are beats; even odds stay even. Fitted to
 # songs of 6 to 40 s by weights that were fitted without them (tests.benchmarks.remix_chances).
-MARGIN_COUNTS = 1.47
+MARGIN_COUNTS = 1.83
 FEW_BEATS = 16.0  # half of what a margin says about very many beats it says about so many
 MOST_MARGIN = 8.0
+MOST_WANDERING = 0.017  # by more, songs for fitting changed their tempo and beats lost them; musicians' came to 0.009
 TOGETHER_S = 0.07  # beats that are no farther apart are the same
 
 
@@ -71,21 +78,23 @@ NO_BEATS = Beats(
 )
 
 
-def beats(signal: Samples, sample_rate: int, *, chroma_ND: Array | None = None) -> Beats:
+def beats(signal: Samples, sample_rate: int, *, chroma_ND: Array | None = None, parts: Sequence[Samples] = ()) -> Beats:
     """Beats of a signal (T,) or (C, T) of any sample rate; `NO_BEATS` for silence, and for less than a second.
 
-    `chroma_ND`, by default of the signal itself, is where chords are heard to change, which tells bars apart.
+    `chroma_ND`, by default of the signal itself, is where chords are heard to change, which tells bars apart. `parts`
+    are the drums and the pitched stems of the signal, where they are there: a drum on the beat and a bass between
+    beats say more apart than together.
     """
-    if signal.shape[-1] < sample_rate or not np.any(np.abs(signal) > 10.0 ** (SILENCE_DB / 20.0)):
+    if signal.shape[-1] < sample_rate or not _sounds(signal):
         return NO_BEATS
     onsets = onset_envelopes(signal, sample_rate)
-    heard = list(hypotheses(onsets))
+    heard = list(hypotheses(onsets, onsets_of_parts(parts, sample_rate)))
     best = max(heard, key=lambda found: found.merit, default=None)
     if best is None:
         return NO_BEATS
     tones_ND = chromagram(signal, sample_rate)[0] if chroma_ND is None else chroma_ND
     rivals = _Rivals.of(best, heard)
-    sure = rivals.confidence(best.grid.size)
+    sure = rivals.confidence(best.grid)
     bars = find_bars(onsets, best.grid, tones_ND, halves=rivals.halves, at_most=sure)
     times_s = best.grid / FRAMES_PER_S + ONSET_DELAY_S
     inside = (times_s >= 0.0) & (times_s < signal.shape[-1] / sample_rate)
@@ -97,6 +106,15 @@ def beats(signal: Samples, sample_rate: int, *, chroma_ND: Array | None = None) 
         downbeats_s=tuple(round(float(time), 5) for time in times_s[inside & bars.first_N]),
         downbeat_confidence=round(bars.certainty, 4),
     )
+
+
+def onsets_of_parts(parts: Sequence[Samples], sample_rate: int) -> tuple[Onsets | None, ...]:
+    """Those of each part (T,) or (C, T); None of silence."""
+    return tuple(onset_envelopes(part, sample_rate) if _sounds(part) else None for part in parts)
+
+
+def _sounds(signal: Samples) -> bool:
+    return bool(np.any(np.abs(signal) > 10.0 ** (SILENCE_DB / 20.0)))
 
 
 def tempo_of(beats_s: Array) -> float:
@@ -123,10 +141,11 @@ class Hypothesis:
         return float(self.evidence @ WEIGHTS)
 
 
-def hypotheses(onsets: Onsets) -> Iterator[Hypothesis]:
+def hypotheses(onsets: Onsets, parts: Sequence[Onsets | None] = ()) -> Iterator[Hypothesis]:
     """Beat grids at the likeliest periods and at simple ratios of the best, on the onsets and half a beat off them.
 
-    Of grids faster than `PRIOR_BPM` also either half: a chain of its own at half the tempo may slip where these do not.
+    What speaks for a grid is heard in the signal, and in its `parts`, drums and pitched, where there are some. Of grids
+    faster than `PRIOR_BPM` also either half: a chain of its own at half the tempo may slip where these do not.
     """
     envelope_N = onsets.all_N + 0.5 * onsets.low_N
     total = envelope_N.shape[0]
@@ -136,7 +155,7 @@ def hypotheses(onsets: Onsets) -> Iterator[Hypothesis]:
     if correlation[0] <= 0.0:
         return
     correlation /= correlation[0]
-    near = dict(zip(KINDS, map(widened, (onsets.all_N, onsets.low_N, onsets.high_N)), strict=True))
+    near, *near_parts = [_widened(heard) for heard in (onsets, *(parts or (None,) * NUM_PARTS))]
     for period in _periods(correlation):
         chain = _chain(envelope_N, period)
         if chain.size < 3:
@@ -144,13 +163,15 @@ def hypotheses(onsets: Onsets) -> Iterator[Hypothesis]:
         grid = _fill(_straighten(onsets.all_N, chain, period), total)
         step = float(np.median(np.diff(grid)))
         confidence = float(np.clip(_repetition(correlation, np.array([step]), ((1, 1.0), (2, 1.0)))[0], 0.0, 1.0))
+        grid = _without_slips(grid, total)
         readings = [grid, grid + 0.5 * step]
         if step < 60.0 / PRIOR_BPM * FRAMES_PER_S:
             readings += [grid[::2], grid[1::2]]
         for reading in readings:
             reading = reading[reading < total - 1]
             if reading.size >= 3:
-                yield Hypothesis(grid=reading, evidence=_evidence(near, reading, correlation), confidence=confidence)
+                evidence = np.concatenate([_evidence(near, reading, correlation), _evidence_of(near_parts, reading)])
+                yield Hypothesis(grid=reading, evidence=evidence, confidence=confidence)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,10 +199,18 @@ class _Rivals:
             halves=(odds(best.grid[::2]), odds(best.grid[1::2])),
         )
 
-    def confidence(self, num_beats: int) -> float:
+    def confidence(self, grid: Array) -> float:
         """The chance that beats are beats: the same odds say more about many beats than about a few."""
-        log_odds = MARGIN_COUNTS * self.margin * num_beats / (num_beats + FEW_BEATS)
-        return 1.0 / (1.0 + float(np.exp(-log_odds)))
+        log_odds = MARGIN_COUNTS * self.margin * grid.size / (grid.size + FEW_BEATS)
+        chance = 1.0 / (1.0 + float(np.exp(-log_odds)))
+        return min(chance, 0.5) if _wandering(grid) > MOST_WANDERING else chance
+
+
+def _wandering(grid: Array) -> float:
+    """By what part the tempo of four steps changes over the song, from its lower twentieth to its upper."""
+    steps = np.convolve(np.diff(grid), np.full(min(4, grid.size - 1), 0.25), mode="valid")
+    low, high = np.quantile(steps, [0.05, 0.95])
+    return float(high / low) - 1.0
 
 
 def _together(one: Array, other: Array) -> bool:
@@ -239,18 +268,33 @@ def _repetition(correlation: Array, lags: Array, multiples: Sequence[tuple[float
     return np.asarray(total / np.maximum(weights, 1e-9))
 
 
-def _evidence(near: dict[str, Array], grid: Array, correlation: Array) -> Array:
-    """How much a grid looks like the beat, one number for each of `WEIGHTS`.
+def _widened(onsets: Onsets | None) -> list[Array]:
+    """One envelope for each of `KINDS`; none of nothing."""
+    return [] if onsets is None else [widened(envelope_N) for envelope_N in (onsets.all_N, onsets.low_N, onsets.high_N)]
 
-    Onsets count as log ratios to their mean over the beat, so that neither level nor density matters.
-    """
-    steps = np.diff(grid)
-    step = np.array([np.median(steps)])
-    twelfths = grid[:-1] + np.arange(12)[:, None] / 12 * steps
+
+def _evidence_of(parts: Sequence[list[Array]], grid: Array) -> Array:
+    """How much each part sounds on the beat and halfway to the next, the last of `WEIGHTS`; 0 of those not there."""
+    found = np.zeros((NUM_PARTS, len(KINDS), len(HALVES)))
+    for place, near in enumerate(parts):
+        for kind, near_N in enumerate(near):
+            found[place, kind] = _shares(near_N, grid)[list(HALVES)]
+    return found.ravel()
+
+
+def _shares(near_N: Array, grid: Array) -> Array:
+    """Onsets in twelfths of the beat, as log ratios to their mean: neither level nor density matters."""
+    twelfths = grid[:-1] + np.arange(12)[:, None] / 12 * np.diff(grid)
+    level = strength_at(near_N, twelfths).mean(axis=1)
+    return np.asarray(np.log((level + 0.1) / (level.mean() + 0.1)))
+
+
+def _evidence(near: Sequence[Array], grid: Array, correlation: Array) -> Array:
+    """How much a grid looks like the beat of the whole signal, one number for each of the first `WEIGHTS`."""
+    step = np.array([np.median(np.diff(grid))])
     found: list[float] = []
-    for kind in KINDS:
-        level = strength_at(near[kind], twelfths).mean(axis=1)
-        share = np.log((level + 0.1) / (level.mean() + 0.1))
+    for near_N in near:
+        share = _shares(near_N, grid)
         found += [float(np.mean(share[list(place) if isinstance(place, tuple) else place])) for place in PLACES]
     found += [float(_repetition(correlation, step, ((multiple, 1.0),))[0]) for multiple in REPEATS]
     octaves = float(np.log2(60.0 * FRAMES_PER_S / step[0] / PRIOR_BPM))
@@ -325,6 +369,36 @@ def _straighten(envelope_N: Array, chain: NDArray[np.int64], period: float) -> A
         close = inside & (np.abs(times - value[:, None] - slope[:, None] * steps) <= 0.03 * FRAMES_PER_S)
         weight = np.where(close.sum(axis=1, keepdims=True) >= 2, full * close, weight)
     return np.maximum.accumulate(value + 1e-3 * np.arange(value.size))
+
+
+def _without_slips(grid: Array, total: int) -> Array:
+    """The grid at one tempo throughout where it slips by half a beat and goes on at the same tempo; else as it is."""
+    if grid.size < 2 * SLIP_BEATS:
+        return grid
+    lines = [_line(grid, first) for first in range(0, grid.size - SLIP_BEATS + 1, SLIP_BEATS // 2)]
+    step, start = max(lines, key=lambda line: int((np.abs(_off(grid, *line)) < ON_LINE).sum()))
+    off = np.abs(_off(grid, step, start))
+    followed, halfway = float(np.mean(off < ON_LINE)), float(np.mean(off > 0.5 - ON_LINE))
+    if halfway < SLIPPED or followed + halfway < FOLLOWED:
+        return grid
+    return np.asarray(start % step + step * np.arange(int((total - start % step) / step) + 1))
+
+
+def _line(grid: Array, first: int) -> tuple[float, float]:
+    """Step and start of the line through a few beats, and then through all beats that follow it."""
+    step, start = np.polyfit(np.arange(SLIP_BEATS), grid[first : first + SLIP_BEATS], 1)
+    for _ in range(2):
+        follows = np.abs(_off(grid, step, start)) < ON_LINE
+        if follows.sum() < SLIP_BEATS // 2:
+            break
+        step, start = np.polyfit(np.round((grid[follows] - start) / step), grid[follows], 1)
+    return float(step), float(start)
+
+
+def _off(grid: Array, step: float, start: float) -> Array:
+    """How far each beat is from the nearest of the line's, in beats."""
+    places = (grid - start) / step
+    return np.asarray(places - np.round(places))
 
 
 def _fill(grid: Array, total: int) -> Array:

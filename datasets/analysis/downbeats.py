@@ -24,9 +24,9 @@ OFF_BEAT = 4.0  # how much worse a bar that begins between two beats is than one
 READINGS = tuple((metre, phase) for metre in METRES for phase in range(metre))
 # What speaks for a reading, as `readings` lists it: low sounds and chord changes on one, high sounds on two and four,
 # beats that are like those a bar before, and bars of three. Fitted like the weights of `beats.py`.
-WEIGHTS = np.array([2.0, 10.75, 1.85, 2.15, -0.44])
+WEIGHTS = np.array([1.9, 8.4, 1.49, 1.51, -0.6])
 # What each of `signs` counts towards the log odds that bars are right (tests.benchmarks.remix_chances).
-BAR_CHANCE = np.array([0.67, -2.02, -4.75])
+BAR_CHANCE = np.array([0.81, -2.41, -2.61])
 FEW_BARS = 2.0  # half of what a margin says about very many bars it says about so many
 USUAL_BPM = 112.0
 MIN_SHARE = 1e-4

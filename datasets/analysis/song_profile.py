@@ -53,15 +53,19 @@ def profile(
 
 
 def _by_ours(stems_SCT: Samples, sources: Sequence[str], sample_rate: int) -> tuple[Beats, tuple[float, ...], float]:
-    """Beats from the mixture, chroma and tuning from what is neither drums nor vocals.
+    """Beats from the mixture and its parts, chroma and tuning from what is neither drums nor vocals.
 
     Beats are heard better in the mixture than in the drums alone, where those rest or play around the beat
-    (docs/log.md). A song whose only pitched stem is the voice has the chroma of its voice.
+    (docs/log.md); which of two readings is on the beat is heard better with both parts apart. A song whose only pitched
+    stem is the voice has the chroma of its voice.
     """
-    chroma_ND, tuning_cents = chromagram(_pitched(stems_SCT, sources), sample_rate)
+    pitched_CT = _pitched(stems_SCT, sources)
+    parts = (stems_SCT[sources.index(DRUMS)], pitched_CT) if DRUMS in sources else ()
+    chroma_ND, tuning_cents = chromagram(pitched_CT, sample_rate)
     if not chroma_ND.any() and VOCALS in sources:
         chroma_ND, tuning_cents = chromagram(stems_SCT[sources.index(VOCALS)], sample_rate)
-    return beats(stems_SCT.sum(axis=0), sample_rate, chroma_ND=chroma_ND), shares(chroma_ND), tuning_cents
+    pulse = beats(stems_SCT.sum(axis=0), sample_rate, chroma_ND=chroma_ND, parts=parts)
+    return pulse, shares(chroma_ND), tuning_cents
 
 
 def _by_librosa(stems_SCT: Samples, sources: Sequence[str], sample_rate: int) -> tuple[Beats, tuple[float, ...], float]:

@@ -50,7 +50,7 @@ class MixRules:
     max_beat_error_ms: NonNegativeFloat = 35.0
     min_tempo_confidence: Probability = 0.1  # tracks whose tempo is less certain are neither reference nor candidate
     # Tracks whose beats are right with less probability than this are neither reference nor candidate either
-    min_phase_confidence: Probability = 0.8
+    min_phase_confidence: Probability = 0.82
 
     def __post_init__(self) -> None:
         check_ranges(self, InputError, section="automix.rules.")

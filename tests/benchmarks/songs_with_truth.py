@@ -92,6 +92,7 @@ def _excerpt(song: KnownSong, start_s: float, stop_s: float) -> KnownSong:
         song,
         mixture_CT=song.mixture_CT[:, part],
         pitched_CT=song.pitched_CT[:, part],
+        drums_T=None if song.drums_T is None else song.drums_T[part],
         beats_s=beats_s,
         downbeats_s=downbeats_s,
     )

@@ -7,7 +7,18 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from datasets.analysis.beats import NO_BEATS, WEIGHTS, Beats, Hypothesis, _Rivals, beats
+from datasets.analysis.beats import (
+    NO_BEATS,
+    WEIGHTS,
+    Beats,
+    Hypothesis,
+    _Rivals,
+    _without_slips,
+    beats,
+    hypotheses,
+    onsets_of_parts,
+)
+from datasets.analysis.onsets import FRAMES_PER_S, onset_envelopes
 from datasets.audio.audio_types import Samples
 from datasets.corpus.synthetic import compose, perform
 
@@ -192,10 +203,55 @@ def test_any_reading_that_disagrees_counts_against_the_best_and_any_that_agrees_
         for first, step in grids.values()
     )
     readings = ([best], [best, other], [best, other, faster])
-    alone, against, helped = (_Rivals.of(best, heard).confidence(60) for heard in readings)
+    alone, against, helped = (_Rivals.of(best, heard).confidence(best.grid) for heard in readings)
     assert against < helped < alone
     assert against == pytest.approx(0.5)  # even odds
     assert alone > 0.99
+
+
+def test_a_grid_that_slips_by_half_a_beat_is_straightened_and_one_that_changes_its_tempo_is_not() -> None:
+    steady = np.arange(40.0, 8000.0, 100.0)
+    slipped = np.concatenate([steady[:45], steady[48:] - 50.0])
+    mended = _without_slips(slipped, 8000)
+    assert np.abs((mended - 40.0) / 100.0 - np.round((mended - 40.0) / 100.0)).max() < 1e-6
+    assert mended.size in (79, 80)
+    faster = np.concatenate([steady[:40], steady[40] + np.arange(40) * 93.0])
+    assert _without_slips(faster, 8000) is faster
+    assert _without_slips(steady, 8000) is not None
+    assert np.allclose(_without_slips(steady, 8000), steady)
+
+
+def test_beats_whose_tempo_wanders_are_in_doubt() -> None:
+    steady = np.arange(20.0, 6000.0, 100.0)
+    drifting = steady + 2.0 * np.cumsum(np.linspace(-1.0, 1.0, steady.size))  # 4 % from end to end
+    sure, unsure = (
+        _Rivals.of(best, [best]).confidence(best.grid)
+        for best in (
+            Hypothesis(grid=grid, evidence=np.zeros(WEIGHTS.size), confidence=0.5) for grid in (steady, drifting)
+        )
+    )
+    assert sure > 0.99
+    assert unsure == 0.5
+
+
+def test_each_part_says_by_itself_what_is_on_the_beat_however_loud_the_other_is() -> None:
+    seconds, step_s = 16.0, 0.5
+    drums_T = 0.05 * hits_at(np.arange(0.4, seconds - 0.2, step_s), seconds=seconds, low_every=2)
+    bass_T = hits_at(np.arange(0.4 + step_s / 2, seconds - 0.2, step_s), seconds=seconds, low_every=1)
+    onsets = onset_envelopes(drums_T + bass_T, SAMPLE_RATE)
+
+    def evidence(*parts: Samples) -> NDArray[np.float64]:
+        """Of drums and pitched stems, all, low and high sounds, on the beats of the drums and halfway."""
+        for one in hypotheses(onsets, onsets_of_parts(parts, SAMPLE_RATE)):
+            places = (one.grid / FRAMES_PER_S - 0.4) / step_s
+            if abs(np.median(np.diff(places)) - 1.0) < 0.02 and np.median(np.abs(places - np.round(places))) < 0.2:
+                return one.evidence[-12:].reshape(2, 3, 2)
+        raise AssertionError("no reading is on the drums")
+
+    drums, pitched = evidence(drums_T, bass_T)
+    assert (drums[:, 0] > drums[:, 1]).all()
+    assert (pitched[:2, 0] < pitched[:2, 1]).all()
+    assert np.abs(evidence(drums_T, 0 * bass_T)[1]).max() == np.abs(evidence()).max() == 0.0
 
 
 def test_beats_are_less_sure_where_every_second_one_may_be_between_two() -> None:
