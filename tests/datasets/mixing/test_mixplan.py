@@ -438,6 +438,7 @@ def test_impossible_rules_are_refused(rules: dict[str, float]) -> None:
         MixRules(**rules)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_mix_costs_no_more_in_a_large_corpus() -> None:
     """`make bench-remix` takes 3500 songs; here the same number of mixes out of 60 and out of 1200 songs."""
     spent = []

@@ -72,6 +72,7 @@ def unreachable(*_: Any, **__: Any) -> Any:
     raise AssertionError("a song was about to be computed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [RATE, 11_025, 16_000, 44_100])
 def test_songs_are_scored_at_their_own_rate_whatever_the_model_s(tmp_path: Path, rate: int) -> None:
     chunks, model = write(tmp_path), network(rate)
@@ -214,6 +215,7 @@ def test_pages_are_not_begun_for_a_model_of_other_sources(tmp_path: Path, monkey
     assert not (tmp_path / "pages").exists()
 
 
+@pytest.mark.slow
 def test_pages_hold_estimates_at_the_songs_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chunks = write(tmp_path / "store")
     true_SCT = read_track(chunks, "b", sources=SOURCES)

@@ -68,6 +68,7 @@ def rivals(songs: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> tuple[C
     return made[0], made[1]
 
 
+@pytest.mark.slow
 def test_pages_hold_what_the_models_made_of_the_worst_songs_first(
     songs: ShardSet, rivals: tuple[ComparedModel, ComparedModel], tmp_path: Path
 ) -> None:

@@ -116,6 +116,7 @@ def test_quiet_moments_are_turned_up_and_loud_ones_down() -> None:
     assert (float(turned_CT.max()), said_db) == (pytest.approx(1.0), 0.0)
 
 
+@pytest.mark.slow
 def test_a_corpus_of_thousands_stays_below_ten_megabytes_and_says_what_was_left_out(made: CurationInput) -> None:
     songs = [f"Some Artist/A Song With A Name Of Usual Length {number:04d}" for number in range(3500)]
     reasons = ["", "silent_source", "mislabelled", "mislabelled"]

@@ -32,6 +32,7 @@ def test_ht_demucs_costs_what_is_known_of_it() -> None:
     assert 4 < found.kept_bytes / GIB < 7
 
 
+@pytest.mark.slow
 def test_recurrent_and_sparse_networks_have_a_cost_too() -> None:
     for preset in ("hdemucs-tiny", "demucs-v2-tiny", "sparse-htdemucs-tiny"):
         found = compute_cost.of(lambda preset=preset: build(preset), num_channels=2, num_samples=132_300)  # type: ignore[misc]
