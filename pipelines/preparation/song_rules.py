@@ -62,8 +62,8 @@ def _allowed_by(broken: Sequence[RuleViolation]) -> list[str]:
 
 def _remark(stats: SongStats, config: CurateConfig, sources: Sequence[str]) -> str:
     """What is odd and no rule, and what could not be judged: a song that is too short for a rule did not pass it."""
-    found = stem_remarks.remarks(stats.measures, sources)
-    odd = [sentence for name, _, sentence in found if name not in config.drop_for]
+    about_stems = stem_remarks.remarks(stats.measures, sources)
+    odd = [sentence for name, _, sentence in about_stems if name not in config.drop_for]
     return "; ".join([*odd, *_without_mixture(stats), *_too_short(stats, sources)])
 
 
