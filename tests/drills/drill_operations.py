@@ -35,6 +35,7 @@ CONSOLE = Console(highlight=False, width=150)
 # Where no accident strikes the first run: it has to leave a champion, and be quick.
 LIGHT = (*stack.SETTINGS, "train.num_workers=0", "evaluate.num_workers=1")
 AWAY_S = 15.0  # until a supervisor has started a service again
+NOTICED_WITHIN_S = 120.0
 GOES_ON_WITHIN_S = 600.0
 
 
@@ -139,11 +140,16 @@ def _kill(made: Cluster, run: str, name: str, *, lost: str, who: str) -> Outcome
     began_s = time.monotonic()
     made.services[name].kill()
     time.sleep(AWAY_S)
+    deadline_s = time.monotonic() + NOTICED_WITHIN_S
+    while made.services[name].answers():  # Ray counts a node as alive for a while that is not
+        assert time.monotonic() < deadline_s, f"nobody noticed that {name} is gone"
+        time.sleep(0.5)
+    away_s = time.monotonic() - began_s
     back_s = made.services[name].start()
     since = _now()
     wait_for(made, run, lambda: said_since(made, run, since) or stack.watch(made, run)["type"] == "COMPLETED")
     seconds = time.monotonic() - began_s
-    what = f"{name}, SIGKILL, back after {AWAY_S + back_s:.0f} s"
+    what = f"{name}, SIGKILL, back after {away_s + back_s:.0f} s"
     return Outcome(what=what, lost=lost, seconds=seconds, who=who)
 
 

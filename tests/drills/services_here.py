@@ -21,6 +21,7 @@ import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ MARK = "STEMLINE_STACK"
 BUCKETS = ("songs", "models")
 DATABASES = ("prefect", "mlflow")
 START_WITHIN_S = 240.0
+_BUSY_S = 20.0  # that a server may answer 503
 POOL = "stemline"
 # By default both are in memory: a restart ends every run that holds a place, and forgets events that wait for others.
 OVER_A_RESTART = {
@@ -178,8 +180,15 @@ class Cluster:
         headers = {"Content-Type": "application/json", "Authorization": words}
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(root + path, data=data, method=method, headers=headers)
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.loads(answer.read() or b"null")
+        deadline_s = time.monotonic() + _BUSY_S
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=60) as answer:
+                    return json.loads(answer.read() or b"null")
+            except urllib.error.HTTPError as error:  # a server whose database is busy says so, and means: ask again
+                if error.code != HTTPStatus.SERVICE_UNAVAILABLE or time.monotonic() > deadline_s:
+                    raise
+            time.sleep(0.5)
 
     def _basic(self) -> str:
         return base64.b64encode(f"stemline:{self.password}".encode()).decode()
