@@ -283,7 +283,7 @@ def _in_this_process(monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], No
             decoded.extend(track["track_id"] for track in item["tracks"])
             yield work(item)
 
-    monkeypatch.setattr(ingest, "connect", nullcontext)
+    monkeypatch.setattr(ingest, "connect", lambda **_: nullcontext())
     monkeypatch.setattr(ingest, "map_rows", run_here)
     return decoded
 

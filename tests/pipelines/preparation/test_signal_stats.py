@@ -84,7 +84,7 @@ def _run_here(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         sizes.extend(len(item["songs"]) for item in items)
         return map(work, items)
 
-    monkeypatch.setattr(signal_stats, "connect", nullcontext)
+    monkeypatch.setattr(signal_stats, "connect", lambda **_: nullcontext())
     monkeypatch.setattr(signal_stats, "map_rows", run_here)
     return sizes
 
