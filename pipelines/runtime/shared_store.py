@@ -31,7 +31,8 @@ def require_seen_by_all(ray: Any, store: str) -> None:
         reasons |= {_name(answers[answer]): f"it did not answer for {PATIENCE_S + _START_S:.0f} s" for answer in late}
     finally:
         storage.remove(marker)
-    if blind := {name: why for name, why in reasons.items() if why}:
+    alive = {_name(node) for node in ray.nodes() if node["Alive"]}  # what died meanwhile is given no work either
+    if blind := {name: why for name, why in reasons.items() if why and name in alive}:
         details = "; ".join(f"node {name}: {why}" for name, why in sorted(blind.items()))
         raise InputError(
             f"not every node of the cluster reads what this command writes to the store {store} ({details}). Either "
