@@ -69,7 +69,7 @@ def commit(folder: Path, step: int, address: str, *, keep: int) -> None:
     put_events(folder, address)
     # The curve may go on while it is copied: what a digest is of must be what was sent.
     files = {
-        inside: _copy(path, storage.join(address, attempt, inside)) for inside, path in _files(folder, name).items()
+        inside: send(path, storage.join(address, attempt, inside)) for inside, path in _files(folder, name).items()
     }
     content = {"step": step, "folder": attempt, "files": files, "examples": _put_examples(folder, address, step)}
     write_json(storage.join(address, f"{name}.json"), content)
@@ -80,7 +80,7 @@ def commit(folder: Path, step: int, address: str, *, keep: int) -> None:
 def put_events(folder: Path, address: str) -> None:
     """Bring what was done about trouble to the address of a run, also between two checkpoints."""
     if (folder / run_folder.EVENTS).exists():
-        _copy(folder / run_folder.EVENTS, storage.join(address, run_folder.EVENTS))
+        send(folder / run_folder.EVENTS, storage.join(address, run_folder.EVENTS))
 
 
 def _files(folder: Path, name: str) -> dict[str, Path]:
@@ -100,7 +100,7 @@ def _put_examples(folder: Path, address: str, step: int) -> dict[str, str]:
     for path in (file for number, place in steps(folder).items() if number <= step for file in sorted(place.iterdir())):
         inside = path.relative_to(folder).as_posix()
         if earlier.get(inside) != _sha256(path):
-            examples[inside] = _copy(path, storage.join(address, inside))
+            examples[inside] = send(path, storage.join(address, inside))
         else:
             examples[inside] = earlier[inside]
     return examples
@@ -295,8 +295,8 @@ def alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _copy(path: Path, address: str) -> str:
-    """SHA-256 of what was sent."""
+def send(path: Path, address: str) -> str:
+    """Bring a file to an address, in blocks; the SHA-256 of what was sent."""
     digest = hashlib.sha256()
     with path.open("rb") as file, storage.replacing(address, needed=lambda: path.stat().st_size) as copy:
         while block := file.read(_COPY_BYTES):

@@ -5,7 +5,7 @@ from pathlib import Path
 from datasets.errors import InputError
 from datasets.store import storage
 from datasets.store.scratch import scratch
-from pipelines.runs.remote_checkpoints import alone
+from pipelines.runs.remote_checkpoints import alone, send
 
 
 def on_this_machine(checkpoint: str) -> Path:
@@ -52,5 +52,5 @@ def share(model: Path, store: str, digest: str) -> str:
     address = storage.join(storage.absolute(store), "cache", "models", digest[:16])
     if storage.stamp(storage.join(address, CONFIG)) is None:
         for name in (WEIGHTS, CONFIG):  # the mark of a whole checkpoint last
-            storage.write(storage.join(address, name), (model / name).read_bytes())
+            send(model / name, storage.join(address, name))
     return address

@@ -82,7 +82,7 @@ def conclude(place: RunPlace, *, seconds: float, stopped: str) -> TrainResult:
     if place.address:
         run_folder.Lines(folder / run_folder.HISTORY).keep(lambda point: point["step"] <= checkpoints.step)
         for path in (*sorted(target.iterdir()), folder / run_folder.HISTORY):
-            storage.write(storage.join(place.address, *path.relative_to(folder).parts), path.read_bytes())
+            remote_checkpoints.send(path, storage.join(place.address, *path.relative_to(folder).parts))
     write_json(storage.join(place.kept, "result.json"), asdict(result))
     return result
 
