@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
@@ -22,12 +23,11 @@ def walked(tmp_path_factory: pytest.TempPathFactory) -> Walked:
     songs, store, temporary = folder / "songs", folder / "store", folder / "für jetzt, 100% 'odd'"
     drill.make_songs(songs)
     temporary.mkdir()
-    before = os.umask(0o077)
-    with pytest.MonkeyPatch.context() as environment:
+    with pytest.MonkeyPatch.context() as environment, ExitStack() as after:
+        after.callback(os.umask, os.umask(0o077))
         environment.setenv("HOME", str(next(songs.rglob("*.flac")) / "home"))  # below a file, so nobody can make it
         environment.setenv("TMPDIR", str(temporary))
         answer, _ = drill.finish(store, songs, folder / "first")
-    os.umask(before)
     assert {path.name.partition("_")[0] for path in temporary.iterdir()} <= {"torchinductor"}, (
         "something was left there"
     )
