@@ -33,7 +33,8 @@ TODAY = {
     '"why"': '"retrain", "--explain"',
     "$S corpus ": "$S inspect ",
     "retrain.pause_h": "retrain.min_interval_h",
-    "model.start=": "model.init_from=",
+    # What makes a training fail: weights that are not there are refused before it begins.
+    "model.start=/no/such/checkpoint": "train.backup_uri=/proc/nowhere",
     '"*store*"': '"store"',  # what is not copied with the code: some of our modules are called so
 }
 
