@@ -142,7 +142,7 @@ def _prepared(verb: str, config: RunConfig) -> Iterator[RunConfig]:
 
     if (runtime.flow_run.run_count or 1) > MAX_STARTS:
         raise InputError(f"this run crashed {MAX_STARTS} times; see its log, then start a new run")
-    scratch.use(config.store.scratch)
+    scratch.use(config.store.scratch, limit_gb=config.store.scratch_gb)
     check_run(config, verb=verb)
     lock = store_lock(config.store.root, verb=verb, data=config.store.data, patience_s=STORE_PATIENCE_S)
     with ended_in_time(remove_session_folders), lock as folder, RunScreen(), session():

@@ -10,7 +10,7 @@ from prefect import flow, task
 from datasets.errors import InputError
 from datasets.schema import Score, Verdict
 from datasets.shards.arrow_tables import read_objects
-from datasets.store.scratch import scratch
+from datasets.store.scratch import hold, scratch
 from flows import config as settings
 from flows.build_corpus import Corpus
 from flows.config import RunConfig
@@ -55,7 +55,7 @@ def extract_song(config: RunConfig, corpus: Corpus) -> SongFiles:
         corpus.songs,
         split=config.evaluate.split,
         sources=config.corpus.sources,
-        out=scratch(config.store.root) / "separated" / "references",
+        out=hold(scratch(config.store.root) / "separated") / "references",
     )
 
 
@@ -64,7 +64,7 @@ def separate_song(config: RunConfig, model: Trained, song: SongFiles) -> Separat
     """Through the registry, as a consumer would."""
     assert model.version is not None, "promote has not run"
     checkpoint = registry.fetch(model.version.uri, store=config.store.root)
-    out = scratch(config.store.root) / "separated"
+    out = hold(scratch(config.store.root) / "separated")
     result = step(
         "separate",
         lambda progress: separate_songs.run(

@@ -78,7 +78,8 @@ def compare_models(config: RunConfig, first: str, second: str) -> tuple[ScoreSum
 
 def score_both(config: RunConfig, songs: ShardSet, first: str, second: str) -> tuple[ScoreSummary, ScoreSummary]:
     """Scores of two models, named as `stemline compare` names them, on the held-out songs."""
-    checkpoints = {ref: str(registry.resolve(ref, store=config.store.root)) for ref in (first, second)}
+    store = config.store.root
+    checkpoints = {ref: stored_model.share(registry.resolve(ref, store=store), store) for ref in (first, second)}
     for checkpoint in checkpoints.values():  # both before hours are spent on one
         evaluate.check(config.evaluate, checkpoint, songs)
     results = (
@@ -137,9 +138,7 @@ def score_champion(config: RunConfig, corpus: Corpus) -> EvaluateResult | None:
     champion = registry.champion(config.registry, store=config.store.root)
     if champion is None:
         return None
-    checkpoint = stored_model.share(
-        registry.fetch(champion.uri, store=config.store.root), config.store.root, champion.digest
-    )
+    checkpoint = stored_model.share(registry.fetch(champion.uri, store=config.store.root), config.store.root)
     return score(config, corpus.songs, checkpoint, label="the champion: ", subfolder="champion")
 
 

@@ -15,8 +15,12 @@ from pipelines import registry
 from pipelines.evaluation import evaluate
 from pipelines.evaluation.evaluate import EvaluateResult
 from pipelines.lineage import training_ancestry
+from pipelines.lineage.erasure import changed_ns
+from pipelines.runs.run_place import kept_files
 from pipelines.training import train_result
 from pipelines.training.train_result import TrainResult
+
+_SETTINGS = "model.toml"  # beside the model of a training, of the last run that used it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,15 +47,11 @@ def find_training(requested: RunConfig, overrides: Sequence[str], *, of_last_run
     Where they are not `of_last_run`, the last one whose songs and training are those that are `requested`. InputError
     where there is none.
     """
-    if storage.is_remote(requested.store.root):
-        raise InputError(
-            f"promote --dry-run needs store.root on a disk so far, got {requested.store.root}; `stemline evaluate` "
-            "with the same settings shows the scores"
-        )
     for folder in _finished(requested.store.root):
         here = [settings.override("store.root", requested.store.root)]
-        stored = settings.load(f"{folder / 'model'}.toml", here)
-        config = settings.load(f"{folder / 'model'}.toml", [*here, *overrides]) if of_last_run else requested
+        preset = storage.join(folder, _SETTINGS)
+        stored = settings.load(preset, here)
+        config = settings.load(preset, [*here, *overrides]) if of_last_run else requested
         trained, noted = train_result.find_result(folder), training_ancestry.read(folder)
         if trained and noted and _of_training(config) == _of_training(stored):
             # By name: a store may have been moved since.
@@ -72,11 +72,12 @@ def _of_training(config: RunConfig) -> tuple[object, ...]:
     return (*songs, config.model, config.train)
 
 
-def _finished(store: str) -> Iterator[Path]:
-    """The folders of finished trainings with their settings, the one of the last run first."""
-    paths = [path for path in Path(store).glob("runs/*/model.toml") if (path.parent / "result.json").is_file()]
-    for path in sorted(paths, key=lambda path: (path.stat().st_mtime, path), reverse=True):
-        yield path.parent
+def _finished(store: str) -> Iterator[str]:
+    """Where finished trainings with their settings are kept, the one of the last run first."""
+    results = {path.rpartition("/")[0] for path in kept_files(store, "result.json")}
+    paths = [path for path in kept_files(store, _SETTINGS) if path.rpartition("/")[0] in results]
+    for path in sorted(paths, key=lambda path: (changed_ns(path), path), reverse=True):
+        yield path.rpartition("/")[0]
 
 
 def decide_only(training: StoredTraining) -> Trained:

@@ -38,7 +38,7 @@ def run_verb(
     errors = Terminal(stderr=True)
     try:
         config = settings.load(options.preset or preset, overrides)
-        scratch.use(config.store.scratch)
+        scratch.use(config.store.scratch, limit_gb=config.store.scratch_gb)
         if options.print_config:
             return print_result({"toml": settings.to_toml(config)}, as_json=False)
         with Screen(errors) as screen:

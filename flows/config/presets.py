@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from datasets.errors import InputError
 from datasets.shards.manifests import read_manifest, settings_of
+from datasets.store import storage
 from flows.config.run_config import RunConfig
 from flows.config.setting_names import all_keys, fields_of, hint_at, nearest, value_at
 from flows.config.setting_overrides import override
@@ -83,7 +84,7 @@ def read_preset(name: str) -> dict[str, Any]:
         return _settings_of_manifest(name)
     if name.endswith(".toml") or os.sep in name:
         try:
-            text = Path(name).read_text(encoding="utf-8")
+            text = storage.read(name).decode()
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"The preset file {name!r} cannot be read: {error}.") from error
     elif name in presets():

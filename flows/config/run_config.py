@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from datasets.errors import InputError
 from datasets.field_constraints import NonNegativeFloat, check_ranges
+from datasets.store.scratch import DEFAULT_GB
 from flows.retrain_policy import RetrainConfig
 from pipelines.evaluation.evaluate_config import EvaluateConfig
 from pipelines.evaluation.gate import GateConfig
@@ -26,6 +27,8 @@ class StoreConfig:
     root: str = "stemline-store"
     # The folder of each machine for work on a store in an object store; empty: the one for temporary files (TMPDIR)
     scratch: str = ""
+    # How much stays there for later commands; the longest unused goes first, what is in use never
+    scratch_gb: NonNegativeFloat = DEFAULT_GB
     # The data folder: songs, tables and the list of forgotten recordings, such as s3://BUCKET/FOLDER; empty: the root
     data: str = ""
 

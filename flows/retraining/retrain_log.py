@@ -85,8 +85,10 @@ def _parse(note: bytes) -> Retraining:
 
 def _as_it_is(entry: Retraining) -> Retraining:
     """The same, but crashed where it is noted as running and its process is gone."""
-    if entry.status != RUNNING or _is_alive(entry):
-        return entry
+    return entry if entry.status != RUNNING or _is_alive(entry) else _crashed(entry)
+
+
+def _crashed(entry: Retraining) -> Retraining:
     return replace(entry, status=CRASHED, ended_at=entry.seen_at or entry.began_at)
 
 
@@ -106,10 +108,13 @@ def _file_of(store: str, entry: Retraining) -> str:
     return storage.join(store, "retrainings", f"{entry.began_at.replace(':', '').replace('+', 'Z')}.json")
 
 
-def settle(store: str) -> None:
-    """Note of each retraining that crashed that it did. For who holds the lock of the store."""
+def settle(store: str, *, alone: bool = False) -> None:
+    """Note of each retraining that crashed that it did. For who holds the lock of the store.
+
+    Where no other command can use these tables, `alone`, whatever is noted as running crashed: clocks need not agree.
+    """
     for file, entry in _notes(store).items():
-        if entry and entry != (as_it_is := _as_it_is(entry)):
+        if entry and entry != (as_it_is := _crashed(entry) if alone and entry.status == RUNNING else _as_it_is(entry)):
             storage.write(file, _json(asdict(as_it_is)))
 
 
@@ -129,14 +134,18 @@ def unfinished(store: str, run: str, recipe: str) -> Retraining | None:
 def wait_for_earlier_start(store: str, run: str) -> None:
     """Returns once an earlier start of this very run, on another machine, is known to be gone.
 
-    A machine that was lost says nothing for ten minutes before that is known. InputError where it still lives then: a
-    run that ended there as if all were well would be noticed by nobody.
+    A machine that was lost says nothing for ten minutes before that is known; what its clock said does not matter.
+    InputError where it still lives then: a run that ended there as if all were well would be noticed by nobody.
     """
-    deadline_s = time.monotonic() + 1.2 * SILENT.total_seconds()
+    began_s, first_seen = time.monotonic(), dict[str, str]()
     while earlier := next(
         (entry for entry in read_log(store).retrainings if entry.run == run and entry.status == RUNNING), None
     ):
-        if time.monotonic() > deadline_s:
+        waited_s = time.monotonic() - began_s
+        if first_seen.setdefault(earlier.began_at, earlier.seen_at) == earlier.seen_at:
+            if waited_s > SILENT.total_seconds():
+                return
+        elif waited_s > 1.2 * SILENT.total_seconds():
             raise InputError(
                 f"an earlier start of this run is still at work on {earlier.machine.split(' ')[0]}, process "
                 f"{earlier.pid}, and said so at {earlier.seen_at}; stop that process, then start the run again"

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import fmean
 
 from prefect import flow, get_run_logger
@@ -12,6 +11,7 @@ from datasets.corpus.removed_songs import read_removed_songs, write_removed_song
 from datasets.errors import InputError
 from datasets.schema import ShardSet
 from datasets.shards.manifests import read_songs
+from datasets.store import storage
 from datasets.store.ownership import claim_store
 from flows import build_corpus, retrain_policy, train_model
 from flows.config import RunConfig
@@ -25,6 +25,7 @@ from flows.retraining.running_entry import recorded
 from flows.tasks.prefect_step import resumable
 from pipelines import registry
 from pipelines.evaluation.summary import SongScore
+from pipelines.runs import stored_model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +44,7 @@ def retrain_model(config: RunConfig, *, run: str, due: str) -> RetrainResult:
     (UTC, ISO 8601): the minimum interval counts from there, whatever waiting and ingesting took.
     """
     tables = config.store.tables
-    retrain_log.settle(tables)
+    retrain_log.settle(tables, alone=storage.is_remote(config.store.root))
     begun = retrain_log.unfinished(tables, run, recipe(config))
     if begun is not None:
         log_so_far, at = retrain_log.read_log(tables).retrainings, retrain_log.now()
@@ -130,11 +131,11 @@ def score_canary(config: RunConfig, songs: ShardSet) -> float:
     """The champion's mean nSDR in dB on all songs of the canary folder, whichever split they are in."""
     champion = registry.champion(config.registry, store=config.store.root)
     assert champion is not None, "there was a champion a moment ago"
-    checkpoint = registry.fetch(champion.uri, store=config.store.root)
+    checkpoint = stored_model.share(registry.fetch(champion.uri, store=config.store.root), config.store.root)
     canary, scores = _canary_config(config), list[SongScore]()
     for split in sorted({song.split for song in read_songs(songs)}):
         of_split = replace(canary, evaluate=replace(canary.evaluate, split=split))
-        result = train_model.score(of_split, songs, str(checkpoint), label="canary: ", subfolder="canary")
+        result = train_model.score(of_split, songs, checkpoint, label="canary: ", subfolder="canary")
         scores += result.summary.songs.values()
     values = [nsdr for song in scores for nsdr in song.nsdr.values()]
     if not values:
@@ -146,5 +147,5 @@ def _canary_config(config: RunConfig) -> RunConfig:
     return replace(
         config,
         corpus=replace(config.corpus, root=config.retrain.canary),
-        store=replace(config.store, root=str(Path(config.store.root) / "canary"), data=""),
+        store=replace(config.store, root=storage.join(config.store.root, "canary"), data=""),
     )

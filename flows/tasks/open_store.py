@@ -15,13 +15,11 @@ from datasets.errors import InputError, Unavailable
 from datasets.store import storage
 from datasets.store.atomic_json import read_json, write_json
 from datasets.store.ownership import claim_store, require_claimable
-from datasets.store.scratch import scratch
+from datasets.store.scratch import hold, scratch, tidy
 from flows.tasks.store_lease import StoreLease
 from pipelines.registry.used_registries import FILE
 
 RETRY_EVERY_S = 0.2
-# Verbs that use a store in an object store.
-IN_OBJECT_STORES = ("ingest", "curate", "analyze", "automix", "train", "evaluate", "promote", "run", "gc")
 USERS = "stores"  # in a data folder that several stores may share: a note of each
 
 
@@ -60,19 +58,9 @@ def store_lock(root: str, *, verb: str, data: str = "", patience_s: float = 0.0)
         yield folder
 
 
-def require_supported(root: str, *, verb: str) -> None:
-    """InputError where a store is in an object store and a verb needs it on a disk."""
-    if storage.is_remote(root) and verb not in IN_OBJECT_STORES:
-        raise InputError(
-            f"`stemline {verb}` needs store.root on a disk so far, got {root}: give store.root=DIR, and "
-            f"store.data={root} for songs and tables. In an object store are supported: {', '.join(IN_OBJECT_STORES)}"
-        )
-
-
 @contextmanager
 def _remote_store(root: str, *, verb: str, data: str, patience_s: float) -> Iterator[Path]:
     """The folder of this machine for a store in an object store, which answers, may be written to, and is held."""
-    require_supported(root, verb=verb)
     if data:
         raise InputError(f"store.data must be empty where store.root is in an object store, got {data} and {root}")
     storage.absolute(root)  # names a bucket
@@ -85,6 +73,8 @@ def _remote_store(root: str, *, verb: str, data: str, patience_s: float) -> Iter
     try:
         with storage.disk_errors(folder := scratch(root)):
             folder.mkdir(parents=True, exist_ok=True)
+        hold(folder / "prefect")  # whose temporary server ends after this
+        tidy()
         yield folder
     finally:
         lease.release()

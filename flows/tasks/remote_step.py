@@ -188,7 +188,7 @@ def run_remote_step(request: str, answer: str) -> int:
         with JobProgressWriter(), session():
             function, arguments = _read_call(request)
             for config in (value for value in arguments.values() if isinstance(value, settings.RunConfig)):
-                scratch.use(config.store.scratch)
+                scratch.use(config.store.scratch, limit_gb=config.store.scratch_gb)
             content: dict[str, Any] = {"result": _as_dict(function(**arguments))}
     except Exception as error:
         logging.getLogger("flows.tasks.remote_step").exception("the step failed")

@@ -107,7 +107,7 @@ def run(
     models = [describe(rival.checkpoint) for rival in rivals]
     for model, rival in zip(models, rivals, strict=True):
         model_compatibility.check(model, chosen, who=rival.name)
-    folder, separators = Path(out), _Separators(scoring, (first.checkpoint, second.checkpoint), chunks)
+    separators = _Separators(scoring, (first.checkpoint, second.checkpoint), chunks)
     files = page_names([song.track_id for song in chosen])
     entries = [
         ABEntry(
@@ -119,7 +119,7 @@ def run(
         for song, file in zip(chosen, files, strict=True)
     ]
     pages = [*(entry.file for entry in entries), INDEX]
-    with _writing(folder, pages), stage(progress, "listen", len(chosen), "songs") as pages_stage:
+    with _writing(out, pages), stage(progress, "listen", len(chosen), "songs") as pages_stage:
         for place, (song, entry) in enumerate(zip(chosen, entries, strict=True)):
             around = _around(files, place)
             inputs = ListenInputs(
@@ -134,16 +134,16 @@ def run(
                 resampling=tuple(model_compatibility.resampling(model, song) for model in models),
             )
             about = STEP.key(inputs)
-            if not _stands(folder / entry.file, about):
+            if not _stands(storage.join(out, entry.file), about):
                 duel = separators.duel(song, entry, (first.name, second.name), config.seconds)
                 page = song_page(duel, entry, around=around, about=about)
-                storage.write(folder / entry.file, page.encode("utf-8", "replace"))
+                storage.write(storage.join(out, entry.file), page.encode("utf-8", "replace"))
             pages_stage.advance()
             pages_stage.note(song.title)
         index = index_page(entries, (first.name, second.name), protocol=first.scores.protocol)
-        storage.write(folder / INDEX, index.encode("utf-8", "replace"))
-        pages_stage.finish(f"{folder / INDEX}: {len(chosen)} songs")
-    return str(folder / INDEX)
+        storage.write(storage.join(out, INDEX), index.encode("utf-8", "replace"))
+        pages_stage.finish(f"{storage.join(out, INDEX)}: {len(chosen)} songs")
+    return storage.join(out, INDEX)
 
 
 def _around(files: Sequence[str], place: int) -> tuple[str, str]:
@@ -160,22 +160,17 @@ def page_names(track_ids: Sequence[str]) -> list[str]:
 
 def check(out: str) -> None:
     """InputError where it is no folder, or has an `index.html` of somebody's: found out before hours of scoring."""
-    folder = Path(out)
-    require_folder(folder, remedy=_REMEDY)
-    require_ours(folder, [INDEX], remedy=_REMEDY, also_ours=lambda name: _is_page(folder / name))
+    require_folder(out, remedy=_REMEDY)
+    require_ours(out, [INDEX], remedy=_REMEDY, also_ours=lambda name: _is_page(storage.join(out, name)))
 
 
-def _writing(folder: Path, pages: Sequence[str]) -> AbstractContextManager[None]:
-    return outputs(folder, pages, remedy=_REMEDY, also_ours=lambda name: _is_page(folder / name))
+def _writing(out: str, pages: Sequence[str]) -> AbstractContextManager[None]:
+    return outputs(out, pages, remedy=_REMEDY, also_ours=lambda name: _is_page(storage.join(out, name)))
 
 
-def _is_page(path: Path) -> bool:
+def _is_page(page: str) -> bool:
     """Whether a file is a page of ours, from before there was a record of them."""
-    try:
-        with path.open(encoding="utf-8") as file:
-            return POLICY in file.read(4096)
-    except (OSError, UnicodeDecodeError):
-        return False
+    return POLICY in _beginning(page)
 
 
 def _chosen(config: ListenConfig, pairs: Pairs, songs: Sequence[Song]) -> list[Song]:
@@ -200,12 +195,16 @@ def _scores(first: ComparedModel, second: ComparedModel, track_id: str) -> dict[
     return {source: (ours[source], theirs[source]) for source in ours}
 
 
-def _stands(path: Path, about: str) -> bool:
+def _stands(page: str, about: str) -> bool:
+    return about in _beginning(page)
+
+
+def _beginning(page: str) -> str:
+    """The first text of a page; empty where it cannot be read."""
     try:
-        with path.open(encoding="utf-8") as file:
-            return about in file.read(4096)
+        return storage.read(page, 4096).decode(errors="replace")
     except OSError:
-        return False
+        return ""
 
 
 class _Separators:

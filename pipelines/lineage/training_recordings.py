@@ -9,7 +9,6 @@ version or a dataset that is gone.
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets.audio.mono_mix import mono
@@ -130,7 +129,8 @@ class Ancestors:
 
         if ref.startswith("models:"):
             return self.of_version(registry.lineage(ref, store=store).version.uri)
-        record = training_ancestry.read(Path(ref).parent) if _TRAINED.fullmatch(Path(ref).name) else None
+        folder, _, name = ref.rstrip("/").rpartition("/")
+        record = training_ancestry.read(folder or ".") if _TRAINED.fullmatch(name) else None
         if record is None:
             return Ancestry(gaps=(f"{ref} is a file: what it has heard is not known",))
         return self.of_training(record["datasets"], record, of=ref)

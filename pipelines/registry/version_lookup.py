@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from datasets.errors import InputError
 from datasets.store import storage
-from datasets.store.scratch import scratch
+from datasets.store.scratch import hold, scratch
 from pipelines.registry.bundle import checkpoint_digest
 from pipelines.registry.connection import address, connected, is_new
 from pipelines.registry.database.moved_artifacts import local_folder
@@ -123,7 +123,7 @@ def fetch(ref: str, *, store: str) -> Path:
             if not folder.is_dir():
                 raise InputError(f"the files of {ref} are gone from {folder}: register the checkpoint again")
             return _intact(folder, version)
-        cached = scratch(store).resolve() / "cache" / "models" / version.digest[:16]
+        cached = hold(scratch(store).resolve() / "cache" / "models" / version.digest[:16])
         if not _is_whole(cached, version):
             shutil.rmtree(cached, ignore_errors=True)
             _download(inside, cached, version, uri=address(store))

@@ -292,7 +292,8 @@ def alone(folder: Path) -> Iterator[None]:
         file = (folder / _LOCK).open("a")
     with file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        with storage.disk_errors(folder):
+            yield
 
 
 def send(path: Path, address: str) -> str:

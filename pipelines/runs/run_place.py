@@ -6,6 +6,8 @@ from pathlib import Path
 from datasets.store import storage
 from datasets.store.scratch import scratch
 
+EXAMPLES = "examples"  # what there is to be listened to, in the folder of a training
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunPlace:
@@ -37,3 +39,10 @@ def kept_files(store: str | Path, name: str) -> list[str]:
     root = storage.join(store, "runs")
     paths = [path.split("/") for path in storage.files_below(root)]
     return [storage.join(root, *path) for path in paths if len(path) == 2 and path[1] == name]
+
+
+def trainings_with_examples(store: str) -> list[str]:
+    """Where the trainings of a store are kept that have something to be listened to."""
+    root = storage.join(store, "runs")
+    paths = [path.split("/") for path in storage.files_below(root)]
+    return [storage.join(root, name) for name in sorted({path[0] for path in paths if path[1:2] == [EXAMPLES]})]

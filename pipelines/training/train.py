@@ -16,7 +16,7 @@ from datasets import audio, loading
 from datasets.errors import InputError
 from datasets.schema import ShardSet
 from datasets.shards.manifests import read_songs
-from datasets.store import storage
+from datasets.store import scratch, storage
 from models import inference, learning, networks, scores
 from pipelines.lineage import training_ancestry
 from pipelines.runs import run_folder, stored_model
@@ -80,7 +80,7 @@ def run(
         return finished
     _check(job)
     with storage.disk_errors(place.folder):
-        place.folder.mkdir(parents=True, exist_ok=True)
+        scratch.hold(place.folder).mkdir(parents=True, exist_ok=True)
     datasets = [table.uri for table, _ in job.chunks]
     training_ancestry.write(place.kept, start=model.init_from, datasets=datasets, store=store)
     if config.backup_uri:
@@ -100,6 +100,9 @@ def run(
         if forwarder:
             forwarder.stopped = stopped
         progress.finish(summary(result))
+    if place.address:  # where all of it is now
+        scratch.let_go(place.folder)
+        scratch.remove(place.folder)
     return result
 
 
@@ -185,20 +188,12 @@ def _live_metrics(live: "RegistryConfig | None", place: RunPlace) -> "AbstractCo
 
 
 def _resolved(model: ModelConfig, store: str) -> ModelConfig:
-    """With a path where a registered model was named as the start, or an address that all machines of a store can read.
-
-    A file of weights is read where it is.
-    """
+    """With the path of the weights that were named as the start, or an address that all machines of a store read."""
     if not model.init_from:
         return model
     from pipelines import registry
 
-    start = registry.resolve(model.init_from, store=store)
-    if not start.is_dir():
-        return replace(model, init_from=str(start))
-    from models.weights.model_identity import describe
-
-    return replace(model, init_from=stored_model.share(start, store, describe(start).digest))
+    return replace(model, init_from=stored_model.share(registry.resolve(model.init_from, store=store), store))
 
 
 def _start_digest(model: ModelConfig) -> str:

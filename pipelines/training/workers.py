@@ -98,8 +98,14 @@ def _gauge(name: str) -> Any:
 def _worker(settings: dict[Any, Any]) -> Any:
     """What each Ray worker runs."""
     job: Job = settings["job"]
-    scratch.use(settings["scratch"])
-    return train_loop.train(job, RaySession(settings["place"], job.config, settings["progress_actor"]))
+    os.environ.update(settings["scratch"])
+    place: RunPlace = settings["place"]
+    scratch.hold(place.folder)
+    scratch.tidy()
+    try:
+        return train_loop.train(job, RaySession(place, job.config, settings["progress_actor"]))
+    finally:
+        scratch.let_go(place.folder)
 
 
 def train_on_ray(job: Job, place: RunPlace, progress: Progress) -> dict[str, Any]:
@@ -158,7 +164,7 @@ def _fit(job: Job, place: RunPlace, progress_actor: Any) -> dict[str, Any]:
         train_loop_config={
             "job": job,
             "place": place,
-            "scratch": os.environ.get(scratch.VARIABLE, ""),
+            "scratch": {name: os.environ[name] for name in (scratch.VARIABLE, scratch.LIMIT) if name in os.environ},
             "progress_actor": progress_actor,
         },
         torch_config=TorchConfig(

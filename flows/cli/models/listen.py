@@ -1,11 +1,12 @@
 """`stemline listen`: A/B listening pages of two models and the true stems."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 from rich.text import Text
 
+from datasets.store import storage
+from flows import config as settings
 from flows.cli.options import NO_OPTIONS, Options, Overrides
 from flows.cli.session import prepared, run_verb
 from flows.config import RunConfig
@@ -41,8 +42,8 @@ def run(config: RunConfig, first: str, second: str, *, out: str, screen: Screen,
     """Scores of both on the held-out songs, reused where known, then a page for each chosen song."""
     first = first or f"models:/{config.registry.name}@{CANDIDATE}"
     second = second or f"models:/{config.registry.name}@{CHAMPION}"
-    folder = Path(out).expanduser().absolute() if out else Path(config.store.root) / "listening"
-    listening_pages.check(str(folder))
+    folder = settings.absolute(out) if out else storage.join(config.store.root, "listening")
+    listening_pages.check(folder)
     for ref in (first, second):
         registry.resolve(ref, store=config.store.root)  # not after an hour of ingesting
     with prepared(config, verb="listen", screen=screen, debug=debug):
@@ -56,9 +57,7 @@ def run(config: RunConfig, first: str, second: str, *, out: str, screen: Screen,
             for ref, summary in zip((first, second), scores, strict=True)
         )
         pairs = gate.compare(*scores, config.gate)
-        page = listening_pages.run(
-            config.listen, config.evaluate, (a, b), pairs, songs, out=str(folder), progress=screen
-        )
+        page = listening_pages.run(config.listen, config.evaluate, (a, b), pairs, songs, out=folder, progress=screen)
     worst = sorted(pairs.songs.items(), key=lambda item: (item[1], item[0]))[:MAX_SONGS]
     rows = [[track_id, decibels(gain, sign=True)] for track_id, gain in worst]
     gains = table("Gain of the first in dB nSDR, the least first", ["song", "gain"], rows)
@@ -67,5 +66,11 @@ def run(config: RunConfig, first: str, second: str, *, out: str, screen: Screen,
         "first": first,
         "second": second,
         "songs": dict(worst),
-        "console_output": [gains, Text(f"Open {page}")],
+        "console_output": [gains, Text(_how_to_open(page), overflow="fold")],
     }
+
+
+def _how_to_open(page: str) -> str:
+    if storage.is_remote(page):
+        return f"The pages are at {page.rpartition('/')[0]}: copy them to a disk to open them, or give --out DIR"
+    return f"Open {page}"

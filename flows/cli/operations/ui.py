@@ -15,16 +15,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from datasets.errors import InputError, without_passwords
+from datasets.errors import InputError, Unavailable, without_passwords
+from datasets.store import storage
 from datasets.store.ownership import require_store
+from datasets.store.scratch import hold, scratch
 from flows.cli.options import NO_OPTIONS, Options, Overrides
 from flows.cli.session import run_verb
 from flows.console.progress_display import Screen
-from flows.tasks.open_store import require_supported
 from flows.tasks.prefect_env import closed_environment, home_environment
 from pipelines.registry.connection import address as address_of_registry
 from pipelines.registry.connection import own_database
-from pipelines.registry.database.moved_artifacts import artifact_folder, bring_along
+from pipelines.registry.database.moved_artifacts import ARTIFACTS, artifact_folder, bring_along
 from pipelines.registry.database.sqlite_files import sqlite_address
 
 HOST = "127.0.0.1"
@@ -42,26 +43,31 @@ def ui(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
 
 def serve_store(root: str, *, screen: Screen) -> dict[str, Any]:
     """`serve`, if the folder is a store: MLflow and Prefect would create their databases in any folder."""
-    require_supported(root, verb="ui")
-    if Path(root).is_dir():
-        require_store(root, setting="store.root")
-    return serve(Path(root), screen=screen)
+    root = storage.absolute(root)
+    if not storage.is_remote(root) and not Path(root).is_dir():
+        raise InputError(f"There is no store at {root}. `stemline demo` makes one; or name yours with store.root=DIR.")
+    require_store(root, setting="store.root")
+    return serve(root, screen=screen)
 
 
-def serve(store: Path, *, screen: Screen) -> dict[str, Any]:
-    """Starts the servers of a store, prints their addresses, and stops them at Ctrl-C."""
-    store = store.expanduser().absolute()
-    if not store.is_dir():
-        raise InputError(f"There is no store at {store}. `stemline demo` makes one; or name yours with store.root=DIR.")
+def serve(store: str, *, screen: Screen) -> dict[str, Any]:
+    """Starts the servers of a store, prints their addresses, and stops them at Ctrl-C.
+
+    Of a store in an object store Prefect shows what this machine ran.
+    """
+    tracking, password = address_of_registry(store), ""
+    with storage.disk_errors(folder := scratch(store)):
+        folder.mkdir(parents=True, exist_ok=True)
+    for name in ("prefect", "cache/prefect-ui"):
+        hold(folder / name)
     with ExitStack() as running:
-        addresses = {"report": running.enter_context(_report(store / "report.html"))}
-        tracking, password = address_of_registry(store), ""
+        addresses = {"report": running.enter_context(_report(storage.join(store, "report.html")))}
         is_server = tracking.startswith("http")
         addresses["MLflow"] = tracking if is_server else running.enter_context(_mlflow(tracking, store, screen))
         if server := os.environ.get("PREFECT_API_URL"):
             addresses["Prefect"] = server
         else:
-            addresses["Prefect"], password = running.enter_context(_prefect(store, screen))
+            addresses["Prefect"], password = running.enter_context(_prefect(folder, screen))
         addresses = {name: without_passwords(address) for name, address in addresses.items()}
         for name, address in addresses.items():
             screen.say(f"{name:<8} {address}")
@@ -75,8 +81,8 @@ def serve(store: Path, *, screen: Screen) -> dict[str, Any]:
 
 
 @contextmanager
-def _report(path: Path) -> Iterator[str]:
-    """Serves the report file and nothing else of the store; it is read at each visit."""
+def _report(page: str) -> Iterator[str]:
+    """Serves the report and nothing else of the store; it is read at each visit."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -84,7 +90,9 @@ def _report(path: Path) -> Iterator[str]:
                 self.send_error(403)
                 return
             try:
-                body, status = path.read_bytes(), 200
+                body, status = storage.read(page), 200
+            except Unavailable as error:
+                body, status = str(error).encode(), 502
             except OSError:
                 body, status = b"This store has no report yet: stemline run or stemline demo writes it.", 404
             self.send_response(status)
@@ -107,17 +115,17 @@ def _report(path: Path) -> Iterator[str]:
 
 
 @contextmanager
-def _mlflow(database: str, store: Path, screen: Screen) -> Iterator[str]:
+def _mlflow(database: str, store: str, screen: Screen) -> Iterator[str]:
     """MLflow's page of a database; of the store's own, whose files are where the store is now."""
-    port = _free_port()
-    if database == sqlite_address(own_database(store)):
+    port, is_remote = _free_port(), storage.is_remote(store)
+    if not is_remote and database == sqlite_address(own_database(store)):
         bring_along(own_database(store), store)
     command = [
         "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1",
-        "--default-artifact-root", artifact_folder(store).as_uri(),
+        "--default-artifact-root", storage.join(store, ARTIFACTS) if is_remote else artifact_folder(store).as_uri(),
         "--allowed-hosts", f"{HOST}:{port},localhost:{port}", "--cors-allowed-origins", f"http://{HOST}:{port}",
     ]  # fmt: skip
-    log = store / "cache" / "ui-mlflow.log"
+    log = scratch(store) / "cache" / "ui-mlflow.log"
     environment = {
         "MLFLOW_BACKEND_STORE_URI": database,  # not an argument: those are there for all to see
         "MLFLOW_DISABLE_TELEMETRY": "true",

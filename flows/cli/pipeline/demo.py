@@ -4,12 +4,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from datasets.store import storage
+from datasets.store.scratch import hold, scratch
 from flows.cli.options import NO_OPTIONS, Options, Overrides
 from flows.cli.session import prepared, run_verb
 from flows.config import RunConfig
 from flows.console.progress_display import Screen
 from pipelines.evaluation.summary import ScoreSummary
+from pipelines.runs.remote_checkpoints import send
 
+SONGS = "demo-songs"
 NUM_SONGS = 12
 SONG_S = 12.0
 SEED = 0
@@ -39,10 +43,11 @@ def run(config: RunConfig, *, verb: str, screen: Screen, debug: bool = False) ->
 
         if not config.corpus.root:
             screen.start("compose", 0, "")
-            folder = Path(config.store.root) / "demo-songs"
+            folder = hold(scratch(config.store.root) / SONGS)
             truth = write_corpus(folder, num_songs=NUM_SONGS, seed=SEED, duration_s=SONG_S)
             screen.finish(f"{len(truth.good)} toy songs of {SONG_S:g} s, and {len(truth.bad)} broken ones")
-            config = replace(config, corpus=replace(config.corpus, root=str(folder)))
+            root = _bring(folder, config.store.root)
+            config = replace(config, corpus=replace(config.corpus, root=root))
         result = full_run(config, shipped_song())
         assert result.model.candidate is not None
         gain_db = result.model.candidate.summary.overall.improvement
@@ -51,6 +56,19 @@ def run(config: RunConfig, *, verb: str, screen: Screen, debug: bool = False) ->
             screen.say(f"The demo failed: {failure}")
         output = demo_tables(result, store=config.store.root)
         return {**asdict(result), "gain_db": gain_db, "exit_code": int(bool(failure)), "console_output": output}
+
+
+def _bring(folder: Path, store: str) -> str:
+    """Where every machine finds the songs: in a store in an object store a copy; those that are there stay as they are.
+
+    A song in an object store is known by its size and its time of change.
+    """
+    root = storage.join(store, SONGS)
+    there = storage.files_below(root) if storage.is_remote(store) else {}
+    for inside, stamp in storage.files_below(str(folder)).items() if storage.is_remote(store) else ():
+        if inside not in there or there[inside].size != stamp.size:
+            send(folder / inside, storage.join(root, *inside.split("/")))
+    return root
 
 
 def _failure(summary: ScoreSummary) -> str:

@@ -24,12 +24,15 @@ from datasets.schema import ShardSet
 from datasets.shards import dataset_versions
 from datasets.shards.manifests import Song, read_manifest
 from datasets.store import storage
+from datasets.store.ownership import is_store
+from datasets.store.scratch import scratch
 from flows.cli.options import NO_OPTIONS, Options, Overrides
 from flows.cli.session import prepared, run_verb
 from flows.config import RunConfig
 from flows.console.progress_display import Screen, table
 from pipelines.lineage import erasure, training_ancestry, training_recordings
 from pipelines.lineage.training_recordings import Ancestors, Ancestry, LearnedFrom
+from pipelines.runs.run_place import EXAMPLES, trainings_with_examples
 
 CANARY = "canary"  # a store inside the store: see flows/retraining/retrain_model.py
 
@@ -208,8 +211,8 @@ def _require_free(config: RunConfig, songs: ShardSet) -> None:
 
 def _stores(config: RunConfig) -> list[str]:
     """Places of tables that must forget: the store's, and those of its canary songs where there are any."""
-    canary = Path(config.store.root) / CANARY
-    return [config.store.tables, *([str(canary)] if canary.is_dir() else [])]
+    canary = storage.join(config.store.root, CANARY)
+    return [config.store.tables, *([canary] if is_store(canary) else [])]
 
 
 def _erase(config: RunConfig, recording: SongToForget, screen: Screen) -> list[str]:
@@ -234,23 +237,26 @@ def _remaining_audio(config: RunConfig, recording: SongToForget) -> Iterator[str
         rows = [path for path in cache.iterdir() if path.name.partition("-")[0] in recording.songs]
         if rows:
             yield f"{cache} ({len(rows)} rows)"
-    root = Path(config.store.root)
+    root = config.store.root
     names = {name for pair in recording.names.items() for name in pair if name}
     in_html = {html.escape(name) for name in names} | names
     # The page of the curation was just written anew: it names the song, and holds none of its audio.
-    pages = [root / "report.html", *sorted(root.glob("listening/*.html"))]
-    pages = [page for page in pages if page.is_file()]
-    yield from (str(page) for page in pages if any(name in page.read_text("utf-8", "replace") for name in in_html))
+    pages = [storage.join(root, "report.html")] if storage.stamp(storage.join(root, "report.html")) else []
+    listening = storage.join(root, "listening")
+    pages += [storage.join(listening, name) for name in storage.names(listening) if name.endswith(".html")]
+    yield from (page for page in pages if any(name in storage.read(page).decode(errors="replace") for name in in_html))
     folders = {safe_name(name) for name in names} | {safe_name(name.replace("/", " ")) for name in names}
-    yield from (str(path) for path in sorted(root.glob("separated/**/*")) if path.is_dir() and path.name in folders)
-    for folder in sorted(root.glob("runs/*/examples")):
-        if _may_hold(folder, recording, tables=config.store.tables):
-            yield f"{folder} (seconds of a held-out song of that training, and of it in the files of its MLflow run)"
+    separated = sorted(scratch(root).glob("separated/**/*"))
+    yield from (str(path) for path in separated if path.is_dir() and path.name in folders)
+    for run in trainings_with_examples(root):
+        if _may_hold(run, recording, tables=config.store.tables):
+            remark = "seconds of a held-out song of that training, and of it in the files of its MLflow run"
+            yield f"{storage.join(run, EXAMPLES)} ({remark})"
 
 
-def _may_hold(examples: Path, recording: SongToForget, *, tables: str) -> bool:
+def _may_hold(run: str, recording: SongToForget, *, tables: str) -> bool:
     """Whether the examples of a training may be of the recording: they are of a song of its datasets."""
-    noted = training_ancestry.read(examples.parent)
+    noted = training_ancestry.read(run)
     if noted is None:
         return True
     songs = [

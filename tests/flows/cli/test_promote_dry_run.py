@@ -30,19 +30,21 @@ def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
-def trained(folder: Path) -> tuple[Path, Any]:
-    """A store with a training that has ended, as the steps of a run leave it; its scores are not known yet."""
+def trained(folder: Path, store: str) -> Any:
+    """Of a new store with a training that has ended, as the steps of a run leave it: settings, checkpoint and songs.
+
+    Its scores are not known yet.
+    """
     splits: Any = {"train": 4, "test": 1}
     write_corpus(folder / "songs", num_songs=5, seed=3, duration_s=3.0, sample_rate=8000, defects=False, splits=splits)
-    store = folder / "store"
     config = settings.load("smoke", [f"store.root={store}", f"corpus.root={folder / 'songs'}", *TINY])
     with _without_ray():
-        ingested = ingest.run(config.corpus, config.ingest, store=str(store))
-        songs = curate.run(config.curate, ingested, store=str(store)).chunks
-        made = train.run(config.train, config.model, [(songs, 1.0)], sources=config.corpus.sources, store=str(store))
-    assert training_ancestry.read(Path(made.checkpoint).parent) is not None
+        ingested = ingest.run(config.corpus, config.ingest, store=store)
+        songs = curate.run(config.curate, ingested, store=store).chunks
+        made = train.run(config.train, config.model, [(songs, 1.0)], sources=config.corpus.sources, store=store)
+    assert training_ancestry.read(made.checkpoint.rpartition("/")[0]) is not None
     settings.write(config, f"{made.checkpoint}.toml")
-    return store, (config, made.checkpoint, songs)
+    return config, made.checkpoint, songs
 
 
 def said(capsys: pytest.CaptureFixture[str], words: Sequence[str]) -> tuple[int, str, str]:
@@ -60,7 +62,8 @@ def test_a_dry_run_reads_what_is_there_and_writes_nothing(tmp_path: Path, capsys
     code, _, message = said(capsys, dry)
     assert (code, (tmp_path / "store").exists()) == (2, False)
     assert "no training with these settings has ended in" in message
-    store, (config, checkpoint, songs) = trained(tmp_path)
+    store = tmp_path / "store"
+    config, checkpoint, songs = trained(tmp_path, str(store))
     before = files(store)
     code, _, message = said(capsys, dry)
     assert (code, files(store)) == (2, before)
@@ -97,7 +100,8 @@ def test_a_dry_run_reads_what_is_there_and_writes_nothing(tmp_path: Path, capsys
 def test_of_two_trainings_the_one_of_the_last_run_is_decided_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store, (config, checkpoint, songs) = trained(tmp_path)
+    store = tmp_path / "store"
+    config, checkpoint, songs = trained(tmp_path, str(store))
     other = replace(config, train=replace(config.train, seed=7))
     with _without_ray():
         made = train.run(other.train, other.model, [(songs, 1.0)], sources=other.corpus.sources, store=str(store))

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
@@ -202,8 +203,36 @@ def test_a_run_that_is_started_again_elsewhere_goes_on_once_the_lost_machine_is_
 def test_and_fails_where_that_machine_is_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retrain_log, "SILENT", timedelta(seconds=2))
     monkeypatch.setattr(retrain_log, "LOOK_EVERY_S", 0.1)
-    future = (datetime.now(UTC) + timedelta(seconds=3)).isoformat()  # it will say so all the while
-    write(str(tmp_path), replace(ENTRY, machine="another-host 1234", pid=77, seen_at=future))
+    alive, over = replace(ENTRY, machine="another-host 1234", pid=77), threading.Event()
+
+    def say_so() -> None:
+        while not over.wait(0.2):
+            write(str(tmp_path), replace(alive, seen_at=datetime.now(UTC).isoformat()))
+
+    write(str(tmp_path), replace(alive, seen_at=now()))
+    (beat := threading.Thread(target=say_so)).start()
+    try:
+        with pytest.raises(InputError, match=r"still at work on another-host, process 77.*start the run again"):
+            wait_for_earlier_start(str(tmp_path), "a run")
+    finally:
+        over.set()
+        beat.join()
+
+
+@pytest.mark.parametrize("minutes", [-10, 10])
+def test_a_clock_that_is_ten_minutes_off_keeps_nobody_waiting_and_no_dead_retraining_alive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, minutes: float
+) -> None:
+    monkeypatch.setattr(retrain_log, "LOOK_EVERY_S", 0.1)
+    seen = (datetime.now(UTC) + timedelta(minutes=minutes)).isoformat()
+    write(str(tmp_path), replace(ENTRY, machine="another", seen_at=seen))
+    monkeypatch.setattr(retrain_log, "SILENT", timedelta(minutes=20))  # by the clocks it lives
+    settle(str(tmp_path))
+    assert only(tmp_path).status == "running"
     monkeypatch.setattr(retrain_log, "_is_alive", lambda entry: True)
-    with pytest.raises(InputError, match=r"still at work on another-host, process 77.*start the run again"):
-        wait_for_earlier_start(str(tmp_path), "a run")
+    monkeypatch.setattr(retrain_log, "SILENT", timedelta(seconds=1))
+    wait_for_earlier_start(str(tmp_path), "a run")  # it says nothing while this waits
+    assert only(tmp_path).status == "running"
+    settle(str(tmp_path), alone=True)  # nobody else can be in the store
+    assert only(tmp_path) == replace(ENTRY, machine="another", seen_at=utc(seen), status="crashed", ended_at=utc(seen))
+    assert unfinished(str(tmp_path), "a run", "recipe") is not None

@@ -1,6 +1,7 @@
 """A store in an object store: what one machine has learned another goes on with, bit for bit; half of it counts not."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from datasets.schema import ShardSet
 from datasets.store import scratch, storage
 from datasets.store.atomic_json import read_json
 from models.weights import checkpoint
+from models.weights.model_identity import describe
 from pipelines import registry
 from pipelines.runs import remote_checkpoints, stored_model
 from pipelines.runs.run_place import RunPlace
@@ -100,6 +102,7 @@ def test_a_training_goes_on_where_another_machine_was_killed_and_ends_as_if_undi
     assert {path: storage.read(f"{address}/{path}") for path in here if path.startswith("examples/")} == {
         f"examples/{path}": data for path, data in examples.items()
     }
+    assert list((tmp_path / "second").rglob("step-*")) == []  # it is all in the bucket now
     # A third machine finds it finished, and trains nothing.
     on_machine(monkeypatch, tmp_path / "third")
     assert run(CONFIG, chunks, store) == resumed
@@ -145,9 +148,10 @@ def test_a_model_is_fetched_once_to_each_machine_and_an_altered_one_is_refused(
 ) -> None:
     made = Path(undisturbed.checkpoint)
     assert stored_model.on_this_machine(undisturbed.checkpoint) == made
-    assert stored_model.share(made, str(tmp_path), "digest") == str(made)
-    address = stored_model.share(made, store, "0123456789abcdef0123")
-    assert address == f"{store}/cache/models/0123456789abcdef"
+    assert stored_model.share(made, str(tmp_path)) == str(made)
+    address = stored_model.share(made, store)
+    digest = describe(made).digest[:16]
+    assert address == f"{store}/cache/models/{digest}"
     on_machine(monkeypatch, tmp_path / "first")
     here = stored_model.on_this_machine(address)
     assert here.is_relative_to(tmp_path / "first")
@@ -155,30 +159,49 @@ def test_a_model_is_fetched_once_to_each_machine_and_an_altered_one_is_refused(
     (here / checkpoint.WEIGHTS).write_bytes(b"cut")
     assert below(stored_model.on_this_machine(address)) == below(made)
     server.requests.clear()
-    stored_model.on_this_machine(stored_model.share(made, store, "0123456789abcdef0123"))
+    stored_model.on_this_machine(stored_model.share(made, store))
     assert not any(checkpoint.WEIGHTS in path for _, path, _ in server.requests)
     storage.write(f"{address}/{checkpoint.WEIGHTS}", b"other weights")
     on_machine(monkeypatch, tmp_path / "second")
-    with pytest.raises(InputError, match=r"cache/models/0123456789abcdef was altered: "):
+    with pytest.raises(InputError, match=rf"cache/models/{digest} was altered: "):
         stored_model.on_this_machine(address)
     storage.remove(f"{address}/{checkpoint.CONFIG}")
     with pytest.raises(InputError, match="is no whole model"):
         stored_model.on_this_machine(address)
 
 
+def a_file(folder: Path, made: Path) -> Path:
+    """The same model as one file with its configuration inside."""
+    shutil.copyfile(made / checkpoint.WEIGHTS, folder / "start.safetensors")
+    return folder / "start.safetensors"
+
+
+@pytest.mark.parametrize("form", ["folder", "file"])
 def test_weights_to_begin_with_are_where_every_machine_can_read_them(
-    chunks: ShardSet, undisturbed: TrainResult, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    chunks: ShardSet, undisturbed: TrainResult, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
     on_machine(monkeypatch, tmp_path / "first")
-    model = replace(MODEL, init_from=undisturbed.checkpoint)
+    made = Path(undisturbed.checkpoint)
+    start = a_file(tmp_path, made) if form == "file" else made
+    model = replace(MODEL, init_from=str(start))
     given = ([(chunks, 1.0)],)
     here, there = (
         train.job_of(CONFIG, model, *given, sources=SOURCES, store=place) for place in (str(tmp_path), store)
     )
-    assert here.model.init_from == undisturbed.checkpoint
+    assert here.model.init_from == str(start)
     assert there.model.init_from.startswith(f"{store}/cache/models/")
     assert train.key_of(here) == train.key_of(there)
+    expected = build_model(here).state_dict()
+    if form == "file":
+        start.unlink()  # the other machine does not see it
     on_machine(monkeypatch, tmp_path / "second")
-    for one, other in zip(build_model(here).parameters(), build_model(there).parameters(), strict=True):
-        assert torch.equal(one, other)
+    for name, values in build_model(there).state_dict().items():
+        assert torch.equal(values, expected[name])
     assert registry.resolve(there.model.init_from, store=store).is_relative_to(tmp_path / "second")
+    if form == "file":
+        storage.write(there.model.init_from, b"other weights")
+        with pytest.raises(InputError, match=r"start\.safetensors was altered: remove it, then run"):
+            stored_model.on_this_machine(there.model.init_from)
+        storage.remove(there.model.init_from)
+        with pytest.raises(InputError, match=r"there is no model s3://.*start\.safetensors"):
+            stored_model.on_this_machine(there.model.init_from)
