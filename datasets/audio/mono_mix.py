@@ -16,8 +16,10 @@ SIDE_RATIO = 4.0
 
 def mono(samples: Samples) -> Samples:
     """Signals (..., T) from channels (..., C, T): their mean, or half the difference of two that cancel each other."""
-    middle = cast(Samples, samples.mean(axis=-2))
-    if samples.shape[-2] != 2 or not (apart := cancels(samples)).any():
+    if samples.shape[-2] != 2:
+        return cast(Samples, samples.mean(axis=-2))
+    middle = cast(Samples, (samples[..., 0, :] + samples[..., 1, :]) / np.float32(2))  # a mean takes thrice as long
+    if not (apart := cancels(samples)).any():
         return middle
     side = (samples[..., 0, :] - samples[..., 1, :]) / np.float32(2)
     return cast(Samples, np.where(apart[..., None], side, middle))

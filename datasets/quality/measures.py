@@ -5,7 +5,7 @@ whole song, `worst` the seconds that speak most against it, `signature` what it 
 holds the numbers against the rules; `fingerprint.find_matches` compares songs with each other.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -115,7 +115,7 @@ class StemStatistics:
             "cross": _dot(left_ST, right_ST),
             "peak": loud_SCT.max(axis=(1, 2)).astype(np.float64),
             "mean": second_SCT.mean(axis=2).astype(np.float64),
-            "flat": np.array([flat_share(stem_CT) for stem_CT in second_SCT]),
+            "flat": np.array([flat_share(*both) for both in zip(second_SCT, loud_SCT, strict=True)]),
             "dropouts": self._dropouts.add(second_SCT).astype(np.float64),
             "clicks": clicks(second_SCT, power_SC[:, : second_SCT.shape[1]]).astype(np.float64),
             "weighted": self._weighting.power(second_SCT).sum(axis=1).T,
@@ -127,16 +127,16 @@ class StemStatistics:
         self._listener.add(mono(sum_CT))
         mono_ST = mono(second_SCT)
         self._hum.add(mono_ST)
-        self._add_spectra(second_SCT, mono_ST)
+        self._add_spectra(mono_ST, second)
         if self._mixture is not None:
             self._mixture.add(second_SCT, block[-1])
 
-    def _add_spectra(self, second_SCT: Samples, mono_ST: Samples) -> None:
-        """Frames of 46 ms that overlap by half and do not reach over the second's end."""
+    def _add_spectra(self, mono_ST: Samples, second: Mapping[str, Array]) -> None:
+        """Frames of 46 ms that overlap by half and do not reach over the end of the second, of which much is known."""
         from scipy.fft import rfft
 
         length = len(self._window)
-        if second_SCT.shape[2] < length:
+        if mono_ST.shape[1] < length:
             return
         level_ST = mono_ST - mono_ST.mean(axis=1, keepdims=True)  # an offset from zero is no sound
         frames_SNT = sliding_window_view(level_ST, length, axis=-1)[:, :: length // 2]
@@ -147,7 +147,8 @@ class StemStatistics:
         self._bleed.add(spectra_SNF, power_SNF)
         self._landmarks.add(power_SNF)
         if self._labels is not None:
-            self._labels.add(power_SNF, second_SCT)
+            sides_2S = _sides(second["power"], second["cross"], second["mean"])
+            self._labels.add(power_SNF, second["power"].mean(axis=1), sides_2S, self._weights[-1])
 
     def _end(self) -> None:
         """Hear what is left of the last second; a song shorter than one is heard as one, with silence after it."""
@@ -321,6 +322,13 @@ def _dot(one_ST: Samples, other_ST: Samples) -> Array:
     """Mean product over the last axis."""
     product: Array = np.einsum("st,st->s", one_ST, other_ST, dtype=np.float64) / one_ST.shape[-1]
     return product
+
+
+def _sides(power_SC: Array, cross_S: Array, mean_SC: Array) -> Array:
+    """Mean squares, without an offset, of the sum of the outer channels and of their difference, of shape (2, S)."""
+    both_S, left_S, right_S = power_SC.sum(axis=1), mean_SC[:, 0], mean_SC[:, -1]
+    squares_2S = np.stack([both_S + 2 * cross_S - (left_S + right_S) ** 2, both_S - 2 * cross_S - (left_S - right_S) ** 2])
+    return np.maximum(squares_2S, 0.0)
 
 
 def _loudest(tenths: Array) -> float:

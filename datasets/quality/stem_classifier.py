@@ -57,7 +57,6 @@ class StemClassifier:
     """Listens to the spectra of all stems, second by second."""
 
     def __init__(self, num_sources: int, sample_rate: int, num_bins: int) -> None:
-        self._rate = sample_rate
         self._hertz = np.arange(num_bins) * sample_rate / (2 * (num_bins - 1))
         edges = np.searchsorted(self._hertz, np.geomspace(40, 16000, _BANDS + 1))
         self._edges = np.unique(edges)[:-1]
@@ -66,18 +65,17 @@ class StemClassifier:
         self._counts = np.zeros((len(_COUNTS), num_sources))
         self._noise = np.zeros((2, num_sources))  # seconds that are noise, and all that are audible
 
-    def add(self, power_SNF: Samples, second_SCT: Samples) -> None:
-        """Hear the next second, and the power spectra of its frames."""
+    def add(self, power_SNF: Samples, power_S: Array, sides_2S: Array, weight: float) -> None:
+        """Hear the power spectra of the next second's frames; it counts as much as `weight` seconds.
+
+        Of the stems' channels come the mean squares, and those of their sums and differences without an offset.
+        """
         energy_SN = power_SNF.sum(axis=2)
-        audible = np.square(second_SCT).mean(axis=(1, 2)) > _AUDIBLE
+        audible = power_S > _AUDIBLE
         used_SN = (energy_SN > _SOUNDING * energy_SN.max(axis=1, keepdims=True)) & audible[:, None]
         long_term = power_SNF.sum(axis=1, dtype=np.float64) * audible[:, None]
         between = [(20.0, 200.0), (300.0, 3000.0)]
         bands = [long_term[:, (self._hertz >= low) & (self._hertz < high)].sum(axis=1) for low, high in between]
-        left_ST, right_ST = second_SCT[:, 0], second_SCT[:, -1]
-        weight = audible * (second_SCT.shape[2] / self._rate)
-        sides = (left_ST + right_ST, left_ST - right_ST)  # an offset from zero is no sound
-        width = [(np.square(side_ST).mean(axis=1) - np.square(side_ST.mean(axis=1))) * weight for side_ST in sides]
         self._counts += np.stack(
             [
                 long_term.sum(axis=1),
@@ -89,7 +87,7 @@ class StemClassifier:
                 self._flatness(power_SNF, used_SN),
                 *self._steadiness(power_SNF, energy_SN, used_SN),
                 *self._pitches(power_SNF, energy_SN, used_SN),
-                *width,
+                *(sides_2S * audible * weight),
             ]
         )
 

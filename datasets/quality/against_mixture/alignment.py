@@ -25,7 +25,7 @@ _AGREE_S = 0.001  # shifts that differ by no more are the same; a peak so near t
 
 
 class MixtureAlignment:
-    """Listens to stems (S, C, T) and their mixture (C, T), one second after the other."""
+    """Listens to stems (S, C, T) and their mixture, `thinned` by `step`, one second after the other."""
 
     def __init__(self, num_sources: int, sample_rate: int) -> None:
         self.step = max(1, sample_rate // _RATE)
@@ -36,24 +36,24 @@ class MixtureAlignment:
         self.num_windows = 0  # that were compared
 
     def add(self, second_SCT: Samples, mixtures: Sequence[Samples]) -> None:
-        """Hear the next second, with the mixture of the one before it, of itself, and of the one after it.
+        """Hear the next second, with the mixture's `middle_and_side` of the one before, of itself, and of the one after.
 
         Of what comes after the first seconds every third is heard: a song has enough of them.
         """
         self._num_seconds += 1
         if self._num_seconds > _ALL_S and self._num_seconds % 3:
             return
-        both_2T = np.concatenate([self._middle_and_side(mixture_CT) for mixture_CT in mixtures], axis=1)
-        stems_ST, wide_S = thinned(mono(second_SCT), self.step), cancels(second_SCT)
+        both_2T = np.concatenate(mixtures, axis=1)
+        stems_ST, wide_S = mono(second_SCT), cancels(second_SCT)
         for place, wide in enumerate((False, True)):
             if (chosen := np.nonzero(wide_S == wide)[0]).size:
                 self._correlate(stems_ST, both_2T[place], chosen)
 
-    def _middle_and_side(self, mixture_CT: Samples) -> Samples:
+    def middle_and_side(self, mixture_CT: Samples) -> Samples:
         """The mean of both channels and half their difference, as long as a second."""
-        side_T = (mixture_CT[0] - mixture_CT[-1]) / np.float32(2)
-        both_2T = thinned(np.stack([mixture_CT.mean(axis=0), side_T]), self.step)
-        return np.pad(both_2T, ((0, 0), (0, self._length - both_2T.shape[1])))
+        both_2T = np.zeros((2, self._length), np.float32)
+        both_2T[:, : mixture_CT.shape[1]] = mixture_CT[0] + mixture_CT[-1], mixture_CT[0] - mixture_CT[-1]
+        return both_2T / np.float32(2)
 
     def _correlate(self, stems_ST: Samples, mixture_T: Samples, chosen: NDArray[np.intp]) -> None:
         from scipy.fft import next_fast_len, rfft
@@ -68,9 +68,10 @@ class MixtureAlignment:
         mixture_F /= np.abs(mixture_F) + np.float32(1e-6)
         if not self._sum_SF.shape[1]:
             self._sum_SF = np.zeros((len(self._sum_SF), len(mixture_F)), np.complex64)
-        for place in audible:
-            stem_F = rfft(stems_ST[place], size)
-            self._sum_SF[place] += mixture_F * np.conj(stem_F) / (np.abs(stem_F) + np.float32(1e-6))
+        stems_SF = rfft(stems_ST[audible], size)  # together: one by one they take nearly three times as long
+        np.conj(stems_SF, out=stems_SF)
+        stems_SF *= mixture_F / (np.abs(stems_SF) + np.float32(1e-6))
+        self._sum_SF[audible] += stems_SF
 
     def _peaks(self) -> tuple[list[int | None], NDArray[np.bool_], int | None]:
         """The lag of each stem's highest peak, where it is clear; which lags are; and the lag that most stems share."""
@@ -122,7 +123,6 @@ class MixtureAlignment:
 
 def thinned(samples: Samples, step: int) -> Samples:
     """Every `step` samples of (..., T) as their mean, which folds some treble down, in stems and mixture alike."""
-    length = samples.shape[-1] // step * step
-    every = (samples[..., first:length:step] for first in range(step))  # means of four are slow in numpy
-    result: Samples = np.add.reduce(list(every)) / np.float32(step)
+    groups = samples[..., : samples.shape[-1] // step * step].reshape(*samples.shape[:-1], -1, step)
+    result: Samples = groups @ np.full(step, 1 / step, np.float32)  # mean() is slow over so few
     return result

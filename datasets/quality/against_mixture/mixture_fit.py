@@ -35,7 +35,9 @@ class MixtureFit:
         self._step = self.alignment.step
         self._delay: int | None = None
         self._waiting: list[Samples] = []  # stems that are not compared yet
+        self._thin: list[Samples] = []  # the same, thinned
         self._mixture: list[Samples] = []  # the mixture, from the second before the first of them
+        self._middles: list[Samples] = []  # middle and side of that, thinned
         self._num_seconds = 0  # heard
         self._length = sample_rate // self._step  # of a second, thinned
         self._frame = max(1, self._length // FRAMES_PER_S)
@@ -48,9 +50,10 @@ class MixtureFit:
 
     def add(self, second_SCT: Samples, mixture_CT: Samples) -> None:
         """Hear the next second, or what is left of one at the song's end."""
-        self._mixture = self._mixture or [mixture_CT[:, :0]]
-        self._mixture.append(mixture_CT)
+        for part_CT in [mixture_CT] if self._mixture else [mixture_CT[:, :0], mixture_CT]:
+            self._add_mixture(part_CT)
         self._waiting.append(second_SCT)
+        self._thin.append(thinned(second_SCT, self._step))
         self._num_seconds += 1
         if len(self._waiting) > 1:
             self._align(len(self._waiting) - 2)
@@ -59,17 +62,21 @@ class MixtureFit:
         while self._delay is not None and len(self._waiting) > 1:
             self._compare_first()
 
+    def _add_mixture(self, mixture_CT: Samples) -> None:
+        self._mixture.append(mixture_CT)
+        self._middles.append(self.alignment.middle_and_side(thinned(mixture_CT, self._step)))
+
     def _align(self, number: int) -> None:
         """Look for a waiting second in the mixture, and for the delay as long as it is not clear."""
         if self._waiting[number].shape[2] == self._rate:
-            self.alignment.add(self._waiting[number], self._mixture[number : number + 3])
+            self.alignment.add(self._thin[number], self._middles[number : number + 3])
             if self._delay is None and self.alignment.num_windows in _LOOKS:
                 self._decide(self.alignment.delay_samples())
 
     def _end(self) -> None:
         if self._ended or not self._num_seconds:
             return
-        self._mixture.append(self._mixture[0][:, :0])
+        self._add_mixture(self._mixture[0][:, :0])
         self._align(len(self._waiting) - 1)
         if self._delay is None:
             self._decide(self.alignment.delay_samples() or 0)
@@ -106,14 +113,14 @@ class MixtureFit:
         return padded_CT, slice(missing, missing + known_CT.shape[1])
 
     def _compare_first(self) -> None:
-        stems_SCT = self._waiting.pop(0)
+        stems_SCT, thin_SCT = self._waiting.pop(0), self._thin.pop(0)
         assert self._delay is not None
         mixture_CT, known = self._delayed(0, self._delay, stems_SCT.shape[2])
-        self._mixture.pop(0)
+        del self._mixture[0], self._middles[0]
         if known.stop - known.start < stems_SCT.shape[2]:
             apart_SCT = np.zeros_like(stems_SCT)
             apart_SCT[:, :, known] = stems_SCT[:, :, known]
-            stems_SCT = apart_SCT
+            stems_SCT, thin_SCT = apart_SCT, thinned(apart_SCT, self._step)
         total_CT = stems_SCT.sum(axis=0)
         pairs = ((mixture_CT, mixture_CT), (mixture_CT, total_CT), (total_CT, total_CT))
         self._lengths.append((known.stop - known.start) / self._rate)
@@ -122,7 +129,7 @@ class MixtureFit:
         # Each channel of stems and mixture, and last what the stems leave of it, as long as a second.
         heard_PT = np.zeros((stems_SCT.shape[0] * num_channels + 2 * num_channels, self._length), np.float32)
         thin = length // self._step
-        heard_PT[: -2 * num_channels, :thin] = thinned(stems_SCT, self._step).reshape(-1, thin)
+        heard_PT[: -2 * num_channels, :thin] = thin_SCT.reshape(-1, thin)
         heard_PT[-2 * num_channels : -num_channels, :thin] = thinned(mixture_CT, self._step)
         self._grams.append(gram(heard_PT[:-num_channels]))
         for channel in range(num_channels):

@@ -34,6 +34,9 @@ def clicks(second_SCT: Samples, power_SC: Array) -> NDArray[np.int64]:
     top_SCB = bends_SCT[:, :, : num_blocks * _BLOCK].reshape(*second_SCT.shape[:2], num_blocks, _BLOCK).max(axis=3)
     seen: set[tuple[int, int]] = set()
     far = top_SCB > np.maximum(_LEAST, np.sqrt(power_SC))[:, :, None]
+    # The second block before and the second behind lie within `_AROUND` wholly: where they leap, nothing stands out.
+    for here, there in ((np.s_[:, :, 2:], np.s_[:, :, :-2]), (np.s_[:, :, :-2], np.s_[:, :, 2:])):
+        far[here] &= top_SCB[there] * _STANDS_OUT <= top_SCB[here]
     for place, channel, block in np.argwhere(far).tolist():
         bends_T = bends_SCT[place, channel]
         at = block * _BLOCK + int(bends_T[block * _BLOCK : (block + 1) * _BLOCK].argmax())

@@ -7,7 +7,7 @@ from datasets.analysis.song_profile import profile
 from datasets.audio.audio_types import Samples
 from datasets.audio.mono_mix import cancels, mono
 from datasets.mixing.render import find_hits
-from datasets.quality.against_mixture.alignment import MixtureAlignment
+from datasets.quality.against_mixture.alignment import MixtureAlignment, thinned
 from datasets.quality.fingerprint import FingerprintExtractor
 from datasets.quality.measures import measure
 from datasets.seeding import row_rng
@@ -88,9 +88,11 @@ def test_a_late_stem_in_antiphase_is_found_in_its_mixture() -> None:
     late = round(0.1 * RATE)
     stems_SCT[2] = np.roll(stems_SCT[2], late, axis=1)
     alignment = MixtureAlignment(3, RATE)
-    seconds = np.split(np.pad(mixture_CT, ((0, 0), (RATE, RATE))), 10, axis=1)
+    thin_CT = thinned(np.pad(mixture_CT, ((0, 0), (RATE, RATE))), alignment.step)
+    seconds = [alignment.middle_and_side(second_CT) for second_CT in np.split(thin_CT, 10, axis=1)]
     for number in range(8):
-        alignment.add(stems_SCT[:, :, number * RATE : (number + 1) * RATE], seconds[number : number + 3])
+        second_SCT = stems_SCT[:, :, number * RATE : (number + 1) * RATE]
+        alignment.add(thinned(second_SCT, alignment.step), seconds[number : number + 3])
     shifts = alignment.shifts_s()
     assert shifts[:2] == [0, 0]
     assert shifts[2] == pytest.approx(0.1, abs=0.001)

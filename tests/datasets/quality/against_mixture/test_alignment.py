@@ -13,8 +13,8 @@ def shifts_of(late_s: float) -> list[float | None]:
     stems_SCT = rng.standard_normal((3, 1, 8 * RATE)).astype(np.float32)
     mixture_CT = np.pad(stems_SCT.sum(axis=0), ((0, 0), (RATE, RATE)))
     stems_SCT[2] = np.roll(stems_SCT[2], round(late_s * RATE), axis=1)
-    seconds = np.split(mixture_CT, 10, axis=1)
     alignment = MixtureAlignment(3, RATE)
+    seconds = [alignment.middle_and_side(second_CT) for second_CT in np.split(mixture_CT, 10, axis=1)]
     for number in range(8):
         second = slice(number * RATE, (number + 1) * RATE)
         alignment.add(stems_SCT[:, :, second], seconds[number : number + 3])
