@@ -103,6 +103,7 @@ class FingerprintExtractor:
 
     def __init__(self, sample_rate: int) -> None:
         self._stream = soxr.ResampleStream(sample_rate, RATE, 1, dtype="float32") if sample_rate != RATE else None
+        self._window = np.hanning(WINDOW + 1)[:-1].astype(np.float32)
         self._samples = np.zeros(WINDOW // 2, np.float32)  # frames are centered
         self._spectrum_NF = np.zeros((0, WINDOW // 2 + 1), np.float32)
         self._first = 0  # the frame that `_spectrum_NF` begins with
@@ -133,9 +134,8 @@ class FingerprintExtractor:
             return
         from scipy.fft import rfft
 
-        window = np.hanning(WINDOW + 1)[:-1].astype(np.float32)
         frames_NT = sliding_window_view(self._samples, WINDOW)[::HOP]
-        self._spectrum_NF = np.concatenate([self._spectrum_NF, np.abs(rfft(frames_NT * window))])
+        self._spectrum_NF = np.concatenate([self._spectrum_NF, np.abs(rfft(frames_NT * self._window))])
         self._samples = self._samples[len(frames_NT) * HOP :]
 
     def _block_end(self) -> int:

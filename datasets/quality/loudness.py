@@ -37,9 +37,13 @@ class KWeighting:
 
         if self._state is None:
             self._state = np.zeros((len(self._filter), *second_SCT.shape[:-1], 2))
-        weighted_SCT, self._state = sosfilt(self._filter, second_SCT, axis=-1, zi=self._state)
-        power = [self._tenths(np.square(part)) for part in (weighted_SCT, weighted_SCT.sum(axis=0, keepdims=True))]
-        return np.concatenate(power)
+        power = []
+        total_CT = np.zeros(second_SCT.shape[1:])
+        for place, stem_CT in enumerate(second_SCT):  # all at once would leave the processor's cache
+            weighted_CT, self._state[:, place] = sosfilt(self._filter, stem_CT, axis=-1, zi=self._state[:, place])
+            total_CT += weighted_CT
+            power.append(self._tenths(np.square(weighted_CT, out=weighted_CT)))
+        return np.stack([*power, self._tenths(np.square(total_CT, out=total_CT))])
 
     def _tenths(self, squared: Array) -> Array:
         stops = np.append(self._edges[1:], self._rate)

@@ -107,7 +107,7 @@ class StemStatistics:
         self._weights.append(block.shape[2] / self._rate)
         second_SCT = block[: len(self._sources)]
         sum_CT = second_SCT.sum(axis=0)
-        left_ST, right_ST = second_SCT[:, 0], second_SCT[:, -1]
+        left_ST, right_ST = (second_SCT[:, channel].astype(np.float64) for channel in (0, -1))
         loud_SCT = np.abs(second_SCT)
         power_SC = np.stack([_dot(left_ST, left_ST), _dot(right_ST, right_ST)], axis=1)
         second = {
@@ -318,17 +318,20 @@ def _window_samples(sample_rate: int) -> int:
     return int(2 ** round(np.log2(_WINDOW_S * sample_rate)))
 
 
-def _dot(one_ST: Samples, other_ST: Samples) -> Array:
+def _dot(one_ST: Array, other_ST: Array) -> Array:
     """Mean product over the last axis."""
-    product: Array = np.einsum("st,st->s", one_ST, other_ST, dtype=np.float64) / one_ST.shape[-1]
+    product: Array = np.einsum("st,st->s", one_ST, other_ST) / one_ST.shape[-1]
     return product
 
 
 def _sides(power_SC: Array, cross_S: Array, mean_SC: Array) -> Array:
     """Mean squares, without an offset, of the sum of the outer channels and of their difference, of shape (2, S)."""
     both_S, left_S, right_S = power_SC.sum(axis=1), mean_SC[:, 0], mean_SC[:, -1]
-    squares_2S = np.stack([both_S + 2 * cross_S - (left_S + right_S) ** 2, both_S - 2 * cross_S - (left_S - right_S) ** 2])
-    return np.maximum(squares_2S, 0.0)
+    squares_2S = np.stack(
+        [both_S + 2 * cross_S - (left_S + right_S) ** 2, both_S - 2 * cross_S - (left_S - right_S) ** 2]
+    )
+    result: Array = np.maximum(squares_2S, 0.0)
+    return result
 
 
 def _loudest(tenths: Array) -> float:

@@ -133,9 +133,11 @@ class StemClassifier:
         """Energy of frames, and that times the autocorrelation's height; pairs of pitched frames, and how they move."""
         from scipy.fft import irfft
 
-        correlation = irfft(power_SNF, axis=2)
-        part = correlation[:, :, slice(*self._lags)] / np.maximum(correlation[:, :, :1], 1e-12)
-        height, lag = part.max(axis=2), part.argmax(axis=2) + self._lags[0]
+        correlation_KT = irfft(power_SNF[used_SN])
+        part_KT = correlation_KT[:, slice(*self._lags)] / np.maximum(correlation_KT[:, :1], 1e-12)
+        best_K = part_KT.argmax(axis=1)
+        height, lag = np.zeros(used_SN.shape, np.float32), np.full(used_SN.shape, self._lags[0])
+        height[used_SN], lag[used_SN] = part_KT[np.arange(len(best_K)), best_K], best_K + self._lags[0]
         cents = 1200 * np.abs(np.diff(np.log2(lag), axis=1))
         pitched = (height > _PITCHED) & used_SN
         pairs = pitched[:, 1:] & pitched[:, :-1]

@@ -36,7 +36,7 @@ class MixtureAlignment:
         self.num_windows = 0  # that were compared
 
     def add(self, second_SCT: Samples, mixtures: Sequence[Samples]) -> None:
-        """Hear the next second, with the mixture's `middle_and_side` of the one before, of itself, and of the one after.
+        """Hear the next second, with `middle_and_side` of the mixture a second before, then, and a second after.
 
         Of what comes after the first seconds every third is heard: a song has enough of them.
         """

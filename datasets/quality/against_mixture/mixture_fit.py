@@ -122,9 +122,9 @@ class MixtureFit:
             apart_SCT[:, :, known] = stems_SCT[:, :, known]
             stems_SCT, thin_SCT = apart_SCT, thinned(apart_SCT, self._step)
         total_CT = stems_SCT.sum(axis=0)
-        pairs = ((mixture_CT, mixture_CT), (mixture_CT, total_CT), (total_CT, total_CT))
+        mixture, total = (samples_CT.astype(np.float64).ravel() for samples_CT in (mixture_CT, total_CT))
         self._lengths.append((known.stop - known.start) / self._rate)
-        self._products.append(np.array([np.einsum("ct,ct->", a, b, dtype=np.float64) for a, b in pairs]))
+        self._products.append(np.array([mixture @ mixture, mixture @ total, total @ total]))
         num_channels, length = mixture_CT.shape
         # Each channel of stems and mixture, and last what the stems leave of it, as long as a second.
         heard_PT = np.zeros((stems_SCT.shape[0] * num_channels + 2 * num_channels, self._length), np.float32)

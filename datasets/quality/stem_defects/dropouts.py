@@ -40,11 +40,13 @@ class DropoutCounter:
             self._cut.discard((place, channel))
             return
         loud_T = np.abs(channel_T)
-        sounding = np.flatnonzero(loud_T >= _ZERO)
-        if not sounding.size:
+        sounding_T = loud_T >= _ZERO
+        last = len(loud_T) - 1 - int(sounding_T[::-1].argmax())
+        if not sounding_T[last]:
             return
-        edge = float(_beside(loud_T, sounding[-1:], -1)[0])
-        (self._cut.add if edge > _least_edge(loud_T[sounding]) else self._cut.discard)((place, channel))
+        edge = float(_beside(loud_T, np.array([last]), -1)[0])
+        abrupt = edge > _STEPS * _ZERO and edge > _least_edge(loud_T[sounding_T])  # what faded is told at once
+        (self._cut.add if abrupt else self._cut.discard)((place, channel))
 
     def _in_channel(self, place: int, channel: int, channel_T: Samples) -> int:
         before_T = self._open.pop((place, channel), None)

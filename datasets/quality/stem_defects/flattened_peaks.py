@@ -42,19 +42,20 @@ class FlattenedPeaks:
         top_SCN = np.maximum.reduceat(loud_SCT[:, :, :used], np.arange(0, used, self._block), axis=2)  # max() is slow
         peaks_SCN = (top_SCN[..., 1:-1] >= top_SCN[..., :-2]) & (top_SCN[..., 1:-1] > top_SCN[..., 2:])
         peaks_SCN &= top_SCN[..., 1:-1] > np.maximum(_LEAST * top_SCN.max(axis=2), 10 ** (_FLOOR_DB / 20))[..., None]
-        chosen = [
-            (place, channel, block)
-            for place, channel in np.ndindex(*second_SCT.shape[:2])
-            for block in _some(np.flatnonzero(peaks_SCN[place, channel]) + 1)
-        ]
-        if not chosen:
+        chosen_SCN = np.zeros_like(peaks_SCN)
+        for place, channel in np.ndindex(*second_SCT.shape[:2]):
+            blocks = np.flatnonzero(peaks_SCN[place, channel])
+            chosen_SCN[place, channel, blocks[:: -(-len(blocks) // _MOST) or 1]] = True
+        place_K, channel_K, block_K = np.nonzero(chosen_SCN)
+        if not block_K.size:
             return
-        place_K, channel_K, block_K = np.array(chosen, np.intp).T
+        block_K += 1
         at_K = block_K * self._block + blocks_SCNB[place_K, channel_K, block_K].argmax(axis=1)
         inside_K = (at_K >= self._reach) & (at_K < second_SCT.shape[2] - self._reach)
         place_K, channel_K, at_K = place_K[inside_K], channel_K[inside_K], at_K[inside_K]
-        reach = np.arange(-self._reach, self._reach + 1)
-        height_K, broad_K = _breadth(loud_SCT[place_K[:, None], channel_K[:, None], at_K[:, None] + reach])
+        steps = np.arange(self._reach + 1)
+        sides = (loud_SCT[place_K[:, None], channel_K[:, None], at_K[:, None] + way * steps] for way in (-1, 1))
+        height_K, broad_K = _breadth(*sides)
         level_K = (20 * np.log10(height_K) - _FLOOR_DB) * _STEPS_PER_DB
         bins_K = np.clip(level_K, 0, self._counts.shape[2] - 1).astype(np.intp)
         np.add.at(self._counts, (place_K, 0, bins_K), 1)
@@ -82,20 +83,16 @@ class FlattenedPeaks:
         return float(excess), ceiling / _STEPS_PER_DB + _FLOOR_DB
 
 
-def _some(blocks: NDArray[np.intp]) -> list[int]:
-    chosen: list[int] = blocks[:: -(-len(blocks) // _MOST) or 1].tolist()
-    return chosen
+def _breadth(before_KT: Samples, after_KT: Samples) -> tuple[Samples, NDArray[np.bool_]]:
+    """Heights of peaks, and whether each is nearly as wide at its top as in its middle.
 
-
-def _breadth(around_KT: Samples) -> tuple[Samples, NDArray[np.bool_]]:
-    """Heights of the peaks in the middle of each row, and whether each is nearly as wide at its top as in its middle.
-
-    Of low tones no middle is within reach, and nothing is said.
+    Rows lead away from the peak, which both begin with. Of low tones no middle is within reach, and nothing is said.
     """
-    reach = around_KT.shape[1] // 2
-    height_K = around_KT[:, reach]
-    top_KT, middle_KT = (around_KT < part * height_K[:, None] for part in (_HIGH, _MIDDLE))
-    told_K = middle_KT[:, :reach].any(axis=1) & middle_KT[:, reach:].any(axis=1)
-    top_K, middle_K = (side_KT[:, reach:].argmax(axis=1) + side_KT[:, reach::-1].argmax(axis=1) - 1
-                       for side_KT in (top_KT, middle_KT))  # fmt: skip
-    return height_K, told_K & (top_K > _BROAD * middle_K)
+    height_K = after_KT[:, 0].copy()
+    # How far away each side first falls below a part of the height; 0 where it never does.
+    (top_before_K, middle_before_K), (top_after_K, middle_after_K) = (
+        [(side_KT < part * height_K[:, None]).argmax(axis=1) for part in (_HIGH, _MIDDLE)]
+        for side_KT in (before_KT, after_KT)
+    )
+    told_K = (middle_before_K > 0) & (middle_after_K > 0)
+    return height_K, told_K & (top_before_K + top_after_K - 1 > _BROAD * (middle_before_K + middle_after_K - 1))
