@@ -5,14 +5,14 @@ whole: on a disk by a temporary name, a flush and a rename; in an object store b
 upload is complete. Where the store is and who may enter it comes from the environment, as every S3 client has it:
 AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, or the files in
 ~/.aws; and https_proxy and NO_PROXY say which way leads there.
-Requests that fail for a passing reason are tried again, up to ten times with growing pauses.
+Requests that fail for a passing reason are tried again, up to ten times with growing pauses, and then for minutes if
+the store has answered before (`outages.py`).
 """
 
 import errno
 import os
 import shutil
 import tempfile
-import time
 import uuid
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
@@ -20,25 +20,21 @@ from dataclasses import dataclass
 from functools import lru_cache
 from io import BufferedIOBase, BufferedReader, RawIOBase
 from pathlib import Path
-from typing import IO, Any, TypeVar, cast
+from typing import IO, Any, cast
 
 import pyarrow as pa
 import pyarrow.fs as fs
 
 from datasets.errors import Changed, InputError, Unavailable
 from datasets.store.http_proxies import proxy_for
+from datasets.store.outages import persistently
 
-Answer = TypeVar("Answer")
 TEMPORARY = ".tmp-"
 SCRATCH = "stemline-scratch-"  # begins the name of a machine's own folder for a store that is in an object store
 _S3 = "s3://"
 _ATTEMPTS = 10
 _COPY_BYTES = 8 << 20
 _BLOCK_BYTES = 64 << 10
-# Arrow's client gives the answer to a request as much room as it asked for: where a refusal, a page of XML, is longer
-# than that, it says this and does not try again.
-_NO_ROOM = "Failed to flush response stream"
-_PAUSE_S = 0.1  # before the second attempt; twice as long before each other
 _OTHER_STORE, _OTHER_TMPDIR, _OTHER_SCRATCH = "store.root=DIR", "TMPDIR=DIR", "store.scratch=DIR"
 _KEYS = ("ACCESS_DENIED", "INVALID_ACCESS_KEY", "INVALID_CLIENT_TOKEN", "SIGNATURE", "EXPIRED", "FORBIDDEN", "403")
 
@@ -86,7 +82,7 @@ def stamp(address: str | Path) -> Stamp | None:
             return None
         return Stamp(size=status.st_size, changed_ns=status.st_mtime_ns)
     with _speaking(address):
-        info = _store().get_file_info(_key(address))
+        info = persistently(lambda: _store().get_file_info(_key(address)))
     return Stamp(size=info.size, changed_ns=info.mtime_ns or 0) if info.is_file else None
 
 
@@ -96,7 +92,7 @@ def read(address: str | Path, limit: int | None = None) -> bytes:
         with Path(address).open("rb") as file:
             return file.read(limit)
     with _speaking(address):
-        return _persistently(lambda: _first_bytes(_key(address), limit))
+        return persistently(lambda: _first_bytes(_key(address), limit))
 
 
 def open_reader(address: str | Path) -> BufferedIOBase:
@@ -116,9 +112,9 @@ def read_range(address: str | Path, begin: int, end: int) -> bytes:
     """Bytes [begin, end) of a file, in one read or one request; OSError where it is too short."""
     if is_remote(address):
         with _speaking(address):
-            file = _opened(_key(address))
+            file = persistently(lambda: _opened(_key(address)))
             num_bytes = max(0, min(end, file.size()) - begin)
-            data = bytes(_persistently(lambda: file.read_at(num_bytes, begin))) if num_bytes else b""
+            data = bytes(persistently(lambda: file.read_at(num_bytes, begin))) if num_bytes else b""
     else:
         with open(address, "rb", buffering=0) as file:
             data = os.pread(file.fileno(), end - begin, begin)
@@ -132,24 +128,12 @@ def _first_bytes(key: str, limit: int | None) -> bytes:
         return bytes(file.read(limit))
 
 
-def _persistently(ask: Callable[[], Answer]) -> Answer:
-    """What a request is answered, which Arrow's client gives up too soon where little is asked for."""
-    for attempt in range(1, _ATTEMPTS):
-        try:
-            return ask()
-        except OSError as error:
-            if _NO_ROOM not in str(error):
-                raise
-            time.sleep(_PAUSE_S * 2 ** (attempt - 1))
-    return ask()
-
-
 class _Object(RawIOBase):
     """An object of the store, read in ranges."""
 
     def __init__(self, address: str) -> None:
         self._address = address
-        self._file = _store().open_input_file(_key(address))
+        self._file = persistently(lambda: _store().open_input_file(_key(address)))
 
     def readable(self) -> bool:
         return True
@@ -165,7 +149,7 @@ class _Object(RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         with _speaking(self._address):
-            return int(_persistently(lambda: self._file.readinto(buffer)))
+            return int(persistently(lambda: self._file.readinto(buffer)))
 
     def close(self) -> None:
         self._file.close()
@@ -203,7 +187,7 @@ def _state(address: str | Path) -> tuple[Any, ...]:
     if not is_remote(address):
         status = os.stat(address)
         return status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns
-    with _speaking(address), _store().open_input_file(_key(address)) as file:
+    with _speaking(address), persistently(lambda: _store().open_input_file(_key(address))) as file:
         about = file.metadata()
         return file.size(), about.get("ETag"), about.get("Last-Modified")
 
@@ -216,7 +200,8 @@ def names(folder: str | Path) -> list[str]:
         except (FileNotFoundError, NotADirectoryError):
             return []
     with _speaking(folder):
-        found = _store().get_file_info(fs.FileSelector(_key(folder), allow_not_found=True))
+        selector = fs.FileSelector(_key(folder), allow_not_found=True)
+        found = persistently(lambda: _store().get_file_info(selector))
     return sorted(info.base_name for info in found if info.is_file)
 
 
@@ -227,7 +212,8 @@ def files_below(root: str) -> dict[str, Stamp]:
         stamps = {path.relative_to(root).as_posix(): stamp(path) for path in files}
         return {path: seen for path, seen in stamps.items() if seen is not None}
     with _speaking(root):
-        found = _store().get_file_info(fs.FileSelector(_key(root), recursive=True, allow_not_found=True))
+        selector = fs.FileSelector(_key(root), recursive=True, allow_not_found=True)
+        found = persistently(lambda: _store().get_file_info(selector))
     length = len(_key(root)) + 1
     return {
         info.path[length:]: Stamp(size=info.size, changed_ns=info.mtime_ns or 0)
@@ -368,9 +354,14 @@ def _uploading(address: str, needed: Callable[[], int]) -> Iterator[IO[bytes]]:
         raw = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115, closed by what guards it
     with _Guarded(raw, folder, needed, remedy=_OTHER_TMPDIR) as file:
         yield cast(IO[bytes], file)
-        file.seek(0)
-        with _speaking(address), _store().open_output_stream(_key(address)) as upload:
-            shutil.copyfileobj(file, upload, _COPY_BYTES)
+        with _speaking(address):
+            persistently(lambda: _upload(cast(IO[bytes], file), _key(address)))
+
+
+def _upload(file: IO[bytes], key: str) -> None:
+    file.seek(0)
+    with _store().open_output_stream(key) as upload:
+        shutil.copyfileobj(file, upload, _COPY_BYTES)
 
 
 def remove(address: str | Path) -> None:
@@ -380,7 +371,7 @@ def remove(address: str | Path) -> None:
         return
     try:
         with _speaking(address):
-            _store().delete_file(_key(address))
+            persistently(lambda: _store().delete_file(_key(address)))
     except FileNotFoundError:
         pass
 
