@@ -59,7 +59,7 @@ def test_kubernetes_and_kuberay_take_every_manifest(repository: Path, infra: Pat
     found = manifests(infra)
     assert {one["kind"] for one in found} == {
         "Kustomization", "Namespace", "PersistentVolumeClaim", "Deployment", "Service", "RayCluster", "RayJob",
-        "ServiceAccount", "Role", "RoleBinding",
+        "ServiceAccount", "Role", "RoleBinding", "ConfigMap",
     }  # fmt: skip
     for one in found:
         check_resource(repository, one)
@@ -160,7 +160,42 @@ def test_clusters_run_the_locked_ray_with_a_token_and_shared_memory(infra: Path)
             volumes = {volume["name"]: volume for volume in template["spec"]["volumes"]}
             assert volumes["shm"]["emptyDir"]["medium"] == "Memory"
             mounted = {mount["mountPath"] for mount in template["spec"]["containers"][0]["volumeMounts"]}
-            assert {"/dev/shm", "/store"} <= mounted
+            assert {"/dev/shm", "/scratch"} <= mounted
+
+
+def pods(infra: Path) -> Iterator[tuple[str, Any]]:
+    """Every pod that runs our code, with what it is of."""
+    for told in manifests(infra):
+        if told["apiVersion"].startswith("ray.io"):
+            yield from ((told["kind"], template["spec"]) for template in pod_templates(told))
+        elif told["kind"] == "Deployment" and told["metadata"]["name"] == "prefect-worker":
+            yield "worker", told["spec"]["template"]["spec"]
+    (gpu,) = documents(infra / "kubernetes" / "gpu" / "kustomization.yaml")
+    yield "gpu", yaml.safe_load(gpu["patches"][0]["patch"])[0]["value"]["template"]["spec"]
+    yield "pool", pool(infra)["job_configuration"]["job_manifest"]["spec"]["template"]["spec"]
+
+
+def test_no_two_pods_share_a_disk_and_each_reaches_the_bucket_and_a_scratch_of_its_own(infra: Path) -> None:
+    told = manifests(infra)
+    claims = [one for one in told if one["kind"] == "PersistentVolumeClaim"]
+    assert [(one["metadata"]["name"], one["spec"]["accessModes"]) for one in claims] == [("prefect", ["ReadWriteOnce"])]
+    users = [one for one in told if "claimName" in json.dumps(one)]
+    assert [(one["metadata"]["name"], one["spec"]["strategy"]["type"]) for one in users] == [
+        ("prefect-server", "Recreate")
+    ]
+    (settings,) = (one for one in told if one["kind"] == "ConfigMap")
+    assert settings["data"]["TMPDIR"] == "/scratch"
+    seen = list(pods(infra))
+    assert {kind for kind, _ in seen} == {"RayCluster", "RayJob", "worker", "gpu", "pool"}
+    for kind, spec in seen:
+        (container,) = spec["containers"]
+        assert container["envFrom"] == [{"configMapRef": {"name": settings["metadata"]["name"]}}], kind
+        assert {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} <= {one["name"] for one in container["env"]}, kind
+        assert {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}["scratch"] == "/scratch"
+        (scratch,) = (volume for volume in spec["volumes"] if volume["name"] == "scratch")
+        assert "emptyDir" in scratch, kind
+    (job,) = (one for one in told if one["kind"] == "RayJob")
+    assert "store.root=s3://" in job["spec"]["entrypoint"]
 
 
 def test_compose_takes_its_file_and_opens_ports_to_this_machine_only(infra: Path) -> None:
@@ -187,6 +222,10 @@ def test_rays_own_schema_takes_the_files_of_clouds(infra: Path) -> None:
         kinds = told["available_node_types"]
         assert kinds[told["head_node_type"]]["resources"] == {"CPU": 0}
         assert "spot" in json.dumps(kinds["songs"]).lower()
+        nodes = [kind["node_config"] for kind in kinds.values()]
+        assert all(node.get("BlockDeviceMappings") or node.get("disks") for node in nodes), "room for the scratch"
+        if told["provider"]["type"] == "aws":
+            assert {node["IamInstanceProfile"]["Name"] for node in nodes} == {"stemline"}, "the way to the bucket"
         told["max_workerz"] = 3
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(told, schema)

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,6 +76,23 @@ def test_what_a_dead_machine_held_is_free_after_a_while(root: str, monkeypatch: 
     assert claims(root) == [alive.name]
     alive.release()
     assert claims(root) == []
+
+
+@pytest.mark.parametrize("seconds", [-600.0, 600.0])
+def test_a_clock_that_is_ten_minutes_off_takes_no_store_from_anybody(
+    root: str, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """Ages of claims are told by the clock of the object store."""
+    monkeypatch.setattr(store_lease, "VALID_S", 30.0)
+    elsewhere = StoreLease(root, verb="train")
+    elsewhere.content["machine"] = "elsewhere"
+    assert elsewhere._ask() == {}
+    now_s, gmtime = time.time, time.gmtime
+    monkeypatch.setattr(time, "time", lambda: now_s() + seconds)
+    monkeypatch.setattr(time, "gmtime", lambda at=None: gmtime(time.time() if at is None else at))
+    assert StoreLease(root, verb="ingest")._ask().keys() == {elsewhere.name}
+    elsewhere.release()
+    assert StoreLease(root, verb="ingest")._ask() == {}
 
 
 def test_of_commands_that_ask_at_once_never_two_hold_the_store(root: str, monkeypatch: pytest.MonkeyPatch) -> None:

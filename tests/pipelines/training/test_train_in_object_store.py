@@ -1,5 +1,6 @@
 """A store in an object store: what one machine has learned another goes on with, bit for bit; half of it counts not."""
 
+import errno
 import json
 import shutil
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 import torch
 
@@ -17,11 +19,12 @@ from datasets.store.atomic_json import read_json
 from models.weights import checkpoint
 from models.weights.model_identity import describe
 from pipelines import registry
-from pipelines.runs import remote_checkpoints, stored_model
+from pipelines.runs import remote_checkpoints, stored_model, uploads
 from pipelines.runs.run_place import RunPlace
 from pipelines.training import train, train_result
 from pipelines.training.train_config import build_model
 from pipelines.training.train_result import TrainResult
+from pipelines.training.workers import LocalSession
 from tests.pipelines.songs import write_songs
 from tests.pipelines.training.test_train import CONFIG, MODEL, SONGS, SOURCES, run, run_until_killed, wreck
 from tests.s3 import BUCKET, ObjectStore, object_store
@@ -72,7 +75,23 @@ def altered(address: str) -> None:
     storage.write(weights, bytes(data))
 
 
-@pytest.mark.parametrize("harm", [half_an_upload, altered])
+def deleted(address: str) -> None:
+    """The newest checkpoint without one of its files, as somebody leaves it who makes room in the bucket."""
+    listed = read_json(f"{address}/step-000000003.json")
+    assert listed is not None
+    storage.remove(f"{address}/{listed['folder']}/current/learner.pt")
+
+
+def list_deleted(address: str) -> None:
+    """The files of the newest checkpoint without their list."""
+    storage.remove(f"{address}/step-000000003.json")
+
+
+# What the next start says of the newest checkpoint, where it says anything.
+SAID = {altered: "best/weights.safetensors is truncated or was", deleted: "it has no current/learner.pt"}
+
+
+@pytest.mark.parametrize("harm", [half_an_upload, altered, deleted, list_deleted])
 def test_a_training_goes_on_where_another_machine_was_killed_and_ends_as_if_undisturbed(
     chunks: ShardSet, undisturbed: TrainResult, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: Any
 ) -> None:
@@ -86,8 +105,8 @@ def test_a_training_goes_on_where_another_machine_was_killed_and_ends_as_if_undi
     assert resumed.model_digest == undisturbed.model_digest
     assert train_result.read_history(resumed) == train_result.read_history(undisturbed)
     assert (resumed.checkpoint, resumed.history) == (f"{address}/model", f"{address}/history.jsonl")
-    told = ("step 0: passed over a damaged checkpoint: step-000000003: best/weights.safetensors is truncated or was",)
-    assert [words.startswith(told) for words in resumed.interventions] == ([True] if harm is altered else [])
+    told = f"step 0: passed over a damaged checkpoint: step-000000003: {SAID.get(harm, '')}"
+    assert [words.startswith(told) for words in resumed.interventions] == ([True] if harm in SAID else [])
     # Nothing that no list names is left, the model is whole, and what there is to be listened to is the same.
     here = storage.files_below(address)
     listed = [read_json(f"{address}/step-{step:09d}.json") or {} for step in (3, 6)]
@@ -205,3 +224,77 @@ def test_weights_to_begin_with_are_where_every_machine_can_read_them(
         storage.remove(there.model.init_from)
         with pytest.raises(InputError, match=r"there is no model s3://.*start\.safetensors"):
             stored_model.on_this_machine(there.model.init_from)
+
+
+def test_credentials_that_expire_end_a_training_with_advice_and_it_goes_on_with_new_ones(
+    chunks: ShardSet,
+    undisturbed: TrainResult,
+    store: str,
+    server: ObjectStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    on_machine(monkeypatch, tmp_path / "first")
+    monkeypatch.setattr(uploads, "_PAUSE_S", 0.05)
+    address = RunPlace(store=store, name=undisturbed.run_key).address
+
+    def expire(self: Any, step: int, text: str) -> None:
+        while step == 5 and server.refuse_after is None:  # once the first checkpoint is there
+            if remote_checkpoints.newest_step(address) == 3:
+                server.refuse_after = len(server.requests)
+
+    monkeypatch.setattr(LocalSession, "report_progress", expire)
+    with pytest.raises(InputError, match=r"step 6 could not be brought to the store.*set AWS_ACCESS_KEY_ID"):
+        run(CONFIG, chunks, store)
+    server.refuse_after = None
+    monkeypatch.undo()
+    assert remote_checkpoints.newest_step(address) == 3
+    on_machine(monkeypatch, tmp_path / "second")
+    assert run(CONFIG, chunks, store).model_digest == undisturbed.model_digest
+
+
+def test_a_full_scratch_folder_is_named_with_the_setting_that_moves_it(
+    chunks: ShardSet, undisturbed: TrainResult, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    advice = r"the disk of .*stemline-scratch-.* is full.*store\.scratch=DIR"
+    on_machine(monkeypatch, tmp_path / "first")
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", full)
+        with pytest.raises(InputError, match=advice):
+            run(CONFIG, chunks, store)
+    run_until_killed(5, chunks, store)
+    on_machine(monkeypatch, tmp_path / "second")
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "fetch", full)
+        with pytest.raises(InputError, match=advice):
+            run(CONFIG, chunks, store)
+    made = stored_model.share(Path(undisturbed.checkpoint), store)
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "fetch", full)
+        with pytest.raises(InputError, match=advice):
+            stored_model.on_this_machine(made)
+    assert run(CONFIG, chunks, store).model_digest == undisturbed.model_digest
+
+
+def test_in_a_versioned_bucket_what_was_removed_or_replaced_counts_no_more(
+    undisturbed: TrainResult, server: ObjectStore, tmp_path: Path
+) -> None:
+    bucket = f"versioned-{tmp_path.name[-8:].strip('_').replace('_', '-')}"
+    s3 = boto3.client("s3", endpoint_url=server.url)
+    s3.create_bucket(Bucket=bucket)
+    s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    made, address = Path(undisturbed.history).parent, f"s3://{bucket}/runs/key"
+    for step in (3, 6, 6):
+        remote_checkpoints.commit(made, step, address, keep=1)
+    assert remote_checkpoints.remove_leftovers(address) > 0  # files of the list that was replaced
+    assert len(s3.list_object_versions(Bucket=bucket)["DeleteMarkers"]) > 0
+    assert [path for path in storage.files_below(address) if path.endswith(".json") and "/" not in path] == [
+        "step-000000006.json"
+    ]
+    found = remote_checkpoints.fetch_newest(tmp_path / "here", address)
+    assert (found.step, found.passed) == (6, ())
+    remote_checkpoints.forget(address, "step-000000006")
+    assert remote_checkpoints.fetch_newest(tmp_path / "there", address).step == 0
