@@ -5,15 +5,14 @@ fingerprint of their files. What is inside the files is found out at ingest (`sh
 """
 
 import hashlib
-import os
 import re
-import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from datasets.corpus.file_digests import Digesting, FileDigests
 from datasets.corpus.file_listing import list_folder
 from datasets.corpus.layouts.csv_listed_songs import CsvFile
 from datasets.corpus.layouts.find import LAYOUTS, find_songs, stray_files
@@ -28,16 +27,14 @@ from datasets.corpus.splits import (
     stated_sides,
 )
 from datasets.corpus.stem_names import STATUSES
-from datasets.errors import Changed, InputError, Unavailable
+from datasets.errors import InputError, Unavailable
 from datasets.schema import SOURCES, StemFile, Track, Verdict
 from datasets.store import storage
-from datasets.store.atomic_json import read_json, write_json
 
 STANDARD = LayoutRules()
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]')
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 _NAME_BYTES = 120
-_TRIES = 3  # to read a file that somebody is writing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,19 +139,23 @@ def scan(
     rules: LayoutRules = STANDARD,
     cache: str | Path | None = None,
     advance: Callable[[float], None] | None = None,
+    digest: Digesting | None = None,
 ) -> Scan:
     """Every song under `root`, with its split and the fingerprint of its files.
 
     `cache` is a JSON file that remembers fingerprints by path, size and time of change. `advance` is called
-    with the bytes of each file fingerprinted. See `splits.assign_splits` for the split rule and `known`.
+    with the bytes of each file fingerprinted. `digest` reads files elsewhere where they are many, else they are read
+    here. See `splits.assign_splits` for the split rule and `known`.
     """
     seen = survey(
         root, sources=sources, split_seed=split_seed, valid_fraction=valid_fraction, test_fraction=test_fraction,
         known=known, rules=rules,
     )  # fmt: skip
-    prints = _Fingerprints(cache, advance, seen.stamps, root=storage.absolute(root))
+    prints = FileDigests(cache, advance, seen.stamps, root=storage.absolute(root))
     tracks, rejected = [], []
     try:
+        if digest:
+            prints.read_ahead(_files_of(seen.songs), digest)
         for song in seen.songs:
             split, group = seen.sides[song.name]
             if song.reason:
@@ -208,6 +209,13 @@ def distinct_names(names: Iterable[str], *, taken: Iterable[str] = ()) -> list[s
 # --- songs -------------------------------------------------------------------------------------------------
 
 
+def _files_of(songs: Sequence[FoundSong]) -> Iterator[str]:
+    """The files that become part of a usable track."""
+    for song in songs:
+        if not song.reason:
+            yield from (file.path for files in (*song.files.values(), song.mixture) for file in files)
+
+
 def _refused(song: FoundSong, split: str, reason: str, detail: str) -> Verdict:
     return Verdict.refused(song.name, title=song.title, split=split, reason=reason, detail=detail)
 
@@ -219,7 +227,7 @@ def _track(
     license: str,
     sources: Sequence[str],
     rules: LayoutRules,
-    prints: "_Fingerprints",
+    prints: FileDigests,
 ) -> Track:
     fingerprint = _content(song.files, sources, prints)
     return Track(
@@ -244,10 +252,10 @@ def _track(
 
 def is_listed(track: Track, sources: Sequence[str]) -> bool:
     """Whether the files of a track hold what they held when they were listed; they are read for it."""
-    return _content(track.stems, sources, _Fingerprints(None, None, {})) == track.fingerprint
+    return _content(track.stems, sources, FileDigests()) == track.fingerprint
 
 
-def _content(stems: Mapping[str, Sequence[StemFile]], sources: Sequence[str], prints: "_Fingerprints") -> str:
+def _content(stems: Mapping[str, Sequence[StemFile]], sources: Sequence[str], prints: FileDigests) -> str:
     """The fingerprint of a track."""
     content = hashlib.sha256()
     for source in sources:
@@ -255,93 +263,3 @@ def _content(stems: Mapping[str, Sequence[StemFile]], sources: Sequence[str], pr
             side = f"\x1f{file.side}" if file.side else ""
             content.update(f"{source}\x1f{file.stream}{side}\x1f{prints.of(file.path)}\n".encode())
     return content.hexdigest()
-
-
-# --- fingerprints -------------------------------------------------------------------------------------------
-
-
-class _Fingerprints:
-    """SHA-256 of files, remembered between runs by path, size and time of change.
-
-    Objects in S3 are told apart by size and time of change alone: reading them would double the traffic.
-    """
-
-    def __init__(
-        self,
-        cache: str | Path | None,
-        advance: Callable[[float], None] | None,
-        stamps: Mapping[str, storage.Stamp],
-        *,
-        root: str = "",
-    ) -> None:
-        self.root = root
-        self._cache = cache
-        self._advance = advance
-        self._stamps = dict(stamps)
-        # A cache may be lost or damaged at any time; it only saves work.
-        files = (read_json(cache) or {}).get("files") if cache else None
-        self._known: dict[str, list[int | str]] = files if isinstance(files, dict) else {}
-        self._changed = False
-
-    def of(self, path: str) -> str:
-        """The digest of a file; Unavailable where it cannot be read now, or changes each time."""
-        if storage.is_remote(path):
-            stamp = self._stamp(path)
-            if stamp is None:
-                raise Unavailable(f"{path} cannot be read: there is no such object")
-            return f"object:{stamp.size}:{stamp.changed_ns}"
-        try:
-            for _ in range(_TRIES):
-                before = os.stat(path)
-                # The stamp of what is digested: a file that is replaced later differs from it.
-                self._stamps[path] = storage.Stamp(size=before.st_size, changed_ns=before.st_mtime_ns)
-                if not stat.S_ISREG(before.st_mode):
-                    return "unreadable:not a file"  # reading a pipe would wait for ever
-                content = self._digest(path, before)
-                after = os.stat(path)
-                if (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns):
-                    return self._keep(path, after, content)
-        except OSError as error:
-            raise Unavailable(f"{path} cannot be read: {error.strerror}") from None
-        raise Changed(f"{path} changes while it is read")
-
-    def _digest(self, path: str, status: os.stat_result) -> str:
-        known = self._known.get(str(Path(path).absolute()))
-        if known and known[:2] == [status.st_size, status.st_mtime_ns]:
-            return str(known[2])
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
-    def _keep(self, path: str, status: os.stat_result, content: str) -> str:
-        """The digest, remembered where it is new."""
-        key, known = str(Path(path).absolute()), list[int | str]((status.st_size, status.st_mtime_ns, content))
-        if self._known.get(key) != known:
-            self._known[key] = known
-            self._changed = True
-            if self._advance:
-                self._advance(status.st_size)
-        return content
-
-    def stamped(self, file: StemFile) -> StemFile:
-        """The file with its size and time of change, where they can be known."""
-        stamp = self._stamp(file.path)
-        return replace(file, num_bytes=stamp.size, changed_ns=stamp.changed_ns) if stamp else file
-
-    def with_content(self, file: StemFile) -> StemFile:
-        """The stamped file with its digest; what cannot be read now is known by size and time of change alone.
-
-        Nothing is remembered of a mixture that cannot be read, so a digest of another kind leads to no wrong result.
-        """
-        try:
-            content = self.of(file.path)
-        except Unavailable:
-            content = ""
-        stamped = self.stamped(file)
-        return replace(stamped, content=content or f"unread:{stamped.num_bytes}:{stamped.changed_ns}")
-
-    def _stamp(self, path: str) -> storage.Stamp | None:
-        return self._stamps.get(path) or storage.stamp(path)
-
-    def save(self) -> None:
-        if self._cache and self._changed:
-            write_json(self._cache, {"files": self._known})

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from datasets import audio, shards
 from datasets.audio.mono_mix import mono
+from datasets.corpus.file_digests import FileDigest, digest_file
 from datasets.corpus.file_listing import check_root
 from datasets.corpus.layouts.found_song import LayoutRules
 from datasets.corpus.removed_songs import REASON as FORGOTTEN
@@ -273,10 +274,22 @@ def _scan(corpus: CorpusConfig, drawn: Mapping[str, str], store: str, progress: 
             rules=corpus.rules,
             cache=storage.join(store, "cache", "fingerprints.json"),
             advance=lambda num_bytes: bar.advance(num_bytes / 1e6),
+            digest=lambda batches: _digest_on_nodes(batches, store),
         )
         refused = f", {len(listing.rejected)} refused by their names or files" if listing.rejected else ""
         bar.finish(f"{len(listing.tracks) + len(listing.rejected)} found{refused}, layout {listing.layout}")
     return listing
+
+
+def _digest_on_nodes(batches: Sequence[Sequence[str]], store: str) -> Iterator[list[FileDigest]]:
+    """The digests of batches of files, each batch a task where the songs will be decoded."""
+    with connect(store=store):
+        for done in map_rows(_digest_batch, [{"paths": batch} for batch in batches]):
+            yield [FileDigest(**file) for file in done["files"]]
+
+
+def _digest_batch(item: Mapping[str, Any]) -> dict[str, Any]:
+    return {"files": [asdict(digest_file(path)) for path in item["paths"]]}
 
 
 def _write_missing(
