@@ -2,6 +2,8 @@
 
 import os
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -69,11 +71,35 @@ def _refusal(start: Callable[..., Any], environ: dict[str, Any], status: str, co
 @contextmanager
 def object_store() -> Iterator[ObjectStore]:
     """A server with the bucket `BUCKET`, and the environment that leads every S3 client of this process to it."""
+    server = ObjectStore()
+    try:
+        with _environment(server.url):
+            yield server
+    finally:
+        server.close()
+
+
+@contextmanager
+def object_store_apart() -> Iterator[None]:
+    """The same in a process of its own, so that this one's processor time is that of the asking side alone."""
+    code = "import sys, tests.s3 as s3; server = s3.ObjectStore(); print(server.url, flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            with _environment(process.stdout.readline().strip()):
+                yield
+        finally:
+            process.kill()
+
+
+@contextmanager
+def _environment(url: str) -> Iterator[None]:
+    """What leads every S3 client of this process to a server, in which the bucket is made."""
     from datasets.store import storage
 
-    server = ObjectStore()
     environment = {
-        "AWS_ENDPOINT_URL": server.url,
+        "AWS_ENDPOINT_URL": url,
         "AWS_ACCESS_KEY_ID": "key-for-tests",
         "AWS_SECRET_ACCESS_KEY": "secret-for-tests",
         "AWS_REGION": "us-east-1",
@@ -83,8 +109,8 @@ def object_store() -> Iterator[ObjectStore]:
     os.environ.update(environment)
     storage._store.cache_clear()
     try:
-        fs.S3FileSystem(endpoint_override=server.url, allow_bucket_creation=True).create_dir(BUCKET)
-        yield server
+        fs.S3FileSystem(endpoint_override=url, allow_bucket_creation=True).create_dir(BUCKET)
+        yield
     finally:
         for name, value in before.items():
             if value is None:
@@ -92,4 +118,3 @@ def object_store() -> Iterator[ObjectStore]:
             else:
                 os.environ[name] = value
         storage._store.cache_clear()
-        server.close()

@@ -101,7 +101,7 @@ class FileDigests:
 
     def _is_known(self, path: str) -> bool:
         known, seen = self._known.get(_absolute(path)), storage.stamp(path)
-        return bool(known) and seen is not None and known[:2] == [seen.size, seen.changed_ns]
+        return known is not None and seen is not None and known[:2] == [seen.size, seen.changed_ns]
 
     def of(self, path: str) -> str:
         """The digest of a file; Unavailable where it cannot be read now, or changes each time."""

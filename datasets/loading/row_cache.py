@@ -20,9 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.audio.audio_types import Samples
 from datasets.errors import AudioError, InputError
-from datasets.loading.shard_layout import ByteRanges, ShardLayout, decode_row, layout_of, load_layouts
+from datasets.loading.shard_layout import ByteRanges, RowPart, ShardLayout, decode_parts, layout_of, load_layouts
 from datasets.shards.manifests import Song
 from datasets.store import storage
 
@@ -65,49 +64,40 @@ class RowCache:
             cache._clear()
         return cache
 
-    def read(
-        self, out_SCT: Samples, song: Song, layout: ShardLayout, *, row: int, skip: int, columns: Sequence[int]
-    ) -> int:
-        """Fill out_SCT with a part of a row; the number of bytes read from the shard for it."""
-        name = _name(song, row, self.form)
+    def read(self, part: RowPart, song: Song, layout: ShardLayout, *, columns: Sequence[int]) -> int:
+        """Fill a part of a row; the number of bytes read from the shard for it."""
+        name = _name(song, part.row, self.form)
         path = self.folder / name
         if name not in self.kept:
-            return self._from_shard(out_SCT, song, layout, row=row, skip=skip, columns=columns)
+            return _from_shard(part, song, layout, columns=columns)
         if self.form == "flac":
-            return self._through_flac(out_SCT, song, layout, row=row, skip=skip, columns=columns)
-        if _read_ints(out_SCT, path, layout, row=row, skip=skip, columns=columns):
+            return self._through_flac(part, song, layout, columns=columns)
+        if _read_ints(part, path, layout, columns=columns):
             return 0
-        whole_SCT = np.empty((len(layout.sources), song.channels, int(layout.num_samples[row])), np.float32)
-        num_bytes = self._from_shard(whole_SCT, song, layout, row=row, skip=0, columns=range(len(layout.sources)))
-        out_SCT[:] = whole_SCT[columns, :, skip : skip + out_SCT.shape[2]]
-        self._keep(path, np.rint(whole_SCT / _step(layout, row)).astype(_kind(layout, row)).tobytes())
-        return num_bytes
+        shape = len(layout.sources), song.channels, int(layout.num_samples[part.row])
+        whole = RowPart(out_SCT=np.empty(shape, np.float32), row=part.row, skip=0)
+        ranges = ByteRanges(song.path)
+        ranges.read_ahead([layout.span(part.row)])
+        decode_parts([whole], layout, ranges, columns=range(len(layout.sources)))
+        part.out_SCT[:] = whole.out_SCT[columns, :, part.skip : part.skip + part.out_SCT.shape[2]]
+        ints_SCT = np.rint(whole.out_SCT / _step(layout, part.row)).astype(_kind(layout, part.row))
+        self._keep(path, ints_SCT.tobytes())
+        return ranges.num_bytes
 
-    def _through_flac(
-        self, out_SCT: Samples, song: Song, layout: ShardLayout, *, row: int, skip: int, columns: Sequence[int]
-    ) -> int:
-        path, (begin, end) = self.folder / _name(song, row, self.form), layout.span(row, row)
+    def _through_flac(self, part: RowPart, song: Song, layout: ShardLayout, *, columns: Sequence[int]) -> int:
+        path, (begin, end) = self.folder / _name(song, part.row, self.form), layout.span(part.row)
         if not path.is_file() and not self.full:
-            ranges = ByteRanges(song.path, begin, end)
+            ranges = ByteRanges(song.path)
             self._keep(path, ranges.read(begin, end))
             num_bytes = ranges.num_bytes
         else:
             num_bytes = 0
         try:
-            decode_row(
-                out_SCT, layout, ByteRanges(str(path), begin, end, at=begin), row=row, skip=skip, columns=columns
-            )
+            decode_parts([part], layout, ByteRanges(str(path), at=begin), columns=columns)
         except (OSError, AudioError, IndexError):  # not kept, or damaged: the shard is the truth
             path.unlink(missing_ok=True)
-            num_bytes += self._from_shard(out_SCT, song, layout, row=row, skip=skip, columns=columns)
+            num_bytes += _from_shard(part, song, layout, columns=columns)
         return num_bytes
-
-    def _from_shard(
-        self, out_SCT: Samples, song: Song, layout: ShardLayout, *, row: int, skip: int, columns: Sequence[int]
-    ) -> int:
-        ranges = ByteRanges(song.path, *layout.span(row, row))
-        decode_row(out_SCT, layout, ranges, row=row, skip=skip, columns=columns)
-        return ranges.num_bytes
 
     def _keep(self, path: Path, data: bytes) -> None:
         if self.full:
@@ -130,13 +120,19 @@ class RowCache:
                 Path(entry.path).unlink(missing_ok=True)
 
 
+def _from_shard(part: RowPart, song: Song, layout: ShardLayout, *, columns: Sequence[int]) -> int:
+    ranges = ByteRanges(song.path)
+    decode_parts([part], layout, ranges, columns=columns)
+    return ranges.num_bytes
+
+
 def _name(song: Song, row: int, form: str) -> str:
     """By content, so that every dataset version finds the rows that it shares with others."""
     return f"{song.audio}-{row - song.first_row}.{form}"
 
 
 def _size(song: Song, layout: ShardLayout, row: int, form: str) -> int:
-    begin, end = layout.span(row, row)
+    begin, end = layout.span(row)
     if form == "flac":
         return end - begin
     return len(layout.sources) * song.channels * int(layout.num_samples[row]) * _kind(layout, row).itemsize
@@ -151,19 +147,18 @@ def _step(layout: ShardLayout, row: int) -> np.float32:
     return np.float32(layout.scale[row] / (1 << int(layout.bits[row]) - 1))
 
 
-def _read_ints(
-    out_SCT: Samples, path: Path, layout: ShardLayout, *, row: int, skip: int, columns: Sequence[int]
-) -> bool:
-    """Fill out_SCT from a file of samples (S, C, T); False where there is none."""
-    kind, step, total = _kind(layout, row), _step(layout, row), int(layout.num_samples[row])
+def _read_ints(part: RowPart, path: Path, layout: ShardLayout, *, columns: Sequence[int]) -> bool:
+    """Fill a part of a row from a file of samples (S, C, T); False where there is none."""
+    kind, step = _kind(layout, part.row), _step(layout, part.row)
+    total = int(layout.num_samples[part.row])
     try:
         file = path.open("rb", buffering=0)
     except OSError:
         return False
     with file:
-        for stem_CT, column in zip(out_SCT, columns, strict=True):
+        for stem_CT, column in zip(part.out_SCT, columns, strict=True):
             for channel, out_T in enumerate(stem_CT):
-                at = ((column * len(stem_CT) + channel) * total + skip) * kind.itemsize
+                at = ((column * len(stem_CT) + channel) * total + part.skip) * kind.itemsize
                 data = os.pread(file.fileno(), len(out_T) * kind.itemsize, at)
                 if len(data) < len(out_T) * kind.itemsize:
                     return False

@@ -1,6 +1,7 @@
 """A crop is the stored audio, costs little more than its share of the bytes, and gives away every flipped bit."""
 
 import re
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from datasets.audio.flac_frames import FRAME_SAMPLES
 from datasets.errors import InputError
 from datasets.loading import shard_layout
 from datasets.loading.crop_reader import read_crop
-from datasets.loading.shard_layout import layout_of
+from datasets.loading.shard_layout import join_ranges, layout_of
 from datasets.schema import ShardSet
 from datasets.seeding import row_rng
 from datasets.shards import arrow_tables, manifests, shards
@@ -80,19 +81,41 @@ def test_a_crop_reads_little_more_than_its_share_of_the_flac(tmp_path: Path, mon
         assert num_bytes <= 1_800_000
         assert num_bytes < 1.06 * share
 
+
+def test_a_crop_out_of_an_object_store_asks_for_its_frames_all_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    song, sources, size = _music_store(tmp_path), ("drums", "bass", "other", "vocals"), round(7.8 * 44100)
+    out_SCT, again_SCT = np.empty((2, 4, 2, size), np.float32)
+    asked: list[tuple[int, int]] = []
+
     def read_range(path: str, begin: int, end: int) -> bytes:
-        requests.append(end - begin)
+        asked.append((begin, end))
+        if end - begin > 20_000:  # frames: each waits for the three others
+            together.wait()  # broken after half a minute where they do not come together
         return storage.read_range(path, begin, end)
 
-    requests: list[int] = []
     monkeypatch.setattr(shard_layout, "read_range", read_range)
-    monkeypatch.setattr(shard_layout, "has_cheap_reads", lambda path: False)
-    again_SCT = np.empty_like(out_SCT)
-    for start in starts:
-        requests.clear()
-        read_crop(again_SCT, song, start, sources)
-        assert len(requests) == 1
-    np.testing.assert_array_equal(again_SCT, out_SCT)
+    # Over two rows the last stem of the first row and the first of the second lie side by side.
+    for start, rows, stretches in ((44100, 1, 4), (26 * 44100, 2, 7)):
+        monkeypatch.undo()
+        num_bytes = read_crop(out_SCT, song, start, sources)
+        asked.clear()
+        together = threading.Barrier(stretches, timeout=30)
+        monkeypatch.setattr(shard_layout, "read_range", read_range)
+        monkeypatch.setattr(shard_layout, "has_cheap_reads", lambda path: False)
+        from_store = read_crop(again_SCT, song, start, sources)
+        assert from_store == sum(end - begin for begin, end in asked)
+        assert num_bytes <= from_store < num_bytes + 64_000
+        np.testing.assert_array_equal(again_SCT, out_SCT)
+        assert len(asked) == rows + stretches
+
+
+def test_ranges_are_one_request_where_little_lies_between_them() -> None:
+    assert join_ranges([(200_000, 300_000), (0, 100), (5_000, 6_000), (5_500, 70_000)]) == [
+        (0, 70_000),
+        (200_000, 300_000),
+    ]
 
 
 def _address(folder: Path) -> ShardSet:

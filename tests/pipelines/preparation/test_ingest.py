@@ -18,6 +18,7 @@ import pytest
 import soundfile
 
 from datasets.audio.audio_types import Samples
+from datasets.corpus import file_digests
 from datasets.errors import InputError
 from datasets.loading.segment_sampler import SegmentIndex
 from datasets.schema import SOURCES, StemFile, Track
@@ -85,6 +86,21 @@ def test_songs_are_stored_exactly_and_a_second_run_finds_them(
     assert _run(corpus, tmp_path / "s") == result
     shutil.move(tmp_path / "c", tmp_path / "moved")
     assert _run(CorpusConfig(root=str(tmp_path / "moved")), tmp_path / "s") == result
+
+
+@pytest.mark.ray
+def test_many_files_are_digested_by_tasks_and_a_store_from_before_is_found_whole(
+    ray_local: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = _corpus(tmp_path / "c", 3)
+    before, stored = _run(corpus, tmp_path / "s"), _contents(tmp_path / "s")
+    (tmp_path / "s" / "cache" / "fingerprints.json").unlink()
+    monkeypatch.setattr(file_digests, "BATCH_BYTES", 1)
+    monkeypatch.setattr(file_digests, "digest_file", _no_work)  # in this process; tasks have others
+    assert _run(corpus, tmp_path / "s") == before
+    assert _contents(tmp_path / "s") == stored
+    assert len(json.loads((tmp_path / "s" / "cache" / "fingerprints.json").read_text())["files"]) == 16
+    assert _run(corpus, tmp_path / "t").chunks.digest == before.chunks.digest
 
 
 def _decoded(store: Path) -> dict[str, list[str]]:
