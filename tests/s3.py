@@ -31,7 +31,7 @@ class ObjectStore:
         self.delay_s = 0.0
         self.refuse_after: int | None = None  # requests until credentials count as expired
         self.read_only = False  # whether whoever writes is told that they may not
-        self.sent_bytes = 0
+        self.sent_bytes = 0  # of what was asked for with GET
         self._dice = random.Random(0)
         self._serve = DomainDispatcherApplication(create_backend_app)
         self._server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=Quiet)
@@ -56,9 +56,13 @@ class ObjectStore:
             return _refusal(start, environ, "403 Forbidden", "AccessDenied", "Access Denied")
         if self._dice.random() < self.failing:
             return _refusal(start, environ, "503 Service Unavailable", "SlowDown", "Please reduce your request rate.")
-        answer = self._serve(environ, start)
-        self.sent_bytes += sum(map(len, answer)) if isinstance(answer, list) else 0
-        return answer  # type: ignore[no-any-return]
+
+        def counted(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
+            if environ["REQUEST_METHOD"] == "GET":
+                self.sent_bytes += int(dict(headers).get("Content-Length", 0))
+            return start(status, headers, *more)
+
+        return self._serve(environ, counted)  # type: ignore[no-any-return]
 
 
 def _refusal(start: Callable[..., Any], environ: dict[str, Any], status: str, code: str, message: str) -> list[bytes]:
@@ -79,16 +83,39 @@ def object_store() -> Iterator[ObjectStore]:
         server.close()
 
 
+class StoreApart:
+    """A server in a process of its own."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def sent_bytes(self) -> int:
+        """What it has sent for GET so far."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("how much?\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+
+_APART = """
+import sys, tests.s3 as s3
+server = s3.ObjectStore()
+print(server.url, flush=True)
+for question in sys.stdin:
+    print(server.sent_bytes, flush=True)
+"""
+
+
 @contextmanager
-def object_store_apart() -> Iterator[None]:
+def object_store_apart() -> Iterator[StoreApart]:
     """The same in a process of its own, so that this one's processor time is that of the asking side alone."""
-    code = "import sys, tests.s3 as s3; server = s3.ObjectStore(); print(server.url, flush=True); sys.stdin.read()"
-    command = [sys.executable, "-c", code]
+    command = [sys.executable, "-c", _APART]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
             with _environment(process.stdout.readline().strip()):
-                yield
+                yield StoreApart(process)
         finally:
             process.kill()
 

@@ -22,12 +22,17 @@ from datasets.loading.row_cache import FORMS, RowCache
 from datasets.loading.segment_sampler import SegmentIndex, read_row
 from datasets.store.storage import is_remote
 
+# Threads for each CPU where an object store is read: a crop decodes for some 20 ms, and waits twice for an answer
+_WAITING = 4
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoaderConfig:
     """How rows get from the store into memory; nothing here changes what they are."""
 
-    threads: NonNegativeInt = 0  # threads that read and decode, per worker; 0 takes as many as the worker has CPUs
+    # Threads that read and decode, per worker; 0 takes as many as the worker has CPUs, and four times as many where
+    # songs are in an object store, since most of them wait for it
+    threads: NonNegativeInt = 0
     cache: str = ""  # a folder on a local disk for rows already read, shared by all workers of a machine; empty: none
     cache_gb: NonNegativeFloat = 50.0  # how much of the disk the cache may fill, in 1e9 bytes
     cache_form: str = "flac"  # "flac" keeps rows as stored; "pcm" keeps them decoded, at two to three times the room
@@ -69,7 +74,8 @@ class Loader:
         """
         self.index, self.seed, self.num_samples = index, seed, num_samples
         self.remix_all, self.normalize = remix_all, normalize
-        self.threads, self.prefetch_batches = config.threads or threads, prefetch_batches
+        waiting = _WAITING if any(is_remote(song.path) for song in index.songs) else 1
+        self.threads, self.prefetch_batches = config.threads or threads * waiting, prefetch_batches
         self.cache = config.open_cache(index)
         self.stalled_s = 0.0  # the consumer has waited so far
         self.num_bytes = 0  # read from the store for the batches handed out

@@ -1,6 +1,7 @@
 """Batches come in order, whoever decodes them; waiting for them is counted; faults end a run and do not hang it."""
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +128,11 @@ def test_a_fault_in_a_thread_is_raised_where_its_batch_is_due(index: SegmentInde
 def test_a_setting_that_cannot_work_is_refused_by_name(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         LoaderConfig(**settings)
+
+
+def test_a_loader_has_more_threads_where_they_wait_for_an_object_store(index: SegmentIndex) -> None:
+    songs = tuple(replace(song, path=f"s3://bucket/{song.track_id}.parquet") for song in index.songs)
+    far = replace(index, songs=songs)
+    assert _loader(index, threads=3).threads == 3
+    assert _loader(far, threads=3).threads == 12
+    assert _loader(far, LoaderConfig(threads=2), threads=3).threads == 2
