@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow.fs as fs
 
@@ -51,11 +51,11 @@ class ObjectStore:
         self.requests.append((environ["REQUEST_METHOD"], environ["PATH_INFO"], environ.get("HTTP_RANGE", "")))
         time.sleep(self.delay_s)
         if self.refuse_after is not None and len(self.requests) > self.refuse_after:
-            return _refusal(start, environ, "403 Forbidden", "ExpiredToken", "The provided token has expired.")
+            return refusal(start, environ, "403 Forbidden", "ExpiredToken", "The provided token has expired.")
         if self.read_only and environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
-            return _refusal(start, environ, "403 Forbidden", "AccessDenied", "Access Denied")
+            return refusal(start, environ, "403 Forbidden", "AccessDenied", "Access Denied")
         if self._dice.random() < self.failing:
-            return _refusal(start, environ, "503 Service Unavailable", "SlowDown", "Please reduce your request rate.")
+            return refusal(start, environ, "503 Service Unavailable", "SlowDown", "Please reduce your request rate.")
 
         def counted(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
             if environ["REQUEST_METHOD"] == "GET":
@@ -65,7 +65,10 @@ class ObjectStore:
         return self._serve(environ, counted)  # type: ignore[no-any-return]
 
 
-def _refusal(start: Callable[..., Any], environ: dict[str, Any], status: str, code: str, message: str) -> list[bytes]:
+Server = TypeVar("Server", bound=ObjectStore)
+
+
+def refusal(start: Callable[..., Any], environ: dict[str, Any], status: str, code: str, message: str) -> list[bytes]:
     environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
     body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
     start(status, [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
@@ -73,9 +76,9 @@ def _refusal(start: Callable[..., Any], environ: dict[str, Any], status: str, co
 
 
 @contextmanager
-def object_store() -> Iterator[ObjectStore]:
+def object_store(kind: type[Server] = ObjectStore) -> Iterator[Server]:  # type: ignore[assignment]
     """A server with the bucket `BUCKET`, and the environment that leads every S3 client of this process to it."""
-    server = ObjectStore()
+    server = kind()
     try:
         with _environment(server.url):
             yield server
@@ -125,6 +128,10 @@ def _environment(url: str) -> Iterator[None]:
     """What leads every S3 client of this process to a server, in which the bucket is made."""
     from datasets.store import storage
 
+<<<<<<< HEAD
+=======
+    server = kind()
+>>>>>>> ccb9156 (Begin a drill of machines that share nothing)
     environment = {
         "AWS_ENDPOINT_URL": url,
         "AWS_ACCESS_KEY_ID": "key-for-tests",

@@ -239,6 +239,13 @@ def prefect_alone(*, say: Callable[[str], None]) -> Iterator[Cluster]:
 
 
 @contextmanager
+def prefect_and_mlflow(*, say: Callable[[str], None]) -> Iterator[Cluster]:
+    """Both with their databases in files, and MLflow's artifacts in the S3 that this process' environment names."""
+    with _services([_prefect, _mlflow_in_a_file], say=say, protected=False) as made:
+        yield made
+
+
+@contextmanager
 def _services(
     starts: Iterable[Callable[[Cluster, bool], None]], *, say: Callable[[str], None], protected: bool
 ) -> Iterator[Cluster]:
@@ -429,6 +436,12 @@ def _prefect(made: Cluster, protected: bool) -> None:
         }
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
     made.add("Prefect server", command, _web(f"{url}/health"))
+
+
+def _mlflow_in_a_file(made: Cluster, protected: bool) -> None:
+    made.environment["_MLFLOW_DATABASE"] = f"sqlite:///{made.folder / 'mlflow.db'}"
+    make_buckets(made)
+    _mlflow(made, protected)
 
 
 def _mlflow(made: Cluster, protected: bool) -> None:

@@ -1,0 +1,196 @@
+"""A pipeline on isolated machines, watched from outside: how far its training is, who trains, and what came of it."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from datasets.store import storage
+from datasets.store.scratch import scratch
+from pipelines.runs import remote_checkpoints
+from tests.drills import drill_road
+from tests.drills.isolated_machines import SCRATCH, Machine, Machines
+from tests.s3 import BUCKET
+
+ROAD = "road"  # the scene whose songs all others use
+WITHIN_S = 400.0
+_WORKER = "RayTrainWorker"  # a part of the name of Ray's processes
+_LOOK_S = 0.02
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """A store of its own in the bucket, and the commands that work on it."""
+
+    name: str
+    here: Machines
+    folder: Path  # for what commands say
+    settings: Sequence[str]
+    verb: str = "promote"
+
+    @property
+    def store(self) -> str:
+        return f"s3://{BUCKET}/{self.name}"
+
+    def words(self) -> list[str]:
+        """The command; every scene but the first finds its songs finished."""
+        data = [] if self.name == ROAD else [f"store.data=s3://{BUCKET}/{ROAD}"]
+        roots = [f"store.root={self.store}", f"store.scratch={SCRATCH}", f"corpus.root=s3://{BUCKET}/corpus", *data]
+        names = [f"registry.name={self.name}", f"registry.experiment={self.name}"]
+        command = [sys.executable, "-m", "flows", self.verb, "--json", "--preset", "smoke"]
+        workers = ("train.num_workers=2", "train.max_failures=100", "train.worker_timeout_s=60")
+        return [*command, *roots, *names, *drill_road.SETTINGS, *workers, *self.settings]
+
+    def files(self, name: str) -> list[Path]:
+        """A file of the training's folder, on all machines that have it, the one that changed last first."""
+        pattern = f"{SCRATCH.strip('/')}/{scratch(self.store).name}/runs/*/{name}"
+        found = []
+        for machine in self.here.others:
+            with suppress(psutil.Error, IndexError):
+                found += list(machine.root.glob(pattern))
+        return sorted(found, key=_changed, reverse=True)
+
+    def newest(self, name: str) -> dict[str, Any]:
+        """The last line of such a file, where it changed last; of the loss curve how far the training is."""
+        for path in self.files(name)[:1]:
+            with suppress(OSError, ValueError, IndexError):
+                return dict(json.loads(path.read_text().splitlines()[-1]))
+        return {}
+
+    def step(self) -> int:
+        return int(self.newest("history.jsonl").get("step", 0))
+
+    def workers(self) -> list[psutil.Process]:
+        """Ray's workers that train."""
+        return [process for machine in self.here.others for process in machine.processes(_WORKER)]
+
+    def lists(self) -> list[str]:
+        """The checkpoints that are whole in S3."""
+        paths = storage.files_below(f"{self.store}/runs")
+        return [path for path in paths if path.count("/") == 1 and "/step-" in path and path.endswith(".json")]
+
+    def leftovers(self) -> int:
+        """Files of checkpoints that no list names, in S3."""
+        runs = {path.split("/")[0] for path in storage.files_below(f"{self.store}/runs")}
+        return sum(remote_checkpoints.remove_leftovers(f"{self.store}/runs/{run}") for run in runs)
+
+
+class Training:
+    """One command on one of the machines."""
+
+    def __init__(self, scene: Scene, machine: Machine) -> None:
+        self.scene = scene
+        self.log = scene.folder / f"{scene.name}-{time.monotonic_ns()}"
+        with open(f"{self.log}.out", "wb") as out, open(f"{self.log}.err", "wb") as err:
+            self.process = machine.start(scene.words(), out, err)
+        self.longest_pause_s = 0.0
+
+    def reach(self, step: int, *, workers: int = 2) -> int:
+        """Wait for a step, with so many at work; the step that was seen."""
+        self.need(lambda: self.scene.step() >= step and len(self.scene.workers()) == workers)
+        return self.scene.step()
+
+    def goes_on(self, gone: set[int], *, workers: int = 2) -> int:
+        """Wait for so many others than these processes, and for a step of theirs; that from which they went on."""
+        self.need(lambda: len({worker.pid for worker in self.scene.workers()} - gone) == workers)
+        resumed = [self.scene.step()]
+
+        def beyond() -> bool:
+            seen = self.scene.step()
+            resumed.append(min(seen, resumed[-1]))
+            return seen > resumed[-1]
+
+        self.need(beyond)
+        return resumed[-1]
+
+    def need(self, until: Callable[[], bool]) -> None:
+        """Wait for it; AssertionError with what the command said if that never comes."""
+        deadline_s = time.monotonic() + WITHIN_S
+        while self.process.poll() is None and time.monotonic() < deadline_s:
+            if until():
+                return
+            time.sleep(_LOOK_S)
+        raise AssertionError(f"exit code {self.process.poll()}: {self.said()[-3000:]}")
+
+    def said(self) -> str:
+        return Path(f"{self.log}.err").read_text(errors="replace")
+
+    def kill(self) -> None:
+        """SIGKILL to the driver, and to what it started itself."""
+        with suppress(psutil.Error):
+            for process in psutil.Process(self.process.pid).children(recursive=True):
+                with suppress(psutil.Error):
+                    process.kill()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(10)
+        self.process.kill()
+        self.process.wait()
+
+    def end(self) -> int:
+        """Its exit code."""
+        last, seen_s, deadline_s = self.scene.step(), time.monotonic(), time.monotonic() + WITHIN_S
+        while self.process.poll() is None:
+            assert time.monotonic() < deadline_s, f"it does not end: {self.said()[-3000:]}"
+            if (step := self.scene.step()) != last:
+                if last:
+                    self.longest_pause_s = max(self.longest_pause_s, time.monotonic() - seen_s)
+                last, seen_s = step, time.monotonic()
+            time.sleep(0.1)
+        return int(self.process.returncode)
+
+    def finish(self) -> dict[str, Any]:
+        """Its answer; it has to succeed."""
+        code = self.end()
+        assert code == 0, f"exit code {code}: {self.said()[-3000:]}"
+        answer: dict[str, Any] = json.loads(Path(f"{self.log}.out").read_text())
+        return dict(answer.get("model", answer))
+
+
+@contextmanager
+def started(scene: Scene, machine: Machine) -> Iterator[Training]:
+    """A command that does not outlive what is done with it."""
+    training = Training(scene, machine)
+    try:
+        yield training
+    finally:
+        training.kill()
+
+
+def curve(answer: dict[str, Any]) -> list[dict[str, float]]:
+    """The points of a training's curve."""
+    return [json.loads(line) for line in storage.read(answer["trained"]["history"]).splitlines()]
+
+
+def mlflow_faults(scene: Scene, answer: dict[str, Any], *, versions: int = 1) -> list[str]:
+    """What MLflow lacks, or has twice; its run is removed then, as the next scene's has the same key."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(scene.here.environment["MLFLOW_TRACKING_URI"])
+    experiment = client.get_experiment_by_name(scene.name)
+    runs = client.search_runs([experiment.experiment_id]) if experiment else []
+    faults = [] if len(runs) == 1 else [f"{len(runs)} runs"]
+    for run in runs:
+        expected = sorted(int(point["step"]) for point in curve(answer) if "loss" in point)
+        steps = sorted(metric.step for metric in client.get_metric_history(run.info.run_id, "train/loss"))
+        if steps != expected:
+            faults.append(f"{len(steps)} points, {len(set(steps))} of them once, of {len(expected)}")
+        if run.info.status != "FINISHED":
+            faults.append(f"the run is {run.info.status}")
+        client.delete_run(run.info.run_id)
+    if (count := len(client.search_model_versions(f"name='{scene.name}'"))) != versions:
+        faults.append(f"{count} versions")
+    return faults
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0

@@ -1,0 +1,344 @@
+"""Many machines, no shared disk: the whole road with its songs and its store in S3, and accidents on the way.
+
+`make drill-cluster` starts a Ray of machines that share nothing but the code (`isolated_machines.py`), walks from songs
+to a champion, and then trains again and again in stores of their own: workers, machines and drivers are killed
+`--kills` times each at random steps, a driver each time begun again on the other machine; a machine is lost for good,
+and another one joins; a training goes on with one worker and with two again; S3 errs, is slow, goes away, refuses, and
+is cut off in an upload. Each ends with the weights and the curve of the first, and with each step and one version in
+MLflow.
+
+Exit code 2 where this user or system gives no namespaces.
+"""
+
+import argparse
+import json
+import math
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from datasets.store import storage
+from flows.console.progress_display import table
+from tests.drills import drill_road
+from tests.drills.cluster_training import ROAD, Scene, Training, curve, mlflow_faults, started
+from tests.drills.failing_s3 import FailingS3
+from tests.drills.isolated_machines import Machine, Machines, NotAllowedError, machines, shared_paths
+from tests.drills.services_here import prefect_and_mlflow
+from tests.s3 import BUCKET, object_store
+
+CONSOLE = Console(highlight=False, width=140)
+STEPS = 120
+SPREAD = 8  # steps to let pass before the next blow, at most
+GONE_S, JOINS_AFTER_S = 60.0, 30.0
+SLOW_S = 0.3  # of every request
+# Long enough to lose a machine and get another; it hardly learns, so that a loss tells which rows a step saw.
+ELASTIC = (
+    "train.steps=600", "train.checkpoint_every=50", "train.valid_songs=0", "train.learner.learning_rate=1e-6",
+    "model.options.dropout=0.0", "train.elastic_check_s=1.0",
+)  # fmt: skip
+_SAME_ROWS = 1e-3  # of a loss; other rows change it by tens of per cent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blow:
+    """One accident: the step at which it struck, the steps that were taken anew, and when the next one was taken."""
+
+    at: int
+    lost: int
+    seconds: float
+
+
+class Drill:
+    """The accidents, and what they need: machines, and an S3 that fails when it is told to."""
+
+    def __init__(self, here: Machines, s3: FailingS3, folder: Path, *, kills: int, seed: int) -> None:
+        self.here, self.s3, self.folder, self.kills = here, s3, folder, kills
+        self.rng = np.random.default_rng(seed)
+        self.answer: dict[str, Any] = {}  # of the command that came to its end
+
+    def scene(self, name: str) -> Scene:
+        if name.endswith("elastic"):
+            return Scene(name=name, here=self.here, folder=self.folder, settings=ELASTIC, verb="train")
+        settings = (f"train.steps={STEPS}",)
+        return Scene(
+            name=name, here=self.here, folder=self.folder, settings=settings, verb="run" if name == ROAD else "promote"
+        )
+
+    def play(self, accident: str, scene: Scene) -> list[Blow]:
+        """A training that meets with an accident until it is finished."""
+        acts: dict[str, Callable[[Scene], list[Blow]]] = {
+            "worker": lambda scene: self._struck(scene, self._kill_worker, self.kills),
+            "node": lambda scene: self._struck(scene, self._replace, self.kills),
+            "driver": self._drivers,
+            "replaced": lambda scene: self._struck(scene, lambda scene: self._replace(scene, JOINS_AFTER_S), 1),
+            "elastic": self._elastic,
+            "s3-errors": self._errors,
+            "s3-slow": self._slow,
+            "s3-gone": self._gone,
+            "s3-expired": self._expired,
+            "s3-cut": self._cut,
+        }
+        return acts[accident](scene)
+
+    # --- processes and machines ---------------------------------------------------------------------------------
+
+    def _struck(self, scene: Scene, blow: Callable[[Scene], None], times: int) -> list[Blow]:
+        """One command, that goes on by itself."""
+        blows = []
+        with started(scene, self._machine(0)) as training:
+            for _ in range(times):
+                at = training.reach(self._target(scene, times))
+                gone, began_s = {worker.pid for worker in scene.workers()}, time.monotonic()
+                blow(scene)
+                blows.append(self._told(at, training.goes_on(gone), began_s))
+            self.answer = training.finish()
+        return blows
+
+    def _kill_worker(self, scene: Scene) -> None:
+        found = scene.workers()
+        found[int(self.rng.integers(len(found)))].kill()
+
+    def _replace(self, scene: Scene, after_s: float = 0.0) -> None:
+        """The machine without the driver is lost with its disk; another one joins after so long."""
+        self.here.lose(self._machine(1))
+        time.sleep(after_s)
+        self.here.add()
+
+    def _drivers(self, scene: Scene) -> list[Blow]:
+        """The command is killed, and said again on the other machine."""
+        return self._restarted(scene, self.kills, lambda training, step: training.reach(step))
+
+    def _restarted(self, scene: Scene, times: int, until: Callable[[Training, int], int]) -> list[Blow]:
+        """Commands that come to an end at a step, as `until` has it, each followed by the same on another machine."""
+        blows = []
+        gone, at, began_s = set[int](), 0, 0.0
+        for number in range(times + 1):
+            with started(scene, self._machine(number)) as training:
+                if number:
+                    blows.append(self._told(at, training.goes_on(gone), began_s))
+                if number == times:
+                    self.answer = training.finish()
+                else:
+                    training.need(lambda: len(scene.workers()) == 2)
+                    at, gone = until(training, self._target(scene, times)), {one.pid for one in scene.workers()}
+                    training.kill()
+                    began_s = time.monotonic()
+                    self.s3.gone = self.s3.expired = False
+        return blows
+
+    def _elastic(self, scene: Scene) -> list[Blow]:
+        """A machine lost, one worker alone, another machine, and two again."""
+        alone = Scene(
+            name=scene.name, here=scene.here, folder=scene.folder, verb=scene.verb,
+            settings=(*scene.settings, "train.min_workers=1"),
+        )  # fmt: skip
+        with started(alone, self._machine(0)) as training:
+            at, began_s = training.reach(self._target(scene, 1)), time.monotonic()
+            gone = {worker.pid for worker in scene.workers()}
+            self.here.lose(self._machine(1))
+            blows = [self._told(at, training.goes_on(gone, workers=1), began_s)]
+            at, began_s = scene.step(), time.monotonic()
+            gone = {worker.pid for worker in scene.workers()}
+            self.here.add()
+            blows.append(self._told(at, training.goes_on(gone), began_s))
+            self.answer = training.finish()
+        return blows
+
+    # --- S3 -----------------------------------------------------------------------------------------------------
+
+    def _errors(self, scene: Scene) -> list[Blow]:
+        """Every tenth request fails, from the first to the last."""
+        self.s3.one_in, before = 10, self.s3.failed
+        try:
+            return self._watched(scene, lambda: self.s3.failed - before)
+        finally:
+            self.s3.one_in = 0
+
+    def _slow(self, scene: Scene) -> list[Blow]:
+        """Every request takes longer."""
+        before, self.s3.delay_s = len(self.s3.requests), SLOW_S
+        try:
+            return self._watched(scene, lambda: len(self.s3.requests) - before)
+        finally:
+            self.s3.delay_s = 0.0
+
+    def _watched(self, scene: Scene, count: Callable[[], int]) -> list[Blow]:
+        with started(scene, self._machine(0)) as training:
+            self.answer = training.finish()
+            CONSOLE.print(f"  {count()} requests met with it")
+            return [Blow(at=0, lost=0, seconds=training.longest_pause_s)]
+
+    def _gone(self, scene: Scene) -> list[Blow]:
+        """No connection is answered for a minute: the seconds until there is another checkpoint in S3."""
+        with started(scene, self._machine(0)) as training:
+            at = training.reach(self._target(scene, 1))
+            before, began_s = set(scene.lists()), time.monotonic()
+            self.s3.gone = True
+            try:
+                training.need(lambda: time.monotonic() > began_s + GONE_S)
+            finally:
+                self.s3.gone = False
+            training.need(lambda: bool(set(scene.lists()) - before))
+            blows = [self._told(at, at, began_s)]
+            self.answer = training.finish()
+        return blows
+
+    def _expired(self, scene: Scene) -> list[Blow]:
+        """Credentials run out: the command ends with exit code 2 and says so; with others it goes on elsewhere."""
+
+        def until(training: Training, step: int) -> int:
+            at, began_s = training.reach(step), time.monotonic()
+            self.s3.expired = True
+            code = training.end()
+            assert code == 2, f"exit code {code}: {training.said()[-3000:]}"
+            assert "the credentials are missing, wrong, have run out" in training.said(), training.said()[-3000:]
+            CONSOLE.print(f"  exit code 2 after {time.monotonic() - began_s:.0f} s")
+            return at
+
+        return self._restarted(scene, 1, until)
+
+    def _cut(self, scene: Scene) -> list[Blow]:
+        """An upload ends half way, S3 with it, and then the command."""
+
+        def until(training: Training, step: int) -> int:
+            training.reach(step)
+            self.s3.cut = "/current/weights"
+            training.need(lambda: self.s3.gone)
+            return scene.step()
+
+        return self._restarted(scene, 1, until)
+
+    # --- small things -------------------------------------------------------------------------------------------
+
+    def _machine(self, number: int) -> Machine:
+        return self.here.others[number % len(self.here.others)]
+
+    def _target(self, scene: Scene, times: int) -> int:
+        """A random step, not long after where the training is, so that all blows have room."""
+        room = max(2, min(SPREAD, (STEPS - 20) // times)) if times > 1 else STEPS // 2
+        return scene.step() + int(self.rng.integers(1, room))
+
+    def _told(self, at: int, resumed: int, began_s: float) -> Blow:
+        blow = Blow(at=at, lost=max(0, at - resumed), seconds=time.monotonic() - began_s)
+        CONSOLE.print(f"  struck at step {at}, went on from {resumed} after {blow.seconds:.1f} s")
+        return blow
+
+
+ACCIDENTS = (
+    "worker", "node", "driver", "replaced", "elastic", "s3-errors", "s3-slow", "s3-gone", "s3-expired", "s3-cut",
+)  # fmt: skip
+
+
+def road(drill: Drill) -> dict[str, Any]:
+    """Songs to a champion, and the same command on the other machine: it finds all of it."""
+    scene, seconds = drill.scene(ROAD), []
+    for number in (0, 1):
+        began_s = time.monotonic()
+        with started(scene, drill.here.others[number]) as training:
+            answer = training.finish()
+        seconds.append(time.monotonic() - began_s)
+        if not number:
+            drill.answer = answer
+    assert answer["version"] == drill.answer["version"], (answer["version"], drill.answer["version"])
+    assert answer["version"]["alias"] == "champion", answer["version"]
+    faults = mlflow_faults(scene, answer)
+    CONSOLE.print(f"road: {seconds[0]:.0f} s, and {seconds[1]:.0f} s to find it finished on another machine")
+    return _row(ROAD, [Blow(at=0, lost=0, seconds=seconds[1])], equal=True, faults=faults)
+
+
+def same_rows(curve_a: Sequence[dict[str, float]], curve_b: Sequence[dict[str, float]]) -> bool:
+    """Whether two curves have each step once, with the losses of the same rows."""
+    losses = [[(point["step"], point["loss"]) for point in one if "loss" in point] for one in (curve_a, curve_b)]
+    return [step for step, _ in losses[0]] == [step for step, _ in losses[1]] and all(
+        math.isclose(here, there, rel_tol=_SAME_ROWS) for (_, here), (_, there) in zip(*losses, strict=True)
+    )
+
+
+def rows(drill: Drill, accidents: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """A row for each accident, as they are played."""
+    yield road(drill)
+    peace = drill.answer
+    for accident in accidents:
+        CONSOLE.print(accident)
+        scene, expected = drill.scene(accident), peace
+        if accident == "elastic":
+            quiet = drill.scene("undisturbed-elastic")
+            with started(quiet, drill.here.others[0]) as training:
+                expected = training.finish()
+            mlflow_faults(quiet, expected, versions=0)
+        blows = drill.play(accident, scene)
+        answer = drill.answer
+        if accident == "elastic":
+            equal = same_rows(curve(answer), curve(expected))
+        else:
+            equal = answer["trained"]["model_digest"] == expected["trained"]["model_digest"]
+            equal = equal and curve(answer) == curve(expected)
+        faults = mlflow_faults(scene, answer, versions=0 if scene.verb == "train" else 1)
+        if left := scene.leftovers():
+            faults.append(f"{left} files of cut uploads are left")
+        yield _row(accident, blows, equal=equal, faults=faults)
+
+
+def _row(accident: str, blows: Sequence[Blow], *, equal: bool, faults: Sequence[str]) -> dict[str, Any]:
+    return {"accident": accident, "blows": [asdict(blow) for blow in blows], "equal": equal, "faults": list(faults)}
+
+
+def show(told: Sequence[dict[str, Any]]) -> None:
+    """The table."""
+    lines = []
+    for row in told:
+        lost, seconds = ([blow[name] for blow in row["blows"]] for name in ("lost", "seconds"))
+        equal = ("the same rows" if row["accident"] == "elastic" else "yes") if row["equal"] else "NO"
+        lines.append([
+            row["accident"], str(len(lost)), f"{statistics.median(lost):.0f} ({max(lost)})",
+            f"{statistics.median(seconds):.0f} ({max(seconds):.0f})", equal, ", ".join(row["faults"]) or "once",
+        ])  # fmt: skip
+    columns = ["accident", "times", "steps taken anew", "seconds until it went on", "equal", "all in MLflow"]
+    CONSOLE.print(table("Accidents on machines that share nothing; medians (and the most)", columns, lines))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--accidents", nargs="*", choices=ACCIDENTS, default=list(ACCIDENTS))
+    parser.add_argument("--kills", type=int, default=10, help="of workers, machines and drivers each")
+    parser.add_argument("--seed", type=int, default=0, help="of the steps")
+    parser.add_argument("--out", help="a JSON file for the rows")
+    options = parser.parse_args()
+    told: list[dict[str, Any]] = []
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with tempfile.TemporaryDirectory(prefix="drill-") as place, object_store(FailingS3) as s3:
+        folder = Path(place)
+        drill_road.make_songs(folder / "songs")
+        for path in (folder / "songs").rglob("*.*"):
+            storage.write(f"s3://{BUCKET}/corpus/{path.relative_to(folder / 'songs').as_posix()}", path.read_bytes())
+        with prefect_and_mlflow(say=CONSOLE.print) as services:
+            environment = dict(services.environment)
+            del environment["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"]  # as the product has it
+            try:
+                with machines(folder, environment, count=2) as here:
+                    shared = shared_paths([one for one in (here.head, *here.others) if one])
+                    assert not shared, shared
+                    CONSOLE.print(f"{len(here.others)} machines and a head, without a common path that can be written")
+                    for row in rows(Drill(here, s3, folder, kills=options.kills, seed=options.seed), options.accidents):
+                        told.append(row)
+                        if options.out:
+                            Path(options.out).write_text(json.dumps(told, indent=1) + "\n")
+            except NotAllowedError as error:
+                CONSOLE.print(f"this drill needs mount, process and host name namespaces (root, or a container that "
+                              f"may `unshare`): {error}")  # fmt: skip
+                return 2
+    show(told)
+    return int(any(not row["equal"] or row["faults"] for row in told))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
