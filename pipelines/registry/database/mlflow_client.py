@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 def new_client(uri: str) -> "MlflowClient":
     """A client of the tracking server or database at an address, for runs and registered models alike."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read when mlflow is first imported
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # where a verb's result goes
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # our own bars are drawn elsewhere
     with _fast_first_import("mlflow"):
         import mlflow

@@ -282,7 +282,9 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 @MLFLOW
-def test_a_server_keeps_the_books_and_the_store_only_a_checked_copy(tmp_path: Path, server: str) -> None:
+def test_a_server_keeps_the_books_and_the_store_only_a_checked_copy(
+    tmp_path: Path, server: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     store = str(tmp_path / "store")
     candidate = make_candidate(tmp_path / "1")
     version = promote(register(CONFIG, candidate, store=store), {"promote": True, "reason": "first"}, store=store)
@@ -292,3 +294,4 @@ def test_a_server_keeps_the_books_and_the_store_only_a_checked_copy(tmp_path: Pa
     assert checkpoint_digest(folder) == version.digest
     assert not (Path(store) / "mlflow.db").exists()
     assert os.environ["MLFLOW_TRACKING_URI"] == server
+    assert capsys.readouterr().out == ""  # that of a verb with --json is a document
