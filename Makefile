@@ -45,8 +45,8 @@ docs: sync ## the documentation, as a site in build/docs; warnings are errors
 bench-%: sync ## one benchmark, such as bench-road; OUT=FILE.json writes its rows; bench-gate takes SCORES=FILE.csv, bench-remix and bench-curation SONGS=FOLDER
 	@$(BIN)/python -m tests.benchmarks.$* $(if $(OUT),--out $(OUT)) $(if $(SCORES),--scores $(SCORES)) $(if $(SONGS),--songs $(SONGS))
 
-drill-%: sync ## one drill, such as drill-road: kill -9 at every stage, then finish
-	@$(BIN)/python -m tests.drills.drill_$*
+drill-%: sync ## one drill, such as drill-road: kill -9 at every stage, then finish; drill-cluster takes OUT=FILE.json
+	@$(BIN)/python -m tests.drills.drill_$* $(if $(OUT),--out $(OUT))
 
 stack: sync ## the whole road through a deployment, on every service of a cluster, on loopback; OUT=FILE.json
 	@$(BIN)/python -m tests.drills.stack $(if $(OUT),--out $(OUT))

@@ -174,8 +174,11 @@ def mlflow_faults(scene: Scene, answer: dict[str, Any], *, versions: int = 1) ->
 
     client = MlflowClient(scene.here.environment["MLFLOW_TRACKING_URI"])
     experiment = client.get_experiment_by_name(scene.name)
-    runs = client.search_runs([experiment.experiment_id]) if experiment else []
+    found = client.search_runs([experiment.experiment_id]) if experiment else []
+    runs = [run for run in found if "mlflow.parentRunId" not in run.data.tags]  # scores are runs below it
     faults = [] if len(runs) == 1 else [f"{len(runs)} runs"]
+    if len(found) - len(runs) != versions:
+        faults.append(f"scored {len(found) - len(runs)} times")
     for run in runs:
         expected = sorted(int(point["step"]) for point in curve(answer) if "loss" in point)
         steps = sorted(metric.step for metric in client.get_metric_history(run.info.run_id, "train/loss"))
@@ -183,6 +186,7 @@ def mlflow_faults(scene: Scene, answer: dict[str, Any], *, versions: int = 1) ->
             faults.append(f"{len(steps)} points, {len(set(steps))} of them once, of {len(expected)}")
         if run.info.status != "FINISHED":
             faults.append(f"the run is {run.info.status}")
+    for run in found:
         client.delete_run(run.info.run_id)
     if (count := len(client.search_model_versions(f"name='{scene.name}'"))) != versions:
         faults.append(f"{count} versions")

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from tests.drills.services_here import prefect_and_mlflow
 from tests.s3 import BUCKET, object_store
 
 CONSOLE = Console(highlight=False, width=140)
-STEPS = 120
+STEPS = 80
 SPREAD = 8  # steps to let pass before the next blow, at most
 GONE_S, JOINS_AFTER_S = 60.0, 30.0
 SLOW_S = 0.3  # of every request
@@ -61,17 +62,17 @@ class Drill:
     """The accidents, and what they need: machines, and an S3 that fails when it is told to."""
 
     def __init__(self, here: Machines, s3: FailingS3, folder: Path, *, kills: int, seed: int) -> None:
-        self.here, self.s3, self.folder, self.kills = here, s3, folder, kills
+        self.here, self.s3, self.folder, self.kills, self.seed = here, s3, folder, kills, seed
         self.rng = np.random.default_rng(seed)
-        self.answer: dict[str, Any] = {}  # of the command that came to its end
+        self.peace: dict[str, Any] = {}  # what the road answered, which nothing befell
+        self.answer: dict[str, Any] = {}  # of the last command that came to its end
 
-    def scene(self, name: str) -> Scene:
-        if name.endswith("elastic"):
-            return Scene(name=name, here=self.here, folder=self.folder, settings=ELASTIC, verb="train")
-        settings = (f"train.steps={STEPS}",)
-        return Scene(
-            name=name, here=self.here, folder=self.folder, settings=settings, verb="run" if name == ROAD else "promote"
-        )
+    def scene(self, accident: str, *, undisturbed: bool = False) -> Scene:
+        """The store of an accident."""
+        name = accident if accident == ROAD else f"{'undisturbed-' * undisturbed}{accident}-{self.seed}"
+        verb = "run" if accident == ROAD else "train" if accident == "elastic" else "promote"
+        settings = ELASTIC if accident == "elastic" else (f"train.steps={STEPS}",)
+        return Scene(name=name, here=self.here, folder=self.folder, settings=settings, verb=verb)
 
     def play(self, accident: str, scene: Scene) -> list[Blow]:
         """A training that meets with an accident until it is finished."""
@@ -246,9 +247,8 @@ def road(drill: Drill) -> dict[str, Any]:
         with started(scene, drill.here.others[number]) as training:
             answer = training.finish()
         seconds.append(time.monotonic() - began_s)
-        if not number:
-            drill.answer = answer
-    assert answer["version"] == drill.answer["version"], (answer["version"], drill.answer["version"])
+        drill.peace = drill.peace or answer
+    assert answer["version"] == drill.peace["version"], (answer["version"], drill.peace["version"])
     assert answer["version"]["alias"] == "champion", answer["version"]
     faults = mlflow_faults(scene, answer)
     CONSOLE.print(f"road: {seconds[0]:.0f} s, and {seconds[1]:.0f} s to find it finished on another machine")
@@ -265,13 +265,16 @@ def same_rows(curve_a: Sequence[dict[str, float]], curve_b: Sequence[dict[str, f
 
 def rows(drill: Drill, accidents: Sequence[str]) -> Iterator[dict[str, Any]]:
     """A row for each accident, as they are played."""
-    yield road(drill)
-    peace = drill.answer
+    shared = shared_paths([one for one in (drill.here.head, *drill.here.others) if one])
+    assert not shared, shared
+    CONSOLE.print(f"{len(drill.here.others)} machines and a head, without a common path that can be written")
+    if not drill.peace:
+        yield road(drill)
     for accident in accidents:
         CONSOLE.print(accident)
-        scene, expected = drill.scene(accident), peace
+        scene, expected = drill.scene(accident), drill.peace
         if accident == "elastic":
-            quiet = drill.scene("undisturbed-elastic")
+            quiet = drill.scene(accident, undisturbed=True)
             with started(quiet, drill.here.others[0]) as training:
                 expected = training.finish()
             mlflow_faults(quiet, expected, versions=0)
@@ -306,6 +309,21 @@ def show(told: Sequence[dict[str, Any]]) -> None:
     CONSOLE.print(table("Accidents on machines that share nothing; medians (and the most)", columns, lines))
 
 
+@contextmanager
+def servers(folder: Path) -> Iterator[tuple[FailingS3, dict[str, str]]]:
+    """S3 with the songs, and the environment that leads machines to it, to Prefect and to MLflow."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with object_store(FailingS3) as s3:
+        songs = folder / "songs"
+        drill_road.make_songs(songs)
+        for path in songs.rglob("*.*"):
+            storage.write(f"s3://{BUCKET}/corpus/{path.relative_to(songs).as_posix()}", path.read_bytes())
+        with prefect_and_mlflow(say=CONSOLE.print) as services:
+            environment = dict(services.environment)
+            del environment["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"]  # as the product has it
+            yield s3, environment
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--accidents", nargs="*", choices=ACCIDENTS, default=list(ACCIDENTS))
@@ -314,28 +332,20 @@ def main() -> int:
     parser.add_argument("--out", help="a JSON file for the rows")
     options = parser.parse_args()
     told: list[dict[str, Any]] = []
-    os.environ["OMP_NUM_THREADS"] = "1"
-    with tempfile.TemporaryDirectory(prefix="drill-") as place, object_store(FailingS3) as s3:
-        folder = Path(place)
-        drill_road.make_songs(folder / "songs")
-        for path in (folder / "songs").rglob("*.*"):
-            storage.write(f"s3://{BUCKET}/corpus/{path.relative_to(folder / 'songs').as_posix()}", path.read_bytes())
-        with prefect_and_mlflow(say=CONSOLE.print) as services:
-            environment = dict(services.environment)
-            del environment["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"]  # as the product has it
-            try:
-                with machines(folder, environment, count=2) as here:
-                    shared = shared_paths([one for one in (here.head, *here.others) if one])
-                    assert not shared, shared
-                    CONSOLE.print(f"{len(here.others)} machines and a head, without a common path that can be written")
-                    for row in rows(Drill(here, s3, folder, kills=options.kills, seed=options.seed), options.accidents):
-                        told.append(row)
-                        if options.out:
-                            Path(options.out).write_text(json.dumps(told, indent=1) + "\n")
-            except NotAllowedError as error:
-                CONSOLE.print(f"this drill needs mount, process and host name namespaces (root, or a container that "
-                              f"may `unshare`): {error}")  # fmt: skip
-                return 2
+    with tempfile.TemporaryDirectory(prefix="drill-") as place, servers(Path(place)) as (s3, environment):
+        try:
+            with machines(Path(place), environment, count=2) as here:
+                drill = Drill(here, s3, Path(place), kills=options.kills, seed=options.seed)
+                for row in rows(drill, options.accidents):
+                    told.append(row)
+                    if options.out:
+                        Path(options.out).write_text(json.dumps(told, indent=1) + "\n")
+        except NotAllowedError as error:
+            CONSOLE.print(
+                "this drill needs mount, process and host name namespaces (root, or a container that may unshare): "
+                f"{error}"
+            )
+            return 2
     show(told)
     return int(any(not row["equal"] or row["faults"] for row in told))
 
