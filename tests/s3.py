@@ -128,10 +128,6 @@ def _environment(url: str) -> Iterator[None]:
     """What leads every S3 client of this process to a server, in which the bucket is made."""
     from datasets.store import storage
 
-<<<<<<< HEAD
-=======
-    server = kind()
->>>>>>> ccb9156 (Begin a drill of machines that share nothing)
     environment = {
         "AWS_ENDPOINT_URL": url,
         "AWS_ACCESS_KEY_ID": "key-for-tests",
