@@ -29,7 +29,8 @@ class ObjectStore:
         self.requests: list[tuple[str, str, str]] = []  # method, path, range
         self.failing = 0.0  # share of requests answered with "503 Slow Down"
         self.delay_s = 0.0
-        self.refuse_after: int | None = None  # requests until credentials count as expired
+        self.refuse_after: int | None = None  # requests until all are refused
+        self.refusal = ("ExpiredToken", "The provided token has expired.")  # code and message
         self.read_only = False  # whether whoever writes is told that they may not
         self.sent_bytes = 0  # of what was asked for with GET
         self._dice = random.Random(0)
@@ -51,7 +52,7 @@ class ObjectStore:
         self.requests.append((environ["REQUEST_METHOD"], environ["PATH_INFO"], environ.get("HTTP_RANGE", "")))
         time.sleep(self.delay_s)
         if self.refuse_after is not None and len(self.requests) > self.refuse_after:
-            return refusal(start, environ, "403 Forbidden", "ExpiredToken", "The provided token has expired.")
+            return refusal(start, environ, "403 Forbidden", *self.refusal)
         if self.read_only and environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             return refusal(start, environ, "403 Forbidden", "AccessDenied", "Access Denied")
         if self._dice.random() < self.failing:

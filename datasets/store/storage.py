@@ -36,7 +36,16 @@ _ATTEMPTS = 10
 _COPY_BYTES = 8 << 20
 _BLOCK_BYTES = 64 << 10
 _OTHER_STORE, _OTHER_TMPDIR, _OTHER_SCRATCH = "store.root=DIR", "TMPDIR=DIR", "store.scratch=DIR"
-_KEYS = ("ACCESS_DENIED", "INVALID_ACCESS_KEY", "INVALID_CLIENT_TOKEN", "SIGNATURE", "EXPIRED", "FORBIDDEN", "403")
+_KEYS = (
+    "ACCESS_DENIED",
+    "INVALID_ACCESS_KEY",
+    "INVALID_CLIENT_TOKEN",
+    "SIGNATURE",
+    "EXPIRED",
+    "FORBIDDEN",
+    "SKEWED",
+    "403",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -440,7 +449,8 @@ def _speaking(address: str | Path) -> Iterator[None]:
         if any(word in said.upper() for word in _KEYS):
             advice = (
                 "the credentials are missing, wrong, have run out or do not allow this: set AWS_ACCESS_KEY_ID, "
-                "AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or AWS_PROFILE, then run the same command again"
+                "AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or AWS_PROFILE (a clock that is more than 15 minutes off "
+                "is refused as well), then run the same command again"
             )
         elif "NO_SUCH_BUCKET" in said.upper():
             advice = "there is no such bucket: create it, or name another, s3://BUCKET/FOLDER"

@@ -108,9 +108,10 @@ class StoreLease:
 
     def _renew(self) -> None:
         while not self._over.wait(RENEW_S):
-            late = time.monotonic() - self._renewed_s > VALID_S
+            before_s = self._renewed_s
             try:
-                self._put(in_use=True)
+                self._put(in_use=True)  # which waits for a store that is away
+                late = self._renewed_s - before_s > VALID_S
                 others = self._others()[0] if late else {}
             except InputError as error:
                 _LOG.warning("the claim on the store %s was not renewed: %s", self.root, error)

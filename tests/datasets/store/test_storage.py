@@ -220,6 +220,14 @@ def test_lost_credentials_are_named_and_no_secret_is_told(s3: ObjectStore) -> No
     assert "secret-for-tests" not in str(caught.value)
 
 
+def test_a_clock_that_the_store_refuses_is_named_where_it_answers_with_no_more_than_a_status(s3: ObjectStore) -> None:
+    s3.refuse_after, s3.refusal = 0, ("RequestTimeTooSkewed", "The difference ... is too large.")
+    with pytest.raises(
+        InputError, match=r"s3://songs/x: .*a clock that is more than 15 minutes off is refused"
+    ):
+        storage.read(f"s3://{BUCKET}/x")
+
+
 def test_an_address_without_a_bucket_is_refused() -> None:
     with pytest.raises(InputError, match="names no bucket"):
         storage.absolute("s3://")

@@ -95,6 +95,33 @@ def test_a_clock_that_is_ten_minutes_off_takes_no_store_from_anybody(
     assert StoreLease(root, verb="ingest")._ask() == {}
 
 
+def test_a_command_ends_that_could_not_renew_its_claim_while_another_took_the_store(
+    root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a machine that is cut off from the object store, which waits for it, while others are not."""
+    ended, write = threading.Event(), store_lease.write_json
+    lost, taker = StoreLease(root, verb="train"), StoreLease(root, verb="ingest")
+    lost.content["machine"] = "elsewhere"
+    cut_off, back = threading.Event(), threading.Event()
+
+    def put(address: str, content: dict[str, object]) -> None:
+        if address.endswith(lost.name) and cut_off.is_set():
+            back.wait(60.0)
+        write(address, content)
+
+    monkeypatch.setattr(store_lease, "write_json", put)
+    monkeypatch.setattr(store_lease.os, "kill", lambda pid, number: ended.set())
+    lost.take(0.0)
+    cut_off.set()
+    taker.take(60.0)
+    assert not ended.is_set()
+    back.set()
+    assert ended.wait(60.0)
+    lost.release()
+    taker.release()
+    assert claims(root) == []
+
+
 def test_of_commands_that_ask_at_once_never_two_hold_the_store(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_lease, "VALID_S", 60.0)
     monkeypatch.setattr(process_identity, "is_running", lambda pid, start: True)

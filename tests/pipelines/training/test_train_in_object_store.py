@@ -298,3 +298,16 @@ def test_in_a_versioned_bucket_what_was_removed_or_replaced_counts_no_more(
     assert (found.step, found.passed) == (6, ())
     remote_checkpoints.forget(address, "step-000000006")
     assert remote_checkpoints.fetch_newest(tmp_path / "there", address).step == 0
+
+
+def test_songs_that_somebody_deleted_are_named_with_the_step_that_makes_them(
+    server: ObjectStore, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_machine(monkeypatch, tmp_path / "first")
+    table = write_songs(f"{store}/data", SONGS)  # type: ignore[arg-type]
+    storage.remove(f"{store}/data/chunks/songs-k.parquet")
+    with pytest.raises(InputError, match=r"shard s3://.*songs-k\.parquet cannot be read .*; run ingest again"):
+        run(CONFIG, table, store)
+    storage.remove(table.uri)
+    with pytest.raises(InputError, match=r"no manifest at s3://.*; run the step that makes it again"):
+        run(CONFIG, table, store)
