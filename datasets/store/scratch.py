@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from datasets.errors import InputError
 from datasets.store import storage
 
 # In the environment: processes that are started here, and workers of Ray, have it from there.
@@ -25,6 +26,7 @@ VARIABLE = "STEMLINE_SCRATCH"  # which folder
 LIMIT = "STEMLINE_SCRATCH_GB"  # how much of what is not in use stays there
 DEFAULT_GB = 20.0
 _MODELS = f"{storage.SCRATCH}models"  # copies of models, each in a folder of its own
+_LEAST_BYTES = 64_000_000  # what Prefect's records, logs and settings of a command may take
 _LOCK = ".in-use-"  # begins the name of a lock, which lies beside its folder
 _GONE = f"{storage.SCRATCH}gone-"  # begins the name of what is being removed
 _INSIDE = ("cache", "cache/models", "runs")  # of a store's folder: what is in these goes or stays by itself
@@ -54,6 +56,15 @@ def scratch_of_model(address: str) -> Path:
 
 def _base() -> Path:
     return Path(os.environ.get(VARIABLE) or tempfile.gettempdir())
+
+
+def require_room(folder: Path) -> None:
+    """InputError where the disk of a folder of the scratch is as good as full: servers would fail on it in silence."""
+    if (free := shutil.disk_usage(folder).free) < _LEAST_BYTES:
+        raise InputError(
+            f"the disk of {folder} is full: {free / 1e6:.0f} MB are free, and a command needs {_LEAST_BYTES / 1e6:.0f} "
+            "at least; make room, or choose another folder with store.scratch=DIR, then run the same command again"
+        )
 
 
 # --- what is in use -----------------------------------------------------------------------------------------

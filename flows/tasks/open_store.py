@@ -15,7 +15,7 @@ from datasets.errors import InputError, Unavailable
 from datasets.store import storage
 from datasets.store.atomic_json import read_json, write_json
 from datasets.store.ownership import claim_store, require_claimable
-from datasets.store.scratch import hold, scratch, tidy
+from datasets.store.scratch import hold, require_room, scratch, tidy
 from flows.tasks.store_lease import StoreLease
 from pipelines.registry.used_registries import FILE
 
@@ -75,6 +75,7 @@ def _remote_store(root: str, *, verb: str, data: str, patience_s: float) -> Iter
             folder.mkdir(parents=True, exist_ok=True)
         hold(folder / "prefect")  # whose temporary server ends after this
         tidy()
+        require_room(folder)
         yield folder
     finally:
         lease.release()

@@ -1,6 +1,8 @@
 """Registered versions: what an address means, and the checkpoint behind it, checked against what was registered."""
 
+import errno
 import hashlib
+import os
 import re
 import shutil
 import tempfile
@@ -153,8 +155,16 @@ def _download(inside: str, target: Path, version: ModelVersion, *, uri: str) -> 
     import mlflow
 
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".partial-") as scratch:
-        copied = mlflow.artifacts.download_artifacts(artifact_uri=inside, dst_path=scratch, tracking_uri=uri)
+    with (
+        storage.disk_errors(target.parent),
+        tempfile.TemporaryDirectory(dir=target.parent, prefix=".partial-") as folder,
+    ):
+        try:
+            copied = mlflow.artifacts.download_artifacts(artifact_uri=inside, dst_path=folder, tracking_uri=uri)
+        except Exception as error:  # MLflow tells of a full disk in the text alone
+            if os.strerror(errno.ENOSPC) in str(error):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+            raise
         _intact(Path(copied), version).replace(target)
 
 

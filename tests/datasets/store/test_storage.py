@@ -222,9 +222,7 @@ def test_lost_credentials_are_named_and_no_secret_is_told(s3: ObjectStore) -> No
 
 def test_a_clock_that_the_store_refuses_is_named_where_it_answers_with_no_more_than_a_status(s3: ObjectStore) -> None:
     s3.refuse_after, s3.refusal = 0, ("RequestTimeTooSkewed", "The difference ... is too large.")
-    with pytest.raises(
-        InputError, match=r"s3://songs/x: .*a clock that is more than 15 minutes off is refused"
-    ):
+    with pytest.raises(InputError, match=r"s3://songs/x: .*a clock that is more than 15 minutes off is refused"):
         storage.read(f"s3://{BUCKET}/x")
 
 

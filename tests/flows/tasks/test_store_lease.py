@@ -1,11 +1,13 @@
 """A store in an object store: one command at a time, whatever machines it comes from, and none that is dead."""
 
+import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -142,6 +144,18 @@ def test_of_commands_that_ask_at_once_never_two_hold_the_store(root: str, monkey
     for thread in threads:
         thread.join()
     assert seen == [1, 1, 1]
+
+
+def test_a_scratch_folder_without_room_is_refused_before_a_server_fails_on_it(
+    root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=5_000_000))
+    with (
+        pytest.raises(InputError, match=r"the disk of .*stemline-scratch-\w+ is full: 5 MB .*store\.scratch=DIR"),
+        open_store.store_lock(root, verb="ingest"),
+    ):
+        pass
+    assert claims(root) == []
 
 
 def test_a_store_that_cannot_be_used_is_refused_before_anything_starts(root: str, server: ObjectStore) -> None:
