@@ -114,8 +114,7 @@ def share(model: Path, store: str) -> str:
     else:
         address = storage.join(address, "files")
         files = [file for file in map(Path, described.origins) if file.name != model.name] + [model]
-    last = storage.join(address, files[-1].name)
-    if storage.stamp(last) is None:
-        for file in files:
+    for file in files:
+        if storage.stamp(storage.join(address, file.name)) is None:
             send(file, storage.join(address, file.name))
-    return address if model.is_dir() else last
+    return address if model.is_dir() else storage.join(address, model.name)

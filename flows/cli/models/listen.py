@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from rich.text import Text
 
+from datasets.errors import InputError
 from datasets.store import storage
 from flows import config as settings
 from flows.cli.options import NO_OPTIONS, Options, Overrides
@@ -42,6 +43,8 @@ def run(config: RunConfig, first: str, second: str, *, out: str, screen: Screen,
     """Scores of both on the held-out songs, reused where known, then a page for each chosen song."""
     first = first or f"models:/{config.registry.name}@{CANDIDATE}"
     second = second or f"models:/{config.registry.name}@{CHAMPION}"
+    if first == second:
+        raise InputError(f"there is nothing to hear between {first} and itself: give two models, --model and --against")
     folder = settings.absolute(out) if out else storage.join(config.store.root, "listening")
     listening_pages.check(folder)
     for ref in (first, second):

@@ -37,6 +37,9 @@ SHARD = re.compile(
     r"chunks/(mix-)?[0-9a-f]{4,}(-without-[0-9a-f]{16})?\.(parquet|json)|tables/(landmarks|plans|profiles|scores|verdicts)-[\w-]+\.parquet"
 )
 UNFINISHED = re.compile(re.escape(storage.TEMPORARY) + r".+-[0-9a-f]{4,}")
+MARKER = re.compile(r"seen-[0-9a-f]{32}")  # see pipelines/runtime/shared_store.py
+# See pipelines/runs/stored_model.py
+MODEL_COPY = re.compile(r"[0-9a-f]{16}/(files/[^/]+|weights\.safetensors|config\.json)")
 CHECKPOINT = re.compile(r"step-\d{9}|\.step-\w+|damaged-step-\d{9}")
 
 
@@ -220,9 +223,23 @@ def _leftovers(config: RunConfig, now_s: float) -> Iterator[Unreferenced]:
     for name in storage.names(jobs):
         if name.endswith(".json"):
             yield from _if_older(storage.join(jobs, name), "answer of a job", now_s, JOB_FILES_S)
+    cache = storage.join(config.store.tables, "cache")
+    for name in storage.names(cache):
+        if MARKER.fullmatch(name):
+            yield from _if_older(storage.join(cache, name), "left by a kill", now_s, DAY_S)
+    yield from _copies_of_models(config.store.root, now_s)
     runs = scratch(config.store.root) / "cache" / "flows"
     for path in sorted(runs.glob("*.toml")):
         yield from _if_older(str(path), "settings of a flow run", now_s, 30 * DAY_S)
+
+
+def _copies_of_models(root: str, now_s: float) -> Iterator[Unreferenced]:
+    """Models that were brought to an object store for its machines; whoever needs one brings it again."""
+    copies = storage.join(root, "cache", "models")
+    for inside, stamp in storage.files_below(copies).items() if storage.is_remote(root) else ():
+        if MODEL_COPY.fullmatch(inside) and now_s - stamp.changed_ns / 1e9 > JOB_FILES_S:
+            address = storage.join(copies, *inside.split("/"))
+            yield Unreferenced(address=address, kind="copy of a model", num_bytes=stamp.size)
 
 
 def _checkpoints(root: str, now_s: float) -> Iterator[Unreferenced]:

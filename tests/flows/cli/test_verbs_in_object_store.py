@@ -16,6 +16,7 @@ from datasets.store import scratch, storage
 from datasets.store.ownership import claim_store
 from flows import config as settings
 from flows import train_model
+from flows.cli.models import listen
 from flows.cli.operations import deploy, ui
 from flows.cli.pipeline import demo
 from flows.cli.store import forget
@@ -112,6 +113,12 @@ def test_listening_pages_are_put_there_once_and_those_of_others_are_left(
     storage.write(page, b"mine")
     with pytest.raises(InputError, match=r"holds index\.html, which stemline did not write"):
         listening_pages.check(place)
+
+
+def test_pages_of_a_model_against_itself_are_refused(store: str) -> None:
+    config = settings.load("smoke", [f"store.root={store}"])
+    with pytest.raises(InputError, match=r"nothing to hear between models:/stemline/1 and itself"):
+        listen.run(config, "models:/stemline/1", "models:/stemline/1", out="", screen=current())
 
 
 def test_what_may_still_hold_a_forgotten_song_is_named(store: str, tmp_path: Path) -> None:

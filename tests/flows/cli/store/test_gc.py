@@ -386,3 +386,20 @@ def test_in_an_object_store_checkpoints_of_finished_trainings_can_go_and_nothing
         found = list(gc.find(config, keep=0, now_s=time.time() + 2 * gc.DAY_S))
         assert {item.address for item in found} == {f"{root}/runs/finished/{name}" for name in waste}
         assert {item.kind for item in found} == {"intermediate checkpoint"}
+
+
+def test_in_an_object_store_copies_of_models_go_after_a_week_and_markers_of_killed_commands_after_a_day() -> None:
+    with object_store():
+        root = f"s3://{BUCKET}/gc-copies"
+        copies = {
+            f"{root}/cache/models/0123456789abcdef/{name}"
+            for name in ("config.json", "files/a.th", "weights.safetensors")
+        }
+        marker, kept = f"{root}/cache/seen-{'0' * 32}", {f"{root}/cache/models/mine/config.json", f"{root}/cache/seen"}
+        for address in {marker, *copies, *kept}:
+            storage.write(address, b"x")
+        config, now_s = door.load("smoke", [f"store.root={root}"]), time.time()
+        found = [
+            {item.address for item in gc.find(config, keep=0, now_s=now_s + days * gc.DAY_S)} for days in (0, 2, 8)
+        ]
+        assert found == [set(), {marker}, {marker, *copies}]
