@@ -116,5 +116,5 @@ def automix_songs(config: RunConfig, curated: CurateResult, profiles: ShardSet) 
         lambda progress: automix.run(
             config.automix, curated.chunks, profiles, store=config.store.tables, progress=progress
         ),
-        summary=lambda result: f"{result.plans.num_rows} mixes, {result.chunks.num_rows} chunks",
+        summary=AutomixResult.in_words,
     )

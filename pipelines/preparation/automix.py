@@ -102,6 +102,10 @@ class AutomixResult:
     plans: ShardSet
     chunks: ShardSet
 
+    def in_words(self) -> str:
+        """What was made, the same in the run that makes it and in those that find it again."""
+        return f"{_made(len(read_songs(self.chunks)), self.plans.num_rows)}, {self.chunks.num_rows} chunks"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Job:
@@ -131,7 +135,7 @@ def run(
     key = STEP.key(about)
     finished = find_manifest(folder, step="automix", key=key)
     if finished is None:
-        _render_missing(jobs, songs, folder, progress)
+        _render_missing(jobs, songs, folder, progress, num_plans=plans.num_rows)
         written = [_found(folder, job.spec) for job in jobs]
         mixes = [
             replace(mix, title=named[mix.track_id][0], license=named[mix.track_id][1])
@@ -236,7 +240,13 @@ def _found(store: str, spec: str) -> Shard:
     return written[0]
 
 
-def _render_missing(jobs: Sequence[_Job], songs: Mapping[str, Song], store: str, progress: Progress | None) -> None:
+def _made(num_mixes: int, num_plans: int) -> str:
+    return f"{num_mixes} mixes of {num_plans} plans"
+
+
+def _render_missing(
+    jobs: Sequence[_Job], songs: Mapping[str, Song], store: str, progress: Progress | None, *, num_plans: int
+) -> None:
     missing = [job for job in jobs if find_shard(store, job.spec) is None]
     mixes = sum(len(job.plans) for job in missing)
     with stage(progress, "automix", mixes, "mixes") as mixes_stage:
@@ -250,10 +260,9 @@ def _render_missing(jobs: Sequence[_Job], songs: Mapping[str, Song], store: str,
                 for done in map_rows(_write_mixes, items, resources=need):
                     mixes_stage.advance(done["num_mixes"])
                     mixes_stage.note(done["last"])
-        nothing = "" if jobs else ": nothing fits, training goes on without"
-        mixes_stage.finish(
-            f"{mixes} mixes in {len(missing)} new shards, {len(jobs) - len(missing)} were there{nothing}"
-        )
+        how = f"{mixes} rendered in {len(missing)} new shards, {len(jobs) - len(missing)} shards were there"
+        how = how if jobs else "nothing fits, training goes on without"
+        mixes_stage.finish(f"{_made(sum(len(job.plans) for job in jobs), num_plans)}: {how}")
 
 
 def _item(job: _Job, songs: Mapping[str, Song], store: str) -> dict[str, Any]:

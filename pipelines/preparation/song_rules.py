@@ -49,7 +49,7 @@ def judged(song: Song, stats: SongStats, config: CurateConfig, sources: Sequence
         stem_signatures=stats.stem_signatures,
         reason=broken[0].reason if broken else "",
         detail="; ".join([*(fault.detail for fault in first), *_allowed_by(broken)]),
-        remark=_remark(stats, config, sources),
+        remark=_remark(stats, config, sources, first),
         evidence=tuple(_moments(first, stats)),
     )
 
@@ -60,10 +60,18 @@ def _allowed_by(broken: Sequence[RuleViolation]) -> list[str]:
     return [f"allowed by {in_toml(SWITCHED_OFF[reason][-1])}" for reason in reasons] if len(reasons) == 1 else []
 
 
-def _remark(stats: SongStats, config: CurateConfig, sources: Sequence[str]) -> str:
-    """What is odd and no rule, and what could not be judged: a song that is too short for a rule did not pass it."""
+def _remark(stats: SongStats, config: CurateConfig, sources: Sequence[str], broken: Sequence[RuleViolation]) -> str:
+    """What is odd and no rule, and what could not be judged: a song that is too short for a rule did not pass it.
+
+    What the rules that it is dropped for say of a stem is not said twice.
+    """
     about_stems = stem_remarks.remarks(stats.measures, sources)
-    odd = [sentence for name, _, sentence in about_stems if name not in config.drop_for]
+    clipped = {fault.source for fault in broken if fault.reason == "clipped"}
+    odd = [
+        sentence
+        for name, source, sentence in about_stems
+        if name not in config.drop_for and not (name == "flattened" and source in clipped)
+    ]
     return "; ".join([*odd, *_without_mixture(stats), *_too_short(stats, sources)])
 
 

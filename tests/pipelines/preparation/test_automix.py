@@ -15,6 +15,7 @@ from pipelines.lineage import training_recordings
 from pipelines.preparation import analyze, automix
 from pipelines.preparation.analyze import AnalyzeConfig
 from pipelines.preparation.automix import AutomixConfig, AutomixResult
+from pipelines.runtime.progress import NullProgress
 from tests.pipelines.preparation.test_analyze import SAMPLE_RATE, scores, stored
 
 
@@ -49,16 +50,28 @@ def mixes(store: Path, result: AutomixResult) -> dict[str, bytes]:
     return {shard.file: (store / shard.file).read_bytes() for shard in read_manifest(result.chunks).shards}
 
 
+class _Stages(NullProgress):
+    def __init__(self) -> None:
+        self.summaries: list[str] = []
+
+    def finish(self, summary: str) -> None:
+        self.summaries.append(summary)
+
+
 @pytest.mark.ray
 def test_mixes_are_whole_songs_of_the_same_schema_and_rendered_once(ray_local: object, tmp_path: Path) -> None:
     chunks = stored(tmp_path, scores(5), splits=("train", "train", "train", "train", "test"))
     profiles = analyze.run(AnalyzeConfig(), chunks, store=str(tmp_path))
     config = AutomixConfig(mixes_per_track=2, mixes_per_shard=2)
-    result = automix.run(config, chunks, profiles, store=str(tmp_path))
+    stages = _Stages()
+    result = automix.run(config, chunks, profiles, store=str(tmp_path), progress=stages)
     plans = read_objects(result.plans, MixPlan)
     assert len(plans) == 2 * 4  # test songs make no mixes
     whole = [made for made in plans if not made.reason]
-    assert whole
+    assert 0 < len(whole) < len(plans)
+    said = f"{len(whole)} mixes of {len(plans)} plans"
+    assert stages.summaries[-1].startswith(f"{said}: {len(whole)} rendered")
+    assert result.in_words().startswith(f"{said}, ")
     verify(result.chunks)
     # Whoever learns from the mixes has heard the songs in them.
     audio = {song.track_id: song.audio for song in read_songs(chunks)}
@@ -121,4 +134,5 @@ def test_a_corpus_of_one_song_gives_plans_with_reasons_and_no_chunks(ray_local: 
     assert result.plans.num_rows == 2
     assert all(made.reason for made in read_objects(result.plans, MixPlan))
     assert result.chunks.num_rows == 0
+    assert result.in_words() == "0 mixes of 2 plans, 0 chunks"
     assert list(read_rows(result.chunks)) == []

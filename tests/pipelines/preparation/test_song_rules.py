@@ -12,6 +12,7 @@ from datasets.shards.manifests import Song
 from pipelines.preparation.curate_config import CurateConfig
 from pipelines.preparation.signal_stats import SongStats
 from pipelines.preparation.song_rules import JudgedSong, judged
+from tests.datasets import corruptions
 
 RATE = 32000
 
@@ -50,6 +51,15 @@ def test_a_song_that_is_too_short_for_a_rule_says_so() -> None:
     assert _judged(stems_SCT).remark == "too short to judge hum, which takes 8 s of sound: bass"
     stems_SCT[1] = 0  # a silent stem is not short
     assert _judged(stems_SCT).remark == ""
+
+
+def test_a_clipped_stem_is_not_called_flattened_as_well() -> None:
+    stems_SCT = _sound(12.0)
+    planted_CT = corruptions.clip(stems_SCT[2:3], row_rng(5, "clip"), share=0.05).stems_SCT[0]
+    for limit, reason, remarked in ((0.0001, "clipped", False), (1.0, "", True)):
+        item = _judged(np.stack([*stems_SCT[:2], planted_CT, stems_SCT[3]]), max_clipped=limit)
+        assert item.reason == reason
+        assert ("flattened" in item.remark) == remarked
 
 
 def test_what_is_odd_about_a_stem_is_told_of_a_kept_song_until_it_is_a_rule() -> None:
