@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from datasets.analysis.downbeats import find_bars
 from datasets.analysis.harmony import chromagram
 from datasets.analysis.onsets import FRAMES_PER_S, ONSET_DELAY_S, Onsets, onset_envelopes, strength_at, widened
+from datasets.analysis.spectra import exceeds
 from datasets.audio.audio_types import Samples
 
 Array = NDArray[np.float64]
@@ -85,7 +86,7 @@ def beats(signal: Samples, sample_rate: int, *, chroma_ND: Array | None = None, 
     are the drums and the pitched stems of the signal, where they are there: a drum on the beat and a bass between
     beats say more apart than together.
     """
-    if signal.shape[-1] < sample_rate or not _sounds(signal):
+    if signal.shape[-1] < sample_rate or not exceeds(signal, SILENCE_DB):
         return NO_BEATS
     onsets = onset_envelopes(signal, sample_rate)
     heard = list(hypotheses(onsets, onsets_of_parts(parts, sample_rate)))
@@ -110,11 +111,7 @@ def beats(signal: Samples, sample_rate: int, *, chroma_ND: Array | None = None, 
 
 def onsets_of_parts(parts: Sequence[Samples], sample_rate: int) -> tuple[Onsets | None, ...]:
     """Those of each part (T,) or (C, T); None of silence."""
-    return tuple(onset_envelopes(part, sample_rate) if _sounds(part) else None for part in parts)
-
-
-def _sounds(signal: Samples) -> bool:
-    return bool(np.any(np.abs(signal) > 10.0 ** (SILENCE_DB / 20.0)))
+    return tuple(onset_envelopes(part, sample_rate) if exceeds(part, SILENCE_DB) else None for part in parts)
 
 
 def tempo_of(beats_s: Array) -> float:
@@ -386,13 +383,20 @@ def _without_slips(grid: Array, total: int) -> Array:
 
 def _line(grid: Array, first: int) -> tuple[float, float]:
     """Step and start of the line through a few beats, and then through all beats that follow it."""
-    step, start = np.polyfit(np.arange(SLIP_BEATS), grid[first : first + SLIP_BEATS], 1)
+    step, start = _regression(np.arange(SLIP_BEATS), grid[first : first + SLIP_BEATS])
     for _ in range(2):
         follows = np.abs(_off(grid, step, start)) < ON_LINE
         if follows.sum() < SLIP_BEATS // 2:
             break
-        step, start = np.polyfit(np.round((grid[follows] - start) / step), grid[follows], 1)
-    return float(step), float(start)
+        step, start = _regression(np.round((grid[follows] - start) / step), grid[follows])
+    return step, start
+
+
+def _regression(places: Array, beats: Array) -> tuple[float, float]:
+    """Step and start; np.polyfit takes ten times as long over a few beats."""
+    centred = places - places.mean()
+    step = float(centred @ beats) / float(centred @ centred)
+    return step, float(beats.mean()) - step * float(places.mean())
 
 
 def _off(grid: Array, step: float, start: float) -> Array:

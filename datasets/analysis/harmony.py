@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.analysis.spectra import magnitudes, resampled
+from datasets.analysis.spectra import exceeds, magnitudes, resampled
 from datasets.audio.audio_types import Samples
 
 Array = NDArray[np.float64]
@@ -90,7 +90,7 @@ def chromagram(signal: Samples, sample_rate: int) -> tuple[Array, float]:
 
     Of a signal (T,) or (C, T).
     """
-    if signal.size == 0 or not np.any(np.abs(signal) > 10.0 ** (SILENCE_DB / 20.0)):
+    if not exceeds(signal, SILENCE_DB):
         return np.zeros((0, 12)), 0.0
     frame, pitch, strength, total = _peaks(resampled(signal, sample_rate, ANALYSIS_RATE))
     if pitch.size == 0:

@@ -18,6 +18,11 @@ def resampled(signal: Samples, sample_rate: int, rate: int) -> Samples:
     return np.stack([soxr.resample(np.ascontiguousarray(channel_T), sample_rate, rate) for channel_T in channels])
 
 
+def exceeds(signal: Samples, level_db: float) -> bool:
+    """Whether any sample of a signal of any shape, which may be empty, is louder than so many dBFS."""
+    return bool(max(signal.max(initial=0.0), -signal.min(initial=0.0)) > 10.0 ** (level_db / 20.0))
+
+
 def magnitudes(samples_CT: Samples, window_T: Samples, hop: int, *, block: int) -> Iterator[Samples]:
     """Root mean square of the channels' magnitude spectra, (N, F), `block` frames at a time: memory is bounded."""
     from scipy.fft import rfft
