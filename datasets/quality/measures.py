@@ -33,7 +33,7 @@ from datasets.quality.stem_landmarks import StemLandmarks
 Array = NDArray[np.float64]
 
 # Of measures and rules: raise it when the same stems measure, or are judged, otherwise (CONTRIBUTING.md)
-VERSION = 4
+VERSION = 5
 
 _FLOOR_DB = -120.0
 _SAME_TOP = 0.99  # of the song's highest level: the ceiling that it was cut off at
@@ -184,8 +184,8 @@ class StemStatistics:
         `mixture_fit`) mixture_KIND, for how many seconds, and gain_db.
 
         Of single stems besides: clicks (per second), hum_heard_s (in which hum was looked for), and where there is hum
-        hum_hz (50 or 60) and hum_db, relative to the stem; where peaks pile up at a level, ceiling_db in dBFS, and
-        flattened, by how much more of those than of quiet ones are broad (see `flattened_peaks`).
+        hum_hz (50 or 60) and hum_db, relative to the stem; where it can be told, flattened, the log odds that its
+        loudest peaks were, and their level, ceiling_db in dBFS (see `flattened_peaks`).
         """
         power_NS = self._series("power").mean(axis=2)
         weighted = np.concatenate(self._seconds["weighted"])  # tenths of seconds

@@ -54,19 +54,33 @@ def test_a_stem_that_ends_below_the_others_is_remarked_on() -> None:
 
 @pytest.mark.parametrize("codec", ["mp3", "vorbis"])
 def test_a_stem_that_was_clipped_and_then_coded_is_remarked_on(codec: str) -> None:
-    """A held chord of saws, louder and quieter in turn: its loud half is cut off."""
+    """A chord that swells every second: its loud half is cut off."""
     time_T = np.arange(_song().shape[2]) / RATE
     chord_T = sum(np.sin(2 * np.pi * hertz * time_T + hertz) for hertz in (220.3, 277.1, 329.7, 440.9))
-    loud_T = chord_T * (0.1 + 0.25 * np.abs(np.sin(np.pi * time_T)))
+    loud_T = chord_T * (0.05 + 0.4 * (time_T % 1))
     chord_CT = np.stack([loud_T, np.roll(loud_T, 40)]).astype(np.float32)
     assert "flattened" not in _remarks(OTHER, chord_CT)
-    clipped_CT = 0.6 * np.clip(chord_CT, -0.6, 0.6)
+    clipped_CT = 0.4 * np.clip(chord_CT, -1.0, 1.0)
     coded_CT = corruptions.transcode(clipped_CT, codec=codec, kbps=192, sample_rate=RATE)
     said = _remarks(OTHER, coded_CT)["flattened"]
     level_db = float(said.split(" at ")[1].split(" dBFS")[0])
-    assert abs(level_db - 20 * np.log10(0.36)) < 1.0
-    softly_CT = (0.6 * np.tanh(chord_CT / 0.4)).astype(np.float32)
+    assert abs(level_db - 20 * np.log10(0.4)) < 1.0
+    softly_CT = (0.4 * np.tanh(chord_CT / 0.8)).astype(np.float32)
     assert "flattened" in _remarks(OTHER, softly_CT)
+
+
+@pytest.mark.parametrize("kind", ["a chip", "a coded chip", "distortion"])
+def test_instruments_that_play_at_one_level_are_not_called_flattened(kind: str) -> None:
+    rng, time_T = row_rng(6, "chip"), np.arange(_song().shape[2]) / RATE
+    step = (8 * time_T).astype(np.int64)
+    phase_T = np.cumsum(220 * 2 ** (rng.integers(0, 20, 64) / 12)[step]) / RATE
+    sound_T = 0.2 * np.sign(np.sin(2 * np.pi * phase_T)) * (8 * time_T % 1 < rng.uniform(0.4, 1, 64)[step])
+    if kind == "distortion":  # before a cabinet
+        sound_T = 0.3 * np.tanh(20 * sum(np.sin(2 * np.pi * hertz * time_T) for hertz in (82.4, 123.5, 164.8)))
+    sound_CT = np.stack([sound_T, sound_T]).astype(np.float32)
+    if kind == "a coded chip":
+        sound_CT = corruptions.transcode(sound_CT, codec="mp3", kbps=160, sample_rate=RATE)
+    assert "flattened" not in _remarks(OTHER, sound_CT)
 
 
 def test_a_remark_drops_a_song_only_if_its_name_is_set() -> None:
