@@ -383,7 +383,7 @@ def _without_slips(grid: Array, total: int) -> Array:
 
 def _line(grid: Array, first: int) -> tuple[float, float]:
     """Step and start of the line through a few beats, and then through all beats that follow it."""
-    step, start = _regression(np.arange(SLIP_BEATS), grid[first : first + SLIP_BEATS])
+    step, start = _regression(np.arange(float(SLIP_BEATS)), grid[first : first + SLIP_BEATS])
     for _ in range(2):
         follows = np.abs(_off(grid, step, start)) < ON_LINE
         if follows.sum() < SLIP_BEATS // 2:
