@@ -34,7 +34,8 @@ class EvaluateConfig:
     max_song_s: NonNegativeFloat = 0.0  # how much of each song is scored, from its start; 0 takes the whole song
     precision: str = "float32"  # "float32" or "bfloat16"
     batch_size: PositiveInt = 1  # segments that a model computes at once
-    num_workers: PositiveInt = 2  # copies of the model in memory, each with a CPU
+    # Songs separated at once, each by a copy of the model with a CPU, or a GPU; 0 takes as many as all nodes hold
+    num_workers: NonNegativeInt = 0
     use_gpu: bool = False  # one GPU per worker
 
     def __post_init__(self) -> None:

@@ -15,7 +15,8 @@ from pipelines.evaluation import model_compatibility, song_scoring
 from pipelines.evaluation.evaluate_config import EvaluateConfig
 from pipelines.evaluation.song_scoring import SongResult
 from pipelines.runs.stored_model import on_this_machine
-from pipelines.runtime.cluster import quiet_data, side_by_side, song_bytes
+from pipelines.runtime.cluster import quiet_data
+from pipelines.runtime.node_resources import side_by_side, song_bytes, workers_that_fit
 
 _TORCH_BYTES = 2**30  # of a worker before it has a song
 # Songs' worth of memory, all stems of one in float32, measured: the song, its estimates, and what is in passing.
@@ -34,10 +35,12 @@ def separate_and_score(
     quiet_data()
     # As JSON text: Arrow would guess types from the first song.
     dataset = ray.data.from_items([{"item": json.dumps(dict(item))} for item in items], override_num_blocks=len(items))
-    size = min(config.num_workers, len(items))
     requested = {item["track_id"] for item in items}
     songs = [song for song in read_songs(chunks) if song.track_id in requested]
-    memory = _memory(config, checkpoint, songs, num_actors=size)
+    needed = _needed_bytes(config, checkpoint, songs)
+    fitting = config.num_workers or workers_that_fit(needed[0], use_gpu=config.use_gpu, beside_bytes=needed[1])
+    size = min(fitting, len(items))
+    memory = side_by_side(*needed, num_actors=size)
     # Shares of a CPU: whole ones for every model would leave none to score with, and all would wait for ever.
     separating, scoring_one = (0.5, 0.5) if config.use_gpu else (0.9, 0.1)
     separated = dataset.map(
@@ -60,10 +63,8 @@ def separate_and_score(
         yield answer["title"]
 
 
-def _memory(
-    config: EvaluateConfig, checkpoint: str, songs: Sequence[Song], *, num_actors: int
-) -> tuple[int | None, int | None]:
-    """Bytes that an actor that separates and a task that scores ask Ray for, by the longest song and the weights."""
+def _needed_bytes(config: EvaluateConfig, checkpoint: str, songs: Sequence[Song]) -> tuple[int, int]:
+    """Bytes that an actor that separates and a task that scores need, by the longest song and the weights."""
     from models.weights.model_identity import describe
 
     if config.max_song_s:
@@ -75,7 +76,7 @@ def _memory(
     separating = _TORCH_BYTES + 2 * describe(on_this_machine(checkpoint)).size_bytes + _HELD_SEPARATING * longest
     factor = _HELD_BY_MUSEVAL if config.scorer == "museval" else _HELD_SCORING
     scoring_one = _TORCH_BYTES * (2 if config.full_bss_eval else 1) + factor * longest
-    return side_by_side(separating, scoring_one, num_actors=num_actors)
+    return separating, scoring_one
 
 
 class Separator:

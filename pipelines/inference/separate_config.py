@@ -18,6 +18,9 @@ class SeparateConfig:
     shifts: NonNegativeInt = 0  # delayed copies to average over; each costs a whole pass
     batch_size: PositiveInt = 1  # segments computed together; more is faster on a GPU
     seed: NonNegativeInt = 0  # seed of the delays of `shifts`
+    # Songs separated at once, each by a copy of the model with a CPU or a GPU; 0 takes as many as all nodes of the Ray
+    # cluster hold, and 1 works in this process
+    num_workers: NonNegativeInt = 1
     device: str = "auto"  # cpu, cuda, mps, or "auto": the best of them that is there
 
     def __post_init__(self) -> None:

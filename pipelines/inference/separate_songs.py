@@ -6,48 +6,27 @@ rate and exactly its length, so they lie on the original in any editor; they hav
 Nothing is clipped silently: when a stem would pass full scale in a fixed-point format, all stems of that song are
 turned down by one common gain, so that they keep their balance, and the gain is reported. Float files are never
 touched.
+
+Where stems go is settled for all songs first, in their order. So it does not depend on how many workers there are.
 """
 
 import hashlib
-import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import Any
 
 from datasets import audio
-from datasets.audio.audio_types import Samples
-from datasets.audio.decoding import decode_blocks, probe
-from datasets.audio.resampling import resample_blocks
-from datasets.audio.surround import downmix_note
-from datasets.audio.writers import AudioWriter
 from datasets.corpus.scan import distinct_names, safe_name
-from datasets.errors import AudioError, InputError
-from datasets.store.ownership import outputs, recorded_files, require_ours
+from datasets.errors import InputError
 from models import inference, networks
 from pipelines.inference.separate_config import SeparateConfig
-from pipelines.inference.stem_files import (
-    FULL_SCALE,
-    SUMMARY,
-    SeparatedSong,
-    Spool,
-    clear,
-    exactly,
-    file_name,
-    find_separated,
-    is_damaged_stem,
-    is_of_another_song,
-    make_folder,
-    writable_rate,
-    write_summary,
-)
+from pipelines.inference.separation_job import separate_on_nodes
+from pipelines.inference.song_separation import PlannedSong, Separator, separate_song
+from pipelines.inference.stem_files import SeparatedSong, find_separated, is_of_another_song, make_folder
 from pipelines.runtime.progress import Progress, stage
 from pipelines.runtime.step_keys import Step
 
-if TYPE_CHECKING:
-    from torch import nn
 # Raise it when the same song, model and settings give other stems (CONTRIBUTING.md)
 VERSION = 1
 STEP = Step(
@@ -55,7 +34,6 @@ STEP = Step(
     version=VERSION,
     uses={"audio": audio.VERSION, "inference": inference.VERSION, "networks": networks.VERSION},
 )
-REMEDY = "choose another --out, or move that away"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,19 +74,63 @@ def run(
     """
     if not songs:
         raise InputError("no song given: name at least one audio file")
-    separator = _Separator(config, model)
+    separator = Separator.load(config, model)
     make_folder(Path(out))
-    done: list[SeparatedSong] = []
-    failed: list[FailedSong] = []
-    taken: list[str] = []
-    for song in songs:
-        try:
-            done.append(_separate_song(separator, Path(song), Path(out), taken, progress))
-        except InputError as error:
-            failed.append(FailedSong(song=song, reason=_without_path(str(error), song)))
-        except OSError as error:  # a song that cannot be read is an InputError: this is its output folder
-            failed.append(FailedSong(song=song, reason=f"cannot write to {out}: {error.strerror or error}"))
+    planned = _planned(separator, songs, Path(out))
+    left = {place: one for place, one in enumerate(planned) if isinstance(one, PlannedSong)}
+    answers = dict(enumerate(planned)) | dict(_separated(separator, left, progress))
+    done, failed = list[SeparatedSong](), list[FailedSong]()
+    for song, answer in zip(songs, (answers[place] for place in range(len(songs))), strict=True):
+        if isinstance(answer, SeparatedSong):
+            done.append(answer)
+        elif isinstance(answer, OSError):  # a song that cannot be read is an InputError: this is its output folder
+            failed.append(FailedSong(song=song, reason=f"cannot write to {out}: {answer.strerror or answer}"))
+        else:
+            failed.append(FailedSong(song=song, reason=_without_path(str(answer), song)))
     return SeparateResult(songs=tuple(done), failed=tuple(failed))
+
+
+def _planned(separator: Separator, songs: Sequence[str], out: Path) -> list[PlannedSong | SeparatedSong | InputError]:
+    """Where the stems of each song go; the stems where they are there, or why there will be none."""
+    planned, taken = list[PlannedSong | SeparatedSong | InputError](), list[str]()
+    for song in map(Path, songs):
+        try:
+            if not song.is_file():
+                raise InputError(f"{song}: {'a folder, not a song' if song.is_dir() else 'no such file'}")
+            digest = _content_digest(song)
+        except InputError as error:
+            planned.append(error)
+            continue
+        taken.append(folder_name(song, digest, out, taken))
+        folder = out / taken[-1]
+        key = STEP.key(SeparateInputs(model=separator.digest, song=digest), _decisive(separator.config))
+        found = find_separated(song, folder, key)
+        planned.append(found or PlannedSong(song=str(song), folder=str(folder), key=key, digest=digest))
+    return planned
+
+
+def _decisive(config: SeparateConfig) -> dict[str, Any]:
+    """The settings that decide on the stems."""
+    return {name: value for name, value in asdict(config).items() if name != "num_workers"}
+
+
+def _separated(
+    separator: Separator, songs: Mapping[int, PlannedSong], progress: Progress | None
+) -> Iterator[tuple[int, SeparatedSong | InputError | OSError]]:
+    """What came of each song, by its place."""
+    if separator.config.num_workers == 1 or len(songs) < 2:
+        for place, song in songs.items():
+            try:
+                yield place, separate_song(separator, song, progress)
+            except (InputError, OSError) as error:
+                yield place, error
+        return
+    with stage(progress, "separate", total=len(songs), unit="songs") as songs_stage:
+        for place, answer in separate_on_nodes(separator, songs):
+            songs_stage.advance()
+            songs_stage.note(Path(songs[place].song).name)
+            yield place, answer
+        songs_stage.finish(f"{len(songs)} songs in {Path(next(iter(songs.values())).folder).parent}")
 
 
 def _without_path(reason: str, song: str) -> str:
@@ -129,146 +151,6 @@ def folder_name(song: Path, digest: str, out: Path, taken: Sequence[str]) -> str
     return name
 
 
-class _Separator:
-    """A loaded model with its settings, and the digest of its weights and configuration."""
-
-    def __init__(self, config: SeparateConfig, model: str) -> None:
-        from models.errors import ModelError
-        from models.networks.bag import interface
-        from models.weights.loading import load_model
-        from models.weights.model_identity import describe
-
-        self.config = config
-        try:
-            described = describe(model)
-            self.model: nn.Module = load_model(model)
-        except ModelError as error:
-            raise InputError(f"model {model}: {error}") from error
-        self.interface = interface(self.model)
-        self.device = _device(config.device)
-        if config.two_stems and config.two_stems not in self.interface.sources:
-            raise InputError(
-                f"separate.two_stems={config.two_stems!r}: this model has {', '.join(self.interface.sources)}"
-            )
-        self.digest = described.digest
-
-    @property
-    def stems(self) -> tuple[str, ...]:
-        only = self.config.two_stems
-        return (only, f"no_{only}") if only else self.interface.sources
-
-    def stems_of(self, mixture: Iterator[Samples], *, mean: float, std: float) -> Iterator[Samples]:
-        """Blocks of stems (S, C, T) at the model's rate, S as in `stems`, from blocks of the mixture."""
-        import torch
-
-        from models.inference.separate import separate_stream
-
-        config = self.config
-        for estimates_SCT in separate_stream(
-            self.model,
-            (torch.from_numpy(block_CT) for block_CT in mixture),
-            mean=mean,
-            std=std,
-            overlap=config.overlap,
-            shifts=config.shifts,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            device=self.device,
-        ):
-            block_SCT = estimates_SCT.cpu().numpy()
-            if config.two_stems:
-                chosen = self.interface.sources.index(config.two_stems)
-                others_CT = np.delete(block_SCT, chosen, axis=0).sum(axis=0)
-                block_SCT = np.stack([block_SCT[chosen], others_CT])
-            yield block_SCT
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name != "auto":
-        try:
-            torch.empty(1, device=name)
-        except (RuntimeError, AssertionError) as error:
-            raise InputError(f"separate.device={name!r} is not usable here: {error}") from error
-        return name
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def _separate_song(
-    separator: _Separator, song: Path, out: Path, taken: list[str], progress: Progress | None
-) -> SeparatedSong:
-    if not song.is_file():
-        raise InputError(f"{song}: {'a folder, not a song' if song.is_dir() else 'no such file'}")
-    digest = _content_digest(song)
-    taken.append(folder_name(song, digest, out, taken))
-    folder = out / taken[-1]
-    key = STEP.key(SeparateInputs(model=separator.digest, song=digest), separator.config)
-    if (finished := find_separated(song, folder, key)) is not None:
-        return finished
-    names = [file_name(stem, separator.config.format) for stem in separator.stems]
-
-    def is_damaged(name: str) -> bool:
-        return name in recorded_files(folder, SUMMARY) and is_damaged_stem(folder / name)
-
-    require_ours(folder, names, remedy=REMEDY, record=SUMMARY, also_ours=is_damaged)
-    mixture = _Mixture(song, separator)
-    with stage(progress, "separate", total=mixture.duration_s, unit="s") as song_stage:
-        song_stage.note(song.name)
-        make_folder(folder)
-        clear(folder)
-        with (
-            outputs(folder, names, remedy=REMEDY, record=SUMMARY, also_ours=is_damaged),
-            tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as scratch,
-        ):
-            spool = Spool(Path(scratch), separator.stems)
-            for block_SCT in separator.stems_of(mixture.blocks(), mean=mixture.mean, std=mixture.std):
-                spool.write(block_SCT)
-                song_stage.advance(block_SCT.shape[-1] / mixture.model_rate)
-            result = _write_stems(spool, mixture, folder, separator.config)
-        write_summary(folder, key, result, digest)
-        turned = f", turned down by {-result.gain_db:.1f} dB to fit {separator.config.format}" if result.gain_db else ""
-        song_stage.finish(f"{song.name}: {len(result.files)} stems in {folder}{turned}")
-    return result
-
-
-class _Mixture:
-    """A song as blocks at the model's rate; knows its length to the sample and its level after one reading."""
-
-    def __init__(self, path: Path, separator: _Separator) -> None:
-        import torch
-
-        from models.inference.separate import input_statistics
-
-        self.path, self.model_rate = path, separator.interface.sample_rate
-        self.channels = separator.interface.audio_channels
-        info = probe(path)
-        self.sample_rate = info.sample_rate
-        self.num_samples = 0
-        blocks = (torch.from_numpy(block_CT) for block_CT in self._count())
-        self.mean, self.std = input_statistics(separator.model, blocks)
-        if not self.num_samples:
-            raise AudioError("empty_file", f"{path}: no samples in it")
-        self.duration_s = self.num_samples / self.sample_rate
-        self.notes = tuple(filter(None, (downmix_note(info),)))
-
-    def blocks(self) -> Iterator[Samples]:
-        return resample_blocks(self._read(), source_rate=self.sample_rate, target_rate=self.model_rate)
-
-    def _read(self) -> Iterator[Samples]:
-        return decode_blocks(self.path, sample_rate=self.sample_rate, channels=self.channels)
-
-    def _count(self) -> Iterator[Samples]:
-        def counted() -> Iterator[Samples]:
-            for block_CT in self._read():
-                self.num_samples += block_CT.shape[-1]
-                yield block_CT
-
-        return resample_blocks(counted(), source_rate=self.sample_rate, target_rate=self.model_rate)
-
-
 def _content_digest(path: Path) -> str:
     """SHA-256 of a file."""
     try:
@@ -276,34 +158,3 @@ def _content_digest(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def _write_stems(spool: Spool, mixture: _Mixture, folder: Path, config: SeparateConfig) -> SeparatedSong:
-    sample_rate = writable_rate(mixture.sample_rate, config.format)
-    num_samples = round(mixture.num_samples * sample_rate / mixture.sample_rate)
-
-    def blocks_of(stem: str) -> Iterator[Samples]:
-        converted = resample_blocks(spool.read(stem), source_rate=mixture.model_rate, target_rate=sample_rate)
-        return exactly(converted, num_samples)
-
-    peak = spool.peak
-    if sample_rate != mixture.model_rate:  # resampling moves peaks a little
-        peak = max(float(np.abs(block_CT).max(initial=0.0)) for stem in spool.paths for block_CT in blocks_of(stem))
-    gain = 1.0 if config.format == "float" or peak <= FULL_SCALE else FULL_SCALE / peak
-    files = {}
-    for stem in spool.paths:
-        path = folder / file_name(stem, config.format)
-        with AudioWriter(path, sample_rate=sample_rate, channels=spool.channels, format=config.format) as writer:
-            for block_CT in blocks_of(stem):
-                writer.write(block_CT * np.float32(gain) if gain != 1.0 else block_CT)
-        files[stem] = str(path)
-    return SeparatedSong(
-        song=str(mixture.path),
-        folder=str(folder),
-        files=files,
-        sample_rate=sample_rate,
-        num_samples=num_samples,
-        gain_db=20 * float(np.log10(gain)),
-        reused=False,
-        notes=mixture.notes,
-    )

@@ -18,7 +18,8 @@ from datasets.shards.manifests import Song, find_manifest, read_manifest, read_s
 from datasets.shards.shards import read_song, sources_of
 from datasets.store import storage
 from datasets.store.atomic_json import read_json, write_json
-from pipelines.runtime.cluster import Resources, connect, map_rows, song_bytes
+from pipelines.runtime.cluster import Resources, connect, map_rows
+from pipelines.runtime.node_resources import song_bytes
 from pipelines.runtime.progress import Progress, stage
 from pipelines.runtime.step_keys import Step
 

@@ -34,7 +34,8 @@ from datasets.shards.manifests import (
 from datasets.shards.shards import cut_points, find_shard, read_song, sources_of, write_shard
 from datasets.store import storage
 from datasets.store.write_lock import clear_leftovers, write_lock
-from pipelines.runtime.cluster import Resources, connect, map_rows, song_bytes
+from pipelines.runtime.cluster import Resources, connect, map_rows
+from pipelines.runtime.node_resources import song_bytes
 from pipelines.runtime.progress import Progress, stage
 from pipelines.runtime.step_keys import Step
 

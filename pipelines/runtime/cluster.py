@@ -7,7 +7,6 @@ how jobs spread work: one task per item, errors as rows, results as they come.
 import fcntl
 import json
 import logging
-import math
 import os
 import secrets
 import shutil
@@ -16,7 +15,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, chdir, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.errors import InputError, without_passwords
-from datasets.shards.manifests import Song
+from pipelines.runtime.node_resources import affordable
 from pipelines.runtime.shared_store import require_seen_by_all
 from pipelines.runtime.source_package import source_package
 from pipelines.runtime.step_keys import ROOT
@@ -120,45 +119,12 @@ def map_rows(
         _AsText(work),
         num_cpus=need.num_cpus,
         num_gpus=need.num_gpus or None,
-        memory=_affordable(need.memory_bytes),
+        memory=affordable(need.memory_bytes),
     )
     for answer in answers.iter_rows():
         if answer["input_error"]:
             raise InputError(answer["input_error"])
         yield json.loads(answer["result"])
-
-
-def _affordable(memory_bytes: int) -> int | None:
-    """At most what the largest node has: a task that fits nowhere would wait for ever."""
-    return int(min(memory_bytes, max(_memories(), default=0))) or None
-
-
-def side_by_side(actor_bytes: int, task_bytes: int, *, num_actors: int) -> tuple[int | None, int | None]:
-    """What each of some actors and the tasks after them may ask for, so that beside all actors one task has room.
-
-    Less than they need where there is less; None where no node says what it has.
-    """
-    return _split(actor_bytes, task_bytes, num_actors=num_actors, nodes=_memories())
-
-
-def _split(actor: int, task: int, *, num_actors: int, nodes: Sequence[float]) -> tuple[int | None, int | None]:
-    largest = max(nodes, default=0)
-    task = int(min(task, largest / 3))
-    each = math.ceil(num_actors / max(1, sum(node == largest for node in nodes)))  # on a node, if all go to the largest
-    return int(min(actor, (largest - task) / each)) or None, task or None
-
-
-def _memories() -> list[float]:
-    """What each living node has, in bytes."""
-    import ray
-
-    nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    return [node["Resources"].get("memory", 0.0) for node in nodes if node["Alive"]]
-
-
-def song_bytes(songs: Iterable[Song], *, num_sources: int) -> int:
-    """Of the longest of some songs, all of its stems in memory as float32."""
-    return max((4 * num_sources * song.channels * song.num_samples for song in songs), default=0)
 
 
 def quiet_data() -> None:

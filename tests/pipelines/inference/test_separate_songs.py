@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -279,6 +280,45 @@ def test_bad_songs_are_reported_and_the_others_go_on(tmp_path: Path, model: str)
     for words in ("zero bytes", "NaN", "no samples", "no such file", "a folder, not a song"):
         assert words in reasons
     assert str(tmp_path) not in reasons  # each stands beside its song
+
+
+@pytest.mark.ray
+def test_songs_separated_on_nodes_are_those_of_this_process_to_the_bit(
+    ray_local: Any, tmp_path: Path, model: str
+) -> None:
+    songs = [str(write_song(tmp_path / f"{k}" / "song.wav", seconds=1 + 0.3 * k)) for k in range(4)]
+    soundfile.write(tmp_path / "nan.wav", np.full((RATE, 2), np.nan, np.float32), RATE, subtype="FLOAT")
+    songs[2:2] = [str(tmp_path / "nan.wav"), str(tmp_path / "missing.wav")]
+    made: list[tuple[list[tuple[str, float, list[bytes]]], list[tuple[str, str]]]] = []
+    for num_workers in (1, 2, 0):
+        out = tmp_path / f"out {num_workers}"
+        config = SeparateConfig(format="float", num_workers=num_workers)
+        result = run(config, songs, model=model, out=str(out))
+        stems = [
+            (Path(song.folder).name, song.gain_db, [Path(path).read_bytes() for path in song.files.values()])
+            for song in result.songs
+        ]
+        made.append((stems, [(song.song, song.reason) for song in result.failed]))
+        again = run(SeparateConfig(format="float", num_workers=3 - num_workers), songs[:2], model=model, out=str(out))
+        assert all(song.reused for song in again.songs)
+    assert [name for name, _, _ in made[0][0]] == ["song", "song (2)", "song (3)", "song (4)"]
+    assert [song for song, _ in made[0][1]] == songs[2:4]
+    assert made[1] == made[0]
+    assert made[2] == made[0]
+
+
+@pytest.mark.ray
+def test_a_folder_that_a_worker_cannot_write_to_fails_its_song_alone(
+    ray_local: Any, tmp_path: Path, model: str
+) -> None:
+    songs = [str(write_song(tmp_path / name)) for name in ("a.wav", "b.wav", "c.wav")]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "b").write_text("in the way")
+    result = run(SeparateConfig(num_workers=2), songs, model=model, out=str(tmp_path / "out"))
+    assert [Path(song.song).name for song in result.songs] == ["a.wav", "c.wav"]
+    alone = run(SeparateConfig(), songs, model=model, out=str(tmp_path / "out"))
+    assert result.failed == alone.failed
+    assert Path(result.failed[0].song).name == "b.wav"
 
 
 def test_a_silent_song_gives_silent_finite_stems_of_its_length(tmp_path: Path, model: str) -> None:

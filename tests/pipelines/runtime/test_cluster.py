@@ -9,18 +9,15 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import soundfile
 
 from datasets.errors import InputError
 from datasets.schema import SOURCES
 from datasets.seeding import row_rng
-from datasets.shards.manifests import Song
 from pipelines.runtime import cluster
 from pipelines.runtime.cluster import Resources, connect, map_rows
 
@@ -277,39 +274,3 @@ def test_what_a_process_does_at_a_signal_stays_as_it_was(ray_local: Any, reposit
         [sys.executable, "-c", _TERMINATED], env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     assert (done.returncode, done.stdout.splitlines()) == (0, ["it is up to me", "still here"]), done.stderr
-
-
-@pytest.mark.parametrize("nodes", [[10.0], [10.0, 10.0], [64.0, 16.0], [16.0, 16.0, 8.0], [3.0]])
-@pytest.mark.parametrize("num_actors", [1, 2, 3, 8])
-@pytest.mark.parametrize(("actor", "task"), [(8, 3), (1, 1), (100, 100), (2, 40)])
-def test_beside_all_actors_a_task_has_room_wherever_they_stand(
-    nodes: list[float], num_actors: int, actor: int, task: int
-) -> None:
-    memories = [1000 * node for node in nodes]
-    asked_actor, asked_task = cluster._split(1000 * actor, 1000 * task, num_actors=num_actors, nodes=memories)
-    assert asked_actor is not None
-    assert asked_task is not None
-    assert asked_actor <= 1000 * actor
-    assert asked_task <= 1000 * task
-    random = np.random.default_rng(num_actors)
-    for _ in range(20):  # as Ray may place them: anywhere, one after the other
-        free = list(memories)
-        for _ in range(num_actors):
-            places = [place for place, left in enumerate(free) if left >= asked_actor]
-            assert places  # every actor stands
-            free[random.choice(places)] -= asked_actor
-        assert max(free) >= asked_task
-
-
-def test_plenty_of_memory_is_asked_for_as_it_is_needed_and_none_where_nobody_knows() -> None:
-    assert cluster._split(5, 3, num_actors=2, nodes=[100.0]) == (5, 3)
-    assert cluster._split(5, 3, num_actors=2, nodes=[]) == (None, None)
-
-
-def test_the_longest_song_is_what_a_task_must_hold() -> None:
-    song = Song(
-        track_id="a", title="a", split="train", sample_rate=44100, channels=2, num_samples=44100 * 60,
-        chunk_samples=44100, first_row=0, num_chunks=60, path="x",
-    )  # fmt: skip
-    assert cluster.song_bytes([song, replace(song, num_samples=1)], num_sources=4) == 4 * 4 * 2 * 44100 * 60
-    assert cluster.song_bytes([], num_sources=4) == 0
