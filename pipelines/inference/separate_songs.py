@@ -22,7 +22,7 @@ from datasets.errors import InputError
 from models import inference, networks
 from pipelines.inference.separate_config import SeparateConfig
 from pipelines.inference.separation_job import separate_on_nodes
-from pipelines.inference.song_separation import PlannedSong, Separator, separate_song
+from pipelines.inference.song_separation import PlannedSong, SongSeparator, separate_song
 from pipelines.inference.stem_files import SeparatedSong, find_separated, is_of_another_song, make_folder
 from pipelines.runtime.progress import Progress, stage
 from pipelines.runtime.step_keys import Step
@@ -74,10 +74,10 @@ def run(
     """
     if not songs:
         raise InputError("no song given: name at least one audio file")
-    separator = Separator.load(config, model)
+    separator = SongSeparator.load(config, model)
     make_folder(Path(out))
     planned = _planned(separator, songs, Path(out))
-    left = {place: one for place, one in enumerate(planned) if isinstance(one, PlannedSong)}
+    left = {place: song for place, song in enumerate(planned) if isinstance(song, PlannedSong)}
     answers = dict(enumerate(planned)) | dict(_separated(separator, left, progress))
     done, failed = list[SeparatedSong](), list[FailedSong]()
     for song, answer in zip(songs, (answers[place] for place in range(len(songs))), strict=True):
@@ -90,7 +90,9 @@ def run(
     return SeparateResult(songs=tuple(done), failed=tuple(failed))
 
 
-def _planned(separator: Separator, songs: Sequence[str], out: Path) -> list[PlannedSong | SeparatedSong | InputError]:
+def _planned(
+    separator: SongSeparator, songs: Sequence[str], out: Path
+) -> list[PlannedSong | SeparatedSong | InputError]:
     """Where the stems of each song go; the stems where they are there, or why there will be none."""
     planned, taken = list[PlannedSong | SeparatedSong | InputError](), list[str]()
     for song in map(Path, songs):
@@ -104,8 +106,8 @@ def _planned(separator: Separator, songs: Sequence[str], out: Path) -> list[Plan
         taken.append(folder_name(song, digest, out, taken))
         folder = out / taken[-1]
         key = STEP.key(SeparateInputs(model=separator.digest, song=digest), _decisive(separator.config))
-        found = find_separated(song, folder, key)
-        planned.append(found or PlannedSong(song=str(song), folder=str(folder), key=key, digest=digest))
+        finished = find_separated(song, folder, key)
+        planned.append(finished or PlannedSong(song=str(song), folder=str(folder), key=key, digest=digest))
     return planned
 
 
@@ -115,7 +117,7 @@ def _decisive(config: SeparateConfig) -> dict[str, Any]:
 
 
 def _separated(
-    separator: Separator, songs: Mapping[int, PlannedSong], progress: Progress | None
+    separator: SongSeparator, songs: Mapping[int, PlannedSong], progress: Progress | None
 ) -> Iterator[tuple[int, SeparatedSong | InputError | OSError]]:
     """What came of each song, by its place."""
     if separator.config.num_workers == 1 or len(songs) < 2:

@@ -8,7 +8,7 @@ from typing import Any
 
 from datasets.errors import InputError
 from pipelines.inference.separate_config import SeparateConfig
-from pipelines.inference.song_separation import PlannedSong, Separator, separate_song
+from pipelines.inference.song_separation import PlannedSong, SongSeparator, separate_song
 from pipelines.inference.stem_files import SeparatedSong, find_separated
 from pipelines.runtime.cluster import connect, quiet_data
 from pipelines.runtime.node_resources import has_gpus, workers_that_fit
@@ -18,7 +18,7 @@ _WORKER_BYTES = 1_500_000_000
 
 
 def separate_on_nodes(
-    separator: Separator, songs: Mapping[int, PlannedSong]
+    separator: SongSeparator, songs: Mapping[int, PlannedSong]
 ) -> Iterator[tuple[int, SeparatedSong | InputError | OSError]]:
     """What came of each song, by its place, in no order.
 
@@ -66,7 +66,7 @@ class _Actor:
         import ray
         import torch
 
-        self.separator = Separator(config, ray.get(model[0]), digest=digest)
+        self.separator = SongSeparator(config, ray.get(model[0]), digest=digest)
         if self.separator.device == "cpu":
             torch.set_num_threads(1)  # as many actors as CPUs
 

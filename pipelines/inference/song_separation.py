@@ -46,7 +46,7 @@ class PlannedSong:
     digest: str  # of its file
 
 
-class Separator:
+class SongSeparator:
     """A loaded model with its settings, and the digest of its weights and configuration."""
 
     def __init__(self, config: SeparateConfig, model: "nn.Module", *, digest: str) -> None:
@@ -61,7 +61,7 @@ class Separator:
             )
 
     @classmethod
-    def load(cls, config: SeparateConfig, model: str) -> "Separator":
+    def load(cls, config: SeparateConfig, model: str) -> "SongSeparator":
         """The model of a checkpoint; InputError where it cannot be loaded, or not do what is asked."""
         from models.errors import ModelError
         from models.weights.loading import load_model
@@ -117,7 +117,7 @@ def _device(name: str) -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def separate_song(separator: Separator, planned: PlannedSong, progress: Progress | None = None) -> SeparatedSong:
+def separate_song(separator: SongSeparator, planned: PlannedSong, progress: Progress | None = None) -> SeparatedSong:
     """Write the stems of a song; InputError where it cannot be read or separated, or another's files are in the way."""
     song, folder = Path(planned.song), Path(planned.folder)
     names = [file_name(stem, separator.config.format) for stem in separator.stems]
@@ -149,7 +149,7 @@ def separate_song(separator: Separator, planned: PlannedSong, progress: Progress
 class _Mixture:
     """A song as blocks at the model's rate; knows its length to the sample and its level after one reading."""
 
-    def __init__(self, path: Path, separator: Separator) -> None:
+    def __init__(self, path: Path, separator: SongSeparator) -> None:
         import torch
 
         from models.inference.separate import input_statistics
