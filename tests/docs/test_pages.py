@@ -21,7 +21,10 @@ from models.networks.catalog import FAMILIES
 from models.weights import checkpoint
 
 MOST_WORDS = 1500
-UNDATED = re.compile(r"\b20\d\d-\d\d-\d\d\b|\bcommit [0-9a-f]{6,}|\bload (?:of )?\d|\bbeside (?:the soak|other jobs)")
+# The version of the language of policies at AWS is a date
+UNDATED = re.compile(
+    r"(?<!\"Version\": \")\b20\d\d-\d\d-\d\d\b|\bcommit [0-9a-f]{6,}|\bload (?:of )?\d|\bbeside (?:the soak|other jobs)"
+)
 HISTORY = {"log.md", "results.md", "changelog.md"}  # which speak of the past, in its words
 
 
