@@ -174,10 +174,10 @@ def drift(made: Cluster) -> Outcome:
     write_corpus(canary, num_songs=2, seed=7, duration_s=4.0, defects=False, splits={})
     first = _retrained(made, stack.start_run(made, "retrain/stemline", overrides=settings))
     assert first.startswith("No: "), first
-    # Fainter, they are harder to tell from the rest; much more so, and curation takes them for silence.
-    for path in canary.rglob("drums.flac"):
+    # 12 dB down, what a model of 40 steps leaves in them of the rest weighs more than they do; curation keeps them.
+    for path in canary.rglob("vocals.flac"):
         sound, rate = soundfile.read(path)
-        soundfile.write(path, 0.5 * sound, rate)
+        soundfile.write(path, 0.25 * sound, rate)
     write_corpus(made.folder / "new", num_songs=1, seed=8, duration_s=4.0, defects=False, splits={})
     (song,) = (path for path in (made.folder / "new").iterdir() if path.is_dir())
     song.rename(made.folder / "music" / "train" / "New")
