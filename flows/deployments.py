@@ -20,14 +20,14 @@ from flows import full_run as whole_pipeline
 from flows import train_model as model_flow
 from flows.config import RunConfig
 from flows.console.stop_signals import ended_in_time
-from flows.early_checks import check_run
 from flows.full_run import FullRun
+from flows.gate_decision import Trained
 from flows.retrain_policy import MAX_STARTS
 from flows.retraining import retrain_log, retrain_model
 from flows.retraining.late_runs import skip_late_runs
+from flows.tasks.early_checks import check_run
 from flows.tasks.open_store import store_lock
 from flows.tasks.prefect_log import RunScreen
-from flows.train_model import Trained
 from pipelines.runtime import ray_jobs
 
 STORE_PATIENCE_S = 86_400.0  # a scheduled run may wait; and of two, the second must not fail the first

@@ -6,8 +6,9 @@ from prefect import flow
 
 from flows.build_corpus import Corpus, build_corpus
 from flows.config import RunConfig
+from flows.gate_decision import Trained
 from flows.report_model import Presentation, report_model
-from flows.train_model import Trained, train_model
+from flows.train_model import train_model
 from pipelines.inference.example_song import SongFiles
 
 

@@ -14,8 +14,8 @@ from datasets.store.scratch import hold, scratch
 from flows import config as settings
 from flows.build_corpus import Corpus
 from flows.config import RunConfig
+from flows.gate_decision import Trained, candidate_ancestry, contamination_of
 from flows.tasks.prefect_step import step
-from flows.train_model import Trained, candidate_ancestry, contamination_of
 from pipelines import registry
 from pipelines.inference import example_song, separate_songs
 from pipelines.inference.example_song import SongFiles

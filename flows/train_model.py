@@ -1,33 +1,26 @@
 """From a dataset to a champion: train, score, register, decide, promote."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 
 from prefect import flow, task
 
 from datasets.schema import ShardSet
-from datasets.store import storage
 from datasets.store.strict_json import dumps
 from flows import config as settings
-from flows.build_corpus import Corpus, TrainingData, build_corpus
+from flows.build_corpus import Corpus, build_corpus
 from flows.config import RunConfig
 from flows.console.progress_display import decibels
+from flows.gate_decision import Trained, decide, origin_tags, split_of
 from flows.tasks.approval import with_approval
 from flows.tasks.prefect_step import resumable, run_quick, step
 from pipelines import registry
-from pipelines.evaluation import evaluate, gate
+from pipelines.evaluation import evaluate
 from pipelines.evaluation.evaluate import EvaluateResult
-from pipelines.evaluation.evaluate_config import EvaluateConfig
-from pipelines.evaluation.gate import Check, GateDecision
-from pipelines.evaluation.seed_noise import SeedNoise, seed_noise
+from pipelines.evaluation.evaluate_config import with_subfolder
+from pipelines.evaluation.gate import GateDecision
 from pipelines.evaluation.summary import ScoreSummary, extra_scores
-from pipelines.lineage import contamination, training_ancestry
-from pipelines.lineage.contamination import Contamination
-from pipelines.lineage.training_recordings import Ancestors, Ancestry
-from pipelines.preparation.curate_config import CurateConfig
 from pipelines.registry import Candidate, ModelVersion
-from pipelines.registry.bundle import checkpoint_digest
 from pipelines.runs import stored_model
 from pipelines.runtime.step_keys import code_commit
 from pipelines.training import train, train_result
@@ -39,17 +32,6 @@ _METRICS = {
     "nsdr": "nsdr", "nsdr_improvement": "improvement", "leakage_db": "leakage_db",
     "sdr": "sdr", "isr": "isr", "sir": "sir", "sar": "sar",
 }  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trained:
-    """The results of the steps; None for those that were not run."""
-
-    trained: TrainResult
-    candidate: EvaluateResult | None = None
-    champion: EvaluateResult | None = None  # None as well where there is no champion yet
-    decision: GateDecision | None = None
-    version: ModelVersion | None = None
 
 
 @flow(name="train-model", validate_parameters=False)
@@ -88,13 +70,6 @@ def score_both(config: RunConfig, songs: ShardSet, first: str, second: str) -> t
     )
     summary_a, summary_b = (result.summary for result in results)
     return summary_a, summary_b
-
-
-def with_subfolder(config: EvaluateConfig, subfolder: str) -> EvaluateConfig:
-    """The same scoring with museval's files in a folder of their own, so that no model's replace another's."""
-    if not config.museval_json or not subfolder:
-        return config
-    return replace(config, museval_json=storage.join(config.museval_json, subfolder))
 
 
 def run_key(config: RunConfig, corpus: Corpus) -> str:
@@ -184,7 +159,7 @@ def register(config: RunConfig, corpus: Corpus, trained: TrainResult, scored: Ev
             "protocol": scored.summary.protocol,
             "train_version": train.STEP.words,
             "commit": code_commit() or "unknown",
-            **_origin_tags(config, corpus, trained),
+            **origin_tags(config, corpus, trained),
             **({"stopped": trained.stopped} if trained.stopped else {}),
         },
         documents={"config.toml": settings.to_toml(config)},
@@ -211,86 +186,8 @@ def _earlier_decision(config: RunConfig, version: ModelVersion) -> GateDecision 
     return decision
 
 
-def decide(
-    config: RunConfig,
-    corpus: TrainingData,
-    trained: TrainResult,
-    candidate: EvaluateResult,
-    champion: EvaluateResult | None,
-) -> GateDecision:
-    """The gate's decision on the trained model; a refusal if this model was rolled back before."""
-    decision = _gate_decision(config, corpus, trained, candidate, champion)
-    why = registry.rolled_back(config.registry, _digests(trained), store=config.store.root) if decision.promote else ""
-    if not why:
-        return decision
-    return replace(
-        decision, promote=False, reason=why, checks=(*decision.checks, Check(rule="rollback", met=False, message=why))
-    )
-
-
-def _digests(trained: TrainResult) -> dict[str, str]:
-    """The digests by which the registry recognizes a model under any version number."""
-    model = stored_model.on_this_machine(trained.checkpoint)
-    return {"checkpoint_digest": checkpoint_digest(model), "weights_digest": trained.model_digest}
-
-
-def _gate_decision(
-    config: RunConfig,
-    corpus: TrainingData,
-    trained: TrainResult,
-    candidate: EvaluateResult,
-    champion: EvaluateResult | None,
-) -> GateDecision:
-    ancestors = Ancestors(config.store.root, config.store.tables)
-    models = [candidate_ancestry(config, corpus, trained, ancestors)]
-    version = registry.champion(config.registry, store=config.store.root) if champion else None
-    if version is not None:
-        models.append(ancestors.of_version(version.uri))
-    contaminated = contamination_of(config, corpus.songs, models)
-    summary = champion.summary if champion else None
-    noise = seed_noise_of(config, candidate.summary)
-    return gate.decide(candidate.summary, summary, gate.with_tags(config.gate), contamination=contaminated, noise=noise)
-
-
-def seed_noise_of(config: RunConfig, candidate: ScoreSummary) -> SeedNoise:
-    """By how much seeds of one recipe differ, from the retrainings in the registry that were scored like this one."""
-    if not config.gate.seed_noise_db:
-        return seed_noise((), 0.0)  # no allowance is asked for, and the registry need not be
-    scores = registry.scores_by_recipe(
-        config.registry,
-        store=config.store.root,
-        protocol=candidate.protocol,
-        metric=f"{_split(candidate)}/nsdr/mean",
-        but=candidate.model_digest,
-    )
-    return seed_noise(scores, config.gate.seed_noise_db)
-
-
-def candidate_ancestry(config: RunConfig, corpus: TrainingData, trained: TrainResult, ancestors: Ancestors) -> Ancestry:
-    """The recordings that the model that was just trained has learned from."""
-    datasets = [table.uri for table, weight in corpus.training_data(config.automix_weight) if weight]
-    return ancestors.of_training(datasets, _origin_tags(config, corpus, trained), of="the candidate")
-
-
-def _origin_tags(config: RunConfig, corpus: TrainingData, trained: TrainResult) -> dict[str, str]:
-    """Tags for the version that a training started from, and the automixes that it drew from."""
-    return training_ancestry.tags(
-        trained.checkpoint.rpartition("/")[0],
-        start=config.model.init_from,
-        datasets=[table.uri for table, weight in corpus.training_data(config.automix_weight) if weight],
-        store=config.store.root,
-    )
-
-
-def contamination_of(config: RunConfig, songs: ShardSet, models: Sequence[Ancestry]) -> Contamination:
-    """The held-out songs among `songs` that are in the train split too, or that one of the models learned from."""
-    # curate.min_similarity > 1 keeps copies in a corpus; held-out copies of training songs are looked for even then.
-    similarity = config.curate.min_similarity if config.curate.min_similarity <= 1 else CurateConfig().min_similarity
-    return contamination.find(songs, models, split=config.evaluate.split, min_similarity=similarity)
-
-
 def _flat_scores(scored: EvaluateResult) -> dict[str, float]:
-    split = _split(scored.summary)
+    split = split_of(scored.summary)
     rows = {**scored.summary.sources, "mean": scored.summary.overall}
     flat = {f"{split}/num_songs/{source}": float(score.num_songs) for source, score in rows.items()}
     values = {
@@ -304,10 +201,6 @@ def _flat_scores(scored: EvaluateResult) -> dict[str, float]:
         for name, value in own.items()
     }
     return flat | {name: value for name, value in {**values, **extra}.items() if value is not None}
-
-
-def _split(summary: ScoreSummary) -> str:
-    return summary.protocol.split(",")[0]
 
 
 @task(name="promote")

@@ -10,10 +10,11 @@ from datasets.shards.manifests import address_of, read_manifest
 from datasets.store import storage
 from flows import config as settings
 from flows.config import RunConfig
-from flows.train_model import Trained, decide, with_subfolder
+from flows.gate_decision import Trained, decide
 from pipelines import registry
 from pipelines.evaluation import evaluate
 from pipelines.evaluation.evaluate import EvaluateResult
+from pipelines.evaluation.evaluate_config import with_subfolder
 from pipelines.lineage import training_ancestry
 from pipelines.lineage.erasure import changed_ns
 from pipelines.runs.run_place import kept_files

@@ -4,16 +4,13 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
 from datasets.schema import REASONS, Funnel, MixPlan, Profile, Score, Verdict
 from datasets.shards.arrow_tables import read_objects
-from flows.build_corpus import Corpus
 from flows.console.progress_display import decibels, table
-from flows.full_run import FullRun
-from flows.train_model import Trained
 from pipelines.evaluation import extra_metrics
 from pipelines.evaluation.gate import GateDecision
 from pipelines.evaluation.paired_bootstrap import Difference
@@ -21,10 +18,15 @@ from pipelines.evaluation.song_scoring import ILL_CONDITIONED
 from pipelines.evaluation.summary import ScoreSummary, SourceScore, extra_scores
 from pipelines.registry import ModelVersion
 
+if TYPE_CHECKING:
+    from flows.build_corpus import Corpus
+    from flows.full_run import FullRun
+    from flows.gate_decision import Trained
+
 MAX_ROWS = 20
 
 
-def corpus_tables(corpus: Corpus) -> list[Any]:
+def corpus_tables(corpus: "Corpus") -> list[Any]:
     """One table for the last step that ran."""
     if corpus.automixes is not None:
         return [_mixes(read_objects(corpus.automixes.plans, MixPlan))]
@@ -59,7 +61,7 @@ def _mixes(plans: Sequence[MixPlan]) -> Any:
     return table("Automixes", ["", "mixes"], rows)
 
 
-def model_tables(model: Trained) -> list[Any]:
+def model_tables(model: "Trained") -> list[Any]:
     """Scores and the gate's decision, as far as the verb went."""
     if model.candidate is None:
         return [Text(f"Checkpoint: {model.trained.checkpoint}", overflow="fold")]
@@ -208,12 +210,12 @@ def _cells(mixture: float | None, model: float | None, gain: float | None, oracl
     return [decibels(mixture), decibels(model), decibels(gain, sign=True), decibels(oracle)]
 
 
-def run_tables(run: FullRun, *, store: str) -> list[Any]:
+def run_tables(run: "FullRun", *, store: str) -> list[Any]:
     """The model's tables, and the paths to open."""
     return [*model_tables(run.model), *paths(run, store=store)]
 
 
-def demo_tables(run: FullRun, *, store: str) -> list[Any]:
+def demo_tables(run: "FullRun", *, store: str) -> list[Any]:
     """One table: the held-out toy songs beside the real song."""
     candidate, version, decision = run.model.candidate, run.model.version, run.model.decision
     assert candidate is not None
@@ -248,7 +250,7 @@ def _real_cells(source: str, real: dict[str, Score]) -> list[str]:
     return _cells(mixture, model, gain, oracle)
 
 
-def paths(run: FullRun, *, store: str) -> list[Any]:
+def paths(run: "FullRun", *, store: str) -> list[Any]:
     """Paths and commands, each on a line of its own, so that a terminal can open them."""
     version = run.model.version
     assert version is not None

@@ -95,7 +95,7 @@ def run_steps(config: RunConfig, *, verb: str, screen: Screen, debug: bool = Fal
     with prepared(config, verb=verb, screen=screen, debug=debug):
         from flows import build_corpus, full_run, train_model
         from flows.cli.result_tables import corpus_tables, model_tables, run_tables
-        from flows.early_checks import CORPUS_STEPS
+        from flows.tasks.early_checks import CORPUS_STEPS
 
         if verb in CORPUS_STEPS:
             corpus = build_corpus.build_corpus(config, until=verb)
@@ -112,7 +112,7 @@ def run_steps(config: RunConfig, *, verb: str, screen: Screen, debug: bool = Fal
 @contextmanager
 def prepared(config: RunConfig, *, verb: str, screen: Screen, debug: bool) -> Iterator[None]:
     """Checked what can be known now, the store locked, Prefect's home in the store, one Ray session."""
-    from flows.early_checks import check_run
+    from flows.tasks.early_checks import check_run
     from pipelines.runtime.cluster import session
 
     check_run(config, verb=verb)

@@ -1,6 +1,6 @@
 """On which songs and how a model is scored."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from datasets.errors import InputError
 from datasets.field_constraints import (
@@ -12,6 +12,7 @@ from datasets.field_constraints import (
     check_ranges,
 )
 from datasets.schema import SPLITS
+from datasets.store import storage
 from models.learner_config import PRECISIONS
 from pipelines.evaluation import extra_metrics
 from pipelines.evaluation.song_scoring import SCORERS, Protocol
@@ -76,3 +77,10 @@ class EvaluateConfig:
             scorer=self.scorer,
             extra_metrics=self.extra_metrics,
         )
+
+
+def with_subfolder(config: EvaluateConfig, subfolder: str) -> EvaluateConfig:
+    """The same scoring with museval's files in a folder of their own, so that no model's replace another's."""
+    if not config.museval_json or not subfolder:
+        return config
+    return replace(config, museval_json=storage.join(config.museval_json, subfolder))

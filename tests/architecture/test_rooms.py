@@ -57,7 +57,9 @@ def test_models_and_datasets_declare_ranges_by_one_text(repository: Path) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", ["flows.__main__", "flows.config", "datasets.schema", "datasets.corpus.scan"])
+@pytest.mark.parametrize(
+    "module", ["flows.__main__", "flows.config", "flows.cli.promote_dry_run", "datasets.schema", "datasets.corpus.scan"]
+)
 def test_the_command_line_and_the_plain_modules_import_nothing_heavy(module: str, repository: Path) -> None:
     program = f"import sys, {module}; print(*[name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run(

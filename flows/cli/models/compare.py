@@ -48,7 +48,8 @@ def run(config: RunConfig, first: str, second: str, *, screen: Screen, debug: bo
     differences = lineage.differences(config, first, second)
     with prepared(config, verb="compare", screen=screen, debug=debug):
         from flows.build_corpus import build_corpus
-        from flows.train_model import compare_models, contamination_of, seed_noise_of
+        from flows.gate_decision import contamination_of, seed_noise_of
+        from flows.train_model import compare_models
 
         a, b = compare_models(config, first, second)
         songs = build_corpus(config, until="curate").songs

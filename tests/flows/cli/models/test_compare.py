@@ -38,7 +38,11 @@ def test_the_second_model_is_refused_before_the_first_is_scored(
 
 def test_no_models_museval_files_replace_anothers() -> None:
     asked = evaluate_config.EvaluateConfig(full_bss_eval=True, museval_json="scores")
-    assert train_model.with_subfolder(asked, "") == asked
-    folders = {train_model.with_subfolder(asked, place).museval_json for place in ("", "champion", "first", "second")}
+    assert evaluate_config.with_subfolder(asked, "") == asked
+    folders = {
+        evaluate_config.with_subfolder(asked, place).museval_json for place in ("", "champion", "first", "second")
+    }
     assert folders == {"scores", "scores/champion", "scores/first", "scores/second"}
-    assert train_model.with_subfolder(evaluate_config.EvaluateConfig(), "champion") == evaluate_config.EvaluateConfig()
+    assert (
+        evaluate_config.with_subfolder(evaluate_config.EvaluateConfig(), "champion") == evaluate_config.EvaluateConfig()
+    )

@@ -9,7 +9,7 @@ import pytest
 
 from datasets.store.strict_json import dumps
 from flows import config as door
-from flows import train_model
+from flows import gate_decision
 from flows.__main__ import main
 from flows.config import load
 from pipelines import registry
@@ -72,10 +72,10 @@ def test_the_gates_yes_is_a_no_for_what_was_rolled_back_from(tmp_path: Path, mon
 
     def decided(checkpoint: str) -> GateDecision:
         yes = GateDecision(promote=True, reason="better", improvement=5.0, checks=(), num_songs=8)
-        monkeypatch.setattr(train_model, "_gate_decision", lambda *_: yes)
+        monkeypatch.setattr(gate_decision, "_gate_decision", lambda *_: yes)
         trained: Any = SimpleNamespace(checkpoint=checkpoint, model_digest="")
         nothing: Any = None
-        return train_model.decide(config, nothing, trained, nothing, nothing)
+        return gate_decision.decide(config, nothing, trained, nothing, nothing)
 
     assert decided(checkpoints[1].checkpoint).promote
     registry.rollback(config.registry, store=config.store.root)

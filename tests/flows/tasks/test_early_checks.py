@@ -8,7 +8,7 @@ import pytest
 from datasets.errors import InputError
 from flows import config as settings
 from flows.config import RunConfig
-from flows.early_checks import check_run
+from flows.tasks.early_checks import check_run
 from pipelines.registry import address
 from tests.flows.command import stemline
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from datasets.schema import ShardSet
-from flows import train_model
+from flows import gate_decision
 from flows.build_corpus import Corpus
 from flows.config import load
 from pipelines.evaluation.evaluate import EvaluateResult
@@ -49,7 +49,7 @@ def judged(store: Path, songs: ShardSet, candidate: ScoreSummary, champion: Scor
     config = load("smoke", [f"store.root={store}", "gate.min_songs=1", "gate.min_improvement=3.0"])
     corpus = cast(Corpus, SimpleNamespace(songs=songs, training_data=lambda weight: [(songs, 1.0)]))
     trained = cast(TrainResult, SimpleNamespace(checkpoint=str(store / "runs" / "run" / "model")))
-    return train_model._gate_decision(config, corpus, trained, scored(candidate), scored(champion))
+    return gate_decision._gate_decision(config, corpus, trained, scored(candidate), scored(champion))
 
 
 def began(store: Path, songs: ShardSet, start: str) -> None:
