@@ -19,13 +19,14 @@ from flows import config as settings
 from flows import full_run as whole_pipeline
 from flows import train_model as model_flow
 from flows.config import RunConfig
-from flows.console.stop_signals import ended_in_time
+from flows.console.stop_signals import end_now, ended_in_time
 from flows.full_run import FullRun
 from flows.gate_decision import Trained
 from flows.retrain_policy import MAX_STARTS
 from flows.retraining import retrain_log, retrain_model
 from flows.retraining.late_runs import skip_late_runs
 from flows.tasks.early_checks import check_run
+from flows.tasks.lost_cancellations import ended_when_cancelled, note_cancelled
 from flows.tasks.open_store import store_lock
 from flows.tasks.prefect_log import RunScreen
 from pipelines.runtime import ray_jobs
@@ -61,6 +62,14 @@ def note_cancellation(flow: Any, flow_run: Any, state: Any) -> None:
     """Called when a run is cancelled: its process may have been killed before it noted that in the log."""
     form = {"preset": "smoke", "songs": "", "store": "stemline-store", "overrides": []} | flow_run.parameters
     retrain_log.cancel(resolved(**form).store.tables, str(flow_run.id))
+
+
+def _end_cancelled(flow_run: Any) -> None:
+    """What the runner does with a run that was cancelled, by the run's own process."""
+    stop_jobs(None, flow_run, None)
+    note_cancellation(None, flow_run, None)
+    note_cancelled(flow_run.id)
+    end_now()
 
 
 def deployed(name: str, *, verb: str) -> Callable[[Callable[[RunConfig], dict[str, Any]]], Flow[Any, dict[str, Any]]]:
@@ -145,8 +154,12 @@ def _prepared(verb: str, config: RunConfig) -> Iterator[RunConfig]:
     scratch.use(config.store.scratch, limit_gb=config.store.scratch_gb)
     check_run(config, verb=verb)
     lock = store_lock(config.store.root, verb=verb, data=config.store.data, patience_s=STORE_PATIENCE_S)
-    with ended_in_time(remove_session_folders), lock as folder, RunScreen(), session():
-        settings.write(config, folder / "cache" / "flows" / f"{runtime.flow_run.id}.toml")
+    context = FlowRunContext.get()
+    flow_run = context.flow_run if context else None
+    assert flow_run is not None, "a deployment's flow runs in a run of its own"
+    ended = ended_when_cancelled(flow_run.id, lambda: _end_cancelled(flow_run))
+    with ended_in_time(remove_session_folders), ended, lock as folder, RunScreen(), session():
+        settings.write(config, folder / "cache" / "flows" / f"{flow_run.id}.toml")
         yield config
 
 

@@ -30,6 +30,13 @@ def stopped() -> int | None:
     return next((stops.exit_code for stops in _CURRENT if stops.first is not None), None)
 
 
+def end_now() -> None:
+    """End the process as a repeated signal does: at once, with all that descends from it."""
+    for stops in _CURRENT:
+        stops.first = stops.first or signal.SIGTERM
+        stops.end_now()
+
+
 class StopSignals:
     """The signals that came while a command ran."""
 
