@@ -177,10 +177,12 @@ def _folders(folder: Path, prefix: str = "") -> list[Path]:
 
 
 def _num_bytes(folder: Path) -> int:
+    """Of the files below; what goes meanwhile, since somebody works there, does not count."""
     total = 0
-    for path in folder.rglob("*"):
-        with suppress(OSError):  # it went meanwhile
-            total += path.lstat().st_size
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                total += os.lstat(os.path.join(place, name)).st_size
     return total
 
 

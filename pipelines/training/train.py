@@ -76,7 +76,9 @@ def run(
         if live:
             from pipelines.registry.live_metrics import deliver_rest
 
+            scratch.hold(place.folder)
             deliver_rest(live, place, stopped=finished.stopped)
+            _leave(place)
         return finished
     _check(job)
     with storage.disk_errors(place.folder):
@@ -100,10 +102,15 @@ def run(
         if forwarder:
             forwarder.stopped = stopped
         progress.finish(summary(result))
-    if place.address:  # where all of it is now
+    _leave(place)
+    return result
+
+
+def _leave(place: RunPlace) -> None:
+    """Remove what a finished training has on this machine, where all of it is in an object store."""
+    if place.address:
         scratch.let_go(place.folder)
         scratch.remove(place.folder)
-    return result
 
 
 def job_of(

@@ -3,6 +3,8 @@
 import errno
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -311,3 +313,37 @@ def test_songs_that_somebody_deleted_are_named_with_the_step_that_makes_them(
     storage.remove(table.uri)
     with pytest.raises(InputError, match=r"no manifest at s3://.*; run the step that makes it again"):
         run(CONFIG, table, store)
+
+
+# A command of another store in the same scratch folder, which may keep nothing there.
+TIDYING = """
+from datasets.store import scratch
+print("begun", flush=True)
+while True:
+    for folder in scratch.tidy():
+        print(folder, flush=True)
+"""
+
+
+def test_another_command_that_tidies_the_same_scratch_folder_all_the_while_disturbs_no_training(
+    chunks: ShardSet, undisturbed: TrainResult, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_machine(monkeypatch, tmp_path / "machine")
+    monkeypatch.setenv(scratch.LIMIT, "0.0")
+    made = stored_model.share(Path(undisturbed.checkpoint), store)
+    unused = RunPlace(store=store, name="interrupted").folder
+    storage.write(unused / "step-000000001" / "learner.pt", b"state")
+    command = [sys.executable, "-c", TIDYING]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        try:
+            assert other.stdout is not None
+            assert other.stdout.readline() == "begun\n"
+            assert other.stdout.readline().strip() == str(unused)
+            result = run(CONFIG, chunks, store)
+            copy = stored_model.on_this_machine(made)
+            assert below(copy) == below(Path(undisturbed.checkpoint))
+            assert other.poll() is None
+        finally:
+            other.kill()
+    assert result.model_digest == undisturbed.model_digest
+    assert not unused.exists()
