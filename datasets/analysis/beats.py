@@ -55,7 +55,7 @@ WEIGHTS = np.array([
 # fmt: on
 # What the margin of the best reading counts towards the log odds that beats are beats; even odds stay even. Fitted to
 # songs of 6 to 40 s by weights that were fitted without them (tests.benchmarks.remix_chances).
-MARGIN_COUNTS = 1.83
+MARGIN_COUNTS = 1.41
 FEW_BEATS = 16.0  # half of what a margin says about very many beats it says about so many
 MOST_MARGIN = 8.0
 MOST_WANDERING = 0.017  # by more, songs for fitting changed their tempo and beats lost them; musicians' came to 0.009
