@@ -45,8 +45,12 @@ class Scene:
         roots = [f"store.root={self.store}", f"store.scratch={SCRATCH}", f"corpus.root=s3://{BUCKET}/corpus", *data]
         names = [f"registry.name={self.name}", f"registry.experiment={self.name}"]
         command = [sys.executable, "-m", "flows", self.verb, "--json", "--preset", "smoke"]
-        workers = ("train.num_workers=2", "train.max_failures=100", "train.worker_timeout_s=60")
+        workers = ("train.num_workers=2", "train.max_failures=100")
         return [*command, *roots, *names, *drill_road.SETTINGS, *workers, *self.settings]
+
+    @property
+    def checkpoint_every(self) -> int:
+        return int([word for word in self.words() if word.startswith("train.checkpoint_every=")][-1].split("=")[1])
 
     def files(self, name: str) -> list[Path]:
         """A file of the training's folder, on all machines that have it, the one that changed last first."""
@@ -98,17 +102,18 @@ class Training:
         return self.scene.step()
 
     def goes_on(self, gone: set[int], *, workers: int = 2) -> int:
-        """Wait for so many others than these processes, and for a step of theirs; that from which they went on."""
+        """Wait for so many others than these processes, and for a step of theirs; the checkpoint they went on from."""
         self.need(lambda: len({worker.pid for worker in self.scene.workers()} - gone) == workers)
-        resumed = [self.scene.step()]
+        since_s, seen = time.time(), list[int]()
 
         def beyond() -> bool:
-            seen = self.scene.step()
-            resumed.append(min(seen, resumed[-1]))
-            return seen > resumed[-1]
+            # What other machines have of earlier turns does not count.
+            if any(_changed(path) > since_s for path in self.scene.files("history.jsonl")[:1]):
+                seen.append(self.scene.step())
+            return bool(seen) and seen[-1] > min(seen)
 
         self.need(beyond)
-        return resumed[-1]
+        return min(seen) // self.scene.checkpoint_every * self.scene.checkpoint_every
 
     def need(self, until: Callable[[], bool]) -> None:
         """Wait for it; AssertionError with what the command said if that never comes."""

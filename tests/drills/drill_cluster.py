@@ -46,6 +46,7 @@ ELASTIC = (
     "train.steps=600", "train.checkpoint_every=50", "train.valid_songs=0", "train.learner.learning_rate=1e-6",
     "model.options.dropout=0.0", "train.elastic_check_s=1.0",
 )  # fmt: skip
+_TO_THE_END = ("worker", "node", "driver")  # up to a champion; the others end with the training
 _SAME_ROWS = 1e-3  # of a loss; other rows change it by tens of per cent
 
 
@@ -70,7 +71,7 @@ class Drill:
     def scene(self, accident: str, *, undisturbed: bool = False) -> Scene:
         """The store of an accident."""
         name = accident if accident == ROAD else f"{'undisturbed-' * undisturbed}{accident}-{self.seed}"
-        verb = "run" if accident == ROAD else "train" if accident == "elastic" else "promote"
+        verb = "run" if accident == ROAD else "promote" if accident in _TO_THE_END else "train"
         settings = ELASTIC if accident == "elastic" else (f"train.steps={STEPS}",)
         return Scene(name=name, here=self.here, folder=self.folder, settings=settings, verb=verb)
 
