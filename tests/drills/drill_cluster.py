@@ -133,7 +133,7 @@ class Drill:
                     training.need(lambda: len(scene.workers()) == 2)
                     at, gone = until(training, self._target(scene, times)), {one.pid for one in scene.workers()}
                     training.kill()
-                    began_s = time.monotonic()
+                    at, began_s = max(at, scene.step()), time.monotonic()
                     self.s3.gone = self.s3.expired = False
         return blows
 
