@@ -34,19 +34,26 @@ class Scene:
     folder: Path  # for what commands say
     settings: Sequence[str]
     verb: str = "promote"
+    num_workers: int = 2
 
     @property
     def store(self) -> str:
         return f"s3://{BUCKET}/{self.name}"
 
     def words(self) -> list[str]:
-        """The command; every scene but the first finds its songs finished."""
-        data = [] if self.name == ROAD else [f"store.data=s3://{BUCKET}/{ROAD}"]
-        roots = [f"store.root={self.store}", f"store.scratch={SCRATCH}", f"corpus.root=s3://{BUCKET}/corpus", *data]
+        """The command."""
+        roots = [f"store.root={self.store}", f"store.scratch={SCRATCH}", f"corpus.root=s3://{BUCKET}/corpus"]
         names = [f"registry.name={self.name}", f"registry.experiment={self.name}"]
         command = [sys.executable, "-m", "flows", self.verb, "--json", "--preset", "smoke"]
-        workers = ("train.num_workers=2", "train.max_failures=100")
+        workers = (f"train.num_workers={self.num_workers}", "train.max_failures=100")
         return [*command, *roots, *names, *drill_road.SETTINGS, *workers, *self.settings]
+
+    def bring_songs(self) -> None:
+        """What the road made of the songs, so that only the training is left to do."""
+        road = f"s3://{BUCKET}/{ROAD}"
+        for path in storage.files_below(road):
+            if path.split("/")[0] in ("chunks", "tables", "manifests", "cache"):
+                storage.write(storage.join(self.store, *path.split("/")), storage.read(storage.join(road, path)))
 
     @property
     def checkpoint_every(self) -> int:
@@ -96,14 +103,15 @@ class Training:
             self.process = machine.start(scene.words(), out, err)
         self.longest_pause_s = 0.0
 
-    def reach(self, step: int, *, workers: int = 2) -> int:
-        """Wait for a step, with so many at work; the step that was seen."""
-        self.need(lambda: self.scene.step() >= step and len(self.scene.workers()) == workers)
+    def reach(self, step: int) -> int:
+        """Wait for a step, with all workers there; the step that was seen."""
+        self.need(lambda: self.scene.step() >= step and len(self.scene.workers()) == self.scene.num_workers)
         return self.scene.step()
 
-    def goes_on(self, gone: set[int], *, workers: int = 2) -> int:
+    def goes_on(self, gone: set[int], *, workers: int | None = None) -> int:
         """Wait for so many others than these processes, and for a step of theirs; the checkpoint they went on from."""
-        self.need(lambda: len({worker.pid for worker in self.scene.workers()} - gone) == workers)
+        wanted = self.scene.num_workers if workers is None else workers
+        self.need(lambda: len({worker.pid for worker in self.scene.workers()} - gone) == wanted)
         since_s, seen = time.time(), list[int]()
 
         def beyond() -> bool:
@@ -178,8 +186,7 @@ def mlflow_faults(scene: Scene, answer: dict[str, Any], *, versions: int = 1) ->
     from mlflow import MlflowClient
 
     client = MlflowClient(scene.here.environment["MLFLOW_TRACKING_URI"])
-    experiment = client.get_experiment_by_name(scene.name)
-    found = client.search_runs([experiment.experiment_id]) if experiment else []
+    found = _runs(scene)
     runs = [run for run in found if "mlflow.parentRunId" not in run.data.tags]  # scores are runs below it
     faults = [] if len(runs) == 1 else [f"{len(runs)} runs"]
     if len(found) - len(runs) != versions:
@@ -191,11 +198,27 @@ def mlflow_faults(scene: Scene, answer: dict[str, Any], *, versions: int = 1) ->
             faults.append(f"{len(steps)} points, {len(set(steps))} of them once, of {len(expected)}")
         if run.info.status != "FINISHED":
             faults.append(f"the run is {run.info.status}")
-    for run in found:
-        client.delete_run(run.info.run_id)
     if (count := len(client.search_model_versions(f"name='{scene.name}'"))) != versions:
         faults.append(f"{count} versions")
+    forget_runs(scene)
     return faults
+
+
+def forget_runs(scene: Scene) -> None:
+    """Remove the MLflow runs of a scene: trainings of the same songs have one key, and would find them."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(scene.here.environment["MLFLOW_TRACKING_URI"])
+    for run in _runs(scene):
+        client.delete_run(run.info.run_id)
+
+
+def _runs(scene: Scene) -> list[Any]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(scene.here.environment["MLFLOW_TRACKING_URI"])
+    experiment = client.get_experiment_by_name(scene.name)
+    return list(client.search_runs([experiment.experiment_id])) if experiment else []
 
 
 def _changed(path: Path) -> float:

@@ -5,6 +5,7 @@ these it cannot write. Everything else stands in its memory and goes when it is 
 first one, and that goes with the drill. Networks are not apart: each machine has an address of its own on loopback.
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -92,10 +93,12 @@ class Machine:
     def processes(self, words: str) -> list[psutil.Process]:
         """Those with these words in their command line."""
         found = []
-        with suppress(psutil.Error, IndexError):
-            for process in self.first.children(recursive=True):
-                with suppress(psutil.Error):
-                    if words in " ".join(process.cmdline()):
+        with suppress(psutil.Error, IndexError, OSError):
+            own = os.readlink(f"/proc/{self.first.pid}/ns/pid")
+            for process in psutil.process_iter():
+                with suppress(psutil.Error, OSError):
+                    # Whoever came in from outside is no child of its first process.
+                    if os.readlink(f"/proc/{process.pid}/ns/pid") == own and words in " ".join(process.cmdline()):
                         found.append(process)
         return found
 
