@@ -32,7 +32,14 @@ from flows.console.progress_display import table
 from tests.drills import drill_road
 from tests.drills.cluster_training import ROAD, Scene, Training, curve, forget_runs, mlflow_faults, started
 from tests.drills.failing_s3 import FailingS3
-from tests.drills.isolated_machines import Machine, Machines, NotAllowedError, machines, shared_paths
+from tests.drills.isolated_machines import (
+    Machine,
+    Machines,
+    NotAllowedError,
+    machines,
+    require_namespaces,
+    shared_paths,
+)
 from tests.drills.services_here import prefect_and_mlflow
 from tests.s3 import BUCKET, object_store
 
@@ -46,6 +53,7 @@ ELASTIC = (
     "train.steps=600", "train.checkpoint_every=50", "train.valid_songs=0", "train.learner.learning_rate=1e-6",
     "model.options.dropout=0.0", "train.elastic_check_s=1.0",
 )  # fmt: skip
+_OF_WORKERS = ("worker", "node", "replaced", "elastic")  # played with Ray's workers only
 _TO_THE_END = ("worker", "node", "driver")  # up to a champion; the others end with the training
 _SAME_ROWS = 1e-3  # of a loss; other rows change it by tens of per cent
 
@@ -65,7 +73,7 @@ class Drill:
     def __init__(self, here: Machines, s3: FailingS3, folder: Path, *, kills: int, seed: int) -> None:
         self.here, self.s3, self.folder, self.kills, self.seed = here, s3, folder, kills, seed
         self.rng = np.random.default_rng(seed)
-        self.num_workers = 2
+        self.num_workers = 2  # of a training; 0: in the driver's own process
         self.peace: dict[str, Any] = {}  # what the road answered, which nothing befell
         self.answer: dict[str, Any] = {}  # of the last command that came to its end
 
@@ -74,9 +82,8 @@ class Drill:
         name = accident if accident == ROAD else f"{'undisturbed-' * undisturbed}{accident}-{self.seed}"
         verb = "run" if accident == ROAD else "promote" if accident in _TO_THE_END else "train"
         settings = ELASTIC if accident == "elastic" else (f"train.steps={STEPS}",)
-        return Scene(
-            name=name, here=self.here, folder=self.folder, settings=settings, verb=verb, num_workers=self.num_workers
-        )
+        workers = 2 if accident == ROAD else self.num_workers
+        return Scene(name=name, here=self.here, folder=self.folder, settings=settings, verb=verb, num_workers=workers)
 
     def play(self, accident: str, scene: Scene) -> list[Blow]:
         """A training that meets with an accident until it is finished."""
@@ -274,6 +281,8 @@ def rows(drill: Drill, accidents: Sequence[str]) -> Iterator[dict[str, Any]]:
     CONSOLE.print(f"{len(drill.here.others)} machines and a head, without a common path that can be written")
     if not drill.peace:
         yield road(drill)
+        if not drill.num_workers:
+            drill.peace = _undisturbed(drill, "driver")
     for accident in accidents:
         CONSOLE.print(accident)
         scene = drill.scene(accident)
@@ -289,11 +298,7 @@ def _outcome(drill: Drill, accident: str, scene: Scene) -> dict[str, Any]:
     """The row of an accident: it is played, and what came of it is held against a training that was left in peace."""
     expected = drill.peace
     if accident == "elastic":
-        quiet = drill.scene(accident, undisturbed=True)
-        quiet.bring_songs()
-        with started(quiet, drill.here.others[0]) as training:
-            expected = training.finish()
-        forget_runs(quiet)
+        expected = _undisturbed(drill, accident)
     scene.bring_songs()
     blows = drill.play(accident, scene)
     answer = drill.answer
@@ -306,6 +311,16 @@ def _outcome(drill: Drill, accident: str, scene: Scene) -> dict[str, Any]:
     if left := scene.leftovers():
         faults.append(f"{left} files of cut uploads are left")
     return _row(accident, blows, equal=equal, faults=faults)
+
+
+def _undisturbed(drill: Drill, accident: str) -> dict[str, Any]:
+    """What a training with the settings of an accident comes to when nothing happens."""
+    quiet = drill.scene(accident, undisturbed=True)
+    quiet.bring_songs()
+    with started(quiet, drill.here.others[0]) as training:
+        answer = training.finish()
+    forget_runs(quiet)
+    return answer
 
 
 def _row(accident: str, blows: Sequence[Blow], *, equal: bool, faults: Sequence[str]) -> dict[str, Any]:
@@ -346,23 +361,31 @@ def main() -> int:
     parser.add_argument("--accidents", nargs="*", choices=ACCIDENTS, default=list(ACCIDENTS))
     parser.add_argument("--kills", type=int, default=10, help="of workers, machines and drivers each")
     parser.add_argument("--seed", type=int, default=0, help="of the steps")
+    parser.add_argument("--num-workers", type=int, choices=(0, 2), default=2, help="0: without Ray, quicker")
     parser.add_argument("--out", help="a JSON file for the rows")
     options = parser.parse_args()
+    if not options.num_workers and (needing := [one for one in options.accidents if one in _OF_WORKERS]):
+        parser.error(f"--num-workers 0 has no {', '.join(needing)}")
     told: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory(prefix="drill-") as place, servers(Path(place)) as (s3, environment):
-        try:
-            with machines(Path(place), environment, count=2) as here:
-                drill = Drill(here, s3, Path(place), kills=options.kills, seed=options.seed)
-                for row in rows(drill, options.accidents):
-                    told.append(row)
-                    if options.out:
-                        Path(options.out).write_text(json.dumps(told, indent=1) + "\n")
-        except NotAllowedError as error:
-            CONSOLE.print(
-                "this drill needs mount, process and host name namespaces (root, or a container that may unshare): "
-                f"{error}"
-            )
-            return 2
+    try:
+        require_namespaces()
+    except NotAllowedError as error:
+        CONSOLE.print(
+            "this drill needs namespaces of mounts, processes and host names (root, or a container that may unshare): "
+            f"{error}"
+        )
+        return 2
+    with (
+        tempfile.TemporaryDirectory(prefix="drill-") as place,
+        servers(Path(place)) as (s3, environment),
+        machines(Path(place), environment, count=2) as here,
+    ):
+        drill = Drill(here, s3, Path(place), kills=options.kills, seed=options.seed)
+        drill.num_workers = options.num_workers
+        for row in rows(drill, options.accidents):
+            told.append(row)
+            if options.out:
+                Path(options.out).write_text(json.dumps(told, indent=1) + "\n")
     show(told)
     return int(any(not row["equal"] or row["faults"] for row in told))
 

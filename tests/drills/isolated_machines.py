@@ -165,8 +165,7 @@ class Machines:
         )
         assert boot.stdout is not None
         assert boot.stderr is not None
-        if boot.stdout.readline() != b"up\n":
-            raise NotAllowedError(boot.stderr.read().decode(errors="replace").strip())
+        assert boot.stdout.readline() == b"up\n", boot.stderr.read().decode(errors="replace")
         environment = {
             **self.environment, "HOME": "/home", "TMPDIR": "/tmp", "_RAY_PORT": str(free_port()),
             **({"RAY_ADDRESS": self.ray} if self.head else {}),
@@ -220,11 +219,19 @@ def _writes(machine: Machine, folder: str) -> bool:
     return machine.ask("touch", f"{folder}/of-{machine.name}").returncode == 0
 
 
-@contextmanager
-def machines(folder: Path, environment: Mapping[str, str], *, count: int) -> Iterator[Machines]:
-    """So many machines beside the head; NotAllowedError where this system gives no namespaces."""
+def require_namespaces() -> None:
+    """NotAllowedError where this user or system gives none."""
     if not shutil.which("unshare") or not shutil.which("nsenter"):
         raise NotAllowedError("there is no unshare or nsenter (util-linux)")
+    tried = ["unshare", "--mount", "--uts", "--pid", "--fork", "mount", "--make-rprivate", "/"]
+    done = subprocess.run(tried, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise NotAllowedError(done.stderr.strip())
+
+
+@contextmanager
+def machines(folder: Path, environment: Mapping[str, str], *, count: int) -> Iterator[Machines]:
+    """So many machines beside the head."""
     made = Machines(folder=folder, environment=environment)
     try:
         for _ in range(count):
