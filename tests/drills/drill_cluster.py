@@ -45,7 +45,6 @@ from tests.s3 import BUCKET, object_store
 
 CONSOLE = Console(highlight=False, width=140)
 STEPS = 80
-SPREAD = 8  # steps to let pass before the next blow, at most
 GONE_S, JOINS_AFTER_S = 60.0, 30.0
 SLOW_S = 0.3  # of every request
 # Long enough to lose a machine and get another; it hardly learns, so that a loss tells which rows a step saw.
@@ -107,8 +106,8 @@ class Drill:
         """One command, that goes on by itself."""
         blows = []
         with started(scene, self._machine(0)) as training:
-            for _ in range(times):
-                at = training.reach(self._target(scene, times))
+            for target in self._targets(times):
+                at = training.reach(target)
                 gone, began_s = {worker.pid for worker in scene.workers()}, time.monotonic()
                 blow(scene)
                 blows.append(self._told(at, training.goes_on(gone), began_s))
@@ -133,6 +132,7 @@ class Drill:
         """Commands that come to an end at a step, as `until` has it, each followed by the same on another machine."""
         blows = []
         gone, at, began_s = set[int](), 0, 0.0
+        targets = self._targets(times)
         for number in range(times + 1):
             with started(scene, self._machine(number)) as training:
                 if number:
@@ -141,7 +141,7 @@ class Drill:
                     self.answer = training.finish()
                 else:
                     training.need(lambda: len(scene.workers()) == scene.num_workers)
-                    at, gone = until(training, self._target(scene, times)), {one.pid for one in scene.workers()}
+                    at, gone = until(training, targets[number]), {one.pid for one in scene.workers()}
                     training.kill()
                     at, began_s = max(at, scene.step()), time.monotonic()
                     self.s3.gone = self.s3.expired = False
@@ -154,7 +154,7 @@ class Drill:
             settings=(*scene.settings, "train.min_workers=1"),
         )  # fmt: skip
         with started(alone, self._machine(0)) as training:
-            at, began_s = training.reach(self._target(scene, 1)), time.monotonic()
+            at, began_s = training.reach(self._targets(1)[0]), time.monotonic()
             gone = {worker.pid for worker in scene.workers()}
             self.here.lose(self._machine(1))
             blows = [self._told(at, training.goes_on(gone, workers=1), began_s)]
@@ -192,7 +192,7 @@ class Drill:
     def _gone(self, scene: Scene) -> list[Blow]:
         """No connection is answered for a minute: the seconds until there is another checkpoint in S3."""
         with started(scene, self._machine(0)) as training:
-            at = training.reach(self._target(scene, 1))
+            at = training.reach(self._targets(1)[0])
             before, began_s = set(scene.lists()), time.monotonic()
             self.s3.gone = True
             try:
@@ -234,10 +234,9 @@ class Drill:
     def _machine(self, number: int) -> Machine:
         return self.here.others[number % len(self.here.others)]
 
-    def _target(self, scene: Scene, times: int) -> int:
-        """A random step, not long after where the training is, so that all blows have room."""
-        room = max(2, min(SPREAD, (STEPS - 20) // times)) if times > 1 else STEPS // 2
-        return scene.step() + int(self.rng.integers(1, room))
+    def _targets(self, times: int) -> list[int]:
+        """So many random steps, in order; after the last there is another checkpoint."""
+        return sorted(int(step) for step in self.rng.choice(range(1, STEPS - 10), times, replace=False))
 
     def _told(self, at: int, resumed: int, began_s: float) -> Blow:
         blow = Blow(at=at, lost=max(0, at - resumed), seconds=time.monotonic() - began_s)
