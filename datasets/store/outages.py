@@ -12,8 +12,12 @@ from typing import TypeVar
 
 Answer = TypeVar("Answer")
 AWAY_S = 180.0  # after the first try a store counts as gone for good
-# What Arrow's client says of a connection that fails and of a server that is busy.
-_PASSING = ("NETWORK_CONNECTION", "SLOW_DOWN", "SERVICE_UNAVAILABLE", "REQUEST_TIMEOUT", "INTERNAL_FAILURE")
+# What Arrow's client says of a connection that fails and of a server that is busy. Of an answer without a body, as to
+# HEAD, it knows the number only, and does not try again.
+_PASSING = (
+    "NETWORK_CONNECTION", "SLOW_DOWN", "SERVICE_UNAVAILABLE", "REQUEST_TIMEOUT", "INTERNAL_FAILURE",
+    "HTTP STATUS 500", "HTTP STATUS 502", "HTTP STATUS 503", "HTTP STATUS 504",
+)  # fmt: skip
 # Arrow's client gives the answer to a request as much room as it asked for: where a refusal, a page of XML, is longer
 # than that, it says this and does not try again.
 _NO_ROOM = "Failed to flush response stream"

@@ -5,6 +5,7 @@ import pytest
 from datasets.store import outages
 
 AWAY = "When reading key 'k': AWS Error NETWORK_CONNECTION during HeadObject operation: curlCode: 7"
+BUSY = "When reading key 'k': AWS Error UNKNOWN (HTTP status 503) during HeadObject operation: No response body."
 
 
 @pytest.fixture(autouse=True)
@@ -28,9 +29,10 @@ def away_until(second: float, now_s: list[float], said: str = AWAY) -> Callable[
     return ask
 
 
-def test_a_store_that_answered_before_is_waited_for_through_more_than_a_minute(clock: list[float]) -> None:
+@pytest.mark.parametrize("said", [AWAY, BUSY])
+def test_a_store_that_answered_before_is_waited_for_through_more_than_a_minute(said: str, clock: list[float]) -> None:
     assert outages.persistently(lambda: 1) == 1
-    assert outages.persistently(away_until(90.0, clock)) == "here"
+    assert outages.persistently(away_until(90.0, clock, said)) == "here"
     assert 90.0 <= clock[0] < 100.0
 
 
