@@ -1,11 +1,13 @@
 """What feeds training: the same songs from a disk and from an object store, asked for once and faults mended."""
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.fs
 import pytest
 import torch
 
@@ -13,8 +15,9 @@ from datasets.errors import InputError
 from datasets.loading.loader import LoaderConfig
 from datasets.loading.shard_layout import layout_of
 from datasets.schema import ShardSet
-from datasets.store import storage
+from datasets.store import scratch, storage
 from models.learner_config import AugmentConfig, LearnerConfig
+from pipelines.runs import remote_checkpoints
 from pipelines.runs.run_place import RunPlace
 from pipelines.training import train, train_result
 from pipelines.training.batches import Feed, open_index
@@ -107,7 +110,7 @@ def test_an_object_store_that_stays_away_is_named(server: ObjectStore, there: Sh
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_ray_worker_learns_from_s3_what_a_process_learns_from_a_disk_bit_for_bit(
+def test_ray_workers_learn_in_s3_what_a_process_learns_on_a_disk_and_go_on_on_another_machine(
     ray_local: Any,
     server: ObjectStore,
     here: ShardSet,
@@ -125,15 +128,37 @@ def test_a_ray_worker_learns_from_s3_what_a_process_learns_from_a_disk_bit_for_b
     environment = {"env_vars": {name: value for name, value in os.environ.items() if name.startswith("AWS_")}}
     as_ever = ray.train.RunConfig.__post_init__
     monkeypatch.setattr(ray.train.RunConfig, "__post_init__", with_store)
+    client = pyarrow.fs.S3FileSystem(
+        endpoint_override=server.url,
+        access_key=os.environ["AWS_ACCESS_KEY_ID"],
+        secret_key=os.environ["AWS_SECRET_ACCESS_KEY"],
+        region=os.environ["AWS_REGION"],
+    )
+    monkeypatch.setattr(storage, "filesystem", lambda address: (client, address.removeprefix("s3://")))
+    config, store = replace(CONFIG, steps=4), f"s3://{BUCKET}/store"
+    monkeypatch.setenv(scratch.VARIABLE, str(tmp_path / "first"))
     server.failing = 0.05
-    far = train.run(CONFIG, MODEL, [(there, 1.0)], sources=SOURCES, store=str(tmp_path / "far"))
+    far = train.run(config, MODEL, [(there, 1.0)], sources=SOURCES, store=store)
     server.failing = 0.0
     near = train.run(
-        replace(CONFIG, num_workers=0), MODEL, [(here, 1.0)], sources=SOURCES, store=str(tmp_path / "near")
+        replace(config, num_workers=0), MODEL, [(here, 1.0)], sources=SOURCES, store=str(tmp_path / "near")
     )
     assert far.run_key == near.run_key
     assert train_result.read_history(far) == train_result.read_history(near)
     assert far.model_digest == near.model_digest
+    # As where the machine was lost after its first checkpoint: two workers of another one fetch that once, for both.
+    address = RunPlace(store=store, name=far.run_key).address
+    storage.remove(f"{address}/result.json")
+    remote_checkpoints.forget(address, "step-000000004")
+    monkeypatch.setenv(scratch.VARIABLE, str(tmp_path / "second"))
+    server.requests.clear()
+    resumed = train.run(replace(config, num_workers=2), MODEL, [(there, 1.0)], sources=SOURCES, store=store)
+    for expected, point in zip(train_result.read_history(near), train_result.read_history(resumed), strict=True):
+        assert point == pytest.approx(expected, rel=1e-3)
+    state = "step-000000002-[0-9a-f]{8}/current/learner"
+    opened = [path for method, path, _ in server.requests if method == "GET" and re.search(state, path)]
+    assert len(set(opened)) == len(opened) == 1
+    assert not list((tmp_path / "first").rglob("step-*"))
 
 
 @pytest.mark.parametrize("normalize", ["track", "none"])
