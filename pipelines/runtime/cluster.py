@@ -32,8 +32,7 @@ from pipelines.runtime.step_keys import ROOT
 _LOG = logging.getLogger(__name__)
 _TRIES = 3  # Ray gives a local start 30 s, a constant in its source that a loaded machine exceeds
 _PROBE_S = 5.0
-_FIRST_PAUSE_S = 0.001
-_LOOK_S = 0.3  # between two looks for finished tasks where none wakes the loop
+_LOOK_S = 0.03  # between two looks for finished tasks
 _HANDSHAKE_S = 15.0
 _OBJECT_STORE_BYTES = 512 * 2**20  # songs travel through files; objects are small
 _FORWARDED = ("AWS_", "MLFLOW_", "OMP_NUM_THREADS", "STEMLINE_")
@@ -134,11 +133,10 @@ def quiet_data() -> None:
     It also looks for finished tasks ten times a second, twice for each, so a core idles for 0.2 s after every task.
     """
     import ray.data
-    from ray.data._internal.execution import metadata_fetcher, streaming_executor_state
+    from ray.data._internal.execution import streaming_executor_state
 
-    # Its own names, there are no settings, with ray 2.60. May go when Ray wakes up by itself.
-    vars(streaming_executor_state)["ray"] = _WakingRay()
-    metadata_fetcher._PREFETCH_ON_THREAD = False  # results of tasks that wake it are taken in the same look
+    # Its own name for it, there is no setting: with ray 2.60, gaps of 0.06 s. May go when Ray wakes up by itself.
+    streaming_executor_state.WAIT_FOR_TASK_COMPLETION_TIMEOUT_S = _LOOK_S
 
     context = ray.data.DataContext.get_current()
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # before the next line, which warns
@@ -146,32 +144,6 @@ def quiet_data() -> None:
     context.print_on_execution_start = False
     for name in ("ray.data", "ray.data._internal"):
         logging.getLogger(name).setLevel(logging.ERROR)
-
-
-class _WakingRay:
-    """The module `ray` for the loop of Ray Data, which wakes up when a task is finished, and so looks seldom."""
-
-    def __init__(self) -> None:
-        self._seen: set[Any] = set()
-        self._repeats = 0
-
-    def __getattr__(self, name: str) -> Any:
-        import ray
-
-        return getattr(ray, name)
-
-    def wait(self, refs: list[Any], *, num_returns: int, timeout: float, **options: Any) -> tuple[list[Any], list[Any]]:
-        """Up to `num_returns` finished ones as soon as one is, and the others; `timeout` is Ray's, and too short."""
-        import ray
-
-        ready = ray.wait(refs, num_returns=1, timeout=_LOOK_S, **options)[0]
-        # A task is done a moment after its result is there; one whose result nobody takes must not keep the loop busy.
-        self._repeats = self._repeats + 1 if ready and self._seen.issuperset(ready) else 0
-        if self._repeats:
-            time.sleep(min(timeout, _FIRST_PAUSE_S * 2 ** min(self._repeats, 10)))
-        done, left = ray.wait(refs, num_returns=num_returns, timeout=0, **options)
-        self._seen = set(done)
-        return done, left
 
 
 class _AsText:

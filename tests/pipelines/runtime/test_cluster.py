@@ -102,38 +102,6 @@ def test_a_users_mistake_in_a_task_is_one_here(ray_local: Any) -> None:
         list(map_rows(_double, [{"value": 1}, {"value": None}]))
 
 
-def _rest(item: dict[str, Any]) -> dict[str, Any]:
-    time.sleep(item["s"])
-    return item
-
-
-@pytest.mark.ray
-def test_the_loop_of_ray_data_wakes_up_when_a_task_is_finished_and_looks_seldom_until_then(
-    ray_local: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    looks: list[int] = []
-    wait = cluster._WakingRay.wait
-
-    def counted(self: Any, *arguments: Any, **options: Any) -> Any:
-        done, left = wait(self, *arguments, **options)
-        looks.append(len(done))
-        return done, left
-
-    monkeypatch.setattr(cluster._WakingRay, "wait", counted)
-    list(map_rows(_rest, [{"s": 0.0}]))  # a worker has started
-    looks.clear()
-    list(map_rows(_rest, [{"s": 2.0}]))
-    # Ray's own setting makes it 20, and the start and end of a job some more
-    assert 2.0 / cluster._LOOK_S / 2 < len(looks) < 2.0 / cluster._LOOK_S + 9
-    monkeypatch.setattr(cluster, "_LOOK_S", 60.0)
-    never, quick = ray_local.remote(_rest).remote({"s": 3600}), ray_local.remote(_rest).remote({"s": 0.1})
-    began = time.monotonic()
-    done = wait(cluster._WakingRay(), [never, quick], num_returns=2, timeout=0.1, fetch_local=False)
-    assert done == ([quick], [never])
-    assert time.monotonic() - began < 30
-    ray_local.cancel(never, force=True)
-
-
 _SESSION = """
 import glob, os, subprocess, sys
 from pipelines.runtime.cluster import connect
