@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from datasets.errors import InputError
 from datasets.store import storage
+from datasets.store.ownership import claim_store
 from datasets.store.scratch import hold, scratch
 from pipelines.registry.bundle import checkpoint_digest
 from pipelines.registry.connection import address, connected, is_new
@@ -127,6 +128,8 @@ def fetch(ref: str, *, store: str) -> Path:
             return _intact(folder, version)
         cached = hold(scratch(store).resolve() / "cache" / "models" / version.digest[:16])
         if not _is_whole(cached, version):
+            if not storage.is_remote(store):
+                claim_store(scratch(store), setting="store.root")  # a new folder, where a server has the books
             shutil.rmtree(cached, ignore_errors=True)
             _download(inside, cached, version, uri=address(store))
         return cached

@@ -10,6 +10,7 @@ import pyarrow.fs as fs
 import pytest
 
 from datasets.errors import InputError
+from datasets.store.ownership import is_store
 from pipelines import registry
 from pipelines.registry import Candidate, RegistryConfig
 from pipelines.registry.bundle import checkpoint_digest
@@ -91,6 +92,7 @@ def test_versions_are_registered_promoted_read_back_and_rolled_back(place: Place
 
 def _spoil_a_copy_and_then_the_object(folder: Path, objects: ObjectStore, *, store: str) -> None:
     assert not (Path(store) / "mlartifacts").exists()
+    assert is_store(store)  # by that copy, if by nothing else: the next command must not take it for somebody's
     weights = folder / "weights.safetensors"
     before = weights.read_bytes()
     weights.write_bytes(_changed(before))
