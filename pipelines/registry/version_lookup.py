@@ -17,7 +17,7 @@ from datasets.store import storage
 from datasets.store.ownership import claim_store
 from datasets.store.scratch import hold, scratch
 from pipelines.registry.bundle import checkpoint_digest
-from pipelines.registry.connection import address, connected, is_new
+from pipelines.registry.connection import address, connected, is_new, own_database
 from pipelines.registry.database.moved_artifacts import local_folder
 from pipelines.registry.find_or_create import (
     CHAMPION,
@@ -128,8 +128,8 @@ def fetch(ref: str, *, store: str) -> Path:
             return _intact(folder, version)
         cached = hold(scratch(store).resolve() / "cache" / "models" / version.digest[:16])
         if not _is_whole(cached, version):
-            if not storage.is_remote(store):
-                claim_store(scratch(store), setting="store.root")  # a new folder, where a server has the books
+            if not storage.is_remote(store) and not own_database(store).exists():
+                claim_store(scratch(store), setting="store.root")  # it may be a new folder: the books are elsewhere
             shutil.rmtree(cached, ignore_errors=True)
             _download(inside, cached, version, uri=address(store))
         return cached

@@ -14,6 +14,7 @@ from datasets.store.ownership import is_store
 from pipelines import registry
 from pipelines.registry import Candidate, RegistryConfig
 from pipelines.registry.bundle import checkpoint_digest
+from pipelines.registry.connection import address
 from tests.pipelines.registry.test_registration import make_candidate
 from tests.postgres import Database, database
 from tests.s3 import BUCKET, ObjectStore, object_store
@@ -90,9 +91,19 @@ def test_versions_are_registered_promoted_read_back_and_rolled_back(place: Place
         registry.fetch("models:/stemline@champion", store=store)
 
 
+def test_a_new_folder_into_which_a_model_is_fetched_is_a_store(
+    objects: ObjectStore, candidates: list[Candidate], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    books, new = str(tmp_path / "books"), tmp_path / "new"
+    version = registry.register(RegistryConfig(artifacts=f"s3://{BUCKET}/others"), candidates[0], store=books)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address(books))
+    assert registry.fetch(version.uri, store=str(new)).is_relative_to(new)
+    assert is_store(new)  # the next command must not take the copy in it for somebody's
+
+
 def _spoil_a_copy_and_then_the_object(folder: Path, objects: ObjectStore, *, store: str) -> None:
     assert not (Path(store) / "mlartifacts").exists()
-    assert is_store(store)  # by that copy, if by nothing else: the next command must not take it for somebody's
     weights = folder / "weights.safetensors"
     before = weights.read_bytes()
     weights.write_bytes(_changed(before))

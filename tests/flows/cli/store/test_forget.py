@@ -111,10 +111,10 @@ def test_erased_its_audio_is_in_no_file_of_the_store_and_it_is_forgotten_still(
         "listening/Artist - Song.html",
         "listening/T.html",
         "separated/Artist - Song/bass.flac",
+        "runs/older/examples/001/bass.flac",
     ):
         (store / name).parent.mkdir(parents=True, exist_ok=True)
         (store / name).write_text(f"about {Path(name).stem}" if "report" not in name else "<h1>Vault master 2</h1>")
-    (store / "runs" / "older" / "examples").mkdir(parents=True)
     told = forget.run(config, "Artist - Song", erase=True, screen=current())
     assert told["erased"]
     # What is not ours to rewrite is named.
