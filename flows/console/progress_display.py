@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.padding import Padding
@@ -133,32 +134,34 @@ class Screen:
 
     @contextmanager
     def alone_on_stderr(self, log: Path) -> Iterator[None]:
-        """Meanwhile everything else that writes to stderr, from C++ or child processes too, goes to `log`."""
-        try:
-            is_real = sys.stderr.fileno() == 2
-        except (AttributeError, OSError, ValueError):
-            is_real = False
-        if not is_real:
+        """Meanwhile what others write to stderr or stdout, from C++ or child processes too, goes to `log`.
+
+        Stdout is for the result: Ray, for one, tells there of workers that died.
+        """
+        if not _is_stream(sys.stderr, 2):
             yield
             return
         log.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(OSError):
-            sys.stderr.flush()
+        redirected = [2, *([1] if _is_stream(sys.stdout, 1) else [])]
+        _flush()
         before = self.console.file
+        kept = {number: os.dup(number) for number in redirected}
         ours = os.fdopen(os.dup(2), "w", encoding=sys.stderr.encoding, errors="replace")
         try:
             with open(log, "ab") as others:
-                os.dup2(others.fileno(), 2)
+                for number in redirected:
+                    os.dup2(others.fileno(), number)
             self.console.file = unfailing(ours)
             yield
         finally:
             self._stop()
-            with suppress(OSError):
-                sys.stderr.flush()
+            _flush()
             with suppress(OSError):
                 ours.flush()
             self.console.file = before
-            os.dup2(ours.fileno(), 2)
+            for number, copy in kept.items():
+                os.dup2(copy, number)
+                os.close(copy)
             with suppress(OSError):
                 ours.close()
 
@@ -184,6 +187,20 @@ class Screen:
         self._printed_s = now
         of = f"/{self._total:g}" if self._total else ""
         self.console.print(Text(f"  {self._name} {self._done:g}{of} {self._unit} {self._note}".rstrip()))
+
+
+def _is_stream(stream: Any, number: int) -> bool:
+    """Whether a standard stream writes to the file of that number, and is neither closed nor captured."""
+    try:
+        return bool(stream.fileno() == number)
+    except (AttributeError, OSError, ValueError):
+        return False
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):
+            stream.flush()
 
 
 class _Bar(BarColumn):

@@ -162,7 +162,9 @@ class Training:
         """Its answer; it has to succeed."""
         code = self.end()
         assert code == 0, f"exit code {code}: {self.said()[-3000:]}"
-        answer: dict[str, Any] = json.loads(Path(f"{self.log}.out").read_text())
+        text = Path(f"{self.log}.out").read_text()
+        assert text, f"no answer: {self.said()[-3000:]}"
+        answer: dict[str, Any] = json.loads(text)
         return dict(answer.get("model", answer))
 
 

@@ -1,6 +1,10 @@
 """What a person sees while a job runs, with and without a terminal."""
 
 import io
+import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -84,3 +88,27 @@ def test_a_table_fits_eighty_columns() -> None:
     console.print(table("Scores", ["source", "mixture", "model"], [["drums", "0.1", "5.0"], ["mean", "0", "4"]]))
     assert isinstance(console.file, io.StringIO)
     assert all(len(line) <= 80 for line in console.file.getvalue().split("\n"))
+
+
+OTHERS = """
+import json, os, subprocess, sys
+from pathlib import Path
+from flows.console.progress_display import Screen
+from flows.console.sanitized_console import Terminal
+with Screen(Terminal(stderr=True)) as screen, screen.alone_on_stderr(Path(sys.argv[1])):
+    print("a library")
+    os.write(1, b"(raylet) a worker died\\n")
+    subprocess.run(["sh", "-c", "echo a child; echo a child that warns >&2"], check=True)
+    screen.say("ours")
+print(json.dumps({"the": "result"}))
+"""
+
+
+def test_stdout_is_for_the_result_and_stderr_for_progress_whatever_others_write(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    done = subprocess.run([sys.executable, "-c", OTHERS, log], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == {"the": "result"}
+    assert done.stderr == "ours\n"
+    assert sorted(log.read_text().splitlines()) == [
+        "(raylet) a worker died", "a child", "a child that warns", "a library",
+    ]  # fmt: skip
