@@ -8,7 +8,6 @@ import ast
 import functools
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 from xdist.scheduler import LoadFileScheduling
@@ -63,19 +62,10 @@ def _says_ray(node: ast.expr) -> bool:
 class Scheduler(LoadFileScheduling):
     """Files in the order of the collection. Once Ray was started in a process, none of the other tests runs there."""
 
-    def __init__(self, *given: Any) -> None:
-        super().__init__(*given)
-        self._with_ray: list[WorkerController] = []
-
-    def add_node(self, node: WorkerController) -> None:
-        super().add_node(node)
-        if len(self._with_ray) < WITH_RAY:
-            self._with_ray.append(node)
-
-    def remove_node(self, node: WorkerController) -> str | None:
-        if node in self._with_ray:
-            self._with_ray.remove(node)
-        return super().remove_node(node)
+    @property
+    def _with_ray(self) -> list[WorkerController]:
+        """The first two by number, as in `be_nice_beside_ray`; not the two that happened to be ready first."""
+        return sorted(self.nodes, key=lambda node: int(node.gateway.id.removeprefix("gw")))[:WITH_RAY]
 
     def _split_scope(self, nodeid: str) -> str:
         """A file, or those of its tests that start Ray, which come last."""
