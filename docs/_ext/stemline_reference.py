@@ -6,10 +6,8 @@ is read; nothing generated is committed. The functions return Markdown and know 
 
 import inspect
 import re
-import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
 import pyarrow as pa
@@ -153,7 +151,7 @@ def settings_markdown() -> str:
     """All settings, a table for each section; then the options of each family of networks."""
     lines = [*_sections(configuration.RunConfig)]
     for name, family in FAMILIES.items():
-        lines += [f"## model.options of {name}", "", _first_words(family.config_class), ""]
+        lines += [f"## model.options of {name}", "", setting_descriptions.summary(family.config_class), ""]
         lines += [*_settings_table(list(setting_descriptions.every(family.config_class)), prefix="model.options."), ""]
     return "\n".join(lines)
 
@@ -163,19 +161,9 @@ def _sections(kind: type) -> Iterator[str]:
     for one in setting_descriptions.every(kind):
         by_section.setdefault(one.name.rpartition(".")[0], []).append(one)
     for section in dict.fromkeys(["", *by_section]):
-        yield from (f"## {section or 'At the top'}", "", _first_words(_class_at(kind, section)), "")
+        yield from (f"## {section or 'At the top'}", "", setting_descriptions.summary(kind, section), "")
         yield from _settings_table(by_section[section], define=True)
         yield ""
-
-
-def _class_at(kind: type, section: str) -> type:
-    for name in filter(None, section.split(".")):
-        kind = typing.get_type_hints(kind)[name]
-    return kind
-
-
-def _first_words(kind: type) -> str:
-    return re.sub(r"\s+", " ", (kind.__doc__ or "").strip().split("\n\n")[0])
 
 
 def _settings_table(
@@ -201,14 +189,7 @@ def _toml(value: Any) -> str:
 
 def presets_markdown() -> str:
     """The presets that ship, with the first words of each."""
-    rows = []
-    for name in configuration.presets():
-        text = resources.files("infra.presets").joinpath(f"{name}.toml").read_text(encoding="utf-8")
-        about = re.match(r"(?:#[^\n]*\n)+", text)
-        said = (
-            re.sub(r"\s*\n#?\s*", " ", about[0].replace("\n#\n", "\0")).lstrip("# ").partition("\0")[0] if about else ""
-        )
-        rows.append((f"`{name}`", said))
+    rows = [(f"`{name}`", configuration.description(name)) for name in configuration.presets()]
     return "\n".join(_table(("preset", "for"), rows))
 
 

@@ -3,7 +3,17 @@
 Each setting is declared in the dataclass beside the code that uses it; here they are only read, checked and written.
 """
 
-from flows.config.presets import PATHS, absolute, differences, load, nearest_preset, presets, read_preset
+from flows.config.presets import (
+    PATHS,
+    absolute,
+    description,
+    differences,
+    load,
+    nearest_preset,
+    presets,
+    read_preset,
+    with_absolute_paths,
+)
 from flows.config.run_config import RunConfig, StoreConfig
 from flows.config.setting_overrides import override, split_overrides
 from flows.config.toml_config import build, parse, rewrite, to_toml, write
@@ -14,6 +24,7 @@ __all__ = [
     "StoreConfig",
     "absolute",
     "build",
+    "description",
     "differences",
     "load",
     "nearest_preset",
@@ -24,5 +35,6 @@ __all__ = [
     "rewrite",
     "split_overrides",
     "to_toml",
+    "with_absolute_paths",
     "write",
 ]

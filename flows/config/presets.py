@@ -1,5 +1,6 @@
 """Presets that ship, a user's TOML files and stored settings; with overrides each makes a `RunConfig`."""
 
+import itertools
 import os
 import re
 import tomllib
@@ -33,12 +34,17 @@ _NAME_BYTES = 255  # of one name in a path, on every file system in use
 
 def load(preset: str, overrides: Sequence[str] = ()) -> RunConfig:
     """A preset with overrides; files and folders become absolute, so that the written file reruns from anywhere."""
-    config = build(RunConfig, read_preset(preset), overrides)
-    for key in PATHS:
-        config = _with(config, key.split("."), _absolute_file if key in _NAMES_SHIP else absolute)
+    config = with_absolute_paths(build(RunConfig, read_preset(preset), overrides))
     for name, folder in (("root", config.store.root), ("data", config.store.data)):
         if os.path.exists(folder) and not os.path.isdir(folder):
             raise InputError(f"store.{name}={folder} is a file; give a folder, store.{name}=DIR")
+    return config
+
+
+def with_absolute_paths(config: RunConfig) -> RunConfig:
+    """The same files and folders, named from the root of the file system."""
+    for key in PATHS:
+        config = _with(config, key.split("."), _absolute_file if key in _NAMES_SHIP else absolute)
     return config
 
 
@@ -76,6 +82,13 @@ def presets() -> list[str]:
         for entry in resources.files("infra.presets").iterdir()
         if entry.name.endswith(".toml")
     )
+
+
+def description(name: str) -> str:
+    """The first paragraph of the comment at the top of a preset that ships."""
+    text = resources.files("infra.presets").joinpath(f"{name}.toml").read_text(encoding="utf-8")
+    lines = list(itertools.takewhile(lambda line: line.startswith("# "), text.splitlines()))
+    return " ".join(line.removeprefix("# ") for line in lines)
 
 
 def read_preset(name: str) -> dict[str, Any]:

@@ -77,6 +77,13 @@ def every(kind: type, at: tuple[str, ...] = ()) -> Iterator[Setting]:
         )
 
 
+def summary(kind: type, section: str = "") -> str:
+    """The first paragraph of what the code says of a section, such as `train.learner`, or of the whole tree."""
+    for name in filter(None, section.split(".")):
+        kind = typing.get_type_hints(kind)[name]
+    return " ".join((kind.__doc__ or "").strip().split("\n\n")[0].split())
+
+
 @functools.cache
 def meanings(kind: type) -> Mapping[str, str]:
     """The meaning of each field of a dataclass: the comment at the end of its line, else the comment above it."""

@@ -40,6 +40,8 @@ WORK = {
     "train": "e2e/test_road.py::test_train_leaves_a_checkpoint_and_scores_nothing",
     "evaluate": "e2e/test_road.py::test_evaluate_scores_the_held_out_songs_and_registers_nothing",
     "promote": "e2e/test_road.py::test_promote_registers_a_model_of_two_steps_as_candidate_alone_and_a_dry_run_nothing",
+    "presets": "flows/cli/planning/test_presets.py::test_every_preset_is_listed_with_its_network_and_what_it_is_for",
+    "config": "flows/cli/planning/test_config.py::test_a_setting_is_explained_with_its_value_in_a_preset",
     "inspect": "flows/cli/planning/test_inspect.py::test_json_has_every_file",
     "plan": "flows/cli/planning/test_plan.py::test_a_plan_says_what_fits_and_what_does_not",
     "doctor": "flows/cli/planning/test_plan.py::test_the_doctor_finds_this_machine_fit_and_a_gpu_missing",
