@@ -64,6 +64,13 @@ def is_remote(address: str | Path) -> bool:
     return str(address).startswith(_S3)
 
 
+def local_path(address: str, setting: str) -> Path:
+    """The path of an output that goes to this machine only; InputError for an address in an object store."""
+    if is_remote(address):
+        raise InputError(f"{setting} must be on this machine, got {address}; write it here and copy it there")
+    return Path(address)
+
+
 def join(root: str | Path, *parts: str) -> str:
     """The address of `parts` below `root`."""
     return "/".join([str(root).rstrip("/"), *parts]) if is_remote(root) else str(Path(root, *parts))

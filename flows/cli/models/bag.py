@@ -36,7 +36,7 @@ def bag(
 
 def run(config: RunConfig, members: Sequence[str], *, to: str, screen: Screen) -> dict[str, Any]:
     """Writes the bag's YAML file and its packages beside it; `members` are SOURCE=MODEL, each source once."""
-    target = Path(to)
+    target = storage.local_path(to, "--to")
     if target.suffix != ".yaml" or os.path.lexists(target):
         raise InputError(f"--to must be a new file, NAME.yaml, got {to}; the packages of the bag are put beside it")
 

@@ -33,7 +33,8 @@ def run(config: RunConfig, model: str, *, bits: int, to: str, screen: Screen) ->
     from models.weights import model_identity
     from pipelines import registry
 
-    source, target = registry.resolve(model, store=config.store.root), Path(to)
+    target = storage.local_path(to, "--to")
+    source = registry.resolve(model, store=config.store.root)
     _check_target(target, source)
     try:
         compressed = _compress(source, target, bits)

@@ -35,7 +35,7 @@ def run(config: RunConfig, model: str, *, to: str, screen: Screen) -> dict[str, 
 
     A graph that was exported before is replaced, any other file is not.
     """
-    target = Path(to)
+    target = storage.local_path(to, "--to")
     if target.suffix not in KINDS:
         raise InputError(f"--to must be a file that ends in {' or '.join(KINDS)}, got {to}")
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from datasets.errors import InputError
+from datasets.store import storage
 from flows import config as settings
 from flows.cli.options import NO_OPTIONS, ModelRef, Options
 from flows.cli.session import run_verb
@@ -49,6 +50,8 @@ def run(
     if not songs:
         raise InputError("No song was given. Example: stemline separate song.mp3 --model models:/stemline@champion")
 
+    folder_of_stems = storage.local_path(out, "--out")
+
     from pipelines import registry
     from pipelines.inference import separate_songs
 
@@ -58,10 +61,10 @@ def run(
         with nullcontext() if debug else screen.alone_on_stderr(log):
             result = separate_songs.run(config.separate, songs, model=str(checkpoint), out=out, progress=screen)
         if log.is_file() and log.stat().st_size:
-            shutil.copyfile(log, Path(out, log.name))
-            screen.say(f"What decoders said is in {Path(out, log.name)}")
+            shutil.copyfile(log, folder_of_stems / log.name)
+            screen.say(f"What decoders said is in {folder_of_stems / log.name}")
     if result.songs:
-        settings.write(config, Path(out) / "separate.toml")
+        settings.write(config, folder_of_stems / "separate.toml")
     rows = [[song.song, f"{duration(song.num_samples / song.sample_rate)}", song.folder] for song in result.songs]
     output: list[Any] = [table("Separated", ["song", "length", "folder"], rows)] if rows else []
     for song in result.songs:

@@ -16,6 +16,7 @@ from datasets.store import scratch, storage
 from datasets.store.ownership import claim_store
 from flows import config as settings
 from flows import train_model
+from flows.__main__ import main
 from flows.cli.models import listen
 from flows.cli.operations import deploy, ui
 from flows.cli.pipeline import demo
@@ -23,16 +24,21 @@ from flows.cli.store import forget
 from flows.cli.store.forget import SongToForget
 from flows.console.progress_display import current
 from flows.retraining import retrain_log, retrain_model
+from models.networks.bag import interface
+from models.weights.loading import load_model
+from pipelines import registry
 from pipelines.evaluation import evaluate, gate
 from pipelines.evaluation.evaluate_config import EvaluateConfig
 from pipelines.inference import listening_pages
 from pipelines.inference.listening_pages import ComparedModel, ListenConfig
 from pipelines.lineage import training_ancestry
+from pipelines.registry import RegistryConfig
 from pipelines.runs import stored_model
 from tests.benchmarks.road import _without_ray
 from tests.flows.cli.test_promote_dry_run import said, trained
 from tests.flows.retraining.test_retrain_log import ENTRY
 from tests.pipelines.inference.test_listening_pages import rivals, songs  # noqa: F401
+from tests.pipelines.registry.test_registration import make_candidate
 from tests.s3 import BUCKET, ObjectStore, object_store
 
 
@@ -69,6 +75,59 @@ def test_a_dry_run_decides_on_what_is_there_and_writes_nothing(
     code, _, message = said(capsys, [*dry, "train.steps=4"])
     assert code == 2
     assert "no training with these settings" in message
+    # A plan counts the songs that are there, and a bag is made of checkpoints by their addresses.
+    server.requests.clear()
+    code, out, message = said(capsys, ["plan", "smoke", "--gpu", "l4", "--json", f"store.root={store}"])
+    assert code == 0, message
+    assert (json.loads(out)["songs"], json.loads(out)["corpus_hours"]) == (5, pytest.approx(5 * 3 / 3600))
+    assert {method for method, _, _ in server.requests} <= {"GET", "HEAD"}
+    parts = [f"{source}={checkpoint}" for source in config.corpus.sources]
+    code, _, message = said(capsys, ["bag", *parts, "--to", str(tmp_path / "ft.yaml"), f"store.root={store}"])
+    assert code == 0, message
+    assert interface(load_model(tmp_path / "ft.yaml")).sources == config.corpus.sources
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["bag", "drums=a", "--to", "{}/ft.yaml"],
+        ["export", "a", "--to", "{}/a.onnx"],
+        ["compress", "a", "--to", "{}/small"],
+        ["separate", "a.wav", "--model", "a", "--out", "{}/stems"],
+    ],
+)
+def test_what_is_written_on_this_machine_only_is_refused_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    address = "s3://songs/elsewhere"
+    assert main([word.format(address) for word in words]) == 2
+    assert f"{words[-2]} must be on this machine, got {words[-1].format(address)}" in capsys.readouterr().err
+    assert not (tmp_path / "s3:").exists()
+
+
+@pytest.mark.slow
+def test_a_champion_there_is_rolled_back_from_and_history_tells(
+    store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--json", f"store.root={store}"]
+    code, _, message = said(capsys, ["rollback", *where])
+    assert code == 2
+    assert f"no model is registered in {store} yet: there is nothing to roll back" in message
+    for seed in (0, 1):
+        made = make_candidate(tmp_path / str(seed), run_key=f"run{seed}", seed=seed)
+        version = registry.register(RegistryConfig(), made, store=store)
+        registry.promote(version, {"promote": True, "reason": "better"}, store=store)
+    code, out, message = said(capsys, ["rollback", *where])
+    assert code == 0, message
+    assert (json.loads(out)["version"], json.loads(out)["before"]) == ("1", "2")
+    _, out, _ = said(capsys, ["history", *where])
+    assert [entry["kind"] for entry in json.loads(out)["promotions"]] == ["promotion", "promotion", "rollback"]
+    assert json.loads(out)["rolled_back"] == ["2"]
+    champion = registry.champion(RegistryConfig(), store=store)
+    assert champion is not None
+    assert load_model(registry.fetch(champion.uri, store=store)) is not None
+    assert said(capsys, ["rollback", *where])[0] == 2
 
 
 def test_its_report_is_served_and_an_address_without_a_store_is_refused(server: ObjectStore, store: str) -> None:
