@@ -70,6 +70,7 @@ class LossCurve:
         if skipped := sum(metrics.skipped for metrics in steps):
             point["skipped"] = skipped
         self.write(point)
+        self.session.report_metrics({"skipped": float(skipped)})  # also zero, or an alert would never end
         self.losses = [*self.losses, loss][-_MAX_LOSSES:]
         self._write_speed(step, len(steps))
         self.session.report_progress(step, f"loss {loss:.4f}")

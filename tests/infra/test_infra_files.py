@@ -226,7 +226,7 @@ def test_monitoring_reads_and_every_panel_asks_something(infra: Path) -> None:
     board = json.loads((infra / "monitoring" / "grafana" / "stemline.json").read_text())
     asked = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
     asked += [rule["expr"] for group in rules["groups"] for rule in group["rules"]]
-    assert len(asked) == len(board["panels"]) + 5
+    assert len(asked) == len(board["panels"]) + 8
     assert {job for text in asked for job in re.findall(r'job="(\w+)"', text)} <= jobs
 
 
