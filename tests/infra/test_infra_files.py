@@ -235,4 +235,4 @@ def test_files_name_the_image_of_this_version(repository: Path, infra: Path) -> 
     texts = [path.read_text(encoding="utf-8") for path in sorted(infra.rglob("*")) if path.suffix in (".yaml", ".json")]
     tags = re.findall(r'stemline:(\d[^\s"]*)|newTag: "(.*)"', "\n".join(texts))
     assert {image or tag for image, tag in tags} == {project["version"]}
-    assert len(tags) == 7
+    assert len(tags) == 8
