@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError
+from ..host_to_device import upload
 from ..learner_config import REPITCH_MARGIN, AugmentConfig
 from ..rng import generator
 from . import effects
@@ -42,7 +43,7 @@ def augment(
     scaled, remixed = torch.rand(2, generator=batch_generator).tolist()
     if config.flip_sign or scaled < config.scale_probability:
         gains = [draw.sign_S * (draw.gain_S if scaled < config.scale_probability else 1) for draw in draws]
-        sources_BSCT = sources_BSCT * torch.stack(gains).to(sources_BSCT)[..., None, None]
+        sources_BSCT = sources_BSCT * _beside(torch.stack(gains), sources_BSCT)[..., None, None]
     if config.mixup_probability:
         sources_BSCT = _mixup(sources_BSCT, config, rng)
     if config.remix_group > 1 and remixed < config.remix_probability:
@@ -74,13 +75,13 @@ def _draw_row(config: AugmentConfig, num_sources: int, shift_samples: int, *, se
 def _shift(sources_BSCT: Tensor, offset_BS: Tensor, num_samples: int) -> Tensor:
     if num_samples == sources_BSCT.shape[-1]:
         return sources_BSCT
-    index_BS1T = offset_BS[..., None, None] + torch.arange(num_samples)
-    index_BSCT = index_BS1T.to(sources_BSCT.device).expand(*sources_BSCT.shape[:3], num_samples)
-    return sources_BSCT.gather(-1, index_BSCT)
+    device = sources_BSCT.device
+    index_BS1T = upload(offset_BS, device)[..., None, None] + torch.arange(num_samples, device=device)
+    return sources_BSCT.gather(-1, index_BS1T.expand(*sources_BSCT.shape[:3], num_samples))
 
 
 def _flip(sources_BSCT: Tensor, flip_BS: Tensor) -> Tensor:
-    return torch.where(flip_BS.to(sources_BSCT.device)[..., None, None], sources_BSCT.flip(2), sources_BSCT)
+    return torch.where(upload(flip_BS, sources_BSCT.device)[..., None, None], sources_BSCT.flip(2), sources_BSCT)
 
 
 class _RowRandom(NamedTuple):
@@ -130,10 +131,11 @@ def _colour(sources_BSCT: Tensor, config: AugmentConfig, rng: _RowRandom) -> Ten
         chosen_BS = rng.uniform(what, num_sources) < probability
         if not chosen_BS.any():
             return sources_BSCT
-        drawn = [parameter[chosen_BS].to(sources_BSCT) for parameter in parameters_BSP]
-        chosen_BS = chosen_BS.to(sources_BSCT.device)
+        drawn = [_beside(parameter[chosen_BS], sources_BSCT) for parameter in parameters_BSP]
+        # As places: with a mask the host would have to wait for the device to count them.
+        row_K, source_K = upload(torch.stack(chosen_BS.nonzero(as_tuple=True)), sources_BSCT.device)
         out_BSCT = sources_BSCT.clone()
-        out_BSCT[chosen_BS] = effect(sources_BSCT[chosen_BS], *drawn)
+        out_BSCT[row_K, source_K] = effect(sources_BSCT[row_K, source_K], *drawn)
         return out_BSCT
 
     if config.eq_probability:
@@ -159,9 +161,9 @@ def _mixup(sources_BSCT: Tensor, config: AugmentConfig, rng: _RowRandom) -> Tens
     num_sources, group = sources_BSCT.shape[1], config.remix_group
     _check_groups(rng.rows, group)
     chosen_BS = rng.uniform("mixup", num_sources) < config.mixup_probability
-    gain_BS = (chosen_BS * rng.uniform("mixup gain", num_sources)).to(sources_BSCT)
-    following = [row - row % group + (row + 1) % group for row in range(len(sources_BSCT))]
-    return sources_BSCT + gain_BS[..., None, None] * sources_BSCT[following]
+    gain_BS = _beside(chosen_BS * rng.uniform("mixup gain", num_sources), sources_BSCT)
+    following_BSCT = sources_BSCT.reshape(-1, group, *sources_BSCT.shape[1:]).roll(-1, dims=1).flatten(0, 1)
+    return sources_BSCT + gain_BS[..., None, None] * following_BSCT
 
 
 def _remix(sources_BSCT: Tensor, group: int, *, seed: int, step: int, rows: Sequence[int]) -> Tensor:
@@ -173,8 +175,13 @@ def _remix(sources_BSCT: Tensor, group: int, *, seed: int, step: int, rows: Sequ
         rng = generator(seed, step, "group", first)
         order_GS = torch.stack([torch.randperm(group, generator=rng) for _ in range(num_sources)], dim=1)
         index_BS[start : start + group] = start + order_GS
-    index_BS = index_BS.to(sources_BSCT.device)
+    index_BS = upload(index_BS, sources_BSCT.device)
     return sources_BSCT[index_BS, torch.arange(num_sources, device=sources_BSCT.device)]
+
+
+def _beside(drawn: Tensor, sources_BSCT: Tensor) -> Tensor:
+    """What was drawn on the host, where the stems are and in their precision."""
+    return upload(drawn.to(sources_BSCT.dtype), sources_BSCT.device)
 
 
 def _check_groups(rows: Sequence[int], group: int) -> list[int]:

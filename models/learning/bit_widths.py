@@ -109,7 +109,7 @@ class BitWidths:
     def _offsets(self, seed: int, step: int) -> list[Tensor]:
         """Noise of each weight: uniform, as wide as the distance between neighbours on its grid."""
         device = self.logits_G.device
-        rng = torch.Generator(device).manual_seed(generator(seed, step, "weights").initial_seed())
+        rng = generator(seed, step, "weights", device=device)
         share_G = 1 / (torch.exp2(self.bits()) - 1)
         offsets = []
         for weight, share in zip(self.weights.values(), torch.split(share_G, self.groups), strict=True):

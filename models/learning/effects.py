@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..host_to_device import upload
+
 EQ_OCTAVES = 9  # below half the sample rate: from 43 Hz up at 44.1 kHz
 CODEC_WINDOW = 2048
 CODEC_BANDS = 24
@@ -86,9 +88,10 @@ def degrade(stems_KCT: Tensor, cutoff_K: Tensor, ratio_db_K: Tensor) -> Tensor:
 
 def _cosines(like: Tensor) -> Tensor:
     """Rows that give the cosine transform of a windowed frame, and, as columns, take it back; (F, T)."""
-    half = CODEC_WINDOW // 2
-    time_T = torch.arange(CODEC_WINDOW, dtype=torch.float64) + 0.5
-    turn_FT = torch.outer(torch.arange(half, dtype=torch.float64) + 0.5, time_T + half / 2) * (math.pi / half)
+    half, device = CODEC_WINDOW // 2, like.device
+    time_T = torch.arange(CODEC_WINDOW, dtype=torch.float64, device=device) + 0.5
+    place_F = torch.arange(half, dtype=torch.float64, device=device) + 0.5
+    turn_FT = torch.outer(place_F, time_T + half / 2) * (math.pi / half)
     basis_FT = torch.cos(turn_FT) * torch.sin(math.pi * time_T / CODEC_WINDOW) * math.sqrt(2 / half)
     return basis_FT.to(like)
 
@@ -132,7 +135,7 @@ def _vocode(stems_KCT: Tensor, *, speed: float, first: float, num_samples: int) 
     start_N = torch.round(first + (torch.arange(num_frames) - 2) * (hop * speed)).long() - window // 2
     reach = max(0, -int(start_N.min()) + hop), max(0, int(start_N.max()) + window - stems_KCT.shape[-1])
     rows_KCTW = F.pad(stems_KCT, reach).unfold(-1, window, 1)
-    start_N = (start_N + reach[0]).to(stems_KCT.device)
+    start_N = upload(start_N + reach[0], stems_KCT.device)
     hann_T = torch.hann_window(window, dtype=stems_KCT.dtype, device=stems_KCT.device)
     here_KCNF = torch.fft.rfft(rows_KCTW[..., start_N, :] * hann_T)
     before_KCNF = torch.fft.rfft(rows_KCTW[..., start_N - hop, :] * hann_T)
@@ -156,7 +159,7 @@ def _restore_level(made_KCT: Tensor, wanted_KCNF: Tensor) -> Tensor:
     made_KCT, wanted_KCNF = (_middle_and_side(x) if is_stereo else x for x in (made_KCT, wanted_KCNF))
     hann_T = torch.hann_window(VOCODER_WINDOW, dtype=made_KCT.dtype, device=made_KCT.device)
     made_KCNF = torch.fft.rfft(made_KCT.unfold(-1, VOCODER_WINDOW, VOCODER_WINDOW // 2) * hann_T)
-    bands_FB = _level_bands(made_KCNF.shape[-1]).to(made_KCT)
+    bands_FB = upload(_level_bands(made_KCNF.shape[-1]).to(made_KCT.dtype), made_KCT.device)
     made_KCNB, wanted_KCNB = (
         _moving_mean(_power(frames) @ bands_FB) for frames in (made_KCNF, wanted_KCNF[..., : made_KCNF.shape[-2], :])
     )
@@ -237,7 +240,8 @@ def _accumulate(step_KNF: Tensor, peak_KNF: Tensor, is_hit_KN: Tensor) -> Tensor
     turn_KNF, bin_KNF = step_KNF.gather(-1, peak_KNF), peak_KNF
     turn_KNF = turn_KNF.masked_fill(is_hit_KN[..., None], 0.0)
     ends_KN, back = is_hit_KN, 1  # where no earlier frame counts
-    while not ends_KN.all():
+    # Only a CPU looks whether all have ended: a device is not waited for, and what has ended gains zeros.
+    while back < ends_KN.shape[-1] and not (ends_KN.device.type == "cpu" and ends_KN.all()):
         then_KNF = turn_KNF[:, :-back].gather(-1, bin_KNF[:, back:])
         goes_on_KN1 = ~ends_KN[:, back:, None]
         turn_KNF = torch.cat([turn_KNF[:, :back], turn_KNF[:, back:] + then_KNF * goes_on_KN1], dim=1)

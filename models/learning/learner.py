@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ModelError
+from ..host_to_device import upload
 from ..learner_config import LearnerConfig
 from ..mixed_precision import DTYPES, autocast
 from ..networks.input_normalization import normalization, unit_level
@@ -90,7 +91,7 @@ class Learner:
         """
         rows = range(len(sources_BSCT)) if rows is None else rows
         learning_rate = self._set_learning_rate(step)
-        sources_BSCT = sources_BSCT.to(self.device, non_blocking=True)
+        sources_BSCT = upload(sources_BSCT, self.device)
         sources_BSCT = augment(
             unit_level(sources_BSCT) if self.normalizes else sources_BSCT,
             self.config.augment,

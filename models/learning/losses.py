@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ModelError
+from ..host_to_device import upload
 from ..learner_config import SpectralPenaltyConfig
 from ..rng import generator
 
@@ -36,7 +37,7 @@ def weighted_mean(per_source_S: Tensor, weights: tuple[float, ...]) -> Tensor:
         return per_source_S.mean()
     if len(weights) != len(per_source_S):
         raise ModelError(f"{len(weights)} source weights for {len(per_source_S)} sources: give one per source")
-    weights_S = torch.tensor(weights, dtype=per_source_S.dtype, device=per_source_S.device)
+    weights_S = upload(torch.tensor(weights, dtype=per_source_S.dtype), per_source_S.device)
     return (per_source_S * weights_S).sum() / weights_S.sum()
 
 
@@ -48,7 +49,8 @@ def singular_penalty(model: nn.Module, config: SpectralPenaltyConfig, *, seed: i
     """
     total = torch.zeros((), device=next(model.parameters()).device)
     for place, matrix in enumerate(_large_matrices(model, config.min_mib)):
-        left, right = _leading_vectors(matrix.detach(), config, generator(seed, step, "singular", place))
+        rng = generator(seed, step, "singular", place, device=matrix.device)
+        left, right = _leading_vectors(matrix.detach(), config, rng)
         total = total + (left @ matrix @ right).square()
     return total
 
@@ -65,7 +67,8 @@ def _large_matrices(model: nn.Module, min_mib: float) -> Iterator[Tensor]:
 @torch.no_grad()
 def _leading_vectors(matrix: Tensor, config: SpectralPenaltyConfig, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """The first pair of singular vectors, by subspace iteration (Halko, Martinsson, Tropp 2011)."""
-    sketch = torch.randn(matrix.shape[1], min(config.rank, *matrix.shape), generator=rng).to(matrix.device)
+    shape = matrix.shape[1], min(config.rank, *matrix.shape)
+    sketch = torch.randn(shape, generator=rng, device=matrix.device)
     basis = torch.linalg.qr(matrix @ sketch).Q
     for _ in range(config.iterations):
         basis = torch.linalg.qr(matrix @ torch.linalg.qr(matrix.T @ basis).Q).Q

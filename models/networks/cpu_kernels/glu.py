@@ -25,7 +25,9 @@ def pointwise_glu(inner_BFKN: Tensor, weight_BFOK: Tensor, bias_BFO: Tensor, res
 
 
 def _plain(inner_BFKN: Tensor, weight_BFOK: Tensor, bias_BFO: Tensor, residual: Tensor | None) -> Tensor:
-    wide_BOFN = (weight_BFOK @ inner_BFKN + bias_BFO[..., None]).transpose(1, 2)
+    product_BFON = weight_BFOK @ inner_BFKN
+    # Under autocast the bias is float32, and would make all that is wide float32 again.
+    wide_BOFN = (product_BFON + bias_BFO[..., None].to(product_BFON.dtype)).transpose(1, 2)
     gated = F.glu(wide_BOFN, dim=1)
     return gated if residual is None else residual + gated
 

@@ -69,3 +69,12 @@ def test_a_folded_residual_branch_in_half_precision_errs_no_more_than_a_plain_on
     exact = [out.detach() - x, torch.autograd.grad(out, inputs, noise(*out.shape, seed=9).double())[0]]
     for folded, plain, true in zip(results["folded"], results["plain"], exact, strict=True):
         assert relative_error(folded, true) < 1.1 * relative_error(plain, true)
+
+
+def test_off_the_cpu_kernels_a_bias_in_float32_leaves_a_product_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(glu, "uses_cpu_kernels", lambda _: False)
+    inner, weight, bias = noise(2, 3, 5, 37).bfloat16(), noise(2, 3, 8, 5, seed=1).bfloat16(), noise(2, 3, 8, seed=2)
+    out = pointwise_glu(inner, weight, bias.float())
+    assert out.dtype == torch.bfloat16
+    exact = F.glu((weight.float() @ inner.float() + bias.float()[..., None]).transpose(1, 2), dim=1)
+    torch.testing.assert_close(out.float(), exact, atol=0.1, rtol=0.05)

@@ -1,0 +1,276 @@
+# mypy: disable-error-code="assignment, override, call-arg, no-untyped-call"
+"""A GPU for tests without one: tensors that hold numbers of the CPU, say `cuda:0`, and refuse what CUDA refuses.
+
+Inside `card()` whatever is made on or moved to "cuda" is a `CardTensor`. It meets tensors of the CPU only where CUDA
+lets it (numbers without dimensions), takes random numbers only from generators of its own device, and does not turn
+into NumPy. The `Traffic` that the context gives counts what crosses between host and device, and where the host waits.
+
+To torch's C++ side the tensors are on the "meta" device, so autograd asks for no driver. Autocast is left out: torch
+turns it off without a driver.
+"""
+
+import contextlib
+import sys
+import weakref
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Self
+from unittest import mock
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+CUDA = torch.device("cuda", 0)
+ATEN = torch.ops.aten
+# Operations whose result, or its shape, the host has to know before it goes on.
+WAITING = (ATEN._local_scalar_dense, ATEN.nonzero, ATEN.masked_select, ATEN.equal, ATEN.is_nonzero, ATEN._unique2)
+INDEXING = (ATEN.index, ATEN.index_put, ATEN.index_put_, ATEN._index_put_impl_)
+
+
+@dataclass
+class Traffic:
+    """What crossed and what waited since the last `clear`, by the line of ours that asked for it."""
+
+    to_device: Counter[str] = field(default_factory=Counter)  # bytes
+    to_host: Counter[str] = field(default_factory=Counter)  # bytes
+    waits: Counter[str] = field(default_factory=Counter)  # times the host waited for the device
+
+    def clear(self) -> None:
+        for counter in (self.to_device, self.to_host, self.waits):
+            counter.clear()
+
+
+class CardTensor(Tensor):
+    """A tensor of the CPU that says it is on `cuda:0`."""
+
+    inner: Tensor
+
+    @staticmethod
+    def __new__(cls, inner: Tensor) -> Self:
+        with torch._C._DisableTorchDispatch():
+            shell = torch.empty_strided(inner.shape, inner.stride(), dtype=inner.dtype, device="meta")
+            return torch.Tensor._make_subclass(cls, shell, False, device_for_backend_keys=CUDA)
+
+    def __init__(self, inner: Tensor) -> None:
+        self.inner = inner
+
+    device = property(lambda _: CUDA)
+    is_cuda = property(lambda _: True)
+    is_cpu = property(lambda _: False)
+    is_meta = property(lambda _: False)
+
+    def numpy(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first")
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first")
+
+    def __repr__(self, **_: Any) -> str:
+        return f"CardTensor({tuple(self.shape)}, {self.dtype})"
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise AssertionError(f"{func} on a tensor of the card, outside card()")
+
+
+class CardGenerator(torch.Generator):
+    """A generator that knows for which device it was made."""
+
+    def __new__(cls, device: torch.device | str = "cpu") -> Self:
+        made = super().__new__(cls, "cpu")
+        if torch.device(device).type == "cuda":
+            _OF_THE_CARD[made._cdata] = made  # type: ignore[attr-defined]
+        return made
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        pass
+
+
+_OF_THE_CARD: dict[int, CardGenerator] = {}  # by the address of the C++ object, which must not be given out again
+
+
+@contextlib.contextmanager
+def card() -> Iterator[Traffic]:
+    """Inside the context there is one GPU, and nothing that runs there was moved behind the caller's back."""
+    traffic, pinned = Traffic(), _Pinned()
+    with (
+        mock.patch("torch.Generator", CardGenerator),
+        mock.patch("torch.cuda.is_available", return_value=True),
+        mock.patch("torch.backends.cudnn.is_acceptable", return_value=False),
+        mock.patch("torch.cuda.synchronize"),
+        mock.patch.object(torch.optim.Optimizer, "_accelerator_graph_capture_health_check"),
+        mock.patch.object(Tensor, "pin_memory", lambda tensor: pinned.add(tensor)),
+        mock.patch.object(Tensor, "cuda", lambda tensor: tensor.to(CUDA)),
+        # Else a module that moves keeps its parameters and takes the shells of their new values.
+        mock.patch("torch.__future__._overwrite_module_params_on_conversion", True),
+        _Placing(),
+        _Running(traffic, pinned),
+    ):
+        yield traffic
+
+
+class _Pinned:
+    """Tensors of the host that a copy need not wait for."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[int, weakref.ref[Tensor]] = {}
+
+    def add(self, tensor: Tensor) -> Tensor:
+        copy = tensor.clone()
+        self.tensors[id(copy)] = weakref.ref(copy)
+        return copy
+
+    def holds(self, tensor: Tensor) -> bool:
+        return (known := self.tensors.get(id(tensor))) is not None and known() is tensor
+
+
+class _Placing(TorchFunctionMode):
+    """Turns "cuda", which torch without a driver does not take, to "meta", which `_Running` takes for the card."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        kwargs = kwargs or {}
+        if func is torch.device:
+            return func(*args, **kwargs)
+        if name == "lstm" and isinstance(args[0], CardTensor):
+            return _lstm(*args)
+        if name == "cpu":
+            return args[0].to("cpu")
+        args, kwargs = tree_map(_placed, (args, kwargs))
+        return func(*args, **kwargs)
+
+
+def _placed(value: Any) -> Any:
+    is_name = isinstance(value, str) and value.startswith("cuda")
+    is_device = isinstance(value, torch.device) and value.type == "cuda"
+    return torch.device("meta") if is_name or is_device else value
+
+
+class _Running(TorchDispatchMode):
+    """Runs every operation on the numbers inside, after the checks that CUDA would make."""
+
+    def __init__(self, traffic: Traffic, pinned: _Pinned) -> None:
+        super().__init__()
+        self.traffic, self.pinned = traffic, pinned
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        device = kwargs.get("device")
+        leaves = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        on_card = [leaf for leaf in leaves if isinstance(leaf, CardTensor)]
+        makes_on_card = device is not None and torch.device(device).type in ("meta", "cuda")
+        if func.overloadpacket is ATEN._to_copy:
+            return self._copy(func, args, kwargs, to_card=makes_on_card if device is not None else bool(on_card))
+        if func.overloadpacket is ATEN.copy_:
+            return self._copy_into(func, args, kwargs)
+        if not on_card and not makes_on_card:
+            return func(*args, **kwargs)
+        self._check(func, args, kwargs, leaves)
+        if device is not None:
+            kwargs["device"] = torch.device("cpu")
+        outer = {id(leaf.inner): leaf for leaf in on_card}
+        bare_args, bare_kwargs = tree_map(_inner, (args, kwargs))
+        out = func(*bare_args, **bare_kwargs)
+        # What was changed in place comes back as the tensor that it was.
+        return tree_map(lambda x: _outer(x, outer), out)
+
+    def _check(self, func: Any, args: Any, kwargs: Any, leaves: list[Tensor]) -> None:
+        generator = kwargs.get("generator")
+        if generator is not None and generator._cdata not in _OF_THE_CARD:
+            raise RuntimeError(f"Expected a 'cuda' device type for generator but found 'cpu' ({func})")
+        packet = func.overloadpacket
+        if strangers := [leaf for leaf in leaves if not isinstance(leaf, CardTensor) and leaf.dim()]:
+            shape = tuple(strangers[0].shape)
+            raise RuntimeError(
+                f"Expected all tensors to be on the same device, found cuda:0 and cpu: {func}, {shape}, {_where()}"
+            )
+        masks = [x for x in args[1] if x is not None and x.dtype == torch.bool] if packet in INDEXING else []
+        if packet in WAITING or masks:
+            self.traffic.waits[f"{func} {_where()}"] += 1
+
+    def _copy(self, func: Any, args: Any, kwargs: dict[str, Any], *, to_card: bool) -> Tensor:
+        source = args[0]
+        self._count(source, to_card=to_card, waits=not kwargs.pop("non_blocking", False))
+        kwargs.pop("device", None)
+        out: Tensor = func(_inner(source), **kwargs)
+        return CardTensor(out) if to_card else out
+
+    def _copy_into(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Tensor:
+        target, source, *rest = args
+        self._count(source, to_card=isinstance(target, CardTensor), waits=not (rest and rest[0]))
+        func(_inner(target), _inner(source))
+        assert isinstance(target, Tensor)
+        return target
+
+    def _count(self, source: Tensor, *, to_card: bool, waits: bool) -> None:
+        from_card, num_bytes, where = isinstance(source, CardTensor), source.numel() * source.element_size(), _where()
+        if to_card and not from_card:
+            self.traffic.to_device[where] += num_bytes
+            if waits or not self.pinned.holds(source):
+                self.traffic.waits[f"pageable copy {where}"] += 1
+        elif from_card and not to_card:
+            self.traffic.to_host[where] += num_bytes
+            self.traffic.waits[f"copy to the host {where}"] += 1
+
+
+def _inner(value: Any) -> Any:
+    return value.inner if isinstance(value, CardTensor) else value
+
+
+def _outer(value: Any, known: dict[int, CardTensor]) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    return known[id(value)] if id(value) in known else CardTensor(value.resolve_conj().resolve_neg())
+
+
+def _where() -> str:
+    """The innermost line of ours that is on the stack."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None:
+        name = frame.f_code.co_filename
+        if "site-packages" not in name and name != __file__ and "/lib/python" not in name and not name.startswith("<"):
+            return f"{'/'.join(name.split('/')[-2:])}:{frame.f_lineno}"
+        frame = frame.f_back
+    return "?"
+
+
+def _lstm(
+    x_TBD: Tensor,
+    first: tuple[Tensor, Tensor],
+    weights: list[Tensor],
+    has_biases: bool,
+    num_layers: int,
+    dropout: float,
+    train: bool,
+    bidirectional: bool,
+    batch_first: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`torch.lstm` of simple operations: the kernel that CUDA has for it exists on no CPU."""
+    assert has_biases, "only LSTMs with biases are emulated"
+    assert not dropout, "dropout between the layers is not emulated"
+    x_TBD = x_TBD.transpose(0, 1) if batch_first else x_TBD
+    ends: list[tuple[Tensor, Tensor]] = []
+    for _ in range(num_layers):
+        outs = []
+        for reverse in (False, True) if bidirectional else (False,):
+            place = len(ends)
+            hidden, cell = first[0][place], first[1][place]
+            w_in, w_hid, b_in, b_hid = weights[4 * place : 4 * place + 4]
+            inputs = (x_TBD @ w_in.T + (b_in + b_hid)).unbind(0)
+            seen = []
+            for part in reversed(inputs) if reverse else inputs:
+                i, f, g, o = (part + hidden @ w_hid.T).chunk(4, dim=-1)
+                cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
+                hidden = o.sigmoid() * cell.tanh()
+                seen.append(hidden)
+            outs.append(torch.stack(seen[::-1] if reverse else seen))
+            ends.append((hidden, cell))
+        x_TBD = torch.cat(outs, dim=-1)
+    hiddens, cells = (torch.stack(parts) for parts in zip(*ends, strict=True))
+    return (x_TBD.transpose(0, 1) if batch_first else x_TBD), hiddens, cells
