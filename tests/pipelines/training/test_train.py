@@ -208,9 +208,17 @@ def test_a_step_without_a_finite_gradient_is_skipped_and_counted(
     chunks: ShardSet, undisturbed: TrainResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wreck(monkeypatch, {1})
+    reported: list[float] = []
+    monkeypatch.setattr(
+        workers.LocalSession,
+        "report_metrics",
+        lambda self, metrics: reported.extend(value for name, value in metrics.items() if name == "skipped"),
+    )
     result = run(CONFIG, chunks, tmp_path)
     history = train_result.read_history(result)
     assert [point.get("skipped") for point in history] == [1, None, None, None]
+    assert reported[0] == 1.0
+    assert reported[-1] == 0.0, "an alert on skipped steps ends"
     assert all(math.isfinite(value) for point in history for value in point.values())
     assert result.steps == 6
     assert result.model_digest != undisturbed.model_digest
