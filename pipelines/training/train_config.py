@@ -43,6 +43,15 @@ class ModelConfig:
 
         Checked before any step of a run: songs are not ingested for hours for a model that cannot be built.
         """
+        self.check_network()
+        if self.fine_tune and not self.init_from:
+            raise InputError(
+                "model.init_from must name the weights to fine-tune (model.fine_tune is true), got none; for example "
+                "model.init_from=models:/stemline@champion, or model.init_from=FOLDER of a checkpoint"
+            )
+
+    def check_network(self) -> None:
+        """InputError where there is no such network, or where it takes no such option or value."""
         import torch
 
         from models.networks.catalog import build
@@ -56,11 +65,6 @@ class ModelConfig:
             raise InputError(
                 f"model.options.{message}" if is_option else f"model.preset={self.preset}: {message}"
             ) from error
-        if self.fine_tune and not self.init_from:
-            raise InputError(
-                "model.init_from must name the weights to fine-tune (model.fine_tune is true), got none; for example "
-                "model.init_from=models:/stemline@champion, or model.init_from=FOLDER of a checkpoint"
-            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -82,9 +82,10 @@ def _explained(config: RunConfig, keys: Sequence[str]) -> Iterator[Explained]:
 
 
 def _options(config: RunConfig) -> Iterator[Explained]:
-    """Those of the network that the preset names."""
+    """Those of the network that the preset names; InputError where there is no such network, or no such option."""
     from models.networks.catalog import PRESETS
 
+    config.model.check_network()
     network = PRESETS[config.model.preset]
     for setting in every(type(network)):
         value = config.model.options.get(setting.name, getattr(network, setting.name))
