@@ -127,8 +127,6 @@ def object_store_apart() -> Iterator[StoreApart]:
 @contextmanager
 def _environment(url: str) -> Iterator[None]:
     """What leads every S3 client of this process to a server, in which the bucket is made."""
-    from datasets.store import storage
-
     environment = {
         "AWS_ENDPOINT_URL": url,
         "AWS_ACCESS_KEY_ID": "key-for-tests",
@@ -138,7 +136,7 @@ def _environment(url: str) -> Iterator[None]:
     }
     before = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
-    storage._store.cache_clear()
+    _forget_clients()
     try:
         fs.S3FileSystem(endpoint_override=url, allow_bucket_creation=True).create_dir(BUCKET)
         yield
@@ -148,4 +146,13 @@ def _environment(url: str) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-        storage._store.cache_clear()
+        _forget_clients()
+
+
+def _forget_clients() -> None:
+    """A client keeps the address that it was made with; MLflow keeps one for a day."""
+    from datasets.store import storage
+
+    storage._store.cache_clear()
+    if mlflow := sys.modules.get("mlflow.store.artifact.s3_artifact_repo"):
+        mlflow._cached_get_s3_client.cache_clear()

@@ -95,10 +95,10 @@ def test_the_proxy_of_an_address(monkeypatch: pytest.MonkeyPatch, endpoint: str,
 
 def test_s3_is_reached_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server elsewhere that answers here: requests go to the proxy, which takes whole addresses."""
-    with object_store() as server:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://s3.us-east-1.amazonaws.com")
-        monkeypatch.setenv("http_proxy", server.url)
-        monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with object_store() as server, monkeypatch.context() as elsewhere:  # undone before the server's own variables are
+        elsewhere.setenv("AWS_ENDPOINT_URL", "http://s3.us-east-1.amazonaws.com")
+        elsewhere.setenv("http_proxy", server.url)
+        elsewhere.setenv("no_proxy", "127.0.0.1")
         storage._store.cache_clear()
         try:
             storage.write(f"s3://{BUCKET}/through/a.bin", b"0123")
