@@ -22,7 +22,7 @@ VERBS = {
     "Pipeline": (
         "pipeline", ("run", "demo", "ingest", "curate", "analyze", "automix", "train", "evaluate", "promote"),
     ),
-    "Before you start": ("planning", ("presets", "config", "inspect", "plan", "doctor")),
+    "Before you start": ("planning", ("init", "presets", "config", "inspect", "plan", "doctor")),
     "Models": (
         "models",
         ("separate", "compare", "listen", "history", "lineage", "rollback", "export", "compress", "bag"),

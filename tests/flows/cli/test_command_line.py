@@ -53,6 +53,7 @@ WORK = {
     "rollback": "flows/cli/models/test_history.py::test_what_was_promoted_is_listed_and_rolled_back",
     "export": "flows/cli/models/test_export.py::test_a_graph_gives_the_model_s_estimates_and_is_told_by_its_digest",
     "compress": "flows/cli/models/test_compress.py::test_a_compressed_checkpoint_is_smaller_and_nearly_the_same_model",
+    "init": "flows/cli/planning/test_init.py::test_a_run_with_the_file_is_one_with_the_preset",
     "bag": "flows/cli/models/test_bag.py::test_each_source_comes_from_the_model_named_for_it",
     "datasets": "flows/cli/store/test_datasets.py::test_datasets_are_listed_for_people_and_for_programs",
     "datasets diff": "flows/cli/store/test_datasets.py::test_two_datasets_are_compared",
