@@ -151,8 +151,8 @@ def _environment(url: str) -> Iterator[None]:
 
 def _forget_clients() -> None:
     """A client keeps the address that it was made with; MLflow keeps one for a day."""
-    from datasets.store import storage
+    from datasets.store.object_store import client
 
-    storage._store.cache_clear()
+    client.cache_clear()
     if mlflow := sys.modules.get("mlflow.store.artifact.s3_artifact_repo"):
         mlflow._cached_get_s3_client.cache_clear()

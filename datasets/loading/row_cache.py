@@ -24,6 +24,7 @@ from datasets.errors import AudioError, InputError
 from datasets.loading.shard_layout import ByteRanges, RowPart, ShardLayout, decode_parts, layout_of, load_layouts
 from datasets.shards.manifests import Song
 from datasets.store import storage
+from datasets.store.disk_errors import disk_errors
 
 FORMS = ("flac", "pcm")
 _ROW = re.compile(rf"[0-9a-f]{{32}}-\d+\.({'|'.join(FORMS)})")  # as `_name` gives them
@@ -59,7 +60,7 @@ class RowCache:
                 break
             kept.add(name)
         cache = cls(folder=Path(folder).expanduser(), form=form, kept=frozenset(kept))
-        with storage.disk_errors(cache.folder):
+        with disk_errors(cache.folder):
             cache.folder.mkdir(parents=True, exist_ok=True)
             cache._clear()
         return cache

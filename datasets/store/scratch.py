@@ -20,15 +20,16 @@ from typing import IO
 
 from datasets.errors import InputError
 from datasets.store import storage
+from datasets.store.disk_errors import SCRATCH, disk_errors
 
 # In the environment: processes that are started here, and workers of Ray, have it from there.
 VARIABLE = "STEMLINE_SCRATCH"  # which folder
 LIMIT = "STEMLINE_SCRATCH_GB"  # how much of what is not in use stays there
 DEFAULT_GB = 20.0
-_MODELS = f"{storage.SCRATCH}models"  # copies of models, each in a folder of its own
+_MODELS = f"{SCRATCH}models"  # copies of models, each in a folder of its own
 _LEAST_BYTES = 64_000_000  # what Prefect's records, logs and settings of a command may take
 _LOCK = ".in-use-"  # begins the name of a lock, which lies beside its folder
-_GONE = f"{storage.SCRATCH}gone-"  # begins the name of what is being removed
+_GONE = f"{SCRATCH}gone-"  # begins the name of what is being removed
 _INSIDE = ("cache", "cache/models", "runs")  # of a store's folder: what is in these goes or stays by itself
 _HELD: dict[Path, IO[str]] = {}
 _HOLDING = threading.Lock()
@@ -46,7 +47,7 @@ def scratch(store: str | Path) -> Path:
     if not storage.is_remote(store):
         return Path(store).expanduser().absolute()
     name = hashlib.sha256(storage.absolute(store).encode()).hexdigest()[:12]
-    return _base() / f"{storage.SCRATCH}{name}"
+    return _base() / f"{SCRATCH}{name}"
 
 
 def scratch_of_model(address: str) -> Path:
@@ -75,9 +76,9 @@ def hold(folder: Path) -> Path:
 
     It is made where it is missing. A folder of a store on a disk, where nothing is removed, is left as it is.
     """
-    if not any(part.startswith(storage.SCRATCH) for part in folder.parts):
+    if not any(part.startswith(SCRATCH) for part in folder.parts):
         return folder
-    with _HOLDING, storage.disk_errors(folder):
+    with _HOLDING, disk_errors(folder):
         if folder not in _HELD:
             folder.parent.mkdir(parents=True, exist_ok=True)
             _HELD[folder] = _locked(folder, fcntl.LOCK_SH)
@@ -158,7 +159,7 @@ def tidy() -> list[Path]:
 
 
 def _all_kept() -> Iterator[_Kept]:
-    for store in _folders(_base(), storage.SCRATCH):
+    for store in _folders(_base(), SCRATCH):
         for path in (path for place in ("", *_INSIDE) for path in _folders(store / place)):
             if path.relative_to(store).as_posix() not in _INSIDE:
                 yield _Kept(path=path, num_bytes=_num_bytes(path), used_ns=_used_ns(path))

@@ -9,43 +9,28 @@ Requests that fail for a passing reason are tried again, up to ten times with gr
 the store has answered before (`outages.py`).
 """
 
-import errno
 import os
 import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Collection, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
-from io import BufferedIOBase, BufferedReader, RawIOBase
+from io import BufferedIOBase, BufferedReader
 from pathlib import Path
 from typing import IO, Any, cast
 
-import pyarrow as pa
 import pyarrow.fs as fs
 
 from datasets.errors import Changed, InputError, Unavailable
-from datasets.store.http_proxies import proxy_for
+from datasets.store.disk_errors import GuardedFile, disk_errors
+from datasets.store.object_store import PREFIX, ObjectReader, bucket_path, client, opened, refusals, upload
 from datasets.store.outages import persistently
 
 TEMPORARY = ".tmp-"
-SCRATCH = "stemline-scratch-"  # begins the name of a machine's own folder for a store that is in an object store
-_S3 = "s3://"
-_ATTEMPTS = 10
 _COPY_BYTES = 8 << 20
 _BLOCK_BYTES = 64 << 10
-_OTHER_STORE, _OTHER_TMPDIR, _OTHER_SCRATCH = "store.root=DIR", "TMPDIR=DIR", "store.scratch=DIR"
-_KEYS = (
-    "ACCESS_DENIED",
-    "INVALID_ACCESS_KEY",
-    "INVALID_CLIENT_TOKEN",
-    "SIGNATURE",
-    "EXPIRED",
-    "FORBIDDEN",
-    "SKEWED",
-    "403",
-)
+_OTHER_TMPDIR = "TMPDIR=DIR"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +46,7 @@ class Stamp:
 
 def is_remote(address: str | Path) -> bool:
     """Whether an address leads to an object store."""
-    return str(address).startswith(_S3)
+    return str(address).startswith(PREFIX)
 
 
 def local_path(address: str, setting: str) -> Path:
@@ -80,10 +65,15 @@ def absolute(address: str | Path) -> str:
     """The address as it can be handed to another process; InputError for one that names no bucket."""
     if not is_remote(address):
         return str(Path(address).expanduser().absolute())
-    bucket = str(address)[len(_S3) :].split("/")[0]
+    bucket = str(address)[len(PREFIX) :].split("/")[0]
     if not bucket:
         raise InputError(f"{address} names no bucket; write s3://BUCKET/FOLDER")
     return str(address).rstrip("/")
+
+
+def filesystem(address: str | Path) -> tuple[fs.S3FileSystem, str]:
+    """The client of this process for an address in S3, and the path in it, for programs that ask for both."""
+    return client(), bucket_path(absolute(address))
 
 
 # --- reading ------------------------------------------------------------------------------------------------
@@ -97,8 +87,8 @@ def stamp(address: str | Path) -> Stamp | None:
         except OSError:
             return None
         return Stamp(size=status.st_size, changed_ns=status.st_mtime_ns)
-    with _speaking(address):
-        info = persistently(lambda: _store().get_file_info(_key(address)))
+    with refusals(address):
+        info = persistently(lambda: client().get_file_info(bucket_path(address)))
     return Stamp(size=info.size, changed_ns=info.mtime_ns or 0) if info.is_file else None
 
 
@@ -107,16 +97,16 @@ def read(address: str | Path, limit: int | None = None) -> bytes:
     if not is_remote(address):
         with Path(address).open("rb") as file:
             return file.read(limit)
-    with _speaking(address):
-        return persistently(lambda: _first_bytes(_key(address), limit))
+    with refusals(address):
+        return persistently(lambda: _first_bytes(bucket_path(address), limit))
 
 
 def open_reader(address: str | Path) -> BufferedIOBase:
     """A file to seek and read in; from an object store each read beyond a block of `_BLOCK_BYTES` is one request."""
     if not is_remote(address):
         return Path(address).open("rb")
-    with _speaking(address):
-        return BufferedReader(_Object(str(address)), _BLOCK_BYTES)
+    with refusals(address):
+        return BufferedReader(ObjectReader(str(address)), _BLOCK_BYTES)
 
 
 def has_cheap_reads(address: str | Path) -> bool:
@@ -127,8 +117,8 @@ def has_cheap_reads(address: str | Path) -> bool:
 def read_range(address: str | Path, begin: int, end: int) -> bytes:
     """Bytes [begin, end) of a file, in one read or one request; OSError where it is too short."""
     if is_remote(address):
-        with _speaking(address):
-            file = persistently(lambda: _opened(_key(address)))
+        with refusals(address):
+            file = persistently(lambda: opened(bucket_path(address)))
             num_bytes = max(0, min(end, file.size()) - begin)
             data = bytes(persistently(lambda: file.read_at(num_bytes, begin))) if num_bytes else b""
     else:
@@ -140,48 +130,14 @@ def read_range(address: str | Path, begin: int, end: int) -> bytes:
 
 
 def _first_bytes(key: str, limit: int | None) -> bytes:
-    with _store().open_input_stream(key) as file:
+    with client().open_input_stream(key) as file:
         return bytes(file.read(limit))
-
-
-class _Object(RawIOBase):
-    """An object of the store, read in ranges."""
-
-    def __init__(self, address: str) -> None:
-        self._address = address
-        self._file = persistently(lambda: _store().open_input_file(_key(address)))
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return int(self._file.seek(offset, whence))
-
-    def tell(self) -> int:
-        return int(self._file.tell())
-
-    def readinto(self, buffer: Any) -> int:
-        with _speaking(self._address):
-            return int(persistently(lambda: self._file.readinto(buffer)))
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-
-@lru_cache(maxsize=4096)
-def _opened(key: str) -> pa.NativeFile:
-    """An object whose length is known, so that the next read of it is one request."""
-    return _store().open_input_file(key)
 
 
 def fetch(address: str | Path, target: Path) -> None:
     """Copy a file to a local path; FileNotFoundError where there is none, Changed where an object becomes another."""
     before = _state(address)
-    with _speaking(address), open_reader(address) as file, target.open("wb") as copy:
+    with open_reader(address) as file, target.open("wb") as copy:
         shutil.copyfileobj(file, copy, _COPY_BYTES)
     if is_remote(address) and _state(address) != before:
         raise Changed(f"{address} changed while it was read")
@@ -203,7 +159,7 @@ def _state(address: str | Path) -> tuple[Any, ...]:
     if not is_remote(address):
         status = os.stat(address)
         return status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns
-    with _speaking(address), persistently(lambda: _store().open_input_file(_key(address))) as file:
+    with refusals(address), persistently(lambda: client().open_input_file(bucket_path(address))) as file:
         about = file.metadata()
         return file.size(), about.get("ETag"), about.get("Last-Modified")
 
@@ -215,9 +171,9 @@ def names(folder: str | Path) -> list[str]:
             return sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
         except (FileNotFoundError, NotADirectoryError):
             return []
-    with _speaking(folder):
-        selector = fs.FileSelector(_key(folder), allow_not_found=True)
-        found = persistently(lambda: _store().get_file_info(selector))
+    with refusals(folder):
+        selector = fs.FileSelector(bucket_path(folder), allow_not_found=True)
+        found = persistently(lambda: client().get_file_info(selector))
     return sorted(info.base_name for info in found if info.is_file)
 
 
@@ -227,10 +183,10 @@ def files_below(root: str) -> dict[str, Stamp]:
         files = sorted(path for path in Path(root).rglob("*") if path.is_file())
         stamps = {path.relative_to(root).as_posix(): stamp(path) for path in files}
         return {path: seen for path, seen in stamps.items() if seen is not None}
-    with _speaking(root):
-        selector = fs.FileSelector(_key(root), recursive=True, allow_not_found=True)
-        found = persistently(lambda: _store().get_file_info(selector))
-    length = len(_key(root)) + 1
+    with refusals(root):
+        selector = fs.FileSelector(bucket_path(root), recursive=True, allow_not_found=True)
+        found = persistently(lambda: client().get_file_info(selector))
+    length = len(bucket_path(root)) + 1
     return {
         info.path[length:]: Stamp(size=info.size, changed_ns=info.mtime_ns or 0)
         for info in sorted(found, key=lambda info: info.path)
@@ -304,7 +260,7 @@ def replacing(address: str | Path, *, needed: Callable[[], int] = lambda: 0) -> 
         with disk_errors(path.parent, needed):
             path.parent.mkdir(parents=True, exist_ok=True)
             raw = temporary.open("wb")
-        with _Guarded(raw, path.parent, needed) as file:
+        with GuardedFile(raw, path.parent, needed) as file:
             yield cast(IO[bytes], file)
             file.flush()
             with disk_errors(path.parent, needed):
@@ -317,67 +273,16 @@ def replacing(address: str | Path, *, needed: Callable[[], int] = lambda: 0) -> 
         raise
 
 
-class _Guarded(BufferedIOBase):
-    """A file whose own errors name its folder; what fails elsewhere while it is written stays what it is."""
-
-    def __init__(self, file: IO[bytes], folder: Path, needed: Callable[[], int], *, remedy: str = "") -> None:
-        self._file, self._folder, self._needed, self._remedy = file, folder, needed, remedy
-
-    def writable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return self._file.seekable()
-
-    def write(self, data: Any) -> int:
-        with self._told():
-            return self._file.write(data)
-
-    def read(self, size: int | None = -1) -> bytes:
-        with self._told():
-            return self._file.read(-1 if size is None else size)
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        with self._told():
-            return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def fileno(self) -> int:
-        return self._file.fileno()
-
-    def flush(self) -> None:
-        if not self._file.closed:
-            with self._told():
-                self._file.flush()
-
-    def close(self) -> None:
-        if not self.closed:
-            with self._told():
-                self._file.close()
-        super().close()
-
-    def _told(self) -> AbstractContextManager[None]:
-        return disk_errors(self._folder, self._needed, remedy=self._remedy)
-
-
 @contextmanager
 def _uploading(address: str, needed: Callable[[], int]) -> Iterator[IO[bytes]]:
     with _temporary_errors():
         folder = Path(tempfile.gettempdir())
     with disk_errors(folder, needed, remedy=_OTHER_TMPDIR):
         raw = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115, closed by what guards it
-    with _Guarded(raw, folder, needed, remedy=_OTHER_TMPDIR) as file:
+    with GuardedFile(raw, folder, needed, remedy=_OTHER_TMPDIR) as file:
         yield cast(IO[bytes], file)
-        with _speaking(address):
-            persistently(lambda: _upload(cast(IO[bytes], file), _key(address)))
-
-
-def _upload(file: IO[bytes], key: str) -> None:
-    file.seek(0)
-    with _store().open_output_stream(key) as upload:
-        shutil.copyfileobj(file, upload, _COPY_BYTES)
+        with refusals(address):
+            persistently(lambda: upload(cast(IO[bytes], file), bucket_path(address)))
 
 
 def remove(address: str | Path) -> None:
@@ -386,87 +291,7 @@ def remove(address: str | Path) -> None:
         Path(address).unlink(missing_ok=True)
         return
     try:
-        with _speaking(address):
-            persistently(lambda: _store().delete_file(_key(address)))
+        with refusals(address):
+            persistently(lambda: client().delete_file(bucket_path(address)))
     except FileNotFoundError:
         pass
-
-
-@contextmanager
-def disk_errors(folder: Path, needed: Callable[[], int] = lambda: 0, *, remedy: str = "") -> Iterator[None]:
-    """Disk errors as messages that say which folder, and what to change."""
-    if not remedy:
-        is_scratch = any(part.startswith(SCRATCH) for part in folder.parts)
-        remedy = _OTHER_SCRATCH if is_scratch else _OTHER_STORE
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise InputError(
-                f"the disk of {folder} is full: a file of at least {needed()} bytes did not fit and "
-                f"{shutil.disk_usage(folder).free} are free; make room or choose another folder with "
-                f"{remedy}, then run the same command again"
-            ) from None
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT):
-            raise InputError(
-                f"cannot write to {folder}: {error.strerror}; choose a folder that you may write to, {remedy}"
-            ) from None
-        raise
-
-
-# --- the object store ---------------------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=1)
-def _store() -> fs.S3FileSystem:
-    """The one S3 of this process, as the environment describes it."""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    return fs.S3FileSystem(
-        endpoint_override=endpoint,
-        proxy_options=proxy_for(endpoint or "https://s3.amazonaws.com"),
-        region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
-        allow_delayed_open=True,  # a small object is one request, a put
-        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS),
-        connect_timeout=10,
-        request_timeout=60,
-    )
-
-
-def filesystem(address: str | Path) -> tuple[fs.S3FileSystem, str]:
-    """The client of this process for an address in S3, and the path in it, for programs that ask for both."""
-    return _store(), _key(absolute(address))
-
-
-def _key(address: str | Path) -> str:
-    return str(address)[len(_S3) :].rstrip("/")
-
-
-@contextmanager
-def _speaking(address: str | Path) -> Iterator[None]:
-    """What an object store refuses, as messages that say what to change; missing files stay FileNotFoundError."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        if not is_remote(address) or error.errno == errno.ENOSPC:
-            raise
-        said = str(error)
-        advice = "see that the store answers (AWS_ENDPOINT_URL, AWS_REGION), then run the same command again"
-        if any(word in said.upper() for word in _KEYS):
-            advice = (
-                "the credentials are missing, wrong, have run out or do not allow this: set AWS_ACCESS_KEY_ID, "
-                "AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or AWS_PROFILE (a clock that is more than 15 minutes off "
-                "is refused as well), then run the same command again"
-            )
-        elif "NO_SUCH_BUCKET" in said.upper():
-            advice = "there is no such bucket: create it, or name another, s3://BUCKET/FOLDER"
-        raise Unavailable(f"{address}: {_without_secrets(said)}; {advice}") from None
-
-
-def _without_secrets(said: str) -> str:
-    for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
-        secret = os.environ.get(name)
-        if secret:
-            said = said.replace(secret, "***")
-    return said

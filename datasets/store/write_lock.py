@@ -8,6 +8,7 @@ from pathlib import Path
 
 from datasets.errors import InputError
 from datasets.store import storage
+from datasets.store.disk_errors import disk_errors
 
 
 @contextmanager
@@ -21,7 +22,7 @@ def write_lock(store: str | Path) -> Iterator[None]:
         yield
         return
     path = Path(store) / "chunks" / ".lock"
-    with storage.disk_errors(path.parent):
+    with disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+", encoding="ascii")
     with file:

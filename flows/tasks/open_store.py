@@ -14,6 +14,7 @@ from typing import IO
 from datasets.errors import InputError, Unavailable
 from datasets.store import storage
 from datasets.store.atomic_json import read_json, write_json
+from datasets.store.disk_errors import disk_errors
 from datasets.store.ownership import claim_store, require_claimable
 from datasets.store.scratch import hold, require_room, scratch, tidy
 from flows.tasks.store_lease import StoreLease
@@ -71,7 +72,7 @@ def _remote_store(root: str, *, verb: str, data: str, patience_s: float) -> Iter
     except Unavailable as error:
         raise InputError(f"store.root={root} cannot be used: {error}") from error
     try:
-        with storage.disk_errors(folder := scratch(root)):
+        with disk_errors(folder := scratch(root)):
             folder.mkdir(parents=True, exist_ok=True)
         hold(folder / "prefect")  # whose temporary server ends after this
         tidy()

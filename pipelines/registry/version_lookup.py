@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from datasets.errors import InputError
 from datasets.store import storage
+from datasets.store.disk_errors import disk_errors
 from datasets.store.ownership import claim_store
 from datasets.store.scratch import hold, scratch
 from pipelines.registry.bundle import checkpoint_digest
@@ -159,7 +160,7 @@ def _download(inside: str, target: Path, version: ModelVersion, *, uri: str) -> 
 
     target.parent.mkdir(parents=True, exist_ok=True)
     with (
-        storage.disk_errors(target.parent),
+        disk_errors(target.parent),
         tempfile.TemporaryDirectory(dir=target.parent, prefix=".partial-") as folder,
     ):
         try:

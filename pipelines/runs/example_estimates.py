@@ -17,7 +17,7 @@ import numpy as np
 from datasets.audio.audio_types import Samples
 from datasets.audio.writers import encode_flac
 from datasets.corpus.scan import safe_name
-from datasets.store.storage import disk_errors
+from datasets.store.disk_errors import disk_errors
 from pipelines.runs.run_folder import checkpoint_name
 
 FOLDER = "examples"  # in that of the run, and among the files of its MLflow run

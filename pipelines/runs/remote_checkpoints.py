@@ -23,6 +23,7 @@ from typing import Any
 from datasets.errors import InputError, Unavailable
 from datasets.store import storage
 from datasets.store.atomic_json import write_json
+from datasets.store.disk_errors import disk_errors
 from pipelines.runs import run_folder
 
 _CURVE = (run_folder.HISTORY, run_folder.SPEED)
@@ -198,7 +199,7 @@ def _fetch(folder: Path, address: str, listed: Listed) -> None:
     files = {inside: digest for inside, digest in listed.files.items() if inside not in (*_CURVE, run_folder.EVENTS)}
     if all((target / inside).is_file() and _sha256(target / inside) == digest for inside, digest in files.items()):
         return
-    with storage.disk_errors(folder):
+    with disk_errors(folder):
         temporary = Path(tempfile.mkdtemp(prefix=".fetched-", dir=folder))
         try:
             for inside, digest in files.items():
@@ -287,12 +288,12 @@ def _stays_below(path: str) -> bool:
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """One process of this machine at a time; the lock goes with the process."""
-    with storage.disk_errors(folder):
+    with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / _LOCK).open("a")
     with file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with storage.disk_errors(folder):
+        with disk_errors(folder):
             yield
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from datasets.store.storage import disk_errors
+from datasets.store.disk_errors import disk_errors
 from pipelines.runs.uploads import Uploads
 
 CURRENT, BEST = "current", "best"

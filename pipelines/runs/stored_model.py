@@ -9,6 +9,7 @@ from pathlib import Path
 
 from datasets.errors import InputError
 from datasets.store import storage
+from datasets.store.disk_errors import disk_errors
 from datasets.store.scratch import hold, scratch_of_model, tidy
 from pipelines.runs.remote_checkpoints import alone, send
 
@@ -29,7 +30,7 @@ def _fetched_folder(checkpoint: str) -> Path:
 
     folder = hold(scratch_of_model(checkpoint))
     model = folder / "model"
-    with alone(folder), storage.disk_errors(folder):
+    with alone(folder), disk_errors(folder):
         model.mkdir(exist_ok=True)
         try:
             config = storage.read(storage.join(checkpoint, CONFIG))
@@ -63,7 +64,7 @@ def _fetched_file(address: str) -> Path:
         raise InputError(f"there is no model {address}")
     folder = hold(scratch_of_model(address))
     copy = folder / hashlib.sha256(repr(storage.state(address)).encode()).hexdigest()[:12]
-    with alone(folder), storage.disk_errors(folder):
+    with alone(folder), disk_errors(folder):
         if not copy.is_dir():
             temporary = Path(tempfile.mkdtemp(prefix=".fetched-", dir=folder))
             try:

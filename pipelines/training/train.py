@@ -17,6 +17,7 @@ from datasets.errors import InputError
 from datasets.schema import ShardSet
 from datasets.shards.manifests import read_songs
 from datasets.store import scratch, storage
+from datasets.store.disk_errors import disk_errors
 from models import inference, learning, networks, scores
 from pipelines.lineage import training_ancestry
 from pipelines.runs import run_folder, stored_model
@@ -81,7 +82,7 @@ def run(
             _leave(place)
         return finished
     _check(job)
-    with storage.disk_errors(place.folder):
+    with disk_errors(place.folder):
         scratch.hold(place.folder).mkdir(parents=True, exist_ok=True)
     datasets = [table.uri for table, _ in job.chunks]
     training_ancestry.write(place.kept, start=model.init_from, datasets=datasets, store=store)

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from datasets.errors import InputError
 from datasets.store import storage
+from datasets.store.disk_errors import disk_errors
 from flows import config as settings
 from flows.cli.options import NO_OPTIONS, Options
 from flows.cli.session import run_verb
@@ -50,7 +51,7 @@ def run(config: RunConfig, members: Sequence[str], *, to: str, screen: Screen) -
         checkpoint.require_outside(target)
         models = [load_model(registry.resolve(ref, store=config.store.root)) for ref in refs.values()]
         weights = _weights(list(refs), models)
-        with storage.disk_errors(target.parent, remedy="--to NAME.yaml"):
+        with disk_errors(target.parent, remedy="--to NAME.yaml"):
             target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.stem}-", dir=target.parent) as folder:
             bag_file = demucs_packages.export_bag(models, folder, name=target.stem, weights=weights)

@@ -7,6 +7,7 @@ from cyclopts import Parameter
 
 from datasets.errors import InputError
 from datasets.store import storage
+from datasets.store.disk_errors import disk_errors
 from flows.cli.options import NO_OPTIONS, ModelRef, Options, Overrides
 from flows.cli.session import run_verb
 from flows.config import RunConfig
@@ -59,7 +60,7 @@ def _compress(source: Path, target: Path, bits: int) -> Path:
 
     network = load_model(source)
     packing = uniform_packing(network, bits)
-    with storage.disk_errors(target.parent, remedy="--to DIR"):
+    with disk_errors(target.parent, remedy="--to DIR"):
         target.parent.mkdir(parents=True, exist_ok=True)
     lineage = {"bits": bits, "rounded_from": model_identity.describe(source).digest}
     return checkpoint.save(target, network, packing=packing, extra=lineage)

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from datasets.errors import InputError
 from datasets.store import storage
+from datasets.store.disk_errors import disk_errors
 from datasets.store.ownership import outputs, require_ours
 from flows.cli.options import NO_OPTIONS, ModelRef, Options, Overrides
 from flows.cli.session import run_verb
@@ -54,7 +55,7 @@ def run(config: RunConfig, model: str, *, to: str, screen: Screen) -> dict[str, 
     try:
         checkpoint.require_outside(target)
         network = load_model(source)
-        with storage.disk_errors(target.parent, remedy=f"--to FILE{target.suffix}"):
+        with disk_errors(target.parent, remedy=f"--to FILE{target.suffix}"):
             target.parent.mkdir(parents=True, exist_ok=True)
         with outputs(target.parent, [target.name], remedy=remedy):
             graph: Path = getattr(export, KINDS[target.suffix])(network, target)

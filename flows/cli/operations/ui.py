@@ -17,6 +17,7 @@ from typing import Any
 
 from datasets.errors import InputError, Unavailable, without_passwords
 from datasets.store import storage
+from datasets.store.disk_errors import disk_errors
 from datasets.store.ownership import require_store
 from datasets.store.scratch import hold, scratch
 from flows.cli.options import NO_OPTIONS, Options, Overrides
@@ -56,7 +57,7 @@ def serve(store: str, *, screen: Screen) -> dict[str, Any]:
     Of a store in an object store Prefect shows what this machine ran.
     """
     tracking, password = address_of_registry(store), ""
-    with storage.disk_errors(folder := scratch(store)):
+    with disk_errors(folder := scratch(store)):
         folder.mkdir(parents=True, exist_ok=True)
     for name in ("prefect", "cache/prefect-ui"):
         hold(folder / name)

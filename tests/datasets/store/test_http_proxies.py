@@ -12,6 +12,7 @@ import requests
 
 from datasets.store import storage
 from datasets.store.http_proxies import bypass_proxies, proxy_for
+from datasets.store.object_store import client
 from tests.s3 import BUCKET, object_store
 
 
@@ -99,10 +100,10 @@ def test_s3_is_reached_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
         elsewhere.setenv("AWS_ENDPOINT_URL", "http://s3.us-east-1.amazonaws.com")
         elsewhere.setenv("http_proxy", server.url)
         elsewhere.setenv("no_proxy", "127.0.0.1")
-        storage._store.cache_clear()
+        client.cache_clear()
         try:
             storage.write(f"s3://{BUCKET}/through/a.bin", b"0123")
             assert storage.read(f"s3://{BUCKET}/through/a.bin") == b"0123"
         finally:
-            storage._store.cache_clear()
+            client.cache_clear()
         assert server.requests

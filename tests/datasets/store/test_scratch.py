@@ -65,9 +65,9 @@ def test_the_longest_unused_goes_until_the_rest_fits() -> None:
 
 def test_things_of_others_beside_it_stay(base: Path) -> None:
     mine = filled(base / "precious", used_s=1)
-    file = base / f"{scratch.storage.SCRATCH}notes"
+    file = base / f"{scratch.SCRATCH}notes"
     file.write_bytes(bytes(9000))
-    (base / f"{scratch.storage.SCRATCH}link").symlink_to(mine)
+    (base / f"{scratch.SCRATCH}link").symlink_to(mine)
     assert scratch.tidy() == []
     assert (mine / "data").is_file()
     assert file.is_file()

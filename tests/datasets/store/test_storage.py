@@ -16,17 +16,9 @@ from tests.s3 import BUCKET, ObjectStore, object_store
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[ObjectStore]:
+def s3() -> Iterator[ObjectStore]:
     with object_store() as server:
         yield server
-
-
-@pytest.fixture
-def s3(server: ObjectStore) -> Iterator[ObjectStore]:
-    """The server in good health, and again so afterwards."""
-    yield server
-    server.failing, server.delay_s, server.refuse_after = 0.0, 0.0, None
-    server.requests.clear()
 
 
 @pytest.fixture(params=["disk", "s3"])
@@ -78,26 +70,6 @@ def test_what_fails_while_a_file_is_written_is_told_by_its_own_name(root: str) -
             fail_midway(number)
         assert caught.value.filename == "/elsewhere/vocals.wav"
     assert storage.names(root) == []
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is full")
-def test_a_full_disk_is_the_stores_own_fault(tmp_path: Path) -> None:
-    with (
-        pytest.raises(InputError, match=r"the disk of .* is full: a file of at least 7 bytes did not fit"),
-        Path("/dev/full").open("wb", buffering=0) as full,
-        storage._Guarded(full, tmp_path, lambda: 7) as file,
-    ):
-        file.write(b"seven b")
-    (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"cannot write to .*/file: .*store\.root=DIR"):
-        storage.write(tmp_path / "file" / "below", b"x")
-
-
-def test_a_disk_that_fills_up_with_work_on_a_store_in_s3_is_not_the_stores(tmp_path: Path) -> None:
-    for name, remedy in ((f"{storage.SCRATCH}0", r"store\.scratch=DIR"), ("store", r"store\.root=DIR")):
-        (tmp_path / name).mkdir()
-        with pytest.raises(InputError, match=remedy), storage.disk_errors(tmp_path / name):
-            raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_names_lists_the_files_of_one_folder(root: str) -> None:
@@ -180,15 +152,6 @@ def test_an_object_that_is_replaced_while_it_is_copied_is_noticed(
     assert (tmp_path / "copy").read_bytes() == b"other"
 
 
-def test_a_range_of_a_known_object_is_one_request(s3: ObjectStore) -> None:
-    address = f"s3://{BUCKET}/range"
-    storage.write(address, bytes(range(100)))
-    storage.read_range(address, 0, 1)
-    s3.requests.clear()
-    assert storage.read_range(address, 10, 14) == bytes(range(10, 14))
-    assert [(method, asked) for method, _, asked in s3.requests] == [("GET", "bytes=10-13")]
-
-
 @pytest.mark.parametrize("begin", [5, 20])
 def test_a_range_beyond_the_end_is_an_error(root: str, begin: int) -> None:
     storage.write(storage.join(root, "short"), b"0123456789")
@@ -196,54 +159,7 @@ def test_a_range_beyond_the_end_is_an_error(root: str, begin: int) -> None:
         storage.read_range(storage.join(root, "short"), begin, begin + 10)
 
 
-@pytest.mark.slow
-def test_a_store_that_fails_every_fifth_request_loses_nothing(s3: ObjectStore) -> None:
-    root = f"s3://{BUCKET}/faults"
-    s3.failing = 0.2
-    for number in range(12):
-        storage.write(storage.join(root, str(number)), bytes([number]) * 1000)
-    assert [storage.read(storage.join(root, str(number))) for number in range(12)] == [
-        bytes([number]) * 1000 for number in range(12)
-    ]
-
-
-def test_a_slow_store_is_waited_for(s3: ObjectStore) -> None:
-    s3.delay_s = 0.3
-    storage.write(f"s3://{BUCKET}/slow", b"x")
-    assert storage.read(f"s3://{BUCKET}/slow") == b"x"
-
-
-def test_lost_credentials_are_named_and_no_secret_is_told(s3: ObjectStore) -> None:
-    s3.refuse_after = 0
-    with pytest.raises(InputError, match=r"s3://songs/x: .*credentials .* AWS_ACCESS_KEY_ID") as caught:
-        storage.write(f"s3://{BUCKET}/x", b"x")
-    assert "secret-for-tests" not in str(caught.value)
-
-
-def test_a_clock_that_the_store_refuses_is_named_where_it_answers_with_no_more_than_a_status(s3: ObjectStore) -> None:
-    s3.refuse_after, s3.refusal = 0, ("RequestTimeTooSkewed", "The difference ... is too large.")
-    with pytest.raises(InputError, match=r"s3://songs/x: .*a clock that is more than 15 minutes off is refused"):
-        storage.read(f"s3://{BUCKET}/x")
-
-
 def test_an_address_without_a_bucket_is_refused() -> None:
     with pytest.raises(InputError, match="names no bucket"):
         storage.absolute("s3://")
     assert storage.absolute("s3://bucket/folder/") == "s3://bucket/folder"
-
-
-@pytest.mark.slow
-def test_small_reads_are_tried_again_where_the_refusal_is_longer_than_what_was_asked_for(s3: ObjectStore) -> None:
-    address = f"s3://{BUCKET}/small/table.bin"
-    content = bytes(range(256)) * 40
-    storage.write(address, content)
-    storage.write(f"{address}.note", b"{}")
-    s3.failing = 0.5
-    assert storage.read(f"{address}.note") == b"{}"
-    for begin in range(0, len(content), 1000):
-        assert storage.read_range(address, begin, begin + 7) == content[begin : begin + 7]
-        with storage.open_reader(address) as file:
-            file.seek(begin)
-            assert file.read(91) == content[begin : begin + 91]
-    with pytest.raises(OSError, match="it has no bytes 10240 to 10250"):
-        storage.read_range(address, 10_230, 10_250)

@@ -16,6 +16,7 @@ from datasets.loading.loader import LoaderConfig
 from datasets.loading.shard_layout import layout_of
 from datasets.schema import ShardSet
 from datasets.store import scratch, storage
+from datasets.store.object_store import opened
 from models.learner_config import AugmentConfig, LearnerConfig
 from pipelines.runs import remote_checkpoints
 from pipelines.runs.run_place import RunPlace
@@ -73,7 +74,7 @@ def test_an_object_store_is_asked_twice_for_each_crop_and_with_a_cache_once_for_
     asked = {}
     for name, loader in (("plain", LoaderConfig(threads=3)), ("cache", cached), ("cache again", cached)):
         layout_of.cache_clear()
-        storage._opened.cache_clear()
+        opened.cache_clear()
         feed = _feed(_job(there, steps=3, loader=loader))
         before = _asked_for_rows(server)
         server.failing = 0.05
