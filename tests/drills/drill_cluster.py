@@ -41,6 +41,7 @@ from tests.drills.isolated_machines import (
     shared_paths,
 )
 from tests.drills.services_here import prefect_and_mlflow
+from tests.drills.termination import clean_up_when_terminated
 from tests.s3 import BUCKET, object_store
 
 CONSOLE = Console(highlight=False, width=140)
@@ -363,6 +364,7 @@ def main() -> int:
     parser.add_argument("--num-workers", type=int, choices=(0, 2), default=2, help="0: without Ray, quicker")
     parser.add_argument("--out", help="a JSON file for the rows")
     options = parser.parse_args()
+    clean_up_when_terminated()
     if not options.num_workers and (needing := [one for one in options.accidents if one in _OF_WORKERS]):
         parser.error(f"--num-workers 0 has no {', '.join(needing)}")
     told: list[dict[str, Any]] = []

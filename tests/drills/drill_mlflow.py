@@ -30,6 +30,7 @@ from pipelines.runs import example_estimates
 from tests.benchmarks.table import Row, figure, show
 from tests.drills import drill_registry
 from tests.drills.drill_training import started
+from tests.drills.termination import clean_up_when_terminated
 
 STEPS = 2400  # so that the training is still going on when the server is back
 SETTINGS = {"steps": STEPS, "checkpoint_every": 40, "num_workers": 0, "live": True}
@@ -83,6 +84,7 @@ def main() -> int:
     parser.add_argument("--no-server", action="store_true", help="the kills alone")
     parser.add_argument("--out", help="a JSON file for the rows")
     options = parser.parse_args()
+    clean_up_when_terminated()
     with tempfile.TemporaryDirectory(prefix="drill-") as scratch:  # first, while no thread of MLflow's is there to fork
         rows = list(drill_registry.rows(Path(scratch), every=options.every))
     if not options.no_server:

@@ -30,6 +30,7 @@ from datasets.corpus.synthetic import write_corpus
 from tests.benchmarks.table import Row, figure, show
 from tests.drills import backup, drill_road, stack
 from tests.drills.services_here import BIN, Cluster, cluster
+from tests.drills.termination import clean_up_when_terminated
 
 CONSOLE = Console(highlight=False, width=150)
 # Where no accident strikes the first run: it has to leave a champion, and be quick.
@@ -364,6 +365,7 @@ def main() -> int:
     parser.add_argument("--keep-logs", help="a folder for the services' logs")
     parser.add_argument("--accidents", nargs="+", choices=ACCIDENTS, default=ACCIDENTS, help="only these")
     options = parser.parse_args()
+    clean_up_when_terminated()
     found, rows = list[Outcome](), list[Row]()
     if DISK in options.accidents and os.geteuid() == 0:
         with tempfile.TemporaryDirectory(prefix="disk-") as folder:

@@ -25,6 +25,7 @@ from rich.console import Console
 from tests.benchmarks.table import Row, figure, show
 from tests.drills import drill_road, stack
 from tests.drills.services_here import BIN, Cluster, cluster
+from tests.drills.termination import clean_up_when_terminated
 
 CONSOLE = Console(highlight=False)
 SETTINGS = (
@@ -131,6 +132,7 @@ def main() -> int:
     parser.add_argument("--within-min", type=float, default=600.0, help="no run begins after so many minutes")
     parser.add_argument("--out", help="a JSON file for the rows")
     options = parser.parse_args()
+    clean_up_when_terminated()
     assert options.runs >= 3, "three thirds take three runs"
     with cluster(say=CONSOLE.print, ray_nodes=0) as made:
         samples, seconds = soak(made, options.runs, within_min=options.within_min)

@@ -21,6 +21,7 @@ from rich.console import Console
 from tests.benchmarks.table import Row, figure, show
 from tests.drills import drill_road, pictures
 from tests.drills.services_here import BIN, POOL, Cluster, cluster, memory_mib
+from tests.drills.termination import clean_up_when_terminated
 
 SETTINGS = ("store.data=s3://songs/store", "train.num_workers=2", *drill_road.SETTINGS)
 RUN_WITHIN_S = 1500.0
@@ -201,6 +202,7 @@ def main() -> int:
     parser.add_argument("--pictures", type=Path, help="a folder for pictures of the services' pages")
     parser.add_argument("--keep-logs", help="a folder for the services' logs, where something fails")
     options = parser.parse_args()
+    clean_up_when_terminated()
     with cluster(say=CONSOLE.print) as made:
         try:
             rows = walk(made, options.pictures)

@@ -1,0 +1,61 @@
+"""SIGTERM while a drill has its services and a machine up: nothing of them is left."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.drills.isolated_machines import NotAllowedError, require_namespaces
+from tests.drills.services_here import MARK
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+OURS = "STEMLINE_DRILL_OF_TEST"  # in the environment of all that the drill starts
+
+
+def of_the_drill(mark: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(OURS) == mark and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_a_drill_that_is_terminated_leaves_nothing(tmp_path: Path, repository: Path) -> None:
+    try:
+        require_namespaces()
+    except NotAllowedError as error:
+        pytest.skip(str(error))
+    mark, told = uuid.uuid4().hex, tmp_path / "told"
+    environment = {**os.environ, OURS: mark, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-m", "tests.drills.drill_cluster", "--accidents"]
+    with told.open("w") as output:
+        process = subprocess.Popen(command, cwd=repository, env=environment, stdout=output, stderr=output)
+    try:
+        deadline_s = time.monotonic() + 300
+        while not any("raylet" in one.name() for one in of_the_drill(mark)) and time.monotonic() < deadline_s:
+            assert process.poll() is None, told.read_text()
+            time.sleep(0.2)
+        started = of_the_drill(mark)
+        services = {one.environ()[MARK] for one in started if MARK in one.environ()}
+        assert any("raylet" in one.name() for one in started)
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGHUP)  # does not interrupt the cleaning up
+        assert process.wait(120) == 143
+        psutil.wait_procs(started, 10)
+        assert of_the_drill(mark) == []
+        assert [name for name in services if Path("/tmp", name).exists()] == []
+        assert list(tmp_path.glob("drill-*")) == []
+    finally:
+        process.kill()
+        for one in of_the_drill(mark):
+            one.kill()
