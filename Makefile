@@ -48,8 +48,8 @@ bench-%: sync ## one benchmark, such as bench-road; OUT=FILE.json writes its row
 drill-%: sync ## one drill, such as drill-road: kill -9 at every stage, then finish; drill-cluster takes OUT=FILE.json
 	@$(BIN)/python -m tests.drills.drill_$* $(if $(OUT),--out $(OUT))
 
-stack: sync ## the whole road through a deployment, on every service of a cluster, on loopback; OUT=FILE.json
-	@$(BIN)/python -m tests.drills.stack $(if $(OUT),--out $(OUT))
+stack: sync ## the whole road through a deployment, on every service of a cluster, on loopback; OUT=FILE.json; APART=1: nodes share no disk
+	@$(BIN)/python -m tests.drills.stack $(if $(OUT),--out $(OUT)) $(if $(APART),--apart)
 
 soak: sync ## RUNS scheduled retrainings in a row, by default 100, and what grows meanwhile
 	@$(BIN)/python -m tests.drills.soak --runs $(or $(RUNS),100) $(if $(OUT),--out $(OUT))

@@ -3,7 +3,8 @@
 `make drill-object_store` kills the command and all that it started `--times` times, each time when one more checkpoint
 has its list, and starts it again as on a machine that has nothing. In the end weights and losses are held against
 those of a training in another store of the bucket that was left in peace. With `--verb run` the model is scored,
-registered and reported as well.
+registered and reported as well; `--verb retrain` decides first whether to train, and `--verb demo` brings songs of its
+own to the bucket.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +24,19 @@ from rich.console import Console
 
 from datasets.store import storage
 from tests.drills import drill_road
+from tests.drills.termination import clean_up_when_terminated
 from tests.s3 import BUCKET, object_store
 
 CONSOLE = Console(highlight=False)
 
 
 def command(verb: str, store: str, scratch: Path, songs: Path) -> list[str]:
-    roots = (f"store.root={store}", f"store.scratch={scratch}", f"corpus.root={songs}")
-    return [sys.executable, "-m", "flows", verb, "--json", "--preset", "smoke", *roots, *drill_road.SETTINGS]
+    name = store.rsplit("/", 1)[-1]
+    own = [f"store.root={store}", f"store.scratch={scratch}", f"registry.name={name}", f"registry.experiment={name}"]
+    if verb == "demo":  # its preset is a part of it, and it composes its songs
+        return [sys.executable, "-m", "flows", verb, "--json", *own, "train.checkpoint_every=20"]
+    own += [f"corpus.root={songs}", *drill_road.SETTINGS]
+    return [sys.executable, "-m", "flows", verb, "--json", "--preset", "smoke", *own]
 
 
 def steps(store: str) -> list[str]:
@@ -43,12 +50,16 @@ def kill_at_next_checkpoint(words: list[str], store: str, log: Path) -> bool:
     before = steps(store)
     with log.open("wb") as said:
         process = subprocess.Popen(words, cwd=drill_road.ROOT, stdout=said, stderr=said, start_new_session=True)
-    while process.poll() is None:
-        if set(steps(store)) - set(before):
+    try:
+        while process.poll() is None:
+            if set(steps(store)) - set(before):
+                return True
+            time.sleep(0.3)
+    finally:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            return True
-        time.sleep(0.3)
+        process.wait()
+    assert process.returncode == 0, log.read_text()[-3000:]
     return False
 
 
@@ -56,14 +67,17 @@ def finish(words: list[str]) -> Any:
     done = subprocess.run(words, cwd=drill_road.ROOT, capture_output=True, text=True, timeout=drill_road.TIMEOUT_S)
     assert done.returncode == 0, done.stderr[-3000:]
     answer = json.loads(done.stdout)
+    for name in {"why", "gain_db"} & answer.keys():
+        CONSOLE.print(f"{name}: {answer[name]}")
     return answer.get("model", answer)["trained"]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=3, help="how often it is killed")
-    parser.add_argument("--verb", choices=("train", "run"), default="train")
+    parser.add_argument("--verb", choices=("train", "run", "retrain", "demo"), default="train")
     options = parser.parse_args()
+    clean_up_when_terminated()
     folder = Path(tempfile.mkdtemp(prefix="stemline-drill-"))
     try:
         drill_road.make_songs(folder / "songs")

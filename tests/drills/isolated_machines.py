@@ -115,6 +115,7 @@ class Machines:
 
     folder: Path
     environment: Mapping[str, str]
+    takes_jobs: bool = False  # whether the head has Ray's page, to which jobs are sent
     head: Machine | None = None
     others: list[Machine] = field(default_factory=list)
     started: int = 0
@@ -125,10 +126,17 @@ class Machines:
         assert self.head is not None
         return f"{self.head.address}:{self.head.environment['_RAY_PORT']}"
 
+    @property
+    def page(self) -> str:
+        """Where Ray's head takes jobs."""
+        assert self.head is not None
+        return f"http://{self.head.address}:{self.head.environment['_RAY_PAGE']}"
+
     def add(self) -> Machine:
         """One more machine, with a disk that is empty; it has joined when this returns."""
         if self.head is None:
-            self.head = self._joined(("--head", "--include-dashboard", "false"), num_cpus=0)
+            page = "true" if self.takes_jobs else "false"
+            self.head = self._joined(("--head", "--include-dashboard", page), num_cpus=0)
         machine = self._joined(("--address", self.ray), num_cpus=1)
         self.others.append(machine)
         return machine
@@ -168,12 +176,16 @@ class Machines:
         assert boot.stdout.readline() == b"up\n", boot.stderr.read().decode(errors="replace")
         environment = {
             **self.environment, "HOME": "/home", "TMPDIR": "/tmp", "_RAY_PORT": str(free_port()),
+            "_RAY_PAGE": str(free_port()),
             **({"RAY_ADDRESS": self.ray} if self.head else {}),
         }  # fmt: skip
         return Machine(name=name, address=address, environment=environment, boot=boot, logs=self.folder)
 
     def _start_ray(self, machine: Machine, role: Sequence[str], *, num_cpus: int) -> bool:
-        ports = ["--port", machine.environment["_RAY_PORT"]] if "--head" in role else []
+        ports = []
+        if "--head" in role:
+            ports += ["--port", machine.environment["_RAY_PORT"], "--dashboard-host", machine.address]
+            ports += ["--dashboard-port", machine.environment["_RAY_PAGE"]]
         for kind in ("node-manager", "object-manager", "dashboard-agent-listen", "dashboard-agent-grpc",
                      "metrics-export", "runtime-env-agent"):  # fmt: skip
             ports += [f"--{kind}-port", str(free_port())]
@@ -230,9 +242,11 @@ def require_namespaces() -> None:
 
 
 @contextmanager
-def machines(folder: Path, environment: Mapping[str, str], *, count: int) -> Iterator[Machines]:
+def machines(
+    folder: Path, environment: Mapping[str, str], *, count: int, takes_jobs: bool = False
+) -> Iterator[Machines]:
     """So many machines beside the head."""
-    made = Machines(folder=folder, environment=environment)
+    made = Machines(folder=folder, environment=environment, takes_jobs=takes_jobs)
     try:
         for _ in range(count):
             made.add()

@@ -1,38 +1,60 @@
 """The whole road through a deployment, on every service that a cluster has: `make stack`.
 
 PostgreSQL, S3, Prefect with a worker, MLflow and a Ray of two nodes are started on loopback, behind passwords and a
-token; songs become a champion; then everything is taken down, and nothing is left.
+token; songs become a champion; then everything is taken down, and nothing is left. With `APART=1` songs and store are
+in S3, and Ray's nodes are machines that share nothing but the code (`isolated_machines.py`).
 """
 
 import argparse
 import json
+import os
 import shutil
 import sys
 import time
 import urllib.error
 import urllib.request
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 from rich.console import Console
 
+from datasets.store import storage
 from tests.benchmarks.table import Row, figure, show
 from tests.drills import drill_road, pictures
+from tests.drills.isolated_machines import Machines, machines, shared_paths
 from tests.drills.services_here import BIN, POOL, Cluster, cluster, memory_mib
 from tests.drills.termination import clean_up_when_terminated
 
 SETTINGS = ("store.data=s3://songs/store", "train.num_workers=2", *drill_road.SETTINGS)
 RUN_WITHIN_S = 1500.0
+BUCKET = "s3://songs"
 CONSOLE = Console(highlight=False)
 
 
-def deploy(made: Cluster, *more: str) -> list[str]:
-    """Sends the deployments; songs and store lie in the cluster's folder."""
-    roots = (f"corpus.root={made.folder / 'music'}", f"store.root={made.folder / 'store'}")
-    said = made.run(BIN / "stemline", "deploy", "--preset", "smoke", "--json", *roots, *SETTINGS, *more)
+def in_folder(made: Cluster) -> tuple[str, ...]:
+    """Songs and store lie in the cluster's folder, which all nodes see, and the datasets in S3."""
+    return (f"corpus.root={made.folder / 'music'}", f"store.root={made.folder / 'store'}", *SETTINGS)
+
+
+def deploy(made: Cluster, *more: str, settings: Sequence[str] | None = None) -> list[str]:
+    """Sends the deployments, by default with songs and store `in_folder`."""
+    settings = in_folder(made) if settings is None else settings
+    said = made.run(BIN / "stemline", "deploy", "--preset", "smoke", "--json", *settings, *more)
     return list(json.loads(said)["deployments"])
+
+
+@contextmanager
+def apart(made: Cluster) -> Iterator[Machines]:
+    """A Ray of machines that share nothing but the code, and songs in S3; this process finds its way to both."""
+    folder = made.folder / "machines"
+    folder.mkdir()
+    os.environ.update({name: value for name, value in made.environment.items() if name.startswith("AWS_")})
+    with machines(folder, dict(made.environment), count=2, takes_jobs=True) as here:
+        made.environment |= {"RAY_ADDRESS": here.page, "_RAY_GCS": here.ray}
+        yield here
 
 
 def start_worker(made: Cluster) -> None:
@@ -102,13 +124,16 @@ def versions(made: Cluster) -> int:
     return len(found["model_versions"])
 
 
-def leaks(made: Cluster, run: str) -> list[str]:
+def leaks(made: Cluster, run: str, here: Machines | None = None) -> list[str]:
     """Where a password, a key or the token can be read that should be nowhere: logs, configurations, artifacts."""
     hidden = [value for value in (made.password, made.token, made.environment["AWS_SECRET_ACCESS_KEY"]) if value]
     found = []
-    for path in [*(made.folder / "logs").glob("*"), *(made.folder / "store").rglob("*"), *_ray_logs(made)]:
+    for path in [*(made.folder / "logs").glob("*"), *(made.folder / "store").rglob("*"), *_ray_logs(made, here)]:
         if path.is_file() and any(word.encode() in path.read_bytes() for word in hidden):
-            found.append(str(path.relative_to(made.folder)))
+            found.append(str(path))
+    for name in storage.files_below(BUCKET) if here else ():
+        if any(word.encode() in storage.read(storage.join(BUCKET, name)) for word in hidden):
+            found.append(f"{BUCKET}/{name}")
     told = {
         "Prefect's artifacts": artifacts(made, run),
         "the run's log": logs(made, run),
@@ -131,19 +156,26 @@ def _arguments(made: Cluster) -> list[list[str]]:
     return arguments
 
 
-def join(made: Cluster) -> None:
+def join(made: Cluster, here: Machines | None) -> None:
     """One step by a driver that joins the cluster, instead of sending jobs: Ray shows what it gives to workers."""
+    words = [str(BIN / "stemline"), "ingest", "--preset", "smoke", *drill_road.SETTINGS]
+    if here:
+        done = here.others[0].ask(*words, f"corpus.root={BUCKET}/music", f"store.root={BUCKET}/joined")
+        assert done.returncode == 0, done.stderr[-3000:]
+        return
     jobs = made.environment["RAY_ADDRESS"]
     made.environment["RAY_ADDRESS"] = made.environment["_RAY_GCS"]
     try:
-        roots = (f"corpus.root={made.folder / 'music'}", f"store.root={made.folder / 'joined'}")
-        made.run(BIN / "stemline", "ingest", "--preset", "smoke", *roots, *drill_road.SETTINGS)
+        made.run(*words, f"corpus.root={made.folder / 'music'}", f"store.root={made.folder / 'joined'}")
     finally:
         made.environment["RAY_ADDRESS"] = jobs
 
 
-def _ray_logs(made: Cluster) -> list[Path]:
-    return [path for path in (made.folder / "ray").rglob("*") if path.suffix in (".log", ".out", ".err", ".txt")]
+def _ray_logs(made: Cluster, here: Machines | None) -> list[Path]:
+    roots = [one.root / "tmp" / "ray" for one in (here.head, *here.others) if one] if here else [made.folder / "ray"]
+    found = [path for root in roots for path in root.rglob("*") if path.suffix in (".log", ".out", ".err", ".txt")]
+    assert found, "Ray has written no logs"
+    return found
 
 
 def open_to_strangers(made: Cluster) -> list[str]:
@@ -164,12 +196,26 @@ def open_to_strangers(made: Cluster) -> list[str]:
     return found
 
 
-def walk(made: Cluster, shown_in: Path | None) -> list[Row]:
+def _settings(made: Cluster, here: Machines | None) -> Sequence[str]:
+    """Where songs and store are."""
+    if here is None:
+        return in_folder(made)
+    others = [setting for setting in SETTINGS if not setting.startswith("store.data=")]
+    return [f"corpus.root={BUCKET}/music", f"store.root={BUCKET}/store", *others]
+
+
+def walk(made: Cluster, here: Machines | None, shown_in: Path | None) -> list[Row]:
     """The whole road once, and what can be seen of it afterwards."""
-    drill_road.make_songs(made.folder / "music")
+    songs, settings, rows = made.folder / "music", _settings(made, here), list[Row]()
+    drill_road.make_songs(songs)
+    if here:
+        for path in songs.rglob("*.*"):
+            storage.write(f"{BUCKET}/music/{path.relative_to(songs).as_posix()}", path.read_bytes())
+        shared = shared_paths([one for one in (here.head, *here.others) if one])
+        rows.append(figure("paths that two nodes share, and can write", len(shared), "", target=0))
     began_s = time.monotonic()
-    deploy(made)
-    rows = [figure("deploy", time.monotonic() - began_s, "s")]
+    deploy(made, settings=settings)
+    rows.append(figure("deploy", time.monotonic() - began_s, "s"))
     start_worker(made)
     run = start_run(made, "full-run/stemline")
     seen = finish(made, run)
@@ -184,9 +230,9 @@ def walk(made: Cluster, shown_in: Path | None) -> list[Row]:
     best = champion(made)
     CONSOLE.print(f"champion: version {best['version']}, {best['source']}")
     rows.append(figure("services open to strangers", len(open_to_strangers(made)), "", target=0))
-    made.run(BIN / "stemline", "doctor", "--preset", "smoke", f"store.root={made.folder / 'store'}", *SETTINGS)
-    join(made)
-    leaked = leaks(made, run)
+    made.run(BIN / "stemline", "doctor", "--preset", "smoke", *settings)
+    join(made, here)
+    leaked = leaks(made, run, here)
     for where in leaked:
         CONSOLE.print(f"a secret can be read in {where}")
     rows.append(figure("places where a secret can be read", len(leaked), "", target=0))
@@ -201,11 +247,13 @@ def main() -> int:
     parser.add_argument("--out", help="a JSON file for the rows")
     parser.add_argument("--pictures", type=Path, help="a folder for pictures of the services' pages")
     parser.add_argument("--keep-logs", help="a folder for the services' logs, where something fails")
+    parser.add_argument("--apart", action="store_true", help="Ray's nodes share no disk; songs and store are in S3")
     options = parser.parse_args()
     clean_up_when_terminated()
-    with cluster(say=CONSOLE.print) as made:
+    with cluster(say=CONSOLE.print, ray_nodes=0 if options.apart else 2) as made:
         try:
-            rows = walk(made, options.pictures)
+            with apart(made) if options.apart else nullcontext() as here:
+                rows = walk(made, here, options.pictures)
         finally:
             if options.keep_logs:
                 shutil.copytree(made.folder / "logs", options.keep_logs, dirs_exist_ok=True)
