@@ -29,7 +29,7 @@ import soundfile
 from numpy.typing import NDArray
 from rich.console import Console
 
-from datasets.schema import SOURCES
+from datasets.schema import SOURCES, ShardSet
 from datasets.seeding import row_rng
 from flows.console.progress_display import Screen
 from tests.benchmarks.table import Row, figure, show
@@ -184,7 +184,7 @@ def _growth(folder: Path, pools: Pools, *, num_songs: int, song_s: float) -> lis
         shutil.copytree(song, tenth / "train" / song.name, copy_function=os.link)
     store = folder / "store"
     small = _run(steps=["ingest", "curate"], corpus=tenth, store=folder / "small")
-    large = _run(steps=["ingest", "curate", "again", "more"], corpus=whole, store=store, added=added)
+    large = _run(steps=["ingest", "curate", "again", "more", "plan", "open"], corpus=whole, store=store, added=added)
     right = sum(large["refused"].get(name) == reason for name, reason in due.items())
     seconds, cpu_s = large["seconds"], large["cpu_s"]
     speeds = {step: large["audio_s"] / cpu_s[step] for step in ("ingest", "curate")}
@@ -202,6 +202,8 @@ def _growth(folder: Path, pools: Pools, *, num_songs: int, song_s: float) -> lis
         figure("rerun with nothing to do", seconds["again"], "s", target=10.0),
         figure(f"{ADDED} songs more: songs decoded", large["decoded"], "songs", target=ADDED),
         figure(f"{ADDED} songs more", seconds["more"], "s"),
+        figure("plan of a training", seconds["plan"], "s"),
+        figure("found again and opened for training", seconds["open"], "s"),
     ]  # fmt: skip
 
 
@@ -280,6 +282,9 @@ def _part(wanted: Mapping[str, Any]) -> dict[str, Any]:
     corpus, store = Path(wanted["corpus"]), Path(wanted["store"])
     if wanted["steps"] == ["bare"]:
         return _bare(corpus, wanted["half"])
+    from datasets.loading.segment_sampler import SegmentIndex
+    from flows import config
+    from flows.cli.planning import plan
     from pipelines.preparation import curate, ingest
     from pipelines.preparation.curate_config import CurateConfig
     from pipelines.preparation.ingest import CorpusConfig, IngestConfig, IngestResult
@@ -291,8 +296,8 @@ def _part(wanted: Mapping[str, Any]) -> dict[str, Any]:
     def ingested() -> IngestResult:
         return ingest.run(settings, IngestConfig(), store=str(store), progress=screen)
 
-    def both() -> None:
-        curate.run(CurateConfig(), ingested(), store=str(store), progress=screen)
+    def both() -> ShardSet:
+        return curate.run(CurateConfig(), ingested(), store=str(store), progress=screen).chunks
 
     def with_more() -> None:
         shutil.copytree(wanted["added"], corpus, copy_function=os.link, dirs_exist_ok=True)
@@ -301,8 +306,18 @@ def _part(wanted: Mapping[str, Any]) -> dict[str, Any]:
     def warm() -> None:
         ingest.run(CorpusConfig(root=wanted["warm"]), IngestConfig(), store=f"{store}-warm")
 
+    def planned() -> None:
+        plan.run(
+            config.load("smoke", [f"store.root={store}"]), plan.Hardware(gpu="h100"), measured=False, screen=screen
+        )
+
+    def opened() -> None:
+        """What a training opens: all songs, from the verdicts' table and the manifest."""
+        SegmentIndex.open([(both(), 1.0)], sources=SOURCES, split="train")
+
     jobs: dict[str, Callable[[], Any]] = {
-        "warm": warm, "ingest": ingested, "curate": both, "again": both, "more": with_more,
+        "warm": warm, "ingest": ingested, "curate": both, "again": both, "more": with_more, "plan": planned,
+        "open": opened,
     }  # fmt: skip
     seconds: dict[str, float] = {}
     cpu_s: dict[str, float] = {}

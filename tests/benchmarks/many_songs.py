@@ -1,9 +1,10 @@
 """`make bench-many_songs`: what a second worker is worth to `separate` and to `evaluate` of many songs.
 
 Ray with one processor and one worker against Ray with two of each, in turns, each in a process of its own, with workers
-that have started. Each worker has one thread. The stems and scores of both are compared bit for bit. By the clock, so
-other work on the machine takes from the second worker what it is worth: the load is a row, and so is what a second
-process that does the same is worth without Ray.
+that have started; a job starts those that hold the model anew, which 48 songs make a small part of it. Each worker has
+one thread. The stems and scores of both are compared bit for bit. By the clock, so other work on the machine takes from
+the second worker what it is worth: the load is a row, and so is what a second process that does the same is worth
+without Ray.
 """
 
 import argparse
@@ -33,7 +34,7 @@ VERBS = ("separate", "evaluate")
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", help="a JSON file for the rows")
-    parser.add_argument("--songs", type=int, default=12)
+    parser.add_argument("--songs", type=int, default=48)
     parser.add_argument("--seconds", type=float, default=20.0, help="length of a song")
     parser.add_argument("--model", default="htdemucs-tiny", help="of the catalog, with random weights")
     parser.add_argument("--rounds", type=int, default=2)
