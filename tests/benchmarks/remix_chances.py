@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from datasets.analysis import beats, downbeats
+from datasets.analysis import beat_grids, beats, downbeats
 from datasets.analysis.onsets import FRAMES_PER_S, ONSET_DELAY_S
 from tests.benchmarks import remix_fit
 from tests.benchmarks.remix_fit import Excerpt
@@ -67,7 +67,7 @@ def fit(excerpts: Sequence[Excerpt]) -> tuple[Array, Array]:
     for excerpt in excerpts:
         title = excerpt.song.title
         with (
-            patch.object(beats, "WEIGHTS", beat_weights[title]),
+            patch.object(beat_grids, "WEIGHTS", beat_weights[title]),
             patch.object(downbeats, "WEIGHTS", bar_weights.get(title, downbeats.WEIGHTS)),
         ):
             beat, bar = judged(excerpt)

@@ -2,9 +2,9 @@
 
 BANDS are folders of `remix_bands.py`; half of their styles is for fitting (`for_fitting`), beside `known_songs`.
 
-Both are linear models over what `datasets.analysis.beats` and `datasets.analysis.downbeats` list as evidence, fitted so
-that the expected F-measure under a softmax over each excerpt's readings is largest. Songs are split in twelve; each
-twelfth is scored with weights fitted to the others, and all excerpts of a song are in the same one.
+Both are linear models over what `datasets.analysis.beat_grids` and `datasets.analysis.downbeats` list as evidence,
+fitted so that the expected F-measure under a softmax over each excerpt's readings is largest. Songs are split in
+twelve; each twelfth is scored with weights fitted to the others, and all excerpts of a song are in the same one.
 """
 
 import argparse
@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from datasets.analysis import beats, downbeats
+from datasets.analysis import beat_grids, downbeats
+from datasets.analysis.beats import onsets_of_parts
 from datasets.analysis.harmony import chromagram
 from datasets.analysis.onsets import FRAMES_PER_S, ONSET_DELAY_S, Onsets, onset_envelopes
 from tests.benchmarks.songs_with_truth import (
@@ -50,7 +51,7 @@ class Excerpt:
     duration_s: float
     onsets: Onsets
     chroma_ND: Array
-    readings: tuple[beats.Hypothesis, ...]
+    readings: tuple[beat_grids.Hypothesis, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,9 +74,9 @@ def hear(songs: Iterable[KnownSong]) -> Iterator[Excerpt]:
         onsets = onset_envelopes(song.mixture_CT, song.sample_rate)
         heard: dict[str, tuple[Onsets | None, ...]] = {song.set: ()}
         if song.drums_T is not None:
-            heard[f"{song.set}+stems"] = beats.onsets_of_parts((song.drums_T, song.pitched_CT), song.sample_rate)
+            heard[f"{song.set}+stems"] = onsets_of_parts((song.drums_T, song.pitched_CT), song.sample_rate)
         for name, parts in heard.items():
-            if found := tuple(beats.hypotheses(onsets, parts)):
+            if found := tuple(beat_grids.hypotheses(onsets, parts)):
                 yield Excerpt(
                     song=replace(song, set=name, mixture_CT=nothing_CT, pitched_CT=nothing_CT, drums_T=None),
                     duration_s=song.mixture_CT.shape[1] / song.sample_rate,
@@ -120,17 +121,14 @@ def _bars_of(song: KnownSong, grid: Array, evidence_HD: Array) -> Choice:
 
 def fit(known: Sequence[Choice]) -> Array:
     """The weights (D,) under which the readings that a softmax would choose are worth most."""
-    deviation = np.concatenate([one.evidence_HD for one in known]).std(axis=0) + 1e-9
-    excerpts = Counter(one.title for one in known)
-    shares = [(TOY_WEIGHT if one.set.startswith("toys") else 1.0) / excerpts[one.title] for one in known]
+    deviation = _deviation(known)
+    shares = _shares(known)
 
     def loss(weights: Array) -> tuple[float, Array]:
         value, slope = RIDGE * float(weights @ weights), 2.0 * RIDGE * weights
         for one, share in zip(known, shares, strict=True):
             scaled_HD = one.evidence_HD / deviation
-            scores = scaled_HD @ weights
-            odds = np.exp(scores - scores.max())
-            odds /= odds.sum()
+            odds = _softmax(scaled_HD @ weights)
             expected = float(odds @ one.worth_H) + 1e-3
             value -= share * float(np.log(expected))
             slope = slope - share * ((odds * (one.worth_H - odds @ one.worth_H)) @ scaled_HD) / expected
@@ -138,6 +136,44 @@ def fit(known: Sequence[Choice]) -> Array:
 
     start = np.zeros(known[0].evidence_HD.shape[1])
     return np.asarray(minimize(loss, start, jac=True, method="L-BFGS-B").x / deviation)
+
+
+def standard_errors(known: Sequence[Choice], weights: Array) -> Array:
+    """How far each of the weights (D,) may be off: those of the bell curve around the best ones (Laplace).
+
+    No song says less than nothing: of the loss's curvature, directions that are flatter than the ridge count as the
+    ridge.
+    """
+    deviation = _deviation(known)
+    curvature_DD = 2.0 * RIDGE * np.eye(weights.size)
+    for one, share in zip(known, _shares(known), strict=True):
+        scaled_HD = one.evidence_HD / deviation
+        odds = _softmax(one.evidence_HD @ weights)
+        worth = odds * one.worth_H + 1e-12
+        curvature_DD += share * (_covariance(scaled_HD, odds) - _covariance(scaled_HD, worth / worth.sum()))
+    steep_D, turn_DD = np.linalg.eigh(curvature_DD)
+    variance_D = np.square(turn_DD) @ (1.0 / np.maximum(steep_D, 2.0 * RIDGE))
+    return np.asarray(np.sqrt(variance_D) / deviation)
+
+
+def _deviation(known: Sequence[Choice]) -> Array:
+    return np.asarray(np.concatenate([one.evidence_HD for one in known]).std(axis=0) + 1e-9)
+
+
+def _shares(known: Sequence[Choice]) -> list[float]:
+    """What each excerpt counts: songs alike, however many excerpts they have."""
+    excerpts = Counter(one.title for one in known)
+    return [(TOY_WEIGHT if one.set.startswith("toys") else 1.0) / excerpts[one.title] for one in known]
+
+
+def _softmax(scores: Array) -> Array:
+    odds = np.exp(scores - scores.max())
+    return np.asarray(odds / odds.sum())
+
+
+def _covariance(rows_HD: Array, shares_H: Array) -> Array:
+    lean_HD = rows_HD - shares_H @ rows_HD
+    return np.asarray((lean_HD * shares_H[:, None]).T @ lean_HD)
 
 
 def fitted_without(known: Sequence[Choice]) -> dict[str, Array]:
@@ -195,7 +231,9 @@ def main() -> int:
     arguments = parser.parse_args()
     excerpts = list(hear(fitting_songs(arguments.bands)))
     grids, bars = choices(excerpts)
-    print("datasets.analysis.beats.WEIGHTS", fit(grids).round(2).tolist())
+    weights = fit(grids)
+    print("datasets.analysis.beat_grids.WEIGHTS", weights.round(2).tolist())
+    print("datasets.analysis.beat_grids.WEIGHT_ERRORS", standard_errors(grids, weights).round(2).tolist())
     print("datasets.analysis.downbeats.WEIGHTS", fit(bars).round(2).tolist())
     made = [row for known in (grids, bars) for row in held_out_rows(known)]
     return show("Beats and bars of songs left out of the fit", made)

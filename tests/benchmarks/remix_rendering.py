@@ -20,7 +20,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from datasets.analysis import beats, downbeats
+from datasets.analysis import beat_grids, downbeats
 from datasets.analysis.song_profile import profile
 from datasets.audio.audio_types import Samples
 from datasets.corpus.synthetic import compose, perform
@@ -119,7 +119,7 @@ def heard_without_them(songs: list[Song]) -> list[Song]:
     for song in songs:
         title = song.heard.track_id.split("/")[-1].split(" (")[0]
         with (
-            patch.object(beats, "WEIGHTS", beat_weights.get(title, beats.WEIGHTS)),
+            patch.object(beat_grids, "WEIGHTS", beat_weights.get(title, beat_grids.WEIGHTS)),
             patch.object(downbeats, "WEIGHTS", bar_weights.get(title, downbeats.WEIGHTS)),
         ):
             anew = _heard(song.heard.track_id, song.stems_SCT, song.beats_s)

@@ -7,17 +7,8 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from datasets.analysis.beats import (
-    NO_BEATS,
-    WEIGHTS,
-    Beats,
-    Hypothesis,
-    _Rivals,
-    _without_slips,
-    beats,
-    hypotheses,
-    onsets_of_parts,
-)
+from datasets.analysis.beat_grids import WEIGHTS, Hypothesis, _without_slips, hypotheses
+from datasets.analysis.beats import NO_BEATS, Beats, _Rivals, beats, onsets_of_parts
 from datasets.analysis.onsets import FRAMES_PER_S, onset_envelopes
 from datasets.audio.audio_types import Samples
 from datasets.corpus.synthetic import compose, perform
@@ -207,6 +198,21 @@ def test_any_reading_that_disagrees_counts_against_the_best_and_any_that_agrees_
     assert against < helped < alone
     assert against == pytest.approx(0.5)  # even odds
     assert alone > 0.99
+
+
+def test_a_margin_counts_less_where_the_readings_are_less_alike() -> None:
+    """The same log odds of two readings half a beat apart, with more and more evidence that cancels out."""
+    best, other = (np.arange(first, 6000.0, 100.0) for first in (20.0, 70.0))
+    nothing = Hypothesis(grid=other, evidence=np.zeros(WEIGHTS.size), confidence=0.5)
+    alike = 3.0 * WEIGHTS / (WEIGHTS @ WEIGHTS)
+    across = np.where(np.arange(WEIGHTS.size) % 2, 1.0, -1.0)
+    across -= (across @ WEIGHTS) * WEIGHTS / (WEIGHTS @ WEIGHTS)
+    sure = [
+        _Rivals.of(reading, [reading, nothing]).confidence(best)
+        for evidence in (alike, alike + across, alike + 3.0 * across)
+        for reading in (Hypothesis(grid=best, evidence=evidence, confidence=0.5),)
+    ]
+    assert sure[0] > sure[1] > sure[2] > 0.5
 
 
 def test_a_grid_that_slips_by_half_a_beat_is_straightened_and_one_that_changes_its_tempo_is_not() -> None:
