@@ -27,7 +27,7 @@ STORE_FOLDERS = (
     "cache/flows", "cache/jobs", "cache/models", "canary", "chunks", "forgotten", "listening", "manifests",
     "mlartifacts", "prefect", "retrainings", "runs", "scored", "separated", "tables",
 )  # fmt: skip
-STORE_FILES = ("mlflow.db", "report.html", "curation.html", "dropped.csv")
+STORE_FILES = ("mlflow.db", "report.html", "curation.html", "dropped.csv", "settings.toml")
 LISTED = 5  # names in a message
 
 _LOCK_KEYS = {"verb", "pid", "since"}

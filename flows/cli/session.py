@@ -29,15 +29,24 @@ def run_verb(
     options: Options,
     job: Callable[[RunConfig, Screen], dict[str, Any]],
     *,
-    preset: str = PRESET,
+    preset: str | None = None,
 ) -> int:
     """Preset and overrides become one configuration, which is printed or acted on; returns the exit code.
 
     The job's result is printed; an error becomes one message and its exit code.
+
+    Args:
+        preset: of a command that was told none; without one as well, the settings of the last run in the store, which
+            is said, else `smoke`.
     """
     errors = Terminal(stderr=True)
     try:
-        config = settings.load(options.preset or preset, overrides)
+        named = options.preset or preset
+        config = settings.load(PRESET if named is None else named, overrides)
+        if named is None and (last := settings.of_last_run(config.store, overrides)) not in (None, config):
+            config = last
+            note = f"settings of the last run in {config.store.root}; --preset NAME takes others, such as {PRESET}"
+            errors.print(Text(note), style="dim", soft_wrap=True)
         scratch.use(config.store.scratch, limit_gb=config.store.scratch_gb)
         if options.print_config:
             return print_result({"toml": settings.to_toml(config)}, as_json=False)
@@ -93,6 +102,7 @@ def run_until(verb: str, overrides: Sequence[str], options: Options) -> int:
 def run_steps(config: RunConfig, *, verb: str, screen: Screen, debug: bool = False) -> dict[str, Any]:
     """Every step up to the verb's own. The result is small enough for JSON, except `console_output`, for people."""
     with prepared(config, verb=verb, screen=screen, debug=debug):
+        settings.keep_as_last_run(config)
         from flows import build_corpus, full_run, train_model
         from flows.cli.result_tables import corpus_tables, model_tables, run_tables
         from flows.tasks.early_checks import CORPUS_STEPS

@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 from datasets.errors import InputError
 from datasets.shards.manifests import read_manifest, settings_of
 from datasets.store import storage
-from flows.config.run_config import RunConfig
+from flows.config.run_config import RunConfig, StoreConfig
 from flows.config.setting_names import all_keys, fields_of, hint_at, nearest, value_at
 from flows.config.setting_overrides import override
-from flows.config.toml_config import build
+from flows.config.toml_config import build, rewrite
 from pipelines.runtime.renamed_settings import current_tree
 
 T = TypeVar("T")
@@ -29,6 +29,7 @@ PATHS = (
     "registry.artifacts", "retrain.canary",
 )  # fmt: skip
 _NAMES_SHIP = ("corpus.taxonomy",)
+LAST_RUN = "settings.toml"  # in a store
 _NAME_BYTES = 255  # of one name in a path, on every file system in use
 
 
@@ -39,6 +40,25 @@ def load(preset: str, overrides: Sequence[str] = ()) -> RunConfig:
         if os.path.exists(folder) and not os.path.isdir(folder):
             raise InputError(f"store.{name}={folder} is a file; give a folder, store.{name}=DIR")
     return config
+
+
+def of_last_run(store: StoreConfig, overrides: Sequence[str] = ()) -> RunConfig | None:
+    """The settings of the last run in a store, with overrides; None where it keeps none.
+
+    Paths in them are those of that run, but for the store itself, which may have been moved.
+    """
+    file = storage.join(store.root, LAST_RUN)
+    if storage.stamp(file) is None:
+        return None
+    try:
+        return load(file, [override("store.root", store.root), *overrides])
+    except InputError as error:
+        raise InputError(f"{error} (with the settings of the last run, {file}; --preset NAME takes others)") from error
+
+
+def keep_as_last_run(config: RunConfig) -> None:
+    """What `of_last_run` gives from now on."""
+    rewrite(config, storage.join(config.store.root, LAST_RUN))
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from flows.cli.options import NO_OPTIONS, Options, Overrides
+from flows.cli.options import NO_OPTIONS, PRESET, Options, Overrides
 from flows.cli.session import run_verb
 from flows.console.progress_display import table
 
@@ -44,7 +44,7 @@ def sbom(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
 
     Example: `stemline sbom --json > sbom.json`
     """
-    return run_verb(overrides, options, lambda config, screen: run(as_json=options.json))
+    return run_verb(overrides, options, lambda config, screen: run(as_json=options.json), preset=PRESET)
 
 
 def run(*, as_json: bool) -> dict[str, Any]:

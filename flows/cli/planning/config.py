@@ -52,7 +52,10 @@ def config(*keys_and_overrides: Words, find: Find = "", options: Options = NO_OP
     keys = [word for word in keys_and_overrides if "=" not in word]
     given = [word for word in keys_and_overrides if "=" in word]
     return run_verb(
-        given, options, lambda config, screen: run(config, keys, find=find, preset=options.preset or PRESET)
+        given,
+        options,
+        lambda config, screen: run(config, keys, find=find, preset=options.preset or PRESET),
+        preset=PRESET,
     )
 
 

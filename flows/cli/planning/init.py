@@ -35,7 +35,10 @@ def init(*file_and_overrides: Words, force: Force = False, options: Options = NO
     files = [word for word in file_and_overrides if "=" not in word]
     given = [word for word in file_and_overrides if "=" in word]
     return run_verb(
-        given, options, lambda config, screen: run(config, files, force=force, preset=options.preset or PRESET)
+        given,
+        options,
+        lambda config, screen: run(config, files, force=force, preset=options.preset or PRESET),
+        preset=PRESET,
     )
 
 

@@ -6,7 +6,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from flows import config as settings
-from flows.cli.options import NO_OPTIONS, Options, Overrides
+from flows.cli.options import NO_OPTIONS, PRESET, Options, Overrides
 from flows.cli.session import run_verb
 
 
@@ -15,7 +15,7 @@ def presets(*overrides: Overrides, options: Options = NO_OPTIONS) -> int:
 
     Example: `stemline presets --json`
     """
-    return run_verb(overrides, options, lambda config, screen: run())
+    return run_verb(overrides, options, lambda config, screen: run(), preset=PRESET)
 
 
 def run() -> dict[str, Any]:

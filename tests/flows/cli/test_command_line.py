@@ -17,9 +17,12 @@ import pytest
 from cyclopts import App
 
 import flows.cli
+from flows import config as settings
 from flows.__main__ import VERBS as GROUPS
 from flows.__main__ import app, main
+from flows.config import keep_as_last_run
 from tests.architecture.test_rooms import HEAVY
+from tests.flows.command import stemline
 
 # What a verb must be given besides settings; with flags that would make it act where it can.
 GIVEN = {
@@ -107,6 +110,44 @@ def test_the_printed_settings_are_toml_that_gives_the_same_settings_and_nothing_
     again = [word for word in words if (verb, word) != ("plan", "smoke")]
     assert main([*again, "--preset", "again.toml", "--print-config"]) == 0
     assert capsys.readouterr().out == first
+
+
+LAST = ["train.steps=7", "curate.min_presence=0.125"]
+
+
+@pytest.fixture
+def used_store(tmp_path: Path) -> str:
+    """The root of a store in which a run with `LAST` over the preset `htdemucs-musdb` was the last, and then moved."""
+    before, after = tmp_path / "before", tmp_path / "after"
+    keep_as_last_run(settings.load("htdemucs-musdb", [*LAST, f"store.root={before}"]))
+    before.rename(after)
+    return f"store.root={after}"
+
+
+@pytest.mark.parametrize("verb", sorted(set(VERBS) - {"demo", "presets", "config", "init", "plan", "sbom"}))
+def test_each_verb_on_a_store_takes_the_settings_of_its_last_run_and_says_so(verb: str, used_store: str) -> None:
+    words = [*verb.split(), *GIVEN.get(verb, []), used_store, "gate.min_songs=9", "--print-config"]
+    answer = stemline(*words)
+    assert "settings of the last run" in answer.err
+    asked_for = settings.load("htdemucs-musdb", [*LAST, used_store, "gate.min_songs=9"])
+    assert answer.out == settings.to_toml(asked_for)
+    named = stemline(*words, "--preset", "smoke")
+    assert (named.out, named.err) == (settings.to_toml(settings.load("smoke", [used_store, "gate.min_songs=9"])), "")
+
+
+@pytest.mark.parametrize("verb", ["demo", "config", "presets", "init"])
+def test_a_verb_that_is_about_presets_takes_no_last_run(verb: str, used_store: str) -> None:
+    answer = stemline(verb, used_store, "--print-config")
+    assert (tomllib.loads(answer.out)["train"]["steps"] == 7, answer.err) == (False, "")
+
+
+def test_settings_of_a_last_run_that_cannot_be_read_are_named_with_the_way_out(used_store: str) -> None:
+    file = Path(used_store.removeprefix("store.root="), "settings.toml")
+    file.write_text("[train]\nstesp = 3\n")
+    answer = stemline("history", used_store)
+    assert answer.code == 2
+    assert "train.steps" in answer.err
+    assert f"{file}; --preset NAME takes others" in answer.err
 
 
 @pytest.mark.parametrize("verb", VERBS)
