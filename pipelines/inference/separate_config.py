@@ -14,6 +14,9 @@ class SeparateConfig:
 
     format: str = "wav16"  # of the stems: wav16, wav24, float (32-bit WAV), flac (24 bit) or mp3
     two_stems: str = ""  # a source to write with "no_<source>", the sum of the others; empty writes every source
+    stems: tuple[str, ...] = ()  # sources to write; empty writes every source
+    # Share what the stems lack of the song equally among them, so that they sum to it (Wisdom et al. 2019)
+    mixture_consistency: bool = False
     overlap: ProperFraction = 0.25  # share of a segment that the next one covers again
     shifts: NonNegativeInt = 0  # delayed copies to average over; each costs a whole pass
     batch_size: PositiveInt = 1  # segments computed together; more is faster on a GPU
@@ -26,4 +29,9 @@ class SeparateConfig:
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
             raise InputError(f"separate.format={self.format!r}: use one of {', '.join(FORMATS)}")
+        if self.stems and self.two_stems:
+            raise InputError(
+                f"separate.stems={list(self.stems)} and separate.two_stems={self.two_stems!r} each say which stems are "
+                "written; give one of them"
+            )
         check_ranges(self, InputError, section="separate.")

@@ -112,8 +112,13 @@ def _planned(
 
 
 def _decisive(config: SeparateConfig) -> dict[str, Any]:
-    """The settings that decide on the stems."""
-    return {name: value for name, value in asdict(config).items() if name != "num_workers"}
+    """The settings that decide on the stems; those that came later count where they are set."""
+    added_later = {"stems", "mixture_consistency"}
+    return {
+        name: value
+        for name, value in asdict(config).items()
+        if name != "num_workers" and (value or name not in added_later)
+    }
 
 
 def _separated(

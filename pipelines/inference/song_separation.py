@@ -55,10 +55,10 @@ class SongSeparator:
         self.config, self.model, self.digest = config, model, digest
         self.interface = interface(model)
         self.device = _device(config.device)
-        if config.two_stems and config.two_stems not in self.interface.sources:
-            raise InputError(
-                f"separate.two_stems={config.two_stems!r}: this model has {', '.join(self.interface.sources)}"
-            )
+        for setting, names in (("two_stems", filter(None, [config.two_stems])), ("stems", config.stems)):
+            for name in names:
+                if name not in self.interface.sources:
+                    raise InputError(f"separate.{setting}={name!r}: this model has {', '.join(self.interface.sources)}")
 
     @classmethod
     def load(cls, config: SeparateConfig, model: str) -> "SongSeparator":
@@ -75,7 +75,9 @@ class SongSeparator:
     @property
     def stems(self) -> tuple[str, ...]:
         only = self.config.two_stems
-        return (only, f"no_{only}") if only else self.interface.sources
+        if only:
+            return (only, f"no_{only}")
+        return tuple(name for name in self.interface.sources if name in (self.config.stems or self.interface.sources))
 
     def stems_of(self, mixture: Iterator[Samples], *, mean: float, std: float) -> Iterator[Samples]:
         """Blocks of stems (S, C, T) at the model's rate, S as in `stems`, from blocks of the mixture."""
@@ -94,12 +96,15 @@ class SongSeparator:
             batch_size=config.batch_size,
             seed=config.seed,
             device=self.device,
+            mixture_consistency=config.mixture_consistency,
         ):
             block_SCT = estimates_SCT.cpu().numpy()
             if config.two_stems:
                 chosen = self.interface.sources.index(config.two_stems)
                 others_CT = np.delete(block_SCT, chosen, axis=0).sum(axis=0)
                 block_SCT = np.stack([block_SCT[chosen], others_CT])
+            elif config.stems:
+                block_SCT = block_SCT[[self.interface.sources.index(stem) for stem in self.stems]]
             yield block_SCT
 
 

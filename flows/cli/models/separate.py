@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from datasets.corpus.file_listing import is_audio
 from datasets.errors import InputError
 from datasets.store import storage
 from flows import config as settings
@@ -20,19 +21,31 @@ from flows.console.progress_display import Screen, duration, table
 
 
 def separate(
-    *songs: Annotated[str, Parameter(name="SONG", help="Audio files; settings such as separate.shifts=1 may follow.")],
-    model: ModelRef,
-    out: Annotated[str, Parameter(help="Folder for the stems: one folder per song in it.")],
+    *songs: Annotated[
+        str, Parameter(name="SONG", help="Audio files and folders; settings such as separate.shifts=1 may follow.")
+    ],
+    model: Annotated[ModelRef, Parameter(name=("--model", "-m", "-n"))],
+    out: Annotated[
+        str, Parameter(name=("--out", "-o"), help="Folder for the stems: one folder per song in it.")
+    ] = "separated",
+    stem: Annotated[
+        tuple[str, ...], Parameter(show_default=False, negative="", help="Write this source only; may be repeated.")
+    ] = (),
     two_stems: Annotated[str, Parameter(show_default=False, help="A source: write it and the sum of the others.")] = "",
     options: Options = NO_OPTIONS,
 ) -> int:
     """Separate songs into stems with a registered model, a checkpoint folder or a file.
 
-    Example: `stemline separate song.mp3 --model models:/stemline@champion --out stems`
+    Of a folder every audio file in it and below is taken. Stems are written as `separate.format`: wav16, wav24, float,
+    flac or mp3.
+
+    Example: `stemline separate song.mp3 album/ -m models:/stemline@champion -o stems`
     """
     overrides, files = settings.split_overrides(songs)
     if two_stems:
         overrides.append(settings.override("separate.two_stems", two_stems))
+    if stem:
+        overrides.append(settings.override("separate.stems", list(stem)))
     return run_verb(
         overrides,
         options,
@@ -51,6 +64,7 @@ def run(
         raise InputError("No song was given. Example: stemline separate song.mp3 --model models:/stemline@champion")
 
     folder_of_stems = storage.local_path(out, "--out")
+    songs = list(_files(songs, besides=folder_of_stems.absolute()))
 
     from pipelines import registry
     from pipelines.inference import separate_songs
@@ -73,3 +87,24 @@ def run(
     for failed in result.failed:
         screen.say(f"✗ {failed.song}: {failed.reason}")
     return {**asdict(result), "exit_code": 2 if result.failed else 0, "console_output": output}
+
+
+def _files(songs: Sequence[str], *, besides: Path) -> Iterator[str]:
+    """The songs, for each folder the audio files below it in the order of their names, but for our own stems.
+
+    Raises:
+        InputError: A folder holds no audio file.
+    """
+    for song in songs:
+        folder = Path(song)
+        if not folder.is_dir():
+            yield song
+            continue
+        inside = [
+            str(path)
+            for path in sorted(folder.rglob("*"))
+            if is_audio(path.name) and path.is_file() and not path.absolute().is_relative_to(besides)
+        ]
+        if not inside:
+            raise InputError(f"{song}: no audio file is in this folder or below it")
+        yield from inside

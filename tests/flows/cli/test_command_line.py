@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 from cyclopts import App
 
 import flows.cli
@@ -170,7 +172,7 @@ def test_each_verb_refuses_a_preset_that_is_none(verb: str, capsys: pytest.Captu
         (["run", "songs"], "is not an override"),
         (["run", "--presett", "x"], "--preset"),
         (["runn"], "Unknown command"),
-        (["separate", "x.wav", "--out", "y"], "--model"),
+        (["separate", "x.wav", "-o", "y"], "--model"),
         (["ui", "store.root=/nowhere/at/all"], "There is no store"),
         (["plan"], "There is no preset ''"),
         (["plan", "smoke", "--preset", "demo"], "'smoke' is not an override"),
@@ -253,6 +255,30 @@ def test_separate_takes_settings_among_the_songs(tmp_path: Path, capsys: pytest.
     assert main([*words, "--print-config"]) == 0
     settings = tomllib.loads(capsys.readouterr().out)["separate"]
     assert (settings["shifts"], settings["two_stems"]) == (2, "vocals")
+
+
+def test_separate_is_asked_as_people_ask_for_stems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short options, a folder of songs, some of the stems; what it wrote is no song the next time."""
+    from models.networks import catalog
+    from models.weights import checkpoint
+
+    monkeypatch.chdir(tmp_path)
+    checkpoint.save(tmp_path / "model", catalog.build("htdemucs-tiny", segment_s=1.0, sample_rate=8000))
+    for name in ("b.wav", "deeper/a.flac"):
+        Path("album", name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(Path("album", name), np.random.default_rng(1).normal(0, 0.1, (8000, 2)), 8000)
+    Path("album/notes.txt").touch()
+    words = ["separate", "album", "-o", "album/stems", "--stem", "vocals", "--stem", "drums", "--json"]
+    first = stemline(*words, "-n", "model")
+    assert first.code == 0, first.err
+    assert [Path(song["song"]).name for song in first.json["songs"]] == ["b.wav", "a.flac"]
+    assert sorted(path.name for path in Path("album/stems/a").glob("*.wav")) == ["drums.wav", "vocals.wav"]
+    again = stemline(*words, "-m", "model")
+    assert [song["reused"] for song in again.json["songs"]] == [True, True]
+    Path("empty").mkdir()
+    refused = stemline("separate", "empty", "-m", "model")
+    assert (refused.code, "no audio file is in this folder" in refused.err) == (2, True)
+    assert not Path("separated").exists()
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,32 @@ def test_two_stems_are_a_source_and_the_sum_of_the_others(tmp_path: Path, model:
     np.testing.assert_allclose(read(two.files["no_vocals"]), others, rtol=0, atol=1e-6)
 
 
+def test_the_stems_that_were_asked_for_are_written_alone_and_as_they_would_be_among_all(
+    tmp_path: Path, model: str
+) -> None:
+    song = write_song(tmp_path / "song.wav")
+    (every,) = separate(song, model, tmp_path / "out").songs
+    before = {source: Path(every.files[source]).read_bytes() for source in SOURCES}
+    (chosen,) = separate(song, model, tmp_path / "chosen", stems=("vocals", "drums")).songs
+    assert list(chosen.files) == ["drums", "vocals"]
+    assert {source: Path(path).read_bytes() for source, path in chosen.files.items()} == {
+        source: before[source] for source in chosen.files
+    }
+    assert {path.name for path in Path(chosen.folder).glob("*.wav")} == {"drums.wav", "vocals.wav"}
+
+
+def test_with_mixture_consistency_the_stems_sum_to_the_song(tmp_path: Path, model: str) -> None:
+    song = write_song(tmp_path / "song.wav")
+    away = {}
+    for consistent in (False, True):
+        (done,) = separate(
+            song, model, tmp_path / str(consistent), format="float", mixture_consistency=consistent
+        ).songs
+        away[consistent] = np.abs(sum(read(path) for path in done.files.values()) - read(str(song))).max()
+    assert away[False] > 1e-3
+    assert away[True] < 1e-6
+
+
 def test_the_same_command_gives_the_same_bytes(tmp_path: Path, model: str) -> None:
     song = write_song(tmp_path / "song.wav")
     written = []
@@ -344,6 +370,8 @@ def test_names_are_safe_unique_and_never_paths(tmp_path: Path) -> None:
         ({"overlap": 1.0}, r"separate\.overlap must be in \[0, 1\)"),
         ({"shifts": -1}, "must be >= 0"),
         ({"two_stems": "kazoo"}, "this model has drums, bass, other, vocals"),
+        ({"stems": ("drums", "kazoo")}, r"separate\.stems='kazoo': this model has drums, bass, other, vocals"),
+        ({"stems": ("drums",), "two_stems": "bass"}, "give one of them"),
         ({"device": "abacus"}, "is not usable here"),
     ],
 )
