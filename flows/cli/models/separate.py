@@ -36,8 +36,8 @@ def separate(
 ) -> int:
     """Separate songs into stems with a registered model, a checkpoint folder or a file.
 
-    Of a folder every audio file in it and below is taken. Stems are written as `separate.format`: wav16, wav24, float,
-    flac or mp3.
+    Of a folder every audio file in it and below is taken. Stems are WAV files of 16 bits; separate.format=wav24, float
+    (32 bits), flac or mp3 writes others.
 
     Example: `stemline separate song.mp3 album/ -m models:/stemline@champion -o stems`
     """
