@@ -5,8 +5,8 @@ Inside `card()` whatever is made on or moved to "cuda" is a `CardTensor`. It mee
 lets it (numbers without dimensions), takes random numbers only from generators of its own device, and does not turn
 into NumPy. The `Traffic` that the context gives counts what crosses between host and device, and where the host waits.
 
-To torch's C++ side the tensors are on the "meta" device, so autograd asks for no driver. Autocast is left out: torch
-turns it off without a driver.
+To torch's C++ side the tensors are on the "meta" device, so autograd asks for no driver. What asks for kernels of a
+GPU is made of simple operations instead: autocast (by torch's published lists), LSTMs, and flex_attention.
 """
 
 import contextlib
@@ -24,6 +24,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from models.gpu_operators import autocast_arguments
+
 CUDA = torch.device("cuda", 0)
 ATEN = torch.ops.aten
 # Operations whose result, or its shape, the host has to know before it goes on.
@@ -38,9 +40,11 @@ class Traffic:
     to_device: Counter[str] = field(default_factory=Counter)  # bytes
     to_host: Counter[str] = field(default_factory=Counter)  # bytes
     waits: Counter[str] = field(default_factory=Counter)  # times the host waited for the device
+    made: Counter[str] = field(default_factory=Counter)  # bytes of new tensors on the device, freed ones included
+    gates: Counter[str] = field(default_factory=Counter)  # elements that went into gates (GLU), by dtype
 
     def clear(self) -> None:
-        for counter in (self.to_device, self.to_host, self.waits):
+        for counter in (self.to_device, self.to_host, self.waits, self.made, self.gates):
             counter.clear()
 
 
@@ -104,12 +108,16 @@ def card() -> Iterator[Traffic]:
         mock.patch("torch.cuda.is_available", return_value=True),
         mock.patch("torch.backends.cudnn.is_acceptable", return_value=False),
         mock.patch("torch.cuda.synchronize"),
+        mock.patch("torch.cuda.is_bf16_supported", return_value=True),
+        mock.patch("torch.cuda.max_memory_allocated", return_value=0),
+        mock.patch("torch.cuda.utilization", side_effect=RuntimeError("no driver")),
+        mock.patch("models.networks.sparse_htdemucs._flex", return_value=_flex_attention),
         mock.patch.object(torch.optim.Optimizer, "_accelerator_graph_capture_health_check"),
         mock.patch.object(Tensor, "pin_memory", lambda tensor: pinned.add(tensor)),
         mock.patch.object(Tensor, "cuda", lambda tensor: tensor.to(CUDA)),
         # Else a module that moves keeps its parameters and takes the shells of their new values.
         mock.patch("torch.__future__._overwrite_module_params_on_conversion", True),
-        _Placing(),
+        _Placing(traffic),
         _Running(traffic, pinned),
     ):
         yield traffic
@@ -131,17 +139,31 @@ class _Pinned:
 
 
 class _Placing(TorchFunctionMode):
-    """Turns "cuda", which torch without a driver does not take, to "meta", which `_Running` takes for the card."""
+    """Turns "cuda", which torch without a driver does not take, to "meta", which `_Running` takes for the card.
+
+    It is autocast too, which torch's C++ side leaves out for tensors that it takes for "meta" ones.
+    """
+
+    def __init__(self, traffic: Traffic) -> None:
+        super().__init__()
+        self.traffic = traffic
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
         kwargs = kwargs or {}
         if func is torch.device:
             return func(*args, **kwargs)
+        if torch.is_autocast_enabled("cuda"):
+            args, kwargs = autocast_arguments(name, (args, kwargs), torch.get_autocast_dtype("cuda"))
+        if name == "glu":
+            self.traffic.gates[str(args[0].dtype)] += args[0].numel()
         if name == "lstm" and isinstance(args[0], CardTensor):
             return _lstm(*args)
-        if name == "cpu":
-            return args[0].to("cpu")
+        if name in ("cpu", "tolist") and isinstance(args[0], CardTensor):
+            on_host = args[0].to("cpu")
+            return on_host if name == "cpu" else on_host.tolist()
+        if name in ("tensor", "as_tensor") and _placed(kwargs.get("device")) == torch.device("meta"):
+            return func(*args, **kwargs | {"device": "cpu"}).to(torch.device("meta"))
         args, kwargs = tree_map(_placed, (args, kwargs))
         return func(*args, **kwargs)
 
@@ -177,6 +199,12 @@ class _Running(TorchDispatchMode):
         outer = {id(leaf.inner): leaf for leaf in on_card}
         bare_args, bare_kwargs = tree_map(_inner, (args, kwargs))
         out = func(*bare_args, **bare_kwargs)
+        if torch.Tag.inplace_view in func.tags:  # of another shape now, inside and outside
+            with torch.utils._mode_utils.no_dispatch():
+                func(*args, **kwargs)
+        known = {leaf.inner.untyped_storage().data_ptr() for leaf in on_card}
+        new = {x.untyped_storage().data_ptr(): x for x in tree_leaves(out) if isinstance(x, Tensor)}
+        self.traffic.made[_where()] += sum(x.untyped_storage().nbytes() for at, x in new.items() if at not in known)
         # What was changed in place comes back as the tensor that it was.
         return tree_map(lambda x: _outer(x, outer), out)
 
@@ -199,6 +227,8 @@ class _Running(TorchDispatchMode):
         self._count(source, to_card=to_card, waits=not kwargs.pop("non_blocking", False))
         kwargs.pop("device", None)
         out: Tensor = func(_inner(source), **kwargs)
+        if to_card:
+            self.traffic.made[_where()] += out.untyped_storage().nbytes()
         return CardTensor(out) if to_card else out
 
     def _copy_into(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Tensor:
@@ -274,3 +304,17 @@ def _lstm(
         x_TBD = torch.cat(outs, dim=-1)
     hiddens, cells = (torch.stack(parts) for parts in zip(*ends, strict=True))
     return (x_TBD.transpose(0, 1) if batch_first else x_TBD), hiddens, cells
+
+
+def _flex_attention(q_BHLD: Tensor, k_BHMD: Tensor, v_BHMD: Tensor, *, block_mask: Any) -> Tensor:
+    """`flex_attention` by the mask alone; queries without any key get zeros."""
+    sizes = (*q_BHLD.shape[:3], k_BHMD.shape[2])
+    b, h, at, key = (
+        torch.arange(size, device=q_BHLD.device).view([-1 if place == axis else 1 for axis in range(4)])
+        for place, size in enumerate(sizes)
+    )
+    kept_BHLM = block_mask.mask_mod(b, h, at, key)
+    scores_BHLM = (q_BHLD @ k_BHMD.mT).float() / q_BHLD.shape[-1] ** 0.5
+    scores_BHLM = torch.where(kept_BHLM, scores_BHLM, -1e9)
+    weights_BHLM = torch.softmax(scores_BHLM, dim=-1) * kept_BHLM
+    return weights_BHLM.to(v_BHMD.dtype) @ v_BHMD

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from ..errors import ModelError
 from ..field_constraints import NonNegativeInt, PositiveFloat, Range
+from ..host_to_device import upload
 from .htdemucs import HTDemucs, HTDemucsConfig
 
 NUM_BUCKETS = 4  # two bits of a code
@@ -117,7 +118,7 @@ class Pattern:
 @torch.no_grad()
 def find_pattern(q_BHLD: Tensor, k_BHMD: Tensor, *, sparsity: float, projection_DR2: Tensor) -> Pattern:
     """Hashes queries and keys alike; k for each example and head gets as near to the sparsity as a whole one can."""
-    projection_DR2 = projection_DR2.to(q_BHLD.device)
+    projection_DR2 = upload(projection_DR2, q_BHLD.device)
     rounds = projection_DR2.shape[1]
     query_BHL, key_BHM = (_codes(x, projection_DR2) for x in (q_BHLD, k_BHMD))
     num_queries = query_BHL.shape[-1]

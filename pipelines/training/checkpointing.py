@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,10 +40,15 @@ class BestWeights:
     @classmethod
     def of(cls, learner: "Learner", network: "nn.Module", *, step: int, name: str, nsdr: float | None) -> "BestWeights":
         """A copy of the present weights, "raw", or of an average."""
+        from models.weights.bit_packing import rounded
+
         averages = {average.name: average for average in learner.averages}
-        with averages[name].swap(network) if name in averages else nullcontext(), learner.quantized():
-            model = copy.deepcopy(network).cpu()
-        return cls(model=model, info={"step": step, "weights": name, "nsdr": nsdr}, packing=learner.packing())
+        model, packing = _on_cpu(network), learner.packing()
+        state = model.state_dict()
+        if name in averages:
+            state |= _cpu_copy(averages[name].average)
+        model.load_state_dict(state if packing is None else rounded(state, packing))
+        return cls(model=model, info={"step": step, "weights": name, "nsdr": nsdr}, packing=packing)
 
 
 def writer(job: Job, place: RunPlace) -> run_folder.Writer:
@@ -90,7 +94,7 @@ def save(
     """Begin to write a checkpoint of everything that matters; why an earlier one has no copy, empty where it has."""
     from models.weights import checkpoint
 
-    model, learner_state = copy.deepcopy(network).cpu(), _cpu_copy(learner.state())
+    model, learner_state = _on_cpu(network), _cpu_copy(learner.state())
     extra = {
         "step": state.step,
         "losses": list(state.losses),
@@ -129,6 +133,17 @@ def restore(folder: Path, step: int, *, network: "nn.Module", learner: "Learner"
         info=checkpoint.read_config(best)["extra"],
         packing=checkpoint.load_packing(best),
     )
+
+
+def _on_cpu(network: "nn.Module") -> "nn.Module":
+    """A copy on the CPU, without gradients; on the network's device nothing is made."""
+    from torch import nn
+
+    copies: dict[int, Any] = {}
+    for tensor in (*network.parameters(), *network.buffers()):
+        copied = _cpu_copy(tensor)
+        copies[id(tensor)] = nn.Parameter(copied, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else copied
+    return copy.deepcopy(network, copies)
 
 
 def _cpu_copy(value: Any) -> Any:

@@ -1,14 +1,15 @@
 """What a training will take before it is started: steps, arithmetic, memory, time and money, and whether it fits.
 
-Arithmetic and memory come from the network itself (`models/networks/compute_cost.py`) or from a few real steps. The
-time of computing follows from the share of a device's peak rate that training reaches (MFU), measured or assumed; the
-plan says which. Meanwhile the loader decodes the next rows on the cores that workers ask for: a step takes the longer
-time.
+Arithmetic, memory and memory traffic come from the network itself (`models/networks/compute_cost.py`) or from a few
+real steps. The time of computing follows from these counts and a GPU's rates; from the share of a device's peak rate
+that training reaches (MFU) where that is measured or given, and on CPUs. Meanwhile the loader decodes the next rows on
+the cores that workers ask for: a step takes the longer time.
 """
 
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -24,12 +25,15 @@ if TYPE_CHECKING:
 GIB = 2**30
 CONTEXT_GIB = 1.0  # of a GPU's own libraries
 HEADROOM = 0.9  # of memory; the rest goes to gaps between blocks and to what a single operator needs meanwhile
-BFLOAT16_KEEPS = 0.6  # of float32's bytes under autocast: norms, masks and the waveform stay as they are
 CROPS_PER_CORE = 40.0  # rows of `CROP_S` of four stereo stems that one core decodes per second: `make bench-loader`
 CROP_S = 10.0
 PCM_TIMES = 8.0  # as many come out of a cache of decoded rows
 CPU_MFU = 0.5  # of a core's rate of matrix products: HT Demucs in float32 reached 59 of 106 GFLOP/s
-GPU_MFU = {"float32": 0.4, "bfloat16": 0.2}  # without fused pointwise operators memory is the limit
+# Shares of a GPU's peak rates that large products and copies reached on an H200: 790 TFLOP/s and 4.3 TB/s.
+PRODUCT_SHARE, TRAFFIC_SHARE = 0.8, 0.9
+# Of the time that counts and rates give; the rest is gaps and small kernels. Assumed: no GPU has measured it yet.
+EAGER_SHARE = 0.75
+LAUNCH_S = 6e-6  # of the host, for each kernel without a compiler: assumed too
 MEASURED_STEPS = 3
 
 
@@ -41,6 +45,7 @@ class Device:
     memory_gib: float
     float32_tflops: float
     bfloat16_tflops: float
+    memory_tb_per_s: float | None = None  # read and written together; None where the counts are not used
     dollars_per_hour: float  # list prices of large clouds, rounded; to be replaced by yours
     computes_bfloat16: bool = True  # False where bfloat16 is computed in float32: nothing gets smaller or faster
 
@@ -51,13 +56,57 @@ class Device:
 DEVICES = {
     device.name: device
     for device in (
-        Device(name="h100", memory_gib=80, float32_tflops=67, bfloat16_tflops=989, dollars_per_hour=3.0),
-        Device(name="h200", memory_gib=141, float32_tflops=67, bfloat16_tflops=989, dollars_per_hour=4.0),
-        Device(name="a100-80", memory_gib=80, float32_tflops=19.5, bfloat16_tflops=312, dollars_per_hour=2.0),
-        Device(name="a100-40", memory_gib=40, float32_tflops=19.5, bfloat16_tflops=312, dollars_per_hour=1.5),
-        Device(name="l4", memory_gib=24, float32_tflops=30, bfloat16_tflops=121, dollars_per_hour=0.8),
-        Device(name="rtx4090", memory_gib=24, float32_tflops=83, bfloat16_tflops=165, dollars_per_hour=0.5),
-        Device(name="v100-32", memory_gib=32, float32_tflops=15.7, bfloat16_tflops=15.7, dollars_per_hour=1.0),
+        Device(
+            name="h100",
+            memory_gib=80,
+            float32_tflops=67,
+            bfloat16_tflops=989,
+            memory_tb_per_s=3.35,
+            dollars_per_hour=3.0,
+        ),
+        Device(
+            name="h200",
+            memory_gib=141,
+            float32_tflops=67,
+            bfloat16_tflops=989,
+            memory_tb_per_s=4.8,
+            dollars_per_hour=4.0,
+        ),
+        Device(
+            name="a100-80",
+            memory_gib=80,
+            float32_tflops=19.5,
+            bfloat16_tflops=312,
+            memory_tb_per_s=2.0,
+            dollars_per_hour=2.0,
+        ),
+        Device(
+            name="a100-40",
+            memory_gib=40,
+            float32_tflops=19.5,
+            bfloat16_tflops=312,
+            memory_tb_per_s=1.55,
+            dollars_per_hour=1.5,
+        ),
+        Device(
+            name="l4", memory_gib=24, float32_tflops=30, bfloat16_tflops=121, memory_tb_per_s=0.3, dollars_per_hour=0.8
+        ),
+        Device(
+            name="rtx4090",
+            memory_gib=24,
+            float32_tflops=83,
+            bfloat16_tflops=165,
+            memory_tb_per_s=1.0,
+            dollars_per_hour=0.5,
+        ),
+        Device(
+            name="v100-32",
+            memory_gib=32,
+            float32_tflops=15.7,
+            bfloat16_tflops=15.7,
+            memory_tb_per_s=0.9,
+            dollars_per_hour=1.0,
+        ),
     )
 }
 
@@ -86,6 +135,7 @@ class Plan:
     heard_h: float  # of music, over all steps
     passes: float | None  # over the corpus; None where its length is not known
     rows_at_once: int
+    parts: int  # that a worker's share of a step is computed in
     weights_gib: float  # with gradients, optimizer and averages
     row_gib: float
     memory_gib: float
@@ -93,6 +143,10 @@ class Plan:
     mfu: float
     mfu_is_measured: bool
     compute_s: float  # of a step
+    arithmetic_s: float  # of a step, by the counts alone
+    traffic_s: float | None  # the same for reading and writing memory; None on a CPU
+    launches_s: float | None  # that the host takes to start the kernels of a step; the device works meanwhile
+    limit: str  # of computing: "arithmetic", "memory traffic" or "launches"
     loading_s: float  # of the rows of a step, by the cores that workers ask for
     step_s: float  # the longer of the two; on a CPU, whose cores do both, their sum
     bound: str  # by what: "compute" or "loader"
@@ -108,6 +162,14 @@ class Plan:
     def fits(self) -> bool:
         return not self.advice
 
+    @property
+    def rows_to_fill(self) -> int:
+        """The least rows at once with which starting kernels does not bind; 0 where it does not bind now."""
+        if self.limit != "launches" or self.traffic_s is None or self.launches_s is None:
+            return 0
+        parts = (self.arithmetic_s + self.traffic_s) / EAGER_SHARE / (self.launches_s / self.parts)
+        return math.ceil(self.parts * self.rows_at_once / max(1.0, parts))
+
 
 def make(
     config: TrainConfig,
@@ -122,14 +184,22 @@ def make(
     measured: MeasuredSteps | None = None,
 ) -> Plan:
     """The plan of a training; `mfu` above 0 replaces what is assumed, and a measurement replaces both."""
-    cost, segment_s = price(model, sources=sources, sample_rate=sample_rate, channels=channels)
     workers = max(1, config.num_workers)
     precision = config.learner.precision
+
+    def price_in(precision: str) -> "tuple[Cost, float]":
+        precision = precision if device.computes_bfloat16 else "float32"
+        return price(model, sources=sources, sample_rate=sample_rate, channels=channels, precision=precision)
+
+    cost, segment_s = price_in(precision)
     share = max(len(config.rows_of(rank, workers)) for rank in range(workers))
     rows = min(config.micro_batch or share, share)
-    room = _Room(config, cost, segment_s, _stems_gib(config, sources, channels, segment_s, sample_rate), device)
-    used = measured.mfu if measured else mfu or (GPU_MFU[precision] if device.name in DEVICES else CPU_MFU)
-    compute_s = share * cost.step_flop / (used * device.tflops(precision) * 1e12)
+    stems_gib = _stems_gib(config, sources, channels, segment_s, sample_rate)
+    room = _Room(config, price_in, stems_gib, device)
+    times = _StepTimes.of(cost, device, precision, share=share, rows=rows)
+    peak_flops = device.tflops(precision) * 1e12
+    used = measured.mfu if measured else mfu or share * cost.step_flop / (times.compute_s * peak_flops)
+    compute_s = share * cost.step_flop / (used * peak_flops)
     row_core_s = _row_core_s(config, sources, channels, segment_s, sample_rate)
     cores = min(config.loader.threads or config.cpus_per_worker, config.cpus_per_worker)
     loading_s = share * row_core_s / cores
@@ -146,6 +216,7 @@ def make(
         heard_h=heard_h,
         passes=heard_h / corpus_h if corpus_h else None,
         rows_at_once=rows,
+        parts=math.ceil(share / rows),
         weights_gib=room.weights_gib,
         row_gib=room.row_gib(precision),
         memory_gib=room.needed_gib(rows, precision),
@@ -153,6 +224,10 @@ def make(
         mfu=used,
         mfu_is_measured=bool(measured),
         compute_s=compute_s,
+        arithmetic_s=times.arithmetic_s,
+        traffic_s=times.traffic_s,
+        launches_s=times.launches_s,
+        limit=times.limit,
         loading_s=loading_s,
         step_s=step_s,
         bound="loader" if loading_s > compute_s else "compute",
@@ -166,16 +241,51 @@ def make(
     )
 
 
-def price(model: ModelConfig, *, sources: tuple[str, ...], sample_rate: int, channels: int) -> "tuple[Cost, float]":
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _StepTimes:
+    """What a step takes by the counts and the rates of a device."""
+
+    compute_s: float
+    arithmetic_s: float
+    traffic_s: float | None
+    launches_s: float | None
+    limit: str
+
+    @classmethod
+    def of(cls, cost: "Cost", device: Device, precision: str, *, share: int, rows: int) -> "_StepTimes":
+        """Products and the traffic between them take turns; the host starts kernels meanwhile."""
+        flops = device.tflops(precision) * 1e12
+        if device.memory_tb_per_s is None:
+            seconds = share * cost.step_flop / (CPU_MFU * flops)
+            return cls(compute_s=seconds, arithmetic_s=seconds, traffic_s=None, launches_s=None, limit="arithmetic")
+        arithmetic_s = share * cost.step_flop / (PRODUCT_SHARE * flops)
+        moved_bytes = share * (cost.elementwise_bytes + cost.product_bytes)
+        traffic_s = moved_bytes / (TRAFFIC_SHARE * device.memory_tb_per_s * 1e12)
+        launches_s = math.ceil(share / rows) * cost.kernels * LAUNCH_S
+        device_s = (arithmetic_s + traffic_s) / EAGER_SHARE
+        slower = "arithmetic" if arithmetic_s > traffic_s else "memory traffic"
+        return cls(
+            compute_s=max(device_s, launches_s),
+            arithmetic_s=arithmetic_s,
+            traffic_s=traffic_s,
+            launches_s=launches_s,
+            limit="launches" if launches_s > device_s else slower,
+        )
+
+
+def price(
+    model: ModelConfig, *, sources: tuple[str, ...], sample_rate: int, channels: int, precision: str = "float32"
+) -> "tuple[Cost, float]":
     """The cost of one row, and how long that is in seconds."""
     options = {"sources": sources, "sample_rate": sample_rate, "audio_channels": channels} | model.options
-    return _price(model.preset, json.dumps(options, sort_keys=True))
+    return _price(model.preset, json.dumps(options, sort_keys=True), precision)
 
 
 @cache
-def _price(preset: str, options: str) -> "tuple[Cost, float]":
+def _price(preset: str, options: str, precision: str) -> "tuple[Cost, float]":
     import torch
 
+    from models.mixed_precision import DTYPES
     from models.networks import compute_cost
     from models.networks.bag import interface
     from models.networks.catalog import build
@@ -184,8 +294,9 @@ def _price(preset: str, options: str) -> "tuple[Cost, float]":
     with torch.device("meta"):
         shape = interface(build(preset, **changes))
     priced = compute_cost.of(
-        lambda: build(preset, **changes), num_channels=shape.audio_channels, num_samples=shape.segment_samples
-    )
+        lambda: build(preset, **changes), num_channels=shape.audio_channels, num_samples=shape.segment_samples,
+        precision=DTYPES[precision],
+    )  # fmt: skip
     return priced, shape.segment_samples / shape.sample_rate
 
 
@@ -211,10 +322,13 @@ def _stems_gib(
 class _Room:
     """What goes into a device's memory."""
 
-    def __init__(self, config: TrainConfig, cost: "Cost", segment_s: float, stems_gib: float, device: Device) -> None:
+    def __init__(
+        self, config: TrainConfig, price_in: "Callable[[str], tuple[Cost, float]]", stems_gib: float, device: Device
+    ) -> None:
         from models.networks.compute_cost import ADAM_COPIES
 
-        self.config, self.cost, self.segment_s, self.device = config, cost, segment_s, device
+        self.config, self.price_in, self.device = config, price_in, device
+        cost, self.segment_s = price_in(config.learner.precision)
         learner = config.learner
         averages = len(learner.ema_decays) + len(learner.epoch_ema_decays)
         copies = 2 + ADAM_COPIES + averages + (config.num_workers > 1)  # weights and gradients; buckets to exchange
@@ -223,8 +337,7 @@ class _Room:
         self.limit_gib = HEADROOM * device.memory_gib
 
     def row_gib(self, precision: str) -> float:
-        keeps_less = precision == "bfloat16" and self.device.computes_bfloat16
-        return self.cost.kept_bytes * (BFLOAT16_KEEPS if keeps_less else 1) / GIB
+        return self.price_in(precision)[0].kept_bytes / GIB
 
     def needed_gib(self, rows: int, precision: str) -> float:
         return self.fixed_gib + rows * self.row_gib(precision)

@@ -152,6 +152,7 @@ def _console_output(
             f"{plan.compute_s:.2g} s to compute ({config.train.learner.precision}, at {100 * plan.mfu:.0f} % of peak, "
             f"{source}), {plan.loading_s:.2g} s to load",
         ],
+        ["computing", plan.limit, _limits(plan)],
         [
             "time",
             _days(plan.hours),
@@ -178,7 +179,16 @@ def _console_output(
 
 
 def _bound(plan: Plan, config: RunConfig) -> list[Text]:
-    """Whether the GPUs would wait for the loader, and which setting avoids that."""
+    """Whether the GPUs would wait for the loader or for the host, and which setting avoids that."""
+    if plan.bound == "compute" and plan.rows_to_fill:
+        remedy = f"at least train.micro_batch={plan.rows_to_fill}, or train.micro_batch=0"
+        return [
+            Text(
+                f"Starting kernels binds: {plan.rows_at_once} rows at once are too few for this GPU; use {remedy}.",
+                style="yellow",
+                overflow="fold",
+            )
+        ]
     if plan.bound == "compute":
         return [Text("Computing binds, not the loader.", overflow="fold")]
     setting = f"train.cpus_per_worker={plan.cpus_per_worker}"
@@ -192,6 +202,16 @@ def _memory(plan: Plan) -> str:
     return (
         f"computed: {plan.weights_gib:.1f} for weights, gradients, optimizer and averages, "
         f"{plan.rows_at_once} x {plan.row_gib:.2f} for rows at once; {plan.limit_gib:.0f} can be used"
+    )
+
+
+def _limits(plan: Plan) -> str:
+    """What of computing takes how long, by counts and the rates of the device."""
+    if plan.traffic_s is None or plan.launches_s is None:
+        return "binds"
+    return (
+        f"binds: {plan.arithmetic_s:.2g} s of arithmetic, {plan.traffic_s:.2g} s of memory traffic; "
+        f"{plan.launches_s:.2g} s to start kernels meanwhile"
     )
 
 
