@@ -226,8 +226,13 @@ def test_monitoring_reads_and_every_panel_asks_something(infra: Path) -> None:
     board = json.loads((infra / "monitoring" / "grafana" / "stemline.json").read_text())
     asked = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
     asked += [rule["expr"] for group in rules["groups"] for rule in group["rules"]]
-    assert len(asked) == len(board["panels"]) + 8
+    assert len(asked) == len(board["panels"]) + 12
     assert {job for text in asked for job in re.findall(r'job="(\w+)"', text)} <= jobs
+    (probed,) = [one["static_configs"] for one in scraped["scrape_configs"] if one["job_name"] == "probe"]
+    (blackbox,) = documents(infra / "monitoring" / "blackbox.yaml")
+    assert {one["labels"]["__param_module"] for one in probed} == set(blackbox["modules"])
+    services = {one["labels"]["service"] for one in probed}
+    assert {name for text in asked for name in re.findall(r'service="(\w+)"', text)} == services
 
 
 def test_files_name_the_image_of_this_version(repository: Path, infra: Path) -> None:
