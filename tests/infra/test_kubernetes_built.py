@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import pytest
 import yaml
 
 from tests.infra.test_infra_files import check_resource, documents, pod_templates, pool
+from tests.postgres import database
 
 OVERLAYS = ("base", "gpu", "pool")
 needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl builds the overlays")
@@ -194,17 +194,28 @@ def test_mlflows_users_are_in_its_database_whatever_the_password(repository: Pat
 
 
 @pytest.mark.slow
-def test_the_migration_sets_up_an_empty_database_and_leaves_a_ready_one(repository: Path, tmp_path: Path) -> None:
+def test_the_migration_sets_up_an_empty_postgresql_and_leaves_a_ready_one(repository: Path) -> None:
+    import psycopg
+
     (job,) = documents(repository / "infra" / "kubernetes" / "base" / "migration.yaml")
     mlflow, prefect = job["spec"]["template"]["spec"]["containers"]
-    database = tmp_path / "records.db"
-    told = {**os.environ, "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{database}"}
-    told["PREFECT_API_DATABASE_CONNECTION_URL"] = f"sqlite+aiosqlite:///{tmp_path / 'prefect.db'}"
-    told["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{told['PATH']}"
-    for each in (mlflow, mlflow, prefect):
-        subprocess.run([*each["command"], *each.get("args", [])], env=told, check=True, capture_output=True)
-    with sqlite3.connect(database) as found:
-        tables = {name for (name,) in found.execute("select name from sqlite_master")}
-    assert {"runs", "users", "alembic_version", "alembic_version_auth"} <= tables
-    with sqlite3.connect(tmp_path / "prefect.db") as found:
-        assert found.execute("select name from sqlite_master where name = 'flow_run'").fetchone()
+    with database() as server:
+        at = server.url.removeprefix("postgresql://").removesuffix("/postgres")
+        with psycopg.connect(server.url, autocommit=True) as books:
+            books.execute("create database mlflow")
+            books.execute("create database prefect")
+        told = {**os.environ, "MLFLOW_BACKEND_STORE_URI": f"postgresql+psycopg://{at}/mlflow"}
+        told["PREFECT_API_DATABASE_CONNECTION_URL"] = f"postgresql+asyncpg://{at}/prefect"
+        told["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{told['PATH']}"
+        for each in (mlflow, mlflow, prefect, prefect):
+            subprocess.run([*each["command"], *each.get("args", [])], env=told, check=True, capture_output=True)
+        tables = {name: tables_of(f"postgresql://{at}/{name}") for name in ("mlflow", "prefect")}
+    assert {"runs", "users", "alembic_version", "alembic_version_auth"} <= tables["mlflow"]
+    assert {"flow_run", "alembic_version"} <= tables["prefect"]
+
+
+def tables_of(address: str) -> set[str]:
+    import psycopg
+
+    with psycopg.connect(address) as books:
+        return {name for (name,) in books.execute("select tablename from pg_tables where schemaname = 'public'")}
