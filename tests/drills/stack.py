@@ -134,16 +134,21 @@ def leaks(made: Cluster, run: str, here: Machines | None = None) -> list[str]:
     for name in storage.files_below(BUCKET) if here else ():
         if any(word.encode() in storage.read(storage.join(BUCKET, name)) for word in hidden):
             found.append(f"{BUCKET}/{name}")
-    told = {
+    told = {**answers(made, run), "arguments of processes": _arguments(made)}
+    return found + [name for name, said in told.items() if any(word in json.dumps(said) for word in hidden)]
+
+
+def answers(made: Cluster, run: str) -> dict[str, Any]:
+    """What the services show to whoever may look at a run: by the name of the page."""
+    return {
         "Prefect's artifacts": artifacts(made, run),
         "the run's log": logs(made, run),
         "Ray's jobs": made.ask("Ray", "GET", "/api/jobs/"),
+        "Ray's nodes": made.ask("Ray", "GET", "/nodes?view=summary"),
         "Ray's runtime environments": made.ask("Ray", "GET", "/api/v0/runtime_envs?detail=true&limit=1000"),
         "Ray's tasks": made.ask("Ray", "GET", "/api/v0/tasks?detail=true&limit=1000"),
-        "arguments of processes": _arguments(made),
         "MLflow's version": champion(made),
     }
-    return found + [name for name, said in told.items() if any(word in json.dumps(said) for word in hidden)]
 
 
 def _arguments(made: Cluster) -> list[list[str]]:

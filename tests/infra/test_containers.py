@@ -1,15 +1,23 @@
 """What reaches an image, and what compose starts: read from the files, without a container."""
 
+import os
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
 from docker.utils.build import PatternMatcher
 
+from tests.drills.podman import PROGRAMS
+from tests.postgres import database
+
+DRILL = "tests.drills.containers"
+LACKS_ROOT = f"import os, runpy; os.geteuid = lambda: 1000; runpy.run_module('{DRILL}', run_name='__main__')"
 SECRETS = ("STEMLINE_PASSWORD", "PREFECT_AUTH", "S3_KEY", "S3_SECRET", "RAY_AUTH_TOKEN", "MLFLOW_SECRET")
 # What the images copy, and what must never be copied.
 WANTED = (
@@ -139,3 +147,47 @@ def test_buckets_are_made_once(services: dict[str, Any], monkeypatch: pytest.Mon
         found = {one["Name"] for one in boto3.client("s3").list_buckets()["Buckets"]}
     assert found == {"mlflow", "stemline"}
     assert "--artifacts-destination s3://mlflow" in services["mlflow"]["command"][2]
+
+
+def test_databases_are_made_once_on_a_real_postgresql(
+    services: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import psycopg
+
+    with database() as server:
+        at = urlsplit(server.url)
+        told = {"PGHOST": at.hostname, "PGPORT": str(at.port), "PGUSER": at.username, "PGPASSWORD": "p@ss/w%41rd"}
+        for name, value in told.items():
+            monkeypatch.setenv(name, str(value))
+        with psycopg.connect(server.url, autocommit=True) as first:
+            first.execute("create database stemline")  # as the image does with POSTGRES_DB
+        for _ in range(2):
+            exec(one_shot(services, "databases"), {})
+        with psycopg.connect(server.url) as books:
+            made = dict(books.execute("select datname, pg_encoding_to_char(encoding) from pg_database").fetchall())
+        with psycopg.connect(dbname="prefect") as prefect:
+            assert prefect.execute("select extname from pg_extension where extname = 'pg_trgm'").fetchone()
+    assert {name: made[name] for name in ("prefect", "mlflow", "mlflow_users")} == dict.fromkeys(
+        ("prefect", "mlflow", "mlflow_users"), "UTF8"
+    )
+
+
+@pytest.mark.parametrize("lacks", ["root", "programs", "mounts"])
+def test_where_containers_cannot_run_make_containers_says_so(tmp_path: Path, lacks: str) -> None:
+    """The drill itself, on a machine that lacks one of what it needs."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in () if lacks == "programs" else PROGRAMS:
+        (programs / name).write_text(f"#!/bin/sh\necho {name}: not permitted >&2\nexit 1\n", encoding="utf-8")
+        (programs / name).chmod(0o755)
+    command = [sys.executable, "-c", LACKS_ROOT] if lacks == "root" else [sys.executable, "-m", DRILL]
+    if lacks != "root" and os.geteuid() != 0:
+        pytest.skip("who is not root learns that first")
+    done = subprocess.run(
+        [*command, "--folder", str(tmp_path / "images")], env={**os.environ, "PATH": str(programs)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    told = {"root": "Linux and root", "programs": "apt-get install podman", "mounts": "unshare: not permitted"}
+    assert told[lacks] in " ".join(done.stdout.split())
+    assert not (tmp_path / "images").exists()
