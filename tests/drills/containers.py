@@ -47,7 +47,7 @@ CONSOLE = Console(highlight=False, width=140)
 CANNOT = 2
 WAS_GB, ASKED_GB = 9.14, 9.14 * 2 / 3  # of the image for machines without a GPU
 STORE_MIB = 1024
-RUN_WITHIN_S = 900.0
+RUN_WITHIN_S, FULL_WITHIN_S = 900.0, 240.0
 SETTINGS = ("store.data=s3://stemline/store", "train.num_workers=2", *drill_road.SETTINGS)
 # What no image holds: tools of tests, and what a checkout has beside its source.
 IN_THE_IMAGE = """
@@ -146,8 +146,10 @@ class Drill:
     def _in_layers(self) -> list[str]:
         told = self.podman("history", "--no-trunc", self.image) + self.podman("image", "inspect", self.image)
         found = ["history or configuration"] if any(word in told for word in self.hidden) else []
+        layers = self.podman.layers(self.image)
+        assert any((layer / "app" / "flows").is_dir() for layer in layers), "the layers are not where Podman says"
         searched = subprocess.run(
-            ["grep", "-rlaF", "-f", "-", *self.podman.layers(self.image)],
+            ["grep", "-rlaF", "-f", "-", *layers],
             input="\n".join(self.hidden).encode(), capture_output=True, env={**os.environ, "LC_ALL": "C"}, check=False,
         )  # fmt: skip
         assert searched.returncode in (0, 1), searched.stderr[-1000:]
@@ -178,7 +180,14 @@ class Drill:
         shutil.rmtree(self.songs, ignore_errors=True)
         drill_road.make_songs(self.songs)
         self.services.down()
-        options = ["--opt", "type=tmpfs", "--opt", "device=tmpfs", "--opt", f"o=size={STORE_MIB}m,uid=1000,gid=1000"]
+        options = [
+            "--opt",
+            "type=tmpfs",
+            "--opt",
+            "device=tmpfs",
+            "--opt",
+            f"o=nr_blocks={STORE_MIB * 256},uid=1000,gid=1000",
+        ]
         self.podman("volume", "create", *options, f"{PROJECT}_store")  # a volume that can be full
         try:
             with self._arguments() as seen:
@@ -214,7 +223,8 @@ class Drill:
         run = stack.start_run(self.made, "full-run/stemline")
         self._until(
             lambda: stack.watch(self.made, run)["type"] in ("FAILED", "CRASHED", "COMPLETED"),
-            "the run on a full volume ends",
+            "the end of a run on a full volume",
+            within_s=FULL_WITHIN_S,
         )
         seconds, seen = time.monotonic() - began_s, stack.watch(self.made, run)
         said = "\n".join([seen["message"], *stack.logs(self.made, run)])
@@ -334,8 +344,8 @@ class Drill:
             CONSOLE.print(f"{name}: {one}", markup=False)
         return figure(name, len(found), "", target=0)
 
-    def _until(self, true: Callable[[], bool], what: str, run: str = "") -> None:
-        deadline_s = time.monotonic() + RUN_WITHIN_S
+    def _until(self, true: Callable[[], bool], what: str, run: str = "", within_s: float = RUN_WITHIN_S) -> None:
+        deadline_s = time.monotonic() + within_s
         while not true():
             over = run and stack.watch(self.made, run)["type"] in ("FAILED", "CRASHED", "CANCELLED")
             if over or time.monotonic() > deadline_s:

@@ -82,7 +82,12 @@ def test_images_hold_no_tool_of_tests_and_a_user_with_a_home(dockerfile: str) ->
 def test_prefects_page_has_a_folder_that_its_user_may_write(dockerfile: str) -> None:
     assert re.search(r"PREFECT_UI_STATIC_DIRECTORY=/\S+", dockerfile)
     (made,) = re.findall(r"install --directory --owner stemline --group stemline (.+)", dockerfile)
-    assert made.split() == ["/store", '"$NUMBA_CACHE_DIR"', '"$PREFECT_UI_STATIC_DIRECTORY"']
+    assert made.split() == ["/store", "/var/lib/prefect", '"$NUMBA_CACHE_DIR"', '"$PREFECT_UI_STATIC_DIRECTORY"']
+
+
+def test_a_full_store_leaves_prefects_server_its_disk(services: dict[str, Any]) -> None:
+    assert services["prefect"]["volumes"] == ["prefect:/var/lib/prefect"]
+    assert services["prefect"]["environment"]["PREFECT_HOME"] == "/var/lib/prefect"
 
 
 def test_every_image_has_a_version(repository: Path, services: dict[str, Any], dockerfile: str) -> None:
