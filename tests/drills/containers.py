@@ -42,6 +42,7 @@ from tests.drills.podman import (
     require_containers,
 )
 from tests.drills.services_here import Cluster
+from tests.drills.termination import clean_up_when_terminated
 
 CONSOLE = Console(highlight=False, width=140)
 CANNOT = 2
@@ -375,6 +376,7 @@ def main() -> int:
     try:
         require_containers()
         enter_own_mounts("tests.drills.containers")
+        clean_up_when_terminated()
         drill = Drill(options.folder)
         stages = {"image": drill.build, "refusals": drill.refuse, "run": drill.run}
         rows = [row for name in options.stages for row in stages[name]()]

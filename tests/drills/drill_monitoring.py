@@ -20,6 +20,7 @@ from rich.console import Console
 from tests.benchmarks.table import Row, figure, show
 from tests.drills import drill_road, stack
 from tests.drills.services_here import HOST, Cluster, cluster, free_port
+from tests.drills.termination import clean_up_when_terminated
 
 MONITORING = Path(__file__).resolve().parents[2] / "infra" / "monitoring"
 PROGRAMS = {"Prometheus": "prometheus", "blackbox exporter": "prometheus-blackbox-exporter"}
@@ -192,6 +193,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", help="a JSON file for the rows")
     options = parser.parse_args()
+    clean_up_when_terminated()
     with cluster(say=CONSOLE.print) as made:
         rows = play(made)
     return show("Prometheus on a cluster while it trains", rows, options.out)
