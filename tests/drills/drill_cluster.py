@@ -74,15 +74,18 @@ class Drill:
         self.here, self.s3, self.folder, self.kills, self.seed = here, s3, folder, kills, seed
         self.rng = np.random.default_rng(seed)
         self.num_workers = 2  # of a training; 0: in the driver's own process
+        self.walks_to_the_end = True  # from songs to a champion, and once more, before the accidents
         self.peace: dict[str, Any] = {}  # what the road answered, which nothing befell
         self.answer: dict[str, Any] = {}  # of the last command that came to its end
 
     def scene(self, accident: str, *, undisturbed: bool = False) -> Scene:
         """The store of an accident."""
         name = accident if accident == ROAD else f"{'undisturbed-' * undisturbed}{accident}-{self.seed}"
-        verb = "run" if accident == ROAD else "promote" if accident in _TO_THE_END else "train"
+        verb = "promote" if accident in _TO_THE_END else "train"
+        if accident == ROAD and self.walks_to_the_end:
+            verb = "run"
         settings = ELASTIC if accident == "elastic" else (f"train.steps={STEPS}",)
-        workers = 2 if accident == ROAD else self.num_workers
+        workers = 2 if accident == ROAD else 0 if undisturbed else self.num_workers  # in one process it is quicker
         return Scene(name=name, here=self.here, folder=self.folder, settings=settings, verb=verb, num_workers=workers)
 
     def play(self, accident: str, scene: Scene) -> list[Blow]:
@@ -279,10 +282,14 @@ def rows(drill: Drill, accidents: Sequence[str]) -> Iterator[dict[str, Any]]:
     shared = shared_paths([one for one in (drill.here.head, *drill.here.others) if one])
     assert not shared, shared
     CONSOLE.print(f"{len(drill.here.others)} machines and a head, without a common path that can be written")
-    if not drill.peace:
+    if drill.walks_to_the_end:
         yield road(drill)
-        if not drill.num_workers:
-            drill.peace = _undisturbed(drill, "driver")
+    else:
+        with started(drill.scene(ROAD), drill.here.others[0]) as training:
+            drill.peace = training.finish()
+        forget_runs(drill.scene(ROAD))
+    if not drill.num_workers:
+        drill.peace = _undisturbed(drill, "driver")
     for accident in accidents:
         CONSOLE.print(accident)
         scene = drill.scene(accident)
@@ -362,6 +369,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=10, help="of workers, machines and drivers each")
     parser.add_argument("--seed", type=int, default=0, help="of the steps")
     parser.add_argument("--num-workers", type=int, choices=(0, 2), default=2, help="0: without Ray, quicker")
+    parser.add_argument("--no-road", action="store_true", help="one training instead of the whole pipeline, twice")
     parser.add_argument("--out", help="a JSON file for the rows")
     options = parser.parse_args()
     clean_up_when_terminated()
@@ -382,7 +390,7 @@ def main() -> int:
         machines(Path(place), environment, count=2) as here,
     ):
         drill = Drill(here, s3, Path(place), kills=options.kills, seed=options.seed)
-        drill.num_workers = options.num_workers
+        drill.num_workers, drill.walks_to_the_end = options.num_workers, not options.no_road
         for row in rows(drill, options.accidents):
             told.append(row)
             if options.out:
