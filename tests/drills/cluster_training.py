@@ -1,6 +1,7 @@
 """A pipeline on isolated machines, watched from outside: how far its training is, who trains, and what came of it."""
 
 import json
+import math
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ ROAD = "road"  # the scene whose songs all others use
 WITHIN_S = 400.0
 _WORKER = "RayTrainWorker"  # a part of the name of Ray's processes
 _LOOK_S = 0.02
+_SAME_ROWS = 1e-3  # of a loss; other rows change it by tens of per cent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +183,14 @@ def started(scene: Scene, machine: Machine) -> Iterator[Training]:
 def curve(answer: dict[str, Any]) -> list[dict[str, float]]:
     """The points of a training's curve."""
     return [json.loads(line) for line in storage.read(answer["trained"]["history"]).splitlines()]
+
+
+def same_rows(curve_a: Sequence[dict[str, float]], curve_b: Sequence[dict[str, float]]) -> bool:
+    """Whether two curves have each step once, with the losses of the same rows."""
+    losses = [[(point["step"], point["loss"]) for point in one if "loss" in point] for one in (curve_a, curve_b)]
+    return [step for step, _ in losses[0]] == [step for step, _ in losses[1]] and all(
+        math.isclose(here, there, rel_tol=_SAME_ROWS) for (_, here), (_, there) in zip(*losses, strict=True)
+    )
 
 
 def mlflow_faults(scene: Scene, answer: dict[str, Any], *, versions: int = 1) -> list[str]:

@@ -30,7 +30,7 @@ from rich.console import Console
 from datasets.store import storage
 from flows.console.progress_display import table
 from tests.drills import drill_road
-from tests.drills.cluster_training import ROAD, Scene, Training, curve, forget_runs, mlflow_faults, started
+from tests.drills.cluster_training import ROAD, Scene, Training, curve, forget_runs, mlflow_faults, same_rows, started
 from tests.drills.failing_s3 import FailingS3
 from tests.drills.isolated_machines import (
     Machine,
@@ -48,14 +48,14 @@ CONSOLE = Console(highlight=False, width=140)
 STEPS = 80
 GONE_S, JOINS_AFTER_S = 60.0, 30.0
 SLOW_S = 0.3  # of every request
-# Long enough to lose a machine and get another; it hardly learns, so that a loss tells which rows a step saw.
+ELASTIC_STEPS = 600  # long enough to lose a machine and get another
+# It hardly learns, so that a loss tells which rows a step saw.
 ELASTIC = (
-    "train.steps=600", "train.checkpoint_every=50", "train.valid_songs=0", "train.learner.learning_rate=1e-6",
+    "train.checkpoint_every=50", "train.valid_songs=0", "train.learner.learning_rate=1e-6",
     "model.options.dropout=0.0", "train.elastic_check_s=1.0",
 )  # fmt: skip
 _OF_WORKERS = ("worker", "node", "replaced", "elastic")  # played with Ray's workers only
 _TO_THE_END = ("worker", "node", "driver")  # up to a champion; the others end with the training
-_SAME_ROWS = 1e-3  # of a loss; other rows change it by tens of per cent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +74,7 @@ class Drill:
         self.here, self.s3, self.folder, self.kills, self.seed = here, s3, folder, kills, seed
         self.rng = np.random.default_rng(seed)
         self.num_workers = 2  # of a training; 0: in the driver's own process
+        self.elastic_steps = ELASTIC_STEPS
         self.walks_to_the_end = True  # from songs to a champion, and once more, before the accidents
         self.peace: dict[str, Any] = {}  # what the road answered, which nothing befell
         self.answer: dict[str, Any] = {}  # of the last command that came to its end
@@ -84,7 +85,9 @@ class Drill:
         verb = "promote" if accident in _TO_THE_END else "train"
         if accident == ROAD and self.walks_to_the_end:
             verb = "run"
-        settings = ELASTIC if accident == "elastic" else (f"train.steps={STEPS}",)
+        settings = (f"train.steps={STEPS}",)
+        if accident == "elastic":
+            settings = (f"train.steps={self.elastic_steps}", *ELASTIC)
         workers = 2 if accident == ROAD else 0 if undisturbed else self.num_workers  # in one process it is quicker
         return Scene(name=name, here=self.here, folder=self.folder, settings=settings, verb=verb, num_workers=workers)
 
@@ -269,14 +272,6 @@ def road(drill: Drill) -> dict[str, Any]:
     return _row(ROAD, [Blow(at=0, lost=0, seconds=seconds[1])], equal=True, faults=faults)
 
 
-def same_rows(curve_a: Sequence[dict[str, float]], curve_b: Sequence[dict[str, float]]) -> bool:
-    """Whether two curves have each step once, with the losses of the same rows."""
-    losses = [[(point["step"], point["loss"]) for point in one if "loss" in point] for one in (curve_a, curve_b)]
-    return [step for step, _ in losses[0]] == [step for step, _ in losses[1]] and all(
-        math.isclose(here, there, rel_tol=_SAME_ROWS) for (_, here), (_, there) in zip(*losses, strict=True)
-    )
-
-
 def rows(drill: Drill, accidents: Sequence[str]) -> Iterator[dict[str, Any]]:
     """A row for each accident, as they are played."""
     shared = shared_paths([one for one in (drill.here.head, *drill.here.others) if one])
@@ -368,6 +363,7 @@ def main() -> int:
     parser.add_argument("--accidents", nargs="*", choices=ACCIDENTS, default=list(ACCIDENTS))
     parser.add_argument("--kills", type=int, default=10, help="of workers, machines and drivers each")
     parser.add_argument("--seed", type=int, default=0, help="of the steps")
+    parser.add_argument("--elastic-steps", type=int, default=ELASTIC_STEPS, help="fewer do on a loaded machine")
     parser.add_argument("--num-workers", type=int, choices=(0, 2), default=2, help="0: without Ray, quicker")
     parser.add_argument("--no-road", action="store_true", help="one training instead of the whole pipeline, twice")
     parser.add_argument("--out", help="a JSON file for the rows")
@@ -390,6 +386,7 @@ def main() -> int:
         machines(Path(place), environment, count=2) as here,
     ):
         drill = Drill(here, s3, Path(place), kills=options.kills, seed=options.seed)
+        drill.elastic_steps = options.elastic_steps
         drill.num_workers, drill.walks_to_the_end = options.num_workers, not options.no_road
         for row in rows(drill, options.accidents):
             told.append(row)
