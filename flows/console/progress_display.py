@@ -1,4 +1,4 @@
-"""Progress in a terminal: one live line per stage with its time left, one line when it is done, a table at the end.
+"""Progress in a terminal: a bar per stage with its time left and a note under it, one line when it is done.
 
 Progress goes to stderr, results to stdout, so that `--json` and pipes stay clean.
 """
@@ -14,9 +14,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.padding import Padding
-from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -52,6 +61,7 @@ class Screen:
         self.seconds: dict[str, float] = {}  # spent in each stage
         self._worked_s: dict[str, float] = {}  # of these, since its first sign of work each time
         self._first_s: float | None = None  # when the present stage gave that
+        self._first_done = 0.0  # and what was done by then: a training that goes on has steps behind it
 
     def __enter__(self) -> "Screen":
         self._token = _CURRENT.set(self)
@@ -70,12 +80,12 @@ class Screen:
         self._first_s = None
         if not self.console.is_terminal:
             return
-        self._live = Progress(
+        self._live = _WithNote(
             SpinnerColumn(style="cyan"),
             TextColumn(f"{{task.description:<{NAME_WIDTH}}}", style="bold"),
-            _Bar(bar_width=22, complete_style="cyan", finished_style="cyan", pulse_style="cyan"),
+            _Bar(bar_width=18, complete_style="cyan", finished_style="cyan", pulse_style="cyan"),
             _Count(),
-            TextColumn("{task.fields[note]}", style="dim"),
+            TimeElapsedColumn(),
             _Left(),
             console=self.console,
             transient=True,
@@ -85,16 +95,18 @@ class Screen:
 
     def advance(self, amount: float = 1.0) -> None:
         self._done += amount
-        self._first_s = self._first_s or time.monotonic()
+        if self._first_s is None:
+            self._first_s, self._first_done = time.monotonic(), self._done
         if self._live is not None and self._task is not None:
             self._live.advance(self._task, amount)
         self._print_sometimes()
 
     def note(self, text: str) -> None:
         self._note = text
-        self._first_s = self._first_s or time.monotonic()
+        if self._first_s is None:
+            self._first_s, self._first_done = time.monotonic(), self._done
         if self._live is not None and self._task is not None:
-            self._live.update(self._task, note=text[:24])
+            self._live.update(self._task, note=text)
         self._print_sometimes()
 
     def finish(self, summary: str) -> None:
@@ -186,7 +198,17 @@ class Screen:
             return
         self._printed_s = now
         of = f"/{self._total:g}" if self._total else ""
-        self.console.print(Text(f"  {self._name} {self._done:g}{of} {self._unit} {self._note}".rstrip()))
+        done = f"{self._name} {self._done:g}{of} {self._unit}".rstrip()
+        left_s = self._left_s(now)
+        parts = [done, duration(now - self._began_s), "" if left_s is None else f"{duration(left_s)} left", self._note]
+        self.console.print(Text("  " + " · ".join(filter(None, parts))), soft_wrap=True)
+
+    def _left_s(self, now: float) -> float | None:
+        """Seconds left at the speed since the first sign of work; None where nobody can know."""
+        done = self._done - self._first_done
+        if self._first_s is None or not self._total or done <= 0:
+            return None
+        return max(0.0, self._total - self._done) * (now - self._first_s) / done
 
 
 def _is_stream(stream: Any, number: int) -> bool:
@@ -201,6 +223,16 @@ def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):
             stream.flush()
+
+
+class _WithNote(Progress):
+    """The note under the bar, in a line of its own: it may be as long as the terminal is wide."""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield from super().get_renderables()
+        for task in self.tasks:
+            if note := task.fields["note"]:
+                yield Text(f"  {note}", style="dim", no_wrap=True, overflow="ellipsis")
 
 
 class _Bar(BarColumn):

@@ -6,7 +6,7 @@ One file holds the losses and scores, which a kill leaves as they would have bee
 import math
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -72,8 +72,8 @@ class LossCurve:
         self.write(point)
         self.session.report_metrics({"skipped": float(skipped)})  # also zero, or an alert would never end
         self.losses = [*self.losses, loss][-_MAX_LOSSES:]
-        self._write_speed(step, len(steps))
-        self.session.report_progress(step, f"loss {loss:.4f}")
+        speed = self._write_speed(step, len(steps))
+        self.session.report_progress(step, _in_words(point, speed, batch_size=self.config.batch_size))
         return True
 
     def write(self, point: dict[str, float]) -> None:
@@ -105,14 +105,15 @@ class LossCurve:
             torch.distributed.all_reduce(values)
         return values / self.session.world_size
 
-    def _write_speed(self, step: int, num_steps: int) -> None:
+    def _write_speed(self, step: int, num_steps: int) -> dict[str, float]:
+        """What is written of the steps since the last point; nothing by other workers than the first."""
         import torch
 
         if self.session.rank or self._feed is None:
-            return
+            return {}
         now, stalled_s = time.monotonic(), self._feed.stalled_s
         seconds = max(now - self._last_point[0], 1e-9)
-        row = {
+        row: dict[str, float] = {
             "step": step,
             "workers": self.session.world_size,
             "rows_per_s": num_steps * self.config.batch_size / seconds,
@@ -129,3 +130,19 @@ class LossCurve:
         self._speed.append(row)
         self.session.report_metrics(row)
         self._last_point = (now, stalled_s)
+        return row
+
+
+def _in_words(point: Mapping[str, float], speed: Mapping[str, float], *, batch_size: int) -> str:
+    """A point for people: what is learnt, how fast, with which rate, and what it takes."""
+    parts = [f"loss {point['loss']:.4f}"]
+    if speed:
+        steps_per_s = speed["rows_per_s"] / batch_size
+        parts.append(f"{steps_per_s:.2g} steps/s" if steps_per_s >= 0.1 else f"{1 / steps_per_s:.0f} s/step")
+    parts.append(f"lr {point['learning_rate']:.1e}")
+    if speed:
+        parts += [f"{speed['memory_gib']:.1f} GiB", f"stall {speed['stall']:.0%}"]
+        parts += [f"upload stall {speed['upload_stall']:.0%}"] if speed.get("upload_stall") else []
+        parts += [f"{speed['tflops']:.1f} TFLOP/s"] if "tflops" in speed else []
+    parts += [f"{point['skipped']:.0f} skipped"] if "skipped" in point else []
+    return " · ".join(parts)

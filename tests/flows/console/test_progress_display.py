@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,21 @@ def test_without_a_terminal_a_finished_stage_is_one_plain_line() -> None:
     assert "300 steps, loss 0.2" in text.getvalue()
 
 
+def test_without_a_terminal_a_line_now_and_then_says_how_far_it_is_and_how_long_it_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = iter(range(0, 10000, 10))
+    monkeypatch.setattr("flows.console.progress_display.time.monotonic", lambda: float(next(clock)))
+    screen, text = recorded(terminal=False)
+    screen.start("train", 960000, "steps")
+    screen.advance(480000)  # at once: a training that goes on
+    screen.advance(60000)
+    screen.note("loss 0.21 · 3.1 steps/s")
+    lines = text.getvalue().splitlines()
+    assert re.fullmatch(r"  train 480000/960000 steps · \d+ s", lines[0]), "no speed is known yet"
+    assert re.fullmatch(r"  train 540000/960000 steps · .+ · \d min \d\d s left · loss 0\.21 · 3\.1 steps/s", lines[-1])
+
+
 def test_the_live_line_fits_eighty_columns_and_goes_away() -> None:
     screen, _text = recorded(terminal=True)
     with screen:
@@ -43,9 +59,11 @@ def test_the_live_line_fits_eighty_columns_and_goes_away() -> None:
         shown.print(screen._live.get_renderable())
         assert isinstance(shown.file, io.StringIO)
         lines = shown.file.getvalue().rstrip("\n").split("\n")
-    assert len(lines) == 1
+    assert len(lines) == 2
+    assert max(map(len, lines)) <= 80
     assert "120/300 steps" in lines[0]
-    assert "loss 0.21" in lines[0]
+    assert "0:00:00" in lines[0]
+    assert "loss 0.21" in lines[1]
     assert screen._live is None
 
 
