@@ -7,6 +7,10 @@ from cyclopts import Parameter
 
 PRESET = "smoke"  # where none is named
 Overrides = Annotated[str, Parameter(name="KEY=VALUE", help="Settings to change, such as train.steps=20.")]
+DryRun = Annotated[
+    bool,
+    Parameter(negative="", show_default=False, help="Say which steps are finished and which would run; run none."),
+]
 ModelRef = Annotated[
     str, Parameter(help="models:/NAME@alias, models:/NAME/VERSION, a checkpoint folder or a checkpoint file.")
 ]

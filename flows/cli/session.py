@@ -92,11 +92,17 @@ def print_result(result: dict[str, Any], *, as_json: bool) -> int:
     return exit_code
 
 
-def run_until(verb: str, overrides: Sequence[str], options: Options) -> int:
+def run_until(verb: str, overrides: Sequence[str], options: Options, *, dry_run: bool = False) -> int:
     """The verb of a pipeline step: every step up to its own; finished ones are not repeated."""
-    return run_verb(
-        overrides, options, lambda config, screen: run_steps(config, verb=verb, screen=screen, debug=options.debug)
-    )
+
+    def job(config: RunConfig, screen: Screen) -> dict[str, Any]:
+        if dry_run:
+            from flows.cli import pipeline_dry_run
+
+            return pipeline_dry_run.run(config, verb=verb, screen=screen)
+        return run_steps(config, verb=verb, screen=screen, debug=options.debug)
+
+    return run_verb(overrides, options, job)
 
 
 def run_steps(config: RunConfig, *, verb: str, screen: Screen, debug: bool = False) -> dict[str, Any]:
