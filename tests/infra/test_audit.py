@@ -41,8 +41,15 @@ class Answer(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["queries"]
-        names = [self.server.vulnerable.get(one["package"]["name"], []) for one in asked]
-        self._say({"results": [{"vulns": [{"id": name} for name in each]} if each else {} for each in names]})
+        self._say({"results": [self._page(one) for one in asked]})
+
+    def _page(self, query: dict[str, Any]) -> dict[str, Any]:
+        """One name a page, as osv.dev pages long answers."""
+        names = self.server.vulnerable.get(query["package"]["name"], [])[int(query.get("page_token", 0)) :]
+        if not names:
+            return {}
+        page = {"vulns": [{"id": names[0]}]}
+        return page | ({"next_page_token": str(int(query.get("page_token", 0)) + 1)} if names[1:] else {})
 
     def do_GET(self) -> None:
         name = self.path.rsplit("/", 1)[1]
@@ -114,6 +121,12 @@ def test_what_is_allowed_and_gone_is_named(osv: Osv, audit: Any) -> None:
     done = audit(osv.url, allowed("CVE-9", datetime.date(2999, 1, 1)))
     assert done.returncode == 0
     assert "CVE-9 is allowed and not found any more" in done.stdout
+
+
+def test_a_name_from_outside_is_not_printed_as_it_comes(osv: Osv, audit: Any) -> None:
+    osv.vulnerable = {"ray": ["\x1b[2J"]}
+    done = audit(osv.url)
+    assert (done.returncode, "\x1b" in done.stdout) == (NOT_SCANNED, False)
 
 
 def test_without_a_network_it_says_that_nothing_was_scanned(audit: Any) -> None:
