@@ -128,7 +128,11 @@ def mixes_section(mixes: Sequence[MixExample]) -> Markup:
 def _mix(mix: MixExample) -> dict[str, Any]:
     """What the template shows of a mix."""
     plan = mix.plan
-    facts = [f"{plan.tempo_bpm:.1f} bpm", plan.key, f"predicted beat error {plan.beat_error_ms:.1f} ms"]
+    facts = [
+        f"{plan.tempo_bpm:.1f} bpm",
+        plan.key or "key unknown",
+        f"predicted beat error {plan.beat_error_ms:.1f} ms",
+    ]
     facts.append(f"key distance {plan.key_distance:.2f}")
     length = min(part.after_CT.shape[1] for part in mix.parts)
     before_CT = _sum([part.before_CT for part in mix.parts], length)

@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 from datasets.analysis import downbeats
 from datasets.analysis.beats import beats
 from datasets.analysis.downbeats import find_bars
+from datasets.analysis.harmony import FRAMES_PER_S as CHROMA_PER_S
 from datasets.analysis.onsets import FRAMES_PER_S, Onsets
 from datasets.corpus.synthetic import compose, perform
 
@@ -74,6 +75,26 @@ def test_bars_are_no_surer_than_their_beats_nor_where_every_second_beat_may_be_n
     assert find_bars(onsets, grid, chroma_ND, at_most=0.2).certainty == 0.2
     sure = [find_bars(onsets, grid, chroma_ND, halves=(odds, odds)).certainty for odds in (0.0, 0.1, 1.0)]
     assert sure[0] > sure[1] > sure[2]
+
+
+@pytest.mark.parametrize(("bpm", "named"), [(158.0, True), (162.0, False)])
+def test_a_grid_so_fast_that_its_bars_may_be_half_bars_names_none(
+    bpm: float, named: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chords change, a low drum sounds on one and a high one on two and four."""
+    monkeypatch.setattr(downbeats, "BAR_CHANCE", np.array([8.0, 0.0, 0.0]))  # sure at any tempo but for the limit
+    step = 60.0 / bpm * FRAMES_PER_S
+    grid = np.arange(20.0, 8000.0, step)
+    all_N, low_N, high_N = np.zeros((3, 8100))
+    for envelope_N, places in ((all_N, grid), (low_N, grid[::4]), (high_N, grid[1::2])):
+        envelope_N[np.round(places).astype(int)] = 1.0
+    chroma_ND = np.zeros((240, 12))
+    bars = (np.arange(240) / CHROMA_PER_S * FRAMES_PER_S - grid[0]) // (4 * step)
+    chroma_ND[np.arange(240), (5 * bars % 12).astype(int)] = 1.0
+    found = find_bars(Onsets(all_N=all_N, low_N=low_N, high_N=high_N), grid, chroma_ND)
+    assert (found.certainty > 0.8) == named
+    assert found.certainty == 0.5 or named
+    assert found.first_N.any() == named
 
 
 @pytest.mark.parametrize("count", [0, 1, 7])

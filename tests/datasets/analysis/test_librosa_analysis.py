@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
+from datasets.analysis.harmony import key
 from datasets.analysis.song_profile import profile
 from datasets.audio.audio_types import Samples
 from datasets.corpus.synthetic import compose, perform
@@ -38,7 +39,8 @@ def test_either_method_finds_tempo_beats_and_key(song: Samples, method: Method) 
     assert min(abs(found.tempo_bpm / SCORE.tempo_bpm / octave - 1.0) for octave in (0.5, 1.0, 2.0)) < 0.01
     distance = np.abs(np.array(found.beats_s)[:, None] - np.array(SCORE.beats_s)).min(axis=1)
     assert np.median(distance) < 0.03
-    assert found.key == SCORE.key
+    assert key(found.chroma)[0] == SCORE.key
+    assert found.key == ("" if method == "librosa" else SCORE.key)  # librosa's chroma is less sure of it
     assert sum(found.chroma) == pytest.approx(1.0, abs=1e-4)
     assert found.tempo_confidence > 0.1
     assert found.phase_confidence > 0.8
@@ -58,7 +60,7 @@ def test_without_drums_there_is_no_beat_and_without_tones_no_key(song: Samples) 
     no_drums[0] = 0.0
     drums_alone[0] = song[0]
     assert (analyzed(no_drums).tempo_bpm, analyzed(no_drums).beats_s) == (0.0, ())
-    assert analyzed(no_drums).key == SCORE.key
+    assert key(analyzed(no_drums).chroma)[0] == SCORE.key
     assert (analyzed(drums_alone).chroma, analyzed(drums_alone).key) == ((), "")
     assert analyzed(drums_alone).tempo_bpm > 0.0
 

@@ -108,6 +108,23 @@ def test_what_is_no_music_has_a_profile_of_little_certainty(kind: str) -> None:
         assert found.key_confidence < 0.3
 
 
+def test_a_key_that_might_as_well_be_another_is_not_named() -> None:
+    """Scales of C major and of F# major, each tone for a quarter of a second: one alone, then both in turn."""
+    t = np.arange(SAMPLE_RATE // 4) / SAMPLE_RATE
+
+    def scale_T(tonic: int) -> Samples:
+        tones = [0, 4, 7, 0, 5, 9, 7, 11, 2, 0]
+        return np.concatenate([0.2 * np.sin(2 * np.pi * 261.6256 * 2 ** ((tonic + tone) / 12) * t) for tone in tones])
+
+    one, both = np.zeros((2, 4, 2, 40 * t.size), np.float32)
+    one[2] = np.tile(scale_T(0), 4)
+    both[2] = np.tile(np.concatenate([scale_T(0), scale_T(6)]), 2)
+    assert heard(one).key == "C major"
+    assert heard(both).key == ""
+    assert 0.0 <= heard(both).key_confidence < 0.2 <= heard(one).key_confidence
+    assert len(heard(both).chroma) == 12
+
+
 def test_noise_is_seldom_sure_of_a_key() -> None:
     noises = [np.random.default_rng(seed).standard_normal((2, 6 * SAMPLE_RATE)) for seed in range(9)]
     assert np.median([key(chroma(0.1 * noise.astype(np.float32), SAMPLE_RATE))[1] for noise in noises]) < 0.3
