@@ -50,6 +50,12 @@ WAS_GB, ASKED_GB = 9.14, 9.14 * 2 / 3  # of the image for machines without a GPU
 STORE_MIB = 1024
 RUN_WITHIN_S, FULL_WITHIN_S = 900.0, 240.0
 SETTINGS = ("store.data=s3://stemline/store", "train.num_workers=2", *drill_road.SETTINGS)
+# Folders in containers that are searched for secrets, each with a word that is in some file of it.
+_SEARCHED = {
+    "worker": {"/store": "corpus"},
+    "ray-head": {"/tmp/ray": "raylet"},
+    "ray-worker": {"/tmp/ray": "raylet"},
+}
 # What no image holds: tools of tests, and what a checkout has beside its source.
 IN_THE_IMAGE = """
 import importlib.util, os, pathlib, shutil, tempfile, torch
@@ -228,9 +234,9 @@ class Drill:
             within_s=FULL_WITHIN_S,
         )
         seconds, seen = time.monotonic() - began_s, stack.watch(self.made, run)
-        said = "\n".join([seen["message"], *stack.logs(self.made, run)])
         CONSOLE.print(f"on a full volume: {seen['name']}, {seen['message'][-300:]}")
-        silent = [] if seen["type"] == "FAILED" and "full" in said else [f"{seen}\n{said[-2000:]}"]
+        named = seen["type"] == "FAILED" and "No space left on device" in seen["message"]
+        silent = [] if named else [str(seen), *stack.logs(self.made, run)[-20:]]
         assert self.services.inside("worker", "rm", ballast).returncode == 0
         return [
             figure("a run on a full volume ends after", seconds, "s"),
@@ -328,15 +334,17 @@ class Drill:
         for name in self.services.services:
             if any(word in self.podman.logs(self.services.container(name)) for word in self.hidden):
                 found.append(f"the log of {name}")
-            folders = {"worker": ["/store"]}.get(name, ["/tmp/ray"] if name.startswith("ray") else [])
-            for folder in folders:
-                done = self.services.inside(name, "grep", "-rlaF", "-f", "-", folder, told="\n".join(self.hidden))
-                found += [f"{name}: {path}" for path in done.stdout.split()]
+            for folder, always in _SEARCHED.get(name.rstrip("-12"), {}).items():
+                assert self._files_with(name, folder, [always]), f"{name}: no file of {folder} has {always!r} in it"
+                found += [f"{name}: {path}" for path in self._files_with(name, folder, self.hidden)]
         runs = self.made.ask("Prefect", "POST", "/flow_runs/filter", {"limit": 10})
         for run in runs:
             answers = stack.answers(self.made, run["id"])
             found += [where for where, said in answers.items() if any(word in json.dumps(said) for word in self.hidden)]
         return found
+
+    def _files_with(self, service: str, folder: str, words: Sequence[str]) -> list[str]:
+        return self.services.inside(service, "grep", "-rlaF", "-f", "-", folder, told="\n".join(words)).stdout.split()
 
     # --- small things -------------------------------------------------------------------------------------------
 
