@@ -20,6 +20,8 @@ from .field_constraints import (
 )
 
 PRECISIONS = ("float32", "bfloat16")
+COMPILE_MODES = ("off", "on", "reduce-overhead")
+TF32_MODES = ("off", "convolutions", "on")
 MIN_QUANTIZED_MIB = 0.01
 REPITCH_MARGIN = 2048  # samples at each end of an excerpt that a change of tempo or pitch may spoil
 
@@ -157,3 +159,14 @@ class LearnerConfig:
             )
         if self.source_weights and not sum(self.source_weights):
             raise ModelError(f"source_weights must not all be 0, got {self.source_weights}")
+
+
+def equal_part(num_rows: int, limit: int, group: int = 1) -> int:
+    """The most rows, up to `limit` (0: all), that divide `num_rows` into equal parts of whole groups of `group` rows.
+
+    Parts of one size are one shape for a compiler, and one size of memory.
+    """
+    if not limit or limit >= num_rows:
+        return num_rows
+    sizes = (size for size in range(limit, 0, -1) if num_rows % size == 0 and size % group == 0)
+    return next(sizes, min(group, num_rows))

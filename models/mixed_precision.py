@@ -28,6 +28,16 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 
 
+def set_tf32(mode: str) -> None:
+    """How a GPU computes products of float32 numbers from now on, in this process.
+
+    "convolutions", torch's default and so that of published trainings, takes TF32 (10 bits of mantissa instead of 23)
+    for convolutions and recurrent layers; "on" for all products; "off" for none.
+    """
+    torch.set_float32_matmul_precision("high" if mode == "on" else "highest")
+    torch.backends.cudnn.allow_tf32 = mode != "off"
+
+
 @functools.cache
 def cpu_computes_bfloat16() -> bool:
     """True where this CPU has bfloat16 units, and torch and ONEDNN_MAX_CPU_ISA let oneDNN use them."""

@@ -15,6 +15,7 @@ import weakref
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Self
 from unittest import mock
 
@@ -30,7 +31,22 @@ CUDA = torch.device("cuda", 0)
 ATEN = torch.ops.aten
 # Operations whose result, or its shape, the host has to know before it goes on.
 WAITING = (ATEN._local_scalar_dense, ATEN.nonzero, ATEN.masked_select, ATEN.equal, ATEN.is_nonzero, ATEN._unique2)
+WAITING += (ATEN._linalg_svd, ATEN._linalg_eigh)  # they look for errors on the host
 INDEXING = (ATEN.index, ATEN.index_put, ATEN.index_put_, ATEN._index_put_impl_)
+# What `torch.cuda` says of the card; the utilization it does not know.
+DRIVER = {
+    "is_available": lambda: True,
+    "is_bf16_supported": lambda *_: True,
+    "get_device_name": lambda *_: "NVIDIA H200",
+    "mem_get_info": lambda *_: (140 * 2**30, 141 * 2**30),
+    "max_memory_allocated": lambda *_: 0,
+    "utilization": mock.Mock(side_effect=RuntimeError("no driver")),
+    "synchronize": mock.Mock(),
+    "Stream": mock.Mock(),
+    "Event": mock.Mock(),
+    "current_stream": mock.Mock(),
+    "stream": contextlib.nullcontext,
+}
 
 
 @dataclass
@@ -41,10 +57,11 @@ class Traffic:
     to_host: Counter[str] = field(default_factory=Counter)  # bytes
     waits: Counter[str] = field(default_factory=Counter)  # times the host waited for the device
     made: Counter[str] = field(default_factory=Counter)  # bytes of new tensors on the device, freed ones included
+    attended: Counter[str] = field(default_factory=Counter)  # what flex_attention would be compiled for
     gates: Counter[str] = field(default_factory=Counter)  # elements that went into gates (GLU), by dtype
 
     def clear(self) -> None:
-        for counter in (self.to_device, self.to_host, self.waits, self.made, self.gates):
+        for counter in (self.to_device, self.to_host, self.waits, self.made, self.attended, self.gates):
             counter.clear()
 
 
@@ -105,13 +122,10 @@ def card() -> Iterator[Traffic]:
     traffic, pinned = Traffic(), _Pinned()
     with (
         mock.patch("torch.Generator", CardGenerator),
-        mock.patch("torch.cuda.is_available", return_value=True),
         mock.patch("torch.backends.cudnn.is_acceptable", return_value=False),
-        mock.patch("torch.cuda.synchronize"),
-        mock.patch("torch.cuda.is_bf16_supported", return_value=True),
-        mock.patch("torch.cuda.max_memory_allocated", return_value=0),
-        mock.patch("torch.cuda.utilization", side_effect=RuntimeError("no driver")),
-        mock.patch("models.networks.sparse_htdemucs._flex", return_value=_flex_attention),
+        mock.patch.object(Tensor, "record_stream"),
+        mock.patch.multiple("torch.cuda", **DRIVER),
+        mock.patch("models.networks.sparse_htdemucs._flex", return_value=partial(_flex_attention, traffic)),
         mock.patch.object(torch.optim.Optimizer, "_accelerator_graph_capture_health_check"),
         mock.patch.object(Tensor, "pin_memory", lambda tensor: pinned.add(tensor)),
         mock.patch.object(Tensor, "cuda", lambda tensor: tensor.to(CUDA)),
@@ -306,8 +320,9 @@ def _lstm(
     return (x_TBD.transpose(0, 1) if batch_first else x_TBD), hiddens, cells
 
 
-def _flex_attention(q_BHLD: Tensor, k_BHMD: Tensor, v_BHMD: Tensor, *, block_mask: Any) -> Tensor:
+def _flex_attention(traffic: Traffic, q_BHLD: Tensor, k_BHMD: Tensor, v_BHMD: Tensor, *, block_mask: Any) -> Tensor:
     """`flex_attention` by the mask alone; queries without any key get zeros."""
+    traffic.attended[f"{tuple(q_BHLD.shape)} {tuple(k_BHMD.shape)} {q_BHLD.dtype} {torch.is_grad_enabled()}"] += 1
     sizes = (*q_BHLD.shape[:3], k_BHMD.shape[2])
     b, h, at, key = (
         torch.arange(size, device=q_BHLD.device).view([-1 if place == axis else 1 for axis in range(4)])

@@ -47,6 +47,8 @@ class SegmentStream:
         self.interface = interface(model)
         # Windows have the length that the model wants: it need not pad them.
         self.with_context = {"with_context": True} if getattr(model, "takes_context", False) else {}
+        # Filled up with silence, where the model is compiled for each size.
+        self.equal_batches = device.type == "cuda" and getattr(model, "equal_batches", False)
         segment = self.interface.segment_samples
         self.stride = int((1 - options.overlap) * segment)
         if not self.stride:
@@ -115,9 +117,12 @@ class SegmentStream:
             return
         lengths = [length for length, _ in self.pending]
         windows_BCT = torch.stack([window_CT for _, window_CT in self.pending])
+        if self.equal_batches:
+            missing = -len(lengths) % self.options.batch_size
+            windows_BCT = nn.functional.pad(windows_BCT, (0, 0, 0, 0, 0, missing))
         self.pending = []
         estimates_BSCT = side_by_side(self._forward, torch.split(windows_BCT, self.options.batch_size))
-        for length, estimates_SCT in zip(lengths, itertools.chain.from_iterable(estimates_BSCT), strict=True):
+        for length, estimates_SCT in zip(lengths, itertools.chain.from_iterable(estimates_BSCT), strict=False):
             before = (estimates_SCT.shape[-1] - length) // 2
             self.sum_SCT[..., :length] += self.weight_T[:length] * estimates_SCT[..., before : before + length]
             self.sum_weight_T[:length] += self.weight_T[:length]

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from ..errors import ModelError
 from ..host_to_device import upload
-from ..learner_config import LearnerConfig
+from ..learner_config import LearnerConfig, equal_part
 from ..mixed_precision import DTYPES, autocast
 from ..networks.input_normalization import normalization, unit_level
 from ..weights.bit_packing import Packing
 from . import losses
 from .augment import augment
 from .bit_widths import BitWidths
+from .compiled_forward import compile_in_place
 from .ema import WeightAverage
 
 
@@ -51,14 +52,16 @@ class Learner:
         seed: int = 0,
         rows_at_once: int = 0,
         normalized: bool = False,
+        compile_mode: str = "off",
     ) -> None:
         """`total_steps` is where a falling learning rate ends; `seed` is that of the augmentation.
 
         Where the model's config says `normalize="track"`, rows are brought to unit level before anything else: by the
         deviation of their own mixture, unless they come `normalized`, by that of their whole tracks.
 
-        Batches of more than `rows_at_once` rows go through the model in parts, whose gradients are summed; 0 never
-        splits.
+        Batches of more than `rows_at_once` rows go through the model in equal parts of at most so many, whose
+        gradients are summed; 0 never splits. `compile_mode` other than "off" compiles the model at the first step, in
+        place, unless what comes out is another then; `compile_failure` says why it was not.
         """
         if config.min_lr_ratio < 1 and total_steps < 1:
             raise ModelError("a falling learning rate needs to know total_steps")
@@ -70,6 +73,7 @@ class Learner:
             )
         self.config, self.seed, self.total_steps = config, seed, total_steps
         self.rows_at_once = rows_at_once
+        self.compile_mode, self.compile_failure = compile_mode, ""
         self.normalizes = normalization(unwrap(model)) == "track" and not normalized
         self.rate_factor = 1.0  # of the recipe's learning rate
         self.shift_samples = round(config.augment.shift_s * sample_rate)
@@ -150,7 +154,10 @@ class Learner:
 
     def _backward(self, sources_BSCT: Tensor, *, step: int, share: float) -> Tensor:
         """Gradients of the mean loss over all rows, part by part; the loss of each source, shape (S,)."""
-        parts = torch.split(sources_BSCT, self.rows_at_once or len(sources_BSCT))
+        group = self.config.trim_loss_group if self.config.trim_loss_drop else 1
+        parts = torch.split(sources_BSCT, equal_part(len(sources_BSCT), self.rows_at_once, group))
+        if self.compile_mode != "off":
+            self._compile(parts[0])
         per_source_S = torch.zeros(sources_BSCT.shape[1], device=self.device)
         for number, part_BSCT in enumerate(parts):
             last = number == len(parts) - 1
@@ -160,6 +167,11 @@ class Learner:
                 torch.autograd.backward(loss)
             per_source_S += part_S.detach()
         return per_source_S
+
+    def _compile(self, part_BSCT: Tensor) -> None:
+        mode, self.compile_mode = self.compile_mode, "off"
+        dtype = DTYPES[self.config.precision]
+        self.compile_failure = compile_in_place(unwrap(self.model), mode, part_BSCT.sum(dim=1), dtype)
 
     def _apart(self) -> AbstractContextManager[None]:
         """Inside, gradients are kept to this worker: the last part's backward pass averages the sum of all."""

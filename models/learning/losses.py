@@ -10,6 +10,8 @@ from ..host_to_device import upload
 from ..learner_config import SpectralPenaltyConfig
 from ..rng import generator
 
+GRAM_SQUARINGS = 10  # the first vector's share grows with the 1024th power of the ratio of squared singular values
+
 
 def l1(estimates_BSCT: Tensor, sources_BSCT: Tensor) -> Tensor:
     """Mean absolute error of each row and source over channels and samples; shape (B, S), float32."""
@@ -47,8 +49,14 @@ def singular_penalty(model: nn.Module, config: SpectralPenaltyConfig, *, seed: i
     The value is looked for in a random sketch of `config.rank` dimensions, so it may be a little too small, never
     too large. Singular vectors count as constants: that is the exact gradient where they are found exactly.
     """
-    total = torch.zeros((), device=next(model.parameters()).device)
-    for place, matrix in enumerate(_large_matrices(model, config.min_mib)):
+    matrices = list(_large_matrices(model, config.min_mib))
+    if not matrices:
+        raise ModelError(
+            "spectral_penalty.min_mib must be at most the size of the largest weight matrix, got "
+            f"{config.min_mib:g} MiB"
+        )
+    total = torch.zeros((), device=matrices[0].device)
+    for place, matrix in enumerate(matrices):
         rng = generator(seed, step, "singular", place, device=matrix.device)
         left, right = _leading_vectors(matrix.detach(), config, rng)
         total = total + (left @ matrix @ right).square()
@@ -72,5 +80,23 @@ def _leading_vectors(matrix: Tensor, config: SpectralPenaltyConfig, rng: torch.G
     basis = torch.linalg.qr(matrix @ sketch).Q
     for _ in range(config.iterations):
         basis = torch.linalg.qr(matrix @ torch.linalg.qr(matrix.T @ basis).Q).Q
-    left, _, right = torch.linalg.svd(basis.T @ matrix, full_matrices=False)
-    return basis @ left[:, 0], right[0]
+    inside = basis.T @ matrix
+    if inside.device.type == "cpu":
+        left, _, right = torch.linalg.svd(inside, full_matrices=False)
+        return basis @ left[:, 0], right[0]
+    left_first = _leading_left(inside)
+    right_first = nn.functional.normalize(left_first @ inside, dim=0)
+    return basis @ left_first, right_first
+
+
+def _leading_left(matrix: Tensor) -> Tensor:
+    """The first left singular vector of a matrix of few rows, by squaring its Gram matrix.
+
+    A singular value decomposition on a GPU looks for errors on the host, which waits for it.
+    """
+    gram = matrix @ matrix.T
+    for _ in range(GRAM_SQUARINGS):
+        gram = gram / gram.trace().clamp(min=torch.finfo(gram.dtype).tiny)
+        gram = gram @ gram
+    first = gram.diagonal().argmax().reshape(1)
+    return nn.functional.normalize(gram.index_select(1, first)[:, 0], dim=0)

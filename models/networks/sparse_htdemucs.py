@@ -56,6 +56,8 @@ class SparseHTDemucsConfig(HTDemucsConfig):
 class SparseHTDemucs(HTDemucs):
     """HTDemucs whose attention is sparse; mixture (B, C, T) to estimates (B, S, C, T)."""
 
+    equal_batches = True  # its kernels are compiled for each size, and torch compiles for eight
+
     def __init__(self, config: SparseHTDemucsConfig | None = None) -> None:
         config = config or SparseHTDemucsConfig()
 

@@ -8,6 +8,7 @@ import resource
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipelines.runs import run_folder
@@ -17,9 +18,39 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from models.learning.learner import StepMetrics
+    from models.networks.bag import ModelInterface
     from pipelines.training.batches import Feed
 
 _MAX_LOSSES = 500  # points of the curve that a decision may look back on
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Utilization:
+    """How much arithmetic training does on GPUs, by the count of a row."""
+
+    row_tflop: float  # of a step: 10^12 operations, forwards and backwards
+    peak_tflops: float | None  # of one device in the training's precision; None where the device is not known
+
+    @classmethod
+    def of(cls, job: Job, interface: "ModelInterface") -> "Utilization":
+        """Of a job on the GPU of this process."""
+        import torch
+
+        from pipelines.training import resource_estimate
+
+        precision = job.config.learner.precision
+        cost, _ = resource_estimate.price(
+            job.model, sources=interface.sources, sample_rate=interface.sample_rate,
+            channels=interface.audio_channels, precision=precision,
+        )  # fmt: skip
+        memory_gib = torch.cuda.mem_get_info()[1] / resource_estimate.GIB
+        device = resource_estimate.device_named(torch.cuda.get_device_name(), memory_gib)
+        return cls(row_tflop=cost.step_flop / 1e12, peak_tflops=device.tflops(precision) if device else None)
+
+    def at(self, rows_per_s: float, num_workers: int) -> dict[str, float]:
+        """Columns of the curve of speed: TFLOP/s of all workers, and their share of the devices' peak."""
+        tflops = rows_per_s * self.row_tflop
+        return {"tflops": tflops} | ({"mfu": tflops / (num_workers * self.peak_tflops)} if self.peak_tflops else {})
 
 
 class LossCurve:
@@ -36,6 +67,7 @@ class LossCurve:
         self._speed = run_folder.Lines(session.folder / run_folder.SPEED)
         self._pending: list[StepMetrics] = []  # of the steps since the last point
         self._feed: Feed | None = None
+        self.utilization: Utilization | None = None  # on GPUs
         self.uploads_waited_s: float | None = None  # for checkpoints on their way elsewhere; None where none is sent
         self._last_point = (time.monotonic(), 0.0)  # when, and how long batches were waited for until then
         self._last_waited_s = 0.0
@@ -119,6 +151,8 @@ class LossCurve:
             "rows_per_s": num_steps * self.config.batch_size / seconds,
             "stall": (stalled_s - self._last_point[1]) / seconds,
         }
+        if self.utilization is not None:
+            row |= self.utilization.at(row["rows_per_s"], self.session.world_size)
         if self.uploads_waited_s is not None:
             row["upload_stall"] = (self.uploads_waited_s - self._last_waited_s) / seconds
             self._last_waited_s = self.uploads_waited_s

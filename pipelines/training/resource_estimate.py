@@ -15,6 +15,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from datasets.errors import InputError
+from models.learner_config import equal_part
 from pipelines.training.train_config import ModelConfig, TrainConfig
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 GIB = 2**30
 CONTEXT_GIB = 1.0  # of a GPU's own libraries
+AHEAD = 2  # batches on their way to a GPU
 HEADROOM = 0.9  # of memory; the rest goes to gaps between blocks and to what a single operator needs meanwhile
 CROPS_PER_CORE = 40.0  # rows of `CROP_S` of four stereo stems that one core decodes per second: `make bench-loader`
 CROP_S = 10.0
@@ -193,7 +195,8 @@ def make(
 
     cost, segment_s = price_in(precision)
     share = max(len(config.rows_of(rank, workers)) for rank in range(workers))
-    rows = min(config.micro_batch or share, share)
+    group = config.learner.trim_loss_group if config.learner.trim_loss_drop else 1
+    rows = equal_part(share, config.micro_batch, group)
     stems_gib = _stems_gib(config, sources, channels, segment_s, sample_rate)
     room = _Room(config, price_in, stems_gib, device)
     times = _StepTimes.of(cost, device, precision, share=share, rows=rows)
@@ -273,6 +276,37 @@ class _StepTimes:
         )
 
 
+def device_named(name: str, memory_gib: float) -> Device | None:
+    """The device of the list that a driver calls by this name, such as "NVIDIA H200"; None where it is not in it."""
+    fitting = [
+        device
+        for device in DEVICES.values()
+        if device.name.split("-")[0].removeprefix("rtx") in name.lower().replace("-", " ").split()
+    ]
+    return min(fitting, key=lambda device: abs(device.memory_gib - memory_gib), default=None)
+
+
+def fewer_rows(
+    config: TrainConfig, model: ModelConfig, *, sources: tuple[str, ...], sample_rate: int, channels: int,
+    memory_gib: float, num_rows: int,
+) -> int:  # fmt: skip
+    """Rows at once for a worker of `num_rows` whose device of this size ran out of memory; 0 where none would fit.
+
+    As many as fit by the counts, at most half of what was tried.
+    """
+    device = replace(DEVICES["h200"], memory_gib=memory_gib)
+
+    def price_in(precision: str) -> "tuple[Cost, float]":
+        return price(model, sources=sources, sample_rate=sample_rate, channels=channels, precision=precision)
+
+    group = config.learner.trim_loss_group if config.learner.trim_loss_drop else 1
+    _, segment_s = price_in(config.learner.precision)
+    room = _Room(config, price_in, _stems_gib(config, sources, channels, segment_s, sample_rate), device)
+    half = equal_part(num_rows, config.micro_batch, group) // 2
+    limit = min(half, room.rows_that_fit(config.learner.precision)) // group * group
+    return equal_part(num_rows, limit, group) if limit else 0
+
+
 def price(
     model: ModelConfig, *, sources: tuple[str, ...], sample_rate: int, channels: int, precision: str = "float32"
 ) -> "tuple[Cost, float]":
@@ -313,10 +347,10 @@ def _row_core_s(
 def _stems_gib(
     config: TrainConfig, sources: tuple[str, ...], channels: int, segment_s: float, sample_rate: int
 ) -> float:
-    """A worker's rows as they come in, as augmented, and in passing."""
+    """A worker's rows as they come in, as augmented, in passing, and the next ones, which are uploaded meanwhile."""
     samples = config.learner.augment.input_samples(round(segment_s * sample_rate), sample_rate)
     rows = config.batch_size / max(1, config.num_workers)
-    return 3 * 4 * rows * len(sources) * channels * samples / GIB
+    return (3 + AHEAD) * 4 * rows * len(sources) * channels * samples / GIB
 
 
 class _Room:
@@ -347,7 +381,7 @@ class _Room:
         if self.needed_gib(rows, precision) <= self.limit_gib:
             return ""
         for setting, option in (("", precision), ("train.learner.precision=bfloat16 ", "bfloat16")):
-            if fitting := self._rows_that_fit(option):
+            if fitting := self.rows_that_fit(option):
                 return f"{setting}train.micro_batch={min(rows, fitting)}"
         least = self.config.learner.trim_loss_group if self.config.learner.trim_loss_drop else 1
         scale = (self.limit_gib - self.fixed_gib) / (least * self.row_gib(precision))
@@ -355,7 +389,7 @@ class _Room:
             return f"train.micro_batch={least} model.options.segment_s={math.floor(10 * scale * self.segment_s) / 10:g}"
         return f"a device with {math.ceil(self.needed_gib(least, precision) / HEADROOM)} GiB of memory"
 
-    def _rows_that_fit(self, precision: str) -> int:
+    def rows_that_fit(self, precision: str) -> int:
         group = self.config.learner.trim_loss_group if self.config.learner.trim_loss_drop else 1
         rows = math.floor((self.limit_gib - self.fixed_gib) / self.row_gib(precision))
         return max(0, rows // group * group)

@@ -49,8 +49,9 @@ STEP = Step(
 )
 # Decide on speed and survival only: a run may go on with others.
 _FREE = {
-    "num_workers", "min_workers", "elastic_check_s", "micro_batch", "cpus_per_worker", "use_gpu", "max_failures",
-    "worker_timeout_s", "keep_checkpoints", "backup_uri", "upload_wait_s", "prefetch_batches", "loader", "example_s",
+    "num_workers", "min_workers", "elastic_check_s", "micro_batch", "compile", "tf32", "activation_checkpointing",
+    "cpus_per_worker", "use_gpu", "max_failures", "worker_timeout_s", "keep_checkpoints", "backup_uri", "upload_wait_s",
+    "prefetch_batches", "loader", "example_s",
 }  # fmt: skip
 
 

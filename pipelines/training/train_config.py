@@ -18,7 +18,7 @@ from datasets.field_constraints import (
 from datasets.loading.loader import LoaderConfig
 from datasets.schema import ShardSet
 from models.errors import ModelError
-from models.learner_config import LearnerConfig
+from models.learner_config import COMPILE_MODES, TF32_MODES, LearnerConfig
 from pipelines.runs.run_place import RunPlace
 from pipelines.runs.stored_model import on_this_machine
 from pipelines.training.divergence_recovery import RecoveryConfig
@@ -87,6 +87,12 @@ class TrainConfig:
     min_workers: NonNegativeInt = 0  # go on with as few when machines are lost, and take more again; 0: num_workers
     elastic_check_s: PositiveFloat = 60.0  # time between two looks whether there are machines for more workers
     micro_batch: NonNegativeInt = 0  # rows that a worker computes at once, where memory is short; 0: all of its share
+    # "off", "on" or "reduce-overhead" (CUDA graphs): torch's compiler, left out where it computes anything else
+    compile: str = "off"
+    # float32 products of GPUs in TF32: "off", "convolutions" (as in published trainings) or "on" for all of them
+    tf32: str = "convolutions"
+    # Compute activations again for the gradients instead of keeping them: less memory, a third more time
+    activation_checkpointing: bool = False
     cpus_per_worker: PositiveInt = 1  # CPUs that Ray sets aside for each worker
     use_gpu: bool = False  # one GPU per worker
     max_failures: NonNegativeInt = 3  # how often workers are started again before the training gives up
@@ -105,6 +111,14 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, InputError, section="train.")
+        for name, modes in (("compile", COMPILE_MODES), ("tf32", TF32_MODES)):
+            if getattr(self, name) not in modes:
+                raise InputError(f"train.{name} must be one of {', '.join(modes)}, got {getattr(self, name)!r}")
+        if self.activation_checkpointing and self.compile != "off":
+            raise InputError(
+                f"train.activation_checkpointing=true needs train.compile=off, got {self.compile!r}: the compiler "
+                "chooses by itself what it computes again"
+            )
         if self.min_workers > self.num_workers:
             raise InputError(
                 f"train.min_workers must be <= train.num_workers ({self.num_workers}), got {self.min_workers}"

@@ -12,12 +12,13 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from datasets.errors import InputError
 from pipelines.runs import example_estimates, remote_checkpoints, run_folder
 from pipelines.training import checkpointing, divergence_recovery, validate
 from pipelines.training.batches import Feed
 from pipelines.training.checkpointing import BestWeights, LoopState
 from pipelines.training.divergence_recovery import RecoveryDecision
-from pipelines.training.loss_curve import LossCurve
+from pipelines.training.loss_curve import LossCurve, Utilization
 from pipelines.training.train_config import Job, Session, build_model
 
 if TYPE_CHECKING:
@@ -44,13 +45,18 @@ class _Loop:
     def __init__(self, job: Job, session: Session) -> None:
         import torch
 
+        from models import mixed_precision
+        from models.learning.activation_checkpointing import recompute_activations
         from models.learning.learner import Learner
         from models.networks.bag import interface
 
         config = job.config
+        mixed_precision.set_tf32(config.tf32)
         torch.manual_seed(config.seed)  # the same first weights on every worker
         self.job, self.config, self.session = job, config, session
         self.network = build_model(job)
+        if config.activation_checkpointing:
+            recompute_activations(self.network)
         self.interface = interface(self.network)
         self.learner = Learner(
             session.prepare(self.network),
@@ -61,10 +67,13 @@ class _Loop:
             seed=config.seed,
             rows_at_once=config.micro_batch,
             normalized=True,  # by the feed, which knows the whole songs
+            compile_mode=config.compile,
         )
         self.rows = config.rows_of(session.rank, session.world_size)
         self.rows_weight = len(self.rows) * session.world_size / config.batch_size
         self.curve = LossCurve(job, session, sources=self.interface.sources, rows_weight=self.rows_weight)
+        if session.device.type == "cuda" and session.rank == 0:
+            self.curve.utilization = Utilization.of(job, self.interface)
         self.events = run_folder.Lines(session.folder / run_folder.EVENTS)
         self.writer = checkpointing.writer(job, session.place)
         self.curve.uploads_waited_s = 0.0 if self.writer.uploads else None
@@ -78,25 +87,52 @@ class _Loop:
         """Train until the last step or a decision."""
         import torch
 
+        from models.host_to_device import uploaded_ahead
+
         config, session = self.config, self.session
         self._restore()
         if self.scores and (decision := divergence_recovery.after_score(config.recovery, self.scores)).do == "stop":
             return decision
         feed = self._open_feed()
         self.curve.start_clock(feed)
-        for step, batch_BSCT in feed:
+        for step, batch_BSCT in uploaded_ahead(feed, session.device):
             # Dropout draws from torch's global generator: seeded by step, a resumed run drops what it would have.
             torch.manual_seed(config.seed * 1_000_003 + step * session.world_size + session.rank)
             self.learner.rate_factor = divergence_recovery.rate_factor(
                 config.recovery, rollbacks=self.rollbacks, scores=self.scores
             )
-            metrics = self.learner.step(batch_BSCT, step=step, rows=self.rows, share=self.rows_weight)
+            try:
+                metrics = self.learner.step(batch_BSCT, step=step, rows=self.rows, share=self.rows_weight)
+            except torch.OutOfMemoryError as error:
+                raise self._too_many_rows(error) from error
+            if self.learner.compile_failure and step == feed.start:
+                self.record("trains without the compiler", self.learner.compile_failure)
             decision = self._after_step(metrics)
             if decision.do == "go" and (self.step % config.checkpoint_every == 0 or self.step == config.steps):
                 decision = self._commit()
             if decision.do != "go":
                 return decision
         return divergence_recovery.GO
+
+    def _too_many_rows(self, error: Exception) -> InputError:
+        """What to do about a GPU that ran out of memory: trying the same again would not help."""
+        import psutil
+        import torch
+
+        from pipelines.training.resource_estimate import GIB, fewer_rows
+
+        on_gpu = self.session.device.type == "cuda" and torch.cuda.is_available()
+        memory_bytes = torch.cuda.mem_get_info(self.session.device)[1] if on_gpu else psutil.virtual_memory().total
+        rows = fewer_rows(
+            self.config, self.job.model, sources=self.interface.sources, sample_rate=self.interface.sample_rate,
+            channels=self.interface.audio_channels, memory_gib=memory_bytes / GIB, num_rows=len(self.rows),
+        )  # fmt: skip
+        remedy = f"use train.micro_batch={rows}" if rows else "use a smaller model.options.segment_s"
+        return InputError(
+            f"step {self.step + 1} ran out of GPU memory with train.micro_batch={self.config.micro_batch} of "
+            f"{len(self.rows)} rows a worker ({str(error).splitlines()[0]}); {remedy}, or "
+            "train.activation_checkpointing=true"
+        )
 
     def _open_feed(self) -> Feed:
         interface = self.interface

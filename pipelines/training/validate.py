@@ -14,10 +14,14 @@ from datasets.shards.shards import read_song
 from pipelines.runs.example_estimates import Example
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from models.learning.learner import Learner
     from pipelines.training.train_config import Job, Session
+
+
+MAX_ROWS_AT_ONCE = 8  # segments of a song that a GPU separates at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +96,7 @@ def _score(learner: "Learner", excerpts: Sequence[Excerpt], session: "Session", 
     from models.inference.separate import separate
     from models.learning.learner import unwrap
     from models.learning.losses import weighted_mean
+    from models.mixed_precision import DTYPES
     from models.networks.bag import interface
     from models.scores.metrics import nsdr
 
@@ -103,13 +108,24 @@ def _score(learner: "Learner", excerpts: Sequence[Excerpt], session: "Session", 
             excerpt.song, sources=interface(network).sources, start=excerpt.start, num_samples=excerpt.num_samples
         )
         stems_SCT = torch.from_numpy(stems)
-        estimates_SCT = separate(network, stems_SCT.sum(dim=0), device=session.device)
+        estimates_SCT = separate(
+            network,
+            stems_SCT.sum(dim=0),
+            device=session.device,
+            dtype=DTYPES[learner.config.precision],
+            batch_size=rows_at_once(learner, session.device),
+        )
         total += weighted_mean(nsdr(stems_SCT, estimates_SCT), learner.config.source_weights).to(total)
         if excerpt is excerpts[0] and example_s:
             example = _middle(excerpt, stems_SCT, estimates_SCT, interface(network).sources, example_s)
     if session.world_size > 1:
         torch.distributed.all_reduce(total)
     return CandidateScore(nsdr=total.item() / len(excerpts), example=example)
+
+
+def rows_at_once(learner: "Learner", device: "torch.device") -> int:
+    """Segments that are separated at once: as many as a GPU trains with, and one on a CPU, which needs no more."""
+    return 1 if device.type == "cpu" else min(learner.rows_at_once or MAX_ROWS_AT_ONCE, MAX_ROWS_AT_ONCE)
 
 
 def _middle(

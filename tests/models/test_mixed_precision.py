@@ -117,3 +117,16 @@ def test_separation_and_training_on_a_cpu_without_units_are_those_of_float32() -
 
 def test_every_precision_that_a_configuration_may_name_is_computed() -> None:
     assert tuple(mixed_precision.DTYPES) == PRECISIONS
+
+
+def test_tf32_is_for_convolutions_as_torch_has_it_or_for_all_products_or_none() -> None:
+    def seen() -> tuple[str, bool]:
+        return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+
+    before = seen()
+    mixed_precision.set_tf32("on")
+    assert seen() == ("high", True)
+    mixed_precision.set_tf32("off")
+    assert seen() == ("highest", False)
+    mixed_precision.set_tf32("convolutions")
+    assert seen() == before == ("highest", True)

@@ -103,3 +103,20 @@ def test_a_song_is_separated_on_the_card_as_on_the_cpu(preset: str) -> None:
         moved = separate(model.to("cuda"), mixture_CT, shifts=1, batch_size=2, device="cuda")
         assert moved.device.type == "cpu"
         torch.testing.assert_close(moved, expected, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_sparse_attention_is_compiled_for_eight_sizes_over_training_and_validation() -> None:
+    model = tiny("sparse-htdemucs-tiny")
+    samples = ALL.input_samples(model.config.segment_samples, 8000)
+    batch_BSCT = 0.1 * torch.randn(12, 2, 2, samples, generator=generator(1))
+    with card() as traffic:
+        # 12 rows in parts of at most 8: of 6.
+        learner = Learner(model.to("cuda"), LearnerConfig(augment=ALL), sample_rate=8000, rows_at_once=8)
+        for step in range(2):
+            learner.step(batch_BSCT, step=step)
+        for num_samples in (3000, 5000, 9000):  # 2, 4 and 6 segments, four at once
+            song_CT = 0.1 * torch.randn(2, num_samples, generator=generator(2))
+            assert separate(model, song_CT, device="cuda", batch_size=4).shape == (2, 2, num_samples)
+        assert sum(traffic.attended.values()) > 8
+        assert len(traffic.attended) <= 8, traffic.attended

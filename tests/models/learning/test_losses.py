@@ -10,6 +10,7 @@ from models.errors import ModelError
 from models.learner_config import AugmentConfig, LearnerConfig, SpectralPenaltyConfig
 from models.learning.learner import Learner
 from models.learning.losses import kept, l1, singular_penalty, weighted_mean
+from tests.pretended_card import card
 
 
 def test_l1_is_the_mean_distance_of_each_row_and_source() -> None:
@@ -147,3 +148,26 @@ def test_training_with_the_penalty_lowers_what_it_punishes_and_tells_the_loss_wi
 def test_a_knob_of_the_penalty_out_of_range_is_named(changes: dict[str, float]) -> None:
     with pytest.raises(ModelError, match=next(iter(changes))):
         SpectralPenaltyConfig(**changes)  # type: ignore[arg-type]
+
+
+def test_where_no_matrix_is_as_large_as_is_asked_the_setting_is_named() -> None:
+    with pytest.raises(ModelError, match=r"spectral_penalty\.min_mib"):
+        singular_penalty(Weights(), replace(SINGULAR, min_mib=1000.0), seed=0, step=0)
+
+
+def test_on_a_card_the_penalty_and_its_gradient_are_exact_and_no_matrix_is_waited_for() -> None:
+    exact_model, model = Weights(), Weights()
+    exact = sum(torch.linalg.svd(matrix).S[0] ** 2 for matrix in exact_model.matrices())
+    exact.backward()  # type: ignore[union-attr]
+    with card() as traffic:
+        moved = model.to("cuda")
+        traffic.clear()
+        penalty = singular_penalty(moved, replace(SINGULAR, iterations=12), seed=0, step=0)
+        torch.autograd.backward(penalty)
+        assert not traffic.waits
+        assert penalty.item() == pytest.approx(float(exact.detach()), rel=1e-3)
+        for one, other in zip(moved.parameters(), exact_model.parameters(), strict=True):
+            assert (one.grad is None) == (other.grad is None)
+            if one.grad is not None and other.grad is not None:
+                allowed = 1e-3 * float(other.grad.abs().max())
+                torch.testing.assert_close(one.grad.cpu(), other.grad, rtol=1e-2, atol=allowed)

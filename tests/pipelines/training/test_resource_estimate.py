@@ -10,7 +10,7 @@ from flows import config as door
 from models.mixed_precision import DTYPES
 from models.networks import compute_cost
 from models.networks.catalog import build
-from pipelines.training.resource_estimate import DEVICES, GIB, Device, make, price
+from pipelines.training.resource_estimate import DEVICES, GIB, Device, device_named, fewer_rows, make, price
 from pipelines.training.train_config import ModelConfig, TrainConfig
 
 TINY = ModelConfig(preset="htdemucs-tiny", options={"segment_s": 2.0})
@@ -179,3 +179,32 @@ def test_arithmetic_or_memory_traffic_binds_by_the_rates_of_the_device() -> None
     assert narrow.traffic_s == pytest.approx(1000 * full.traffic_s)
     assert narrow.compute_s == pytest.approx((narrow.arithmetic_s + narrow.traffic_s) / 0.75)
     assert narrow.mfu == pytest.approx(narrow.arithmetic_s * 0.8 / narrow.compute_s)
+
+
+def test_rows_after_a_full_memory_are_what_fits_by_the_counts_and_at_most_half() -> None:
+    def fewer(memory_gib: float, config: TrainConfig = CONFIG) -> int:
+        return fewer_rows(
+            config, TINY, sources=SOURCES, sample_rate=44100, channels=2, memory_gib=memory_gib, num_rows=32
+        )
+
+    one = plan(replace(CONFIG, micro_batch=1))
+    assert fewer(1000.0) == 16
+    assert fewer(1000.0, replace(CONFIG, micro_batch=16)) == 8
+    assert fewer((one.memory_gib + 5.5 * one.row_gib) / 0.9) == 4
+    assert fewer(0.5) == 0
+
+
+def test_a_driver_s_name_is_that_of_a_known_device() -> None:
+    names = {
+        ("NVIDIA H200", 139.8): "h200",
+        ("NVIDIA H100 80GB HBM3", 79.6): "h100",
+        ("NVIDIA A100-SXM4-40GB", 39.4): "a100-40",
+        ("NVIDIA A100-SXM4-80GB", 79.3): "a100-80",
+        ("NVIDIA GeForce RTX 4090", 23.6): "rtx4090",
+        ("Tesla V100-SXM2-32GB", 31.7): "v100-32",
+    }
+    for (name, memory_gib), expected in names.items():
+        device = device_named(name, memory_gib)
+        assert device is not None
+        assert device.name == expected
+    assert device_named("NVIDIA L40S", 45.0) is None

@@ -526,3 +526,37 @@ def test_speed_counts_no_validation(chunks: ShardSet, tmp_path: Path, monkeypatc
     rows = run_folder.Lines(Path(result.history).with_name(run_folder.SPEED)).read()
     speeds = {row["step"]: row["rows_per_s"] for row in rows}
     assert speeds[5] > CONFIG.batch_size / 3000.0  # the first point after the validation at step 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"compile": "fast"}, "train.compile must be one of off, on, reduce-overhead"),
+        ({"tf32": "yes"}, "train.tf32 must be one of off, convolutions, on"),
+        ({"compile": "on", "activation_checkpointing": True}, "needs train.compile=off"),
+    ],
+)
+def test_what_speeds_a_gpu_up_is_checked(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        replace(CONFIG, **changes)
+
+
+def test_activations_computed_again_train_the_same_weights_under_the_same_name(
+    chunks: ShardSet, undisturbed: TrainResult, tmp_path: Path
+) -> None:
+    result = run(replace(CONFIG, activation_checkpointing=True), chunks, tmp_path)
+    assert result.model_digest == undisturbed.model_digest
+    assert Path(result.history).parent.name == Path(undisturbed.history).parent.name
+
+
+def test_a_gpu_without_enough_memory_is_answered_with_the_rows_that_fit(
+    chunks: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore of it.")
+
+    monkeypatch.setattr("models.learning.learner.Learner.step", full)
+    with pytest.raises(InputError, match=r"step 1 ran out .* Tried to allocate 2.00 GiB.\); use train.micro_batch=2"):
+        run(CONFIG, chunks, tmp_path)
+    with pytest.raises(InputError, match="segment_s"):
+        run(replace(CONFIG, micro_batch=1), chunks, tmp_path)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from models.networks.catalog import build
 from models.weights.loading import load_model
 from pipelines.evaluation.evaluate_config import EvaluateConfig
 from pipelines.evaluation.scoring_job import score_track
-from pipelines.training import checkpointing, train, train_result
+from pipelines.runs import run_folder
+from pipelines.training import checkpointing, resource_estimate, train, train_result
 from pipelines.training.checkpointing import BestWeights
 from pipelines.training.train_config import ModelConfig
 from pipelines.training.workers import LocalSession
@@ -50,7 +52,9 @@ def chunks(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", FAMILIES)
-def test_a_run_on_the_card_is_validated_kept_resumed_and_scored(preset: str, chunks: ShardSet, tmp_path: Path) -> None:
+def test_a_run_on_the_card_is_validated_kept_resumed_and_scored(
+    preset: str, chunks: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = ModelConfig(preset=preset, options={"segment_s": 0.25, "channels": 4} | SMALLER.get(preset, {}))
     reached = []
 
@@ -63,6 +67,8 @@ def test_a_run_on_the_card_is_validated_kept_resumed_and_scored(preset: str, chu
         return train.run(ON_CARD, model, [(chunks, 1.0)], sources=SOURCES, store=str(tmp_path))
 
     with card() as traffic:
+        # The count runs on the meta device, which is the card's here.
+        monkeypatch.setattr(resource_estimate, "price", lambda *_, **__: (SimpleNamespace(step_flop=2e12), 0.25))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(LocalSession, "report_progress", die_once)
             with pytest.raises(KeyboardInterrupt):
@@ -70,6 +76,9 @@ def test_a_run_on_the_card_is_validated_kept_resumed_and_scored(preset: str, chu
         result = run()
         assert [point["step"] for point in train_result.read_history(result)] == [2, 4]
         assert result.best_nsdr is not None
+        for row in run_folder.Lines(Path(result.history).parent / run_folder.SPEED).read():
+            assert row["tflops"] == pytest.approx(2 * row["rows_per_s"])
+            assert row["mfu"] == pytest.approx(row["tflops"] / 67)
         traffic.clear()
         network = load_model(result.checkpoint).to("cuda")
         scores, _ = score_track(EvaluateConfig(split="test", max_song_s=1.0), network, chunks, track_id="d", title="d")

@@ -5,6 +5,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import torch
+
 from pipelines.training import validate
 from tests.pipelines.songs import RATE, write_songs
 
@@ -39,3 +41,12 @@ def test_where_the_valid_split_is_empty_train_songs_are_scored_and_it_is_said(tm
     chosen = _selected(chunks, count=5, keep={"b", "c"})
     assert not chosen.held_out
     assert [excerpt.song.track_id for excerpt in chosen.excerpts] == ["b"]
+
+
+def test_a_gpu_separates_as_many_segments_at_once_as_it_trains_with_and_a_cpu_one() -> None:
+    def learner(rows_at_once: int) -> Any:
+        return SimpleNamespace(rows_at_once=rows_at_once)
+
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    assert [validate.rows_at_once(learner(rows), gpu) for rows in (0, 1, 4, 32)] == [8, 1, 4, 8]
+    assert validate.rows_at_once(learner(0), cpu) == 1
