@@ -71,6 +71,7 @@ class Learner:
             raise ModelError(
                 f"rows_at_once={rows_at_once} splits groups of trim_loss_group={config.trim_loss_group} rows"
             )
+        losses.check_penalized(unwrap(model), config.spectral_penalty)
         self.config, self.seed, self.total_steps = config, seed, total_steps
         self.rows_at_once = rows_at_once
         self.compile_mode, self.compile_failure = compile_mode, ""

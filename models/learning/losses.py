@@ -49,18 +49,20 @@ def singular_penalty(model: nn.Module, config: SpectralPenaltyConfig, *, seed: i
     The value is looked for in a random sketch of `config.rank` dimensions, so it may be a little too small, never
     too large. Singular vectors count as constants: that is the exact gradient where they are found exactly.
     """
-    matrices = list(_large_matrices(model, config.min_mib))
-    if not matrices:
-        raise ModelError(
-            "spectral_penalty.min_mib must be at most the size of the largest weight matrix, got "
-            f"{config.min_mib:g} MiB"
-        )
-    total = torch.zeros((), device=matrices[0].device)
-    for place, matrix in enumerate(matrices):
+    total = torch.zeros((), device=next(model.parameters()).device)
+    for place, matrix in enumerate(_large_matrices(model, config.min_mib)):
         rng = generator(seed, step, "singular", place, device=matrix.device)
         left, right = _leading_vectors(matrix.detach(), config, rng)
         total = total + (left @ matrix @ right).square()
     return total
+
+
+def check_penalized(model: nn.Module, config: SpectralPenaltyConfig) -> None:
+    """ModelError where a penalty is asked for and no matrix of the model is large enough for it."""
+    if config.penalty and next(_large_matrices(model, config.min_mib), None) is None:
+        raise ModelError(
+            f"spectral_penalty.min_mib must be at most the size of the largest weight matrix, got {config.min_mib:g} MiB"
+        )
 
 
 def _large_matrices(model: nn.Module, min_mib: float) -> Iterator[Tensor]:

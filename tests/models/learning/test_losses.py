@@ -152,7 +152,7 @@ def test_a_knob_of_the_penalty_out_of_range_is_named(changes: dict[str, float]) 
 
 def test_where_no_matrix_is_as_large_as_is_asked_the_setting_is_named() -> None:
     with pytest.raises(ModelError, match=r"spectral_penalty\.min_mib"):
-        singular_penalty(Weights(), replace(SINGULAR, min_mib=1000.0), seed=0, step=0)
+        Learner(Weights(), LearnerConfig(spectral_penalty=replace(SINGULAR, penalty=1.0, min_mib=1000.0)))
 
 
 def test_on_a_card_the_penalty_and_its_gradient_are_exact_and_no_matrix_is_waited_for() -> None:
