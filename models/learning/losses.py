@@ -61,7 +61,8 @@ def check_penalized(model: nn.Module, config: SpectralPenaltyConfig) -> None:
     """ModelError where a penalty is asked for and no matrix of the model is large enough for it."""
     if config.penalty and next(_large_matrices(model, config.min_mib), None) is None:
         raise ModelError(
-            f"spectral_penalty.min_mib must be at most the size of the largest weight matrix, got {config.min_mib:g} MiB"
+            "spectral_penalty.min_mib must be at most the size of the largest weight matrix, got "
+            f"{config.min_mib:g} MiB"
         )
 
 

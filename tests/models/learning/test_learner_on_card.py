@@ -88,7 +88,8 @@ def test_a_tensor_of_the_cpu_in_a_layer_is_refused() -> None:
             return (mixture_BCT[:, order] * self.gain[:, None])[:, None].expand(-1, 2, -1, -1)
 
     with card():
-        learner = Learner(Planted().to("cuda"), replace(EVERYTHING, quantize=QuantizeConfig()), sample_rate=8000)
+        config = replace(EVERYTHING, quantize=QuantizeConfig(), spectral_penalty=SpectralPenaltyConfig())
+        learner = Learner(Planted().to("cuda"), config, sample_rate=8000)
         with pytest.raises(RuntimeError, match="same device"):
             learner.step(batch_of(tiny("htdemucs-tiny")), step=0)
 
