@@ -1,7 +1,8 @@
 """Debian's Prometheus with `infra/monitoring`, on services of a cluster while a training runs: `make drill-monitoring`.
 
-Every metric that the board and the rules name is looked for, and every query of both is asked, one by one, until the
-training is over. A retraining fails, and MLflow, S3 and PostgreSQL end: each alert's query must answer then.
+Every metric that the board and the rules name is looked for, and every query of the board is asked, one by one, until
+all have answered or the training is over. A retraining fails, and MLflow, S3 and PostgreSQL end: each alert's query
+must answer then.
 """
 
 import argparse
@@ -116,14 +117,15 @@ def metrics() -> set[str]:
 
 
 def watch(prometheus: Prometheus, made: Cluster, run: str) -> tuple[set[str], set[str]]:
-    """The metrics that were found and the panels that had an answer, until a run is completed."""
+    """The metrics that were found and the panels that had an answer, until these are all or a run is completed."""
+    panels = {title for title, query in board().items() if not _of_gpus(query)}
     found, answered = set[str](), set[str]()
     while True:
         seen = stack.watch(made, run)
         found |= {name for name in metrics() - found if prometheus.ask(name)}
         answered |= {title for title, query in board().items() if title not in answered and prometheus.ask(query)}
-        if seen["type"] in ("COMPLETED", "FAILED", "CANCELLED"):
-            assert seen["type"] == "COMPLETED", "\n".join([str(seen), *stack.logs(made, run)[-40:]])
+        assert seen["type"] not in ("FAILED", "CANCELLED"), "\n".join([str(seen), *stack.logs(made, run)[-40:]])
+        if seen["type"] == "COMPLETED" or (metrics() - WITHOUT_A_GPU <= found and panels <= answered):
             return found, answered
         time.sleep(1)
 
@@ -160,7 +162,7 @@ def play(made: Cluster) -> list[Row]:
         _none("metrics that were not found", sorted(metrics() - found - WITHOUT_A_GPU)),
         _none("metrics that only a machine with a GPU has", sorted((metrics() - found) & WITHOUT_A_GPU), target=None),
         figure("panels of the board", len(board()), ""),
-        _none("panels without an answer", sorted({t for t, q in board().items() if not _of_gpus(q)} - answered)),
+        _none("panels without an answer", [t for t, q in board().items() if t not in answered and not _of_gpus(q)]),
         _none("rules that Prometheus could not evaluate", prometheus.unhealthy_rules()),
     ]
     for service, name in {"MLflow server": "MLflowAway", "S3": "S3Away", "PostgreSQL": "PostgresAway"}.items():
