@@ -32,6 +32,7 @@ class SegmentIndex:
     """The songs to draw from, and the stretches of them with their chances; cheap to send to a worker."""
 
     songs: tuple[Song, ...]
+    num_samples: int  # of all songs
     sources: tuple[str, ...]
     song_of: NDArray[np.int64]  # (P,): the song that a stretch lies in
     begin: NDArray[np.int64]  # (P,), samples
@@ -84,6 +85,7 @@ class SegmentIndex:
         cumulative = np.cumsum(chances, axis=1)
         return cls(
             songs=tuple(songs),
+            num_samples=sum(song.num_samples for song in songs),
             sources=tuple(sources),
             song_of=song_of,
             begin=begin,
@@ -101,11 +103,11 @@ class SegmentIndex:
 
     @property
     def duration_s(self) -> float:
-        return sum(song.num_samples for song in self.songs) / self.sample_rate
+        return self.num_samples / self.sample_rate
 
     def epoch_rows(self, num_samples: int) -> int:
         """How many segments of this length fill the playing time of all songs."""
-        return max(1, round(sum(song.num_samples for song in self.songs) / num_samples))
+        return max(1, round(self.num_samples / num_samples))
 
 
 def _weight(weight: float, address: ShardSet) -> float:

@@ -1,7 +1,9 @@
 """A row of a run is the same whoever reads it, and is the stored audio; an epoch has everything once."""
 
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from datasets.schema import ShardSet
 from datasets.seeding import row_rng
 from datasets.shards import manifests, shards
 from datasets.shards.chunks import SongHeader, song_rows
+from datasets.shards.manifests import Song
 from tests.datasets.toy_store import RATE, SOURCES, batch, stems, store
 
 SONGS = {"a": ("train", 9000), "b": ("train", 3000), "c": ("test", 5000), "d": ("train", 700)}
@@ -225,6 +228,17 @@ def test_an_index_knows_its_playing_time_and_an_epoch_has_a_row_at_least(index: 
     assert [index.epoch_rows(length) for length in (100, 1000, 12_000, 30_000)] == [127, 13, 1, 1]
     ((song, start),) = draw(index, seed=0, number=5, num_samples=30_000)
     assert (song.track_id in SONGS, start) == (True, 0)
+
+
+def test_a_draw_walks_through_no_list_of_songs(index: SegmentIndex) -> None:
+    """With thousands of songs each row of a batch would."""
+
+    class Unwalked(tuple[Song, ...]):
+        def __iter__(self) -> Iterator[Song]:
+            raise AssertionError("walked through all songs")
+
+    expected = draw(index, seed=0, number=7, num_samples=500)
+    assert draw(replace(index, songs=Unwalked(index.songs)), seed=0, number=7, num_samples=500) == expected
 
 
 def test_weights_of_tables_are_numbers(tmp_path: Path) -> None:
