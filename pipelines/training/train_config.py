@@ -91,7 +91,7 @@ class TrainConfig:
     compile: str = "off"
     # float32 products of GPUs in TF32: "off", "convolutions" (as in published trainings) or "on" for all of them
     tf32: str = "convolutions"
-    # Compute activations again for the gradients instead of keeping them: less memory, a third more time
+    # Compute activations again for the gradients instead of keeping them: less memory, more time
     activation_checkpointing: bool = False
     cpus_per_worker: PositiveInt = 1  # CPUs that Ray sets aside for each worker
     use_gpu: bool = False  # one GPU per worker
