@@ -62,10 +62,12 @@ def _says_ray(node: ast.expr) -> bool:
 class Scheduler(LoadFileScheduling):
     """Files in the order of the collection. Once Ray was started in a process, none of the other tests runs there."""
 
-    @property
-    def _with_ray(self) -> list[WorkerController]:
-        """The first two by number, as in `be_nice_beside_ray`; not the two that happened to be ready first."""
-        return sorted(self.nodes, key=lambda node: int(node.gateway.id.removeprefix("gw")))[:WITH_RAY]
+    @functools.cached_property
+    def _with_ray(self) -> frozenset[WorkerController]:
+        """The first two by number, as in `be_nice_beside_ray`: of all, before any of them has ended; none of so few."""
+        if len(self.nodes) <= WITH_RAY:
+            return frozenset()
+        return frozenset(sorted(self.nodes, key=lambda node: int(node.gateway.id.removeprefix("gw")))[:WITH_RAY])
 
     def _split_scope(self, nodeid: str) -> str:
         """A file, or those of its tests that start Ray, which come last."""
@@ -74,8 +76,8 @@ class Scheduler(LoadFileScheduling):
 
     def _takes(self, node: WorkerController, unit: str) -> bool:
         if unit.endswith("::ray"):
-            return node in self._with_ray
-        return node not in self._with_ray or len(self.nodes) <= WITH_RAY or not self._starts_ray
+            return node in self._with_ray or self._with_ray.isdisjoint(self.nodes)  # those two may have crashed
+        return node not in self._with_ray or not self._starts_ray
 
     @functools.cached_property
     def _starts_ray(self) -> bool:

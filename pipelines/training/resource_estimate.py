@@ -240,7 +240,7 @@ def make(
         loading_cores=workers * cores,
         decoding_cores=workers * share * row_core_s / compute_s,
         cpus_per_worker=max(1, math.ceil(share * row_core_s / compute_s)),
-        advice=room.advice(rows, precision),
+        advice=room.advice(rows, precision, share=share),
     )
 
 
@@ -376,14 +376,17 @@ class _Room:
     def needed_gib(self, rows: int, precision: str) -> float:
         return self.fixed_gib + rows * self.row_gib(precision)
 
-    def advice(self, rows: int, precision: str) -> str:
-        """The setting nearest to this one that fits: fewer rows at once, then bfloat16, then a shorter segment."""
+    def advice(self, rows: int, precision: str, *, share: int) -> str:
+        """The setting nearest to this one that fits: fewer rows at once, then bfloat16, then a shorter segment.
+
+        Rows at once are a size of equal parts of a worker's `share`, as they are computed.
+        """
         if self.needed_gib(rows, precision) <= self.limit_gib:
             return ""
+        least = self.config.learner.trim_loss_group if self.config.learner.trim_loss_drop else 1
         for setting, option in (("", precision), ("train.learner.precision=bfloat16 ", "bfloat16")):
             if fitting := self.rows_that_fit(option):
-                return f"{setting}train.micro_batch={min(rows, fitting)}"
-        least = self.config.learner.trim_loss_group if self.config.learner.trim_loss_drop else 1
+                return f"{setting}train.micro_batch={equal_part(share, min(rows, fitting), least)}"
         scale = (self.limit_gib - self.fixed_gib) / (least * self.row_gib(precision))
         if scale * self.segment_s >= 1:
             return f"train.micro_batch={least} model.options.segment_s={math.floor(10 * scale * self.segment_s) / 10:g}"

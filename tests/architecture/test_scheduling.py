@@ -34,12 +34,23 @@ ALL = "import pytest\npytestmark = [pytest.mark.slow, pytest.mark.ray]\ndef test
 NONE = "def test_without(): pass\ndef test_again(): pass\n"
 
 
-def ran(folder: Path, repository: Path, *options: str) -> list[list[str]]:
-    """Process, file, whether with Ray, and niceness of each test of six files, in their order."""
+SLOW = """
+import time
+import pytest
+pytestmark = pytest.mark.ray
+@pytest.mark.parametrize("number", range(6))
+def test_with(number): time.sleep(0.3)
+"""
+
+
+def ran(
+    folder: Path, repository: Path, *options: str, files: tuple[str, ...] = (MIXED, ALL, NONE) * 2
+) -> list[list[str]]:
+    """Process, file, whether with Ray, and niceness of each test of the files, in their order."""
     folder.mkdir()
     (folder / "conftest.py").write_text(CONFTEST)
     (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n  ray: Ray\n  slow: slow\n")
-    for number, text in enumerate((MIXED, ALL, NONE) * 2):
+    for number, text in enumerate(files):
         (folder / f"test_{number}.py").write_text(text)
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--dist=loadfile", *options],
@@ -63,6 +74,13 @@ def test_what_starts_ray_has_two_processes_of_its_own(tmp_path: Path, repository
     assert len({(process, file, with_ray) for process, file, with_ray, _ in seen}) == 2 + 4 + 2  # none is torn apart
     beside = {int(nice) for process, *_, nice in seen if process in ("gw2", "gw3")}
     assert min(beside) > max(int(nice) for process, *_, nice in seen if process in ("gw0", "gw1"))
+
+
+@pytest.mark.slow
+def test_one_that_started_ray_takes_no_other_test_when_the_second_has_ended(tmp_path: Path, repository: Path) -> None:
+    seen = ran(tmp_path / "four", repository, "-n", "4", "--no-loadscope-reorder", files=(SLOW, ALL, *[NONE] * 60))
+    assert {process for process, _, with_ray, _ in seen if with_ray == "False"} == {"gw2", "gw3"}
+    assert len(seen) == 6 + 1 + 120
 
 
 @pytest.mark.slow
