@@ -160,6 +160,11 @@ class LearnerConfig:
         if self.source_weights and not sum(self.source_weights):
             raise ModelError(f"source_weights must not all be 0, got {self.source_weights}")
 
+    @property
+    def compared_rows(self) -> int:
+        """Consecutive rows whose losses are compared with each other, so that no part of a batch splits them."""
+        return self.trim_loss_group if self.trim_loss_drop else 1
+
 
 def equal_part(num_rows: int, limit: int, group: int = 1) -> int:
     """The most rows, up to `limit` (0: all), that divide `num_rows` into equal parts of whole groups of `group` rows.

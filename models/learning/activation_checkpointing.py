@@ -1,4 +1,4 @@
-"""Layers whose activations are computed again for the gradients instead of kept: less memory for a third more time."""
+"""Layers whose activations are computed again for the gradients instead of kept: less memory for more time."""
 
 import functools
 

@@ -155,8 +155,8 @@ class Learner:
 
     def _backward(self, sources_BSCT: Tensor, *, step: int, share: float) -> Tensor:
         """Gradients of the mean loss over all rows, part by part; the loss of each source, shape (S,)."""
-        group = self.config.trim_loss_group if self.config.trim_loss_drop else 1
-        parts = torch.split(sources_BSCT, equal_part(len(sources_BSCT), self.rows_at_once, group))
+        rows_at_once = equal_part(len(sources_BSCT), self.rows_at_once, self.config.compared_rows)
+        parts = torch.split(sources_BSCT, rows_at_once)
         if self.compile_mode != "off":
             self._compile(parts[0])
         per_source_S = torch.zeros(sources_BSCT.shape[1], device=self.device)

@@ -9,7 +9,6 @@ the cores that workers ask for: a step takes the longer time.
 import json
 import math
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -188,17 +187,10 @@ def make(
     """The plan of a training; `mfu` above 0 replaces what is assumed, and a measurement replaces both."""
     workers = max(1, config.num_workers)
     precision = config.learner.precision
-
-    def price_in(precision: str) -> "tuple[Cost, float]":
-        precision = precision if device.computes_bfloat16 else "float32"
-        return price(model, sources=sources, sample_rate=sample_rate, channels=channels, precision=precision)
-
-    cost, segment_s = price_in(precision)
+    room = _Room(config, model, device, sources=sources, sample_rate=sample_rate, channels=channels)
+    cost, segment_s = room.price_in(precision)
     share = max(len(config.rows_of(rank, workers)) for rank in range(workers))
-    group = config.learner.trim_loss_group if config.learner.trim_loss_drop else 1
-    rows = equal_part(share, config.micro_batch, group)
-    stems_gib = _stems_gib(config, sources, channels, segment_s, sample_rate)
-    room = _Room(config, price_in, stems_gib, device)
+    rows = equal_part(share, config.micro_batch, config.learner.compared_rows)
     times = _StepTimes.of(cost, device, precision, share=share, rows=rows)
     peak_flops = device.tflops(precision) * 1e12
     used = measured.mfu if measured else mfu or share * cost.step_flop / (times.compute_s * peak_flops)
@@ -295,13 +287,8 @@ def fewer_rows(
     As many as fit by the counts, at most half of what was tried.
     """
     device = replace(DEVICES["h200"], memory_gib=memory_gib)
-
-    def price_in(precision: str) -> "tuple[Cost, float]":
-        return price(model, sources=sources, sample_rate=sample_rate, channels=channels, precision=precision)
-
-    group = config.learner.trim_loss_group if config.learner.trim_loss_drop else 1
-    _, segment_s = price_in(config.learner.precision)
-    room = _Room(config, price_in, _stems_gib(config, sources, channels, segment_s, sample_rate), device)
+    room = _Room(config, model, device, sources=sources, sample_rate=sample_rate, channels=channels)
+    group = config.learner.compared_rows
     half = equal_part(num_rows, config.micro_batch, group) // 2
     limit = min(half, room.rows_that_fit(config.learner.precision)) // group * group
     return equal_part(num_rows, limit, group) if limit else 0
@@ -357,12 +344,18 @@ class _Room:
     """What goes into a device's memory."""
 
     def __init__(
-        self, config: TrainConfig, price_in: "Callable[[str], tuple[Cost, float]]", stems_gib: float, device: Device
-    ) -> None:
+        self, config: TrainConfig, model: ModelConfig, device: Device, *,
+        sources: tuple[str, ...], sample_rate: int, channels: int,
+    ) -> None:  # fmt: skip
         from models.networks.compute_cost import ADAM_COPIES
+
+        def price_in(precision: str) -> "tuple[Cost, float]":
+            computed = precision if device.computes_bfloat16 else "float32"
+            return price(model, sources=sources, sample_rate=sample_rate, channels=channels, precision=computed)
 
         self.config, self.price_in, self.device = config, price_in, device
         cost, self.segment_s = price_in(config.learner.precision)
+        stems_gib = _stems_gib(config, sources, channels, self.segment_s, sample_rate)
         learner = config.learner
         averages = len(learner.ema_decays) + len(learner.epoch_ema_decays)
         copies = 2 + ADAM_COPIES + averages + (config.num_workers > 1)  # weights and gradients; buckets to exchange
@@ -383,7 +376,7 @@ class _Room:
         """
         if self.needed_gib(rows, precision) <= self.limit_gib:
             return ""
-        least = self.config.learner.trim_loss_group if self.config.learner.trim_loss_drop else 1
+        least = self.config.learner.compared_rows
         for setting, option in (("", precision), ("train.learner.precision=bfloat16 ", "bfloat16")):
             if fitting := self.rows_that_fit(option):
                 return f"{setting}train.micro_batch={equal_part(share, min(rows, fitting), least)}"
@@ -393,7 +386,7 @@ class _Room:
         return f"a device with {math.ceil(self.needed_gib(least, precision) / HEADROOM)} GiB of memory"
 
     def rows_that_fit(self, precision: str) -> int:
-        group = self.config.learner.trim_loss_group if self.config.learner.trim_loss_drop else 1
+        group = self.config.learner.compared_rows
         rows = math.floor((self.limit_gib - self.fixed_gib) / self.row_gib(precision))
         return max(0, rows // group * group)
 

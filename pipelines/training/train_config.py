@@ -149,7 +149,7 @@ class TrainConfig:
         """Rows of the global batch that stay with one worker."""
         augment = self.learner.augment
         remixed = augment.remix_group if augment.remix_probability or augment.mixup_probability else 1
-        return math.lcm(remixed, self.learner.trim_loss_group if self.learner.trim_loss_drop else 1)
+        return math.lcm(remixed, self.learner.compared_rows)
 
     def rows_of(self, rank: int, world_size: int) -> range:
         """A worker's share of the global batch: whole groups, as evenly as they go."""
