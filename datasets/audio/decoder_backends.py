@@ -226,7 +226,10 @@ class _AvReader:
             self.close()
             raise AudioError("undecodable", f"{path}: has {len(streams)} audio streams, number {stream} was asked for")
         self._stream = streams[stream]
-        context = self._stream.codec_context
+        context: Any = self._stream.codec_context
+        if context is None:  # whatever PyAV's types say: FFmpeg has no decoder for it, as for PCM of 36 bits
+            self.close()
+            raise AudioError("undecodable", f"{path}: no decoder knows this file (its samples are of no known codec)")
         rate = context.sample_rate
         if rate < 1 or context.layout.nb_channels < 1:  # a format guessed from the file's name
             self.close()

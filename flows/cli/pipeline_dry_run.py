@@ -14,7 +14,9 @@ from flows.build_corpus import Corpus
 from flows.config import RunConfig
 from flows.console.progress_display import Screen, table
 from flows.tasks.early_checks import CORPUS_STEPS, check_run
+from pipelines import registry
 from pipelines.evaluation import evaluate
+from pipelines.evaluation.evaluate_config import with_subfolder
 from pipelines.preparation import analyze, automix, curate, ingest
 from pipelines.runs.run_place import RunPlace
 from pipelines.runtime.cluster import session
@@ -37,9 +39,9 @@ class PlannedStep:
 class _WorkBegins(Exception):
     """In place of work: of how much."""
 
-    def __init__(self, total: float, unit: str) -> None:
+    def __init__(self, detail: str) -> None:
         super().__init__()
-        self.detail = f"{total:g} {unit}" if total else ""
+        self.detail = detail
 
 
 class _UpToWork(NullProgress):
@@ -50,7 +52,7 @@ class _UpToWork(NullProgress):
 
     def start(self, name: str, total: float, unit: str) -> None:
         if name != "scan":
-            raise _WorkBegins(total, unit)
+            raise _WorkBegins(f"{total:g} {unit}" if total else "")
         self.screen.start(name, total, unit)
 
     def advance(self, amount: float = 1.0) -> None:
@@ -82,10 +84,12 @@ def _steps(config: RunConfig, verb: str, progress: _UpToWork) -> Iterator[Planne
         "ingest": _ingest, "curate": _curate, "analyze": _analyze, "automix": _automix, "train": _train,
         "evaluate": _evaluate,
     }  # fmt: skip
-    names = [name for name in find if name not in ("analyze", "automix") or _wants(config, verb, name)]
+    names = list(find)[: list(find).index(verb) + 1] if verb in find else list(find)
+    if not config.wants_automixes and verb != "analyze":
+        names = [name for name in names if name not in ("analyze", "automix")]
     results: dict[str, Any] = {}
     running = False
-    for name in names[: names.index(verb) + 1] if verb in names else names:
+    for name in names:
         if running:
             yield PlannedStep(step=name, state=AFTER)
             continue
@@ -99,10 +103,6 @@ def _steps(config: RunConfig, verb: str, progress: _UpToWork) -> Iterator[Planne
         yield from (PlannedStep(step=name, state=AFTER if running else WOULD_RUN) for name in ("promote", "report"))
 
 
-def _wants(config: RunConfig, verb: str, name: str) -> bool:
-    return config.wants_automixes or verb == "analyze" == name
-
-
 def _ingest(config: RunConfig, results: dict[str, Any], progress: _UpToWork) -> Any:
     if not is_store(config.store.tables):  # not even the cache of a scan may make one
         corpus = config.corpus
@@ -110,7 +110,7 @@ def _ingest(config: RunConfig, results: dict[str, Any], progress: _UpToWork) -> 
             corpus.root, sources=corpus.sources, split_seed=corpus.split_seed, valid_fraction=corpus.valid_fraction,
             test_fraction=corpus.test_fraction, rules=corpus.rules,
         ).songs  # fmt: skip
-        raise _WorkBegins(sum(not song.reason for song in songs), "songs")
+        raise _WorkBegins(f"{sum(not song.reason for song in songs)} songs")
     return ingest.run(config.corpus, config.ingest, store=config.store.tables, progress=progress)
 
 
@@ -138,13 +138,21 @@ def _train(config: RunConfig, results: dict[str, Any], progress: _UpToWork) -> T
     )  # fmt: skip
     place = RunPlace(store=storage.absolute(config.store.root), name=train.key_of(job))
     if (finished := train_result.find_result(place.kept)) is None:
-        raise _WorkBegins(config.train.steps, "steps")
+        raise _WorkBegins(f"{config.train.steps} steps")
     return finished
 
 
-def _evaluate(config: RunConfig, results: dict[str, Any], progress: _UpToWork) -> Any:
-    songs, checkpoint = results["curate"].chunks, results["train"].checkpoint
-    scores = evaluate.find(config.evaluate, checkpoint, songs, store=config.store.tables)
-    if scores is None:
-        raise _WorkBegins(0, "")
-    return scores
+def _evaluate(config: RunConfig, results: dict[str, Any], progress: _UpToWork) -> None:
+    """Scores of the model and of the champion, if there is one, on the held-out songs."""
+    songs, store = results["curate"].chunks, config.store.root
+    models = {"the model": (config.evaluate, results["train"].checkpoint)}
+    if champion := registry.champion(config.registry, store=store):
+        scoring = with_subfolder(config.evaluate, "champion")
+        models["the champion"] = (scoring, str(registry.fetch(champion.uri, store=store)))
+    missing = [
+        name
+        for name, (scoring, checkpoint) in models.items()
+        if evaluate.find(scoring, checkpoint, songs, store=config.store.tables) is None
+    ]
+    if missing:
+        raise _WorkBegins(" and ".join(missing))

@@ -97,7 +97,7 @@ def _files(songs: Sequence[str], *, besides: Path) -> Iterator[str]:
     """
     for song in songs:
         folder = Path(song)
-        if not folder.is_dir():
+        if not song or not folder.is_dir():
             yield song
             continue
         inside = [

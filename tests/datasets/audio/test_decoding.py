@@ -5,6 +5,7 @@ import io
 import os
 import resource
 import shutil
+import struct
 from pathlib import Path
 
 import av
@@ -134,6 +135,15 @@ def test_zero_bytes_and_folders_have_their_reasons(tmp_path: Path) -> None:
     (tmp_path / "empty.wav").touch()
     assert _reason(tmp_path / "empty.wav") == "empty_file"
     assert _reason(tmp_path) == "undecodable"
+
+
+def test_samples_of_a_width_that_nobody_decodes_are_a_reason(tmp_path: Path) -> None:
+    """PCM of 36 bits: FFmpeg opens the file, and has no decoder for it."""
+    path, frames = tmp_path / "wide.wav", bytes(2 * 5 * 1000)
+    head = struct.pack("<HHIIHH", 1, 2, RATE, RATE * 2 * 5, 2 * 5, 36)
+    chunks = b"fmt " + struct.pack("<I", len(head)) + head + b"data" + struct.pack("<I", len(frames)) + frames
+    path.write_bytes(b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WAVE" + chunks)
+    assert _reason(path) == "undecodable"
 
 
 @pytest.mark.parametrize("name", ["absent.wav", "absent.m4a", "absent.mp3", "loop.wav", "below.wav/x.flac"])

@@ -278,6 +278,8 @@ def test_separate_is_asked_as_people_ask_for_stems(tmp_path: Path, monkeypatch: 
     Path("empty").mkdir()
     refused = stemline("separate", "empty", "-m", "model")
     assert (refused.code, "no audio file is in this folder" in refused.err) == (2, True)
+    nameless = stemline("separate", "", "-m", "model", "-o", "nothing", "--json")
+    assert (nameless.code, nameless.json["songs"]) == (2, []), "no name is not the folder it was called in"
     assert not Path("separated").exists()
 
 
