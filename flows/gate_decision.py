@@ -12,7 +12,7 @@ from pipelines.evaluation.evaluate import EvaluateResult
 from pipelines.evaluation.gate import Check, GateDecision
 from pipelines.evaluation.seed_noise import SeedNoise, seed_noise
 from pipelines.evaluation.summary import ScoreSummary
-from pipelines.lineage import contamination, training_ancestry
+from pipelines.lineage import contamination, song_licenses, training_ancestry
 from pipelines.lineage.contamination import Contamination
 from pipelines.lineage.training_recordings import Ancestors, Ancestry
 from pipelines.preparation.curate_config import CurateConfig
@@ -74,7 +74,14 @@ def _gate_decision(
     contaminated = contamination_of(config, corpus.songs, models)
     summary = champion.summary if champion else None
     noise = seed_noise_of(config, candidate.summary)
-    return gate.decide(candidate.summary, summary, gate.with_tags(config.gate), contamination=contaminated, noise=noise)
+    return gate.decide(
+        candidate.summary,
+        summary,
+        gate.with_tags(config.gate),
+        contamination=contaminated,
+        noise=noise,
+        licenses=song_licenses.of_ancestry(models[0]),
+    )
 
 
 def seed_noise_of(config: RunConfig, candidate: ScoreSummary) -> SeedNoise:

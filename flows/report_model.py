@@ -1,6 +1,5 @@
 """From a champion to its report: a held-out song is separated with it and scored, and the report is written."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from prefect import flow, task
 from datasets.errors import InputError
 from datasets.schema import Score, Verdict
 from datasets.shards.arrow_tables import read_objects
+from datasets.shards.manifests import read_songs
 from datasets.store.scratch import hold, scratch
 from flows import config as settings
 from flows.build_corpus import Corpus
@@ -20,6 +20,7 @@ from pipelines import registry
 from pipelines.inference import example_song, separate_songs
 from pipelines.inference.example_song import SongFiles
 from pipelines.inference.stem_files import SeparatedSong
+from pipelines.lineage import song_licenses
 from pipelines.lineage.contamination import Contamination
 from pipelines.lineage.training_recordings import Ancestors
 from pipelines.report import augmentation_examples, automix_examples, model_report
@@ -91,7 +92,10 @@ def write_report(config: RunConfig, corpus: Corpus, model: Trained, song: SongFi
         reason=model.decision.reason if model.decision else "",
         champion_gain_db=model.decision.gain.mean if model.decision and model.decision.gain else None,
         verdicts=verdicts,
-        licenses=Counter({config.corpus.license: sum(verdict.keep for verdict in verdicts)}),
+        licenses={
+            license: group.num_songs
+            for license, group in song_licenses.of_songs(read_songs(corpus.songs)).songs.items()
+        },
         scores=read_objects(model.candidate.scores, Score),
         split=config.evaluate.split,
         contamination=_contamination(config, corpus, model),

@@ -18,6 +18,7 @@ from datasets.corpus.layouts.csv_listed_songs import CsvFile
 from datasets.corpus.layouts.find import LAYOUTS, find_songs, stray_files
 from datasets.corpus.layouts.found_song import FoundSong, LayoutRules, as_text
 from datasets.corpus.layouts.song_folders import NO_STEMS
+from datasets.corpus.licenses import one_line, stated_licenses
 from datasets.corpus.splits import (
     NO_SIDES,
     DrawnShare,
@@ -60,6 +61,7 @@ class SongSurvey:
     stray: tuple[str, ...]  # audio files at the top, which belong to no song
     csv_files: tuple[CsvFile, ...]  # at the top, used or not
     shares: tuple[DrawnShare, ...]  # what came of the draw
+    licenses: Mapping[str, str]  # that the folder states, by song; see `licenses.py`
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -113,6 +115,7 @@ def survey(
         shares=tuple(drawn_shares(sides, drawn, valid_fraction=valid_fraction, test_fraction=test_fraction)),
         stray=stray,
         csv_files=tuple(csv_files),
+        licenses=stated_licenses(listing, [(song.name, song.title) for song in found]),
     )
 
 
@@ -144,8 +147,9 @@ def scan(
     """Every song under `root`, with its split and the fingerprint of its files.
 
     `cache` is a JSON file that remembers fingerprints by path, size and time of change. `advance` is called
-    with the bytes of each file fingerprinted. `digest` reads files elsewhere where they are many, else they are read
-    here. See `splits.assign_splits` for the split rule and `known`.
+    with the bytes of each file fingerprinted. `license` is that of songs of which the folder states none.
+    `digest` reads files elsewhere where they are many, else they are read here. See `splits.assign_splits` for
+    the split rule and `known`.
     """
     seen = survey(
         root, sources=sources, split_seed=split_seed, valid_fraction=valid_fraction, test_fraction=test_fraction,
@@ -162,7 +166,8 @@ def scan(
                 rejected.append(_refused(song, split, song.reason, song.detail))
                 continue
             try:
-                tracks.append(_track(song, split, group, license, sources, rules, prints))
+                stated = seen.licenses.get(song.name) or one_line(license)
+                tracks.append(_track(song, split, group, stated, sources, rules, prints))
             except Unavailable as error:
                 rejected.append(_refused(song, split, "unavailable", str(error).replace(f"{prints.root}/", "")))
     finally:

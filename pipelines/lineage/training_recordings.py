@@ -51,6 +51,7 @@ class Recording:
     audio: str  # digest of what is, or was, stored of it
     split: str
     dataset: str  # the manifest
+    license: str = ""  # as the manifest of its songs has it; empty where that is not known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,15 +229,16 @@ def erased_songs(manifest: Manifest) -> list[dict[str, str]]:
 
 
 def _songs(manifest: Manifest, uri: str) -> Ancestry:
-    members = [(song.track_id, song.audio, song.split) for song in manifest.songs]
-    members += [(song["track_id"], song["audio"], song["split"]) for song in erased_songs(manifest)]
+    members = [(song.track_id, song.audio, song.split, song.license) for song in manifest.songs]
+    members += [(song["track_id"], song["audio"], song["split"], "") for song in erased_songs(manifest)]
     signatures = signatures_of(manifest)
     files = [storage.join(manifest.store, shard.file) for shard in manifest.shards]
     is_gone = not files or any(storage.stamp(file) is None for file in files)
     unavailable = not signatures and bool(manifest.songs) and is_gone
     return Ancestry(
         recordings=tuple(
-            Recording(track_id=track_id, audio=audio, split=split, dataset=uri) for track_id, audio, split in members
+            Recording(track_id=track_id, audio=audio, split=split, dataset=uri, license=license)
+            for track_id, audio, split, license in members
         ),
         datasets=(uri,),
         signatures=signatures,
@@ -253,8 +255,11 @@ def _automix(manifest: Manifest, uri: str) -> Ancestry:
     made_from = str(manifest.extra.get("made_from", ""))
     parent = find_dataset(storage.join(manifest.store, "manifests", f"{made_from}.json")) if made_from else None
     unknown = bool(manifest.songs) and not ingredients
+    licenses = {song.audio: song.license for song in parent.songs} if parent else {}
     return Ancestry(
-        recordings=tuple(Recording(dataset=uri, **part) for part in ingredients),
+        recordings=tuple(
+            Recording(dataset=uri, license=licenses.get(part["audio"], ""), **part) for part in ingredients
+        ),
         datasets=(uri,),
         signatures=signatures_of(parent) if parent else {},
         stored={song.audio: song for song in parent.songs} if parent else {},

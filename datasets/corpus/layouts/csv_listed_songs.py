@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+from datasets.corpus import licenses
 from datasets.corpus.file_listing import Listing, is_audio
 from datasets.corpus.layouts.csv_parsing import WINDOWS, CsvRow, CsvTable, read_table
 from datasets.corpus.layouts.found_song import FoundSong, Search, named, song_of
@@ -38,7 +39,7 @@ def csv_songs(search: Search) -> tuple[list[FoundSong], list[CsvFile]]:
     rows: dict[str, dict[CsvRow, None]] = defaultdict(dict)  # different ones, in order
     files = []
     for file in search.listing.folders.get("", ()):
-        if file.lower().endswith(".csv"):
+        if file.lower().endswith(".csv") and file != licenses.TABLE:
             table = read_table(file, search.listing.content(file))
             located = [replace(row, path=_with_slashes(search.listing, row.path)) for row in table.rows]
             files.append(_as_list(search, replace(table, rows=tuple(located))))

@@ -77,11 +77,25 @@ def run(config: RunConfig, *, screen: Screen) -> dict[str, Any]:
         "csv_files": [
             {"name": file.name, "is_list": file.is_list, "detail": file.detail} for file in surveyed.csv_files
         ],
+        "licenses": _licenses(surveyed, corpus.license),
         "songs": [_song(song, surveyed) for song in surveyed.songs],
         "names": [_as_dict(name) for name in names],
-        "console_output": _tables(surveyed, names, corpus.sources),
+        "console_output": [*_tables(surveyed, names, corpus.sources), *_license_line(surveyed, corpus.license)],
         "exit_code": 0 if refused < len(surveyed.songs) else 2,
     }
+
+
+def _licenses(surveyed: SongSurvey, otherwise: str) -> dict[str, int]:
+    """Usable songs by licence, the most frequent first."""
+    usable = [song.name for song in surveyed.songs if not song.reason]
+    return dict(Counter(surveyed.licenses.get(name, otherwise) for name in usable).most_common())
+
+
+def _license_line(surveyed: SongSurvey, otherwise: str) -> list[Text]:
+    counts = _licenses(surveyed, otherwise)
+    listed = ", ".join(f"{license} {count}" for license, count in list(counts.items())[:MAX_KINDS])
+    more = f" and {len(counts) - MAX_KINDS} more" if len(counts) > MAX_KINDS else ""
+    return [Text(""), Text(f"Licences, by song: {listed}{more}.", overflow="fold")] if counts else []
 
 
 def _share(share: DrawnShare) -> dict[str, float]:

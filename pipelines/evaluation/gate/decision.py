@@ -19,6 +19,7 @@ from pipelines.evaluation.gate.rules import (
     Check,
     champion_rules,
     contamination_rule,
+    license_rule,
     or_nan,
     standalone_rules,
     with_bound,
@@ -27,8 +28,10 @@ from pipelines.evaluation.paired_bootstrap import Difference
 from pipelines.evaluation.seed_noise import SeedNoise, seed_noise
 from pipelines.evaluation.summary import ScoreSummary
 from pipelines.lineage.contamination import Contamination
+from pipelines.lineage.song_licenses import SongLicenses
 
 CLEAN = Contamination()
+NOT_KNOWN = SongLicenses(gaps=("the songs that it learned from are not known",))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,11 +62,12 @@ def decide(
     *,
     contamination: Contamination = CLEAN,
     noise: SeedNoise | None = None,
+    licenses: SongLicenses | None = None,
 ) -> GateDecision:
     """Promote, or say which rules forbid it. InputError if the two were not scored alike.
 
     Songs that one of the two was trained with are left out of every rule and of every number. `noise` is that of seeds,
-    by default the setting alone.
+    by default the setting alone. `licenses` are those of the songs that the candidate learned from.
     """
     noise = noise or seed_noise([], config.seed_noise_db)
     if champion is not None:
@@ -74,6 +78,7 @@ def decide(
     alone = (
         *map(_marked, standalone_rules(scores, config)),
         contamination_rule(left_out, contamination, num_models=num_models),
+        *([_marked(license_rule(licenses or NOT_KNOWN))] if config.refuse_non_commercial else []),
     )
     if champion is None:
         reason = _obstacle(alone) or f"The first champion: {_over_mixture(scores)}, over {plural(scores.songs)}."

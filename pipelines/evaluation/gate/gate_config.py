@@ -40,6 +40,8 @@ class GateConfig:
     max_size_mb: NonNegativeFloat = 0.0  # largest size of the files of the weights; 0: any
     # Most seconds of computing per second of song, as measured in scoring; 0: any
     max_real_time: NonNegativeFloat = 0.0
+    # Refuse a model that learned from songs whose licence forbids commercial use, or is not known
+    refuse_non_commercial: bool = False
     approval: bool = False  # ask a person before a candidate that passed is promoted
     approval_s: PositiveFloat = 86400.0  # how long to wait for the answer; none means no
 

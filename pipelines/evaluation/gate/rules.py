@@ -11,6 +11,7 @@ from pipelines.evaluation.paired_bootstrap import Difference
 from pipelines.evaluation.seed_noise import SeedNoise
 from pipelines.evaluation.summary import ScoreSummary
 from pipelines.lineage.contamination import Contamination
+from pipelines.lineage.song_licenses import SongLicenses
 
 # Of leakage, relative to the mixture: a model that leaks less than that is no better for it than another that does.
 INAUDIBLE_DB = -60.0
@@ -62,6 +63,14 @@ def standalone_rules(candidate: ScoreSummary, config: GateConfig) -> Iterator[Ch
             if factor is None
             else f"A second of song takes {factor:.2f} s to separate; the limit is {config.max_real_time:g} s.",
         )
+
+
+def license_rule(licenses: SongLicenses) -> Check:
+    """Of `refuse_non_commercial`: met where every song that the model learned from has a licence that does not forbid
+    commercial use.
+    """
+    passed = not licenses.non_commercial and not licenses.not_known and not licenses.gaps
+    return Check(rule="refuse_non_commercial", met=passed, message=f"Licences of its songs: {licenses.summary}.")
 
 
 def champion_rules(

@@ -11,6 +11,7 @@ from datasets.seeding import row_rng
 from pipelines.evaluation.gate import GateConfig, GateDecision, after_approval, decide, with_tags
 from pipelines.evaluation.summary import ScoreSummary, SongScore, SourceScore
 from pipelines.lineage.contamination import Contamination
+from pipelines.lineage.song_licenses import LicensedSongs, SongLicenses
 
 # Of each rule on its own: seeds are in test_seed_noise.py
 CONFIG = GateConfig(min_improvement=3.0, confidence=0.95, margin=0.1, source_tolerance=0.5, seed_noise_db=0.0)
@@ -448,3 +449,23 @@ def test_scores_of_other_songs_or_protocols_are_not_compared() -> None:
         decide(replace(summary(2.0, 2.0), protocol="q"), CHAMPION, CONFIG)
     with pytest.raises(InputError, match="their sources differ; they cannot be compared"):
         decide(replace(summary(2.0, 2.0), sources={"drums": CHAMPION.overall}), CHAMPION, CONFIG)
+
+
+def test_songs_that_forbid_commercial_use_or_say_nothing_are_refused_where_that_is_asked_for() -> None:
+    def of(*names: str, gaps: tuple[str, ...] = ()) -> SongLicenses:
+        return SongLicenses(songs=dict.fromkeys(names, LicensedSongs(num_songs=2, hours=0.1)), gaps=gaps)
+
+    strict = replace(CONFIG, refuse_non_commercial=True)
+    good = summary(2.0, 2.0)
+    assert decide(good, CHAMPION, CONFIG, licenses=of("CC-BY-NC-4.0")).promote
+    assert decide(good, CHAMPION, strict, licenses=of("CC0-1.0", "own recordings")).promote
+    for licenses, why in (
+        (of("CC0-1.0", "CC-BY-NC-4.0"), "CC0-1.0 (2), CC-BY-NC-4.0 (2); 2 of 4 songs forbid commercial use."),
+        (of("unknown"), "of 2 songs the licence is not known"),
+        (of("CC0-1.0", gaps=("it began from x.th",)), "it began from x.th"),
+        (None, "the songs that it learned from are not known"),
+    ):
+        decision = decide(good, CHAMPION, strict, licenses=licenses)
+        assert unmet(decision) == ["refuse_non_commercial"]
+        assert why in decision.reason
+    assert unmet(decide(good, None, strict, licenses=of("CC-BY-NC-4.0"))) == ["refuse_non_commercial"]

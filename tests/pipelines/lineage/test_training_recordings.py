@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ import pytest
 
 from datasets.schema import PLANS, MixPlan, Part, ShardSet
 from datasets.shards.arrow_tables import table_of, write_table
-from datasets.shards.manifests import write_manifest
-from pipelines.lineage import contamination, training_ancestry, training_recordings
+from datasets.shards.manifests import read_manifest, write_manifest
+from pipelines.lineage import contamination, song_licenses, training_ancestry, training_recordings
 from pipelines.lineage.training_recordings import Ancestors, Ancestry
 from pipelines.registry import address
 from tests.pipelines.lineage.test_contamination import dataset, song, sounds, tune
@@ -228,3 +229,28 @@ def test_a_training_notes_its_start_as_a_version_when_it_begins(store: Path, tmp
     # What somebody puts beside it is not what was trained there.
     (gap,) = Ancestors(str(store)).of_ref(str(folder / "another"), store=str(store)).gaps
     assert "what it has heard is not known" in gap
+
+
+def test_licences_of_a_models_songs_are_those_of_all_its_datasets_without_songs_kept_for_tests(tmp_path: Path) -> None:
+    songs = write_songs(tmp_path, {"a": "train", "b": "valid", "c": "test", "d": "train"})
+    stated = {"a": "CC0-1.0", "b": "CC-BY-NC-4.0", "c": "MIT", "d": ""}
+    manifest = read_manifest(songs)
+    members = [replace(song, license=stated[song.track_id]) for song in manifest.songs]
+    curated = write_manifest(tmp_path, table="chunks", step="curate", key="k", shards=manifest.shards, songs=members)
+    parts = [
+        {"track_id": song.track_id, "audio": song.audio, "split": "train"} for song in members if song.track_id == "a"
+    ]
+    mixes = write_manifest(
+        tmp_path, table="chunks", step="automix", key="k", shards=manifest.shards, songs=members[:1],
+        extra={"ingredients": parts, "made_from": "curate-k"},
+    )  # fmt: skip
+    ancestry = training_recordings.of_dataset(curated.uri) | training_recordings.of_dataset(mixes.uri)
+    licenses = song_licenses.of_ancestry(ancestry)
+    assert {name: group.num_songs for name, group in licenses.songs.items()} == {
+        "CC-BY-NC-4.0": 1, "CC0-1.0": 1, "unknown": 1,
+    }  # fmt: skip
+    assert licenses.hours == pytest.approx(3 * 3 / 3600)
+    assert (licenses.non_commercial, licenses.not_known, licenses.commercial_use) == (1, 1, "forbidden")
+    assert song_licenses.of_songs(members).songs["MIT"].num_songs == 1
+    mix = next(one for one in ancestry.recordings if one.dataset == mixes.uri)
+    assert mix.license == "CC0-1.0"
