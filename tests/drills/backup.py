@@ -11,7 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.drills.services_here import BIN, BUCKETS, DATABASES, Cluster, init_postgres, make_buckets, make_databases
+from tests.drills.postgres_here import DATABASES, init_postgres, make_databases
+from tests.drills.service_processes import BIN, Cluster
+from tests.drills.services_here import BUCKETS, make_buckets
 
 USERS = ("Prefect server", "MLflow server")  # of the databases
 

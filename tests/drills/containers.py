@@ -41,7 +41,7 @@ from tests.drills.podman import (
     make_tools,
     require_containers,
 )
-from tests.drills.services_here import Cluster
+from tests.drills.service_processes import Cluster
 from tests.drills.termination import clean_up_when_terminated
 
 CONSOLE = Console(highlight=False, width=140)

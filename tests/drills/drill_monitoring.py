@@ -20,7 +20,8 @@ from rich.console import Console
 
 from tests.benchmarks.table import Row, figure, show
 from tests.drills import drill_road, stack
-from tests.drills.services_here import HOST, Cluster, cluster, free_port
+from tests.drills.service_processes import HOST, Cluster, free_port
+from tests.drills.services_here import cluster
 from tests.drills.termination import clean_up_when_terminated
 
 MONITORING = Path(__file__).resolve().parents[2] / "infra" / "monitoring"

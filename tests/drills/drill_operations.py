@@ -29,7 +29,8 @@ from rich.table import Table
 from datasets.corpus.synthetic import write_corpus
 from tests.benchmarks.table import Row, figure, show
 from tests.drills import backup, drill_road, stack
-from tests.drills.services_here import BIN, Cluster, cluster
+from tests.drills.service_processes import BIN, Cluster
+from tests.drills.services_here import cluster
 from tests.drills.termination import clean_up_when_terminated
 
 CONSOLE = Console(highlight=False, width=150)

@@ -18,7 +18,7 @@ from typing import IO
 
 import psutil
 
-from tests.drills.services_here import ROOT, free_port
+from tests.drills.service_processes import ROOT, free_port
 
 SCRATCH = "/scratch"
 START_WITHIN_S = 180.0

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from tests.drills.services_here import Cluster
+from tests.drills.service_processes import Cluster
 
 # Prefect draws a run's timeline with WebGL, which has to do without a graphics card here.
 FLAGS = (

@@ -24,7 +24,8 @@ from rich.console import Console
 
 from tests.benchmarks.table import Row, figure, show
 from tests.drills import drill_road, stack
-from tests.drills.services_here import BIN, Cluster, cluster
+from tests.drills.service_processes import BIN, Cluster
+from tests.drills.services_here import cluster
 from tests.drills.termination import clean_up_when_terminated
 
 CONSOLE = Console(highlight=False)

@@ -25,7 +25,8 @@ from datasets.store import storage
 from tests.benchmarks.table import Row, figure, show
 from tests.drills import drill_road, pictures
 from tests.drills.isolated_machines import Machines, machines, shared_paths
-from tests.drills.services_here import BIN, POOL, Cluster, cluster, memory_mib
+from tests.drills.service_processes import BIN, Cluster, memory_mib
+from tests.drills.services_here import POOL, cluster
 from tests.drills.termination import clean_up_when_terminated
 
 SETTINGS = ("store.data=s3://songs/store", "train.num_workers=2", *drill_road.SETTINGS)

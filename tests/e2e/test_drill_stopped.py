@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from tests.drills.isolated_machines import NotAllowedError, require_namespaces
-from tests.drills.services_here import MARK
+from tests.drills.service_processes import MARK
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 OURS = "STEMLINE_DRILL_OF_TEST"  # in the environment of all that the drill starts

@@ -13,7 +13,8 @@ import pytest
 from datasets.corpus.synthetic import write_corpus
 from flows.retraining.late_runs import SKIPPED
 from tests.drills import drill_road, stack
-from tests.drills.services_here import BIN, Cluster, prefect_alone
+from tests.drills.service_processes import BIN, Cluster
+from tests.drills.services_here import prefect_alone
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 # 20 from the signal on, 10 in which the worker asks whether something was cancelled; twice that on a busy machine.
