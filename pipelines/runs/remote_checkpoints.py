@@ -14,11 +14,12 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from datasets.errors import InputError, Unavailable
 from datasets.store import storage
@@ -26,11 +27,14 @@ from datasets.store.atomic_json import write_json
 from datasets.store.disk_errors import disk_errors
 from pipelines.runs import run_folder
 
+Brought = TypeVar("Brought")
+
 _CURVE = (run_folder.HISTORY, run_folder.SPEED)
 _COPY_BYTES = 8 << 20
 _TRIES = 2  # of a file that is not as its list says, before that is believed
+_FILES_AT_ONCE = 8  # on their way: a checkpoint has some seven, and one waits for several answers
 _LOCK = ".fetching"
-_ATTEMPT = re.compile(r"step-\d{9,}(-[0-9a-f]{8})?/")  # the folder of a checkpoint's files, and what is in it
+_ATTEMPT = re.compile(r"(step-\d{9,}(?:-[0-9a-f]{8})?)/")  # the folder of a checkpoint's files, and what is in it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,9 +73,7 @@ def commit(folder: Path, step: int, address: str, *, keep: int) -> None:
     attempt = f"{name}-{uuid.uuid4().hex[:8]}"
     put_events(folder, address)
     # The curve may go on while it is copied: what a digest is of must be what was sent.
-    files = {
-        inside: send(path, storage.join(address, attempt, inside)) for inside, path in _files(folder, name).items()
-    }
+    files = _at_once(lambda inside, path: send(path, storage.join(address, attempt, inside)), _files(folder, name))
     content = {"step": step, "folder": attempt, "files": files, "examples": _put_examples(folder, address, step)}
     write_json(storage.join(address, f"{name}.json"), content)
     for old in _names(address)[keep:]:
@@ -111,8 +113,8 @@ def forget(address: str, name: str) -> None:
     """Remove a checkpoint: its list first, without which its files are nothing."""
     listed = _read(address, name)
     storage.remove(storage.join(address, f"{name}.json"))
-    for path in [storage.join(address, listed.folder, inside) for inside in listed.files] if listed else []:
-        storage.remove(path)
+    if listed:
+        storage.remove_folder(storage.join(address, listed.folder))
 
 
 def is_of_checkpoint(path: str) -> bool:
@@ -126,10 +128,11 @@ def remove_leftovers(address: str) -> int:
 
     For the only one who writes there. Files of other names stay.
     """
-    named = {f"{listed.folder}/{inside}" for listed in _lists(address) for inside in listed.files}
-    left = [path for path in storage.files_below(address) if _ATTEMPT.match(path) and path not in named]
-    for path in left:
-        storage.remove(storage.join(address, *path.split("/")))
+    named = {listed.folder for listed in _lists(address)}
+    matches = map(_ATTEMPT.match, storage.files_below(address))
+    left = [match[1] for match in matches if match and match[1] not in named]
+    for folder in sorted(set(left)):
+        storage.remove_folder(storage.join(address, folder))
     return len(left)
 
 
@@ -202,8 +205,12 @@ def _fetch(folder: Path, address: str, listed: Listed) -> None:
     with disk_errors(folder):
         temporary = Path(tempfile.mkdtemp(prefix=".fetched-", dir=folder))
         try:
-            for inside, digest in files.items():
-                _fetch_file(storage.join(address, listed.folder, inside), temporary / inside, digest, called=inside)
+            _at_once(
+                lambda inside, digest: _fetch_file(
+                    storage.join(address, listed.folder, inside), temporary / inside, digest, called=inside
+                ),
+                files,
+            )
             temporary.chmod(0o755)
             shutil.rmtree(target, ignore_errors=True)  # the run's own of this step, found damaged
             os.replace(temporary, target)
@@ -269,7 +276,8 @@ def _read(address: str, name: str) -> Listed | None:
             files=dict(content["files"]),
             examples=dict(content.get("examples", {})),
         )
-        return listed if all(map(_stays_below, (listed.folder, *listed.files, *listed.examples))) else None
+        below = all(map(_stays_below, (*listed.files, *listed.examples)))
+        return listed if below and _ATTEMPT.fullmatch(f"{listed.folder}/") else None
     except InputError:  # a store that does not answer says nothing of what it holds
         raise
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
@@ -283,6 +291,12 @@ def _stays_below(path: str) -> bool:
 
 
 # --- files --------------------------------------------------------------------------------------------------
+
+
+def _at_once(bring: Callable[[str, Any], Brought], files: Mapping[str, Any]) -> dict[str, Brought]:
+    """What comes of bringing files, several at a time, by their paths; the error of the first that cannot be."""
+    with ThreadPoolExecutor(_FILES_AT_ONCE, thread_name_prefix="checkpoint-files") as pool:
+        return dict(zip(files, pool.map(bring, files.keys(), files.values()), strict=True))
 
 
 @contextmanager

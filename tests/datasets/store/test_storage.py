@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.fs as fs
 import pytest
 
 from datasets.errors import Changed, InputError, Unavailable
@@ -85,6 +86,19 @@ def test_removing_twice_is_no_error(root: str) -> None:
     storage.remove(address)
     storage.remove(address)
     assert storage.stamp(address) is None
+
+
+def test_a_folder_goes_with_all_that_is_below_it_and_leaves_no_object_that_stands_for_it(root: str) -> None:
+    for name in ("a/x", "a/deep/y", "a-b/z"):
+        storage.write(storage.join(root, *name.split("/")), b"x")
+    for _ in range(2):
+        storage.remove_folder(storage.join(root, "a"))
+        if storage.is_remote(root):
+            client, path = storage.filesystem(root)
+            left = [info.path for info in client.get_file_info(fs.FileSelector(path, recursive=True))]
+        else:
+            path, left = root, [str(below) for below in Path(root).rglob("*")]
+        assert sorted(left) == [f"{path}/a-b", f"{path}/a-b/z"]
 
 
 def test_a_missing_file_is_a_file_not_found_error_on_both(root: str) -> None:

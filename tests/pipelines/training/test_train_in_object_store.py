@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import boto3
@@ -279,6 +280,30 @@ def test_a_full_scratch_folder_is_named_with_the_setting_that_moves_it(
         with pytest.raises(InputError, match=advice):
             stored_model.on_this_machine(made)
     assert run(CONFIG, chunks, store).model_digest == undisturbed.model_digest
+
+
+def test_files_of_a_checkpoint_go_side_by_side_and_of_one_that_is_not_kept_no_object_stays(
+    undisturbed: TrainResult, server: ObjectStore, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, address, in_flight, side_by_side = Path(undisturbed.history).parent, f"{store}/runs/key", [], Event()
+    send = remote_checkpoints.send
+
+    def observed(path: Path, target: str) -> str:
+        if "/current/" in target:
+            in_flight.append(target)
+            if len(in_flight) > 1:
+                side_by_side.set()
+            assert side_by_side.wait(20), "one file after the other"
+        return send(path, target)
+
+    monkeypatch.setattr(remote_checkpoints, "send", observed)
+    for step in (3, 6):
+        remote_checkpoints.commit(made, step, address, keep=1)
+    s3 = boto3.client("s3", endpoint_url=server.url)
+    objects = s3.list_objects_v2(Bucket=BUCKET, Prefix=f"{address.removeprefix(f's3://{BUCKET}/')}/")["Contents"]
+    names = [one["Key"].split("/runs/key/")[1] for one in objects]
+    assert [name for name in names if name.startswith("step-000000003")] == []
+    assert len([name for name in names if name.startswith("step-000000006-")]) == 7
 
 
 def test_in_a_versioned_bucket_what_was_removed_or_replaced_counts_no_more(
