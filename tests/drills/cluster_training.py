@@ -185,6 +185,19 @@ def curve(answer: dict[str, Any]) -> list[dict[str, float]]:
     return [json.loads(line) for line in storage.read(answer["trained"]["history"]).splitlines()]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """What a training comes to, as far as another one has to come to the same."""
+
+    digest: str
+    curve: list[dict[str, float]]
+
+    @staticmethod
+    def of(answer: dict[str, Any]) -> "Trained":
+        """From what the command answered."""
+        return Trained(digest=answer["trained"]["model_digest"], curve=curve(answer))
+
+
 def same_rows(curve_a: Sequence[dict[str, float]], curve_b: Sequence[dict[str, float]]) -> bool:
     """Whether two curves have each step once, with the losses of the same rows."""
     losses = [[(point["step"], point["loss"]) for point in one if "loss" in point] for one in (curve_a, curve_b)]

@@ -30,7 +30,7 @@ from rich.console import Console
 from datasets.store import storage
 from flows.console.progress_display import table
 from tests.drills import drill_road
-from tests.drills.cluster_training import ROAD, Scene, Training, curve, forget_runs, mlflow_faults, same_rows, started
+from tests.drills.cluster_training import ROAD, Scene, Trained, Training, forget_runs, mlflow_faults, same_rows, started
 from tests.drills.failing_s3 import FailingS3
 from tests.drills.isolated_machines import (
     Machine,
@@ -48,10 +48,10 @@ CONSOLE = Console(highlight=False, width=140)
 STEPS = 80
 GONE_S, JOINS_AFTER_S = 60.0, 30.0
 SLOW_S = 0.3  # of every request
-ELASTIC_STEPS = 600  # long enough to lose a machine and get another
+ALONE_S = 0.5  # of every request while one worker trains alone, else it would be done before another machine is there
 # It hardly learns, so that a loss tells which rows a step saw.
 ELASTIC = (
-    "train.checkpoint_every=50", "train.valid_songs=0", "train.learner.learning_rate=1e-6",
+    "train.steps=240", "train.checkpoint_every=20", "train.valid_songs=0", "train.learner.learning_rate=1e-6",
     "model.options.dropout=0.0", "train.elastic_check_s=1.0",
 )  # fmt: skip
 _OF_WORKERS = ("worker", "node", "replaced", "elastic")  # played with Ray's workers only
@@ -74,21 +74,19 @@ class Drill:
         self.here, self.s3, self.folder, self.kills, self.seed = here, s3, folder, kills, seed
         self.rng = np.random.default_rng(seed)
         self.num_workers = 2  # of a training; 0: in the driver's own process
-        self.elastic_steps = ELASTIC_STEPS
         self.walks_to_the_end = True  # from songs to a champion, and once more, before the accidents
-        self.peace: dict[str, Any] = {}  # what the road answered, which nothing befell
+        self.reference: Path | None = None  # where what `peace` is lies, or is to be written
+        self.peace = Trained(digest="", curve=[])  # of a training which nothing befell
         self.answer: dict[str, Any] = {}  # of the last command that came to its end
 
     def scene(self, accident: str, *, undisturbed: bool = False) -> Scene:
         """The store of an accident."""
         name = accident if accident == ROAD else f"{'undisturbed-' * undisturbed}{accident}-{self.seed}"
         verb = "promote" if accident in _TO_THE_END else "train"
-        if accident == ROAD and self.walks_to_the_end:
-            verb = "run"
-        settings = (f"train.steps={STEPS}",)
-        if accident == "elastic":
-            settings = (f"train.steps={self.elastic_steps}", *ELASTIC)
-        workers = 2 if accident == ROAD else 0 if undisturbed else self.num_workers  # in one process it is quicker
+        if accident == ROAD:
+            verb = "run" if self.walks_to_the_end else "automix"
+        settings = ELASTIC if accident == "elastic" else (f"train.steps={STEPS}",)
+        workers = 2 if accident == ROAD else 0 if accident == "elastic" and undisturbed else self.num_workers
         return Scene(name=name, here=self.here, folder=self.folder, settings=settings, verb=verb, num_workers=workers)
 
     def play(self, accident: str, scene: Scene) -> list[Blow]:
@@ -167,7 +165,12 @@ class Drill:
             blows = [self._told(at, training.goes_on(gone, workers=1), began_s)]
             at, began_s = scene.step(), time.monotonic()
             gone = {worker.pid for worker in scene.workers()}
-            self.here.add()
+            self.s3.delay_s = ALONE_S
+            try:
+                self.here.add()
+                training.need(lambda: len({worker.pid for worker in scene.workers()} - gone) == scene.num_workers)
+            finally:
+                self.s3.delay_s = 0.0
             blows.append(self._told(at, training.goes_on(gone), began_s))
             self.answer = training.finish()
         return blows
@@ -258,14 +261,15 @@ ACCIDENTS = (
 
 def road(drill: Drill) -> dict[str, Any]:
     """Songs to a champion, and the same command on the other machine: it finds all of it."""
-    scene, seconds = drill.scene(ROAD), []
+    scene, seconds, answers = drill.scene(ROAD), [], []
     for number in (0, 1):
         began_s = time.monotonic()
         with started(scene, drill.here.others[number]) as training:
-            answer = training.finish()
+            answers.append(training.finish())
         seconds.append(time.monotonic() - began_s)
-        drill.peace = drill.peace or answer
-    assert answer["version"] == drill.peace["version"], (answer["version"], drill.peace["version"])
+    first, answer = answers
+    drill.peace = Trained.of(first)
+    assert answer["version"] == first["version"], (answer["version"], first["version"])
     assert answer["version"]["alias"] == "champion", answer["version"]
     faults = mlflow_faults(scene, answer)
     CONSOLE.print(f"road: {seconds[0]:.0f} s, and {seconds[1]:.0f} s to find it finished on another machine")
@@ -280,11 +284,10 @@ def rows(drill: Drill, accidents: Sequence[str]) -> Iterator[dict[str, Any]]:
     if drill.walks_to_the_end:
         yield road(drill)
     else:
-        with started(drill.scene(ROAD), drill.here.others[0]) as training:
-            drill.peace = training.finish()
-        forget_runs(drill.scene(ROAD))
-    if not drill.num_workers:
-        drill.peace = _undisturbed(drill, "driver")
+        with started(drill.scene(ROAD), drill.here.others[0]) as making_songs:
+            making_songs.finish()
+    if set(accidents) != {"elastic"} and not (drill.walks_to_the_end and drill.num_workers):
+        drill.peace = _left_in_peace(drill)
     for accident in accidents:
         CONSOLE.print(accident)
         scene = drill.scene(accident)
@@ -298,31 +301,36 @@ def rows(drill: Drill, accidents: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 def _outcome(drill: Drill, accident: str, scene: Scene) -> dict[str, Any]:
     """The row of an accident: it is played, and what came of it is held against a training that was left in peace."""
-    expected = drill.peace
-    if accident == "elastic":
-        expected = _undisturbed(drill, accident)
+    expected = _undisturbed(drill, accident) if accident == "elastic" else drill.peace
     scene.bring_songs()
     blows = drill.play(accident, scene)
     answer = drill.answer
-    if accident == "elastic":
-        equal = same_rows(curve(answer), curve(expected))
-    else:
-        equal = answer["trained"]["model_digest"] == expected["trained"]["model_digest"]
-        equal = equal and curve(answer) == curve(expected)
+    trained = Trained.of(answer)
+    equal = same_rows(trained.curve, expected.curve) if accident == "elastic" else trained == expected
     faults = mlflow_faults(scene, answer, versions=0 if scene.verb == "train" else 1)
     if left := scene.leftovers():
         faults.append(f"{left} files of cut uploads are left")
     return _row(accident, blows, equal=equal, faults=faults)
 
 
-def _undisturbed(drill: Drill, accident: str) -> dict[str, Any]:
+def _left_in_peace(drill: Drill) -> Trained:
+    """What a training comes to that nothing befell, said by the reference where there is one."""
+    if drill.reference and drill.reference.exists():
+        return Trained(**json.loads(drill.reference.read_text()))
+    trained = _undisturbed(drill, "s3-errors")
+    if drill.reference:
+        drill.reference.write_text(json.dumps(asdict(trained)))
+    return trained
+
+
+def _undisturbed(drill: Drill, accident: str) -> Trained:
     """What a training with the settings of an accident comes to when nothing happens."""
     quiet = drill.scene(accident, undisturbed=True)
     quiet.bring_songs()
     with started(quiet, drill.here.others[0]) as training:
-        answer = training.finish()
+        trained = Trained.of(training.finish())
     forget_runs(quiet)
-    return answer
+    return trained
 
 
 def _row(accident: str, blows: Sequence[Blow], *, equal: bool, faults: Sequence[str]) -> dict[str, Any]:
@@ -363,7 +371,7 @@ def main() -> int:
     parser.add_argument("--accidents", nargs="*", choices=ACCIDENTS, default=list(ACCIDENTS))
     parser.add_argument("--kills", type=int, default=10, help="of workers, machines and drivers each")
     parser.add_argument("--seed", type=int, default=0, help="of the steps")
-    parser.add_argument("--elastic-steps", type=int, default=ELASTIC_STEPS, help="fewer do on a loaded machine")
+    parser.add_argument("--reference", help="a JSON file of the training left in peace: written, or taken from there")
     parser.add_argument("--num-workers", type=int, choices=(0, 2), default=2, help="0: without Ray, quicker")
     parser.add_argument("--no-road", action="store_true", help="one training instead of the whole pipeline, twice")
     parser.add_argument("--out", help="a JSON file for the rows")
@@ -386,8 +394,8 @@ def main() -> int:
         machines(Path(place), environment, count=2) as here,
     ):
         drill = Drill(here, s3, Path(place), kills=options.kills, seed=options.seed)
-        drill.elastic_steps = options.elastic_steps
         drill.num_workers, drill.walks_to_the_end = options.num_workers, not options.no_road
+        drill.reference = Path(options.reference) if options.reference else None
         for row in rows(drill, options.accidents):
             told.append(row)
             if options.out:
