@@ -51,7 +51,7 @@ SLOW_S = 0.3  # of every request
 ALONE_S = 0.5  # of every request while one worker trains alone, else it would be done before another machine is there
 # It hardly learns, so that a loss tells which rows a step saw.
 ELASTIC = (
-    "train.steps=240", "train.checkpoint_every=20", "train.valid_songs=0", "train.learner.learning_rate=1e-6",
+    "train.steps=150", "train.checkpoint_every=20", "train.valid_songs=0", "train.learner.learning_rate=1e-6",
     "model.options.dropout=0.0", "train.elastic_check_s=1.0",
 )  # fmt: skip
 _OF_WORKERS = ("worker", "node", "replaced", "elastic")  # played with Ray's workers only
@@ -75,7 +75,7 @@ class Drill:
         self.rng = np.random.default_rng(seed)
         self.num_workers = 2  # of a training; 0: in the driver's own process
         self.walks_to_the_end = True  # from songs to a champion, and once more, before the accidents
-        self.reference: Path | None = None  # where what `peace` is lies, or is to be written
+        self.references: Path | None = None  # a folder for what trainings came to that were left in peace
         self.peace = Trained(digest="", curve=[])  # of a training which nothing befell
         self.answer: dict[str, Any] = {}  # of the last command that came to its end
 
@@ -159,7 +159,7 @@ class Drill:
             settings=(*scene.settings, "train.min_workers=1"),
         )  # fmt: skip
         with started(alone, self._machine(0)) as training:
-            at, began_s = training.reach(self._targets(1)[0]), time.monotonic()
+            at, began_s = training.reach(int(self.rng.integers(1, 40))), time.monotonic()
             gone = {worker.pid for worker in scene.workers()}
             self.here.lose(self._machine(1))
             blows = [self._told(at, training.goes_on(gone, workers=1), began_s)]
@@ -287,7 +287,7 @@ def rows(drill: Drill, accidents: Sequence[str]) -> Iterator[dict[str, Any]]:
         with started(drill.scene(ROAD), drill.here.others[0]) as making_songs:
             making_songs.finish()
     if set(accidents) != {"elastic"} and not (drill.walks_to_the_end and drill.num_workers):
-        drill.peace = _left_in_peace(drill)
+        drill.peace = _undisturbed(drill, "s3-errors")  # it has the settings of all but one
     for accident in accidents:
         CONSOLE.print(accident)
         scene = drill.scene(accident)
@@ -313,23 +313,18 @@ def _outcome(drill: Drill, accident: str, scene: Scene) -> dict[str, Any]:
     return _row(accident, blows, equal=equal, faults=faults)
 
 
-def _left_in_peace(drill: Drill) -> Trained:
-    """What a training comes to that nothing befell, said by the reference where there is one."""
-    if drill.reference and drill.reference.exists():
-        return Trained(**json.loads(drill.reference.read_text()))
-    trained = _undisturbed(drill, "s3-errors")
-    if drill.reference:
-        drill.reference.write_text(json.dumps(asdict(trained)))
-    return trained
-
-
 def _undisturbed(drill: Drill, accident: str) -> Trained:
-    """What a training with the settings of an accident comes to when nothing happens."""
+    """What a training with the settings of an accident comes to when nothing happens; it may be known already."""
     quiet = drill.scene(accident, undisturbed=True)
+    reference = drill.references / f"{accident}-{quiet.num_workers}-workers.json" if drill.references else None
+    if reference and reference.exists():
+        return Trained(**json.loads(reference.read_text()))
     quiet.bring_songs()
     with started(quiet, drill.here.others[0]) as training:
         trained = Trained.of(training.finish())
     forget_runs(quiet)
+    if reference:
+        reference.write_text(json.dumps(asdict(trained)))
     return trained
 
 
@@ -371,7 +366,7 @@ def main() -> int:
     parser.add_argument("--accidents", nargs="*", choices=ACCIDENTS, default=list(ACCIDENTS))
     parser.add_argument("--kills", type=int, default=10, help="of workers, machines and drivers each")
     parser.add_argument("--seed", type=int, default=0, help="of the steps")
-    parser.add_argument("--reference", help="a JSON file of the training left in peace: written, or taken from there")
+    parser.add_argument("--references", help="a folder for what trainings left in peace came to; found there, not run")
     parser.add_argument("--num-workers", type=int, choices=(0, 2), default=2, help="0: without Ray, quicker")
     parser.add_argument("--no-road", action="store_true", help="one training instead of the whole pipeline, twice")
     parser.add_argument("--out", help="a JSON file for the rows")
@@ -395,7 +390,7 @@ def main() -> int:
     ):
         drill = Drill(here, s3, Path(place), kills=options.kills, seed=options.seed)
         drill.num_workers, drill.walks_to_the_end = options.num_workers, not options.no_road
-        drill.reference = Path(options.reference) if options.reference else None
+        drill.references = Path(options.references) if options.references else None
         for row in rows(drill, options.accidents):
             told.append(row)
             if options.out:
