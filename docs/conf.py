@@ -15,9 +15,9 @@ project = "stemline"
 version = release = installed_version("stemline")
 language = "en"
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "stemline_reference", "stemline_api"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "stemline_reference", "stemline_api", "stemline_notebook"]
 exclude_patterns = ["_ext"]
-source_suffix = {".md": "markdown"}
+source_suffix = {".md": "markdown", ".ipynb": "markdown"}
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 4
 

@@ -94,7 +94,7 @@ def list_versions(store: str | Path) -> list[Version]:
 
 def diff(store: str | Path, first: str, second: str) -> VersionDiff:
     """How the second version differs from the first; each is named by its id, or by the first digits of it."""
-    return difference(_resolve(store, first).songs, _resolve(store, second).songs)
+    return difference(find_version(store, first).songs, find_version(store, second).songs)
 
 
 def difference(first: Iterable[Song], second: Iterable[Song]) -> VersionDiff:
@@ -113,6 +113,21 @@ def difference(first: Iterable[Song], second: Iterable[Song]) -> VersionDiff:
         changed_license={name: pair for name, pair in licenses.items() if pair[0] != pair[1]},
         unchanged=len(set(both) - set(audio) - set(changed_split)),
     )
+
+
+def find_version(store: str | Path, name: str) -> Manifest:
+    """The version that a user means by an id, the first digits of one, or `step-key` as its file is called.
+
+    InputError where there is none, or more than one.
+    """
+    manifests = [manifest for _, manifest in _manifests(store)]
+    found = [m for m in manifests if m.key.startswith(name) or f"{m.step}-{m.key}".startswith(name)] if name else []
+    if len(found) == 1:
+        return found[0]
+    ids = _short([manifest.key for manifest in manifests])
+    listed = ", ".join(f"{ids[m.key]} ({m.step})" for m in (found or manifests)) or "none"
+    what = f"{len(found)} datasets are called {name!r}" if found else f"no dataset is called {name!r}"
+    raise InputError(f"{what} in {store}; there are: {listed}")
 
 
 def find(store: str | Path, name: str) -> dict[str, tuple[Song, ...]]:
@@ -192,18 +207,6 @@ def _short(keys: Sequence[str]) -> dict[str, str]:
     """Every key with as many of its first digits as tell it from the others, at least six."""
     length = next(n for n in range(6, 65) if len({key[:n] for key in keys}) == len(set(keys)))
     return {key: key[:length] for key in keys}
-
-
-def _resolve(store: str | Path, name: str) -> Manifest:
-    """The version that a user means by an id, the first digits of one, or `step-key` as its file is called."""
-    manifests = [manifest for _, manifest in _manifests(store)]
-    found = [m for m in manifests if m.key.startswith(name) or f"{m.step}-{m.key}".startswith(name)] if name else []
-    if len(found) == 1:
-        return found[0]
-    ids = _short([manifest.key for manifest in manifests])
-    listed = ", ".join(f"{ids[m.key]} ({m.step})" for m in (found or manifests)) or "none"
-    what = f"{len(found)} datasets are called {name!r}" if found else f"no dataset is called {name!r}"
-    raise InputError(f"{what} in {store}; there are: {listed}")
 
 
 def _leaves(tree: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,4 +1,4 @@
-"""API pages: one for each package of the three lower rooms, with autodoc for each of its modules.
+"""API pages: one for the facade, and one for each package of the three lower rooms with autodoc for its modules.
 
 The pages are written to docs/reference/api/ when a build begins, and are not committed. Docstrings here are plain text
 with `code` in single backticks, which is made reStructuredText of; fields of dataclasses come from their comments.
@@ -14,12 +14,14 @@ from typing import Any
 
 from sphinx.application import Sphinx
 
+import stemline
 from flows.config import setting_descriptions
 
 ROOMS = ("models", "datasets", "pipelines")
 INTRODUCTION = [
-    "# Python API", "",
-    "The public modules, by package. Pipelines use datasets and models; these two do not know each other.", "",
+    "# Modules", "",
+    "What the [Python API](../python.md) is made of, by package: it may change in every release.",
+    "Pipelines use datasets and models; these two do not know each other.", "",
 ]  # fmt: skip
 _SPECIAL = re.compile(r"(\\|\*|\||(?<=\w)_(?!\w))")  # what reStructuredText takes for markup outside of code
 
@@ -65,6 +67,18 @@ def write_pages(folder: Path) -> None:
             (folder / name).write_text(text, encoding="utf-8")
 
 
+def python_api() -> str:
+    """Every public name of `stemline`, as Markdown: what docs/reference/python.md is filled with."""
+    lines = []
+    for name in stemline.__all__:
+        value = getattr(stemline, name)
+        kind, members = ("class", ["   :members:"]) if isinstance(value, type) else ("function", [])
+        if isinstance(value, type) and issubclass(value, Exception):
+            kind, members = "exception", []
+        lines += [f"## {name}", "", "```{eval-rst}", f".. auto{kind}:: stemline.{name}", *members, "```", ""]
+    return "\n".join(lines)
+
+
 # Docstrings
 
 
@@ -108,7 +122,7 @@ def _fields(kind: Any) -> Iterator[str]:
 
 def _on_docstring(_: Sphinx, what: str, name: str, shown: Any, options: Any, lines: list[str]) -> None:
     lines[:] = to_rst(_joined_code(lines))
-    if what == "class" and dataclasses.is_dataclass(shown) and shown.__module__.split(".")[0] in ROOMS:
+    if what == "class" and dataclasses.is_dataclass(shown) and shown.__module__.split(".")[0] in (*ROOMS, "stemline"):
         lines += ["", *_fields(shown), ""]
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import stemline_api
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxRole
@@ -250,6 +251,7 @@ GENERATED: Mapping[str, Callable[[], str]] = {
     "settings": settings_markdown,
     "presets": presets_markdown,
     "tables": tables_markdown,
+    "python-api": stemline_api.python_api,
 }
 
 

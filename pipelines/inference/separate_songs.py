@@ -74,7 +74,13 @@ def run(
     """
     if not songs:
         raise InputError("no song given: name at least one audio file")
-    separator = SongSeparator.load(config, model)
+    return separate_all(SongSeparator.load(config, model), songs, out=out, progress=progress)
+
+
+def separate_all(
+    separator: SongSeparator, songs: Sequence[str], *, out: str, progress: Progress | None = None
+) -> SeparateResult:
+    """The same with a model that is loaded."""
     make_folder(Path(out))
     planned = _planned(separator, songs, Path(out))
     left = {place: song for place, song in enumerate(planned) if isinstance(song, PlannedSong)}

@@ -17,6 +17,7 @@ from pipelines.runtime.step_keys import ROOMS, ROOT, STAMP
 _DATA = (
     "infra/prefect.yaml", "infra/presets/*.toml", "infra/taxonomies/*.toml", STAMP, "infra/requirements*.lock",
     "pipelines/report/assets/**/*.css", "pipelines/report/assets/**/*.js", "pipelines/report/assets/**/*.j2",
+    "stemline/py.typed",
 )  # fmt: skip
 _LONG_AGO = (1980, 1, 1, 0, 0, 0)  # so that equal source is an equal package, which a cluster keeps
 

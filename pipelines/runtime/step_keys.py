@@ -19,7 +19,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 STAMP = "infra/commit"  # beside the packages of a wheel: the commit that it was built from
-ROOMS = ("models", "datasets", "pipelines", "flows", "infra")
+ROOMS = ("models", "datasets", "pipelines", "flows", "infra", "stemline")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ from flows.cli.operations import sbom
 
 RUNTIME, EXTRAS, DEV = "requirements.lock", "requirements-extras.lock", "requirements-dev.lock"
 PIN = re.compile(r"^([a-z0-9][\w.-]*)==([^ ;\\]+)(?: ; ([^\\]+?))?(?: \\)?$")
-ROOMS = ("models", "datasets", "pipelines", "flows", "infra")
+ROOMS = ("models", "datasets", "pipelines", "flows", "infra", "stemline")
 Pins = dict[str, set[str]]
 
 

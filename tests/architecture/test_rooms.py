@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOMS = ("models", "datasets", "pipelines", "flows", "infra")
+ROOMS = ("models", "datasets", "pipelines", "flows", "infra", "stemline")
 HEAVY = ("torch", "ray", "mlflow", "prefect", "librosa", "numba", "pandas", "scipy")
 
 

@@ -109,7 +109,7 @@ def _is_file(name: str) -> bool:
 
 
 def test_every_test_and_module_on_a_page_exists(docs: Path) -> None:
-    roots = r"(?:flows|pipelines|datasets|models|infra|tests|docs)"
+    roots = r"(?:flows|pipelines|datasets|models|infra|stemline|tests|docs)"
     for path in pages(docs):
         for name in re.findall(rf"`(?:pytest )?({roots}/[\w./-]+)[ `]", path.read_text(encoding="utf-8")):
             assert (docs.parent / name).exists(), (path.name, name)
@@ -118,7 +118,7 @@ def test_every_test_and_module_on_a_page_exists(docs: Path) -> None:
 @pytest.mark.parametrize("name", ["docs/explanation/code.md", "README.md", "CONTRIBUTING.md"])
 def test_every_python_file_that_is_named_exists(repository: Path, name: str) -> None:
     """With as much of its path as is given: `layouts/find.py` is some `.../layouts/find.py`."""
-    rooms = ("flows", "pipelines", "datasets", "models", "infra", "tests", "docs")
+    rooms = ("flows", "pipelines", "datasets", "models", "infra", "stemline", "tests", "docs")
     known = [f"/{path.relative_to(repository)}" for room in rooms for path in (repository / room).rglob("*.py")]
     named = re.findall(r"`([\w/]+\.py)`", (repository / name).read_text(encoding="utf-8"))
     assert [file for file in named if not any(path.endswith(f"/{file}") for path in known)] == []

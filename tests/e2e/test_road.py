@@ -23,9 +23,10 @@ from flows.cli.pipeline import demo
 from flows.cli.store import forget
 from flows.retraining import retrain_log
 from models.weights.checkpoint import read_config
+from tests.docs import notebook
 from tests.drills import drill_road as drill
 from tests.e2e.walked import Walked
-from tests.flows.command import stemline
+from tests.flows.command import as_before, stemline
 
 pytestmark = [
     pytest.mark.slow,
@@ -117,6 +118,14 @@ def test_compare_says_what_one_gains_over_the_other(walked: Walked, rival: Path)
     assert {track_id.partition("/")[0] for track_id in told["songs"]} == {"test"}
     itself = walked.asked("compare", "models:/stemline/1", CHAMPION)
     assert set(itself["songs"].values()) == {0.0}
+
+
+def test_the_notebook_of_the_documentation_gives_what_is_stored_in_it(walked: Walked) -> None:
+    door.keep_as_last_run(door.load("smoke", walked.settings))  # other tests have run other settings in it since
+    with as_before():
+        given = list(notebook.run(str(walked.store)))
+    assert given == [notebook.stored(cell) for cell in notebook.cells()]
+    assert len(given) > 8
 
 
 def test_listen_makes_pages_of_both(walked: Walked, rival: Path, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ class Answer:
 def stemline(*words: str) -> Answer:
     """`stemline WORDS`, with Ray and Prefect where this process has them already (`ray_local`, `prefect_server`)."""
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), _as_before():
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), as_before():
         code = main(words)
     return Answer(code=code, out=out.getvalue(), err=err.getvalue())
 
@@ -41,7 +41,7 @@ def asked(*words: str) -> Any:
 
 
 @contextlib.contextmanager
-def _as_before() -> Iterator[None]:
+def as_before() -> Iterator[None]:
     """A command sets variables and moves log handlers for the process that it has to itself."""
     environment, handlers, raises = dict(os.environ), list(logging.root.handlers), logging.raiseExceptions
     try:

@@ -27,17 +27,18 @@ from tests.flows.cli.test_command_line import GIVEN, VERBS
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]  # beside others of its kind, an own server starves
 
-ROOMS = ("models", "datasets", "pipelines", "flows", "infra")
+ROOMS = ("models", "datasets", "pipelines", "flows", "infra", "stemline")
 BUILD = "import sys; from setuptools import build_meta; getattr(build_meta, sys.argv[1])('dist')"
 EVERY_VERB = """
 import json, sys
-import models, datasets, pipelines, flows, infra
+import models, datasets, pipelines, flows, infra, stemline
 from flows.__main__ import main
 from pipelines.runtime.step_keys import code_commit
 
-places = [room.__file__ for room in (models, datasets, pipelines, flows, infra)]
+places = [room.__file__ for room in (models, datasets, pipelines, flows, infra, stemline)]
 assert all(place.startswith(sys.prefix) for place in places), places
 codes = {" ".join(words): main([*words, "--print-config"]) for words in json.load(open("verbs.json"))}
+assert stemline.configure("smoke", {"train.steps": 7}).train.steps == 7
 print("codes", json.dumps(codes))
 print("commit", code_commit())
 """

@@ -208,7 +208,7 @@ def test_images_copy_what_is_there_and_install_the_lock(repository: Path, infra:
         text = path.read_text(encoding="utf-8")
         copied = [word for line in re.findall(r"^COPY (.+)$", text, re.M) for word in line.split()[:-1]]
         assert all((repository / name).exists() for name in copied), path
-        assert {"models", "datasets", "pipelines", "flows", "infra", "requirements.lock"} <= set(copied)
+        assert {"models", "datasets", "pipelines", "flows", "infra", "stemline", "requirements.lock"} <= set(copied)
         assert "--require-hashes --requirement requirements-extras.lock" in text
         assert re.search(r"^USER stemline$", text, re.M), "nothing runs as root"
 

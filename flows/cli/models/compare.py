@@ -43,19 +43,10 @@ def run(config: RunConfig, first: str, second: str, *, screen: Screen, debug: bo
 
     Songs that one of the two, if registered, learned from are left out.
     """
-    for ref in (first, second):
-        registry.resolve(ref, store=config.store.root)  # not after an hour of ingesting
+    require_models(config, first, second)
     differences = lineage.differences(config, first, second)
     with prepared(config, verb="compare", screen=screen, debug=debug):
-        from flows.build_corpus import build_corpus
-        from flows.gate_decision import contamination_of, seed_noise_of
-        from flows.train_model import compare_models
-
-        a, b = compare_models(config, first, second)
-        songs = build_corpus(config, until="curate").songs
-        contaminated = contamination_of(config, songs, lineage.ancestries(config, first, second))
-        noise = seed_noise_of(config, a)
-        pairs = gate.compare(a, b, gate.with_tags(config.gate), left_out=contaminated.songs, noise=noise)
+        a, b, pairs, contaminated = score_both(config, first, second)
     return {
         "first": first,
         "second": second,
@@ -73,6 +64,26 @@ def run(config: RunConfig, first: str, second: str, *, screen: Screen, debug: bo
             *_not_known(contaminated),
         ],
     }
+
+
+def require_models(config: RunConfig, *refs: str) -> None:
+    """InputError where one of the models is not there: not after an hour of ingesting."""
+    for ref in refs:
+        registry.resolve(ref, store=config.store.root)
+
+
+def score_both(config: RunConfig, first: str, second: str) -> tuple[ScoreSummary, ScoreSummary, Pairs, Contamination]:
+    """Scores of both on the held-out songs, the gain of the first, and the songs that were left out of it."""
+    from flows.build_corpus import build_corpus
+    from flows.gate_decision import contamination_of, seed_noise_of
+    from flows.train_model import compare_models
+
+    a, b = compare_models(config, first, second)
+    songs = build_corpus(config, until="curate").songs
+    contaminated = contamination_of(config, songs, lineage.ancestries(config, first, second))
+    noise = seed_noise_of(config, a)
+    pairs = gate.compare(a, b, gate.with_tags(config.gate), left_out=contaminated.songs, noise=noise)
+    return a, b, pairs, contaminated
 
 
 def _score_tables(first: str, second: str, a: ScoreSummary, b: ScoreSummary, pairs: Pairs) -> Sequence[Any]:

@@ -63,16 +63,10 @@ def plan(
 def run(config: RunConfig, hardware: Hardware, *, measured: bool, screen: Screen) -> dict[str, Any]:
     """The plan; the exit code is 2 if the training does not fit."""
     with stage(screen, "plan", 0, "") as progress:
-        device = _device(config, hardware)
         num_songs, hours, origin = _corpus(config)
-        try:
-            steps = _measure(config, device, screen) if measured else None
-            planned = planning.make(
-                config.train, config.model, sources=config.corpus.sources, device=device, corpus_h=hours,
-                mfu=hardware.mfu, measured=steps,
-            )  # fmt: skip
-        except ModelError as error:
-            raise InputError(str(error)) from error
+        device = _device(config, hardware)
+        steps = _measure(config, device, screen) if measured else None
+        planned = plan_of(config, hardware, corpus_h=hours, measured=steps)
         progress.finish(f"{planned.parameters / 1e6:.1f} M parameters, {planned.steps} steps")
     return {
         "songs": num_songs,
@@ -82,6 +76,24 @@ def run(config: RunConfig, hardware: Hardware, *, measured: bool, screen: Screen
         "console_output": _console_output(planned, _songs_row(num_songs, hours, origin), config, device, steps),
         "exit_code": 0 if planned.fits else 2,
     }
+
+
+def plan_of(
+    config: RunConfig, hardware: Hardware, *, corpus_h: float | None, measured: MeasuredSteps | None = None
+) -> Plan:
+    """What a training on this hardware will take; InputError where the network cannot be built."""
+    try:
+        return planning.make(
+            config.train, config.model, sources=config.corpus.sources, device=_device(config, hardware),
+            corpus_h=corpus_h, mfu=hardware.mfu, measured=measured,
+        )  # fmt: skip
+    except ModelError as error:
+        raise InputError(str(error)) from error
+
+
+def corpus_hours(config: RunConfig) -> float | None:
+    """Of the newest dataset in the store; None where there is none."""
+    return _corpus(config)[1]
 
 
 def _device(config: RunConfig, hardware: Hardware) -> Device:
@@ -121,7 +133,10 @@ def _measure(config: RunConfig, device: Device, screen: Screen) -> MeasuredSteps
     screen.note("real steps")
     share = config.train.batch_size // max(1, config.train.num_workers)
     rows = (config.train.micro_batch or share) if config.train.use_gpu else 1
-    return planning.measure(config.train, config.model, sources=config.corpus.sources, device=device, rows=rows)
+    try:
+        return planning.measure(config.train, config.model, sources=config.corpus.sources, device=device, rows=rows)
+    except ModelError as error:
+        raise InputError(str(error)) from error
 
 
 def _songs_row(num_songs: int | None, hours: float | None, origin: str) -> list[str]:
