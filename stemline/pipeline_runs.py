@@ -1,6 +1,5 @@
 """The steps of the command line from Python: the same settings, the same stores, the same results."""
 
-import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ class Comparison:
     """
 
     first: "ScoreSummary"  # scores by source, over the sources, and song by song
-    second: "ScoreSummary"
+    second: "ScoreSummary"  # the same
     pairs: "Pairs"  # of the first over the second in dB nSDR, with confidence bounds, by song and by source
 
 
@@ -158,7 +157,7 @@ def _prepared(config: RunConfig, *, verb: str, progress: bool) -> Iterator[None]
     scratch.use(config.store.scratch, limit_gb=config.store.scratch_gb)
     try:
         with (
-            Screen(Terminal(stderr=True) if progress else Console(file=io.StringIO())) as screen,
+            Screen(Terminal(stderr=True) if progress else Console(quiet=True)) as screen,
             prepared(config, verb=verb, screen=screen, debug=False),
         ):
             yield

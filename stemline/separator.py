@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 class Model:
     """A separation model that is loaded: `load_model` gives one.
 
+    It has `sources` in the order of its estimates, the `sample_rate` at which it works in Hz, `audio_channels`, a
+    `digest` that is equal for equal models, and its `network`, a torch module in evaluation mode.
+
     Example:
 
         model = stemline.load_model("models:/stemline@champion")
