@@ -19,6 +19,7 @@ from .field_constraints import (
     check_ranges,
 )
 
+OPTIMIZERS = ("adam", "muon")
 PRECISIONS = ("float32", "bfloat16")
 COMPILE_MODES = ("off", "on", "reduce-overhead")
 TF32_MODES = ("off", "convolutions", "on")
@@ -118,9 +119,13 @@ class SpectralPenaltyConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LearnerConfig:
-    """One optimization step: Adam on the L1 distance between waveforms, as published for HT Demucs."""
+    """One optimization step: by default Adam on the L1 distance between waveforms, as published for HT Demucs."""
 
+    # "adam", as published, or "muon": orthogonalized momentum (Jordan et al. 2024) for weights of two dimensions and
+    # more, taken as matrices, and Adam for the others
+    optimizer: str = "adam"
     learning_rate: PositiveFloat = 3e-4  # of Adam, after the warm-up
+    matrix_learning_rate: PositiveFloat = 0.02  # of Muon, after the warm-up; it rises and falls as Adam's does
     beta1: Annotated[float, Range(ge=0, lt=1)] = 0.9  # Adam's decay of the mean of gradients
     beta2: Annotated[float, Range(ge=0, lt=1)] = 0.999  # Adam's decay of the mean of squared gradients
     weight_decay: NonNegativeFloat = 0.0  # decoupled weight decay (AdamW); 0: plain Adam
@@ -150,6 +155,8 @@ class LearnerConfig:
         check_ranges(self, ModelError)
         if self.precision not in PRECISIONS:
             raise ModelError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        if self.optimizer not in OPTIMIZERS:
+            raise ModelError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
         if self.epoch_ema_decays and self.epoch_steps < 2:
             raise ModelError(f"epoch_steps must be >= 2 with epoch_ema_decays, got {self.epoch_steps}")
         if self.trim_loss_drop and not 1 <= round(self.trim_loss_drop * self.trim_loss_group) < self.trim_loss_group:

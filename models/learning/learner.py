@@ -24,6 +24,7 @@ from .augment import augment
 from .bit_widths import BitWidths
 from .compiled_forward import compile_in_place
 from .ema import WeightAverage
+from .optimizers import optimizers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +81,7 @@ class Learner:
         self.shift_samples = round(config.augment.shift_s * sample_rate)
         self.model = model
         self.device = torch.device(device) if device is not None else next(model.parameters()).device
-        self.optimizer = _optimizer(unwrap(model), config)
+        self.optimizers = optimizers(unwrap(model), config)
         self.averages = [WeightAverage(unwrap(model), decay) for decay in config.ema_decays]
         every = config.epoch_steps
         self.averages += [WeightAverage(unwrap(model), decay, every=every) for decay in config.epoch_ema_decays]
@@ -106,7 +107,8 @@ class Learner:
             shift_samples=self.shift_samples,
         )
         self.model.train()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
         with self.widths.noisy(seed=self.seed, step=step) if self.widths else nullcontext():
             per_source_S = self._backward(sources_BSCT, step=step, share=share)
         if self.config.spectral_penalty.penalty:
@@ -137,8 +139,9 @@ class Learner:
         return self.widths.rounding(unwrap(self.model)) if self.widths else nullcontext()
 
     def state(self) -> dict[str, Any]:
-        """Optimizer and averages, as tensors and numbers; the weights themselves are the model's."""
-        state = {"optimizer": self.optimizer.state_dict(), "averages": [average.state() for average in self.averages]}
+        """Optimizers and averages, as tensors and numbers; the weights themselves are the model's."""
+        state: dict[str, Any] = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
+        state["averages"] = [average.state() for average in self.averages]
         return state | ({"widths": self.widths.state()} if self.widths else {})
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -147,7 +150,13 @@ class Learner:
             raise ModelError(f"the stored state has {len(state['averages'])} averages, expected {len(self.averages)}")
         if ("widths" in state) != (self.widths is not None):
             raise ModelError("the stored state belongs to a training with another quantize.penalty: 0 and above 0")
-        self.optimizer.load_state_dict(state["optimizer"])
+        if unlike := {"muon", "optimizer"} & (state.keys() ^ self.optimizers.keys()):
+            raise ModelError(
+                f"the stored state belongs to a training with another optimizer ({', '.join(sorted(unlike))}): set "
+                f"the learner's optimizer as it was, or begin anew; now it is {self.config.optimizer!r}"
+            )
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state[name])
         if self.widths:
             self.widths.load_state(state["widths"])
         for average, stored in zip(self.averages, state["averages"], strict=True):
@@ -198,8 +207,9 @@ class Learner:
 
     def _set_learning_rate(self, step: int) -> float:
         rate = self.rate_factor * learning_rate(self.config, step=step, total_steps=self.total_steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group.get("rate_ratio", 1.0)  # older states have one group, of ratio 1
         return rate
 
     def _grad_norm(self) -> Tensor:
@@ -212,7 +222,8 @@ class Learner:
         """Clipped gradients into the weights."""
         if self.config.max_grad_norm:
             nn.utils.clip_grads_with_norm_(self.model.parameters(), self.config.max_grad_norm, grad_norm)
-        self.optimizer.step()
+        for optimizer in self.optimizers.values():
+            optimizer.step()
 
 
 def learning_rate(config: LearnerConfig, *, step: int, total_steps: int) -> float:
@@ -229,24 +240,3 @@ def learning_rate(config: LearnerConfig, *, step: int, total_steps: int) -> floa
 def unwrap(model: nn.Module) -> nn.Module:
     """The model inside a data-parallel wrapper, or the model itself."""
     return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
-
-
-def _optimizer(model: nn.Module, config: LearnerConfig) -> torch.optim.Optimizer:
-    """Adam; with weight decay AdamW, since decay inside Adam's step is another method.
-
-    Fused: one pass over each parameter instead of a dozen, on CPUs too.
-    """
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    betas = (config.beta1, config.beta2)
-    if not config.weight_decay:
-        return torch.optim.Adam(
-            [parameter for _, parameter in named], lr=config.learning_rate, betas=betas, fused=True
-        )  # fmt: skip
-    decayed = [parameter for name, parameter in named if name.startswith(config.weight_decay_under)]
-    spared = [parameter for name, parameter in named if not name.startswith(config.weight_decay_under)]
-    if not decayed:
-        raise ModelError(f"no parameter's name begins with weight_decay_under={config.weight_decay_under!r}")
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": spared, "weight_decay": 0.0}]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=config.learning_rate, betas=betas, fused=True
-    )

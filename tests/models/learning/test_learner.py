@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from models.errors import ModelError
 from models.learner_config import AugmentConfig, LearnerConfig, QuantizeConfig, SpectralPenaltyConfig
 from models.learning import losses
-from models.learning.learner import Learner, _optimizer, learning_rate
+from models.learning.learner import Learner, learning_rate
 from models.learning.losses import kept
 from models.networks.catalog import build
 from models.scores.metrics import nsdr
@@ -110,7 +110,7 @@ def test_the_learning_rate_rises_then_falls_along_a_cosine() -> None:
 
 
 def test_weight_decay_is_decoupled() -> None:
-    assert isinstance(Learner(Gains(), replace(CONFIG, weight_decay=0.05)).optimizer, torch.optim.AdamW)
+    assert isinstance(Learner(Gains(), replace(CONFIG, weight_decay=0.05)).optimizers["optimizer"], torch.optim.AdamW)
 
 
 @pytest.mark.parametrize(
@@ -118,6 +118,7 @@ def test_weight_decay_is_decoupled() -> None:
     [
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"precision": "float8"}, "float32, bfloat16"),
+        ({"optimizer": "sgd"}, "optimizer must be one of adam, muon, got 'sgd'"),
         ({"ema_decays": (1.0,)}, "ema_decays"),
         ({"source_weights": (0.0, 0.0)}, "source_weights"),
         ({"min_lr_ratio": 2.0}, "min_lr_ratio"),
@@ -168,14 +169,6 @@ def test_an_average_over_epochs_takes_in_the_weights_at_their_ends() -> None:
         ends += [learner.model.gain_S.detach().clone()] if step % 2 else []
     assert learner.averages[0].name == "ema-0.5-epoch"
     torch.testing.assert_close(learner.averages[0].average["gain_S"], (0.5 * ends[0] + ends[1]) / 1.5)
-
-
-def test_weight_decay_can_be_kept_to_some_parameters() -> None:
-    model = nn.ModuleDict({"inner": Gains(), "outer": Gains()})
-    groups = _optimizer(model, replace(CONFIG, weight_decay=0.05, weight_decay_under="inner.")).param_groups
-    assert [(group["weight_decay"], len(group["params"])) for group in groups] == [(0.05, 1), (0.0, 1)]
-    with pytest.raises(ModelError, match="weight_decay_under='core'"):
-        _optimizer(model, replace(CONFIG, weight_decay=0.05, weight_decay_under="core"))
 
 
 class Filters(nn.Module):

@@ -17,6 +17,7 @@ from tests.pretended_card import CUDA, card
 
 FAMILIES = ["demucs-v2-tiny", "demucs-v3-tiny", "hdemucs-tiny", "htdemucs-tiny", "sparse-htdemucs-tiny"]
 EVERYTHING = LearnerConfig(
+    optimizer="muon",
     augment=ALL,
     max_grad_norm=1.0,
     trim_loss_drop=0.5,
