@@ -20,7 +20,7 @@ LOWERED = frozenset({
 RAISED = frozenset({
     "__pow__", "__rpow__", "__rtruediv__", "acos", "cosh", "cumprod", "cumsum", "dist", "exp", "expm1", "group_norm",
     "l1_loss", "layer_norm", "log", "log10", "log1p", "log2", "log_softmax", "mse_loss", "norm", "normalize", "pow",
-    "prod", "reciprocal", "rsqrt", "softmax", "softplus", "sum", "tan",
+    "prod", "reciprocal", "rms_norm", "rsqrt", "softmax", "softplus", "sum", "tan",
 })  # fmt: skip
 PROMOTED = frozenset({"addcdiv", "addcmul", "atan2", "cross", "dot", "index_put", "scatter_add", "tensordot"})
 

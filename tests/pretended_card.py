@@ -13,7 +13,7 @@ import contextlib
 import sys
 import weakref
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Self
@@ -173,6 +173,8 @@ class _Placing(TorchFunctionMode):
             self.traffic.gates[str(args[0].dtype)] += args[0].numel()
         if name == "lstm" and isinstance(args[0], CardTensor):
             return _lstm(*args)
+        if name == "rms_norm" and isinstance(args[0], CardTensor):
+            return _rms_norm(*args, **kwargs)
         if name in ("cpu", "tolist") and isinstance(args[0], CardTensor):
             on_host = args[0].to("cpu")
             return on_host if name == "cpu" else on_host.tolist()
@@ -318,6 +320,13 @@ def _lstm(
         x_TBD = torch.cat(outs, dim=-1)
     hiddens, cells = (torch.stack(parts) for parts in zip(*ends, strict=True))
     return (x_TBD.transpose(0, 1) if batch_first else x_TBD), hiddens, cells
+
+
+def _rms_norm(x: Tensor, shape: Sequence[int], weight: Tensor, eps: float) -> Tensor:
+    """`torch.rms_norm` of simple operations: CUDA's kernel for its gradients exists on no CPU."""
+    assert len(shape) == 1, "only norms over the last dimension are emulated"
+    wide = x.float()
+    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight).to(x.dtype)
 
 
 def _flex_attention(traffic: Traffic, q_BHLD: Tensor, k_BHMD: Tensor, v_BHMD: Tensor, *, block_mask: Any) -> Tensor:

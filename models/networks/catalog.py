@@ -15,6 +15,9 @@ from .demucs import Demucs, DemucsConfig
 from .hdemucs import HDemucs, HDemucsConfig
 from .htdemucs import HTDemucs, HTDemucsConfig
 from .sparse_htdemucs import SparseHTDemucs, SparseHTDemucsConfig
+from .spectrogram.bs_roformer import BSRoFormer, BSRoFormerConfig
+from .spectrogram.mel_band_roformer import MelBandRoFormer, MelBandRoFormerConfig
+from .spectrogram.scnet import SCNet, SCNetConfig
 
 SIX_SOURCES = ("drums", "bass", "other", "vocals", "guitar", "piano")
 
@@ -30,6 +33,9 @@ FAMILIES: dict[str, Family] = {
     "sparse-htdemucs": Family(SparseHTDemucsConfig, SparseHTDemucs),
     "hdemucs": Family(HDemucsConfig, HDemucs),
     "demucs": Family(DemucsConfig, Demucs),
+    "scnet": Family(SCNetConfig, SCNet),
+    "bs-roformer": Family(BSRoFormerConfig, BSRoFormer),
+    "mel-band-roformer": Family(MelBandRoFormerConfig, MelBandRoFormer),
 }
 
 TINY_HT: dict[str, Any] = {
@@ -43,6 +49,18 @@ TINY_HT: dict[str, Any] = {
     "transformer_heads": 2,
     "transformer_hidden_scale": 2.0,
     "dropout": 0.0,
+}
+TINY_ROFORMER: dict[str, Any] = {
+    "segment_s": 3.0,
+    "width": 32,
+    "depth": 2,
+    "heads": 2,
+    "head_width": 16,
+    "nfft": 512,
+    "hop_length": 128,
+    "mask_expansion": 1,
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
 }
 PRESETS: dict[str, Any] = {
     "htdemucs": HTDemucsConfig(),  # 955717e8 and, four times, htdemucs_ft
@@ -62,6 +80,24 @@ PRESETS: dict[str, Any] = {
     "demucs-v2-tiny": DemucsConfig(segment_s=3.0, channels=8, depth=5, oversample=False),
     "demucs-v3-time": DemucsConfig(version=3, segment_s=44.0),
     "demucs-v3-tiny": DemucsConfig(version=3, segment_s=3.0, channels=8, depth=5, oversample=False),
+    # The paper's two, the large one's bands split as its published weights have them.
+    "scnet": SCNetConfig(),
+    "scnet-large": SCNetConfig(block_channels=(64, 128, 256), band_shares=(0.225, 0.372)),
+    "scnet-tiny": SCNetConfig(
+        segment_s=3.0, block_channels=(8, 16, 32), nfft=1024, hop_length=256, conv_depths=(1, 1, 1), dual_path_layers=2
+    ),
+    # The papers' numbers of parameters are those of one source: 93.4 and 72.2 million, 105 and 84.2 million.
+    "bs-roformer": BSRoFormerConfig(),
+    "bs-roformer-6layer": BSRoFormerConfig(depth=6),
+    # Two of the most-used published weights: four sources from MUSDB18-HQ alone, and a singer out of anything.
+    "bs-roformer-8layer": BSRoFormerConfig(segment_s=11.0, depth=8, head_width=64, mask_expansion=2),
+    "mel-band-roformer-vocals": MelBandRoFormerConfig(
+        sources=("vocals",), depth=6, head_width=64, mask_hidden_layers=2, dropout=0.0, attention_dropout=0.0
+    ),
+    "mel-band-roformer": MelBandRoFormerConfig(),
+    "mel-band-roformer-6layer": MelBandRoFormerConfig(depth=6),
+    "bs-roformer-tiny": BSRoFormerConfig(**TINY_ROFORMER, band_rows=(4,) * 8 + (16,) * 6 + (64, 65)),
+    "mel-band-roformer-tiny": MelBandRoFormerConfig(**TINY_ROFORMER, num_bands=16),
 }
 
 
@@ -113,7 +149,8 @@ def _configure(family: str, fields: Mapping[str, Any], *, options: Mapping[str, 
     for name in fields:
         if name not in options:
             raise ModelError(f"{family} has no option {name!r}: {nearest(name, options)}")
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
     try:
-        return FAMILIES[family].config_class(**fields)
+        return FAMILIES[family].config_class(**values)
     except (TypeError, ArithmeticError) as error:
         raise ModelError(f"an option of {family} has the wrong type or size: {error}") from error

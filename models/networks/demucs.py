@@ -66,6 +66,12 @@ class DemucsConfig:
         """Features after each encoder layer, outermost first."""
         return tuple(self.channels * self.growth**i for i in range(self.depth))
 
+    @property
+    def least_size(self) -> tuple[int, int]:
+        """A number of layers and of weights that a network of this configuration has at the least."""
+        audio = self.audio_channels * len(self.sources)
+        return self.depth, max(self.channels * audio, self.layer_channels[-1] ** 2)
+
 
 class Demucs(nn.Module):
     """Mixture (B, C, T) to estimates (B, S, C, T).

@@ -70,6 +70,13 @@ class HDemucsConfig:
         """Features after each encoder layer, outermost first."""
         return tuple(self.channels * self.growth**i for i in range(self.depth))
 
+    @property
+    def least_size(self) -> tuple[int, int]:
+        """A number of layers and of weights that a network of this configuration has at the least."""
+        audio = self.audio_channels * len(self.sources)
+        weights = max(self.channels * max(audio, self.nfft // 8), self.layer_channels[-1] ** 2)
+        return max(self.depth, self.dconv_depth), weights
+
 
 class HDemucs(nn.Module):
     """Mixture (B, C, T) to estimates (B, S, C, T), for any number of samples."""

@@ -5,7 +5,7 @@
               +----------> tencoder x4 --+                 +--> tdecoder x4 -------------------+
 
 Simon Rouard, Francisco Massa, Alexandre Defossez, arXiv 2211.08553. Attribute names are the published state-dict
-keys, so published weights load. Read next: `stft.py`, `blocks/layers.py`, `transformer.py`.
+keys, so published weights load. Read next: `stft.py`, `blocks/layers.py`, `blocks/transformer.py`.
 """
 
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ from ..errors import ModelError, check_audio, check_mixture, check_size, source_
 from ..field_constraints import NonNegativeInt, PositiveFloat, PositiveInt, Range, check_ranges
 from .blocks.layers import DecoderLayer, EncoderLayer, FrequencyEmbedding, rescale_convolutions
 from .blocks.residual import DConv
+from .blocks.transformer import Attention, AttentionFactory, CrossTransformer
 from .cpu_kernels.linear import fused_linear
 from .input_normalization import Normalization
 from .stft import standardize, to_channels, to_samples, to_spectrum
-from .transformer import Attention, AttentionFactory, CrossTransformer
 
 STRIDE = 4  # of every layer, over frequency in the spectral branch and over time in the other
 
@@ -87,6 +87,18 @@ class HTDemucsConfig:
     def bottleneck_rows(self) -> int:
         """Frequency rows that reach the transformer."""
         return int(self.nfft // 2 // STRIDE**self.depth)
+
+    @property
+    def least_size(self) -> tuple[int, float]:
+        """A number of layers and of weights that a network of this configuration has at the least."""
+        inner, audio = self.layer_channels[-1], self.audio_channels * len(self.sources)
+        sizes: list[float] = [self.channels * max(audio, self.nfft // 8), inner * inner]
+        if self.transformer_layers:
+            sizes += [
+                self.transformer_width * inner,
+                self.transformer_width**2 * max(1.0, self.transformer_hidden_scale),
+            ]
+        return max(self.depth, self.dconv_depth, self.transformer_layers), max(sizes)
 
 
 class HTDemucs(nn.Module):

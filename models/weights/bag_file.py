@@ -12,9 +12,8 @@ from typing import Any
 
 from ..errors import ModelError
 from ..networks.bag import check_weights, is_list, is_number
+from .yaml_file import read_yaml
 
-MAX_BYTES = 64 * 1024  # published ones have some hundred
-MAX_BRACKETS = 1000  # two lists, and a row of weights for each member
 MAX_MEMBERS = 64  # each is a network in memory
 MAX_SEGMENT_S = 3600.0
 
@@ -34,7 +33,7 @@ def read(path: str | Path) -> BagFile:
     path = Path(path)
     if not path.is_file():
         raise ModelError(f"no bag at {path}: give a .yaml file")
-    content = _parse(path)
+    content = read_yaml(path, wanted="bag: want YAML with `models`, a list of signatures")
     if not isinstance(content, dict) or "models" not in content:
         raise ModelError(
             f"{path} is no bag: want YAML with `models`, a list of signatures, got {reprlib.repr(content)}"
@@ -47,33 +46,6 @@ def read(path: str | Path) -> BagFile:
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
     return BagFile(path=path, members=members, weights=rows, segment_s=_segment(content.get("segment"), path))
-
-
-def _parse(path: Path) -> Any:
-    """The content of the file, which cannot be large, nor seem small and be large: YAML's aliases are refused."""
-    import yaml  # type: ignore[import-untyped,unused-ignore]
-
-    class Loader(yaml.SafeLoader):  # type: ignore[misc,unused-ignore]
-        def compose_node(self, parent: Any, index: Any) -> Any:
-            if self.check_event(yaml.AliasEvent):
-                raise ValueError("it has an alias (*name), which no bag needs")
-            return super().compose_node(parent, index)
-
-    try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise ModelError(f"{path} is no bag: it has {size} bytes, and {MAX_BYTES} are the most that is read")
-        text = path.read_text(encoding="utf-8")
-        if (brackets := text.count("[") + text.count("{")) > MAX_BRACKETS:  # YAML's reader takes the square of them
-            raise ModelError(
-                f"{path} is no bag: it has {brackets} brackets, and {MAX_BRACKETS} are the most that is read"
-            )
-        return yaml.load(text, Loader)  # a safe loader, and stricter
-    except ModelError:
-        raise
-    except Exception as error:  # broken or hostile YAML can make its reader fail in any way
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ModelError(f"{path} is no bag: want YAML with `models`, a list of signatures ({reason})") from error
 
 
 def _signatures(models: Any, path: Path) -> list[str]:

@@ -29,7 +29,7 @@ from ..errors import ModelError
 from ..networks import catalog
 from ..networks.bag import Bag
 from .demucs_options import OPTIONS_OF, ClassName, to_kwargs, to_our_config
-from .state_dict import build_for, load_state
+from .state_dict import build_for, load_state, plain_tensors
 from .weights_file import sha256_of
 
 CHECKSUM = re.compile(r"-([0-9a-f]{8,64})$")  # at the end of a file's stem; the SHA-256 starts with it
@@ -47,10 +47,10 @@ def load_package(path: str | Path, *, preset: str | None = None) -> nn.Module:
     verify_checksum(path, sha256_of(path))
     package = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     if "klass" in package or preset is None:
-        config, state = _config_of(package, path), _tensors(package.get("state"), path)
+        config, state = _config_of(package, path), _state_of(package.get("state"), path)
         model = build_for(config, state, origin=str(path))
     else:
-        model, state = catalog.build(preset), _tensors(package, path)
+        model, state = catalog.build(preset), _state_of(package, path)
     load_state(model, state, origin=str(path))
     return model.eval()
 
@@ -190,18 +190,10 @@ def _read_safetensors(path: Path, *, weights: bool = True) -> dict[str, Any]:
     return {"klass": ClassName(metadata["klass"]), "args": args, "kwargs": kwargs, "state": state}
 
 
-def _tensors(state: Any, path: Path) -> dict[str, Tensor]:
-    """The weights in float32, sure to be finite tensors by name."""
+def _state_of(state: Any, path: Path) -> dict[str, Tensor]:
     if isinstance(state, Mapping) and "__quantized" in state:
         raise ModelError(f"{path} is quantised with DiffQ, which is not read here: take the unquantised model")
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ModelError(f"{path} has no table of weights by name")
-    for name, value in state.items():
-        if value.layout != torch.strided or value.is_quantized or value.is_complex() or value.device.type != "cpu":
-            raise ModelError(f"{path} has weights that are no plain numbers, in {name}")
-        if not torch.isfinite(value).all():
-            raise ModelError(f"{path} has weights that are not finite, in {name}")
-    return {str(name): value.float() for name, value in state.items()}
+    return plain_tensors(state, path)
 
 
 def _write(folder: Path, name: str, content: bytes) -> Path:

@@ -1,7 +1,7 @@
 """Any model by its path: the one place that tells what lies there, and loads it.
 
-A model is a checkpoint folder, a `.safetensors` file of ours, a package of Demucs (`.th` or `.safetensors`), or a bag
-(`.yaml`) that names files beside it.
+A model is a checkpoint folder, a `.safetensors` file of ours, a package of Demucs (`.th` or `.safetensors`), a bag
+(`.yaml`) that names files beside it, or a checkpoint of Music-Source-Separation-Training (`.ckpt`) with its YAML.
 """
 
 import enum
@@ -15,6 +15,7 @@ from ..errors import ModelError
 from ..networks import catalog
 from ..networks.bag import Bag
 from . import bag_file, checkpoint, demucs_packages
+from .msst import msst_checkpoints
 from .weights_file import build_network, read_weights, stored_config
 
 BAG_SUFFIXES = (".yaml", ".yml")
@@ -27,6 +28,7 @@ class ModelKind(enum.Enum):
     WEIGHTS = "a .safetensors file with its configuration inside"
     PACKAGE = "a package of Demucs"
     BAG = "a bag's YAML file"
+    MSST = "a checkpoint of Music-Source-Separation-Training with its YAML beside it"
 
 
 def kind_of(path: str | Path) -> ModelKind:
@@ -36,10 +38,12 @@ def kind_of(path: str | Path) -> ModelKind:
         return ModelKind.CHECKPOINT
     if not path.is_file():
         raise ModelError(
-            f"no model at {path}: give a checkpoint folder, a .safetensors or .th file, or the .yaml file of a bag"
+            f"no model at {path}: give a checkpoint folder, a .safetensors, .th or .ckpt file, or a bag's .yaml file"
         )
     if path.suffix in BAG_SUFFIXES:
         return ModelKind.BAG
+    if path.suffix in msst_checkpoints.SUFFIXES:
+        return ModelKind.MSST
     return ModelKind.PACKAGE if path.suffix == ".th" or stored_config(path) is None else ModelKind.WEIGHTS
 
 
@@ -50,6 +54,8 @@ def load_model(path: str | Path) -> nn.Module:
         return checkpoint.load(path)
     if kind is ModelKind.BAG:
         return _load_bag(path)
+    if kind is ModelKind.MSST:
+        return msst_checkpoints.load_checkpoint(path)
     if kind is ModelKind.PACKAGE:
         return demucs_packages.load_package(path)
     stored = read_weights(path)

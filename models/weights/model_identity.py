@@ -19,6 +19,7 @@ from ..networks.input_normalization import Normalization
 from . import bag_file, demucs_packages
 from .checkpoint import WEIGHTS, check_digest, read_config
 from .loading import ModelKind, kind_of
+from .msst import msst_checkpoints
 from .weights_file import sha256_of, stored_config
 
 
@@ -41,7 +42,7 @@ class ModelRef:
 
 
 def describe(path: str | Path) -> ModelRef:
-    """What lies at `path`: a checkpoint folder, a .safetensors file, a published .th package, or a bag's .yaml file.
+    """What lies at `path`: a checkpoint folder, a .safetensors, .th or .ckpt file, or a bag's .yaml file.
 
     Weights are digested and not loaded, and nothing of a pickle is called. ModelError where there is no model, or one
     that its own checksums call altered.
@@ -59,6 +60,8 @@ def _describe(path: Path) -> ModelRef:
         return _of_folder(path)
     if kind is ModelKind.BAG:
         return _of_bag(path)
+    if kind is ModelKind.MSST:
+        return _of_msst_checkpoint(path)
     return _of_weights(path) if kind is ModelKind.WEIGHTS else _of_package(path)
 
 
@@ -83,6 +86,13 @@ def _of_package(path: Path) -> ModelRef:
     config, digest = demucs_packages.package_config(path), sha256_of(path)
     demucs_packages.verify_checksum(path, digest)
     return _ref(config, digest=digest, files=[path], origins=[path])
+
+
+def _of_msst_checkpoint(path: Path) -> ModelRef:
+    config = msst_checkpoints.checkpoint_config(path)
+    # The weights' own digest knows nothing of the YAML, which says what is built.
+    digest = _digest_over(weights=sha256_of(path), model=config)
+    return _ref(config, digest=digest, files=[path], origins=[path, msst_checkpoints.yaml_beside(path)])
 
 
 def _of_bag(path: Path) -> ModelRef:

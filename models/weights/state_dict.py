@@ -1,8 +1,10 @@
 """A network built for a table of weights by name, and filled with it; what does not fit is refused and named."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import ModelError
@@ -35,8 +37,8 @@ def build_for(config: Mapping[str, Any], state: Mapping[str, Tensor], *, origin:
     """A network of the configuration that is to have this state; one far larger is not built, whoever asks for it."""
     try:
         described = catalog.read_config(config)
-        layers = [described.depth, *(getattr(described, name, 0) for name in ("dconv_depth", "transformer_layers"))]
-        if max(layers) > len(state) or _least_size(described) > sum(value.numel() for value in state.values()):
+        num_layers, num_weights = described.least_size
+        if num_layers > len(state) or num_weights > sum(value.numel() for value in state.values()):
             raise ModelError("it belongs to another configuration: to a larger network than its weights can fill")
         return catalog.from_config(config)
     except ModelError as error:
@@ -45,11 +47,13 @@ def build_for(config: Mapping[str, Any], state: Mapping[str, Tensor], *, origin:
         raise ModelError(f"{origin} describes a network that cannot be built: {str(error)[:200]}") from error
 
 
-def _least_size(config: Any) -> float:
-    """Elements of the largest of some tensors that a network of this configuration has."""
-    inner, audio = config.layer_channels[-1], config.audio_channels * len(config.sources)
-    sizes: list[float] = [config.channels * max(audio, getattr(config, "nfft", 0) // 8), inner * inner]
-    if getattr(config, "transformer_layers", 0):
-        width: int = config.transformer_width
-        sizes += [width * inner, width * width * max(1.0, config.transformer_hidden_scale)]
-    return max(sizes)
+def plain_tensors(state: Any, path: Path) -> dict[str, Tensor]:
+    """The weights of a stranger's file in float32, sure to be finite tensors by name."""
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ModelError(f"{path} has no table of weights by name")
+    for name, value in state.items():
+        if value.layout != torch.strided or value.is_quantized or value.is_complex() or value.device.type != "cpu":
+            raise ModelError(f"{path} has weights that are no plain numbers, in {name}")
+        if not torch.isfinite(value).all():
+            raise ModelError(f"{path} has weights that are not finite, in {name}")
+    return {str(name): value.float() for name, value in state.items()}

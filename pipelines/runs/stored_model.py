@@ -13,7 +13,8 @@ from datasets.store.disk_errors import disk_errors
 from datasets.store.scratch import hold, scratch_of_model, tidy
 from pipelines.runs.remote_checkpoints import alone, send
 
-_FILES = (".safetensors", ".th", ".yaml", ".yml")  # how a model that is a file is called; others are folders
+# How a model that is a file is called; others are folders.
+_FILES = (".safetensors", ".th", ".ckpt", ".chpt", ".yaml", ".yml")
 _SHARED = re.compile(r"/cache/models/([0-9a-f]{16})/files/[^/]+$")  # of a file that `share` brought there
 
 
@@ -80,7 +81,9 @@ def _fetched_file(address: str) -> Path:
 
 
 def _members(folder: str, file: Path) -> list[str]:
-    """The names of the files beside a bag that it may mean; none of a file of weights."""
+    """The names of the files beside a bag that it may mean, and of the YAML beside a trainer's checkpoint."""
+    if file.name.endswith((".ckpt", ".chpt")):
+        return [name for name in storage.names(folder) if name.endswith((".yaml", ".yml"))]
     if not file.name.endswith((".yaml", ".yml")):
         return []
     text = file.read_text(encoding="utf-8", errors="replace")

@@ -6,17 +6,17 @@ from torch.nn import functional as F
 
 
 class BiLSTM(nn.Module):
-    """Two bidirectional LSTM layers and a linear map back to D features, (B, D, T) to (B, D, T).
+    """Bidirectional LSTM layers and a linear map back to D features, (B, D, T) to (B, D, T).
 
     With a `window`, longer sequences are read in windows that overlap by half, each on its own, and the middle of
     each is kept: a sequence of any length costs a fixed number of steps in a row.
     """
 
-    def __init__(self, channels: int, *, num_layers: int = 2, window: int | None = None) -> None:
+    def __init__(self, channels: int, *, num_layers: int = 2, expand: int = 1, window: int | None = None) -> None:
         super().__init__()
         self.window = window
-        self.lstm = nn.LSTM(channels, channels, num_layers, bidirectional=True)
-        self.linear = nn.Linear(2 * channels, channels)
+        self.lstm = nn.LSTM(channels, expand * channels, num_layers, bidirectional=True)
+        self.linear = nn.Linear(2 * expand * channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.window is None or x.shape[-1] <= self.window:

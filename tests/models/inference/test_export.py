@@ -13,13 +13,15 @@ from models.networks.bag import Bag
 from models.networks.catalog import build, from_config
 from tests.models.parity import noise
 
-# One shallow preset per architecture, since tracing takes its time per operation.
+# One shallow preset per architecture, since tracing takes its time per operation. Both RoFormers have the same parts.
 PRESETS = {
     "htdemucs-tiny": {"depth": 2, "nfft": 256, "transformer_layers": 2},
     "sparse-htdemucs-tiny": {"depth": 1, "nfft": 64, "transformer_layers": 2, "hash_rounds": 4},
     "hdemucs-tiny": {"nfft": 64},
     "demucs-v2-tiny": {"depth": 2},
     "demucs-v3-tiny": {"depth": 2},
+    "scnet-tiny": {"nfft": 64, "hop_length": 16, "block_channels": (8,)},
+    "mel-band-roformer-tiny": {"nfft": 32, "hop_length": 15, "num_bands": 2, "depth": 1},
 }
 
 

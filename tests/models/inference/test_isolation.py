@@ -65,7 +65,10 @@ def test_each_module_keeps_its_own_mode_and_a_step_in_between_trains(mixture_CT:
     assert [module.training for module in model.modules()] == modes
 
 
-@pytest.mark.parametrize("preset", ["htdemucs-tiny", "hdemucs-tiny", "demucs-v2-tiny", "sparse-htdemucs-tiny"])
+@pytest.mark.parametrize(
+    "preset",
+    ["htdemucs-tiny", "hdemucs-tiny", "demucs-v2-tiny", "sparse-htdemucs-tiny", "bs-roformer-tiny"],
+)
 def test_the_twin_gives_what_the_model_gives_and_shares_its_weights(preset: str, mixture_CT: Tensor) -> None:
     model = network(preset).train()
     expected = separate(copy.deepcopy(model).eval(), mixture_CT)

@@ -15,7 +15,20 @@ from models.rng import generator
 from tests.models.test_pretended_card import ALL
 from tests.pretended_card import CUDA, card
 
-FAMILIES = ["demucs-v2-tiny", "demucs-v3-tiny", "hdemucs-tiny", "htdemucs-tiny", "sparse-htdemucs-tiny"]
+FAMILIES = [
+    "demucs-v2-tiny",
+    "demucs-v3-tiny",
+    "hdemucs-tiny",
+    "htdemucs-tiny",
+    "sparse-htdemucs-tiny",
+    "scnet-tiny",
+    "mel-band-roformer-tiny",
+]
+# Many bands are many kernels, and each takes its time here.
+SMALLER = {
+    "scnet-tiny": {"nfft": 128, "hop_length": 32, "block_channels": (16,)},
+    "mel-band-roformer-tiny": {"nfft": 128, "hop_length": 50, "num_bands": 4, "depth": 1, "mask_expansion": 8},
+}
 EVERYTHING = LearnerConfig(
     optimizer="muon",
     augment=ALL,
@@ -34,7 +47,7 @@ EVERYTHING = LearnerConfig(
 
 def tiny(preset: str) -> Any:
     torch.manual_seed(0)
-    return build(preset, sources=("a", "b"), sample_rate=8000, segment_s=0.25)
+    return build(preset, sources=("a", "b"), sample_rate=8000, segment_s=0.25, **SMALLER.get(preset, {}))
 
 
 def batch_of(model: Any) -> Tensor:

@@ -1,4 +1,6 @@
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -49,6 +51,21 @@ def test_any_sources_channels_and_rate_separate_and_learn(
     gradients = [parameter.grad for parameter in model.parameters()]
     assert all(gradient is not None and torch.isfinite(gradient).all() for gradient in gradients)
     assert any(gradient.any() for gradient in gradients if gradient is not None)
+
+
+def test_no_line_outside_networks_and_the_reader_of_their_weights_knows_of_roformers_and_scnet(
+    repository: Path,
+) -> None:
+    """They train, separate, compress, register and export by what serves any network."""
+    named = [
+        f"{path.relative_to(repository)}:{number}"
+        for room in ("models", "pipelines", "flows", "infra")
+        for path in sorted((repository / room).rglob("*.py"))
+        if "networks" not in path.parts and "msst" not in path.parts
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if re.search("scnet|ro_?former", line, re.IGNORECASE)
+    ]
+    assert named == []
 
 
 def test_an_unknown_preset_names_the_nearest() -> None:

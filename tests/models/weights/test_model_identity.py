@@ -13,10 +13,10 @@ from torch import nn
 from models.errors import ModelError
 from models.networks.catalog import build, to_config
 from models.weights import checkpoint, demucs_packages, loading
-from models.weights.bag_file import MAX_BYTES
 from models.weights.bit_packing import uniform_packing
 from models.weights.loading import load_model
 from models.weights.model_identity import ModelRef, describe
+from models.weights.yaml_file import MAX_BYTES
 
 SOURCES = ("voice", "rest")
 WEIGHTS = [[1.0, 0.0], [0.0, 1.0]]
@@ -107,7 +107,7 @@ def test_weights_are_not_loaded_for_a_description(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(demucs_packages.catalog, "from_config", barred)
     for module in (checkpoint, loading):
         monkeypatch.setattr(module, "read_weights", barred)
-    monkeypatch.setattr(demucs_packages, "_tensors", barred)
+    monkeypatch.setattr(demucs_packages, "plain_tensors", barred)
     assert {describe(path).interface_key for path in paths} == {(SOURCES, 8000, 2, "track")}
     assert mapped == [True, True]
 

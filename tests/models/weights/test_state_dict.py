@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from models.errors import ModelError
-from models.networks.catalog import build, to_config
+from models.networks.catalog import PRESETS, build, to_config
 from models.weights.state_dict import LISTED, build_for, load_state
 
 
@@ -17,7 +17,7 @@ def network() -> nn.Module:
     return build("htdemucs-tiny", sample_rate=8000, segment_s=0.25, nfft=512, depth=2)
 
 
-@pytest.mark.parametrize("preset", ["htdemucs-tiny", "hdemucs-tiny", "demucs-v2-tiny", "sparse-htdemucs-tiny"])
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name.endswith("tiny")])
 def test_a_network_is_built_from_its_configuration_and_filled(preset: str) -> None:
     model = build(preset)
     state = model.state_dict()

@@ -8,7 +8,7 @@ from demucs.transformer import (
 )
 from torch import nn
 
-from models.networks.transformer import Attention, CrossTransformer, WholeNorm, grid_positions, line_positions
+from models.networks.blocks.transformer import Attention, CrossTransformer, WholeNorm, grid_positions, line_positions
 from tests.models.parity import noise, twin
 
 CPU = torch.device("cpu")

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .blocks.residual import LayerScale
-from .cpu_kernels.attention import dropout_attention
-from .cpu_kernels.dispatch import uses_cpu_kernels
-from .cpu_kernels.dropout import sparse_dropout
-from .cpu_kernels.linear import fused_linear
-from .stft import at_least_float32
+from ..cpu_kernels.attention import dropout_attention
+from ..cpu_kernels.dispatch import uses_cpu_kernels
+from ..cpu_kernels.dropout import sparse_dropout
+from ..cpu_kernels.linear import fused_linear
+from ..stft import at_least_float32
+from .residual import LayerScale
 
 # (width, num_heads, dropout) to a module that maps (query_BLD, memory_BMD) to (B, L, D)
 AttentionFactory = Callable[[int, int, float], nn.Module]
