@@ -26,7 +26,7 @@ FAMILIES = [
 ]
 # Many bands are many kernels, and each takes its time here.
 SMALLER = {
-    "scnet-tiny": {"nfft": 128, "hop_length": 32, "block_channels": (16,)},
+    "scnet-tiny": {"nfft": 128, "hop_length": 64, "block_channels": (16,)},
     "mel-band-roformer-tiny": {"nfft": 128, "hop_length": 50, "num_bands": 4, "depth": 1, "mask_expansion": 8},
 }
 EVERYTHING = LearnerConfig(
