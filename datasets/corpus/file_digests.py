@@ -85,8 +85,12 @@ class FileDigests:
         self._changed = False
 
     def read_ahead(self, paths: Iterable[str], digest: Digesting) -> None:
-        """Have the files that are not remembered digested by `digest`, if they are many; what is read is remembered."""
-        batches = list(_batches(path for path in paths if not self._is_known(path)))
+        """Have new files on a disk digested by `digest`, if they are many; what is read is remembered.
+
+        Of objects in S3 the listing says all that counts: to ask for each would be a request for each.
+        """
+        here = (path for path in paths if not storage.is_remote(path))
+        batches = list(_batches(path for path in here if not self._is_known(path)))
         if len(batches) < 2:
             return
         saved, took_s = time.monotonic(), 0.0
@@ -163,8 +167,6 @@ def _batches(paths: Iterable[str]) -> Iterator[list[str]]:
     """Files on a disk in their order, `BATCH_BYTES` or more at a time; each once."""
     batch, num_bytes = list[str](), 0
     for path in dict.fromkeys(paths):
-        if storage.is_remote(path):
-            continue
         batch.append(path)
         seen = storage.stamp(path)
         num_bytes += seen.size if seen else 0

@@ -13,6 +13,7 @@ from datasets.corpus import file_digests
 from datasets.corpus.file_digests import FileDigest, FileDigests, digest_file
 from datasets.corpus.scan import scan
 from datasets.errors import Changed, Unavailable
+from datasets.store import storage
 
 SOURCES = ("drums", "bass", "other", "vocals")
 
@@ -98,6 +99,17 @@ def test_a_song_that_another_machine_cannot_read_is_left_to_the_next_run(corpus:
     prints.read_ahead([str(path) for path in corpus.glob("*/*.wav")], blind)
     with pytest.raises(Changed if changes else Unavailable):
         prints.of(str(corpus / "Two" / "bass.wav"))
+
+
+def test_no_object_of_a_listing_is_asked_for_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request for each file would be minutes, where a corpus has thousands of songs."""
+    asked: list[str] = []
+    monkeypatch.setattr(storage, "stamp", asked.append)
+    stamps = {f"s3://songs/One/{source}.wav": storage.Stamp(size=7, changed_ns=9) for source in SOURCES}
+    prints = FileDigests(stamps=stamps)
+    prints.read_ahead(stamps, Elsewhere())
+    assert {prints.of(path) for path in stamps} == {"object:7:9"}
+    assert asked == []
 
 
 def test_a_digest_is_that_of_the_bytes_and_of_no_pipe(tmp_path: Path) -> None:
