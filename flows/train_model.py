@@ -159,6 +159,7 @@ def register(config: RunConfig, corpus: Corpus, trained: TrainResult, scored: Ev
             "protocol": scored.summary.protocol,
             "train_version": train.STEP.words,
             "commit": code_commit() or "unknown",
+            **_plugin_tags(config),
             **origin_tags(config, corpus, trained),
             **({"stopped": trained.stopped} if trained.stopped else {}),
         },
@@ -169,6 +170,11 @@ def register(config: RunConfig, corpus: Corpus, trained: TrainResult, scored: Ev
         lambda: registry.register(config.registry, candidate, store=config.store.root),
         summary=lambda version: version.uri,
     )
+
+
+def _plugin_tags(config: RunConfig) -> dict[str, str]:
+    versions = train.plugin_versions(config.train, config.model)
+    return {name: "; ".join(plugins) for name, plugins in versions.items()}
 
 
 def _earlier_decision(config: RunConfig, version: ModelVersion) -> GateDecision | None:

@@ -62,6 +62,8 @@ class AugmentConfig:
     mixup_probability: Probability = 0.0
     remix_probability: Probability = 1.0  # probability that the stems of a batch change places between rows
     remix_group: PositiveInt = 4  # rows of the global batch among which stems change places; 1 leaves them
+    # Plug-ins that each row goes through last: entry points in stemline.augmentations, or package.module:object
+    plugins: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_ranges(self, ModelError)
@@ -121,10 +123,13 @@ class SpectralPenaltyConfig:
 class LearnerConfig:
     """One optimization step: by default Adam on the L1 distance between waveforms, as published for HT Demucs."""
 
-    # "adam", as published, or "muon": orthogonalized momentum (Jordan et al. 2024) for weights of two dimensions and
-    # more, taken as matrices, and Adam for the others
+    # "l1", or a plug-in: the name of an entry point in stemline.losses, or package.module:object
+    loss: str = "l1"
+    # "adam", as published, "muon": orthogonalized momentum (Jordan et al. 2024) for weights of two dimensions and more,
+    # taken as matrices, and Adam for the others; or a plug-in: of stemline.optimizers, or a class such as
+    # torch.optim:RMSprop, whose own defaults take the place of beta1 and beta2
     optimizer: str = "adam"
-    learning_rate: PositiveFloat = 3e-4  # of Adam, after the warm-up
+    learning_rate: PositiveFloat = 3e-4  # of Adam or a plug-in, after the warm-up
     matrix_learning_rate: PositiveFloat = 0.02  # of Muon, after the warm-up; it rises and falls as Adam's does
     beta1: Annotated[float, Range(ge=0, lt=1)] = 0.9  # Adam's decay of the mean of gradients
     beta2: Annotated[float, Range(ge=0, lt=1)] = 0.999  # Adam's decay of the mean of squared gradients
@@ -155,8 +160,6 @@ class LearnerConfig:
         check_ranges(self, ModelError)
         if self.precision not in PRECISIONS:
             raise ModelError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
-        if self.optimizer not in OPTIMIZERS:
-            raise ModelError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
         if self.epoch_ema_decays and self.epoch_steps < 2:
             raise ModelError(f"epoch_steps must be >= 2 with epoch_ema_decays, got {self.epoch_steps}")
         if self.trim_loss_drop and not 1 <= round(self.trim_loss_drop * self.trim_loss_group) < self.trim_loss_group:

@@ -14,7 +14,8 @@ def settings_schema() -> dict[str, Any]:
 
     It refuses what `stemline` refuses of a file by its form; what settings ask of each other is checked when it runs.
     """
-    from models.networks.catalog import PRESETS
+    from models import plugins
+    from models.networks.catalog import NETWORK, PRESETS
 
     whole = _section("")
     for setting in every(RunConfig):
@@ -23,7 +24,10 @@ def settings_schema() -> dict[str, Any]:
         for depth, name in enumerate(sections, start=1):
             parent = parent["properties"].setdefault(name, _section(".".join(sections[:depth])))
         parent["properties"][leaf] = _leaf(setting)
-    whole["properties"]["model"]["properties"]["preset"]["enum"] = sorted(PRESETS)
+    whole["properties"]["model"]["properties"]["preset"]["anyOf"] = [
+        {"enum": sorted({*PRESETS, *plugins.names(NETWORK)})},
+        {"pattern": r"^[\w.]+:[\w.]+$"},  # package.module:object
+    ]
     return {"$schema": DIALECT, "title": "Settings of stemline", **whole}
 
 

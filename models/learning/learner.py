@@ -19,7 +19,7 @@ from ..learner_config import LearnerConfig, equal_part
 from ..mixed_precision import DTYPES, autocast
 from ..networks.input_normalization import normalization, unit_level
 from ..weights.bit_packing import Packing
-from . import losses
+from . import learner_plugins, losses
 from .augment import augment
 from .bit_widths import BitWidths
 from .compiled_forward import compile_in_place
@@ -80,6 +80,7 @@ class Learner:
         self.rate_factor = 1.0  # of the recipe's learning rate
         self.shift_samples = round(config.augment.shift_s * sample_rate)
         self.model = model
+        self.loss = learner_plugins.loss_of(config)
         self.device = torch.device(device) if device is not None else next(model.parameters()).device
         self.optimizers = optimizers(unwrap(model), config)
         self.averages = [WeightAverage(unwrap(model), decay) for decay in config.ema_decays]
@@ -106,6 +107,7 @@ class Learner:
             rows=rows,
             shift_samples=self.shift_samples,
         )
+        sources_BSCT = learner_plugins.augment_further(sources_BSCT, self.config, seed=self.seed, step=step, rows=rows)
         self.model.train()
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
@@ -191,7 +193,7 @@ class Learner:
     def _losses(self, sources_BSCT: Tensor, step: int) -> Tensor:
         with autocast(self.device, DTYPES[self.config.precision]):
             estimates_BSCT = self.model(sources_BSCT.sum(dim=1))
-        loss_BS = losses.l1(estimates_BSCT, sources_BSCT)
+        loss_BS = self.loss(estimates_BSCT, sources_BSCT)
         if self.config.trim_loss_drop and step >= self.config.trim_loss_after:
             loss_BS = loss_BS * losses.kept(loss_BS.detach(), self.config.trim_loss_drop, self.config.trim_loss_group)
         return loss_BS.mean(dim=0)

@@ -9,6 +9,7 @@ from torch import nn
 
 from ..errors import ModelError
 from ..learner_config import LearnerConfig
+from . import learner_plugins
 from .muon import Muon
 
 # Their weights are (inputs, outputs, ...), those of all other layers (outputs, inputs, ...).
@@ -22,11 +23,13 @@ def optimizers(model: nn.Module, config: LearnerConfig) -> dict[str, torch.optim
 
     "optimizer" is Adam; with weight decay AdamW, since decay inside Adam's step is another method. Fused: one pass over
     each parameter instead of a dozen, on CPUs too. "muon" takes the matrices where the recipe says so. A group's
-    `rate_ratio` is its learning rate over that of the recipe.
+    `rate_ratio` is its learning rate over that of the recipe. A plug-in takes all of them.
     """
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     if config.weight_decay and not any(name.startswith(config.weight_decay_under) for name, _ in named):
         raise ModelError(f"no parameter's name begins with weight_decay_under={config.weight_decay_under!r}")
+    if plugin := learner_plugins.optimizer_of(config, _groups(named, config, 1.0)):
+        return {"optimizer": plugin}
     least_dimensions = 2 if config.optimizer == "muon" else sys.maxsize
     matrices = [(name, parameter) for name, parameter in named if parameter.ndim >= least_dimensions]
     others = [(name, parameter) for name, parameter in named if parameter.ndim < least_dimensions]

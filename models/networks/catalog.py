@@ -2,15 +2,22 @@
 
 A family is an architecture; a preset is one configuration of it, published or `tiny`. What is saved beside weights
 is `to_config(model)`: the family and every field, so a file never depends on a preset staying as it was.
+
+A plug-in is a family of its own: a torch module whose `config_class` is a dataclass with defaults, and whose only
+argument is one of these. It is saved as `package.module:object`. A served model carries its source, which is looked
+for in `carried` beside this package first.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..errors import ModelError, nearest
+from ..plugins import Plugin, PluginKind, imports_of, load, names, source_files
 from .demucs import Demucs, DemucsConfig
 from .hdemucs import HDemucs, HDemucsConfig
 from .htdemucs import HTDemucs, HTDemucsConfig
@@ -101,14 +108,34 @@ PRESETS: dict[str, Any] = {
 }
 
 
+NETWORK = PluginKind(noun="network", group="stemline.networks", setting="model.preset", error=ModelError)
+CARRIED = "carried"  # the package of a served model that holds the source of its plug-in
+NEEDED = ("sources", "sample_rate", "audio_channels", "normalize", "segment_samples")  # of a configuration
+# Packages that no process with a served model has
+ABSENT = frozenset({"models", "datasets", "pipelines", "flows", "infra", "stemline"})
+_PLUGINS: dict[type, Plugin] = {}  # by the class of the configuration
+
+
 def build(preset: str, **changes: Any) -> nn.Module:
-    """A freshly initialised model of a preset, with some fields of its configuration changed."""
-    if preset not in PRESETS:
-        raise ModelError(f"no preset {preset!r}: {nearest(preset, PRESETS)}")
-    config = PRESETS[preset]
+    """A freshly initialised model of a preset or a plug-in, with some fields of its configuration changed."""
+    config = preset_config(preset)
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     family = _family_of(config)
-    return FAMILIES[family].model_class(_configure(family, fields | changes, options=fields))
+    return _family(family).model_class(_configure(family, fields | changes, options=fields))
+
+
+def preset_config(preset: str) -> Any:
+    """The configuration of a preset, or of a plug-in with its defaults."""
+    plugin = load(NETWORK, preset, builtin=PRESETS)
+    if plugin is not None:
+        config_class = _plugin_family(plugin).config_class
+        try:
+            return config_class()
+        except Exception as error:
+            raise plugin.failure(f"has no configuration of defaults: {type(error).__name__}: {error}") from error
+    if preset not in PRESETS:
+        raise ModelError(f"no preset {preset!r}: {nearest(preset, [*PRESETS, *names(NETWORK)])}")
+    return PRESETS[preset]
 
 
 def to_config(model: nn.Module) -> dict[str, Any]:
@@ -125,23 +152,105 @@ def to_config(model: nn.Module) -> dict[str, Any]:
 def from_config(config: Mapping[str, Any]) -> nn.Module:
     """A freshly initialised model of the family and configuration that `to_config` wrote."""
     read = read_config(config)
-    return FAMILIES[_family_of(read)].model_class(read)
+    return _family(_family_of(read)).model_class(read)
 
 
 def read_config(config: Mapping[str, Any]) -> Any:
     """What `to_config` wrote as the configuration of its family, such as an `HTDemucsConfig`; no network is built."""
     fields = dict(config)
     family = fields.pop("family", None)
-    if not isinstance(family, str) or family not in FAMILIES:
+    if not isinstance(family, str) or (family not in FAMILIES and ":" not in family):
         raise ModelError(f"no family {family!r}: {nearest(str(family), FAMILIES)}")
-    options = {field.name: None for field in dataclasses.fields(FAMILIES[family].config_class)}
+    options = {field.name: None for field in dataclasses.fields(_family(family).config_class)}
     return _configure(family, fields, options=options)
+
+
+def plugin_of(model_or_config: Any) -> Plugin | None:
+    """The plug-in that a model, or its configuration, belongs to; None for one of ours."""
+    config = getattr(model_or_config, "config", model_or_config)
+    return _PLUGINS.get(type(config))
+
+
+def carried_source(plugin: Plugin) -> dict[str, Path]:
+    """The files that a served model carries of a plug-in, by their paths below the package `CARRIED`.
+
+    ModelError where one of them could not be imported there: the package has another name in a served model, and
+    stemline is not installed beside it.
+    """
+    top, files = plugin.module.partition(".")[0], source_files(plugin.module)
+    for name, path in files.items():
+        for imported, line, is_relative in imports_of(name, path):
+            package = imported.partition(".")[0]
+            if not is_relative and package in {top, *ABSENT}:
+                remedy = f"import it relatively (from .{imported.partition('.')[2]} import ...)"
+                raise plugin.failure(
+                    f"imports {imported} in {path.name}, line {line}, and a registered model carries the code under "
+                    f"another name, without stemline: {remedy if package == top else 'do without it'}"
+                )
+    suffix = {name: "/__init__.py" if path.name == "__init__.py" else ".py" for name, path in files.items()}
+    return {name.replace(".", "/") + suffix[name]: path for name, path in files.items()}
+
+
+def require_usable(model: nn.Module) -> None:
+    """ModelError that names a plug-in that no registered model could carry, or whose network fails on one silent
+    segment, or returns another shape than (B, S, C, T); nothing is asked of our own.
+    """
+    plugin = plugin_of(model)
+    if plugin is None:
+        return
+    carried_source(plugin)
+    config: Any = model.config
+    wanted = (1, len(config.sources), config.audio_channels, config.segment_samples)
+    with torch.no_grad():
+        try:
+            estimates = model(torch.zeros(1, config.audio_channels, config.segment_samples))
+        except Exception as error:
+            raise plugin.failure(f"raised {type(error).__name__} on a segment: {error}") from error
+    shape = tuple(getattr(estimates, "shape", ()))
+    if shape != wanted:
+        raise plugin.failure(
+            f"returned {shape or type(estimates).__name__} for a mixture (1, {wanted[2]}, {wanted[3]}): want {wanted}, "
+            "(batch, sources, channels, samples)"
+        )
+
+
+def _family(name: str) -> Family:
+    """A family by the name that is saved with its models."""
+    if name in FAMILIES:
+        return FAMILIES[name]
+    plugin = load(NETWORK, name, carried_in=f"{__package__.rpartition('.')[0]}.{CARRIED}")
+    assert plugin is not None
+    return _plugin_family(plugin)
+
+
+def _plugin_family(plugin: Plugin) -> Family:
+    network, config_class = plugin.value, getattr(plugin.value, "config_class", None)
+    if not (isinstance(network, type) and issubclass(network, nn.Module)):
+        raise plugin.failure(f"must be a subclass of torch.nn.Module, got {network!r}")
+    if not (isinstance(config_class, type) and dataclasses.is_dataclass(config_class)):
+        raise plugin.failure(f"must have a dataclass as its config_class, got {config_class!r}")
+    if missing := [name for name in NEEDED if not hasattr(config_class, name) and name not in _fields_of(config_class)]:
+        raise plugin.failure(f"has a configuration without {', '.join(missing)}")
+    _PLUGINS[config_class] = plugin
+
+    def configured(config: Any) -> nn.Module:
+        model: nn.Module = plugin.call(config)
+        model.config = config
+        return model
+
+    return Family(config_class, configured)
+
+
+def _fields_of(config_class: Any) -> list[str]:
+    return [field.name for field in dataclasses.fields(config_class)]
 
 
 def _family_of(config: object) -> str:
     for name, family in FAMILIES.items():
         if type(config) is family.config_class:
             return name
+    if type(config) in _PLUGINS:
+        return _PLUGINS[type(config)].ref
     raise ModelError(f"{type(config).__name__} belongs to no family: known: {', '.join(sorted(FAMILIES))}")
 
 
@@ -151,6 +260,8 @@ def _configure(family: str, fields: Mapping[str, Any], *, options: Mapping[str, 
             raise ModelError(f"{family} has no option {name!r}: {nearest(name, options)}")
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
     try:
-        return FAMILIES[family].config_class(**values)
-    except (TypeError, ArithmeticError) as error:
+        return _family(family).config_class(**values)
+    except ModelError:
+        raise
+    except (TypeError, ArithmeticError, ValueError) as error:
         raise ModelError(f"an option of {family} has the wrong type or size: {error}") from error

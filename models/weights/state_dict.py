@@ -37,6 +37,8 @@ def build_for(config: Mapping[str, Any], state: Mapping[str, Tensor], *, origin:
     """A network of the configuration that is to have this state; one far larger is not built, whoever asks for it."""
     try:
         described = catalog.read_config(config)
+        if catalog.plugin_of(described) is not None:
+            return _build_plugin(config, state)
         num_layers, num_weights = described.least_size
         if num_layers > len(state) or num_weights > sum(value.numel() for value in state.values()):
             raise ModelError("it belongs to another configuration: to a larger network than its weights can fill")
@@ -57,3 +59,12 @@ def plain_tensors(state: Any, path: Path) -> dict[str, Tensor]:
         if not torch.isfinite(value).all():
             raise ModelError(f"{path} has weights that are not finite, in {name}")
     return {str(name): value.float() for name, value in state.items()}
+
+
+def _build_plugin(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> nn.Module:
+    """The same for a plug-in's network, of whose configuration nothing is known: its size is counted without memory."""
+    with torch.device("meta"):
+        needed = sum(value.numel() for value in catalog.from_config(config).state_dict().values())
+    if needed > sum(value.numel() for value in state.values()):
+        raise ModelError("it belongs to another configuration: to a larger network than its weights can fill")
+    return catalog.from_config(config)

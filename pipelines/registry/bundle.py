@@ -1,7 +1,7 @@
 """Packs a checkpoint and the code that runs it into a folder that needs nothing of this repository.
 
     <folder>/checkpoint/                       weights.safetensors, config.json, bundle.json
-    <folder>/stem_separator_<digest>/          a copy of `models/`, named for its source
+    <folder>/stem_separator_<digest>/          a copy of `models/`, named for its source, with that of a plug-in
 
 `models/` imports itself relatively only, so it works under any name (docs/decisions/0001). `mlflow_model.py` is the
 other half: it unpacks what is packed here.
@@ -10,6 +10,8 @@ other half: it unpacks what is packed here.
 import hashlib
 import json
 import shutil
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +33,7 @@ class Bundle:
     sources: tuple[str, ...]
     audio_channels: int
     sample_rate: int
+    requirements: tuple[str, ...] = ()  # distributions that a plug-in's network imports, with their versions
 
 
 def checkpoint_digest(folder: Path) -> str:
@@ -59,16 +62,20 @@ def source_digest(package: Path = MODELS) -> str:
 
 def write_bundle(checkpoint: Path, folder: Path, *, source: Path = MODELS) -> Bundle:
     """Pack the checkpoint and the package at `source` into `folder`; a checkpoint that does not load is refused."""
+    from models.networks import catalog
     from models.networks.bag import interface
     from models.weights.loading import load_model
 
     files = _file_digests(checkpoint)
-    shape = interface(load_model(checkpoint))
-    package = folder / f"stem_separator_{source_digest(source)}"
-    for path in sorted(source.rglob("*.py")):
-        target = package / path.relative_to(source)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
+    model = load_model(checkpoint)
+    shape, plugin = interface(model), catalog.plugin_of(model)
+    carried = catalog.carried_source(plugin) if plugin else {}
+    unnamed = folder / "source"
+    _copy({path.relative_to(source).as_posix(): path for path in source.rglob("*.py")}, unnamed)
+    if carried:
+        _copy(carried, unnamed / catalog.CARRIED)
+        (unnamed / catalog.CARRIED / "__init__.py").touch()
+    package = unnamed.rename(folder / f"stem_separator_{source_digest(unnamed)}")
     packed = folder / "checkpoint"
     packed.mkdir(parents=True)
     for name in files:
@@ -88,4 +95,29 @@ def write_bundle(checkpoint: Path, folder: Path, *, source: Path = MODELS) -> Bu
         sources=shape.sources,
         audio_channels=shape.audio_channels,
         sample_rate=shape.sample_rate,
+        requirements=_requirements(plugin.module) if plugin else (),
     )
+
+
+def _copy(files: Mapping[str, Path], folder: Path) -> None:
+    for name, path in sorted(files.items()):
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+
+
+def _requirements(module: str) -> tuple[str, ...]:
+    """The distributions of what a plug-in imports besides its own package and Python's."""
+    from importlib import metadata
+
+    from models.plugins import imports_of, source_files
+
+    imported = {
+        name.partition(".")[0]
+        for own, path in source_files(module).items()
+        for name, _, is_relative in imports_of(own, path)
+        if not is_relative
+    }
+    owners = metadata.packages_distributions()
+    needed = {owners[name][0] for name in imported - sys.stdlib_module_names if name in owners}
+    return tuple(f"{name}=={metadata.version(name).split('+')[0]}" for name in sorted(needed))

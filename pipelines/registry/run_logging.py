@@ -182,7 +182,7 @@ def log_model(client: "MlflowClient", run_id: str, candidate: Candidate) -> str:
                 artifacts={"checkpoint": str(bundle.checkpoint)},
                 code_paths=[str(bundle.package)],
                 signature=_signature(bundle),
-                pip_requirements=requirements(),
+                pip_requirements=sorted({*requirements(), *bundle.requirements}),
                 tags={
                     "run_key": candidate.run_key,
                     "checkpoint_digest": bundle.digest,

@@ -54,6 +54,14 @@ _FREE = {
     "prefetch_batches", "loader", "example_s",
 }  # fmt: skip
 
+# Settings that are younger than some keys: their section, their name, and what was there before
+_ADDED_LATER = (
+    (("learner",), "loss", "l1"),
+    (("learner",), "optimizer", "adam"),
+    (("learner",), "matrix_learning_rate", 0.02),
+    (("learner", "augment"), "plugins", ()),
+)
+
 
 def run(
     config: TrainConfig,
@@ -157,7 +165,7 @@ def key_of(job: Job) -> str:
         songs=tuple((chunks.digest, weight) for chunks, weight in job.chunks),
         keep=job.keep,
     )
-    return STEP.key(inputs, {name: value for name, value in asdict(job.config).items() if name not in _FREE})
+    return STEP.key(inputs, {**decisive_settings(job.config), **plugin_versions(job.config, job.model)})
 
 
 def key_settings(
@@ -167,9 +175,32 @@ def key_settings(
     return {
         "corpus": {"sources": list(sources)},
         "model": {"preset": model.preset, "options": model.options},
-        "train": {name: value for name, value in asdict(config).items() if name not in _FREE},
+        "train": decisive_settings(config),
+        **plugin_versions(config, model),
         "songs": [{"digest": table.digest, "weight": weight} for table, weight in chunks],
     }
+
+
+def decisive_settings(config: TrainConfig) -> dict[str, Any]:
+    """The settings that decide on the weights; those that came later count where they are set."""
+    settings = {name: value for name, value in asdict(config).items() if name not in _FREE}
+    for section, name, before in _ADDED_LATER:
+        own = settings
+        for part in section:
+            own = own[part]
+        if own[name] == before:
+            del own[name]
+    return settings
+
+
+def plugin_versions(config: TrainConfig, model: ModelConfig) -> dict[str, Any]:
+    """The versions of the code of all plug-ins that decide on the weights, as "plugins"; nothing where none does."""
+    from models.learning import learner_plugins
+    from models.networks import catalog
+
+    network = catalog.plugin_of(catalog.preset_config(model.preset))
+    plugins = [*([network] if network else []), *learner_plugins.of_config(config.learner)]
+    return {"plugins": [f"{plugin.kind.noun} {plugin.version}" for plugin in plugins]} if plugins else {}
 
 
 def _bring_back(place: RunPlace, config: TrainConfig) -> None:
@@ -235,8 +266,11 @@ def _check(job: Job) -> None:
             "channels"
         )
     from models.networks.bag import interface
+    from models.networks.catalog import require_usable
 
-    wanted = interface(build_model(job))
+    network = build_model(job)
+    require_usable(network)
+    wanted = interface(network)
     if wanted.sources != job.sources:
         raise InputError(f"the model separates {list(wanted.sources)}, the songs have {list(job.sources)}")
     if wanted.sample_rate not in rates:

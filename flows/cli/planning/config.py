@@ -86,10 +86,10 @@ def _explained(config: RunConfig, keys: Sequence[str]) -> Iterator[Explained]:
 
 def _options(config: RunConfig) -> Iterator[Explained]:
     """Those of the network that the preset names; InputError where there is no such network, or no such option."""
-    from models.networks.catalog import PRESETS
+    from models.networks.catalog import preset_config
 
     config.model.check_network()
-    network = PRESETS[config.model.preset]
+    network = preset_config(config.model.preset)
     for setting in every(type(network)):
         value = config.model.options.get(setting.name, getattr(network, setting.name))
         name = f"{OPTIONS}.{setting.name}"

@@ -1,0 +1,1 @@
+"""Plug-ins for stemline, one of each kind."""

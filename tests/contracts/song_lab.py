@@ -1,0 +1,50 @@
+"""The sample distribution of the documentation, built as a wheel and unpacked on the import path, as pip does it."""
+
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from shutil import copytree, ignore_patterns
+
+from datasets import plugins as of_datasets
+from models import plugins as of_models
+from models.networks import catalog
+
+SAMPLE = Path(__file__).resolve().parents[2] / "docs" / "samples" / "song-lab"
+BUILD = "from setuptools import build_meta; build_meta.build_wheel('dist')"
+
+
+@contextmanager
+def installed(folder: Path) -> Iterator[Path]:
+    """Inside, `song_lab` and its entry points are found in a folder; afterwards they are forgotten."""
+    copytree(SAMPLE, folder / "source", ignore=ignore_patterns("__pycache__", "build", "*.egg-info"))
+    subprocess.run([sys.executable, "-c", BUILD], cwd=folder / "source", check=True, capture_output=True)
+    (wheel,) = (folder / "source" / "dist").glob("*.whl")
+    site = folder / "site"
+    zipfile.ZipFile(wheel).extractall(site)
+    with on_path(site):
+        yield site
+
+
+@contextmanager
+def on_path(folder: Path) -> Iterator[None]:
+    """Inside, what lies in a folder can be imported and its entry points are found."""
+    forget(folder)
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        forget(folder)
+
+
+def forget(folder: Path) -> None:
+    """Imports and entry points are remembered by a process; a test has others than the next."""
+    for room in (of_models, of_datasets):
+        for cached in (room._load, room._entry_points, room._owner):
+            cached.cache_clear()
+    catalog._PLUGINS.clear()
+    for name in [name for name, module in sys.modules.items() if str(folder) in str(getattr(module, "__file__", ""))]:
+        del sys.modules[name]

@@ -1,0 +1,179 @@
+"""The whole way of a plug-in: named in the settings, trained, registered, loaded, and separated without its package."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import stemline
+from datasets.errors import InputError
+from models.learner_config import AugmentConfig, LearnerConfig
+from models.weights import checkpoint
+from models.weights.state_dict import build_for
+from pipelines.registry import Candidate, RegistryConfig, register
+from pipelines.training import train, train_result
+from pipelines.training.train_config import ModelConfig, TrainConfig
+from tests.contracts import song_lab
+from tests.contracts.test_registered_model_travels import consume
+from tests.pipelines.songs import RATE, SOURCES, write_songs
+
+pytestmark = pytest.mark.slow
+
+MODEL = ModelConfig(preset="mask-net", options={"segment_s": 0.25, "width": 4})
+LEARNER = LearnerConfig(
+    learning_rate=1e-3, loss="log-l1", optimizer="sign-sgd", ema_decays=(),
+    augment=AugmentConfig(shift_s=0.05, remix_group=2, plugins=("gain-ramp",)),
+)  # fmt: skip
+CONFIG = TrainConfig(
+    steps=4, batch_size=4, checkpoint_every=2, log_every=1, num_workers=0, valid_s=1.0, learner=LEARNER
+)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with song_lab.installed(tmp_path_factory.mktemp("song-lab")) as folder:
+        yield folder
+
+
+def test_a_plug_in_is_trained_registered_and_served_without_its_package(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    store = str(tmp_path / "store")
+    chunks = [(write_songs(tmp_path / "songs", {"a": "train", "b": "train", "c": "valid"}), 1.0)]
+    trained = train.run(CONFIG, MODEL, chunks, sources=SOURCES, store=store)
+    assert checkpoint.read_config(trained.checkpoint)["model"]["family"] == "song_lab.networks:MaskNet"
+    by_ref = replace(MODEL, preset="song_lab.networks:MaskNet")
+    assert train.plugin_versions(CONFIG, by_ref) == train.plugin_versions(CONFIG, MODEL)
+    (lineage,) = train.plugin_versions(CONFIG, MODEL).values()
+    assert [version.partition(" (song-lab 1.0, source ")[0] for version in lineage] == [
+        "network song_lab.networks:MaskNet", "loss song_lab.learning:log_l1", "optimizer song_lab.learning:SignSGD",
+        "augmentation song_lab.learning:gain_ramp",
+    ]  # fmt: skip
+    curve = [point["loss"] for point in train_result.read_history(trained) if "loss" in point]
+    assert len(curve) == CONFIG.steps
+    assert max(curve) < 0  # decibels, of song_lab's loss
+
+    candidate = Candidate(
+        run_key=trained.run_key, checkpoint=trained.checkpoint, dataset=chunks[0][0], config={},
+        history=train_result.read_history(trained), scores={}, lineage={"plugins": "; ".join(lineage)}, documents={},
+    )  # fmt: skip
+    version = register(RegistryConfig(), candidate, store=store)
+    mixture = np.random.default_rng(0).normal(0, 0.1, (1, 2, RATE)).astype(np.float32)
+    ours = stemline.load_model(version.uri, store=store).separate(mixture[0], sample_rate=RATE)
+    (package,) = consume(tmp_path / "consumer", store, mixture, {"stems": (version.uri, {})})
+    assert package.startswith("stem_separator_")
+    np.testing.assert_allclose(
+        np.load(tmp_path / "consumer" / "stems.npy")[0], np.stack(list(ours.values())), rtol=0, atol=1e-6
+    )
+
+
+def test_other_source_is_another_training(site: Path) -> None:
+    before = train.plugin_versions(CONFIG, MODEL)
+    layers = site / "song_lab" / "layers.py"
+    text = layers.read_text()
+    try:
+        layers.write_text(text.replace("GELU", "ReLU"))
+        changed = train.plugin_versions(CONFIG, MODEL)
+    finally:
+        layers.write_text(text)
+    assert changed["plugins"][1:] == before["plugins"][1:]
+    assert changed["plugins"][0] != before["plugins"][0]
+
+
+def test_a_larger_network_than_the_weights_is_not_built(site: Path) -> None:
+    model = {"family": "song_lab.networks:MaskNet", "width": 10**9}
+    with pytest.raises(ValueError, match="belongs to another configuration"):
+        build_for(model, {"weight": torch.zeros(4)}, origin="a file")
+
+
+BROKEN = {
+    "raises": ("import nowhere_to_be_found", "cannot be imported: ModuleNotFoundError: No module named 'nowhere"),
+    "function": ("def Net(config): ...", "must be a subclass of torch.nn.Module, got <function"),
+    "unconfigured": ("class Net(nn.Module): ...", "must have a dataclass as its config_class, got None"),
+    "lacking": (
+        "@dataclass\nclass C:\n a: int = 1\nclass Net(nn.Module): config_class = C",
+        "without sources, sample_rate",
+    ),
+    "shape": ("class Net(Whole):\n def forward(self, x): return x", r"returned \(1, 2, 2000\) for a mixture"),
+    "call": ("class Net(Whole):\n def forward(self, x): return 1 / 0", "raised ZeroDivisionError on a segment"),
+    "absolute": (
+        "import models.rng\nclass Net(Whole):\n def forward(self, x): return x",
+        "imports models.rng in .*line",
+    ),
+    "own": ("from lab_own import BROKEN\nclass Net(Whole): ...", "cannot be imported: ImportError"),
+}
+HEAD = """
+from dataclasses import dataclass
+from torch import nn
+@dataclass
+class Config:
+    sources: tuple = ("drums", "bass")
+    sample_rate: int = 8000
+    audio_channels: int = 2
+    normalize: str = "none"
+    segment_samples: int = 2000
+class Whole(nn.Module):
+    config_class = Config
+    def __init__(self, config):
+        super().__init__()
+        self.weight = nn.Linear(2, 2)
+"""
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_network_is_named_with_what_to_do(name: str, tmp_path: Path) -> None:
+    source, message = BROKEN[name]
+    (tmp_path / f"lab_{name}.py").write_text(HEAD + source + "\n")
+    chunks = [(write_songs(tmp_path / "songs", {"a": "train", "b": "valid"}), 1.0)]
+    model = ModelConfig(preset=f"lab_{name}:Net")
+    config = replace(CONFIG, learner=LearnerConfig(augment=LEARNER.augment))
+    config = replace(config, learner=replace(config.learner, augment=AugmentConfig(shift_s=0.05, remix_group=2)))
+    with (
+        song_lab.on_path(tmp_path),
+        pytest.raises(ValueError, match=rf"network plug-in 'lab_{name}:Net'.*{message}") as caught,
+    ):
+        train.run(config, model, chunks, sources=SOURCES, store=str(tmp_path / "store"))
+    assert "name another with model.preset" in str(caught.value)
+
+
+def test_a_loss_that_returns_another_shape_or_no_gradient_is_named(tmp_path: Path) -> None:
+    (tmp_path / "lab_loss.py").write_text(
+        "import torch\ndef total(e, s): return (e - s).abs().mean()\n"
+        "def constant(e, s): return torch.zeros(s.shape[:2])\ndef gain(s, generator): return s[:1]\n"
+    )
+    chunks = [(write_songs(tmp_path / "songs", {"a": "train", "b": "valid"}), 1.0)]
+    model = ModelConfig(preset="htdemucs-tiny", options={"segment_s": 0.25, "nfft": 512, "depth": 2})
+    augment = AugmentConfig(shift_s=0.0, remix_group=2)
+    cases = {
+        "loss 'lab_loss:total'": ({"loss": "lab_loss:total"}, r"returned \(\): want a tensor \(4, 2\), \(rows, "),
+        "loss 'lab_loss:constant'": ({"loss": "lab_loss:constant"}, "no gradient leads to"),
+        "augmentation 'lab_loss:gain'": (
+            {"augment": replace(augment, plugins=("lab_loss:gain",))}, r"returned \(1, 2, 2000\): want a tensor \(2, "
+        ),
+        "optimizer 'lab_loss:total'": ({"optimizer": "lab_loss:total"}, "raised TypeError"),
+        "no loss 'l2'": ({"loss": "l2"}, "did you mean 'l1'"),
+    }  # fmt: skip
+    with song_lab.on_path(tmp_path):
+        for named, (changes, message) in cases.items():
+            kind, _, name = named.partition(" ")
+            expected = named if kind == "no" else f"{kind} plug-in {name}"
+            config = replace(CONFIG, learner=replace(LearnerConfig(augment=augment), **changes))
+            with pytest.raises(ValueError, match=f"{expected}.*{message}"):
+                train.run(config, model, chunks, sources=SOURCES, store=str(tmp_path / "store"))
+
+
+def test_a_name_that_two_distributions_have_or_we_is_a_collision(site: Path, tmp_path: Path) -> None:
+    for name in ("mask-net", "htdemucs-tiny"):
+        info = tmp_path / f"rival_{name.replace('-', '_')}-2.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: rival-{name}\nVersion: 2.0\n")
+        (info / "entry_points.txt").write_text(f"[stemline.networks]\n{name} = rival:Net\n")
+    with song_lab.on_path(tmp_path):
+        with pytest.raises(InputError, match=r"'mask-net' collides: .*song-lab 1\.0.*; rename or uninstall one"):
+            ModelConfig(preset="mask-net").check()
+        with pytest.raises(InputError, match="'htdemucs-tiny' collides: rival:Net of rival-htdemucs-tiny"):
+            ModelConfig(preset="htdemucs-tiny").check()
