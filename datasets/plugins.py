@@ -6,6 +6,7 @@ in `models` and `datasets`, which do not know each other.
 """
 
 import ast
+import difflib
 import hashlib
 import importlib
 import importlib.util
@@ -88,6 +89,19 @@ def _load(kind: PluginKind, name: str, is_builtin: bool, carried_in: str) -> Plu
             f"rename or uninstall one, or set {kind.setting} to its package.module:object"
         )
     return _import(kind, name, points[0].value, _distribution(points[0]), carried_in)
+
+
+def require(kind: PluginKind, name: str, *, builtin: Collection[str] = ()) -> Plugin | None:
+    """The same for what is called; the error says what there is where the name is neither ours nor a plug-in's."""
+    plugin = load(kind, name, builtin=builtin)
+    if plugin is None and name not in builtin:
+        have = [*builtin, *names(kind)]
+        near = difflib.get_close_matches(name, have, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}" if near else f"there are: {', '.join(have) or 'none'}"
+        raise kind.error(f"{kind.setting}: no {kind.noun} {name!r}; {hint}; a plug-in may be package.module:object too")
+    if plugin is not None and not callable(plugin.value):
+        raise plugin.failure(f"must be a function or a class, got {type(plugin.value).__name__}")
+    return plugin
 
 
 def names(kind: PluginKind) -> list[str]:

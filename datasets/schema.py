@@ -49,6 +49,7 @@ REASONS = {
     "mono": "both channels of a stem are the same, in a song in stereo",
     "band_limited": "a stem's spectrum ends lower than those of the others, as if cut",
     "mislabelled": "a model hears a stem as another source, or not as what it is called",
+    "plug_in": "a rule of a plug-in",
     "duplicate": "the same audio as another song",
     "leak": "the same audio as a song on a stricter side of the split",
     "overridden": "dropped by hand, or a copy of what was",

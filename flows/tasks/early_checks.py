@@ -1,10 +1,13 @@
 """What can be known of a run before a server starts or a song is decoded: asked by commands and deployments alike."""
 
 from datasets.corpus.file_listing import check_root
+from datasets.quality.rules.curation_plugins import curation_rules
 from flows.config import RunConfig
 from flows.tasks import prefect_files
 from pipelines import registry
+from pipelines.evaluation.gate.gate_plugins import gate_rules
 from pipelines.preparation import ingest
+from pipelines.training import train
 
 CORPUS_STEPS = ("ingest", "curate", "analyze", "automix")
 # Verbs that talk to MLflow.
@@ -18,8 +21,11 @@ def check_run(config: RunConfig, *, verb: str) -> None:
     """
     prefect_files.require_none()
     models = verb not in (*CORPUS_STEPS, "compare", "listen")
+    curation_rules(config.curate.plugins)
     if models:
         config.model.check()
+        train.plugin_versions(config.train, config.model)  # so each is imported
+        gate_rules(config.gate)
     if verb != "demo" or config.corpus.root:  # a demo composes its songs
         ingest.check(config.corpus)
     if models and config.model.init_from:

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import ModelError, nearest
+from ..errors import ModelError
 from ..learner_config import OPTIMIZERS, LearnerConfig
-from ..plugins import Plugin, PluginKind, load, names
+from ..plugins import Plugin, PluginKind, require
 from ..rng import generator
 from . import losses
 
@@ -82,14 +82,8 @@ def augment_further(
 
 
 def _find(kind: PluginKind, name: str) -> Plugin | None:
-    """The plug-in of a name; None for one of ours. ModelError where there is neither, or nothing to call."""
-    plugin = load(kind, name, builtin=OURS[kind.noun])
-    if plugin is None and name not in OURS[kind.noun]:
-        have = nearest(name, [*OURS[kind.noun], *names(kind)])
-        raise ModelError(f"{kind.setting}: no {kind.noun} {name!r}: {have}; a plug-in may be package.module:object")
-    if plugin is not None and not callable(plugin.value):
-        raise plugin.failure(f"must be a function or a class, got {type(plugin.value).__name__}")
-    return plugin
+    """The plug-in of a name; None for one of ours."""
+    return require(kind, name, builtin=OURS[kind.noun])
 
 
 def _require_shape(plugin: Plugin, result: Any, wanted: tuple[int, ...], axes: str) -> None:

@@ -16,6 +16,7 @@ from datasets.corpus import splits
 from datasets.corpus.removed_songs import RemovedSongs, read_removed_songs
 from datasets.errors import InputError
 from datasets.quality.fingerprint import Signature, pack
+from datasets.quality.rules.curation_plugins import curation_rules
 from datasets.quality.rules.violations import silent_sources
 from datasets.quality.verdict_overrides import Overrides, read_overrides
 from datasets.schema import LANDMARKS, SPLITS, VERDICTS, Funnel, Landmarks, ShardSet, Verdict, refusals_in_words
@@ -36,7 +37,7 @@ from pipelines.preparation.corpus_rules import verdicts_on
 from pipelines.preparation.curate_config import CurateConfig
 from pipelines.preparation.ingest import IngestResult
 from pipelines.preparation.label_check import LabelModel
-from pipelines.preparation.song_rules import cross_checked, judged
+from pipelines.preparation.song_rules import cross_checked, judged, ruled
 from pipelines.report.curation import curation_page, page_input
 from pipelines.report.curation.page_input import CurationInput
 from pipelines.runtime.progress import Progress
@@ -46,7 +47,7 @@ from pipelines.runtime.step_keys import Step, incomplete_key
 VERSION = 2
 STEP = Step(name="curate", version=VERSION, uses={"splits": splits.VERSION, **signal_stats.STEP.versions})
 # How the model is run, and where to find what else decides: the key holds the content instead.
-_NOT_DECISIVE = ("model", "overrides", "num_workers", "use_gpu", "batch_size")
+_NOT_DECISIVE = ("model", "overrides", "num_workers", "use_gpu", "batch_size", "plugins")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +100,9 @@ def run(
     stored = read_manifest(ingested.chunks)
     by_hand = _by_hand(config, stored.songs, ingested.rejected)
     model = _listener(config, stored.extra["sources"], here)
-    decisive = {name: value for name, value in asdict(config).items() if name not in _NOT_DECISIVE}
+    decisive: dict[str, Any] = {name: value for name, value in asdict(config).items() if name not in _NOT_DECISIVE}
+    if rules := curation_rules(config.plugins):
+        decisive["plugins"] = [rule.version for rule in rules]
     forgotten = read_removed_songs(folder)
     about = CurateInputs(
         dataset=Path(ingested.chunks.uri).stem,
@@ -166,7 +169,8 @@ def _curate(
         key = incomplete_key(
             key, unread
         )  # not the verdicts that were asked for: the next run measures these songs again
-    songs_judged = [judged(song, measured[song.track_id], config, sources) for song in stored.songs]
+    rules = curation_rules(config.plugins)
+    songs_judged = [ruled(judged(song, measured[song.track_id], config, sources), rules) for song in stored.songs]
     if model is not None:
         songs_judged = cross_checked(songs_judged, config, model, sources, store, progress)
     before = drawn_sides(store, stored.extra["split_rule"], step="curate") if stored.extra.get("drawn") else {}

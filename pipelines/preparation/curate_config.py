@@ -17,6 +17,8 @@ class CurateConfig(QualityRules):
     max_foreign: Probability = 0.3
     # Level of an output against the stem above which the model counts as hearing that source
     heard_db: AnyNumber = -10.0
+    # Rules of plug-ins, after all others: names of entry points in stemline.curation_rules, or package.module:object
+    plugins: tuple[str, ...] = ()
     overrides: str = ""  # a CSV or TOML file of decisions by hand: track_id, verdict (keep or drop), why
     num_workers: PositiveInt = 2  # copies of the model in memory, each with a CPU
     use_gpu: bool = False  # one GPU for each copy of the model

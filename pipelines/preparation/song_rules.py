@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from datasets.plugins import Plugin
 from datasets.quality.against_mixture.mixture_fit import MIN_COMPARED_S
 from datasets.quality.fingerprint import MIN_INLIERS, Signature
-from datasets.quality.rules import stem_remarks
+from datasets.quality.rules import curation_plugins, stem_remarks
 from datasets.quality.rules.quality_rules import SWITCHED_OFF, in_toml
 from datasets.quality.rules.violations import RuleViolation, faults
 from datasets.quality.stem_classifier import LABELS
@@ -52,6 +53,12 @@ def judged(song: Song, stats: SongStats, config: CurateConfig, sources: Sequence
         remark=_remark(stats, config, sources, first),
         evidence=tuple(_moments(first, stats)),
     )
+
+
+def ruled(item: JudgedSong, rules: Sequence[Plugin]) -> JudgedSong:
+    """The song after the rules of plug-ins, which are asked about songs that break none of ours."""
+    sentence = "" if item.reason else curation_plugins.objection(rules, item.song, item.measures)
+    return replace(item, reason=curation_plugins.REASON, detail=sentence) if sentence else item
 
 
 def _allowed_by(broken: Sequence[RuleViolation]) -> list[str]:

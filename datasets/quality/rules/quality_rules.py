@@ -83,7 +83,8 @@ SWITCHED_OFF: Mapping[str, tuple[Mapping[str, Any], ...]] = {
     "unlike_mixture": ({"max_gain_db": 1000}, {"max_residual_db": 0}, {"max_gain_db": 1000, "max_residual_db": 0}),
     "swapped": ({"max_label_odds": 1000},),
     **dict.fromkeys(REMARKS, ({"drop_for": ()},)),
-    "mislabelled": ({"model": ""},),  # of `CurateConfig`
+    "mislabelled": ({"model": ""},),  # of `CurateConfig`, as the next
+    "plug_in": ({"plugins": ()},),
 }
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from datasets.store.strict_json import FORMER_NAME
 from pipelines.evaluation.gate.gate_config import GateConfig
+from pipelines.evaluation.gate.gate_plugins import plugin_checks
 from pipelines.evaluation.gate.paired_gains import compare, over_remaining, plural, require_comparable
 from pipelines.evaluation.gate.rules import (
     Check,
@@ -80,7 +81,9 @@ def decide(
         contamination_rule(left_out, contamination, num_models=num_models),
         *([_marked(license_rule(licenses or NOT_KNOWN))] if config.refuse_non_commercial else []),
     )
+    own = tuple(plugin_checks(scores, over_remaining(champion, left_out) if champion else None, config))
     if champion is None:
+        alone = (*alone, *map(_marked, own))
         reason = _obstacle(alone) or f"The first champion: {_over_mixture(scores)}, over {plural(scores.songs)}."
         return GateDecision(
             promote=all(check.met for check in alone), reason=reason, improvement=or_nan(scores.overall.improvement),
@@ -88,7 +91,7 @@ def decide(
         )  # fmt: skip
     pairs = compare(candidate, champion, config, left_out=contamination.songs, noise=noise)
     against = champion_rules(scores, over_remaining(champion, left_out), config, pairs, noise)
-    checks = (*alone, *map(_marked, against))
+    checks = (*alone, *map(_marked, (*against, *own)))
     praise = f"It scores {with_bound(pairs.gain, config)}, and {_over_mixture(scores)}."
     return GateDecision(
         promote=all(check.met for check in checks),

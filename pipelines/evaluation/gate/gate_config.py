@@ -42,6 +42,8 @@ class GateConfig:
     max_real_time: NonNegativeFloat = 0.0
     # Refuse a model that learned from songs whose licence forbids commercial use, or is not known
     refuse_non_commercial: bool = False
+    # Rules of plug-ins, after all others: names of entry points in stemline.gate_rules, or package.module:object
+    plugins: tuple[str, ...] = ()
     approval: bool = False  # ask a person before a candidate that passed is promoted
     approval_s: PositiveFloat = 86400.0  # how long to wait for the answer; none means no
 
