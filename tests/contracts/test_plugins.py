@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,14 +11,18 @@ import torch
 
 import stemline
 from datasets.errors import InputError
+from datasets.quality.rules.curation_plugins import curation_rules, objection
 from models.learner_config import AugmentConfig, LearnerConfig
 from models.weights import checkpoint
 from models.weights.state_dict import build_for
+from pipelines.evaluation.gate import decide
 from pipelines.registry import Candidate, RegistryConfig, register
 from pipelines.training import train, train_result
 from pipelines.training.train_config import ModelConfig, TrainConfig
 from tests.contracts import song_lab
 from tests.contracts.test_registered_model_travels import consume
+from tests.pipelines.evaluation.test_gate import CONFIG as GATE
+from tests.pipelines.evaluation.test_gate import summary as gate_summary
 from tests.pipelines.songs import RATE, SOURCES, write_songs
 
 pytestmark = pytest.mark.slow
@@ -177,3 +182,38 @@ def test_a_name_that_two_distributions_have_or_we_is_a_collision(site: Path, tmp
             ModelConfig(preset="mask-net").check()
         with pytest.raises(InputError, match="'htdemucs-tiny' collides: rival:Net of rival-htdemucs-tiny"):
             ModelConfig(preset="htdemucs-tiny").check()
+
+
+def test_rules_of_curation_and_gate_decide_under_their_names(site: Path) -> None:
+    song = SimpleNamespace(track_id="train/a", title="A")
+    (rule,) = curation_rules(["short-songs"])
+    assert rule.version.startswith("song_lab.rules:short_songs (song-lab 1.0, source ")
+    assert objection([rule], song, {"duration_s": 2.0}) == "short-songs: A has 2.0 s, and 3 are wanted"
+    assert objection([rule], song, {"duration_s": 4.0}) == ""
+    config = replace(GATE, plugins=("no-silent-vocals",))
+    for vocals, met in ((4.0, True), (-4.0, False)):
+        candidate = gate_summary(9.0, vocals)
+        candidate = replace(
+            candidate, sources={"drums": candidate.sources["drums"], "vocals": candidate.sources["bass"]}
+        )
+        (check,) = (check for check in decide(candidate, None, config).checks if check.rule == "no-silent-vocals")
+        assert check.met == met
+        assert f"Vocals score {vocals:+.2f} dB nSDR" in check.message
+        assert "[song_lab.rules:no_silent_vocals (song-lab 1.0, source " in check.message
+    assert not decide(candidate, None, config).promote
+
+
+def test_rules_that_return_anything_else_are_named(tmp_path: Path) -> None:
+    (tmp_path / "lab_rules.py").write_text("def number(*a): return 1\ndef fails(*a): return a[9]\nvalue = 3\n")
+    song, candidate = SimpleNamespace(track_id="train/a", title="A"), gate_summary(9.0, 9.0)
+    with song_lab.on_path(tmp_path):
+        for name, message in (
+            ("number", "returned 1 for 'train/a': want a sentence"), ("fails", "raised IndexError"),
+            ("value", "must be a function"), ("gone", "cannot be imported: AttributeError"),
+        ):  # fmt: skip
+            with pytest.raises(InputError, match=f"curation rule plug-in 'lab_rules:{name}'.*{message}"):
+                objection(curation_rules([f"lab_rules:{name}"]), song, {})
+        with pytest.raises(InputError, match=r"gate rule plug-in 'lab_rules:number'.*want \(met, sentence\)"):
+            decide(candidate, None, replace(GATE, plugins=("lab_rules:number",)))
+    with pytest.raises(InputError, match=r"curate\.plugins: no curation rule 'nothing'"):
+        curation_rules(["nothing"])
