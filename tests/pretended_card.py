@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from models.gpu_operators import autocast_arguments
+from models.networks.compute_cost.gpu_operators import autocast_arguments
 
 CUDA = torch.device("cuda", 0)
 ATEN = torch.ops.aten

@@ -1,12 +1,12 @@
 """What can be known of a run before a server starts or a song is decoded: asked by commands and deployments alike."""
 
 from datasets.corpus.file_listing import check_root
-from datasets.quality.rules.curation_plugins import curation_rules
 from flows.config import RunConfig
 from flows.tasks import prefect_files
 from pipelines import registry
 from pipelines.evaluation.gate.gate_plugins import gate_rules
 from pipelines.preparation import ingest
+from pipelines.preparation.song_rules import curation_rules
 from pipelines.training import train
 
 CORPUS_STEPS = ("ingest", "curate", "analyze", "automix")

@@ -16,7 +16,6 @@ from datasets.corpus import splits
 from datasets.corpus.removed_songs import RemovedSongs, read_removed_songs
 from datasets.errors import InputError
 from datasets.quality.fingerprint import Signature, pack
-from datasets.quality.rules.curation_plugins import curation_rules
 from datasets.quality.rules.violations import silent_sources
 from datasets.quality.verdict_overrides import Overrides, read_overrides
 from datasets.schema import LANDMARKS, SPLITS, VERDICTS, Funnel, Landmarks, ShardSet, Verdict, refusals_in_words
@@ -37,7 +36,7 @@ from pipelines.preparation.corpus_rules import verdicts_on
 from pipelines.preparation.curate_config import CurateConfig
 from pipelines.preparation.ingest import IngestResult
 from pipelines.preparation.label_check import LabelModel
-from pipelines.preparation.song_rules import cross_checked, judged, ruled
+from pipelines.preparation.song_rules import cross_checked, curation_rules, judged, ruled
 from pipelines.report.curation import curation_page, page_input
 from pipelines.report.curation.page_input import CurationInput
 from pipelines.runtime.progress import Progress

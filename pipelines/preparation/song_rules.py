@@ -3,15 +3,16 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from datasets.plugins import Plugin
+from datasets.errors import InputError
 from datasets.quality.against_mixture.mixture_fit import MIN_COMPARED_S
 from datasets.quality.fingerprint import MIN_INLIERS, Signature
-from datasets.quality.rules import curation_plugins, stem_remarks
+from datasets.quality.rules import stem_remarks
 from datasets.quality.rules.quality_rules import SWITCHED_OFF, in_toml
 from datasets.quality.rules.violations import RuleViolation, faults
 from datasets.quality.stem_classifier import LABELS
 from datasets.quality.stem_defects.hum import MIN_S as MIN_HUM_S
 from datasets.shards.manifests import Song
+from models.plugins import Plugin, PluginKind, require
 from pipelines.preparation import label_check, label_rule
 from pipelines.preparation.curate_config import CurateConfig
 from pipelines.preparation.label_check import LabelModel
@@ -20,6 +21,9 @@ from pipelines.preparation.signal_stats import SongStats
 from pipelines.report.curation.page_input import Evidence
 from pipelines.runtime.progress import Progress
 
+CURATION_RULE = PluginKind(
+    noun="curation rule", group="stemline.curation_rules", setting="curate.plugins", error=InputError
+)
 _FOR_THE_MODEL = ("", "swapped")  # signal alone is no proof of a wrong name
 _INAUDIBLE = 1e-4  # of full scale; a player turns quiet stems up by 24 dB, which leaves this at -56
 
@@ -57,8 +61,30 @@ def judged(song: Song, stats: SongStats, config: CurateConfig, sources: Sequence
 
 def ruled(item: JudgedSong, rules: Sequence[Plugin]) -> JudgedSong:
     """The song after the rules of plug-ins, which are asked about songs that break none of ours."""
-    sentence = "" if item.reason else curation_plugins.objection(rules, item.song, item.measures)
-    return replace(item, reason=curation_plugins.REASON, detail=sentence) if sentence else item
+    sentence = "" if item.reason else objection(rules, item.song, item.measures)
+    return replace(item, reason="plug_in", detail=sentence) if sentence else item
+
+
+def curation_rules(chosen: Sequence[str]) -> list[Plugin]:
+    """The plug-ins of these names; InputError where one is not there, or nothing to call."""
+    return [rule for name in chosen if (rule := require(CURATION_RULE, name))]
+
+
+def objection(rules: Sequence[Plugin], song: Song, measures: Mapping[str, float]) -> str:
+    """What the first rule says that would drop the song, after its name; empty where none does.
+
+    A rule is called with the song and its measures, and gives a sentence that says why it is dropped, or None.
+    """
+    for rule in rules:
+        sentence = rule.call(song, dict(measures))
+        if sentence is not None and not isinstance(sentence, str):
+            raise rule.failure(
+                f"returned {sentence!r:.60} for {song.track_id!r}: want a sentence that says why the song is dropped, "
+                "or None to keep it"
+            )
+        if sentence:
+            return f"{rule.name}: {sentence}"
+    return ""
 
 
 def _allowed_by(broken: Sequence[RuleViolation]) -> list[str]:

@@ -45,15 +45,14 @@ def test_no_two_rooms_share_a_file_name(repository: Path) -> None:
         for path in (repository / room).rglob("*.py"):
             # Two rooms that do not know each other each have errors of their own, and a copy of what both need;
             # a verb's file is named as the verb.
-            twins = path.name in ("__init__.py", "__main__.py", "errors.py", "field_constraints.py", "plugins.py")
+            twins = path.name in ("__init__.py", "__main__.py", "errors.py", "field_constraints.py")
             if not twins and "cli" not in path.parts:
                 seen.setdefault(path.name, []).append(str(path.relative_to(repository)))
     assert {name: paths for name, paths in seen.items() if len(paths) > 1} == {}
 
 
-@pytest.mark.parametrize("name", ["field_constraints.py", "plugins.py"])
-def test_models_and_datasets_share_one_text(name: str, repository: Path) -> None:
-    one, other = (repository / room / name for room in ("models", "datasets"))
+def test_models_and_datasets_declare_ranges_by_one_text(repository: Path) -> None:
+    one, other = (repository / room / "field_constraints.py" for room in ("models", "datasets"))
     assert one.read_text(encoding="utf-8") == other.read_text(encoding="utf-8"), "copy one over the other"
 
 

@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from shutil import copytree, ignore_patterns
 
-from datasets import plugins as of_datasets
-from models import plugins as of_models
+from models import plugins
 from models.networks import catalog
 
 SAMPLE = Path(__file__).resolve().parents[2] / "docs" / "samples" / "song-lab"
@@ -42,9 +41,8 @@ def on_path(folder: Path) -> Iterator[None]:
 
 def forget(folder: Path) -> None:
     """Imports and entry points are remembered by a process; a test has others than the next."""
-    for room in (of_models, of_datasets):
-        for cached in (room._load, room._entry_points, room._owner):
-            cached.cache_clear()
+    for cached in (plugins._load, plugins._entry_points, plugins._owner):
+        cached.cache_clear()
     catalog._PLUGINS.clear()
     for name in [name for name, module in sys.modules.items() if str(folder) in str(getattr(module, "__file__", ""))]:
         del sys.modules[name]

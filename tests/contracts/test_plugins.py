@@ -11,11 +11,11 @@ import torch
 
 import stemline
 from datasets.errors import InputError
-from datasets.quality.rules.curation_plugins import curation_rules, objection
 from models.learner_config import AugmentConfig, LearnerConfig
 from models.weights import checkpoint
 from models.weights.state_dict import build_for
 from pipelines.evaluation.gate import decide
+from pipelines.preparation.song_rules import curation_rules, objection
 from pipelines.registry import Candidate, RegistryConfig, register
 from pipelines.training import train, train_result
 from pipelines.training.train_config import ModelConfig, TrainConfig

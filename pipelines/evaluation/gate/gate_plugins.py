@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from datasets.errors import InputError
-from datasets.plugins import Plugin, PluginKind, require
+from models.plugins import Plugin, PluginKind, require
 from pipelines.evaluation.gate.gate_config import GateConfig
 from pipelines.evaluation.gate.rules import Check
 from pipelines.evaluation.summary import ScoreSummary

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models.gpu_operators import OperatorsOfGPU
+from models.networks.compute_cost.gpu_operators import OperatorsOfGPU
 
 
 class Names(TorchDispatchMode):

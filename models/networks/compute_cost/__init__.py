@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ..gpu_operators import OperatorsOfGPU
-from .htdemucs import HTDemucs, HTDemucsConfig
-from .sparse_htdemucs import SparseHTDemucs
+from ..htdemucs import HTDemucs, HTDemucsConfig
+from ..sparse_htdemucs import SparseHTDemucs
+from .gpu_operators import OperatorsOfGPU
 
 ADAM_COPIES = 2  # running means of the gradient and of its square
 COUNTED_ROWS = 8  # what is there once, such as weights in low precision, is shared by so many
