@@ -1,8 +1,8 @@
 """Code of others under a name: an entry point of an installed distribution, or `package.module:object`.
 
 What is found is imported once, named with where it came from in every message, and known by a version: that of its
-distribution, and a digest of its module's source with all that this imports of its own package. What each kind is called
-with is said beside the code that calls it; this module imports nothing but Python's own.
+distribution, and a digest of its module's source with all that this imports of its own package. What each kind is
+called with is said beside the code that calls it; this module imports nothing but Python's own.
 """
 
 import ast

@@ -118,7 +118,6 @@ def test_weight_decay_is_decoupled() -> None:
     [
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"precision": "float8"}, "float32, bfloat16"),
-        ({"optimizer": "sgd"}, "optimizer must be one of adam, muon, got 'sgd'"),
         ({"ema_decays": (1.0,)}, "ema_decays"),
         ({"source_weights": (0.0, 0.0)}, "source_weights"),
         ({"min_lr_ratio": 2.0}, "min_lr_ratio"),
@@ -129,6 +128,13 @@ def test_weight_decay_is_decoupled() -> None:
 def test_a_knob_out_of_range_is_refused_by_name(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         LearnerConfig(**changes)  # type: ignore[arg-type]
+
+
+def test_a_loss_or_an_optimizer_that_nobody_has_is_refused_by_name() -> None:
+    with pytest.raises(ModelError, match=r"train\.learner\.optimizer: no optimizer 'sgd'; there are: adam, muon"):
+        Learner(Gains(), replace(CONFIG, optimizer="sgd"))
+    with pytest.raises(ModelError, match=r"train\.learner\.loss: no loss 'l2'; did you mean 'l1'"):
+        Learner(Gains(), replace(CONFIG, loss="l2"))
 
 
 def test_a_batch_in_parts_gives_the_gradient_of_the_whole() -> None:
