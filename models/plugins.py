@@ -144,8 +144,8 @@ def _place(module: str, carried_in: str) -> str:
 @cache
 def _owner(module: str) -> str:
     """The distribution that brought a module, with its version; empty for one that lies about."""
-    found = metadata.packages_distributions().get(module.partition(".")[0], ())
-    return f"{found[0]} {metadata.version(found[0])}" if found else ""
+    owners = metadata.packages_distributions().get(module.partition(".")[0], ())
+    return f"{owners[0]} {metadata.version(owners[0])}" if owners else ""
 
 
 # --- its source ---------------------------------------------------------------------------------------------

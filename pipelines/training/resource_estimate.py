@@ -1,6 +1,6 @@
 """What a training will take before it is started: steps, arithmetic, memory, time and money, and whether it fits.
 
-Arithmetic, memory and memory traffic come from the network itself (`models/networks/compute_cost.py`) or from a few
+Arithmetic, memory and memory traffic come from the network itself (`models/networks/compute_cost`) or from a few
 real steps. The time of computing follows from these counts and a GPU's rates; from the share of a device's peak rate
 that training reaches (MFU) where that is measured or given, and on CPUs. Meanwhile the loader decodes the next rows on
 the cores that workers ask for: a step takes the longer time.
