@@ -208,7 +208,8 @@ def test_folders_are_those_of_where_the_command_was_given(tmp_path: Path, monkey
 WORDS = {
     "train.compile",
     "train.tf32",
-    "corpus.unknown", "corpus.license", "model.preset", "train.learner.weight_decay_under", "train.learner.precision",
+    "corpus.unknown", "corpus.license", "model.preset", "train.learner.loss", "train.learner.optimizer",
+    "train.learner.weight_decay_under", "train.learner.precision",
     "train.loader.cache_form", "evaluate.split", "evaluate.scorer", "evaluate.precision", "registry.name",
     "registry.experiment", "separate.format", "separate.two_stems", "separate.device",
 }  # fmt: skip
