@@ -9,14 +9,14 @@ The layers are plain sequences, because the published state-dict keys are positi
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import ModelError, check_audio, check_mixture, check_size, source_names
-from ..field_constraints import PositiveFloat, PositiveInt, check_ranges
+from ..field_constraints import PositiveFloat, PositiveInt, Range, check_ranges
 from .blocks.layers import group_norm, rescale_convolutions
 from .blocks.recurrent import BiLSTM
 from .blocks.residual import DConv
@@ -45,6 +45,10 @@ class DemucsConfig:
     growth: PositiveInt = 2  # factor of features from layer to layer
     depth: PositiveInt = 6  # encoder layers
     oversample: bool = True  # work at twice the sample rate
+    # layers of the LSTM at the bottom; by default 2 in version 2, none in version 3
+    lstm_layers: Annotated[int, Range(ge=0, le=64)] | None = None
+    rewrite: bool = True  # version 3: convolutions into gates in every layer, which models of a challenge did without
+    norm_starts: Annotated[int, Range(ge=0, le=1000)] = INNER_LAYER  # version 3: the first layer with norms
     normalize: Normalization = "track"  # the level of the input, in training and in use: see `input_normalization.py`
 
     def __post_init__(self) -> None:
@@ -52,6 +56,8 @@ class DemucsConfig:
         check_ranges(self, ModelError)
         check_size(self)
         check_audio(self.sources, self.sample_rate, self.segment_s)
+        if self.version == 2 and (not self.rewrite or self.norm_starts != INNER_LAYER):
+            raise ModelError("rewrite and norm_starts are options of version 3, and this is version 2")
         if self.version == 3 and self.channels % 4:
             raise ModelError(
                 f"channels {self.channels}: version 3 wants a multiple of 4, since branches take a quarter"
@@ -84,13 +90,16 @@ class Demucs(nn.Module):
     def __init__(self, config: DemucsConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or DemucsConfig()
-        layer = {2: _layers_v2, 3: _layers_v3}[config.version]
         widths = (config.audio_channels, *config.layer_channels)
         outs = (config.audio_channels * len(config.sources), *config.layer_channels)
-        pairs = [layer(widths[i], widths[i + 1], outs[i], i) for i in range(config.depth)]
+        if config.version == 2:
+            pairs = [_layers_v2(widths[i], widths[i + 1], outs[i], i) for i in range(config.depth)]
+        else:
+            pairs = [_layers_v3(widths[i], widths[i + 1], outs[i], i, config) for i in range(config.depth)]
         self.encoder = nn.ModuleList(encode for encode, _ in pairs)
         self.decoder = nn.ModuleList(decode for _, decode in reversed(pairs))
-        self.lstm = BiLSTM(widths[-1]) if config.version == 2 else None
+        num_layers = config.lstm_layers if config.lstm_layers is not None else 2 if config.version == 2 else 0
+        self.lstm = BiLSTM(widths[-1], num_layers=num_layers) if num_layers else None
         rescale_convolutions(self)
 
     def valid_length(self, num_samples: int) -> int:
@@ -173,25 +182,23 @@ def _layers_v2(in_channels: int, channels: int, out_channels: int, index: int) -
     return encode, decode
 
 
-def _layers_v3(in_channels: int, channels: int, out_channels: int, index: int) -> tuple[nn.Module, nn.Module]:
+def _layers_v3(
+    in_channels: int, channels: int, out_channels: int, index: int, config: DemucsConfig
+) -> tuple[nn.Module, nn.Module]:
     """Encoder and decoder layer of version 3."""
-    inner = index >= INNER_LAYER
-    groups = NORM_GROUPS if inner else 0
+    groups = NORM_GROUPS if index >= config.norm_starts else 0
     encode = nn.Sequential(
         nn.Conv1d(in_channels, channels, KERNEL, STRIDE),
         group_norm(groups, channels),
         nn.GELU(),
-        DConv(channels, compress=4, init=1e-4, recurrent=inner),
-        nn.Conv1d(channels, 2 * channels, 1),
-        group_norm(groups, 2 * channels),
-        nn.GLU(dim=1),
+        DConv(channels, compress=4, init=1e-4, recurrent=index >= INNER_LAYER),
     )
-    decode = nn.Sequential(
-        nn.Conv1d(channels, 2 * channels, CONTEXT, padding=CONTEXT // 2),
-        group_norm(groups, 2 * channels),
-        nn.GLU(dim=1),
-        nn.ConvTranspose1d(channels, out_channels, KERNEL, STRIDE),
-    )
+    decode = nn.Sequential()
+    if config.rewrite:
+        encode.extend([nn.Conv1d(channels, 2 * channels, 1), group_norm(groups, 2 * channels), nn.GLU(dim=1)])
+        wide = nn.Conv1d(channels, 2 * channels, CONTEXT, padding=CONTEXT // 2)
+        decode.extend([wide, group_norm(groups, 2 * channels), nn.GLU(dim=1)])
+    decode.append(nn.ConvTranspose1d(channels, out_channels, KERNEL, STRIDE))
     if index:
         decode.extend([group_norm(groups, out_channels), nn.GELU()])
     return encode, decode

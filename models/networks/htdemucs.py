@@ -43,6 +43,7 @@ class HTDemucsConfig:
     dconv_depth: NonNegativeInt = 2  # residual branches per layer
     dconv_in_decoder: bool = True  # False as in the paper's tables, True in all released weights
     transformer_width: PositiveInt = 512  # features per token; another number than the U-Net's adds 1x1 maps around
+    width_maps: bool = False  # these maps even where the numbers are equal
     transformer_layers: NonNegativeInt = 5  # self- and cross-attention in turn, per domain
     transformer_heads: PositiveInt = 8  # attention heads, which must divide the features per token
     transformer_hidden_scale: PositiveFloat = 4.0  # feed-forward features / transformer_width
@@ -84,6 +85,11 @@ class HTDemucsConfig:
         return tuple(self.channels * self.growth**i for i in range(self.depth))
 
     @property
+    def has_width_maps(self) -> bool:
+        """Whether there are 1x1 maps around the transformer."""
+        return self.width_maps or self.layer_channels[-1] != self.transformer_width
+
+    @property
     def bottleneck_rows(self) -> int:
         """Frequency rows that reach the transformer."""
         return int(self.nfft // 2 // STRIDE**self.depth)
@@ -117,8 +123,7 @@ class HTDemucs(nn.Module):
         rescale_convolutions(self)  # before the maps around the transformer: those keep their first weights
 
         inner, width = config.layer_channels[-1], config.transformer_width
-        self.has_width_maps = inner != width
-        if self.has_width_maps:
+        if config.has_width_maps:
             self.channel_upsampler, self.channel_downsampler = nn.Conv1d(inner, width, 1), nn.Conv1d(width, inner, 1)
             self.channel_upsampler_t, self.channel_downsampler_t = (
                 nn.Conv1d(inner, width, 1),
@@ -183,11 +188,11 @@ class HTDemucs(nn.Module):
         num_rows, num_frames = x.shape[2:]
         tokens = x.permute(0, 3, 2, 1).flatten(1, 2)  # frame by frame, rows within
         tokens_t = xt.transpose(1, 2)
-        if self.has_width_maps:
+        if self.config.has_width_maps:
             tokens = _pointwise(tokens, self.channel_upsampler)
             tokens_t = _pointwise(tokens_t, self.channel_upsampler_t)
         tokens, tokens_t = self.crosstransformer(tokens, tokens_t, num_rows)
-        if self.has_width_maps:
+        if self.config.has_width_maps:
             tokens = _pointwise(tokens, self.channel_downsampler)
             tokens_t = _pointwise(tokens_t, self.channel_downsampler_t)
         x = tokens.view(-1, num_frames, num_rows, tokens.shape[-1]).permute(0, 3, 2, 1).contiguous()

@@ -16,7 +16,7 @@ from torch import nn
 
 from ..errors import ModelError
 from ..networks import catalog
-from ..networks.demucs import DemucsConfig
+from ..networks.demucs import INNER_LAYER, DemucsConfig
 from ..networks.hdemucs import HDemucsConfig
 from ..networks.htdemucs import HTDemucsConfig
 from .option_checks import flag, names, num_layers, number, seconds, whole_number
@@ -138,6 +138,7 @@ def _read_htdemucs(options: Mapping[str, Any]) -> dict[str, Any]:
         "dconv_depth": num_layers(options["dconv_depth"]),
         "dconv_in_decoder": options["dconv_mode"] == 3,
         "transformer_width": whole_number(options["bottom_channels"]) or inner,
+        "width_maps": whole_number(options["bottom_channels"]) == inner,
         "transformer_layers": num_layers(options["t_layers"]),
         "transformer_heads": whole_number(options["t_heads"]),
         "transformer_hidden_scale": number(options["t_hidden_scale"]),
@@ -147,7 +148,6 @@ def _read_htdemucs(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _write_htdemucs(config: HTDemucsConfig) -> dict[str, Any]:
-    inner = config.layer_channels[-1]
     return {
         **_write_audio(config),
         "segment": Fraction(config.segment_samples, config.sample_rate),
@@ -156,7 +156,7 @@ def _write_htdemucs(config: HTDemucsConfig) -> dict[str, Any]:
         "dconv_comp": config.dconv_compress,
         "dconv_depth": config.dconv_depth,
         "dconv_mode": 3 if config.dconv_in_decoder else 1,
-        "bottom_channels": 0 if config.transformer_width == inner else config.transformer_width,
+        "bottom_channels": config.transformer_width if config.has_width_maps else 0,
         "t_layers": config.transformer_layers,
         "t_heads": config.transformer_heads,
         "t_hidden_scale": config.transformer_hidden_scale,
@@ -201,16 +201,26 @@ def _read_demucs(options: Mapping[str, Any]) -> dict[str, Any]:
         "version": 3,
         "depth": num_layers(options["depth"]),
         "oversample": flag(options["resample"]),
+        "lstm_layers": num_layers(options["lstm_layers"]) or None,
+        "rewrite": flag(options["rewrite"]),
+        "norm_starts": num_layers(options["norm_starts"]),
     }
 
 
 def _write_demucs(config: DemucsConfig) -> dict[str, Any]:
-    return {**_write_audio(config), "resample": config.oversample}
+    return {
+        **_write_audio(config),
+        "resample": config.oversample,
+        "lstm_layers": config.lstm_layers or 0,
+        "rewrite": config.rewrite,
+        "norm_starts": config.norm_starts,
+    }
 
 
 def _read_demucs_v2(options: Mapping[str, Any]) -> dict[str, Any]:
     segment_s = whole_number(options["segment_length"]) / whole_number(options["samplerate"])
-    return _read_demucs({**options, "segment": segment_s}) | {"version": 2}
+    of_version_3 = {"lstm_layers": 0, "norm_starts": INNER_LAYER, "rewrite": True}
+    return _read_demucs({**options, "segment": segment_s} | of_version_3) | {"version": 2}
 
 
 # Why published packages are refused: the options that no other published model sets.
@@ -219,7 +229,6 @@ NOT_TAKEN_OVER = {
     "hybrid_old": "the padding of the first hybrid models, in the bags mdx and mdx_extra, was not taken over",
     "multi_freqs": "weights of their own per frequency band, in the bag mdx, were not taken over",
     "norm_starts": "hybrid models without norms, in the bag mdx, were not taken over",
-    "rewrite": "time models without 1x1 convolutions and gates, in the bag mdx, were not taken over",
 }
 
 _AUDIO = {"audio_channels": 2, "samplerate": 44100, "segment": 40, "growth": 2}
@@ -291,16 +300,21 @@ OPTIONS_OF = {
         read=_read_hdemucs,
     ),
     "demucs.demucs.Demucs": OptionTable(
-        defaults={**_AUDIO, "channels": 64, "depth": 6, "resample": True},
-        fixed={
-            "rewrite": True,
+        defaults={
+            **_AUDIO,
+            "channels": 64,
+            "depth": 6,
+            "resample": True,
             "lstm_layers": 0,
+            "rewrite": True,
+            "norm_starts": 4,
+        },
+        fixed={
             "kernel_size": 8,
             "stride": 4,
             "context": 1,
             "gelu": True,
             "glu": True,
-            "norm_starts": 4,
             "norm_groups": 4,
             "dconv_mode": 1,
             "dconv_depth": 2,

@@ -1,7 +1,12 @@
-"""`stemline export`: writes a model as one graph without its source; a registered version keeps a copy."""
+"""`stemline export`: writes a model as one graph without its source, or as packages of demucs.
 
+A registered version keeps a copy of its graph.
+"""
+
+import re
+import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 from rich.text import Text
@@ -21,14 +26,19 @@ KINDS = {".onnx": "export_onnx", ".pt2": "export_program"}  # functions of model
 def export(
     model: ModelRef,
     *overrides: Overrides,
-    to: Annotated[str, Parameter(help="FILE.onnx or FILE.pt2 (torch.export).")],
+    to: Annotated[str, Parameter(help="FILE.onnx or FILE.pt2 (torch.export); FOLDER/NAME.yaml for demucs.")],
+    form: Annotated[
+        Literal["graph", "demucs"],
+        Parameter(name="--format", help="demucs: what `demucs --repo FOLDER -n NAME` of demucs 4.1.0 separates with."),
+    ] = "graph",
     options: Options = NO_OPTIONS,
 ) -> int:
-    """Write a model as one graph that needs none of our source; a registered version keeps it and its digest.
+    """Write a model as one graph that needs none of our source, or for demucs; a registered version keeps its graph.
 
     Example: `stemline export models:/stemline@champion --to champion.onnx`
     """
-    return run_verb(overrides, options, lambda config, screen: run(config, model, to=to, screen=screen))
+    write = run_demucs if form == "demucs" else run
+    return run_verb(overrides, options, lambda config, screen: write(config, model, to=to, screen=screen))
 
 
 def run(config: RunConfig, model: str, *, to: str, screen: Screen) -> dict[str, Any]:
@@ -67,6 +77,58 @@ def run(config: RunConfig, model: str, *, to: str, screen: Screen) -> dict[str, 
     return {
         "file": str(graph),
         "kept": copy,
+        "digest": described.digest,
+        "console_output": [Text(line, overflow="fold") for line in lines],
+    }
+
+
+def run_demucs(config: RunConfig, model: str, *, to: str, screen: Screen) -> dict[str, Any]:
+    """Writes a bag's YAML file, which is `to`, and beside it the package of each of the model's members.
+
+    Packages that were exported under that name before are replaced, any other file is not.
+    """
+    target = storage.local_path(to, "--to")
+    if target.suffix != ".yaml" or not re.fullmatch(r"\w+", target.stem):
+        raise InputError(
+            "--to must be a file that ends in .yaml with --format demucs, its name of letters, digits and underscores, "
+            f"got {to}"
+        )
+
+    from models.errors import ModelError
+    from models.networks.bag import Bag
+    from models.weights import checkpoint
+    from models.weights.demucs_packages import export_bag
+    from models.weights.loading import load_model
+    from pipelines import registry
+    from pipelines.evaluation import model_compatibility
+
+    screen.start("export", 0, "")
+    described = model_compatibility.describe(model, store=config.store.root)
+    remedy = "give another name, --to FOLDER/NAME.yaml, or move that away"
+    try:
+        checkpoint.require_outside(target)
+        network = load_model(registry.resolve(model, store=config.store.root))
+        members, weights = (network.models, network.shares) if isinstance(network, Bag) else ([network], None)
+        with disk_errors(target.parent, remedy="--to FOLDER/NAME.yaml"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder:
+                export_bag(list(members), folder, name=target.stem, weights=weights)
+                written = sorted(Path(folder).iterdir())
+                before = [path.name for path in target.parent.glob(f"{target.stem}_*-*.th")]
+                with outputs(target.parent, {*before, *(path.name for path in written)}, remedy=remedy):
+                    for name in before:
+                        (target.parent / name).unlink()
+                    for path in written:
+                        path.replace(target.parent / path.name)
+    except ModelError as error:
+        raise InputError(str(error)) from error
+    screen.finish(f"{target}, {len(members)} package{'s' if len(members) > 1 else ''}")
+    files = [str(target.parent / path.name) for path in written]
+    command = f"demucs --repo {target.parent} -n {target.stem} SONG"
+    lines = [*(f"file     {file}" for file in files), f"try      {command}"]
+    return {
+        "file": str(target),
+        "files": files,
         "digest": described.digest,
         "console_output": [Text(line, overflow="fold") for line in lines],
     }

@@ -129,8 +129,17 @@ def test_a_replacement_that_fails_is_undone(copy: Path, monkeypatch: pytest.Monk
     assert [path.name for path in copy.parent.iterdir()] == ["model"]
 
 
-def test_the_learner_goes_on_from_a_folder(tmp_path: Path) -> None:
-    model = small()
+@pytest.mark.parametrize(
+    ("preset", "options"),
+    [
+        ("htdemucs-tiny", {"nfft": 512, "depth": 2}),
+        ("scnet-tiny", {"nfft": 256, "hop_length": 64, "block_channels": (8,)}),
+        ("mel-band-roformer-tiny", {"nfft": 128, "hop_length": 50, "num_bands": 4, "depth": 1, "dropout": 0.1}),
+    ],
+)
+def test_the_learner_goes_on_from_a_folder(preset: str, options: dict[str, Any], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = build(preset, sample_rate=8000, segment_s=0.25, **options)
     augment = AugmentConfig(shift_s=0.0, remix_group=1)
     learner = Learner(model, LearnerConfig(ema_decays=(0.9,), augment=augment))
     learner.step(torch.randn(1, 4, 2, 2000), step=0)

@@ -15,7 +15,6 @@ SOURCES = ["drums", "bass", "other", "vocals"]
 HYBRID, TIME = ClassName("demucs.hdemucs.HDemucs"), ClassName("demucs.demucs.Demucs")
 # What the bags mdx and mdx_extra set besides the sources.
 MDX = {
-    "time": (TIME, {"rewrite": False}),
     "amplitude": (HYBRID, {"cac": False, "hybrid_old": True, "norm_starts": 999}),
     "bands": (HYBRID, {"multi_freqs": [0.1, 0.3], "norm_starts": 999}),
     "without norms": (HYBRID, {"norm_starts": 999}),
@@ -50,7 +49,6 @@ def test_the_options_written_are_read_back(preset: str) -> None:
 @pytest.mark.parametrize(
     ("variant", "reasons"),
     [
-        ("time", [r"rewrite=False.*without 1x1 convolutions"]),
         ("amplitude", [r"cac=False.*amplitude spectrograms", r"hybrid_old=True.*padding"]),
         ("bands", [r"multi_freqs=\[0.1, 0.3\].*per frequency band"]),
         ("without norms", [r"norm_starts=999.*without norms"]),

@@ -46,10 +46,21 @@ PUBLISHED = {
     "htdemucs": (ReferenceHTDemucs, HT_KWARGS),
     "hdemucs": (ReferenceHDemucs, {"sources": SOURCES, "samplerate": 8000, "segment": 1.0, **H_KWARGS}),
     "demucs v3": (ReferenceDemucs, {"sources": SOURCES, "samplerate": 8000, "channels": 4, "depth": 5}),
+    "maps around a transformer as wide as its U-Net": (ReferenceHTDemucs, HT_KWARGS | {"bottom_channels": 64}),
+    "demucs v3 with an LSTM, without norms and gates": (
+        ReferenceDemucs,
+        {"sources": SOURCES, "samplerate": 8000, "channels": 4, "depth": 3, "segment": 1.0}
+        | {"lstm_layers": 2, "norm_starts": 999, "rewrite": False},
+    ),
+    "demucs v3 with norms from the first layer on": (
+        ReferenceDemucs,
+        {"sources": SOURCES, "samplerate": 8000, "channels": 4, "depth": 2, "norm_starts": 0},
+    ),
 }
 OURS = {
     "htdemucs": ("htdemucs-tiny", {"transformer_width": 16, "segment_s": 0.75}),
     "htdemucs as wide as its U-Net": ("htdemucs-tiny", {"depth": 5, "nfft": 8192, "transformer_width": 128}),
+    "the same with maps": ("htdemucs-tiny", {"transformer_width": 64, "width_maps": True, "segment_s": 0.75}),
     "hdemucs": ("hdemucs-tiny", {"nfft": 256, "segment_s": 1.0}),
     "demucs v3": ("demucs-v3-tiny", {"segment_s": 1.0}),
 }
@@ -96,7 +107,7 @@ def test_published_safetensors_load_and_give_the_references_estimates(name: str,
     theirs = reference(name)
     package = package_of(theirs)
     kwargs = package["kwargs"] | (
-        {"segment": {"_type": "fraction", "numerator": 3, "denominator": 4}} if name == "htdemucs" else {}
+        {"segment": {"_type": "fraction", "numerator": 3, "denominator": 4}} if "t_layers" in PUBLISHED[name][1] else {}
     )
     klass = f"{type(theirs).__module__}.{type(theirs).__name__}"
     metadata = {"klass": klass, "args": "[]", "kwargs": json.dumps(kwargs)}

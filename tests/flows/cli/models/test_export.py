@@ -9,6 +9,7 @@ import torch
 from flows.__main__ import main
 from models.networks.catalog import build
 from models.weights import checkpoint, demucs_packages
+from models.weights.loading import load_model
 from models.weights.model_identity import describe
 
 
@@ -51,3 +52,44 @@ def test_no_graph_lies_in_a_checkpoint_or_below_a_file(
     assert main(["export", str(folder), "--to", str(tmp_path / to), f"store.root={tmp_path}/store"]) == 2
     assert words in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_packages_for_demucs_come_back_as_the_model_and_replace_only_what_we_wrote(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That stock demucs separates with such files to the same samples is tested where they are written."""
+    models = [network(), build("demucs-v3-tiny", sample_rate=8000, segment_s=0.25, depth=2).eval()]
+    for number, model in enumerate(models):
+        checkpoint.save(tmp_path / f"model{number}", model)
+    out = tmp_path / "out"
+    for number, model in enumerate(models):
+        words = ["export", str(tmp_path / f"model{number}"), "--format", "demucs", "--to", str(out / "mine.yaml")]
+        assert main([*words, "--json", f"store.root={tmp_path}/store"]) == 0
+        answer = json.loads(capsys.readouterr().out)
+        assert sorted(answer["files"]) == sorted(str(path) for path in out.iterdir() if path.name.startswith("mine"))
+        bag = load_model(out / "mine.yaml")
+        for name, value in model.state_dict().items():
+            assert torch.equal(bag.models[0].state_dict()[name], value)
+    (out / "mine.yaml").write_text("precious")
+    assert main([*words, f"store.root={tmp_path}/store"]) == 2
+    assert "which stemline did not write, or which was changed since" in capsys.readouterr().err
+    assert (out / "mine.yaml").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("preset", "to", "message"),
+    [
+        ("demucs-v3-tiny", "x.th", "must be a file that ends in .yaml with --format demucs"),
+        ("demucs-v3-tiny", "a-b.yaml", "letters, digits and underscores"),
+        ("demucs-v2-tiny", "x.yaml", "Demucs v2 cannot be exported"),
+        ("scnet-tiny", "x.yaml", "scnet cannot be exported: demucs 4.1.0 has no network like it"),
+    ],
+)
+def test_what_demucs_cannot_load_is_not_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], preset: str, to: str, message: str
+) -> None:
+    folder = checkpoint.save(tmp_path / "model", build(preset))
+    words = ["export", str(folder), "--format", "demucs", "--to", str(tmp_path / to), f"store.root={tmp_path}/store"]
+    assert main(words) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.yaml"))
