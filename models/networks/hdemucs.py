@@ -5,22 +5,25 @@
               +---------> tencoder x5 --+                              +--> tdecoder x5 ------------------+
 
 Where the spectral branch has a single row left, it and the temporal one have the same shape: they are added, go
-through one more layer, and part again. Alexandre Defossez, arXiv 2111.03600. Attribute names are the published
+through one more layer, and part again. The models of a challenge, in the bags mdx and mdx_extra, are variants: see
+`HDemucsConfig`. Alexandre Defossez, arXiv 2111.03600. Attribute names are the published
 state-dict keys. Read next: `blocks/layers.py`.
 """
 
 from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import ModelError, check_audio, check_mixture, check_size, source_names
-from ..field_constraints import NonNegativeInt, PositiveFloat, PositiveInt, check_ranges
+from ..field_constraints import NonNegativeInt, PositiveFloat, PositiveInt, Range, check_ranges
+from .blocks.banded import BandedDecoder, BandedEncoder, band_windows
 from .blocks.layers import DecoderLayer, EncoderLayer, FrequencyEmbedding, group_norm, rescale_convolutions
 from .blocks.residual import DConv
 from .input_normalization import Normalization
-from .stft import standardize, to_channels, to_samples, to_spectrum
+from .stft import standardize, to_channels, to_samples, to_spectrum, with_phase_of
 
 KERNEL, STRIDE = 8, 4  # over frequency in the spectral branch, over time in the other
 SHARED_KERNEL, SHARED_STRIDE = 4, 2  # over time, in the shared layer
@@ -39,8 +42,19 @@ class HDemucsConfig:
     growth: PositiveInt = 2  # factor of features from layer to layer
     # samples per STFT window, a power of 4; each factor of 4 beyond 4 is a layer more per branch
     nfft: PositiveInt = 4096
+    shared_layers: Annotated[int, Range(ge=0, le=16)] = 1  # after the layer where the branches merge
     dconv_compress: PositiveInt = 4  # features are squeezed by this inside a residual branch
     dconv_depth: NonNegativeInt = 2  # residual branches per encoder layer
+    # First layers with norms, and with LSTMs and attention in their residual branches; by default that where the
+    # branches merge.
+    norm_starts: Annotated[int, Range(ge=0, le=1000)] | None = None
+    recurrent_starts: Annotated[int, Range(ge=0, le=1000)] | None = None
+    # What the spectral branch takes and gives: complex numbers, or magnitudes that get the phase of the mixture
+    spectrum: Literal["complex", "magnitude"] = "complex"
+    zero_padded: bool = False  # zeros around the spectrum's input, and its output 1.5 hops late, as the first models
+    # Limits of bands with weights of their own in the outer layers, as shares of the frequencies, rising
+    band_limits: tuple[Annotated[float, Range(gt=0, lt=1)], ...] = ()
+    banded_layers: Annotated[int, Range(ge=0, le=16)] = 2  # how many of the outer layers these are
     normalize: Normalization = "track"  # the level of the input, in training and in use: see `input_normalization.py`
 
     def __post_init__(self) -> None:
@@ -50,20 +64,53 @@ class HDemucsConfig:
         check_audio(self.sources, self.sample_rate, self.segment_s)
         if self.nfft < 64 or self.nfft != 4 ** (self.nfft.bit_length() // 2):
             raise ModelError(f"nfft {self.nfft}: take a power of 4 from 64 on, such as 1024 or 4096")
-        if self.channels * self.growth ** (self.depth - 2) % (4 * self.dconv_compress):
+        if self.channels * self.growth ** min(self.first_recurrent, self.merge_layer) % (4 * self.dconv_compress):
             raise ModelError(
                 f"channels {self.channels}: the inner layers' features must be a multiple of "
                 f"{4 * self.dconv_compress}, four heads times dconv_compress"
             )
+        if self.first_norm < self.merge_layer and self.channels % NORM_GROUPS:
+            raise ModelError(f"channels {self.channels}: layers with norms want a multiple of {NORM_GROUPS}")
+        if self.first_norm == 0 and self.audio_channels * len(self.sources) % NORM_GROUPS:
+            raise ModelError(f"norm_starts 0 wants sources times audio_channels to be a multiple of {NORM_GROUPS}")
+        self._check_bands()
+
+    def _check_bands(self) -> None:
+        if not self.band_limits:
+            return
+        if list(self.band_limits) != sorted(set(self.band_limits)):
+            raise ModelError(f"band_limits {list(self.band_limits)} must rise")
+        if self.banded_layers > min(self.first_norm, self.merge_layer):
+            raise ModelError(
+                f"banded_layers {self.banded_layers}: only layers without norms, before the branches merge, have bands "
+                f"of their own, which are the first {min(self.first_norm, self.merge_layer)}"
+            )
+        for i in range(self.banded_layers):
+            band_windows(self.nfft // 2 // STRIDE**i, self.band_limits)  # refuses what leaves a band without rows
 
     @property
     def segment_samples(self) -> int:
         return round(self.segment_s * self.sample_rate)
 
     @property
+    def merge_layer(self) -> int:
+        """The layer that brings what is left of nfft / 2 rows down to one, where the branches merge."""
+        return self.nfft.bit_length() // 2 - 2
+
+    @property
     def depth(self) -> int:
-        """Encoder layers in all: those that bring nfft / 2 rows down to one, and the shared one."""
-        return self.nfft.bit_length() // 2
+        """Encoder layers in all: those that bring nfft / 2 rows down to one, and the shared ones."""
+        return self.merge_layer + 1 + self.shared_layers
+
+    @property
+    def first_norm(self) -> int:
+        """The first layer with norms."""
+        return self.merge_layer if self.norm_starts is None else self.norm_starts
+
+    @property
+    def first_recurrent(self) -> int:
+        """The first layer with LSTMs and attention."""
+        return self.merge_layer if self.recurrent_starts is None else self.recurrent_starts
 
     @property
     def layer_channels(self) -> tuple[int, ...]:
@@ -92,44 +139,54 @@ class HDemucs(nn.Module):
     def forward(self, mixture_BCT: Tensor) -> Tensor:
         check_mixture(mixture_BCT, self.config.audio_channels)
         num_samples = mixture_BCT.shape[-1]
-        x, mean, std = standardize(to_channels(to_spectrum(mixture_BCT, self.config.nfft)))
+        spectrum = to_spectrum(mixture_BCT, self.config.nfft, reflect=not self.config.zero_padded)
+        is_complex = self.config.spectrum == "complex"
+        x, mean, std = standardize(to_channels(spectrum) if is_complex else spectrum.abs())
         xt, mean_t, std_t = standardize(mixture_BCT)
         x, xt = self._estimate(x, xt)
 
         num_sources = len(self.config.sources)
         batch, _, num_rows, num_frames = x.shape
         x = x.view(batch, num_sources, -1, num_rows, num_frames)
+        level = {"mean": mean[:, None], "std": std[:, None]}
+        if not is_complex:
+            x, level = with_phase_of(spectrum, x * level["std"] + level["mean"]), {}
         xt = torch.addcmul(mean_t, xt, std_t).view(batch, num_sources, -1, num_samples)
-        return xt + to_samples(x, self.config.nfft, num_samples, mean=mean[:, None], std=std[:, None])
+        return xt + to_samples(x, self.config.nfft, num_samples, late=self.config.zero_padded, **level)
 
     def _estimate(self, x: Tensor, xt: Tensor) -> tuple[Tensor, Tensor]:
-        """Standardized spectrogram (B, 2C, F, N) and waveform (B, C, T) to those of all sources, stacked in dim 1."""
-        skips, skips_t, lengths_t = [], [], []
-        for i, (encode, encode_t) in enumerate(zip(self.encoder[:-2], self.tencoder[:-1], strict=True)):
-            lengths_t.append(xt.shape[-1])
-            x, xt = encode(x), encode_t(xt)
+        """Standardized spectrogram (B, C, F, N) and waveform (B, C, T) to those of all sources, stacked in dim 1."""
+        skips, skips_t, sizes, lengths_t = [], [], [], []
+        for i, encode in enumerate(self.encoder):
+            inject = None
+            if i < len(self.tencoder):
+                lengths_t.append(xt.shape[-1])
+                xt = self.tencoder[i](xt)
+                if i < self.config.merge_layer:
+                    skips_t.append(xt)
+                else:
+                    inject = xt[:, :, None]
+            elif i == len(self.tencoder):
+                x = x[:, :, 0]
+            sizes.append(x.shape[2])
+            x = encode(x) if inject is None else encode(x, inject)
             if i == 0:
                 x = self.freq_emb(x)
             skips.append(x)
-            skips_t.append(xt)
-        lengths_t.append(xt.shape[-1])
-        x, xt = self._share(x, self.tencoder[-1](xt), lengths_t.pop())
-        for decode, decode_t in zip(self.decoder[2:], self.tdecoder[1:], strict=True):
-            x = decode(x, skips.pop(), x.shape[2] * STRIDE)
-            xt = decode_t(xt, skips_t.pop(), lengths_t.pop())
-        return x, xt
-
-    def _share(self, x: Tensor, xt: Tensor, length_t: int) -> tuple[Tensor, Tensor]:
-        """Both branches through the last spectral layer, where they merge, and the shared one, and back."""
-        num_rows = x.shape[2]
-        merged = self.encoder[-2](x, xt[:, :, None])
-        inner = self.encoder[-1](merged[:, :, 0])
         # The way up starts from nothing: all it knows comes through the skips.
-        inner = self.decoder[0](torch.zeros_like(inner), inner, merged.shape[-1])
-        decode = self.decoder[1]
-        assert isinstance(decode, DecoderLayer)
-        before = decode.merge(inner[:, :, None], merged)
-        return decode.expand(before, num_rows), self.tdecoder[0](before[:, :, 0], length_t)
+        x = torch.zeros_like(x)
+        for i, decode in zip(reversed(range(self.config.depth)), self.decoder, strict=True):
+            if i == self.config.merge_layer:
+                assert isinstance(decode, DecoderLayer)
+                x = x if x.dim() == 4 else x[:, :, None]
+                before = decode.merge(x, skips.pop())
+                x = decode.expand(before, sizes.pop())
+                xt = self.tdecoder[0](before[:, :, 0], lengths_t.pop())
+                continue
+            x = decode(x, skips.pop(), sizes.pop())
+            if i < self.config.merge_layer:
+                xt = self.tdecoder[self.config.merge_layer - i](xt, skips_t.pop(), lengths_t.pop())
+        return x, xt
 
 
 class BranchMerge(nn.Module):
@@ -147,62 +204,54 @@ class BranchMerge(nn.Module):
 class BranchSplit(nn.Module):
     """The temporal branch's first decoder layer, which starts from what the spectral one has merged."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, norm_groups: int) -> None:
         super().__init__()
         self.conv_tr = nn.ConvTranspose1d(in_channels, out_channels, KERNEL, STRIDE)
-        self.norm2 = group_norm(NORM_GROUPS, out_channels)
+        self.norm2 = group_norm(norm_groups, out_channels)
 
     def forward(self, y: Tensor, length: int) -> Tensor:
         return F.gelu(self.norm2(self.conv_tr(y)).narrow(2, KERNEL // 4, length))
 
 
 def _spectral_branch(config: HDemucsConfig) -> tuple[nn.ModuleList, nn.ModuleList]:
-    """Encoder and decoder layers in the order in which they run, the shared one between them."""
-    audio = 2 * config.audio_channels  # real and imaginary parts
+    """Encoder and decoder layers in the order in which they run, the shared ones between them."""
+    audio = config.audio_channels * (2 if config.spectrum == "complex" else 1)  # real and imaginary parts
     widths = (audio, *config.layer_channels)
     outs = (audio * len(config.sources), *config.layer_channels)
     encoder, decoder = nn.ModuleList(), nn.ModuleList()
     for i, inner in enumerate(config.layer_channels):
-        shared, deep = i == config.depth - 1, i >= config.depth - 2
+        shared = i > config.merge_layer
         kernel, stride = (SHARED_KERNEL, SHARED_STRIDE) if shared else (KERNEL, STRIDE)
-        margin = 0 if deep and not shared else kernel // 4  # the layer that takes the last rows takes them whole
-        groups = NORM_GROUPS if deep else 0
-        dconv = DConv(inner, compress=config.dconv_compress, depth=config.dconv_depth, recurrent=deep)
-        encode = EncoderLayer(
-            widths[i],
-            inner,
-            spectral=not shared,
-            kernel=kernel,
-            stride=stride,
-            padding=margin,
-            norm_groups=groups,
-            dconv=dconv,
-        )
-        decode = DecoderLayer(
-            inner,
-            outs[i],
-            spectral=not shared,
-            last=i == 0,
-            kernel=kernel,
-            stride=stride,
-            crop=margin,
-            norm_groups=groups,
-        )
-        encoder.append(encode)
-        decoder.insert(0, decode)
+        margin = 0 if i == config.merge_layer else kernel // 4  # the layer that takes the last rows takes them whole
+        groups = NORM_GROUPS if i >= config.first_norm else 0
+        options: dict[str, Any] = {"spectral": not shared, "kernel": kernel, "stride": stride, "norm_groups": groups}
+        if config.band_limits and i < config.banded_layers:
+            limits = config.band_limits
+            encoder.append(BandedEncoder(limits, lambda: _encoder(config, i, widths[i], **options, padding=0)))  # noqa: B023
+            decoder.insert(0, BandedDecoder(limits, inner, outs[i], last=i == 0))
+            continue
+        encoder.append(_encoder(config, i, widths[i], **options, padding=margin))
+        decoder.insert(0, DecoderLayer(inner, outs[i], last=i == 0, crop=margin, **options))
     return encoder, decoder
 
 
+def _encoder(config: HDemucsConfig, index: int, in_channels: int, **options: Any) -> EncoderLayer:
+    channels = config.layer_channels[index]
+    recurrent = index >= config.first_recurrent
+    dconv = DConv(channels, compress=config.dconv_compress, depth=config.dconv_depth, recurrent=recurrent)
+    return EncoderLayer(in_channels, channels, dconv=dconv, **options)
+
+
 def _temporal_branch(config: HDemucsConfig) -> tuple[nn.ModuleList, nn.ModuleList]:
-    """The same for the waveform; it ends where the branches merge, one layer earlier."""
+    """The same for the waveform; it ends where the branches merge."""
     widths = (config.audio_channels, *config.layer_channels)
     outs = (config.audio_channels * len(config.sources), *config.layer_channels)
     encoder, decoder = nn.ModuleList(), nn.ModuleList()
-    for i, inner in enumerate(config.layer_channels[:-2]):
-        dconv = DConv(inner, compress=config.dconv_compress, depth=config.dconv_depth)
-        encoder.append(EncoderLayer(widths[i], inner, spectral=False, dconv=dconv))
-        decoder.insert(0, DecoderLayer(inner, outs[i], spectral=False, last=i == 0))
-    outer, joint = config.layer_channels[-3], config.layer_channels[-2]
-    encoder.append(BranchMerge(outer, joint))
-    decoder.insert(0, BranchSplit(joint, outer))
+    groups = [NORM_GROUPS if i >= config.first_norm else 0 for i in range(config.depth)]
+    for i, inner in enumerate(config.layer_channels[: config.merge_layer]):
+        encoder.append(_encoder(config, i, widths[i], spectral=False, norm_groups=groups[i]))
+        decoder.insert(0, DecoderLayer(inner, outs[i], spectral=False, last=i == 0, norm_groups=groups[i]))
+    joint = config.merge_layer
+    encoder.append(BranchMerge(widths[joint], widths[joint + 1]))
+    decoder.insert(0, BranchSplit(widths[joint + 1], widths[joint], norm_groups=groups[joint]))
     return encoder, decoder

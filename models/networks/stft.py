@@ -40,15 +40,17 @@ def standardize(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return centred / (1e-5 + std), mean, std
 
 
-def to_spectrum(samples: Tensor, nfft: int) -> Tensor:
+def to_spectrum(samples: Tensor, nfft: int, *, reflect: bool = True) -> Tensor:
     """Complex spectrogram (..., nfft/2, N) of samples (..., T), N = ceil(T / hop), scaled by nfft^-1/2.
 
-    Both ends are reflected outwards by one and a half hops, the right one after filling up its last hop.
+    Both ends are reflected outwards by one and a half hops, the right one after filling up its last hop; without
+    `reflect` they go on with zeros.
     """
     hop = nfft // 4
     margin = hop + hop // 2
     samples = at_least_float32(samples)
-    padded = _reflect(samples, margin, margin + -samples.shape[-1] % hop)
+    left, right = margin, margin + -samples.shape[-1] % hop
+    padded = _reflect(samples, left, right) if reflect else F.pad(samples, (left, right))
     window = torch.hann_window(nfft, dtype=padded.dtype, device=padded.device)
     frames = padded.unfold(-1, nfft, hop) * window
     spectrum: Tensor = torch.fft.rfft(frames, norm="ortho")[..., :-1]
@@ -62,7 +64,13 @@ def to_channels(spectrum: Tensor) -> Tensor:
 
 
 def to_samples(
-    channels: Tensor, nfft: int, num_samples: int, *, mean: Tensor | None = None, std: Tensor | None = None
+    channels: Tensor,
+    nfft: int,
+    num_samples: int,
+    *,
+    mean: Tensor | None = None,
+    std: Tensor | None = None,
+    late: bool = False,
 ) -> Tensor:
     """Samples (..., C, T) from a spectrogram with complex numbers as channels, (..., 2C, nfft/2, N).
 
@@ -71,6 +79,8 @@ def to_samples(
     Not quite the inverse near the edges: a frame that would begin before the first or end after the last
     counts as silence, so an untouched spectrogram returns 52 % of the first sample's amplitude, 99 % a hop
     later and all of it from about 1.3 hops on. Overlapping segments hide it (`separate.py`).
+
+    `late` gives the first hybrid models' samples: what is before the first sample too, and so all 1.5 hops late.
     """
     hop = nfft // 4
     margin = hop + hop // 2
@@ -88,7 +98,20 @@ def to_samples(
         # Frame n covers hops n to n + 3: add the four quarters of all frames, each a hop further to the right.
         hops = F.pad(first, (0, 0, 0, 3)) + F.pad(second, (0, 0, 1, 2)) + F.pad(third, (0, 0, 2, 1))
         hops = hops + F.pad(fourth, (0, 0, 3, 0))
-    return hops.flatten(-2)[..., margin : margin + num_samples]
+    if not late:
+        return hops.flatten(-2)[..., margin : margin + num_samples]
+    # No frame before the first counts for the first hop: the reference divides it by what is left of the overlap.
+    last_quarter = (window[-hop:] * HANN_OVERLAP).square()
+    first = hops[..., :1, :] * (HANN_OVERLAP / (HANN_OVERLAP - last_quarter))
+    return torch.cat([first, hops[..., 1:, :]], dim=-2).flatten(-2)[..., :num_samples]
+
+
+def with_phase_of(spectrum: Tensor, magnitudes: Tensor) -> Tensor:
+    """Magnitudes (B, S, C, F, N) with the phase of a complex mixture (B, C, F, N), as channels: (B, S, 2C, F, N)."""
+    size = spectrum.abs()
+    unit = torch.where(size > 0, spectrum / size.clamp_min(torch.finfo(size.dtype).tiny), torch.ones_like(spectrum))
+    parts = torch.view_as_real(unit)[:, None] * at_least_float32(magnitudes)[..., None]
+    return parts.movedim(-1, 3).flatten(2, 3)
 
 
 def _by_frame(channels: Tensor) -> Tensor:

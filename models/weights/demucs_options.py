@@ -52,7 +52,7 @@ def to_our_config(klass: Any, args: Any, kwargs: Any, *, origin: str) -> dict[st
         raise ModelError(f"{origin} does not say which sources it separates")
     try:
         strange = [
-            f"sets {name}={reprlib.repr(options[name])}; only {fixed!r} can be built here{_why(name)}"
+            f"sets {name}={reprlib.repr(options[name])}; only {fixed!r} can be built here"
             for name, fixed in table.fixed.items()
             if not _same(options.get(name, fixed), fixed)
         ]
@@ -82,10 +82,6 @@ def to_kwargs(model: nn.Module) -> tuple[ClassName, dict[str, Any]]:
         )
     family = catalog.to_config(model)["family"]
     raise ModelError(f"{family} cannot be exported: demucs 4.1.0 has no network like it")
-
-
-def _why(name: str) -> str:
-    return f" ({NOT_TAKEN_OVER[name]})" if name in NOT_TAKEN_OVER else ""
 
 
 def _same(value: Any, fixed: Any) -> bool:
@@ -171,24 +167,39 @@ def _read_hdemucs(options: Mapping[str, Any]) -> dict[str, Any]:
         "nfft": whole_number(options["nfft"]),
         "dconv_compress": whole_number(options["dconv_comp"]),
         "dconv_depth": num_layers(options["dconv_depth"]),
+        "spectrum": "complex" if flag(options["cac"]) else "magnitude",
+        "zero_padded": flag(options["hybrid_old"]),
+        "band_limits": [number(limit) for limit in options["multi_freqs"] or ()],
+        "banded_layers": num_layers(options["multi_freqs_depth"]),
     }
-    depth = HDemucsConfig(nfft=fields["nfft"]).depth
-    wanted = {"depth": depth, "norm_starts": depth - 2, "dconv_attn": depth - 2, "dconv_lstm": depth - 2}
-    for name, value in wanted.items():
-        if options[name] != value:
-            raise ModelError(
-                f"sets {name}={options[name]!r}; with nfft {fields['nfft']} only {value} can be built here{_why(name)}"
-            )
-    return fields
+    merge, depth = HDemucsConfig(nfft=fields["nfft"]).merge_layer, num_layers(options["depth"])
+    if depth <= merge:
+        raise ModelError(
+            f"sets depth={depth}; with nfft {fields['nfft']} only {merge + 1} and more layers let its branches meet"
+        )
+    norms, recurrent = num_layers(options["norm_starts"]), num_layers(options["dconv_lstm"])
+    if options["dconv_attn"] != recurrent:
+        raise ModelError(
+            f"sets dconv_attn={options['dconv_attn']!r} with dconv_lstm={recurrent}; only equal ones can be built here"
+        )
+    return fields | {
+        "shared_layers": depth - merge - 1,
+        "norm_starts": None if norms == merge else norms,
+        "recurrent_starts": None if recurrent == merge else recurrent,
+    }
 
 
 def _write_hdemucs(config: HDemucsConfig) -> dict[str, Any]:
     return {
         **_write_audio(config),
         "nfft": config.nfft,
-        "norm_starts": config.depth - 2,
-        "dconv_attn": config.depth - 2,
-        "dconv_lstm": config.depth - 2,
+        "cac": config.spectrum == "complex",
+        "hybrid_old": config.zero_padded,
+        "multi_freqs": list(config.band_limits) or None,
+        "multi_freqs_depth": config.banded_layers,
+        "norm_starts": config.first_norm,
+        "dconv_attn": config.first_recurrent,
+        "dconv_lstm": config.first_recurrent,
         "dconv_comp": config.dconv_compress,
         "dconv_depth": config.dconv_depth,
     }
@@ -222,14 +233,6 @@ def _read_demucs_v2(options: Mapping[str, Any]) -> dict[str, Any]:
     of_version_3 = {"lstm_layers": 0, "norm_starts": INNER_LAYER, "rewrite": True}
     return _read_demucs({**options, "segment": segment_s} | of_version_3) | {"version": 2}
 
-
-# Why published packages are refused: the options that no other published model sets.
-NOT_TAKEN_OVER = {
-    "cac": "amplitude spectrograms with the mixture's phase, in the bags mdx and mdx_extra, were not taken over",
-    "hybrid_old": "the padding of the first hybrid models, in the bags mdx and mdx_extra, was not taken over",
-    "multi_freqs": "weights of their own per frequency band, in the bag mdx, were not taken over",
-    "norm_starts": "hybrid models without norms, in the bag mdx, were not taken over",
-}
 
 _AUDIO = {"audio_channels": 2, "samplerate": 44100, "segment": 40, "growth": 2}
 _HYBRID_FIXED = {
@@ -295,8 +298,20 @@ OPTIONS_OF = {
             "dconv_lstm": 4,
             "dconv_depth": 2,
             "dconv_comp": 4,
+            "cac": True,
+            "hybrid_old": False,
+            "multi_freqs": None,
+            "multi_freqs_depth": 2,
         },
-        fixed={**_HYBRID_FIXED, "hybrid": True, "hybrid_old": False, "norm_groups": 4, "dconv_mode": 1},
+        fixed={
+            **{name: value for name, value in _HYBRID_FIXED.items() if name not in ("cac", "multi_freqs")},
+            "hybrid": True,
+            "norm_groups": 4,
+            "dconv_mode": 1,
+            "wiener_iters": 0,
+            "end_iters": 0,
+            "wiener_residual": False,
+        },
         read=_read_hdemucs,
     ),
     "demucs.demucs.Demucs": OptionTable(

@@ -77,6 +77,7 @@ class DecoderLayer(nn.Module):
         crop: int | None = None,
         norm_groups: int = 0,
         dconv: DConv | None = None,
+        across_rows: bool = True,
     ) -> None:
         super().__init__()
         self.last = last
@@ -85,7 +86,8 @@ class DecoderLayer(nn.Module):
         self.crop = crop if norm_groups else 0
         padding = 0 if norm_groups else crop
         if spectral:
-            self.rewrite: nn.Module = nn.Conv2d(in_channels, 2 * in_channels, 3, padding=1)
+            size, margin = ((3, 3), (1, 1)) if across_rows else ((1, 3), (0, 1))
+            self.rewrite: nn.Module = nn.Conv2d(in_channels, 2 * in_channels, size, padding=margin)
             self.conv_tr: nn.Module = nn.ConvTranspose2d(
                 in_channels, out_channels, (kernel, 1), (stride, 1), (padding, 0)
             )
