@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from datasets.errors import InputError
 from models.learner_config import equal_part
+from pipelines.training import validate
 from pipelines.training.train_config import ModelConfig, TrainConfig
 
 if TYPE_CHECKING:
@@ -157,6 +158,8 @@ class Plan:
     loading_cores: int  # that workers ask for and loaders use
     decoding_cores: float  # that would keep up with computing
     cpus_per_worker: int  # the least setting with so many
+    validation_s: float  # of one validation; not in `hours`
+    validation_share: float  # of the whole time
     advice: str  # the nearest setting that fits; empty where this one does
 
     @property
@@ -199,6 +202,9 @@ def make(
     cores = min(config.loader.threads or config.cpus_per_worker, config.cpus_per_worker)
     loading_s = share * row_core_s / cores
     step_s = max(compute_s, loading_s) if device.name in DEVICES else compute_s + loading_s
+    validation_s = validate.planned_s(
+        config, segment_s=segment_s, row_step_s=compute_s / share, song_core_s=_core_s(sources, channels, sample_rate)
+    )
     hours, heard_h = config.steps * step_s / 3600, config.steps * config.batch_size * segment_s / 3600
     return Plan(
         device=device.name,
@@ -232,6 +238,8 @@ def make(
         loading_cores=workers * cores,
         decoding_cores=workers * share * row_core_s / compute_s,
         cpus_per_worker=max(1, math.ceil(share * row_core_s / compute_s)),
+        validation_s=validation_s,
+        validation_share=validation_s / (validation_s + config.checkpoint_every * step_s),
         advice=room.advice(rows, precision, share=share),
     )
 
@@ -326,9 +334,14 @@ def _row_core_s(
 ) -> float:
     """Seconds that one core takes to read and decode a row, by the samples in it."""
     samples = config.learner.augment.input_samples(round(segment_s * sample_rate), sample_rate)
-    share = len(sources) * channels * samples / (4 * 2 * 44100 * CROP_S)
     decoded = bool(config.loader.cache) and config.loader.cache_form == "pcm"
-    return share / CROPS_PER_CORE / (PCM_TIMES if decoded else 1.0)
+    seconds = samples / sample_rate / (PCM_TIMES if decoded else 1.0)
+    return seconds * _core_s(sources, channels, sample_rate)
+
+
+def _core_s(sources: tuple[str, ...], channels: int, sample_rate: int) -> float:
+    """Seconds that one core takes to read and decode a second of all stems."""
+    return len(sources) * channels * sample_rate / (4 * 2 * 44100 * CROP_S) / CROPS_PER_CORE
 
 
 def _stems_gib(

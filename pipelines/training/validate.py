@@ -1,9 +1,12 @@
 """Which of a training's weights are best: the present ones and their averages, scored on songs that are held out.
 
-Their estimates of a few seconds of the first of these songs are returned too, as an example to listen to.
+Their estimates of a few seconds of the first of these songs are returned too, as an example to listen to. What all this
+takes of a training's time can be asked before it is started.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,11 +20,18 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from datasets.audio.audio_types import Samples
     from models.learning.learner import Learner
-    from pipelines.training.train_config import Job, Session
+    from pipelines.training.train_config import Job, Session, TrainConfig
 
 
 MAX_ROWS_AT_ONCE = 8  # segments of a song that a GPU separates at once
+MAX_SHARE = 0.05  # of a training's time, beyond which `stemline plan` warns
+SONG_S = 240.0  # of whole songs: about the mean of MUSDB18's
+OVERLAP = 0.25  # of segments
+# Of the time that a row takes forwards and backwards: a third of the arithmetic, and 203 of 507 GB of memory traffic in
+# a step of HT Demucs in bfloat16, by count.
+FORWARD_SHARE = 0.4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,51 +86,71 @@ def score_candidates(
 ) -> dict[str, CandidateScore]:
     """The scores of the present weights, "raw", and of each average, as stored.
 
-    Without the shift trick: the same weights always score the same.
+    Without the shift trick: the same weights always score the same. Workers share the excerpts, and each is read once,
+    while the one before is separated.
     """
-    from models.learning.learner import unwrap
-
-    network = unwrap(learner.model)
-    averages = {average.name: average.swap(network) for average in learner.averages if average.count}
-    scores = {}
-    for name in ("raw", *averages):
-        with averages.get(name, nullcontext()), learner.quantized():
-            scores[name] = _score(learner, excerpts, session, example_s=example_s)
-    return scores
-
-
-def _score(learner: "Learner", excerpts: Sequence[Excerpt], session: "Session", *, example_s: float) -> CandidateScore:
     import torch
     import torch.distributed
 
+    from models.host_to_device import upload
+    from models.learning.learner import unwrap
+    from models.networks.bag import interface
+
+    network = unwrap(learner.model)
+    averages = {average.name: average for average in learner.averages if average.count}
+    names, sources = ("raw", *averages), interface(network).sources
+    totals = torch.zeros(len(names), dtype=torch.float64, device=session.device)
+    examples = dict[str, Example]()
+    for excerpt, stems in _read_ahead(excerpts[session.rank :: session.world_size], sources):
+        stems_SCT = upload(torch.from_numpy(stems), session.device)
+        for place, name in enumerate(names):
+            with averages[name].swap(network) if name in averages else nullcontext(), learner.quantized():
+                score, estimates_SCT = _score(learner, stems_SCT)
+            totals[place] += score
+            if excerpt is excerpts[0] and example_s:
+                examples[name] = _middle(excerpt, stems_SCT, estimates_SCT, sources, example_s)
+    if session.world_size > 1:
+        torch.distributed.all_reduce(totals)
+    return {
+        name: CandidateScore(nsdr=total / len(excerpts), example=examples.get(name))
+        for name, total in zip(names, totals.tolist(), strict=True)
+    }
+
+
+def _read_ahead(excerpts: Sequence[Excerpt], sources: tuple[str, ...]) -> "Iterator[tuple[Excerpt, Samples]]":
+    """Each excerpt with its stems (S, C, T); a thread reads the next one meanwhile."""
+    with ThreadPoolExecutor(1, thread_name_prefix="excerpts") as thread:
+
+        def begin(excerpt: Excerpt) -> "Future[Samples]":
+            return thread.submit(
+                read_song, excerpt.song, sources=sources, start=excerpt.start, num_samples=excerpt.num_samples
+            )
+
+        following = begin(excerpts[0]) if excerpts else None
+        for place, excerpt in enumerate(excerpts):
+            assert following is not None
+            stems = following.result()
+            following = begin(excerpts[place + 1]) if place + 1 < len(excerpts) else None
+            yield excerpt, stems
+
+
+def _score(learner: "Learner", stems_SCT: "Tensor") -> "tuple[Tensor, Tensor]":
+    """The model's score on one excerpt, mean over sources by their weights in the loss, and its estimates (S, C, T)."""
     from models.inference.separate import separate
     from models.learning.learner import unwrap
     from models.learning.losses import weighted_mean
     from models.mixed_precision import DTYPES
-    from models.networks.bag import interface
     from models.scores.metrics import nsdr
 
-    network = unwrap(learner.model)
-    total = torch.zeros((), dtype=torch.float64, device=session.device)
-    example = None
-    for excerpt in excerpts[session.rank :: session.world_size]:
-        stems = read_song(
-            excerpt.song, sources=interface(network).sources, start=excerpt.start, num_samples=excerpt.num_samples
-        )
-        stems_SCT = torch.from_numpy(stems)
-        estimates_SCT = separate(
-            network,
-            stems_SCT.sum(dim=0),
-            device=session.device,
-            dtype=DTYPES[learner.config.precision],
-            batch_size=rows_at_once(learner, session.device),
-        )
-        total += weighted_mean(nsdr(stems_SCT, estimates_SCT), learner.config.source_weights).to(total)
-        if excerpt is excerpts[0] and example_s:
-            example = _middle(excerpt, stems_SCT, estimates_SCT, interface(network).sources, example_s)
-    if session.world_size > 1:
-        torch.distributed.all_reduce(total)
-    return CandidateScore(nsdr=total.item() / len(excerpts), example=example)
+    estimates_SCT = separate(
+        unwrap(learner.model),
+        stems_SCT.sum(dim=0),
+        device=stems_SCT.device,
+        dtype=DTYPES[learner.config.precision],
+        overlap=OVERLAP,
+        batch_size=rows_at_once(learner, stems_SCT.device),
+    )
+    return weighted_mean(nsdr(stems_SCT, estimates_SCT), learner.config.source_weights), estimates_SCT
 
 
 def rows_at_once(learner: "Learner", device: "torch.device") -> int:
@@ -135,8 +165,31 @@ def _middle(
     num_samples = min(excerpt.num_samples, max(1, round(example_s * rate)))
     piece = slice((excerpt.num_samples - num_samples) // 2, (excerpt.num_samples + num_samples) // 2)
     return Example(
-        references_SCT=stems_SCT[..., piece].numpy(),
+        references_SCT=stems_SCT[..., piece].cpu().numpy(),
         estimates_SCT=estimates_SCT[..., piece].cpu().numpy(),
         sources=sources,
         sample_rate=rate,
     )
+
+
+def num_candidates(config: "TrainConfig") -> int:
+    """How many weights are scored: the present ones and their averages."""
+    return 1 + len(config.learner.ema_decays) + len(config.learner.epoch_ema_decays)
+
+
+def planned_s(config: "TrainConfig", *, segment_s: float, row_step_s: float, song_core_s: float) -> float:
+    """Seconds of one validation, on the worker with most of the songs.
+
+    `row_step_s` is what a row takes of a step, `song_core_s` what one core takes to read a second of a song: it reads
+    the next excerpt while all candidates separate the present one.
+    """
+    excerpt_s = config.valid_s or SONG_S
+    excerpts = math.ceil(config.valid_songs / max(1, config.num_workers))
+    rows = num_candidates(config) * math.ceil(excerpt_s / ((1 - OVERLAP) * segment_s))
+    separate_s, read_s = rows * FORWARD_SHARE * row_step_s, excerpt_s * song_core_s
+    return excerpts * max(separate_s, read_s) + min(separate_s, read_s)
+
+
+def steps_between(*, validation_s: float, step_s: float) -> int:
+    """The least `train.checkpoint_every` with which validation takes at most `MAX_SHARE` of the time."""
+    return math.ceil(validation_s * (1 - MAX_SHARE) / MAX_SHARE / step_s)

@@ -1,4 +1,7 @@
-"""Two machines, as far as one can play both: two raylets with object stores of their own, and one that dies at work."""
+"""Two machines, as far as one can play both: two raylets with object stores of their own, and one that dies at work.
+
+Before that, three workers of a training are dealt the GPUs that the two say they have.
+"""
 
 import json
 import os
@@ -17,12 +20,18 @@ from pipelines.preparation.ingest import CorpusConfig, IngestConfig
 
 _TWO_NODES = """
 import json, os, sys, threading, time
+from dataclasses import asdict
 from types import SimpleNamespace
+from unittest import mock
 import psutil
+import ray.train.torch
 from datasets.errors import InputError
 from pipelines.runtime import shared_store
 from pipelines.runtime.cluster import connect
 from pipelines.preparation.ingest import CorpusConfig, IngestConfig, run
+from pipelines.runs.run_place import RunPlace
+from pipelines.training import workers
+from pipelines.training.train_config import TrainConfig
 from ray.cluster_utils import Cluster
 
 corpus, undisturbed, killed = sys.argv[1:]
@@ -33,8 +42,8 @@ def two_nodes():
     for attempt in range(3):  # Ray gives its own start 30 s, which a loaded machine exceeds
         cluster = Cluster()
         try:
-            cluster.add_node(**small, include_dashboard=False)
-            return cluster, cluster.add_node(**small)
+            cluster.add_node(**small, num_gpus=2, include_dashboard=False)
+            return cluster, cluster.add_node(**small, num_gpus=1)
         except Exception:
             cluster.shutdown()
             if attempt == 2:
@@ -70,6 +79,28 @@ def kill():
     cluster.remove_node(second, allow_graceful=False)
 
 
+def look(settings):
+    context, place = ray.train.get_context(), settings["place"]
+    device = workers.RaySession(place, settings["job"].config, None).device
+    row = ray.get_runtime_context().get_node_id(), str(device), os.environ["CUDA_VISIBLE_DEVICES"]
+    (place.folder / str(context.get_world_rank())).write_text(json.dumps(row))
+    return {}
+
+
+def deal_gpus():
+    # What each worker of a training takes for its GPU, by rank, after the backend that they would talk by.
+    config = SimpleNamespace(**asdict(TrainConfig(num_workers=3, use_gpu=True)) | {"cpus_per_worker": 0})
+    place, asked, torch_config = RunPlace(store=os.path.abspath("store"), name="gpus"), [], ray.train.torch.TorchConfig
+
+    def gloo(backend, **options):
+        asked.append(backend)
+        return torch_config(backend="gloo", **options)
+
+    with mock.patch("ray.train.torch.TorchConfig", gloo), mock.patch.object(workers, "_worker", look):
+        workers._fit(SimpleNamespace(config=config), place, None)
+    return [*asked, *(json.loads((place.folder / str(rank)).read_text()) for rank in range(3))]
+
+
 blind = ""
 with connect(address=cluster.address) as ray:
     shared_store.PATIENCE_S = 1.0
@@ -77,6 +108,7 @@ with connect(address=cluster.address) as ray:
         shared_store.require_seen_by_all(ray, "/proc/self/cwd/blind")
     except InputError as error:
         blind = str(error)
+    dealt = deal_gpus()
     before = [ray.nodes()]
     stores = {node["ObjectStoreSocketName"] for node in before[0]}
     for store, then in ((undisturbed, nothing), (killed, kill)):
@@ -93,7 +125,8 @@ with connect(address=cluster.address) as ray:
     )
     shared_store.require_seen_by_all(late, os.path.abspath("seen"))
 cluster.shutdown()
-told = {"stores": len(stores), "seen": seen, "alive": alive, "blind": blind, "left": os.listdir("blind/cache")}
+told = {"stores": len(stores), "seen": seen, "alive": alive, "blind": blind, "dealt": dealt}
+told["left"] = os.listdir("blind/cache")
 print(json.dumps(told))
 """
 
@@ -122,6 +155,13 @@ def test_two_nodes_and_one_that_dies_at_work_give_the_bytes_of_one(
     )
     assert done.returncode == 0, done.stderr[-3000:]
     told = json.loads(done.stdout.splitlines()[-1])
+    backend, *dealt = told.pop("dealt")
+    assert backend == "nccl"
+    # Ray shows workers of one node each other's GPUs; which is a worker's own does not follow from its rank among all.
+    assert len({node for node, _, _ in dealt}) == 2
+    assert sorted((visible, device) for _, device, visible in dealt) == [
+        ("0", "cuda:0"), ("0,1", "cuda:0"), ("0,1", "cuda:1"),
+    ]  # fmt: skip
     blind = told.pop("blind")
     assert blind.startswith("not every node of the cluster reads what this command writes to the store /proc/self/cwd")
     assert blind.count("there is no /proc/self/cwd/blind/cache/seen-") == 2

@@ -19,7 +19,8 @@ from flows.__main__ import main
 from flows.config import RunConfig
 from models.learning.learner import Learner
 from models.networks import catalog
-from pipelines.training import train
+from models.networks.bag import interface
+from pipelines.training import train, validate
 
 # What was published, by the section of this project's configuration that says it. Recipes and grids of demucs' own code
 # (facebookresearch/demucs: `conf/`, `demucs/grids/`, and the branch v2), where a paper does not give a number.
@@ -39,7 +40,7 @@ EVERY: dict[str, Any] = {
     "train.learner.augment.remix_group": 4, "train.learner.augment.remix_all": 0.0,
     "train.learner.augment.mixup_probability": 0.0, "train.learner.augment.eq_probability": 0.0,
     "train.learner.augment.saturate_probability": 0.0, "train.learner.augment.codec_probability": 0.0,
-    "train.learner.augment.width_probability": 0.0, "train.silence_weight": 1.0, "train.valid_s": 0.0,
+    "train.learner.augment.width_probability": 0.0, "train.silence_weight": 1.0,
     "automix.mixes_per_track": 0, "evaluate.overlap": 0.25, "evaluate.window_s": 1.0, "evaluate.split": "test",
     "evaluate.max_song_s": 0.0, "evaluate.precision": "float32", "model.fine_tune": False,
 }  # fmt: skip
@@ -129,6 +130,20 @@ def test_a_preset_takes_a_step_at_reduced_size(name: str) -> None:
     assert not seen.skipped
     assert any(not torch.equal(value, before[key]) for key, value in network.state_dict().items())
     assert len(learner.averages) == len(learner_config.ema_decays) + len(learner_config.epoch_ema_decays)
+
+
+@pytest.mark.parametrize("name", sorted({*PUBLISHED, "htdemucs-one-gpu"}))
+def test_validation_takes_at_most_5_percent_of_the_time(name: str) -> None:
+    """By the rows of both, where a GPU trains as fast as is planned of HT Demucs in bfloat16 on an H100."""
+    config, audio_s_per_s = door.load(name), 735
+    with torch.device("meta"):
+        segment_s = interface(catalog.build(config.model.preset, **config.model.options)).segment_samples / 44100
+    rows = config.train.batch_size / max(1, config.train.num_workers)
+    validation_s = validate.planned_s(
+        config.train, segment_s=segment_s, row_step_s=segment_s / audio_s_per_s, song_core_s=1 / 400
+    )
+    epoch_s = config.train.checkpoint_every * rows * segment_s / audio_s_per_s
+    assert validation_s <= validate.MAX_SHARE * (validation_s + epoch_s)
 
 
 def test_recipes_are_trained_for_as_many_steps_as_their_epochs_hold() -> None:

@@ -17,6 +17,7 @@ from flows.console.progress_display import Screen, duration, table
 from models.errors import ModelError
 from pipelines.runtime.progress import stage
 from pipelines.training import resource_estimate as planning
+from pipelines.training import validate
 from pipelines.training.resource_estimate import Device, MeasuredSteps, Plan
 
 
@@ -173,6 +174,7 @@ def _console_output(
             _days(plan.hours),
             f"{plan.hours * plan.num_workers:,.0f} device-hours, validation not counted",
         ],
+        ["validation", duration(plan.validation_s), _validation(plan, config)],
         ["cost", f"{plan.dollars:,.0f} $", f"{device.dollars_per_hour:g} $ per device and hour"],
         [
             "loader",
@@ -190,7 +192,12 @@ def _console_output(
     for row in rows:
         grid.add_row(*map(Text, row))
     verdict = "It fits." if plan.fits else f"It does not fit into {plan.limit_gib:.0f} GiB; try {plan.advice}."
-    return [grid, Text(verdict, style="" if plan.fits else "red", overflow="fold"), *_bound(plan, config)]
+    lines = [Text(verdict, style="" if plan.fits else "red", overflow="fold"), *_bound(plan, config)]
+    if plan.validation_share > validate.MAX_SHARE:
+        steps = validate.steps_between(validation_s=plan.validation_s, step_s=plan.step_s)
+        text = f"Validation takes more than 5 % of the time: use train.checkpoint_every={steps}, or less train.valid_s."
+        lines.append(Text(text, style="yellow", overflow="fold"))
+    return [grid, *lines]
 
 
 def _bound(plan: Plan, config: RunConfig) -> list[Text]:
@@ -211,6 +218,15 @@ def _bound(plan: Plan, config: RunConfig) -> list[Text]:
         setting += " train.loader.threads=0"
     hours = plan.hours * plan.compute_s / plan.step_s
     return [Text(f"The loader binds: with {setting} it would take {_days(hours)}.", style="yellow", overflow="fold")]
+
+
+def _validation(plan: Plan, config: RunConfig) -> str:
+    train = config.train
+    length = f"{train.valid_s:g} s of each" if train.valid_s else "whole songs"
+    return (
+        f"{100 * plan.validation_share:.1f} % of the time: every {train.checkpoint_every} steps {train.valid_songs} "
+        f"songs, {length}, by {validate.num_candidates(train)} sets of weights"
+    )
 
 
 def _memory(plan: Plan) -> str:
