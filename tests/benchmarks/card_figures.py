@@ -4,13 +4,14 @@ import hashlib
 import multiprocessing
 import os
 import platform
+import signal
 import statistics
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -31,7 +32,7 @@ from tests.benchmarks.table import Row, figure
 
 GIB = 2**30
 FAMILIES = ("htdemucs-tiny", "sparse-htdemucs-tiny", "hdemucs-tiny", "demucs-v2-tiny", "demucs-v3-tiny")
-TINY = {"sample_rate": 8000, "segment_s": 0.25, "nfft": 512, "depth": 2, "channels": 8, "transformer_layers": 2}
+TINY = {"sample_rate": 8000, "segment_s": 0.25, "nfft": 512, "depth": 2, "channels": 4, "transformer_layers": 1}
 REFERENCE = {"dconv_mode": 3, "bottom_channels": 512, "t_layers": 5, "t_dropout": 0.02, "segment": 7.8}
 TINY_REFERENCE = {"samplerate": 8000, "segment": 0.25, "nfft": 512, "depth": 2, "channels": 8, "t_layers": 2}
 
@@ -43,6 +44,7 @@ class Scale:
     device: str = "cuda"
     preset: str = "htdemucs"
     options: dict[str, Any] = field(default_factory=dict)
+    compiled_options: dict[str, Any] = field(default_factory=dict)
     reference: dict[str, Any] = field(default_factory=lambda: dict(REFERENCE))
     rows: int = 32
     memory_rows: tuple[int, ...] = (4, 8, 16, 32)
@@ -56,8 +58,9 @@ class Scale:
 
 FULL = Scale()
 TOY = Scale(
-    device="cpu", preset="htdemucs-tiny", options=TINY, reference=TINY_REFERENCE, rows=4, memory_rows=(4, 8),
-    matrix=128, copied_mib=4, song_s=1.0, curve_steps=4, turns=2, contexts_s=(0.5,),
+    device="cpu", preset="htdemucs-tiny", options=TINY,
+    compiled_options=TINY | {"depth": 1, "transformer_layers": 0, "dconv_depth": 0}, reference=TINY_REFERENCE,
+    rows=4, memory_rows=(4, 8), matrix=128, copied_mib=4, song_s=1.0, curve_steps=4, turns=2, contexts_s=(0.5,),
 )  # fmt: skip
 
 
@@ -112,7 +115,7 @@ def step(scale: Scale) -> Iterator[Row]:
 
 
 def compiled(scale: Scale) -> Iterator[Row]:
-    yield from _throughput(scale, "on")
+    yield from _throughput(replace(scale, options=scale.compiled_options), "on")
 
 
 def memory(scale: Scale) -> Iterator[Row]:
@@ -216,9 +219,9 @@ def processes(scale: Scale) -> Iterator[Row]:
         yield figure(
             "collectives and no_sync in one process", float(_collectives(scale, folder)), "", target=1.0, more=True
         )
-        whole = _in_process(_train_until, scale, f"{folder}/whole", 4)
-        _in_process(_train_until, scale, f"{folder}/killed", 3, kill_after=2)
-        resumed = _in_process(_train_until, scale, f"{folder}/killed", 4)
+        _kill_in_training(scale, f"{folder}/killed", 3, kill_after=2)
+        resumed = _train_until(scale, f"{folder}/killed", 4)
+        whole = _train_until(scale, f"{folder}/whole", 4)
         yield figure("killed and resumed, bit-equal", float(whole == resumed), "", target=1.0, more=True)
 
 
@@ -239,7 +242,7 @@ def curves(scale: Scale) -> Iterator[Row]:
 
 
 def flex(scale: Scale) -> Iterator[Row]:
-    from tests.benchmarks.cuda import attention_rows
+    from tests.benchmarks.sparse import attention_rows
 
     for context_s in scale.contexts_s:
         yield from attention_rows(scale.device, context_s, 4 if scale.device == "cuda" else 1)
@@ -345,24 +348,22 @@ def _train_until(scale: Scale, folder: str, steps: int, kill_after: int = 0) -> 
         if (number + 1) % 2 == 0:
             checkpoint.save(place, model, learner=learner.state(), extra={"step": number + 1})
         if kill_after == number + 1:
-            os.kill(os.getpid(), 9)
+            os.kill(os.getpid(), signal.SIGKILL)
     state = (value.detach().cpu().contiguous().numpy().tobytes() for value in model.state_dict().values())
     return hashlib.sha256(b"".join(state)).hexdigest()
 
 
-def _in_process(function: Callable[..., str], *args: Any, **kwargs: Any) -> str:
-    """What the function returns in a process of its own; empty where that was killed."""
-    context = multiprocessing.get_context("spawn")
-    queue = context.SimpleQueue()
-    process = context.Process(target=_put, args=(queue, function, args, kwargs))
+def _kill_in_training(*args: Any, **kwargs: Any) -> None:
+    """`_train_until` in a process of its own, which is killed as by a power cut."""
+    process = multiprocessing.get_context("spawn").Process(target=_until_killed, args=(args, kwargs))
     process.start()
     process.join()
-    return "" if queue.empty() else str(queue.get())
+    assert process.exitcode == -signal.SIGKILL
 
 
-def _put(queue: Any, function: Callable[..., str], args: Any, kwargs: Any) -> None:
+def _until_killed(args: Any, kwargs: Any) -> None:
     die_with_parent()
-    queue.put(function(*args, **kwargs))
+    _train_until(*args, **kwargs)
 
 
 def _model(scale: Scale) -> Any:

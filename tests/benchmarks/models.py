@@ -1,13 +1,11 @@
-"""Ours against demucs 4.1.0: same weights, same machine, interleaved; time, memory and ratios.
+"""Ours against demucs 4.1.0 on a CPU: same weights, same machine, interleaved; time, memory and ratios.
 
-    python -m tests.benchmarks.models --device cpu [--quick] [--out FILE.json]
-    python -m tests.benchmarks.models --device cuda --out FILE.json      # at most 8 minutes
+    python -m tests.benchmarks.models [--quick] [--out FILE.json]
 
 Every arm runs in a process of its own, so its peak memory is its own; the arms take turns, A B A B, and a ratio is
 the median of the ratios within a turn. The reference separates with `apply_model` as its command line calls it
 (shifts 1, overlap 0.25, float32) and trains the released configuration, dropout included. On a host with nothing but
-PyTorch this needs the wheels demucs, einops, julius, tqdm and numpy; `cuda.py` beside this file holds what only runs
-there.
+PyTorch this needs the wheels demucs, einops, julius, tqdm and numpy. On a GPU: `make bench-card`.
 """
 
 import argparse
@@ -31,8 +29,6 @@ from tests.benchmarks.table import Row, figure, show
 SAMPLE_RATE = 44100
 SEGMENT_SAMPLES = 343980  # 7.8 s
 SPEED_WITHOUT_UNITS = 1.18  # over the reference, separation in float32 on a CPU without bfloat16 units
-FORWARD_FLOP = 335e9  # of the released configuration for 7.8 s; a training step takes three times as much
-H100_FLOPS = 989e12  # dense bfloat16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,9 +39,6 @@ class Arm:
     job: str  # a key of JOBS
     whose: str  # "reference" or "ours"
     precision: str = "float32"
-    batch: int = 1
-    micro_batches: tuple[int, ...] = (1,)  # sizes to try, falling: the first that fits is accumulated up to `batch`
-    compiled: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +50,6 @@ class Turn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    device: str
     song_s: float
     threads: int
 
@@ -88,7 +80,7 @@ def our_model() -> nn.Module:
     return model
 
 
-def toy_audio(num_samples: int, *, seed: int, batch: int = 1, device: str = "cpu") -> Tensor:
+def toy_audio(num_samples: int, *, seed: int, batch: int = 1) -> Tensor:
     """Stems (B, 4, 2, T): decaying noise bursts, a low tone, chords and a gliding voice, made by torch."""
     generator = torch.Generator().manual_seed(seed)
     time_T = torch.arange(num_samples) / SAMPLE_RATE
@@ -100,74 +92,48 @@ def toy_audio(num_samples: int, *, seed: int, batch: int = 1, device: str = "cpu
     voice_BT = torch.sin(6 * phase_BT + 3 * torch.sin(2 * torch.pi * 5 * time_T))
     stems_BST = 0.1 * torch.stack([drums_BT, torch.sin(phase_BT), chords_BT, voice_BT], dim=1)
     gains_BSC = 0.5 + torch.rand(batch, 4, 2, generator=generator)
-    return (stems_BST[:, :, None] * gains_BSC[..., None]).to(device)
-
-
-def synchronize(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-def release(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.empty_cache()
+    return stems_BST[:, :, None] * gains_BSC[..., None]
 
 
 def separation(arm: Arm, setting: Setting) -> Callable[[], float | None]:
     """A song of `song_s` seconds to its stems."""
     mixture_CT = toy_audio(round(setting.song_s * SAMPLE_RATE), seed=1).sum(1)[0]
-    model = (reference_model() if arm.whose == "reference" else our_model()).to(setting.device).eval()
+    model = (reference_model() if arm.whose == "reference" else our_model()).eval()
 
     def reference(mixture_CT: Tensor) -> None:
         from demucs.apply import apply_model
 
         normal_CT = (mixture_CT - mixture_CT.mean()) / mixture_CT.std()
-        apply_model(model, normal_CT[None], shifts=1, split=True, overlap=0.25, device=setting.device)
+        apply_model(model, normal_CT[None], shifts=1, split=True, overlap=0.25)
 
     def ours(mixture_CT: Tensor) -> None:
         from models.inference.separate import separate
 
         dtype = getattr(torch, arm.precision)
-        separate(model, mixture_CT, shifts=1, overlap=0.25, device=setting.device, dtype=dtype, batch_size=arm.batch)
+        separate(model, mixture_CT, shifts=1, overlap=0.25, dtype=dtype)
 
     run = reference if arm.whose == "reference" else ours
-    run(mixture_CT[:, : 2 * arm.batch * SEGMENT_SAMPLES])  # warms up
+    run(mixture_CT[:, : 2 * SEGMENT_SAMPLES])  # warms up
     return lambda: run(mixture_CT)
 
 
 def training(arm: Arm, setting: Setting) -> Callable[[], float | None]:
-    """Forward, backward and optimizer step on `batch` segments of 7.8 s, in parts as large as memory allows."""
-    stems_BSCT = toy_audio(SEGMENT_SAMPLES, seed=2, batch=arm.batch, device=setting.device)
-    model = (reference_model() if arm.whose == "reference" else our_model()).to(setting.device).train()
+    """Forward, backward and optimizer step on a segment of 7.8 s."""
+    stems_BSCT = toy_audio(SEGMENT_SAMPLES, seed=2)
+    model = (reference_model() if arm.whose == "reference" else our_model()).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-4)
-    run = torch.compile(model) if arm.compiled else model
 
-    def step(micro_batch: int) -> float:
+    def step() -> float:
         optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=setting.device)
-        for part_BSCT in stems_BSCT.split(micro_batch):
-            with torch.autocast(setting.device, torch.bfloat16, enabled=arm.precision == "bfloat16"):
-                estimates_BSCT = run(part_BSCT.sum(1))
-            loss = nn.functional.l1_loss(estimates_BSCT.float(), part_BSCT) * (len(part_BSCT) / arm.batch)
-            loss.backward()
-            total += loss.detach()
+        with torch.autocast("cpu", torch.bfloat16, enabled=arm.precision == "bfloat16"):
+            estimates_BSCT = model(stems_BSCT.sum(1))
+        loss = nn.functional.l1_loss(estimates_BSCT.float(), stems_BSCT)
+        loss.backward()
         optimizer.step()
-        return total.item()
+        return loss.item()
 
-    for micro_batch in arm.micro_batches:
-        try:
-            step(micro_batch)
-        except torch.cuda.OutOfMemoryError:
-            if micro_batch == arm.micro_batches[-1]:
-                raise
-        else:
-            print(f"  {arm.name}: {micro_batch} segments at a time", file=sys.stderr, flush=True)
-            if setting.device == "cuda":
-                torch.cuda.reset_peak_memory_stats()
-            return lambda: step(micro_batch)
-        optimizer.zero_grad(set_to_none=True)
-        torch.cuda.empty_cache()
-    raise ValueError("micro_batches is empty")
+    step()  # warms up
+    return step
 
 
 JOBS: dict[str, Callable[[Arm, Setting], Callable[[], float | None]]] = {"separate": separation, "train": training}
@@ -176,27 +142,13 @@ JOBS: dict[str, Callable[[Arm, Setting], Callable[[], float | None]]] = {"separa
 def serve(connection: Connection, arm: Arm, setting: Setting) -> None:
     """The process of an arm: builds and warms up, then runs whenever told to and reports; ends with its peak."""
     torch.set_num_threads(setting.threads)
-    try:
-        run = JOBS[arm.job](arm, setting)
-    except torch.cuda.OutOfMemoryError as error:
-        connection.send(str(error).splitlines()[0])
-        return
-    release(setting.device)
+    run = JOBS[arm.job](arm, setting)
     connection.send("ready")
     while connection.recv() == "run":
-        if setting.device == "cuda":
-            run()  # fetches again the memory that was given back, which is no part of the turn
-        synchronize(setting.device)
         wall, cpu = time.perf_counter(), time.process_time()
         loss = run()
-        synchronize(setting.device)
-        turn = Turn(wall_s=time.perf_counter() - wall, cpu_s=time.process_time() - cpu, loss=loss)
-        release(setting.device)
-        connection.send(turn)
-    if setting.device == "cuda":
-        connection.send(torch.cuda.max_memory_allocated() / 2**30)
-    else:
-        connection.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+        connection.send(Turn(wall_s=time.perf_counter() - wall, cpu_s=time.process_time() - cpu, loss=loss))
+    connection.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 
 
 def receive(arm: Arm, connection: Connection) -> Any:
@@ -214,14 +166,8 @@ class Result:
     peak_gib: float
 
 
-def take_turns(
-    arms: Sequence[Arm], setting: Setting, *, num_turns: int, patience_s: float | None = None
-) -> list[Result]:
-    """Every arm's turns, interleaved; an arm that does not fit into memory or time is left out, and said so.
-
-    Arms start one after the other, each allowed `patience_s` to be ready. On a CUDA device an arm gives its cached
-    memory back after every turn, so that the next one has the card to itself.
-    """
+def take_turns(arms: Sequence[Arm], setting: Setting, *, num_turns: int) -> list[Result]:
+    """Every arm's turns, interleaved."""
     context = multiprocessing.get_context("spawn")
     seats: list[tuple[Arm, Any, Connection, list[Turn]]] = []
     for arm in arms:
@@ -229,12 +175,8 @@ def take_turns(
         process = context.Process(target=serve, args=(there, arm, setting), daemon=True)
         process.start()
         there.close()
-        answer = receive(arm, here) if here.poll(patience_s) else f"not ready after {patience_s:.0f} s"
-        if answer == "ready":
-            seats.append((arm, process, here, []))
-        else:
-            print(f"  {arm.name}: {answer}", file=sys.stderr, flush=True)
-            process.terminate()
+        receive(arm, here)
+        seats.append((arm, process, here, []))
     for turn in range(num_turns):
         for arm, _, connection, turns in seats:
             connection.send("run")
@@ -292,7 +234,7 @@ def cpu_rows(*, quick: bool, threads: int) -> Iterator[Row]:
     has_units = cpu_computes_bfloat16()
     if not has_units:
         print("  this CPU has no bfloat16 units: no arms in bfloat16", file=sys.stderr, flush=True)
-    setting = Setting(device="cpu", song_s=20.0 if quick else 180.0, threads=threads)
+    setting = Setting(song_s=20.0 if quick else 180.0, threads=threads)
     turns = 2 if quick else 3
     song = f"separate {setting.song_s:.0f} s"
     arms = [
@@ -339,26 +281,17 @@ def print_profile(precision: str, *, num_lines: int = 12) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--quick", action="store_true", help="a song of 20 s and two turns")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of each process, on the CPU")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of each process")
     parser.add_argument("--out", help="JSON file for the rows")
     options = parser.parse_args()
-    if options.device == "cuda":
-        from tests.benchmarks.cuda import cuda_rows
-
-        rows = list(cuda_rows(quick=options.quick))
-        machine = torch.cuda.get_device_name()
-    else:
-        rows = list(cpu_rows(quick=options.quick, threads=options.threads))
-        machine = f"{platform.machine()}, {options.threads} threads"
-    print(f"torch {torch.__version__}, {machine}")
+    rows = list(cpu_rows(quick=options.quick, threads=options.threads))
+    print(f"torch {torch.__version__}, {platform.machine()}, {options.threads} threads")
     code = show("Models", rows, options.out)
-    if options.device == "cpu":
-        from models.mixed_precision import cpu_computes_bfloat16
+    from models.mixed_precision import cpu_computes_bfloat16
 
-        for precision in ("float32", "bfloat16") if cpu_computes_bfloat16() else ("float32",):
-            print_profile(precision)
+    for precision in ("float32", "bfloat16") if cpu_computes_bfloat16() else ("float32",):
+        print_profile(precision)
     return code
 
 

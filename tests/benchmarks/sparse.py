@@ -4,11 +4,12 @@ Queries and keys are those of the first two layers of an untrained `sparse-htdem
 tight clusters, made to suit the kernel. Pairs and blocks are counted in two heads at 16 evenly spaced blocks of
 queries against all keys, recall at 256 queries. A block-sparse kernel can leave out whole blocks of 128 x 128 pairs
 only, so exact fused attention's time, times the share of blocks that are occupied, bounds what it can reach; finding
-the occupied ones comes on top, and is timed here. CPU seconds of one thread. The same on a GPU, with the kernel:
-`cuda.py`.
+the occupied ones comes on top, and is timed here. CPU seconds of one thread. `make bench-card` has the kernel on a
+GPU, by `attention_rows`.
 """
 
 import argparse
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ from torch.nn import functional as F
 
 from models.networks import sparse_htdemucs
 from models.networks.catalog import build
-from tests.benchmarks.models import toy_audio
+from tests.benchmarks.models import SAMPLE_RATE, toy_audio
 from tests.benchmarks.table import Row, figure, show
 
 CONTEXTS_S = (7.8, 12.2, 24.4, 48.8)
@@ -140,6 +141,59 @@ def cost_rows(name: str, q: Tensor, k: Tensor) -> Iterator[Row]:
     yield figure(f"{name}, memory of exact fused attention", fused / 2**20, "MiB")
     yield figure(f"{name}, at least, of a sparse kernel", (fused + codes) / 2**20, "MiB", baseline=fused / 2**20)
     yield figure(f"{name}, of the dense mask", pairs / 2**20, "MiB", baseline=fused / 2**20)
+
+
+def attention_rows(device: str, context_s: float, batch: int) -> Iterator[Row]:
+    """Exact fused attention against the sparse one with its kernel, forward and on a GPU backward, on spectral tokens.
+
+    Tokens are random, which is the sparse one's worst case: no block is empty. The clustered ones are its best.
+    """
+    num_tokens = 8 * -(-round(context_s * SAMPLE_RATE) // 1024)
+    name, dtype = f"attention {context_s} s", torch.bfloat16 if device == "cuda" else torch.float32
+    noise = torch.randn(batch, 8, num_tokens, 64, generator=torch.Generator().manual_seed(0))
+    projection_DR2 = sparse_htdemucs.draw_projection(64, rounds=32, seed=0).to(device)
+    for kind, x in (("random", noise), ("clustered", clustered(num_tokens, batch=batch))):
+        q, k, v = (x.to(device, dtype).clone().requires_grad_(device == "cuda") for _ in range(3))
+
+        def sparse(q: Tensor = q, k: Tensor = k, v: Tensor = v) -> Tensor:
+            pattern = sparse_htdemucs.find_pattern(q, k, sparsity=0.9, projection_DR2=projection_DR2)
+            return sparse_htdemucs.attend_blocks(q, k, v, pattern)
+
+        exact_ms, exact_gib = _passes(lambda q=q, k=k, v=v: F.scaled_dot_product_attention(q, k, v), device)  # type: ignore[misc]
+        yield figure(f"{name}, {kind}, exact", exact_ms, "ms")
+        sparse_ms, sparse_gib = _passes(sparse, device)
+        yield figure(f"{name}, {kind}, sparse", sparse_ms, "ms", baseline=exact_ms)
+        if device == "cuda":
+            yield figure(f"{name}, {kind}, exact, peak", exact_gib, "GiB")
+            yield figure(f"{name}, {kind}, sparse, peak", sparse_gib, "GiB", baseline=exact_gib)
+        pattern = sparse_htdemucs.find_pattern(q, k, sparsity=0.9, projection_DR2=projection_DR2)
+        empty = 1 - sparse_htdemucs.occupied_blocks(sparse_htdemucs.by_code(pattern)).float().mean().item()
+        yield figure(f"{name}, {kind}, empty blocks", 100 * empty, "%")
+
+
+def _passes(run: Callable[[], Tensor], device: str) -> tuple[float, float]:
+    """Milliseconds of a forward and backward pass, and on a GPU the peak of memory above what lay there, in GiB."""
+    on_card = device == "cuda"
+
+    def once() -> None:
+        out = run()
+        if out.requires_grad:
+            out.backward(torch.ones_like(out))
+        if on_card:
+            torch.cuda.synchronize()
+
+    for _ in range(2):
+        once()
+    before = torch.cuda.memory_allocated() if on_card else 0
+    if on_card:
+        torch.cuda.reset_peak_memory_stats()
+    seconds = []
+    for _ in range(10 if on_card else 1):
+        began = time.perf_counter()
+        once()
+        seconds.append(time.perf_counter() - began)
+    peak = torch.cuda.max_memory_allocated() - before if on_card else 0
+    return 1000 * statistics.median(seconds), peak / 2**30
 
 
 def cpu_s(run: Callable[[], Any]) -> float:
