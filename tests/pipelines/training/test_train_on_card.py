@@ -19,7 +19,7 @@ from pipelines.training import checkpointing, resource_estimate, train, train_re
 from pipelines.training.checkpointing import BestWeights
 from pipelines.training.train_config import ModelConfig
 from pipelines.training.workers import LocalSession
-from tests.models.learning.test_learner_on_card import FAMILIES
+from tests.models.learning.test_learner_on_card import FAMILIES, SMALLER
 from tests.pipelines.songs import SOURCES, write_songs
 from tests.pipelines.training.test_train import CONFIG, SONGS
 from tests.pretended_card import card
@@ -38,11 +38,13 @@ ON_CARD = replace(
 )
 
 
-SMALLER = {
-    "demucs-v2-tiny": {"depth": 4},
-    "demucs-v3-tiny": {"depth": 4},
-    "htdemucs-tiny": {"nfft": 512, "depth": 2, "transformer_layers": 2},
-    "sparse-htdemucs-tiny": {"nfft": 512, "depth": 2, "transformer_layers": 2},
+TRANSFORMERS = {"channels": 4, "nfft": 512, "depth": 2, "transformer_layers": 2}
+OPTIONS = SMALLER | {
+    "demucs-v2-tiny": {"channels": 4, "depth": 4},
+    "demucs-v3-tiny": {"channels": 4, "depth": 4},
+    "hdemucs-tiny": {"channels": 4},
+    "htdemucs-tiny": TRANSFORMERS,
+    "sparse-htdemucs-tiny": TRANSFORMERS,
 }
 
 
@@ -56,7 +58,7 @@ def chunks(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
 def test_a_run_on_the_card_is_validated_kept_resumed_and_scored(
     preset: str, chunks: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = ModelConfig(preset=preset, options={"segment_s": 0.25, "channels": 4} | SMALLER.get(preset, {}))
+    model = ModelConfig(preset=preset, options={"segment_s": 0.25} | OPTIONS[preset])
     reached = []
 
     def die_once(self: LocalSession, step: int, text: str) -> None:
