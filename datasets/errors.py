@@ -23,6 +23,12 @@ def without_passwords(text: str) -> str:
     return _OPTION.sub(r"\g<name>***", text)
 
 
+def without_user(address: str) -> str:
+    """An address of the web without user, password and the slash at its end: what a link to it may show."""
+    scheme, _, rest = address.rstrip("/").partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"
+
+
 class InputError(ValueError):
     """Something the user gave is wrong. The message says what was seen, and what is allowed, but no password."""
 

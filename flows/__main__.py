@@ -25,7 +25,7 @@ VERBS = {
     "Before you start": ("planning", ("init", "presets", "config", "inspect", "plan", "doctor")),
     "Models": (
         "models",
-        ("separate", "compare", "listen", "history", "lineage", "rollback", "export", "compress", "bag"),
+        ("separate", "compare", "listen", "history", "lineage", "card", "rollback", "export", "compress", "bag"),
     ),
     "Store": ("store", ("datasets", "forget", "gc")),
     "Operations": ("operations", ("ui", "deploy", "retrain", "sbom")),

@@ -1,7 +1,9 @@
 """From a champion to its report: a held-out song is separated with it and scored, and the report is written."""
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from prefect import flow, task
@@ -10,10 +12,12 @@ from datasets.errors import InputError
 from datasets.schema import Score, Verdict
 from datasets.shards.arrow_tables import read_objects
 from datasets.shards.manifests import read_songs
+from datasets.store import storage
 from datasets.store.scratch import hold, scratch
 from flows import config as settings
 from flows.build_corpus import Corpus
 from flows.config import RunConfig
+from flows.console.version_card import describe_version
 from flows.gate_decision import Trained, candidate_ancestry, contamination_of
 from flows.tasks.prefect_step import step
 from pipelines import registry
@@ -23,9 +27,11 @@ from pipelines.inference.stem_files import SeparatedSong
 from pipelines.lineage import song_licenses
 from pipelines.lineage.contamination import Contamination
 from pipelines.lineage.training_recordings import Ancestors
-from pipelines.report import augmentation_examples, automix_examples, model_report
+from pipelines.registry import ModelVersion
+from pipelines.report import model_report
 from pipelines.report.audio_players import SongAudio
-from pipelines.report.automix_examples import MixExample
+from pipelines.report.examples import augmentation_examples, automix_examples
+from pipelines.report.examples.automix_examples import MixExample
 from pipelines.report.report_input import ReportInput
 from pipelines.training import train_result
 
@@ -124,11 +130,22 @@ def write_report(config: RunConfig, corpus: Corpus, model: Trained, song: SongFi
         },
         config=settings.to_toml(config),
     )
-    return step(
+    page = step(
         "report",
         lambda progress: model_report.run(config.report, report_input, store=config.store.root, progress=progress),
         summary=lambda path: path,
     )
+    _keep_with_version(config, model.version, page)
+    return page
+
+
+def _keep_with_version(config: RunConfig, version: ModelVersion, page: str) -> None:
+    """The report among the files of the version, whose card links to it."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, "report.html")
+        copy.write_bytes(storage.read(page))
+        registry.attach(version.uri, copy, store=config.store.root, kind="report")
+    describe_version(config, version)
 
 
 def _contamination(config: RunConfig, corpus: Corpus, model: Trained) -> Contamination:

@@ -1,26 +1,33 @@
 """From a dataset to a champion: train, score, register, decide, promote."""
 
 import math
+from collections import Counter
 from dataclasses import asdict
+from typing import Literal
 
 from prefect import flow, task
 
-from datasets.schema import ShardSet
+from datasets.schema import Score, ShardSet
+from datasets.shards.arrow_tables import read_objects
+from datasets.shards.manifests import read_songs
 from datasets.store.strict_json import dumps
 from flows import config as settings
 from flows.build_corpus import Corpus, build_corpus
 from flows.config import RunConfig
 from flows.console.progress_display import decibels
-from flows.gate_decision import Trained, decide, origin_tags, split_of
+from flows.console.version_card import describe_version
+from flows.gate_decision import Trained, candidate_ancestry, decide, origin_tags, split_of
 from flows.tasks.approval import with_approval
 from flows.tasks.prefect_step import resumable, run_quick, step
 from pipelines import registry
-from pipelines.evaluation import evaluate
+from pipelines.evaluation import evaluate, song_table
 from pipelines.evaluation.evaluate import EvaluateResult
 from pipelines.evaluation.evaluate_config import with_subfolder
 from pipelines.evaluation.gate import GateDecision
 from pipelines.evaluation.summary import ScoreSummary, extra_scores
-from pipelines.registry import Candidate, ModelVersion
+from pipelines.lineage import song_licenses
+from pipelines.lineage.training_recordings import Ancestors
+from pipelines.registry import Candidate, DatasetUse, ModelVersion
 from pipelines.runs import stored_model
 from pipelines.runtime.step_keys import code_commit
 from pipelines.training import train, train_result
@@ -161,9 +168,13 @@ def register(config: RunConfig, corpus: Corpus, trained: TrainResult, scored: Ev
             "commit": code_commit() or "unknown",
             **_plugin_tags(config),
             **origin_tags(config, corpus, trained),
+            **_license_tags(config, corpus, trained),
             **({"stopped": trained.stopped} if trained.stopped else {}),
         },
         documents={"config.toml": settings.to_toml(config)},
+        uses=_uses(config, corpus),
+        songs=song_table.rows_of(read_objects(scored.scores, Score)),
+        title=f"{config.model.preset}, {_splits(corpus)['train']} songs, {trained.steps} steps",
     )
     return run_quick(
         "register",
@@ -209,10 +220,44 @@ def _flat_scores(scored: EvaluateResult) -> dict[str, float]:
     return flat | {name: value for name, value in {**values, **extra}.items() if value is not None}
 
 
+def _splits(corpus: Corpus) -> Counter[str]:
+    return Counter(song.split for song in read_songs(corpus.songs))
+
+
+def _uses(config: RunConfig, corpus: Corpus) -> list[DatasetUse]:
+    """The songs by what they were used for: songs and automixes trained with, songs selected and scored with."""
+    songs = corpus.songs
+    parts: list[tuple[Literal["training", "validation", "evaluation"], ShardSet, str]] = [
+        *(("training", table, "train") for table, weight in corpus.training_data(config.automix_weight) if weight),
+        ("validation", songs, "valid"),
+        ("evaluation", songs, config.evaluate.split),
+    ]
+    uses = []
+    for context, table, split in parts:
+        members = [song for song in read_songs(table) if song.split == split]
+        name = "songs" if table == songs else "automixes"
+        hours = sum(song.num_samples / song.sample_rate for song in members) / 3600
+        uses.append(
+            DatasetUse(
+                context=context, table=f"{name}, {split}", digest=table.digest, uri=table.uri,
+                num_songs=len(members), hours=hours,
+            )
+        )  # fmt: skip
+    return [use for use in uses if use.num_songs]
+
+
+def _license_tags(config: RunConfig, corpus: Corpus, trained: TrainResult) -> dict[str, str]:
+    """What the licences of its songs are, and whether they forbid commercial use."""
+    ancestors = Ancestors(config.store.root, config.store.tables)
+    licenses = song_licenses.of_ancestry(candidate_ancestry(config, corpus, trained, ancestors))
+    return {"licenses": licenses.summary, "commercial_use": licenses.commercial_use}
+
+
 @task(name="promote")
 def promote(config: RunConfig, version: ModelVersion, decision: GateDecision) -> ModelVersion:
-    return run_quick(
-        "promote",
-        lambda: registry.promote(version, asdict(decision), store=config.store.root, rules=asdict(config.gate)),
-        summary=lambda promoted: decision.reason,
-    )
+    def act() -> ModelVersion:
+        promoted = registry.promote(version, asdict(decision), store=config.store.root, rules=asdict(config.gate))
+        describe_version(config, promoted)
+        return promoted
+
+    return run_quick("promote", act, summary=lambda promoted: decision.reason)

@@ -49,7 +49,7 @@ def run_verb(
             errors.print(Text(note), style="dim", soft_wrap=True)
         scratch.use(config.store.scratch, limit_gb=config.store.scratch_gb)
         if options.print_config:
-            return print_result({"toml": settings.to_toml(config)}, as_json=False)
+            return print_result({"text": settings.to_toml(config)}, as_json=False)
         with Screen(errors) as screen:
             result = job(config, screen)
         result["seconds"] = screen.seconds
@@ -77,8 +77,8 @@ def print_result(result: dict[str, Any], *, as_json: bool) -> int:
     """
     console_output, exit_code = result.pop("console_output", ()), int(result.pop("exit_code", 0))
     try:
-        if "toml" in result:
-            write_document(result["toml"])
+        if "text" in result and not as_json:
+            write_document(result["text"])
         elif as_json:
             # A document in a standard format is printed as it is, without what we add to every verb's result.
             write_document(strict_json.dumps(result.get("document", result), indent=2) + "\n")

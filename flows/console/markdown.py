@@ -15,6 +15,7 @@ def literal(text: str) -> str:
     """One line of Markdown, also in a table, that renders as `text`: no markup, HTML, image or link comes of it."""
     line = plain(" ".join(text.split()))
     line = _BARE_ADDRESS.sub(r"\\", _MARKUP.sub(r"\\\g<0>", line))
+    line = line.replace("\\<", "&lt;")  # not every renderer knows that escape: MLflow's shows its own dialect
     starts = _LIST_OR_RULE.match(line)
     if starts is None:
         return line

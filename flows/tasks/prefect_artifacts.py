@@ -7,6 +7,7 @@ from dataclasses import asdict, is_dataclass
 from typing import Any
 from urllib.parse import quote
 
+from datasets.errors import without_user
 from flows.console.markdown import literal
 from pipelines import registry
 from pipelines.runtime import ray_jobs
@@ -60,11 +61,6 @@ def _links(result: Any) -> Iterator[str]:
     tracking = os.environ.get("MLFLOW_TRACKING_URI", "")
     if isinstance(result, registry.ModelVersion) and tracking.startswith("http"):
         version = f"{quote(result.name, safe='')}/versions/{result.version}"
-        yield f"[The version in MLflow]({_without_password(tracking)}/#/models/{version})"
+        yield f"[The version in MLflow]({without_user(tracking)}/#/models/{version})"
     if cluster := ray_jobs.server():
-        yield f"[Jobs of the Ray cluster]({_without_password(cluster)}/#/jobs)"
-
-
-def _without_password(address: str) -> str:
-    scheme, _, rest = address.rstrip("/").partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"
+        yield f"[Jobs of the Ray cluster]({without_user(cluster)}/#/jobs)"

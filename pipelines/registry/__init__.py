@@ -14,20 +14,31 @@ from pipelines.registry.promotion.champions import champion, history, promote, p
 from pipelines.registry.promotion.decision_records import Note
 from pipelines.registry.promotion.promotion_log import Promotion
 from pipelines.registry.promotion.seed_scores import scores_by_recipe
-from pipelines.registry.registration import attach, register
-from pipelines.registry.run_logging import Candidate, Evaluation, flatten, requirements
-from pipelines.registry.version_lineage import Lineage, decision_of, decisions_of, lineage, versions
+from pipelines.registry.registration import attach, register, set_description
+from pipelines.registry.run_logging import Candidate, DatasetUse, Evaluation, flatten, requirements
+from pipelines.registry.version_lineage import (
+    Lineage,
+    VersionFiles,
+    decision_of,
+    decisions_of,
+    files_of,
+    lineage,
+    read_songs,
+    versions,
+)
 from pipelines.registry.version_lookup import ModelVersion, digest_of, fetch, resolve
 
 __all__ = [
     "CHAMPION",
     "Candidate",
+    "DatasetUse",
     "Evaluation",
     "Lineage",
     "ModelVersion",
     "Note",
     "Promotion",
     "RegistryConfig",
+    "VersionFiles",
     "address",
     "attach",
     "champion",
@@ -36,17 +47,20 @@ __all__ = [
     "decisions_of",
     "digest_of",
     "fetch",
+    "files_of",
     "flatten",
     "history",
     "lineage",
     "open_run",
     "promote",
     "promote_by_name",
+    "read_songs",
     "register",
     "requirements",
     "resolve",
     "rollback",
     "rolled_back",
     "scores_by_recipe",
+    "set_description",
     "versions",
 ]

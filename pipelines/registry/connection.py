@@ -96,6 +96,7 @@ class RegistryConfig:
     experiment: str = "stemline"  # experiment of MLflow that holds the runs
     # Where a new experiment keeps files: s3://BUCKET/FOLDER; empty: the server's choice, or the store
     artifacts: str = ""
+    license: str = ""  # licence of the model on its card, as Hugging Face names it: cc-by-4.0, other; empty: unknown
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.-]+", self.name) or self.name == "." or self.name.startswith(".."):
@@ -105,6 +106,11 @@ class RegistryConfig:
             )
         if self.name.endswith(LOG):
             raise InputError(f"registry.name must not end in {LOG}, the name of a promotion log; got {self.name!r}")
+        if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*|", self.license):
+            raise InputError(
+                f"registry.license={self.license!r}: use the name of a licence as on Hugging Face, in lower case, such "
+                "as cc-by-4.0, mit or other"
+            )
         if not self.experiment.strip():
             raise InputError(f"registry.experiment must be a name, got {self.experiment!r}")
         for name in ("name", "experiment"):

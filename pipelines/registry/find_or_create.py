@@ -1,5 +1,7 @@
 """Experiments, runs, registered models and versions, as MLflow has them: found, or made where they are missing."""
 
+import getpass
+import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,8 @@ from pipelines.registry.database.moved_artifacts import ARTIFACTS, OURS, artifac
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-from typing import TYPE_CHECKING
+
+USER = "mlflow.user"  # the tag that MLflow's page of a run shows as its user
 
 
 def living_experiment(client: "MlflowClient", config: RegistryConfig) -> Any | None:
@@ -45,7 +48,15 @@ def open_run(client: "MlflowClient", config: RegistryConfig, run_key: str, *, st
         location = _artifacts(config, store)
         tags = {OURS: "in the store"} if location == artifact_folder(store).as_uri() else {}
         here = str(client.create_experiment(config.experiment, artifact_location=location, tags=tags))
-    return str(client.create_run(here, run_name=run_key, tags={"run_key": run_key}).info.run_id)
+    return str(client.create_run(here, run_name=run_key, tags={"run_key": run_key, USER: user_name()}).info.run_id)
+
+
+def user_name() -> str:
+    """Who runs this, as the system has it; the number of a user without a name, as in a container."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return str(os.getuid())
 
 
 def _experiments(client: "MlflowClient", *, first: str | None) -> Iterator[list[str]]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipelines.registry import run_logging, used_registries
 from pipelines.registry.bundle import checkpoint_digest
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
+MAX_DESCRIPTION = 5000  # characters that MLflow's tables take
+
+
 def register(config: RegistryConfig, candidate: Candidate, *, store: str) -> ModelVersion:
     """Log the run and register the checkpoint; found again by run key and digest, so a rerun adds nothing.
 
@@ -40,10 +43,10 @@ def register(config: RegistryConfig, candidate: Candidate, *, store: str) -> Mod
         used_registries.record(store)
         raw_version = _find(client, config, run_key=candidate.run_key, digest=digest)
         run_id = str(raw_version.run_id) if raw_version else open_run(client, config, candidate.run_key, store=store)
-        tags = {}
+        tags, described = dict[str, str](), dict[str, str]()
         if raw_version is None:
             run_logging.log_run(client, run_id, candidate)
-            model_id = run_logging.log_model(client, run_id, candidate)
+            model_id, described = run_logging.log_model(client, run_id, candidate)
         else:
             model_id = str(raw_version.source).removeprefix("models:/")
         if key and (raw_version is None or f"{run_logging.EVALUATION}{key}" not in raw_version.tags):
@@ -51,7 +54,7 @@ def register(config: RegistryConfig, candidate: Candidate, *, store: str) -> Mod
             tags = run_logging.evaluation_tag(client, candidate, key, own)
         if raw_version is None:
             _ensure_registered(client, config.name)
-            described = {"run_key": candidate.run_key, "checkpoint_digest": digest, **candidate.lineage}
+            described |= {"run_key": candidate.run_key, "checkpoint_digest": digest, **candidate.lineage}
             tags = {
                 mlflow_limits.key(name): mlflow_limits.value(text, mlflow_limits.MAX_TAG)
                 for name, text in described.items()
@@ -87,18 +90,29 @@ def _awaits_decision(raw_version: Any, present: Mapping[str, str]) -> bool:
     return not later and str(raw_version.version) not in present.values() and not decision_records.notes(raw_version)
 
 
-def attach(ref: str, file: Path, *, store: str) -> str:
+def attach(ref: str, file: Path, *, store: str, kind: Literal["export", "report"] = "export") -> str:
     """The address of a file that is now kept with a version, such as its graph; a tag names it and its digest."""
     with connected(store) as client:
         version, _ = look_up(client, ref)
-        folder = f"exports/{version.name}/{version.version}"
-        client.log_artifact(version.run_id, str(file), folder)
+        folder = f"{kind}s/{version.name}/{version.version}"
         kept = f"{client.get_run(version.run_id).info.artifact_uri}/{folder}/{file.name}"
         reference = f"{kept} sha256:{digest_of(file)}"
+        client.log_artifact(version.run_id, str(file), folder)
         client.set_model_version_tag(
             version.name,
             version.version,
-            mlflow_limits.key(f"export.{file.name}"),
+            mlflow_limits.key(f"{kind}.{file.name}"),
             mlflow_limits.value(reference, mlflow_limits.MAX_TAG),
         )
     return kept
+
+
+def set_description(ref: str, text: str, *, store: str) -> None:
+    """Make a text the description of a version; lines beyond what MLflow takes are left out."""
+    lines = text.splitlines()
+    while lines and len("\n".join(lines)) > MAX_DESCRIPTION:
+        lines.pop()
+    with connected(store) as client:
+        version, raw_version = look_up(client, ref)
+        if (raw_version.description or "") != "\n".join(lines):
+            client.update_model_version(version.name, version.version, "\n".join(lines))

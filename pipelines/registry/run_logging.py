@@ -14,13 +14,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from datasets.schema import ShardSet
 from datasets.store.strict_json import dumps
 from pipelines.registry.bundle import SERVED, Bundle, write_bundle
 from pipelines.registry.database import mlflow_limits
-from pipelines.registry.find_or_create import run_or_none
+from pipelines.registry.find_or_create import USER, run_or_none, user_name
 from pipelines.runtime.renamed_settings import current_names
 
 if TYPE_CHECKING:
@@ -28,9 +28,26 @@ if TYPE_CHECKING:
 
 # Of a candidate's lineage, what belongs to one evaluation and not to the training.
 OF_EVALUATION = ("protocol", "scores_digest")
+TASK = "music source separation"
+EXAMPLE_SAMPLES = 256
+SONG_TABLE = "songs.json"  # among an evaluation's files
+_TABLES = "mlflow.loggedArtifacts"  # the tag by which MLflow's page finds tables
 EVALUATION = "evaluation."  # a tag of a version for each of its evaluations
+MLFLOW_COMMIT = "mlflow.source.git.commit"  # the tag that MLflow's page of a run shows as its source
 _CONFIG = "config.toml"  # among a run's documents
 _SHAPE_NOTHING = ("store", "separate", "listen", "report", "retrain")  # its sections that no version depends on
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetUse:
+    """Songs that a model was trained, selected or scored with, an input of their own on the page of the run."""
+
+    context: Literal["training", "validation", "evaluation"]
+    table: str  # and split, such as "songs, train"
+    digest: str
+    uri: str
+    num_songs: int
+    hours: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +57,7 @@ class Candidate:
     run_key: str
     checkpoint: str  # folder
     dataset: ShardSet  # the chunks that it learned from
+    uses: Sequence[DatasetUse] = ()  # the songs of it and of others, by what they were used for
     config: Mapping[str, Any]  # what the run key is a digest of; nested tables become dotted parameters
     history: Sequence[Mapping[str, Any]] = ()  # points with a "step"; numbers nest as in {"valid_nsdr": {"raw": 5.1}}
     scores: Mapping[str, float] = field(default_factory=dict)  # such as {"test/nsdr/drums": 5.1}, in dB
@@ -47,6 +65,8 @@ class Candidate:
     # Digests, commit, counts: tags of run and version; "protocol" and "scores_digest" are those of the evaluation.
     lineage: Mapping[str, str] = field(default_factory=dict)
     documents: Mapping[str, str] = field(default_factory=dict)  # file name -> text, kept with the run
+    songs: Sequence[Mapping[str, Any]] = ()  # scores of songs, a row for each
+    title: str = ""  # what people call the training
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,11 +82,12 @@ class Evaluation:
 
 def log_run(client: "MlflowClient", run_id: str, candidate: Candidate) -> None:
     """Settings, lineage, loss curve, dataset and documents of its training; what is there already stays."""
-    from mlflow.entities import DatasetInput, InputTag, Metric, RunTag
+    from mlflow.entities import Metric, RunTag
 
     run = client.get_run(run_id)
     _log_params(client, run, candidate.config)
     own = {key: text for key, text in candidate.lineage.items() if key not in OF_EVALUATION}
+    own |= {MLFLOW_COMMIT: own["commit"]} if "commit" in own else {}
     tags = [
         RunTag(mlflow_limits.key(key), mlflow_limits.value(text, mlflow_limits.MAX_TAG)) for key, text in own.items()
     ]
@@ -83,9 +104,12 @@ def log_run(client: "MlflowClient", run_id: str, candidate: Candidate) -> None:
     ]
     for metrics in mlflow_limits.batches(points, mlflow_limits.MAX_METRICS, dict):
         client.log_batch(run_id, metrics=metrics)
-    dataset = _dataset(candidate)
-    client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+    uses = [use for context in ("training", "validation") for use in _dataset_inputs(candidate.uses, context)]
+    if uses:
+        client.log_inputs(run_id, uses)
     _log_documents(client, run_id, candidate)
+    if candidate.title and run.info.run_name != candidate.title:
+        client.update_run(run_id, name=candidate.title)
 
 
 def _log_params(client: "MlflowClient", run: Any, settings: Mapping[str, Any]) -> None:
@@ -105,16 +129,24 @@ def _log_documents(client: "MlflowClient", run_id: str, candidate: Candidate) ->
             client.log_text(run_id, text, name)
 
 
-def _dataset(candidate: Candidate) -> Any:
-    from mlflow.entities import Dataset
+def _dataset_inputs(uses: Sequence[DatasetUse], context: str) -> list[Any]:
+    """Those of one context as MLflow's inputs of a run."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    return Dataset(
-        name=candidate.dataset.table,
-        digest=candidate.dataset.digest[:36],
-        source_type="local",
-        source=dumps({"uri": candidate.dataset.uri}),
-        profile=dumps({"num_rows": candidate.dataset.num_rows}),
-    )
+    return [
+        DatasetInput(
+            Dataset(
+                name=use.table,
+                digest=use.digest[:36],
+                source_type="local",
+                source=dumps({"uri": use.uri}),
+                profile=dumps({"songs": use.num_songs, "hours": round(use.hours, 3)}),
+            ),
+            [InputTag("mlflow.data.context", use.context)],
+        )
+        for use in uses
+        if use.context == context
+    ]
 
 
 def end_run(client: "MlflowClient", run_id: str, status: str, *, tags: Mapping[str, str] | None = None) -> None:
@@ -165,16 +197,19 @@ def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
         yield name, float(value)
 
 
-def log_model(client: "MlflowClient", run_id: str, candidate: Candidate) -> str:
-    """Log the bundle as a model of this run and return its id; one that is there already is that."""
+def log_model(client: "MlflowClient", run_id: str, candidate: Candidate) -> tuple[str, dict[str, str]]:
+    """Log the bundle as a model of this run and return its id, and what it is as tags; one that is there already is
+    that.
+    """
     import mlflow
 
     with tempfile.TemporaryDirectory() as scratch:
         bundle = write_bundle(Path(candidate.checkpoint), Path(scratch))
+        described = {"task": TASK, "sources": ", ".join(bundle.sources), "sample_rate": str(bundle.sample_rate)}
         if model_id := _known_model(client, run_id, bundle):
-            return model_id
+            return model_id, described
         with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
-            # It asks for type hints and an input example; the signature below says more than either.
+            # It asks for type hints; the signature below says more.
             warnings.simplefilter("ignore", UserWarning)
             info = mlflow.pyfunc.log_model(
                 name="separator",
@@ -182,6 +217,7 @@ def log_model(client: "MlflowClient", run_id: str, candidate: Candidate) -> str:
                 artifacts={"checkpoint": str(bundle.checkpoint)},
                 code_paths=[str(bundle.package)],
                 signature=_signature(bundle),
+                input_example=_example(bundle),
                 pip_requirements=sorted({*requirements(), *bundle.requirements}),
                 tags={
                     "run_key": candidate.run_key,
@@ -190,7 +226,7 @@ def log_model(client: "MlflowClient", run_id: str, candidate: Candidate) -> str:
                 },
                 metadata={"sample_rate": bundle.sample_rate, "sources": list(bundle.sources)},
             )
-    return str(info.model_id)
+    return str(info.model_id), described
 
 
 def _known_model(client: "MlflowClient", run_id: str, bundle: Bundle) -> str:
@@ -224,6 +260,16 @@ def _signature(bundle: Bundle) -> Any:
     )
 
 
+def _example(bundle: Bundle) -> Any:
+    """A batch of one song, so short that its figures can be read: a quiet tone of 440 Hz."""
+    import numpy as np
+
+    time_T = np.arange(EXAMPLE_SAMPLES) / bundle.sample_rate
+    return np.broadcast_to(0.1 * np.sin(2 * np.pi * 440 * time_T), (1, bundle.audio_channels, EXAMPLE_SAMPLES)).astype(
+        np.float32
+    )
+
+
 def requirements() -> list[str]:
     """What a consumer installs: nothing but MLflow, torch, NumPy and safetensors, in the versions used here."""
     from importlib.metadata import version
@@ -247,7 +293,7 @@ def evaluation_key(candidate: Candidate, digest: str) -> str:
 
 def log_evaluation(client: "MlflowClient", run_id: str, candidate: Candidate, *, model_id: str, key: str) -> str:
     """A run of its own, nested in the training's, with the scores, which the model has too; found again by its key."""
-    from mlflow.entities import DatasetInput, InputTag, Metric
+    from mlflow.entities import Metric
 
     parent = client.get_run(run_id)
     runs = client.search_runs(
@@ -256,31 +302,44 @@ def log_evaluation(client: "MlflowClient", run_id: str, candidate: Candidate, *,
     )  # fmt: skip
     tags = {
         "mlflow.parentRunId": run_id,
+        USER: user_name(),
         "evaluation_key": key,
         "evaluated": candidate.run_key,
         **{name: candidate.lineage[name] for name in OF_EVALUATION if name in candidate.lineage},
     }
     short = {name: mlflow_limits.value(text, mlflow_limits.MAX_TAG) for name, text in tags.items()}
-    name = f"{candidate.run_key} scored"
+    name = f"{candidate.title or candidate.run_key} scored"
     run = runs[0] if runs else client.create_run(parent.info.experiment_id, run_name=name, tags=short)
     own = str(run.info.run_id)
     if run.info.status == "FINISHED":
         return own
     _log_params(client, run, candidate.evaluation)
     finite = {name: float(score) for name, score in candidate.scores.items() if math.isfinite(score)}
+    inputs = _dataset_inputs(candidate.uses, "evaluation")
+    scored = {"dataset_name": inputs[0].dataset.name, "dataset_digest": inputs[0].dataset.digest} if inputs else {}
     metrics = [
-        Metric(
-            mlflow_limits.key(name), score, run.info.start_time, 0, model_id=model_id,
-            dataset_name=candidate.dataset.table, dataset_digest=candidate.dataset.digest[:36],
-        )
+        Metric(mlflow_limits.key(name), score, run.info.start_time, 0, model_id=model_id, **scored)
         for name, score in finite.items()
-    ]  # fmt: skip
+    ]
     for batch in mlflow_limits.batches(metrics, mlflow_limits.MAX_METRICS, dict):
         client.log_batch(own, metrics=batch)
-    client.log_inputs(own, [DatasetInput(_dataset(candidate), [InputTag("mlflow.data.context", "evaluation")])])
+    if inputs:
+        client.log_inputs(own, inputs)
     _log_documents(client, own, candidate)
+    _log_songs(client, own, candidate.songs)
     client.set_terminated(own)
     return own
+
+
+def _log_songs(client: "MlflowClient", run_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Keep the scores of songs with an evaluation as a table that MLflow's page shows; once, however often told."""
+    if not rows:
+        return
+    if SONG_TABLE not in {file.path for file in client.list_artifacts(run_id)}:
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        client.log_table(run_id, {name: [row.get(name) for row in rows] for name in columns}, SONG_TABLE)
+    elif _TABLES not in client.get_run(run_id).data.tags:  # killed between the two
+        client.set_tag(run_id, _TABLES, dumps([{"path": SONG_TABLE, "type": "table"}]))
 
 
 def evaluation_tag(client: "MlflowClient", candidate: Candidate, key: str, run_id: str) -> dict[str, str]:

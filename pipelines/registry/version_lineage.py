@@ -4,10 +4,12 @@ A version's tags say from which dataset it learnt and from which weights it bega
 `pipelines/lineage/training_recordings.py` follows them.
 """
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipelines.registry.connection import connected, is_new
+from datasets.errors import without_user
+from pipelines.registry.connection import address, connected, is_new
 from pipelines.registry.database.mlflow_limits import pages
 from pipelines.registry.find_or_create import run_or_none
 from pipelines.runtime.renamed_settings import current_names
@@ -143,3 +145,39 @@ def decisions_of(version: ModelVersion, *, store: str) -> list[dict[str, Any]]:
     with connected(store) as client:
         raw_version = client.get_model_version(version.name, version.version)
         return [decision_records.read(client, raw_version, note.key) for note in decision_records.notes(raw_version)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionFiles:
+    """Where the files of a version's training are: `link` is the page that shows them, empty without a server."""
+
+    run_id: str
+    link: str
+    paths: tuple[str, ...]  # of examples and reports
+
+
+def read_songs(run_id: str, *, store: str) -> list[dict[str, Any]]:
+    """The table of the evaluation with this run; empty where its run is gone, or older than such tables."""
+    import mlflow
+
+    with connected(store) as client:
+        run = run_or_none(client, run_id)
+        if run is None or run_logging.SONG_TABLE not in {file.path for file in client.list_artifacts(run_id)}:
+            return []
+        table = json.loads(mlflow.artifacts.load_text(f"{run.info.artifact_uri}/{run_logging.SONG_TABLE}"))
+    return [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+
+
+def files_of(ref: str, *, store: str) -> VersionFiles:
+    """Examples and reports among the files of a version's training; none where its run is gone."""
+    tracking = address(store)
+    with connected(store) as client:
+        version, _ = look_up(client, ref)
+        run = run_or_none(client, version.run_id)
+        if run is None:
+            return VersionFiles(run_id=version.run_id, link="", paths=())
+        folders = ("examples", f"reports/{version.name}/{version.version}")
+        present = [file for folder in folders for file in client.list_artifacts(version.run_id, folder)]
+        page = f"#/experiments/{run.info.experiment_id}/runs/{version.run_id}/artifacts"
+    link = f"{without_user(tracking)}/{page}" if tracking.startswith("http") else ""
+    return VersionFiles(run_id=version.run_id, link=link, paths=tuple(sorted(file.path for file in present)))

@@ -15,9 +15,9 @@ from markupsafe import Markup
 from datasets.schema import REASONS, Verdict
 from datasets.store import storage
 from pipelines.report.audio_players import PAGE_RATE, clips_of, players
-from pipelines.report.augmentation_examples import augmentation_section
-from pipelines.report.automix_examples import mixes_section
 from pipelines.report.charts import Curve, SourceScores, curve_plot
+from pipelines.report.examples.augmentation_examples import augmentation_section
+from pipelines.report.examples.automix_examples import mixes_section
 from pipelines.report.formatting import decibels, duration
 from pipelines.report.html_page import document, source_class
 from pipelines.report.html_page import render as render_template

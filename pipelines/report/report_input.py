@@ -9,8 +9,8 @@ from datasets.field_constraints import Range, check_ranges
 from datasets.schema import SOURCES, Score, Verdict
 from pipelines.lineage.contamination import Contamination
 from pipelines.report.audio_players import SongAudio
-from pipelines.report.augmentation_examples import AugmentationExample
-from pipelines.report.automix_examples import MixExample
+from pipelines.report.examples.augmentation_examples import AugmentationExample
+from pipelines.report.examples.automix_examples import MixExample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

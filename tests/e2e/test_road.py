@@ -179,6 +179,12 @@ def test_the_road_ends_with_a_champion(walked: Walked) -> None:
     assert {score["source"] for score in walked.answer["presented"]["scores"]} == {"drums", "bass", "other", "vocals"}
     assert (walked.store / "report.html").is_file()
     assert (walked.store / "mlflow.db").is_file()
+    card = walked.asked("card", CHAMPION)
+    assert {name: group["num_songs"] for name, group in card["licenses"]["songs"].items()} == {"unknown": 5}
+    assert "reports/stemline/1/report.html" in card["files"]["paths"]
+    assert any(path.startswith("examples/") for path in card["files"]["paths"])
+    assert [score["source"] for score in card["scores"]] == card["tags"]["sources"].split(", ")
+    assert card["decision"]["promote"]
     manifests = [read_manifest(str(path)) for path in walked.manifests]
     settings = {manifest.step: settings_of(manifest) for manifest in manifests if manifest.step != "landmarks"}
     assert {*settings} == {"ingest", "verdicts", "curate", "profiles", "plans", "automix", "evaluate"}

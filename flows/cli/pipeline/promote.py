@@ -65,6 +65,8 @@ def decide_only(config: RunConfig, overrides: Sequence[str], *, of_last_run: boo
 
 def by_name(config: RunConfig, version: int | None, *, force: bool, reason: str, screen: Screen) -> dict[str, Any]:
     """The entry of the promotion log; a version becomes the champion past the gate, and nothing is trained."""
+    from flows.console.version_card import describe_version
+
     if version is None or not force or not reason.strip():
         given = [f"--version {version}"] if version is not None else []
         given += [*(["--force"] if force else []), *([f"--reason {reason!r}"] if reason else [])]
@@ -82,6 +84,7 @@ def by_name(config: RunConfig, version: int | None, *, force: bool, reason: str,
         checks=(Check(rule="force", met=True, message=why),),
     )
     promoted, entry = registry.promote_by_name(config.registry, str(version), asdict(decision), store=config.store.root)
+    describe_version(config, promoted)
     screen.finish(
         f"models:/{promoted.name}@{registry.CHAMPION} is version {promoted.version}, past the gate, instead of "
         f"{entry.before or 'none'}"

@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import socket
@@ -8,7 +9,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -18,6 +19,7 @@ from pipelines.evaluation import model_compatibility
 from pipelines.registry import (
     CHAMPION,
     Candidate,
+    DatasetUse,
     RegistryConfig,
     address,
     champion,
@@ -26,14 +28,20 @@ from pipelines.registry import (
     flatten,
     lineage,
     promote,
+    read_songs,
     register,
     resolve,
+    set_description,
 )
 from pipelines.registry.bundle import checkpoint_digest, source_digest, write_bundle
-from pipelines.registry.connection import check_address
+from pipelines.registry.connection import check_address, connected
 
 CONFIG = RegistryConfig()
 CHUNKS = ShardSet(uri="manifests/ingest-1.json", table="chunks", num_rows=12, digest="d" * 64)
+
+USES: tuple[tuple[Literal["training", "validation", "evaluation"], str, int], ...] = (
+    ("training", "train", 8), ("validation", "valid", 2), ("evaluation", "test", 3),
+)  # fmt: skip
 
 MLFLOW = pytest.mark.slow  # its import alone takes seconds
 
@@ -58,6 +66,14 @@ def make_candidate(folder: Path, *, run_key: str = "a1b2", seed: int = 0) -> Can
         scores={"test/nsdr/drums": 5.5},
         lineage={"chunks_digest": CHUNKS.digest, "commit": "0123abc"},
         documents={"config.toml": "[train]\nsteps = 20\n"},
+        uses=[
+            DatasetUse(
+                context=context, table=f"chunks, {split}", digest=CHUNKS.digest, uri=CHUNKS.uri, num_songs=n, hours=0.5
+            )
+            for context, split, n in USES
+        ],
+        songs=[{"track_id": "test/<b>A", "nsdr": 5.5, "nsdr/drums": 5.5, "nsdr/bass": None}],
+        title="htdemucs-tiny, 8 songs",
     )
 
 
@@ -104,10 +120,19 @@ def test_the_run_holds_parameters_curve_scores_dataset_config_and_lineage(store:
     assert run.data.metrics["train/per_source/1"] == 0.3
     assert not [name for name in run.data.metrics if name.startswith("test/")]
     assert run.data.tags["commit"] == "0123abc"
-    assert run.inputs.dataset_inputs[0].dataset.digest == CHUNKS.digest[:36]
+    assert run.info.run_name == "htdemucs-tiny, 8 songs"
+    assert run.data.tags["mlflow.user"]
+    assert run.data.tags["mlflow.source.git.commit"] == "0123abc"
+    assert sorted((use.dataset.name, use.tags[0].value) for use in run.inputs.dataset_inputs) == [
+        ("chunks, train", "training"), ("chunks, valid", "validation"),
+    ]  # fmt: skip
+    assert {use.dataset.digest for use in run.inputs.dataset_inputs} == {CHUNKS.digest[:36]}
     assert [file.path for file in books.list_artifacts(version.run_id)] == ["config.toml"]
     made = books.get_model_version("stemline", version.version)
     assert made.tags["chunks_digest"] == CHUNKS.digest
+    assert made.tags["task"] == "music source separation"
+    assert made.tags["sources"] == "drums, bass, other, vocals"
+    assert made.tags["sample_rate"] == "8000"
     model = books.get_logged_model(made.source.removeprefix("models:/"))
     assert {metric.key: metric.value for metric in model.metrics}["test/nsdr/drums"] == 5.5
     (evaluation,) = lineage(version.uri, store=store).evaluations
@@ -115,6 +140,26 @@ def test_the_run_holds_parameters_curve_scores_dataset_config_and_lineage(store:
     assert scored.data.metrics == {"test/nsdr/drums": 5.5}
     assert scored.data.tags["mlflow.parentRunId"] == version.run_id
     assert scored.info.status == "FINISHED"
+    (evaluated,) = scored.inputs.dataset_inputs
+    assert (evaluated.dataset.name, json.loads(evaluated.dataset.profile)["songs"]) == ("chunks, test", 3)
+    assert read_songs(evaluation.run_id, store=store) == [dict(candidate.songs[0])]
+    assert "songs.json" in scored.data.tags["mlflow.loggedArtifacts"]
+
+
+@MLFLOW
+def test_a_version_is_tried_with_its_example_and_described_as_far_as_mlflow_takes_it(
+    store: str, candidate: Candidate
+) -> None:
+    import mlflow
+
+    version = register(CONFIG, candidate, store=store)
+    with connected(store):
+        model = mlflow.pyfunc.load_model(version.uri)
+        example = model.input_example
+    assert example.shape == (1, 2, 256)
+    assert model.predict(example.astype("float32")).shape == (1, 4, 2, 256)
+    set_description(version.uri, "first\n" + "x" * 4990 + "\nlast", store=store)
+    assert client(store).get_model_version("stemline", version.version).description == "first\n" + "x" * 4990
 
 
 @MLFLOW

@@ -14,9 +14,9 @@ from datasets.schema import MixPlan, Part
 from pipelines.report import html_page
 from pipelines.report.ab_page import ABEntry, ABPair, index_page, song_page
 from pipelines.report.audio_players import PAGE_RATE
-from pipelines.report.augmentation_examples import AugmentationExample
-from pipelines.report.automix_examples import MixExample, PartExample
 from pipelines.report.curation.curation_page import render as render_curation
+from pipelines.report.examples.augmentation_examples import AugmentationExample
+from pipelines.report.examples.automix_examples import MixExample, PartExample
 from pipelines.report.model_report import render as render_report
 from pipelines.report.report_input import ReportConfig, ReportInput
 from tests.pipelines.report.test_curation import make_curation

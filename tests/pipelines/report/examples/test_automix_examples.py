@@ -16,8 +16,8 @@ from datasets.shards.shards import read_song
 from models.learner_config import AugmentConfig
 from pipelines.preparation.automix import mix_stems
 from pipelines.report.audio_players import PAGE_RATE
-from pipelines.report.augmentation_examples import augmentation_section, examples
-from pipelines.report.automix_examples import MixExample, mixes_section, sample
+from pipelines.report.examples.augmentation_examples import augmentation_section, examples
+from pipelines.report.examples.automix_examples import MixExample, mixes_section, sample
 from pipelines.report.model_report import render
 from pipelines.report.report_input import ReportConfig, ReportInput
 from tests.pipelines.preparation.test_analyze import SAMPLE_RATE, scores, stored

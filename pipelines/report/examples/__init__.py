@@ -1,0 +1,1 @@
+"""Examples in the report: what augmentation does to a song, and automixes with their parts."""
