@@ -28,7 +28,7 @@ VERBS = {
         ("separate", "compare", "listen", "history", "lineage", "card", "rollback", "export", "compress", "bag"),
     ),
     "Store": ("store", ("datasets", "forget", "gc")),
-    "Operations": ("operations", ("ui", "deploy", "retrain", "sbom")),
+    "Operations": ("operations", ("ui", "deploy", "retrain", "notify", "sbom")),
 }  # fmt: skip
 VERB_NAMES = tuple(verb for _, verbs in VERBS.values() for verb in verbs)
 RENAMED = {"corpus": "inspect", "inventory": "sbom", "why": "retrain --explain"}  # verbs of 0.1.0

@@ -19,6 +19,7 @@ from flows import config as settings
 from flows import full_run as whole_pipeline
 from flows import train_model as model_flow
 from flows.config import RunConfig
+from flows.console import notifications
 from flows.console.stop_signals import end_now, ended_in_time
 from flows.full_run import FullRun
 from flows.gate_decision import Trained
@@ -60,8 +61,20 @@ def stop_jobs(flow: Any, flow_run: Any, state: Any) -> None:
 
 def note_cancellation(flow: Any, flow_run: Any, state: Any) -> None:
     """Called when a run is cancelled: its process may have been killed before it noted that in the log."""
+    retrain_log.cancel(_config_of(flow_run).store.tables, str(flow_run.id))
+
+
+def tell_failure(flow: Any, flow_run: Any, state: Any) -> None:
+    """Called when a run failed or crashed: tells people."""
+    notice = notifications.of_failure(_config_of(flow_run), f"{flow.name}, run {flow_run.name},", str(state.message))
+    if problem := notifications.send(_config_of(flow_run).notify, notice):
+        logging.getLogger("flows.deployments").warning(problem)
+
+
+def _config_of(flow_run: Any) -> RunConfig:
+    """The configuration of the form that a run was started with."""
     form = {"preset": "smoke", "songs": "", "store": "stemline-store", "overrides": []} | flow_run.parameters
-    retrain_log.cancel(resolved(**form).store.tables, str(flow_run.id))
+    return resolved(**form)
 
 
 def _end_cancelled(flow_run: Any) -> None:
@@ -87,7 +100,12 @@ def deployed(name: str, *, verb: str) -> Callable[[Callable[[RunConfig], dict[st
                 return job(config)
 
         run.__name__, run.__qualname__, run.__doc__ = job.__name__, job.__qualname__, f"{job.__doc__}\n{_FORM}"
-        return flow(name=name, on_cancellation=[stop_jobs, note_cancellation])(run)
+        return flow(
+            name=name,
+            on_cancellation=[stop_jobs, note_cancellation],
+            on_failure=[tell_failure],
+            on_crashed=[tell_failure],
+        )(run)
 
     return decorate
 
@@ -124,6 +142,8 @@ def retrain(config: RunConfig) -> dict[str, Any]:
     if (run.run_count or 1) > 1:
         retrain_log.wait_for_earlier_start(config.store.tables, str(run.id))
     due = skip_late_runs(context.flow_run if context else None) or run.scheduled_start_time
+    if run.scheduled_start_time and due > run.scheduled_start_time:
+        notifications.send(config.notify, notifications.of_missed(config, due))
     due_at = due.astimezone(UTC).isoformat(timespec="seconds")
     result = retrain_model.retrain_model.fn(config, run=str(run.id), due=due_at)
     summary = {"retrained": result.full_run is not None, "why": result.reason}

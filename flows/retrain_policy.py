@@ -23,6 +23,7 @@ RUNNING, DONE, FAILED, CANCELLED, CRASHED = "running", "done", "failed", "cancel
 FIRST_WAIT_H, LONGEST_WAIT_H = 1.0, 24.0
 MAX_STARTS = 5  # of one run, and of one retraining whose process was killed again and again
 CLOCKS_H = 0.25  # by so much clocks of machines may differ; a time further ahead was noted before a clock was set back
+DRIFT = "drift "  # begins what the canary's trigger fires for
 # Scheduled runs are not punctual to the second: a minimum interval of a day and a nightly schedule go together.
 JITTER_H, JITTER = 1.0, 1 / 24  # at most, and as a fraction of the minimum interval
 
@@ -108,6 +109,11 @@ class Judgement:
     sentence: str
     occasion: str = ""
 
+    @property
+    def drift(self) -> bool:
+        """Whether the canary songs are among the triggers that fire."""
+        return any(part.startswith(DRIFT) for part in self.occasion.split("; "))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Trigger:
@@ -168,7 +174,7 @@ def _triggers(facts: Facts, config: RetrainConfig) -> Iterator[_Trigger]:
     if config.canary_drop_db and len(facts.canary) > 1:
         drop = facts.canary[0] - facts.canary[-1]
         message = f"the canary songs lost {drop:.2f} dB of {config.canary_drop_db:g}"
-        drift = f"drift {_times(drop, config.canary_drop_db)} times"
+        drift = f"{DRIFT}{_times(drop, config.canary_drop_db)} times"
         yield _Trigger(message=message, fires=drop >= config.canary_drop_db, occasion=drift)
     if config.on_manual_promotion and facts.expected_alias:
         yield _moved(facts)

@@ -14,6 +14,7 @@ from datasets.store.strict_json import dumps
 from flows import config as settings
 from flows.build_corpus import Corpus, build_corpus
 from flows.config import RunConfig
+from flows.console import notifications
 from flows.console.progress_display import decibels
 from flows.console.version_card import describe_version
 from flows.gate_decision import Trained, candidate_ancestry, decide, origin_tags, split_of
@@ -255,9 +256,17 @@ def _license_tags(config: RunConfig, corpus: Corpus, trained: TrainResult) -> di
 
 @task(name="promote")
 def promote(config: RunConfig, version: ModelVersion, decision: GateDecision) -> ModelVersion:
+    problems: list[str] = []
+
     def act() -> ModelVersion:
+        before = registry.lineage(version.uri, store=config.store.root).decisions
         promoted = registry.promote(version, asdict(decision), store=config.store.root, rules=asdict(config.gate))
         describe_version(config, promoted)
+        after = registry.lineage(version.uri, store=config.store.root).decisions
+        if len(after) > len(before):  # a rerun decides nothing anew
+            yes = promoted.alias == registry.CHAMPION
+            notice = notifications.of_decision(config, promoted, promoted=yes, reason=after[-1].reason)
+            problems.append(notifications.send(config.notify, notice))
         return promoted
 
-    return run_quick("promote", act, summary=lambda promoted: decision.reason)
+    return run_quick("promote", act, summary=lambda promoted: "; ".join(filter(None, [decision.reason, *problems])))

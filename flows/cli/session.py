@@ -136,9 +136,24 @@ def prepared(config: RunConfig, *, verb: str, screen: Screen, debug: bool) -> It
         screen.say(f"stemline {verb} · store {config.store.root}")
         screen.say(_services())
         alone = nullcontext() if debug else screen.alone_on_stderr(store / "cache" / "stderr.log")
-        with alone, prefect_session(store, debug=debug), session():
+        with alone, prefect_session(store, debug=debug), session(), _failure_told(config, verb, screen):
             screen.start("start", 0, "")
             yield
+
+
+@contextmanager
+def _failure_told(config: RunConfig, verb: str, screen: Screen) -> Iterator[None]:
+    """People are told of an error inside, who may have left the command alone for days."""
+    try:
+        yield
+    except Exception as error:
+        if not stopped():
+            from flows.console import notifications
+
+            notice = notifications.of_failure(config, f"stemline {verb}", explain(error).message)
+            if problem := notifications.send(config.notify, notice):
+                screen.say(problem)
+        raise
 
 
 def _services() -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datasets.errors import InputError
 from datasets.field_constraints import NonNegativeFloat, check_ranges
 from datasets.store.scratch import DEFAULT_GB
+from flows.config.notify_config import NotifyConfig
 from flows.retrain_policy import RetrainConfig
 from pipelines.evaluation.evaluate_config import EvaluateConfig
 from pipelines.evaluation.gate import GateConfig
@@ -65,6 +66,7 @@ class RunConfig:
     report: ReportConfig = field(default_factory=ReportConfig)
     retrain: RetrainConfig = field(default_factory=RetrainConfig)
     listen: ListenConfig = field(default_factory=ListenConfig)
+    notify: NotifyConfig = field(default_factory=NotifyConfig)
 
     def __post_init__(self) -> None:
         check_ranges(self, InputError)

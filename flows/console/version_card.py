@@ -107,7 +107,8 @@ def _scores(card: ModelCard) -> str:
     for score in card.scores:
         bounded = math.isfinite(score.low) and math.isfinite(score.high)
         interval = f"{score.low:.2f} to {score.high:.2f}" if bounded else "too few songs"
-        cells = (literal(score.source), score.num_songs, f"{score.nsdr:.2f}", interval, f"{score.mixture_nsdr:.2f}")
+        floor = "–" if score.mixture_nsdr is None else f"{score.mixture_nsdr:.2f}"
+        cells = (literal(score.source), score.num_songs, f"{score.nsdr:.2f}", interval, floor)
         lines.append(f"| {' | '.join(map(str, cells))} |")
     if card.left_out:
         lines += ["", f"Left out: {_count(card.left_out)} that it, or the champion, learned from."]

@@ -15,6 +15,7 @@ from datasets.store import storage
 from datasets.store.ownership import claim_store
 from flows import build_corpus, retrain_policy, train_model
 from flows.config import RunConfig
+from flows.console import notifications
 from flows.console.markdown import literal
 from flows.console.progress_display import current
 from flows.full_run import FullRun, run_all
@@ -56,6 +57,8 @@ def retrain_model(config: RunConfig, *, run: str, due: str) -> RetrainResult:
             _score_canary_songs(config)
         facts = gather_facts(config, dataset, due=due)
         judgement = retrain_policy.judge(facts, config.retrain)
+        if judgement.drift:
+            _log_problem(notifications.send(config.notify, notifications.of_drift(config, judgement.sentence)))
         if judgement.retrain:
             begun, judgement = _begin(config, facts, judgement, run=run)
         reason = _show([judgement.sentence, *retrain_policy.remarks(facts)])
@@ -66,6 +69,11 @@ def retrain_model(config: RunConfig, *, run: str, due: str) -> RetrainResult:
         champion = registry.champion(config.registry, store=config.store.root)
         recording.end(DONE, champion=champion.version if champion else "")
     return RetrainResult(reason=begun.reason, full_run=result)
+
+
+def _log_problem(problem: str) -> None:
+    if problem:
+        get_run_logger().warning(problem)
 
 
 def _show(sentences: Sequence[str]) -> str:

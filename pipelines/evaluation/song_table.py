@@ -25,7 +25,7 @@ class SourceInterval:
     nsdr: float
     low: float
     high: float
-    mixture_nsdr: float  # of the unprocessed mixture
+    mixture_nsdr: float | None  # of the unprocessed mixture; None where that was not kept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +74,7 @@ def per_source(rows: Sequence[Row]) -> tuple[SourceInterval, ...]:
                     nsdr=over_songs.mean,
                     low=over_songs.low,
                     high=over_songs.high,
-                    mixture_nsdr=statistics.fmean(_column(rows, f"mixture_nsdr/{source}")),
+                    mixture_nsdr=_mean(_column(rows, f"mixture_nsdr/{source}")),
                 )
             )
     return tuple(intervals)

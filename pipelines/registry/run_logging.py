@@ -35,7 +35,14 @@ _TABLES = "mlflow.loggedArtifacts"  # the tag by which MLflow's page finds table
 EVALUATION = "evaluation."  # a tag of a version for each of its evaluations
 MLFLOW_COMMIT = "mlflow.source.git.commit"  # the tag that MLflow's page of a run shows as its source
 _CONFIG = "config.toml"  # among a run's documents
-_SHAPE_NOTHING = ("store", "separate", "listen", "report", "retrain")  # its sections that no version depends on
+_SHAPE_NOTHING = (
+    "store",
+    "separate",
+    "listen",
+    "report",
+    "retrain",
+    "notify",
+)  # its sections that no version depends on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

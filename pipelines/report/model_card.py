@@ -70,7 +70,7 @@ def card_of(ref: str, *, store: str, tables: str, license: str = "") -> ModelCar
     ancestry = Ancestors(store, tables).of_version(version.uri)
     scored, evaluation = _scored_songs(lineage, store=store)
     left_out = set((lineage.decision or {}).get("left_out", ()))
-    rows = [row for row in scored if row["track_id"] not in left_out]
+    rows = [row for row in scored if row.get("track_id") not in left_out]
     return ModelCard(
         uri=version.uri,
         name=version.name,
@@ -87,7 +87,7 @@ def card_of(ref: str, *, store: str, tables: str, license: str = "") -> ModelCar
         left_out=len(scored) - len(rows),
         scores=song_table.per_source(rows),
         worst=_worst(rows),
-        below_mixture=sum(row["improvement"] is not None and row["improvement"] < 0 for row in rows),
+        below_mixture=sum((row.get("improvement") or 0.0) < 0 for row in rows),
         leaks=song_table.loudest_leaks(rows),
         silent_sources=song_table.silent_sources(rows),
         decision=lineage.decision,
@@ -111,6 +111,6 @@ def _splits(ancestry: Ancestry) -> dict[str, int]:
 
 
 def _worst(rows: Sequence[Row]) -> tuple[WorstSong, ...]:
-    counted = [row for row in rows if row["nsdr"] is not None and row["improvement"] is not None]
+    counted = [row for row in rows if row.get("nsdr") is not None and row.get("improvement") is not None]
     ordered = sorted(counted, key=lambda row: (row["nsdr"], row["track_id"]))[:WORST]
     return tuple(WorstSong(title=str(row["song"]), nsdr=row["nsdr"], improvement=row["improvement"]) for row in ordered)

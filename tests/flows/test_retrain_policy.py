@@ -207,6 +207,12 @@ def test_a_note_that_tells_of_no_gpus_costs_none() -> None:
     )
 
 
+def test_drift_is_told_from_other_triggers() -> None:
+    assert judge(replace(QUIET, canary=(6.0, 5.6)), CONFIG).drift
+    assert judge(replace(QUIET, hours=200.0, canary=(6.0, 5.6)), CONFIG).drift
+    assert not judge(replace(QUIET, hours=200.0), CONFIG).drift
+
+
 def test_a_trigger_at_zero_never_fires() -> None:
     off = RetrainConfig(new_hours=0, max_age_days=0, canary_drop_db=0, on_manual_promotion=False)
     facts = replace(QUIET, hours=900.0, canary=(9.0, 1.0), expected_alias="1", champion_at="2020-01-01T00:00:00+00:00")

@@ -35,6 +35,8 @@ def rollback(
 
 def run(config: RunConfig, *, to: int | None, force: bool, reason: str, screen: Screen) -> dict[str, Any]:
     """The entry of the promotion log; the earlier champion is the champion again, and nothing is trained or copied."""
+    from flows.console import notifications
+
     if force and (to is None or not reason.strip()):
         raise InputError("rollback --force needs --to N and --reason TEXT, which the history keeps")
     if reason and not force:
@@ -44,7 +46,10 @@ def run(config: RunConfig, *, to: int | None, force: bool, reason: str, screen: 
         config.registry, store=config.store.root, to=None if to is None else str(to), reason=reason.strip()
     )
     name = config.registry.name
+    notice = notifications.of_rollback(config, name, entry.version, entry.reason)
+    problem = notifications.send(config.notify, notice)
     screen.finish(
         f"models:/{name}@{registry.CHAMPION} is version {entry.version} again, instead of {entry.before or 'none'}"
+        + (f"; {problem}" if problem else "")
     )
     return {**asdict(entry), "uri": f"models:/{name}/{entry.version}"}

@@ -65,6 +65,7 @@ def decide_only(config: RunConfig, overrides: Sequence[str], *, of_last_run: boo
 
 def by_name(config: RunConfig, version: int | None, *, force: bool, reason: str, screen: Screen) -> dict[str, Any]:
     """The entry of the promotion log; a version becomes the champion past the gate, and nothing is trained."""
+    from flows.console import notifications
     from flows.console.version_card import describe_version
 
     if version is None or not force or not reason.strip():
@@ -85,8 +86,11 @@ def by_name(config: RunConfig, version: int | None, *, force: bool, reason: str,
     )
     promoted, entry = registry.promote_by_name(config.registry, str(version), asdict(decision), store=config.store.root)
     describe_version(config, promoted)
+    problem = notifications.send(
+        config.notify, notifications.of_decision(config, promoted, promoted=True, reason=f"past the gate: {why}")
+    )
     screen.finish(
         f"models:/{promoted.name}@{registry.CHAMPION} is version {promoted.version}, past the gate, instead of "
-        f"{entry.before or 'none'}"
+        f"{entry.before or 'none'}{f'; {problem}' if problem else ''}"
     )
     return {**asdict(entry), "uri": promoted.uri}

@@ -35,6 +35,7 @@ from pipelines.registry import (
 )
 from pipelines.registry.bundle import checkpoint_digest, source_digest, write_bundle
 from pipelines.registry.connection import check_address, connected
+from tests.web_receiver import receiver
 
 CONFIG = RegistryConfig()
 CHUNKS = ShardSet(uri="manifests/ingest-1.json", table="chunks", num_rows=12, digest="d" * 64)
@@ -307,7 +308,11 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     ]
     with (tmp_path / "server.log").open("w") as log:
         # It starts helpers of its own: one process group holds them all.
-        quick = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # seven processes that we do not use
+        # Without seven processes that we do not use; its webhooks may call this machine.
+        quick = {
+            **os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
+            "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http",
+        }  # fmt: skip
         process = subprocess.Popen(command, cwd=tmp_path, env=quick, stdout=log, stderr=log, start_new_session=True)
     try:
         deadline = time.monotonic() + 300  # seconds alone, minutes on a machine that does much else
@@ -332,7 +337,13 @@ def test_a_server_keeps_the_books_and_the_store_only_a_checked_copy(
 ) -> None:
     store = str(tmp_path / "store")
     candidate = make_candidate(tmp_path / "1")
-    version = promote(register(CONFIG, candidate, store=store), {"promote": True, "reason": "first"}, store=store)
+    with receiver() as (hook, posted):  # of docs/how-to/get-notified.md
+        client(store).create_webhook("aliases", f"http://{hook}", ["model_version_alias.created"])
+        version = promote(register(CONFIG, candidate, store=store), {"promote": True, "reason": "first"}, store=store)
+        until = time.monotonic() + 60
+        while CHAMPION not in (aliases := [event["data"]["alias"] for event in posted if "alias" in event["data"]]):
+            assert time.monotonic() < until, aliases
+            time.sleep(0.1)
     assert register(CONFIG, candidate, store=store) == version == champion(CONFIG, store=store)
     folder = fetch("models:/stemline@champion", store=store)
     assert folder == Path(store) / "cache" / "models" / version.digest[:16]

@@ -9,13 +9,15 @@ import pytest
 
 from datasets.store.strict_json import dumps
 from flows import config as door
-from flows import gate_decision
+from flows import gate_decision, train_model
 from flows.__main__ import main
 from flows.config import load
+from flows.console import notifications
 from pipelines import registry
 from pipelines.evaluation.gate import GateDecision
 from pipelines.registry import RegistryConfig
 from tests.pipelines.registry.test_registration import make_candidate
+from tests.web_receiver import receiver
 
 
 @pytest.mark.slow
@@ -43,8 +45,20 @@ def test_a_version_is_promoted_by_name_with_a_reason_that_history_keeps(
         assert "give all of --version N, --force and --reason TEXT" in capsys.readouterr().err
     assert main(["promote", "--version", "7", "--force", "--reason", "x", where]) == 2
     assert "models:/stemline/7 does not exist" in capsys.readouterr().err
-    assert main([*by_name, "--json", where]) == 0
-    told = json.loads(capsys.readouterr().out)
+    with receiver() as (address, posted):
+        monkeypatch.setenv(notifications.ADDRESSES, f"json://{address}")
+        assert main([*by_name, "--json", where]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert posted[0]["title"] == "stemline stemline: new champion"
+        assert "models:/stemline/2 is the champion now: past the gate: the songs were mis" in posted[0]["message"]
+        monkeypatch.setenv(notifications.ADDRESSES, "json://127.0.0.1:9")
+        assert main(["rollback", where]) == 0  # though nobody answers
+        assert "is version 1 again, instead of 2; not told: json:// (1): OSError" in " ".join(
+            capsys.readouterr().err.split()
+        )
+        monkeypatch.delenv(notifications.ADDRESSES)
+        assert main([*by_name, where]) == 0
+        capsys.readouterr()
     assert (told["kind"], told["version"], told["before"]) == ("forced", "2", "1")
     assert main(["history", "--json", where]) == 0
     listed = json.loads(capsys.readouterr().out)
@@ -69,6 +83,18 @@ def test_the_gates_yes_is_a_no_for_what_was_rolled_back_from(tmp_path: Path, mon
     for made in checkpoints:
         version = registry.register(config.registry, made, store=config.store.root)
         registry.promote(version, {"promote": True, "reason": "better"}, store=config.store.root)
+    with receiver() as (address, posted):
+        monkeypatch.setenv(notifications.ADDRESSES, f"json://{address}")
+        third = make_candidate(tmp_path / "3", run_key="run3", seed=3)
+        version = registry.register(config.registry, third, store=config.store.root)
+        no = GateDecision(promote=False, reason="0.2 dB worse.", improvement=5.0, checks=(), num_songs=8)
+        for _ in range(2):  # the same decision again is told once
+            assert train_model.promote.fn(config, version, no).alias == ""
+        (message,) = posted
+        assert message["message"].startswith(
+            "models:/stemline/3 was not promoted: 0.2 dB worse.\nstemline card models:/s"
+        )
+        monkeypatch.delenv(notifications.ADDRESSES)
 
     def decided(checkpoint: str) -> GateDecision:
         yes = GateDecision(promote=True, reason="better", improvement=5.0, checks=(), num_songs=8)
