@@ -73,7 +73,10 @@ def _find_package(folder: Path, signature: str) -> Path:
             raise ModelError(f"several files in {folder} claim to be {signature}: {names}")
         if packages:
             return packages[0]
-    raise ModelError(f"{folder} has neither {signature}.safetensors nor {signature}-CHECKSUM.th")
+    raise ModelError(
+        f"{folder} has neither {signature}.safetensors nor {signature}-CHECKSUM.th: put that package beside the bag; "
+        "of a published bag, demucs/remote/files.txt of facebookresearch/demucs says where it is"
+    )
 
 
 def _segment(value: Any, path: Path) -> float | None:

@@ -1,7 +1,9 @@
 """How songs are separated and what is written."""
 
 from dataclasses import dataclass
+from string import Formatter
 
+from datasets.corpus.scan import safe_name
 from datasets.errors import InputError
 from datasets.field_constraints import NonNegativeInt, PositiveInt, ProperFraction, check_ranges
 
@@ -13,6 +15,8 @@ class SeparateConfig:
     """How songs are separated and what is written."""
 
     format: str = "wav16"  # of the stems: wav16, wav24, float (32-bit WAV), flac (24 bit) or mp3
+    # Name of a stem's file in the folder of its song, without the ending: {song} and {stem} stand for theirs
+    filename: str = "{stem}"
     two_stems: str = ""  # a source to write with "no_<source>", the sum of the others; empty writes every source
     stems: tuple[str, ...] = ()  # sources to write; empty writes every source
     # Share what the stems lack of the song equally among them, so that they sum to it (Wisdom et al. 2019)
@@ -29,9 +33,32 @@ class SeparateConfig:
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
             raise InputError(f"separate.format={self.format!r}: use one of {', '.join(FORMATS)}")
+        check_filename(self.filename)
         if self.stems and self.two_stems:
             raise InputError(
                 f"separate.stems={list(self.stems)} and separate.two_stems={self.two_stems!r} each say which stems are "
                 "written; give one of them"
             )
         check_ranges(self, InputError, section="separate.")
+
+
+def check_filename(template: str) -> None:
+    """InputError unless a template names each stem's file apart, and is a name on every file system, never a path."""
+    wrong = (
+        f"separate.filename={template!r}: use text with {{stem}} and, if you like, {{song}}, such as "
+        "'{song} ({stem})'"
+    )
+    try:
+        parts = list(Formatter().parse(template))
+    except ValueError as error:
+        raise InputError(f"{wrong}; {error}") from None
+    fields = [name for _, name, _, _ in parts if name is not None]
+    if any(
+        name not in ("song", "stem") or form or conversion for _, name, form, conversion in parts if name is not None
+    ):
+        raise InputError(f"{wrong}; other fields and formats are not known")
+    if "stem" not in fields:
+        raise InputError(f"{wrong}; without {{stem}} all stems would be one file")
+    example = template.format(song="song", stem="stem")
+    if safe_name(example) != example:
+        raise InputError(f"{wrong}; it is a name, not a path, of characters that every file system takes")

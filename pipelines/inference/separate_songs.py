@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from datasets import audio
+from datasets.audio.decoding import probe
 from datasets.corpus.scan import distinct_names, safe_name
-from datasets.errors import InputError
+from datasets.errors import AudioError, InputError
 from models import inference, networks
 from pipelines.inference.separate_config import SeparateConfig
 from pipelines.inference.separation_job import separate_on_nodes
-from pipelines.inference.song_separation import PlannedSong, SongSeparator, separate_song
+from pipelines.inference.song_separation import PlannedSong, SongQueue, SongSeparator, separate_song
 from pipelines.inference.stem_files import SeparatedSong, find_separated, is_of_another_song, make_folder
 from pipelines.runtime.progress import Progress, stage
 from pipelines.runtime.step_keys import Step
@@ -119,11 +120,12 @@ def _planned(
 
 def _decisive(config: SeparateConfig) -> dict[str, Any]:
     """The settings that decide on the stems; those that came later count where they are set."""
-    added_later = {"stems", "mixture_consistency"}
+    usual = SeparateConfig()
+    added_later = {"stems", "mixture_consistency", "filename"}
     return {
         name: value
         for name, value in asdict(config).items()
-        if name != "num_workers" and (value or name not in added_later)
+        if name != "num_workers" and (name not in added_later or value != getattr(usual, name))
     }
 
 
@@ -132,9 +134,10 @@ def _separated(
 ) -> Iterator[tuple[int, SeparatedSong | InputError | OSError]]:
     """What came of each song, by its place."""
     if separator.config.num_workers == 1 or len(songs) < 2:
-        for place, song in songs.items():
+        queues = _queues(list(songs.values()))
+        for (place, song), queue in zip(songs.items(), queues, strict=True):
             try:
-                yield place, separate_song(separator, song, progress)
+                yield place, separate_song(separator, song, progress, queue)
             except (InputError, OSError) as error:
                 yield place, error
         return
@@ -144,6 +147,24 @@ def _separated(
             songs_stage.note(Path(songs[place].song).name)
             yield place, answer
         songs_stage.finish(f"{len(songs)} songs in {Path(next(iter(songs.values())).folder).parent}")
+
+
+def _queues(songs: Sequence[PlannedSong]) -> list[SongQueue]:
+    """Where each song stands in their order."""
+    seconds = [_length_s(song.song) if len(songs) > 1 else 0.0 for song in songs]
+    return [
+        SongQueue(number=place + 1, num_songs=len(songs), seconds_after=sum(seconds[place + 1 :]))
+        for place in range(len(songs))
+    ]
+
+
+def _length_s(song: str) -> float:
+    """As the header has it; 0 where that says nothing, or the song cannot be read, which is told in its turn."""
+    try:
+        info = probe(song)
+    except AudioError:
+        return 0.0
+    return info.num_samples / info.sample_rate
 
 
 def _without_path(reason: str, song: str) -> str:

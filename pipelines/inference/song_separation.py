@@ -1,6 +1,7 @@
 """One song through a model that is loaded: read in blocks, separated, and its stems written whole."""
 
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,27 @@ class PlannedSong:
     folder: str
     key: str  # of its stems
     digest: str  # of its file
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SongQueue:
+    """Where a song stands among those that are separated one after the other."""
+
+    number: int
+    num_songs: int
+    seconds_after: float  # of the songs after it, as their headers have it
+
+    @property
+    def place(self) -> str:
+        """Before the song's name; empty for a single one."""
+        return f"{self.number} of {self.num_songs}: " if self.num_songs > 1 else ""
+
+    def left(self, speed: float) -> str:
+        """What is left, at so many seconds of song per second."""
+        more = self.num_songs - self.number
+        return (
+            f"; {self.number} of {self.num_songs} songs, about {self.seconds_after / speed:.0f} s left" if more else ""
+        )
 
 
 class SongSeparator:
@@ -122,10 +144,16 @@ def _device(name: str) -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def separate_song(separator: SongSeparator, planned: PlannedSong, progress: Progress | None = None) -> SeparatedSong:
-    """Write the stems of a song; InputError where it cannot be read or separated, or another's files are in the way."""
+def separate_song(
+    separator: SongSeparator, planned: PlannedSong, progress: Progress | None = None, queue: SongQueue | None = None
+) -> SeparatedSong:
+    """Write the stems of a song; InputError where it cannot be read or separated, or another's files are in the way.
+
+    Of several songs, `queue` says which this is, and what comes after it.
+    """
+    began_s = time.monotonic()
     song, folder = Path(planned.song), Path(planned.folder)
-    names = [file_name(stem, separator.config.format) for stem in separator.stems]
+    names = [file_name(stem, song, separator.config) for stem in separator.stems]
 
     def is_damaged(name: str) -> bool:
         return name in recorded_files(folder, SUMMARY) and is_damaged_stem(folder / name)
@@ -133,7 +161,7 @@ def separate_song(separator: SongSeparator, planned: PlannedSong, progress: Prog
     require_ours(folder, names, remedy=REMEDY, record=SUMMARY, also_ours=is_damaged)
     mixture = _Mixture(song, separator)
     with stage(progress, "separate", total=mixture.duration_s, unit="s") as song_stage:
-        song_stage.note(song.name)
+        song_stage.note(f"{queue.place if queue else ''}{song.name}")
         make_folder(folder)
         clear(folder)
         with (
@@ -147,7 +175,9 @@ def separate_song(separator: SongSeparator, planned: PlannedSong, progress: Prog
             result = _write_stems(spool, mixture, folder, separator.config)
         write_summary(folder, planned.key, result, planned.digest)
         turned = f", turned down by {-result.gain_db:.1f} dB to fit {separator.config.format}" if result.gain_db else ""
-        song_stage.finish(f"{song.name}: {len(result.files)} stems in {folder}{turned}")
+        speed = mixture.duration_s / max(1e-9, time.monotonic() - began_s)
+        pace = f", {speed:.1f} s of song per second{queue.left(speed) if queue else ''}"
+        song_stage.finish(f"{song.name}: {len(result.files)} stems in {folder}{turned}{pace}")
     return result
 
 
@@ -200,7 +230,7 @@ def _write_stems(spool: Spool, mixture: _Mixture, folder: Path, config: Separate
     gain = 1.0 if config.format == "float" or peak <= FULL_SCALE else FULL_SCALE / peak
     files = {}
     for stem in spool.paths:
-        path = folder / file_name(stem, config.format)
+        path = folder / file_name(stem, mixture.path, config)
         with AudioWriter(path, sample_rate=sample_rate, channels=spool.channels, format=config.format) as writer:
             for block_CT in blocks_of(stem):
                 writer.write(block_CT * np.float32(gain) if gain != 1.0 else block_CT)

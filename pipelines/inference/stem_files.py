@@ -16,7 +16,7 @@ from datasets.audio.decoding import probe
 from datasets.corpus.scan import safe_name
 from datasets.errors import AudioError, InputError
 from datasets.store.ownership import recorded_files
-from pipelines.inference.separate_config import FORMATS
+from pipelines.inference.separate_config import FORMATS, SeparateConfig
 
 MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 FULL_SCALE = 1 - 2**-15  # the largest positive value that 16 bits hold
@@ -79,8 +79,10 @@ def exactly(blocks: Iterator[Samples], num_samples: int) -> Iterator[Samples]:
         yield np.zeros((channels, left), dtype=np.float32)
 
 
-def file_name(stem: str, format: str) -> str:
-    return f"{safe_name(stem)}.{FORMATS[format]}"
+def file_name(stem: str, song: Path, config: SeparateConfig) -> str:
+    """What a stem's file of a song is called: a name, whatever the song and the source are called."""
+    named = config.filename.format(song=safe_name(song.stem), stem=safe_name(stem))
+    return f"{safe_name(named)}.{FORMATS[config.format]}"
 
 
 def is_damaged_stem(path: Path) -> bool:

@@ -32,6 +32,14 @@ from pipelines.runs.stored_model import on_this_machine
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+# Bags that Demucs' authors published, by the names that their command line takes
+PUBLISHED = (
+    "htdemucs", "htdemucs_ft", "htdemucs_6s", "hdemucs_mmi", "mdx", "mdx_extra", "mdx_q", "mdx_extra_q", "repro_mdx_a",
+)  # fmt: skip
+PUBLISHED_HINT = (
+    ". This is the name of a published model; nothing is downloaded here: docs/how-to/use-published-weights.md says "
+    "where its files come from, then give the path of NAME.yaml"
+)
 MAX_NAMED = 20  # models or versions in a message
 
 
@@ -103,8 +111,10 @@ def resolve(ref: str, *, store: str) -> Path:
     if path.is_dir():
         checkpoint_digest(path)  # says what is missing if this is no checkpoint
     elif not path.is_file():
+        hint = PUBLISHED_HINT if path.stem in PUBLISHED else ""
         raise InputError(
             f"model {ref!r} not found: give models:/NAME@alias, models:/NAME/VERSION, a checkpoint folder or a file"
+            + hint
         )
     return path
 

@@ -1,9 +1,11 @@
-"""`stemline bag`: fine-tunings, one per source, put together as one model."""
+"""`stemline bag`: several models put together as one: an ensemble with weights, or a fine-tuning per source."""
 
 import filecmp
 import os
+import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,25 +20,34 @@ from flows.cli.session import run_verb
 from flows.config import RunConfig
 from flows.console.progress_display import Screen, table
 
+_MEMBER = re.compile(r"(?:(?P<source>[a-z_]\w*)=)?(?:(?P<weight>\d+(?:\.\d+)?)\*)?(?P<ref>[^*].*)")
+_MAX_WEIGHT = 1e6
+
 
 def bag(
     *parts: Annotated[
         str,
-        Parameter(name="SOURCE=MODEL", help="For each source its model; settings may follow."),
+        Parameter(
+            name="[SOURCE=][WEIGHT*]MODEL",
+            help="Models of all sources, or of one each, and what they count beside each other; settings may follow.",
+        ),
     ],
     to: Annotated[str, Parameter(help="The bag, NAME.yaml; its packages are put beside it.")],
     options: Options = NO_OPTIONS,
 ) -> int:
-    """Combine fine-tunings, one for each source, into one model that is read like any other.
+    """Combine models into one that is read like any other: their estimates are averaged by weight, source by source.
 
-    Example: `stemline bag drums=A bass=B other=C vocals=D --to ft/ft.yaml`
+    Members must have the same sources, sample rate, channels and normalization. A model that is named twice is stored
+    once. Fine-tunings: `stemline bag drums=A bass=B other=C vocals=D --to ft/ft.yaml`
+
+    Example: `stemline bag models:/stemline/3 models:/stemline/4 vocals=2*models:/vocals/1 --to ensemble/ensemble.yaml`
     """
     overrides, members = settings.split_overrides(parts)
     return run_verb(overrides, options, lambda config, screen: run(config, members, to=to, screen=screen))
 
 
 def run(config: RunConfig, members: Sequence[str], *, to: str, screen: Screen) -> dict[str, Any]:
-    """Writes the bag's YAML file and its packages beside it; `members` are SOURCE=MODEL, each source once."""
+    """Writes the bag's YAML file and its packages beside it; `members` are [SOURCE=][WEIGHT*]MODEL."""
     target = storage.local_path(to, "--to")
     if target.suffix != ".yaml" or os.path.lexists(target):
         raise InputError(f"--to must be a new file, NAME.yaml, got {to}; the packages of the bag are put beside it")
@@ -46,15 +57,16 @@ def run(config: RunConfig, members: Sequence[str], *, to: str, screen: Screen) -
     from models.weights.loading import load_model
     from pipelines import registry
 
-    refs = _model_refs(members)
+    parts = _members(members)
     try:
         checkpoint.require_outside(target)
-        models = [load_model(registry.resolve(ref, store=config.store.root)) for ref in refs.values()]
-        weights = _weights(list(refs), models)
+        refs = dict.fromkeys(part.ref for part in parts)
+        models = {ref: load_model(registry.resolve(ref, store=config.store.root)) for ref in refs}
+        weights = _weights(parts, models)
         with disk_errors(target.parent, remedy="--to NAME.yaml"):
             target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.stem}-", dir=target.parent) as folder:
-            bag_file = demucs_packages.export_bag(models, folder, name=target.stem, weights=weights)
+            bag_file = demucs_packages.export_bag(list(models.values()), folder, name=target.stem, weights=weights)
             load_model(bag_file)  # fails before anything is moved if it cannot be read back
             _move_in(Path(folder), target)
     except ModelError as error:
@@ -62,8 +74,10 @@ def run(config: RunConfig, members: Sequence[str], *, to: str, screen: Screen) -
     screen.say(f"✓ {target}")
     return {
         "bag": str(target),
-        "members": refs,
-        "console_output": [table("Bag", ["source", "from"], [[source, ref] for source, ref in refs.items()])],
+        "members": [asdict(part) for part in parts],
+        "console_output": [
+            table("Bag", ["source", "weight", "from"], [[p.source or "all", f"{p.weight:g}", p.ref] for p in parts])
+        ],
     }
 
 
@@ -81,26 +95,46 @@ def _move_in(folder: Path, target: Path) -> None:
             os.replace(path, target.with_name(path.name))
 
 
-def _model_refs(members: Sequence[str]) -> dict[str, str]:
-    """The model of each source."""
-    refs: dict[str, str] = {}
-    for member in members:
-        source, equals, ref = member.partition("=")
-        if not equals or not ref or source in refs:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """A model of a bag as it was given: for one source or, where that is empty, for all, and what it counts."""
+
+    source: str
+    weight: float
+    ref: str
+
+
+def _members(given: Sequence[str]) -> list[Member]:
+    """Each [SOURCE=][WEIGHT*]MODEL; InputError for anything else."""
+    members = []
+    for text in given:
+        match = _MEMBER.fullmatch(text)
+        weight = float(match["weight"] or 1) if match else 0.0
+        if match is None or not 0 < weight <= _MAX_WEIGHT:
             raise InputError(
-                f"a member must be SOURCE=MODEL, each source once, such as drums=runs/KEY/model, got {member!r}"
+                "a member must be MODEL or SOURCE=MODEL, with what it counts before it where that is not 1, such as "
+                f"drums=0.7*runs/KEY/model; got {text!r}"
             )
-        refs[source] = ref
-    return refs
+        members.append(Member(source=match["source"] or "", weight=weight, ref=match["ref"]))
+    return members
 
 
-def _weights(given: Sequence[str], models: Sequence[Any]) -> list[list[float]]:
-    """One row per model, with weight 1 for the source it is given for and 0 for the others."""
+def _weights(members: Sequence[Member], models: Mapping[str, Any]) -> list[list[float]]:
+    """One row per model: what it counts for each source; InputError where a source has none, or is not known."""
     from models.networks.bag import interface
 
-    sources = interface(models[0]).sources if models else ()
-    if sorted(given) != sorted(sources):
+    sources = interface(next(iter(models.values()))).sources if models else ()
+    rows = {ref: dict.fromkeys(sources, 0.0) for ref in models}
+    for member in members:
+        if member.source and member.source not in sources:
+            raise InputError(f"{member.source}={member.ref}: the models have {', '.join(sources)}")
+        for source in [member.source] if member.source else sources:
+            rows[member.ref][source] += member.weight
+    without = [source for source in sources if not any(row[source] for row in rows.values())]
+    if without or not sources:
+        given = ", ".join(dict.fromkeys(member.source or "all" for member in members))
         raise InputError(
-            f"a bag needs one model for each of {', '.join(sources) or 'its sources'}, got {', '.join(given) or 'none'}"
+            f"a bag needs a model for each of {', '.join(sources) or 'its sources'}, got {given or 'none'}; a MODEL "
+            "alone counts for all"
         )
-    return [[float(source == own) for source in sources] for own in given]
+    return [list(row.values()) for row in rows.values()]

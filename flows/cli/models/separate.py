@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from datasets.corpus.file_listing import is_audio
+from datasets.corpus.file_listing import SUFFIXES, is_audio
 from datasets.errors import InputError
 from datasets.store import storage
 from flows import config as settings
@@ -22,7 +22,11 @@ from flows.console.progress_display import Screen, duration, table
 
 def separate(
     *songs: Annotated[
-        str, Parameter(name="SONG", help="Audio files and folders; settings such as separate.shifts=1 may follow.")
+        str,
+        Parameter(
+            name="SONG",
+            help=f"Audio files ({' '.join(SUFFIXES)}) and folders; settings such as separate.shifts=1 may follow.",
+        ),
     ],
     model: Annotated[ModelRef, Parameter(name=("--model", "-m", "-n"))],
     out: Annotated[
@@ -32,16 +36,25 @@ def separate(
         tuple[str, ...], Parameter(show_default=False, negative="", help="Write this source only; may be repeated.")
     ] = (),
     two_stems: Annotated[str, Parameter(show_default=False, help="A source: write it and the sum of the others.")] = "",
+    format: Annotated[
+        str, Parameter(show_default=False, help="wav16 (the usual), wav24, float (32 bits), flac (24 bits) or mp3.")
+    ] = "",
+    filename: Annotated[
+        str, Parameter(show_default=False, help="Names of the files without ending, such as '{song} ({stem})'.")
+    ] = "",
     options: Options = NO_OPTIONS,
 ) -> int:
     """Separate songs into stems with a registered model, a checkpoint folder or a file.
 
-    Of a folder every audio file in it and below is taken. Stems are WAV files of 16 bits; separate.format=wav24, float
-    (32 bits), flac or mp3 writes others.
+    Of a folder every audio file in it and below is taken. Each song has a folder of its own in the folder for the
+    stems, with a file for each stem.
 
     Example: `stemline separate song.mp3 album/ -m models:/stemline@champion -o stems`
     """
     overrides, files = settings.split_overrides(songs)
+    for setting, value in (("format", format), ("filename", filename)):
+        if value:
+            overrides.append(settings.override(f"separate.{setting}", value))
     if two_stems:
         overrides.append(settings.override("separate.two_stems", two_stems))
     if stem:

@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import soundfile
 from datasets.errors import InputError
 from pipelines.inference.separate_config import SeparateConfig
 from pipelines.inference.separate_songs import SeparateResult, folder_name, run
+from pipelines.inference.song_separation import SongQueue
 from pipelines.inference.stem_files import FULL_SCALE
 from tests.datasets.audio.encoded import encoded
 
@@ -420,3 +422,62 @@ def test_memory_does_not_grow_with_the_song(tmp_path: Path, model: str) -> None:
     assert len(peak_mib) == 2
     # The longer song's mixture alone is 26 MiB, its four stems 103.
     assert peak_mib[1] - peak_mib[0] < 40
+
+
+def test_files_are_called_as_the_template_says_whatever_songs_are_called(tmp_path: Path, model: str) -> None:
+    song = write_song(tmp_path / "..{stem}: A & B.wav")
+    (done,) = separate(song, model, tmp_path / "out", filename="{song} ({stem})", stems=("bass",)).songs
+    (path,) = map(Path, done.files.values())
+    assert path.parent.parent == tmp_path / "out"
+    assert path.name.startswith("..{stem}_ A & B~")  # the character that not every file system takes is gone
+    assert " (bass)" in path.name
+    again = separate(song, model, tmp_path / "out", filename="{song} ({stem})", stems=("bass",))
+    assert again.songs[0].reused
+    assert not separate(song, model, tmp_path / "out", stems=("bass",)).songs[0].reused
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{song}", "without {stem} all stems would be one file"), ("../{stem}", "it is a name, not a path"),
+        ("{stem}/{song}", "it is a name, not a path"), ("{stem:>20}", "other fields and formats"),
+        ("{stem.__class__}", "other fields and formats"), ("{track} {stem}", "other fields"), ("{stem", "expected '}'"),
+        ("a\\{stem}", "it is a name"), ("{stem}.", "it is a name"),
+    ],
+)  # fmt: skip
+def test_a_template_that_is_no_name_is_refused_before_anything_is_read(template: str, message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        SeparateConfig(filename=template)
+
+
+class Lines:
+    """A progress that keeps what is said of songs."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.ends: list[str] = []
+
+    def start(self, name: str, total: float, unit: str) -> None:
+        pass
+
+    def advance(self, amount: float = 1.0) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def finish(self, summary: str) -> None:
+        self.ends.append(summary)
+
+
+def test_of_several_songs_it_says_which_one_how_fast_and_what_is_left(tmp_path: Path, model: str) -> None:
+    songs = [str(write_song(tmp_path / f"{name}.wav")) for name in ("one", "two")]
+    lines = Lines()
+    result = run(SeparateConfig(), songs, model=model, out=str(tmp_path / "out"), progress=lines)
+    assert len(result.songs) == 2
+    assert lines.notes == ["1 of 2: one.wav", "2 of 2: two.wav"]
+    assert re.search(
+        r"one\.wav: 4 stems in .*, [\d.]+ s of song per second; 1 of 2 songs, about \d+ s left$", lines.ends[0]
+    )
+    assert re.search(r"two\.wav: .* s of song per second$", lines.ends[1])
+    assert SongQueue(number=1, num_songs=3, seconds_after=120.0).left(4.0) == "; 1 of 3 songs, about 30 s left"

@@ -221,7 +221,11 @@ def test_a_reference_is_found_by_alias_by_number_and_by_path(store: str, candida
         ("models:/stemline@staging", r"stemline has .*@champion \(version 1\).* and versions 1"),
         ("models:/stemline/99", "does not exist"),
         ("models:/stemline", "write models:/NAME@alias"),
-        ("no/such/folder", "not found: give models:/NAME@alias"),
+        ("no/such/folder", "not found: give models:/NAME@alias, .* or a file$"),
+        (
+            "htdemucs_ft",
+            "a file. This is the name of a published model; nothing is downloaded here: docs/how-to/use-pub",
+        ),
     ],
 )
 def test_a_reference_that_does_not_exist_says_what_does(

@@ -35,11 +35,24 @@ def test_each_source_comes_from_the_model_named_for_it(members: dict[str, Path],
     torch.testing.assert_close(together, torch.stack(alone), atol=1e-6, rtol=1e-5)
 
 
+def test_an_ensemble_is_the_mean_by_weight_and_stores_each_model_once(members: dict[str, Path], tmp_path: Path) -> None:
+    a, b = members.values()
+    assert main(["bag", f"3*{a}", str(b), f"bass=4*{b}", "--to", str(tmp_path / "ensemble.yaml")]) == 0
+    assert len(list(tmp_path.iterdir())) == 3
+    mixture_CT = torch.randn(2, 3000, generator=torch.Generator().manual_seed(0))
+    together = separate(load_model(tmp_path / "ensemble.yaml"), mixture_CT)
+    of_a, of_b = (separate(load_model(path), mixture_CT) for path in (a, b))
+    mean = torch.stack([(3 * of_a[0] + of_b[0]) / 4, (3 * of_a[1] + 5 * of_b[1]) / 8])
+    torch.testing.assert_close(together, mean, atol=1e-6, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("parts", "to", "message"),
     [
-        (["drums={drums}"], "ft.yaml", "one model for each of drums, bass, got drums"),
-        (["drums={drums}", "drums={bass}"], "ft.yaml", "each source once"),
+        (["drums={drums}"], "ft.yaml", "a model for each of drums, bass, got drums; a MODEL alone counts for all"),
+        (["{drums}", "horns={bass}"], "ft.yaml", "horns=.*: the models have drums, bass"),
+        (["0*{drums}"], "ft.yaml", "a member must be MODEL or SOURCE=MODEL, .* got '0\\*"),
+        (["drums=", "bass={bass}"], "ft.yaml", "model 'drums=' not found"),
         (["drums={drums}", "bass={bass}"], "ft", "--to must be a new file, NAME.yaml, got .*ft"),
         (["drums={drums}", "bass=nowhere"], "ft.yaml", "model 'nowhere' not found"),
         (["drums={drums}", "bass={bass}"], "notes/ft.yaml", "cannot write to .*notes: "),
