@@ -73,8 +73,8 @@ def tell_failure(flow: Any, flow_run: Any, state: Any) -> None:
 
 def _config_of(flow_run: Any) -> RunConfig:
     """The configuration of the form that a run was started with."""
-    form = {"preset": "smoke", "songs": "", "store": "stemline-store", "overrides": []} | flow_run.parameters
-    return resolved(**form)
+    form = {"preset": "smoke", "songs": "", "store": "stemline-store"} | flow_run.parameters
+    return resolved(**{**form, "overrides": form.get("overrides") or []})
 
 
 def _end_cancelled(flow_run: Any) -> None:

@@ -28,6 +28,9 @@ class Options:
     json: Annotated[
         bool, Parameter(negative="", show_default=False, help="Print the result as JSON; progress stays on stderr.")
     ] = False
+    log_file: Annotated[
+        str, Parameter(show_default=False, help="Add what happens to this file too: a line each, with the time in UTC.")
+    ] = ""
     debug: Annotated[bool, Parameter(negative="", show_default=False, help="Show stack traces and Prefect's log.")] = (
         False
     )

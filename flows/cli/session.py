@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.text import Text
 
-from datasets.errors import without_passwords
+from datasets.errors import InputError, without_passwords
 from datasets.store import scratch, strict_json
 from flows import config as settings
 from flows.cli.options import PRESET, Options
@@ -50,12 +50,30 @@ def run_verb(
         scratch.use(config.store.scratch, limit_gb=config.store.scratch_gb)
         if options.print_config:
             return print_result({"text": settings.to_toml(config)}, as_json=False)
-        with Screen(errors) as screen:
-            result = job(config, screen)
+        with _log_file(options.log_file) as log, Screen(errors, log) as screen:
+            try:
+                result = job(config, screen)
+            except (Exception, KeyboardInterrupt) as error:
+                screen.log_end(explain(error).message if isinstance(error, Exception) else STOPPED)
+                raise
         result["seconds"] = screen.seconds
     except (Exception, KeyboardInterrupt) as error:
         return _ended(error, errors, debug=options.debug)
     return print_result(result, as_json=options.json)
+
+
+@contextmanager
+def _log_file(path: str) -> Iterator[Terminal | None]:
+    """A file that lines are added to, each at once; InputError where it cannot be written."""
+    if not path:
+        yield None
+        return
+    try:
+        file = open(path, "a", encoding="utf-8", errors="replace", buffering=1)
+    except OSError as error:
+        raise InputError(f"--log-file {path} cannot be written: {error.strerror}") from error
+    with file:
+        yield Terminal(file=file, width=200)
 
 
 def _ended(error: BaseException, errors: Terminal, *, debug: bool) -> int:

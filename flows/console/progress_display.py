@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -46,8 +47,9 @@ def current() -> "Screen":
 class Screen:
     """A `pipelines.runtime.progress.Progress` in a terminal; as a context it removes the live line at the end."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, log: Console | None = None) -> None:
         self.console = console
+        self.log = log  # a file that has the same as plain lines, whatever the console is
         self._live: Progress | None = None
         self._task: TaskID | None = None
         self._name = ""
@@ -135,6 +137,7 @@ class Screen:
     def detail(self, text: str) -> None:
         """A remark on the step that just ended."""
         self._stop()
+        self._keep(f"  {text}")
         self.console.print(
             Padding(Text(text, style="dim"), (0, 0, 0, NAME_WIDTH + 3)), width=min(self.console.width, 100)
         )
@@ -142,6 +145,7 @@ class Screen:
     def say(self, text: str) -> None:
         """One plain line, whose paths and addresses no line end breaks."""
         self._stop()
+        self._keep(text)
         self.console.print(Text(text), soft_wrap=True)
 
     @contextmanager
@@ -182,26 +186,41 @@ class Screen:
             self._live.stop()
         self._live = self._task = None
 
+    def log_end(self, message: str) -> None:
+        """What ended the command, in the log: the console has it from elsewhere."""
+        self._keep(message)
+
+    def _keep(self, text: str) -> None:
+        """In the log, with the time of day."""
+        if self.log is not None:
+            now = datetime.now(UTC).isoformat(sep=" ", timespec="seconds").removesuffix("+00:00")
+            self.log.print(Text(f"{now} {text}"), soft_wrap=True)
+
     def _line(self, name: str, summary: str, elapsed_s: float | None) -> None:
+        took = "as before" if elapsed_s is None else duration(elapsed_s)
+        self._keep(f"✓ {name}: {summary}, {took}")
         row = Table.grid(padding=(0, 1), expand=True)
         row.add_column(width=1, style="green")
         row.add_column(min_width=NAME_WIDTH, max_width=30, style="bold", no_wrap=True, overflow="ellipsis")
         row.add_column(ratio=1, overflow="fold")
         row.add_column(justify="right", style="dim", no_wrap=True)
-        row.add_row("✓", Text(name), Text(summary), "as before" if elapsed_s is None else duration(elapsed_s))
+        row.add_row("✓", Text(name), Text(summary), took)
         self.console.print(row, width=min(self.console.width, 100))
 
     def _print_sometimes(self) -> None:
         """For log files: no control characters, and a line only every few seconds."""
         now = time.monotonic()
-        if self._live is not None or now - self._printed_s < NOTE_EVERY_S:
+        if now - self._printed_s < NOTE_EVERY_S or (self._live is not None and self.log is None):
             return
         self._printed_s = now
         of = f"/{self._total:g}" if self._total else ""
         done = f"{self._name} {self._done:g}{of} {self._unit}".rstrip()
         left_s = self._left_s(now)
         parts = [done, duration(now - self._began_s), "" if left_s is None else f"{duration(left_s)} left", self._note]
-        self.console.print(Text("  " + " · ".join(filter(None, parts))), soft_wrap=True)
+        line = "  " + " · ".join(filter(None, parts))
+        self._keep(line)
+        if self._live is None:
+            self.console.print(Text(line), soft_wrap=True)
 
     def _left_s(self, now: float) -> float | None:
         """Seconds left at the speed since the first sign of work; None where nobody can know."""

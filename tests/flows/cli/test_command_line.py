@@ -31,7 +31,7 @@ GIVEN = {
     "compare": ["a", "b"], "lineage": ["a song"], "forget": ["a song"], "rollback": ["--to", "1"], "gc": ["--delete"],
     "separate": ["x.wav", "--model", "m", "--out", "o"], "compress": ["m", "--to", "small"], "plan": ["smoke"],
     "bag": ["drums=a", "--to", "new/bag.yaml"], "export": ["m", "--to", "m.onnx"], "deploy": ["--cron", "off"],
-    "datasets diff": ["1", "2"], "datasets find": ["a song"],
+    "card": ["models:/m/1"], "datasets diff": ["1", "2"], "datasets find": ["a song"],
 }  # fmt: skip
 
 # The test that lets each verb do its work through the command line.
@@ -55,6 +55,8 @@ WORK = {
     "listen": "e2e/test_road.py::test_listen_makes_pages_of_both",
     "history": "flows/cli/models/test_history.py::test_what_was_promoted_is_listed_and_rolled_back",
     "lineage": "flows/cli/models/test_lineage.py::test_a_song_tells_who_heard_it",
+    "card": "flows/console/test_version_card.py::test_a_card_for_hugging_face_is_read_by_its_library_and_shows_the_scores",
+    "notify": "flows/console/test_notifications.py::test_an_address_that_is_none_is_refused_without_being_repeated",
     "rollback": "flows/cli/models/test_history.py::test_what_was_promoted_is_listed_and_rolled_back",
     "export": "flows/cli/models/test_export.py::test_a_graph_gives_the_model_s_estimates_and_is_told_by_its_digest",
     "compress": "flows/cli/models/test_compress.py::test_a_compressed_checkpoint_is_smaller_and_nearly_the_same_model",
@@ -342,3 +344,15 @@ def test_a_user_without_a_name_and_a_home_is_as_good_as_any(repository: Path, tm
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("--cron must be five fields"), "Prefect, which was imported for this, asked in vain"
+
+
+def test_a_log_file_is_added_to_and_has_what_ended_a_command(tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    log.write_text("before\n")
+    for _ in range(2):
+        assert stemline("inspect", "--log-file", str(log), f"corpus.root={tmp_path / 'nowhere'}").code == 2
+    lines = log.read_text().splitlines()
+    assert (lines[0], len(lines)) == ("before", 3)
+    assert "the corpus folder" in lines[-1]
+    answer = stemline("inspect", "--log-file", str(tmp_path / "no" / "log.txt"), "corpus.root=x")
+    assert (answer.code, "--log-file" in answer.err) == (2, True)

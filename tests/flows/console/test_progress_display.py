@@ -130,3 +130,24 @@ def test_stdout_is_for_the_result_and_stderr_for_progress_whatever_others_write(
     assert sorted(log.read_text().splitlines()) == [
         "(raylet) a worker died", "a child", "a child that warns", "a library",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_log_has_plain_lines_with_the_time_whatever_the_console_is(
+    terminal: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 10000, 11))
+    log = io.StringIO()
+    screen, _ = recorded(terminal=terminal)
+    screen.log = Console(file=log, width=200)
+    with screen:
+        monkeypatch.setattr("flows.console.progress_display.time.monotonic", lambda: float(next(clock)))
+        run_a_stage(screen)
+        screen.finish("300 steps")
+        screen.say("the end")
+    lines = log.getvalue().splitlines()
+    assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", line) for line in lines)
+    assert "\x1b" not in log.getvalue()
+    assert any("train 1/300 steps" in line for line in lines)
+    assert lines[-2][20:].startswith("✓ train: 300 steps, ")
+    assert lines[-1][20:] == "the end"
