@@ -4,7 +4,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -68,11 +68,11 @@ def _log_file(path: str) -> Iterator[Terminal | None]:
     if not path:
         yield None
         return
-    try:
-        file = open(path, "a", encoding="utf-8", errors="replace", buffering=1)
-    except OSError as error:
-        raise InputError(f"--log-file {path} cannot be written: {error.strerror}") from error
-    with file:
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(open(path, "a", encoding="utf-8", errors="replace", buffering=1))
+        except OSError as error:
+            raise InputError(f"--log-file {path} cannot be written: {error.strerror}") from error
         yield Terminal(file=file, width=200)
 
 

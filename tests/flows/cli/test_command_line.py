@@ -55,7 +55,7 @@ WORK = {
     "listen": "e2e/test_road.py::test_listen_makes_pages_of_both",
     "history": "flows/cli/models/test_history.py::test_what_was_promoted_is_listed_and_rolled_back",
     "lineage": "flows/cli/models/test_lineage.py::test_a_song_tells_who_heard_it",
-    "card": "flows/console/test_version_card.py::test_a_card_for_hugging_face_is_read_by_its_library_and_shows_the_scores",
+    "card": "flows/console/test_version_card.py::test_a_card_for_hugging_face_is_read_by_its_library",
     "notify": "flows/console/test_notifications.py::test_an_address_that_is_none_is_refused_without_being_repeated",
     "rollback": "flows/cli/models/test_history.py::test_what_was_promoted_is_listed_and_rolled_back",
     "export": "flows/cli/models/test_export.py::test_a_graph_gives_the_model_s_estimates_and_is_told_by_its_digest",

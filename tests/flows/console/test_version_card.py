@@ -121,7 +121,7 @@ def test_a_card_has_songs_by_licence_scores_with_intervals_the_verdict_and_failu
     assert "\x1b" not in text
 
 
-def test_a_card_for_hugging_face_is_read_by_its_library_and_shows_the_scores(store: Path) -> None:
+def test_a_card_for_hugging_face_is_read_by_its_library(store: Path) -> None:
     import huggingface_hub
 
     answer = stemline(
