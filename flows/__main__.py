@@ -50,8 +50,11 @@ def build_app() -> App:
         for verb in verbs:
             order = VERB_NAMES.index(verb)
             app.command(f"flows.cli.{package}.{verb}:{verb}", name=verb, group=group, sort_key=order)
+    app.register_install_completion_command(
+        help="Let bash, zsh or fish complete verbs and options; writes to their files in your home, and says where."
+    )
     flags = Group.create_ordered("Other")
-    for flag in ("--help", "--version"):
+    for flag in ("--help", "--version", "--install-completion"):
         app[flag].group = flags
     return app
 

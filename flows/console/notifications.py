@@ -1,6 +1,6 @@
 """Tells people what a run decided and how it ended, by their own services, and other flows by Prefect's events.
 
-A service that does not answer holds nothing up for longer than `notify.wait_s` and fails nothing: what was not
+A service that does not answer holds nothing up for longer than the setting says and fails nothing: what was not
 delivered is said in one line. Addresses of services are secrets, so no message names more than their scheme.
 """
 

@@ -35,10 +35,10 @@ def bag(
     to: Annotated[str, Parameter(help="The bag, NAME.yaml; its packages are put beside it.")],
     options: Options = NO_OPTIONS,
 ) -> int:
-    """Combine models into one that is read like any other: their estimates are averaged by weight, source by source.
+    """Combine models into one, whose estimates are the mean of theirs by weight, source by source.
 
-    Members must have the same sources, sample rate, channels and normalization. A model that is named twice is stored
-    once. Fine-tunings: `stemline bag drums=A bass=B other=C vocals=D --to ft/ft.yaml`
+    Members must have the same sources, sample rate, channels and normalization; a model that is named twice is stored
+    once. For fine-tunings name one per source, as in drums=A bass=B other=C vocals=D.
 
     Example: `stemline bag models:/stemline/3 models:/stemline/4 vocals=2*models:/vocals/1 --to ensemble/ensemble.yaml`
     """

@@ -356,3 +356,15 @@ def test_a_log_file_is_added_to_and_has_what_ended_a_command(tmp_path: Path) -> 
     assert "the corpus folder" in lines[-1]
     answer = stemline("inspect", "--log-file", str(tmp_path / "no" / "log.txt"), "corpus.root=x")
     assert (answer.code, "--log-file" in answer.err) == (2, True)
+
+
+def test_bash_completes_verbs_and_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    script = tmp_path / "stemline.bash"
+    assert stemline("--install-completion", "--shell", "bash", "--output", str(script)).code == 0
+    complete = (
+        f"source {script}; COMP_WORDS=(stemline sep); COMP_CWORD=1; "
+        "$(complete -p stemline | sed -E 's/.*-F ([^ ]+).*/\\1/'); echo ${COMPREPLY[@]}"
+    )
+    answer = subprocess.run(["bash", "-c", complete], capture_output=True, text=True, check=False)
+    assert answer.stdout.split() == ["separate"], answer.stderr
