@@ -211,7 +211,8 @@ WORDS = {
     "corpus.unknown", "corpus.license", "model.preset", "train.learner.loss", "train.learner.optimizer",
     "train.learner.weight_decay_under", "train.learner.precision",
     "train.loader.cache_form", "evaluate.split", "evaluate.scorer", "evaluate.precision", "registry.name",
-    "registry.experiment", "separate.format", "separate.two_stems", "separate.device",
+    "registry.experiment", "separate.format", "separate.two_stems", "separate.device", "separate.filename",
+    "notify.block", "registry.license",
 }  # fmt: skip
 
 
