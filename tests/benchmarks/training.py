@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -90,10 +91,12 @@ def ours(preset: str, *, seed: int, sample_rate: int = RATE, segment_s: float = 
     return Arm(model=model, improve=lambda batch_BSCT, step: learner.step(batch_BSCT, step=step))
 
 
-def reference(preset: str, *, seed: int, sample_rate: int = RATE, segment_s: float = SEGMENT_S) -> Arm | None:
-    """The same network as demucs 4.1.0 builds it; None where it has none."""
+def reference(
+    preset: str, *, seed: int, sample_rate: int = RATE, segment_s: float = SEGMENT_S, **options: Any
+) -> Arm | None:
+    """The same network as demucs 4.1.0 builds it, with options of the catalog changed; None where it has none."""
     try:
-        klass, kwargs = to_kwargs(build(preset, sample_rate=sample_rate, segment_s=segment_s))
+        klass, kwargs = to_kwargs(build(preset, sample_rate=sample_rate, segment_s=segment_s, **options))
     except ModelError:
         return None
     module, _, name = klass.path.rpartition(".")
