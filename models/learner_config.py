@@ -131,6 +131,7 @@ class LearnerConfig:
     optimizer: str = "adam"
     learning_rate: PositiveFloat = 3e-4  # of Adam or a plug-in, after the warm-up
     matrix_learning_rate: PositiveFloat = 0.02  # of Muon, after the warm-up; it rises and falls as Adam's does
+    matrix_momentum: Annotated[float, Range(ge=0, lt=1)] = 0.95  # Muon's decay of the mean of gradients
     beta1: Annotated[float, Range(ge=0, lt=1)] = 0.9  # Adam's decay of the mean of gradients
     beta2: Annotated[float, Range(ge=0, lt=1)] = 0.999  # Adam's decay of the mean of squared gradients
     weight_decay: NonNegativeFloat = 0.0  # decoupled weight decay (AdamW); 0: plain Adam

@@ -10,7 +10,6 @@ from torch import Tensor
 # The quintic iteration of the reference: steepest at zero, so that after five rounds most singular values are near 1.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ROUNDS = 5
-MOMENTUM = 0.95
 
 
 class Muon(torch.optim.Optimizer):
@@ -28,7 +27,7 @@ class Muon(torch.optim.Optimizer):
         *,
         lr: float,
         inputs_first: Iterable[Tensor] = (),
-        momentum: float = MOMENTUM,
+        momentum: float = 0.95,
     ) -> None:
         """`lr` is that of a square matrix; `inputs_first` are parameters whose second dimension is their outputs'."""
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": 0.0})

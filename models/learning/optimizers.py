@@ -37,7 +37,12 @@ def optimizers(model: nn.Module, config: LearnerConfig) -> dict[str, torch.optim
     if matrices:
         groups = _groups(matrices, config, config.matrix_learning_rate / config.learning_rate)
         inputs_first = [module.weight for module in model.modules() if isinstance(module, _INPUTS_FIRST)]
-        optimizer_of["muon"] = Muon(groups, lr=config.matrix_learning_rate, inputs_first=inputs_first)
+        optimizer_of["muon"] = Muon(
+            groups,
+            lr=config.matrix_learning_rate,
+            momentum=config.matrix_momentum,
+            inputs_first=inputs_first,
+        )
     if others:
         adam = torch.optim.AdamW if config.weight_decay else torch.optim.Adam
         betas = (config.beta1, config.beta2)
