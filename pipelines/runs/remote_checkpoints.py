@@ -99,14 +99,11 @@ def _put_examples(folder: Path, address: str, step: int) -> dict[str, str]:
     from pipelines.runs.example_estimates import steps
 
     earlier = next((listed.examples for listed in _lists(address)), {})
-    examples = {}
-    for path in (file for number, place in steps(folder).items() if number <= step for file in sorted(place.iterdir())):
-        inside = path.relative_to(folder).as_posix()
-        if earlier.get(inside) != _sha256(path):
-            examples[inside] = send(path, storage.join(address, inside))
-        else:
-            examples[inside] = earlier[inside]
-    return examples
+    folders = (place for number, place in steps(folder).items() if number <= step)
+    here = {path.relative_to(folder).as_posix(): path for place in folders for path in sorted(place.iterdir())}
+    new = {inside: path for inside, path in here.items() if earlier.get(inside) != _sha256(path)}
+    sent = _at_once(lambda inside, path: send(path, storage.join(address, inside)), new)
+    return {inside: sent.get(inside) or earlier[inside] for inside in here}
 
 
 def forget(address: str, name: str) -> None:
@@ -223,9 +220,12 @@ def _fetch_curve(folder: Path, address: str, listed: Listed) -> None:
     for inside in (*_CURVE, run_folder.EVENTS):  # version 0.2.0 listed the last as well
         if inside in listed.files:
             _fetch_whole(storage.join(address, listed.folder, inside), folder / inside, listed.files[inside])
-    for inside, digest in listed.examples.items():
-        if not (folder / inside).is_file() or _sha256(folder / inside) != digest:
-            _fetch_whole(storage.join(address, inside), folder / inside, digest)
+    new = {
+        inside: digest
+        for inside, digest in listed.examples.items()
+        if not (folder / inside).is_file() or _sha256(folder / inside) != digest
+    }
+    _at_once(lambda inside, digest: _fetch_whole(storage.join(address, inside), folder / inside, digest), new)
     with suppress(FileNotFoundError):
         storage.write(folder / run_folder.EVENTS, storage.read(storage.join(address, run_folder.EVENTS)))
 
