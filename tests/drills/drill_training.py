@@ -1,10 +1,11 @@
 """The kill test of training: accidents at random steps, then the same again; the same losses and weights, bit for bit.
 
-`make drill-training` plays seven accidents, each `--times` times at random steps (10 by default, `--accidents` picks
-some): the driver of a training in one process is killed; a checkpoint is cut short; one of two Ray workers is killed,
-or stopped and never answers again; the driver of two Ray workers is killed; a machine with one of them is lost. Each
-ends as a training that was left in peace with as many workers. Last, a machine is lost and comes back later, and the
-training goes on with one worker and then with two again: every step sees the same rows as in one process.
+`make drill-training` plays eight accidents, each `--times` times at random steps (10 by default, `--accidents` picks
+some): the driver of a training in one process is killed, with its store on this disk, and with its store in S3 and
+another scratch folder at each start, as on another machine; a checkpoint is cut short; one of two Ray workers is
+killed, or stopped and never answers again; the driver of two Ray workers is killed; a machine with one of them is lost.
+Each ends as a training that was left in peace with as many workers. Last, a machine is lost and comes back later, and
+the training goes on with one worker and then with two again: every step sees the same rows as in one process.
 
 Machines are raylets on this one. Whatever Ray is asked to do by itself it does by itself: only killed drivers are
 started again. Each blow is told as it falls. With `--folder` what was left in peace is found again by the next call,
@@ -22,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,14 @@ import numpy as np
 import psutil
 from rich.console import Console
 
+from datasets.store import scratch
 from flows.console.progress_display import table
 from pipelines.registry import RegistryConfig
 from pipelines.runs import run_folder
 from pipelines.runtime.progress import NullProgress
 from pipelines.training import train, train_result
 from tests.pipelines.songs import SOURCES, write_songs
+from tests.s3 import BUCKET, object_store
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 48
@@ -45,6 +48,7 @@ MAX_FAILURES = 100
 TIMEOUT_S = 600.0
 HANG_S = 30.0
 _WORKER = "RayTrainWorker"  # a part of the name of Ray's processes
+_IN_S3 = "s3-"  # begins the names of accidents whose store is in S3
 _SPREAD = 8  # steps to let pass before the next blow, at most
 # A training that lasts long enough to lose a machine and get one back. It hardly learns, so that the loss of a step
 # tells which rows it saw.
@@ -69,6 +73,7 @@ def child(store: Path, settings: dict[str, Any]) -> None:
     """The training itself: a tiny network, dropout, averages, a falling rate, and learnt bit widths."""
     from models.learner_config import AugmentConfig, LearnerConfig, QuantizeConfig
 
+    address = settings.pop("address", str(store))
     quiet = "elastic_check_s" in settings
     live = RegistryConfig() if settings.pop("live", False) else None
     chunks = write_songs(store.parent / "songs", {"a": "train", "b": "train", "c": "valid"})
@@ -85,7 +90,7 @@ def child(store: Path, settings: dict[str, Any]) -> None:
     )  # fmt: skip
     model = train.ModelConfig(preset="htdemucs-tiny", options=options | {"dropout": 0.0 if quiet else 0.1})
     result = train.run(
-        config, model, [(chunks, 1.0)], sources=SOURCES, store=str(store), progress=Said(), live=live
+        config, model, [(chunks, 1.0)], sources=SOURCES, store=address, progress=Said(), live=live
     )  # fmt: skip
     outcome = {"weights": result.model_digest, "nsdr": result.best_nsdr, "history": train_result.read_history(result)}
     (store / "outcome.json").write_text(json.dumps(outcome))
@@ -167,6 +172,9 @@ def started(
     """The training in a process of its own, with more environment variables if there are any."""
     store.mkdir(parents=True, exist_ok=True)
     log = store / "log"
+    if store.parent.name.startswith(_IN_S3):
+        settings = settings | {"address": f"s3://{BUCKET}/{store.parent.name}"}
+        variables = dict(variables or {}) | {scratch.VARIABLE: tempfile.mkdtemp(prefix="machine-", dir=store.parent)}
     command = [sys.executable, "-W", "ignore", "-m", "tests.drills.drill_training"]
     command += ["--child", str(store), json.dumps(settings)]
     environment = os.environ | ({"RAY_ADDRESS": machines.address} if machines else {}) | dict(variables or {})
@@ -275,14 +283,14 @@ def workers() -> list[psutil.Process]:
     return found
 
 
-ALONE = ("driver", "truncated")  # in one process, without Ray
+ALONE = ("driver", "s3-driver", "truncated")  # in one process, without Ray
 ACCIDENTS = (*ALONE, "ray-worker", "ray-hang", "ray-driver", "node", "elastic")
 
 
 def play(accident: str, store: Path, *, times: int, seed: int, machines: Machines | None) -> list[int]:
     """A training that meets with an accident again and again, until it is finished: at which steps."""
     rng = np.random.default_rng(seed)
-    if accident in ("driver", "ray-driver"):
+    if accident in ("driver", "s3-driver", "ray-driver"):
         return kill_drivers(store, rng, times, machines)
     if accident == "truncated":
         return cut_short(store, rng, times, machines)
@@ -322,7 +330,9 @@ def compare(
 
 def drill(accidents: list[str], folder: Path, *, times: int, seed: int) -> Iterator[list[str]]:
     """A row for each accident, as they are played."""
-    machines, peace = None, dict[str, dict[str, Any]]()
+    machines, peace, servers = None, dict[str, dict[str, Any]](), ExitStack()
+    if any(accident.startswith(_IN_S3) for accident in accidents):
+        servers.enter_context(object_store())
     try:
         for accident in sorted(accidents, key=ACCIDENTS.index):
             if accident not in ALONE and machines is None:
@@ -338,6 +348,7 @@ def drill(accidents: list[str], folder: Path, *, times: int, seed: int) -> Itera
             steps = play(accident, scene / "store", times=times, seed=seed, machines=machines)
             yield compare(accident, scene / "store", peace[kind], machines, steps)
     finally:
+        servers.close()
         if machines is not None:
             machines.close()
 
@@ -358,8 +369,8 @@ def main() -> int:
         return 0
     ELASTIC["steps"] = options.elastic_steps
     console, rows = Console(highlight=False, width=140), []
-    with tempfile.TemporaryDirectory(prefix="drill-") as scratch:
-        began, folder = time.monotonic(), options.folder or Path(scratch)
+    with tempfile.TemporaryDirectory(prefix="drill-") as place:
+        began, folder = time.monotonic(), options.folder or Path(place)
         for row in drill(options.accidents, folder, times=options.times, seed=options.seed):
             rows.append([*row, f"{time.monotonic() - began:.0f}"])
             console.print(", ".join(rows[-1]))
