@@ -1,8 +1,11 @@
 """Averaged weights: unbiased, swapped in and out without a trace, resumable."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.errors import ModelError
 from models.learning.ema import WeightAverage
@@ -28,6 +31,21 @@ def test_early_averages_are_those_of_the_series_seen_so_far() -> None:
         weights = [decay**age for age in reversed(range(len(seen)))]
         expected = sum(w * v for w, v in zip(weights, seen, strict=True)) / sum(weights)
         assert averaged(average) == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_update_is_one_operation_however_many_weights_there_are() -> None:
+    operations = []
+
+    class Recording(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            operations.append(func.overloadpacket.__name__)
+            return func(*args, **(kwargs or {}))
+
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2))
+    average = WeightAverage(model, 0.9)
+    with Recording():
+        average.update(model)
+    assert [name for name in operations if name != "detach"] == ["_foreach_lerp_"]
 
 
 def test_a_constant_stays_constant() -> None:

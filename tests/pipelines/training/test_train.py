@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint as checkpoint_layer
 
 from datasets.errors import InputError
 from datasets.schema import ShardSet
@@ -541,10 +542,35 @@ def test_what_speeds_a_gpu_up_is_checked(changes: dict[str, Any], message: str) 
         replace(CONFIG, **changes)
 
 
-def test_activations_computed_again_train_the_same_weights_under_the_same_name(
-    chunks: ShardSet, undisturbed: TrainResult, tmp_path: Path
+def test_what_speeds_a_gpu_up_reaches_the_training(
+    chunks: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    reached: list[Any] = []
+
+    def ahead(batches: Any, device: torch.device) -> Any:
+        reached.append(device)
+        return batches
+
+    monkeypatch.setattr("models.mixed_precision.set_tf32", reached.append)
+    monkeypatch.setattr("models.host_to_device.uploaded_ahead", ahead)
+    # The compiler itself takes half a minute; `test_compiled_forward.py` has it.
+    monkeypatch.setattr("models.learning.learner.compile_in_place", lambda _, mode, *__: reached.append(mode) or "")
+    run(replace(CONFIG, steps=1, valid_songs=0, tf32="on", compile="reduce-overhead"), chunks, tmp_path)
+    assert reached == ["on", torch.device("cpu"), "reduce-overhead"]
+
+
+def test_activations_computed_again_train_the_same_weights_under_the_same_name(
+    chunks: ShardSet, undisturbed: TrainResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layers: list[Any] = []
+
+    def counted(function: Any, *args: Any, **options: Any) -> Any:
+        layers.append(function)
+        return checkpoint_layer(function, *args, **options)
+
+    monkeypatch.setattr("models.learning.activation_checkpointing.checkpoint", counted)
     result = run(replace(CONFIG, activation_checkpointing=True), chunks, tmp_path)
+    assert len(layers) >= 8 * CONFIG.steps
     assert result.model_digest == undisturbed.model_digest
     assert Path(result.history).parent.name == Path(undisturbed.history).parent.name
 

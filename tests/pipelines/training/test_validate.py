@@ -58,12 +58,16 @@ def test_each_song_is_read_once_for_all_weights_and_workers_share_them(
     excerpts = _selected(chunks, count=3).excerpts
     torch.manual_seed(0)
     network = build("demucs-v2-tiny", sources=SOURCES, sample_rate=RATE, segment_s=0.1, depth=2)
-    learner = Learner(network, LearnerConfig(ema_decays=(0.5,)), sample_rate=RATE)
+    learner = Learner(network, LearnerConfig(ema_decays=(0.5,), precision="bfloat16"), sample_rate=RATE)
     learner.averages[0].update(network)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(1.1)  # so that the average is another model
-    reads = []
+    reads, dtypes = [], []
+
+    def separated(*args: Any, dtype: torch.dtype, **options: Any) -> torch.Tensor:
+        dtypes.append(dtype)
+        return separate(*args, dtype=dtype, **options)
 
     def read(song: Any, **options: Any) -> Any:
         reads.append(song.track_id)
@@ -71,6 +75,7 @@ def test_each_song_is_read_once_for_all_weights_and_workers_share_them(
 
     read_song = validate.read_song
     monkeypatch.setattr(validate, "read_song", read)
+    monkeypatch.setattr("models.inference.separate.separate", separated)
 
     def scores(rank: int, world_size: int) -> dict[str, validate.CandidateScore]:
         session: Any = SimpleNamespace(rank=rank, world_size=world_size, device=torch.device("cpu"))
@@ -78,13 +83,16 @@ def test_each_song_is_read_once_for_all_weights_and_workers_share_them(
 
     alone = scores(0, 1)
     assert reads == [excerpt.song.track_id for excerpt in excerpts]
+    assert dtypes == 6 * [torch.bfloat16]  # that of the training
     for name, expected in (("raw", None), ("ema-0.5", learner.averages[0])):
         with expected.swap(network) if expected else nullcontext():
             stems = [
                 torch.from_numpy(read_song(excerpt.song, start=excerpt.start, num_samples=excerpt.num_samples))
                 for excerpt in excerpts
             ]
-            values = [float(nsdr(stem, separate(network, stem.sum(dim=0))).mean()) for stem in stems]
+            values = [
+                float(nsdr(stem, separate(network, stem.sum(dim=0), dtype=torch.bfloat16)).mean()) for stem in stems
+            ]
         assert alone[name].nsdr == pytest.approx(sum(values) / 3)
         assert alone[name].example is not None
     assert alone["raw"].nsdr != alone["ema-0.5"].nsdr
