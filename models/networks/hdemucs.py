@@ -23,7 +23,7 @@ from .blocks.banded import BandedDecoder, BandedEncoder, band_windows
 from .blocks.layers import DecoderLayer, EncoderLayer, FrequencyEmbedding, group_norm, rescale_convolutions
 from .blocks.residual import DConv
 from .input_normalization import Normalization
-from .stft import standardize, to_channels, to_samples, to_spectrum, with_phase_of
+from .stft import magnitudes_of, standardize, to_channels, to_samples, to_spectrum, with_phase_of
 
 KERNEL, STRIDE = 8, 4  # over frequency in the spectral branch, over time in the other
 SHARED_KERNEL, SHARED_STRIDE = 4, 2  # over time, in the shared layer
@@ -141,7 +141,7 @@ class HDemucs(nn.Module):
         num_samples = mixture_BCT.shape[-1]
         spectrum = to_spectrum(mixture_BCT, self.config.nfft, reflect=not self.config.zero_padded)
         is_complex = self.config.spectrum == "complex"
-        x, mean, std = standardize(to_channels(spectrum) if is_complex else spectrum.abs())
+        x, mean, std = standardize(to_channels(spectrum) if is_complex else magnitudes_of(spectrum))
         xt, mean_t, std_t = standardize(mixture_BCT)
         x, xt = self._estimate(x, xt)
 

@@ -106,12 +106,23 @@ def to_samples(
     return torch.cat([first, hops[..., 1:, :]], dim=-2).flatten(-2)[..., :num_samples]
 
 
+def magnitudes_of(spectrum: Tensor) -> Tensor:
+    """Real magnitudes of a complex spectrogram, in operations that ONNX has."""
+    return torch.view_as_real(spectrum).square().sum(-1).sqrt()
+
+
 def with_phase_of(spectrum: Tensor, magnitudes: Tensor) -> Tensor:
     """Magnitudes (B, S, C, F, N) with the phase of a complex mixture (B, C, F, N), as channels: (B, S, 2C, F, N)."""
-    size = spectrum.abs()
-    unit = torch.where(size > 0, spectrum / size.clamp_min(torch.finfo(size.dtype).tiny), torch.ones_like(spectrum))
-    parts = torch.view_as_real(unit)[:, None] * at_least_float32(magnitudes)[..., None]
-    return parts.movedim(-1, 3).flatten(2, 3)
+    size = magnitudes_of(spectrum)
+    real, imaginary = (part / size.clamp_min(torch.finfo(size.dtype).tiny) for part in _parts(spectrum))
+    unit = torch.stack([torch.where(size > 0, real, 1.0), imaginary], dim=2)  # silence has phase 0
+    parts = unit[:, None] * at_least_float32(magnitudes)[:, :, :, None]
+    return parts.flatten(2, 3)
+
+
+def _parts(spectrum: Tensor) -> tuple[Tensor, Tensor]:
+    real, imaginary = torch.view_as_real(spectrum).unbind(-1)
+    return real, imaginary
 
 
 def _by_frame(channels: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from tests.models.parity import noise
 PRESETS = {
     "htdemucs-tiny": {"depth": 2, "nfft": 256, "transformer_layers": 2},
     "sparse-htdemucs-tiny": {"depth": 1, "nfft": 64, "transformer_layers": 2, "hash_rounds": 4},
-    "hdemucs-tiny": {"nfft": 64},
+    "hdemucs-tiny": {"nfft": 64, "spectrum": "magnitude"},  # complex numbers are in the first
     "demucs-v2-tiny": {"depth": 2},
     "demucs-v3-tiny": {"depth": 2},
     "scnet-tiny": {"nfft": 64, "hop_length": 16, "block_channels": (8,)},
