@@ -69,9 +69,11 @@ def _what(card: ModelCard) -> str:
 def _gate(card: ModelCard) -> str:
     if card.decision is None:
         return "**Gate:** not decided yet."
-    verdict = "promoted" if card.promoted else "refused"
-    lines = [f"**Gate:** {verdict}. {literal(str(card.decision['reason']))}"]
-    failed = [check for check in card.decision.get("checks", ()) if not check["met"]]
+    checks, reason = card.decision.get("checks", ()), str(card.decision["reason"])
+    past = any(check["rule"] == "force" for check in checks)
+    verdict = "passed over, promoted by name" if past else "promoted" if card.promoted else "refused"
+    lines = [f"**Gate:** {verdict}. {literal(reason)}"]
+    failed = [check for check in checks if not check["met"] and check["message"] != reason]
     lines += [f"- {literal(str(check['rule']))}: {literal(str(check['message']))}" for check in failed]
     return "\n".join(lines)
 

@@ -17,7 +17,7 @@ from pipelines.lineage.song_licenses import SongLicenses
 from pipelines.lineage.training_recordings import Ancestors, Ancestry
 from pipelines.registry import Evaluation, Lineage, VersionFiles
 
-WORST = 3  # songs that are named
+WORST = 3  # songs that are named at most, and no more than a quarter of all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,5 +112,8 @@ def _splits(ancestry: Ancestry) -> dict[str, int]:
 
 def _worst(rows: Sequence[Row]) -> tuple[WorstSong, ...]:
     counted = [row for row in rows if row.get("nsdr") is not None and row.get("improvement") is not None]
-    ordered = sorted(counted, key=lambda row: (row["nsdr"], row["track_id"]))[:WORST]
-    return tuple(WorstSong(title=str(row["song"]), nsdr=row["nsdr"], improvement=row["improvement"]) for row in ordered)
+    ordered = sorted(counted, key=lambda row: (row["nsdr"], row["track_id"]))
+    return tuple(
+        WorstSong(title=str(row["song"]), nsdr=row["nsdr"], improvement=row["improvement"])
+        for row in ordered[: min(WORST, max(1, len(ordered) // 4))]
+    )

@@ -99,6 +99,7 @@ def test_a_card_has_songs_by_licence_scores_with_intervals_the_verdict_and_failu
     card, version = of_store(store)
     assert (card.splits, card.licenses.commercial_use) == ({"train": 2, "valid": 1, "test": 1}, "forbidden")
     assert (card.num_songs, card.left_out, card.below_mixture) == (3, 1, 1)
+    assert [song.title for song in card.worst] == [HOSTILE]
     config = load("smoke", [f"store.root={store}"])
     version_card.describe_version(config, version)
     text = client(str(store)).get_model_version("stemline", "1").description
@@ -116,6 +117,7 @@ def test_a_card_has_songs_by_licence_scores_with_intervals_the_verdict_and_failu
         "Made from commit 0123abc",
     ):
         assert line in text
+    assert text.count("It fails on") == 1  # the reason is one of the rules
     assert "<img" not in text
     assert "[a](http" not in text
     assert "\x1b" not in text
