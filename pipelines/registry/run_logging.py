@@ -339,13 +339,14 @@ def log_evaluation(client: "MlflowClient", run_id: str, candidate: Candidate, *,
 
 
 def _log_songs(client: "MlflowClient", run_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Keep the scores of songs with an evaluation as a table that MLflow's page shows; once, however often told."""
-    if not rows:
-        return
-    if SONG_TABLE not in {file.path for file in client.list_artifacts(run_id)}:
+    """Keep the scores of songs with an evaluation, in the form of MLflow's `log_table`, which its page shows.
+
+    Told again, as after a kill, it is the same file; `log_table` would add the rows to those that are there.
+    """
+    if rows:
         columns = list(dict.fromkeys(name for row in rows for name in row))
-        client.log_table(run_id, {name: [row.get(name) for row in rows] for name in columns}, SONG_TABLE)
-    elif _TABLES not in client.get_run(run_id).data.tags:  # killed between the two
+        table = {"columns": columns, "data": [[row.get(name) for name in columns] for row in rows]}
+        client.log_text(run_id, dumps(table), SONG_TABLE)
         client.set_tag(run_id, _TABLES, dumps([{"path": SONG_TABLE, "type": "table"}]))
 
 

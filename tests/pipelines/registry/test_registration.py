@@ -144,7 +144,9 @@ def test_the_run_holds_parameters_curve_scores_dataset_config_and_lineage(store:
     (evaluated,) = scored.inputs.dataset_inputs
     assert (evaluated.dataset.name, json.loads(evaluated.dataset.profile)["songs"]) == ("chunks, test", 3)
     assert read_songs(evaluation.run_id, store=store) == [dict(candidate.songs[0])]
-    assert "songs.json" in scored.data.tags["mlflow.loggedArtifacts"]
+    with connected(store):
+        table = books.load_table(scored.info.experiment_id, "songs.json", run_ids=[evaluation.run_id])
+    assert table.to_dict("records")[0]["nsdr/drums"] == 5.5
 
 
 @MLFLOW
