@@ -236,6 +236,7 @@ class Score:
     aura_mrstft: float | None = None  # multi-resolution STFT distance d as 100 / (1 + 10 d)
     bleedless: float | None = None  # 0 to 100: how little is in the estimate that is not in the stem
     fullness: float | None = None  # 0 to 100: how little of the stem is missing in the estimate
+    plugin_scores: Mapping[str, float] = field(default_factory=dict)  # by the name of the plug-in that gave it
     ceiling_nsdr: float | None = None  # nsdr of the IRM2 oracle (a mask made from the true stems); no upper bound
     ceiling_sdr: float | None = None  # sdr of the same
     solver: str = ""  # of BSS Eval's equations; "lu": rounding errors decide on isr, sir and sar
@@ -389,5 +390,6 @@ SCORES = pa.schema(
         ("conditioning", pa.float64()),
         ("duration_s", pa.float64()),
         ("level_db", pa.float64()),
+        ("plugin_scores", pa.map_(pa.string(), pa.float64())),
     ]
 )

@@ -77,7 +77,8 @@ def read_objects(address: ShardSet, kind: type[Row]) -> list[Row]:
     """The rows of a small table as border values of class `kind`."""
     table = read_table(address)
     maps = {field.name for field in table.schema if pa.types.is_map(field.type)}
-    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    # A column that is younger than the table is left to its default
+    names = [field.name for field in fields(kind) if field.name in table.column_names]  # type: ignore[arg-type]
     objects = []
     for row in table.select(names).to_pylist():
         for name, value in row.items():

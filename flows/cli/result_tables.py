@@ -170,7 +170,7 @@ def _bss_table(summary: ScoreSummary) -> list[Any]:
 
 
 def extra_tables(models: Mapping[str, ScoreSummary]) -> list[Any]:
-    """Scores that `evaluate.extra_metrics` asked for, a table for each model by its name; none where none was asked."""
+    """Scores beside nSDR and SDR that were asked for, a table for each model by its name; none where none was."""
     tables: list[Any] = []
     for name, summary in models.items():
         scores = extra_scores(summary)
@@ -180,11 +180,11 @@ def extra_tables(models: Mapping[str, ScoreSummary]) -> list[Any]:
             [
                 source,
                 f"{counts[source].num_songs} of {len(summary.songs)}",
-                *(_counted(own[column], column, counts[source]) for column in columns),
+                *(_counted(own.get(column), column, counts[source]) for column in columns),
             ]
             for source, own in scores.items()
         ]
-        headers = ["source", "songs", *(extra_metrics.LABELS[column] for column in columns)]
+        headers = ["source", "songs", *(extra_metrics.LABELS.get(column, column) for column in columns)]
         title = f"Further scores{f' of {name}' if name else ''}, means over the songs in which the source sounds"
         fewer = any(cell.endswith(")") for row in rows for cell in row[2:])
         title += "; (n): over n of them" if fewer else ""

@@ -124,7 +124,7 @@ def _inputs(config: EvaluateConfig, model: "ModelRef", song: Song, chunks: Shard
         model=model.digest,
         audio=song.audio or f"{chunks.digest} {song.track_id}",  # of a store from before the audio had digests
         protocol=config.protocol,
-        columns=tuple(SCORES.names),
+        columns=tuple(name for name in SCORES.names if name != "plugin_scores" or config.plugins),
         resampling=model_compatibility.resampling(model, song),
     )
 

@@ -14,7 +14,7 @@ from datasets.field_constraints import (
 from datasets.schema import SPLITS
 from datasets.store import storage
 from models.learner_config import PRECISIONS
-from pipelines.evaluation import extra_metrics
+from pipelines.evaluation import extra_metrics, metric_plugins
 from pipelines.evaluation.song_scoring import SCORERS, Protocol
 
 
@@ -31,6 +31,8 @@ class EvaluateConfig:
     # Further scores, any of si_sdr, si_sir, si_sar, log_wmse, aura_mrstft, bleedless and fullness; the gate does not
     # look at them. The last four take some 10, 110, and together 40 ms for each second of a song
     extra_metrics: tuple[str, ...] = ()
+    # Metrics of plug-ins, of which more is better: entry points in stemline.metrics, or package.module:object
+    plugins: tuple[str, ...] = ()
     museval_json: str = ""  # a folder for the scores of every window, as museval writes them; full_bss_eval=true only
     max_song_s: NonNegativeFloat = 0.0  # how much of each song is scored, from its start; 0 takes the whole song
     precision: str = "float32"  # "float32" or "bfloat16"
@@ -64,6 +66,7 @@ class EvaluateConfig:
             f"{self.window_s:g} s windows; "
             f"overlap {self.overlap:g}, shifts {self.shifts}, {self.precision}"
             + "".join(f"; {part}" for part in (extra_metrics.in_protocol(self.extra_metrics),) if part)
+            + "".join(f"; {part}" for part in (metric_plugins.in_protocol(self.plugins),) if part)
             + ("" if self.scorer == "stemline" else f"; by {self.scorer}")
         )
 
@@ -76,6 +79,7 @@ class EvaluateConfig:
             full_bss_eval=self.full_bss_eval,
             scorer=self.scorer,
             extra_metrics=self.extra_metrics,
+            plugins=self.plugins,
         )
 
 

@@ -14,7 +14,7 @@ from datasets.errors import InputError
 from datasets.schema import Score
 from datasets.store import storage
 from datasets.store.atomic_json import read_json, write_json
-from pipelines.evaluation import extra_metrics
+from pipelines.evaluation import extra_metrics, metric_plugins
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +34,7 @@ class Protocol:
     full_bss_eval: bool
     scorer: str  # of `SCORERS`
     extra_metrics: tuple[str, ...] = ()  # of `extra_metrics.LABELS`
+    plugins: tuple[str, ...] = ()  # metrics of plug-ins
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +113,8 @@ def score_song(
         "level_db": 10 * math.log10(power) if power > 1e-12 else -120.0,
         **about,
     }
+    own = metric_plugins.compute(protocol.plugins, stems_SCT, estimates_SCT, sample_rate)
+    columns["plugin_scores"] = [{} if is_silent else scores for is_silent, scores in zip(silent_S, own, strict=True)]
     scores = [
         Score(source=source, **common, **{name: values[place] for name, values in columns.items()})
         for place, source in enumerate(sources)

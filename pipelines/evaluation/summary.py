@@ -39,6 +39,7 @@ class SourceScore:
     leakage_db: float | None = None
     num_songs: int = 0  # that nsdr is the mean of: those in which the source sounds; over sources: any of them
     num_sdr_songs: int = 0  # that sdr is the median of
+    plugin_scores: Mapping[str, float] = field(default_factory=dict)  # mean over songs, by the name of the plug-in
     # By the score of `extra_metrics`: songs that its mean is over. A muted estimate has no SI-SDR; empty over sources
     num_extra_songs: Mapping[str, int] = field(default_factory=dict)
 
@@ -100,10 +101,13 @@ def summarize(scores: Sequence[Score], model_digest: str, dataset_digest: str) -
 
 
 def extra_scores(summary: ScoreSummary) -> dict[str, dict[str, float | None]]:
-    """What `evaluate.extra_metrics` asked for: scores by source and "mean", then by name; empty below where nothing."""
+    """What `evaluate.extra_metrics` and `evaluate.plugins` asked for: scores by source and "mean", then by name.
+
+    Empty below where nothing was.
+    """
     names = extra_metrics.of_protocol(summary.protocol)
     return {
-        source: {name: getattr(score, name) for name in names}
+        source: {**{name: getattr(score, name) for name in names}, **score.plugin_scores}
         for source, score in {**summary.sources, "mean": summary.overall}.items()
     }
 
@@ -140,6 +144,7 @@ def _over_songs(scores: Sequence[Score]) -> SourceScore:
         sir=_over_known(median, [score.sir for score in sound]),
         sar=_over_known(median, [score.sar for score in sound]),
         leakage_db=_over_known(max, [score.leakage_db for score in scores]),
+        plugin_scores=_means([score.plugin_scores for score in scores]),
         num_songs=sum(score.nsdr is not None for score in scores),
         num_sdr_songs=sum(score.sdr is not None for score in scores),
         num_extra_songs={
@@ -150,7 +155,7 @@ def _over_songs(scores: Sequence[Score]) -> SourceScore:
 
 def _over_sources(scores: Sequence[SourceScore], songs: Mapping[str, SongScore]) -> SourceScore:
     """Mean over sources that have a score, score by score; of leakage the most."""
-    counts = ("num_songs", "num_sdr_songs", "num_extra_songs")
+    counts = ("num_songs", "num_sdr_songs", "num_extra_songs", "plugin_scores")
     names = [field.name for field in fields(SourceScore) if field.name not in counts]
     means: dict[str, Any] = {
         name: _over_known(max if name == "leakage_db" else statistics.fmean, [getattr(score, name) for score in scores])
@@ -158,9 +163,16 @@ def _over_sources(scores: Sequence[SourceScore], songs: Mapping[str, SongScore])
     }
     return SourceScore(
         **means,
+        plugin_scores=_means([score.plugin_scores for score in scores]),
         num_songs=sum(bool(song.nsdr) for song in songs.values()),
         num_sdr_songs=max((score.num_sdr_songs for score in scores), default=0),
     )
+
+
+def _means(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """By name, the mean of those that have a score."""
+    names = {name: None for own in scores for name in own}
+    return {name: statistics.fmean(own[name] for own in scores if name in own) for name in names}
 
 
 def _over_known(reduce: Any, values: Sequence[float | None]) -> float | None:

@@ -11,10 +11,15 @@ import torch
 
 import stemline
 from datasets.errors import InputError
+from datasets.schema import SCORES, Score
+from datasets.shards.arrow_tables import read_objects, table_of, write_table
 from models.learner_config import AugmentConfig, LearnerConfig
 from models.weights import checkpoint
 from models.weights.state_dict import build_for
+from pipelines.evaluation import metric_plugins, song_scoring
+from pipelines.evaluation.evaluate_config import EvaluateConfig
 from pipelines.evaluation.gate import decide
+from pipelines.evaluation.summary import extra_scores, summarize
 from pipelines.preparation.song_rules import curation_rules, objection
 from pipelines.registry import Candidate, RegistryConfig, register
 from pipelines.training import train, train_result
@@ -217,3 +222,46 @@ def test_rules_that_return_anything_else_are_named(tmp_path: Path) -> None:
             decide(candidate, None, replace(GATE, plugins=("lab_rules:number",)))
     with pytest.raises(InputError, match=r"curate\.plugins: no curation rule 'nothing'"):
         curation_rules(["nothing"])
+
+
+def test_a_metric_scores_songs_under_a_protocol_that_names_its_version(site: Path, tmp_path: Path) -> None:
+    config = EvaluateConfig(plugins=("envelope",))
+    assert "; plug-ins song_lab.metrics:envelope (song-lab 1.0, source " in config.protocol
+    assert config.protocol.startswith(EvaluateConfig().protocol)
+    stems_SCT = torch.from_numpy(np.random.default_rng(0).normal(0, 0.1, (3, 2, 2 * RATE)).astype(np.float32))
+    stems_SCT = stems_SCT * torch.linspace(0.1, 1, 2 * RATE)
+    stems_SCT[2] = 0
+    about = {"sources": ("drums", "bass", "vocals"), "sample_rate": RATE, "seconds": 1.0}
+    songs = [
+        song_scoring.score_song(config.measures, stems_SCT, made_SCT, track_id=name, title=name, **about)
+        for name, made_SCT in (("a", stems_SCT * 0.5), ("b", stems_SCT.flip(-1)))
+    ]
+    scores = [score for song in songs for score in song.scores]
+    assert [score.plugin_scores for score in scores[:3]] == [pytest.approx({"envelope": 1.0})] * 2 + [{}]
+    assert scores[3].plugin_scores["envelope"] < 0
+    song_scoring.keep(str(tmp_path), "k", songs[0])
+    assert song_scoring.find(str(tmp_path), "k", track_id="a", title="a") == songs[0]
+    table = write_table(str(tmp_path), "scores", table_of(scores, SCORES), key="k", step="evaluate")
+    assert read_objects(table, Score) == scores
+    before = SCORES.remove(SCORES.get_field_index("plugin_scores"))
+    plain = [replace(score, plugin_scores={}) for score in scores]
+    rows = table_of(plain, SCORES).select(before.names)
+    assert read_objects(write_table(str(tmp_path), "scores", rows, key="old", step="evaluate"), Score) == plain
+    summary = summarize(scores, "m", "d")
+    expected = (1.0 + scores[3].plugin_scores["envelope"]) / 2
+    assert summary.sources["drums"].plugin_scores == {"envelope": pytest.approx(expected, abs=1e-6)}
+    assert extra_scores(summary)["vocals"] == {}
+    assert extra_scores(summary)["mean"] == {"envelope": pytest.approx(expected, abs=0.1)}
+
+
+def test_a_metric_that_returns_anything_else_is_named(tmp_path: Path) -> None:
+    (tmp_path / "lab_metrics.py").write_text(
+        "def one(r, e, sample_rate): return 1.0\ndef text(r, e, sample_rate): return 'x'"
+    )
+    stems_SCT = torch.zeros(2, 2, 100)
+    with song_lab.on_path(tmp_path):
+        for name, returned in (("one", r"\(\)"), ("text", "str")):
+            with pytest.raises(
+                InputError, match=rf"metric plug-in 'lab_metrics:{name}'.*returned {returned}: want 2 numbers"
+            ):
+                metric_plugins.compute([f"lab_metrics:{name}"], stems_SCT, stems_SCT, RATE)

@@ -55,7 +55,9 @@ def run(config: RunConfig, first: str, second: str, *, screen: Screen, debug: bo
         "settings": differences["settings"],
         "dataset": differences["dataset"],
         **asdict(pairs),
-        "extra_metrics": {"first": extra_scores(a), "second": extra_scores(b)} if config.evaluate.extra_metrics else {},
+        "extra_metrics": {"first": extra_scores(a), "second": extra_scores(b)}
+        if config.evaluate.extra_metrics or config.evaluate.plugins
+        else {},
         "heard": dict(contaminated.songs),
         "not_known": list(contaminated.gaps),
         "console_output": [
