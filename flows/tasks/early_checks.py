@@ -4,8 +4,8 @@ from datasets.corpus.file_listing import check_root
 from flows.config import RunConfig
 from flows.tasks import prefect_files
 from pipelines import registry
+from pipelines.evaluation.extra_metrics import plugin_metrics
 from pipelines.evaluation.gate.gate_plugins import gate_rules
-from pipelines.evaluation.metric_plugins import metrics
 from pipelines.preparation import ingest
 from pipelines.preparation.song_rules import curation_rules
 from pipelines.training import train
@@ -27,7 +27,7 @@ def check_run(config: RunConfig, *, verb: str) -> None:
         config.model.check()
         train.plugin_versions(config.train, config.model)  # so each is imported
         gate_rules(config.gate)
-        metrics(config.evaluate.plugins)
+        plugin_metrics(config.evaluate.plugins)
     if verb != "demo" or config.corpus.root:  # a demo composes its songs
         ingest.check(config.corpus)
     if models and config.model.init_from:

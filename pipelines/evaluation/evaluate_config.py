@@ -14,7 +14,7 @@ from datasets.field_constraints import (
 from datasets.schema import SPLITS
 from datasets.store import storage
 from models.learner_config import PRECISIONS
-from pipelines.evaluation import extra_metrics, metric_plugins
+from pipelines.evaluation import extra_metrics
 from pipelines.evaluation.song_scoring import SCORERS, Protocol
 
 
@@ -66,7 +66,7 @@ class EvaluateConfig:
             f"{self.window_s:g} s windows; "
             f"overlap {self.overlap:g}, shifts {self.shifts}, {self.precision}"
             + "".join(f"; {part}" for part in (extra_metrics.in_protocol(self.extra_metrics),) if part)
-            + "".join(f"; {part}" for part in (metric_plugins.in_protocol(self.plugins),) if part)
+            + "".join(f"; {part}" for part in (extra_metrics.plugins_in_protocol(self.plugins),) if part)
             + ("" if self.scorer == "stemline" else f"; by {self.scorer}")
         )
 

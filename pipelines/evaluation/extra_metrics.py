@@ -1,11 +1,15 @@
 """Scores beside nSDR and SDR, for those who ask for them with `evaluate.extra_metrics`: names, and how they are had.
 
 Each is a column of SCORES, a mean over the songs in which a source sounds, and of all of them more is better. The gate
-does not look at them. What listening tests say of each: docs/explanation/scoring.md.
+does not look at them. What listening tests say of each: docs/explanation/scoring.md. Those of plug-ins
+(`evaluate.plugins`) are a column together.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
+
+from datasets.errors import InputError
+from models.plugins import Plugin, PluginKind, require
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,6 +26,7 @@ LABELS = {
 }
 UNITS = "SI-SDR, SI-SIR and SI-SAR in dB, log-WMSE up to 73.7, the others from 0 to 100; more is better"
 _BEGIN = "also "
+METRIC = PluginKind(noun="metric", group="stemline.metrics", setting="evaluate.plugins", error=InputError)
 
 
 def in_protocol(names: Collection[str]) -> str:
@@ -58,3 +63,43 @@ def compute(
     if "bleedless" in names or "fullness" in names:
         scores["bleedless"], scores["fullness"] = bleedless_fullness(stems_SCT, estimates_SCT, sample_rate)
     return {name: score_S for name, score_S in scores.items() if name in names}
+
+
+def plugin_metrics(chosen: Sequence[str]) -> list[Plugin]:
+    """The metrics of these names; InputError where one is not there, or nothing to call."""
+    return [metric for name in chosen if (metric := require(METRIC, name))]
+
+
+def plugins_in_protocol(chosen: Sequence[str]) -> str:
+    """The part of a protocol's text that says which were asked for, in which version; empty where none was."""
+    return f"plug-ins {', '.join(metric.version for metric in plugin_metrics(chosen))}" if chosen else ""
+
+
+def compute_plugins(
+    chosen: Sequence[str], stems_SCT: "Tensor", estimates_SCT: "Tensor", sample_rate: int
+) -> list[dict[str, float]]:
+    """For each source the scores that are numbers, by the metric's name; NaN means that a source has none."""
+    import torch
+
+    scores: list[dict[str, float]] = [{} for _ in stems_SCT]
+    for metric in plugin_metrics(chosen):
+        values = metric.call(stems_SCT.clone(), estimates_SCT.clone(), sample_rate=sample_rate)
+        values_S = torch.as_tensor(values, dtype=torch.float64) if _is_numeric(values) else None
+        if values_S is None or values_S.shape != (len(stems_SCT),):
+            shape = type(values).__name__ if values_S is None else tuple(values_S.shape)
+            raise metric.failure(f"returned {shape}: want {len(stems_SCT)} numbers, one for each source")
+        for own, value in zip(scores, values_S.tolist(), strict=True):
+            if value == value:
+                own[metric.name] = value
+    return scores
+
+
+def _is_numeric(values: object) -> bool:
+    """Whether torch makes numbers of it."""
+    import torch
+
+    try:
+        torch.as_tensor(values, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        return False
+    return True

@@ -14,7 +14,7 @@ from datasets.errors import InputError
 from datasets.schema import Score
 from datasets.store import storage
 from datasets.store.atomic_json import read_json, write_json
-from pipelines.evaluation import extra_metrics, metric_plugins
+from pipelines.evaluation import extra_metrics
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -113,7 +113,7 @@ def score_song(
         "level_db": 10 * math.log10(power) if power > 1e-12 else -120.0,
         **about,
     }
-    own = metric_plugins.compute(protocol.plugins, stems_SCT, estimates_SCT, sample_rate)
+    own = extra_metrics.compute_plugins(protocol.plugins, stems_SCT, estimates_SCT, sample_rate)
     columns["plugin_scores"] = [{} if is_silent else scores for is_silent, scores in zip(silent_S, own, strict=True)]
     scores = [
         Score(source=source, **common, **{name: values[place] for name, values in columns.items()})

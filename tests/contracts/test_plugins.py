@@ -16,7 +16,7 @@ from datasets.shards.arrow_tables import read_objects, table_of, write_table
 from models.learner_config import AugmentConfig, LearnerConfig
 from models.weights import checkpoint
 from models.weights.state_dict import build_for
-from pipelines.evaluation import metric_plugins, song_scoring
+from pipelines.evaluation import extra_metrics, song_scoring
 from pipelines.evaluation.evaluate_config import EvaluateConfig
 from pipelines.evaluation.gate import decide
 from pipelines.evaluation.summary import extra_scores, summarize
@@ -264,4 +264,4 @@ def test_a_metric_that_returns_anything_else_is_named(tmp_path: Path) -> None:
             with pytest.raises(
                 InputError, match=rf"metric plug-in 'lab_metrics:{name}'.*returned {returned}: want 2 numbers"
             ):
-                metric_plugins.compute([f"lab_metrics:{name}"], stems_SCT, stems_SCT, RATE)
+                extra_metrics.compute_plugins([f"lab_metrics:{name}"], stems_SCT, stems_SCT, RATE)
