@@ -18,6 +18,8 @@ class NotifyConfig:
 
     on: tuple[str, ...] = EVENTS  # what people are told of: some of these
     block: str = ""  # a notification block of the Prefect server, such as slack-webhook/team; empty: none
+    # Plug-ins that are told as well: names of entry points in stemline.notifiers, or package.module:object
+    plugins: tuple[str, ...] = ()
     wait_s: Annotated[float, Range(gt=0, le=60, unit="s")] = 10.0  # longest wait for all services together
 
     def __post_init__(self) -> None:

@@ -18,10 +18,12 @@ from datasets.errors import InputError, without_user
 from flows.config import RunConfig
 from flows.config.notify_config import NotifyConfig
 from flows.console.sanitized_console import plain
+from models.plugins import Plugin, PluginKind, require
 from pipelines.registry import ModelVersion
 
 ADDRESSES = "STEMLINE_NOTIFY"  # addresses of Apprise, with spaces between
 PREFECT = "PREFECT_API_URL"
+NOTIFIER = PluginKind(noun="notifier", group="stemline.notifiers", setting="notify.plugins", error=InputError)
 EVENT = "stemline."  # before the names of `EVENTS`: what Prefect's automations wait for
 _SUBJECTS = {
     "promotion": "new champion", "refusal": "not promoted", "rollback": "rolled back", "failure": "failed",
@@ -58,6 +60,7 @@ def targets(config: NotifyConfig) -> list[str]:
     """What would be told, without secrets: schemes of services, the block, and Prefect's events."""
     named = [f"{address.partition('://')[0]}://" for address in _addresses()]
     named += [config.block] if config.block else []
+    named += config.plugins
     return named + (["Prefect events"] if os.environ.get(PREFECT) else [])
 
 
@@ -115,9 +118,24 @@ def _jobs(config: NotifyConfig, notice: Notice) -> dict[str, Callable[[], None]]
         jobs[f"{address.partition('://')[0]}:// ({place})"] = partial(_by_apprise, address, notice)
     if config.block:
         jobs[config.block] = lambda: _by_block(config.block, notice)
+    for notifier in notifiers(config):
+        jobs[notifier.name] = partial(_by_plugin, notifier, notice)
     if os.environ.get(PREFECT):
         jobs["Prefect events"] = lambda: _as_event(notice, config.wait_s)
     return jobs
+
+
+def notifiers(config: NotifyConfig) -> list[Plugin]:
+    """The plug-ins that the settings name; InputError where one is not there, or nothing to call."""
+    return [notifier for name in config.plugins if (notifier := require(NOTIFIER, name))]
+
+
+def _by_plugin(notifier: Plugin, notice: Notice) -> None:
+    """What it raises is named by its kind alone: its message may repeat a secret."""
+    try:
+        notifier.value(notice)
+    except Exception as error:
+        raise notifier.failure(f"raised {type(error).__name__}") from None
 
 
 def _by_apprise(address: str, notice: Notice) -> None:

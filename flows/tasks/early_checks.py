@@ -2,6 +2,7 @@
 
 from datasets.corpus.file_listing import check_root
 from flows.config import RunConfig
+from flows.console.notifications import notifiers
 from flows.tasks import prefect_files
 from pipelines import registry
 from pipelines.evaluation.extra_metrics import plugin_metrics
@@ -23,6 +24,7 @@ def check_run(config: RunConfig, *, verb: str) -> None:
     prefect_files.require_none()
     models = verb not in (*CORPUS_STEPS, "compare", "listen")
     curation_rules(config.curate.plugins)
+    notifiers(config.notify)
     if models:
         config.model.check()
         train.plugin_versions(config.train, config.model)  # so each is imported

@@ -13,6 +13,8 @@ import stemline
 from datasets.errors import InputError
 from datasets.schema import SCORES, Score
 from datasets.shards.arrow_tables import read_objects, table_of, write_table
+from flows.config.notify_config import NotifyConfig
+from flows.console.notifications import Notice, send
 from models.learner_config import AugmentConfig, LearnerConfig
 from models.weights import checkpoint
 from models.weights.state_dict import build_for
@@ -265,3 +267,11 @@ def test_a_metric_that_returns_anything_else_is_named(tmp_path: Path) -> None:
                 InputError, match=rf"metric plug-in 'lab_metrics:{name}'.*returned {returned}: want 2 numbers"
             ):
                 extra_metrics.compute_plugins([f"lab_metrics:{name}"], stems_SCT, stems_SCT, RATE)
+
+
+def test_a_notifier_is_told(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STEMLINE_NOTIFY", raising=False)
+    monkeypatch.setenv("SONG_LAB_NOTICES", str(tmp_path / "notices"))
+    notice = Notice(event="refusal", model="stemline", sentence="0.2 dB worse.")
+    assert send(NotifyConfig(plugins=("lines",)), notice) == ""
+    assert (tmp_path / "notices").read_text() == "refusal\tstemline stemline: not promoted\n"

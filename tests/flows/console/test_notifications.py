@@ -1,5 +1,6 @@
 """Real servers on loopback are told in time; one that does not answer holds nothing up, and no secret is repeated."""
 
+import importlib
 import socket
 import time
 from dataclasses import replace
@@ -57,6 +58,24 @@ def test_a_service_that_does_not_answer_costs_the_wait_and_is_named_without_its_
         assert len(posted) == 1
     monkeypatch.setenv(notifications.ADDRESSES, "json://127.0.0.1:9/secret")
     assert notifications.send(CONFIG, NOTICE) == "not told: json:// (1): OSError"
+
+
+def test_a_plug_in_is_told_and_one_that_fails_is_named_without_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lab_notify.py").write_text(
+        "told = []\ndef tell(notice): told.append((notice.event, notice.body))\n"
+        "def fail(notice): raise OSError('secret')\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = replace(CONFIG, plugins=("lab_notify:tell", "lab_notify:fail"))
+    problem = notifications.send(config, NOTICE)
+    assert problem.startswith("not told: lab_notify:fail: notifier plug-in 'lab_notify:fail'")
+    assert problem.endswith("raised OSError; mend it, or name another with notify.plugins")
+    assert importlib.import_module("lab_notify").told == [("promotion", NOTICE.body)]
+    assert notifications.targets(config) == ["lab_notify:tell", "lab_notify:fail"]
+    with pytest.raises(InputError, match=r"notify\.plugins: no notifier 'pager'; there are: none"):
+        notifications.notifiers(replace(CONFIG, plugins=("pager",)))
 
 
 def test_what_is_told_of_a_decision_a_failure_a_schedule_and_drift(monkeypatch: pytest.MonkeyPatch) -> None:
