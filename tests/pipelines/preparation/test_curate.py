@@ -106,15 +106,6 @@ def test_finished_verdicts_are_found_and_new_thresholds_measure_nothing_again(
     lenient = _curate(ingested, store, CurateConfig(min_presence=0))
     assert set(lenient.kept) == {*result.kept, "NullProgress"}
     assert lenient.chunks.digest != result.chunks.digest
-    (tmp_path / "lab_curate.py").write_text(
-        "def no_b(song, measures): return 'not B' if song.title == 'Song B' else None"
-    )
-    monkeypatch.syspath_prepend(str(tmp_path))
-    ruled = _curate(ingested, store, CurateConfig(plugins=("lab_curate:no_b",)))
-    verdict = _verdicts(ruled)["Song B"]
-    assert (verdict.reason, verdict.detail.split(";")[0]) == ("plug_in", "lab_curate:no_b: not B")
-    assert set(ruled.kept) == set(result.kept) - {"Song B"}
-    assert ruled.summary["would_keep"]["curate.plugins=[]"] == 1
     Path(
         manifests.read_manifest(result.verdicts).store, manifests.read_manifest(result.verdicts).shards[0].file
     ).unlink()
