@@ -68,7 +68,8 @@ def test_a_step_with_everything_on_waits_twice_and_moves_little_but_the_batch(pr
             traffic.clear()
             metrics = learner.step(batch_BSCT, step=step)
             assert sum(traffic.waits.values()) <= 2, traffic.waits
-            assert sum(traffic.to_device.values()) <= 4 * batch_BSCT.numel() + 1e6, traffic.to_device
+            # Half of the megabyte that is allowed: an index as long as the small batch is less than that.
+            assert sum(traffic.to_device.values()) <= 4 * batch_BSCT.numel() + 5e5, traffic.to_device
         assert not metrics.skipped
         assert metrics.loss.device == CUDA
         assert float(metrics.loss) > 0
