@@ -59,6 +59,7 @@ _ADDED_LATER = (
     (("learner",), "loss", "l1"),
     (("learner",), "optimizer", "adam"),
     (("learner",), "matrix_learning_rate", 0.02),
+    (("learner",), "matrix_momentum", 0.95),
     (("learner", "augment"), "plugins", ()),
 )
 
