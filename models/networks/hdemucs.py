@@ -45,9 +45,9 @@ class HDemucsConfig:
     shared_layers: Annotated[int, Range(ge=0, le=16)] = 1  # after the layer where the branches merge
     dconv_compress: PositiveInt = 4  # features are squeezed by this inside a residual branch
     dconv_depth: NonNegativeInt = 2  # residual branches per encoder layer
-    # First layers with norms, and with LSTMs and attention in their residual branches; by default that where the
-    # branches merge.
+    # First layer with norms, by default that where the branches merge
     norm_starts: Annotated[int, Range(ge=0, le=1000)] | None = None
+    # First layer with LSTMs and attention in its residual branches, by default that where the branches merge
     recurrent_starts: Annotated[int, Range(ge=0, le=1000)] | None = None
     # What the spectral branch takes and gives: complex numbers, or magnitudes that get the phase of the mixture
     spectrum: Literal["complex", "magnitude"] = "complex"

@@ -201,7 +201,7 @@ def test_the_normalization_is_saved_and_a_checkpoint_from_before_it_sounds_as_it
     stored = json.loads((tmp_path / "new" / "config.json").read_text())["model"]
     assert stored["normalize"] == "none"
     assert load_model(tmp_path / "new").config.normalize == "none"  # type: ignore[union-attr]
-    for family in FAMILIES:
+    for family in (name for name in FAMILIES if "demucs" in name):  # those of that time
         config = to_config(build(next(name for name in PRESETS if name.startswith(family) and "tiny" in name)))
         del config["normalize"]
         assert from_config(config).config.normalize == "track"  # type: ignore[union-attr]
