@@ -114,7 +114,8 @@ def run_demucs(config: RunConfig, model: str, *, to: str, screen: Screen) -> dic
             with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder:
                 export_bag(list(members), folder, name=target.stem, weights=weights)
                 written = sorted(Path(folder).iterdir())
-                before = [path.name for path in target.parent.glob(f"{target.stem}_*-*.th")]
+                package = re.compile(rf"{re.escape(target.stem)}_\d+-[0-9a-f]{{8}}\.th")  # not of NAME_2.yaml's
+                before = [path.name for path in target.parent.iterdir() if package.fullmatch(path.name)]
                 with outputs(target.parent, {*before, *(path.name for path in written)}, remedy=remedy):
                     for name in before:
                         (target.parent / name).unlink()

@@ -76,6 +76,15 @@ def test_packages_for_demucs_come_back_as_the_model_and_replace_only_what_we_wro
     assert (out / "mine.yaml").read_text() == "precious"
 
 
+def test_packages_of_another_name_in_the_same_folder_stay(tmp_path: Path) -> None:
+    folder, out = checkpoint.save(tmp_path / "model", network()), tmp_path / "out"
+    for name in ("mine_ft", "mine_0", "mine"):
+        to = ["--format", "demucs", "--to", str(out / f"{name}.yaml")]
+        assert main(["export", str(folder), *to, f"store.root={tmp_path}/store"]) == 0
+    for name in ("mine_ft", "mine_0", "mine"):
+        load_model(out / f"{name}.yaml")
+
+
 @pytest.mark.parametrize(
     ("preset", "to", "message"),
     [
