@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ class Plugin:
     ref: str  # package.module:object
     origin: str  # the entry point and its distribution, for messages
     distribution: str  # name and version; empty where the module belongs to none
+    imported: str  # the digest of its source when it was imported
     value: Any
 
     @property
@@ -46,9 +48,18 @@ class Plugin:
         return self.ref.partition(":")[0]
 
     @property
+    def source(self) -> str:
+        """The digest of the source of what runs; its error where the files have changed since they were imported."""
+        if source_digest(self.module) != self.imported:
+            raise self.failure(
+                "was changed after this process had imported it, and what runs is what it was: start the process again"
+            )
+        return self.imported
+
+    @property
     def version(self) -> str:
         """What keys and lineage say of its code: equal where nothing has changed."""
-        parts = filter(None, (self.distribution, f"source {source_digest(self.module)}"))
+        parts = filter(None, (self.distribution, f"source {self.source}"))
         return f"{self.ref} ({', '.join(parts)})"
 
     def failure(self, message: str) -> ValueError:
@@ -125,13 +136,14 @@ def _import(kind: PluginKind, name: str, ref: str, distribution: str, carried_in
         value: Any = importlib.import_module(_place(module, carried_in))
         for attribute in path.split("."):
             value = getattr(value, attribute)
+        imported = _digest_at_import(module)
     except Exception as error:
         raise kind.error(
             f"{origin} cannot be imported: {type(error).__name__}: {error}; install or mend it, or name another with "
             f"{kind.setting}"
         ) from error
     owner = distribution or _owner(module)
-    return Plugin(kind=kind, name=name, ref=ref, origin=origin, distribution=owner, value=value)
+    return Plugin(kind=kind, name=name, ref=ref, origin=origin, distribution=owner, imported=imported, value=value)
 
 
 def _place(module: str, carried_in: str) -> str:
@@ -152,39 +164,60 @@ def _owner(module: str) -> str:
 
 
 def source_digest(module: str) -> str:
-    """Twelve hex digits over the source of a module and of all that it imports of its own package."""
+    """Twelve hex digits over the source of a module and of all that it imports of its own package.
+
+    Of one that imports more than `MAX_FILES` its own file alone counts: its distribution's version says the rest.
+    """
+    files = source_files(module)
+    if len(files) > MAX_FILES:
+        files = {module: files[module]}
     total = hashlib.sha256()
-    for name, path in sorted(source_files(module).items()):
+    for name, path in sorted(files.items()):
         total.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     return total.hexdigest()[:12]
+
+
+@cache
+def _digest_at_import(module: str) -> str:
+    """Remembered from the first time on: a module is imported once, by whatever names its objects are asked for."""
+    return source_digest(module)
 
 
 def source_files(module: str) -> dict[str, Path]:
     """Source by the name of the module: of this one, and of all that it imports of its own top-level package.
 
-    Of one that imports more than `MAX_FILES` it is its own file alone: its distribution's version says the rest.
+    No more than `MAX_FILES` and one. Nothing is imported to find them.
     """
     files: dict[str, Path] = {}
     waiting = [module]
-    while waiting:
+    while waiting and len(files) <= MAX_FILES:
         name = waiting.pop()
         path = _source_of(name)
         if path is None or name in files:
             continue
         files[name] = path
-        if len(files) > MAX_FILES:
-            return {module: files[module]}
         parent = name.rpartition(".")[0]
         waiting += [parent] if parent else []
         waiting += [used for used, _, _ in imports_of(name, path) if used.split(".")[0] == module.split(".")[0]]
     return files
 
 
-def imports_of(name: str, path: Path) -> Iterator[tuple[str, int, bool]]:
+def imports_of(name: str, path: Path) -> tuple[tuple[str, int, bool], ...]:
     """What a module imports, by absolute names, with the line and whether it is imported relatively.
 
     Of `from a import b` both a and a.b, which may be a module.
     """
+    status = path.stat()
+    return _imports_of(name, path, status.st_mtime_ns, status.st_size)
+
+
+@cache
+def _imports_of(name: str, path: Path, _modified_ns: int, _size: int) -> tuple[tuple[str, int, bool], ...]:
+    """The same of a file that is as it was: to parse a large package takes seconds, and it is asked for many times."""
+    return tuple(_read_imports(name, path))
+
+
+def _read_imports(name: str, path: Path) -> Iterator[tuple[str, int, bool]]:
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):
@@ -199,7 +232,18 @@ def imports_of(name: str, path: Path) -> Iterator[tuple[str, int, bool]]:
 def _source_of(name: str) -> Path | None:
     """The file of a module; None where there is none, or it is not Python."""
     try:
-        spec = importlib.util.find_spec(name)
+        spec = _spec_of(name)
     except (ImportError, ValueError):
         return None
     return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
+
+
+def _spec_of(name: str) -> ModuleSpec | None:
+    """As importlib's `find_spec`, which imports the packages above, and so runs what may never have been imported."""
+    parent = name.rpartition(".")[0]
+    if not parent:
+        return importlib.util.find_spec(name)
+    above = _spec_of(parent)
+    if above is None or above.submodule_search_locations is None:
+        return None
+    return PathFinder.find_spec(name, list(above.submodule_search_locations))

@@ -2,8 +2,8 @@
 
 A loss is called with estimates and sources, both (B, S, C, T), and gives (B, S), one number for each row and source.
 An optimizer is called with parameter groups, each with its `weight_decay`, and `lr`, as torch's own are. An
-augmentation is called with the stems of one row, (S, C, T), and a `generator` for its random choices, and gives stems
-of the same shape.
+augmentation is called with the stems of one row, (S, C, T), and a CPU's `generator` for its random choices, and gives
+stems of the same shape.
 """
 
 from collections.abc import Callable, Sequence

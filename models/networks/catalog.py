@@ -11,16 +11,17 @@ for in `carried` beside this package first.
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
 
 from ..errors import ModelError, nearest
-from ..plugins import Plugin, PluginKind, imports_of, load, names, source_files
+from ..plugins import MAX_FILES, Plugin, PluginKind, imports_of, load, names, source_files
 from .demucs import Demucs, DemucsConfig
 from .hdemucs import HDemucs, HDemucsConfig
 from .htdemucs import HTDemucs, HTDemucsConfig
+from .input_normalization import Normalization
 from .sparse_htdemucs import SparseHTDemucs, SparseHTDemucsConfig
 from .spectrogram.bs_roformer import BSRoFormer, BSRoFormerConfig
 from .spectrogram.mel_band_roformer import MelBandRoFormer, MelBandRoFormerConfig
@@ -178,6 +179,13 @@ def carried_source(plugin: Plugin) -> dict[str, Path]:
     stemline is not installed beside it.
     """
     top, files = plugin.module.partition(".")[0], source_files(plugin.module)
+    if plugin.module not in files:
+        raise plugin.failure("has no source in Python, which a registered model carries")
+    if len(files) > MAX_FILES:
+        raise plugin.failure(
+            f"imports more than {MAX_FILES} files of its package, and a registered model carries them: put the network "
+            "into a package of its own"
+        )
     for name, path in files.items():
         for imported, line, is_relative in imports_of(name, path):
             package = imported.partition(".")[0]
@@ -231,6 +239,13 @@ def _plugin_family(plugin: Plugin) -> Family:
         raise plugin.failure(f"must have a dataclass as its config_class, got {config_class!r}")
     if missing := [name for name in NEEDED if not hasattr(config_class, name) and name not in _fields_of(config_class)]:
         raise plugin.failure(f"has a configuration without {', '.join(missing)}")
+    ours = [of.model_class for of in FAMILIES.values() if of.config_class is config_class]
+    others: list[Any] = [_PLUGINS[config_class].value] if config_class in _PLUGINS else ours
+    if others and others[0] is not network:
+        raise plugin.failure(
+            f"has the config_class of {others[0].__name__}, by which models of that network are known: give it one "
+            "of its own, such as a subclass"
+        )
     _PLUGINS[config_class] = plugin
 
     def configured(config: Any) -> nn.Module:
@@ -260,8 +275,12 @@ def _configure(family: str, fields: Mapping[str, Any], *, options: Mapping[str, 
             raise ModelError(f"{family} has no option {name!r}: {nearest(name, options)}")
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
     try:
-        return _family(family).config_class(**values)
+        config = _family(family).config_class(**values)
     except ModelError:
         raise
     except (TypeError, ArithmeticError, ValueError) as error:
         raise ModelError(f"an option of {family} has the wrong type or size: {error}") from error
+    plugin = plugin_of(config)
+    if plugin is not None and config.normalize not in get_args(Normalization):
+        raise plugin.failure(f"has normalize={config.normalize!r} and not one of {', '.join(get_args(Normalization))}")
+    return config

@@ -16,7 +16,6 @@ from ..errors import ModelError, check_audio
 from ..networks import catalog
 from ..networks.bag import check_weights
 from ..networks.input_normalization import Normalization
-from ..plugins import source_digest
 from . import bag_file, demucs_packages
 from .checkpoint import WEIGHTS, check_digest, read_config
 from .loading import ModelKind, kind_of
@@ -134,7 +133,7 @@ def _ref(model: Mapping[str, Any], *, digest: str, files: list[Path], origins: l
         raise ModelError(f"{origins[0]}: {error}") from None
     plugin = catalog.plugin_of(config)
     if plugin is not None:  # the same weights are another model where the code of their network has changed
-        digest = _digest_over(weights=digest, source=source_digest(plugin.module))
+        digest = _digest_over(weights=digest, source=plugin.source)
     return ModelRef(
         digest=digest,
         size_bytes=sum(file.stat().st_size for file in files),

@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from datasets.errors import InputError
+from datasets.schema import SCORES
 from models.plugins import Plugin, PluginKind, require
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ LABELS = {
 UNITS = "SI-SDR, SI-SIR and SI-SAR in dB, log-WMSE up to 73.7, the others from 0 to 100; more is better"
 _BEGIN = "also "
 METRIC = PluginKind(noun="metric", group="stemline.metrics", setting="evaluate.plugins", error=InputError)
+OURS = frozenset({*SCORES.names, "nsdr_improvement", "num_songs"})  # what tables and MLflow call our own scores
 
 
 def in_protocol(names: Collection[str]) -> str:
@@ -66,8 +68,12 @@ def compute(
 
 
 def plugin_metrics(chosen: Sequence[str]) -> list[Plugin]:
-    """The metrics of these names; InputError where one is not there, or nothing to call."""
-    return [metric for name in chosen if (metric := require(METRIC, name))]
+    """The metrics of these names; InputError where one is not there, nothing to call, or has the name of ours."""
+    metrics = [metric for name in chosen if (metric := require(METRIC, name))]
+    for metric in metrics:
+        if metric.name in OURS:
+            raise metric.failure(f"has the name of a score of stemline's own: set {METRIC.setting} to {metric.ref}")
+    return metrics
 
 
 def plugins_in_protocol(chosen: Sequence[str]) -> str:

@@ -41,7 +41,7 @@ def on_path(folder: Path) -> Iterator[None]:
 
 def forget(folder: Path) -> None:
     """Imports and entry points are remembered by a process; a test has others than the next."""
-    for cached in (plugins._load, plugins._entry_points, plugins._owner):
+    for cached in (plugins._load, plugins._entry_points, plugins._owner, plugins._digest_at_import):
         cached.cache_clear()
     catalog._PLUGINS.clear()
     for name in [name for name, module in sys.modules.items() if str(folder) in str(getattr(module, "__file__", ""))]:

@@ -16,6 +16,8 @@ from datasets.shards.arrow_tables import read_objects, table_of, write_table
 from flows.config.notify_config import NotifyConfig
 from flows.console.notifications import Notice, send
 from models.learner_config import AugmentConfig, LearnerConfig
+from models.networks import catalog
+from models.plugins import source_files
 from models.weights import checkpoint
 from models.weights.state_dict import build_for
 from pipelines.evaluation import extra_metrics, song_scoring
@@ -83,17 +85,57 @@ def test_a_plug_in_is_trained_registered_and_served_without_its_package(
     )
 
 
-def test_other_source_is_another_training(site: Path) -> None:
+def test_other_source_is_another_training_and_another_process(site: Path) -> None:
+    """What a process has imported it goes on to run: that is not what its files say by now."""
     before = train.plugin_versions(CONFIG, MODEL)
     layers = site / "song_lab" / "layers.py"
     text = layers.read_text()
     try:
         layers.write_text(text.replace("GELU", "ReLU"))
+        with pytest.raises(ValueError, match=r"'mask-net'.*was changed after this process had imported it"):
+            train.plugin_versions(CONFIG, MODEL)
+        song_lab.forget(site)
         changed = train.plugin_versions(CONFIG, MODEL)
     finally:
         layers.write_text(text)
+        song_lab.forget(site)
     assert changed["plugins"][1:] == before["plugins"][1:]
     assert changed["plugins"][0] != before["plugins"][0]
+
+
+def test_what_a_plug_in_may_import_one_day_is_part_of_its_source_and_does_not_run(tmp_path: Path) -> None:
+    package = tmp_path / "lab_lazy"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "metrics.py").write_text(
+        "def one(r, e, sample_rate): ...\ndef show():\n    from .window import Window\n    Window()\n"
+    )
+    (package / "window.py").write_text("raise SystemExit('no display')\n")
+    with song_lab.on_path(tmp_path):
+        (metric,) = extra_metrics.plugin_metrics(["lab_lazy.metrics:one"])
+        assert "source " in metric.version
+        assert source_files(metric.module).keys() == {"lab_lazy", "lab_lazy.metrics", "lab_lazy.window"}
+
+
+def test_a_network_whose_source_cannot_be_carried_is_named(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plugin = catalog.plugin_of(catalog.preset_config("mask-net"))
+    assert plugin is not None
+    assert "song_lab/layers.py" in catalog.carried_source(plugin)
+    with pytest.raises(ValueError, match=r"'mask-net'.*has no source in Python"):
+        catalog.carried_source(replace(plugin, ref="itertools:count"))
+    monkeypatch.setattr(catalog, "MAX_FILES", 2)
+    with pytest.raises(ValueError, match=r"'mask-net'.*imports more than 2 files of its package"):
+        catalog.carried_source(plugin)
+
+
+def test_two_networks_have_not_one_class_of_configurations(tmp_path: Path) -> None:
+    """A saved model says which network it is by the class of its configuration."""
+    (tmp_path / "lab_twins.py").write_text(f"{HEAD}class Heir(Whole): ...\n")
+    with song_lab.on_path(tmp_path):
+        first = catalog.build("lab_twins:Whole")
+        with pytest.raises(ValueError, match=r"'lab_twins:Heir'.*has the config_class of Whole"):
+            catalog.build("lab_twins:Heir")
+        assert catalog.to_config(first)["family"] == "lab_twins:Whole"
 
 
 def test_a_larger_network_than_the_weights_is_not_built(site: Path) -> None:
@@ -117,6 +159,14 @@ BROKEN = {
         "imports models.rng in .*line",
     ),
     "own": ("from lab_own import BROKEN\nclass Net(Whole): ...", "cannot be imported: ImportError"),
+    "ours": (
+        "from models.networks.htdemucs import HTDemucsConfig\nclass Net(nn.Module): config_class = HTDemucsConfig",
+        "has the config_class of HTDemucs",
+    ),
+    "level": (
+        "@dataclass\nclass Loud(Config):\n normalize: str = 'batch'\nclass Net(Whole): config_class = Loud",
+        "has normalize='batch' and not one of track, none",
+    ),
 }
 HEAD = """
 from dataclasses import dataclass
@@ -267,6 +317,18 @@ def test_a_metric_that_returns_anything_else_is_named(tmp_path: Path) -> None:
                 InputError, match=rf"metric plug-in 'lab_metrics:{name}'.*returned {returned}: want 2 numbers"
             ):
                 extra_metrics.compute_plugins([f"lab_metrics:{name}"], stems_SCT, stems_SCT, RATE)
+
+
+def test_a_metric_has_not_the_name_of_a_score_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "lab_sdr.py").write_text("def sdr(r, e, sample_rate): return [1.0] * len(r)\n")
+    info = tmp_path / "lab_sdr-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lab-sdr\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[stemline.metrics]\nsdr = lab_sdr:sdr\n")
+    with song_lab.on_path(tmp_path):
+        with pytest.raises(InputError, match=r"has the name of a score .*: set evaluate\.plugins to lab_sdr:sdr"):
+            extra_metrics.plugin_metrics(["sdr"])
+        assert extra_metrics.plugin_metrics(["lab_sdr:sdr"])[0].name == "lab_sdr:sdr"
 
 
 def test_a_notifier_is_told(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
