@@ -29,6 +29,7 @@ def check_run(config: RunConfig, *, verb: str) -> None:
         config.model.check()
         train.plugin_versions(config.train, config.model)  # so each is imported
         gate_rules(config.gate)
+    if models or verb == "compare":
         plugin_metrics(config.evaluate.plugins)
     if verb != "demo" or config.corpus.root:  # a demo composes its songs
         ingest.check(config.corpus)

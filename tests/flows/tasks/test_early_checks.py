@@ -69,6 +69,13 @@ def test_a_model_that_cannot_be_begun_is_refused_at_once(
     check_run(config(tmp_path, setting), verb="ingest")
 
 
+@pytest.mark.parametrize("verb", ["evaluate", "compare"])
+def test_a_metric_that_is_not_there_is_missed_at_once(tmp_path: Path, songs: Path, verb: str) -> None:
+    with pytest.raises(InputError, match=r"evaluate\.plugins: no metric 'gone'"):
+        check_run(config(tmp_path, 'evaluate.plugins=["gone"]'), verb=verb)
+    check_run(config(tmp_path, 'evaluate.plugins=["gone"]'), verb="ingest")
+
+
 def test_a_canary_that_is_not_there_is_missed_before_hours_of_ingesting(tmp_path: Path, songs: Path) -> None:
     with pytest.raises(InputError, match="typo does not exist"):
         check_run(config(tmp_path, f"retrain.canary={tmp_path}/typo"), verb="retrain")
