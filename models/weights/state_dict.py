@@ -56,6 +56,8 @@ def plain_tensors(state: Any, path: Path) -> dict[str, Tensor]:
     for name, value in state.items():
         if value.layout != torch.strided or value.is_quantized or value.is_complex() or value.device.type != "cpu":
             raise ModelError(f"{path} has weights that are no plain numbers, in {name}")
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():  # a small file would ask for much
+            raise ModelError(f"{path} has weights that are fewer numbers than their shape says, in {name}")
         if not torch.isfinite(value).all():
             raise ModelError(f"{path} has weights that are not finite, in {name}")
     return {str(name): value.float() for name, value in state.items()}

@@ -340,6 +340,7 @@ def test_a_truncated_or_altered_package_is_named(tmp_path: Path) -> None:
         ({"state": {"__quantized": True}}, "DiffQ"),
         ({"state": [1]}, "no table of weights"),
         ({"state": {"a": torch.tensor(float("nan"))}}, "not finite"),
+        ({"state": {"a": torch.zeros(1).expand(2**40)}}, "fewer numbers than their shape says"),
     ],
 )
 def test_a_package_of_what_cannot_be_built_is_refused_by_name(
