@@ -1,6 +1,7 @@
 """Audio as callers have it, NumPy or torch, (C, T) or (B, C, T), at any rate, and as models take it; and back."""
 
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -21,6 +22,8 @@ MAX_RATE = 1_000_000
 def as_batch(audio: Any, *, sample_rate: int, name: str = "audio") -> Samples:
     """Samples (B, C, T), float32, of an array or a tensor (C, T) or (B, C, T); InputError for anything else."""
     check_rate(sample_rate)
+    if not hasattr(audio, "ndim"):
+        raise InputError(f"{name} must be an array or a tensor, got {type(audio).__name__}")
     array = np.asarray(audio.detach().cpu().float().numpy() if _is_floating_tensor(audio) else audio)
     if array.dtype.kind != "f":
         raise InputError(
@@ -39,7 +42,8 @@ def as_batch(audio: Any, *, sample_rate: int, name: str = "audio") -> Samples:
 
 def check_rate(sample_rate: int) -> None:
     """InputError where that is no sample rate in Hz."""
-    if isinstance(sample_rate, bool) or not isinstance(sample_rate, int) or not 0 < sample_rate <= MAX_RATE:
+    given: Any = sample_rate  # one of NumPy's as well
+    if isinstance(given, bool) or not isinstance(given, Integral) or not 0 < sample_rate <= MAX_RATE:
         raise InputError(f"sample_rate must be a whole number of Hz, from 1 to {MAX_RATE}, got {sample_rate!r}")
 
 

@@ -45,7 +45,7 @@ def test_an_array_is_separated_as_the_network_does_by_itself(model: stemline.Mod
 def test_a_batch_gives_what_its_songs_give_alone_and_a_tensor_gives_tensors(model: stemline.Model) -> None:
     batch_BCT = song(2, 2, 5_000)
     stems = model.separate(torch.from_numpy(batch_BCT).double(), sample_rate=RATE)
-    alone = model.separate(batch_BCT[1], sample_rate=RATE)
+    alone = model.separate(batch_BCT[1], sample_rate=np.int64(RATE))  # type: ignore[arg-type]
     assert {(type(stem), stem.dtype, tuple(stem.shape)) for stem in stems.values()} == {
         (torch.Tensor, torch.float32, (2, 2, 5_000))
     }
@@ -74,6 +74,7 @@ def test_mono_is_taken_by_a_stereo_model(model: stemline.Model) -> None:
     [
         (np.zeros((2, 100), np.int16), {}, "must be floating point with full scale at 1, got int16"),
         (np.zeros(100, np.float32), {}, r"shape \(channels, samples\) or .* got \(100,\)"),
+        ([[0.0] * 100] * 2, {}, "must be an array or a tensor, got list"),
         (np.zeros((2, 0), np.float32), {}, r"none of them 0, got \(2, 0\)"),
         (np.zeros((6, 100), np.float32), {}, "must have 2 channels, 1 or 2, got 6; mix it down"),
         (np.full((2, 100), np.nan, np.float32), {}, "must be finite"),
