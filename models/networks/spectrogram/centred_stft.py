@@ -15,6 +15,10 @@ from torch.nn import functional as F
 from ...errors import ModelError
 from ..stft import at_least_float32
 
+# Of the squared windows over a sample. With a hop of nearly half a window the last samples have less, and what is no
+# transform of any samples, as masked ones are, would come out a thousand times too loud; with a third of one none has.
+LEAST_WEIGHT = 0.01
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CentredSTFT:
@@ -45,7 +49,7 @@ class CentredSTFT:
         frames = torch.fft.irfft(torch.view_as_complex(spectrum), n=self.nfft, norm="ortho") * window
         weight = window.square().expand(frames.shape[-2], -1)
         inside = slice(self.nfft // 2, self.nfft // 2 + num_samples)
-        return self._overlap_add(frames)[..., inside] / self._overlap_add(weight)[inside]
+        return self._overlap_add(frames)[..., inside] / self._overlap_add(weight)[inside].clamp(min=LEAST_WEIGHT)
 
     def _window(self, like: Tensor) -> Tensor:
         kind = torch.hann_window if self.window == "hann" else torch.ones

@@ -159,6 +159,14 @@ def test_a_configuration_that_cannot_work_is_refused(make: Any, changes: dict[st
 
 
 @pytest.mark.parametrize("make", [bs, mel])
+def test_the_end_is_no_louder_where_one_window_alone_reaches_it(make: Any) -> None:
+    """The last sample stands a sample before the end of a window, and nothing else covers it."""
+    with torch.no_grad():
+        estimates = make(hop_length=128).eval()(noise(1, 2, 128 * 16 - 1))
+    assert estimates[..., -128:].abs().max() < 10 * estimates[..., :-128].abs().max()
+
+
+@pytest.mark.parametrize("make", [bs, mel])
 @pytest.mark.parametrize(
     ("shape", "message"), [((1, 2, 128), "128 samples are too short"), ((1, 1, 2000), r"want \(batch, 2, samples\)")]
 )
