@@ -38,6 +38,8 @@ class Muon(torch.optim.Optimizer):
         loss = None if closure is None else closure()
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if not parameters:
+                continue
             momenta = self._momenta(parameters, group["momentum"])
             if group["weight_decay"]:
                 torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])

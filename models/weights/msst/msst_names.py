@@ -75,6 +75,8 @@ def to_our_names(state: Mapping[str, Tensor], patterns: tuple[tuple[str, str], .
 
 def _check_rates(name: str, rates: Tensor) -> None:
     """Of a second position the cosines and sines are those of the rates themselves."""
+    if rates.ndim != 1:
+        raise ModelError(f"{name}: expected a vector of rates, got {tuple(rates.shape)}")
     expected = rotations(2, 2 * rates.numel(), device=torch.device("cpu"))[:, 1]
     if not torch.allclose(torch.stack([rates.float().cos(), rates.float().sin()]), expected, atol=1e-3):
         raise ModelError(f"{name}: positions turn at other rates than 10000^(-2 i / D); only these can be built here")

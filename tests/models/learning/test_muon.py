@@ -51,3 +51,11 @@ def test_kernels_are_matrices_of_their_outputs_and_one_shape_goes_together() -> 
     torch.testing.assert_close(conv.flatten(1), matrix)
     torch.testing.assert_close(back.transpose(0, 1), conv)
     assert (conv - values).abs().max() > 0.01
+
+
+def test_a_group_without_gradients_is_left_as_it_is() -> None:
+    idle, used = nn.Parameter(noise(4, 3)), nn.Parameter(noise(4, 3))
+    used.grad = noise(4, 3, seed=1)
+    Muon([{"params": [idle]}, {"params": [used], "weight_decay": 0.1}], lr=0.1).step()
+    assert torch.equal(idle, noise(4, 3))
+    assert not torch.equal(used, noise(4, 3))
