@@ -15,6 +15,7 @@ from datasets.schema import ShardSet, Verdict
 from flows import build_corpus, train_model
 from flows import config as door
 from flows.build_corpus import Corpus
+from flows.console import notifications
 from flows.console.progress_display import Screen
 from flows.retraining import retrain_model
 from flows.tasks import prefect_artifacts, remote_step
@@ -144,7 +145,7 @@ def test_jobs_are_asked_for_by_a_web_address_only(monkeypatch: pytest.MonkeyPatc
 def test_what_ray_shows_holds_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     hidden = (
         "AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN", "MLFLOW_TRACKING_PASSWORD",
-        "MLFLOW_TRACKING_AUTH", "STEMLINE_PASS",
+        "MLFLOW_TRACKING_AUTH", "STEMLINE_PASS", notifications.ADDRESSES,
     )  # fmt: skip
     for name in (*hidden, "AWS_ENDPOINT_URL", "UNRELATED"):
         monkeypatch.setenv(name, "value")
