@@ -65,9 +65,13 @@ def note_cancellation(flow: Any, flow_run: Any, state: Any) -> None:
 
 
 def tell_failure(flow: Any, flow_run: Any, state: Any) -> None:
-    """Called when a run failed or crashed: tells people."""
-    notice = notifications.of_failure(_config_of(flow_run), f"{flow.name}, run {flow_run.name},", str(state.message))
-    if problem := notifications.send(_config_of(flow_run).notify, notice):
+    """Called when a run failed or crashed: tells people, and where its form was refused, those of STEMLINE_NOTIFY."""
+    try:
+        config = _config_of(flow_run)
+    except InputError:
+        config = RunConfig()
+    notice = notifications.of_failure(config, f"{flow.name}, run {flow_run.name},", str(state.message))
+    if problem := notifications.send(config.notify, notice):
         logging.getLogger("flows.deployments").warning(problem)
 
 
@@ -142,8 +146,9 @@ def retrain(config: RunConfig) -> dict[str, Any]:
     if (run.run_count or 1) > 1:
         retrain_log.wait_for_earlier_start(config.store.tables, str(run.id))
     due = skip_late_runs(context.flow_run if context else None) or run.scheduled_start_time
-    if run.scheduled_start_time and due > run.scheduled_start_time:
-        notifications.send(config.notify, notifications.of_missed(config, due))
+    late = run.scheduled_start_time and due > run.scheduled_start_time
+    if late and (problem := notifications.send(config.notify, notifications.of_missed(config, due))):
+        logging.getLogger("flows.deployments").warning(problem)
     due_at = due.astimezone(UTC).isoformat(timespec="seconds")
     result = retrain_model.retrain_model.fn(config, run=str(run.id), due=due_at)
     summary = {"retrained": result.full_run is not None, "why": result.reason}

@@ -261,12 +261,12 @@ def promote(config: RunConfig, version: ModelVersion, decision: GateDecision) ->
     def act() -> ModelVersion:
         before = registry.lineage(version.uri, store=config.store.root).decisions
         promoted = registry.promote(version, asdict(decision), store=config.store.root, rules=asdict(config.gate))
-        describe_version(config, promoted)
         after = registry.lineage(version.uri, store=config.store.root).decisions
         if len(after) > len(before):  # a rerun decides nothing anew
             yes = promoted.alias == registry.CHAMPION
             notice = notifications.of_decision(config, promoted, promoted=yes, reason=after[-1].reason)
             problems.append(notifications.send(config.notify, notice))
+        describe_version(config, promoted)  # last: where it fails, a rerun mends it, and would tell nobody
         return promoted
 
     return run_quick("promote", act, summary=lambda promoted: "; ".join(filter(None, [decision.reason, *problems])))

@@ -4,6 +4,7 @@ A service that does not answer holds nothing up for longer than the setting says
 delivered is said in one line. Addresses of services are secrets, so no message names more than their scheme.
 """
 
+import logging
 import os
 import threading
 import time
@@ -13,8 +14,9 @@ from contextvars import copy_context
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
+from typing import Any
 
-from datasets.errors import InputError, without_user
+from datasets.errors import InputError, without_passwords, without_user
 from flows.config import RunConfig
 from flows.config.notify_config import NotifyConfig
 from flows.console.sanitized_console import plain
@@ -52,31 +54,54 @@ class Notice:
 
 
 def _safe(text: str) -> str:
-    """Text of anyone's, such as a song's title, that calls nobody and steers no terminal."""
-    return plain(text).translate(_MENTIONS)
+    """Text of anyone's, such as a song's title, that calls nobody and steers no terminal, without passwords."""
+    return plain(without_passwords(text)).translate(_MENTIONS)
 
 
 def targets(config: NotifyConfig) -> list[str]:
     """What would be told, without secrets: schemes of services, the block, and Prefect's events."""
-    named = [f"{address.partition('://')[0]}://" for address in _addresses()]
+    check(config)
+    named = [_scheme(address) for address in _addresses()]
     named += [config.block] if config.block else []
     named += config.plugins
     return named + (["Prefect events"] if os.environ.get(PREFECT) else [])
 
 
-def _addresses() -> list[str]:
-    """InputError for one that no service of Apprise understands; it is not repeated, since it is a secret."""
-    addresses = os.environ.get(ADDRESSES, "").split()
-    if addresses:
-        import apprise
+def check(config: NotifyConfig) -> None:
+    """InputError for a service or a plug-in that is not there: found out before hours of work."""
+    notifiers(config)
+    for place, address in enumerate(_addresses(), 1):
+        _service(place, address)
 
-        for place, address in enumerate(addresses, 1):
-            if not isinstance(apprise.Apprise.instantiate(address, suppress_exceptions=True), apprise.NotifyBase):
-                raise InputError(
-                    f"{ADDRESSES}: address {place} is none that Apprise knows; write slack://..., mailto://..., "
-                    "json://... or another of its services, with spaces between"
-                )
-    return addresses
+
+def _addresses() -> list[str]:
+    return os.environ.get(ADDRESSES, "").split()
+
+
+def _scheme(address: str) -> str:
+    """All of an address that is no secret."""
+    scheme, colon, _ = address.partition("://")
+    return f"{scheme}://" if colon else "address"
+
+
+def _apprise() -> Any:
+    """The library, without its log, which repeats tokens that it takes for wrong ones."""
+    import apprise
+
+    logging.getLogger("apprise").propagate = False
+    return apprise
+
+
+def _service(place: int, address: str) -> Any:
+    """A service of Apprise; InputError for an address that it does not know, which is a secret and not repeated."""
+    apprise = _apprise()
+    service = apprise.Apprise.instantiate(address, suppress_exceptions=True)
+    if not isinstance(service, apprise.NotifyBase):
+        raise InputError(
+            f"{ADDRESSES}: address {place} is none that Apprise knows; write slack://..., mailto://..., json://... or "
+            "another of its services, with spaces between"
+        )
+    return service
 
 
 def send(config: NotifyConfig, notice: Notice) -> str:
@@ -115,7 +140,7 @@ def send(config: NotifyConfig, notice: Notice) -> str:
 def _jobs(config: NotifyConfig, notice: Notice) -> dict[str, Callable[[], None]]:
     jobs: dict[str, Callable[[], None]] = {}
     for place, address in enumerate(_addresses(), 1):
-        jobs[f"{address.partition('://')[0]}:// ({place})"] = partial(_by_apprise, address, notice)
+        jobs[f"{_scheme(address)} ({place})"] = partial(_by_apprise, place, address, notice)
     if config.block:
         jobs[config.block] = lambda: _by_block(config.block, notice)
     for notifier in notifiers(config):
@@ -138,11 +163,10 @@ def _by_plugin(notifier: Plugin, notice: Notice) -> None:
         raise notifier.failure(f"raised {type(error).__name__}") from None
 
 
-def _by_apprise(address: str, notice: Notice) -> None:
-    import apprise
-
+def _by_apprise(place: int, address: str, notice: Notice) -> None:
+    apprise = _apprise()
     service = apprise.Apprise()
-    service.add(address)
+    service.add(_service(place, address))
     kind = apprise.NotifyType.FAILURE if notice.event in ("failure", "missed", "drift") else apprise.NotifyType.INFO
     if not service.notify(
         body=notice.body, title=notice.subject, notify_type=kind, body_format=apprise.NotifyFormat.TEXT

@@ -2,7 +2,7 @@
 
 from datasets.corpus.file_listing import check_root
 from flows.config import RunConfig
-from flows.console.notifications import notifiers
+from flows.console import notifications
 from flows.tasks import prefect_files
 from pipelines import registry
 from pipelines.evaluation.extra_metrics import plugin_metrics
@@ -17,14 +17,14 @@ WITH_REGISTRY = ("evaluate", "promote", "run", "demo", "compare", "listen", "ret
 
 
 def check_run(config: RunConfig, *, verb: str) -> None:
-    """InputError where the songs, the network, the weights to begin with, or the registry are not there.
+    """InputError where the songs, the network, the weights to begin with, the registry or who is told are not there.
 
     Nor may a file of this folder redirect Prefect.
     """
     prefect_files.require_none()
     models = verb not in (*CORPUS_STEPS, "compare", "listen")
     curation_rules(config.curate.plugins)
-    notifiers(config.notify)
+    notifications.check(config.notify)
     if models:
         config.model.check()
         train.plugin_versions(config.train, config.model)  # so each is imported

@@ -85,10 +85,10 @@ def by_name(config: RunConfig, version: int | None, *, force: bool, reason: str,
         checks=(Check(rule="force", met=True, message=why),),
     )
     promoted, entry = registry.promote_by_name(config.registry, str(version), asdict(decision), store=config.store.root)
-    describe_version(config, promoted)
     problem = notifications.send(
         config.notify, notifications.of_decision(config, promoted, promoted=True, reason=f"past the gate: {why}")
     )
+    describe_version(config, promoted)  # last: it can fail, and the promotion is done
     screen.finish(
         f"models:/{promoted.name}@{registry.CHAMPION} is version {promoted.version}, past the gate, instead of "
         f"{entry.before or 'none'}{f'; {problem}' if problem else ''}"

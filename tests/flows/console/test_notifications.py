@@ -1,11 +1,14 @@
 """Real servers on loopback are told in time; one that does not answer holds nothing up, and no secret is repeated."""
 
 import importlib
+import io
+import logging
 import socket
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -121,12 +124,42 @@ def test_an_address_that_is_none_is_refused_without_being_repeated(
     answer = stemline("notify", where)
     assert (answer.code, "STEMLINE_NOTIFY: address 1 is none that Apprise knows" in answer.err) == (2, True)
     assert "token-of-mine" not in answer.err + answer.out
-    assert "nobody was told: STEMLINE_NOTIFY: address 1" in notifications.send(CONFIG, NOTICE)  # and nothing fails
     with receiver() as (address, posted):
+        monkeypatch.setenv(notifications.ADDRESSES, f"nonsense://token-of-mine json://{address} token-alone")
+        problem = notifications.send(CONFIG, NOTICE)  # nothing fails, and the others are told
+        assert problem.startswith("not told: nonsense:// (1): STEMLINE_NOTIFY: address 1 is none that Apprise knows")
+        assert "; address (3): STEMLINE_NOTIFY: address 3" in problem
+        assert "token" not in problem.lower().replace("slack://tokens", "")
+        assert len(posted) == 1
         monkeypatch.setenv(notifications.ADDRESSES, f"json://{address}")
         answer = stemline("notify", where, 'notify.on=["drift"]')
         assert (answer.code, answer.out) == (0, "Told: json://.\n")
-        assert posted[0]["message"] == "This is a test. You are told of: drift."
+        assert posted[1]["message"] == "This is a test. You are told of: drift."
+
+
+def test_a_token_that_a_service_takes_for_a_wrong_one_is_in_no_log(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log = io.StringIO()  # as Prefect puts a handler on the root; pytest's own catches what goes nowhere, too
+    monkeypatch.setattr(logging.getLogger(), "handlers", [logging.StreamHandler(log)])
+    monkeypatch.setenv(notifications.ADDRESSES, "slack://wrong-token/B1H9RESGL/5vBSXlDNlY8sLMZr1XoWvu0T")
+    assert notifications.send(CONFIG, NOTICE).startswith("not told: slack:// (1): STEMLINE_NOTIFY: address 1 is none")
+    assert log.getvalue() == ""
+    assert "wrong-token" not in notifications.send(CONFIG, NOTICE)
+
+
+@pytest.mark.slow  # imports Prefect
+def test_a_run_whose_form_is_refused_is_told_and_no_password_of_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows import deployments
+
+    message = "API request to http://me:secret@mlflow.test/api failed"
+    of_run: Any = {"flow_run": SimpleNamespace(name="calm-owl", parameters={"overrides": ["train.stepps=2"]})}
+    with receiver() as (address, posted):
+        monkeypatch.setenv(notifications.ADDRESSES, f"json://{address}")
+        deployments.tell_failure(SimpleNamespace(name="retrain"), state=SimpleNamespace(message=message), **of_run)
+    assert [told["message"] for told in posted] == [
+        "retrain, run calm-owl, failed: API request to http://me:***＠mlflow.test/api failed"
+    ]
 
 
 @pytest.mark.slow

@@ -33,6 +33,14 @@ def test_a_run_that_may_begin_is_let_through_and_nothing_is_made(tmp_path: Path,
     assert not (tmp_path / "store").exists()
 
 
+def test_a_service_that_nobody_knows_is_missed_before_there_is_anything_to_tell(
+    tmp_path: Path, songs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STEMLINE_NOTIFY", "json://127.0.0.1 slak://tokens")
+    with pytest.raises(InputError, match="STEMLINE_NOTIFY: address 2 is none that Apprise knows"):
+        check_run(config(tmp_path), verb="ingest")
+
+
 @pytest.mark.parametrize("verb", STEPS)
 @pytest.mark.parametrize(
     ("setting", "message"),

@@ -110,3 +110,26 @@ def test_the_gates_yes_is_a_no_for_what_was_rolled_back_from(tmp_path: Path, mon
     assert "Version 2 was rolled back from" in refused.reason
     assert refused.checks[-1].rule == "rollback"
     assert decided(checkpoints[0].checkpoint).promote
+
+
+def test_people_are_told_of_a_decision_though_the_page_of_the_version_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rerun writes the page; it finds the decision, of which it would tell nobody."""
+    for name in ("MLFLOW_TRACKING_URI", notifications.PREFECT):
+        monkeypatch.delenv(name, raising=False)
+
+    def broken(*_: Any) -> None:
+        raise OSError("MLflow does not answer")
+
+    known: Any = iter([(), (SimpleNamespace(reason="0.2 dB worse."),)])
+    monkeypatch.setattr(registry, "lineage", lambda *_, **__: SimpleNamespace(decisions=next(known)))
+    monkeypatch.setattr(registry, "promote", lambda version, *_, **__: version)
+    monkeypatch.setattr(train_model, "describe_version", broken)
+    version = registry.ModelVersion(name="stemline", version="3", run_id="r", run_key="k", digest="d")
+    no = GateDecision(promote=False, reason="0.2 dB worse.", improvement=5.0, checks=(), num_songs=8)
+    with receiver() as (address, posted):
+        monkeypatch.setenv(notifications.ADDRESSES, f"json://{address}")
+        with pytest.raises(OSError, match="MLflow does not answer"):
+            train_model.promote.fn(load("smoke", [f"store.root={tmp_path}"]), version, no)
+    assert len(posted) == 1
