@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 
 from datasets.corpus.file_listing import Listing, upwards
-from datasets.errors import InputError, Unavailable
+from datasets.errors import InputError
 
 TABLE = "licenses.csv"
 UNKNOWN = "unknown"
@@ -19,24 +19,28 @@ _COLUMNS = ("song", "license")
 _FILE = re.compile(r"(?:licen[cs]e|copying)(?:\.(?:txt|md|rst))?", re.IGNORECASE)
 _MAX_BYTES = 1 << 16
 _HEAD = 3000  # characters of a licence's text in which it says which one it is
-_SPDX = re.compile(r"SPDX-License-Identifier:\s*([\w.+-]+)")
+_SPDX = re.compile(r"SPDX-License-Identifier:[ \t]*(\(?\w[\w.+() -]*)")
 _CC0 = re.compile(r"creativecommons\.org/publicdomain/zero/1\.0|CC0 1\.0 Universal", re.IGNORECASE)
 _CC_ADDRESS = re.compile(r"creativecommons\.org/licenses/(by(?:-(?:nc|nd|sa))*)/(\d\.\d)", re.IGNORECASE)
 _CC_TITLE = re.compile(
-    r"Attribution((?:[- ](?:NonCommercial|NoDerivatives|NoDerivs|ShareAlike))*),? (\d\.\d)", re.IGNORECASE
+    r"Attribution((?:[- ](?:Non-?Commercial|NoDerivatives|NoDerivs|ShareAlike))*),? (\d\.\d)", re.IGNORECASE
 )
 _CC_PARTS = {"noncommercial": "NC", "noderivatives": "ND", "noderivs": "ND", "sharealike": "SA"}
 _LIMITED = r"(?:research|academic|education\w*|personal|private|evaluation)"  # uses that a licence is limited to
-_NON_COMMERCIAL = re.compile(
-    r"(?<![a-z])nc(?![a-z])|non[- ]?commercial|all rights reserved|"
-    rf"{_LIMITED}(?: use| purposes?)? only|for {_LIMITED} use",
-    re.IGNORECASE,
+_FORBIDS = (
+    r"non[-\u2010-\u2013 ]?commercial|\bno commercial use|\bnot (?:be used )?for (?:any )?commercial|"
+    r"commercial (?:use|purposes?) (?:(?:is|are) )?(?:not (?:allowed|permitted)|prohibited|forbidden)|"
+    rf"{_LIMITED}(?: use| purposes?)? only"
+)
+_FORBIDDING_TEXT = re.compile(_FORBIDS, re.IGNORECASE)
+_FORBIDDING_NAME = re.compile(
+    rf"{_FORBIDS}|(?<![a-z])nc(?![a-z])|all rights reserved|for {_LIMITED} (?:use|purposes)", re.IGNORECASE
 )
 
 
 def is_non_commercial(license: str) -> bool:
     """Whether the name of a licence says that it forbids commercial use, as NC, "research only" and the like do."""
-    return bool(_NON_COMMERCIAL.search(license))
+    return bool(_FORBIDDING_NAME.search(license))
 
 
 def is_unknown(license: str) -> bool:
@@ -99,22 +103,29 @@ def _nearest_file(listing: Listing, name: str, read: dict[str, str]) -> str:
 
 
 def _read_file(listing: Listing, path: str) -> str:
-    try:
-        return named_license(listing.content(path, _MAX_BYTES).decode("utf-8-sig", "replace"))
-    except Unavailable:
-        return ""
+    """Unavailable where it cannot be read: the file of a folder above it would say something else."""
+    return named_license(listing.content(path, _MAX_BYTES).decode("utf-8-sig", "replace"))
 
 
 def named_license(text: str) -> str:
-    """The SPDX identifier of a licence's text where it says which one it is, else its first line."""
+    """The SPDX identifier of a licence's text where it says which one it is, else its first line, with
+    "(non-commercial)" where only a later one says that.
+
+    Where it names several of Creative Commons, all of them: one may forbid what another allows.
+    """
     head = text[:_HEAD]
     if match := _SPDX.search(head):
-        return match[1]
-    if match := _CC_ADDRESS.search(head):
-        return f"CC-{match[1].upper()}-{match[2]}"
-    if match := _CC_TITLE.search(head):
-        parts = [_CC_PARTS[part.lower()] for part in re.findall(r"[A-Za-z]+", match[1])]
-        return "-".join(["CC-BY", *parts, match[2]])
+        return one_line(match[1].rstrip(" -"))
+    if named := [f"CC-{match[1].upper()}-{match[2]}" for match in _CC_ADDRESS.finditer(head)] or [
+        "-".join(["CC-BY", *_parts(match[1]), match[2]]) for match in _CC_TITLE.finditer(head)
+    ]:
+        return one_line(", ".join(dict.fromkeys(named)))
     if _CC0.search(head):
         return "CC0-1.0"
-    return next(filter(None, map(one_line, head.splitlines())), "")
+    first = next(filter(None, map(one_line, head.splitlines())), "")
+    forbids = _FORBIDDING_TEXT.search(" ".join(head.split())) and not is_non_commercial(first)
+    return f"{first[:100].rstrip()} (non-commercial)" if forbids else first
+
+
+def _parts(title: str) -> list[str]:
+    return [_CC_PARTS[part] for part in re.findall(r"[a-z]+", title.lower().replace("non-", "non"))]
