@@ -4,7 +4,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -18,7 +18,7 @@ from flows.config import RunConfig
 from flows.console.error_messages import explain
 from flows.console.progress_display import Screen
 from flows.console.sanitized_console import Terminal
-from flows.console.standard_streams import lost, write_document
+from flows.console.standard_streams import lost, unfailing, write_document
 from flows.console.stop_signals import STOPPED, stopped
 from flows.tasks.open_store import store_lock
 from flows.tasks.prefect_env import prefect_session
@@ -64,16 +64,24 @@ def run_verb(
 
 @contextmanager
 def _log_file(path: str) -> Iterator[Terminal | None]:
-    """A file that lines are added to, each at once; InputError where it cannot be written."""
+    """A file that lines are added to, each at once; InputError where it cannot be opened.
+
+    Where it takes no more, as on a full disk, the command goes on, and it is said at the end.
+    """
     if not path:
         yield None
         return
-    with ExitStack() as stack:
+    try:
+        file = open(path, "a", encoding="utf-8", errors="replace", buffering=1)  # noqa: SIM115, closed below
+    except OSError as error:
+        raise InputError(f"--log-file {path} cannot be written: {error.strerror}") from error
+    try:
+        yield Terminal(file=unfailing(file), width=200)
+    finally:
         try:
-            file = stack.enter_context(open(path, "a", encoding="utf-8", errors="replace", buffering=1))
+            file.close()
         except OSError as error:
-            raise InputError(f"--log-file {path} cannot be written: {error.strerror}") from error
-        yield Terminal(file=file, width=200)
+            Terminal(stderr=True).print(Text(f"--log-file {path} lacks lines: {error.strerror}"), soft_wrap=True)
 
 
 def _ended(error: BaseException, errors: Terminal, *, debug: bool) -> int:

@@ -358,6 +358,13 @@ def test_a_log_file_is_added_to_and_has_what_ended_a_command(tmp_path: Path) -> 
     assert (answer.code, "--log-file" in answer.err) == (2, True)
 
 
+def test_a_log_file_that_takes_no_more_ends_no_command(tmp_path: Path) -> None:
+    answer = stemline("inspect", "--log-file", "/dev/full", f"corpus.root={tmp_path / 'nowhere'}")
+    assert answer.code == 2
+    assert "the corpus folder" in answer.err
+    assert "--log-file /dev/full lacks lines: No space left on device\n" in answer.err
+
+
 def test_bash_completes_verbs_and_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     script = tmp_path / "stemline.bash"
