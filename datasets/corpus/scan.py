@@ -35,7 +35,7 @@ from datasets.store import storage
 STANDARD = LayoutRules()
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]')
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
-_NAME_BYTES = 120
+MAX_NAME_BYTES = 120  # of what `safe_name` makes, without its digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,7 +191,7 @@ def safe_name(text: str) -> str:
     name = _UNSAFE.sub("_", name).strip(" .")
     if _RESERVED.fullmatch(name):
         name = f"_{name}"
-    short = name.encode()[:_NAME_BYTES].decode("utf-8", "ignore").rstrip(" .")
+    short = name.encode()[:MAX_NAME_BYTES].decode("utf-8", "ignore").rstrip(" .")
     if short and short == text:
         return short
     return f"{short}~{hashlib.sha256(encoded).hexdigest()[:8]}".lstrip("~")

@@ -19,7 +19,7 @@ from typing import Any
 from datasets import audio
 from datasets.audio.decoding import probe
 from datasets.corpus.scan import distinct_names, safe_name
-from datasets.errors import AudioError, InputError
+from datasets.errors import InputError
 from models import inference, networks
 from pipelines.inference.separate_config import SeparateConfig
 from pipelines.inference.separation_job import separate_on_nodes
@@ -162,7 +162,7 @@ def _length_s(song: str) -> float:
     """As the header has it; 0 where that says nothing, or the song cannot be read, which is told in its turn."""
     try:
         info = probe(song)
-    except AudioError:
+    except InputError:
         return 0.0
     return info.num_samples / info.sample_rate
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from datasets.audio.audio_types import Samples
 from datasets.audio.decoding import probe
-from datasets.corpus.scan import safe_name
+from datasets.corpus.scan import MAX_NAME_BYTES, safe_name
 from datasets.errors import AudioError, InputError
 from datasets.store.ownership import recorded_files
 from pipelines.inference.separate_config import FORMATS, SeparateConfig
@@ -81,8 +81,14 @@ def exactly(blocks: Iterator[Samples], num_samples: int) -> Iterator[Samples]:
 
 def file_name(stem: str, song: Path, config: SeparateConfig) -> str:
     """What a stem's file of a song is called: a name, whatever the song and the source are called."""
-    named = config.filename.format(song=safe_name(song.stem), stem=safe_name(stem))
-    return f"{safe_name(named)}.{FORMATS[config.format]}"
+    title = safe_name(song.stem)
+
+    def named() -> str:
+        return config.filename.format(song=title, stem=safe_name(stem))
+
+    while len(title) > 1 and len(named().encode()) > MAX_NAME_BYTES:  # `safe_name` would cut off the stem
+        title = title[:-1].rstrip(" .")
+    return f"{safe_name(named())}.{FORMATS[config.format]}"
 
 
 def is_damaged_stem(path: Path) -> bool:

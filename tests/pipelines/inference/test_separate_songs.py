@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from datasets.errors import InputError
+from datasets.errors import InputError, Unavailable
+from pipelines.inference import separate_songs
 from pipelines.inference.separate_config import SeparateConfig
 from pipelines.inference.separate_songs import SeparateResult, folder_name, run
 from pipelines.inference.song_separation import SongQueue
-from pipelines.inference.stem_files import FULL_SCALE
+from pipelines.inference.stem_files import FULL_SCALE, file_name
 from tests.datasets.audio.encoded import encoded
 
 RATE = 8000
@@ -452,6 +453,14 @@ def test_a_template_that_is_no_name_is_refused_before_anything_is_read(template:
         SeparateConfig(filename=template)
 
 
+@pytest.mark.parametrize("title", ["歌" * 60, "a" * 200, f"{'b' * 107} . . . . ."])
+def test_of_a_song_with_a_long_name_the_stem_stays_legible(title: str) -> None:
+    config = SeparateConfig(filename="{song} ({stem})")
+    name = file_name("bass", Path(f"{title}.wav"), config)
+    assert name.startswith(title[:30])
+    assert name.endswith(" (bass).wav")
+
+
 class Lines:
     """A progress that keeps what is said of songs."""
 
@@ -483,3 +492,15 @@ def test_of_several_songs_it_says_which_one_how_fast_and_what_is_left(tmp_path: 
     )
     assert re.search(r"two\.wav: .* s of song per second$", lines.ends[1])
     assert SongQueue(number=1, num_songs=3, seconds_after=120.0).left(4.0) == "; 1 of 3 songs, about 30 s left"
+
+
+def test_a_song_that_is_gone_when_lengths_are_asked_for_keeps_no_other_waiting(
+    tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(song: str) -> None:
+        raise Unavailable(f"{song} cannot be read: Stale file handle")
+
+    monkeypatch.setattr(separate_songs, "probe", gone)
+    songs = [str(write_song(tmp_path / f"{name}.wav")) for name in ("one", "two")]
+    result = run(SeparateConfig(num_workers=1), songs, model=model, out=str(tmp_path / "out"))
+    assert len(result.songs) == 2
