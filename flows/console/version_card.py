@@ -94,7 +94,8 @@ def _songs(card: ModelCard) -> str:
         lines += ["", f"**Non-commercial:** the licences of {_count(count)} forbid commercial use."]
     if card.licenses.not_known:
         lines += ["", f"The licence of {_count(card.licenses.not_known)} is not known."]
-    lines += [f"Not known: {literal(gap)}." for gap in card.licenses.gaps]
+    for gap in card.licenses.gaps:
+        lines += ["", f"Not known: {literal(gap)}."]  # a line behind a table's last would be a row of it
     return "\n".join(lines)
 
 

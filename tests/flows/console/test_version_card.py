@@ -14,6 +14,7 @@ from flows.config import load
 from flows.console import version_card
 from pipelines import registry
 from pipelines.evaluation import song_table
+from pipelines.lineage.song_licenses import SongLicenses
 from pipelines.registry import ModelVersion
 from pipelines.report.model_card import ModelCard
 from tests.flows.command import stemline
@@ -121,6 +122,12 @@ def test_a_card_has_songs_by_licence_scores_with_intervals_the_verdict_and_failu
     assert "<img" not in text
     assert "[a](http" not in text
     assert "\x1b" not in text
+
+
+def test_what_is_not_known_of_its_songs_is_no_row_of_their_table(store: Path) -> None:
+    card, _ = of_store(store)
+    text = version_card.markdown(replace(card, licenses=SongLicenses(gaps=("one", "two"))))
+    assert "| all | 0 | 0.00 |\n\nNot known: one.\n\nNot known: two." in text
 
 
 def test_a_card_for_hugging_face_is_read_by_its_library(store: Path) -> None:
