@@ -163,6 +163,9 @@ def test_positions_that_turn_at_other_rates_are_refused(tmp_path: Path, states: 
     state = {name: value * (0.5 if "freqs" in name else 1) for name, value in states["bs_roformer"].items()}
     with pytest.raises(ModelError, match="positions turn at other rates"):
         load_model(published(tmp_path, "bs_roformer", state=state))
+    state = {name: value[None] if "freqs" in name else value for name, value in states["bs_roformer"].items()}
+    with pytest.raises(ModelError, match="expected a vector of rates"):
+        load_model(published(tmp_path, "bs_roformer", state=state))
 
 
 @pytest.mark.parametrize("text", ["", "models: [a]", "audio: {}\nmodel: [1]", "audio: {}\nmodel: {a: 1}\ntraining: {}"])
