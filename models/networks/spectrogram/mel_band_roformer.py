@@ -15,49 +15,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ...errors import ModelError, check_audio, check_mixture, source_names
-from ...field_constraints import Range, check_ranges
-from ..input_normalization import Normalization
+from ...errors import ModelError, check_mixture
+from ...field_constraints import Range
 from .axial_transformer import AxialTransformer
 from .band_split import BandMasks, BandSplit, apply_mask, by_rows
-from .centred_stft import CentredSTFT, check_hop, check_length
+from .centred_stft import CentredSTFT
+from .roformer_config import RoFormerConfig
 
 BREAK_HZ, BREAK_MEL = 1000.0, 15.0  # the mel scale of Slaney's auditory toolbox: linear up to here
 MELS_PER_LOG = 27 / np.log(6.4)  # and logarithmic from there on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MelBandRoFormerConfig:
+class MelBandRoFormerConfig(RoFormerConfig):
     """The paper's larger model by default, with a mask for each of four sources."""
 
-    sources: tuple[str, ...] = ("drums", "bass", "other", "vocals")  # order of the estimates
-    sample_rate: Annotated[int, Range(ge=1, le=1_000_000)] = 44100  # Hz
-    audio_channels: Annotated[int, Range(ge=1, le=256)] = 2  # 1 for mono, 2 for stereo
-    segment_s: Annotated[float, Range(gt=0, le=3600)] = 8.0  # seconds to separate at once; longer works too
-    width: Annotated[int, Range(ge=1, le=2**16)] = 384  # features per token
-    depth: Annotated[int, Range(ge=1, le=256)] = 12  # layers, each along frames and then along bands
-    heads: Annotated[int, Range(ge=1, le=1024)] = 8  # attention heads
-    head_width: Annotated[int, Range(ge=2, le=2**12)] = 48  # features per head, an even number
-    nfft: Annotated[int, Range(ge=4, le=2**16)] = 2048  # samples per STFT window
-    hop_length: Annotated[int, Range(ge=1, le=2**16)] = 441  # samples from frame to frame
     num_bands: Annotated[int, Range(ge=2, le=2**10)] = 60  # overlapping bands, from 0 Hz to half the sample rate
-    mask_hidden_layers: Annotated[int, Range(ge=0, le=64)] = 1  # of the networks that make a band's mask
-    mask_expansion: Annotated[int, Range(ge=1, le=64)] = 4  # hidden units of these / width
-    sum_layers: bool = False  # each layer reads the sum of what all before it gave
-    zero_dc: bool = True  # estimates have no constant part
-    dropout: Annotated[float, Range(ge=0, lt=1)] = 0.1  # share of features dropped while training
-    # the same for attention weights; 0 is far faster on CPUs
-    attention_dropout: Annotated[float, Range(ge=0, lt=1)] = 0.1
-    normalize: Normalization = "none"  # the level of the input, in training and in use: see `input_normalization.py`
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sources", source_names(self.sources))
-        check_ranges(self, ModelError)
-        check_audio(self.sources, self.sample_rate, self.segment_s)
-        check_hop(self.hop_length, self.nfft)
-        check_length(self.segment_samples, self.nfft)
-        if self.head_width % 2:
-            raise ModelError(f"head_width must be even, since positions turn pairs of features, got {self.head_width}")
+        RoFormerConfig.__post_init__(self)
         bands_KF = mel_bands(self.sample_rate, self.nfft, self.num_bands)
         if not bands_KF.any(axis=1).all():
             raise ModelError(
@@ -66,15 +42,9 @@ class MelBandRoFormerConfig:
             )
 
     @property
-    def segment_samples(self) -> int:
-        return round(self.segment_s * self.sample_rate)
-
-    @property
     def least_size(self) -> tuple[int, int]:
         """A number of layers and of weights that a network of this configuration has at the least."""
-        block, hidden = max(8 * self.width, 3 * self.heads * self.head_width), self.mask_expansion * self.width
-        masks = self.num_bands * hidden if self.mask_hidden_layers else 0
-        return max(self.depth, self.mask_hidden_layers), self.width * max(block, self.nfft, masks)
+        return self.least_size_with(self.num_bands)
 
 
 class MelBandRoFormer(nn.Module):
