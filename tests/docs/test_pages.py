@@ -14,6 +14,7 @@ import pytest
 import soundfile
 import yaml
 
+from datasets.schema import SOURCES
 from flows.__main__ import app
 from flows.config import RunConfig, setting_descriptions
 from models.networks import catalog
@@ -173,12 +174,13 @@ def test_the_five_lines_of_python_in_the_readme_run(
     assert len([line for line in code.splitlines() if line]) == 5
     model = catalog.build("htdemucs-tiny", segment_s=1.0, sample_rate=8000)
     checkpoint.save(tmp_path / "checkpoint", model)
-    song_TC = np.random.default_rng(0).uniform(-0.5, 0.5, (12_000, 2))
-    soundfile.write(tmp_path / "song.wav", song_TC, 8000)
+    song_TC = np.random.default_rng(0).uniform(-0.5, 0.5, (18_000, 2))
+    soundfile.write(tmp_path / "song.wav", song_TC, 12_000)
     monkeypatch.chdir(tmp_path)
     made: dict[str, Any] = {}
     exec(code, made)
-    assert made["estimates_SCT"].shape == (4, 2, 12_000)
+    assert {source: stem_CT.shape for source, stem_CT in made["stems"].items()} == dict.fromkeys(SOURCES, (2, 18_000))
+    assert made["vocals_CT"].any()
 
 
 def test_the_citation_is_of_this_version_and_fits_its_schema(repository: Path) -> None:
