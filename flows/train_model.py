@@ -28,6 +28,7 @@ from pipelines.evaluation.gate import GateDecision
 from pipelines.evaluation.summary import ScoreSummary, extra_scores
 from pipelines.lineage import song_licenses
 from pipelines.lineage.training_recordings import Ancestors
+from pipelines.preparation.ingest import layout_plugins
 from pipelines.registry import Candidate, DatasetUse, ModelVersion
 from pipelines.runs import stored_model
 from pipelines.runtime.step_keys import code_commit
@@ -185,8 +186,12 @@ def register(config: RunConfig, corpus: Corpus, trained: TrainResult, scored: Ev
 
 
 def _plugin_tags(config: RunConfig) -> dict[str, str]:
-    versions = train.plugin_versions(config.train, config.model)
-    return {name: "; ".join(plugins) for name, plugins in versions.items()}
+    versions = train.plugin_versions(config.train, config.model).get("plugins", [])
+    versions = [
+        *(f"{layout.kind.noun} {layout.version}" for layout in layout_plugins(config.corpus.plugins)),
+        *versions,
+    ]
+    return {"plugins": "; ".join(versions)} if versions else {}
 
 
 def _earlier_decision(config: RunConfig, version: ModelVersion) -> GateDecision | None:

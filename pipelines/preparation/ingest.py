@@ -16,6 +16,7 @@ from datasets import audio, shards
 from datasets.audio.mono_mix import mono
 from datasets.corpus.file_digests import FileDigest, digest_file
 from datasets.corpus.file_listing import check_root
+from datasets.corpus.layouts.find import LAYOUTS
 from datasets.corpus.layouts.found_song import LayoutRules
 from datasets.corpus.removed_songs import REASON as FORGOTTEN
 from datasets.corpus.removed_songs import RemovedSong, RemovedSongs, read_removed_songs
@@ -51,6 +52,7 @@ from datasets.shards.start_delays import unsaid_starts
 from datasets.store import storage
 from datasets.store.verified_reads import read_proven
 from datasets.store.write_lock import clear_leftovers, write_lock
+from models.plugins import Plugin, PluginKind, require
 from pipelines.preparation.signal_stats import contents
 from pipelines.runtime.cluster import Resources, connect, map_rows
 from pipelines.runtime.progress import Progress, stage
@@ -59,6 +61,7 @@ from pipelines.runtime.step_keys import Step, incomplete_key
 # Raise it when the same files and settings give other songs, or other refusals (CONTRIBUTING.md)
 VERSION = 2
 SONG = Step(name="ingest", version=VERSION, uses={"audio": audio.VERSION, "shards": shards.VERSION})
+LAYOUT = PluginKind(noun="corpus layout", group="stemline.corpus_layouts", setting="corpus.plugins", error=InputError)
 DATASET = Step(name="dataset", version=VERSION)  # of songs under their keys, which hold the versions above
 _NO_SONGS = Funnel(found=0, readable=0)
 _ROUNDS = 3  # looks at a corpus whose files change while they are read
@@ -77,6 +80,9 @@ class CorpusConfig:
     unknown: str = "refuse"  # "refuse" a song that has a file whose name says nothing, or "leave_out" such files
     pad_s: NonNegativeFloat = 5.0  # files of one song may end this much before the longest; filled with silence
     allow_outside: bool = False  # a CSV may name files outside the root
+    # Layouts of plug-ins, asked in this order before ours: names of entry points in stemline.corpus_layouts, or
+    # package.module:object
+    plugins: tuple[str, ...] = ()
     license: str = "unknown"  # the licence of the songs, noted with every chunk
     split_seed: NonNegativeInt = 0  # seed of the draw that gives songs a split where no folder states one
     valid_fraction: ProperFraction = 0.1  # share of the groups of songs that the draw puts into the validation split
@@ -109,8 +115,9 @@ class CorpusConfig:
     def rules(self) -> LayoutRules:
         """How names become sources."""
         return LayoutRules(
-            taxonomy=self.taxonomy, unknown=self.unknown, pad_s=self.pad_s, allow_outside=self.allow_outside
-        )
+            taxonomy=self.taxonomy, unknown=self.unknown, pad_s=self.pad_s, allow_outside=self.allow_outside,
+            plugins=layout_plugins(self.plugins),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,10 +177,20 @@ class IngestResult:
 
 
 def check(corpus: CorpusConfig) -> None:
-    """InputError where there is no folder of songs; an address in an object store is not asked for."""
+    """InputError where there is no folder of songs or no such layout; an address in S3 is not looked at."""
     if not corpus.root:
         raise InputError("corpus.root is not set; corpus.root=DIR names the folder with the songs")
     check_root(corpus.root)
+    layout_plugins(corpus.plugins)
+
+
+def layout_plugins(chosen: Sequence[str]) -> tuple[Plugin, ...]:
+    """The layouts of these names; InputError where one is not there, nothing to call, or has the name of ours."""
+    layouts = tuple(layout for name in chosen if (layout := require(LAYOUT, name)))
+    for layout in layouts:
+        if layout.name in LAYOUTS:
+            raise layout.failure(f"has the name of a layout of stemline's own: set {LAYOUT.setting} to {layout.ref}")
+    return layouts
 
 
 def run(corpus: CorpusConfig, config: IngestConfig, *, store: str, progress: Progress | None = None) -> IngestResult:
@@ -231,6 +248,7 @@ def _list(
         "split_rule": corpus.split_rule,
         "sources": corpus.sources,
         "left_out": {track.track_id: track.remarks for track in listing.tracks if track.remarks},
+        **({"plugins": [layout.version for layout in layout_plugins(corpus.plugins)]} if corpus.plugins else {}),
     }
     songs = tuple((keys[t.track_id], t.track_id, t.title, t.split, t.license) for t in listing.tracks)
     names = tuple(forgotten.names)

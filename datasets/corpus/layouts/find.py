@@ -13,6 +13,7 @@ from typing import Any
 from datasets.corpus.file_listing import Listing, is_audio
 from datasets.corpus.layouts.csv_listed_songs import CsvFile, csv_songs
 from datasets.corpus.layouts.found_song import FoundSong, LayoutRules, Search, unreadable
+from datasets.corpus.layouts.plugin_songs import plugin_songs
 from datasets.corpus.layouts.research_datasets import described_songs, stem_file_songs
 from datasets.corpus.layouts.song_folders import folder_songs
 from datasets.corpus.layouts.stem_folders import stem_folder_songs
@@ -40,12 +41,16 @@ def find_songs(
 ) -> tuple[list[FoundSong], list[CsvFile]]:
     """Every song of a listing, sorted by name, and the CSV files at the top, used or not.
 
-    Where one of them is a list, what it lists is all there is; else each layout finds its own.
+    Plug-ins come first, and no list is read where they find any. Where one of the CSV files is a list, what it lists is
+    all there is; else each layout finds its own.
     """
     search = Search(listing=listing, sources=tuple(sources), taxonomy=load(rules.taxonomy), rules=rules)
-    found, csv_files = csv_songs(search)
-    if not found:
-        found = list(stem_file_songs(search))
+    found, search = plugin_songs(search)
+    listed, csv_files = ([], []) if found else csv_songs(search)
+    if listed:
+        found = listed
+    else:
+        found += stem_file_songs(search)
         taken: set[str] = set()
         for songs, folders in (described_songs(search), stem_folder_songs(search)):
             found += songs
@@ -97,7 +102,9 @@ def stray_files(listing: Listing, found: Sequence[FoundSong]) -> tuple[str, ...]
     """Audio files at the top of the root, where they belong to no song; a CSV may use them."""
     if any(song.layout == "csv" for song in found):
         return ()
-    return tuple(filter(is_audio, listing.folders.get("", ())))
+    used = {file.path for song in found for files in (*song.files.values(), song.mixture) for file in files}
+    top = filter(is_audio, listing.folders.get("", ()))
+    return tuple(name for name in top if listing.address(name) not in used)
 
 
 def _refuse_name_clashes(found: Sequence[FoundSong]) -> list[FoundSong]:

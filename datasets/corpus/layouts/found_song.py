@@ -4,6 +4,7 @@ import os
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 from datasets.corpus.file_listing import Listing
 from datasets.corpus.splits import song_title
@@ -14,6 +15,17 @@ from datasets.schema import StemFile
 _SHOWN = 4  # names in a verdict
 
 
+class LayoutPlugin(Protocol):
+    """A layout of somebody else's: a function under a name, and the error that names it; see `plugin_songs.py`."""
+
+    @property
+    def name(self) -> str: ...
+
+    def call(self, *arguments: Any, **named: Any) -> Any: ...
+
+    def failure(self, message: str) -> ValueError: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayoutRules:
     """How names become sources; the fields are explained in `pipelines.preparation.ingest.CorpusConfig`."""
@@ -22,6 +34,7 @@ class LayoutRules:
     unknown: str = "refuse"  # or "leave_out"
     pad_s: float = 5.0
     allow_outside: bool = False
+    plugins: tuple[LayoutPlugin, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
