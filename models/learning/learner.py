@@ -158,6 +158,11 @@ class Learner:
                 f"the learner's optimizer as it was, or begin anew; now it is {self.config.optimizer!r}"
             )
         for name, optimizer in self.optimizers.items():
+            if surplus := state[name]["param_groups"][0].keys() - optimizer.param_groups[0].keys():
+                raise ModelError(
+                    f"the stored state belongs to a training with another optimizer, which has {min(surplus)}: set the "
+                    f"learner's optimizer as it was, or begin anew; now it is {self.config.optimizer!r}"
+                )
             optimizer.load_state_dict(state[name])
         if self.widths:
             self.widths.load_state(state["widths"])

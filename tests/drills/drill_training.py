@@ -9,7 +9,7 @@ the training goes on with one worker and then with two again: every step sees th
 
 Machines are raylets on this one. Whatever Ray is asked to do by itself it does by itself: only killed drivers are
 started again. Each blow is told as it falls. With `--folder` what was left in peace is found again by the next call,
-so that accidents can be played a few at a time, each call with a `--seed` of its own.
+so that accidents can be played a few at a time, each call with a `--seed` of its own; `--family` takes another network.
 """
 
 import argparse
@@ -54,6 +54,12 @@ _SPREAD = 8  # steps to let pass before the next blow, at most
 # tells which rows it saw.
 # Ray looks at its machines every 20 s.
 ELASTIC = {"steps": 1500, "checkpoint_every": 50, "elastic_check_s": 1.0, "valid_songs": 0}
+# Options of each family's tiny preset that make a step take as little as it can.
+NETWORKS: dict[str, dict[str, Any]] = {
+    "htdemucs": {"nfft": 512, "depth": 2, "channels": 4, "transformer_layers": 1},
+    "bs-roformer": {"depth": 1, "width": 16, "attention_dropout": 0.1},
+}
+NETWORK = {"family": "htdemucs"}  # what all trainings of this call learn
 _SAME_ROWS = 1e-3  # of a loss; other rows change it by tens of per cent
 
 
@@ -71,13 +77,13 @@ class Said(NullProgress):
 
 def child(store: Path, settings: dict[str, Any]) -> None:
     """The training itself: a tiny network, dropout, averages, a falling rate, and learnt bit widths."""
+    family = settings.pop("family")
     from models.learner_config import AugmentConfig, LearnerConfig, QuantizeConfig
 
     address = settings.pop("address", str(store))
     quiet = "elastic_check_s" in settings
     live = RegistryConfig() if settings.pop("live", False) else None
     chunks = write_songs(store.parent / "songs", {"a": "train", "b": "train", "c": "valid"})
-    options = {"segment_s": 0.25, "nfft": 512, "depth": 2, "channels": 4, "transformer_layers": 1}
     learner = LearnerConfig(
         learning_rate=1e-6 if quiet else 2e-3, min_lr_ratio=0.1, ema_decays=(0.9,), max_grad_norm=1.0,
         augment=AugmentConfig(shift_s=0.05, remix_group=2),
@@ -88,7 +94,8 @@ def child(store: Path, settings: dict[str, Any]) -> None:
         batch_size=4, log_every=1, valid_s=0.5, learner=learner, max_failures=MAX_FAILURES, worker_timeout_s=HANG_S,
         **(usual | settings),
     )  # fmt: skip
-    model = train.ModelConfig(preset="htdemucs-tiny", options=options | {"dropout": 0.0 if quiet else 0.1})
+    options = {"segment_s": 0.25, **NETWORKS[family], "dropout": 0.0 if quiet else 0.1}
+    model = train.ModelConfig(preset=f"{family}-tiny", options=options)
     result = train.run(
         config, model, [(chunks, 1.0)], sources=SOURCES, store=address, progress=Said(), live=live
     )  # fmt: skip
@@ -176,7 +183,7 @@ def started(
         settings = settings | {"address": f"s3://{BUCKET}/{store.parent.name}"}
         variables = dict(variables or {}) | {scratch.VARIABLE: tempfile.mkdtemp(prefix="machine-", dir=store.parent)}
     command = [sys.executable, "-W", "ignore", "-m", "tests.drills.drill_training"]
-    command += ["--child", str(store), json.dumps(settings)]
+    command += ["--child", str(store), json.dumps(NETWORK | settings)]
     environment = os.environ | ({"RAY_ADDRESS": machines.address} if machines else {}) | dict(variables or {})
     with log.open("wb") as out:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT)
@@ -358,6 +365,7 @@ def main() -> int:
     parser.add_argument("--child", nargs=2, metavar=("STORE", "SETTINGS"))
     parser.add_argument("--times", type=int, default=10, help="of each accident but ray-hang and elastic; 0 finishes")
     parser.add_argument("--seed", type=int, default=0, help="of the steps")
+    parser.add_argument("--family", choices=NETWORKS, default=NETWORK["family"], help="of the network that learns")
     parser.add_argument("--elastic-steps", type=int, default=ELASTIC["steps"], help="fewer do on a loaded machine")
     parser.add_argument("--accidents", nargs="*", choices=ACCIDENTS, default=list(ACCIDENTS))
     parser.add_argument("--folder", type=Path, help="where trainings are kept; by default they are forgotten")
@@ -367,7 +375,7 @@ def main() -> int:
     if options.child:
         child(Path(options.child[0]), json.loads(options.child[1]))
         return 0
-    ELASTIC["steps"] = options.elastic_steps
+    ELASTIC["steps"], NETWORK["family"] = options.elastic_steps, options.family
     console, rows = Console(highlight=False, width=140), []
     with tempfile.TemporaryDirectory(prefix="drill-") as place:
         began, folder = time.monotonic(), options.folder or Path(place)

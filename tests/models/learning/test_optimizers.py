@@ -89,3 +89,12 @@ def test_a_training_goes_on_with_the_optimizer_it_began_with(stored: str) -> Non
     other = Learner(layers(), replace(MUON, optimizer="adam" if stored == "muon" else "muon"))
     with pytest.raises(ModelError, match=r"another optimizer \(muon\)"):
         other.load_state(begun.state())
+
+
+@pytest.mark.parametrize("name", ["RMSprop", "SGD"])
+def test_a_state_of_another_optimizer_is_refused_where_both_take_all_weights(name: str) -> None:
+    begun = Learner(layers(), replace(MUON, optimizer="adam"))
+    begun.step(stems(), step=0)
+    other = Learner(layers(), replace(MUON, optimizer=f"torch.optim:{name}"))
+    with pytest.raises(ModelError, match=f"another optimizer, which has .*; now it is 'torch.optim:{name}'"):
+        other.load_state(begun.state())

@@ -72,7 +72,10 @@ def test_estimates_and_gradients_are_the_references(changes: dict[str, Any]) -> 
     assert gradient < 1e-3
 
 
-@pytest.mark.parametrize(("preset", "num_parameters"), [("scnet", 10_578_768), ("scnet-large", 42_181_232)])
+@pytest.mark.parametrize(
+    ("preset", "num_parameters"),
+    [("scnet", 10_578_768), ("scnet-large", 42_181_232), ("scnet-xl", 54_006_896), ("scnet-xl-ihf", 53_466_800)],
+)
 def test_published_preset_has_its_number_of_parameters(preset: str, num_parameters: int) -> None:
     with torch.device("meta"):
         model, reference = build(preset), reference_of(build(preset).config)
