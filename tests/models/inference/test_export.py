@@ -13,8 +13,8 @@ from models.networks.bag import Bag
 from models.networks.catalog import build, from_config
 from tests.models.parity import noise
 
-# One preset per architecture with little more than what it alone has, since tracing takes its time per operation: residual
-# branches and exact attention are in the first, and both RoFormers have the same parts.
+# One preset per architecture with little more than what it alone has, since tracing takes its time per operation:
+# residual branches and exact attention are in the first, and both RoFormers have the same parts.
 PRESETS: dict[str, dict[str, Any]] = {
     "htdemucs-tiny": {"depth": 1, "nfft": 64, "dconv_depth": 1, "transformer_layers": 2},
     "sparse-htdemucs-tiny": {"depth": 1, "nfft": 64, "dconv_depth": 0, "transformer_layers": 2, "hash_rounds": 4},
