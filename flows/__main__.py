@@ -31,6 +31,7 @@ VERBS = {
     "Operations": ("operations", ("ui", "deploy", "retrain", "notify", "sbom")),
 }  # fmt: skip
 VERB_NAMES = tuple(verb for _, verbs in VERBS.values() for verb in verbs)
+WITHOUT_SETTINGS = ("presets", "config", "sbom")  # `config` explains them all
 RENAMED = {"corpus": "inspect", "inventory": "sbom", "why": "retrain --explain"}  # verbs of 0.1.0
 
 
@@ -83,6 +84,8 @@ def _run(tokens: Sequence[str] | None) -> int:
             app[verb]
     try:
         code = app(tokens, exit_on_error=False, print_error=False)
+        if len(tokens) > 1 and tokens[0] in VERB_NAMES and not {*app.help_flags}.isdisjoint(tokens):
+            _list_settings(tokens[0])
     except CycloptsError as error:
         return _refuse(f"{error}\nSee `stemline --help`.")
     except KeyboardInterrupt:
@@ -90,6 +93,15 @@ def _run(tokens: Sequence[str] | None) -> int:
     except OSError as error:  # of printing the help: a verb catches what is raised in it
         return lost(error)
     return code if isinstance(code, int) else 0
+
+
+def _list_settings(verb: str) -> None:
+    """Below the help of a verb that takes any: those that act in it."""
+    from flows.cli import verb_settings
+
+    if verb not in WITHOUT_SETTINGS:
+        for part in verb_settings.lines(verb):
+            Terminal().print(part)
 
 
 def _ensure_home() -> None:

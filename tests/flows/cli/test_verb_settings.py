@@ -1,0 +1,60 @@
+"""The help of a verb lists the settings that act in it, and no others."""
+
+import ast
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+import flows.cli
+from flows.__main__ import VERB_NAMES, VERBS, WITHOUT_SETTINGS, main
+from flows.cli import verb_settings
+from flows.config import RunConfig
+from flows.config.setting_descriptions import every
+
+SETTINGS = [setting.name for setting in every(RunConfig)]
+SECTIONS = {field.name for field in dataclasses.fields(RunConfig)}
+
+
+def test_each_section_and_setting_that_a_verb_lists_is_one() -> None:
+    for verb in VERB_NAMES:
+        assert [place for place in verb_settings.own(verb) if not _inside(place)] == []
+    tables = {**verb_settings.STEPS, **verb_settings.WHOLE_PIPELINE, **verb_settings.OTHERS}
+    assert tables.keys() <= {*VERB_NAMES} - {*WITHOUT_SETTINGS}
+
+
+def _inside(place: str) -> list[str]:
+    return [name for name in SETTINGS if f"{name}.".startswith(f"{place}.")]
+
+
+def test_a_verb_lists_each_section_that_its_file_reads() -> None:
+    for package, verbs in VERBS.values():
+        for verb in {*verbs} - {*WITHOUT_SETTINGS}:
+            places = {*verb_settings.own(verb)}
+            for step in verb_settings.before(verb):
+                places |= {*verb_settings.own(step)}
+            listed = {place.split(".")[0] for place in places}
+            assert _sections_read(Path(flows.cli.__path__[0], package, f"{verb}.py")) <= listed, verb
+
+
+def _sections_read(path: Path) -> set[str]:
+    """Attributes of `config` in a verb's file that are sections of the configuration."""
+    nodes = ast.walk(ast.parse(path.read_text()))
+    return {
+        node.attr
+        for node in nodes
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "config"
+    } & SECTIONS
+
+
+def test_the_help_of_train_has_the_settings_of_training_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--help"]) == 0
+    output = capsys.readouterr().out
+    output = " ".join(output.split())
+    assert "train.steps=" in output
+    assert "Optimization steps of the whole training" in output
+    assert "max_rollbacks" in output
+    assert "gate" not in output
+    assert "stemline {ingest,curate,analyze,automix} --help" in output
+    assert main(["sbom", "--help"]) == 0
+    assert "Settings, as KEY=VALUE" not in capsys.readouterr().out
