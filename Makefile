@@ -42,6 +42,9 @@ lint: sync ## ruff check, ruff format --check, types, import rules
 docs: sync ## the documentation, as a site in build/docs; warnings are errors
 	@$(BIN)/python -m sphinx -W --keep-going -q -a -b html -d build/doctrees docs build/docs
 
+man: sync ## infra/man/stemline.1, the manual page, from the command line
+	@$(BIN)/python docs/_ext/stemline_man.py
+
 bench-%: sync ## one benchmark, such as bench-road; OUT=FILE.json writes its rows; bench-gate takes SCORES=FILE.csv, bench-remix and bench-curation SONGS=FOLDER
 	@$(BIN)/python -m tests.benchmarks.$* $(if $(OUT),--out $(OUT)) $(if $(SCORES),--scores $(SCORES)) $(if $(SONGS),--songs $(SONGS))
 
@@ -69,4 +72,4 @@ audit: ## known vulnerabilities of what the locks name: fails from a severity on
 lock: install ## resolve pyproject.toml anew into the three locks; UPGRADE=1 takes the newest of everything
 	@.ci/sync lock
 
-.PHONY: help install extras sync demo test quick lint docs cases stack containers soak mutants audit lock
+.PHONY: help install extras sync demo test quick lint docs man cases stack containers soak mutants audit lock

@@ -5,6 +5,7 @@ An installed wheel has no checkout to ask, and lies in the middle of somebody el
 
 import shutil
 import sys
+import sysconfig
 from pathlib import Path
 
 from setuptools import setup
@@ -15,6 +16,7 @@ HERE = Path(__file__).resolve().parent
 LOCK = "requirements.lock"
 sys.path.insert(0, str(HERE))
 from pipelines.runtime.step_keys import STAMP, code_commit  # noqa: E402
+from stemline.name_clashes import name_clash  # noqa: E402
 
 
 def _stamp(folder: Path) -> None:
@@ -24,6 +26,9 @@ def _stamp(folder: Path) -> None:
 
 class BuildWithStamp(build_py):
     def run(self) -> None:
+        # Also in the environment that pip builds in, Python names the folder that pip will install into.
+        if clash := name_clash([sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]):
+            sys.exit(clash)
         super().run()
         if not self.editable_mode:  # which builds nothing: the checkout is asked
             _stamp(Path(self.build_lib))

@@ -14,6 +14,8 @@ used, so `import stemline` takes milliseconds.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from stemline.name_clashes import refuse_name_clashes
+
 if TYPE_CHECKING:
     from datasets.errors import InputError
     from stemline.array_scores import score
@@ -55,6 +57,7 @@ def __getattr__(name: str) -> Any:
         return version("stemline")
     for module, names in _MODULES.items():
         if name in names:
+            refuse_name_clashes()
             return getattr(importlib.import_module(module), name)
     raise AttributeError(f"module 'stemline' has no attribute {name!r}; it has {', '.join(__all__)}")
 

@@ -23,7 +23,7 @@ from flows.config import setting_descriptions
 from models.networks.catalog import FAMILIES
 
 MARK = re.compile(r"<!-- generated: ([\w-]+) -->")
-COMMON = ("--preset", "--print-config", "--json", "--debug")
+COMMON = ("--preset", "--print-config", "--json", "--log-file", "--debug")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ def _argument(one: Any) -> Argument:
 def verbs_markdown() -> str:
     """All verbs, and first what each of them understands."""
     known = verbs()
-    lines = ["## Options of every verb", "", *_arguments_table(_common(known)), ""]
+    lines = ["## Options of every verb", "", *_arguments_table(common(known)), ""]
     groups = list(dict.fromkeys(verb.group for verb in known))
     level = "##" if len(groups) < 2 else "###"
     for group in groups:
@@ -105,23 +105,26 @@ def verbs_markdown() -> str:
     return "\n".join(lines)
 
 
-def _common(known: Sequence[Verb]) -> list[Argument]:
-    found = {one.names[0]: one for verb in known for one in verb.arguments if _is_common(one)}
+def common(known: Sequence[Verb]) -> list[Argument]:
+    """The arguments that every verb has."""
+    found = {one.names[0]: one for verb in known for one in verb.arguments if is_common(one)}
     return [found[name] for name in ("KEY=VALUE", *COMMON)]
 
 
-def _is_common(one: Argument) -> bool:
+def is_common(one: Argument) -> bool:
+    """Whether it is one of those."""
     return one.names[0] == "KEY=VALUE" or one.names[0] in COMMON
 
 
 def _verb_lines(verb: Verb, level: str) -> list[str]:
-    own = [one for one in verb.arguments if not _is_common(one)]
-    lines = [f"{level} {verb.name}", "", verb.summary, "", "```text", _usage(verb), "```", ""]
+    own = [one for one in verb.arguments if not is_common(one)]
+    lines = [f"{level} {verb.name}", "", verb.summary, "", "```text", usage(verb), "```", ""]
     lines += [*_arguments_table(own), ""] if own else []
     return [*lines, "Example:", "", "```shell", verb.example, "```", ""]
 
 
-def _usage(verb: Verb) -> str:
+def usage(verb: Verb) -> str:
+    """How a verb is called, in a line."""
     words = ["stemline", verb.name]
     for one in verb.arguments:
         if one.names[0] in COMMON:

@@ -62,8 +62,8 @@ def test_an_argument_says_whether_it_is_needed_and_what_it_is_otherwise(referenc
     by_name = {one.names[0]: one for one in compress.arguments}
     assert by_name["--to"].required
     assert (by_name["--bits"].required, by_name["--bits"].default) == (False, 8)
-    assert "--to TO" in reference._usage(compress)
-    assert "[--bits BITS]" in reference._usage(compress)
+    assert "--to TO" in reference.usage(compress)
+    assert "[--bits BITS]" in reference.usage(compress)
 
 
 def test_every_setting_is_there_with_type_default_range_and_meaning(reference: Any) -> None:

@@ -117,7 +117,9 @@ def test_the_wheel_holds_every_file_of_our_packages_and_what_it_was_built_from(w
     files = {path for file in kept.splitlines() if (path := repository / file).parent in packages}
     assert assets / "curation" / "songs.html.j2" in files
     wanted = {str(path.relative_to(repository)) for path in files if path.name != "README.md"}
-    assert names - wanted == {"infra/commit", "infra/requirements.lock"}
+    (manual,) = (name for name in names - wanted if name.endswith(".data/data/share/man/man1/stemline.1"))
+    assert names - wanted - {manual} == {"infra/commit", "infra/requirements.lock"}
+    assert (wheel.environment / "share" / "man" / "man1" / "stemline.1").is_file()
     assert wanted - names == {"infra/compose.yaml"}  # which no verb opens
 
 
