@@ -7,9 +7,11 @@ from typing import Literal
 
 from prefect import flow, task
 
+from datasets.errors import InputError
 from datasets.schema import Score, ShardSet
 from datasets.shards.arrow_tables import read_objects
 from datasets.shards.manifests import read_songs
+from datasets.store import storage
 from datasets.store.strict_json import dumps
 from flows import config as settings
 from flows.build_corpus import Corpus, build_corpus
@@ -25,12 +27,14 @@ from pipelines.evaluation import evaluate, song_table
 from pipelines.evaluation.evaluate import EvaluateResult
 from pipelines.evaluation.evaluate_config import with_subfolder
 from pipelines.evaluation.gate import GateDecision
+from pipelines.evaluation.gate.rules import license_rule
 from pipelines.evaluation.summary import ScoreSummary, extra_scores
 from pipelines.lineage import song_licenses
 from pipelines.lineage.training_recordings import Ancestors
 from pipelines.preparation.ingest import layout_plugins
 from pipelines.registry import Candidate, DatasetUse, ModelVersion
 from pipelines.runs import stored_model
+from pipelines.runs.run_place import RunPlace
 from pipelines.runtime.step_keys import code_commit
 from pipelines.training import train, train_result
 from pipelines.training.train_result import TrainResult
@@ -46,6 +50,7 @@ _METRICS = {
 @flow(name="train-model", validate_parameters=False)
 def train_model(config: RunConfig, corpus: Corpus, *, until: str = "promote") -> Trained:
     """Runs the steps up to and including `until`."""
+    refuse_licenses(config, corpus)
     trained = train_candidate(config, corpus)
     if until == "train":
         return Trained(trained=trained)
@@ -59,6 +64,26 @@ def train_model(config: RunConfig, corpus: Corpus, *, until: str = "promote") ->
     )
     version = promote(config, version, decision)
     return Trained(trained=trained, candidate=candidate, champion=champion, decision=decision, version=version)
+
+
+def refuse_licenses(config: RunConfig, corpus: Corpus) -> None:
+    """InputError before hours of training whose model `gate.refuse_non_commercial` would refuse for its songs.
+
+    A training that is finished goes to the gate.
+    """
+    if not config.gate.refuse_non_commercial:
+        return
+    place = RunPlace(store=storage.absolute(config.store.root), name=run_key(config, corpus))
+    if train_result.find_result(place.kept) is not None:
+        return
+    learned = (song for song in read_songs(corpus.songs) if song.split in ("train", "valid"))
+    rule = license_rule(song_licenses.of_songs(learned))
+    if not rule.met:
+        raise InputError(
+            f"gate.refuse_non_commercial would refuse the model, so it is not trained. {rule.message} State licences "
+            "in licenses.csv or corpus.license, take those songs out of the corpus, or set "
+            "gate.refuse_non_commercial=false"
+        )
 
 
 @flow(name="compare-models", validate_parameters=False)

@@ -21,13 +21,15 @@ def score(
     window_s: float = 1.0,
     full_bss_eval: bool = False,
     extra_metrics: Sequence[str] = (),
+    plugins: Sequence[str] = (),
 ) -> "dict[str, Score]":
     """Scores of each source of one song: nSDR (MDX 2021), SDR (BSS Eval v4, `window_s` long windows) and more, in dB.
 
     `references` and `estimates` have an array or tensor (C, T) for each source, all of one shape; the references must
     be all sources of the song, since their sum is the mixture. `full_bss_eval` adds ISR, SIR and SAR, `extra_metrics`
-    any of si_sir, si_sar, log_wmse, aura_mrstft, bleedless and fullness. A score that is undefined, as where the
-    reference is silent, is None.
+    any of si_sir, si_sar, log_wmse, aura_mrstft, bleedless and fullness, `plugins` metrics of plug-ins, by the name of
+    their entry point or as "package.module:object", whose scores are in `plugin_scores`. A score that is undefined, as
+    where the reference is silent, is None.
 
     Example:
 
@@ -35,7 +37,7 @@ def score(
         scores["vocals"].nsdr
 
     Raises:
-        InputError: Sources or shapes differ, or samples are not finite.
+        InputError: Sources or shapes differ, samples are not finite, or a plug-in is not there or fails.
     """
     import torch
 
@@ -49,7 +51,9 @@ def score(
             f"references and estimates must have the same sources, got {', '.join(sources) or 'none'} and "
             f"{', '.join(estimates) or 'none'}"
         )
-    config = EvaluateConfig(window_s=window_s, full_bss_eval=full_bss_eval, extra_metrics=tuple(extra_metrics))
+    config = EvaluateConfig(
+        window_s=window_s, full_bss_eval=full_bss_eval, extra_metrics=tuple(extra_metrics), plugins=tuple(plugins)
+    )
     stacked = [
         torch.from_numpy(_stacked(stems, sources, name, sample_rate))
         for name, stems in (("references", references), ("estimates", estimates))

@@ -288,6 +288,8 @@ def _configure(family: str, fields: Mapping[str, Any], *, options: Mapping[str, 
         raise
     except (TypeError, ArithmeticError, ValueError) as error:
         raise ModelError(f"an option of {family} has the wrong type or size: {error}") from error
+    except Exception as error:  # the configuration of a plug-in is code of others
+        raise ModelError(f"an option of {family} is refused: {type(error).__name__}: {error}") from error
     plugin = plugin_of(config)
     if plugin is not None and config.normalize not in get_args(Normalization):
         raise plugin.failure(f"has normalize={config.normalize!r} and not one of {', '.join(get_args(Normalization))}")

@@ -29,7 +29,7 @@ from ..errors import ModelError
 from ..networks import catalog
 from ..networks.bag import Bag
 from .demucs_options import OPTIONS_OF, ClassName, to_kwargs, to_our_config
-from .state_dict import build_for, load_state, plain_tensors
+from .state_dict import build_for, load_state, plain_tensors, refuse_compressed
 from .weights_file import sha256_of
 
 CHECKSUM = re.compile(r"-([0-9a-f]{8,64})$")  # at the end of a file's stem; the SHA-256 starts with it
@@ -149,6 +149,7 @@ def _read_pickle(path: Path, *, weights: bool = True) -> dict[str, Any]:
     """The dict in a `.th` file. Nothing of the pickle is called: classes are names, fractions are parsed."""
     allowed: list[Callable[..., Any] | tuple[Any, str]] = [(ClassName(name), name) for name in OPTIONS_OF]
     allowed.append((_fraction, "fractions.Fraction"))
+    refuse_compressed(path)
     try:
         with torch.serialization.safe_globals(allowed):
             # Mapped, weights are not read before they are used; older files are no archives, and cannot be mapped.

@@ -1,5 +1,6 @@
 """A network built for a table of weights by name, and filled with it; what does not fit is refused and named."""
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -70,3 +71,21 @@ def _build_plugin(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> nn.
     if needed > sum(value.numel() for value in state.values()):
         raise ModelError("it belongs to another configuration: to a larger network than its weights can fill")
     return catalog.from_config(config)
+
+
+def refuse_compressed(path: Path) -> None:
+    """ModelError for a torch archive with more in its entries than in the file: it could fill the memory when read.
+
+    torch stores tensors as they are; entries that are compressed, or lie on each other, are somebody else's.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError):
+        return  # an older file, or none of torch's: its reader says so
+    unpacked, packed = sum(entry.file_size for entry in entries), path.stat().st_size
+    if unpacked > packed or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise ModelError(
+            f"{path} is refused: its archive of {packed} bytes unpacks to {unpacked}, and torch compresses nothing; "
+            "save the weights anew with torch.save"
+        )

@@ -2,8 +2,8 @@
 
 First every shard that holds some of it is written anew without it, then every manifest that refers to such a shard is
 replaced, and only then the old shards are removed: killed anywhere, every dataset is readable, and the same command
-goes on. A dataset keeps the id, the side and the digest of a song that was erased from it, so that who learnt from it
-stays known. Mixes that a forgotten song is part of go as well.
+goes on. A dataset keeps the id, the side, the licence and the digest of a song that was erased from it, so that who
+learnt from it stays known. Mixes that a forgotten song is part of go as well.
 """
 
 import json
@@ -223,7 +223,7 @@ def _without(
         if holding is None:
             songs.append(song)
         elif song["track_id"] in holding.gone:
-            erased.append({name: song[name] for name in ("track_id", "title", "split", "audio")})
+            erased.append({name: song[name] for name in ("track_id", "title", "split", "audio", "license")})
         else:
             place = places[song["path"]][song["track_id"]]
             songs.append({**song, "path": shards[song["path"]]["file"], "first_row": place.first_row})

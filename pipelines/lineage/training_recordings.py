@@ -224,13 +224,15 @@ def find_dataset(uri: str, *, tables: str = "") -> Manifest | None:
 
 
 def erased_songs(manifest: Manifest) -> list[dict[str, str]]:
-    """Songs whose audio was erased from a dataset: their ids, audio digests and splits."""
+    """Songs whose audio was erased from a dataset: their ids, audio digests, splits and licences."""
     return list(manifest.extra.get("erased", ()))
 
 
 def _songs(manifest: Manifest, uri: str) -> Ancestry:
     members = [(song.track_id, song.audio, song.split, song.license) for song in manifest.songs]
-    members += [(song["track_id"], song["audio"], song["split"], "") for song in erased_songs(manifest)]
+    members += [
+        (song["track_id"], song["audio"], song["split"], song.get("license", "")) for song in erased_songs(manifest)
+    ]
     signatures = signatures_of(manifest)
     files = [storage.join(manifest.store, shard.file) for shard in manifest.shards]
     is_gone = not files or any(storage.stamp(file) is None for file in files)

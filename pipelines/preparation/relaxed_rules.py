@@ -7,7 +7,7 @@ from datasets.quality.rules.quality_rules import SWITCHED_OFF, in_toml
 from datasets.quality.rules.violations import faults
 from datasets.schema import Verdict
 from pipelines.preparation.curate_config import CurateConfig
-from pipelines.preparation.song_rules import JudgedSong
+from pipelines.preparation.song_rules import JudgedSong, curation_rules, objection
 
 KEEPS_COPIES = "curate.min_similarity=2"
 
@@ -43,4 +43,6 @@ def _passes(item: JudgedSong, config: CurateConfig, sources: Sequence[str]) -> b
     """Whether a song breaks no rule; one that the model hears as something else passes once no model is asked."""
     if item.reason == "mislabelled" and config.model:
         return False
-    return not faults(item.measures, config, sources=sources)
+    if faults(item.measures, config, sources=sources):
+        return False
+    return not objection(curation_rules(config.plugins), item.song, item.measures)

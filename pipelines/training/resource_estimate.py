@@ -374,13 +374,16 @@ class _Room:
         copies = 2 + ADAM_COPIES + averages + (config.num_workers > 1)  # weights and gradients; buckets to exchange
         self.weights_gib = 4 * cost.parameters * copies / GIB
         self.fixed_gib = self.weights_gib + stems_gib + (CONTEXT_GIB if device.name in DEVICES else 0.5)
+        # Between trainings' steps: weights and averages, and of an excerpt the stems, the estimates and their sum
+        samples = validate.excerpt_s(config) * sample_rate
+        self.validation_gib = self.weights_gib + 3 * 4 * len(sources) * channels * samples / GIB
         self.limit_gib = HEADROOM * device.memory_gib
 
     def row_gib(self, precision: str) -> float:
         return self.price_in(precision)[0].kept_bytes / GIB
 
     def needed_gib(self, rows: int, precision: str) -> float:
-        return self.fixed_gib + rows * self.row_gib(precision)
+        return max(self.fixed_gib + rows * self.row_gib(precision), self.validation_gib)
 
     def advice(self, rows: int, precision: str, *, share: int) -> str:
         """The setting nearest to this one that fits: fewer rows at once, then bfloat16, then a shorter segment.
@@ -389,6 +392,9 @@ class _Room:
         """
         if self.needed_gib(rows, precision) <= self.limit_gib:
             return ""
+        if self.validation_gib > self.limit_gib > self.weights_gib:
+            share_s = (self.limit_gib - self.weights_gib) / (self.validation_gib - self.weights_gib)
+            return f"train.valid_s={math.floor(share_s * validate.excerpt_s(self.config))}"
         least = self.config.learner.compared_rows
         for setting, option in (("", precision), ("train.learner.precision=bfloat16 ", "bfloat16")):
             if fitting := self.rows_that_fit(option):

@@ -177,16 +177,21 @@ def num_candidates(config: "TrainConfig") -> int:
     return 1 + len(config.learner.ema_decays) + len(config.learner.epoch_ema_decays)
 
 
+def excerpt_s(config: "TrainConfig") -> float:
+    """How long an excerpt is; of whole songs, whose lengths nobody knows before they are read, the usual."""
+    return config.valid_s or SONG_S
+
+
 def planned_s(config: "TrainConfig", *, segment_s: float, row_step_s: float, song_core_s: float) -> float:
     """Seconds of one validation, on the worker with most of the songs.
 
     `row_step_s` is what a row takes of a step, `song_core_s` what one core takes to read a second of a song: it reads
     the next excerpt while all candidates separate the present one.
     """
-    excerpt_s = config.valid_s or SONG_S
+    length_s = excerpt_s(config)
     excerpts = math.ceil(config.valid_songs / max(1, config.num_workers))
-    rows = num_candidates(config) * math.ceil(excerpt_s / ((1 - OVERLAP) * segment_s))
-    separate_s, read_s = rows * FORWARD_SHARE * row_step_s, excerpt_s * song_core_s
+    rows = num_candidates(config) * math.ceil(length_s / ((1 - OVERLAP) * segment_s))
+    separate_s, read_s = rows * FORWARD_SHARE * row_step_s, length_s * song_core_s
     return excerpts * max(separate_s, read_s) + min(separate_s, read_s)
 
 

@@ -138,6 +138,15 @@ def test_two_networks_have_not_one_class_of_configurations(tmp_path: Path) -> No
         assert catalog.to_config(first)["family"] == "lab_twins:Whole"
 
 
+def test_an_option_that_a_plug_in_stumbles_over_is_no_stack_trace(tmp_path: Path) -> None:
+    fields = "width: str = 'a'\n def __post_init__(self): {'a': 1}[self.width].real"
+    (tmp_path / "lab_options.py").write_text(f"{HEAD}@dataclass\nclass C(Config):\n {fields}\n")
+    with (tmp_path / "lab_options.py").open("a") as file:
+        file.write("class Net(Whole): config_class = C\n")
+    with song_lab.on_path(tmp_path), pytest.raises(InputError, match=r"option of lab_options:Net is refused: KeyError"):
+        ModelConfig(preset="lab_options:Net", options={"width": "b"}).check()
+
+
 def test_a_larger_network_than_the_weights_is_not_built(site: Path) -> None:
     model = {"family": "song_lab.networks:MaskNet", "width": 10**9}
     with pytest.raises(ValueError, match="belongs to another configuration"):
@@ -157,6 +166,10 @@ BROKEN = {
     "absolute": (
         "import models.rng\nclass Net(Whole):\n def forward(self, x): return x",
         "imports models.rng in .*line",
+    ),
+    "lookup": (
+        "@dataclass\nclass C(Config):\n def __post_init__(self): {}['rate']\nclass Net(Whole): config_class = C",
+        "has no configuration of defaults: KeyError: 'rate'",
     ),
     "own": ("from lab_own import BROKEN\nclass Net(Whole): ...", "cannot be imported: ImportError"),
     "ours": (
@@ -289,6 +302,9 @@ def test_a_metric_scores_songs_under_a_protocol_that_names_its_version(site: Pat
         for name, made_SCT in (("a", stems_SCT * 0.5), ("b", stems_SCT.flip(-1)))
     ]
     scores = [score for song in songs for score in song.scores]
+    arrays = dict(zip(about["sources"], stems_SCT, strict=True))
+    by_name = stemline.score(arrays, arrays, sample_rate=RATE, plugins=["envelope"])
+    assert by_name["drums"].plugin_scores == pytest.approx({"envelope": 1.0})
     assert [score.plugin_scores for score in scores[:3]] == [pytest.approx({"envelope": 1.0})] * 2 + [{}]
     assert scores[3].plugin_scores["envelope"] < 0
     song_scoring.keep(str(tmp_path), "k", songs[0])

@@ -1,15 +1,17 @@
 """The gate asks the ancestry: of a first champion's start, and of what the champion began from."""
 
+import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from datasets.errors import InputError
 from datasets.schema import ShardSet
-from flows import gate_decision
+from flows import gate_decision, train_model
 from flows.build_corpus import Corpus
 from flows.config import load
 from pipelines.evaluation.evaluate import EvaluateResult
@@ -56,6 +58,25 @@ def began(store: Path, songs: ShardSet, start: str) -> None:
     folder = store / "runs" / "run"
     folder.mkdir(parents=True)
     training_ancestry.write(folder, start=start, datasets=[songs.uri], store=str(store))
+
+
+def test_a_training_that_the_gate_would_refuse_for_its_songs_is_not_begun(
+    tmp_path: Path, heard: dict[str, str]
+) -> None:
+    songs = dataset(tmp_path, "now", [("a", "train", "0"), ("b", "valid", "1"), ("x", "test", "2")], heard)
+    corpus = cast(Corpus, SimpleNamespace(songs=songs, training_data=lambda weight: [(songs, 1.0)]))
+    config = load("smoke", [f"store.root={tmp_path}"])
+    train_model.refuse_licenses(config, corpus)
+    strict = replace(config, gate=replace(config.gate, refuse_non_commercial=True))
+    with pytest.raises(InputError, match=r"it is not trained\. Licences of its songs: unknown \(2\)"):
+        train_model.refuse_licenses(strict, corpus)
+    finished = tmp_path / "runs" / train_model.run_key(strict, corpus)
+    finished.mkdir(parents=True)
+    result = TrainResult(
+        checkpoint="", run_key="", model_digest="", history="", steps=1, best_step=1, best_weights="raw", best_nsdr=None
+    )
+    (finished / "result.json").write_text(json.dumps(asdict(result)))
+    train_model.refuse_licenses(strict, corpus)  # which goes to the gate
 
 
 def test_a_first_champion_is_not_judged_by_songs_that_its_start_had_heard(

@@ -112,7 +112,8 @@ def test_no_argument_and_no_address_holds_a_secret(services: dict[str, Any]) -> 
 def test_what_is_missing_is_named_before_anything_starts(services: dict[str, Any]) -> None:
     told = yaml.safe_dump(services)
     assert set(re.findall(r"\$\{(\w+):\?\}", told)) == set(SECRETS)
-    assert set(re.findall(r"\$\{(\w+)", told)) == {*SECRETS, "SONGS"}
+    assert set(re.findall(r"\$\{(\w+)", told)) == {*SECRETS, "SONGS", "STEMLINE_NOTIFY"}
+    assert services["worker"]["environment"]["STEMLINE_NOTIFY"] == "${STEMLINE_NOTIFY:-}"
 
 
 def test_who_waits_waits_for_an_answer(services: dict[str, Any]) -> None:

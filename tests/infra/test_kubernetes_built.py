@@ -110,7 +110,7 @@ def test_a_service_has_its_own_secrets_only(repository: Path) -> None:
     assert {name: held[name] for name in rays} == dict.fromkeys(rays, clients)
     assert {name: held[name] for name in held.keys() - rays} == {
         "prefect-server": {"stemline-prefect", "stemline-prefect-database"},
-        "prefect-worker": {*clients, "stemline-prefect", "stemline-ray"},
+        "prefect-worker": {*clients, "stemline-notify", "stemline-prefect", "stemline-ray"},
         "mlflow": {*clients, "stemline-mlflow-server"},
         "migration": {"stemline-mlflow-server", "stemline-prefect-database"},
     }

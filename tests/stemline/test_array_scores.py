@@ -22,6 +22,7 @@ def test_scores_are_those_of_the_measures_in_any_order_of_the_estimates() -> Non
     assert [scores[name].nsdr for name in true] == pytest.approx(nsdr(*both).tolist())
     assert [scores[name].sdr for name in true] == pytest.approx(sdr_median(sdr_windows(*both, RATE)).tolist())
     assert scores["drums"].si_sir is not None
+    assert scores["drums"].plugin_scores == {}
     tensors = {name: torch.from_numpy(stem) for name, stem in made.items()}
     assert stemline.score(true, tensors, sample_rate=RATE)["vocals"].nsdr == scores["vocals"].nsdr
 
@@ -36,5 +37,7 @@ def test_arrays_that_cannot_be_compared_are_named() -> None:
         stemline.score(true, {name: stem[:, :100] for name, stem in true.items()}, sample_rate=RATE)
     with pytest.raises(stemline.InputError, match="one by one"):
         stemline.score({"drums": true["drums"][None]}, {"drums": true["drums"][None]}, sample_rate=RATE)
+    with pytest.raises(stemline.InputError, match=r"evaluate\.plugins: no metric 'envelop'"):
+        stemline.score(true, true, sample_rate=RATE, plugins=["envelop"])
     with pytest.raises(stemline.InputError, match="extra_metrics must be names out of"):
         stemline.score(true, true, sample_rate=RATE, extra_metrics=["loudness"])

@@ -8,6 +8,7 @@ from typing import Any
 from rich.text import Text
 
 from datasets.corpus.layouts.found_song import ADVICE, FoundSong, as_text
+from datasets.corpus.licenses import one_line
 from datasets.corpus.scan import SongSurvey, survey
 from datasets.corpus.splits import DrawnShare, nothing_to_train_on
 from datasets.corpus.stem_names import STATUSES, FileNote
@@ -77,10 +78,13 @@ def run(config: RunConfig, *, screen: Screen) -> dict[str, Any]:
         "csv_files": [
             {"name": file.name, "is_list": file.is_list, "detail": file.detail} for file in surveyed.csv_files
         ],
-        "licenses": _licenses(surveyed, corpus.license),
+        "licenses": _licenses(surveyed, one_line(corpus.license)),
         "songs": [_song(song, surveyed) for song in surveyed.songs],
         "names": [_as_dict(name) for name in names],
-        "console_output": [*_tables(surveyed, names, corpus.sources), *_license_line(surveyed, corpus.license)],
+        "console_output": [
+            *_tables(surveyed, names, corpus.sources),
+            *_license_line(surveyed, one_line(corpus.license)),
+        ],
         "exit_code": 0 if refused < len(surveyed.songs) else 2,
     }
 

@@ -30,8 +30,10 @@ from flows.cli.options import NO_OPTIONS, Options, Overrides
 from flows.cli.session import prepared, run_verb
 from flows.config import RunConfig
 from flows.console.progress_display import Screen, table
+from pipelines import registry
 from pipelines.lineage import erasure, training_ancestry, training_recordings
 from pipelines.lineage.training_recordings import Ancestors, Ancestry, LearnedFrom
+from pipelines.registry.run_logging import SONG_TABLE
 from pipelines.runs.run_place import EXAMPLES, trainings_with_examples
 
 CANARY = "canary"  # a store inside the store: see flows/retraining/retrain_model.py
@@ -83,6 +85,7 @@ def run(config: RunConfig, song: str, *, erase: bool = False, screen: Screen, de
         _require_free(config, corpus.songs)
     learned = versions_trained_with(config, recording.songs)
     remaining = list(_remaining_audio(config, recording))
+    titled = list(_evaluations_with_its_title(config, recording))
     return {
         "songs": sorted(recording.names),
         "retrain": list(learned.recordings),
@@ -91,8 +94,9 @@ def run(config: RunConfig, song: str, *, erase: bool = False, screen: Screen, de
         "dataset": corpus.songs.digest,
         "erased": erased,
         "still_in": remaining,
+        "titled_in": titled,
         "console_output": _console_output(
-            recording, learned, dataset=corpus.songs.digest, erased=erased, remaining=remaining
+            recording, learned, dataset=corpus.songs.digest, erased=erased, remaining=remaining, titled=titled
         ),
     }
 
@@ -254,6 +258,15 @@ def _remaining_audio(config: RunConfig, recording: SongToForget) -> Iterator[str
             yield f"{storage.join(run, EXAMPLES)} ({remark})"
 
 
+def _evaluations_with_its_title(config: RunConfig, recording: SongToForget) -> Iterator[str]:
+    """Evaluations of the registered model whose table of songs names the recording, with their runs in MLflow."""
+    for version in registry.versions(config.registry, store=config.store.root):
+        for evaluation in registry.lineage(version.uri, store=config.store.root).evaluations:
+            rows = registry.read_songs(evaluation.run_id, store=config.store.root)
+            if any(row["track_id"] in recording.names for row in rows):
+                yield f"{SONG_TABLE} of run {evaluation.run_id} in MLflow, an evaluation of {version.uri}"
+
+
 def _may_hold(run: str, recording: SongToForget, *, tables: str) -> bool:
     """Whether the examples of a training may be of the recording: they are of a song of its datasets."""
     noted = training_ancestry.read(run)
@@ -266,7 +279,13 @@ def _may_hold(run: str, recording: SongToForget, *, tables: str) -> bool:
 
 
 def _console_output(
-    recording: SongToForget, learned: LearnedFrom, *, dataset: str, erased: Sequence[str], remaining: Sequence[str]
+    recording: SongToForget,
+    learned: LearnedFrom,
+    *,
+    dataset: str,
+    erased: Sequence[str],
+    remaining: Sequence[str],
+    titled: Sequence[str],
 ) -> list[Any]:
     alias = {version.uri: version.alias or "–" for version in learned.versions}
     rows = [[uri, alias[uri], "learned from it: retrain"] for uri in learned.recordings]
@@ -282,6 +301,7 @@ def _console_output(
     ]
     output += [Text(f"erased              {file}", overflow="fold") for file in erased]
     output += [Text(f"audio still in      {place}", overflow="fold") for place in remaining]
+    output += [Text(f"its title is in     {place}", overflow="fold") for place in titled]
     if remaining and not erased:
         output.append(
             Text("`stemline forget SONG --erase` rewrites the shards without it; delete other files named here.")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import ModelError
-from ..state_dict import build_for, load_state, plain_tensors
+from ..state_dict import build_for, load_state, plain_tensors, refuse_compressed
 from ..yaml_file import read_yaml
 from .msst_names import to_our_names
 from .msst_options import to_our_config
@@ -58,6 +58,7 @@ def _read(yaml: Path) -> Any:
 
 
 def _read_state(path: Path) -> Mapping[str, Tensor]:
+    refuse_compressed(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken or hostile pickle can make its reader fail in any way

@@ -25,7 +25,9 @@ from tests.s3 import BUCKET, object_store
 def shard(store: Path | str, spec: str, names: list[str], *, origin: str = "corpus") -> manifests.Shard:
     rows = []
     for name in names:
-        header = SongHeader(track_id=name, title=name, split="train", license="", origin=origin, sample_rate=RATE)
+        header = SongHeader(
+            track_id=name, title=name, split="train", license="CC-BY-NC-4.0", origin=origin, sample_rate=RATE
+        )
         rows += song_rows(stems(name, 3 * RATE), header, sources=SOURCES, chunk_s=2)
     extra = {"keys": {name: f"key of {name}" for name in names}, "rejected": []} if origin == "corpus" else {}
     return write_shard(store, spec, rows, sources=SOURCES, extra=lambda: extra)
@@ -120,7 +122,7 @@ def test_the_audio_is_gone_and_everything_else_is_as_it_was(store: Path) -> None
     assert made.rows == 2  # its own, and those of the mix
     # Who learnt from the dataset has heard the song all the same.
     found = training_recordings.of_dataset(str(store / "manifests" / "ingest-all.json"))
-    assert [one.track_id for one in found.heard if one.audio == audio] == ["x"]
+    assert [(one.track_id, one.license) for one in found.heard if one.audio == audio] == [("x", "CC-BY-NC-4.0")]
     assert training_recordings.of_dataset(str(store / "manifests" / "curate-some.json")).heard
     # Ingest knows what it has, and decodes the erased song never again.
     known = read_store(store)

@@ -1,5 +1,7 @@
 """The settings that would keep more are named with how many songs each keeps, copies among them left out."""
 
+from pathlib import Path
+
 import numpy as np
 
 from datasets.corpus.synthetic import compose, perform
@@ -11,6 +13,7 @@ from pipelines.preparation import corpus_rules, relaxed_rules
 from pipelines.preparation.curate_config import CurateConfig
 from pipelines.preparation.signal_stats import SongStats
 from pipelines.preparation.song_rules import JudgedSong, judged
+from tests.contracts.song_lab import on_path
 
 RATE = 22050
 NOBODY = Overrides(songs={}, digest="")
@@ -80,6 +83,14 @@ def _rejudged(item: JudgedSong, config: CurateConfig) -> JudgedSong:
         measures=item.measures, moments=(), signature=item.signature, stem_signatures=item.stem_signatures
     )
     return judged(item.song, stats, config, SOURCES)
+
+
+def test_songs_that_a_plug_in_would_drop_are_not_counted(tmp_path: Path) -> None:
+    (tmp_path / "lab_relaxed.py").write_text("def rule(song, m): return 'no' if song.track_id == 'both' else None\n")
+    with on_path(tmp_path):
+        config = CurateConfig(plugins=("lab_relaxed:rule",))
+        songs = [_judged(name, seed, "silent", config=config) for name, seed in (("one", 32), ("both", 33))]
+        assert corpus_rules.verdicts_on(config, songs, NOBODY, ABOUT).would_keep == {"curate.min_presence=0": 1}
 
 
 def test_nothing_is_said_where_every_song_is_kept() -> None:

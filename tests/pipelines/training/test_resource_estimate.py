@@ -67,6 +67,16 @@ def test_what_does_not_fit_is_told_the_nearest_setting_that_does() -> None:
     assert not plan(replace(CONFIG, micro_batch=2 * rows), device=small(memory_gib)).fits
 
 
+def test_whole_songs_in_validation_take_memory_of_the_plan() -> None:
+    by_default, whole = plan(), plan(replace(CONFIG, valid_s=0.0))
+    hours = plan(replace(CONFIG, valid_s=36000.0))
+    assert whole.memory_gib == max(by_default.memory_gib, whole.weights_gib + 3 * 4 * 4 * 2 * 44100 * 240 / 2**30)
+    assert hours.memory_gib == pytest.approx(hours.weights_gib + 3 * 4 * 4 * 2 * 44100 * 36000 / 2**30)
+    assert not hours.fits
+    seconds = float(hours.advice.removeprefix("train.valid_s="))
+    assert plan(replace(CONFIG, valid_s=seconds)).fits
+
+
 def test_short_of_one_row_bfloat16_is_advised_then_a_shorter_segment_then_a_larger_device() -> None:
     one = plan(replace(CONFIG, batch_size=4, micro_batch=1))
     tight = replace(CONFIG, batch_size=4, micro_batch=1)

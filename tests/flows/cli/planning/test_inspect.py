@@ -47,9 +47,12 @@ def test_every_name_is_shown_with_what_it_was_read_as(
 
 def test_json_has_every_file(songs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (songs / "Ben - [Live] Two" / "LICENSE.txt").write_text("CC0 1.0 Universal\n")
-    assert main(["inspect", f"corpus.root={songs}", "--json", "corpus.unknown=leave_out"]) == 0
+    assert (
+        main(["inspect", f"corpus.root={songs}", "--json", "corpus.unknown=leave_out", r'corpus.license="my\nown"'])
+        == 0
+    )
     result = json.loads(capsys.readouterr().out)
-    assert result["licenses"] == {"unknown": 2, "CC0-1.0": 1}
+    assert result["licenses"] == {"my own": 2, "CC0-1.0": 1}
     assert sum(len(song["files"]) for song in result["songs"]) == sum(map(len, FILES.values()))
     assert {song["title"]: song["reason"] for song in result["songs"]} == {
         "Ada - One": "", "Ben - [Live] Two": "", "Cleo - Three": "", "Dov - Four": "ambiguous_stem",

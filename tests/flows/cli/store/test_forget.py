@@ -1,5 +1,6 @@
 """A forgotten recording comes back under no name: not from its copy, not from a later run, not from its shards."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,7 +22,8 @@ from flows.cli.store import forget
 from flows.config import RunConfig, load
 from flows.console.progress_display import current
 from pipelines.preparation import curate, ingest
-from tests.pipelines.lineage.test_training_recordings import book
+from pipelines.registry import run_logging
+from tests.pipelines.lineage.test_training_recordings import book, client
 
 RATE = 8000
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -61,6 +63,16 @@ def build(config: RunConfig, *, until: str = "curate") -> Corpus:
 
 def ids(corpus: Corpus) -> set[str]:
     return {song.track_id for song in read_songs(corpus.songs)}
+
+
+def evaluation_of(song: str, store: Path) -> str:
+    """The run of an evaluation of version 1 whose table names a song."""
+    books = client(store)
+    run = books.create_run("0").info.run_id
+    run_logging._log_songs(books, run, [{"track_id": f"train/{song}", "song": song}])
+    tag = json.dumps({"run_id": run, "at": "2026", "protocol": "", "scores_digest": ""})
+    books.set_model_version_tag("stemline", "1", f"{run_logging.EVALUATION}k", tag)
+    return str(run)
 
 
 OTHERS = {"train/B", "train/C", "test/T"}
@@ -104,6 +116,7 @@ def test_erased_its_audio_is_in_no_file_of_the_store_and_it_is_forgotten_still(
     before = build(config)
     Path(config.store.root).mkdir(exist_ok=True)
     version = book(Path(config.store.root), "stemline", {"dataset_uri": before.songs.uri})
+    evaluated = evaluation_of("Artist - Song", Path(config.store.root))
     audio = {song.audio for song in read_songs(before.ingested.chunks) if song.track_id in BOTH}
     store = Path(config.store.root)
     for name in (
@@ -121,6 +134,7 @@ def test_erased_its_audio_is_in_no_file_of_the_store_and_it_is_forgotten_still(
     assert {str(Path(place.split(" (seconds")[0]).relative_to(store)) for place in told["still_in"]} == {
         "report.html", "listening/Artist - Song.html", "separated/Artist - Song", "runs/older/examples",
     }  # fmt: skip
+    assert told["titled_in"] == [f"songs.json of run {evaluated} in MLflow, an evaluation of {version}"]
     assert set(read_removed_songs(config.store.tables).names) == audio
     # The dataset that was trained on stays readable, and the version's ancestry known.
     assert {song.track_id for song in read_songs(before.songs)} == OTHERS
