@@ -28,7 +28,7 @@ VERBS = {
         ("separate", "compare", "listen", "history", "lineage", "card", "rollback", "export", "compress", "bag"),
     ),
     "Store": ("store", ("datasets", "forget", "gc")),
-    "Operations": ("operations", ("ui", "deploy", "retrain", "notify", "sbom")),
+    "Operations": ("operations", ("ui", "deploy", "retrain", "notify", "webhook", "sbom")),
 }  # fmt: skip
 VERB_NAMES = tuple(verb for _, verbs in VERBS.values() for verb in verbs)
 WITHOUT_SETTINGS = ("presets", "config", "sbom")  # `config` explains them all

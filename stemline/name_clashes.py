@@ -1,7 +1,7 @@
 """Other distributions with packages of our names, such as Hugging Face's `datasets`: pip mixes their files with ours.
 
 No installer looks: the files of whichever comes second lie over those of the first, and to uninstall one takes the
-other's away. `setup.py` refuses to build into such an environment, and commands and the Python API refuse to run in
+other's away. The build refuses to go into such an environment, and commands and the Python API refuse to run in
 it. This module imports nothing but Python's own: what else it would import may be theirs.
 """
 

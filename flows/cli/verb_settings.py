@@ -42,6 +42,7 @@ OTHERS = {
     "rollback": ("registry", "notify"),
     "forget": ("corpus.root", "curate.overrides", "train.backup_uri"),
     "notify": ("notify", "registry.name"),
+    "webhook": ("notify.wait_s",),
 }
 STORE = ("store",)  # every verb with settings reads these
 

@@ -9,7 +9,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -185,20 +185,30 @@ def _by_block(name: str, notice: Notice) -> None:
 
 
 def _as_event(notice: Notice, wait_s: float) -> None:
-    """An event of Prefect's server, for which automations may wait."""
+    """One of `EVENTS` as an event of Prefect's server, for which automations may wait."""
+    about = {"stemline.version": notice.version}
+    texts = {"subject": notice.subject, "sentence": notice.body}
+    _emit(notice.event, notice.model, about, payload=texts, event_id=str(uuid.uuid4()), wait_s=wait_s)
+
+
+def emit_alias_event(model: str, alias: str, version: str, *, event_id: str, wait_s: float) -> None:
+    """The event "alias" of Prefect's server: an alias names this version now, or none where that is empty."""
+    about = {"stemline.version": version, "stemline.alias": alias}
+    _emit("alias", model, about, payload={}, event_id=event_id, wait_s=wait_s)
+
+
+def _emit(
+    name: str, model: str, about: Mapping[str, str], *, payload: Mapping[str, str], event_id: str, wait_s: float
+) -> None:
+    """An event about a model; an error where the server does not take it."""
     from prefect.client.orchestration import get_client
 
-    resource = {
-        "prefect.resource.id": f"stemline.model.{notice.model}",
-        "prefect.resource.name": notice.model,
-        "stemline.version": notice.version,
-    }
     event = {
         "occurred": datetime.now(UTC).isoformat(),
-        "event": f"{EVENT}{notice.event}",
-        "resource": resource,
-        "payload": {"subject": notice.subject, "sentence": notice.body},
-        "id": str(uuid.uuid4()),
+        "event": f"{EVENT}{name}",
+        "resource": {"prefect.resource.id": f"stemline.model.{model}", "prefect.resource.name": model, **about},
+        "payload": payload,
+        "id": event_id,
     }
     with get_client(sync_client=True, httpx_settings={"timeout": wait_s}) as client:
         client._client.post("/events", json=[event]).raise_for_status()

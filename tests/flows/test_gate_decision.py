@@ -73,7 +73,15 @@ def test_a_training_that_the_gate_would_refuse_for_its_songs_is_not_begun(
     finished = tmp_path / "runs" / train_model.run_key(strict, corpus)
     finished.mkdir(parents=True)
     result = TrainResult(
-        checkpoint="", run_key="", model_digest="", history="", steps=1, best_step=1, best_weights="raw", best_nsdr=None
+        checkpoint="",
+        run_key="",
+        model_digest="",
+        history="",
+        steps=1,
+        best_step=1,
+        best_weights="raw",
+        best_nsdr=None,
+        seconds=1.0,
     )
     (finished / "result.json").write_text(json.dumps(asdict(result)))
     train_model.refuse_licenses(strict, corpus)  # which goes to the gate

@@ -5,6 +5,7 @@ import io
 import logging
 import socket
 import time
+import uuid
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -189,6 +190,12 @@ def test_a_block_of_prefect_is_told_and_an_event_starts_a_flow(
             ),
             actions=[RunDeployment(deployment_id=deployment)],
         ).create()
+        moved = {"prefect.resource.id": "stemline.model.*", "stemline.alias": "champion"}
+        Automation(
+            name="after a move by hand",
+            trigger=EventTrigger(expect={"stemline.alias"}, match=moved, threshold=1),
+            actions=[RunDeployment(deployment_id=deployment)],
+        ).create()
         monkeypatch.setenv(notifications.PREFECT, str(PREFECT_API_URL.value()))
         time.sleep(1.0)
         config = NotifyConfig(block="custom-webhook/team", wait_s=60.0)
@@ -201,6 +208,11 @@ def test_a_block_of_prefect_is_told_and_an_event_starts_a_flow(
             assert time.monotonic() < until, "the automation started nothing"
             time.sleep(0.2)
         assert len(runs) == 1
+        notifications.emit_alias_event("stemline", "champion", "4", event_id=str(uuid.uuid4()), wait_s=60.0)
+        until = time.monotonic() + 60
+        while len(runs := client.read_flow_runs(flow_run_filter=of_it)) < 2:
+            assert time.monotonic() < until, "an alias that was moved by hand started nothing"
+            time.sleep(0.2)
         assert notifications.send(NotifyConfig(block="custom-webhook/nobody"), NOTICE).startswith(
             "not told: custom-webhook/nobody: ValueError"
         )

@@ -15,6 +15,7 @@ import pytest
 
 from datasets.errors import InputError
 from datasets.schema import ShardSet
+from flows.cli.operations.webhook import AliasChange, receiving
 from pipelines.evaluation import model_compatibility
 from pipelines.registry import (
     CHAMPION,
@@ -35,7 +36,6 @@ from pipelines.registry import (
 )
 from pipelines.registry.bundle import checkpoint_digest, source_digest, write_bundle
 from pipelines.registry.connection import check_address, connected
-from tests.web_receiver import receiver
 
 CONFIG = RegistryConfig()
 CHUNKS = ShardSet(uri="manifests/ingest-1.json", table="chunks", num_rows=12, digest="d" * 64)
@@ -343,11 +343,13 @@ def test_a_server_keeps_the_books_and_the_store_only_a_checked_copy(
 ) -> None:
     store = str(tmp_path / "store")
     candidate = make_candidate(tmp_path / "1")
-    with receiver() as (hook, posted):  # of docs/how-to/get-notified.md
-        client(store).create_webhook("aliases", f"http://{hook}", ["model_version_alias.created"])
+    changes: list[AliasChange] = []
+    key = "the secret that MLflow signs with"
+    with receiving(key, changes.append) as hook:  # of docs/how-to/get-notified.md
+        client(store).create_webhook("aliases", hook, ["model_version_alias.created"], secret=key)
         version = promote(register(CONFIG, candidate, store=store), {"promote": True, "reason": "first"}, store=store)
         until = time.monotonic() + 60
-        while CHAMPION not in (aliases := [event["data"]["alias"] for event in posted if "alias" in event["data"]]):
+        while CHAMPION not in (aliases := [change.alias for change in changes]):
             assert time.monotonic() < until, aliases
             time.sleep(0.1)
     assert register(CONFIG, candidate, store=store) == version == champion(CONFIG, store=store)

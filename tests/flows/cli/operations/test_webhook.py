@@ -1,0 +1,87 @@
+"""What MLflow signs is handed on once, and nothing else; what Prefect does not take MLflow is told to post again.
+
+A real server of MLflow posts to it in `tests/pipelines/registry/test_registration.py`, and a real one of Prefect starts
+a flow of it in `tests/flows/console/test_notifications.py`.
+"""
+
+import http.client
+import json
+import time
+import uuid
+from typing import Any
+
+import pytest
+from mlflow.webhooks.delivery import _generate_hmac_signature
+
+from flows.__main__ import main
+from flows.cli.operations.webhook import MAX_BYTES, SECRET, AliasChange, receiving
+
+KEY = "a secret of 16 characters and more"
+DATA = {"name": "stemline", "alias": "champion", "version": "3"}
+
+
+def post(address: str, body: bytes, *, secret: str = KEY, age_s: int = 0, delivery: str = "", **changed: str) -> int:
+    """The status that a request gets which MLflow's own code signed; headers may be changed afterwards."""
+    timestamp, delivery = str(int(time.time()) - age_s), delivery or str(uuid.uuid4())
+    signature = _generate_hmac_signature(secret, delivery, timestamp, body.decode())
+    headers = {"X-MLflow-Delivery-Id": delivery, "X-MLflow-Timestamp": timestamp, "X-MLflow-Signature": signature}
+    connection = http.client.HTTPConnection(address.removeprefix("http://").rstrip("/"), timeout=60)
+    connection.request("POST", "/", body, headers | {f"X-MLflow-{name}": text for name, text in changed.items()})
+    return connection.getresponse().status
+
+
+def event(entity: str = "model_version_alias", action: str = "created", **data: Any) -> bytes:
+    return json.dumps({"entity": entity, "action": action, "timestamp": "now", "data": DATA | data}).encode()
+
+
+def test_a_signed_change_is_handed_on_once_and_nothing_else() -> None:
+    changes: list[AliasChange] = []
+    first, second = str(uuid.uuid4()), str(uuid.uuid4())
+    with receiving(KEY, changes.append) as address:
+        assert [post(address, event(), delivery=first) for _ in range(2)] == [204, 204]
+        assert post(address, event(action="deleted", version=None), delivery=second) == 204
+        assert post(address, event("registered_model")) == 204
+        assert post(address, event(), secret="another") == 401
+        assert post(address, event(), age_s=301) == 401
+        assert post(address, event(), age_s=-301) == 401
+        assert post(address, event(), **{"Delivery-Id": "of another"}) == 401
+        assert post(address, event(), Signature="v1,é".encode().decode("latin-1")) == 401
+        assert post(address, event(), Timestamp="soon") == 401
+        assert post(address, b"no JSON") == 400
+        assert post(address, event(name=3)) == 400
+        assert post(address, b"[" * 20000) == 400
+        assert post(address, b" " * (MAX_BYTES + 1)) == 413
+    assert changes == [
+        AliasChange(delivery=first, action="created", model="stemline", alias="champion", version="3"),
+        AliasChange(delivery=second, action="deleted", model="stemline", alias="champion", version=""),
+    ]
+
+
+def test_what_is_not_taken_is_posted_again() -> None:
+    changes: list[AliasChange] = []
+    delivery = str(uuid.uuid4())
+
+    def deliver(change: AliasChange) -> None:
+        changes.append(change)
+        if len(changes) == 1:
+            raise OSError("Prefect does not answer")
+
+    with receiving(KEY, deliver) as address:
+        assert [post(address, event(), delivery=delivery) for _ in range(3)] == [502, 204, 204]
+    assert len(changes) == 2
+
+
+def test_a_missing_secret_server_or_port_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(SECRET, "short")
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    assert main(["webhook", "--preset", "smoke"]) == 2
+    assert f"{SECRET} must have >= 16 characters, got 5" in capsys.readouterr().err
+    monkeypatch.setenv(SECRET, KEY)
+    assert main(["webhook", "--preset", "smoke"]) == 2
+    assert "PREFECT_API_URL must be set" in capsys.readouterr().err
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
+    with receiving(KEY, print) as address:
+        assert main(["webhook", "--preset", "smoke", "--port", address.split(":")[-1].rstrip("/")]) == 2
+        assert "give another port" in capsys.readouterr().err
