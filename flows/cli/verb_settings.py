@@ -40,7 +40,7 @@ OTHERS = {
     "lineage": ("registry",),
     "card": ("registry",),
     "rollback": ("registry", "notify"),
-    "forget": ("corpus.root", "curate.overrides", "train.backup_uri"),
+    "forget": ("corpus.root", "curate.overrides", "curate.min_similarity", "train.loader.cache", "registry.name"),
     "notify": ("notify", "registry.name"),
     "webhook": ("notify.wait_s",),
 }
