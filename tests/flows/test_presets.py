@@ -94,7 +94,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "train.learner.augment.remix_group": 3,
     },
 }  # fmt: skip
-OURS = {"demo", "smoke", "htdemucs-one-gpu"}
+OURS = {"demo", "smoke", "htdemucs-fast", "htdemucs-one-gpu"}
+OF_THE_OPTIMIZER = ("optimizer", "learning_rate", "matrix_learning_rate", "matrix_momentum", "min_lr_ratio", "warmup_steps")
 
 TINY = {"htdemucs": "htdemucs-tiny", "sparse-htdemucs": "sparse-htdemucs-tiny", "hdemucs": "hdemucs-tiny"}
 SMALL = {"segment_s": 0.25, "sample_rate": 8000, "nfft": 512, "depth": 2}
@@ -132,7 +133,7 @@ def test_a_preset_takes_a_step_at_reduced_size(name: str) -> None:
     assert len(learner.averages) == len(learner_config.ema_decays) + len(learner_config.epoch_ema_decays)
 
 
-@pytest.mark.parametrize("name", sorted({*PUBLISHED, "htdemucs-one-gpu"}))
+@pytest.mark.parametrize("name", sorted({*PUBLISHED, "htdemucs-fast", "htdemucs-one-gpu"}))
 def test_validation_takes_at_most_5_percent_of_the_time(name: str) -> None:
     """By the rows of both, where a GPU trains as fast as is planned of HT Demucs in bfloat16 on an H100."""
     config, audio_s_per_s = door.load(name), 735
@@ -166,6 +167,16 @@ def test_a_published_preset_has_the_published_values(name: str) -> None:
 
 def test_every_preset_is_published_or_ours() -> None:
     assert set(door.presets()) == set(PUBLISHED) | OURS
+
+
+def test_the_fast_preset_learns_as_published_but_for_its_optimizer_and_steps() -> None:
+    published, fast = door.load("htdemucs-musdb"), door.load("htdemucs-fast")
+    changes = {name: getattr(fast.train.learner, name) for name in OF_THE_OPTIMIZER}
+    assert fast.train.learner == replace(published.train.learner, **changes)
+    assert fast.train == replace(published.train, steps=fast.train.steps, learner=fast.train.learner)
+    assert (fast.model, fast.automix) == (published.model, published.automix)
+    assert fast.train.learner.optimizer == "muon"
+    assert fast.train.steps == round(0.4 * published.train.steps)
 
 
 def test_the_networks_of_the_recipes_are_those_that_were_published() -> None:
