@@ -95,7 +95,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 OURS = {"demo", "smoke", "htdemucs-fast", "htdemucs-one-gpu"}
-OF_THE_OPTIMIZER = ("optimizer", "learning_rate", "matrix_learning_rate", "matrix_momentum", "min_lr_ratio", "warmup_steps")
+OF_THE_OPTIMIZER = ("optimizer", "learning_rate", "matrix_learning_rate", "matrix_momentum", "min_lr_ratio")
 
 TINY = {"htdemucs": "htdemucs-tiny", "sparse-htdemucs": "sparse-htdemucs-tiny", "hdemucs": "hdemucs-tiny"}
 SMALL = {"segment_s": 0.25, "sample_rate": 8000, "nfft": 512, "depth": 2}
