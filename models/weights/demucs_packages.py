@@ -28,9 +28,10 @@ from torch import Tensor, nn
 from ..errors import ModelError
 from ..networks import catalog
 from ..networks.bag import Bag
+from .bit_packing import Packing
 from .demucs_options import OPTIONS_OF, ClassName, to_kwargs, to_our_config
 from .state_dict import build_for, load_state, plain_tensors, refuse_compressed
-from .weights_file import sha256_of
+from .weights_file import sha256_of, to_bytes
 
 CHECKSUM = re.compile(r"-([0-9a-f]{8,64})$")  # at the end of a file's stem; the SHA-256 starts with it
 DATES = ("%Y%m%d", "%d%m%Y", "%m%d%Y", "%Y%m%d%H%M", "%Y%m%d%H%M%S")  # as people put them at the end of a name
@@ -98,18 +99,34 @@ def export_bag(
     segment_s: float | None = None,
     form: Literal["th", "safetensors"] = "th",
     half: bool = False,
+    packings: Sequence[Packing | None] = (),
 ) -> Path:
-    """Write the models as packages and the YAML file that makes them one bag: `demucs --repo FOLDER -n NAME`."""
+    """Write the models as packages and the YAML file that makes them one bag: `demucs --repo FOLDER -n NAME`.
+
+    With `packings`, one for each, a member that is packed, or that demucs has no network like, is a file of weights of
+    ours instead, which demucs does not read.
+    """
     Bag(models, weights)  # refuses models or weights that do not go together
     signatures = [f"{name}_{index}" for index in range(len(models))]
-    for model, signature in zip(models, signatures, strict=True):
-        export_package(model, folder, signature=signature, form=form, half=half)
+    for index, (model, signature) in enumerate(zip(models, signatures, strict=True)):
+        if packings and (packings[index] is not None or not _has_package(model)):
+            _write(Path(folder), f"{signature}.safetensors", to_bytes(model, packing=packings[index]))
+        else:
+            export_package(model, folder, signature=signature, form=form, half=half)
     lines = [f"models: {json.dumps(signatures)}"]
     if weights is not None:
         lines.append(f"weights: {json.dumps([[float(weight) for weight in row] for row in weights])}")
     if segment_s is not None:
         lines.append(f"segment: {json.dumps(segment_s)}")
     return _write(Path(folder), f"{name}.yaml", ("\n".join(lines) + "\n").encode())
+
+
+def _has_package(model: nn.Module) -> bool:
+    try:
+        to_kwargs(model)
+    except ModelError:
+        return False
+    return True
 
 
 def verify_checksum(path: Path, sha256: str) -> None:

@@ -15,6 +15,7 @@ from ..errors import ModelError
 from ..networks import catalog
 from ..networks.bag import Bag
 from . import bag_file, checkpoint, demucs_packages
+from .bit_packing import Packing
 from .msst import msst_checkpoints
 from .weights_file import build_network, read_weights, stored_config
 
@@ -61,6 +62,14 @@ def load_model(path: str | Path) -> nn.Module:
     stored = read_weights(path)
     assert stored.model is not None
     return build_network(stored.model, stored, origin=path)
+
+
+def load_packing(path: str | Path) -> Packing | None:
+    """How the weights at `path` are packed; None where they are stored as they are."""
+    path, kind = Path(path), kind_of(path)
+    if kind is ModelKind.CHECKPOINT:
+        return checkpoint.load_packing(path)
+    return read_weights(path).packing if kind is ModelKind.WEIGHTS else None
 
 
 def _load_bag(path: Path) -> Bag:

@@ -38,7 +38,7 @@ def bag(
     """Combine models into one, whose estimates are the mean of theirs by weight, source by source.
 
     Members must have the same sources, sample rate, channels and normalization; a model that is named twice is stored
-    once. For fine-tunings name one per source, as in drums=A bass=B other=C vocals=D.
+    once, a compressed one as it is. For fine-tunings name one per source, as in drums=A bass=B other=C vocals=D.
 
     Example: `stemline bag models:/stemline/3 models:/stemline/4 vocals=2*models:/vocals/1 --to ensemble/ensemble.yaml`
     """
@@ -54,19 +54,23 @@ def run(config: RunConfig, members: Sequence[str], *, to: str, screen: Screen) -
 
     from models.errors import ModelError
     from models.weights import checkpoint, demucs_packages
-    from models.weights.loading import load_model
+    from models.weights.loading import load_model, load_packing
     from pipelines import registry
 
     parts = _members(members)
     try:
         checkpoint.require_outside(target)
         refs = dict.fromkeys(part.ref for part in parts)
-        models = {ref: load_model(registry.resolve(ref, store=config.store.root)) for ref in refs}
+        paths = {ref: registry.resolve(ref, store=config.store.root) for ref in refs}
+        models = {ref: load_model(path) for ref, path in paths.items()}
         weights = _weights(parts, models)
         with disk_errors(target.parent, remedy="--to NAME.yaml"):
             target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.stem}-", dir=target.parent) as folder:
-            bag_file = demucs_packages.export_bag(list(models.values()), folder, name=target.stem, weights=weights)
+            bag_file = demucs_packages.export_bag(
+                list(models.values()), folder, name=target.stem, weights=weights,
+                packings=[load_packing(path) for path in paths.values()],
+            )  # fmt: skip
             load_model(bag_file)  # fails before anything is moved if it cannot be read back
             _move_in(Path(folder), target)
     except ModelError as error:

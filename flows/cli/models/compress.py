@@ -42,13 +42,16 @@ def run(config: RunConfig, model: str, *, bits: int, to: str, screen: Screen) ->
     except ModelError as error:
         raise InputError(str(error)) from error
     before, after = (model_identity.describe(path).size_bytes for path in (source, compressed))
-    screen.say(f"✓ {compressed}")
+    screen.say(
+        f"✓ {compressed}: {before / after:.1f} times smaller, {100 * after / before:.0f} % of {before / 2**20:.1f} MiB"
+    )
     rows = [["before", str(source), f"{before / 2**20:.2f}"], ["after", str(compressed), f"{after / 2**20:.2f}"]]
     return {
         "checkpoint": str(compressed),
         "bits": bits,
         "bytes_before": before,
         "bytes_after": after,
+        "ratio": before / after,
         "console_output": [table("Compressed", ["", "checkpoint", "MiB"], rows)],
     }
 

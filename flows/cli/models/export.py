@@ -20,6 +20,7 @@ from flows.cli.session import run_verb
 from flows.config import RunConfig
 from flows.console.progress_display import Screen
 
+PARTS = 3  # of the work, as the live line counts them: reading, the graph or the packages, and where they are kept
 KINDS = {".onnx": "export_onnx", ".pt2": "export_program"}  # functions of models.inference.export
 
 
@@ -59,19 +60,25 @@ def run(config: RunConfig, model: str, *, to: str, screen: Screen) -> dict[str, 
 
     remedy = f"give another name, --to FILE{target.suffix}, or move that away"
     require_ours(target.parent, [target.name], remedy=remedy)
-    screen.start("export", 0, "")
+    screen.start("export", PARTS, "parts")
+    screen.note("reads the weights")
     described = model_compatibility.describe(model, store=config.store.root)
     source = registry.resolve(model, store=config.store.root)
     try:
         checkpoint.require_outside(target)
         network = load_model(source)
+        screen.advance()
+        screen.note(f"traces {sum(weight.numel() for weight in network.parameters()) / 1e6:.1f} M parameters")
         with disk_errors(target.parent, remedy=f"--to FILE{target.suffix}"):
             target.parent.mkdir(parents=True, exist_ok=True)
         with outputs(target.parent, [target.name], remedy=remedy):
             graph: Path = getattr(export, KINDS[target.suffix])(network, target)
     except ModelError as error:
         raise InputError(str(error)) from error
+    screen.advance()
+    screen.note("keeps it with the version")
     copy = registry.attach(model, graph, store=config.store.root) if model.startswith("models:") else ""
+    screen.advance()
     screen.finish(f"{graph}, {graph.stat().st_size / 2**20:.1f} MiB")
     lines = [f"file     {graph}", *([f"kept at  {copy}"] if copy else [])]
     return {
@@ -102,17 +109,22 @@ def run_demucs(config: RunConfig, model: str, *, to: str, screen: Screen) -> dic
     from pipelines import registry
     from pipelines.evaluation import model_compatibility
 
-    screen.start("export", 0, "")
+    screen.start("export", PARTS, "parts")
+    screen.note("reads the weights")
     described = model_compatibility.describe(model, store=config.store.root)
     remedy = "give another name, --to FOLDER/NAME.yaml, or move that away"
     try:
         checkpoint.require_outside(target)
         network = load_model(registry.resolve(model, store=config.store.root))
         members, weights = (network.models, network.shares) if isinstance(network, Bag) else ([network], None)
+        screen.advance()
+        screen.note(f"writes {len(members)} package{'s' if len(members) > 1 else ''}")
         with disk_errors(target.parent, remedy="--to FOLDER/NAME.yaml"):
             target.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder:
                 export_bag(list(members), folder, name=target.stem, weights=weights)
+                screen.advance()
+                screen.note("puts them in their place")
                 written = sorted(Path(folder).iterdir())
                 package = re.compile(rf"{re.escape(target.stem)}_\d+-[0-9a-f]{{8}}\.th")  # not of NAME_2.yaml's
                 before = [path.name for path in target.parent.iterdir() if package.fullmatch(path.name)]
@@ -123,6 +135,7 @@ def run_demucs(config: RunConfig, model: str, *, to: str, screen: Screen) -> dic
                         path.replace(target.parent / path.name)
     except ModelError as error:
         raise InputError(str(error)) from error
+    screen.advance()
     screen.finish(f"{target}, {len(members)} package{'s' if len(members) > 1 else ''}")
     files = [str(target.parent / path.name) for path in written]
     command = f"demucs --repo {target.parent} -n {target.stem} SONG"

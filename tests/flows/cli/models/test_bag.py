@@ -10,6 +10,7 @@ from flows.__main__ import main
 from models.inference.separate import separate
 from models.networks.catalog import build
 from models.weights import checkpoint
+from models.weights.bit_packing import uniform_packing
 from models.weights.loading import load_model
 
 
@@ -44,6 +45,21 @@ def test_an_ensemble_is_the_mean_by_weight_and_stores_each_model_once(members: d
     of_a, of_b = (separate(load_model(path), mixture_CT) for path in (a, b))
     mean = torch.stack([(3 * of_a[0] + of_b[0]) / 4, (3 * of_a[1] + 5 * of_b[1]) / 8])
     torch.testing.assert_close(together, mean, atol=1e-6, rtol=1e-5)
+
+
+def test_a_compressed_member_stays_so_and_any_family_is_one_file(members: dict[str, Path], tmp_path: Path) -> None:
+    network = load_model(members["drums"])
+    small = checkpoint.save(tmp_path / "small", network, packing=uniform_packing(network, 4, min_mib=0.0))
+    options = {"sources": ("drums", "bass"), "sample_rate": 8000, "segment_s": 0.25, "nfft": 512, "hop_length": 128}
+    other = checkpoint.save(tmp_path / "other", build("scnet-tiny", **options))
+    assert main(["bag", str(small), str(other), "--to", str(tmp_path / "both" / "both.yaml")]) == 0
+    packed, plain = tmp_path / "both" / "both_0.safetensors", tmp_path / "both" / "both_1.safetensors"
+    assert {path.name for path in packed.parent.iterdir()} == {"both.yaml", packed.name, plain.name}
+    assert packed.read_bytes() == (small / "weights.safetensors").read_bytes()
+    mixture_CT = torch.randn(2, 3000, generator=torch.Generator().manual_seed(0))
+    together = separate(load_model(tmp_path / "both" / "both.yaml"), mixture_CT)
+    alone = [separate(load_model(path), mixture_CT) for path in (small, other)]
+    torch.testing.assert_close(together, sum(alone) / 2, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

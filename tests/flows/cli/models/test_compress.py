@@ -28,6 +28,7 @@ def test_a_compressed_checkpoint_is_smaller_and_nearly_the_same_model(
     assert main([*words, f"store.root={tmp_path}/store"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["bytes_after"] == (tmp_path / "small" / "weights.safetensors").stat().st_size
+    assert told["ratio"] == told["bytes_before"] / told["bytes_after"] > 1 / at_most
     assert told["bytes_after"] < at_most * told["bytes_before"]
     extra = checkpoint.read_config(tmp_path / "small")["extra"]
     assert extra == {"bits": bits, "rounded_from": describe(model).digest}

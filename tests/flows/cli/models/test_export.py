@@ -7,6 +7,10 @@ import pytest
 import torch
 
 from flows.__main__ import main
+from flows.cli.models.export import run_demucs
+from flows.config import load
+from flows.console.progress_display import Screen
+from flows.console.sanitized_console import Terminal
 from models.networks.catalog import build
 from models.weights import checkpoint, demucs_packages
 from models.weights.loading import load_model
@@ -74,6 +78,20 @@ def test_packages_for_demucs_come_back_as_the_model_and_replace_only_what_we_wro
     assert main([*words, f"store.root={tmp_path}/store"]) == 2
     assert "which stemline did not write, or which was changed since" in capsys.readouterr().err
     assert (out / "mine.yaml").read_text() == "precious"
+
+
+def test_it_says_which_part_of_the_work_it_is_at(tmp_path: Path) -> None:
+    notes: list[str] = []
+
+    class NotedScreen(Screen):
+        def note(self, text: str) -> None:
+            notes.append(f"{self._done:g}/{self._total:g} {text}")
+
+    model = checkpoint.save(tmp_path / "model", network())
+    config = load("smoke", [f"store.root={tmp_path}/store"])
+    with NotedScreen(Terminal(stderr=True)) as screen:
+        run_demucs(config, str(model), to=str(tmp_path / "out" / "one.yaml"), screen=screen)
+    assert notes == ["0/3 reads the weights", "1/3 writes 1 package", "2/3 puts them in their place"]
 
 
 def test_packages_of_another_name_in_the_same_folder_stay(tmp_path: Path) -> None:
