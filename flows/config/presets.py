@@ -25,8 +25,8 @@ T = TypeVar("T")
 # mean the same from any folder and on a worker; addresses (s3://..., models:/...) and names that ship stay as given.
 PATHS = (
     "store.root", "store.data", "store.scratch", "corpus.root", "corpus.taxonomy", "curate.model", "curate.overrides",
-    "model.init_from", "train.backup_uri", "train.loader.cache", "evaluate.museval_json", "gate.tags",
-    "registry.artifacts", "retrain.canary",
+    "model.init_from", "train.backup_uri", "train.tensorboard", "train.loader.cache", "evaluate.museval_json",
+    "gate.tags", "registry.artifacts", "retrain.canary",
 )  # fmt: skip
 _NAMES_SHIP = ("corpus.taxonomy",)
 LAST_RUN = "settings.toml"  # in a store

@@ -9,6 +9,7 @@ from pipelines.evaluation.extra_metrics import plugin_metrics
 from pipelines.evaluation.gate.gate_plugins import gate_rules
 from pipelines.preparation import ingest
 from pipelines.preparation.song_rules import curation_rules
+from pipelines.runs import curve_export
 from pipelines.training import train
 
 CORPUS_STEPS = ("ingest", "curate", "analyze", "automix")
@@ -29,6 +30,7 @@ def check_run(config: RunConfig, *, verb: str) -> None:
         config.model.check()
         train.plugin_versions(config.train, config.model)  # so each is imported
         gate_rules(config.gate)
+        curve_export.check(config.train.tensorboard, config.train.wandb)
     if models or verb == "compare":
         plugin_metrics(config.evaluate.plugins)
     if verb != "demo" or config.corpus.root:  # a demo composes its songs

@@ -21,7 +21,8 @@ from pipelines.registry.database import mlflow_limits
 from pipelines.registry.database.mlflow_client import new_client
 from pipelines.registry.find_or_create import open_run
 from pipelines.registry.used_registries import current, is_current
-from pipelines.runs import example_estimates, remote_checkpoints, run_folder
+from pipelines.runs import example_estimates
+from pipelines.runs.curve_points import CurvePoints
 from pipelines.runs.run_place import RunPlace
 
 _LOG = logging.getLogger(__name__)
@@ -36,18 +37,11 @@ class MetricsForwarder:
 
     def __init__(self, config: RegistryConfig, place: RunPlace) -> None:
         self.config, self.place, self.store = config, place, place.store
-        # What is in an object store is brought here as it comes; the first worker may be at work beside.
-        self.folder = folder = place.folder / "followed" if place.address else place.folder
+        self.curve = CurvePoints(place)
+        self.folder = self.curve.folder
         self.mark = storage.join(place.kept, MARK)
         self.uri = address(self.store)
-        self._certain = 0
         self.complaint = ""  # why the last delivery failed
-        self._tails = {
-            "train": run_folder.Tail(folder / run_folder.HISTORY),
-            "speed": run_folder.Tail(folder / run_folder.SPEED),
-        }
-        self._waiting: dict[str, dict[int, dict[str, Any]]] = {kind: {} for kind in self._tails}  # points by step
-        self._after = -1  # the step up to which the points before the waiting ones were delivered
         self.stopped = ""  # why the training stopped before its last step, where it did
         self._client: Any = None
         self._run_id = ""
@@ -70,21 +64,14 @@ class MetricsForwarder:
         Interrupted and done again it adds nothing: MLflow takes a value with the same step and time for the same, and
         a file takes the place of the one with its name.
         """
-        certain = self._newest_step()
+        certain = self.curve.newest_step()
         sent = self._send_curve(certain)
         self._send_examples(certain)
         return sent
 
-    def _newest_step(self) -> int:
-        """That of the newest checkpoint; the curve and the examples up to it are in the folder."""
-        if not self.place.address:
-            return run_folder.newest_step(self.folder)
-        self._certain = remote_checkpoints.follow(self.folder, self.place.address, self._certain)
-        return self._certain
-
     def _send_curve(self, certain: int) -> int:
         done = self.delivered()
-        points = self._points(done, certain)
+        points = self.curve.between(done, certain)
         if not points:
             return 0
         run_id, time_ms = self._open()
@@ -96,9 +83,7 @@ class MetricsForwarder:
         ]
         self._log(run_id, rows, time_ms)
         self._mark(run_id, step=certain, examples=self._marked("examples"))
-        for waiting in self._waiting.values():
-            for step in [step for step in waiting if step <= certain]:
-                del waiting[step]
+        self.curve.forget(certain)
         return len(points)
 
     def _send_examples(self, certain: int) -> None:
@@ -180,24 +165,6 @@ class MetricsForwarder:
             self.complaint = complaint
         else:
             self.complaint = ""
-
-    def _points(self, done: int, certain: int) -> dict[int, dict[str, float]]:
-        """The points of the steps after `done` and up to `certain`; of the files only what is new is read."""
-        if done < self._after:  # another server, which is told everything
-            self._tails = {kind: run_folder.Tail(tail.path) for kind, tail in self._tails.items()}
-        self._after = done
-        points: dict[int, dict[str, float]] = {}
-        for kind, tail in self._tails.items():
-            anew, rows = tail.look(done)
-            if anew:
-                self._waiting[kind] = {}
-            waiting = self._waiting[kind]
-            for row in rows:
-                waiting.setdefault(row["step"], {}).update({f"{kind}/{name}": row[name] for name in row})
-            for step in waiting:
-                if done < step <= certain:
-                    points.setdefault(step, {}).update(waiting[step])
-        return points
 
     def _open(self) -> tuple[str, int]:
         """The MLflow run of this training, and the one time that all its points have."""

@@ -7,8 +7,8 @@ resume; `model/` is the result and `result.json`, written last, says that it is 
 
 import logging
 import time
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +51,7 @@ STEP = Step(
 _FREE = {
     "num_workers", "min_workers", "elastic_check_s", "micro_batch", "compile", "tf32", "activation_checkpointing",
     "cpus_per_worker", "use_gpu", "max_failures", "worker_timeout_s", "keep_checkpoints", "backup_uri", "upload_wait_s",
-    "prefetch_batches", "loader", "example_s",
+    "prefetch_batches", "loader", "example_s", "tensorboard", "wandb",
 }  # fmt: skip
 
 # Settings that are younger than some keys: their section, their name, and what was there before
@@ -78,7 +78,8 @@ def run(
     """Train on the train split of these tables, drawn from by weight; validate on their valid split.
 
     A finished run with the same settings, songs and code is returned without starting a worker, an interrupted
-    one goes on from its last checkpoint. With `live` the curve is in MLflow while it grows.
+    one goes on from its last checkpoint. With `live` the curve is in MLflow while it grows, and in TensorBoard and
+    Weights & Biases where the settings ask for them.
     """
     job = job_of(config, model, chunks, sources=sources, store=store, keep=keep)
     name = key_of(job)
@@ -89,7 +90,9 @@ def run(
 
             scratch.hold(place.folder)
             deliver_rest(live, place, stopped=finished.stopped)
-            _leave(place)
+        with _curve_exports(job, place):  # one that was asked for since
+            pass
+        _leave(place)
         return finished
     _check(job)
     with disk_errors(place.folder):
@@ -99,7 +102,11 @@ def run(
     if config.backup_uri:
         _bring_back(place, config)
     started = time.monotonic()
-    with stage(progress, "train", config.steps, "steps") as progress, _live_metrics(live, place) as forwarder:
+    with (
+        stage(progress, "train", config.steps, "steps") as progress,
+        _live_metrics(live, place) as forwarder,
+        _curve_exports(job, place),
+    ):
         outcome = train_here(job, place, progress) if config.num_workers == 0 else train_on_ray(job, place, progress)
         if "diverged" in outcome:
             raise InputError(
@@ -226,6 +233,22 @@ def _live_metrics(live: "RegistryConfig | None", place: RunPlace) -> "AbstractCo
 
     used_registries.record(place.store)
     return MetricsForwarder(live, place).running()
+
+
+@contextmanager
+def _curve_exports(job: Job, place: RunPlace) -> Iterator[None]:
+    """Inside, TensorBoard and Weights & Biases get the curve, where they are asked for."""
+    if not job.config.tensorboard and not job.config.wandb:
+        yield
+        return
+    from pipelines.registry import flatten
+    from pipelines.runs import curve_export
+
+    settings = flatten(key_settings(job.config, job.model, job.chunks, sources=job.sources))
+    with ExitStack() as running:
+        for export in curve_export.exports(place, settings, tensorboard=job.config.tensorboard, wandb=job.config.wandb):
+            running.enter_context(export.running())
+        yield
 
 
 def _resolved(model: ModelConfig, store: str) -> ModelConfig:

@@ -101,6 +101,9 @@ class TrainConfig:
     keep_checkpoints: PositiveInt = 2  # newest checkpoints that stay on the disk
     # A folder or s3://BUCKET/FOLDER for a copy of each checkpoint, in case the run's folder is lost
     backup_uri: str = ""
+    # A folder in which the curve is kept for TensorBoard too, in one of the run's name; empty: none
+    tensorboard: str = ""
+    wandb: str = ""  # a project of Weights & Biases that the curve goes to as well, by WANDB_API_KEY; empty: none
     # How long training waits at a checkpoint for the upload of the one before, where checkpoints go to an address; then
     # it goes on, and the newest is uploaded once that is done
     upload_wait_s: NonNegativeFloat = 60.0

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ from tests.contracts import song_lab
 from tests.contracts.test_registered_model_travels import consume
 from tests.pipelines.evaluation.test_gate import CONFIG as GATE
 from tests.pipelines.evaluation.test_gate import summary as gate_summary
+from tests.pipelines.runs.test_curve_export import scalars
 from tests.pipelines.songs import RATE, SOURCES, write_songs
 
 pytestmark = pytest.mark.slow
@@ -52,13 +54,24 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+def job_of(config: TrainConfig, chunks: Any, store: str) -> Any:
+    return train.job_of(config, MODEL, chunks, sources=SOURCES, store=store)
+
+
 def test_a_plug_in_is_trained_registered_and_served_without_its_package(
     site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     store = str(tmp_path / "store")
     chunks = [(write_songs(tmp_path / "songs", {"a": "train", "b": "train", "c": "valid"}), 1.0)]
-    trained = train.run(CONFIG, MODEL, chunks, sources=SOURCES, store=store)
+    config = replace(CONFIG, tensorboard=str(tmp_path / "curves"))
+    trained = train.run(config, MODEL, chunks, sources=SOURCES, store=store)
+    assert {step for step, *_ in scalars(tmp_path / "curves" / train.key_of(job_of(CONFIG, chunks, store)))} == {
+        1,
+        2,
+        3,
+        4,
+    }
     assert checkpoint.read_config(trained.checkpoint)["model"]["family"] == "song_lab.networks:MaskNet"
     by_ref = replace(MODEL, preset="song_lab.networks:MaskNet")
     assert train.plugin_versions(CONFIG, by_ref) == train.plugin_versions(CONFIG, MODEL)

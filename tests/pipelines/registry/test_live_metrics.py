@@ -214,7 +214,7 @@ def test_a_look_at_a_long_training_reads_what_is_new(
     assert pump.send() == 11
     assert (3001, "train/loss", 0.25) in sent
     assert {step for step, _, _ in sent} == set(range(2991, 3002))
-    assert not any(pump._waiting.values())
+    assert not any(pump.curve._waiting.values())
 
 
 @pytest.mark.parametrize("seed", range(8))
