@@ -139,11 +139,20 @@ def _import(kind: PluginKind, name: str, ref: str, distribution: str, carried_in
         imported = _digest_at_import(module)
     except Exception as error:
         raise kind.error(
-            f"{origin} cannot be imported: {type(error).__name__}: {error}; install or mend it, or name another with "
+            f"{origin} cannot be imported: {type(error).__name__}: {error}; {_remedy(module)}, or name another with "
             f"{kind.setting}"
         ) from error
     owner = distribution or _owner(module)
     return Plugin(kind=kind, name=name, ref=ref, origin=origin, distribution=owner, imported=imported, value=value)
+
+
+def _remedy(module: str) -> str:
+    """What to do about a module that cannot be imported; one in the working folder Python does not look for."""
+    top = module.partition(".")[0]
+    here = [path for path in (Path(f"{top}.py"), Path(top)) if path.exists()]
+    if here and importlib.util.find_spec(top) is None:
+        return f"{here[0]} is in this folder, where Python looks with PYTHONPATH=."
+    return "install or mend it"
 
 
 def _place(module: str, carried_in: str) -> str:

@@ -1,5 +1,6 @@
 """The whole way of a plug-in: named in the settings, trained, registered, loaded, and separated without its package."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -300,6 +301,16 @@ def test_rules_that_return_anything_else_are_named(tmp_path: Path) -> None:
             decide(candidate, None, replace(GATE, plugins=("lab_rules:number",)))
     with pytest.raises(InputError, match=r"curate\.plugins: no curation rule 'nothing'"):
         curation_rules(["nothing"])
+
+
+def test_a_file_of_the_working_folder_says_how_python_finds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lab_here.py").write_text("def rule(song, measures): return None\n")
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder not in ("", str(tmp_path))])
+    with pytest.raises(
+        InputError, match=r"No module named 'lab_here'; lab_here\.py is in this folder, .* PYTHONPATH=\."
+    ):
+        curation_rules(["lab_here:rule"])
 
 
 def test_a_metric_scores_songs_under_a_protocol_that_names_its_version(site: Path, tmp_path: Path) -> None:
