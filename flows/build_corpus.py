@@ -8,7 +8,7 @@ from prefect import flow
 from datasets.schema import Funnel, ShardSet
 from flows.config import RunConfig
 from flows.console.progress_display import current
-from flows.tasks.prefect_step import resumable, step
+from flows.tasks.prefect_step import RUN_NAME, resumable, step
 from pipelines.preparation import analyze, automix, curate, ingest, relaxed_rules
 from pipelines.preparation.automix import AutomixResult
 from pipelines.preparation.curate import CurateResult
@@ -52,7 +52,7 @@ class Corpus:
         return [(self.songs, 1.0), (mixes, automix_weight)]
 
 
-@flow(name="build-corpus", validate_parameters=False)
+@flow(name="build-corpus", flow_run_name=RUN_NAME, validate_parameters=False)
 def build_corpus(config: RunConfig, *, until: str = "automix") -> Corpus:
     """Runs the steps up to and including `until`; the last two, which serve automixes, only if training draws some."""
     ingested = ingest_songs(config)

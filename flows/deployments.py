@@ -106,6 +106,7 @@ def deployed(name: str, *, verb: str) -> Callable[[Callable[[RunConfig], dict[st
         run.__name__, run.__qualname__, run.__doc__ = job.__name__, job.__qualname__, f"{job.__doc__}\n{_FORM}"
         return flow(
             name=name,
+            flow_run_name="{preset}, store {store}",
             on_cancellation=[stop_jobs, note_cancellation],
             on_failure=[tell_failure],
             on_crashed=[tell_failure],

@@ -8,6 +8,7 @@ from flows.build_corpus import Corpus, build_corpus
 from flows.config import RunConfig
 from flows.gate_decision import Trained
 from flows.report_model import Presentation, report_model
+from flows.tasks.prefect_step import RUN_NAME
 from flows.train_model import train_model
 from pipelines.inference.example_song import SongFiles
 
@@ -21,7 +22,7 @@ class FullRun:
     presented: Presentation
 
 
-@flow(name="full-run", validate_parameters=False)
+@flow(name="full-run", flow_run_name=RUN_NAME, validate_parameters=False)
 def full_run(config: RunConfig, song: SongFiles | None = None) -> FullRun:
     """Songs in; champion, stems and report out. `song` is separated for the report, by default a held-out one."""
     corpus = build_corpus(config)

@@ -19,7 +19,7 @@ from flows.build_corpus import Corpus
 from flows.config import RunConfig
 from flows.console.version_card import describe_version
 from flows.gate_decision import Trained, candidate_ancestry, contamination_of
-from flows.tasks.prefect_step import step
+from flows.tasks.prefect_step import RUN_NAME, step
 from pipelines import registry
 from pipelines.inference import example_song, separate_songs
 from pipelines.inference.example_song import SongFiles
@@ -46,7 +46,7 @@ class Presentation:
     report: str
 
 
-@flow(name="report-model", validate_parameters=False)
+@flow(name="report-model", flow_run_name=RUN_NAME, validate_parameters=False)
 def report_model(config: RunConfig, corpus: Corpus, model: Trained, song: SongFiles | None = None) -> Presentation:
     """Without a song, the first held-out one is extracted from its shards."""
     song = song or extract_song(config, corpus)

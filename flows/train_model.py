@@ -21,7 +21,7 @@ from flows.console.progress_display import decibels
 from flows.console.version_card import describe_version
 from flows.gate_decision import Trained, candidate_ancestry, decide, origin_tags, split_of
 from flows.tasks.approval import with_approval
-from flows.tasks.prefect_step import resumable, run_quick, step
+from flows.tasks.prefect_step import RUN_NAME, resumable, run_quick, step
 from pipelines import registry
 from pipelines.evaluation import evaluate, song_table
 from pipelines.evaluation.evaluate import EvaluateResult
@@ -47,7 +47,7 @@ _METRICS = {
 }  # fmt: skip
 
 
-@flow(name="train-model", validate_parameters=False)
+@flow(name="train-model", flow_run_name=RUN_NAME, validate_parameters=False)
 def train_model(config: RunConfig, corpus: Corpus, *, until: str = "promote") -> Trained:
     """Runs the steps up to and including `until`."""
     refuse_licenses(config, corpus)
@@ -86,7 +86,7 @@ def refuse_licenses(config: RunConfig, corpus: Corpus) -> None:
         )
 
 
-@flow(name="compare-models", validate_parameters=False)
+@flow(name="compare-models", flow_run_name=RUN_NAME, validate_parameters=False)
 def compare_models(config: RunConfig, first: str, second: str) -> tuple[ScoreSummary, ScoreSummary]:
     """Scores of two models on the held-out songs of the corpus; no gate, and nothing registered."""
     return score_both(config, build_corpus(config, until="curate").songs, first, second)

@@ -23,7 +23,7 @@ from flows.retrain_policy import DONE, Facts, Judgement, Retraining
 from flows.retraining import retrain_log
 from flows.retraining.facts import gather_facts, recipe
 from flows.retraining.running_entry import recorded
-from flows.tasks.prefect_step import resumable
+from flows.tasks.prefect_step import RUN_NAME, resumable
 from pipelines import registry
 from pipelines.evaluation.summary import SongScore
 from pipelines.runs import stored_model
@@ -37,7 +37,7 @@ class RetrainResult:
     full_run: FullRun | None = None
 
 
-@flow(name="retrain-model", validate_parameters=False)
+@flow(name="retrain-model", flow_run_name=RUN_NAME, validate_parameters=False)
 def retrain_model(config: RunConfig, *, run: str, due: str) -> RetrainResult:
     """Trains again if a trigger fires and nothing forbids it.
 

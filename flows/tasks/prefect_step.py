@@ -17,6 +17,7 @@ from pipelines.runtime.progress import Progress, stage
 
 P = ParamSpec("P")
 T = TypeVar("T")
+RUN_NAME = "{config.model.preset}, songs {config.corpus.root}"  # of runs of a flow, instead of Prefect's "calm-owl"
 RETRY_DELAYS_S = [5.0, 30.0]
 _LOST = {
     "WorkerCrashedError", "NodeDiedError", "ActorDiedError", "ActorUnavailableError", "ObjectLostError",

@@ -150,3 +150,19 @@ def test_without_a_server_to_deploy_to_it_says_how_to_get_one(
 def test_a_misspelt_setting_is_refused_before_anything_is_deployed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["deploy", "train.stpes=4"]) == 2
     assert "did you mean 'train.steps'" in capsys.readouterr().err
+
+
+def test_runs_are_named_for_people() -> None:
+    from prefect._internal.engine import resolve_custom_flow_run_name
+
+    from flows import build_corpus, deployments, full_run, report_model, train_model
+    from flows.retraining import retrain_model
+
+    config = door.load("smoke", ["corpus.root=/songs", "model.preset=htdemucs-tiny"])
+    for flow in (
+        build_corpus.build_corpus, train_model.train_model, train_model.compare_models, full_run.full_run,
+        report_model.report_model, retrain_model.retrain_model,
+    ):  # fmt: skip
+        assert resolve_custom_flow_run_name(flow, {"config": config}) == "htdemucs-tiny, songs /songs"
+    form = {"preset": "smoke", "songs": "/songs", "store": "/store", "overrides": []}
+    assert resolve_custom_flow_run_name(deployments.retrain, form) == "smoke, store /store"
