@@ -69,6 +69,7 @@ WORK = {
     "gc": "flows/cli/store/test_gc.py::test_without_delete_nothing_goes_and_with_it_only_what_was_listed",
     "ui": "flows/cli/operations/test_ui.py::test_the_pages_answer_until_ctrl_c_and_no_process_is_left_after",
     "deploy": "flows/test_wheel.py::test_what_is_deployed_again_keeps_the_schedules_and_pauses_of_the_server",
+    "webhook": "flows/cli/operations/test_webhook.py::test_the_command_hands_a_change_to_prefect_until_ctrl_c",
     "retrain": "e2e/test_road.py::test_a_retraining_trains_with_a_seed_of_its_own_and_once_on_each_occasion",
     "sbom": "flows/cli/operations/test_sbom.py::test_the_command_prints_the_bill_and_nothing_of_ours_in_it",
 }

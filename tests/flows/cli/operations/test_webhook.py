@@ -6,8 +6,13 @@ a flow of it in `tests/flows/console/test_notifications.py`.
 
 import http.client
 import json
+import os
+import signal
+import subprocess
+import sys
 import time
 import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -85,3 +90,31 @@ def test_a_missing_secret_server_or_port_is_named(
     with receiving(KEY, print) as address:
         assert main(["webhook", "--preset", "smoke", "--port", address.split(":")[-1].rstrip("/")]) == 2
         assert "give another port" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_command_hands_a_change_to_prefect_until_ctrl_c(prefect_server: None, tmp_path: Path) -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL
+
+    command = [sys.executable, "-m", "flows", "webhook", "--port", "0", "--preset", "smoke", f"store.root={tmp_path}"]
+    variables = {**os.environ, SECRET: KEY, "PREFECT_API_URL": str(PREFECT_API_URL.value())}
+    model = f"m{uuid.uuid4().hex}"
+    with subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True) as running:
+        try:
+            assert running.stderr is not None
+            address = running.stderr.readline().split()[-1]
+            assert post(address, event(name=model)) == 204
+            running.send_signal(signal.SIGINT)
+            assert running.wait(300) == 0
+        finally:
+            running.kill()
+    about = {"filter": {"resource": {"id": [f"stemline.model.{model}"]}}}
+    until, events = time.monotonic() + 60, list[Any]()
+    with get_client(sync_client=True) as client:
+        while not events:
+            assert time.monotonic() < until, "no event came"
+            events = client._client.post("/events/filter", json=about).json()["events"]
+            time.sleep(0.2)
+    assert [told["event"] for told in events] == ["stemline.alias"]
+    assert (events[0]["resource"]["stemline.version"], events[0]["resource"]["stemline.alias"]) == ("3", "champion")
