@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from typing import Any
 
 import julius
@@ -8,7 +9,7 @@ from demucs.demucs import Demucs as Reference
 from torch import nn
 
 from models.errors import ModelError
-from models.networks.catalog import build
+from models.networks.catalog import PRESETS, build
 from models.networks.demucs import Demucs, DemucsConfig, double_rate, halve_rate
 from tests.models.parity import forward_gap, gradient_gap, noise, twin
 
@@ -153,7 +154,10 @@ def test_published_preset_is_the_references(preset: str, num_parameters: int) ->
     reference = reference_of(ours.config)
     twin(ours, reference)
     assert forward_gap(ours.eval(), reference.eval(), noise(1, 2, 44100)) < 1e-4
-    assert gradient_gap(ours.train(), reference.train(), noise(1, 2, 30000)) < 1e-3
+    if preset == "demucs-v2":  # of the same parts as the next, whose gradients are compared
+        assert replace(ours.config, channels=48) == PRESETS["demucs-v2-48"]
+    else:
+        assert gradient_gap(ours.train(), reference.train(), noise(1, 2, 12000)) < 1e-3
 
 
 @pytest.mark.parametrize("version", [2, 3])

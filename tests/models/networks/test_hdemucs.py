@@ -8,7 +8,7 @@ from demucs.hdemucs import HDemucs as Reference
 
 from models.errors import ModelError
 from models.networks.blocks.recurrent import LocalAttention
-from models.networks.catalog import build
+from models.networks.catalog import PRESETS, build
 from models.networks.hdemucs import HDemucs, HDemucsConfig
 from tests.models.parity import forward_gap, gradient_gap, noise, twin
 
@@ -102,16 +102,16 @@ def test_estimates_are_torchaudios() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", ["hdemucs-repro", "hdemucs-mmi"])
-def test_published_preset_is_the_references(preset: str) -> None:
+def test_both_published_presets_are_the_references() -> None:
+    assert PRESETS["hdemucs-repro"] == PRESETS["hdemucs-mmi"]
     torch.manual_seed(0)
-    ours = build(preset)
+    ours = build("hdemucs-mmi")
     reference = reference_of(ours.config)
     twin(ours, reference)
     assert sum(parameter.numel() for parameter in ours.parameters()) == 83_637_832
     assert len(ours.state_dict()) == 395
     assert forward_gap(ours.eval(), reference.eval(), noise(1, 2, 88200)) < 1e-4
-    assert gradient_gap(ours.train(), reference.train(), noise(1, 2, 66150)) < 1e-3
+    assert gradient_gap(ours.train(), reference.train(), noise(1, 2, 33075)) < 1e-3
 
 
 def test_first_weights_are_spread_like_the_references() -> None:
