@@ -1,7 +1,9 @@
 """A process that dies at the k-th call of MLflow's client, without the death: nothing that follows reaches MLflow."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,3 +49,17 @@ def dying(at: int) -> Iterator[Life]:
             yield life
     while mlflow.active_run():  # of a thread that is no more
         mlflow.end_run()
+
+
+def way_back(store: str) -> Callable[[], None]:
+    """Brings MLflow's database in a store back to what it is now; files that were written since are left."""
+    database, present = Path(store, "mlflow.db"), sqlite3.connect(":memory:")
+    with closing(sqlite3.connect(database)) as connection:
+        connection.backup(present)
+
+    def bring_back() -> None:
+        with closing(sqlite3.connect(database)) as connection:
+            connection.execute("PRAGMA synchronous = OFF")
+            present.backup(connection)
+
+    return bring_back

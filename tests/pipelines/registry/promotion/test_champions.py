@@ -2,9 +2,7 @@
 
 import itertools
 import shutil
-import sqlite3
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from pipelines.registry import ModelVersion, RegistryConfig
 from pipelines.registry.bundle import checkpoint_digest
 from pipelines.registry.promotion import decision_records, promotion_log
 from pipelines.registry.promotion.promotion_log import Promotion, rolled_back
-from tests.pipelines.kills import dying
+from tests.pipelines.kills import dying, way_back
 from tests.pipelines.registry.test_registration import CONFIG, client, make_candidate
 
 pytestmark = pytest.mark.slow
@@ -36,9 +34,8 @@ class Books:
     So there may be many of them.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.store, self.folder = str(folder / "store"), folder
-        self.first = registry.register(CONFIG, make_candidate(folder / "1"), store=self.store)
+    def __init__(self, folder: Path, first: ModelVersion) -> None:
+        self.store, self.folder, self.first = str(folder / "store"), folder, first
         self.client = client(self.store)
         self.digests = {1: self.first.digest}
 
@@ -62,19 +59,6 @@ class Books:
             self.client.set_registered_model_alias("stemline", "candidate", str(made))
         return replace(self.first, version=str(number), run_key=f"run{number}", digest=self.digests[number])
 
-    def way_back(self) -> Callable[[], None]:
-        """Brings versions, aliases and log back to what they are now; files that were written since are left."""
-        database, present = Path(self.store, "mlflow.db"), sqlite3.connect(":memory:")
-        with closing(sqlite3.connect(database)) as connection:
-            connection.backup(present)
-
-        def bring_back() -> None:
-            with closing(sqlite3.connect(database)) as connection:
-                connection.execute("PRAGMA synchronous = OFF")
-                present.backup(connection)
-
-        return bring_back
-
     def promote(self, version: ModelVersion, **decision: Any) -> ModelVersion:
         return registry.promote(version, {**YES, **decision}, store=self.store)
 
@@ -97,14 +81,24 @@ class Books:
         return sum("state" not in row.tags for row in rows)
 
 
+@pytest.fixture(scope="module")
+def registered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ModelVersion]:
+    folder = tmp_path_factory.mktemp("registered")
+    return folder, registry.register(CONFIG, make_candidate(folder / "1"), store=str(folder / "store"))
+
+
 @pytest.fixture
-def books(tmp_path: Path) -> Books:
-    return Books(tmp_path)
+def books(registered: tuple[Path, ModelVersion]) -> Iterator[Books]:
+    """With the first version alone, whatever the test before has done."""
+    books = Books(*registered)
+    bring_back = way_back(books.store)
+    yield books
+    bring_back()
 
 
 def test_a_promotion_killed_at_any_call_is_completed_by_the_same(books: Books) -> None:
     books.promote(books.first)
-    version, bring_back, at, died = books.version(2), books.way_back(), 0, True
+    version, bring_back, at, died = books.version(2), way_back(books.store), 0, True
     while died:
         at += 1
         bring_back()
@@ -128,7 +122,7 @@ def test_a_promotion_killed_at_any_call_is_completed_by_the_same(books: Books) -
 def test_a_rollback_killed_at_any_call_goes_back_once(books: Books) -> None:
     for number in (1, 2, 3):
         books.promote(books.version(number))
-    bring_back, at, died = books.way_back(), 0, True
+    bring_back, at, died = way_back(books.store), 0, True
     while died:
         at += 1
         bring_back()
@@ -223,7 +217,7 @@ def test_of_two_at_once_one_wins_and_the_other_is_told_whatever_comes_between(bo
     for number in (1, 2, 3):
         books.client.set_model_version_tag("stemline", str(number), "weights_digest", f"w{number}")
     calls = {name: call for name, call in vars(mlflow.MlflowClient).items() if callable(call) and name[0] != "_"}
-    bring_back, at, lost, won = books.way_back(), 0, 0, 0
+    bring_back, at, lost, won = way_back(books.store), 0, 0, 0
     while True:
         at += 1
         bring_back()

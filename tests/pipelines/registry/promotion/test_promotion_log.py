@@ -1,6 +1,7 @@
 """The promotion log in real books: who was champion after whom, two at once, hands that meddle, and the way back."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ from pipelines import registry
 from pipelines.registry import Candidate, ModelVersion, RegistryConfig
 from pipelines.registry.promotion import promotion_log
 from pipelines.registry.promotion.promotion_log import Promotion, line_of_champions
+from tests.pipelines.kills import way_back
 from tests.pipelines.registry.test_registration import CONFIG, client, make_candidate
 
 pytestmark = pytest.mark.slow
@@ -28,10 +30,20 @@ def candidates(tmp_path_factory: pytest.TempPathFactory) -> list[Candidate]:
     return [make_candidate(folder / str(seed), run_key=f"run{seed}", seed=seed) for seed in range(3)]
 
 
-@pytest.fixture
-def registered(candidates: list[Candidate], tmp_path: Path) -> tuple[str, list[ModelVersion]]:
-    store = str(tmp_path / "store")
+@pytest.fixture(scope="module")
+def registered_once(
+    candidates: list[Candidate], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, list[ModelVersion]]:
+    store = str(tmp_path_factory.mktemp("registered") / "store")
     return store, [registry.register(CONFIG, candidate, store=store) for candidate in candidates]
+
+
+@pytest.fixture
+def registered(registered_once: tuple[str, list[ModelVersion]]) -> Iterator[tuple[str, list[ModelVersion]]]:
+    """None of them promoted, whatever the test before has done."""
+    bring_back = way_back(registered_once[0])
+    yield registered_once
+    bring_back()
 
 
 def promote(version: ModelVersion, store: str, reason: str = "better") -> ModelVersion:
@@ -242,9 +254,13 @@ def test_files_that_were_changed_are_not_rolled_back_to(registered: tuple[str, l
     promote(first, store)
     promote(second, store)
     weights = registry.fetch(first.uri, store=store) / "weights.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
-    with pytest.raises(InputError, match="was changed after it was registered"):
-        registry.rollback(CONFIG, store=store)
+    whole = weights.read_bytes()
+    try:
+        weights.write_bytes(whole[:-1] + b"?")
+        with pytest.raises(InputError, match="was changed after it was registered"):
+            registry.rollback(CONFIG, store=store)
+    finally:
+        weights.write_bytes(whole)
     assert aliases(store)["champion"] == second.version
 
 
