@@ -25,6 +25,7 @@ myst_heading_anchors = 4
 default_role = "code"
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
+autodoc_use_type_comments = False  # there are none, and to look for them means to parse every function
 python_maximum_signature_line_length = 88
 python_use_unqualified_type_names = True
 add_module_names = False
