@@ -25,7 +25,7 @@ from pipelines.runtime.progress import Progress, stage
 from pipelines.runtime.step_keys import Step
 
 # Raise it when the same verdicts give a page that says something else (CONTRIBUTING.md)
-VERSION = 3
+VERSION = 4
 STEP = Step(name="curation_page", version=VERSION)
 
 

@@ -22,7 +22,7 @@ from pipelines.report.html_page import render
 
 CLIP_S = 5.0
 MAX_PLAYERS = 30  # of about 150 kB: the page stays something that a mail takes, however many songs there are
-MAX_PER_SONG = 3
+MAX_PER_SONG = 6  # as many as most corpora have sources, so that each stem at fault is played
 MAX_GAIN_DB = 24.0  # by which a quiet moment is made audible
 
 

@@ -37,7 +37,7 @@ def _row(data: CurationInput, verdict: Verdict, *, with_matrix: bool) -> dict[st
         "verdict": verdict,
         "outcome": "kept" if verdict.keep else "dropped",
         "duration_s": f"{verdict.duration_s:.1f}",
-        "length": clock(verdict.duration_s),
+        "length": clock(verdict.duration_s) if verdict.duration_s else "–",  # nobody knows that of a song not read
         "is_stored": verdict.track_id in data.songs,
         "matrix": confusion_matrix(data, data.matrices[verdict.track_id], small=True) if with_matrix else "",
     }

@@ -12,7 +12,7 @@ import pytest
 from datasets.quality.rules.quality_rules import QualityRules
 from datasets.schema import Verdict
 from datasets.shards.manifests import read_songs
-from pipelines.report.curation import excerpts, rule_sections
+from pipelines.report.curation import excerpts, rule_sections, songs_table
 from pipelines.report.curation.curation_page import dropped_table, is_about, render, run
 from pipelines.report.curation.excerpts import MAX_PLAYERS, choose
 from pipelines.report.curation.page_input import CurationInput, Evidence
@@ -160,6 +160,15 @@ def test_every_rule_s_measure_is_drawn_with_its_limit_and_a_rule_that_is_off_wit
     assert drawn["Residual"].values[""] == [-70.0]  # what is less stands at the end of the axis
     assert drawn["Bandwidth"].least is None
     assert drawn["Bandwidth"].note.endswith("the rule is off")
+
+
+def test_every_clipped_stem_is_played_and_the_length_of_a_song_not_read_is_not_said(made: CurationInput) -> None:
+    clipped = [Evidence(source=source, start_s=0, stop_s=1) for source in ("drums", "bass", "other", "vocals")]
+    whole, unread = verdict("c", reason="clipped"), replace(verdict("broken", reason="undecodable"), duration_s=0.0)
+    data = replace(made, verdicts=[whole, unread], evidence={"c": clipped})
+    assert [len(moments) for _, moments in choose(data)] == [4]
+    lengths = [songs_table._row(data, song, with_matrix=False)["length"] for song in data.verdicts]
+    assert lengths == ["3:20", "–"]
 
 
 def test_players_go_to_every_reason_in_turn(made: CurationInput) -> None:
