@@ -146,6 +146,11 @@ def test_gpu_presets_ask_for_the_cores_that_feed_the_fastest_gpu(preset: str) ->
         assert made.bound == "compute", (device.name, made.cpus_per_worker)
     fastest = make(config.train, config.model, sources=config.corpus.sources, device=DEVICES["h200"])
     assert config.train.cpus_per_worker == fastest.cpus_per_worker + 1  # one for the training itself
+
+
+@pytest.mark.slow
+def test_one_core_does_not_feed_a_gpu_in_bfloat16() -> None:
+    config = door.load("htdemucs-musdb")
     starved = make(
         replace(config.train, cpus_per_worker=1, learner=replace(config.train.learner, precision="bfloat16")),
         config.model, sources=config.corpus.sources, device=DEVICES["h100"],
