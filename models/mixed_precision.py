@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 
 import torch
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}  # by the name in a configuration
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}  # by the name in a configuration
 # Values of ONEDNN_MAX_CPU_ISA that keep oneDNN from the bfloat16 instructions of an x86 processor.
 WITHOUT_BFLOAT16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI")
 

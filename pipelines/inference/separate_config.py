@@ -8,6 +8,7 @@ from datasets.errors import InputError
 from datasets.field_constraints import NonNegativeInt, PositiveInt, ProperFraction, check_ranges
 
 FORMATS = {"wav16": "wav", "wav24": "wav", "float": "wav", "flac": "flac", "mp3": "mp3"}  # -> extension
+PRECISIONS = ("float32", "bfloat16", "int8")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +26,8 @@ class SeparateConfig:
     shifts: NonNegativeInt = 0  # delayed copies to average over; each costs a whole pass
     batch_size: PositiveInt = 1  # segments computed together; more is faster on a GPU
     seed: NonNegativeInt = 0  # seed of the delays of `shifts`
+    # "float32"; "bfloat16", faster where a CPU has its units, and on GPUs; "int8", on CPUs: linear layers in 8 bits
+    precision: str = "float32"
     # Songs separated at once, each by a copy of the model with a CPU or a GPU; 0 takes as many as all nodes of the Ray
     # cluster hold, and 1 works in this process
     num_workers: NonNegativeInt = 1
@@ -33,6 +36,8 @@ class SeparateConfig:
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
             raise InputError(f"separate.format={self.format!r}: use one of {', '.join(FORMATS)}")
+        if self.precision not in PRECISIONS:
+            raise InputError(f"separate.precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
         check_filename(self.filename)
         if self.stems and self.two_stems:
             raise InputError(

@@ -121,7 +121,7 @@ def _planned(
 def _decisive(config: SeparateConfig) -> dict[str, Any]:
     """The settings that decide on the stems; those that came later count where they are set."""
     usual = SeparateConfig()
-    added_later = {"stems", "mixture_consistency", "filename"}
+    added_later = {"stems", "mixture_consistency", "filename", "precision"}
     return {
         name: value
         for name, value in asdict(config).items()

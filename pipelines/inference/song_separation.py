@@ -77,6 +77,11 @@ class SongSeparator:
         self.config, self.model, self.digest = config, model, digest
         self.interface = interface(model)
         self.device = _device(config.device)
+        if config.precision == "int8" and self.device != "cpu":
+            raise InputError(
+                f"separate.precision=int8 must run on a CPU, got separate.device={config.device!r}, which is "
+                f"{self.device}: set separate.device=cpu, or separate.precision=bfloat16"
+            )
         for setting, names in (("two_stems", filter(None, [config.two_stems])), ("stems", config.stems)):
             for name in names:
                 if name not in self.interface.sources:
@@ -106,6 +111,7 @@ class SongSeparator:
         import torch
 
         from models.inference.separate import separate_stream
+        from models.mixed_precision import DTYPES
 
         config = self.config
         for estimates_SCT in separate_stream(
@@ -118,6 +124,7 @@ class SongSeparator:
             batch_size=config.batch_size,
             seed=config.seed,
             device=self.device,
+            dtype=DTYPES[config.precision],
             mixture_consistency=config.mixture_consistency,
         ):
             block_SCT = estimates_SCT.cpu().numpy()

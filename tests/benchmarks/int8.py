@@ -1,8 +1,8 @@
 """`make bench-int8`: do int8 weights separate faster, beside ONNX Runtime on the same graph, and what do they lose?
 
-The linear layers of HT Demucs' transformer with int8 weights, a scale for each output, and inputs brought to uint8 at
-every call, by the operator of oneDNN to which torch's own compiler sends them; everything else is float32. ONNX
-Runtime gets the exported graph, in float32 and as its `quantize_dynamic` makes it (products alone). Time is CPU seconds
+`separate.precision=int8`: linear layers with int8 weights and inputs brought to uint8 at every call, by oneDNN, and all
+else in float32. ONNX Runtime gets the exported graph, in float32 and as its `quantize_dynamic` makes it (products
+alone). Time is CPU seconds
 of one thread for one segment, the best of some turns that the arms take one after the other. Loss is that of a network
 that learnt something: the tiny preset after 48 steps of `make bench-speedrun`, on its held-out songs.
 """
@@ -13,15 +13,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from models.inference.export import export_onnx
-from models.networks.blocks import transformer
 from models.networks.catalog import build
+from models.networks.cpu_kernels.linear import int8_linears
 from tests.benchmarks.models import toy_audio
 from tests.benchmarks.speedrun import FAST, ours
 from tests.benchmarks.table import Row, figure, show
@@ -30,30 +28,6 @@ from tests.benchmarks.training import RATE, SEGMENT_S, batch, gains, heard, read
 STEPS = 48
 MAX_LOSS_DB = 0.05
 TURNS = 3
-_PACKED: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}  # by a weight's address and number of rows
-
-
-def int8_linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool = False) -> Tensor:
-    """`fused_linear` with int8 weights and inputs of 8 bits between their least and largest value."""
-    key = weight.data_ptr(), len(weight)
-    if key not in _PACKED:
-        scale_O = weight.detach().abs().amax(dim=1).clamp(min=1e-12) / 127
-        codes = (weight.detach() / scale_O[:, None]).round().to(torch.int8)
-        packed = torch.ops.onednn.qlinear_prepack(codes, None)
-        _PACKED[key] = packed, scale_O, torch.zeros(len(weight), dtype=torch.int32)
-    low, high = (float(bound) for bound in x.aminmax())
-    scale = max(high - low, 1e-12) / 255
-    zero = min(255, max(0, round(-low / scale)))
-    codes = (x * (1 / scale)).add_(zero).round_().clamp_(0, 255).to(torch.uint8)
-    y: Tensor = torch.ops.onednn.qlinear_pointwise(
-        codes, scale, zero, *_PACKED[key], bias, 1.0, 0, torch.float32, "none", [], ""
-    )
-    return F.gelu(y) if gelu else y
-
-
-def in_int8(run: Callable[[], object]) -> None:
-    with mock.patch.object(transformer, "fused_linear", int8_linear):
-        run()
 
 
 def time_rows(preset: str, folder: Path) -> Iterator[Row]:
@@ -66,7 +40,7 @@ def time_rows(preset: str, folder: Path) -> Iterator[Row]:
         with torch.no_grad():
             model(mixture_BCT)
 
-    arms: dict[str, Callable[[], object]] = {"ours, float32": segment, "ours, int8": lambda: in_int8(segment)}
+    arms: dict[str, Callable[[], object]] = {"ours, float32": segment, "ours, int8": int8_linears()(segment)}
     for name, path in onnx_files(model, folder).items():
         arms[name] = onnx_arm(path, mixture_BCT)
     seconds: dict[str, list[float]] = {name: [] for name in arms}
@@ -117,7 +91,7 @@ def loss_rows() -> Iterator[Row]:
         return gains(songs.held_out, lambda song: heard(arm.model, song))
 
     exact = gain()
-    with mock.patch.object(transformer, "fused_linear", int8_linear):
+    with int8_linears():
         coarse = gain()
     yield figure("trained htdemucs-tiny, gain in int8", coarse, "dB", baseline=exact)
     yield figure("loss", exact - coarse, "dB", target=MAX_LOSS_DB)

@@ -92,7 +92,11 @@ class RotaryAttention(nn.Module):
 
     def forward(self, x_BLD: Tensor, turns: Tensor) -> Tensor:
         x_BLD = self.norm(x_BLD)
-        q, k, v = self.to_qkv(x_BLD).view(*x_BLD.shape[:2], 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        q, k, v = (
+            fused_linear(x_BLD, self.to_qkv.weight, None)
+            .view(*x_BLD.shape[:2], 3, self.num_heads, -1)
+            .permute(2, 0, 3, 1, 4)
+        )
         q, k = rotate(q, turns), rotate(k, turns)
         dropout = self.dropout if self.training else 0.0
         if dropout and uses_cpu_kernels(q):  # torch's CPU kernel knows none
@@ -100,7 +104,7 @@ class RotaryAttention(nn.Module):
         else:
             heads = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
         gated = heads.transpose(1, 2) * self.to_gates(x_BLD).sigmoid()[..., None]
-        out: Tensor = self.dropout_out(self.to_out(gated.flatten(-2)))
+        out: Tensor = self.dropout_out(fused_linear(gated.flatten(-2), self.to_out.weight, None))
         return out
 
 

@@ -260,12 +260,19 @@ def test_one_sample_that_is_not_finite_leaves_the_rest_alone(mixture_CT: Tensor)
     assert torch.equal(separate(Toy(), broken), separate(Toy(), repaired))
 
 
-def test_bfloat16_stays_near_float32() -> None:
+def test_bfloat16_and_int8_stay_near_float32() -> None:
     ours, _ = tiny_pair(seed=1)
     mixture_CT = torch.randn(2, 6000, generator=torch.Generator().manual_seed(0))
-    exact, rough = (separate(ours, mixture_CT, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
-    assert rough.dtype == torch.float32
-    assert (rough - exact).norm() / exact.norm() < 0.05
+    exact = separate(ours, mixture_CT)
+    for dtype, farthest in ((torch.bfloat16, 0.05), (torch.int8, 0.01)):
+        rough = separate(ours, mixture_CT, dtype=dtype)
+        assert rough.dtype == torch.float32
+        assert 0 < (rough - exact).norm() / exact.norm() < farthest
+
+
+def test_int8_is_refused_elsewhere_than_on_a_cpu(mixture_CT: Tensor) -> None:
+    with pytest.raises(ModelError, match=r"dtype int8 must run on a CPU .*, got meta"):
+        separate(Toy(), mixture_CT, dtype=torch.int8, device="meta")
 
 
 def test_statistics_of_blocks_are_those_of_the_whole(mixture_CT: Tensor) -> None:

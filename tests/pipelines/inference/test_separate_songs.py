@@ -145,6 +145,18 @@ def test_with_mixture_consistency_the_stems_sum_to_the_song(tmp_path: Path, mode
     assert away[True] < 1e-6
 
 
+def test_in_int8_the_stems_are_others_and_near(tmp_path: Path, model: str) -> None:
+    song = write_song(tmp_path / "song.wav")
+    exact, coarse = (
+        [
+            read(path)
+            for path in separate(song, model, tmp_path / name, format="float", precision=name).songs[0].files.values()
+        ]
+        for name in ("float32", "int8")
+    )
+    assert 0 < np.linalg.norm(np.subtract(coarse, exact)) < 0.02 * np.linalg.norm(exact)
+
+
 def test_the_same_command_gives_the_same_bytes(tmp_path: Path, model: str) -> None:
     song = write_song(tmp_path / "song.wav")
     written = []
@@ -376,6 +388,8 @@ def test_names_are_safe_unique_and_never_paths(tmp_path: Path) -> None:
         ({"stems": ("drums", "kazoo")}, r"separate\.stems='kazoo': this model has drums, bass, other, vocals"),
         ({"stems": ("drums",), "two_stems": "bass"}, "give one of them"),
         ({"device": "abacus"}, "is not usable here"),
+        ({"precision": "int4"}, "separate.precision must be one of float32, bfloat16, int8, got 'int4'"),
+        ({"precision": "int8", "device": "meta"}, "precision=int8 must run on a CPU, got .*'meta'"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from models.networks.cpu_kernels import linear
-from models.networks.cpu_kernels.linear import fused_linear, onednn_takes
+from models.networks.cpu_kernels.linear import fused_linear, int8_linears, onednn_has_int8, onednn_takes
 from tests.models.networks.cpu_kernels.both_ways import noise
 
 
@@ -39,6 +39,21 @@ def test_onednn_is_asked_once_for_each_precision_and_refuses_what_nobody_measure
     assert not onednn_takes(torch.float64)
     assert onednn_takes(torch.float32) == onednn_takes(torch.float32)
     assert onednn_takes.cache_info().hits
+
+
+@pytest.mark.skipif(not onednn_has_int8(), reason="no linear layer of 8-bit numbers on this CPU")
+@pytest.mark.parametrize("level", [(1.0, 0.0), (0.01, 5.0), (0.0, 0.0)], ids=["noise", "far from zero", "silence"])
+def test_in_8_bits_it_is_near_and_without_effect_on_gradients(level: tuple[float, float]) -> None:
+    scale, offset = level
+    x, weight, bias = scale * noise(2, 30, 24) + offset, noise(16, 24, seed=1), noise(16, seed=2)
+    for gelu in (False, True):
+        plain = fused_linear(x, weight, bias, gelu=gelu)
+        with int8_linears():
+            assert torch.equal(fused_linear(x, weight, bias, gelu=gelu), plain)  # a training is not touched
+            with torch.no_grad():
+                coarse = fused_linear(x, weight, bias, gelu=gelu)
+        assert not torch.equal(coarse, plain) or not scale
+        assert (coarse - plain).norm() <= 0.02 * plain.norm()
 
 
 @pytest.mark.slow
