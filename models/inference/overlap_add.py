@@ -12,7 +12,7 @@ from ..errors import ModelError
 from ..field_constraints import NonNegativeInt, PositiveInt, Range, check_ranges
 from ..mixed_precision import autocast
 from ..networks.bag import interface
-from ..networks.cpu_kernels.linear import int8_linears, onednn_has_int8
+from ..networks.cpu_kernels.linear import Coded, int8_linears, onednn_has_int8
 from .eval_mode_on_device import device_of
 from .threads import can_differ, side_by_side
 
@@ -47,6 +47,7 @@ class SegmentStream:
         self.device = device = device_of(model)
         if options.dtype == torch.int8 and not (device.type == "cpu" and onednn_has_int8()):
             raise ModelError(f"dtype int8 must run on a CPU whose oneDNN has it, got {device.type}: give bfloat16")
+        self.coded_weights: Coded = {}  # of linear layers in int8
         self.interface = interface(model)
         # Windows have the length that the model wants: it need not pad them.
         self.with_context = {"with_context": True} if getattr(model, "takes_context", False) else {}
@@ -112,7 +113,7 @@ class SegmentStream:
     @torch.no_grad()
     def _forward(self, windows_BCT: Tensor) -> Tensor:
         in_int8 = self.options.dtype == torch.int8
-        with int8_linears() if in_int8 else autocast(self.device, self.options.dtype):
+        with int8_linears(self.coded_weights) if in_int8 else autocast(self.device, self.options.dtype):
             estimates_BSCT: Tensor = self.model(windows_BCT.to(self.device), **self.with_context)
         return estimates_BSCT.float()
 

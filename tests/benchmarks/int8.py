@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from models.inference.export import export_onnx
 from models.networks.catalog import build
-from models.networks.cpu_kernels.linear import int8_linears
+from models.networks.cpu_kernels.linear import Coded, int8_linears
 from tests.benchmarks.models import toy_audio
 from tests.benchmarks.speedrun import FAST, ours
 from tests.benchmarks.table import Row, figure, show
@@ -40,7 +40,13 @@ def time_rows(preset: str, folder: Path) -> Iterator[Row]:
         with torch.no_grad():
             model(mixture_BCT)
 
-    arms: dict[str, Callable[[], object]] = {"ours, float32": segment, "ours, int8": int8_linears()(segment)}
+    coded: Coded = {}
+
+    def in_int8() -> None:
+        with int8_linears(coded):
+            segment()
+
+    arms: dict[str, Callable[[], object]] = {"ours, float32": segment, "ours, int8": in_int8}
     for name, path in onnx_files(model, folder).items():
         arms[name] = onnx_arm(path, mixture_BCT)
     seconds: dict[str, list[float]] = {name: [] for name in arms}

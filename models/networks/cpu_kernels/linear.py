@@ -11,7 +11,9 @@ from torch.nn import functional as F
 
 from .dispatch import uses_cpu_kernels
 
-_IN_INT8: ContextVar[bool] = ContextVar("_IN_INT8", default=False)  # a thread's own
+# A weight by its place in memory and its shape: itself, so that it stays there, its codes, and the outputs' scales
+Coded = dict[tuple[int, tuple[int, ...]], tuple[Tensor, Tensor, Tensor]]
+_IN_INT8: ContextVar[Coded | None] = ContextVar("_IN_INT8", default=None)  # a thread's own
 _LEAST_RANGE = 1e-12  # of what is written in 8 bits: keeps zeros finite
 
 
@@ -22,9 +24,8 @@ def fused_linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool =
     torch's own compiler sends it there too. Inside `int8_linears` weights and inputs have 8 bits.
     """
     if uses_cpu_kernels(x) and not torch.is_grad_enabled():
-        if _IN_INT8.get():
-            coarse = _int8_linear(x, weight, bias)
-            return F.gelu(coarse) if gelu else coarse
+        if (coded := _IN_INT8.get()) is not None:
+            return _int8_linear(x, weight, bias, coded, gelu=gelu)
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
         if onednn_takes(dtype):
             parts = (part if part is None else part.to(dtype).contiguous() for part in (x, weight, bias))
@@ -35,30 +36,37 @@ def fused_linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool =
 
 
 @contextmanager
-def int8_linears() -> Iterator[None]:
-    """Inside, linear layers called from this thread without gradients compute products of 8-bit numbers."""
-    token = _IN_INT8.set(True)
+def int8_linears(coded: Coded | None = None) -> Iterator[None]:
+    """Inside, linear layers called from this thread without gradients compute products of 8-bit numbers.
+
+    Weights are coded when they are first met, and kept in `coded` for the next time: they must not change meanwhile.
+    """
+    token = _IN_INT8.set({} if coded is None else coded)
     try:
         yield
     finally:
         _IN_INT8.reset(token)
 
 
-def _int8_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Each output's weights in int8 between plus and minus their largest, the input in uint8 between its extremes.
-
-    Weights are coded anew at every call, 3 % of the time: nothing is kept that a change of weights could make wrong.
-    """
-    x, weight = x.float(), weight.detach().float()
-    scale_O = weight.abs().amax(dim=1).clamp(min=_LEAST_RANGE) / 127
-    packed = torch.ops.onednn.qlinear_prepack((weight / scale_O[:, None]).round_().to(torch.int8), None)
-    low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)  # zero is among the numbers that can be written
+def _int8_linear(x: Tensor, weight: Tensor, bias: Tensor | None, coded: Coded, *, gelu: bool = False) -> Tensor:
+    """Each output's weights in int8 between plus and minus their largest, the input in uint8 between its extremes."""
+    key = weight.data_ptr(), tuple(weight.shape)
+    if key not in coded:  # a third of the time of the product
+        scale_O = weight.detach().abs().amax(dim=1).clamp_(min=_LEAST_RANGE) / 127
+        codes = (weight.detach() / scale_O[:, None]).round_().to(torch.int8)
+        coded[key] = weight, torch.ops.onednn.qlinear_prepack(codes, None), scale_O
+    _, packed, scale_O = coded[key]
+    x = x.float()
+    low, high = (float(bound) for bound in x.aminmax())
+    low, high = min(low, 0.0), max(high, 0.0)  # zero is among the numbers that can be written
     scale = max(high - low, _LEAST_RANGE) / 255
     zero = round(-low / scale)
-    codes = (x * (1 / scale)).add_(zero).round_().clamp_(0, 255).to(torch.uint8)
+    # Cut off above the next half: rounded, in one pass less.
+    codes = torch.add(torch.tensor(zero + 0.5), x, alpha=1 / scale).clamp_(0, 255.5).to(torch.uint8)
     zeros_O = torch.zeros(len(weight), dtype=torch.int32)
+    operation = ("gelu", [], "none") if gelu else ("none", [], "")
     out: Tensor = torch.ops.onednn.qlinear_pointwise(
-        codes, scale, zero, packed, scale_O, zeros_O, bias, 1.0, 0, torch.float32, "none", [], ""
+        codes, scale, zero, packed, scale_O, zeros_O, bias, 1.0, 0, torch.float32, *operation
     )
     return out
 
@@ -68,7 +76,7 @@ def onednn_has_int8() -> bool:
     """True where torch and this CPU have oneDNN's linear layer of 8-bit numbers: tried once."""
     try:
         with torch.no_grad():
-            _int8_linear(torch.ones(1, 4), torch.ones(1, 4), None)
+            _int8_linear(torch.ones(1, 4), torch.ones(1, 4), None, {})
     except (AttributeError, RuntimeError):
         return False
     return True
