@@ -64,7 +64,7 @@ def _int8_linear(x: Tensor, weight: Tensor, bias: Tensor | None, coded: Coded, *
     # Cut off above the next half: rounded, in one pass less.
     codes = torch.add(torch.tensor(zero + 0.5), x, alpha=1 / scale).clamp_(0, 255.5).to(torch.uint8)
     zeros_O = torch.zeros(len(weight), dtype=torch.int32)
-    operation = ("gelu", [], "none") if gelu else ("none", [], "")
+    operation: tuple[str, list[float], str] = ("gelu", [], "none") if gelu else ("none", [], "")
     out: Tensor = torch.ops.onednn.qlinear_pointwise(
         codes, scale, zero, packed, scale_O, zeros_O, bias, 1.0, 0, torch.float32, *operation
     )
