@@ -20,6 +20,8 @@ from pipelines.report.html_page import render
 if TYPE_CHECKING:
     from torch import Tensor
 
+OFF = "off in this run"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AugmentationExample:
@@ -104,7 +106,7 @@ def _effects(sources_BSCT: "Tensor", config: AugmentConfig, *, num_samples: int)
 
 
 def _how_often(probability: float) -> str:
-    return f"in this run with probability {probability:g}" if probability else "off in this run"
+    return f"in this run with probability {probability:g}" if probability else OFF
 
 
 def augmentation_section(examples: Sequence[AugmentationExample]) -> Markup:
@@ -118,7 +120,9 @@ def augmentation_section(examples: Sequence[AugmentationExample]) -> Markup:
     players = [
         player(clip, "an excerpt", loudest_db=loudest_db, peak=level, whole=False, preload="none") for clip in clips
     ]
+    drawn = [(player, example.in_this_run) for player, example in zip(players, examples, strict=True)]
     return render(
         "report/augmentation.html.j2",
-        examples=[(drawn, example.in_this_run) for drawn, example in zip(players, examples, strict=True)],
+        examples=[item for item in drawn if item[1] != OFF],
+        off=[item for item in drawn if item[1] == OFF],
     )

@@ -80,6 +80,7 @@ def test_each_part_has_its_grid_and_each_pitched_part_its_chroma(shown: tuple[Mi
 def test_names_are_text_and_a_report_without_mixes_has_no_section(shown: tuple[MixExample, ...]) -> None:
     evil = replace(shown[0], title=EVIL, license=EVIL, parts=tuple(replace(one, title=EVIL) for one in shown[0].parts))
     assert EVIL not in mixes_section([evil])
+    assert "Licence: unknown" in mixes_section([replace(shown[0], license="unknown")])
     assert mixes_section(()) == ""
     assert augmentation_section(()) == ""
     assert "automixes" in render(ReportConfig(), ReportInput(name="model", mixes=shown))
@@ -103,4 +104,7 @@ def test_every_change_is_heard_and_the_page_says_which_the_run_makes(tables: dic
     page = augmentation_section(made)
     assert "in this run with probability 0.25" in page
     assert page.count("off in this run") == len(made) - 2
+    before, _, folded = page.partition(f"<details><summary>{len(made) - 2} more that this run does not make</summary>")
+    assert "off in this run" not in before
+    assert folded.count("<audio") == len(made) - 2
     assert examples(tables["chunks"], config, sources=SOURCES, seconds=0.0) == ()
