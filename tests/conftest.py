@@ -2,6 +2,7 @@
 
 import gc
 import importlib
+import logging
 import os
 import shutil
 import sqlite3
@@ -55,6 +56,9 @@ def pytest_collection() -> Iterator[None]:
         gc.enable()
         gc.freeze()
         gc.set_threshold(20_000, 20, 20)
+        # pytest listens at every logger that keeps its records to itself, and where anybody does, torch describes each
+        # graph that it traces.
+        logging.getLogger("torch.__trace").propagate = True
 
 
 @pytest.hookimpl(trylast=True)  # when it is known what is left out

@@ -22,10 +22,9 @@ PLAIN = AugmentConfig(shift_s=0.0, remix_group=1, remix_probability=0.0, scale_p
 
 
 @pytest.fixture(autouse=True)
-def _nothing_compiled_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Nor are its traces, many megabytes, captured as logs, nor processes started that compile."""
+def _nothing_compiled_before() -> Iterator[None]:
+    """Nor are processes started that compile."""
     torch._dynamo.reset()
-    monkeypatch.setattr(logging.getLogger("torch.__trace"), "disabled", True)
     with torch._inductor.config.patch(compile_threads=1):
         yield
 
