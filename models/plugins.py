@@ -151,7 +151,7 @@ def _remedy(module: str) -> str:
     top = module.partition(".")[0]
     here = [path for path in (Path(f"{top}.py"), Path(top)) if path.exists()]
     if here and importlib.util.find_spec(top) is None:
-        return f"{here[0]} is in this folder, where Python looks with PYTHONPATH=."
+        return f"{here[0]} is in this folder, where Python, and workers, look with PYTHONPATH={Path.cwd()}"
     return "install or mend it"
 
 

@@ -45,10 +45,13 @@ def _classify(chain: Sequence[BaseException]) -> Failure:
         )
     if of_server := next(filter(None, map(server_failures.message_of, chain)), ""):
         return Failure(message=of_server, exit_code=2)
-    last = chain[-1]
-    lines = str(last).strip().splitlines()
+    # Ray Data raises what happened from an error of its own that says nothing.
+    last = next((link for link in reversed(chain) if str(link).strip()), chain[-1])
+    lines = str(last).strip().splitlines() or [""]
+    # Of an actor that could not begin, Ray's message is its stack trace, which ends with what happened.
+    line = lines[-1] if type(last).__module__.startswith("ray.") else lines[0]
     return Failure(
-        message=f"stemline failed: {type(last).__name__}: {lines[0] if lines else ''}\n"
+        message=f"stemline failed: {type(last).__name__}: {line}\n"
         "This is a fault of the program. Run it again with --debug for the stack trace.",
         exit_code=1,
     )

@@ -308,7 +308,7 @@ def test_a_file_of_the_working_folder_says_how_python_finds_it(tmp_path: Path, m
     (tmp_path / "lab_here.py").write_text("def rule(song, measures): return None\n")
     monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder not in ("", str(tmp_path))])
     with pytest.raises(
-        InputError, match=r"No module named 'lab_here'; lab_here\.py is in this folder, .* PYTHONPATH=\."
+        InputError, match=r"No module named 'lab_here'; lab_here\.py is in this folder, .* PYTHONPATH=/"
     ):
         curation_rules(["lab_here:rule"])
 

@@ -260,7 +260,8 @@ def _remaining_audio(config: RunConfig, recording: SongToForget) -> Iterator[str
 
 def _evaluations_with_its_title(config: RunConfig, recording: SongToForget) -> Iterator[str]:
     """Evaluations of the registered model whose table of songs names the recording, with their runs in MLflow."""
-    for version in registry.versions(config.registry, store=config.store.root):
+    versions = registry.versions(config.registry, store=config.store.root)
+    for version in filter(lambda version: version.digest, versions):  # others were not registered by stemline
         for evaluation in registry.lineage(version.uri, store=config.store.root).evaluations:
             rows = registry.read_songs(evaluation.run_id, store=config.store.root)
             if any(row["track_id"] in recording.names for row in rows):

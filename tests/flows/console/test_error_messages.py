@@ -228,3 +228,11 @@ def test_what_prefect_refuses_because_we_asked_for_nonsense_is_ours() -> None:
 
 def test_no_message_shows_a_password() -> None:
     assert "s3cret" not in explain(KeyError("postgresql://ada:s3cret@db/mlflow")).message
+
+
+def test_an_error_that_says_nothing_does_not_hide_what_happened() -> None:
+    """As Ray Data raises the error of a worker."""
+    died = type("ActorDiedError", (Exception,), {"__module__": "ray.exceptions"})
+    what = died("The actor died, ray::MapWorker()\n  File x\nmodels.errors.ModelError: no module lab")
+    message = explain(chained(what, type("SystemException", (Exception,), {})())).message
+    assert message.startswith("stemline failed: ActorDiedError: models.errors.ModelError: no module lab\n")

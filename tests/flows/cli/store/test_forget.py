@@ -115,7 +115,9 @@ def test_erased_its_audio_is_in_no_file_of_the_store_and_it_is_forgotten_still(
 ) -> None:
     before = build(config)
     Path(config.store.root).mkdir(exist_ok=True)
-    version = book(Path(config.store.root), "stemline", {"dataset_uri": before.songs.uri})
+    tags = {"dataset_uri": before.songs.uri, "checkpoint_digest": "c"}
+    version = book(Path(config.store.root), "stemline", tags)
+    book(Path(config.store.root), "stemline", {})  # of somebody else
     evaluated = evaluation_of("Artist - Song", Path(config.store.root))
     audio = {song.audio for song in read_songs(before.ingested.chunks) if song.track_id in BOTH}
     store = Path(config.store.root)
