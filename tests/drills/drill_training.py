@@ -94,7 +94,9 @@ def child(store: Path, settings: dict[str, Any]) -> None:
         batch_size=4, log_every=1, valid_s=0.5, learner=learner, max_failures=MAX_FAILURES, worker_timeout_s=HANG_S,
         **(usual | settings),
     )  # fmt: skip
-    options = {"segment_s": 0.25, **NETWORKS[family], "dropout": 0.0 if quiet else 0.1}
+    options = {"segment_s": 0.25, **NETWORKS[family], "dropout": 0.1}
+    if quiet:
+        options |= {"dropout": 0.0, "attention_dropout": 0.0}
     model = train.ModelConfig(preset=f"{family}-tiny", options=options)
     result = train.run(
         config, model, [(chunks, 1.0)], sources=SOURCES, store=address, progress=Said(), live=live
