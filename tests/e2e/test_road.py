@@ -6,7 +6,6 @@ something to do and little of it.
 `make drill-road` kills the run at every place; `test_ingest.py` and `test_train.py` hold their own steps to that.
 """
 
-import json
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -168,7 +167,6 @@ def test_a_demo_composes_its_songs_and_says_where_its_model_is_not_good_enough(
     assert (answer.code, "The demo failed" in answer.err) == (int(not good), not good)
     assert answer.json["presented"]["scores"]
     assert len(list((tmp_path / "store" / "demo-songs").glob("*/*"))) > 4
-    assert json.loads((tmp_path / "store" / "demo-songs" / "truth.json").read_text())["spec"]["varied"]
 
 
 # --- the run itself, again, and after it ---

@@ -7,36 +7,23 @@ from datasets.audio.audio_types import Samples
 from datasets.corpus.synthetic.composition import Composition
 from datasets.corpus.synthetic.drums import play_drums
 from datasets.corpus.synthetic.pitched import play_bass, play_other
-from datasets.corpus.synthetic.varied_drums import play_varied_drums
-from datasets.corpus.synthetic.varied_pitched import play_varied_bass, play_varied_other
-from datasets.corpus.synthetic.varied_voice import sing_varied
 from datasets.corpus.synthetic.voice import sing
 from datasets.schema import SOURCES
 
 LEVELS_DB = {"drums": -19.0, "bass": -20.0, "other": -21.0, "vocals": -19.0}
 PEAK = 0.89
-PLAYERS = {"drums": play_drums, "bass": play_bass, "other": play_other, "vocals": sing}
-VARIED_PLAYERS = {
-    "drums": play_varied_drums,
-    "bass": play_varied_bass,
-    "other": play_varied_other,
-    "vocals": sing_varied,
-}
 
 
-def perform(score: Composition, sample_rate: int, *, varied: bool = False) -> Samples:
-    """The song's stems, float32 of shape (4, 2, T), below full scale both alone and summed.
-
-    `varied` takes instruments and voices of many kinds, with what a studio does to them, instead of one of each.
-    """
+def perform(score: Composition, sample_rate: int) -> Samples:
+    """The song's stems, float32 of shape (4, 2, T), below full scale both alone and summed."""
     num_samples = round(score.duration_s * sample_rate)
-    players = VARIED_PLAYERS if varied else PLAYERS
+    players = {"drums": play_drums, "bass": play_bass, "other": play_other, "vocals": sing}
     stems_SCT: NDArray[np.float64] = np.zeros((len(SOURCES), 2, num_samples))
     for index, source in enumerate(SOURCES):
         rng = score.rng(source)
         dry_CT = players[source](score, rng, num_samples, sample_rate)
-        stem_CT = dry_CT if varied else _room(dry_CT, rng, sample_rate, wet=0.08 if source == "bass" else 0.25)
-        level_db = LEVELS_DB[source] + rng.uniform(-1.5, 1.5) * (3 if varied else 1)
+        stem_CT = _room(dry_CT, rng, sample_rate, wet=0.08 if source == "bass" else 0.25)
+        level_db = LEVELS_DB[source] + rng.uniform(-1.5, 1.5)
         stems_SCT[index] = stem_CT * (10.0 ** (level_db / 20.0) / _sounding_rms(stem_CT, sample_rate))
     fade = min(num_samples, round(0.01 * sample_rate))
     stems_SCT[:, :, num_samples - fade :] *= np.linspace(1.0, 0.0, fade)

@@ -67,15 +67,13 @@ def write_corpus(
     sample_rate: int = 44100,
     splits: Mapping[str, int] | None = None,
     defects: bool = True,
-    varied: bool = False,
 ) -> CorpusTruth:
     """Write the corpus and its `truth.json`, and return the truth.
 
     `splits` says how many songs stand in each split folder; by default about a sixth each in `valid` and
     `test`; an empty mapping puts the songs straight under `folder`. Planted bad songs come on top of
-    `num_songs`; `varied` is that of `perform`, for the good ones. The same arguments give the same bytes; a
-    corpus that is already there is left as it is, an older one of ours is replaced, and anything else in
-    `folder` is refused.
+    `num_songs`. The same arguments give the same bytes; a corpus that is already there is left as it is, an
+    older one of ours is replaced, and anything else in `folder` is refused.
     """
     root = Path(folder)
     if num_songs < 1 or duration_s < 1.0:
@@ -90,7 +88,6 @@ def write_corpus(
         "sample_rate": sample_rate,
         "splits": shares,
         "defects": defects,
-        "varied": varied,
         "version": VERSION,
     }
     found = _read_truth(root)
@@ -105,9 +102,7 @@ def write_corpus(
     root.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
     try:
-        songs = _write_songs(
-            temporary, shares, seed=seed, duration_s=duration_s, sample_rate=sample_rate, varied=varied
-        )
+        songs = _write_songs(temporary, shares, seed=seed, duration_s=duration_s, sample_rate=sample_rate)
         if defects:
             songs += _plant_defects(temporary, songs, seed=seed, duration_s=duration_s, sample_rate=sample_rate)
         rows = [asdict(song) for song in songs]
@@ -179,7 +174,7 @@ def _default_splits(num_songs: int) -> dict[str, int]:
 
 
 def _write_songs(
-    root: Path, shares: Mapping[str, int], *, seed: int, duration_s: float, sample_rate: int, varied: bool
+    root: Path, shares: Mapping[str, int], *, seed: int, duration_s: float, sample_rate: int
 ) -> list[SongTruth]:
     songs: list[SongTruth] = []
     for split, count in shares.items():
@@ -188,7 +183,7 @@ def _write_songs(
             score = compose(seed, song_id, duration_s)
             title = _title(score)
             folder = f"{split}/{title}" if split else title
-            _write_stems(root / folder, perform(score, sample_rate, varied=varied), sample_rate)
+            _write_stems(root / folder, perform(score, sample_rate), sample_rate)
             songs.append(_song_truth(score, folder=folder, title=title, split=split))
     return songs
 

@@ -14,7 +14,7 @@ from pipelines.evaluation.summary import ScoreSummary
 from pipelines.runs.remote_checkpoints import send
 
 SONGS = "demo-songs"
-NUM_SONGS = 18
+NUM_SONGS = 12
 SONG_S = 12.0
 SEED = 0
 MIN_GAIN_DB = 3.0  # over the unprocessed mixture on held-out toy songs; less means that something is broken
@@ -44,7 +44,7 @@ def run(config: RunConfig, *, verb: str, screen: Screen, debug: bool = False) ->
         if not config.corpus.root:
             screen.start("compose", 0, "")
             folder = hold(scratch(config.store.root) / SONGS)
-            truth = write_corpus(folder, num_songs=NUM_SONGS, seed=SEED, duration_s=SONG_S, varied=True)
+            truth = write_corpus(folder, num_songs=NUM_SONGS, seed=SEED, duration_s=SONG_S)
             screen.finish(f"{len(truth.good)} toy songs of {SONG_S:g} s, and {len(truth.bad)} broken ones")
             root = _bring(folder, config.store.root)
             config = replace(config, corpus=replace(config.corpus, root=root))

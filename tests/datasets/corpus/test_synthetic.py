@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from datasets.corpus.synthetic import compose, perform, read_truth, studio, write_corpus
+from datasets.corpus.synthetic import compose, perform, read_truth, write_corpus
 from datasets.errors import InputError
 from datasets.schema import REASONS, SOURCES
 
@@ -140,65 +140,23 @@ def test_the_duplicate_has_the_bytes_of_a_good_song(corpus: Path) -> None:
     assert contents(spoilt(corpus, "exact duplicate")) == contents(original)
 
 
-@pytest.mark.parametrize("varied", [False, True])
 @pytest.mark.parametrize("song_id", ["01", "02", "03", "04"])
-def test_every_source_sounds_and_nothing_clips(song_id: str, varied: bool) -> None:
-    stems_SCT = perform(compose(3, song_id, 6.0), SAMPLE_RATE, varied=varied)
+def test_every_source_sounds_and_nothing_clips(song_id: str) -> None:
+    stems_SCT = perform(compose(3, song_id, 6.0), SAMPLE_RATE)
     assert stems_SCT.shape == (len(SOURCES), 2, 6 * SAMPLE_RATE)
-    assert np.isfinite(stems_SCT).all()
     assert np.abs(stems_SCT).max() < 1.0
     assert np.abs(stems_SCT.sum(axis=0)).max() < 1.0
     seconds_SCT = stems_SCT.reshape(len(SOURCES), 2, 6, SAMPLE_RATE)
     levels_db = 10.0 * np.log10(np.square(seconds_SCT).mean(axis=(1, 3)) + 1e-12)
     assert ((levels_db > -40.0).mean(axis=1) >= 0.5).all()
     overall_db = 10.0 * np.log10(np.square(stems_SCT).mean(axis=(1, 2)))
-    assert np.ptp(overall_db) < (14.0 if varied else 8.0)
+    assert np.ptp(overall_db) < 8.0
 
 
-@pytest.mark.parametrize("varied", [False, True])
-def test_drums_sound_on_the_beats_that_truth_names(varied: bool) -> None:
-    score = compose(4, "01", 6.0)
-    drums_T = np.abs(perform(score, SAMPLE_RATE, varied=varied)[0]).max(axis=0)
+def test_drums_sound_on_the_beats_that_truth_names() -> None:
+    score = compose(3, "01", 6.0)
+    drums_T = np.abs(perform(score, SAMPLE_RATE)[0]).max(axis=0)
     downbeats = [round(time * SAMPLE_RATE) for time in score.downbeats_s[1:]]
     before = np.mean([drums_T[at - 200 : at - 40].max() for at in downbeats])
     after = np.mean([drums_T[at : at + 160].max() for at in downbeats])
     assert after > 3.0 * before
-
-
-def test_varied_songs_are_the_same_on_paper_and_sound_less_alike(tmp_path: Path) -> None:
-    options: dict[str, object] = {"num_songs": 5, "splits": {}, "defects": False}
-    write(tmp_path / "plain", **options)
-    write(tmp_path / "varied", **options, varied=True)
-    songs = read_truth(tmp_path / "plain").songs
-    assert read_truth(tmp_path / "varied").songs == songs
-    plain, varied = (
-        np.std([_octaves_db(tmp_path / name / song.folder / "drums.flac") for song in songs], axis=0).mean()
-        for name in ("plain", "varied")
-    )
-    assert varied > 2.0 * plain
-
-
-def _octaves_db(path: Path) -> np.ndarray:
-    """Share of the energy from 62 Hz on in each of six octaves, in dB."""
-    power_F = np.square(np.abs(np.fft.rfft(soundfile.read(path)[0].mean(axis=1))))
-    edges = np.searchsorted(np.fft.rfftfreq(2 * power_F.size - 2, 1 / SAMPLE_RATE), 62.5 * 2.0 ** np.arange(7))
-    energies = np.add.reduceat(power_F, edges)[:6]
-    return np.asarray(10.0 * np.log10(energies / energies.sum() + 1e-4))
-
-
-def test_a_studio_keeps_levels_and_places_sounds_where_it_says() -> None:
-    rng = np.random.default_rng(0)
-    sound_CT = rng.standard_normal((2, SAMPLE_RATE))
-    driven_CT = studio.drive(sound_CT, 20.0)
-    assert np.square(driven_CT).mean() == pytest.approx(np.square(sound_CT).mean())
-    assert np.abs(driven_CT).max() < 0.5 * np.abs(sound_CT).max()  # limited
-    click_CT = np.zeros((2, SAMPLE_RATE))
-    click_CT[0, 100] = 1.0
-    repeats = np.argwhere(studio.echo(click_CT, 0.25, SAMPLE_RATE, feedback=0.5))
-    assert repeats.tolist() == [[0, 100], [0, 4100], [1, 2100], [1, 6100]]
-    wet_CT = studio.reverberate(click_CT, rng, SAMPLE_RATE, wet=0.5, decay_s=0.3) - click_CT
-    assert np.square(wet_CT).sum(axis=1) == pytest.approx([0.25, 0.0])
-    wide_CT = studio.doubled(sound_CT[0], rng, SAMPLE_RATE, width=1.0)
-    middle_CT = studio.doubled(sound_CT[0], rng, SAMPLE_RATE, width=0.0)
-    assert np.array_equal(middle_CT[0], middle_CT[1])
-    assert abs(np.corrcoef(wide_CT)[0, 1]) < 0.1
