@@ -90,7 +90,7 @@ def cancel(made: Cluster, run: str) -> float:
         time.sleep(0.1)
     gone_s = time.monotonic() - began_s
     wait_for(made, lambda: stack.watch(made, run)["type"] == "CANCELLED")
-    assert not processes(made) & at_work
+    wait_for(made, lambda: not processes(made) & at_work)
     return gone_s
 
 
@@ -99,15 +99,15 @@ def test_late_runs_are_one_and_a_cancelled_one_is_soon_gone(made: Cluster) -> No
     deployment = deploy(made, "held-out", {"test": 1}, "--cron", "30 2 * * *", "--timezone", "Europe/Berlin")
     (schedule,) = made.ask("Prefect", "GET", f"/deployments/name/{RETRAIN}")["schedules"]
     assert (schedule["schedule"]["cron"], schedule["schedule"]["timezone"]) == ("30 2 * * *", "Europe/Berlin")
-    miss(made, deployment, days=4)
+    miss(made, deployment, days=3)
     asked_for = ask_for_a_long_one(made)
-    assert len(late(made, deployment)) == 4
+    assert len(late(made, deployment)) == 3
     stack.start_worker(made)
     wait_for(made, lambda: one_was_run(late(made, deployment)))
     wait_for(made, lambda: made.survivors("RayTrainWorker"))
     assert book(made) == ["running"]
     before = {run["id"] for run in late(made, deployment)}
-    miss(made, deployment, days=8)  # four more, while it runs
+    miss(made, deployment, days=5)  # two more, while it runs
     assert cancel(made, asked_for) < GONE_WITHIN_S
     assert book(made) == ["cancelled"]
     cancelled_s = time.monotonic()
@@ -138,8 +138,8 @@ def late(made: Cluster, deployment: str) -> list[dict[str, Any]]:
 
 
 def one_was_run(runs: list[dict[str, Any]]) -> bool:
-    """Whether one of four was run, which had nothing to train on, and the others were skipped."""
+    """Whether one of several was run, which had nothing to train on, the others skipped."""
     states = [(run["state"]["type"], run["state"]["message"]) for run in runs]
     begun = [state for state in states if state[0] in ("RUNNING", "FAILED", "COMPLETED", "CRASHED")]
     assert len(begun) <= 1, states
-    return [kind for kind, _ in begun] == ["FAILED"] and states.count(("CANCELLED", SKIPPED)) == 3
+    return [kind for kind, _ in begun] == ["FAILED"] and states.count(("CANCELLED", SKIPPED)) == len(runs) - 1 > 0
