@@ -20,6 +20,8 @@ def _install(site: Path, *, listed_by: str) -> Path:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: datasets\nVersion: 4.0\n")
     files = {"top_level.txt": "datasets\n", "RECORD": "datasets/__init__.py,,\ndatasets-4.0.dist-info/METADATA,,\n"}
     (info / listed_by).write_text(files[listed_by])
+    (site / "datasets").mkdir()  # some readers of metadata leave out files that are not there
+    (site / "datasets" / "__init__.py").write_text("")
     return site
 
 

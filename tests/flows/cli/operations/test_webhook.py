@@ -100,13 +100,17 @@ def test_the_command_hands_a_change_to_prefect_until_ctrl_c(prefect_server: None
     command = [sys.executable, "-m", "flows", "webhook", "--port", "0", "--preset", "smoke", f"store.root={tmp_path}"]
     variables = {**os.environ, SECRET: KEY, "PREFECT_API_URL": str(PREFECT_API_URL.value())}
     model = f"m{uuid.uuid4().hex}"
-    with subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True) as running:
+    with subprocess.Popen(
+        command, env=variables, stderr=subprocess.PIPE, text=True,
+        # As from a terminal: what a script starts in the background is deaf to Ctrl-C, and stays so
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as running:  # fmt: skip
         try:
             assert running.stderr is not None
             address = running.stderr.readline().split()[-1]
             assert post(address, event(name=model)) == 204
             running.send_signal(signal.SIGINT)
-            assert running.wait(300) == 0
+            assert running.wait(60) == 0
         finally:
             running.kill()
     about = {"filter": {"resource": {"id": [f"stemline.model.{model}"]}}}
