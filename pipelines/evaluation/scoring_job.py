@@ -26,7 +26,7 @@ _HELD_SEPARATING, _HELD_SCORING, _HELD_BY_MUSEVAL = 5, 9, 16
 def separate_and_score(
     config: EvaluateConfig, checkpoint: str, chunks: ShardSet, items: Sequence[Mapping[str, str]], store: str
 ) -> Iterator[str]:
-    """Titles of songs as they are scored, in no order: a Ray Data job, with the model in actors and scoring in tasks.
+    """Titles of songs as they are scored, in no order: a Ray Data job of actors with the model, and others that score.
 
     Songs stream from one to the other, so estimates of a few are held at a time.
     """
@@ -52,8 +52,9 @@ def separate_and_score(
         memory=memory[0],
     )
     answers = separated.map(
-        score_row,  # type: ignore[arg-type]  # nor keyword arguments
-        fn_kwargs={"config": config, "chunks": chunks, "store": store},
+        Scorer,  # type: ignore[arg-type]
+        fn_constructor_args=(config, chunks, store),
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=size),
         num_cpus=scoring_one,
         memory=memory[1],
     )
@@ -64,7 +65,7 @@ def separate_and_score(
 
 
 def _needed_bytes(config: EvaluateConfig, checkpoint: str, songs: Sequence[Song]) -> tuple[int, int]:
-    """Bytes that an actor that separates and a task that scores need, by the longest song and the weights."""
+    """Bytes that an actor that separates and one that scores need, by the longest song and the weights."""
     from models.weights.model_identity import describe
 
     if config.max_song_s:
@@ -165,23 +166,33 @@ def _stems(config: EvaluateConfig, song: Song, sources: Sequence[str]) -> Any:
     return torch.from_numpy(read_song(song, sources=sources, num_samples=limit))
 
 
-def score_row(row: dict[str, Any], *, config: EvaluateConfig, chunks: ShardSet, store: str) -> dict[str, Any]:
-    """A task that scores one song, and stores what came out."""
-    import torch
+class Scorer:
+    """An actor that scores songs, and stores what came out.
 
-    from models.scores.malloc_tuning import keep_freed_memory
+    No task: Ray ends a process that rests for a second where there are as many as CPUs, which the actors with the model
+    are, so that almost every song would wait for imports.
+    """
 
-    keep_freed_memory()  # pages for the same tensors again and again would take longer than the sums
-    torch.set_num_threads(1)
-    item = json.loads(row["item"])
-    error = item.pop("input_error")
-    if not error:
-        try:
-            key = item.pop("key")
-            song_scoring.keep(store, key, score_estimates(config, chunks, row["estimates_SCT"], **item))
-        except ValueError as seen:
-            error = str(seen)
-    return {"title": item["title"], "input_error": error}
+    def __init__(self, config: EvaluateConfig, chunks: ShardSet, store: str) -> None:
+        import torch
+
+        from models.scores.malloc_tuning import keep_freed_memory
+
+        keep_freed_memory()  # pages for the same tensors again and again would take longer than the sums
+        torch.set_num_threads(1)
+        self.config, self.chunks, self.store = config, chunks, store
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        item = json.loads(row["item"])
+        error = item.pop("input_error")
+        if not error:
+            try:
+                key = item.pop("key")
+                result = score_estimates(self.config, self.chunks, row["estimates_SCT"], **item)
+                song_scoring.keep(self.store, key, result)
+            except ValueError as seen:
+                error = str(seen)
+        return {"title": item["title"], "input_error": error}
 
 
 def score_estimates(

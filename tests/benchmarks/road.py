@@ -111,10 +111,9 @@ def _without_ray() -> Iterator[None]:
     def score(
         config: Any, checkpoint: str, chunks: Any, items: Sequence[Mapping[str, str]], store: str
     ) -> Iterator[str]:
-        separator = scoring_job.Separator(config, checkpoint, chunks)
+        separator, scorer = scoring_job.Separator(config, checkpoint, chunks), scoring_job.Scorer(config, chunks, store)
         for item in items:
-            separated = separator({"item": json.dumps(dict(item))})
-            yield scoring_job.score_row(separated, config=config, chunks=chunks, store=store)["title"]
+            yield scorer(separator({"item": json.dumps(dict(item))}))["title"]
 
     modules = [
         importlib.import_module(f"pipelines.preparation.{name}")
