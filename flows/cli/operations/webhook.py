@@ -22,7 +22,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from datasets.errors import InputError
+from datasets.errors import InputError, without_passwords
 from flows.cli.options import NO_OPTIONS, Options, Overrides
 from flows.cli.session import run_verb
 from flows.config import RunConfig
@@ -31,6 +31,7 @@ from flows.console.progress_display import Screen
 SECRET = "STEMLINE_WEBHOOK_SECRET"
 MIN_SECRET = 16  # characters
 MAX_BYTES = 1 << 16  # of a request
+MAX_DIGITS = 20  # of a number in a header: Python refuses to read thousands
 MAX_AGE_S = 300.0  # of a signature: an older request is somebody's copy
 REMEMBERED = 1000  # deliveries, so that none is handed on twice
 ENTITY = "model_version_alias"
@@ -41,7 +42,6 @@ class AliasChange:
     """What MLflow said: an alias was set to a version, or taken away."""
 
     delivery: str  # MLflow's id of it, a UUID
-    action: str  # "created", also where it was moved, or "deleted"
     model: str
     alias: str
     version: str  # "" where it was taken away
@@ -73,11 +73,7 @@ def run(config: RunConfig, *, host: str, port: int, screen: Screen) -> dict[str,
         raise InputError(f"{notifications.PREFECT} must be set to the address of the Prefect server that takes events")
 
     def deliver(change: AliasChange) -> None:
-        notifications.emit_alias_event(
-            change.model, change.alias, change.version, event_id=change.delivery, wait_s=config.notify.wait_s
-        )
-        moved = f"is version {change.version}" if change.version else "was taken away"
-        screen.say(f"models:/{change.model}@{change.alias} {moved}: told Prefect")
+        hand_on(change, wait_s=config.notify.wait_s, screen=screen)
 
     with receiving(secret, deliver, host=host, port=port) as address:
         screen.say(f"webhook  {address}")
@@ -87,19 +83,37 @@ def run(config: RunConfig, *, host: str, port: int, screen: Screen) -> dict[str,
     return {"address": address}
 
 
+def hand_on(change: AliasChange, *, wait_s: float, screen: Screen) -> None:
+    """Make it an event of Prefect's server; what goes wrong there is said, and raised."""
+    from flows.console import notifications
+
+    moved = f"is version {change.version}" if change.version else "was taken away"
+    sentence = f"models:/{change.model}@{change.alias} {moved}"
+    try:
+        notifications.emit_alias_event(
+            change.model, change.alias, change.version, event_id=change.delivery, wait_s=wait_s
+        )
+    except Exception as error:  # of Prefect's client, in ways of its own
+        why = without_passwords((str(error).splitlines() or [""])[0])
+        screen.say(f"{sentence}: Prefect does not take it ({type(error).__name__}: {why}); MLflow posts it again")
+        raise
+    screen.say(f"{sentence}: told Prefect")
+
+
 @contextmanager
 def receiving(
     secret: str, deliver: Callable[[AliasChange], None], *, host: str = "127.0.0.1", port: int = 0
 ) -> Iterator[str]:
     """Inside, changes that are posted with a signature of this secret are delivered, each once; gives the address."""
     delivered: deque[str] = deque(maxlen=REMEMBERED)
+    one_at_a_time = threading.Lock()  # MLflow may post again while the first try is under way
 
     class Handler(BaseHTTPRequestHandler):
         timeout = 30
 
         def do_POST(self) -> None:
             length = self.headers.get("Content-Length", "")
-            if not length.isdecimal() or int(length) > MAX_BYTES:
+            if not _is_number(length) or int(length) > MAX_BYTES:
                 return self.send_error(413)
             body = self.rfile.read(int(length))
             signed = {
@@ -111,12 +125,13 @@ def receiving(
                 change = read_change(signed["Delivery-Id"], body)
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 return self.send_error(400)
-            if change is not None and change.delivery not in delivered:
-                try:
-                    deliver(change)
-                except Exception:  # of Prefect's client, in ways of its own: MLflow tries again
-                    return self.send_error(502)
-                delivered.append(change.delivery)
+            with one_at_a_time:
+                if change is not None and change.delivery not in delivered:
+                    try:
+                        deliver(change)
+                    except Exception:  # MLflow tries again
+                        return self.send_error(502)
+                    delivered.append(change.delivery)
             self.send_response(204)
             return self.end_headers()
 
@@ -125,8 +140,9 @@ def receiving(
 
     try:
         server = ThreadingHTTPServer((host, port), Handler)
-    except OSError as error:
-        raise InputError(f"--host {host} --port {port}: {error.strerror}; give another port") from error
+    except (OSError, OverflowError) as error:
+        why = str(error).rstrip(".") if isinstance(error, OverflowError) else error.strerror
+        raise InputError(f"--host {host} --port {port}: {why}; give another") from error
     with server:
         threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True).start()
         try:
@@ -137,7 +153,7 @@ def receiving(
 
 def is_signed(secret: str, body: bytes, delivery: str, timestamp: str, signature: str) -> bool:
     """Whether a request was signed with the secret, as MLflow does, in the last minutes."""
-    if not timestamp.isdecimal() or abs(time.time() - int(timestamp)) > MAX_AGE_S:
+    if not _is_number(timestamp) or abs(time.time() - int(timestamp)) > MAX_AGE_S:
         return False
     version, _, encoded = signature.partition(",")
     content = f"{delivery}.{timestamp}.".encode() + body
@@ -148,14 +164,18 @@ def is_signed(secret: str, body: bytes, delivery: str, timestamp: str, signature
     return version == "v1" and hmac.compare_digest(given, hmac.new(secret.encode(), content, hashlib.sha256).digest())
 
 
+def _is_number(text: str) -> bool:
+    return text.isdecimal() and len(text) <= MAX_DIGITS
+
+
 def read_change(delivery: str, body: bytes) -> AliasChange | None:
     """The change that MLflow posted; None where something else happened, which nobody waits for."""
     content = json.loads(body)
     if content["entity"] != ENTITY:
         return None
     data = content["data"]
-    texts = [content["action"], data["name"], data["alias"], data.get("version") or ""]
+    texts = [data["name"], data["alias"], data.get("version") or ""]
     if not all(isinstance(text, str) for text in texts):
         raise TypeError("names are text")
-    action, model, alias, version = texts
-    return AliasChange(delivery=delivery, action=action, model=model, alias=alias, version=version)
+    model, alias, version = texts
+    return AliasChange(delivery=delivery, model=model, alias=alias, version=version)

@@ -5,33 +5,49 @@ a flow of it in `tests/flows/console/test_notifications.py`.
 """
 
 import http.client
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from mlflow.webhooks.delivery import _generate_hmac_signature
+from rich.console import Console
 
 from flows.__main__ import main
-from flows.cli.operations.webhook import MAX_BYTES, SECRET, AliasChange, receiving
+from flows.cli.operations.webhook import MAX_BYTES, SECRET, AliasChange, hand_on, receiving
+from flows.console.progress_display import Screen
 
 KEY = "a secret of 16 characters and more"
 DATA = {"name": "stemline", "alias": "champion", "version": "3"}
 
 
-def post(address: str, body: bytes, *, secret: str = KEY, age_s: int = 0, delivery: str = "", **changed: str) -> int:
+def post(
+    address: str,
+    body: bytes,
+    *,
+    secret: str = KEY,
+    age_s: int = 0,
+    delivery: str = "",
+    length: str = "",
+    **changed: str,
+) -> int:
     """The status that a request gets which MLflow's own code signed; headers may be changed afterwards."""
     timestamp, delivery = str(int(time.time()) - age_s), delivery or str(uuid.uuid4())
     signature = _generate_hmac_signature(secret, delivery, timestamp, body.decode())
     headers = {"X-MLflow-Delivery-Id": delivery, "X-MLflow-Timestamp": timestamp, "X-MLflow-Signature": signature}
     connection = http.client.HTTPConnection(address.removeprefix("http://").rstrip("/"), timeout=60)
-    connection.request("POST", "/", body, headers | {f"X-MLflow-{name}": text for name, text in changed.items()})
+    headers |= {f"X-MLflow-{name}": text for name, text in changed.items()}
+    connection.request("POST", "/", body, headers | {"Content-Length": length or str(len(body))})
     return connection.getresponse().status
 
 
@@ -52,13 +68,15 @@ def test_a_signed_change_is_handed_on_once_and_nothing_else() -> None:
         assert post(address, event(), **{"Delivery-Id": "of another"}) == 401
         assert post(address, event(), Signature="v1,é".encode().decode("latin-1")) == 401
         assert post(address, event(), Timestamp="soon") == 401
+        assert post(address, event(), Timestamp="1" * 5000) == 401
+        assert post(address, event(), **{"Delivery-Id": "of another"}, length="1" * 5000) == 413
         assert post(address, b"no JSON") == 400
         assert post(address, event(name=3)) == 400
         assert post(address, b"[" * 20000) == 400
         assert post(address, b" " * (MAX_BYTES + 1)) == 413
     assert changes == [
-        AliasChange(delivery=first, action="created", model="stemline", alias="champion", version="3"),
-        AliasChange(delivery=second, action="deleted", model="stemline", alias="champion", version=""),
+        AliasChange(delivery=first, model="stemline", alias="champion", version="3"),
+        AliasChange(delivery=second, model="stemline", alias="champion", version=""),
     ]
 
 
@@ -76,6 +94,35 @@ def test_what_is_not_taken_is_posted_again() -> None:
     assert len(changes) == 2
 
 
+def test_what_is_posted_again_while_it_is_handed_on_is_handed_on_once() -> None:
+    changes: list[AliasChange] = []
+    under_way, again = threading.Event(), str(uuid.uuid4())
+
+    def deliver(change: AliasChange) -> None:
+        changes.append(change)
+        under_way.set()
+        time.sleep(0.5)  # as a server that takes its time
+
+    with receiving(KEY, deliver) as address, ThreadPoolExecutor(1) as beside:
+        first = beside.submit(post, address, event(), delivery=again)
+        assert under_way.wait(60)
+        assert post(address, event(), delivery=again) == first.result() == 204
+    assert len(changes) == 1
+
+
+def test_what_prefect_does_not_take_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    change = AliasChange(delivery=str(uuid.uuid4()), model="stemline", alias="champion", version="3")
+    written = io.StringIO()
+    nobody = {PREFECT_API_URL: "http://127.0.0.1:1/api", PREFECT_CLIENT_MAX_RETRIES: 0}
+    with temporary_settings(nobody), pytest.raises(httpx.ConnectError):
+        hand_on(change, wait_s=1.0, screen=Screen(Console(file=written, width=300)))
+    assert written.getvalue().startswith(
+        "models:/stemline@champion is version 3: Prefect does not take it (ConnectError: "
+    )
+
+
 def test_a_missing_secret_server_or_port_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -89,7 +136,9 @@ def test_a_missing_secret_server_or_port_is_named(
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
     with receiving(KEY, print) as address:
         assert main(["webhook", "--preset", "smoke", "--port", address.split(":")[-1].rstrip("/")]) == 2
-        assert "give another port" in capsys.readouterr().err
+        assert "give another" in capsys.readouterr().err
+    assert main(["webhook", "--preset", "smoke", "--port", "70000"]) == 2
+    assert "--port 70000: bind(): port must be 0-65535; give another" in capsys.readouterr().err
 
 
 @pytest.mark.slow
