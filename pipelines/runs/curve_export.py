@@ -1,7 +1,8 @@
 """The loss curve in TensorBoard and in Weights & Biases while a training goes on, by their own libraries.
 
 As MLflow's (`registry/live_metrics.py`) it follows the files of a run and hands on what is in a checkpoint, so that a
-training that is taken back, or killed, gives each step once. What goes wrong there is logged and ends no training.
+training that is taken back, or killed, gives each step once. What goes wrong there is logged and ends no training;
+the same command hands on the rest.
 """
 
 import importlib.util
@@ -10,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ from datasets.store import storage
 from datasets.store.atomic_json import read_json, write_json
 from pipelines.runs.curve_points import CurvePoints
 from pipelines.runs.run_place import RunPlace
+from pipelines.runtime import ray_jobs
 
 _LOG = logging.getLogger(__name__)
 _POLL_S = 2.0
@@ -47,14 +49,22 @@ def check(tensorboard: str, wandb: str) -> None:
             f"train.wandb={wandb} needs the package wandb, which is not installed: pip install 'stemline[wandb]', or "
             'leave it out with train.wandb=""'
         )
-    if os.environ.get("WANDB_MODE") not in OFFLINE:
-        import wandb as library
+    if ray_jobs.server() is None:  # else the job has an account or none, whatever this machine has
+        check_account(wandb)
 
-        if not library.login(prompt=False):
-            raise InputError(
-                f"train.wandb={wandb}: there is no account; set WANDB_API_KEY, or WANDB_MODE=offline and "
-                "`wandb sync` later"
-            )
+
+def check_account(wandb: str) -> None:
+    """InputError where this machine, which is to send the curve, has no library or no account."""
+    try:
+        import wandb as library
+    except ImportError:
+        raise InputError(f"train.wandb={wandb}: the package wandb is not installed where the training starts") from None
+    if os.environ.get("WANDB_MODE") in OFFLINE:
+        return
+    if not library.login(prompt=False):
+        raise InputError(
+            f"train.wandb={wandb}: there is no account; set WANDB_API_KEY, or WANDB_MODE=offline and `wandb sync` later"
+        )
 
 
 class TensorBoardWriter:
@@ -130,11 +140,17 @@ class CurveExport:
             return 0
         if self._writer is None:
             self._writer = self._open_writer(done + 1)
-        for step, values in sorted(points.items()):
-            numbers = {name: float(value) for name, value in values.items() if not name.endswith("/step")}
-            self._writer.write(step, numbers)
-        self._writer.flush()
-        write_json(self._mark, {"target": self.target, "step": certain})
+        try:
+            for step, values in sorted(points.items()):
+                numbers = {name: float(value) for name, value in values.items() if not name.endswith("/step")}
+                self._writer.write(step, numbers)
+            self._writer.flush()
+            write_json(self._mark, {"target": self.target, "step": certain})
+        except BaseException:  # a new writer begins after the mark: what this one has of later steps no longer counts
+            broken, self._writer = self._writer, None
+            with suppress(Exception):
+                broken.close()
+            raise
         self._curve.forget(certain)
         return len(points)
 
@@ -161,6 +177,8 @@ class CurveExport:
         finally:
             over.set()
             thread.join(timeout=_LAST_S)
+            if thread.is_alive():
+                _LOG.warning("%s did not take the rest of the curve within %g s", self.kind, _LAST_S)
 
     def _try(self, act: Callable[[], object]) -> None:
         try:
@@ -170,6 +188,8 @@ class CurveExport:
             if complaint != self.complaint:
                 _LOG.warning("%s takes no points now, training goes on: %s", self.kind, complaint)
             self.complaint = complaint
+        else:
+            self.complaint = ""
 
 
 def exports(place: RunPlace, settings: Mapping[str, Any], *, tensorboard: str, wandb: str) -> list[CurveExport]:

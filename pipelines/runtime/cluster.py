@@ -35,7 +35,9 @@ _PROBE_S = 5.0
 _LOOK_S = 0.03  # between two looks for finished tasks
 _HANDSHAKE_S = 15.0
 _OBJECT_STORE_BYTES = 512 * 2**20  # songs travel through files; objects are small
-_FORWARDED = ("AWS_", "MLFLOW_", "OMP_NUM_THREADS", "STEMLINE_")
+_FORWARDED = (
+    "AWS_", "MLFLOW_", "OMP_NUM_THREADS", "STEMLINE_", "WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_MODE",
+)  # fmt: skip
 _SECRET = ("KEY", "SECRET", "TOKEN", "PASS", "CREDENTIAL", "AUTH", "STEMLINE_NOTIFY")
 _FOLDER = "sl-"
 _LOCK = ".alive"

@@ -269,6 +269,10 @@ def _start_digest(model: ModelConfig) -> str:
 
 def _check(job: Job) -> None:
     """Find out on the driver, before any worker starts, what can be known to fail."""
+    if job.config.wandb:
+        from pipelines.runs import curve_export
+
+        curve_export.check_account(job.config.wandb)
     if not job.chunks:
         raise InputError("there are no songs to train on: give at least one table of chunks")
     kept = None if job.keep is None else set(job.keep)

@@ -1,6 +1,8 @@
 """What can be known beforehand is known before a server starts, a song is decoded, or a store is made."""
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlflow
 import pytest
@@ -39,6 +41,18 @@ def test_a_service_that_nobody_knows_is_missed_before_there_is_anything_to_tell(
     monkeypatch.setenv("STEMLINE_NOTIFY", "json://127.0.0.1 slak://tokens")
     with pytest.raises(InputError, match="STEMLINE_NOTIFY: address 2 is none that Apprise knows"):
         check_run(config(tmp_path), verb="ingest")
+
+
+def test_an_account_is_asked_for_where_the_curve_is_written(
+    tmp_path: Path, songs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    nobody = SimpleNamespace(login=lambda prompt: False, __spec__=SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "wandb", nobody)
+    with pytest.raises(InputError, match="there is no account"):
+        check_run(config(tmp_path, "train.wandb=lab"), verb="train")
+    monkeypatch.setenv("RAY_ADDRESS", "http://head:8265")  # a job writes it
+    check_run(config(tmp_path, "train.wandb=lab"), verb="train")
 
 
 @pytest.mark.parametrize("verb", STEPS)

@@ -145,14 +145,14 @@ def test_jobs_are_asked_for_by_a_web_address_only(monkeypatch: pytest.MonkeyPatc
 def test_what_ray_shows_holds_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     hidden = (
         "AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN", "MLFLOW_TRACKING_PASSWORD",
-        "MLFLOW_TRACKING_AUTH", "STEMLINE_PASS", notifications.ADDRESSES,
+        "MLFLOW_TRACKING_AUTH", "STEMLINE_PASS", notifications.ADDRESSES, "WANDB_API_KEY",
     )  # fmt: skip
-    for name in (*hidden, "AWS_ENDPOINT_URL", "UNRELATED"):
+    for name in (*hidden, "AWS_ENDPOINT_URL", "UNRELATED", "WANDB_MODE"):
         monkeypatch.setenv(name, "value")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
     shown = cluster.forwarded()
     assert not set(shown) & {*hidden, "UNRELATED"}
-    assert {"MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL"} <= set(shown)
+    assert {"MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "WANDB_MODE"} <= set(shown)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://ada:s3cret@db/mlflow")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://ada:s3cret@minio:9000")
     assert "s3cret" not in str(cluster.forwarded())

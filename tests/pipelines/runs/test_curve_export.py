@@ -4,6 +4,7 @@ import json
 import logging
 import struct
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +16,10 @@ from tensorboardX.proto.event_pb2 import Event
 
 from datasets.errors import InputError
 from pipelines.runs import curve_export, run_folder
-from pipelines.runs.curve_export import CurveExport, exports
+from pipelines.runs.curve_export import CurveExport, TensorBoardWriter, exports
 from pipelines.runs.run_place import RunPlace
+from pipelines.training import train as train_step
+from pipelines.training.train_config import Job, ModelConfig, TrainConfig
 
 SETTINGS = {"train.steps": 8, "model.preset": "htdemucs-tiny"}
 
@@ -142,6 +145,61 @@ def test_what_takes_no_points_is_logged_once_and_ends_no_training(
         "wandb takes no points now, training goes on: no space left"
     ]
     assert not (place.folder / "wandb.json").exists()
+
+
+def test_a_point_that_was_not_kept_is_shown_once_and_each_failure_logged(
+    place: RunPlace, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    is_full = [True]
+
+    class OnADisk(TensorBoardWriter):
+        def flush(self) -> None:
+            if is_full:
+                raise OSError("no space left")
+            super().flush()
+
+    folder = tmp_path / "tb"
+    export = CurveExport(place, "tensorboard", "tb", lambda step: OnADisk(folder, SETTINGS, first_step=step))
+    with caplog.at_level(logging.WARNING):
+        train(place, range(1, 4), checkpoint=3)
+        export._try(export.send)
+        is_full.clear()
+        export._try(export.send)
+        train(place, range(4, 6), checkpoint=5)
+        is_full.append(True)
+        export._try(export.send)
+    assert [record.message.rpartition(": ")[2] for record in caplog.records] == ["no space left"] * 2
+    is_full.clear()
+    assert export.send() == 2
+    assert [row[0] for row in scalars(folder)] == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+
+
+def test_an_end_that_is_not_taken_in_time_is_logged(
+    place: RunPlace, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(curve_export, "_LAST_S", 0.05)
+    answered = threading.Event()
+
+    def slow(step: int) -> Any:
+        answered.wait(60)
+        raise OSError("no answer")
+
+    train(place, range(1, 3), checkpoint=2)
+    with caplog.at_level(logging.WARNING), CurveExport(place, "wandb", "lab", slow).running():
+        pass
+    answered.set()
+    assert caplog.records[0].message == "wandb did not take the rest of the curve within 0.05 s"
+
+
+def test_the_machine_that_starts_a_training_needs_library_and_account(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = Job(config=TrainConfig(wandb="lab"), model=ModelConfig(), sources=(), chunks=(), keep=None)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(InputError, match="wandb is not installed where the training starts"):
+        train_step._check(job)
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(login=lambda prompt: False))
+    with pytest.raises(InputError, match="there is no account; set WANDB_API_KEY"):
+        train_step._check(job)
 
 
 def test_a_missing_library_account_or_folder_is_named_early(monkeypatch: pytest.MonkeyPatch) -> None:
