@@ -79,6 +79,8 @@ WRONG = {
     "{'Dawn': {'takes/splits.json': 'drums'}}": "gave 'Dawn' the file 'takes/splits.json': want audio files among",
     "{'A': {files[0]: 'drums'}, 'B': {files[0]: 'drums'}}": "to 'A' and 'B': a file belongs to one song",
     "{'Dawn': {files[0]: 'kazoo'}}": "'kazoo': want one of drums, bass, a kind of the taxonomy, or mixture",
+    "{'Dawn': {files[0]: ['drums']}}": r"called 'takes/.*' \['drums'\]: want one of drums, bass",
+    "{'Dawn': dict.fromkeys(files[:2], 'mixture')}": "gave 'Dawn' 2 mixtures: want one at most",
     "read('gone.json')": "raised Unavailable: .*gone.json cannot be read",
 }
 

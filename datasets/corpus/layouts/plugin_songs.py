@@ -20,12 +20,13 @@ def plugin_songs(search: Search) -> tuple[list[FoundSong], Search]:
     songs: list[FoundSong] = []
     owners: dict[str, str] = {}  # song by file
     files = tuple(f"{folder}/{name}".lstrip("/") for folder, names in search.listing.folders.items() for name in names)
+    present = frozenset(files)
     for plugin in search.rules.plugins:
         result = plugin.call(files, read=search.listing.content)
         if not isinstance(result, Mapping):
             raise plugin.failure(f"returned {type(result).__name__}: want {{song: {{path: kind}}}}")
         for name, kinds in result.items():
-            _check(plugin, search, name, kinds, frozenset(files), owners)
+            _check(plugin, search, name, kinds, present, owners)
             owners |= dict.fromkeys(kinds, name)
             songs.append(_song(search, plugin, name, kinds))
     folders = {path.rpartition("/")[0] for path in owners} - {""}
@@ -52,11 +53,13 @@ def _check(
             )
         if path in owners:
             raise plugin.failure(f"gave {path!r} to {owners[path]!r} and {name!r}: a file belongs to one song")
-        if kind != MIXTURE and kind not in search.sources and kind not in search.taxonomy.parents:
+        if not isinstance(kind, str) or kind not in {MIXTURE, *search.sources, *search.taxonomy.parents}:
             raise plugin.failure(
                 f"called {path!r} {kind!r:.60}: want one of {', '.join(search.sources)}, a kind of the taxonomy, or "
                 f"{MIXTURE}"
             )
+    if (num_mixtures := list(kinds.values()).count(MIXTURE)) > 1:
+        raise plugin.failure(f"gave {name!r} {num_mixtures} mixtures: want one at most")
 
 
 def _song(search: Search, plugin: LayoutPlugin, name: str, kinds: Mapping[str, str]) -> FoundSong:
@@ -65,6 +68,6 @@ def _song(search: Search, plugin: LayoutPlugin, name: str, kinds: Mapping[str, s
         for path, kind in sorted(kinds.items())
         if kind != MIXTURE
     ]
-    mixtures = sorted(path for path, kind in kinds.items() if kind == MIXTURE)
     song = song_of(search, name, plugin.name, parts)
-    return replace(song, mixture=tuple(StemFile(path=search.listing.address(path)) for path in mixtures[:1]))
+    mixture = (StemFile(path=search.listing.address(path)) for path, kind in kinds.items() if kind == MIXTURE)
+    return replace(song, mixture=tuple(mixture))
