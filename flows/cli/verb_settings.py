@@ -18,15 +18,15 @@ STEPS = {
     "curate": ("curate",),
     "analyze": ("analyze",),
     "automix": ("automix", "automix_weight"),
-    "train": ("model", "train"),
-    "evaluate": ("evaluate",),
+    "train": ("model", "train", "registry.experiment", "registry.artifacts", "gate.refuse_non_commercial"),
+    "evaluate": ("evaluate", "registry.name"),
     "promote": ("gate", "registry", "notify"),
 }
 WHOLE_PIPELINE = {
-    "run": ("report",),
-    "demo": ("report",),
-    "retrain": ("retrain", "report"),
-    "deploy": ("retrain", "report"),
+    "run": ("separate", "report"),
+    "demo": ("separate", "report"),
+    "retrain": ("retrain", "separate", "report"),
+    "deploy": ("retrain", "separate", "report"),
 }
 OTHERS = {
     "init": ("corpus",),
@@ -40,7 +40,7 @@ OTHERS = {
     "lineage": ("registry",),
     "card": ("registry",),
     "rollback": ("registry", "notify"),
-    "forget": ("corpus.root", "curate.overrides", "curate.min_similarity", "train.loader.cache", "registry.name"),
+    "forget": ("corpus.root", "curate.overrides", "curate.min_similarity", "train.loader.cache"),
     "notify": ("notify", "registry.name"),
     "webhook": ("notify.wait_s",),
 }

@@ -37,6 +37,18 @@ def test_a_verb_lists_each_section_that_its_file_reads() -> None:
             assert _sections_read(Path(flows.cli.__path__[0], package, f"{verb}.py")) <= listed, verb
 
 
+def test_verbs_of_the_whole_pipeline_list_each_section_that_its_flows_read() -> None:
+    read_by_flows = {
+        name: _sections_read(Path(flows.__path__[0], f"{name}.py"))
+        for name in ("build_corpus", "train_model", "report_model")
+    }
+    assert all(read_by_flows.values())
+    for verb in verb_settings.WHOLE_PIPELINE:
+        steps = verb_settings.before(verb)
+        listed = {place.split(".")[0] for step in (verb, *steps) for place in verb_settings.own(step)}
+        assert set().union(*read_by_flows.values()) <= listed, verb
+
+
 def _sections_read(path: Path) -> set[str]:
     """Attributes of `config` in a verb's file that are sections of the configuration."""
     nodes = ast.walk(ast.parse(path.read_text()))
@@ -54,7 +66,9 @@ def test_the_help_of_train_has_the_settings_of_training_alone(capsys: pytest.Cap
     assert "train.steps=" in output
     assert "Optimization steps of the whole training" in output
     assert "max_rollbacks" in output
-    assert "gate" not in output
+    assert "min_improvement" not in output
+    assert "registry: experiment, artifacts" in output  # MLflow has the curve while it grows
+    assert "gate: refuse_non_commercial" in output  # before hours of training
     assert "stemline {ingest,curate,analyze,automix} --help" in output
     assert main(["sbom", "--help"]) == 0
     assert "Settings, as KEY=VALUE" not in capsys.readouterr().out
