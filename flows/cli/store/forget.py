@@ -7,7 +7,7 @@ is left out, in all later runs and deployments. With `--erase` its audio is remo
 
 import html
 import itertools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,6 +33,7 @@ from flows.console.progress_display import Screen, table
 from pipelines import registry
 from pipelines.lineage import erasure, training_ancestry, training_recordings
 from pipelines.lineage.training_recordings import Ancestors, Ancestry, LearnedFrom
+from pipelines.registry import ModelVersion
 from pipelines.registry.run_logging import SONG_TABLE
 from pipelines.runs.run_place import EXAMPLES, trainings_with_examples
 
@@ -85,7 +86,7 @@ def run(config: RunConfig, song: str, *, erase: bool = False, screen: Screen, de
         _require_free(config, corpus.songs)
     learned = versions_trained_with(config, recording.songs)
     remaining = list(_remaining_audio(config, recording))
-    titled = list(_evaluations_with_its_title(config, recording))
+    titled = list(_evaluations_with_its_title(config, recording, learned.versions))
     return {
         "songs": sorted(recording.names),
         "retrain": list(learned.recordings),
@@ -258,9 +259,10 @@ def _remaining_audio(config: RunConfig, recording: SongToForget) -> Iterator[str
             yield f"{storage.join(run, EXAMPLES)} ({remark})"
 
 
-def _evaluations_with_its_title(config: RunConfig, recording: SongToForget) -> Iterator[str]:
-    """Evaluations of the registered model whose table of songs names the recording, with their runs in MLflow."""
-    versions = registry.versions(config.registry, store=config.store.root)
+def _evaluations_with_its_title(
+    config: RunConfig, recording: SongToForget, versions: Iterable[ModelVersion]
+) -> Iterator[str]:
+    """Evaluations of these versions whose table of songs names the recording, with their runs in MLflow."""
     for version in filter(lambda version: version.digest, versions):  # others were not registered by stemline
         for evaluation in registry.lineage(version.uri, store=config.store.root).evaluations:
             rows = registry.read_songs(evaluation.run_id, store=config.store.root)

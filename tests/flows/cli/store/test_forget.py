@@ -65,14 +65,14 @@ def ids(corpus: Corpus) -> set[str]:
     return {song.track_id for song in read_songs(corpus.songs)}
 
 
-def evaluation_of(song: str, store: Path) -> str:
-    """The run of an evaluation of version 1 whose table names a song."""
+def evaluation_of(song: str, store: Path, *, model: str) -> str:
+    """The run of an evaluation of version 1 of a model whose table names a song."""
     books = client(store)
-    scored = books.create_experiment("scored", artifact_location=str(store / "mlartifacts"))
+    scored = books.create_experiment(f"scored {model}", artifact_location=str(store / "mlartifacts"))
     run = books.create_run(scored).info.run_id
     run_logging._log_songs(books, run, [{"track_id": f"train/{song}", "song": song}])
     tag = json.dumps({"run_id": run, "at": "2026", "protocol": "", "scores_digest": ""})
-    books.set_model_version_tag("stemline", "1", f"{run_logging.EVALUATION}k", tag)
+    books.set_model_version_tag(model, "1", f"{run_logging.EVALUATION}k", tag)
     return str(run)
 
 
@@ -119,7 +119,11 @@ def test_erased_its_audio_is_in_no_file_of_the_store_and_it_is_forgotten_still(
     tags = {"dataset_uri": before.songs.uri, "checkpoint_digest": "c"}
     version = book(Path(config.store.root), "stemline", tags)
     book(Path(config.store.root), "stemline", {})  # of somebody else
-    evaluated = evaluation_of("Artist - Song", Path(config.store.root))
+    vocals = book(Path(config.store.root), "vocals", {"dataset_uri": "", "checkpoint_digest": "d"})
+    evaluated = {
+        uri: evaluation_of("Artist - Song", Path(config.store.root), model=model)
+        for model, uri in (("stemline", version), ("vocals", vocals))
+    }
     audio = {song.audio for song in read_songs(before.ingested.chunks) if song.track_id in BOTH}
     store = Path(config.store.root)
     for name in (
@@ -137,7 +141,9 @@ def test_erased_its_audio_is_in_no_file_of_the_store_and_it_is_forgotten_still(
     assert {str(Path(place.split(" (seconds")[0]).relative_to(store)) for place in told["still_in"]} == {
         "report.html", "listening/Artist - Song.html", "separated/Artist - Song", "runs/older/examples",
     }  # fmt: skip
-    assert told["titled_in"] == [f"songs.json of run {evaluated} in MLflow, an evaluation of {version}"]
+    assert told["titled_in"] == [
+        f"songs.json of run {run} in MLflow, an evaluation of {uri}" for uri, run in evaluated.items()
+    ]
     assert set(read_removed_songs(config.store.tables).names) == audio
     # The dataset that was trained on stays readable, and the version's ancestry known.
     assert {song.track_id for song in read_songs(before.songs)} == OTHERS
