@@ -18,8 +18,8 @@ def name_clash(paths: Sequence[str] | None = None) -> str:
     """What is wrong with an environment and what to do; empty where no other distribution has a package of our names.
 
     Args:
-        paths: folders of packages, all of whose distributions are read, which takes a second; without, those that are
-            called as one of our packages are looked for where this process imports from, which takes milliseconds.
+        paths: folders of packages, all of whose distributions are read; without, those that are called as one of our
+            packages are looked for where this process imports from, which takes milliseconds.
     """
     clashes = list(_clashes(paths))
     if not clashes:
@@ -41,11 +41,19 @@ def refuse_name_clashes() -> None:
 
 def _clashes(paths: Sequence[str] | None) -> Iterator[tuple[str, str, Path]]:
     """Distribution with version, a package of ours that it has, and where that lies."""
-    for package in PACKAGES:
-        for distribution in metadata.distributions(**({"name": package} if paths is None else {"path": list(paths)})):
-            name = distribution.metadata["Name"] or ""
-            if name.lower() != OURS and package in _top_level(distribution):
+    for distribution in _distributions(paths):
+        name = distribution.metadata["Name"] or ""
+        if name.lower() != OURS:
+            for package in sorted(_top_level(distribution).intersection(PACKAGES)):
                 yield f"{name} {distribution.version}", package, Path(str(distribution.locate_file(package)))
+
+
+def _distributions(paths: Sequence[str] | None) -> Iterator[metadata.Distribution]:
+    if paths is not None:
+        yield from metadata.distributions(path=list(dict.fromkeys(paths)))
+        return
+    for package in PACKAGES:
+        yield from metadata.distributions(name=package)
 
 
 def _top_level(distribution: metadata.Distribution) -> set[str]:
