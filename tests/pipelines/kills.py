@@ -53,13 +53,14 @@ def dying(at: int) -> Iterator[Life]:
 
 def way_back(store: str) -> Callable[[], None]:
     """Brings MLflow's database in a store back to what it is now; files that were written since are left."""
-    database, present = Path(store, "mlflow.db"), sqlite3.connect(":memory:")
+    database = Path(store, "mlflow.db")
     with closing(sqlite3.connect(database)) as connection:
-        connection.backup(present)
+        present = connection.serialize()
 
     def bring_back() -> None:
-        with closing(sqlite3.connect(database)) as connection:
+        with closing(sqlite3.connect(":memory:")) as before, closing(sqlite3.connect(database)) as connection:
+            before.deserialize(present)
             connection.execute("PRAGMA synchronous = OFF")
-            present.backup(connection)
+            before.backup(connection)
 
     return bring_back
