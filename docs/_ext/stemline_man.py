@@ -15,6 +15,8 @@ ENVIRONMENT = {
     "PREFECT_API_URL": "the Prefect server; without it, a temporary one",
     "RAY_ADDRESS": "the Ray cluster; without it, this machine",
     "STEMLINE_NOTIFY": "who is told of promotions and failures: addresses of Apprise, with spaces between",
+    "STEMLINE_WEBHOOK_SECRET": "of stemline webhook: the secret that MLflow signs its requests with",
+    "WANDB_API_KEY": "of train.wandb: the account at Weights & Biases",
 }
 EXITS = {"0": "done", "1": "a fault of stemline or of a service", "2": "bad input", "130": "Ctrl-C", "143": "SIGTERM"}
 
