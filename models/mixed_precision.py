@@ -8,7 +8,8 @@ from contextlib import AbstractContextManager
 
 import torch
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}  # by the name in a configuration
+# By the name in a configuration; int8 is for separation alone.
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
 # Values of ONEDNN_MAX_CPU_ISA that keep oneDNN from the bfloat16 instructions of an x86 processor.
 WITHOUT_BFLOAT16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI")
 
@@ -55,5 +56,5 @@ def cpu_computes_bfloat16() -> bool:
 def _warn_once() -> None:
     _LOG.warning(
         "precision bfloat16 is computed in float32: this CPU has no bfloat16 units and would be slower in it; "
-        "set precision to float32 (train.learner.precision, evaluate.precision)"
+        "set precision to float32 (train.learner.precision, evaluate.precision, separate.precision)"
     )

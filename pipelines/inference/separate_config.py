@@ -6,9 +6,10 @@ from string import Formatter
 from datasets.corpus.scan import safe_name
 from datasets.errors import InputError
 from datasets.field_constraints import NonNegativeInt, PositiveInt, ProperFraction, check_ranges
+from models import learner_config
 
 FORMATS = {"wav16": "wav", "wav24": "wav", "float": "wav", "flac": "flac", "mp3": "mp3"}  # -> extension
-PRECISIONS = ("float32", "bfloat16", "int8")
+PRECISIONS = (*learner_config.PRECISIONS, "int8")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +27,8 @@ class SeparateConfig:
     shifts: NonNegativeInt = 0  # delayed copies to average over; each costs a whole pass
     batch_size: PositiveInt = 1  # segments computed together; more is faster on a GPU
     seed: NonNegativeInt = 0  # seed of the delays of `shifts`
-    # "float32"; "bfloat16", faster where a CPU has its units, and on GPUs; "int8", on CPUs: linear layers in 8 bits
+    # "float32"; "bfloat16", faster where a CPU has its units, and on GPUs; "int8", on CPUs: linear layers in 8 bits,
+    # for HT Demucs and the RoFormers
     precision: str = "float32"
     # Songs separated at once, each by a copy of the model with a CPU or a GPU; 0 takes as many as all nodes of the Ray
     # cluster hold, and 1 works in this process
