@@ -393,8 +393,9 @@ class _Room:
         if self.needed_gib(rows, precision) <= self.limit_gib:
             return ""
         if self.validation_gib > self.limit_gib > self.weights_gib:
-            share_s = (self.limit_gib - self.weights_gib) / (self.validation_gib - self.weights_gib)
-            return f"train.valid_s={math.floor(share_s * validate.excerpt_s(self.config))}"
+            fitting = (self.limit_gib - self.weights_gib) / (self.validation_gib - self.weights_gib)
+            if (fitting_s := math.floor(fitting * validate.excerpt_s(self.config))) >= 1:  # 0 would be whole songs
+                return f"train.valid_s={fitting_s}"
         least = self.config.learner.compared_rows
         for setting, option in (("", precision), ("train.learner.precision=bfloat16 ", "bfloat16")):
             if fitting := self.rows_that_fit(option):

@@ -178,8 +178,8 @@ def num_candidates(config: "TrainConfig") -> int:
 
 
 def excerpt_s(config: "TrainConfig") -> float:
-    """How long an excerpt is; of whole songs, whose lengths nobody knows before they are read, the usual."""
-    return config.valid_s or SONG_S
+    """How long an excerpt is, 0 where none is scored; of whole songs, whose lengths are not known yet, the usual."""
+    return (config.valid_s or SONG_S) if config.valid_songs else 0.0
 
 
 def planned_s(config: "TrainConfig", *, segment_s: float, row_step_s: float, song_core_s: float) -> float:

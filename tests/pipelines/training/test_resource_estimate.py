@@ -75,6 +75,13 @@ def test_whole_songs_in_validation_take_memory_of_the_plan() -> None:
     assert not hours.fits
     seconds = float(hours.advice.removeprefix("train.valid_s="))
     assert plan(replace(CONFIG, valid_s=seconds)).fits
+    none = plan(replace(CONFIG, valid_s=36000.0, valid_songs=0))
+    assert (none.validation_s, none.memory_gib) == (0.0, plan(replace(CONFIG, valid_songs=0)).memory_gib)
+
+
+def test_room_for_less_than_a_second_of_validation_is_no_advice_to_take_whole_songs() -> None:
+    short = replace(CONFIG, valid_s=0.5)
+    assert plan(short, device=small((plan(short).weights_gib + 1e-4) / 0.9)).advice.startswith("a device with")
 
 
 def test_short_of_one_row_bfloat16_is_advised_then_a_shorter_segment_then_a_larger_device() -> None:
