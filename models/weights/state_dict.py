@@ -12,6 +12,7 @@ from ..errors import ModelError
 from ..networks import catalog
 
 LISTED = 8  # differing tensors named in a message
+ARCHIVE = b"PK\x03\x04"  # by which torch knows one
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], *, origin: str) -> None:
@@ -76,13 +77,21 @@ def _build_plugin(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> nn.
 def refuse_compressed(path: Path) -> None:
     """ModelError for a torch archive with more in its entries than in the file: it could fill the memory when read.
 
-    torch stores tensors as they are; entries that are compressed, or lie on each other, are somebody else's.
+    torch stores tensors as they are; entries that are compressed, or lie on each other, are somebody else's. What
+    torch takes for an archive and Python cannot list is refused too, since nobody knows what it unpacks to.
     """
+    try:
+        with path.open("rb") as file:
+            begin = file.read(len(ARCHIVE))
+    except OSError:
+        return  # its reader says so
+    if begin != ARCHIVE:
+        return  # an older file, or none of torch's
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-    except (zipfile.BadZipFile, OSError):
-        return  # an older file, or none of torch's: its reader says so
+    except Exception as error:  # a hostile archive can make its reader fail in any way
+        raise ModelError(f"{path} is refused: it is truncated or no torch file ({error})") from error
     unpacked, packed = sum(entry.file_size for entry in entries), path.stat().st_size
     if unpacked > packed or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise ModelError(

@@ -1,6 +1,8 @@
 """A network for a table of weights: filled where they fit, refused by name where they do not."""
 
 import re
+import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +10,8 @@ from torch import nn
 
 from models.errors import ModelError
 from models.networks.catalog import PRESETS, build, to_config
+from models.weights.demucs_packages import load_package
+from models.weights.msst import msst_checkpoints
 from models.weights.state_dict import LISTED, build_for, load_state
 
 
@@ -69,3 +73,36 @@ def test_a_configuration_that_its_weights_cannot_have_is_refused_with_the_origin
 ) -> None:
     with pytest.raises(ModelError, match=f"a file: .*{re.escape(message)}"):
         build_for(to_config(network) | changes, network.state_dict(), origin="a file")
+
+
+@pytest.mark.parametrize("suffix", [".th", ".ckpt"])
+def test_an_archive_that_unpacks_to_more_than_it_is_is_refused_unread(suffix: str, tmp_path: Path) -> None:
+    whole, packed = tmp_path / "whole", tmp_path / f"bomb{suffix}"
+    torch.save({"state": {"a": torch.zeros(1_000_000)}}, whole)
+    with zipfile.ZipFile(whole) as plain, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for entry in plain.namelist():
+            archive.writestr(entry, plain.read(entry))
+    read = load_package if suffix == ".th" else msst_checkpoints._read_state
+    with pytest.raises(ModelError, match=rf"bomb{suffix} is refused: its archive of \d+ bytes unpacks to 4\d+"):
+        read(packed)
+    assert packed.stat().st_size < 10_000
+
+
+@pytest.mark.parametrize("harm", ["a name that is no text", "a version of the future", "no list of entries"])
+def test_an_archive_that_python_cannot_list_is_refused_unread(
+    harm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save({"state": {"a": torch.zeros(9)}}, tmp_path / "bad.th")
+    content = bytearray((tmp_path / "bad.th").read_bytes())
+    entry = content.index(b"PK\1\2")
+    if harm == "a name that is no text":
+        content[entry + 9] |= 8  # UTF-8
+        content[content.index(b"data.pkl", entry)] = 0xFF
+    elif harm == "a version of the future":
+        content[entry + 6] = 99
+    else:
+        content[entry + 3] = 9
+    (tmp_path / "bad.th").write_bytes(content)
+    monkeypatch.setattr(torch, "load", None)
+    with pytest.raises(ModelError, match=r"bad\.th is refused: it is truncated or no torch file \("):
+        load_package(tmp_path / "bad.th")
