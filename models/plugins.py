@@ -149,7 +149,7 @@ def _import(kind: PluginKind, name: str, ref: str, distribution: str, carried_in
 def _remedy(module: str) -> str:
     """What to do about a module that cannot be imported; one in the working folder Python does not look for."""
     top = module.partition(".")[0]
-    here = [path for path in (Path(f"{top}.py"), Path(top)) if path.exists()]
+    here = [path for path in (Path(f"{top}.py"), Path(top)) if top and path.exists()]  # ".lab" has no top
     if here and importlib.util.find_spec(top) is None:
         return f"{here[0]} is in this folder, where Python, and workers, look with PYTHONPATH={Path.cwd()}"
     return "install or mend it"

@@ -311,6 +311,8 @@ def test_a_file_of_the_working_folder_says_how_python_finds_it(tmp_path: Path, m
         InputError, match=r"No module named 'lab_here'; lab_here\.py is in this folder, .* PYTHONPATH=/"
     ):
         curation_rules(["lab_here:rule"])
+    with pytest.raises(InputError, match=r"relative import for '\.lab_here'; install or mend it"):
+        curation_rules([".lab_here:rule"])
 
 
 def test_a_metric_scores_songs_under_a_protocol_that_names_its_version(site: Path, tmp_path: Path) -> None:
