@@ -30,7 +30,7 @@ def check_run(config: RunConfig, *, verb: str) -> None:
         config.model.check()
         train.plugin_versions(config.train, config.model)  # so each is imported
         gate_rules(config.gate)
-        curve_export.check(config.train.tensorboard, config.train.wandb)
+        curve_export.check(config.train.tensorboard, config.train.wandb, store=config.store.root)
     if models or verb == "compare":
         plugin_metrics(config.evaluate.plugins)
     if verb != "demo" or config.corpus.root:  # a demo composes its songs

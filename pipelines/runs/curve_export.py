@@ -38,12 +38,17 @@ class CurveWriter(Protocol):
     def close(self) -> None: ...
 
 
-def check(tensorboard: str, wandb: str) -> None:
+def check(tensorboard: str, wandb: str, *, store: str) -> None:
     """InputError where a library, a folder or an account is missing: found out before hours of training."""
     if storage.is_remote(tensorboard):
         raise InputError(f"train.tensorboard must be a folder of this machine, got {tensorboard}")
     if not wandb:
         return
+    if os.environ.get("WANDB_MODE") == "offline" and storage.is_remote(store):
+        raise InputError(
+            f"train.wandb={wandb}: WANDB_MODE=offline keeps the curve in the training's folder, and with {store} that "
+            "is removed when the training is finished; set WANDB_MODE=online, or a store on a disk"
+        )
     if importlib.util.find_spec("wandb") is None:
         raise InputError(
             f"train.wandb={wandb} needs the package wandb, which is not installed: pip install 'stemline[wandb]', or "

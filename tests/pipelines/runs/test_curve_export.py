@@ -105,7 +105,7 @@ def test_weights_and_biases_has_curve_and_settings(place: RunPlace, monkeypatch:
     from wandb.proto.wandb_internal_pb2 import Record
 
     monkeypatch.setenv("WANDB_MODE", "offline")
-    curve_export.check("", "lab")
+    curve_export.check("", "lab", store="store")
     train(place, range(1, 4), checkpoint=3)
     (export,) = exports(place, SETTINGS, tensorboard="", wandb="lab")
     with export.running():
@@ -203,15 +203,18 @@ def test_the_machine_that_starts_a_training_needs_library_and_account(monkeypatc
 
 
 def test_a_missing_library_account_or_folder_is_named_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    curve_export.check("", "")
+    curve_export.check("", "", store="store")
     with pytest.raises(InputError, match=r"train\.tensorboard must be a folder of this machine, got s3://a/b"):
-        curve_export.check("s3://a/b", "")
+        curve_export.check("s3://a/b", "", store="store")
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "wandb", None)
         with pytest.raises(InputError, match=r"needs the package wandb.*pip install 'stemline\[wandb\]'"):
-            curve_export.check("", "lab")
+            curve_export.check("", "lab", store="store")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    with pytest.raises(InputError, match=r"offline keeps .* with s3://a/b that is removed .* set WANDB_MODE=online"):
+        curve_export.check("", "lab", store="s3://a/b")
     monkeypatch.delenv("WANDB_MODE", raising=False)
     nobody = SimpleNamespace(login=lambda prompt: False, __spec__=SimpleNamespace())
     monkeypatch.setitem(sys.modules, "wandb", nobody)
     with pytest.raises(InputError, match="there is no account; set WANDB_API_KEY, or WANDB_MODE=offline"):
-        curve_export.check("", "lab")
+        curve_export.check("", "lab", store="store")
