@@ -45,8 +45,8 @@ class SegmentStream:
     def __init__(self, model: nn.Module, options: SeparationOptions, *, delay: int) -> None:
         self.model, self.options = model, options
         self.device = device = device_of(model)
-        if options.dtype == torch.int8 and not (device.type == "cpu" and onednn_has_int8()):
-            raise ModelError(f"dtype int8 must run on a CPU whose oneDNN has it, got {device.type}: give bfloat16")
+        if options.dtype == torch.int8:
+            _require_int8(device)
         self.coded_weights: Coded = {}  # of linear layers in int8
         self.interface = interface(model)
         # Windows have the length that the model wants: it need not pad them.
@@ -127,6 +127,11 @@ class SegmentStream:
             windows_BCT = nn.functional.pad(windows_BCT, (0, 0, 0, 0, 0, missing))
         self.pending = []
         estimates_BSCT = side_by_side(self._forward, torch.split(windows_BCT, self.options.batch_size))
+        if self.options.dtype == torch.int8 and not self.coded_weights:
+            raise ModelError(
+                "precision int8 changes nothing here, since this network has no linear layers that can be computed in "
+                "8 bits, as HT Demucs and the RoFormers have: give float32"
+            )
         for length, estimates_SCT in zip(lengths, itertools.chain.from_iterable(estimates_BSCT), strict=False):
             before = (estimates_SCT.shape[-1] - length) // 2
             self.sum_SCT[..., :length] += self.weight_T[:length] * estimates_SCT[..., before : before + length]
@@ -142,6 +147,13 @@ class SegmentStream:
         self.still_to_drop -= dropped
         if dropped < num_samples:
             yield out_SCT[..., dropped:]
+
+
+def _require_int8(device: torch.device) -> None:
+    if device.type != "cpu":
+        raise ModelError(f"precision int8 must run on a CPU, got {device.type}: give bfloat16")
+    if not onednn_has_int8():
+        raise ModelError("precision int8: torch has no linear layers of 8-bit numbers for this CPU; give float32")
 
 
 def _valid_length(model: nn.Module, length: int) -> int:

@@ -45,9 +45,9 @@ def separate(
     The track is normalized as the model's config says, and the estimates scaled back; `mean` and `std`, given together,
     are used instead of those of the track's own mono downmix. `overlap` is the share of a segment that the next one
     covers again. `shifts` averages over that many seeded delays of up to half a second. `dtype=torch.bfloat16`
-    computes by autocast, `dtype=torch.int8` linear layers in 8 bits, on a CPU alone. `mixture_consistency` spreads what
-    the estimates miss of the mixture evenly, so that they sum to it. Samples that are not finite count as silence,
-    since one of them would otherwise spread over its whole segment.
+    computes by autocast, `dtype=torch.int8` linear layers in 8 bits, on a CPU alone; a network without such layers is
+    refused. `mixture_consistency` spreads what the estimates miss of the mixture evenly, so that they sum to it.
+    Samples that are not finite count as silence, since one of them would otherwise spread over its whole segment.
     """
     options = SeparationOptions(overlap=overlap, shifts=shifts, batch_size=batch_size, seed=seed, dtype=dtype)
     _check(model, mixture_CT)

@@ -1,6 +1,7 @@
 """A linear layer, with its GELU if asked for, by oneDNN instead of the BLAS behind `F.linear`."""
 
 import functools
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -58,6 +59,9 @@ def _int8_linear(x: Tensor, weight: Tensor, bias: Tensor | None, coded: Coded, *
     _, packed, scale_O = coded[key]
     x = x.float()
     low, high = (float(bound) for bound in x.aminmax())
+    if not math.isfinite(high - low):  # what cannot be written in 8 bits stays what it is
+        y = F.linear(x, weight, bias)
+        return F.gelu(y) if gelu else y
     low, high = min(low, 0.0), max(high, 0.0)  # zero is among the numbers that can be written
     scale = max(high - low, _LEAST_RANGE) / 255
     zero = round(-low / scale)

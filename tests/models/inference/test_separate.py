@@ -12,6 +12,7 @@ from demucs.htdemucs import HTDemucs as Oracle
 from torch import Tensor, nn
 
 from models.errors import ModelError
+from models.inference import overlap_add
 from models.inference.separate import separate, separate_stream
 from models.networks.bag import Bag, interface
 from models.networks.htdemucs import HTDemucs, HTDemucsConfig
@@ -271,8 +272,18 @@ def test_bfloat16_and_int8_stay_near_float32() -> None:
 
 
 def test_int8_is_refused_elsewhere_than_on_a_cpu(mixture_CT: Tensor) -> None:
-    with pytest.raises(ModelError, match=r"dtype int8 must run on a CPU .*, got meta"):
+    with pytest.raises(ModelError, match="precision int8 must run on a CPU, got meta"):
         separate(Toy(), mixture_CT, dtype=torch.int8, device="meta")
+
+
+def test_int8_is_refused_where_the_cpu_or_the_network_has_no_such_layers(
+    mixture_CT: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ModelError, match=r"int8 changes nothing here, .*: give float32"):
+        separate(Toy(), mixture_CT, dtype=torch.int8)
+    monkeypatch.setattr(overlap_add, "onednn_has_int8", lambda: False)
+    with pytest.raises(ModelError, match="no linear layers of 8-bit numbers for this CPU; give float32"):
+        separate(Toy(), mixture_CT, dtype=torch.int8)
 
 
 def test_statistics_of_blocks_are_those_of_the_whole(mixture_CT: Tensor) -> None:

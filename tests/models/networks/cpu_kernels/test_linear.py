@@ -56,6 +56,17 @@ def test_in_8_bits_it_is_near_and_without_effect_on_gradients(level: tuple[float
         assert (coarse - plain).norm() <= 0.02 * plain.norm()
 
 
+@pytest.mark.skipif(not onednn_has_int8(), reason="no linear layer of 8-bit numbers on this CPU")
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_in_8_bits_what_is_not_finite_stays_so_and_alone(value: float) -> None:
+    x, weight = noise(3, 24), noise(16, 24, seed=1)
+    x[1, 2] = value
+    with torch.no_grad(), int8_linears():
+        coarse = fused_linear(x, weight, None)
+    assert not coarse[1].isfinite().any()
+    torch.testing.assert_close(coarse[::2], F.linear(x[::2], weight))
+
+
 @pytest.mark.slow
 def test_half_precision_runs_on_a_cpu_without_wide_vectors() -> None:
     """The tests of half precision once more, in a process whose oneDNN sees an older CPU: it asks at its start."""
