@@ -41,9 +41,9 @@ class Taught:
     teacher: nn.Module
     student: nn.Module
 
-    @property
-    def kept(self) -> float:
-        return self.from_teacher_db / self.teacher_db
+    def kept(self, floor_db: float = 0.0) -> float:
+        """The share of the teacher's gain above a floor that the student has from it."""
+        return (self.from_teacher_db - floor_db) / (self.teacher_db - floor_db)
 
 
 @torch.no_grad()
@@ -101,8 +101,11 @@ def rows_of(student: str, taught: Sequence[Taught], songs: Songs) -> Iterator[Ro
         ("student from the teacher", [result.from_teacher_db for result in taught]),
     ):
         yield figure(f"{name}, gain", statistics.mean(values), "dB", spread=(min(values), max(values)))
-    kept = [result.kept for result in taught]
-    yield figure("student's gain", min(kept), "of the teacher's", target=KEPT, more=True, spread=(min(kept), max(kept)))
+    silence_db = gains(songs.held_out, torch.zeros_like)
+    yield figure("silence, gain", silence_db, "dB")
+    for name, floor_db, target in (("student's gain", 0.0, KEPT), ("the same above silence", silence_db, None)):
+        kept = [result.kept(floor_db) for result in taught]
+        yield figure(name, min(kept), "of the teacher's", target=target, more=True, spread=(min(kept), max(kept)))
     for name, model in (("teacher", taught[-1].teacher), ("student", taught[-1].student)):
         size, limit = sum(weight.numel() for weight in model.parameters()), MAX_PARAMETERS / 1e6
         yield figure(f"{name}, parameters", size / 1e6, "M", target=limit if name == "student" else None)

@@ -3,8 +3,8 @@
 The songs, batches and recipe (Muon, cosine to zero) of `make bench-speedrun`, the tiny preset of each family, at 8 kHz.
 Every family may spend the same floating-point operations in its network, forward and backward, and takes as many steps
 as that buys; they are counted by `models.networks.compute_cost`, which knows LSTMs too. What the optimizer spends is
-told beside them: it does not grow with a batch, and is nothing at published sizes. The recipe was chosen with HT
-Demucs, so the others may well do better with one of their own.
+shown beside them: it does not grow with a batch or a segment, so it weighs less at published sizes. The recipe was
+chosen with HT Demucs, so the others may well do better with one of their own.
 """
 
 import statistics

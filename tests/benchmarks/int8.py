@@ -2,9 +2,9 @@
 
 `separate.precision=int8`: linear layers with int8 weights and inputs brought to uint8 at every call, by oneDNN, and all
 else in float32. ONNX Runtime gets the exported graph, in float32 and as its `quantize_dynamic` makes it (products
-alone). Time is CPU seconds
-of one thread for one segment, the best of some turns that the arms take one after the other. Loss is that of a network
-that learnt something: the tiny preset after 48 steps of `make bench-speedrun`, on its held-out songs.
+alone). Time is CPU seconds of one thread for one segment, the best of some turns that the arms take one after the
+other. Loss is that of a network that learnt something: the tiny preset after 48 steps of `make bench-speedrun`, on its
+held-out songs.
 """
 
 import argparse
