@@ -69,12 +69,12 @@ def test_in_8_bits_what_is_not_finite_stays_so_and_alone(value: float) -> None:
 
 @pytest.mark.slow
 def test_half_precision_runs_on_a_cpu_without_wide_vectors() -> None:
-    """The tests of half precision once more, in a process whose oneDNN sees an older CPU: it asks at its start."""
+    """Those of half precision and 8 bits once more, in a process whose oneDNN sees an older CPU: it asks at its start."""
     names = ("cpu_kernels/test_linear", "cpu_kernels/test_glu", "test_htdemucs", "test_demucs")
     tests = [f"tests/models/networks/{name}.py" for name in names]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not gpu and not slow", *tests]
     done = subprocess.run(
-        [*command, "-k", "with_and_without_gradients or onednn or half or autocast"],
+        [*command, "-k", "with_and_without_gradients or onednn or half or 8_bits or autocast"],
         env=os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"},
         capture_output=True,
         text=True,
