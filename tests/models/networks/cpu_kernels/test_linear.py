@@ -69,7 +69,7 @@ def test_in_8_bits_what_is_not_finite_stays_so_and_alone(value: float) -> None:
 
 @pytest.mark.slow
 def test_half_precision_runs_on_a_cpu_without_wide_vectors() -> None:
-    """Those of half precision and 8 bits once more, in a process whose oneDNN sees an older CPU: it asks at its start."""
+    """Half precision and 8 bits once more, in a process whose oneDNN sees an older CPU: it asks at its start."""
     names = ("cpu_kernels/test_linear", "cpu_kernels/test_glu", "test_htdemucs", "test_demucs")
     tests = [f"tests/models/networks/{name}.py" for name in names]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not gpu and not slow", *tests]
