@@ -130,7 +130,7 @@ class SegmentStream:
         if self.options.dtype == torch.int8 and not self.coded_weights:
             raise ModelError(
                 "precision int8 changes nothing here, since this network has no linear layers that can be computed in "
-                "8 bits, as HT Demucs and the RoFormers have: give float32"
+                "8 bits, as networks with transformers have: give float32"
             )
         for length, estimates_SCT in zip(lengths, itertools.chain.from_iterable(estimates_BSCT), strict=False):
             before = (estimates_SCT.shape[-1] - length) // 2

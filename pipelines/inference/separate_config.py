@@ -28,7 +28,7 @@ class SeparateConfig:
     batch_size: PositiveInt = 1  # segments computed together; more is faster on a GPU
     seed: NonNegativeInt = 0  # seed of the delays of `shifts`
     # "float32"; "bfloat16", faster where a CPU has its units, and on GPUs; "int8", on CPUs: linear layers in 8 bits,
-    # for HT Demucs and the RoFormers
+    # of networks with transformers
     precision: str = "float32"
     # Songs separated at once, each by a copy of the model with a CPU or a GPU; 0 takes as many as all nodes of the Ray
     # cluster hold, and 1 works in this process
