@@ -39,6 +39,14 @@ def on_path(folder: Path) -> Iterator[None]:
         forget(folder)
 
 
+def write_distribution(folder: Path, name: str, entry_points: str, *, version: str = "1.0") -> None:
+    """What pip leaves of a distribution that has these entry points; its modules are the caller's."""
+    info = folder / f"{name.replace('-', '_')}-{version}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    (info / "entry_points.txt").write_text(entry_points)
+
+
 def forget(folder: Path) -> None:
     """Imports and entry points are remembered by a process; a test has others than the next."""
     for cached in (plugins._load, plugins._entry_points, plugins._owner, plugins._digest_at_import):

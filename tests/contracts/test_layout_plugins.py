@@ -98,10 +98,7 @@ def test_a_layout_that_is_not_there_or_has_the_name_of_ours_is_refused_early(
     corpus: CorpusConfig, tmp_path: Path
 ) -> None:
     (tmp_path / "lab_csv.py").write_text("def find(files, read): ...\n")
-    info = tmp_path / "lab_csv-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lab-csv\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[stemline.corpus_layouts]\ncsv = lab_csv:find\n")
+    song_lab.write_distribution(tmp_path, "lab-csv", "[stemline.corpus_layouts]\ncsv = lab_csv:find\n")
     with song_lab.on_path(tmp_path):
         with pytest.raises(InputError, match=r"has the name of a layout .*: set corpus\.plugins to lab_csv:find"):
             layout_plugins(["csv"])

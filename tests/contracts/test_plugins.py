@@ -257,10 +257,9 @@ def test_a_loss_that_returns_another_shape_or_no_gradient_is_named(tmp_path: Pat
 
 def test_a_name_that_two_distributions_have_or_we_is_a_collision(site: Path, tmp_path: Path) -> None:
     for name in ("mask-net", "htdemucs-tiny"):
-        info = tmp_path / f"rival_{name.replace('-', '_')}-2.0.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: rival-{name}\nVersion: 2.0\n")
-        (info / "entry_points.txt").write_text(f"[stemline.networks]\n{name} = rival:Net\n")
+        song_lab.write_distribution(
+            tmp_path, f"rival-{name}", f"[stemline.networks]\n{name} = rival:Net\n", version="2.0"
+        )
     with song_lab.on_path(tmp_path):
         with pytest.raises(InputError, match=r"'mask-net' collides: .*song-lab 1\.0.*; rename or uninstall one"):
             ModelConfig(preset="mask-net").check()
@@ -363,10 +362,7 @@ def test_a_metric_that_returns_anything_else_is_named(tmp_path: Path) -> None:
 
 def test_a_metric_has_not_the_name_of_a_score_of_ours(tmp_path: Path) -> None:
     (tmp_path / "lab_sdr.py").write_text("def sdr(r, e, sample_rate): return [1.0] * len(r)\n")
-    info = tmp_path / "lab_sdr-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lab-sdr\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[stemline.metrics]\nsdr = lab_sdr:sdr\n")
+    song_lab.write_distribution(tmp_path, "lab-sdr", "[stemline.metrics]\nsdr = lab_sdr:sdr\n")
     with song_lab.on_path(tmp_path):
         with pytest.raises(InputError, match=r"has the name of a score .*: set evaluate\.plugins to lab_sdr:sdr"):
             extra_metrics.plugin_metrics(["sdr"])
