@@ -14,8 +14,9 @@ from torch import nn
 from ..errors import ModelError
 from ..networks import catalog
 from ..networks.bag import Bag
-from . import bag_file, checkpoint, demucs_packages
+from . import bag_file, checkpoint
 from .bit_packing import Packing
+from .demucs import demucs_packages
 from .msst import msst_checkpoints
 from .weights_file import build_network, read_weights, stored_config
 

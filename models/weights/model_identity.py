@@ -16,8 +16,9 @@ from ..errors import ModelError, check_audio
 from ..networks import catalog
 from ..networks.bag import check_weights
 from ..networks.input_normalization import Normalization
-from . import bag_file, demucs_packages
+from . import bag_file
 from .checkpoint import WEIGHTS, check_digest, read_config
+from .demucs import demucs_packages
 from .loading import ModelKind, kind_of
 from .msst import msst_checkpoints
 from .weights_file import sha256_of, stored_config

@@ -21,7 +21,7 @@ from torch import nn
 from models.errors import ModelError
 from models.networks import compute_cost
 from models.networks.catalog import PRESETS, build
-from models.weights.demucs_options import to_kwargs
+from models.weights.demucs.demucs_options import to_kwargs
 from tests.benchmarks import family_curves
 from tests.benchmarks.models import SEGMENT_SAMPLES, toy_audio
 from tests.benchmarks.table import Row, figure, show

@@ -61,7 +61,7 @@ class Setting:
 def reference_model(preset: str) -> nn.Module:
     """demucs' own class in the configuration of a preset, initialised from seed 0."""
     from models.networks.catalog import build
-    from models.weights.demucs_options import to_kwargs
+    from models.weights.demucs.demucs_options import to_kwargs
 
     with torch.device("meta"):
         klass, kwargs = to_kwargs(build(preset))

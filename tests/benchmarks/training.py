@@ -46,7 +46,7 @@ from models.learning.learner import Learner
 from models.networks.catalog import build
 from models.networks.input_normalization import track_statistics
 from models.scores.metrics import ideal_ratio_mask, nsdr
-from models.weights.demucs_options import to_kwargs
+from models.weights.demucs.demucs_options import to_kwargs
 from tests.benchmarks.table import Row, figure, show
 
 ROOT = Path(__file__).resolve().parents[2]

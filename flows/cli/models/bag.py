@@ -53,7 +53,8 @@ def run(config: RunConfig, members: Sequence[str], *, to: str, screen: Screen) -
         raise InputError(f"--to must be a new file, NAME.yaml, got {to}; the packages of the bag are put beside it")
 
     from models.errors import ModelError
-    from models.weights import checkpoint, demucs_packages
+    from models.weights import checkpoint
+    from models.weights.demucs import demucs_packages
     from models.weights.loading import load_model, load_packing
     from pipelines import registry
 

@@ -104,7 +104,7 @@ def run_demucs(config: RunConfig, model: str, *, to: str, screen: Screen) -> dic
     from models.errors import ModelError
     from models.networks.bag import Bag
     from models.weights import checkpoint
-    from models.weights.demucs_packages import export_bag
+    from models.weights.demucs.demucs_packages import export_bag
     from models.weights.loading import load_model
     from pipelines import registry
     from pipelines.evaluation import model_compatibility

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from models.networks.catalog import build
-from models.weights.demucs_options import to_kwargs
+from models.weights.demucs.demucs_options import to_kwargs
 
 NUM_DRAWS = 8
 LARGE = 256  # elements; the spread of fewer differs from draw to draw

@@ -19,7 +19,8 @@ from models.networks.bag import Bag
 from models.networks.catalog import FAMILIES, PRESETS, build, from_config, to_config
 from models.networks.input_normalization import track_statistics, unit_level
 from models.scores.metrics import nsdr
-from models.weights import checkpoint, demucs_options
+from models.weights import checkpoint
+from models.weights.demucs import demucs_options
 from models.weights.loading import load_model
 
 RATE = 8000

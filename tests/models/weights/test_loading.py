@@ -10,7 +10,7 @@ from models.errors import ModelError
 from models.networks.bag import Bag
 from models.networks.catalog import build
 from models.weights import checkpoint
-from models.weights.demucs_packages import export_bag, export_package
+from models.weights.demucs.demucs_packages import export_bag, export_package
 from models.weights.loading import ModelKind, kind_of, load_model
 
 

@@ -12,8 +12,9 @@ from torch import nn
 
 from models.errors import ModelError
 from models.networks.catalog import build, to_config
-from models.weights import checkpoint, demucs_packages, loading
+from models.weights import checkpoint, loading
 from models.weights.bit_packing import uniform_packing
+from models.weights.demucs import demucs_packages
 from models.weights.loading import load_model
 from models.weights.model_identity import ModelRef, describe
 from models.weights.yaml_file import MAX_BYTES

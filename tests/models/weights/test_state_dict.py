@@ -10,7 +10,7 @@ from torch import nn
 
 from models.errors import ModelError
 from models.networks.catalog import PRESETS, build, to_config
-from models.weights.demucs_packages import load_package
+from models.weights.demucs.demucs_packages import load_package
 from models.weights.msst import msst_checkpoints
 from models.weights.state_dict import LISTED, build_for, load_state
 

@@ -21,7 +21,8 @@ from models.inference.separate import separate
 from models.learning.warm_start import begin
 from models.networks.catalog import build
 from models.scores.metrics import nsdr
-from models.weights import checkpoint, demucs_packages
+from models.weights import checkpoint
+from models.weights.demucs import demucs_packages
 from models.weights.loading import load_model
 from models.weights.model_identity import describe
 from pipelines.evaluation import evaluate, model_compatibility, scoring_job

@@ -181,7 +181,7 @@ def test_a_bag_of_the_same_name_separates_anew(tmp_path: Path) -> None:
     import torch
 
     from models.networks import catalog
-    from models.weights import demucs_packages
+    from models.weights.demucs import demucs_packages
 
     song, rms = write_song(tmp_path / "song.wav", seconds=1), []
     for day, seed in (("monday", 1), ("tuesday", 2)):

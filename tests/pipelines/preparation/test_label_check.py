@@ -18,7 +18,7 @@ from datasets.shards.chunks import SongHeader, song_rows
 from datasets.shards.manifests import Song
 from models.networks.catalog import build
 from models.weights import checkpoint
-from models.weights.demucs_packages import export_bag
+from models.weights.demucs.demucs_packages import export_bag
 from pipelines.preparation import label_check
 from pipelines.preparation.label_check import LabelModel, read_levels, stem_blocks, write_levels
 from pipelines.preparation.label_rule import Levels, confusions, in_words, levels_of, matrix

@@ -12,7 +12,8 @@ from flows.config import load
 from flows.console.progress_display import Screen
 from flows.console.sanitized_console import Terminal
 from models.networks.catalog import build
-from models.weights import checkpoint, demucs_packages
+from models.weights import checkpoint
+from models.weights.demucs import demucs_packages
 from models.weights.loading import load_model
 from models.weights.model_identity import describe
 

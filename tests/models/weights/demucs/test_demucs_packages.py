@@ -24,7 +24,7 @@ from torch import nn
 from models.errors import ModelError
 from models.inference.separate import separate
 from models.networks.catalog import build, from_config, to_config
-from models.weights.demucs_packages import export_bag, export_package, load_package
+from models.weights.demucs.demucs_packages import export_bag, export_package, load_package
 from models.weights.loading import load_model
 from tests.models.parity import forward_gap, noise
 

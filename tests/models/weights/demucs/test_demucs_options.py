@@ -8,7 +8,7 @@ import torch
 
 from models.errors import ModelError
 from models.networks.catalog import build, from_config, to_config
-from models.weights.demucs_options import ClassName, to_kwargs, to_our_config
+from models.weights.demucs.demucs_options import ClassName, to_kwargs, to_our_config
 from tests.models.parity import forward_gap, gradient_gap, noise, twin
 
 SOURCES = ["drums", "bass", "other", "vocals"]

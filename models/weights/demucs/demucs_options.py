@@ -14,12 +14,12 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import ModelError
-from ..networks import catalog
-from ..networks.demucs import INNER_LAYER, DemucsConfig
-from ..networks.hdemucs import HDemucsConfig
-from ..networks.htdemucs import HTDemucsConfig
-from .option_checks import flag, names, num_layers, number, seconds, whole_number
+from ...errors import ModelError
+from ...networks import catalog
+from ...networks.demucs import INNER_LAYER, DemucsConfig
+from ...networks.hdemucs import HDemucsConfig
+from ...networks.htdemucs import HTDemucsConfig
+from ..option_checks import flag, names, num_layers, number, seconds, whole_number
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,13 +25,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from ..errors import ModelError
-from ..networks import catalog
-from ..networks.bag import Bag
-from .bit_packing import Packing
+from ...errors import ModelError
+from ...networks import catalog
+from ...networks.bag import Bag
+from ..bit_packing import Packing
+from ..state_dict import build_for, load_state, plain_tensors, refuse_compressed
+from ..weights_file import sha256_of, to_bytes
 from .demucs_options import OPTIONS_OF, ClassName, to_kwargs, to_our_config
-from .state_dict import build_for, load_state, plain_tensors, refuse_compressed
-from .weights_file import sha256_of, to_bytes
 
 CHECKSUM = re.compile(r"-([0-9a-f]{8,64})$")  # at the end of a file's stem; the SHA-256 starts with it
 DATES = ("%Y%m%d", "%d%m%Y", "%m%d%Y", "%Y%m%d%H%M", "%Y%m%d%H%M%S")  # as people put them at the end of a name
