@@ -233,8 +233,8 @@ def _level(stem_CT: Stem, sample_rate: int) -> tuple[float, float]:
 def _power(second_CT: Samples | NDArray[np.int16]) -> float:
     """Mean square, of full scale."""
     if second_CT.dtype == np.int16:
-        wide_CT = second_CT.astype(np.int32)
-        return int(np.square(wide_CT).sum(dtype=np.int64)) / (second_CT.size * _FULL_SCALE**2)
+        wide_CT = second_CT.astype(np.int64)
+        return int(np.einsum("ct,ct->", wide_CT, wide_CT)) / (second_CT.size * _FULL_SCALE**2)
     return float(np.square(second_CT).mean())
 
 

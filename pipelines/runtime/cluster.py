@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import as_completed
 from contextlib import ExitStack, chdir, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -104,29 +105,46 @@ def map_rows(
     *,
     resources: Resources | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Results of `work` over `items` as they are finished, in no order: a Ray Data job of one task per item.
+    """Results of `work` over `items` as they are finished, in no order: a task of Ray for each item.
 
     Items and results are JSON-sized values; audio stays in files. `work` may run twice for one item when a
     worker dies, so it must be safe to repeat. InputErrors raised in it come back as InputErrors here.
+    Items are begun in their order. Whoever stops asking cancels those that are not finished.
+
+    No job of Ray Data: its driver looks for finished tasks all the time, and takes a tenth of what decoding songs takes.
     """
     if not items:
         return
-    import ray.data
+    import ray
 
-    quiet_data()
     need = resources or Resources()
-    # As JSON text: Arrow would give every row the union of all rows' keys.
-    dataset = ray.data.from_items([{"item": json.dumps(item)} for item in items], override_num_blocks=len(items))
-    answers = dataset.map(
-        _AsText(work),
+    task = ray.remote(_as_text).options(
         num_cpus=need.num_cpus,
         num_gpus=need.num_gpus or None,
         memory=affordable(need.memory_bytes),
+        scheduling_strategy="SPREAD",
+        max_retries=-1,  # of tasks whose worker died
+        name=work.__name__,
     )
-    for answer in answers.iter_rows():
-        if answer["input_error"]:
-            raise InputError(answer["input_error"])
-        yield json.loads(answer["result"])
+    pending = {(ref := task.remote(work, json.dumps(item))).future(): ref for item in items}
+    try:
+        for future in as_completed(list(pending)):
+            del pending[future]
+            answer = future.result()
+            if answer["input_error"]:
+                raise InputError(answer["input_error"])
+            yield json.loads(answer["result"])
+    finally:
+        for ref in pending.values() if ray.is_initialized() else ():  # `cancel` would start another Ray
+            ray.cancel(ref)
+
+
+def _as_text(work: Callable[[dict[str, Any]], Mapping[str, Any]], item: str) -> dict[str, str]:
+    """Work on JSON text, with an InputError as text too: tasks' exceptions reach the driver wrapped in Ray's own."""
+    try:
+        return {"result": json.dumps(work(json.loads(item))), "input_error": ""}
+    except InputError as error:
+        return {"result": "", "input_error": str(error)}
 
 
 def quiet_data() -> None:
@@ -146,19 +164,6 @@ def quiet_data() -> None:
     context.print_on_execution_start = False
     for name in ("ray.data", "ray.data._internal"):
         logging.getLogger(name).setLevel(logging.ERROR)
-
-
-class _AsText:
-    """Work on JSON text, with an InputError as text too: tasks' exceptions reach the driver wrapped in Ray's own."""
-
-    def __init__(self, work: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
-        self._work = work
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        try:
-            return {"result": json.dumps(self._work(json.loads(row["item"]))), "input_error": ""}
-        except InputError as error:
-            return {"result": "", "input_error": str(error)}
 
 
 # --- local --------------------------------------------------------------------------------------------------

@@ -102,6 +102,34 @@ def test_a_users_mistake_in_a_task_is_one_here(ray_local: Any) -> None:
         list(map_rows(_double, [{"value": 1}, {"value": None}]))
 
 
+def _mark(item: dict[str, Any]) -> dict[str, Any]:
+    """Leaves a file, and its process ends where that is the first time."""
+    file = Path(item["file"])
+    if item["dies"] and not file.exists():
+        file.touch()
+        os._exit(1)
+    file.touch()
+    time.sleep(item["seconds"])
+    return {"file": file.name}
+
+
+@pytest.mark.ray
+def test_an_item_whose_worker_died_is_done_by_another(ray_local: Any, tmp_path: Path) -> None:
+    items = [{"file": str(tmp_path / f"{number}"), "dies": number == 1, "seconds": 0} for number in range(3)]
+    assert sorted(row["file"] for row in map_rows(_mark, items)) == ["0", "1", "2"]
+
+
+@pytest.mark.ray
+def test_items_that_nobody_waits_for_any_more_are_not_begun(ray_local: Any, tmp_path: Path) -> None:
+    items = [{"file": str(tmp_path / f"{number:02d}"), "dies": False, "seconds": 0.05} for number in range(60)]
+    results = map_rows(_mark, items)
+    next(results)
+    results.close()  # type: ignore[attr-defined]  # a generator
+    time.sleep(0.8)  # in which uncancelled ones would be begun
+    begun = sorted(file.name for file in tmp_path.iterdir())
+    assert int(begun[-1]) < 10, begun
+
+
 _SESSION = """
 import glob, os, subprocess, sys
 from pipelines.runtime.cluster import connect
