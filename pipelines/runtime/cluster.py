@@ -111,7 +111,7 @@ def map_rows(
     worker dies, so it must be safe to repeat. InputErrors raised in it come back as InputErrors here.
     Items are begun in their order. Whoever stops asking cancels those that are not finished.
 
-    No job of Ray Data: its driver looks for finished tasks all the time, and takes a tenth of what decoding songs takes.
+    No job of Ray Data, whose driver looks for finished tasks all the time: a tenth of what decoding songs takes.
     """
     if not items:
         return
