@@ -31,6 +31,7 @@ from ...networks.bag import Bag
 from ..bit_packing import Packing
 from ..state_dict import build_for, load_state, plain_tensors, refuse_compressed
 from ..weights_file import sha256_of, to_bytes
+from . import diffq
 from .demucs_options import OPTIONS_OF, ClassName, to_kwargs, to_our_config
 
 CHECKSUM = re.compile(r"-([0-9a-f]{8,64})$")  # at the end of a file's stem; the SHA-256 starts with it
@@ -48,10 +49,9 @@ def load_package(path: str | Path, *, preset: str | None = None) -> nn.Module:
     verify_checksum(path, sha256_of(path))
     package = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     if "klass" in package or preset is None:
-        config, state = _config_of(package, path), _state_of(package.get("state"), path)
-        model = build_for(config, state, origin=str(path))
+        model, state = _build(_config_of(package, path), package.get("state"), path)
     else:
-        model, state = catalog.build(preset), _state_of(package, path)
+        model, state = catalog.build(preset), plain_tensors(package, path)
     load_state(model, state, origin=str(path))
     return model.eval()
 
@@ -153,6 +153,16 @@ def _is_date(digits: str) -> bool:
     return False
 
 
+def _build(config: Mapping[str, Any], state: Any, path: Path) -> tuple[nn.Module, dict[str, Tensor]]:
+    """The network of a configuration, and the weights that are to fill it."""
+    if not diffq.is_quantized(state):
+        weights = plain_tensors(state, path)
+        return build_for(config, weights, origin=str(path)), weights
+    quantized = diffq.read_quantized(state, file_bytes=path.stat().st_size, origin=str(path))
+    model = build_for(config, quantized.largest_state(), origin=str(path))
+    return model, plain_tensors(quantized.unpack(diffq.reference_shapes(model)), path)
+
+
 def _config_of(package: Mapping[str, Any], path: Path) -> dict[str, Any]:
     if "klass" not in package:
         raise ModelError(
@@ -164,7 +174,9 @@ def _config_of(package: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 def _read_pickle(path: Path, *, weights: bool = True) -> dict[str, Any]:
     """The dict in a `.th` file. Nothing of the pickle is called: classes are names, fractions are parsed."""
-    allowed: list[Callable[..., Any] | tuple[Any, str]] = [(ClassName(name), name) for name in OPTIONS_OF]
+    allowed: list[Callable[..., Any] | tuple[Any, str]] = [
+        (ClassName(name), name) for name in (*OPTIONS_OF, *diffq.QUANTIZERS)
+    ]
     allowed.append((_fraction, "fractions.Fraction"))
     refuse_compressed(path)
     try:
@@ -199,19 +211,13 @@ def _read_safetensors(path: Path, *, weights: bool = True) -> dict[str, Any]:
         raise ModelError(f"{path} is truncated or no safetensors file: {error}") from error
     if "klass" not in metadata:
         return state
-    if "structure" in metadata:
-        raise ModelError(f"{path} is quantised with DiffQ, which is not read here: take the unquantised model")
     try:
         args, kwargs = (_from_json(json.loads(metadata[name])) for name in ("args", "kwargs"))
     except (ValueError, KeyError, ArithmeticError, RecursionError) as error:
         raise ModelError(f"{path} has arguments that cannot be read: {error!r}") from error
+    if "structure" in metadata and weights:
+        state = diffq.from_structure(metadata["structure"], state, origin=str(path))
     return {"klass": ClassName(metadata["klass"]), "args": args, "kwargs": kwargs, "state": state}
-
-
-def _state_of(state: Any, path: Path) -> dict[str, Tensor]:
-    if isinstance(state, Mapping) and "__quantized" in state:
-        raise ModelError(f"{path} is quantised with DiffQ, which is not read here: take the unquantised model")
-    return plain_tensors(state, path)
 
 
 def _write(folder: Path, name: str, content: bytes) -> Path:

@@ -9,6 +9,7 @@ import torch
 from models.errors import ModelError
 from models.networks.catalog import build, from_config, to_config
 from models.weights.demucs.demucs_options import ClassName, to_kwargs, to_our_config
+from models.weights.demucs.diffq import reference_shapes
 from tests.models.parity import forward_gap, gradient_gap, noise, twin
 
 SOURCES = ["drums", "bass", "other", "vocals"]
@@ -38,6 +39,7 @@ def test_variants_are_the_references_and_written_back(variant: str) -> None:
     reference = getattr(importlib.import_module(module), klass)(SOURCES[:2], samplerate=8000, **kwargs)
     ours = from_config(to_our_config(name, (SOURCES[:2],), kwargs | {"samplerate": 8000}, origin="x"))
     twin(ours, reference)
+    assert list(reference_shapes(ours)) == [key for key, _ in reference.named_parameters()]
     for num_samples in (2000, 1999):
         assert forward_gap(ours.eval(), reference.eval(), noise(1, 2, num_samples)) < 1e-4
     assert gradient_gap(ours.train(), reference.train(), noise(1, 2, 2000)) < 1e-3

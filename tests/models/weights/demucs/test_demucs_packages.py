@@ -25,6 +25,7 @@ from models.errors import ModelError
 from models.inference.separate import separate
 from models.networks.catalog import build, from_config, to_config
 from models.weights.demucs.demucs_packages import export_bag, export_package, load_package
+from models.weights.demucs.diffq import reference_shapes
 from models.weights.loading import load_model
 from tests.models.parity import forward_gap, noise
 
@@ -99,6 +100,7 @@ def test_published_pickle_loads_and_gives_the_references_estimates(name: str, tm
     theirs.load_state_dict({key: value.half().float() for key, value in theirs.state_dict().items()})
     assert not ours.training
     assert ours.config.sources == tuple(SOURCES)
+    assert list(reference_shapes(ours)) == [key for key, _ in theirs.named_parameters()]
     assert forward_gap(ours, theirs, noise(1, 2, 6000)) < 1e-4
 
 
