@@ -303,9 +303,9 @@ def _whole_numbers(planes_LPW: Tensor, count: int) -> NDArray[np.uint16]:
     num_blocks, num_planes, _ = planes_LPW.shape
     if num_blocks != -(-count // BLOCK):
         raise ModelError(f"was altered: {count} numbers take {-(-count // BLOCK)} blocks, it has {num_blocks}")
-    words = planes_LPW.numpy().astype("<i8", copy=False)
+    packed = planes_LPW.numpy().astype("<i8", copy=False)
     # (L, P, W, 8 bytes of a word) -> (P, L, byte, W), and the eight bytes of neighbouring words as one number
-    parts = words.view(np.uint8).reshape(num_blocks, num_planes, WORDS, 8).transpose(1, 0, 3, 2)
+    parts = packed.view(np.uint8).reshape(num_blocks, num_planes, WORDS, 8).transpose(1, 0, 3, 2)
     rows_P = np.ascontiguousarray(parts).reshape(num_planes, num_blocks * 8 * WORDS).view(np.uint64)
     numbers = _eight_bits(rows_P[:8], num_blocks)[:count].astype(np.uint16)
     if num_planes > 8:
