@@ -25,7 +25,10 @@ VERBS = {
     "Before you start": ("planning", ("init", "presets", "config", "inspect", "plan", "doctor")),
     "Models": (
         "models",
-        ("separate", "compare", "listen", "history", "lineage", "card", "rollback", "export", "compress", "bag"),
+        (
+            "separate", "compare", "listen", "outliers", "history", "lineage", "card", "rollback", "export", "compress",
+            "bag",
+        ),
     ),
     "Store": ("store", ("datasets", "forget", "gc")),
     "Operations": ("operations", ("ui", "deploy", "retrain", "notify", "webhook", "sbom")),

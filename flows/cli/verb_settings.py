@@ -36,6 +36,7 @@ OTHERS = {
     "separate": ("separate",),
     "compare": ("evaluate", "gate"),
     "listen": ("listen", "evaluate", "gate", "registry"),
+    "outliers": ("evaluate",),
     "history": ("registry",),
     "lineage": ("registry",),
     "card": ("registry",),

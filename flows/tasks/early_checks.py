@@ -23,7 +23,7 @@ def check_run(config: RunConfig, *, verb: str) -> None:
     Nor may a file of this folder redirect Prefect.
     """
     prefect_files.require_none()
-    models = verb not in (*CORPUS_STEPS, "compare", "listen")
+    models = verb not in (*CORPUS_STEPS, "compare", "listen", "outliers")
     curation_rules(config.curate.plugins)
     notifications.check(config.notify)
     if models:

@@ -23,6 +23,7 @@ from flows.cli.pipeline import demo
 from flows.cli.store import forget
 from flows.retraining import retrain_log
 from models.weights.checkpoint import read_config
+from pipelines.evaluation import score_outliers
 from tests.docs import notebook
 from tests.drills import drill_road as drill
 from tests.e2e.walked import Walked
@@ -136,6 +137,20 @@ def test_listen_makes_pages_of_both(walked: Walked, rival: Path, tmp_path: Path)
     assert page == f"{song.replace('/', ' ')}.html"
     # The true stems and both models' estimates of each.
     assert Path(told["page"]).with_name(page).read_text().count('<script type="audio/flac"') == 3 * len(SOURCES)
+
+
+def test_outliers_rank_every_song_of_the_train_split(walked: Walked, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = stemline("outliers", CHAMPION, *walked.settings)
+    assert refused.code == 2
+    message = " ".join(refused.err.split())
+    assert "the train split has 4 songs; to tell which of them stand out it needs at least 12" in message
+    monkeypatch.setattr(score_outliers, "MIN_SONGS", 4)
+    ranked = walked.asked("outliers", CHAMPION)["songs"]
+    songs = {song.track_id for song in read_songs(ShardSet(**walked.answer["corpus"]["curated"]["chunks"]))}
+    assert {song["track_id"] for song in ranked} == {track_id for track_id in songs if track_id.startswith("train/")}
+    deviations = [song["deviation"] for song in ranked]
+    assert deviations == sorted(deviations)
+    assert {song["source"] for song in ranked} <= {*SOURCES}
 
 
 def test_separate_writes_the_stems_of_a_song_and_says_which_it_cannot(walked: Walked, tmp_path: Path) -> None:

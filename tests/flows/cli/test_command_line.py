@@ -28,7 +28,8 @@ from tests.flows.command import stemline
 
 # What a verb must be given besides settings; with flags that would make it act where it can.
 GIVEN = {
-    "compare": ["a", "b"], "lineage": ["a song"], "forget": ["a song"], "rollback": ["--to", "1"], "gc": ["--delete"],
+    "compare": ["a", "b"], "outliers": ["a"], "lineage": ["a song"], "forget": ["a song"], "rollback": ["--to", "1"],
+    "gc": ["--delete"],
     "separate": ["x.wav", "--model", "m", "--out", "o"], "compress": ["m", "--to", "small"], "plan": ["smoke"],
     "bag": ["drums=a", "--to", "new/bag.yaml"], "export": ["m", "--to", "m.onnx"], "deploy": ["--cron", "off"],
     "card": ["models:/m/1"], "datasets diff": ["1", "2"], "datasets find": ["a song"],
@@ -53,6 +54,7 @@ WORK = {
     "separate": "e2e/test_road.py::test_separate_writes_the_stems_of_a_song_and_says_which_it_cannot",
     "compare": "e2e/test_road.py::test_compare_says_what_one_gains_over_the_other",
     "listen": "e2e/test_road.py::test_listen_makes_pages_of_both",
+    "outliers": "e2e/test_road.py::test_outliers_rank_every_song_of_the_train_split",
     "history": "flows/cli/models/test_history.py::test_what_was_promoted_is_listed_and_rolled_back",
     "lineage": "flows/cli/models/test_lineage.py::test_a_song_tells_who_heard_it",
     "card": "flows/console/test_version_card.py::test_a_card_for_hugging_face_is_read_by_its_library",

@@ -29,7 +29,7 @@ def config(tmp_path: Path, *overrides: str) -> RunConfig:
     return settings.load("smoke", [*roots, *overrides])
 
 
-@pytest.mark.parametrize("verb", [*STEPS, "demo", "compare", "listen"])
+@pytest.mark.parametrize("verb", [*STEPS, "demo", "compare", "listen", "outliers"])
 def test_a_run_that_may_begin_is_let_through_and_nothing_is_made(tmp_path: Path, songs: Path, verb: str) -> None:
     check_run(config(tmp_path), verb=verb)
     assert not (tmp_path / "store").exists()
@@ -125,6 +125,7 @@ def test_a_deleted_experiment_is_told_before_anything_starts(tmp_path: Path, son
         ("listen", "corpus.root=TMP/songs"),
         ("listen", "--model", "/no/such/checkpoint", "--against", "/none", "corpus.root=TMP/songs"),
         ("compare", "/no/such/checkpoint", "/none", "corpus.root=TMP/songs"),
+        ("outliers", "/no/such/checkpoint", "corpus.root=TMP/songs"),
     ],
 )
 def test_a_command_that_cannot_work_makes_no_store(tmp_path: Path, songs: Path, words: tuple[str, ...]) -> None:

@@ -1,0 +1,82 @@
+"""Which songs a model separates far worse than they could be."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from datasets.errors import InputError
+from datasets.schema import Score
+from datasets.seeding import row_rng
+from pipelines.evaluation.score_outliers import MIN_SONGS, rank
+
+SOURCES = ("drums", "vocals")
+
+
+def score(number: int, source: str, nsdr: float | None, oracle: float | None) -> Score:
+    return Score(
+        track_id=f"song {number:02d}", title=f"Song {number}", source=source, protocol="", nsdr=nsdr, sdr=None,
+        mixture_nsdr=None, mixture_sdr=None, ceiling_nsdr=oracle,
+    )  # fmt: skip
+
+
+def scores(num_songs: int, *, seed: int = 0) -> list[Score]:
+    """Songs of every difficulty: drums reach 0.8 of the oracle's less 2 dB, vocals half, within 0.3 dB or so."""
+    rng = row_rng(seed, "scores")
+    return [
+        score(number, source, slope * oracle - 2 + rng.normal(0, 0.3), oracle)
+        for number, oracle in enumerate(rng.uniform(4, 16, num_songs).tolist())
+        for source, slope in zip(SOURCES, (0.8, 0.5), strict=True)
+    ]
+
+
+def planted(rows: Sequence[Score], number: int, source: str, below_db: float) -> list[Score]:
+    at = next(row for row in rows if (row.track_id, row.source) == (f"song {number:02d}", source))
+    assert at.nsdr is not None
+    return [score(number, source, at.nsdr - below_db, at.ceiling_nsdr) if row is at else row for row in rows]
+
+
+def test_a_stem_below_what_its_mixture_allows_ranks_before_songs_that_are_harder() -> None:
+    rows = scores(40)
+    easiest = max(range(40), key=lambda number: rows[2 * number].ceiling_nsdr or 0.0)
+    bad = planted(rows, easiest, "vocals", 4.0)
+    hardest = min(row.nsdr or 0.0 for row in bad)
+    first, second, *_ = ranked = rank(bad)
+    assert (first.track_id, first.source) == (f"song {easiest:02d}", "vocals")
+    assert first.nsdr > hardest + 1  # by the score alone it would not have been
+    assert first.expected_nsdr - first.nsdr == pytest.approx(4.0, abs=0.9)
+    assert first.deviation < -8 < second.deviation
+    assert sorted(outlier.track_id for outlier in ranked) == [f"song {number:02d}" for number in range(40)]
+    assert [outlier.deviation for outlier in ranked] == sorted(outlier.deviation for outlier in ranked)
+
+
+def test_a_quarter_of_bad_songs_moves_nothing_and_all_of_them_come_first() -> None:
+    rows = scores(40)
+    for number in range(10):
+        rows = planted(rows, number, "drums", 5.0)
+    ranked = rank(rows)
+    assert {outlier.track_id for outlier in ranked[:10]} == {f"song {number:02d}" for number in range(10)}
+    clean = {outlier.track_id: outlier for outlier in rank(scores(40)) if outlier.source == "drums"}
+    for outlier in ranked:
+        if outlier.source == "drums" and outlier.track_id in clean:
+            assert outlier.expected_nsdr == pytest.approx(clean[outlier.track_id].expected_nsdr, abs=0.3)
+
+
+def test_neither_the_order_of_rows_nor_a_source_that_is_silent_changes_a_rank() -> None:
+    rows = planted(scores(30), 3, "drums", 4.0)
+    assert rank(rows[::-1]) == rank(rows)
+    silent = [*rows, score(30, "drums", None, None), score(30, "vocals", None, None), score(31, "drums", None, None)]
+    assert rank(silent) == rank(rows)
+
+
+def test_songs_that_are_all_alike_stand_out_by_a_decibel_scale() -> None:
+    rows = [score(number, "drums", 5.0, 9.0) for number in range(MIN_SONGS)]
+    assert {outlier.deviation for outlier in rank(rows)} == {0.0}
+    assert rank(planted(rows, 2, "drums", 1.0))[0].deviation == pytest.approx(-10.0)
+
+
+def test_too_few_songs_with_a_source_are_refused_with_its_name() -> None:
+    rows = [row for row in scores(MIN_SONGS) if (row.track_id, row.source) != ("song 00", "vocals")]
+    message = f"the source vocals has 11 songs; to tell which of them stand out it needs at least {MIN_SONGS}"
+    with pytest.raises(InputError, match=message):
+        rank(rows)
+    assert len(rank(scores(MIN_SONGS))) == MIN_SONGS
