@@ -23,11 +23,12 @@ from flows.gate_decision import Trained, candidate_ancestry, decide, origin_tags
 from flows.tasks.approval import with_approval
 from flows.tasks.prefect_step import RUN_NAME, resumable, run_quick, step
 from pipelines import registry
-from pipelines.evaluation import evaluate, song_table
+from pipelines.evaluation import evaluate
 from pipelines.evaluation.evaluate import EvaluateResult
 from pipelines.evaluation.evaluate_config import with_subfolder
 from pipelines.evaluation.gate import GateDecision
 from pipelines.evaluation.gate.rules import license_rule
+from pipelines.evaluation.score_tables import song_table
 from pipelines.evaluation.summary import ScoreSummary, extra_scores
 from pipelines.lineage import song_licenses
 from pipelines.lineage.training_recordings import Ancestors

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines import registry
-from pipelines.evaluation import song_table
-from pipelines.evaluation.song_table import LoudestLeak, Row, SourceInterval
+from pipelines.evaluation.score_tables import song_table
+from pipelines.evaluation.score_tables.song_table import LoudestLeak, Row, SourceInterval
 from pipelines.lineage import song_licenses
 from pipelines.lineage.song_licenses import SongLicenses
 from pipelines.lineage.training_recordings import Ancestors, Ancestry

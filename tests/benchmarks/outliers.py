@@ -33,7 +33,7 @@ from models.learner_config import LearnerConfig
 from models.learning.learner import Learner
 from models.networks.catalog import build
 from models.scores.metrics import ideal_ratio_mask, nsdr
-from pipelines.evaluation.score_outliers import rank
+from pipelines.evaluation.score_tables.score_outliers import rank
 from tests.benchmarks.curation import RATE as WHOLE_RATE
 from tests.benchmarks.curation import multitracks
 from tests.benchmarks.table import Row, figure, show

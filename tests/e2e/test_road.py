@@ -23,7 +23,7 @@ from flows.cli.pipeline import demo
 from flows.cli.store import forget
 from flows.retraining import retrain_log
 from models.weights.checkpoint import read_config
-from pipelines.evaluation import score_outliers
+from pipelines.evaluation.score_tables import score_outliers
 from tests.docs import notebook
 from tests.drills import drill_road as drill
 from tests.e2e.walked import Walked

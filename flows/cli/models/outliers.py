@@ -15,8 +15,8 @@ from flows.cli.session import prepared, run_verb
 from flows.config import RunConfig
 from flows.console.progress_display import Screen, decibels, table
 from pipelines import registry
-from pipelines.evaluation import score_outliers
-from pipelines.evaluation.score_outliers import ScoreOutlier
+from pipelines.evaluation.score_tables import score_outliers
+from pipelines.evaluation.score_tables.score_outliers import ScoreOutlier
 
 MIN_ROWS, MAX_ROWS = 5, 30  # of the table; between them, a tenth of the songs
 

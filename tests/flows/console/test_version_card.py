@@ -13,7 +13,7 @@ from datasets.shards.manifests import read_manifest, write_manifest
 from flows.config import load
 from flows.console import version_card
 from pipelines import registry
-from pipelines.evaluation import song_table
+from pipelines.evaluation.score_tables import song_table
 from pipelines.lineage.song_licenses import SongLicenses
 from pipelines.registry import ModelVersion
 from pipelines.report.model_card import ModelCard

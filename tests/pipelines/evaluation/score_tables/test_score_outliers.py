@@ -7,7 +7,7 @@ import pytest
 from datasets.errors import InputError
 from datasets.schema import Score
 from datasets.seeding import row_rng
-from pipelines.evaluation.score_outliers import MIN_SONGS, rank
+from pipelines.evaluation.score_tables.score_outliers import MIN_SONGS, rank
 
 SOURCES = ("drums", "vocals")
 

@@ -1,0 +1,1 @@
+"""What is read from a table of scores, song by song."""
