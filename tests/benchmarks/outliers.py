@@ -187,6 +187,7 @@ def measure(made: Trial, *, steps: int, seed: int) -> dict[str, float]:
         "harmful, by nSDR": auc(HARMFUL, worst),
         **{fault: auc((fault,), deviations) for fault in FAULTS},
         "in the worst decile": len(harmful & set(left_out)) / len(harmful),
+        "planted": len(set(made.planted) & set(left_out)) / len(left_out),
         "rules": statistics.fmean(made.named[title] for title in harmful),
         "held-out gain": gain,
         "without": without,
@@ -204,6 +205,7 @@ def rows_of(seeds: Sequence[Mapping[str, float]]) -> list[Row]:
         *(row(f"AUC, {fault}", fault) for fault in FAULTS),
         row("songs that do harm in the worst decile", "in the worst decile"),
         row("the same, named by rules of curation", "rules"),
+        row("of the worst decile, planted songs of any kind", "planted"),
         row("held-out gain with all songs", "held-out gain", "dB"),
         row("without the worst decile", "without", "dB"),
     ]
