@@ -16,7 +16,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import as_completed
 from contextlib import ExitStack, chdir, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -33,7 +32,8 @@ from pipelines.runtime.step_keys import ROOT
 _LOG = logging.getLogger(__name__)
 _TRIES = 3  # Ray gives a local start 30 s, a constant in its source that a loaded machine exceeds
 _PROBE_S = 5.0
-_LOOK_S = 0.03  # between two looks for finished tasks
+_LOOK_S = 0.03, 0.3  # between two looks for finished tasks, at the least and at the most
+_LOOK_SHARE = 0.005  # of what a task takes
 _HANDSHAKE_S = 15.0
 _OBJECT_STORE_BYTES = 512 * 2**20  # songs travel through files; objects are small
 _FORWARDED = (
@@ -105,46 +105,30 @@ def map_rows(
     *,
     resources: Resources | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Results of `work` over `items` as they are finished, in no order: a task of Ray for each item.
+    """Results of `work` over `items` as they are finished, in no order: a Ray Data job of one task per item.
 
     Items and results are JSON-sized values; audio stays in files. `work` may run twice for one item when a
     worker dies, so it must be safe to repeat. InputErrors raised in it come back as InputErrors here.
-    Items are begun in their order. Whoever stops asking cancels those that are not finished.
-
-    No job of Ray Data, whose driver looks for finished tasks all the time: a tenth of what decoding songs takes.
     """
     if not items:
         return
-    import ray
+    import ray.data
 
+    quiet_data()
     need = resources or Resources()
-    task = ray.remote(_as_text).options(
+    # As JSON text: Arrow would give every row the union of all rows' keys.
+    dataset = ray.data.from_items([{"item": json.dumps(item)} for item in items], override_num_blocks=len(items))
+    answers = dataset.map(
+        _AsText(work),
         num_cpus=need.num_cpus,
         num_gpus=need.num_gpus or None,
         memory=affordable(need.memory_bytes),
-        scheduling_strategy="SPREAD",
-        max_retries=-1,  # of tasks whose worker died
-        name=work.__name__,
     )
-    pending = {(ref := task.remote(work, json.dumps(item))).future(): ref for item in items}
-    try:
-        for future in as_completed(list(pending)):
-            del pending[future]
-            answer = future.result()
-            if answer["input_error"]:
-                raise InputError(answer["input_error"])
-            yield json.loads(answer["result"])
-    finally:
-        for ref in pending.values() if ray.is_initialized() else ():  # `cancel` would start another Ray
-            ray.cancel(ref)
-
-
-def _as_text(work: Callable[[dict[str, Any]], Mapping[str, Any]], item: str) -> dict[str, str]:
-    """Work on JSON text, with an InputError as text too: tasks' exceptions reach the driver wrapped in Ray's own."""
-    try:
-        return {"result": json.dumps(work(json.loads(item))), "input_error": ""}
-    except InputError as error:
-        return {"result": "", "input_error": str(error)}
+    for answer in answers.iter_rows():
+        if answer["input_error"]:
+            raise InputError(answer["input_error"])
+        _look_as_often_as_pays(answer["seconds"])
+        yield json.loads(answer["result"])
 
 
 def quiet_data() -> None:
@@ -153,17 +137,39 @@ def quiet_data() -> None:
     It also looks for finished tasks ten times a second, twice for each, so a core idles for 0.2 s after every task.
     """
     import ray.data
-    from ray.data._internal.execution import streaming_executor_state
 
-    # Its own name for it, there is no setting: with ray 2.60, gaps of 0.06 s. May go when Ray wakes up by itself.
-    streaming_executor_state.WAIT_FOR_TASK_COMPLETION_TIMEOUT_S = _LOOK_S
-
+    _look_as_often_as_pays(0.0)
     context = ray.data.DataContext.get_current()
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # before the next line, which warns
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     for name in ("ray.data", "ray.data._internal"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+class _AsText:
+    """Work on JSON text, with an InputError as text too: tasks' exceptions reach the driver wrapped in Ray's own."""
+
+    def __init__(self, work: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
+        self._work = work
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        began = time.monotonic()
+        try:
+            answer = {"result": json.dumps(self._work(json.loads(row["item"]))), "input_error": ""}
+        except InputError as error:
+            answer = {"result": "", "input_error": str(error)}
+        return {**answer, "seconds": time.monotonic() - began}
+
+
+def _look_as_often_as_pays(task_s: float) -> None:
+    """How often Ray Data looks for finished tasks of this length: a look takes 3 ms, and a core idles up to two."""
+    from ray.data._internal.execution import streaming_executor_state
+
+    # Its own name for it, there is no setting. May go when Ray wakes up by itself, which that of 2.60 does not.
+    least_s, most_s = _LOOK_S
+    look_s = min(most_s, max(least_s, _LOOK_SHARE * task_s))
+    streaming_executor_state.WAIT_FOR_TASK_COMPLETION_TIMEOUT_S = look_s
 
 
 # --- local --------------------------------------------------------------------------------------------------
