@@ -173,7 +173,8 @@ def _results(
     def find(key: str) -> SongResult | None:
         return song_scoring.find(store, key, track_id=songs[key].track_id, title=songs[key].title)
 
-    missing = [key for key in songs if find(key) is None]
+    # The longest first, so that no worker is left with one at the end while the others have nothing to do.
+    missing = sorted((key for key in songs if find(key) is None), key=lambda key: -songs[key].num_samples)
     with stage(progress, "evaluate", len(songs), "songs") as progress_stage:
         progress_stage.advance(len(songs) - len(missing))
         if missing:

@@ -141,8 +141,10 @@ def _separated(
             except (InputError, OSError) as error:
                 yield place, error
         return
+    # The longest first, so that no worker is left with one at the end while the others have nothing to do.
+    longest_first = sorted(songs, key=lambda place: -_length_s(songs[place].song))
     with stage(progress, "separate", total=len(songs), unit="songs") as songs_stage:
-        for place, answer in separate_on_nodes(separator, songs):
+        for place, answer in separate_on_nodes(separator, {place: songs[place] for place in longest_first}):
             songs_stage.advance()
             songs_stage.note(Path(songs[place].song).name)
             yield place, answer

@@ -1,6 +1,7 @@
 """Scores of held-out songs: right per song, summed up right, never computed twice."""
 
 import warnings
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from datasets.errors import InputError
 from datasets.schema import Score, ShardSet
 from datasets.shards.arrow_tables import read_objects
+from datasets.shards.manifests import read_songs
 from datasets.shards.shards import read_track
 from models.inference.separate import separate
 from models.networks.catalog import build
@@ -144,6 +146,22 @@ def test_nsdr_is_averaged_over_songs_and_sdr_takes_the_median() -> None:
 def test_scores_of_two_protocols_are_not_summed_up() -> None:
     with pytest.raises(InputError, match="2 protocols"):
         summarize([score("a", "drums", 1.0), replace(score("b", "drums", 1.0), protocol="q")], "m", "d")
+
+
+def test_the_longest_songs_are_scored_first(chunks: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dealt: list[str] = []
+
+    def note(config: EvaluateConfig, checkpoint: str, chunks: ShardSet, items: Any, store: str) -> list[str]:
+        dealt.extend(item["track_id"] for item in items)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluate, "separate_and_score", note)
+    monkeypatch.setattr(evaluate, "connect", lambda store: nullcontext())
+    songs = {song.track_id: song for song in read_songs(chunks)}
+    keyed = {name: replace(songs[name], num_samples=length) for name, length in (("b", 2), ("c", 1), ("d", 3))}
+    with pytest.raises(KeyboardInterrupt):
+        evaluate._results(CONFIG, "model", "digest", chunks, keyed, str(tmp_path), None)
+    assert dealt == ["d", "b", "c"]
 
 
 def test_an_empty_split_is_named(chunks: ShardSet, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from datasets.errors import InputError, Unavailable
 from pipelines.inference import separate_songs
 from pipelines.inference.separate_config import SeparateConfig
 from pipelines.inference.separate_songs import SeparateResult, folder_name, run
-from pipelines.inference.song_separation import SongQueue
+from pipelines.inference.song_separation import PlannedSong, SongQueue, SongSeparator, separate_song
 from pipelines.inference.stem_files import FULL_SCALE, file_name
 from tests.datasets.audio.encoded import encoded
 
@@ -346,6 +347,23 @@ def test_songs_separated_on_nodes_are_those_of_this_process_to_the_bit(
     assert [song for song, _ in made[0][1]] == songs[2:4]
     assert made[1] == made[0]
     assert made[2] == made[0]
+
+
+def test_the_longest_songs_are_dealt_first_and_answered_in_the_order_given(
+    tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    songs = [str(write_song(tmp_path / f"{length}.wav", seconds=length)) for length in (1.0, 1.5, 0.5)]
+    dealt: list[str] = []
+
+    def here(separator: SongSeparator, planned: Mapping[int, PlannedSong]) -> Iterator[tuple[int, Any]]:
+        for place, song in planned.items():
+            dealt.append(song.song)
+            yield place, separate_song(separator, song)
+
+    monkeypatch.setattr(separate_songs, "separate_on_nodes", here)
+    result = run(SeparateConfig(num_workers=2), songs, model=model, out=str(tmp_path / "out"))
+    assert dealt == [songs[1], songs[0], songs[2]]
+    assert [song.song for song in result.songs] == songs
 
 
 @pytest.mark.ray
