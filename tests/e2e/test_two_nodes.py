@@ -56,7 +56,7 @@ seen, enough = [], threading.Event()
 
 
 def at_work():
-    return any("_write_plan" in worker.name() for worker in raylet.children(recursive=True))
+    return any("Map" in worker.name() for worker in raylet.children(recursive=True))
 
 
 def watch(then):
