@@ -34,7 +34,7 @@ def command(verb: str, store: str, scratch: Path, songs: Path) -> list[str]:
     name = store.rsplit("/", 1)[-1]
     own = [f"store.root={store}", f"store.scratch={scratch}", f"registry.name={name}", f"registry.experiment={name}"]
     if verb == "demo":  # its preset is a part of it, and it composes its songs
-        return [sys.executable, "-m", "flows", verb, "--json", *own, "train.checkpoint_every=20"]
+        return [sys.executable, "-m", "flows", verb, "--json", *own, "train.checkpoint_every=100"]
     own += [f"corpus.root={songs}", *drill_road.SETTINGS]
     return [sys.executable, "-m", "flows", verb, "--json", "--preset", "smoke", *own]
 

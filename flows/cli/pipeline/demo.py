@@ -14,7 +14,7 @@ from pipelines.evaluation.summary import ScoreSummary
 from pipelines.runs.remote_checkpoints import send
 
 SONGS = "demo-songs"
-NUM_SONGS = 12
+NUM_SONGS = 24
 SONG_S = 12.0
 SEED = 0
 MIN_GAIN_DB = 3.0  # over the unprocessed mixture on held-out toy songs; less means that something is broken
