@@ -1,8 +1,9 @@
 """`make bench-compression`: what a small trained model loses in nSDR for how many bytes less.
 
 HT Demucs' tiny preset, at half its sample rate, is trained on toy songs three times with the same seeds: plainly, and
-with differentiable quantisation at two penalties. The plain one is also rounded after training. All are scored on held-out
-toy songs as they come back from their files. About four minutes on one core; `--steps` makes it shorter or longer.
+with differentiable quantisation at two penalties. The plain one is also rounded after training. All are scored on
+held-out toy songs as they come back from their files. About four minutes on one core; `--steps` makes it shorter or
+longer.
 """
 
 import argparse
