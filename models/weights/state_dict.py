@@ -53,16 +53,23 @@ def build_for(config: Mapping[str, Any], state: Mapping[str, Tensor], *, origin:
 
 def plain_tensors(state: Any, path: Path) -> dict[str, Tensor]:
     """The weights of a stranger's file in float32, sure to be finite tensors by name."""
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+    table = isinstance(state, Mapping)
+    if not table or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()):
         raise ModelError(f"{path} has no table of weights by name")
     for name, value in state.items():
         if value.layout != torch.strided or value.is_quantized or value.is_complex() or value.device.type != "cpu":
             raise ModelError(f"{path} has weights that are no plain numbers, in {name}")
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():  # a small file would ask for much
             raise ModelError(f"{path} has weights that are fewer numbers than their shape says, in {name}")
+    claimed = sum(value.numel() * value.element_size() for value in state.values())
+    sizes = {(storage := value.untyped_storage()).data_ptr(): storage.nbytes() for value in state.values()}
+    distinct = sum(sizes.values())
+    if claimed > 2 * distinct:  # a few layers may share weights; where many do, a small file would ask for much
+        raise ModelError(f"{path} was altered: of {claimed} bytes of weights only {distinct} differ from each other")
+    for name, value in state.items():
         if not torch.isfinite(value).all():
             raise ModelError(f"{path} has weights that are not finite, in {name}")
-    return {str(name): value.float() for name, value in state.items()}
+    return {name: value.float() for name, value in state.items()}
 
 
 def _build_plugin(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> nn.Module:

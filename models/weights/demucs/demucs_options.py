@@ -6,20 +6,19 @@ refused by name, since its weights would load and sound wrong. The third kind, a
 does not have, are passed over; the reference drops the latter too.
 """
 
-import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ...errors import ModelError
 from ...networks import catalog
 from ...networks.demucs import INNER_LAYER, DemucsConfig
 from ...networks.hdemucs import HDemucsConfig
 from ...networks.htdemucs import HTDemucsConfig
-from ..option_checks import flag, names, num_layers, number, seconds, whole_number
+from ..option_checks import brief, flag, names, num_layers, number, seconds, whole_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,7 @@ def to_our_config(klass: Any, args: Any, kwargs: Any, *, origin: str) -> dict[st
     """The configuration, as `catalog.from_config` takes it, of a package's class and arguments."""
     if not isinstance(klass, ClassName) or klass.path not in OPTIONS_OF:
         raise ModelError(
-            f"{origin} is of class {getattr(klass, 'path', klass)!r}: known: {', '.join(sorted(OPTIONS_OF))}"
+            f"{origin} is of class {brief(getattr(klass, 'path', klass))}: known: {', '.join(sorted(OPTIONS_OF))}"
         )
     table = OPTIONS_OF[klass.path]
     if not isinstance(args, Sequence) or len(args) > 1 or not isinstance(kwargs, Mapping):
@@ -51,8 +50,11 @@ def to_our_config(klass: Any, args: Any, kwargs: Any, *, origin: str) -> dict[st
     if "sources" not in options:
         raise ModelError(f"{origin} does not say which sources it separates")
     try:
+        if tensors := [name for name, value in options.items() if isinstance(value, Tensor)]:
+            # One of a few bytes can have a shape so large that merely comparing it fills the memory
+            raise ModelError(f"has an option of the wrong kind: {brief(tensors[0])} is a tensor")
         strange = [
-            f"sets {name}={reprlib.repr(options[name])}; only {fixed!r} can be built here"
+            f"sets {name}={brief(options[name])}; only {fixed!r} can be built here"
             for name, fixed in table.fixed.items()
             if not _same(options.get(name, fixed), fixed)
         ]

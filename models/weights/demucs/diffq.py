@@ -8,7 +8,6 @@ use, is neither needed nor copied. Shape letters: L block of 2048 numbers, P pla
 
 import json
 import re
-import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...errors import ModelError
-from ..option_checks import flag, number, whole_number
+from ..option_checks import brief, flag, number, whole_number
 from .demucs_options import ClassName
 
 UNIFORM, DIFFQ = "diffq.uniform.UniformQuantizer", "diffq.diffq.DiffQuantizer"
@@ -167,7 +166,7 @@ def _from_node(node: Any, tensors: Mapping[str, Tensor]) -> Any:
         return tensors[content]
     if kind == "_class":
         return ClassName(str(content))
-    raise ValueError(f"a part of kind {reprlib.repr(kind)}")
+    raise ValueError(f"a part of kind {brief(kind)}")
 
 
 def _refusal(origin: str, error: ModelError) -> ModelError:
@@ -196,18 +195,18 @@ def _options(meta: Any) -> QuantizerOptions:
     klass = meta.get("klass") if isinstance(meta, Mapping) else None
     if not isinstance(klass, ClassName) or klass.path not in QUANTIZERS:
         path = klass.path if isinstance(klass, ClassName) else klass
-        raise ModelError(f"its quantiser is {reprlib.repr(path)}; read are {' and '.join(QUANTIZERS)}")
+        raise ModelError(f"its quantiser is {brief(path)}; read are {' and '.join(QUANTIZERS)}")
     for name, needed in (("packed", True), ("torch_pack", False)):
         if meta.get(name, False) is not needed:
-            raise ModelError(f"sets {name}={reprlib.repr(meta.get(name, False))}; only {needed} is read")
+            raise ModelError(f"sets {name}={brief(meta.get(name, False))}; only {needed} is read")
     given = meta.get("init_kwargs")
     if not isinstance(given, Mapping):
         raise ModelError("does not say with which options")
     options = DEFAULTS[klass.path] | dict(given)
     if unknown := options.keys() - DEFAULTS[klass.path].keys() - WITHOUT_EFFECT[klass.path]:
-        raise ModelError(f"has an option that is not known: {', '.join(sorted(map(repr, unknown)))[:200]}")
+        raise ModelError(f"has an option that is not known: {', '.join(sorted(map(brief, unknown)))[:200]}")
     if not isinstance(options["exclude"], list | tuple) or len(options["exclude"]):
-        raise ModelError(f"sets exclude={reprlib.repr(options['exclude'])}; only [] is read")
+        raise ModelError(f"sets exclude={brief(options['exclude'])}; only [] is read")
     uniform = klass.path == UNIFORM
     return QuantizerOptions(
         threshold=int(number(options["min_size"]) * 2**20 // 4),
@@ -228,7 +227,7 @@ def _at_least_1(name: str, value: Any, most: int) -> int:
 def _list(value: Any, name: str, length: int | None = None) -> Sequence[Any]:
     if not isinstance(value, list | tuple) or (length is not None and len(value) != length):
         wanted = "a list" if length is None else f"{length} values"
-        raise ModelError(f"was altered: {name} must be {wanted}, got {reprlib.repr(value)}")
+        raise ModelError(f"was altered: {name} must be {wanted}, got {brief(value)}")
     return value
 
 
@@ -243,7 +242,7 @@ def _parameter(entry: Any, options: QuantizerOptions) -> QuantizedParameter:
         widths = _planes(widths, None)
     low, high = _list(limits, "a range", 2)
     if type(low) is not float or type(high) is not float or not (-MAX_FLOAT <= low <= high <= MAX_FLOAT):
-        raise ModelError(f"was altered: a range must be two finite numbers that rise, got {reprlib.repr(limits)}")
+        raise ModelError(f"was altered: a range must be two finite numbers that rise, got {brief(limits)}")
     if high - low > MAX_FLOAT:
         raise ModelError(f"was altered: a range of {low:g} to {high:g} is wider than float32 holds")
     return QuantizedParameter(planes_LPW=by_width, low=low, high=high, widths_LPW=widths)

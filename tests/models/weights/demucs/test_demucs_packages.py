@@ -30,6 +30,7 @@ from models.weights.loading import load_model
 from tests.models.parity import forward_gap, noise
 
 SOURCES = ["voice", "rest"]
+LARGE, SHARED = torch.zeros(1).expand((7,) * 22), torch.zeros(1000)
 HT_KWARGS: dict[str, Any] = {
     "sources": SOURCES,
     "channels": 8,
@@ -335,6 +336,12 @@ def test_a_truncated_or_altered_package_is_named(tmp_path: Path) -> None:
         ({"kwargs": HT_KWARGS | {"depth": 10**6}}, "from 0 to 1000"),
         ({"kwargs": HT_KWARGS | {"depth": 0}}, "depth must be >= 1, got 0"),
         ({"kwargs": HT_KWARGS | {"t_emb": torch.zeros(3)}}, "option of the wrong kind"),
+        # Of one number, but too large to be printed or compared
+        ({"kwargs": HT_KWARGS | {"t_emb": LARGE}}, "option of the wrong kind: 't_emb' is a tensor"),
+        ({"kwargs": HT_KWARGS | {"sources": LARGE}}, "option of the wrong kind: 'sources' is a tensor"),
+        ({"kwargs": HT_KWARGS | {"channels": [LARGE]}}, r"an option \[<Tensor>\]: want a whole number"),
+        ({"klass": LARGE}, "of class <Tensor>"),
+        ({"state": {LARGE: torch.zeros(3)}}, "no table of weights"),
         ({"state": {"a": torch.zeros(2, 2).to_sparse()}}, "no plain numbers"),
         ({"state": {"a": torch.zeros(2, dtype=torch.complex64)}}, "no plain numbers"),
         ({"kwargs": {}}, "does not say which sources"),
@@ -343,6 +350,7 @@ def test_a_truncated_or_altered_package_is_named(tmp_path: Path) -> None:
         ({"state": [1]}, "no table of weights"),
         ({"state": {"a": torch.tensor(float("nan"))}}, "not finite"),
         ({"state": {"a": torch.zeros(1).expand(2**40)}}, "fewer numbers than their shape says"),
+        ({"state": {str(copy): SHARED for copy in range(3)}}, "of 12000 bytes of weights only 4000 differ"),
     ],
 )
 def test_a_package_of_what_cannot_be_built_is_refused_by_name(

@@ -43,6 +43,7 @@ RESTORED = {
 }
 SHAPES = {"conv": (64, 40), "bias": (40,), "linear": (601, 8)}
 MIN_SIZE = 0.002  # of which 524 weights are the limit
+LARGE = torch.zeros(1).expand((7,) * 22)
 
 
 def unpack(state: dict[str, Any], shapes: Any = SHAPES, file_bytes: int = 10**6) -> dict[str, torch.Tensor]:
@@ -191,7 +192,21 @@ def words(*shape: int) -> torch.Tensor:
         (lambda state: state["meta"].update(init_kwargs=None), "does not say with which options"),
         (option(block=3), "has an option that is not known: 'block'"),
         (option(exclude=["*.bias"]), r"sets exclude=\['\*.bias'\]; only \[\] is read"),
-        (option(exclude=words(1)), "sets exclude="),
+        (option(exclude=words(1)), "sets exclude=<Tensor>"),
+        *(
+            (change, "<Tensor>")
+            for change in (  # of one number, and too large to be printed
+                option(exclude=LARGE),
+                option(group_size=LARGE),
+                option(min_size=LARGE),
+                option(float16=LARGE),
+                lambda state: state["meta"]["init_kwargs"].update({LARGE: 1}),
+                lambda state: state["meta"].update(packed=LARGE),
+                lambda state: state["meta"].update(klass=LARGE),
+                lambda state: state.update(quantized=LARGE),
+                first(limits=(LARGE, 1.0)),
+            )
+        ),
         (option(group_size=0), "sets group_size=0; want 1 to"),
         (option(group_size=10**400), "want a whole number, from 0 to"),
         (option(group_size=7), "has groups of 7 weights, of which 2560 are no multiple, in conv"),
