@@ -1,5 +1,6 @@
 """`stemline outliers MODEL`: songs that the model separates far worse than they could be, the worst first."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ from flows.cli.session import prepared, run_verb
 from flows.config import RunConfig
 from flows.console.progress_display import Screen, decibels, table
 from pipelines import registry
+from pipelines.evaluation.evaluate_config import EvaluateConfig
 from pipelines.evaluation.score_tables import score_outliers
 from pipelines.evaluation.score_tables.score_outliers import ScoreOutlier
 
@@ -43,9 +45,7 @@ def run(config: RunConfig, model: str, *, split: str, screen: Screen, debug: boo
     """Every song of the split with its worst stem; scores are reused where known. Nothing is left out by itself."""
     if split not in SPLITS:
         raise InputError(f"--split must be one of {', '.join(SPLITS)}, got {split!r}")
-    # Of the protocol, what the ranking does not read would only cost time
-    protocol = replace(config.evaluate, split=split, full_bss_eval=False, museval_json="", extra_metrics=(), plugins=())
-    config = replace(config, evaluate=protocol)
+    config = replace(config, evaluate=_scoring(config.evaluate, split))
     registry.resolve(model, store=config.store.root)
     with prepared(config, verb="outliers", screen=screen, debug=debug):
         from flows.build_corpus import build_corpus
@@ -56,17 +56,26 @@ def run(config: RunConfig, model: str, *, split: str, screen: Screen, debug: boo
         score_outliers.require_enough(sum(song.split == split for song in read_songs(songs)), f"the {split} split")
         checkpoint = stored_model.share(registry.resolve(model, store=config.store.root), config.store.root)
         scored = score(config, songs, checkpoint, label=f"{model}: ")
-        ranked = score_outliers.rank(read_objects(scored.scores, Score))
+        rows = read_objects(scored.scores, Score)
+        ranked, rare = score_outliers.rank(rows), score_outliers.rare_sources(rows)
     return {
         "model": model,
         "digest": scored.summary.model_digest,
         "protocol": scored.summary.protocol,
         "songs": [asdict(outlier) for outlier in ranked],
-        "console_output": _console_output(ranked, split),
+        "rare_sources": rare,
+        "console_output": _console_output(ranked, rare, split),
     }
 
 
-def _console_output(ranked: list[ScoreOutlier], split: str) -> list[Any]:
+def _scoring(config: EvaluateConfig, split: str) -> EvaluateConfig:
+    """The protocol without what the ranking does not read, which would only cost time."""
+    return replace(
+        config, split=split, full_bss_eval=False, scorer="stemline", museval_json="", extra_metrics=(), plugins=()
+    )
+
+
+def _console_output(ranked: list[ScoreOutlier], rare: Mapping[str, int], split: str) -> list[Any]:
     num_rows = min(max(MIN_ROWS, len(ranked) // 10), MAX_ROWS)
     rows = [
         [
@@ -80,4 +89,11 @@ def _console_output(ranked: list[ScoreOutlier], split: str) -> list[Any]:
     return [
         table(title, ["track", "stem", "nSDR", "expected", "deviations"], rows),
         Text(advice, style="dim", overflow="fold"),
+        *(
+            Text(
+                f"{source} is left out: it sounds in {count} songs, and {score_outliers.MIN_SONGS} are needed",
+                style="dim",
+            )
+            for source, count in rare.items()
+        ),
     ]

@@ -1,13 +1,17 @@
 """Which songs a model separates far worse than they could be."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
+from scipy import stats
+from scipy.stats import siegelslopes
 
 from datasets.errors import InputError
 from datasets.schema import Score
 from datasets.seeding import row_rng
-from pipelines.evaluation.score_tables.score_outliers import MIN_SONGS, rank
+from pipelines.evaluation.score_tables import score_outliers
+from pipelines.evaluation.score_tables.score_outliers import MIN_SONGS, rank, rare_sources
 
 SOURCES = ("drums", "vocals")
 
@@ -74,9 +78,34 @@ def test_songs_that_are_all_alike_stand_out_by_a_decibel_scale() -> None:
     assert rank(planted(rows, 2, "drums", 1.0))[0].deviation == pytest.approx(-10.0)
 
 
-def test_too_few_songs_with_a_source_are_refused_with_its_name() -> None:
+def test_a_source_that_sounds_in_too_few_songs_is_left_out_and_named() -> None:
     rows = [row for row in scores(MIN_SONGS) if (row.track_id, row.source) != ("song 00", "vocals")]
-    message = f"the source vocals has 11 songs; to tell which of them stand out it needs at least {MIN_SONGS}"
+    assert rare_sources(rows) == {"vocals": MIN_SONGS - 1}
+    assert {outlier.source for outlier in rank(rows)} == {"drums"}
+    assert rare_sources(scores(MIN_SONGS)) == {}
+    assert {outlier.source for outlier in rank(scores(MIN_SONGS))} == {*SOURCES}
+    message = f"the most frequent source has 11 songs; to tell which of them stand out it needs at least {MIN_SONGS}"
     with pytest.raises(InputError, match=message):
-        rank(rows)
-    assert len(rank(scores(MIN_SONGS))) == MIN_SONGS
+        rank(scores(MIN_SONGS - 1))
+
+
+def test_a_stem_that_is_the_whole_mixture_does_not_stand_out_where_a_model_is_good_at_it() -> None:
+    rows = scores(40)
+    alone = [score(40, "drums", 25.0, 110.0), score(40, "vocals", None, None)]
+    assert rank([*rows, *alone])[-1].track_id == "song 40"
+    assert rank([*rows, score(40, "drums", 2.0, 110.0)])[0].track_id == "song 40"
+
+
+def test_a_line_through_many_songs_is_fitted_to_some_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [row for row in scores(60) if row.source == "drums"]
+    whole = {outlier.track_id: outlier.expected_nsdr for outlier in rank(rows)}
+    fitted: list[int] = []
+
+    def slope(nsdr: Any, oracle: Any) -> Any:
+        fitted.append(len(nsdr))
+        return siegelslopes(nsdr, oracle)
+
+    monkeypatch.setattr(stats, "siegelslopes", slope)
+    monkeypatch.setattr(score_outliers, "_MAX_FITTED", 30)
+    assert {outlier.track_id: outlier.expected_nsdr for outlier in rank(rows)} == pytest.approx(whole, abs=0.3)
+    assert fitted == [30]
