@@ -16,7 +16,7 @@ from datasets.errors import InputError
 from datasets.schema import Score
 
 MIN_SONGS = 12  # in which a source sounds: of fewer, what is usual cannot be told
-_IQR_SIGMAS = 1.349  # of a normal distribution
+_SIGMAS_OF_MAD = 1.4826  # standard deviation of a normal distribution over its median absolute deviation
 _MIN_SIGMA_DB = 0.1  # of songs that are all alike
 _MAX_FITTED = 2000  # songs that a line is fitted to: fitting takes 16 bytes for each pair of them
 _FENCE_IQRS = 1.5  # above the upper quartile, to which the line is taken to rise
@@ -37,8 +37,8 @@ class ScoreOutlier:
 def rank(scores: Sequence[Score]) -> list[ScoreOutlier]:
     """Each song with a stem that sounds and is not of a rare source, once, the worst first.
 
-    The line is that of medians and the spread that of quartiles, which a quarter of bad songs hardly moves. InputError
-    where all sources are rare, see `rare_sources`.
+    The line and the spread are those of medians, so that a third of bad songs still comes first. InputError where all
+    sources are rare, see `rare_sources`.
     """
     worst: dict[str, ScoreOutlier] = {}
     sounding, rare = _sounding(scores), rare_sources(scores)
@@ -79,8 +79,8 @@ def _of_source(sounding: Sequence[Score], source: str) -> list[ScoreOutlier]:
     oracle_N = np.minimum(oracle_N, high + _FENCE_IQRS * (high - low))
     slope = _slope(nsdr_N, oracle_N)
     expected_N = np.median(nsdr_N - slope * oracle_N) + slope * oracle_N
-    low, high = np.percentile(nsdr_N - expected_N, (25, 75))
-    deviation_N = (nsdr_N - expected_N) / max((high - low) / _IQR_SIGMAS, _MIN_SIGMA_DB)
+    residual_N = nsdr_N - expected_N
+    deviation_N = residual_N / max(_SIGMAS_OF_MAD * np.median(np.abs(residual_N)), _MIN_SIGMA_DB)
     return [
         ScoreOutlier(
             track_id=score.track_id, title=score.title, source=source,

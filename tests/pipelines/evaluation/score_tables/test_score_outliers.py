@@ -65,6 +65,13 @@ def test_a_quarter_of_bad_songs_moves_nothing_and_all_of_them_come_first() -> No
             assert outlier.expected_nsdr == pytest.approx(clean[outlier.track_id].expected_nsdr, abs=0.3)
 
 
+def test_a_third_of_bad_songs_comes_first_as_well() -> None:
+    rows = scores(42)
+    for number in range(14):
+        rows = planted(rows, number, "drums", 5.0)
+    assert {outlier.track_id for outlier in rank(rows)[:14]} == {f"song {number:02d}" for number in range(14)}
+
+
 def test_neither_the_order_of_rows_nor_a_source_that_is_silent_changes_a_rank() -> None:
     rows = planted(scores(30), 3, "drums", 4.0)
     assert rank(rows[::-1]) == rank(rows)
