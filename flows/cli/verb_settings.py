@@ -36,7 +36,16 @@ OTHERS = {
     "separate": ("separate",),
     "compare": ("evaluate", "gate"),
     "listen": ("listen", "evaluate", "gate", "registry"),
-    "outliers": ("evaluate",),
+    "outliers": (  # without the split, which is an option, and what the ranking does not read
+        "evaluate.overlap",
+        "evaluate.shifts",
+        "evaluate.window_s",
+        "evaluate.max_song_s",
+        "evaluate.precision",
+        "evaluate.batch_size",
+        "evaluate.num_workers",
+        "evaluate.use_gpu",
+    ),
     "history": ("registry",),
     "lineage": ("registry",),
     "card": ("registry",),
@@ -45,6 +54,7 @@ OTHERS = {
     "notify": ("notify", "registry.name"),
     "webhook": ("notify.wait_s",),
 }
+OF_CURATED_SONGS = ("compare", "listen", "outliers", "forget")  # these find the songs again as curation left them
 STORE = ("store",)  # every verb with settings reads these
 
 
@@ -56,6 +66,8 @@ def own(verb: str) -> tuple[str, ...]:
 def before(verb: str) -> tuple[str, ...]:
     """The steps whose settings act in a verb as well."""
     steps = tuple(STEPS)
+    if verb in OF_CURATED_SONGS:
+        return steps[: steps.index("curate") + 1]
     return steps if verb in WHOLE_PIPELINE else steps[: steps.index(verb)] if verb in steps else ()
 
 

@@ -9,9 +9,16 @@ import pytest
 import flows.cli
 from flows.__main__ import VERB_NAMES, VERBS, WITHOUT_SETTINGS, main
 from flows.cli import verb_settings
+from flows.cli.models.outliers import _scoring
 from flows.config import RunConfig
 from flows.config.setting_descriptions import every
+from pipelines.evaluation.evaluate_config import EvaluateConfig
 
+UNUSUAL = EvaluateConfig(
+    full_bss_eval=True, scorer="museval", museval_json="scores", extra_metrics=("bleedless",), plugins=("lab:metric",),
+    overlap=0.5, shifts=2, window_s=2.0, max_song_s=60.0, precision="bfloat16", batch_size=2, num_workers=3,
+    use_gpu=True,
+)  # fmt: skip
 SETTINGS = [setting.name for setting in every(RunConfig)]
 SECTIONS = {field.name for field in dataclasses.fields(RunConfig)}
 
@@ -47,6 +54,23 @@ def test_verbs_of_the_whole_pipeline_list_each_section_that_its_flows_read() -> 
         steps = verb_settings.before(verb)
         listed = {place.split(".")[0] for step in (verb, *steps) for place in verb_settings.own(step)}
         assert set().union(*read_by_flows.values()) <= listed, verb
+
+
+def test_a_verb_that_finds_the_curated_songs_names_the_steps_that_do() -> None:
+    for package, verbs in VERBS.values():
+        for verb in {*verbs} - {*WITHOUT_SETTINGS}:
+            finds_them = 'until="curate"' in Path(flows.cli.__path__[0], package, f"{verb}.py").read_text()
+            assert not finds_them or {"ingest", "curate"} <= {*verb_settings.before(verb)}, verb
+
+
+def test_outliers_lists_no_setting_that_it_sets_itself() -> None:
+    changed = [
+        field.name
+        for field in dataclasses.fields(EvaluateConfig)
+        if getattr(_scoring(UNUSUAL, "train"), field.name) != getattr(UNUSUAL, field.name)
+    ]
+    assert {"split", "scorer", "plugins"} <= {*changed}
+    assert not {f"evaluate.{name}" for name in changed} & {*verb_settings.own("outliers")}
 
 
 def _sections_read(path: Path) -> set[str]:
