@@ -59,14 +59,14 @@ class Model:
         shifts: int = 0,
         batch_size: int = 1,
         seed: int = 0,
-        mixture_consistency: bool = False,
+        mixture_consistency: str = "off",
     ) -> dict[str, Audio]:
         """The stems of a song by source, each as `audio` is: same kind, same length, same rate, float32.
 
         `audio` is (C, T), or (B, C, T) for songs of one length, floating point with full scale at 1; mono is
         accepted by every model, and stems have the model's channels. Each song is separated alone. `overlap` is the
         share of a segment that the next one covers again; `shifts` averages over as many delayed passes;
-        `mixture_consistency` lets the stems sum to the mixture.
+        `mixture_consistency` lets the stems sum to the mixture: by "residual" or "mask".
 
         Raises:
             InputError: The audio has another shape, other channels or type, or samples that are not finite.
@@ -104,7 +104,7 @@ class Model:
         overlap: float = 0.25,
         shifts: int = 0,
         batch_size: int = 1,
-        mixture_consistency: bool = False,
+        mixture_consistency: str = "off",
     ) -> "SeparatedSong":
         """Write the stems of an audio file to `out/SONG/SOURCE.EXT`, in memory that does not grow with the song.
 

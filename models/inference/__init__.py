@@ -2,3 +2,5 @@
 
 # Of overlap-add and levels: raise it when the same network and mixture give other sources.
 VERSION = 1
+# How estimates are brought to sum to the mixture (`mixture_consistency.py`)
+CONSISTENCY_MODES = ("off", "residual", "mask")

@@ -14,6 +14,7 @@ from ..networks.bag import Bag, interface
 from ..networks.input_normalization import check_statistics, finite, track_statistics
 from ..rng import generator
 from .eval_mode_on_device import in_evaluation
+from .mixture_consistency import MixtureConsistency
 from .overlap_add import SegmentStream, SeparationOptions
 
 MAX_SHIFT_S = 0.5  # longest delay of the shift trick
@@ -38,7 +39,7 @@ def separate(
     dtype: torch.dtype = torch.float32,
     mean: float | None = None,
     std: float | None = None,
-    mixture_consistency: bool = False,
+    mixture_consistency: str = "off",
 ) -> Tensor:
     """Estimates (S, C, T) of the stems of a track, on the mixture's device, in float32.
 
@@ -46,10 +47,12 @@ def separate(
     are used instead of those of the track's own mono downmix. `overlap` is the share of a segment that the next one
     covers again. `shifts` averages over that many seeded delays of up to half a second. `dtype=torch.bfloat16`
     computes by autocast, `dtype=torch.int8` linear layers in 8 bits, on a CPU alone; a network without such layers is
-    refused. `mixture_consistency` spreads what the estimates miss of the mixture evenly, so that they sum to it.
+    refused. `mixture_consistency` lets the estimates sum to the mixture: "residual" or "mask", as `MixtureConsistency`
+    says.
     Samples that are not finite count as silence, since one of them would otherwise spread over its whole segment.
     """
     options = SeparationOptions(overlap=overlap, shifts=shifts, batch_size=batch_size, seed=seed, dtype=dtype)
+    consistency = MixtureConsistency(mixture_consistency)
     _check(model, mixture_CT)
     if not mixture_CT.shape[-1]:
         raise ModelError("the mixture has no samples: give at least one")
@@ -73,8 +76,9 @@ def separate(
             end = position + out_SCT.shape[-1]
             estimates_SCT[..., position:end] += (share_S11.to(out_SCT) * out_SCT).to(estimates_SCT.device)
             position = end
-    estimates_SCT = estimates_SCT * (std + STD_EPSILON) + mean
-    return _consistent(estimates_SCT, mixture_CT) if mixture_consistency else estimates_SCT
+    estimates_SCT = consistency.push(estimates_SCT * (std + STD_EPSILON) + mean, mixture_CT)
+    rest_SCT = consistency.close()
+    return estimates_SCT if rest_SCT is None else torch.cat([estimates_SCT, rest_SCT], dim=-1)
 
 
 def separate_stream(
@@ -89,7 +93,7 @@ def separate_stream(
     seed: int = 0,
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
-    mixture_consistency: bool = False,
+    mixture_consistency: str = "off",
 ) -> Iterator[Tensor]:
     """Estimates (S, C, T) in blocks of varying length, from a mixture that comes in blocks (C, T) of any length.
 
@@ -98,7 +102,7 @@ def separate_stream(
     """
     check_statistics(mean, std)
     options = SeparationOptions(overlap=overlap, shifts=shifts, batch_size=batch_size, seed=seed, dtype=dtype)
-    mixtures = _Queue()
+    mixtures, consistency = _Queue(), MixtureConsistency(mixture_consistency)
     ready = {member: in_evaluation(member, device) for member, _, _ in _passes(model, options)}
     lanes = [
         _Lane(SegmentStream(ready[member], options, delay=delay), share_S11)
@@ -116,7 +120,10 @@ def separate_stream(
             total_SCT = torch.stack([lane.done.take(num_samples) for lane in lanes]).sum(dim=0)
             mixture_CT = mixtures.take(num_samples)
             estimates_SCT = total_SCT.to(mixture_CT.device) * (std + STD_EPSILON) + mean
-            yield _consistent(estimates_SCT, mixture_CT) if mixture_consistency else estimates_SCT
+            if (done_SCT := consistency.push(estimates_SCT, mixture_CT)).shape[-1]:
+                yield done_SCT
+    if (rest_SCT := consistency.close()) is not None:
+        yield rest_SCT
 
 
 class _Queue:
@@ -165,10 +172,6 @@ def _check(model: nn.Module, mixture_CT: Tensor) -> None:
     channels = interface(model).audio_channels
     if mixture_CT.ndim != 2 or mixture_CT.shape[0] != channels:
         raise ModelError(f"a mixture of shape {tuple(mixture_CT.shape)}: this model takes ({channels}, samples)")
-
-
-def _consistent(estimates_SCT: Tensor, mixture_CT: Tensor) -> Tensor:
-    return estimates_SCT + (mixture_CT - estimates_SCT.sum(dim=0)) / len(estimates_SCT)
 
 
 def _with_end(blocks: Iterable[Tensor]) -> Iterator[Tensor | None]:

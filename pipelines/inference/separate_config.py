@@ -7,6 +7,7 @@ from datasets.corpus.scan import safe_name
 from datasets.errors import InputError
 from datasets.field_constraints import NonNegativeInt, PositiveInt, ProperFraction, check_ranges
 from models import learner_config
+from models.inference import CONSISTENCY_MODES
 
 FORMATS = {"wav16": "wav", "wav24": "wav", "float": "wav", "flac": "flac", "mp3": "mp3"}  # -> extension
 PRECISIONS = (*learner_config.PRECISIONS, "int8")
@@ -21,8 +22,9 @@ class SeparateConfig:
     filename: str = "{stem}"
     two_stems: str = ""  # a source to write with "no_<source>", the sum of the others; empty writes every source
     stems: tuple[str, ...] = ()  # sources to write; empty writes every source
-    # Share what the stems lack of the song equally among them, so that they sum to it (Wisdom et al. 2019)
-    mixture_consistency: bool = False
+    # Lets the stems sum to the song: "residual" adds to each an equal part of what they lack of it (Wisdom et al. 2019),
+    # "mask" divides its spectrum by their magnitudes and takes its phases; "off" leaves them
+    mixture_consistency: str = "off"
     overlap: ProperFraction = 0.25  # share of a segment that the next one covers again
     shifts: NonNegativeInt = 0  # delayed copies to average over; each costs a whole pass
     batch_size: PositiveInt = 1  # segments computed together; more is faster on a GPU
@@ -40,6 +42,11 @@ class SeparateConfig:
             raise InputError(f"separate.format={self.format!r}: use one of {', '.join(FORMATS)}")
         if self.precision not in PRECISIONS:
             raise InputError(f"separate.precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        if self.mixture_consistency not in CONSISTENCY_MODES:
+            raise InputError(
+                f"separate.mixture_consistency must be one of {', '.join(CONSISTENCY_MODES)}, got "
+                f"{self.mixture_consistency!r}"
+            )
         check_filename(self.filename)
         if self.stems and self.two_stems:
             raise InputError(

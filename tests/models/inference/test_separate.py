@@ -107,13 +107,13 @@ def test_overlap_add_of_identity_returns_the_mixture(
 
 
 @pytest.mark.parametrize("block", [1, 37, 100, 1000, 5000])
-@pytest.mark.parametrize("shifts", [0, 2])
+@pytest.mark.parametrize(("shifts", "consistency"), [(0, "residual"), (2, "residual"), (0, "mask")])
 def test_streaming_gives_the_whole_track_s_samples_whatever_the_blocks(
-    mixture_CT: Tensor, block: int, shifts: int
+    mixture_CT: Tensor, block: int, shifts: int, consistency: str
 ) -> None:
     model = Bag([Smear(extra=30), Toy(gain=0.5, extra=3)], [[1.0, 0.2], [0.3, 1.0]])
     mean, std = track_statistics(mixture_CT.split(block, dim=-1))
-    expected = separate(model, mixture_CT, shifts=shifts, batch_size=2, seed=5, mixture_consistency=True)
+    expected = separate(model, mixture_CT, shifts=shifts, batch_size=2, seed=5, mixture_consistency=consistency)
     blocks = separate_stream(
         model,
         mixture_CT.split(block, dim=-1),
@@ -122,7 +122,7 @@ def test_streaming_gives_the_whole_track_s_samples_whatever_the_blocks(
         shifts=shifts,
         batch_size=2,
         seed=5,
-        mixture_consistency=True,
+        mixture_consistency=consistency,
     )
     torch.testing.assert_close(torch.cat(list(blocks), dim=-1), expected, atol=1e-5, rtol=1e-5)
 
@@ -235,8 +235,9 @@ def test_the_shift_trick_repeats_under_its_seed_and_differs_under_another(mixtur
     assert not torch.equal(first, other)
 
 
-def test_stems_sum_to_the_mixture_when_asked(mixture_CT: Tensor) -> None:
-    estimates_SCT = separate(Toy(gain=0.3), mixture_CT + 0.5, mixture_consistency=True)
+@pytest.mark.parametrize("consistency", ["residual", "mask"])
+def test_stems_sum_to_the_mixture_when_asked(mixture_CT: Tensor, consistency: str) -> None:
+    estimates_SCT = separate(Toy(gain=0.3), mixture_CT + 0.5, mixture_consistency=consistency)
     torch.testing.assert_close(estimates_SCT.sum(dim=0), mixture_CT + 0.5, atol=1e-6, rtol=0)
 
 

@@ -11,6 +11,7 @@ import pytest
 import soundfile
 
 from datasets.errors import InputError, Unavailable
+from models.inference import CONSISTENCY_MODES
 from pipelines.inference import separate_songs
 from pipelines.inference.separate_config import SeparateConfig
 from pipelines.inference.separate_songs import SeparateResult, folder_name, run
@@ -137,13 +138,11 @@ def test_the_stems_that_were_asked_for_are_written_alone_and_as_they_would_be_am
 def test_with_mixture_consistency_the_stems_sum_to_the_song(tmp_path: Path, model: str) -> None:
     song = write_song(tmp_path / "song.wav")
     away = {}
-    for consistent in (False, True):
-        (done,) = separate(
-            song, model, tmp_path / str(consistent), format="float", mixture_consistency=consistent
-        ).songs
-        away[consistent] = np.abs(sum(read(path) for path in done.files.values()) - read(str(song))).max()
-    assert away[False] > 1e-3
-    assert away[True] < 1e-6
+    for mode in CONSISTENCY_MODES:
+        (done,) = separate(song, model, tmp_path / mode, format="float", mixture_consistency=mode).songs
+        away[mode] = np.abs(sum(read(path) for path in done.files.values()) - read(str(song))).max()
+    assert away["off"] > 1e-3
+    assert max(away["residual"], away["mask"]) < 1e-6
 
 
 def test_in_int8_the_stems_are_others_and_near(tmp_path: Path, model: str) -> None:
@@ -407,6 +406,10 @@ def test_names_are_safe_unique_and_never_paths(tmp_path: Path) -> None:
         ({"stems": ("drums",), "two_stems": "bass"}, "give one of them"),
         ({"device": "abacus"}, "is not usable here"),
         ({"precision": "int4"}, "separate.precision must be one of float32, bfloat16, int8, got 'int4'"),
+        (
+            {"mixture_consistency": "sum"},
+            "separate.mixture_consistency must be one of off, residual, mask, got 'sum'",
+        ),
         ({"precision": "int8", "device": "meta"}, "precision=int8 must run on a CPU, got .*'meta'"),
     ],
 )
