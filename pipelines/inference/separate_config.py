@@ -22,7 +22,7 @@ class SeparateConfig:
     filename: str = "{stem}"
     two_stems: str = ""  # a source to write with "no_<source>", the sum of the others; empty writes every source
     stems: tuple[str, ...] = ()  # sources to write; empty writes every source
-    # Lets the stems sum to the song: "residual" adds to each an equal part of what they lack of it (Wisdom et al. 2019),
+    # Lets the stems sum to the song: "residual" adds an equal part of what they lack to each (Wisdom et al. 2019),
     # "mask" divides its spectrum by their magnitudes and takes its phases; "off" leaves them
     mixture_consistency: str = "off"
     overlap: ProperFraction = 0.25  # share of a segment that the next one covers again
