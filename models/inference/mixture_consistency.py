@@ -56,7 +56,8 @@ class MixtureConsistency:
 
     def _masked(self) -> Tensor:
         """What whole frames make final, without the silence before the track."""
-        assert self.waiting_SCT is not None and self.sum_SCT is not None
+        assert self.waiting_SCT is not None
+        assert self.sum_SCT is not None
         window_N = torch.hann_window(NFFT, device=self.sum_SCT.device)
         done = [self.sum_SCT[..., :0]]
         while self.waiting_SCT.shape[-1] >= NFFT:
