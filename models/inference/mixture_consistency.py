@@ -78,4 +78,5 @@ class MixtureConsistency:
 def _divided(spectra_SCFK: Tensor) -> Tensor:
     """Frames (S, C, F, N) of the mixture, whose spectrum comes last, divided by the magnitudes of those before it."""
     magnitude_SCFK = spectra_SCFK[:-1].abs().clamp(min=MIN_MAGNITUDE)
-    return torch.fft.irfft(spectra_SCFK[-1] * (magnitude_SCFK / magnitude_SCFK.sum(dim=0)))
+    frames_SCFN: Tensor = torch.fft.irfft(spectra_SCFK[-1] * (magnitude_SCFK / magnitude_SCFK.sum(dim=0)))
+    return frames_SCFN
