@@ -6,9 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-import torch._inductor.config
 from torch import Tensor, nn
-from torch._dynamo.testing import CompileCounter
 
 from models.learner_config import AugmentConfig, LearnerConfig, equal_part
 from models.learning.compiled_forward import compile_in_place
@@ -24,6 +22,9 @@ PLAIN = AugmentConfig(shift_s=0.0, remix_group=1, remix_probability=0.0, scale_p
 @pytest.fixture(autouse=True)
 def _nothing_compiled_before() -> Iterator[None]:
     """Nor are processes started that compile."""
+    import torch._dynamo
+    import torch._inductor.config
+
     torch._dynamo.reset()
     with torch._inductor.config.patch(compile_threads=1):
         yield
@@ -104,6 +105,8 @@ def test_noise_of_dropout_is_no_reason_to_train_without_the_compiler(monkeypatch
 def test_ht_demucs_trains_as_one_graph_without_breaks_compiled_once(
     options: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from torch._dynamo.testing import CompileCounter
+
     counter = CompileCounter()
     monkeypatch.setattr(nn.Module, "compile", _with_backend(counter, fullgraph=True))
     config = LearnerConfig(augment=PLAIN, trim_loss_drop=0.5, trim_loss_group=2, trim_loss_after=0)

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from scipy import stats
-from scipy.stats import siegelslopes
 
 from datasets.errors import InputError
 from datasets.schema import Score
@@ -104,6 +102,9 @@ def test_a_stem_that_is_the_whole_mixture_does_not_stand_out_where_a_model_is_go
 
 
 def test_a_line_through_many_songs_is_fitted_to_some_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    from scipy import stats
+
+    siegelslopes = stats.siegelslopes
     rows = [row for row in scores(60) if row.source == "drums"]
     whole = {outlier.track_id: outlier.expected_nsdr for outlier in rank(rows)}
     fitted: list[int] = []
