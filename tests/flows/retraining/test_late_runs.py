@@ -57,7 +57,7 @@ def wait_for(made: Cluster, condition: Callable[[], Any]) -> None:
     deadline_s = time.monotonic() + WITHIN_S
     while not condition():
         assert time.monotonic() < deadline_s, tail_of_the_worker(made)
-        time.sleep(0.3)
+        time.sleep(1.0)  # each look costs the server, or a walk over all processes
 
 
 def tail_of_the_worker(made: Cluster) -> str:
@@ -87,7 +87,7 @@ def cancel(made: Cluster, run: str) -> float:
     assert made.ask("Prefect", "POST", f"/flow_runs/{run}/set_state", body)["status"] == "ACCEPT"
     while left := processes(made) & at_work:
         assert time.monotonic() < began_s + WITHIN_S, left
-        time.sleep(0.1)
+        time.sleep(0.5)
     gone_s = time.monotonic() - began_s
     wait_for(made, lambda: stack.watch(made, run)["type"] == "CANCELLED")
     wait_for(made, lambda: not processes(made) & at_work)
