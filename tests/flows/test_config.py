@@ -212,7 +212,7 @@ WORDS = {
     "train.learner.weight_decay_under", "train.learner.precision",
     "train.loader.cache_form", "evaluate.split", "evaluate.scorer", "evaluate.precision", "registry.name",
     "registry.experiment", "separate.format", "separate.two_stems", "separate.device", "separate.filename",
-    "separate.precision",
+    "separate.precision", "separate.mixture_consistency",
     "notify.block", "registry.license", "train.wandb",
 }  # fmt: skip
 
