@@ -1,4 +1,4 @@
-"""Estimates that sum to the mixture: what they miss is shared among them, or the mixture's spectrum divided by them.
+"""Estimates that sum to the mixture: what they miss is shared among them, or its spectrum is, in their ratio.
 
 `MixtureConsistency` takes blocks of any length, so a track in memory and one that comes in blocks give the same.
 """

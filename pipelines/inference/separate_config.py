@@ -23,7 +23,7 @@ class SeparateConfig:
     two_stems: str = ""  # a source to write with "no_<source>", the sum of the others; empty writes every source
     stems: tuple[str, ...] = ()  # sources to write; empty writes every source
     # Lets the stems sum to the song: "residual" adds an equal part of what they lack to each (Wisdom et al. 2019),
-    # "mask" divides its spectrum by their magnitudes and takes its phases; "off" leaves them
+    # "mask" divides the song's spectrum in the ratio of their magnitudes; "off" leaves them
     mixture_consistency: str = "off"
     overlap: ProperFraction = 0.25  # share of a segment that the next one covers again
     shifts: NonNegativeInt = 0  # delayed copies to average over; each costs a whole pass

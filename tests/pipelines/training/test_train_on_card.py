@@ -40,7 +40,7 @@ ON_CARD = replace(
 
 TRANSFORMERS = {"channels": 4, "nfft": 512, "depth": 2, "transformer_layers": 2}
 OPTIONS = SMALLER | {
-    "demucs-v2-tiny": {"channels": 4, "depth": 3},
+    "demucs-v2-tiny": {"channels": 4, "depth": 4},
     "demucs-v3-tiny": {"channels": 4, "depth": 4},
     "hdemucs-tiny": {"channels": 4, "nfft": 256, "dconv_depth": 1},  # one of each kind of layer
     "htdemucs-tiny": TRANSFORMERS,
