@@ -47,3 +47,10 @@ def test_no_file_holds_a_secret(tracked: list[Path]) -> None:
 
 def test_no_uv_lock_is_committed(tracked: list[Path]) -> None:
     assert "uv.lock" not in {path.name for path in tracked}
+
+
+@pytest.mark.parametrize("left", ["stemline-store/mlflow.db", "mlruns/0/meta.yaml"])
+def test_what_our_commands_and_mlflow_write_beside_the_source_is_ignored(
+    left: str, tracked: list[Path], repository: Path
+) -> None:
+    assert subprocess.run(["git", "check-ignore", "-q", left], cwd=repository).returncode == 0
