@@ -16,7 +16,7 @@ from ..errors import ModelError, check_audio
 from ..networks import catalog
 from ..networks.bag import check_weights
 from ..networks.input_normalization import Normalization
-from . import bag_file
+from . import bag_file, state_dict
 from .checkpoint import WEIGHTS, check_digest, read_config
 from .demucs import demucs_packages
 from .loading import ModelKind, kind_of
@@ -55,6 +55,34 @@ def describe(path: str | Path) -> ModelRef:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
+def loaded_bytes(path: str | Path) -> int:
+    """Bytes of the weights at `path` once they are loaded, all members of a bag together; nothing is loaded for it.
+
+    The configuration says how many weights there are: files hold them in half precision, or in a few bits each.
+    ModelError for more of them than the file could hold.
+    """
+    path = Path(path).absolute()
+    kind = kind_of(path)
+    if kind is ModelKind.BAG:
+        return sum(map(loaded_bytes, bag_file.read(path).members))
+    file = path / WEIGHTS if kind is ModelKind.CHECKPOINT else path
+    return state_dict.loaded_bytes(_config_of(path, kind), file_bytes=file.stat().st_size, origin=str(path))
+
+
+def _config_of(path: Path, kind: ModelKind) -> Mapping[str, Any]:
+    """The configuration of one network, from the headers of its files."""
+    if kind is ModelKind.CHECKPOINT:
+        described: dict[str, Any] = read_config(path)["model"]
+        return described
+    if kind is ModelKind.MSST:
+        return msst_checkpoints.checkpoint_config(path)
+    if kind is ModelKind.PACKAGE:
+        return demucs_packages.package_config(path)
+    config = stored_config(path)
+    assert config is not None
+    return config
+
+
 def _describe(path: Path) -> ModelRef:
     kind = kind_of(path)
     if kind is ModelKind.CHECKPOINT:
@@ -78,19 +106,17 @@ def _of_folder(folder: Path) -> ModelRef:
 
 
 def _of_weights(path: Path) -> ModelRef:
-    config = stored_config(path)
-    assert config is not None
-    return _ref(config, digest=sha256_of(path), files=[path], origins=[path])
+    return _ref(_config_of(path, ModelKind.WEIGHTS), digest=sha256_of(path), files=[path], origins=[path])
 
 
 def _of_package(path: Path) -> ModelRef:
-    config, digest = demucs_packages.package_config(path), sha256_of(path)
+    config, digest = _config_of(path, ModelKind.PACKAGE), sha256_of(path)
     demucs_packages.verify_checksum(path, digest)
     return _ref(config, digest=digest, files=[path], origins=[path])
 
 
 def _of_msst_checkpoint(path: Path) -> ModelRef:
-    config = msst_checkpoints.checkpoint_config(path)
+    config = _config_of(path, ModelKind.MSST)
     # The weights' own digest knows nothing of the YAML, which says what is built.
     digest = _digest_over(weights=sha256_of(path), model=config)
     return _ref(config, digest=digest, files=[path], origins=[path, msst_checkpoints.yaml_beside(path)])

@@ -1,7 +1,8 @@
 """A network built for a table of weights by name, and filled with it; what does not fit is refused and named."""
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from ..errors import ModelError
 from ..networks import catalog
 
 LISTED = 8  # differing tensors named in a message
+MAX_WEIGHTS_PER_BYTE = 8  # of a file: DiffQ stores weights of one bit
+MIN_LAYER_BYTES = 64  # of a file, which names a layer's tensors, or says where they are
 ARCHIVE = b"PK\x03\x04"  # by which torch knows one
 
 
@@ -37,14 +40,58 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], *, origin: str) ->
 
 def build_for(config: Mapping[str, Any], state: Mapping[str, Tensor], *, origin: str) -> nn.Module:
     """A network of the configuration that is to have this state; one far larger is not built, whoever asks for it."""
-    try:
-        described = catalog.read_config(config)
-        if catalog.plugin_of(described) is not None:
-            return _build_plugin(config, state)
-        num_layers, num_weights = described.least_size
-        if num_layers > len(state) or num_weights > sum(value.numel() for value in state.values()):
-            raise ModelError("it belongs to another configuration: to a larger network than its weights can fill")
+    with _refusing(origin):
+        _require_room(config, num_layers=len(state), num_weights=sum(value.numel() for value in state.values()))
         return catalog.from_config(config)
+
+
+def loaded_bytes(config: Mapping[str, Any], *, file_bytes: int, origin: str) -> int:
+    """Bytes of the network of a configuration, built without memory; ModelError for more than such a file holds."""
+    with _refusing(origin):
+        num_weights = MAX_WEIGHTS_PER_BYTE * file_bytes
+        _require_room(config, num_layers=file_bytes // MIN_LAYER_BYTES, num_weights=num_weights)
+        network = _without_memory(config)
+        _require(_count(network) <= num_weights)
+        return num_bytes(network)
+
+
+def num_bytes(model: nn.Module) -> int:
+    """Bytes of a network in memory."""
+    return sum(value.nbytes for value in model.state_dict().values())
+
+
+def _require_room(config: Mapping[str, Any], *, num_layers: int, num_weights: int) -> None:
+    """ModelError for a network with more layers or weights than these, as far as its configuration says.
+
+    A plug-in's says nothing: its weights are counted without memory.
+    """
+    described = catalog.read_config(config)
+    if catalog.plugin_of(described) is not None:
+        _require(_count(_without_memory(config)) <= num_weights)
+        return
+    least_layers, least_weights = described.least_size
+    _require(least_layers <= num_layers and least_weights <= num_weights)
+
+
+def _require(has_room: bool) -> None:
+    if not has_room:
+        raise ModelError("it belongs to another configuration: to a larger network than its weights can fill")
+
+
+def _without_memory(config: Mapping[str, Any]) -> nn.Module:
+    with torch.device("meta"):
+        return catalog.from_config(config)
+
+
+def _count(network: nn.Module) -> int:
+    return sum(value.numel() for value in network.state_dict().values())
+
+
+@contextmanager
+def _refusing(origin: str) -> Iterator[None]:
+    """Errors of a configuration and of building by it, as ModelErrors with the name of the file."""
+    try:
+        yield
     except ModelError as error:
         raise ModelError(f"{origin}: {error}") from None
     except (RuntimeError, ArithmeticError, ValueError, TypeError, MemoryError) as error:
@@ -70,15 +117,6 @@ def plain_tensors(state: Any, path: Path) -> dict[str, Tensor]:
         if not torch.isfinite(value).all():
             raise ModelError(f"{path} has weights that are not finite, in {name}")
     return {name: value.float() for name, value in state.items()}
-
-
-def _build_plugin(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> nn.Module:
-    """The same for a plug-in's network, of whose configuration nothing is known: its size is counted without memory."""
-    with torch.device("meta"):
-        needed = sum(value.numel() for value in catalog.from_config(config).state_dict().values())
-    if needed > sum(value.numel() for value in state.values()):
-        raise ModelError("it belongs to another configuration: to a larger network than its weights can fill")
-    return catalog.from_config(config)
 
 
 def refuse_compressed(path: Path) -> None:

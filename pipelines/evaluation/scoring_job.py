@@ -19,6 +19,7 @@ from pipelines.runtime.cluster import quiet_data
 from pipelines.runtime.node_resources import side_by_side, song_bytes, workers_that_fit
 
 _TORCH_BYTES = 2**30  # of a worker before it has a song
+_HELD_LOADING = 2  # models' worth of memory: weights as they are read, beside the network that they fill
 # Songs' worth of memory, all stems of one in float32, measured: the song, its estimates, and what is in passing.
 _HELD_SEPARATING, _HELD_SCORING, _HELD_BY_MUSEVAL = 5, 9, 16
 
@@ -66,7 +67,7 @@ def separate_and_score(
 
 def _needed_bytes(config: EvaluateConfig, checkpoint: str, songs: Sequence[Song]) -> tuple[int, int]:
     """Bytes that an actor that separates and one that scores need, by the longest song and the weights."""
-    from models.weights.model_identity import describe
+    from models.weights.model_identity import loaded_bytes
 
     if config.max_song_s:
         songs = [
@@ -74,7 +75,8 @@ def _needed_bytes(config: EvaluateConfig, checkpoint: str, songs: Sequence[Song]
             for song in songs
         ]
     longest = song_bytes(songs, num_sources=len(sources_of(songs[0])))
-    separating = _TORCH_BYTES + 2 * describe(on_this_machine(checkpoint)).size_bytes + _HELD_SEPARATING * longest
+    weights = _HELD_LOADING * loaded_bytes(on_this_machine(checkpoint))
+    separating = _TORCH_BYTES + weights + _HELD_SEPARATING * longest
     factor = _HELD_BY_MUSEVAL if config.scorer == "museval" else _HELD_SCORING
     scoring_one = _TORCH_BYTES * (2 if config.full_bss_eval else 1) + factor * longest
     return separating, scoring_one

@@ -27,11 +27,13 @@ def separate_on_nodes(
     import ray
     import ray.data
 
+    from models.weights.state_dict import num_bytes
+
     config = separator.config
     with connect():
         quiet_data()
         use_gpu = config.device.startswith("cuda") or (config.device == "auto" and has_gpus())
-        memory_bytes = _WORKER_BYTES + 2 * sum(value.nbytes for value in separator.model.state_dict().values())
+        memory_bytes = _WORKER_BYTES + 2 * num_bytes(separator.model)
         fitting = workers_that_fit(memory_bytes, use_gpu=use_gpu)
         model = ray.put(separator.model.cpu())  # once for each node, wherever its weights were read
         # As JSON text: Arrow would guess types from the first song.

@@ -14,10 +14,11 @@ from models.errors import ModelError
 from models.networks.catalog import build, to_config
 from models.weights import checkpoint, loading
 from models.weights.bit_packing import uniform_packing
-from models.weights.demucs import demucs_packages
+from models.weights.demucs import demucs_options, demucs_packages, diffq
 from models.weights.loading import load_model
-from models.weights.model_identity import ModelRef, describe
+from models.weights.model_identity import ModelRef, describe, loaded_bytes
 from models.weights.yaml_file import MAX_BYTES
+from tests.models.weights.demucs.diffq_writer import quantized_state
 
 SOURCES = ("voice", "rest")
 WEIGHTS = [[1.0, 0.0], [0.0, 1.0]]
@@ -135,6 +136,47 @@ def test_a_bag_s_size_counts_every_member_and_its_origins_name_them(tmp_path: Pa
     found = describe(path)
     assert found.size_bytes == sum(member.stat().st_size for member in members)
     assert found.origins == (str(path), *map(str, members))
+
+
+def quantised(path: Path, seed: int) -> Path:
+    """A package of demucs whose weights DiffQ stored in three bits each."""
+    model = network(seed)
+    parameters = dict(model.named_parameters())
+    ordered = {name: parameters[name] for name in diffq.reference_shapes(model)}
+    state, _ = quantized_state(ordered, min_size=0.002, bits=3)
+    klass, kwargs = demucs_options.to_kwargs(model)
+    package = {"klass": klass, "args": (), "kwargs": kwargs, "state": state, "training_args": {}}
+    torch.save(package, path, pickle_module=demucs_packages._NAMING_PICKLE)
+    return path
+
+
+@pytest.mark.parametrize("stored", ["plain", "packed", "half", "diffq"])
+def test_the_bytes_of_a_loaded_bag_are_known_before_it_is_loaded(tmp_path: Path, stored: str) -> None:
+    models = [network(1), network(2, channels=12)]
+    if stored == "diffq":
+        members = [quantised(tmp_path / f"q{seed}.th", seed) for seed in (1, 2)]
+        path = tmp_path / "bag.yaml"
+        path.write_text("models: [q1, q2, q1]\n")
+    else:
+        packings = [uniform_packing(model, 2, min_mib=0.001) for model in models] if stored == "packed" else []
+        path = demucs_packages.export_bag(models, tmp_path, name="ft", half=stored == "half", packings=packings)
+        members = sorted({*tmp_path.iterdir()} - {path})
+    model = load_model(path)
+    expected = [sum(value.nbytes for value in member.state_dict().values()) for member in model.models]  # type: ignore[union-attr]
+    assert loaded_bytes(path) == sum(expected)
+    assert loaded_bytes(members[0]) == expected[0]
+    if stored != "plain":
+        assert describe(path).size_bytes < 0.7 * sum(expected)
+
+
+def test_a_file_that_could_not_hold_the_weights_it_tells_of_is_not_believed(tmp_path: Path) -> None:
+    folder = checkpoint.save(tmp_path / "model", network())
+    for told in ({"channels": 80}, {"channels": 10**4}):
+        config = json.loads((folder / "config.json").read_text())
+        config["model"] |= told
+        (folder / "config.json").write_text(json.dumps(config))
+        with pytest.raises(ModelError, match=r"model: .*a larger network than its weights can fill"):
+            loaded_bytes(folder)
 
 
 def test_a_member_that_was_replaced_is_noticed(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from models.networks.catalog import build
 from models.scores import bsseval
 from models.scores.metrics import nsdr
 from models.weights import checkpoint
-from pipelines.evaluation import evaluate, song_scoring
+from models.weights.bit_packing import uniform_packing
+from pipelines.evaluation import evaluate, scoring_job, song_scoring
 from pipelines.evaluation.evaluate_config import EvaluateConfig
 from pipelines.evaluation.scoring_job import score_estimates, score_track
 from pipelines.evaluation.summary import summarize
@@ -162,6 +163,17 @@ def test_the_longest_songs_are_scored_first(chunks: ShardSet, tmp_path: Path, mo
     with pytest.raises(KeyboardInterrupt):
         evaluate._results(CONFIG, "model", "digest", chunks, keyed, str(tmp_path), None)
     assert dealt == ["d", "b", "c"]
+
+
+def test_packed_weights_need_the_memory_of_the_network_they_fill(
+    chunks: ShardSet, model: torch.nn.Module, tmp_path: Path
+) -> None:
+    plain = checkpoint.save(tmp_path / "plain", model)
+    packed = checkpoint.save(tmp_path / "packed", model, packing=uniform_packing(model, 2, min_mib=0.001))
+    songs = read_songs(chunks)
+    needed = scoring_job._needed_bytes(CONFIG, str(plain), songs)
+    assert scoring_job._needed_bytes(CONFIG, str(packed), songs) == needed
+    assert needed[0] > 2**30 + 2 * sum(value.nbytes for value in model.state_dict().values())
 
 
 def test_an_empty_split_is_named(chunks: ShardSet, tmp_path: Path) -> None:
