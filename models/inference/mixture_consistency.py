@@ -32,6 +32,15 @@ class MixtureConsistency:
         self.sum_SCT: Tensor | None = None  # of frames, as far as others will be added
         self.still_to_drop = NFFT - HOP  # silence before the track, so that every sample lies in four frames
 
+    def overwrite(self, estimates_SCT: Tensor, mixture_CT: Tensor) -> None:
+        """Do it to a whole track in the place of its estimates, so that no copy of them is needed."""
+        num_written = 0
+        blocks = (torch.split(value, FRAMES_AT_ONCE * HOP, dim=-1) for value in (estimates_SCT, mixture_CT))
+        for block_SCT, block_CT in zip(*blocks, strict=True):
+            num_written = _write(self.push(block_SCT, block_CT), estimates_SCT, num_written)
+        if (rest_SCT := self.close()) is not None:
+            _write(rest_SCT, estimates_SCT, num_written)
+
     def push(self, estimates_SCT: Tensor, mixture_CT: Tensor) -> Tensor:
         """Take in a block; give what became final: with "mask", up to a frame later."""
         if self.mode == "off":
@@ -73,6 +82,13 @@ class MixtureConsistency:
             self.sum_SCT = sum_SCT[..., num_samples:]
             self.waiting_SCT = self.waiting_SCT[..., num_samples:]
         return torch.cat(done, dim=-1)
+
+
+def _write(final_SCT: Tensor, track_SCT: Tensor, start: int) -> int:
+    """The end of what is now written to a track."""
+    end = start + final_SCT.shape[-1]
+    track_SCT[..., start:end] = final_SCT
+    return end
 
 
 def _divided(spectra_SCFK: Tensor) -> Tensor:

@@ -76,9 +76,9 @@ def separate(
             end = position + out_SCT.shape[-1]
             estimates_SCT[..., position:end] += (share_S11.to(out_SCT) * out_SCT).to(estimates_SCT.device)
             position = end
-    estimates_SCT = consistency.push(estimates_SCT * (std + STD_EPSILON) + mean, mixture_CT)
-    rest_SCT = consistency.close()
-    return estimates_SCT if rest_SCT is None else torch.cat([estimates_SCT, rest_SCT], dim=-1)
+    estimates_SCT.mul_(std + STD_EPSILON).add_(mean)
+    consistency.overwrite(estimates_SCT, mixture_CT)
+    return estimates_SCT
 
 
 def separate_stream(

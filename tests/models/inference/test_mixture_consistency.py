@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from models.errors import ModelError
+from models.inference import mixture_consistency
 from models.inference.mixture_consistency import MixtureConsistency
 from models.scores.metrics import ideal_ratio_mask, nsdr
 
@@ -32,6 +33,19 @@ def test_a_mask_takes_levels_and_phases_from_the_mixture() -> None:
     wrong_SCT = -0.3 * stems_SCT  # half a period late, and too quiet
     assert nsdr(stems_SCT, run(wrong_SCT, stems_SCT.sum(dim=0))).min() > 25
     assert nsdr(stems_SCT, run(wrong_SCT, stems_SCT.sum(dim=0), mode="residual")).max() < 5
+
+
+@pytest.mark.parametrize("mode", ["off", "residual", "mask"])
+@pytest.mark.parametrize("num_frames", [3.0, 4.0, 5.1, 12.7])
+def test_a_track_overwritten_block_by_block_is_the_same_to_the_last_bit(
+    mode: str, num_frames: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mixture_consistency, "FRAMES_AT_ONCE", 4)
+    estimates_SCT = torch.randn(3, 2, int(num_frames * 1024), generator=torch.Generator().manual_seed(3))
+    mixture_CT = 1.1 * estimates_SCT.sum(dim=0)
+    expected = run(estimates_SCT, mixture_CT, mode=mode).clone()
+    MixtureConsistency(mode).overwrite(estimates_SCT, mixture_CT)
+    assert torch.equal(estimates_SCT, expected)
 
 
 @pytest.mark.parametrize("num_samples", [1, 1023, 1024, 4097])

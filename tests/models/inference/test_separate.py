@@ -4,15 +4,17 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Barrier
+from typing import Any
 
 import pytest
 import torch
 from demucs.apply import BagOfModels, apply_model
 from demucs.htdemucs import HTDemucs as Oracle
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.errors import ModelError
-from models.inference import overlap_add
+from models.inference import mixture_consistency, overlap_add
 from models.inference.separate import separate, separate_stream
 from models.networks.bag import Bag, interface
 from models.networks.htdemucs import HTDemucs, HTDemucsConfig
@@ -155,6 +157,36 @@ def test_memory_of_streaming_does_not_grow_with_the_track() -> None:
         lanes = frame.f_locals["lanes"]
         held.append(lanes[0].stream.input_CT.shape[-1] + lanes[0].done.num_samples + out_SCT.shape[-1])
     assert max(held) < 600
+
+
+class LongTensors(TorchDispatchMode):
+    """Counts pieces of memory of at least so many bytes that operators return."""
+
+    def __init__(self, num_bytes: int) -> None:
+        super().__init__()
+        self.num_bytes = num_bytes
+        self.seen: list[Tensor] = []  # held, so that no two have one place
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and result.untyped_storage().nbytes() >= self.num_bytes:
+            self.seen.append(result)
+        return result
+
+    @property
+    def count(self) -> int:
+        return len({tensor.untyped_storage().data_ptr() for tensor in self.seen})
+
+
+@pytest.mark.parametrize("consistency", ["off", "residual", "mask"])
+def test_a_whole_track_needs_no_second_copy_of_its_estimates(consistency: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mixture_consistency, "FRAMES_AT_ONCE", 4)
+    model = Toy(config=ToyConfig(sources=("drums", "bass", "other", "vocals"), segment_samples=2000))
+    mixture_CT = torch.randn(2, 100_000, generator=torch.Generator().manual_seed(1))
+    with LongTensors(4 * mixture_CT.nbytes) as long:
+        estimates_SCT = separate(model, mixture_CT, mixture_consistency=consistency)
+    assert estimates_SCT.nbytes == 4 * mixture_CT.nbytes
+    assert long.count == 1
 
 
 def test_segments_reach_the_model_in_batches(mixture_CT: Tensor) -> None:
