@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from io import BufferedIOBase, BufferedReader
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
 import pyarrow.fs as fs
@@ -183,15 +183,31 @@ def files_below(root: str) -> dict[str, Stamp]:
         files = sorted(path for path in Path(root).rglob("*") if path.is_file())
         stamps = {path.relative_to(root).as_posix(): stamp(path) for path in files}
         return {path: seen for path, seen in stamps.items() if seen is not None}
-    with refusals(root):
-        selector = fs.FileSelector(bucket_path(root), recursive=True, allow_not_found=True)
-        found = persistently(lambda: client().get_file_info(selector))
     length = len(bucket_path(root)) + 1
     return {
         info.path[length:]: Stamp(size=info.size, changed_ns=info.mtime_ns or 0)
-        for info in sorted(found, key=lambda info: info.path)
+        for info in _objects_below(root)
         if info.is_file
     }
+
+
+def empty_folders(root: str) -> list[str]:
+    """Below an address in an object store the highest folders without a file, which objects of no bytes stand for.
+
+    Arrow's client leaves one wherever it removes a file.
+    """
+    found = _objects_below(root)
+    top = PurePosixPath(bucket_path(root))
+    in_use = {top, *(folder for info in found if info.is_file for folder in PurePosixPath(info.path).parents)}
+    empty = [PurePosixPath(info.path) for info in found if not info.is_file]
+    return [f"{PREFIX}{path}" for path in empty if path not in in_use and path.parent in in_use]
+
+
+def _objects_below(root: str) -> list[fs.FileInfo]:
+    with refusals(root):
+        selector = fs.FileSelector(bucket_path(root), recursive=True, allow_not_found=True)
+        found = persistently(lambda: client().get_file_info(selector))
+    return sorted(found, key=lambda info: info.path)
 
 
 @contextmanager

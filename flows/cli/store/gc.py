@@ -40,6 +40,7 @@ UNFINISHED = re.compile(re.escape(storage.TEMPORARY) + r".+-[0-9a-f]{4,}")
 MARKER = re.compile(r"seen-[0-9a-f]{32}")  # see pipelines/runtime/shared_store.py
 # See pipelines/runs/stored_model.py
 MODEL_COPY = re.compile(r"[0-9a-f]{16}/(files/[^/]+|weights\.safetensors|config\.json)")
+EMPTIED = re.compile(r"/runs/[^/]+/step-\d{9,}(-[0-9a-f]{8})?$|/cache/models/[0-9a-f]{16}$")
 CHECKPOINT = re.compile(r"step-\d{9}|\.step-\w+|damaged-step-\d{9}")
 
 
@@ -79,8 +80,7 @@ def run(config: RunConfig, *, keep: int, delete: bool, screen: Screen) -> dict[s
         screen.start("gc", 0, "")
         items = list(find(config, keep=keep, now_s=time.time()))
         if delete:
-            for item in items:
-                _remove(item.address)
+            remove(items, config.store.root)
         screen.finish(f"{len(items)} {'removed' if delete else 'can go'}, {_total_size(items)}")
     return {
         "removed": delete,
@@ -272,11 +272,17 @@ def _if_older(address: str, kind: str, now_s: float, older_s: float) -> Iterator
         yield Unreferenced(address=address, kind=kind, num_bytes=stamp.size)
 
 
-def _remove(address: str) -> None:
-    if not storage.is_remote(address) and Path(address).is_dir():
-        shutil.rmtree(address)
-    else:
-        storage.remove(address)
+def remove(items: Sequence[Unreferenced], root: str) -> None:
+    """Delete what was found in a store, and in an object store the objects that stand for folders emptied so."""
+    for item in items:
+        if not storage.is_remote(item.address) and Path(item.address).is_dir():
+            shutil.rmtree(item.address)
+        else:
+            storage.remove(item.address)
+    for folders in (("runs",), ("cache", "models")) if storage.is_remote(root) else ():
+        for emptied in storage.empty_folders(storage.join(root, *folders)):
+            if EMPTIED.search(emptied):
+                storage.remove_folder(emptied)
 
 
 def _size(num_bytes: int) -> str:

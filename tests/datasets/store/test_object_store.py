@@ -34,6 +34,18 @@ def test_a_range_of_a_known_object_is_one_request(s3: ObjectStore) -> None:
     assert [(method, asked) for method, _, asked in s3.requests] == [("GET", "bytes=10-13")]
 
 
+def test_folders_are_empty_whose_files_were_removed_and_those_below_them_are_not_named(s3: ObjectStore) -> None:
+    root = f"s3://{BUCKET}/emptied"
+    for name in ("a/b/1", "a/b/2", "c/d/3", "c/e/4", "f"):
+        storage.write(f"{root}/{name}", b"x")
+    for name in ("a/b/1", "c/d/3"):
+        storage.remove(f"{root}/{name}")
+    assert storage.empty_folders(root) == [f"{root}/c/d"]
+    storage.remove(f"{root}/a/b/2")
+    assert storage.empty_folders(root) == [f"{root}/a", f"{root}/c/d"]
+    assert storage.empty_folders(f"{root}/c/d") == storage.empty_folders(f"{root}/none") == []
+
+
 @pytest.mark.slow
 def test_a_store_that_fails_every_fifth_request_loses_nothing(s3: ObjectStore) -> None:
     root = f"s3://{BUCKET}/faults"

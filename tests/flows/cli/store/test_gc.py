@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pyarrow.fs as fs
 import pytest
 from rich.console import Console
 
@@ -403,3 +404,25 @@ def test_in_an_object_store_copies_of_models_go_after_a_week_and_markers_of_kill
             {item.address for item in gc.find(config, keep=0, now_s=now_s + days * gc.DAY_S)} for days in (0, 2, 8)
         ]
         assert found == [set(), {marker}, {marker, *copies}]
+
+
+def test_in_an_object_store_nothing_is_left_of_folders_whose_files_were_removed() -> None:
+    with object_store():
+        root = f"s3://{BUCKET}/gc-folders"
+        config = door.load("smoke", [f"store.root={root}"])
+        waste = {
+            "runs/finished/step-000000003-0badbeef/current/learner.pt", "runs/finished/step-000000006/best/config.json",
+            "cache/models/0123456789abcdef/files/a.th",
+        }  # fmt: skip
+        for name in {*waste, "runs/finished/result.json", "runs/finished/step-000000006-mine/x", "cache/models/mine/a"}:
+            storage.write(f"{root}/{name}", b"x")
+        s3, path = storage.filesystem(root)
+        s3.create_dir(f"{path}/runs/finished/mine")  # of somebody who has plans for it
+        found = list(gc.find(config, keep=0, now_s=time.time() + 8 * gc.DAY_S))
+        assert {item.address for item in found} == {f"{root}/{name}" for name in waste}
+        gc.remove(found, root)
+        left = s3.get_file_info(fs.FileSelector(path, recursive=True))
+        assert {info.path.removeprefix(f"{path}/") for info in left if not info.is_file} == {
+            "runs", "runs/finished", "runs/finished/step-000000006-mine", "runs/finished/mine",
+            "cache", "cache/models", "cache/models/mine",
+        }  # fmt: skip
