@@ -11,10 +11,13 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import time
+import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -154,8 +157,15 @@ def ask(server: PrefectServer, method: str, path: str, body: Any = None) -> Any:
     password = base64.b64encode(server.password.encode()).decode()
     headers = {"Content-Type": "application/json", "Authorization": f"Basic {password}"}
     asked = urllib.request.Request(server.address + path, data, headers, method=method)
-    with urllib.request.urlopen(asked, timeout=60) as answer:
-        return json.loads(answer.read() or b"null")
+    for wait_s in (1, 2, 4, 8, 0):  # Prefect says 503 while its database is locked, and its own client asks again
+        try:
+            with urllib.request.urlopen(asked, timeout=60) as answer:
+                return json.loads(answer.read() or b"null")
+        except urllib.error.HTTPError as error:
+            if error.code != HTTPStatus.SERVICE_UNAVAILABLE or not wait_s:
+                raise
+            time.sleep(wait_s)
+    raise AssertionError("unreachable")
 
 
 def deployments(server: PrefectServer) -> dict[str, dict[str, Any]]:
