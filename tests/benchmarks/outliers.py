@@ -148,10 +148,11 @@ def score(model: torch.nn.Module, songs: Mapping[str, Tensor]) -> list[Score]:
     for title, song_SCT in songs.items():
         own = nsdr(song_SCT, heard(model, song_SCT)).tolist()
         oracle = nsdr(song_SCT, ideal_ratio_mask(song_SCT, nfft=MASK_NFFT)).tolist()
+        mixture = nsdr(song_SCT, song_SCT.sum(dim=0).expand_as(song_SCT)).tolist()
         rows += [
             Score(
                 track_id=title, title=title, source=source, protocol="", nsdr=own[place], sdr=None,
-                mixture_nsdr=None, mixture_sdr=None, ceiling_nsdr=oracle[place],
+                mixture_nsdr=mixture[place], mixture_sdr=None, ceiling_nsdr=oracle[place],
             )
             for place, source in enumerate(SOURCES)
         ]  # fmt: skip

@@ -59,7 +59,7 @@ def commands(text: str) -> Iterator[list[str]]:
     """The words after `stemline` of each command in blocks and in `code`."""
     blocks = [line for block in re.findall(r"```(?:shell)?\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
     inline = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
-    for line in [*blocks, *inline]:
+    for line in "\n".join([*blocks, *inline]).replace("\\\n", " ").splitlines():
         found = re.match(r"(?:\$ )?(?:\.venv/bin/)?stemline (.*)", line.strip())
         if found:
             yield shlex.split(found[1], comments=True)

@@ -58,13 +58,17 @@ def run(config: RunConfig, model: str, *, split: str, screen: Screen, debug: boo
         scored = score(config, songs, checkpoint, label=f"{model}: ")
         rows = read_objects(scored.scores, Score)
         ranked, rare = score_outliers.rank(rows), score_outliers.rare_sources(rows)
+        quiet = score_outliers.quiet_stems(rows)
     return {
         "model": model,
         "digest": scored.summary.model_digest,
         "protocol": scored.summary.protocol,
         "songs": [asdict(outlier) for outlier in ranked],
         "rare_sources": rare,
-        "console_output": _console_output(ranked, rare, split),
+        "quiet_stems": [
+            {"track_id": stem.track_id, "source": stem.source, "level_db": stem.mixture_nsdr} for stem in quiet
+        ],
+        "console_output": _console_output(ranked, rare, len(quiet), split),
     }
 
 
@@ -75,7 +79,7 @@ def _scoring(config: EvaluateConfig, split: str) -> EvaluateConfig:
     )
 
 
-def _console_output(ranked: list[ScoreOutlier], rare: Mapping[str, int], split: str) -> list[Any]:
+def _console_output(ranked: list[ScoreOutlier], rare: Mapping[str, int], num_quiet: int, split: str) -> list[Any]:
     num_rows = min(max(MIN_ROWS, len(ranked) // 10), MAX_ROWS)
     rows = [
         [
@@ -86,14 +90,17 @@ def _console_output(ranked: list[ScoreOutlier], rare: Mapping[str, int], split: 
     ]  # fmt: skip
     title = f"nSDR of the stem that stands out most, in dB; {len(rows)} of {len(ranked)} songs of {split}"
     advice = "Listen to these stems first. A file given as curate.overrides leaves songs out; --json lists all."
+    left_out = [
+        f"{source} is left out: it can be ranked in {count} songs, and {score_outliers.MIN_SONGS} are needed"
+        for source, count in rare.items()
+    ]
+    if num_quiet:
+        left_out.append(
+            f"quiet stems are left out, {num_quiet} of them: more than {-score_outliers.MIN_LEVEL_DB:g} dB below the "
+            "rest of their song, where leakage decides the score; --json lists them"
+        )
     return [
         table(title, ["track", "stem", "nSDR", "expected", "deviations"], rows),
         Text(advice, style="dim", overflow="fold"),
-        *(
-            Text(
-                f"{source} is left out: it sounds in {count} songs, and {score_outliers.MIN_SONGS} are needed",
-                style="dim",
-            )
-            for source, count in rare.items()
-        ),
+        *(Text(line, style="dim", overflow="fold") for line in left_out),
     ]

@@ -4,6 +4,9 @@ How well a stem can be separated depends on the song, and the IRM2 oracle, a mas
 well. Over many songs a model's score follows the oracle's on a line. A stem far below it is not harder than others:
 what the model gives for its name is something else. Beyond most songs' scores of the oracle the line is taken as flat:
 where a stem is nearly the whole mixture the oracle has 100 dB, which no model follows.
+
+A stem far below the rest of its song is not ranked: what leaks into its estimate from the others is louder than the
+stem, so its score is as low as its level, and says nothing of what the stem is.
 """
 
 from collections.abc import Sequence
@@ -16,6 +19,7 @@ from datasets.errors import InputError
 from datasets.schema import Score
 
 MIN_SONGS = 12  # in which a source sounds: of fewer, what is usual cannot be told
+MIN_LEVEL_DB = -15.0  # of a stem that is ranked, against the sum of the song's other stems
 _SIGMAS_OF_MAD = 1.4826  # standard deviation of a normal distribution over its median absolute deviation
 _MIN_SIGMA_DB = 0.1  # of songs that are all alike
 _MAX_FITTED = 2000  # songs that a line is fitted to: fitting takes 16 bytes for each pair of them
@@ -35,7 +39,7 @@ class ScoreOutlier:
 
 
 def rank(scores: Sequence[Score]) -> list[ScoreOutlier]:
-    """Each song with a stem that sounds and is not of a rare source, once, the worst first.
+    """Each song with a stem that can be ranked, neither quiet nor of a rare source, once, the worst first.
 
     The line and the spread are those of medians, so that a third of bad songs still comes first. InputError where all
     sources are rare, see `rare_sources`.
@@ -53,8 +57,19 @@ def rank(scores: Sequence[Score]) -> list[ScoreOutlier]:
 
 
 def rare_sources(scores: Sequence[Score]) -> dict[str, int]:
-    """In how many songs each source sounds that does so in fewer than `MIN_SONGS`."""
+    """In how many songs each source sounds, and is not quiet, that does so in fewer than `MIN_SONGS`."""
     return {source: len(rows) for source, rows in _sounding(scores).items() if len(rows) < MIN_SONGS}
+
+
+def quiet_stems(scores: Sequence[Score]) -> list[Score]:
+    """The scores of stems that sound, but so far below the others that they are not ranked, the loudest first."""
+    quiet = [score for score in scores if _is_quiet(score)]
+    return sorted(quiet, key=lambda score: (-(score.mixture_nsdr or 0.0), score.track_id, score.source))
+
+
+def _is_quiet(score: Score) -> bool:
+    """By the mixture's own score, which is the stem's level against the sum of the others."""
+    return score.nsdr is not None and score.mixture_nsdr is not None and score.mixture_nsdr < MIN_LEVEL_DB
 
 
 def require_enough(num_songs: int, what: str) -> None:
@@ -64,11 +79,11 @@ def require_enough(num_songs: int, what: str) -> None:
 
 
 def _sounding(scores: Sequence[Score]) -> dict[str, list[Score]]:
-    """By source, the scores of songs in which it sounds."""
+    """By source, the scores of songs in which it sounds and is not quiet."""
     by_source: dict[str, list[Score]] = {}
     for score in scores:
         rows = by_source.setdefault(score.source, [])
-        if score.nsdr is not None and score.ceiling_nsdr is not None:
+        if score.nsdr is not None and score.ceiling_nsdr is not None and not _is_quiet(score):
             rows.append(score)
     return by_source
 

@@ -1,17 +1,21 @@
 """Which songs a model separates far worse than they could be."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
 from datasets.errors import InputError
 from datasets.schema import Score
 from datasets.seeding import row_rng
+from pipelines.evaluation.evaluate_config import EvaluateConfig
 from pipelines.evaluation.score_tables import score_outliers
-from pipelines.evaluation.score_tables.score_outliers import MIN_SONGS, rank, rare_sources
+from pipelines.evaluation.score_tables.score_outliers import MIN_SONGS, quiet_stems, rank, rare_sources
+from pipelines.evaluation.song_scoring import score_song
 
-SOURCES = ("drums", "vocals")
+RATE, SOURCES = 8000, ("drums", "vocals")
 
 
 def score(number: int, source: str, nsdr: float | None, oracle: float | None) -> Score:
@@ -75,6 +79,45 @@ def test_neither_the_order_of_rows_nor_a_source_that_is_silent_changes_a_rank() 
     assert rank(rows[::-1]) == rank(rows)
     silent = [*rows, score(30, "drums", None, None), score(30, "vocals", None, None), score(31, "drums", None, None)]
     assert rank(silent) == rank(rows)
+
+
+def performed(number: int, *, bass_db: float = 0.0, swapped: bool = False) -> list[Score]:
+    """A song of three noises through a model that lets a tenth of the others into each stem, as `evaluate` scores it.
+
+    The bass is so much quieter than drums and other; where labels are swapped the model is right and they are wrong.
+    """
+    generator = torch.Generator().manual_seed(number)
+    stems_SCT = 0.1 * torch.randn((3, 2, RATE), generator=generator)
+    stems_SCT[1] *= 10 ** (bass_db / 20)
+    estimates_SCT = 0.9 * stems_SCT + (0.1 + 0.005 * (number % 5)) * stems_SCT.sum(dim=0)
+    result = score_song(
+        EvaluateConfig().measures, stems_SCT[[1, 0, 2]] if swapped else stems_SCT, estimates_SCT,
+        sources=("drums", "bass", "other"), sample_rate=RATE, track_id=f"song {number:02d}", title="", seconds=1.0,
+    )  # fmt: skip
+    return list(result.scores)
+
+
+def test_stems_far_below_the_rest_of_their_song_are_named_and_not_ranked() -> None:
+    songs = {number: performed(number) for number in range(MIN_SONGS + 4)}
+    songs |= {3: performed(3, swapped=True), 5: performed(5, bass_db=-25), 6: performed(6, bass_db=-40)}
+    rows = [row for song in songs.values() for row in song]
+    quiet = quiet_stems(rows)
+    assert [(stem.track_id, stem.source) for stem in quiet] == [("song 05", "bass"), ("song 06", "bass")]
+    assert [stem.mixture_nsdr for stem in quiet] == pytest.approx([-28, -43], abs=0.3)  # two others are 3 dB louder
+    bad = songs[3][1].nsdr
+    assert all(stem.nsdr is not None and bad is not None and stem.nsdr < bad for stem in quiet)
+    first, *others = rank(rows)
+    assert first.track_id == "song 03"
+    assert first.deviation < -20
+    assert {outlier.track_id for outlier in others} == {f"song {number:02d}" for number in songs} - {"song 03"}
+    assert min(outlier.deviation for outlier in others) > -4
+
+
+def test_a_song_of_quiet_stems_alone_has_no_rank_and_counts_for_no_source() -> None:
+    rows = scores(MIN_SONGS)
+    far_below = [replace(row, track_id="quiet", mixture_nsdr=-30.0) for row in rows[:2]]
+    assert rank([*rows, *far_below]) == rank(rows)
+    assert rare_sources([*rows[2:], *far_below]) == dict.fromkeys(SOURCES, MIN_SONGS - 1)
 
 
 def test_songs_that_are_all_alike_stand_out_by_a_decibel_scale() -> None:
