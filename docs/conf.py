@@ -20,6 +20,7 @@ exclude_patterns = ["_ext"]
 source_suffix = {".md": "markdown", ".ipynb": "markdown"}
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 4
+highlight_language = "text"  # blocks without a language are commands and what they print
 
 # Docstrings are plain text with `code` in single backticks; stemline_api makes reStructuredText of them.
 default_role = "code"

@@ -88,7 +88,7 @@ def to_rst(lines: list[str]) -> list[str]:
     for index, line in enumerate(lines):
         indented = line.startswith("    ")
         if indented and index and not lines[index - 1].strip():
-            made += ["::", ""]
+            made += [".. code-block:: default", ""]  # Python, or plain where it is none
         made.append(line if indented else _escaped(line))
     return made
 

@@ -117,7 +117,7 @@ def test_every_public_module_has_a_place_in_the_api(api: Any, repository: Path) 
     [
         ("Rows_ of `a*b`, |x| and *args.", "Rows\\_ of `a*b`, \\|x\\| and \\*args."),
         ("sources_BSCT is a shape", "sources_BSCT is a shape"),
-        ("Such as\n\n    run(*rows)\n\nand more", "Such as\n\n::\n\n    run(*rows)\n\nand more"),
+        ("Such as\n\n    run(*rows)\n\nand more", "Such as\n\n.. code-block:: default\n\n    run(*rows)\n\nand more"),
         ("a `piece of\ncode` that goes on", "a `piece of code` that goes on"),
     ],
 )

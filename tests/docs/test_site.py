@@ -84,6 +84,12 @@ def test_no_page_loads_anything_from_the_network(site: Path, pages: dict[Path, P
         assert not re.search(r"""url\(["']?(https?:|//)""", sheet.read_text(encoding="utf-8")), sheet
 
 
+def test_examples_are_coloured_as_python_and_commands_are_not(site: Path) -> None:
+    guide, reference = (site / name for name in ("how-to/find-outliers.html", "reference/python.html"))
+    assert "stemline outliers models:/stemline@champion --preset" in guide.read_text(encoding="utf-8")
+    assert '<span class="n">stemline</span><span class="o">.</span>' in reference.read_text(encoding="utf-8")
+
+
 def test_every_link_between_pages_leads_somewhere(site: Path, pages: dict[Path, Page]) -> None:
     broken = []
     for path, page in pages.items():
