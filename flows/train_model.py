@@ -30,8 +30,8 @@ from pipelines.evaluation.gate import GateDecision
 from pipelines.evaluation.gate.rules import license_rule
 from pipelines.evaluation.score_tables import song_table
 from pipelines.evaluation.summary import ScoreSummary, extra_scores
-from pipelines.lineage import song_licenses
-from pipelines.lineage.training_recordings import Ancestors
+from pipelines.lineage import song_licenses, training_ancestry
+from pipelines.lineage.training_recordings import Ancestors, Ancestry
 from pipelines.preparation.ingest import layout_plugins
 from pipelines.registry import Candidate, DatasetUse, ModelVersion
 from pipelines.runs import stored_model
@@ -77,14 +77,20 @@ def refuse_licenses(config: RunConfig, corpus: Corpus) -> None:
     place = RunPlace(store=storage.absolute(config.store.root), name=run_key(config, corpus))
     if train_result.find_result(place.kept) is not None:
         return
-    learned = (song for song in read_songs(corpus.songs) if song.split in ("train", "valid"))
-    rule = license_rule(song_licenses.of_songs(learned))
+    rule = license_rule(song_licenses.of_ancestry(_ancestry_to_be(config, corpus)))
     if not rule.met:
         raise InputError(
             f"gate.refuse_non_commercial would refuse the model, so it is not trained. {rule.message} State licences "
-            "in licenses.csv or corpus.license, take those songs out of the corpus, or set "
-            "gate.refuse_non_commercial=false"
+            "in licenses.csv or corpus.license, take those songs out of the corpus, and those whose stems were "
+            "estimated by a model that learned from such, or set gate.refuse_non_commercial=false"
         )
+
+
+def _ancestry_to_be(config: RunConfig, corpus: Corpus) -> Ancestry:
+    """What the model that is to be trained will have learned from."""
+    datasets = [table.uri for table, weight in corpus.training_data(config.automix_weight) if weight]
+    start = training_ancestry.start_of(config.model.init_from, store=config.store.root)
+    return Ancestors(config.store.root, config.store.tables).of_training(datasets, start, of="the model")
 
 
 @flow(name="compare-models", flow_run_name=RUN_NAME, validate_parameters=False)

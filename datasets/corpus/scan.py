@@ -9,7 +9,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from datasets.corpus.file_digests import Digesting, FileDigests
@@ -17,6 +17,8 @@ from datasets.corpus.file_listing import list_folder
 from datasets.corpus.layouts.csv_listed_songs import CsvFile
 from datasets.corpus.layouts.find import LAYOUTS, find_songs, stray_files
 from datasets.corpus.layouts.found_song import FoundSong, LayoutRules, as_text
+from datasets.corpus.layouts.separated_stems import Teacher, teachers_beside
+from datasets.corpus.layouts.separated_stems import remarks as teacher_remarks
 from datasets.corpus.layouts.song_folders import NO_STEMS
 from datasets.corpus.licenses import one_line, stated_licenses
 from datasets.corpus.splits import (
@@ -47,6 +49,7 @@ class Scan:
     layout: str
     drawn_splits: tuple[str, ...]  # the splits that no folder states
     remarks: tuple[str, ...] = ()  # what its owner should know of the folder as a whole
+    teachers: Mapping[str, Teacher] = field(default_factory=dict)  # models that estimated stems, by track id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,13 +65,15 @@ class SongSurvey:
     csv_files: tuple[CsvFile, ...]  # at the top, used or not
     shares: tuple[DrawnShare, ...]  # what came of the draw
     licenses: Mapping[str, str]  # that the folder states, by song; see `licenses.py`
+    teachers: Mapping[str, Teacher]  # models that estimated stems, by song; see `layouts/separated_stems.py`
 
     @property
     def remarks(self) -> tuple[str, ...]:
         """What its owner should know of the folder as a whole."""
         nothing = nothing_to_train_on(list(self.sides))
         far_off = [share.words for share in self.shares if share.is_far_off]
-        return (*_remarks(self.csv_files, self.stray), *far_off, *([nothing] if nothing else []))
+        found = (*_remarks(self.csv_files, self.stray), *teacher_remarks(self.teachers))
+        return (*found, *far_off, *([nothing] if nothing else []))
 
 
 def survey(
@@ -116,6 +121,7 @@ def survey(
         stray=stray,
         csv_files=tuple(csv_files),
         licenses=stated_licenses(listing, [(song.name, song.title) for song in found]),
+        teachers=teachers_beside(listing, found),
     )
 
 
@@ -178,6 +184,7 @@ def scan(
         layout=seen.layout,
         drawn_splits=seen.drawn_splits,
         remarks=seen.remarks,
+        teachers={track.track_id: seen.teachers[track.track_id] for track in tracks if track.track_id in seen.teachers},
     )
 
 

@@ -85,6 +85,9 @@ def _songs(card: ModelCard) -> str:
         lines.append(f"Trained on {_count(train)}, and selected by {_count(valid)} for validation.")
     if card.began_from:
         lines.append(f"It began from the weights of {', '.join(map(literal, card.began_from))}, whose songs count too.")
+    if card.taught_by:
+        teachers = ", ".join(map(literal, card.taught_by))
+        lines.append(f"It learned from stems that {teachers} estimated, whose songs count too.")
     lines += ["", "| licence | songs | hours |", "|---|---:|---:|"]
     for license, group in card.licenses.songs.items():
         lines.append(f"| {literal(license)} | {group.num_songs} | {group.hours:.2f} |")

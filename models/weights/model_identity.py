@@ -7,8 +7,9 @@ a bag, what each counts for, their segment. Files are read at every call, so one
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from .loading import ModelKind, kind_of
 from .msst import msst_checkpoints
 from .weights_file import sha256_of, stored_config
 
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRef:
@@ -35,6 +38,7 @@ class ModelRef:
     audio_channels: int
     normalize: Normalization  # the level at which it hears, see `input_normalization.py`
     origins: tuple[str, ...]  # where it came from: a registered version's address, then files
+    learned: tuple[str, ...] = ()  # digests of the weights that training made: of a bag's members, before rounding
 
     @property
     def interface_key(self) -> tuple[tuple[str, ...], int, int, Normalization]:
@@ -102,7 +106,9 @@ def _of_folder(folder: Path) -> ModelRef:
         stored_config(weights) != model
     ):  # `config.json` says what is built, and the weights' own digest knows nothing of it
         digest = _digest_over(weights=digest, model=model)
-    return _ref(model, digest=digest, files=[weights], origins=[folder])
+    described_ref = _ref(model, digest=digest, files=[weights], origins=[folder])
+    rounded_from = str(described.get("extra", {}).get("rounded_from"))
+    return replace(described_ref, learned=(rounded_from,)) if _DIGEST.fullmatch(rounded_from) else described_ref
 
 
 def _of_weights(path: Path) -> ModelRef:
@@ -150,6 +156,7 @@ def _of_bag(path: Path) -> ModelRef:
         audio_channels=audio_channels,
         normalize=normalize,
         origins=(str(path), *map(str, by_file)),
+        learned=tuple(dict.fromkeys(digest for member in members for digest in member.learned)),
     )
 
 
@@ -169,6 +176,7 @@ def _ref(model: Mapping[str, Any], *, digest: str, files: list[Path], origins: l
         audio_channels=config.audio_channels,
         normalize=config.normalize,
         origins=tuple(map(str, origins)),
+        learned=(digest,),
     )
 
 

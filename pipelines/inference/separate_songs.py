@@ -18,13 +18,20 @@ from typing import Any
 
 from datasets import audio
 from datasets.audio.decoding import probe
+from datasets.corpus.layouts.separated_stems import Teacher
 from datasets.corpus.scan import distinct_names, safe_name
 from datasets.errors import InputError
 from models import inference, networks
 from pipelines.inference.separate_config import SeparateConfig
 from pipelines.inference.separation_job import separate_on_nodes
 from pipelines.inference.song_separation import PlannedSong, SongQueue, SongSeparator, separate_song
-from pipelines.inference.stem_files import SeparatedSong, find_separated, is_of_another_song, make_folder
+from pipelines.inference.stem_files import (
+    SeparatedSong,
+    find_separated,
+    is_of_another_song,
+    make_folder,
+    note_teacher,
+)
 from pipelines.runtime.progress import Progress, stage
 from pipelines.runtime.step_keys import Step
 
@@ -67,15 +74,17 @@ def run(
     *,
     model: str,
     out: str,
+    teacher: Teacher | None = None,
     progress: Progress | None = None,
 ) -> SeparateResult:
     """Separate every song into `out/<song>/<stem>.<ext>` with the checkpoint at `model` (a folder or a file).
 
-    A song that cannot be read becomes a `FailedSong`, and the others go on.
+    A song that cannot be read becomes a `FailedSong`, and the others go on. `teacher` is what is noted of the model
+    beside the stems; without it that is its file and its weights.
     """
     if not songs:
         raise InputError("no song given: name at least one audio file")
-    return separate_all(SongSeparator.load(config, model), songs, out=out, progress=progress)
+    return separate_all(SongSeparator.load(config, model, teacher=teacher), songs, out=out, progress=progress)
 
 
 def separate_all(
@@ -114,6 +123,8 @@ def _planned(
         folder = out / taken[-1]
         key = STEP.key(SeparateInputs(model=separator.digest, song=digest), _decisive(separator.config))
         finished = find_separated(song, folder, key)
+        if finished is not None:
+            note_teacher(folder, separator.teacher)
         planned.append(finished or PlannedSong(song=str(song), folder=str(folder), key=key, digest=digest))
     return planned
 

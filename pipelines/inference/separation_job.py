@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from datasets.corpus.layouts.separated_stems import Teacher
 from datasets.errors import InputError
 from pipelines.inference.separate_config import SeparateConfig
 from pipelines.inference.song_separation import PlannedSong, SongSeparator, separate_song
@@ -40,7 +41,7 @@ def separate_on_nodes(
         items = [{"item": json.dumps({"place": place, **asdict(song)})} for place, song in songs.items()]
         answers = ray.data.from_items(items, override_num_blocks=len(items)).map(
             _Actor,  # type: ignore[arg-type]  # Ray's own signature has no callable classes
-            fn_constructor_args=(config, [model], separator.digest),
+            fn_constructor_args=(config, [model], separator.digest, separator.teacher),
             compute=ray.data.ActorPoolStrategy(size=min(config.num_workers or fitting, len(items))),
             num_cpus=1,
             num_gpus=1 if use_gpu else None,
@@ -64,11 +65,11 @@ def separate_on_nodes(
 class _Actor:
     """An actor that holds the model."""
 
-    def __init__(self, config: SeparateConfig, model: list[Any], digest: str) -> None:
+    def __init__(self, config: SeparateConfig, model: list[Any], digest: str, teacher: Teacher) -> None:
         import ray
         import torch
 
-        self.separator = SongSeparator(config, ray.get(model[0]), digest=digest)
+        self.separator = SongSeparator(config, ray.get(model[0]), digest=digest, teacher=teacher)
         if self.separator.device == "cpu":
             torch.set_num_threads(1)  # as many actors as CPUs
 

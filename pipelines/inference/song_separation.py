@@ -3,7 +3,7 @@
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,8 @@ from datasets.audio.decoding import decode_blocks, probe
 from datasets.audio.resampling import resample_blocks
 from datasets.audio.surround import downmix_note
 from datasets.audio.writers import AudioWriter
+from datasets.corpus.layouts.separated_stems import Teacher
+from datasets.corpus.licenses import one_line
 from datasets.errors import AudioError, InputError
 from datasets.store.ownership import outputs, recorded_files, require_ours
 from pipelines.inference.separate_config import SeparateConfig
@@ -71,10 +73,13 @@ class SongQueue:
 class SongSeparator:
     """A loaded model with its settings, and the digest of its weights and configuration."""
 
-    def __init__(self, config: SeparateConfig, model: "nn.Module", *, digest: str) -> None:
+    def __init__(
+        self, config: SeparateConfig, model: "nn.Module", *, digest: str, teacher: Teacher | None = None
+    ) -> None:
         from models.networks.bag import interface
 
         self.config, self.model, self.digest = config, model, digest
+        self.teacher = teacher or Teacher(weights=(digest,))  # what is noted beside the stems
         self.interface = interface(model)
         self.device = _device(config.device)
         if config.precision == "int8" and self.device != "cpu":
@@ -88,14 +93,21 @@ class SongSeparator:
                     raise InputError(f"separate.{setting}={name!r}: this model has {', '.join(self.interface.sources)}")
 
     @classmethod
-    def load(cls, config: SeparateConfig, model: str) -> "SongSeparator":
-        """The model of a checkpoint; InputError where it cannot be loaded, or not do what is asked."""
+    def load(cls, config: SeparateConfig, model: str, *, teacher: Teacher | None = None) -> "SongSeparator":
+        """The model of a checkpoint; InputError where it cannot be loaded, or not do what is asked.
+
+        `teacher` is what is known of it besides its weights.
+        """
         from models.errors import ModelError
         from models.weights.loading import load_model
         from models.weights.model_identity import describe
 
         try:
-            return cls(config, load_model(model), digest=describe(model).digest)
+            described = describe(model)
+            noted = teacher or Teacher(name=one_line(Path(model).name))
+            return cls(
+                config, load_model(model), digest=described.digest, teacher=replace(noted, weights=described.learned)
+            )
         except ModelError as error:
             raise InputError(f"model {model}: {error}") from error
 
@@ -180,7 +192,7 @@ def separate_song(
                 spool.write(block_SCT)
                 song_stage.advance(block_SCT.shape[-1] / mixture.model_rate)
             result = _write_stems(spool, mixture, folder, separator.config)
-        write_summary(folder, planned.key, result, planned.digest)
+        write_summary(folder, planned.key, result, planned.digest, separator.teacher)
         turned = f", turned down by {-result.gain_db:.1f} dB to fit {separator.config.format}" if result.gain_db else ""
         speed = mixture.duration_s / max(1e-9, time.monotonic() - began_s)
         pace = f", {speed:.1f} s of song per second{queue.left(speed) if queue else ''}"

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 
 from datasets.audio.audio_types import Samples
 from datasets.audio.decoding import probe
+from datasets.corpus.layouts.separated_stems import FIELD, RECORD, Teacher, as_json
 from datasets.corpus.scan import MAX_NAME_BYTES, safe_name
 from datasets.errors import AudioError, InputError
 from datasets.store.ownership import recorded_files
@@ -20,7 +22,7 @@ from pipelines.inference.separate_config import FORMATS, SeparateConfig
 
 MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 FULL_SCALE = 1 - 2**-15  # the largest positive value that 16 bits hold
-SUMMARY = "separation.json"  # the record of what is ours, from the first stem on; its key, last: the stems are whole
+SUMMARY = RECORD  # the record of what is ours, from the first stem on; its key, last: the stems are whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,13 +128,26 @@ def is_of_another_song(folder: Path, song: Path, digest: str) -> bool:
         return False
 
 
-def write_summary(folder: Path, key: str, result: SeparatedSong, digest: str) -> None:
-    """Note what was written; `digest` is of the song's file."""
+def write_summary(folder: Path, key: str, result: SeparatedSong, digest: str, teacher: Teacher) -> None:
+    """Note what was written, and by which model; `digest` is of the song's file."""
     files = {stem: Path(path).name for stem, path in result.files.items()}
     sizes = {stem: Path(path).stat().st_size for stem, path in result.files.items()}
     whose = {"song_path": str(Path(result.song).absolute()), "song_digest": digest}
     summary = {"key": key, **asdict(result), **whose, "folder": ".", "files": files, "file_bytes": sizes}
-    summary["written"] = recorded_files(folder, SUMMARY)
+    _replace_summary(folder, {**summary, "written": recorded_files(folder, SUMMARY), FIELD: as_json(teacher)})
+
+
+def note_teacher(folder: Path, teacher: Teacher) -> None:
+    """Note which model made stems that are there, as it is called and known today; a file's name replaces no more."""
+    summary: dict[str, Any] = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    before, now = summary.get(FIELD), json.loads(json.dumps(as_json(teacher)))
+    knows_less = isinstance(before, dict) and before.get("weights") == now["weights"] and not teacher.licenses
+    if before != now and not knows_less:
+        with suppress(OSError):  # a folder that is only read: the stems are good all the same
+            _replace_summary(folder, {**summary, FIELD: as_json(teacher)})
+
+
+def _replace_summary(folder: Path, summary: Mapping[str, Any]) -> None:
     partial = folder / f".{SUMMARY}.partial"
     partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     os.replace(partial, folder / SUMMARY)

@@ -1,18 +1,21 @@
 """Under which licences the songs stand that a model learned from: what the gate, the report and the model's card say.
 
 A song's licence is what its corpus states (`datasets/corpus/licenses.py`), as the manifest of its dataset has it; it
-counts whether the model was trained or selected with the song, itself or as weights that it began from.
+counts whether the model was trained or selected with the song, itself, as weights that it began from, or as a teacher
+that estimated stems it learned from. Of a teacher that is not registered here, what was noted with its stems counts.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from datasets.corpus.layouts.separated_stems import Teacher
 from datasets.corpus.licenses import UNKNOWN, is_non_commercial, is_unknown
 from datasets.shards.manifests import Song
 from pipelines.lineage.training_recordings import Ancestry
 
 MAX_NAMED = 6  # licences in a sentence
+NONE: Mapping[str, int] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,17 +72,31 @@ class SongLicenses:
 
 
 def of_ancestry(ancestry: Ancestry) -> SongLicenses:
-    """Of every recording that a model was trained or selected with, each once; of several licences its own counts."""
+    """Of every recording that a model was trained or selected with, each once; of several licences its own counts.
+
+    Songs of teachers that are only noted with their stems come on top, whichever they are.
+    """
     recordings = {recording.audio: recording for recording in ancestry.heard}
     stated: dict[str, str] = {}
     for recording in ancestry.heard:  # the model's own datasets come first
         if not is_unknown(recording.license):
             stated.setdefault(recording.audio, recording.license)
     seconds = {audio: song.num_samples / song.sample_rate for audio, song in ancestry.stored.items()}
+    noted = {teacher.key: teacher for teacher in ancestry.unlisted.values()}.values()
+    beyond = Counter[str]()
+    for teacher in noted:
+        beyond.update(teacher.licenses)
     return SongLicenses(
-        songs=_grouped((stated.get(audio, UNKNOWN), seconds.get(audio, 0.0)) for audio in recordings),
-        gaps=ancestry.gaps,
+        songs=_grouped(((stated.get(audio, UNKNOWN), seconds.get(audio, 0.0)) for audio in recordings), beyond),
+        gaps=tuple(gap for gap in ancestry.gaps if gap not in ancestry.unlisted or not ancestry.unlisted[gap].complete),
     )
+
+
+def as_teacher(uri: str, ancestry: Ancestry) -> Teacher:
+    """What is noted beside stems of the version that estimated them, for those who ask without its registry."""
+    licenses = of_ancestry(ancestry)
+    counts = {license: group.num_songs for license, group in licenses.songs.items()}
+    return Teacher(name=uri, licenses=counts, complete=bool(counts) and not licenses.gaps)
 
 
 def of_songs(songs: Iterable[Song]) -> SongLicenses:
@@ -92,11 +109,11 @@ def of_songs(songs: Iterable[Song]) -> SongLicenses:
     )
 
 
-def _grouped(songs: Iterable[tuple[str, float]]) -> dict[str, LicensedSongs]:
-    lengths: dict[str, list[float]] = defaultdict(list)
-    for license, seconds in songs:
-        lengths[license].append(seconds)
-    order = sorted(lengths, key=lambda license: (-len(lengths[license]), license))
-    return {
-        license: LicensedSongs(num_songs=len(lengths[license]), hours=sum(lengths[license]) / 3600) for license in order
-    }
+def _grouped(songs: Iterable[tuple[str, float]], beyond: Mapping[str, int] = NONE) -> dict[str, LicensedSongs]:
+    """Songs by licence with their seconds, and those `beyond` of which only the number is known."""
+    seconds, counts = defaultdict[str, float](float), Counter(beyond)
+    for license, length_s in songs:
+        seconds[license] += length_s
+        counts[license] += 1
+    order = sorted(counts, key=lambda license: (-counts[license], license))
+    return {license: LicensedSongs(num_songs=counts[license], hours=seconds[license] / 3600) for license in order}

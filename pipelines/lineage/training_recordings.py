@@ -1,9 +1,10 @@
-"""Which recordings a model has learnt from: of its datasets, of its automixes, and of all that it was initialized from.
+"""Which recordings a model has learnt from: of its datasets, of its automixes, of all that it was initialized from, and
+of all models that estimated stems it learned from.
 
 The gate, `lineage`, `forget` and `gc` all ask here. A song counts when the model was trained or selected with it.
 Recordings are the same when their stored audio is, or when one is recognized in the other
 (`datasets/quality/fingerprint.py`). What is not known is a gap, with its reason: initial weights from a plain file, a
-version or a dataset that is gone.
+version or a dataset that is gone, a teacher that is not registered here.
 """
 
 import re
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from datasets.audio.mono_mix import mono
+from datasets.corpus.layouts.separated_stems import Teacher, of_extra
 from datasets.corpus.removed_songs import SAME
 from datasets.errors import InputError
 from datasets.quality import fingerprint
@@ -52,6 +54,7 @@ class Recording:
     split: str
     dataset: str  # the manifest
     license: str = ""  # as the manifest of its songs has it; empty where that is not known
+    teacher: str = ""  # key of the model that estimated its stems; empty where they are not known to be estimates
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +68,9 @@ class Ancestry:
     stored: Mapping[str, Song] = field(default_factory=dict)  # where they are stored, by the digest of the audio
     mute: tuple[str, ...] = ()  # datasets that have neither fingerprints nor audio any more
     gaps: tuple[str, ...] = ()  # what is not known, and why
+    teachers: Mapping[str, Teacher] = field(default_factory=dict)  # models that estimated stems of recordings, by key
+    taught_by: tuple[str, ...] = ()  # registered versions whose estimates it learned from, and those they come from
+    unlisted: Mapping[str, Teacher] = field(default_factory=dict)  # by its gap: a teacher whose songs are not known
 
     @property
     def heard(self) -> tuple[Recording, ...]:
@@ -80,6 +86,9 @@ class Ancestry:
             stored={**added.stored, **self.stored},
             mute=tuple(dict.fromkeys([*self.mute, *added.mute])),
             gaps=tuple(dict.fromkeys([*self.gaps, *added.gaps])),
+            teachers={**self.teachers, **added.teachers},
+            taught_by=tuple(dict.fromkeys([*self.taught_by, *added.taught_by])),
+            unlisted={**self.unlisted, **added.unlisted},
         )
 
 
@@ -111,6 +120,9 @@ class Ancestors:
 
     def of_version(self, uri: str) -> Ancestry:
         """What a version has learnt from, back to its first weights; `uri` is models:/NAME/VERSION."""
+        return self._with_teachers(self._without_teachers(uri))
+
+    def _without_teachers(self, uri: str) -> Ancestry:
         ancestry, visited = Ancestry(), set[str]()
         while uri:
             visited.add(uri)
@@ -168,8 +180,42 @@ class Ancestors:
         ancestry = self.of_datasets(datasets, of=of)
         start_uri = start.get("start_uri", "").removeprefix("none")
         if gap := self._broken(of, start_uri, start.get("start_digest", "")):
-            return ancestry | Ancestry(gaps=(gap,))
-        return ancestry | self.of_version(start_uri) if start_uri else ancestry
+            ancestry |= Ancestry(gaps=(gap,))
+        elif start_uri:
+            ancestry |= self._without_teachers(start_uri)
+        return self._with_teachers(ancestry)
+
+    def _with_teachers(self, ancestry: Ancestry) -> Ancestry:
+        """The same with what the teachers of its songs have learned from, and their teachers."""
+        followed = set[str]()
+        while new := {recording.teacher for recording in ancestry.heard if recording.teacher} - followed:
+            followed |= new
+            for key in sorted(new):
+                num_songs = len({recording.audio for recording in ancestry.heard if recording.teacher == key})
+                ancestry |= self._of_teacher(ancestry.teachers[key], num_songs=num_songs)
+        return ancestry
+
+    def _of_teacher(self, teacher: Teacher, *, num_songs: int) -> Ancestry:
+        """What a teacher has learned from, but for its own teachers: by its weights, whatever it was called then."""
+        versions = [self._by_weights(digest, teacher.name) for digest in teacher.weights]
+        ancestry = Ancestry()
+        for uri in filter(None, versions):
+            taught = self._without_teachers(uri)
+            ancestry |= replace(taught, versions=(), taught_by=taught.versions)
+        if versions and all(versions):
+            return ancestry
+        unregistered = ", which is not registered here" if teacher.name else ""
+        songs = "1 song" if num_songs == 1 else f"{num_songs} songs"
+        gap = (
+            f"the stems of {songs} it learned from were estimated by {teacher.in_words}{unregistered}: what that has "
+            "heard is not known"
+        )
+        return ancestry | Ancestry(gaps=(gap,), unlisted={gap: teacher})
+
+    def _by_weights(self, digest: str, name: str) -> str:
+        """The version with these weights, `name` before others; empty where there is none."""
+        same = [uri for uri, origin in self.origins.items() if origin.weights_digest == digest]
+        return name if name in same else next(iter(same), "")
 
     def of_datasets(self, manifests: Sequence[str], *, of: str) -> Ancestry:
         """The songs of these manifests; a gap for each that is gone, and where none is given."""
@@ -229,6 +275,7 @@ def erased_songs(manifest: Manifest) -> list[dict[str, str]]:
 
 
 def _songs(manifest: Manifest, uri: str) -> Ancestry:
+    teacher_of, teachers = of_extra(manifest.extra)
     members = [(song.track_id, song.audio, song.split, song.license) for song in manifest.songs]
     members += [
         (song["track_id"], song["audio"], song["split"], song.get("license", "")) for song in erased_songs(manifest)
@@ -239,10 +286,18 @@ def _songs(manifest: Manifest, uri: str) -> Ancestry:
     unavailable = not signatures and bool(manifest.songs) and is_gone
     return Ancestry(
         recordings=tuple(
-            Recording(track_id=track_id, audio=audio, split=split, dataset=uri, license=license)
+            Recording(
+                track_id=track_id,
+                audio=audio,
+                split=split,
+                dataset=uri,
+                license=license,
+                teacher=teacher_of.get(track_id, ""),
+            )
             for track_id, audio, split, license in members
         ),
         datasets=(uri,),
+        teachers=teachers,
         signatures=signatures,
         mute=(uri,) if unavailable else (),
         stored={song.audio: song for song in manifest.songs},
@@ -258,11 +313,19 @@ def _automix(manifest: Manifest, uri: str) -> Ancestry:
     parent = find_dataset(storage.join(manifest.store, "manifests", f"{made_from}.json")) if made_from else None
     unknown = bool(manifest.songs) and not ingredients
     licenses = {song.audio: song.license for song in parent.songs} if parent else {}
+    teacher_of, teachers = of_extra(manifest.extra)
     return Ancestry(
         recordings=tuple(
-            Recording(dataset=uri, license=licenses.get(part["audio"], ""), **part) for part in ingredients
+            Recording(
+                dataset=uri,
+                license=licenses.get(part["audio"], ""),
+                teacher=teacher_of.get(part["track_id"], ""),
+                **part,
+            )
+            for part in ingredients
         ),
         datasets=(uri,),
+        teachers=teachers,
         signatures=signatures_of(parent) if parent else {},
         stored={song.audio: song for song in parent.songs} if parent else {},
         gaps=(f"what the mixes of {uri} were made of is not known",) if unknown else (),

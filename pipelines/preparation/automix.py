@@ -12,6 +12,7 @@ from typing import Any
 
 from datasets import audio, shards
 from datasets.audio.audio_types import Samples
+from datasets.corpus.layouts import separated_stems
 from datasets.errors import InputError
 from datasets.field_constraints import NonNegativeInt, PositiveInt, check_ranges
 from datasets.mixing import mixplan
@@ -147,6 +148,7 @@ def run(
             "made_from": made_from,
             "plans": asdict(plans),
             "ingredients": _ingredients(jobs, songs),
+            **separated_stems.kept_extra(read_manifest(chunks).extra),
         }
         finished = write_manifest(
             folder, table="chunks", step="automix", key=key, shards=written, songs=mixes, extra=extra, settings=settings

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.corpus import splits
+from datasets.corpus.layouts import separated_stems
 from datasets.corpus.removed_songs import RemovedSongs, read_removed_songs
 from datasets.errors import InputError
 from datasets.quality.fingerprint import Signature, pack
@@ -231,6 +232,7 @@ def _select(
         "summary": summary,
         "made_from": f"{stored.step}-{stored.key}",
         "split_rule": stored.extra.get("split_rule"),
+        **separated_stems.kept_extra(stored.extra),
     }
     return write_manifest(
         store,

@@ -16,6 +16,7 @@ from datasets import audio, shards
 from datasets.audio.mono_mix import mono
 from datasets.corpus.file_digests import FileDigest, digest_file
 from datasets.corpus.file_listing import check_root
+from datasets.corpus.layouts import separated_stems
 from datasets.corpus.layouts.find import LAYOUTS
 from datasets.corpus.layouts.found_song import LayoutRules
 from datasets.corpus.removed_songs import REASON as FORGOTTEN
@@ -250,6 +251,7 @@ def _list(
         "sources": corpus.sources,
         "left_out": {track.track_id: track.remarks for track in listing.tracks if track.remarks},
         **({"plugins": [layout.version for layout in layout_plugins(corpus.plugins)]} if corpus.plugins else {}),
+        **separated_stems.as_extra(listing.teachers),
     }
     songs = tuple((keys[t.track_id], t.track_id, t.title, t.split, t.license) for t in listing.tracks)
     names = tuple(forgotten.names)

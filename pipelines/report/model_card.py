@@ -43,6 +43,7 @@ class ModelCard:
     splits: Mapping[str, int]  # songs of its own dataset, by split; empty where that is gone
     licenses: SongLicenses
     began_from: tuple[str, ...] = ()  # versions whose weights it began from, the latest first
+    taught_by: tuple[str, ...] = ()  # versions whose estimates it learned from, and those that they began from
     protocol: str = ""  # of the evaluation shown; empty where nothing was scored
     num_songs: int = 0  # that were scored, without those that are left out
     left_out: int = 0  # scored songs that the gate does not count: it or the champion learned from them
@@ -82,6 +83,7 @@ def card_of(ref: str, *, store: str, tables: str, license: str = "") -> ModelCar
         splits=_splits(ancestry),
         licenses=song_licenses.of_ancestry(ancestry),
         began_from=ancestry.versions[1:],
+        taught_by=ancestry.taught_by,
         protocol=evaluation.protocol if evaluation else "",
         num_songs=len(rows),
         left_out=len(scored) - len(rows),

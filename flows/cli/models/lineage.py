@@ -55,6 +55,7 @@ def of_version(config: RunConfig, ref: str) -> dict[str, Any]:
         **asdict(lineage),
         "songs": None if songs is None else [{"track_id": song.track_id, "split": song.split} for song in songs],
         "ancestors": list(ancestry.versions[1:]),
+        "taught_by": list(ancestry.taught_by),
         "heard": [asdict(recording) for recording in ancestry.heard],
         "not_known": list(ancestry.gaps),
         "console_output": _console_output(lineage, songs, ancestry),
@@ -139,6 +140,7 @@ def _console_output(lineage: Lineage, songs: Sequence[Song] | None, ancestry: An
     per_split = "gone" if songs is None else ", ".join(f"{counts[split]} {split}" for split in SPLITS)
     rows += [["songs", per_split], ["settings", f"{len(lineage.settings)}, config.toml of run {version.run_id}"]]
     rows += [["began from", uri] for uri in ancestry.versions[1:]]
+    rows += [["taught by", uri] for uri in ancestry.taught_by]
     rows += [["not known", gap] for gap in ancestry.gaps]
     rows += [["export", value] for tag, value in sorted(lineage.tags.items()) if tag.startswith("export.")]
     rows += [[entry.kind, f"{_minute(entry.at)}  {entry.reason}"] for entry in lineage.promotions]

@@ -81,12 +81,20 @@ def run(
 
     from pipelines import registry
     from pipelines.inference import separate_songs
+    from pipelines.lineage import song_licenses
+    from pipelines.lineage.training_recordings import Ancestors
 
+    teacher = None
+    if model.startswith("models:"):  # once: an alias may move
+        model = registry.lineage(model, store=config.store.root).version.uri
+        teacher = song_licenses.as_teacher(model, Ancestors(config.store.root, config.store.tables).of_version(model))
     checkpoint = registry.resolve(model, store=config.store.root)
     with tempfile.TemporaryDirectory(prefix="stemline-") as folder:
         log = Path(folder, "stderr.log")
         with nullcontext() if debug else screen.alone_on_stderr(log):
-            result = separate_songs.run(config.separate, songs, model=str(checkpoint), out=out, progress=screen)
+            result = separate_songs.run(
+                config.separate, songs, model=str(checkpoint), out=out, teacher=teacher, progress=screen
+            )
         if log.is_file() and log.stat().st_size:
             shutil.copyfile(log, folder_of_stems / log.name)
             screen.say(f"What decoders said is in {folder_of_stems / log.name}")

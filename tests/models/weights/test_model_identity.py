@@ -47,6 +47,7 @@ def test_a_checkpoint_s_digest_is_that_of_its_weights_in_a_folder_or_alone(tmp_p
         audio_channels=2,
         normalize="track",
         origins=(str(folder),),
+        learned=(hashlib.sha256(weights.read_bytes()).hexdigest(),),
     )
     alone = Path(shutil.copy(weights, tmp_path / "alone.safetensors"))
     assert describe(alone).digest == found.digest
@@ -136,6 +137,14 @@ def test_a_bag_s_size_counts_every_member_and_its_origins_name_them(tmp_path: Pa
     found = describe(path)
     assert found.size_bytes == sum(member.stat().st_size for member in members)
     assert found.origins == (str(path), *map(str, members))
+    assert set(found.learned) == {describe(member).digest for member in members}
+
+
+def test_weights_that_were_rounded_are_those_that_were_learned(tmp_path: Path) -> None:
+    learned = describe(checkpoint.save(tmp_path / "model", network())).digest
+    for rounded_from, expected in ((learned, learned), ("no digest", None), (7, None)):
+        rounded = describe(checkpoint.save(tmp_path / "rounded", network(1), extra={"rounded_from": rounded_from}))
+        assert rounded.learned == (expected or rounded.digest,)
 
 
 def quantised(path: Path, seed: int) -> Path:

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from datasets.corpus.layouts.separated_stems import Teacher
 from datasets.errors import InputError, Unavailable
 from models.inference import CONSISTENCY_MODES
+from models.weights.model_identity import describe
 from pipelines.inference import separate_songs
 from pipelines.inference.separate_config import SeparateConfig
 from pipelines.inference.separate_songs import SeparateResult, folder_name, run
@@ -539,3 +541,21 @@ def test_a_song_that_is_gone_when_lengths_are_asked_for_keeps_no_other_waiting(
     songs = [str(write_song(tmp_path / f"{name}.wav")) for name in ("one", "two")]
     result = run(SeparateConfig(num_workers=1), songs, model=model, out=str(tmp_path / "out"))
     assert len(result.songs) == 2
+
+
+def test_the_model_is_noted_beside_the_stems_and_again_where_more_is_known_of_it(tmp_path: Path, model: str) -> None:
+    song = write_song(tmp_path / "song.wav")
+    weights = describe(model).digest
+
+    def noted() -> Any:
+        return json.loads((tmp_path / "out" / "song" / "separation.json").read_text())["model"]
+
+    separate(song, model, tmp_path / "out")
+    expected = {"format_version": 1, "weights": [weights], "name": "checkpoint", "licenses": {}, "complete": False}
+    assert noted() == expected
+    known = Teacher(name="models:/big/1", licenses={"MIT": 2}, complete=True)
+    again = run(SeparateConfig(), [str(song)], model=model, out=str(tmp_path / "out"), teacher=known)
+    assert again.songs[0].reused
+    assert noted() == {**expected, "name": "models:/big/1", "licenses": {"MIT": 2}, "complete": True}
+    assert run(SeparateConfig(), [str(song)], model=model, out=str(tmp_path / "out")).songs[0].reused
+    assert noted()["name"] == "models:/big/1"
