@@ -38,12 +38,15 @@ class Model:
     audio_channels: int  # that it takes and gives
     network: "torch.nn.Module"  # in evaluation mode
 
-    def __init__(self, network: "torch.nn.Module", *, ref: str, digest: str, device: str = "auto") -> None:
+    def __init__(
+        self, network: "torch.nn.Module", *, ref: str, digest: str, device: str = "auto", learned: tuple[str, ...] = ()
+    ) -> None:
         from pipelines.inference.separate_config import SeparateConfig
         from pipelines.inference.song_separation import SongSeparator
 
         separator = SongSeparator(SeparateConfig(device=device), network, digest=digest)
         self.ref, self.digest, self.network = ref, digest, network
+        self._learned = learned or (digest,)  # of a bag, the weights of its members
         self.sources, self.sample_rate = separator.interface.sources, separator.interface.sample_rate
         self.audio_channels, self.device = separator.interface.audio_channels, separator.device
 
@@ -115,6 +118,8 @@ class Model:
         Raises:
             InputError: The file cannot be read, or something else lies where the stems would.
         """
+        from datasets.corpus.layouts.separated_stems import Teacher
+        from datasets.corpus.licenses import one_line
         from pipelines.inference import separate_songs
         from pipelines.inference.separate_config import SeparateConfig
         from pipelines.inference.song_separation import SongSeparator
@@ -123,7 +128,9 @@ class Model:
             format=format, overlap=overlap, shifts=shifts, batch_size=batch_size, device=self.device,
             mixture_consistency=mixture_consistency,
         )  # fmt: skip
-        separator = SongSeparator(config, self.network, digest=self.digest)
+        name = self.ref if self.ref.startswith("models:") else Path(self.ref).name
+        teacher = Teacher(weights=self._learned, name=one_line(name))
+        separator = SongSeparator(config, self.network, digest=self.digest, teacher=teacher)
         result = separate_songs.separate_all(separator, [str(path)], out=str(out))
         for failed in result.failed:
             raise InputError(f"{failed.song}: {failed.reason}")
@@ -158,12 +165,14 @@ def load_model(
     try:
         if name in PRESETS and not Path(name).exists():
             network, digest = _untrained(name, init_seed)
+            learned: tuple[str, ...] = ()
         else:
             place = registry.resolve(name, store=store)
-            network, digest = load(place), describe(place).digest
+            described = describe(place)
+            network, digest, learned = load(place), described.digest, described.learned
     except ModelError as error:
         raise InputError(f"model {name}: {error}") from error
-    return Model(network, ref=name, digest=digest, device=device)
+    return Model(network, ref=name, digest=digest, device=device, learned=learned)
 
 
 def _untrained(name: str, seed: int | None) -> tuple[Any, str]:

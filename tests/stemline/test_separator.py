@@ -1,5 +1,6 @@
 """Arrays and files through a model: their kind, shape, length and rate come back, and what is wrong is named."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,15 @@ def test_a_file_becomes_stem_files_with_the_samples_that_its_array_gives(model: 
     for source, path in written.files.items():
         np.testing.assert_allclose(soundfile.read(path)[0].T, stems[source], atol=1e-5)
     assert model.separate_file(tmp_path / "song.wav", tmp_path / "out", format="float").reused
+
+
+def test_beside_the_stems_stands_which_weights_made_them_before_they_were_rounded(tmp_path: Path) -> None:
+    network = catalog.build("demucs-v2-tiny", segment_s=0.5, sample_rate=RATE, depth=2)
+    rounded = checkpoint.save(tmp_path / "rounded", network, extra={"bits": 8, "rounded_from": "a" * 64})
+    soundfile.write(tmp_path / "song.wav", song(2, 6_000).T, RATE, subtype="FLOAT")
+    stemline.load_model(rounded, device="cpu").separate_file(tmp_path / "song.wav", tmp_path / "out")
+    noted = json.loads((tmp_path / "out" / "song" / "separation.json").read_text())["model"]
+    assert (noted["weights"], noted["name"]) == (["a" * 64], "rounded")
 
 
 def test_files_that_are_missing_or_no_audio_are_named(model: stemline.Model, tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from datasets.corpus.layouts.separated_stems import (
 from datasets.corpus.scan import scan, survey
 from datasets.errors import InputError
 from datasets.schema import SOURCES
+from datasets.store import storage
+from tests.s3 import BUCKET, object_store
 
 TEACHER = Teacher(weights=("a" * 64,), name="models:/big/3", licenses={"CC-BY-NC-4.0": 7, "MIT": 1}, complete=True)
 
@@ -72,6 +74,17 @@ def test_songs_that_a_list_names_outside_the_corpus_have_their_teacher(tmp_path:
     (tmp_path / "songs" / "songs.csv").write_text("\n".join(["song,instrum,path", *rows]))
     found = scan(tmp_path / "songs", rules=LayoutRules(allow_outside=True))
     assert list(found.teachers.values()) == [TEACHER]
+
+
+@pytest.mark.slow
+def test_in_an_object_store_it_is_the_same(tmp_path: Path) -> None:
+    taught = write_song(tmp_path, "train/taught", record(as_json(TEACHER)))
+    own = write_song(tmp_path, "train/own")
+    with object_store():
+        for folder in (taught, own):
+            for file in folder.iterdir():
+                storage.write(f"s3://{BUCKET}/corpus/train/{folder.name}/{file.name}", file.read_bytes())
+        assert survey(f"s3://{BUCKET}/corpus").teachers == {"train/taught": TEACHER}
 
 
 def changed(**fields: Any) -> dict[str, Any]:
