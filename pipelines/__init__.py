@@ -1,4 +1,4 @@
-"""Many songs on many machines: each file is one job on Ray; read `preparation/ingest.py` first.
+"""Many songs on many machines: each file is one job on Ray; read `preparation/ingest/dataset_version.py` first.
 
 Ray reads these variables once, when it is first imported, so they are set here and nowhere else.
 """

@@ -11,7 +11,7 @@ from datasets.errors import InputError
 from flows import train_model
 from flows.config import RunConfig
 from pipelines.preparation import ingest
-from pipelines.preparation.ingest import CorpusConfig, IngestConfig, layout_plugins
+from pipelines.preparation.ingest import CorpusConfig, IngestConfig, dataset_version, layout_plugins
 from tests.contracts import song_lab
 
 
@@ -53,7 +53,7 @@ def test_songs_of_a_plug_in_stand_beside_ours_and_their_folders_are_its_own(site
 def test_another_source_of_a_layout_is_another_dataset(site: Path, corpus: CorpusConfig, tmp_path: Path) -> None:
     def key() -> str:
         store = str(tmp_path / "store")
-        listed = ingest._list(corpus, IngestConfig(), read_removed_songs(store), store, None)
+        listed = dataset_version._list(corpus, IngestConfig(), read_removed_songs(store), store, None)
         (version,) = listed.about["plugins"]
         assert version.startswith("song_lab.layouts:takes (song-lab 1.0, source ")
         assert train_model._plugin_tags(RunConfig(corpus=corpus)) == {"plugins": f"corpus layout {version}"}

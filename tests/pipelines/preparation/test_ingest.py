@@ -26,7 +26,7 @@ from datasets.seeding import row_rng
 from datasets.shards import manifests, shards
 from datasets.store import storage, write_lock
 from pipelines.preparation import ingest
-from pipelines.preparation.ingest import CorpusConfig, IngestConfig, IngestResult
+from pipelines.preparation.ingest import CorpusConfig, IngestConfig, IngestResult, dataset_version
 from tests.datasets.audio.encoded import encoded
 from tests.datasets.toy_store import batch
 from tests.pipelines import broken
@@ -82,7 +82,7 @@ def test_songs_are_stored_exactly_and_a_second_run_finds_them(
     assert result.drawn == ("valid",)
     np.testing.assert_array_equal(shards.read_track(result.chunks, "train/Song B"), _stems("train/Song B"))
     for job in ("map_rows", "connect"):
-        monkeypatch.setattr(ingest, job, _no_work)
+        monkeypatch.setattr(dataset_version, job, _no_work)
     assert _run(corpus, tmp_path / "s") == result
     shutil.move(tmp_path / "c", tmp_path / "moved")
     assert _run(CorpusConfig(root=str(tmp_path / "moved")), tmp_path / "s") == result
@@ -197,7 +197,7 @@ def test_a_corpus_of_broken_songs_only_is_refused_with_counts(ray_local: Any, tm
 def test_a_source_that_no_song_has_is_refused_before_ray_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ingest, "connect", _no_work)
+    monkeypatch.setattr(dataset_version, "connect", _no_work)
     _corpus(tmp_path / "c", 1)
     corpus = CorpusConfig(root=str(tmp_path / "c"), sources=("drums", "guitar"))
     with pytest.raises(InputError, match=r'no file for guitar.*\ncorpus\.sources=\["drums", "guitar"\]'):
@@ -230,7 +230,7 @@ def test_other_settings_that_make_no_sense_are_refused(tmp_path: Path) -> None:
 def test_a_second_job_on_a_store_is_refused_before_it_starts_ray(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ingest, "connect", _no_work)
+    monkeypatch.setattr(dataset_version, "connect", _no_work)
     corpus = _corpus(tmp_path / "c", 1)
     with write_lock.write_lock(tmp_path / "s"), pytest.raises(InputError, match=f"process {os.getpid()} is writing"):
         _run(corpus, tmp_path / "s")
@@ -299,8 +299,8 @@ def _in_this_process(monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], No
             decoded.extend(track["track_id"] for track in item["tracks"])
             yield work(item)
 
-    monkeypatch.setattr(ingest, "connect", lambda **_: nullcontext())
-    monkeypatch.setattr(ingest, "map_rows", run_here)
+    monkeypatch.setattr(dataset_version, "connect", lambda **_: nullcontext())
+    monkeypatch.setattr(dataset_version, "map_rows", run_here)
     return decoded
 
 
