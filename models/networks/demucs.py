@@ -20,6 +20,8 @@ from ..field_constraints import PositiveFloat, PositiveInt, Range, check_ranges
 from .blocks.layers import group_norm, rescale_convolutions
 from .blocks.recurrent import BiLSTM
 from .blocks.residual import DConv
+from .cpu_kernels.convolution import Layers, filter_bank
+from .cpu_kernels.dispatch import prefers_products
 from .input_normalization import Normalization
 from .stft import at_least_float32
 
@@ -166,13 +168,13 @@ class Demucs(nn.Module):
 
 def _layers_v2(in_channels: int, channels: int, out_channels: int, index: int) -> tuple[nn.Module, nn.Module]:
     """Encoder and decoder layer of version 2."""
-    encode = nn.Sequential(
+    encode = Layers(
         nn.Conv1d(in_channels, channels, KERNEL, STRIDE),
         nn.ReLU(),
         nn.Conv1d(channels, 2 * channels, 1),
         nn.GLU(dim=1),
     )
-    decode = nn.Sequential(
+    decode = Layers(
         nn.Conv1d(channels, 2 * channels, CONTEXT),
         nn.GLU(dim=1),
         nn.ConvTranspose1d(channels, out_channels, KERNEL, STRIDE),
@@ -187,13 +189,13 @@ def _layers_v3(
 ) -> tuple[nn.Module, nn.Module]:
     """Encoder and decoder layer of version 3."""
     groups = NORM_GROUPS if index >= config.norm_starts else 0
-    encode = nn.Sequential(
+    encode = Layers(
         nn.Conv1d(in_channels, channels, KERNEL, STRIDE),
         group_norm(groups, channels),
         nn.GELU(),
         DConv(channels, compress=4, init=1e-4, recurrent=index >= INNER_LAYER),
     )
-    decode = nn.Sequential()
+    decode = Layers()
     if config.rewrite:
         encode.extend([nn.Conv1d(channels, 2 * channels, 1), group_norm(groups, 2 * channels), nn.GLU(dim=1)])
         wide = nn.Conv1d(channels, 2 * channels, CONTEXT, padding=CONTEXT // 2)
@@ -234,6 +236,9 @@ def _filter(x: Tensor, kernels: Tensor, reach: int, *, stride: int) -> Tensor:
     """(..., K, T') of K filters that reach as far to the left; in the precision of x, whatever surrounds it."""
     flat = F.pad(x.reshape(-1, 1, x.shape[-1]), (reach, reach + stride), mode="replicate")
     with torch.autocast(x.device.type, enabled=False):
+        if prefers_products(flat):
+            in_turn = filter_bank(flat[:, 0], kernels.to(x), stride=stride)
+            return in_turn.view(*x.shape[:-1], -1, len(kernels)).transpose(-1, -2)
         y = F.conv1d(flat, kernels.to(x)[:, None], stride=stride)
     return y.view(*x.shape[:-1], *y.shape[-2:])
 

@@ -22,6 +22,7 @@ from ..field_constraints import NonNegativeInt, PositiveFloat, PositiveInt, Rang
 from .blocks.banded import BandedDecoder, BandedEncoder, band_windows
 from .blocks.layers import DecoderLayer, EncoderLayer, FrequencyEmbedding, group_norm, rescale_convolutions
 from .blocks.residual import DConv
+from .cpu_kernels.convolution import transposed_convolution
 from .input_normalization import Normalization
 from .stft import magnitudes_of, standardize, to_channels, to_samples, to_spectrum, with_phase_of
 
@@ -210,7 +211,7 @@ class BranchSplit(nn.Module):
         self.norm2 = group_norm(norm_groups, out_channels)
 
     def forward(self, y: Tensor, length: int) -> Tensor:
-        return F.gelu(self.norm2(self.conv_tr(y)).narrow(2, KERNEL // 4, length))
+        return F.gelu(self.norm2(transposed_convolution(y, self.conv_tr)).narrow(2, KERNEL // 4, length))
 
 
 def _spectral_branch(config: HDemucsConfig) -> tuple[nn.ModuleList, nn.ModuleList]:

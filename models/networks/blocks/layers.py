@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..cpu_kernels.convolution import gated_convolution, transposed_convolution
 from ..cpu_kernels.dispatch import cheaper_to_keep, uses_cpu_kernels
 from ..cpu_kernels.glu import pointwise_glu
 from .residual import DConv
@@ -104,11 +105,14 @@ class DecoderLayer(nn.Module):
 
     def merge(self, x: Tensor, skip: Tensor) -> Tensor:
         """Everything before the transposed convolution; Hybrid Demucs' time branch starts from it."""
-        y: Tensor = F.glu(self.norm1(self.rewrite(x + skip)), dim=1)
+        if isinstance(self.rewrite, nn.Conv1d) and isinstance(self.norm1, nn.Identity):
+            y = gated_convolution(x + skip, self.rewrite)
+        else:
+            y = F.glu(self.norm1(self.rewrite(x + skip)), dim=1)
         return y if self.dconv is None else self.dconv(y)
 
     def expand(self, y: Tensor, length: int) -> Tensor:
-        z: Tensor = self.norm2(self.conv_tr(y))
+        z: Tensor = self.norm2(transposed_convolution(y, self.conv_tr))
         if z.shape[2] != length:  # a slice that keeps all would still cost the backward pass a copy
             z = z.narrow(2, self.crop, length)
         return z if self.last else F.gelu(z)

@@ -1,4 +1,4 @@
-"""Attention with dropout, dropout, gates and linear layers for CPUs; the first and the gates in tiles of the cache.
+"""Attention with dropout, dropout, gates, linear layers and convolutions for CPUs, the wide ones in tiles of the cache.
 
 A large intermediate costs more than the arithmetic on it: memory is fetched page by page from the system and given
 back after every operation. So the wide tensors before a gate, and the weights of attention with dropout, exist for
