@@ -48,7 +48,7 @@ _MAX_SPEED = 0.06  # farthest from 1 that is believed
 _MAX_SEMITONES = 1.6
 _MIN_SHARED = 4  # rows of the index that make a pair worth a look,
 _MIN_SHARE = 0.04  # and per landmark of the shorter song: of 3500 made-up songs one pair in 1000 shares 0.022 by chance
-MIN_INLIERS = 8  # of landmarks on one line; unrelated songs of 20 s had at most 4 of 700
+MIN_INLIERS = 8  # of different landmarks on one line; unrelated songs of 20 s had at most 4 of 700
 _MIN_DENSITY = 0.03  # of the landmarks in the common stretch; unrelated 0.006 at most, copies 0.13 at least
 _NEAR_LINE, _NEAR_PITCH = 16.0, 0.5  # frames and semitones from a line that is known
 _COMMON = 12  # songs beyond which a landmark says nothing
@@ -343,9 +343,10 @@ def _compare(first: _Song, later: _Song, first_name: str, later_name: str) -> Ma
     marks = min(
         _between(later.time, start, stop), _between(first.time, (start - shift) / slope, (stop - shift) / slope)
     )
-    if on_line.sum() < max(MIN_INLIERS, _MIN_DENSITY * marks):
+    kinds = len(np.unique(later.hashed[b[on_line]]))  # one figure that both repeat is not one recording
+    if kinds < MIN_INLIERS or on_line.sum() < _MIN_DENSITY * marks:
         return None
-    shares = [_covered(song.seconds, song.time[place[on_line]]) for song, place in ((later, b), (first, a))]
+    shares = [_covered(song, place[on_line]) for song, place in ((later, b), (first, a))]
     shorter = shares[len(later.seconds) > len(first.seconds)]
     return Match(
         later=later_name,
@@ -418,7 +419,13 @@ def _between(times: Ints, start: float, stop: float) -> int:
     return int(np.count_nonzero((times >= start) & (times <= stop)))
 
 
-def _covered(seconds: Ints, times: Ints) -> float:
-    """Share of the sounding seconds with a common landmark within two seconds."""
+def _covered(song: _Song, common: Ints) -> float:
+    """Share of the sounding seconds with a common landmark within two seconds, and none before or after them all.
+
+    Landmarks of one second would else stand for five, which is half of a song of ten.
+    """
+    seconds, times = song.seconds, song.time[common]
     heard = np.unique((_second_of(times)[:, None] + np.arange(-2, 3)).ravel())
+    last = _second_of((times + song.reach[common]).max())
+    heard = heard[(heard >= _second_of(times.min())) & (heard <= last)]
     return float(np.isin(seconds, heard).mean()) if len(seconds) else 0.0

@@ -33,7 +33,7 @@ from datasets.quality.stem_landmarks import StemLandmarks
 Array = NDArray[np.float64]
 
 # Of measures and rules: raise it when the same stems measure, or are judged, otherwise (CONTRIBUTING.md)
-VERSION = 5
+VERSION = 6
 
 _FLOOR_DB = -120.0
 _SAME_TOP = 0.99  # of the song's highest level: the ceiling that it was cut off at

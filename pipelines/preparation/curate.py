@@ -44,7 +44,7 @@ from pipelines.runtime.progress import Progress
 from pipelines.runtime.step_keys import Step, incomplete_key
 
 # Raise it when the same measures and levels give other verdicts (CONTRIBUTING.md)
-VERSION = 2
+VERSION = 3
 STEP = Step(name="curate", version=VERSION, uses={"splits": splits.VERSION, **signal_stats.STEP.versions})
 # How the model is run, and where to find what else decides: the key holds the content instead.
 _NOT_DECISIVE = ("model", "overrides", "num_workers", "use_gpu", "batch_size", "plugins")

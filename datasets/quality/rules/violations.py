@@ -139,7 +139,7 @@ def _mixture(measures: Mapping[str, float], rules: QualityRules, sources: Sequen
             yield RuleViolation(reason="misaligned", source=source, detail=detail)
     named = [] if rules.max_gain_db >= _OFF else list(_against_mixture(measures, rules, sources, shifted))
     yield from named
-    if (residual := measures.get("residual_db", NO_BLEED_DB)) > rules.max_residual_db and not named:
+    if (residual := measures.get("residual_db", NO_BLEED_DB)) > rules.max_residual_db and not (named or shifted):
         detail = f"the stems leave {residual:.1f} dB of the mixture that came with them"
         yield RuleViolation(reason="unlike_mixture", source="", detail=detail)
 

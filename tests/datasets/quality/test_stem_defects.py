@@ -48,6 +48,14 @@ def test_each_defect_is_found_and_no_other(reason: str, turn: int) -> None:
     assert found[reason].startswith(f"{SOURCES[planted.places[0]]}: ")
 
 
+def test_coarse_drums_are_found_where_only_their_peaks_are_loud() -> None:
+    """Drums that peak at 0.2 are at -33 dBFS in the mean."""
+    stems_SCT = _song().copy()
+    drums_CT = stems_SCT[0] / np.abs(stems_SCT[0]).max() * 0.2
+    stems_SCT[0] = np.rint(drums_CT * 128) / 128
+    assert _faults(stems_SCT)["coarse"] == "drums: its samples have 8 bits"
+
+
 def test_one_rest_that_is_cut_hard_is_let_through() -> None:
     stems_SCT = _song().copy()
     stems_SCT[2, :, 2 * RATE : 2 * RATE + 2000] = 0
