@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.corpus.synthetic.composition import Composition, step_times
-from datasets.corpus.synthetic.synthesis import add, highpass, pan
+from datasets.corpus.synthetic.synthesis import add, highpass, pan, soften
 
 # Sixteenth-note steps of one bar.
 KICKS = ((0, 4, 8, 12), (0, 8), (0, 6, 8), (0, 8, 10), (0, 3, 8, 11))
@@ -42,10 +42,13 @@ def _drum_kit(rng: np.random.Generator, sample_rate: int) -> dict[str, NDArray[n
     kick_T += 0.3 * rng.standard_normal(t.shape) * np.exp(-t / 0.002)
     tone_hz = rng.uniform(160.0, 230.0)
     tone_T = np.sin(2 * np.pi * tone_hz * t) + 0.5 * np.sin(2 * np.pi * 1.83 * tone_hz * t)
-    noise_T = highpass(rng.standard_normal(t.shape), rng.uniform(900.0, 1800.0), sample_rate)
+    noise_T = highpass(rng.standard_normal(t.shape), rng.uniform(300.0, 700.0), sample_rate)
+    noise_T = 2.2 * soften(noise_T, rng.uniform(1000.0, 2500.0), sample_rate)
     snare_T = 0.6 * tone_T * np.exp(-t / 0.05) + 0.8 * noise_T * np.exp(-t / rng.uniform(0.05, 0.1))
     long_t = np.arange(round(0.8 * sample_rate)) / sample_rate
-    metal_T = highpass(rng.standard_normal(long_t.shape), rng.uniform(5500.0, 8000.0), sample_rate)
+    metal_T = highpass(rng.standard_normal(long_t.shape), rng.uniform(3500.0, 7000.0), sample_rate)
+    metal_T = 2.0 * soften(metal_T, rng.uniform(3000.0, 6000.0), sample_rate)
     hat_T = 0.55 * metal_T * np.exp(-long_t / rng.uniform(0.02, 0.05))
-    crash_T = 0.4 * highpass(rng.standard_normal(long_t.shape), 3000.0, sample_rate) * np.exp(-long_t / 0.25)
+    wash_T = soften(highpass(rng.standard_normal(long_t.shape), 1500.0, sample_rate), 3000.0, sample_rate)
+    crash_T = 0.8 * wash_T * np.exp(-long_t / 0.25)
     return {"kick": 1.3 * kick_T, "snare": snare_T, "hat": hat_T, "crash": crash_T}

@@ -28,6 +28,12 @@ def highpass(noise_T: NDArray[np.float64], cutoff_hz: float, sample_rate: int) -
     return np.asarray(sosfilt(sos, noise_T))
 
 
+def soften(noise_T: NDArray[np.float64], cutoff_hz: float, sample_rate: int) -> NDArray[np.float64]:
+    """Noise that falls by 6 dB per octave above a frequency, as that of real drums and consonants does."""
+    sos = butter(1, min(cutoff_hz, 0.35 * sample_rate), "lowpass", fs=sample_rate, output="sos")
+    return np.asarray(sosfilt(sos, noise_T))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timbre:
     """A voice of two wavetables, one always sounding and a brighter one that dies away."""

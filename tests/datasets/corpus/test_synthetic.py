@@ -7,6 +7,8 @@ import pytest
 import soundfile
 
 from datasets.corpus.synthetic import compose, perform, read_truth, write_corpus
+from datasets.corpus.synthetic.composition import SCALES
+from datasets.corpus.synthetic.voice import _melody
 from datasets.errors import InputError
 from datasets.schema import REASONS, SOURCES
 
@@ -151,6 +153,33 @@ def test_every_source_sounds_and_nothing_clips(song_id: str) -> None:
     assert ((levels_db > -40.0).mean(axis=1) >= 0.5).all()
     overall_db = 10.0 * np.log10(np.square(stems_SCT).mean(axis=(1, 2)))
     assert np.ptp(overall_db) < 8.0
+
+
+# Mean share of the octaves from these frequencies on in eight real singers and ten real drum stems, in dB.
+REAL_OCTAVES_HZ = (250, 500, 1000, 2000, 4000, 8000)
+REAL_SHARES_DB = {
+    "vocals": (-7.7, -4.1, -9.4, -15.1, -19.7, -25.7),
+    "drums": (-14.1, -15.0, -15.8, -16.1, -15.2, -19.0),
+}
+
+
+@pytest.mark.parametrize("source", REAL_SHARES_DB)
+def test_singers_and_drums_have_the_tone_of_real_ones(source: str) -> None:
+    rate, shares = 44100, []
+    for song_id in ("01", "02", "03", "04", "05", "06"):
+        stem_CT = perform(compose(3, song_id, 6.0), rate)[SOURCES.index(source)]
+        power_F = np.square(np.abs(np.fft.rfft(stem_CT))).sum(axis=0)
+        hertz_F = np.fft.rfftfreq(stem_CT.shape[1], 1 / rate)
+        octaves = [power_F[(hertz_F >= low) & (hertz_F < 2 * low)].sum() for low in REAL_OCTAVES_HZ]
+        shares.append(10 * np.log10(np.array(octaves) / power_F.sum()))
+    assert np.mean(shares, axis=0) == pytest.approx(REAL_SHARES_DB[source], abs=6.5)
+
+
+@pytest.mark.parametrize("song_id", ["01", "02", "03"])
+def test_the_singer_keeps_to_the_key(song_id: str) -> None:
+    score = compose(3, song_id, 6.0)
+    notes = _melody(score, score.rng("vocals"))
+    assert {int(note.midi - score.tonic) % 12 for note in notes} <= set(SCALES[score.mode])
 
 
 def test_drums_sound_on_the_beats_that_truth_names() -> None:
