@@ -76,7 +76,7 @@ def _directly(folder: Path) -> Mapping[str, float]:
     from pipelines.training import train
 
     songs = folder / "store" / "demo-songs"
-    write_corpus(songs, num_songs=demo.NUM_SONGS, seed=demo.SEED, duration_s=demo.SONG_S)
+    write_corpus(songs, num_songs=demo.NUM_SONGS, seed=demo.SEED, duration_s=demo.SONG_S, splits=demo.splits())
     config = door.load("demo", [f"corpus.root={songs}", f"store.root={folder / 'direct'}"])
     store, clock = config.store.root, Screen(Console(file=io.StringIO()))
     with _without_ray():

@@ -14,7 +14,7 @@ from pipelines.evaluation.summary import ScoreSummary
 from pipelines.runs.remote_checkpoints import send
 
 SONGS = "demo-songs"
-NUM_SONGS = 24
+NUM_SONGS = 48  # of which a twelfth each is for validation and for the test
 SONG_S = 12.0
 SEED = 0
 MIN_GAIN_DB = 3.0  # over the unprocessed mixture on held-out toy songs; less means that something is broken
@@ -44,7 +44,7 @@ def run(config: RunConfig, *, verb: str, screen: Screen, debug: bool = False) ->
         if not config.corpus.root:
             screen.start("compose", 0, "")
             folder = hold(scratch(config.store.root) / SONGS)
-            truth = write_corpus(folder, num_songs=NUM_SONGS, seed=SEED, duration_s=SONG_S)
+            truth = write_corpus(folder, num_songs=NUM_SONGS, seed=SEED, duration_s=SONG_S, splits=splits())
             screen.finish(f"{len(truth.good)} toy songs of {SONG_S:g} s, and {len(truth.bad)} broken ones")
             root = _bring(folder, config.store.root)
             config = replace(config, corpus=replace(config.corpus, root=root))
@@ -56,6 +56,12 @@ def run(config: RunConfig, *, verb: str, screen: Screen, debug: bool = False) ->
             screen.say(f"The demo failed: {failure}")
         output = demo_tables(result, store=config.store.root)
         return {**asdict(result), "gain_db": gain_db, "exit_code": int(bool(failure)), "console_output": output}
+
+
+def splits() -> dict[str, int]:
+    """How many of the toy songs stand on each side: most are there to learn from."""
+    held_out = max(1, NUM_SONGS // 12)
+    return {"train": NUM_SONGS - 2 * held_out, "valid": held_out, "test": held_out}
 
 
 def _bring(folder: Path, store: str) -> str:
