@@ -117,7 +117,7 @@ def _without_ray() -> Iterator[None]:
 
     modules = [
         importlib.import_module(f"pipelines.preparation.{name}")
-        for name in ("ingest", "signal_stats", "analyze", "automix")
+        for name in ("ingest.dataset_version", "signal_stats", "analyze", "automix")
     ]
     evaluate = importlib.import_module("pipelines.evaluation.evaluate")
     before = [(module, name, getattr(module, name)) for module in modules for name in ("map_rows", "connect")]

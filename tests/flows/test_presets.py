@@ -226,9 +226,11 @@ def test_curation_keeps_what_was_published(name: str) -> None:
     worst |= {"vocals_hum_db": -1.0, "vocals_hum_hz": 50.0}
     worst |= {"other_mixture_missing": 6.0, "vocals_mixture_absent": 6.0, "compared_s": 6.0}
     reasons = {fault.reason for fault in faults(worst, QualityRules(), sources=SOURCES)}
+    aligned = worst | {f"{source}_shift_ms": 0.0 for source in SOURCES}  # a shift explains what a mixture lacks
+    reasons |= {fault.reason for fault in faults(aligned, QualityRules(), sources=SOURCES)}
     assert {"misaligned", "unlike_mixture", "bleed", "too_loud", "dropouts", "one_sided", "coarse", "noise"} <= reasons
     assert {"clicks", "hum"} <= reasons
-    assert faults(worst, rules, sources=SOURCES) == ()
+    assert faults(worst, rules, sources=SOURCES) == faults(aligned, rules, sources=SOURCES) == ()
     copies = {"a": heard.signature(), "b": heard.signature()}
     assert find_matches(copies, min_similarity=QualityRules().min_similarity)
     assert not find_matches(copies, min_similarity=rules.min_similarity)

@@ -24,7 +24,7 @@ from pipelines.preparation.analyze import AnalyzeConfig
 from pipelines.preparation.automix import AutomixConfig
 from pipelines.preparation.curate import CurateResult
 from pipelines.preparation.curate_config import CurateConfig
-from pipelines.preparation.ingest import CorpusConfig, IngestConfig, IngestResult
+from pipelines.preparation.ingest import CorpusConfig, IngestConfig, IngestResult, dataset_version
 from tests.pipelines.preparation import test_label_check as bands
 
 RATE = 8000
@@ -138,7 +138,7 @@ def test_a_store_with_settings_in_toml_files_is_whole_and_its_steps_are_found_ag
     def no_work(*_: Any, **__: Any) -> Any:
         raise AssertionError("everything is there")
 
-    for step in (ingest, signal_stats, analyze, automix):
+    for step in (dataset_version, signal_stats, analyze, automix):
         monkeypatch.setattr(step, "map_rows", no_work)
     assert results() == before
     assert {path: path.read_bytes() for path in store.rglob("*.*")} == of_before
